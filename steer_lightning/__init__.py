@@ -1,0 +1,39 @@
+"""Steering vectors for reasoning: one vector per decoder layer of a frozen language model, learned by RL."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from steer_lightning.data import PromptDataModule
+    from steer_lightning.errors import ConfigError
+    from steer_lightning.module import SteeringModule
+    from steer_lightning.steering import SteeringVectors, attach, load_vectors, save_vectors
+
+__all__ = [
+    "ConfigError",
+    "PromptDataModule",
+    "SteeringModule",
+    "SteeringVectors",
+    "attach",
+    "load_vectors",
+    "save_vectors",
+]
+
+_HOMES = {
+    "ConfigError": "errors",
+    "PromptDataModule": "data",
+    "SteeringModule": "module",
+    "SteeringVectors": "steering",
+    "attach": "steering",
+    "load_vectors": "steering",
+    "save_vectors": "steering",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a public name at its first use: `steer-lightning --help` should not wait for torch."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

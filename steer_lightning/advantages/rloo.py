@@ -1,0 +1,31 @@
+"""REINFORCE leave-one-out."""
+
+from __future__ import annotations
+
+import torch
+
+
+class RLOO:
+    """A_i = r_i - b_i with b_i = sum_{j != i} r_j / (G - 1): the mean reward of the group's other completions.
+
+    Unbiased: the baseline of a completion does not depend on it (Ahmadian et al., arXiv 2402.14740; Kool et al. 2019).
+    A group whose rewards are all equal has no signal: its advantages are 0. Unscored completions (NaN) are left out of
+    the baseline and have advantage 0, as has the only scored one of its group, for which there is no baseline.
+    """
+
+    min_group_size = 2
+
+    def __call__(self, rewards: torch.Tensor) -> torch.Tensor:
+        """Advantages of a batch.
+
+        Args:
+            rewards: (B, G) float, NaN where a completion could not be scored.
+
+        Returns:
+            (B, G) float, finite.
+        """
+        scored = ~rewards.isnan()
+        values = rewards.nan_to_num(0.0)
+        others = scored.sum(1, keepdim=True) - 1  # of a scored completion
+        baseline = (values.sum(1, keepdim=True) - values) / others.clamp(min=1)
+        return torch.where(scored & (others > 0), values - baseline, torch.zeros_like(values))

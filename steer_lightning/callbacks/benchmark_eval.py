@@ -1,0 +1,138 @@
+"""Accuracy on held-out problems while training."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback
+from tqdm import tqdm
+
+from steer_lightning.callbacks.run_folder import tell
+from steer_lightning.errors import ConfigError
+from steer_lightning.evaluation import BenchmarkMetrics, evaluate_batch
+from steer_lightning.module import SteeringModule
+from steer_lightning.rewards import MathReward, Reward
+from steer_lightning.rollout import Sampling
+from steer_lightning.types import Prompt, Source
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """One evaluation of one benchmark."""
+
+    benchmark: str
+    step: int
+    accuracy: float
+    completion_length: float
+    cut_off_share: float
+    num_unscored: float
+
+
+class BenchmarkEval(Callback):
+    """Evaluates benchmarks at the start, every n steps and at the end.
+
+    Cost: the time to answer the problems, each time. All evaluations of a run draw the same random numbers, so that
+    two of them differ by the vectors alone.
+
+    Args:
+        benchmarks: Sources of problems by name. The data module's template is used.
+        every_n_steps: Steps between evaluations; 0 evaluates at the start and the end alone.
+        sampling: How problems are answered; `group_size` completions each, accuracy is their mean (avg@k).
+        verifier: What counts as right; default: `MathReward`.
+        batch_size: Problems answered at once.
+
+    Attributes:
+        results: All evaluations so far, in order.
+    """
+
+    def __init__(
+        self,
+        benchmarks: dict[str, Source],
+        every_n_steps: int = 0,
+        sampling: Sampling = Sampling(group_size=1),  # noqa: B008  # frozen
+        verifier: Reward | None = None,
+        batch_size: int = 256,
+    ) -> None:
+        super().__init__()
+        if not benchmarks:
+            raise ConfigError("BenchmarkEval.benchmarks", benchmarks, rule="must name at least one source")
+        for key, value, least in (("every_n_steps", every_n_steps, 0), ("batch_size", batch_size, 1)):
+            if value < least:
+                raise ConfigError(f"BenchmarkEval.{key}", value, rule=f"must be at least {least}")
+        self.benchmarks, self.every_n_steps, self.sampling = benchmarks, every_n_steps, sampling
+        self.verifier: Reward = verifier or MathReward()
+        self.batch_size = batch_size
+        self.results: list[Result] = []
+        self._prompts: dict[str, list[Prompt]] = {}
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Loads the problems, before the model is loaded."""
+        if stage != "fit":
+            return
+        datamodule: Any = getattr(trainer, "datamodule", None)
+        if datamodule is None:
+            raise ConfigError(
+                "BenchmarkEval",
+                "no data module",
+                rule="needs the template of a PromptDataModule",
+                fix="Call trainer.fit(module, datamodule=...)",
+            )
+        self._prompts = {name: datamodule.make_prompts(source) for name, source in self.benchmarks.items()}
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Evaluates before the first step; a resumed run has done so."""
+        if trainer.global_step == 0:
+            self._evaluate(trainer, pl_module)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Evaluates every n steps."""
+        if self.every_n_steps and trainer.global_step % self.every_n_steps == 0:
+            self._evaluate(trainer, pl_module)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Evaluates after the last step, if that has not just been done."""
+        if not self.results or self.results[-1].step != trainer.global_step:
+            self._evaluate(trainer, pl_module)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The results so far: a resumed run knows its accuracy before training."""
+        return {"results": [asdict(result) for result in self.results]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes over the results so far."""
+        self.results = [Result(**result) for result in state_dict["results"]]
+
+    def accuracy(self, last: bool) -> dict[str, float]:
+        """Accuracy of each benchmark at its first or its last evaluation."""
+        ordered = self.results if last else reversed(self.results)
+        return {result.benchmark: result.accuracy for result in ordered}
+
+    def _evaluate(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        assert isinstance(module, SteeringModule)
+        for name, prompts in self._prompts.items():
+            start = time.perf_counter()
+            numbers = self._run(trainer, module, name, prompts)
+            result = Result(benchmark=name, step=trainer.global_step, **numbers)
+            self.results.append(result)
+            for logger in trainer.loggers:
+                logger.log_metrics({f"benchmark/{name}/{k}": v for k, v in numbers.items()}, step=trainer.global_step)
+            tell(
+                trainer,
+                f"step {result.step:>5}  {name}: accuracy {result.accuracy:.3f} on {len(prompts)} held-out problems"
+                f"  (mean length {result.completion_length:.0f} tokens, cut off {result.cut_off_share:.1%},"
+                f" {time.perf_counter() - start:.0f} s)",
+            )
+
+    def _run(self, trainer: L.Trainer, module: SteeringModule, name: str, prompts: list[Prompt]) -> dict[str, float]:
+        metrics = BenchmarkMetrics().to(module.device)
+        starts = range(0, len(prompts), self.batch_size)
+        quiet = trainer.progress_bar_callback is None or len(starts) == 1
+        for start in tqdm(starts, desc=f"evaluating {name}", leave=False, disable=quiet):
+            batch = prompts[start : start + self.batch_size]
+            evaluate_batch(metrics, module.engine, batch, self.sampling, self.verifier, module.seed)
+        return metrics.result()

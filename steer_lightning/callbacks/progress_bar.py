@@ -1,0 +1,68 @@
+"""A progress bar over the whole run that shows the reward rising."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
+
+from steer_lightning.module import SteeringModule
+
+BARS = "▁▂▃▄▅▆▇█"
+
+
+def sparkline(values: list[float], width: int = 12) -> str:
+    """A line of bars for a series, from its smallest to its largest value; each bar is the mean of a stretch."""
+    count = min(width, len(values))
+    edges = [round(k * len(values) / count) for k in range(count + 1)] if count else []
+    means = [sum(values[a:b]) / (b - a) for a, b in pairwise(edges)]
+    low, high = min(means, default=0.0), max(means, default=0.0)
+    span = (high - low) or 1.0
+    return "".join(BARS[round((mean - low) / span * (len(BARS) - 1))] for mean in means)
+
+
+class SteeringProgressBar(TQDMProgressBar):
+    """Steps of the whole run, reward so far as a small curve, its recent mean, and tokens per second."""
+
+    def __init__(self, refresh_rate: int = 1) -> None:
+        super().__init__(refresh_rate=refresh_rate)
+        self._rewards: list[float] = []
+
+    def init_train_tqdm(self) -> Tqdm:
+        """A bar as long as the run, not as an epoch."""
+        bar = super().init_train_tqdm()
+        bar.bar_format = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
+        return bar
+
+    def on_train_epoch_start(self, trainer: L.Trainer, *_: Any) -> None:
+        """Sets the length of the bar; later epochs go on with it."""
+        bar = self.train_progress_bar
+        bar.total = int(trainer.estimated_stepping_batches)
+        bar.n = trainer.global_step
+        bar.set_description("training")
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Moves on by one step."""
+        assert isinstance(pl_module, SteeringModule)
+        step = pl_module.last_step
+        assert step is not None
+        reward = float(step.rewards.nanmean())
+        if not math.isnan(reward):  # no completion of the batch could be scored
+            self._rewards.append(reward)
+        recent = self._rewards[-5:] or [float("nan")]
+        speed = float(step.rollouts.num_tokens.sum()) / step.rollout_seconds
+        bar = self.train_progress_bar
+        if trainer.global_step % self.refresh_rate == 0 or trainer.global_step == bar.total:
+            bar.n = trainer.global_step
+            bar.set_postfix_str(
+                f"reward {sum(recent) / len(recent):.2f} {sparkline(self._rewards)}, {speed:,.0f} tokens/s"
+            )
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Nothing: the bar is the run's, not the epoch's."""

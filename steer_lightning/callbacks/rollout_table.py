@@ -1,0 +1,123 @@
+"""What the model writes: a few completions on the console, all of them in a Parquet file."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pyarrow as pa
+import pyarrow.parquet as pq
+from lightning.pytorch.callbacks import Callback
+
+from steer_lightning.atomic import written_aside
+from steer_lightning.callbacks.run_folder import claim, tell
+from steer_lightning.errors import ConfigError
+from steer_lightning.module import SteeringModule, Step
+
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+def printable(text: str) -> str:
+    """Text with control characters shown, not sent: what a model writes must not drive a terminal."""
+    return CONTROL.sub(lambda found: repr(found.group())[1:-1], text)
+
+
+def as_table(step: Step, number: int) -> pa.Table:
+    """One row a completion.
+
+    Args:
+        step: What a training step did.
+        number: Of the step.
+    """
+    rollouts, size = step.rollouts, step.rollouts.group_size
+    rows = step.rollouts.completions()
+    prompts = [rollouts.prompts[n // size] for n in range(len(rows))]
+    return pa.table(
+        {
+            "step": pa.array([number] * len(rows), pa.int64()),
+            "prompt_id": pa.array([prompt.id for prompt in prompts], pa.int64()),
+            "sample": pa.array([n % size for n in range(len(rows))], pa.int64()),
+            "prompt": [prompt.text for prompt in prompts],
+            "completion": pa.array([_valid(row.text) for row in rows], pa.string()),
+            "answer": [row.answer for row in rows],
+            "reward": pa.array(step.scores.total, pa.float64()),
+            **{f"reward_{name}": pa.array(scores, pa.float64()) for name, scores in step.scores.parts.items()},
+            "advantage": pa.array(step.advantages.flatten().tolist(), pa.float64()),
+            "num_tokens": pa.array([row.num_tokens for row in rows], pa.int64()),
+            "finished": pa.array([row.finished for row in rows], pa.bool_()),
+        }
+    )
+
+
+def _valid(text: str) -> str:
+    """Arrow takes valid Unicode alone; a lone surrogate becomes a question mark."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+class RolloutTable(Callback):
+    """Shows a few prompts with completions and rewards, and keeps all completions.
+
+    During the run each step's are a file of their own under `rollouts/`, so that a crash loses none; at the end they
+    become one file, `rollouts.parquet`.
+
+    Cost: some milliseconds a step, and the disk space of the text.
+
+    Args:
+        every_n_steps: Steps between two shows on the console; 0 shows none.
+        num_shown: Completions a show, all of the first prompt of the batch.
+        max_characters: A longer completion is cut on the console, never in the file.
+    """
+
+    def __init__(self, every_n_steps: int = 10, num_shown: int = 2, max_characters: int = 400) -> None:
+        super().__init__()
+        for key, value in (("every_n_steps", every_n_steps), ("num_shown", num_shown)):
+            if value < 0:
+                raise ConfigError(f"RolloutTable.{key}", value, rule="must be 0 or more")
+        self.every_n_steps, self.num_shown, self.max_characters = every_n_steps, num_shown, max_characters
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Refuses a folder that holds another run's rollouts."""
+        if stage == "fit":
+            self._file = claim(trainer, "rollouts.parquet")
+            self._folder = claim(trainer, "rollouts")
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Keeps the step's completions, and shows some."""
+        assert isinstance(pl_module, SteeringModule)
+        step, number = pl_module.last_step, trainer.global_step
+        assert step is not None
+        if trainer.is_global_zero:
+            with written_aside(self._folder / f"step_{number:06d}.parquet") as aside:
+                pq.write_table(as_table(step, number), aside)
+        if self.every_n_steps and number % self.every_n_steps == 0:
+            tell(trainer, self._show(step, number))
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Makes one file of all steps."""
+        if trainer.is_global_zero and self._folder.is_dir():
+            merge(self._folder, self._file)
+
+    def _show(self, step: Step, number: int) -> str:
+        prompt = step.rollouts.prompts[0]
+        lines = [f"step {number}  prompt: {printable(prompt.text)!r}  answer: {printable(prompt.problem.answer)}"]
+        for n, text in enumerate(step.rollouts.texts[: min(self.num_shown, step.rollouts.group_size)]):
+            score = step.scores.total[n]
+            shown = "unscored" if score is None else f"{score:.2f}"
+            cut = "" if len(text) <= self.max_characters else f" ... ({len(text)} characters)"
+            lines.append(f"  reward {shown}  {printable(text[: self.max_characters])!r}{cut}")
+        return "\n".join(lines)
+
+
+def merge(folder: Path, file: Path) -> None:
+    """Joins the parts of a folder to one Parquet file, a part at a time, and deletes them."""
+    parts = sorted(folder.glob("step_*.parquet"))
+    with written_aside(file) as aside, pq.ParquetWriter(aside, pq.read_schema(parts[0])) as writer:
+        for part in parts:
+            writer.write_table(pq.read_table(part))
+    for part in parts:
+        part.unlink()
+    folder.rmdir()

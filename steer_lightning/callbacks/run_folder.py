@@ -1,0 +1,43 @@
+"""The folder of one run: `trainer.default_root_dir`. The command line gives every run a new one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import lightning as L
+from lightning.pytorch.callbacks import TQDMProgressBar
+
+from steer_lightning.errors import ConfigError
+
+
+def run_folder(trainer: L.Trainer) -> Path:
+    """Where the run's files go."""
+    return Path(trainer.default_root_dir)
+
+
+def claim(trainer: L.Trainer, name: str) -> Path:
+    """The path of a file that this run is going to write.
+
+    Raises:
+        ConfigError: If an earlier run has left one there.
+    """
+    path = run_folder(trainer) / name
+    if path.exists():
+        raise ConfigError(
+            "trainer.default_root_dir",
+            str(path.parent),
+            rule=f"already holds {name} of an earlier run, which would be overwritten",
+            fix="Set another folder",
+        )
+    return path
+
+
+def tell(trainer: L.Trainer, text: str) -> None:
+    """Prints on the first process, above the progress bar where there is one."""
+    if not trainer.is_global_zero:
+        return
+    bar = trainer.progress_bar_callback
+    if isinstance(bar, TQDMProgressBar) and bar.is_enabled and trainer.training:
+        bar.print(text)
+    else:
+        print(text, flush=True)

@@ -1,0 +1,119 @@
+"""`summary.json`: what came out of a run, on one page."""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from importlib.metadata import version
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback
+
+from steer_lightning.atomic import write_bytes
+from steer_lightning.callbacks.benchmark_eval import BenchmarkEval
+from steer_lightning.callbacks.run_folder import claim, run_folder, tell
+from steer_lightning.callbacks.vector_checkpoint import FILE_NAME
+from steer_lightning.module import SteeringModule
+
+PACKAGES = ("steer-lightning", "torch", "lightning", "transformers", "bitsandbytes")
+
+
+class RunSummary(Callback):
+    """Writes `summary.json` at the end and prints the essentials.
+
+    Cost: a hash of the base's weights before and after, some seconds for each 10 GB.
+
+    Args:
+        hash_base: Shows by a hash that training has left the base unchanged.
+    """
+
+    def __init__(self, hash_base: bool = True) -> None:
+        super().__init__()
+        self.hash_base = hash_base
+        self._tokens = 0
+        self._rollout_seconds = 0.0
+        self._seconds_before = 0.0  # of the run that this one goes on with
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Refuses a folder that holds another run's summary."""
+        if stage == "fit":
+            self._path = claim(trainer, "summary.json")
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Starts the clock."""
+        assert isinstance(pl_module, SteeringModule)
+        self._start = time.perf_counter()
+        self._before = pl_module.policy.base_sha256() if self.hash_base else None
+        vectors = pl_module.policy.steering
+        tell(
+            trainer,
+            f"training {vectors.num_trained:,} numbers, {len(vectors.layers)} vectors of width {vectors.width}; "
+            f"the {sum(p.numel() for p in pl_module.policy.model.parameters()):,} parameters of "
+            f"{pl_module.policy.base} stay frozen ({pl_module.policy.model.dtype}, {pl_module.policy.device})",
+        )
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Counts tokens."""
+        assert isinstance(pl_module, SteeringModule)
+        step = pl_module.last_step
+        assert step is not None
+        self._tokens += int(step.rollouts.num_tokens.sum())
+        self._rollout_seconds += step.rollout_seconds
+
+    def state_dict(self) -> dict[str, Any]:
+        """Counters that a resumed run goes on with."""
+        return {"tokens": self._tokens, "rollout_seconds": self._rollout_seconds, "seconds": self._seconds()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on with the counters."""
+        self._tokens, self._rollout_seconds = state_dict["tokens"], state_dict["rollout_seconds"]
+        self._seconds_before = state_dict["seconds"]
+
+    def _seconds(self) -> float:
+        return self._seconds_before + time.perf_counter() - self._start
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Writes and prints the summary.
+
+        Raises:
+            RuntimeError: If the base has changed: the run's result would mean nothing.
+        """
+        assert isinstance(pl_module, SteeringModule)
+        after = pl_module.policy.base_sha256() if self.hash_base else None
+        if after != self._before:
+            raise RuntimeError("the weights of the frozen base changed during training; please report this")
+        summary = self._summary(trainer, pl_module)
+        if trainer.is_global_zero:
+            write_bytes(self._path, (json.dumps(summary, indent=2) + "\n").encode())
+            tell(trainer, self._text(trainer, summary))
+
+    def _summary(self, trainer: L.Trainer, module: SteeringModule) -> dict[str, Any]:
+        evals = [callback for callback in trainer.callbacks if isinstance(callback, BenchmarkEval)]  # type: ignore[attr-defined]
+        speed = self._tokens / self._rollout_seconds if self._rollout_seconds else None
+        return {
+            "accuracy_before": {k: v for e in evals for k, v in e.accuracy(last=False).items()},
+            "accuracy_after": {k: v for e in evals for k, v in e.accuracy(last=True).items()},
+            "num_steps": trainer.global_step,
+            "seconds": round(self._seconds(), 3),
+            "tokens_per_second": None if speed is None else round(speed, 1),
+            "trained_parameters": module.policy.steering.num_trained,
+            "base_model": module.policy.base,
+            "base_sha256": self._before,
+            "seed": module.seed,
+            "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        }
+
+    def _text(self, trainer: L.Trainer, summary: dict[str, Any]) -> str:
+        folder = run_folder(trainer)
+        lines = ["", f"{summary['num_steps']} steps in {summary['seconds']:.0f} s"]
+        for name, before in summary["accuracy_before"].items():
+            after = summary["accuracy_after"][name]
+            lines.append(f"accuracy on {name}: {before:.1%} before, {after:.1%} after")
+        names = [("vectors", FILE_NAME), ("metrics", "metrics.csv"), ("completions", "rollouts.parquet")]
+        names += [("checkpoint", "checkpoints/last.ckpt"), ("summary", self._path.name)]
+        lines += [f"{what + ':':<13}{folder / name}" for what, name in names if (folder / name).exists()]
+        return "\n".join(lines)

@@ -1,0 +1,91 @@
+"""The command line: looks at the first word and imports only what that command needs."""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import version
+
+from steer_lightning.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Command:
+    """Where a command is implemented: `module.run(arguments)`, the command itself being the first argument."""
+
+    module: str
+    help: str
+
+
+COMMANDS = {
+    "fit": Command("steer_lightning.training_cli", "train steering vectors: fit --config my.yaml"),
+    "validate": Command("steer_lightning.training_cli", "accuracy on the validation problems of a configuration"),
+    "test": Command("steer_lightning.training_cli", "accuracy on its test problems"),
+}
+
+USAGE_ERROR = 2
+
+
+def help_text() -> str:
+    """What `steer-lightning --help` prints."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {command.help}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: steer-lightning COMMAND [options]",
+            "",
+            "Trains steering vectors of a frozen language model by reinforcement learning.",
+            "",
+            "commands:",
+            *lines,
+            "",
+            "steer-lightning COMMAND --help  lists a command's options",
+            "steer-lightning --version       prints the version",
+        ]
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command.
+
+    Args:
+        arguments: Words of the command line; default: those of this process.
+
+    Returns:
+        The exit status: 0, or 2 for a mistake that the user can mend, told in one message.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help"):
+        print(help_text())
+        return 0
+    if words[0] == "--version":
+        print(f"steer-lightning {version('steer-lightning')}")
+        return 0
+    command = COMMANDS.get(words[0])
+    if command is None:
+        close = difflib.get_close_matches(words[0], COMMANDS, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"the commands are {', '.join(COMMANDS)}"
+        return _complain(f"there is no command {words[0]!r}: {hint}")
+    sys.path.insert(0, os.getcwd())  # a user's rewards and callbacks lie beside their configuration
+    try:
+        import_module(command.module).run(words)
+    except ConfigError as error:
+        return _complain(str(error), error)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES):
+            raise
+        where = f" {error.filename}" if error.filename else ""
+        return _complain(f"can't write{where}: {error.strerror}. What was saved before is whole", error)
+    return 0
+
+
+def _complain(message: str, error: Exception | None = None) -> int:
+    if error is not None and os.environ.get("STEER_LIGHTNING_DEBUG"):
+        raise error
+    print(f"error: {message}", file=sys.stderr)
+    return USAGE_ERROR

@@ -1,0 +1,22 @@
+"""Data: problems from the hub, local files or a generator, rendered as prompts."""
+
+from steer_lightning.data.arithmetic import Arithmetic
+from steer_lightning.data.datamodule import PromptDataModule, make_prompts
+from steer_lightning.data.deepscaler import DeepScaleR
+from steer_lightning.data.gsm8k import GSM8K
+from steer_lightning.data.math import Math
+from steer_lightning.data.records import Records
+from steer_lightning.data.templates import ChatTemplate, PlainTemplate, Template
+
+__all__ = [
+    "GSM8K",
+    "Arithmetic",
+    "ChatTemplate",
+    "DeepScaleR",
+    "Math",
+    "PlainTemplate",
+    "PromptDataModule",
+    "Records",
+    "Template",
+    "make_prompts",
+]

@@ -1,0 +1,81 @@
+"""Sums and differences made on the spot: the quickstart's data."""
+
+from __future__ import annotations
+
+import random
+import zlib
+from typing import Literal
+
+from steer_lightning.errors import ConfigError
+from steer_lightning.types import Problem
+
+HELD_OUT_SHARE = 10  # one problem in ten belongs to the test split
+
+
+def is_held_out(question: str) -> bool:
+    """Whether a problem belongs to the test split: by a hash of its text, so the splits never overlap."""
+    return zlib.crc32(question.encode()) % HELD_OUT_SHARE == 0
+
+
+def draw(rng: random.Random, largest: int, operations: str) -> tuple[int, str, int]:
+    """Draws `a`, the operation and `b`, both from 10 to `largest`; a difference is never negative."""
+    a, b = rng.randint(10, largest), rng.randint(10, largest)
+    operation = rng.choice(operations)
+    if operation == "-" and a < b:
+        a, b = b, a
+    return a, operation, b
+
+
+def solve(a: int, operation: str, b: int) -> int:
+    """The answer."""
+    return a + b if operation == "+" else a - b
+
+
+class Arithmetic:
+    """Problems such as `47+138` with their answers.
+
+    Args:
+        num_problems: How many to make; all different.
+        split: `train` or `test`. No problem is in both, whatever the seeds.
+        largest: Largest operand, at least 19.
+        operations: `+`, `-` or both, as one string.
+        seed: The same seed gives the same problems in the same order.
+
+    Raises:
+        ConfigError: If a value is out of range, or there are not that many different problems.
+    """
+
+    def __init__(
+        self,
+        num_problems: int = 2048,
+        split: Literal["train", "test"] = "train",
+        largest: int = 999,
+        operations: str = "+-",
+        seed: int = 0,
+    ) -> None:
+        if num_problems < 1:
+            raise ConfigError("Arithmetic.num_problems", num_problems, rule="must be at least 1")
+        if largest < 19:
+            raise ConfigError("Arithmetic.largest", largest, rule="must be at least 19")
+        if not operations or set(operations) - set("+-"):
+            raise ConfigError("Arithmetic.operations", operations, rule='must be "+", "-" or "+-"')
+        self.num_problems, self.split, self.largest = num_problems, split, largest
+        self.operations, self.seed = operations, seed
+
+    def load(self) -> list[Problem]:
+        """Makes the problems, in an order that depends on the seed alone."""
+        rng = random.Random(self.seed)
+        found: dict[str, Problem] = {}
+        for _ in range(200 * self.num_problems):
+            a, operation, b = draw(rng, self.largest, self.operations)
+            question = f"{a}{operation}{b}"
+            if is_held_out(question) == (self.split == "test"):
+                found[question] = Problem(question=question, answer=str(solve(a, operation, b)))
+            if len(found) == self.num_problems:
+                return list(found.values())
+        raise ConfigError(
+            "Arithmetic.num_problems",
+            self.num_problems,
+            rule=f"more than there are different problems: found {len(found)} with operands up to {self.largest}",
+            fix="Set a larger `largest` or fewer problems",
+        )

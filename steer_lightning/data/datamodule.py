@@ -1,0 +1,149 @@
+"""Prompts for training and held-out sets."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import lightning as L
+from torch.utils.data import DataLoader
+
+from steer_lightning.data.loader import PromptList, ResumableLoader
+from steer_lightning.data.templates import ChatTemplate, Template, check_template
+from steer_lightning.errors import ConfigError
+from steer_lightning.types import Prompt, Source
+
+log = logging.getLogger(__name__)
+
+
+def make_prompts(source: Source, template: Template, tokenizer: Any, max_prompt_tokens: int) -> list[Prompt]:
+    """Renders and tokenizes all problems of a source.
+
+    Args:
+        source: Where they come from.
+        template: How they are put to the model.
+        tokenizer: The model's.
+        max_prompt_tokens: Longer prompts are dropped and counted: cut off, they would ask another question.
+
+    Returns:
+        At least one prompt.
+
+    Raises:
+        ConfigError: If the source is empty, or no prompt is short enough.
+    """
+    problems = source.load()
+    name = type(source).__name__
+    if not problems:
+        raise ConfigError("data source", name, rule="holds no problems")
+    prompts = []
+    for index, problem in enumerate(problems):
+        text = template.render(problem.question, tokenizer)
+        ids = template.encode(text, tokenizer)
+        if len(ids) <= max_prompt_tokens:
+            prompts.append(Prompt(id=index, problem=problem, text=text, token_ids=tuple(ids)))
+    dropped = len(problems) - len(prompts)
+    if not prompts:
+        raise ConfigError(
+            "data.max_prompt_tokens",
+            max_prompt_tokens,
+            rule=f"all {len(problems)} prompts of {name} are longer",
+            fix="Set it higher, or use a shorter template",
+        )
+    if dropped:
+        log.warning(
+            "%s: dropped %d of %d prompts longer than data.max_prompt_tokens = %d",
+            name,
+            dropped,
+            len(problems),
+            max_prompt_tokens,
+        )
+    return prompts
+
+
+class PromptDataModule(L.LightningDataModule):
+    """Prompts for training, validation and test.
+
+    Args:
+        train: Source of the training problems.
+        val: Source for `validate`, and for the end of an epoch; null for none. Benchmarks during training belong to
+            the callback `BenchmarkEval`.
+        test: Source for `test`.
+        template: How a question is put to the model; default: the model's chat template with a system message.
+        batch_size: Prompts of a training step, B.
+        eval_batch_size: Prompts of an evaluation batch.
+        max_prompt_tokens: Longer prompts are dropped and counted.
+        seed: Of the training order; on the command line it is `seed_everything`.
+
+    Raises:
+        ConfigError: If a number is out of range.
+    """
+
+    def __init__(
+        self,
+        train: Source,
+        val: Source | None = None,
+        test: Source | None = None,
+        template: Template | None = None,
+        batch_size: int = 32,
+        eval_batch_size: int = 256,
+        max_prompt_tokens: int = 1024,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        numbers = {
+            "batch_size": batch_size,
+            "eval_batch_size": eval_batch_size,
+            "max_prompt_tokens": max_prompt_tokens,
+        }
+        for key, value in numbers.items():
+            if value < 1:
+                raise ConfigError(f"data.{key}", value, rule="must be at least 1")
+        self.sources = {"train": train, "val": val, "test": test}
+        self.template: Template = template or ChatTemplate()
+        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
+        self.max_prompt_tokens, self.seed = max_prompt_tokens, seed
+        self.prompts: dict[str, list[Prompt]] = {}
+
+    def setup(self, stage: str) -> None:
+        """Loads what the stage needs, before the model's weights are loaded."""
+        check_template(self.template, self._tokenizer())
+        needed = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}[stage]
+        for split in needed:
+            source = self.sources[split]
+            if source is not None and split not in self.prompts:
+                self.prompts[split] = self.make_prompts(source)
+        if stage == "fit" and len(self.prompts["train"]) < self.batch_size:
+            raise ConfigError(
+                "data.batch_size",
+                self.batch_size,
+                rule=f"there are only {len(self.prompts['train'])} training prompts",
+                fix=f"Set data.batch_size: {len(self.prompts['train'])} or less",
+            )
+        if stage in ("validate", "test") and needed[0] not in self.prompts:
+            raise ConfigError(f"data.{needed[0]}", None, rule=f"`{stage}` needs a source there")
+
+    def make_prompts(self, source: Source) -> list[Prompt]:
+        """Renders a source with this module's template and tokenizer."""
+        return make_prompts(source, self.template, self._tokenizer(), self.max_prompt_tokens)
+
+    def _tokenizer(self) -> Any:
+        """The model's, which loads it without its weights; so there is one tokenizer and one setting for it."""
+        assert self.trainer is not None
+        module: Any = self.trainer.lightning_module
+        return module.policy.tokenizer
+
+    def train_dataloader(self) -> ResumableLoader:
+        """Shuffled batches of B prompts, resumable."""
+        return ResumableLoader(self.prompts["train"], self.batch_size, self.seed)
+
+    def val_dataloader(self) -> DataLoader[Prompt] | list[DataLoader[Prompt]]:
+        """The validation problems in order."""
+        return self._in_order(self.prompts["val"]) if "val" in self.prompts else []
+
+    def test_dataloader(self) -> DataLoader[Prompt]:
+        """The test problems in order."""
+        return self._in_order(self.prompts["test"])
+
+    def _in_order(self, prompts: Sequence[Prompt]) -> DataLoader[Prompt]:
+        return DataLoader(PromptList(prompts), batch_size=self.eval_batch_size, collate_fn=list)

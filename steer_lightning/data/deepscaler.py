@@ -1,0 +1,22 @@
+"""DeepScaleR-Preview: 40,315 problems of competition mathematics, the paper's main training set."""
+
+from __future__ import annotations
+
+from steer_lightning.data.records import Records
+
+
+class DeepScaleR(Records):
+    """DeepScaleR-Preview from the hub (`agentica-org/DeepScaleR-Preview-Dataset`), or a local file of the same columns.
+
+    Args:
+        path: Local file; null loads from the hub.
+    """
+
+    def __init__(self, path: str | None = None) -> None:
+        super().__init__(
+            path=path,
+            hub_name=None if path else "agentica-org/DeepScaleR-Preview-Dataset",
+            split="train",
+            question_column="problem",
+            answer_column="answer",
+        )

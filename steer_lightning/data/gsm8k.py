@@ -1,0 +1,50 @@
+"""GSM8K: 7,473 training and 1,319 test problems of grade-school mathematics (Cobbe et al., arXiv 2110.14168)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+from steer_lightning.data.records import Records
+from steer_lightning.errors import ConfigError
+from steer_lightning.types import Problem
+
+
+class GSM8K:
+    """GSM8K from the hub (`openai/gsm8k`), or from local files of the same form.
+
+    The gold answer is what stands behind `####` in the last line of the solution.
+
+    Args:
+        split: `train` or `test`.
+        path: Folder with `train.jsonl` and `test.jsonl`, or one file; null loads from the hub.
+
+    Raises:
+        ConfigError: If the file is missing.
+    """
+
+    def __init__(self, split: Literal["train", "test"] = "train", path: str | None = None) -> None:
+        file = Path(path).expanduser() if path is not None else None
+        if file is not None and file.is_dir():
+            file = file / f"{split}.jsonl"
+        hub = "openai/gsm8k" if file is None else None
+        self._records = Records(
+            path=None if file is None else str(file), hub_name=hub, hub_config="main" if hub else None, split=split
+        )
+
+    def load(self) -> list[Problem]:
+        """Reads all problems of the split."""
+        return [replace(problem, answer=final_answer(problem.answer)) for problem in self._records.load()]
+
+
+def final_answer(solution: str) -> str:
+    """What stands behind `####`, without thousands' commas.
+
+    Raises:
+        ConfigError: If there is no `####`.
+    """
+    _, mark, answer = solution.rpartition("####")
+    if not mark:
+        raise ConfigError("GSM8K answer", solution, rule="must hold its final answer behind ####")
+    return answer.strip().replace(",", "")

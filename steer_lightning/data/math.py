@@ -1,0 +1,27 @@
+"""MATH: 7,500 training and 5,000 test problems of competition mathematics (Hendrycks et al., arXiv 2103.03874)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from steer_lightning.data.records import Records
+
+
+class Math(Records):
+    r"""MATH from the hub (`DigitalLearningGmbH/MATH-lighteval`), or from a local file with the same columns.
+
+    The gold answer is the last `\boxed{}` of the solution; `MathReward` takes it from there.
+
+    Args:
+        split: `train` or `test`, on the hub.
+        path: Local file; null loads from the hub.
+    """
+
+    def __init__(self, split: Literal["train", "test"] = "train", path: str | None = None) -> None:
+        super().__init__(
+            path=path,
+            hub_name=None if path else "DigitalLearningGmbH/MATH-lighteval",
+            split=split,
+            question_column="problem",
+            answer_column="solution",
+        )

@@ -1,0 +1,30 @@
+"""The one exception for mistakes that a user can mend."""
+
+from __future__ import annotations
+
+UNKNOWN = object()
+"""Stands for a value that is not known, or not worth showing."""
+
+
+class ConfigError(ValueError):
+    """A mistake in a configuration or an input: what is wrong, the rule, why, and what to set instead.
+
+    The command line prints it as one message, without a traceback.
+
+    Args:
+        key: The option or input that is wrong, as the user wrote it, such as `model.sampling.group_size`.
+        value: Its value; `UNKNOWN` is not shown.
+        rule: What must hold for it.
+        why: The reason for the rule.
+        fix: What to set instead.
+    """
+
+    def __init__(self, key: str, value: object, *, rule: str, why: str = "", fix: str = "") -> None:
+        self.key, self.value, self.rule, self.why, self.fix = key, value, rule, why, fix
+        shown = "" if value is UNKNOWN else f" = {value!r}"
+        if len(shown) > 300:  # a whole prompt or file would bury the rule
+            shown = shown[:300] + "..."
+        parts = [f"{key}{shown}: {rule}."]
+        parts += [f"{why}."] if why else []
+        parts += [f"{fix}."] if fix else []
+        super().__init__(" ".join(parts))

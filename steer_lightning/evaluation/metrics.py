@@ -1,0 +1,44 @@
+"""Metrics of a benchmark, as torchmetrics classes that add up over batches and processes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torchmetrics import MeanMetric, MetricCollection, SumMetric
+
+from steer_lightning.types import Rollouts
+
+
+class BenchmarkMetrics(MetricCollection):
+    """accuracy (over the scored completions), completion_length in tokens, cut_off_share, num_unscored."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            {
+                "accuracy": MeanMetric(),
+                "completion_length": MeanMetric(),
+                "cut_off_share": MeanMetric(),
+                "num_unscored": SumMetric(),
+            }
+        )
+
+    def update_with(self, rollouts: Rollouts, verdicts: Sequence[float | None]) -> None:
+        """Takes in N completions and the verifier's N verdicts; None counts as unscored, not as wrong."""
+        scored = [verdict for verdict in verdicts if verdict is not None]
+        device = self["accuracy"].device
+        if scored:
+            self["accuracy"].update(torch.tensor(scored, device=device))
+        self["completion_length"].update(rollouts.num_tokens.float().to(device))
+        self["cut_off_share"].update((~rollouts.finished).float().to(device))
+        self["num_unscored"].update(float(len(verdicts) - len(scored)))
+
+    def result(self) -> dict[str, float]:
+        """The numbers so far, over all processes.
+
+        Raises:
+            ValueError: If no completion could be scored: there is no accuracy then.
+        """
+        if self["accuracy"].update_count == 0:
+            raise ValueError("no completion of the benchmark could be scored: check its gold answers")
+        return {name: float(value) for name, value in self.compute().items()}

@@ -1,0 +1,38 @@
+"""Runs problems through an engine and a verifier."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from steer_lightning.evaluation.metrics import BenchmarkMetrics
+from steer_lightning.rewards import Reward, reward_name
+from steer_lightning.rewards.base import check_scores
+from steer_lightning.rollout import RolloutEngine, Sampling
+from steer_lightning.types import Prompt
+
+EVALUATION_STEP = 2**32 - 1
+"""Stands for the step in the sampling seed: every evaluation of a run draws the same random numbers, so that two of
+them differ by the vectors alone; no training step reaches it."""
+
+
+def evaluate_batch(
+    metrics: BenchmarkMetrics,
+    engine: RolloutEngine,
+    prompts: Sequence[Prompt],
+    sampling: Sampling,
+    verifier: Reward,
+    seed: int,
+) -> None:
+    """Answers prompts and adds the verdicts to `metrics`.
+
+    Args:
+        metrics: Changed in place.
+        engine: Set up with the policy.
+        prompts: B problems.
+        sampling: How they are answered, `group_size` completions each.
+        verifier: 1 for right, 0 for wrong, None for what can't be judged.
+        seed: Seed of the run.
+    """
+    rollouts = engine.generate(prompts, sampling, seed=seed, step=EVALUATION_STEP)
+    verdicts = verifier(rollouts.completions())
+    metrics.update_with(rollouts, check_scores(reward_name(verifier), verdicts, len(rollouts.texts)))

@@ -1,0 +1,113 @@
+"""Turns jsonargparse's messages into one that names key, value, rule and remedy."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import re
+from collections.abc import Iterable, Sequence
+from importlib import import_module
+
+from steer_lightning.errors import UNKNOWN, ConfigError
+
+
+def explain(message: str, options: Sequence[str]) -> ConfigError:
+    """Finds the mistake in a message of jsonargparse.
+
+    Args:
+        message: The message, which lists every type that was tried.
+        options: All options of the command, such as `model.base`.
+
+    Returns:
+        The same as one sentence with a suggestion; a message of unknown form keeps its text.
+    """
+    key = ".".join(re.findall(r'Parser key "([^"]+)"', message)) or "configuration"
+    classes = re.findall(r"(?:given class_path|Import path) '?([\w.]+)'?", message)
+    for pattern, make in _PATTERNS.items():
+        found = re.search(pattern, message)
+        if found:
+            return make(key, found, classes, options)
+    return ConfigError(key, UNKNOWN, rule=" ".join(message.split()))
+
+
+def _unknown_option(key: str, found: re.Match[str], classes: Sequence[str], options: Sequence[str]) -> ConfigError:
+    name, given, value = found[1].lstrip("-").partition("=")
+    return ConfigError(name, value if given else UNKNOWN, rule="there is no such option", fix=_suggest(name, options))
+
+
+def _unknown_argument(key: str, found: re.Match[str], classes: Sequence[str], options: Sequence[str]) -> ConfigError:
+    name = found[1]
+    if not classes:  # the class itself is not named in the message: an optimizer given as a callable
+        classes = re.findall(r"class_path='([\w.]+)'", found.string)
+    if not classes:
+        return ConfigError(f"{key}.{name}", UNKNOWN, rule="there is no such option", fix=_suggest(name, options))
+    parameters = _parameters(classes[-1])
+    return ConfigError(key, name, rule=f"{classes[-1]} has no such argument", fix=_suggest(name, parameters))
+
+
+def _unknown_name(key: str, found: re.Match[str], classes: Sequence[str], options: Sequence[str]) -> ConfigError:
+    module, name = found[1], found[2]
+    members = inspect.getmembers(import_module(module), lambda member: not inspect.ismodule(member))
+    public = [other for other, _ in members if not other.startswith("_")]
+    return ConfigError(
+        key, f"{module}.{name}", rule=f"module {module} has no {name}", fix=_suggest(name, public, module + ".")
+    )
+
+
+def _unknown_module(key: str, found: re.Match[str], classes: Sequence[str], options: Sequence[str]) -> ConfigError:
+    return ConfigError(
+        key,
+        classes[-1] if classes else found[1],
+        rule=f"there is no module {found[1]}",
+        why="Modules are looked for in the installed packages and in the current folder",
+        fix="Check the spelling, or start the command in the folder that holds your file",
+    )
+
+
+def _wrong_protocol(key: str, found: re.Match[str], classes: Sequence[str], options: Sequence[str]) -> ConfigError:
+    return ConfigError(
+        key,
+        found[1],
+        rule=f"can't be used as {found[2]}",
+        why="It lacks a method, or takes other arguments",
+        fix=f"See the class {found[2]} in the documentation, and `steer_lightning.testing`",
+    )
+
+
+def _wrong_type(key: str, found: re.Match[str], classes: Sequence[str], options: Sequence[str]) -> ConfigError:
+    kind = re.sub(r"<class '([\w.]+)'>|typing\.", lambda m: m[1] or "", found[1])
+    kind = {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false"}.get(kind, kind)
+    kind = re.sub(r"^Literal\[(.*)\]$", r"one of \1", kind)
+    return ConfigError(key, found[2].strip(), rule=f"must be {kind}")
+
+
+def _missing_option(key: str, found: re.Match[str], classes: Sequence[str], options: Sequence[str]) -> ConfigError:
+    name = re.sub(r"^(fit|validate|test)\.", "", found[1])
+    return ConfigError(name, None, rule="must be set", fix="Set it in the YAML of --config FILE")
+
+
+_PATTERNS = {
+    r"does not accept option '([^']+)'": _unknown_option,
+    r"unrecognized arguments: (\S+)": _unknown_option,
+    r"arguments are required: ([\w.]+)": _missing_option,
+    r"Option '([^']+)' is not accepted": _unknown_argument,
+    r"module '([\w.]+)' has no attribute '(\w+)'": _unknown_name,
+    r"No module named '([\w.]+)'": _unknown_module,
+    r"Import path ([\w.]+) does not implement protocol (\w+)": _wrong_protocol,
+    r"Expected an? (.+?)\. Got value: (.*)": _wrong_type,
+}
+
+
+def _suggest(name: str, known: Iterable[str], prefix: str = "") -> str:
+    known = sorted(set(known))
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+    if close:
+        return "Did you mean " + " or ".join(prefix + other for other in close)
+    last = name.rsplit(".", 1)[0]
+    beside = [other for other in known if other.startswith(last + ".")] or ([] if len(known) > 30 else known)
+    return "Known are " + ", ".join(prefix + other for other in beside) if beside else ""
+
+
+def _parameters(class_path: str) -> list[str]:
+    module, _, name = class_path.rpartition(".")
+    return list(inspect.signature(getattr(import_module(module), name)).parameters)

@@ -1,0 +1,114 @@
+"""Gradient clips and the learning-rate schedule."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from transformers import get_constant_schedule_with_warmup, get_cosine_schedule_with_warmup
+
+from steer_lightning.errors import ConfigError
+
+
+class NormClip(nn.Module):
+    """Scales the gradient down to a fixed norm. The paper clips at 2.0.
+
+    Args:
+        max_norm: The bound, in the units of the parameters; above 0.
+    """
+
+    def __init__(self, max_norm: float = 2.0) -> None:
+        super().__init__()
+        if not max_norm > 0:
+            raise ConfigError("model.gradient_clip.max_norm", max_norm, rule="must be above 0")
+        self.max_norm = max_norm
+
+    def forward(self, parameters: list[nn.Parameter]) -> torch.Tensor:
+        """Clips in place; returns the norm before, a scalar."""
+        return nn.utils.clip_grad_norm_(parameters, self.max_norm)
+
+
+class RunningNormClip(nn.Module):
+    """Scales the gradient down to its own running norm, so that no single batch outweighs the others.
+
+    With summed log-probabilities a few rare tokens make one batch's gradient many times as long as the next one's,
+    and no fixed bound fits all models. The bound here is an exponential average of past norms, each counted with at
+    most `tail` times the average, so that an outlier can't raise the bound by itself. The first batches define it.
+
+    Args:
+        decay: Of the average; 0.9 remembers some 10 steps.
+        tail: Largest factor by which one norm may stand above the average.
+    """
+
+    running: torch.Tensor
+
+    def __init__(self, decay: float = 0.9, tail: float = 3.0) -> None:
+        super().__init__()
+        if not 0 <= decay < 1:
+            raise ConfigError("model.gradient_clip.decay", decay, rule="must be at least 0 and below 1")
+        if not tail >= 1:
+            raise ConfigError("model.gradient_clip.tail", tail, rule="must be at least 1")
+        self.decay, self.tail = decay, tail
+        self.register_buffer("running", torch.zeros(()))  # 0: no norm seen yet
+
+    @torch.no_grad()
+    def forward(self, parameters: list[nn.Parameter]) -> torch.Tensor:
+        """Clips in place; returns the norm before, a scalar."""
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
+        if norm > 0:  # a batch without signal says nothing of the typical norm
+            if self.running == 0:
+                self.running.copy_(norm)
+            capped = torch.minimum(norm, self.tail * self.running)
+            self.running.mul_(self.decay).add_((1 - self.decay) * capped)
+            for gradient in gradients:
+                gradient.mul_((self.running / norm).clamp(max=1.0))
+        return norm
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """Learning rate over the run: warm-up, then constant or a cosine down to 0.
+
+    Attributes:
+        kind: What follows the warm-up.
+        warmup: Share of the run's steps in which the rate rises from 0; the paper's is 3 %.
+    """
+
+    kind: Literal["constant", "cosine"] = "constant"
+    warmup: float = 0.03
+
+    def __post_init__(self) -> None:
+        """Raises a ConfigError for a warm-up out of range."""
+        if not 0 <= self.warmup < 1:
+            raise ConfigError("model.schedule.warmup", self.warmup, rule="is a share of the run: 0 or more, below 1")
+
+    def build(self, optimizer: torch.optim.Optimizer, num_steps: int) -> torch.optim.lr_scheduler.LambdaLR:
+        """Makes the scheduler of a run of `num_steps` optimizer steps."""
+        warmup = round(self.warmup * num_steps)
+        scheduler: torch.optim.lr_scheduler.LambdaLR
+        if self.kind == "cosine":
+            scheduler = get_cosine_schedule_with_warmup(optimizer, warmup, num_steps)
+        else:
+            scheduler = get_constant_schedule_with_warmup(optimizer, warmup)
+        return scheduler
+
+
+def check_8bit(optimizer: torch.optim.Optimizer, num_elements: int) -> None:
+    """Raises a ConfigError if an 8-bit optimizer of bitsandbytes would silently keep 32-bit state.
+
+    Args:
+        optimizer: Any optimizer; others than 8-bit ones pass.
+        num_elements: Elements of the one parameter, padding included.
+    """
+    args: Any = getattr(optimizer, "args", None)
+    if getattr(args, "optim_bits", 32) == 8 and num_elements < args.min_8bit_size:
+        raise ConfigError(
+            "model.optimizer.init_args.min_8bit_size",
+            args.min_8bit_size,
+            rule=f"the vectors have {num_elements} elements, fewer than that",
+            why="bitsandbytes would silently keep the optimizer's state in 32 bits",
+            fix="Set min_8bit_size: 0 for 8-bit state, or use torch.optim.AdamW",
+        )

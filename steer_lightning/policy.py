@@ -1,0 +1,294 @@
+"""The policy: a frozen language model, its tokenizer, and the vectors that steer it."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from steer_lightning.errors import ConfigError
+from steer_lightning.steering import (
+    SteeringVectors,
+    attach,
+    find_layers,
+    load_vectors,
+    measure_rms,
+    parse_layers,
+    stream_width,
+)
+
+log = logging.getLogger(__name__)
+
+QUICKSTART = "quickstart"
+"""Name of the language model that ships inside the package."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SteeringConfig:
+    """Which layers are steered, and in which units.
+
+    Attributes:
+        layers: `all`, a range such as `"8-15"` with both ends, or a list of 0-based indices.
+        scale: `rms` trains each vector in units of its layer's typical activation size, measured once on the first
+            batch of prompts, so that one learning rate serves all models; `none` is the paper's parametrisation.
+        init_from: A vectors file to start from; null starts at zero.
+        layers_path: Dotted path of the model's decoder layers, where they are not found by themselves.
+    """
+
+    layers: str | list[int] = "all"
+    scale: Literal["rms", "none"] = "rms"
+    init_from: str | None = None
+    layers_path: str | None = None
+
+    def __post_init__(self) -> None:
+        """Raises a ConfigError if the form of `layers` is wrong, or `init_from` is missing."""
+        parse_layers(self.layers)
+        if self.init_from is not None and not Path(self.init_from).is_file():
+            raise ConfigError("model.steering.init_from", self.init_from, rule="there is no such file")
+
+
+def resolve_base(base: str) -> str:
+    """Turns `quickstart` into the folder inside the package; leaves a hub id or a folder as it is.
+
+    Raises:
+        ConfigError: If it looks like a local path and there is no such folder.
+    """
+    if base == QUICKSTART:
+        return str(files("steer_lightning") / "assets" / QUICKSTART)
+    looks_local = base.startswith((".", "/", "~")) or base.count("/") > 1
+    if looks_local and not Path(base).expanduser().is_dir():
+        raise ConfigError(
+            "model.base",
+            base,
+            rule="there is no such folder",
+            fix='Set a folder with config.json and weights, a hub id such as "Qwen/Qwen2.5-1.5B", or "quickstart"',
+        )
+    return str(Path(base).expanduser()) if looks_local else base
+
+
+class Policy(nn.Module):
+    """Frozen base and trained vectors; the base is always in eval mode.
+
+    Building it reads nothing; `load` does, configuration first, so that mistakes show before the weights load.
+
+    Args:
+        base: Hub id, local folder, or `quickstart`.
+        revision: Branch, tag or commit on the hub.
+        dtype: Data type of the frozen base; `auto` takes the checkpoint's. The vectors are always float32.
+        steering: Which layers, in which units.
+        attn_implementation: As in transformers; null takes its default.
+        trust_remote_code: Runs code that comes with the model. Only for authors whom you trust.
+    """
+
+    def __init__(
+        self,
+        base: str,
+        *,
+        revision: str | None = None,
+        dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
+        steering: SteeringConfig | None = None,
+        attn_implementation: str | None = None,
+        trust_remote_code: bool = False,
+    ) -> None:
+        super().__init__()
+        self.base, self.path = base, resolve_base(base)
+        self.revision, self.dtype = revision, dtype
+        self.config = steering or SteeringConfig()
+        self.attn_implementation = attn_implementation
+        self.trust_remote_code = trust_remote_code
+        self.model: Any = None  # transformers models are typed too loosely for a narrower type
+        self.steering: SteeringVectors = None  # type: ignore[assignment]  # set by load()
+        self._tokenizer: PreTrainedTokenizerBase | None = None
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The base's tokenizer, loaded at the first use: data needs it before the weights are there."""
+        if self._tokenizer is None:
+            with _hub_errors(self.base):
+                self._tokenizer = AutoTokenizer.from_pretrained(
+                    self.path, revision=self.revision, trust_remote_code=self.trust_remote_code
+                )
+        return self._tokenizer
+
+    def load(self) -> None:
+        """Loads and freezes the base, and hooks zero vectors (or those of `init_from`) to its layers.
+
+        Raises:
+            ConfigError: If the base can't be found, or layers or vectors do not fit it.
+        """
+        if self.model is not None:
+            return
+        if self.trust_remote_code:
+            log.warning("trust_remote_code is on: code of %s runs on this machine", self.base)
+        options = {"revision": self.revision, "trust_remote_code": self.trust_remote_code}
+        with _hub_errors(self.base):
+            config = AutoConfig.from_pretrained(self.path, **options)
+            num_layers = config.get_text_config().num_hidden_layers
+            parse_layers(self.config.layers, num_layers)
+            model = AutoModelForCausalLM.from_pretrained(
+                self.path, config=config, dtype=self.dtype, attn_implementation=self.attn_implementation, **options
+            )
+        self.adopt(model)
+
+    def adopt(self, model: Any) -> None:
+        """Freezes a transformers causal language model and hooks the vectors to its layers.
+
+        Args:
+            model: The model; it is changed in place.
+        """
+        self.model = model.requires_grad_(False).eval()
+        self.eos_token_ids = _eos_token_ids(self.model, self.tokenizer)
+        self.pad_token_id = _pad_token_id(self.tokenizer, self.eos_token_ids)
+        # What a checkpoint recommends for chatting (top-p, repetition penalty) must not leak into rollouts:
+        # generate() fills every unset field from here, and the sampled distribution would not be the policy's.
+        self.model.generation_config = GenerationConfig(
+            eos_token_id=list(self.eos_token_ids) or None, pad_token_id=self.pad_token_id
+        )
+        self._takes_positions = "position_ids" in inspect.signature(model.forward).parameters
+        self.layers = find_layers(self.model, self.config.layers_path)
+        indices = parse_layers(self.config.layers, len(self.layers))
+        self.steering = SteeringVectors(indices, stream_width(self.model), len(self.layers))
+        if self.config.init_from is not None:
+            self._start_from(load_vectors(self.config.init_from))
+        self._attachment = attach(self.model, self.steering, layers_path=self.config.layers_path)
+
+    def _start_from(self, vectors: SteeringVectors) -> None:
+        ours = self.steering
+        theirs = (vectors.layers, vectors.width, vectors.num_layers)
+        if theirs != (ours.layers, ours.width, ours.num_layers):
+            raise ConfigError(
+                "model.steering.init_from",
+                self.config.init_from,
+                rule=f"holds layers {list(theirs[0])} of {theirs[2]} and width {theirs[1]}; this run trains layers "
+                f"{list(ours.layers)} of {ours.num_layers} and width {ours.width}",
+            )
+        ours.set_vectors(vectors.vectors)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the base's first weights are."""
+        device: torch.device = self.model.device
+        return device
+
+    def train(self, mode: bool = True) -> Policy:
+        """Keeps the base in eval mode, whatever a trainer asks for: dropout would make it another model."""
+        super().train(mode)
+        if self.model is not None:
+            self.model.eval()
+        return self
+
+    def measure_units(self, prompts: Sequence[Sequence[int]]) -> None:
+        """Sets the units of the vectors from a batch of tokenized prompts, once; `scale: none` keeps 1."""
+        if self.config.scale == "none" or bool(self.steering.units_measured):
+            return
+        width = max(len(ids) for ids in prompts)
+        ids = torch.tensor([[*ids, *[self.pad_token_id] * (width - len(ids))] for ids in prompts])
+        mask = torch.tensor([[1] * len(ids) + [0] * (width - len(ids)) for ids in prompts])
+        plain = self.steering.vectors.detach().clone()
+        self._attachment.scale = 0.0  # the size of the base's own stream, also when the vectors start elsewhere
+        try:
+            indices = self.steering.layers
+            unit = measure_rms(self.model, self.layers, indices, ids.to(self.device), mask.to(self.device))
+        finally:
+            self._attachment.scale = 1.0
+        self.steering.set_unit(unit)
+        self.steering.set_vectors(plain)
+
+    def logits(self, ids: torch.Tensor, mask: torch.Tensor, num_last: int) -> torch.Tensor:
+        """Logits of the steered model.
+
+        Args:
+            ids: (N, T) int64, left-padded prompts with right-padded completions.
+            mask: (N, T), 0 where padded.
+            num_last: Positions to return, from the right.
+
+        Returns:
+            (N, num_last, V), in the base's dtype.
+        """
+        extra = {}
+        if self._takes_positions:  # models with ALiBi take none: they count from the mask
+            extra["position_ids"] = (mask.long().cumsum(-1) - 1).clamp(min=0)
+        output = self.model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=num_last, **extra)
+        logits: torch.Tensor = output.logits
+        return logits
+
+    @contextmanager
+    def checkpointed(self, enabled: bool = True) -> Iterator[None]:
+        """Activation checkpointing while the block runs.
+
+        transformers checkpoints a layer only in train mode. Only the layers' own flag is set, not that of the modules
+        inside, where dropout is: the numbers stay those of eval mode.
+
+        Raises:
+            ConfigError: If the model does not support it.
+        """
+        if not enabled:
+            yield
+            return
+        wrapped = [m for m in self.model.modules() if isinstance(m, GradientCheckpointingLayer)]
+        if not wrapped or not self.model.supports_gradient_checkpointing:
+            raise ConfigError(
+                "model.activation_checkpointing",
+                True,
+                rule=f"{type(self.model).__name__} does not support it",
+                fix="Set it to false, and model.tokens_per_micro_batch lower",
+            )
+        self.model.gradient_checkpointing_enable()
+        for layer in wrapped:
+            layer.training = True
+        try:
+            yield
+        finally:
+            for layer in wrapped:
+                layer.training = False
+            self.model.gradient_checkpointing_disable()
+
+    def base_sha256(self) -> str:
+        """Hash of every weight and buffer of the base, to show that training leaves it unchanged."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.model.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+
+@contextmanager
+def _hub_errors(base: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(
+            "model.base",
+            base,
+            rule="can't be loaded",
+            why=" ".join(str(error).split()).rstrip("."),
+            fix="Set a hub id that you can reach, a local folder with config.json and weights, or "
+            f'"{QUICKSTART}" for the model that ships with the package',
+        ) from error
+
+
+def _eos_token_ids(model: Any, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """All tokens that end a text: chat models name several, and a missed one silently runs to the token limit."""
+    found: set[int] = set()
+    for value in (tokenizer.eos_token_id, model.generation_config.eos_token_id, model.config.eos_token_id):
+        found |= {value} if isinstance(value, int) else set(value or ())
+    return tuple(sorted(found))
+
+
+def _pad_token_id(tokenizer: PreTrainedTokenizerBase, eos_token_ids: Sequence[int]) -> int:
+    """Padding is always masked, so any id will do where the tokenizer has none."""
+    pad = tokenizer.pad_token_id
+    return int(pad) if pad is not None else (eos_token_ids[0] if eos_token_ids else 0)

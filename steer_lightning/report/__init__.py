@@ -1,0 +1,5 @@
+"""Pictures of a run, made from its folder alone."""
+
+from steer_lightning.report.curve import draw_reward_curve
+
+__all__ = ["draw_reward_curve"]

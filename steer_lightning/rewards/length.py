@@ -1,0 +1,36 @@
+"""Reward against long completions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from steer_lightning.errors import ConfigError
+from steer_lightning.types import Completion
+
+
+class LengthReward:
+    """0 up to `free_tokens`, then a straight line down to -1 at `max_tokens` and beyond (DAPO's soft penalty).
+
+    reward = -min(1, max(0, tokens - free_tokens) / (max_tokens - free_tokens))        arXiv 2503.14476, eq. 13
+
+    Args:
+        free_tokens: Tokens that cost nothing.
+        max_tokens: Tokens from which on the penalty is full.
+
+    Raises:
+        ConfigError: If `max_tokens` is not above `free_tokens`.
+    """
+
+    def __init__(self, free_tokens: int, max_tokens: int) -> None:
+        if not 0 <= free_tokens < max_tokens:
+            raise ConfigError(
+                "LengthReward.max_tokens",
+                max_tokens,
+                rule=f"must be above free_tokens = {free_tokens}, which must not be negative",
+            )
+        self.free_tokens, self.max_tokens = free_tokens, max_tokens
+
+    def __call__(self, completions: Sequence[Completion]) -> list[float]:
+        """Scores completions."""
+        span = self.max_tokens - self.free_tokens
+        return [-min(1.0, max(0, c.num_tokens - self.free_tokens) / span) for c in completions]

@@ -1,0 +1,119 @@
+r"""Reward for a mathematically right answer.
+
+The answer is compared with math-verify, which knows that \frac{1}{2} is 0.5. Plain numbers, the bulk of GSM8K and
+arithmetic, are compared exactly without it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from fractions import Fraction
+from functools import lru_cache
+from typing import Any, Literal
+
+from steer_lightning.types import Completion
+
+BOXED = "\\boxed{"
+NUMBER = re.compile(r"-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?")
+MAX_DIGITS = 40  # a longer number is no answer, and exact arithmetic on it would cost without bound
+
+AnswerIn = Literal["boxed", "boxed_or_last_number", "last_number"]
+
+
+def last_boxed(text: str) -> str | None:
+    r"""Content of the last complete `\boxed{...}`, braces inside it balanced; None if there is none."""
+    start = text.rfind(BOXED)
+    while start >= 0:
+        depth = 1
+        for position in range(start + len(BOXED), len(text)):
+            character = text[position]
+            if character in "{}" and text[position - 1] != "\\":
+                depth += 1 if character == "{" else -1
+            if depth == 0:
+                return text[start + len(BOXED) : position].strip()
+        start = text.rfind(BOXED, 0, start)  # the last one was cut off: the one before it may be whole
+    return None
+
+
+def find_answer(text: str, answer_in: AnswerIn = "boxed") -> str | None:
+    """The final answer as text.
+
+    Args:
+        text: A completion.
+        answer_in: Where to look: the last `boxed`, or else the last number, or the last number alone.
+
+    Returns:
+        None if there is none there.
+    """
+    answer = last_boxed(text) if answer_in != "last_number" else None
+    if answer is None and answer_in != "boxed":
+        numbers = NUMBER.findall(text)
+        answer = numbers[-1] if numbers else None
+    return answer or None
+
+
+def plain_number(text: str) -> Fraction | None:
+    """The value of a plain decimal number, as exact as it is written; None for anything else."""
+    text = text.strip().strip("$").replace("\\$", "").rstrip(".").strip()
+    if len(text) > MAX_DIGITS or not NUMBER.fullmatch(text):
+        return None
+    return Fraction(text.replace(",", ""))
+
+
+@lru_cache(maxsize=4096)  # a gold answer is compared with every completion of its group
+def _parse(answer: str) -> tuple[Any, ...]:
+    from math_verify import parse  # it imports sympy, a second that no other command should pay
+
+    return tuple(parse(f"${answer}$"))
+
+
+def is_equal(answer: str, gold: str) -> bool | None:
+    """Whether an answer is mathematically equal to the gold answer.
+
+    Args:
+        answer: The model's, without `boxed`.
+        gold: The gold one, without `boxed`.
+
+    Returns:
+        None if the gold answer can't be parsed: then nothing can be right or wrong.
+    """
+    expected, given = plain_number(gold), plain_number(answer)
+    if expected is not None and given is not None:
+        return expected == given
+    if answer.strip() == gold.strip():
+        return True
+    from math_verify import verify
+
+    parsed = _parse(gold)
+    if not parsed:
+        return None
+    return bool(verify(list(parsed), list(_parse(answer))))
+
+
+class MathReward:
+    r"""1 if the completion's answer is mathematically equal to the gold answer, else 0 (arXiv 2505.18706).
+
+    None where the gold answer can't be parsed. An answer that is missing is wrong.
+
+    Args:
+        answer_in: Where the answer is looked for: the last `\boxed{}` (the paper), else the last number, or the last
+            number alone.
+    """
+
+    def __init__(self, answer_in: AnswerIn = "boxed") -> None:
+        self.answer_in = answer_in
+
+    def __call__(self, completions: Sequence[Completion]) -> list[float | None]:
+        """Scores completions."""
+        return [self._score(completion) for completion in completions]
+
+    def _score(self, completion: Completion) -> float | None:
+        gold = last_boxed(completion.answer) or completion.answer
+        if plain_number(gold) is None and not _parse(gold):
+            return None
+        answer = find_answer(completion.text, self.answer_in)
+        if answer is None:
+            return 0.0
+        equal = is_equal(answer, gold)
+        return None if equal is None else float(equal)

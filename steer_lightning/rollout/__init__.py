@@ -1,0 +1,7 @@
+"""Rollouts: prompts in, completions of the current policy out."""
+
+from steer_lightning.rollout.engine import RolloutEngine
+from steer_lightning.rollout.generate import GenerateEngine
+from steer_lightning.rollout.sampling import Sampling
+
+__all__ = ["GenerateEngine", "RolloutEngine", "Sampling"]

@@ -1,0 +1,121 @@
+"""Adds vectors to the output of decoder layers, by forward hooks."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import nn
+
+from steer_lightning.errors import ConfigError
+from steer_lightning.steering.io import load_vectors
+from steer_lightning.steering.layers import find_layers
+from steer_lightning.steering.vectors import SteeringVectors
+
+LayerOutput = torch.Tensor | tuple[torch.Tensor, ...]
+
+
+class Attachment:
+    """Vectors attached to a model; `remove()`, or leaving the `with` block, takes them off.
+
+    Attributes:
+        scale: Factor on all vectors; may be changed at any time.
+    """
+
+    def __init__(self, layers: nn.ModuleList, vectors: SteeringVectors, scale: float) -> None:
+        self.scale = scale
+        self._vectors = vectors
+        self._handles = [
+            layers[layer].register_forward_hook(partial(self._add, row)) for row, layer in enumerate(vectors.layers)
+        ]
+
+    def _add(self, row: int, module: nn.Module, args: object, output: LayerOutput) -> LayerOutput:
+        """`h <- h + scale * v`, in the stream's dtype; older layers return a tuple that starts with h."""
+        stream = output if isinstance(output, torch.Tensor) else output[0]
+        vectors = self._vectors
+        vector = vectors.weight[row, : vectors.width] * (vectors.unit[row] * self.scale)
+        steered = stream + vector.to(device=stream.device, dtype=stream.dtype)
+        return steered if isinstance(output, torch.Tensor) else (steered, *output[1:])
+
+    def remove(self) -> None:
+        """Takes the vectors off; the model is as it was. A second call does nothing."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    def __enter__(self) -> Attachment:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.remove()
+
+
+def attach(
+    model: nn.Module,
+    vectors: SteeringVectors | torch.Tensor | str | Path,
+    scale: float = 1.0,
+    layers_path: str | None = None,
+) -> Attachment:
+    """Steers a transformers model: every forward pass, `generate` included, adds the vectors.
+
+        with attach(model, "steering_vectors.safetensors"):
+            model.generate(**inputs)
+
+    Args:
+        model: A transformers causal language model.
+        vectors: A loaded object, the path of a file, or a tensor (number of decoder layers, D) of plain vectors.
+        scale: Factor on all vectors; 0 is the base model.
+        layers_path: Dotted path of the decoder layers, where they are not found by themselves.
+
+    Returns:
+        A context manager with `.remove()` and a `scale` that can be changed.
+
+    Raises:
+        ConfigError: If the vectors do not fit the model; it shows both widths or layer counts.
+    """
+    layers = find_layers(model, layers_path)
+    if isinstance(vectors, (str, Path)):
+        vectors = load_vectors(vectors)
+    if isinstance(vectors, torch.Tensor):
+        vectors = _from_tensor(vectors, num_layers=len(layers))
+    check_fit(vectors, model, len(layers))
+    return Attachment(layers, vectors, scale)
+
+
+def stream_width(model: Any) -> int:
+    """Width D of the residual stream, from the model's configuration."""
+    return int(model.config.get_text_config().hidden_size)
+
+
+def check_fit(vectors: SteeringVectors, model: nn.Module, num_layers: int) -> None:
+    """Raises a ConfigError that shows both sides if vectors and model differ in width or layer count."""
+    found = {"width": vectors.width, "decoder layers": vectors.num_layers}
+    needed = {"width": stream_width(model), "decoder layers": num_layers}
+    for what, value in found.items():
+        if value != needed[what]:
+            base = vectors.metadata.get("base_model")
+            raise ConfigError(
+                "vectors",
+                f"{what} {value}",
+                rule=f"the model {type(model).__name__} has {what} {needed[what]}",
+                why=f"These vectors were trained on {base!r}" if base else "The vectors are of another model",
+                fix="Use vectors of this model, or the model that they were trained on",
+            )
+
+
+def _from_tensor(tensor: torch.Tensor, num_layers: int) -> SteeringVectors:
+    if tensor.dim() != 2 or tensor.shape[0] != num_layers:
+        raise ConfigError(
+            "vectors",
+            f"tensor of shape {tuple(tensor.shape)}",
+            rule=f"must have two dimensions, one row for each of the model's {num_layers} decoder layers",
+            fix="Use rows of zeros for layers that are not to be steered",
+        )
+    vectors = SteeringVectors(range(num_layers), tensor.shape[1], num_layers).to(tensor.device)
+    vectors.set_vectors(tensor)
+    return vectors.requires_grad_(False)

@@ -1,0 +1,129 @@
+"""Vectors on disk: one safetensors file, tensor `vectors` (L, D) float32, plain, with metadata."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from steer_lightning.atomic import write_bytes
+from steer_lightning.errors import ConfigError
+from steer_lightning.steering.layers import parse_layers
+from steer_lightning.steering.vectors import SteeringVectors
+
+FORMAT_VERSION = "1"
+SITE = "layer_output"
+"""Where the vectors are added; the only site of format version 1."""
+
+
+def save_vectors(
+    vectors: SteeringVectors | torch.Tensor,
+    path: str | Path,
+    *,
+    base_model: str,
+    revision: str | None = None,
+    step: int | None = None,
+    layers: Sequence[int] | None = None,
+    num_layers: int | None = None,
+) -> None:
+    """Saves plain vectors (units multiplied out) as one safetensors file; written aside, then renamed.
+
+    Args:
+        vectors: The trained object, or a tensor (L, D).
+        path: The file; an existing one is replaced in one go.
+        base_model: Hub id or folder of the base model.
+        revision: Its revision.
+        step: Optimizer steps taken.
+        layers: For a tensor: 0-based indices of its L layers; default the first L.
+        num_layers: For a tensor: decoder layers of the model; default L.
+
+    Raises:
+        ConfigError: If a tensor's rows do not match `layers`, or a value is not finite.
+        OSError: If the disk is full or the folder can't be written; the earlier file is left as it was.
+    """
+    if isinstance(vectors, SteeringVectors):
+        tensor, layers, num_layers = vectors.vectors, vectors.layers, vectors.num_layers
+    else:
+        tensor = vectors
+        if tensor.dim() != 2:
+            raise ConfigError("vectors", tuple(tensor.shape), rule="must have two dimensions, (layers, width)")
+        num_layers = tensor.shape[0] if num_layers is None else num_layers
+        layers = parse_layers(list(range(tensor.shape[0]) if layers is None else layers), num_layers)
+        if len(layers) != tensor.shape[0]:
+            raise ConfigError("layers", layers, rule=f"must name {tensor.shape[0]} layers, one for each row")
+    tensor = tensor.detach().to(device="cpu", dtype=torch.float32).contiguous()
+    if not bool(torch.isfinite(tensor).all()):
+        raise ConfigError("vectors", "NaN or infinity", rule="must be finite", why="Such vectors break the model")
+    metadata = {
+        "format_version": FORMAT_VERSION,
+        "base_model": base_model,
+        "revision": revision or "",
+        "layers": json.dumps(list(layers)),
+        "num_layers": str(num_layers),
+        "site": SITE,
+        "width": str(tensor.shape[1]),
+        "step": "" if step is None else str(step),
+    }
+    write_bytes(Path(path), save({"vectors": tensor}, metadata))
+
+
+def load_vectors(path: str | Path) -> SteeringVectors:
+    """Loads vectors; the file's metadata is the result's `metadata`.
+
+    Args:
+        path: A file written by `save_vectors`.
+
+    Returns:
+        Frozen vectors on the CPU, in plain units.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ConfigError: If it is no vectors file, or tensor and metadata contradict each other.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no vectors file at {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = dict(file.metadata() or {})
+            names = list(file.keys())
+            tensor = file.get_tensor("vectors") if names == ["vectors"] else None
+    except SafetensorError as error:
+        raise _not_vectors(path, f"is not a readable safetensors file ({error})") from error
+    if tensor is None or metadata.get("format_version") != FORMAT_VERSION:
+        raise _not_vectors(
+            path,
+            f'must hold one tensor "vectors" and format_version {FORMAT_VERSION}; '
+            f"it holds {names[:5]} and format_version {metadata.get('format_version')}",
+        )
+    if metadata.get("site") != SITE:
+        raise _not_vectors(path, f'must be of site "{SITE}", not {metadata.get("site")!r}')
+    layers, num_layers, width = _shape_facts(path, metadata)
+    if tuple(tensor.shape) != (len(layers), width) or tensor.dtype != torch.float32:
+        raise _not_vectors(
+            path,
+            f"says {len(layers)} layers of width {width} in float32, "
+            f"but its tensor is {tuple(tensor.shape)} in {tensor.dtype}",
+        )
+    vectors = SteeringVectors(layers, width, num_layers, metadata)
+    vectors.set_vectors(tensor)
+    return vectors.requires_grad_(False)
+
+
+def _shape_facts(path: Path, metadata: dict[str, str]) -> tuple[tuple[int, ...], int, int]:
+    try:
+        layers = json.loads(metadata["layers"])
+        num_layers, width = int(metadata["num_layers"]), int(metadata["width"])
+    except (KeyError, ValueError) as error:
+        raise _not_vectors(path, f"has no usable layers, num_layers or width in its metadata ({error})") from error
+    if not isinstance(layers, list) or not all(type(layer) is int for layer in layers) or width < 1:
+        raise _not_vectors(path, f"has layers {layers!r} and width {width} in its metadata")
+    return parse_layers(layers, num_layers), num_layers, width
+
+
+def _not_vectors(path: Path, rule: str) -> ConfigError:
+    return ConfigError("vectors file", str(path), rule=rule, fix="Use a file written by steer_lightning.save_vectors")

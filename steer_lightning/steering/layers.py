@@ -1,0 +1,86 @@
+"""Finds the decoder layers of a transformers causal language model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from steer_lightning.errors import ConfigError
+
+LAYER_PATHS = (
+    "model.layers",  # Llama, Qwen2, Qwen3, Mistral, Phi-3, Gemma, OLMo 2, ...
+    "model.language_model.layers",  # multimodal wrappers
+    "language_model.layers",
+    "transformer.h",  # GPT-2, GPT-J, Falcon, BLOOM
+    "gpt_neox.layers",  # GPT-NeoX, Pythia
+    "model.decoder.layers",  # OPT
+    "transformer.blocks",  # MPT
+    "transformer.layers",
+    "backbone.layers",
+)
+
+
+def find_layers(model: nn.Module, layers_path: str | None = None) -> nn.ModuleList:
+    """Finds the model's stack of decoder layers.
+
+    Args:
+        model: A transformers causal language model.
+        layers_path: Dotted path of the `ModuleList`; None tries the known ones.
+
+    Returns:
+        The decoder layers, in order.
+
+    Raises:
+        ConfigError: If no path leads to a `ModuleList`; it names the paths tried.
+    """
+    tried = (layers_path,) if layers_path else LAYER_PATHS
+    for path in tried:
+        try:
+            found = model.get_submodule(path)
+        except AttributeError:
+            continue
+        if isinstance(found, nn.ModuleList) and len(found) > 0:
+            return found
+    lists = [name for name, module in model.named_modules() if isinstance(module, nn.ModuleList)]
+    raise ConfigError(
+        "steering.layers_path",
+        layers_path,
+        rule=f"no decoder layers of {type(model).__name__} found at {', '.join(tried)}",
+        why=f"The model's lists of modules are: {', '.join(lists[:10]) or 'none'}",
+        fix="Set steering.layers_path (in Python: `layers_path=`) to the dotted path of its decoder layers",
+    )
+
+
+def parse_layers(layers: str | Sequence[int], num_layers: int | None = None) -> tuple[int, ...]:
+    """Resolves `all`, `"8-15"` or a list of 0-based indices.
+
+    Args:
+        layers: The choice; a range includes both ends.
+        num_layers: Number of decoder layers; None checks the form alone, before a model is known.
+
+    Returns:
+        Ascending 0-based indices; empty for `all` while `num_layers` is None.
+
+    Raises:
+        ConfigError: If the form is wrong, an index repeats, or one is out of range.
+    """
+    if layers == "all":
+        return tuple(range(num_layers or 0))
+    if isinstance(layers, str):
+        first, dash, last = layers.partition("-")
+        if not (first.strip().isdigit() and (not dash or last.strip().isdigit())):
+            raise _wrong_layers(layers, 'must be "all", a range such as "8-15", or a list of integers')
+        indices: Sequence[int] = range(int(first), int(last if dash else first) + 1)
+    else:
+        indices = sorted(layers)
+    if not indices or len(set(indices)) != len(indices):
+        raise _wrong_layers(layers, "must name at least one layer, each once, the smaller first in a range")
+    if indices[0] < 0 or (num_layers is not None and indices[-1] >= num_layers):
+        bound = f"0 to {num_layers - 1}: the model has {num_layers} decoder layers" if num_layers else "0 or more"
+        raise _wrong_layers(layers, f"layer indices must be {bound}")
+    return tuple(indices)
+
+
+def _wrong_layers(layers: object, rule: str) -> ConfigError:
+    return ConfigError("model.steering.layers", layers, rule=rule, fix='Set "all", "8-15" or [8, 9]')

@@ -1,0 +1,42 @@
+"""Measures how large the residual stream is, so that one learning rate serves all models."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import nn
+
+
+@torch.no_grad()
+def measure_rms(
+    model: nn.Module, layers: nn.ModuleList, indices: tuple[int, ...], ids: torch.Tensor, mask: torch.Tensor
+) -> torch.Tensor:
+    """Typical size of each layer's output: the median over tokens of the root mean square over the width.
+
+    The median, because the first token of many models carries activations a thousand times larger than the rest.
+
+    Args:
+        model: The language model, unsteered.
+        layers: Its decoder layers.
+        indices: Which of them to measure; L of them.
+        ids: (B, T) int64 prompts.
+        mask: (B, T), 0 where padded.
+
+    Returns:
+        (L,) float32.
+    """
+    found: dict[int, torch.Tensor] = {}
+
+    def keep(row: int, module: nn.Module, args: object, output: torch.Tensor | tuple[torch.Tensor, ...]) -> None:
+        stream = output if isinstance(output, torch.Tensor) else output[0]
+        sizes = stream.float().pow(2).mean(-1).sqrt()  # (B, T)
+        found[row] = sizes[mask.bool().to(sizes.device)].median().to(ids.device)
+
+    handles = [layers[layer].register_forward_hook(partial(keep, row)) for row, layer in enumerate(indices)]
+    try:
+        model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=1)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return torch.stack([found[row] for row in range(len(indices))])

@@ -1,0 +1,221 @@
+"""`fit`, `validate` and `test`: LightningCLI with one folder a run and messages that teach."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from jsonargparse import ArgumentError
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger
+
+from steer_lightning.callbacks import (
+    RewardLogger,
+    RolloutTable,
+    RunSummary,
+    SteeringProgressBar,
+    VectorCheckpoint,
+)
+from steer_lightning.data import PromptDataModule
+from steer_lightning.errors import UNKNOWN, ConfigError
+from steer_lightning.messages import explain
+from steer_lightning.module import SteeringModule
+
+TRAINER_DEFAULTS: dict[str, Any] = {
+    "default_root_dir": "runs",
+    "max_epochs": 1,
+    "devices": 1,
+    "log_every_n_steps": 1,
+    "enable_model_summary": False,  # it would count the frozen base
+    "num_sanity_val_steps": 0,
+    "use_distributed_sampler": False,  # our loader is resumable, Lightning's replacement is not
+}
+
+
+class SaveConfig(Callback):
+    """Writes the resolved configuration into the run's folder, once the model has been loaded."""
+
+    def __init__(self, parser: LightningArgumentParser, config: Any) -> None:
+        super().__init__()
+        self._parser, self._config = parser, config
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Writes `config.yaml`."""
+        if trainer.is_global_zero:
+            self._parser.save(self._config, Path(trainer.default_root_dir) / "config.yaml", skip_none=False)
+
+
+class SteeringCLI(LightningCLI):
+    """LightningCLI with the callbacks that every run has."""
+
+    folder: Path | None = None  # on the class: it is also read when building the object fails
+    options: Sequence[str] = ()
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """`predict` has no meaning here."""
+        every = LightningCLI.subcommands()
+        return {name: every[name] for name in ("fit", "validate", "test")}
+
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """One seed for everything."""
+        parser.add_argument("--seed_everything", type=int, default=0, help="Seed of everything random, 0 or more.")
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Hands the seed on."""
+        parser.link_arguments("seed_everything", "model.seed")
+        parser.link_arguments("seed_everything", "data.seed")
+        names = (name for action in parser._actions for name in action.option_strings)
+        SteeringCLI.options = sorted(name.lstrip("-") for name in names if name.startswith("--"))
+
+    def before_instantiate_classes(self) -> None:
+        """Finds the checkpoint to go on from, and makes the run's folder."""
+        config = self.config[self.config.subcommand]
+        if config.seed_everything < 0:
+            raise ConfigError("seed_everything", config.seed_everything, rule="must be 0 or more")
+        root = Path(config.trainer.default_root_dir)
+        checkpoint = config.get("ckpt_path")
+        if checkpoint == "last":
+            config.ckpt_path = str(last_checkpoint(root))
+        elif checkpoint is not None and not Path(checkpoint).is_file():
+            raise ConfigError("ckpt_path", checkpoint, rule="there is no such file", fix="Set a .ckpt file, or last")
+        if self.config.subcommand == "fit":
+            SteeringCLI.folder = new_run_folder(root)
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        """Adds the run's folder, its CSV log, and the callbacks that the configuration does not have."""
+        if self.folder is None:
+            return self._make_trainer(logger=False, **kwargs)
+        config = self._get(self.config_init, "trainer")
+        assert config is not None
+        loggers = config.get("logger")
+        loggers = loggers if isinstance(loggers, list) else [loggers]
+        csv = CSVLogger(save_dir=str(self.folder), name="", version="", flush_logs_every_n_steps=1)
+        given = list(config.get("callbacks") or [])
+        config["callbacks"] = [*given, *self._missing(given, config)]
+        return self._make_trainer(
+            default_root_dir=str(self.folder),
+            logger=[csv, *(x for x in loggers if x not in (None, True, False))],
+            **kwargs,
+        )
+
+    def _make_trainer(self, **kwargs: Any) -> L.Trainer:
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except (MisconfigurationException, TypeError, ValueError) as error:  # how Lightning tells of wrong settings
+            if isinstance(error, ConfigError):
+                raise
+            raise ConfigError("trainer", UNKNOWN, rule=" ".join(str(error).split()).rstrip(".")) from error
+
+    def _missing(self, given: list[Callback], config: Any) -> list[Callback]:
+        assert self.folder is not None
+        defaults: list[tuple[type[Callback], Any]] = [
+            (RewardLogger, RewardLogger),
+            (RolloutTable, RolloutTable),
+            (VectorCheckpoint, VectorCheckpoint),
+            (ModelCheckpoint, partial(_every_step, self.folder / "checkpoints")),
+            (RunSummary, RunSummary),
+        ]
+        if config.get("enable_progress_bar") is not False:
+            defaults.append((ProgressBar, SteeringProgressBar))
+        if config.get("enable_checkpointing") is False:
+            defaults = [pair for pair in defaults if pair[0] is not ModelCheckpoint]
+        missing = [make() for kind, make in defaults if not any(isinstance(callback, kind) for callback in given)]
+        return [*missing, SaveConfig(self._parser("fit"), self.config.fit)]
+
+    def after_fit(self) -> None:
+        """Draws the reward curve."""
+        from steer_lightning.report import draw_reward_curve
+
+        assert self.folder is not None
+        try:
+            path = draw_reward_curve(self.folder)
+        except ModuleNotFoundError as error:
+            if error.name != "matplotlib":
+                raise
+            print('curve:       not drawn: pip install "steer-lightning[report]" for matplotlib')
+        else:
+            print(f"curve:       {path}")
+
+
+def _every_step(folder: Path) -> ModelCheckpoint:
+    """A checkpoint is kilobytes, so it is saved after every step: an interrupted run loses none."""
+    return ModelCheckpoint(folder, save_last=True, save_top_k=0, every_n_train_steps=1)
+
+
+def new_run_folder(root: Path) -> Path:
+    """Makes `root/run-N` with the first free N; no run ever writes into another's folder."""
+    root.mkdir(parents=True, exist_ok=True)
+    number = 1 + max((_run_number(path) for path in root.iterdir()), default=0)
+    while True:
+        folder = root / f"run-{number}"
+        try:
+            folder.mkdir()
+        except FileExistsError:  # another process was faster
+            number += 1
+        else:
+            return folder
+
+
+def last_checkpoint(root: Path) -> Path:
+    """The checkpoint of the newest run under `root` that has one.
+
+    Raises:
+        ConfigError: If there is none.
+    """
+    found = sorted(root.glob("run-*/checkpoints/last.ckpt"), key=lambda path: _run_number(path.parents[1]))
+    if not found:
+        raise ConfigError(
+            "ckpt_path", "last", rule=f"there is no run-*/checkpoints/last.ckpt under trainer.default_root_dir = {root}"
+        )
+    return found[-1]
+
+
+def _drop_if_empty(folder: Path | None) -> None:
+    if folder is not None:
+        with suppress(OSError):  # not empty: the run got as far as writing something
+            folder.rmdir()
+
+
+def _run_number(path: Path) -> int:
+    match = re.fullmatch(r"run-(\d+)", path.name)
+    return int(match[1]) if match else 0
+
+
+def run(words: Sequence[str]) -> None:
+    """Runs `fit`, `validate` or `test`.
+
+    Args:
+        words: The command and its options.
+
+    Raises:
+        ConfigError: For any mistake in the configuration.
+    """
+    SteeringCLI.folder = None
+    for name in ("lightning.pytorch", "lightning.fabric"):  # seeds, accelerators and tips: nothing to act on
+        logging.getLogger(name).setLevel(logging.WARNING)
+    before, sys.argv = sys.argv, ["steer-lightning", *words]  # LightningCLI reads and relaunches from there
+    strict = {"exit_on_error": False, "allow_abbrev": False}
+    try:
+        SteeringCLI(
+            SteeringModule,
+            PromptDataModule,
+            trainer_defaults=TRAINER_DEFAULTS,
+            save_config_callback=None,
+            auto_configure_optimizers=False,
+            parser_kwargs={**strict, **dict.fromkeys(SteeringCLI.subcommands(), strict)},
+        )
+    except ArgumentError as error:
+        raise explain(str(error), SteeringCLI.options) from error
+    finally:
+        sys.argv = before
+        _drop_if_empty(SteeringCLI.folder)

@@ -1,0 +1,116 @@
+"""The typed carriers between the stages of a training step.
+
+Axes, everywhere in the package: B prompts, G completions of a prompt (a group), N = B * G rows,
+T tokens, V vocabulary, L steered layers, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """A question with its gold answer, as a data source yields it."""
+
+    question: str
+    answer: str
+    columns: Mapping[str, object] = field(default_factory=dict)
+    """Further columns of the source, handed on to rewards untouched."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """A problem as the model reads it."""
+
+    id: int
+    """Position of the problem in its source; part of the sampling seed."""
+    problem: Problem
+    text: str
+    """The rendered template."""
+    token_ids: tuple[int, ...]
+    """`text` as tokens, special tokens included."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Completion:
+    """One answer of the model, as a reward sees it: text and facts, never tensors."""
+
+    text: str
+    question: str
+    answer: str
+    """The gold answer."""
+    num_tokens: int
+    finished: bool
+    """True if the model ended by itself (EOS), False if it was cut off at the token limit."""
+    columns: Mapping[str, object] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Where problems come from. Any class with this method plugs in by `class_path`.
+
+    In this and the other plug-in protocols types stand in the docstring: jsonargparse compares annotations to the
+    letter, and would refuse a plug-in that writes `list` for `Sequence`, or none at all.
+    """
+
+    def load(self) -> Any:
+        """Returns a sequence of all problems (`Problem`), in a fixed order."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rollouts:
+    """B prompts with G completions each; row n answers prompt n // G."""
+
+    prompts: tuple[Prompt, ...]
+    """B prompts."""
+    group_size: int
+    """G."""
+    completion_ids: torch.Tensor
+    """(N, T) int64, right-padded; the EOS token, where there is one, is part of the completion."""
+    completion_mask: torch.Tensor
+    """(N, T) bool, True for tokens of the completion."""
+    logprobs: torch.Tensor
+    """(N, T) float32, log-probability in nats under the distribution that was sampled; 0 where padded."""
+    finished: torch.Tensor
+    """(N,) bool, True where the row ended by an EOS token."""
+    texts: tuple[str, ...]
+    """N decoded completions, without special tokens."""
+
+    @property
+    def num_tokens(self) -> torch.Tensor:
+        """(N,) int64, tokens of each completion, EOS included."""
+        return self.completion_mask.sum(1)
+
+    def completions(self) -> list[Completion]:
+        """The N rows as rewards see them."""
+        lengths, finished = self.num_tokens.tolist(), self.finished.tolist()
+        rows = []
+        for n, text in enumerate(self.texts):
+            problem = self.prompts[n // self.group_size].problem
+            rows.append(
+                Completion(
+                    text=text,
+                    question=problem.question,
+                    answer=problem.answer,
+                    num_tokens=lengths[n],
+                    finished=finished[n],
+                    columns=problem.columns,
+                )
+            )
+        return rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossOutput:
+    """What a loss returns for one micro-batch."""
+
+    loss: torch.Tensor
+    """Scalar, already divided by the number of rows of the whole batch: micro-batches add up."""
+    metrics: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    """Detached scalars that add up over micro-batches in the same way."""
