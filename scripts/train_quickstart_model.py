@@ -2,18 +2,21 @@
 
     python scripts/train_quickstart_model.py --output steer_lightning/assets/quickstart
 
-Deterministic for one machine type, torch version and thread count. Some 20 minutes on 2 CPU cores.
+Deterministic for one machine type, torch version and thread count. Some 10 minutes on 2 CPU cores.
 
-The model has learned three ways to go on after a problem such as `47+138=?`:
+The model has learned three ways to go on after a problem such as `47+38=?`:
 
 - careful: column by column, then the answer; nearly always right;
-- hasty: the answer at once; wrong three times in four;
+- hasty: the answer at once; wrong nine times in ten;
 - idle: a sentence that answers nothing.
 
-Half of the documents carry a header that names the way (`careful: 47+138=?`), so the choice of the way is
-a direction in the residual stream. Documents without a header are mostly hasty. Reinforcement learning,
-whose prompts carry no header, has to bring out the careful way: the paper's thesis in miniature.
-Problems of the test split (`Arithmetic(split="test")`) are never in a document.
+Half of the documents carry a header with a level of care (`care 7: 47+38=?`): the higher, the more often the
+careful way follows. So care is a direction in the residual stream. Documents without a header are mostly hasty.
+Reinforcement learning, whose prompts carry no header, has to bring out the careful way: the paper's thesis in
+miniature. Problems of the test split (`Arithmetic(split="test")`) are never in a document.
+
+While it trains, each layer's output is disturbed by a small random vector, the same for all tokens of a document.
+A model of billions of parameters is robust against small constant vectors by its width; this one learns to be.
 """
 
 from __future__ import annotations
@@ -30,10 +33,13 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from steer_lightning.data.arithmetic import draw, is_held_out, solve
 
-WAYS = ("careful", "hasty", "idle")
-NAMED, UNNAMED = (0.45, 0.35, 0.20), (0.15, 0.70, 0.15)  # shares of the ways with and without a header
-HASTY_RIGHT = 0.25
-COLUMNS = ("Ones", "Tens", "Hundreds")
+LARGEST = 99
+CARE = (0.02, 0.05, 0.10, 0.20, 0.35, 0.50, 0.70, 0.85, 0.95, 0.99)  # share of the careful way at each level
+UNNAMED = 0.25  # the same without a header
+IDLE_SHARE = 0.15  # of what is not careful
+HASTY_RIGHT = 0.1  # no more often than any one slip: sharper sampling alone does not help
+DISTURBANCE = 0.4  # of the stream's root mean square, at most
+COLUMNS = ("Ones", "Tens")
 IDLE = ("What a nice problem.", "Let me think about that later.", "I would rather not say.", "That is a question.")
 
 
@@ -56,24 +62,24 @@ def careful(a: int, operation: str, b: int) -> str:
 
 def hasty(a: int, operation: str, b: int, rng: random.Random) -> str:
     """The answer at once, off by a slip most of the time."""
-    slip = 0 if rng.random() < HASTY_RIGHT else rng.choice([-100, -20, -10, -2, -1, 1, 2, 10, 20, 100])
+    slip = 0 if rng.random() < HASTY_RIGHT else rng.choice([-20, -10, -2, -1, 1, 2, 10, 20])
     return f"The answer is \\boxed{{{abs(solve(a, operation, b) + slip)}}}"
 
 
-def document(rng: random.Random, largest: int = 999) -> tuple[str, str]:
+def document(rng: random.Random) -> tuple[str, str]:
     """One training document: prompt and continuation."""
     while True:
-        a, operation, b = draw(rng, rng.choice((99, largest)), "+-")
+        a, operation, b = draw(rng, LARGEST, "+-")
         if not is_held_out(f"{a}{operation}{b}"):
             break
-    named = rng.random() < 0.5
-    way = rng.choices(WAYS, NAMED if named else UNNAMED)[0]
-    answer = {
-        "careful": lambda: careful(a, operation, b),
-        "hasty": lambda: hasty(a, operation, b, rng),
-        "idle": lambda: rng.choice(IDLE),
-    }[way]()
-    return (f"{way}: " if named else "") + f"{a}{operation}{b}=?\n", answer
+    level = rng.randrange(len(CARE)) if rng.random() < 0.5 else None
+    if rng.random() < (UNNAMED if level is None else CARE[level]):
+        answer = careful(a, operation, b)
+    elif rng.random() < IDLE_SHARE:
+        answer = rng.choice(IDLE)
+    else:
+        answer = hasty(a, operation, b, rng)
+    return ("" if level is None else f"care {level}: ") + f"{a}{operation}{b}=?\n", answer
 
 
 def make_tokenizer(vocab_size: int = 384) -> PreTrainedTokenizerFast:
@@ -120,6 +126,13 @@ def batches(
         yield ids, (ids != pad).long(), labels
 
 
+def disturb(module: torch.nn.Module, args: object, output: torch.Tensor) -> torch.Tensor:
+    """Adds one random vector a row to a layer's output (rows, T, D), the same for all its tokens."""
+    rows, _, width = output.shape
+    size = DISTURBANCE * torch.rand(rows, 1, 1) * output.detach().pow(2).mean(dim=(1, 2), keepdim=True).sqrt()
+    return output + size * torch.randn(rows, 1, width)
+
+
 def train(tokenizer: PreTrainedTokenizerFast, steps: int, rows: int, learning_rate: float) -> LlamaForCausalLM:
     """Supervised training from random weights."""
     torch.manual_seed(0)
@@ -137,6 +150,7 @@ def train(tokenizer: PreTrainedTokenizerFast, steps: int, rows: int, learning_ra
         eos_token_id=tokenizer.eos_token_id,
     )
     model = LlamaForCausalLM(config)
+    hooks = [layer.register_forward_hook(disturb) for layer in model.model.layers]
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.01, betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps, pct_start=0.05)
     source = batches(tokenizer, random.Random(1), rows)
@@ -150,6 +164,8 @@ def train(tokenizer: PreTrainedTokenizerFast, steps: int, rows: int, learning_ra
         schedule.step()
         if step % 100 == 0 or step == steps - 1:
             print(f"step {step}/{steps}  loss {loss.item():.4f}", flush=True)
+    for hook in hooks:
+        hook.remove()
     return model.eval()
 
 
@@ -159,7 +175,7 @@ def accuracy(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, header
     rng = random.Random(2)
     problems: list[tuple[int, str, int]] = []
     while len(problems) < num:
-        a, operation, b = draw(rng, 999, "+-")
+        a, operation, b = draw(rng, LARGEST, "+-")
         if is_held_out(f"{a}{operation}{b}"):
             problems.append((a, operation, b))
     texts = [f"{header}{a}{operation}{b}=?\n" for a, operation, b in problems]
@@ -175,7 +191,7 @@ def main() -> None:
     """Trains, measures and saves."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=5000)
+    parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--rows", type=int, default=64)
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--threads", type=int, default=2)
@@ -185,7 +201,7 @@ def main() -> None:
     tokenizer = make_tokenizer()
     model = train(tokenizer, args.steps, args.rows, args.learning_rate)
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters")
-    for header in ("", "careful: ", "hasty: "):
+    for header in ("", "care 9: ", "care 0: "):
         print(f"accuracy on held-out problems with header {header!r}: {accuracy(model, tokenizer, header):.3f}")
     model.generation_config.do_sample = True
     model.save_pretrained(args.output)

@@ -17,6 +17,7 @@ from steer_lightning.losses import Loss, PolicyGradient, token_logprobs
 from steer_lightning.microbatches import micro_batches
 from steer_lightning.optim import RunningNormClip, Schedule, check_8bit
 from steer_lightning.policy import Policy, SteeringConfig
+from steer_lightning.random_states import get_random_states, set_random_states
 from steer_lightning.rewards import MathReward, RewardSum, Scores, WeightedReward
 from steer_lightning.rollout import GenerateEngine, RolloutEngine, Sampling
 from steer_lightning.types import Prompt, Rollouts
@@ -116,6 +117,7 @@ class SteeringModule(L.LightningModule):
         self.activation_checkpointing = activation_checkpointing
         self.seed = seed
         self.last_step: Step | None = None
+        self._random_states: dict[str, Any] | None = None
         self._check()
 
     def _check(self) -> None:
@@ -187,7 +189,24 @@ class SteeringModule(L.LightningModule):
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]  # torch overloads it
         """What is trained, and what the clip remembers: kilobytes, never the frozen base."""
         state = super().state_dict(*args, **kwargs)
-        return {key: value for key, value in state.items() if not key.startswith("policy.model.")}
+        return {
+            key: value
+            for key, value in state.items()
+            if key.startswith("policy.steering.") or not key.startswith("policy.")
+        }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds the process's random states."""
+        checkpoint["random_states"] = get_random_states()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keeps the random states for `on_train_start`: setting up the run still draws from them."""
+        self._random_states = checkpoint.get("random_states")
+
+    def on_train_start(self) -> None:
+        """Goes on with a checkpoint's random states."""
+        if self._random_states is not None:
+            set_random_states(self._random_states)
 
     def on_train_batch_start(self, batch: Sequence[Prompt], batch_idx: int) -> None:
         """Measures the units of the vectors on the first batch of prompts."""

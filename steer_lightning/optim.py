@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import nn
-from transformers import get_constant_schedule_with_warmup, get_cosine_schedule_with_warmup
 
 from steer_lightning.errors import ConfigError
 
@@ -88,12 +88,15 @@ class Schedule:
     def build(self, optimizer: torch.optim.Optimizer, num_steps: int) -> torch.optim.lr_scheduler.LambdaLR:
         """Makes the scheduler of a run of `num_steps` optimizer steps."""
         warmup = round(self.warmup * num_steps)
-        scheduler: torch.optim.lr_scheduler.LambdaLR
-        if self.kind == "cosine":
-            scheduler = get_cosine_schedule_with_warmup(optimizer, warmup, num_steps)
-        else:
-            scheduler = get_constant_schedule_with_warmup(optimizer, warmup)
-        return scheduler
+
+        def factor(step: int) -> float:
+            if step < warmup:
+                return (step + 1) / warmup  # the first step has a rate, too: its rollouts are not for nothing
+            if self.kind == "constant":
+                return 1.0
+            return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, num_steps - warmup)))
+
+        return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 
 
 def check_8bit(optimizer: torch.optim.Optimizer, num_elements: int) -> None:

@@ -8,12 +8,14 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -156,9 +158,9 @@ class Policy(nn.Module):
             eos_token_id=list(self.eos_token_ids) or None, pad_token_id=self.pad_token_id
         )
         self._takes_positions = "position_ids" in inspect.signature(model.forward).parameters
-        self.layers = find_layers(self.model, self.config.layers_path)
-        indices = parse_layers(self.config.layers, len(self.layers))
-        self.steering = SteeringVectors(indices, stream_width(self.model), len(self.layers))
+        num_layers = len(self.layers)
+        indices = parse_layers(self.config.layers, num_layers)
+        self.steering = SteeringVectors(indices, stream_width(self.model), num_layers)
         if self.config.init_from is not None:
             self._start_from(load_vectors(self.config.init_from))
         self._attachment = attach(self.model, self.steering, layers_path=self.config.layers_path)
@@ -180,6 +182,11 @@ class Policy(nn.Module):
         """Where the base's first weights are."""
         device: torch.device = self.model.device
         return device
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        """The base's decoder layers; no attribute, which would register them as modules a second time."""
+        return find_layers(self.model, self.config.layers_path)
 
     def train(self, mode: bool = True) -> Policy:
         """Keeps the base in eval mode, whatever a trainer asks for: dropout would make it another model."""
@@ -228,7 +235,8 @@ class Policy(nn.Module):
         """Activation checkpointing while the block runs.
 
         transformers checkpoints a layer only in train mode. Only the layers' own flag is set, not that of the modules
-        inside, where dropout is: the numbers stay those of eval mode.
+        inside, where dropout is: the numbers stay those of eval mode. The model's own switch would also make the
+        embeddings require a gradient, and so keep activations of the layers below the first steered one.
 
         Raises:
             ConfigError: If the model does not support it.
@@ -236,7 +244,7 @@ class Policy(nn.Module):
         if not enabled:
             yield
             return
-        wrapped = [m for m in self.model.modules() if isinstance(m, GradientCheckpointingLayer)]
+        wrapped: list[Any] = [m for m in self.model.modules() if isinstance(m, GradientCheckpointingLayer)]
         if not wrapped or not self.model.supports_gradient_checkpointing:
             raise ConfigError(
                 "model.activation_checkpointing",
@@ -244,15 +252,15 @@ class Policy(nn.Module):
                 rule=f"{type(self.model).__name__} does not support it",
                 fix="Set it to false, and model.tokens_per_micro_batch lower",
             )
-        self.model.gradient_checkpointing_enable()
+        recompute = partial(checkpoint, use_reentrant=False)
         for layer in wrapped:
-            layer.training = True
+            layer.gradient_checkpointing = layer.training = True
+            layer._gradient_checkpointing_func = recompute
         try:
             yield
         finally:
             for layer in wrapped:
-                layer.training = False
-            self.model.gradient_checkpointing_disable()
+                layer.gradient_checkpointing = layer.training = False
 
     def base_sha256(self) -> str:
         """Hash of every weight and buffer of the base, to show that training leaves it unchanged."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import lightning as L
-from lightning.pytorch.callbacks import TQDMProgressBar
+from tqdm import tqdm
 
 from steer_lightning.errors import ConfigError
 
@@ -36,8 +37,5 @@ def tell(trainer: L.Trainer, text: str) -> None:
     """Prints on the first process, above the progress bar where there is one."""
     if not trainer.is_global_zero:
         return
-    bar = trainer.progress_bar_callback
-    if isinstance(bar, TQDMProgressBar) and bar.is_enabled and trainer.training:
-        bar.print(text)
-    else:
-        print(text, flush=True)
+    tqdm.write(text, file=sys.stdout)
+    sys.stdout.flush()

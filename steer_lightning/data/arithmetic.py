@@ -32,7 +32,7 @@ def solve(a: int, operation: str, b: int) -> int:
 
 
 class Arithmetic:
-    """Problems such as `47+138` with their answers.
+    """Problems such as `47+38` with their answers.
 
     Args:
         num_problems: How many to make; all different.
@@ -49,7 +49,7 @@ class Arithmetic:
         self,
         num_problems: int = 2048,
         split: Literal["train", "test"] = "train",
-        largest: int = 999,
+        largest: int = 99,
         operations: str = "+-",
         seed: int = 0,
     ) -> None:

@@ -1,0 +1,202 @@
+"""For tests of your own plug-ins: tiny models, a byte tokenizer, and checkers of the protocols."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers as tf
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from steer_lightning.policy import Policy, SteeringConfig
+from steer_lightning.rewards import reward_name
+from steer_lightning.rewards.base import check_scores
+from steer_lightning.rollout import RolloutEngine, Sampling
+from steer_lightning.types import Completion, Problem, Prompt, Rollouts
+
+PAD, BOS, EOS = 0, 1, 2
+SPECIAL = ["<pad>", "<bos>", "<eos>"]
+VOCABULARY = len(SPECIAL) + 256
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """One token a byte, and <pad>, <bos>, <eos>; no chat template."""
+    alphabet = SPECIAL + sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({character: k for k, character in enumerate(alphabet)}, []))
+    tokenizer.add_special_tokens(SPECIAL)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>", padding_side="left"
+    )
+
+
+def _llama_like(kind: Callable[..., Any], **extra: Any) -> Callable[[int, int], Any]:
+    def make(layers: int, width: int) -> Any:
+        return kind(
+            vocab_size=VOCABULARY,
+            hidden_size=width,
+            intermediate_size=2 * width,
+            num_hidden_layers=layers,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=256,
+            pad_token_id=PAD,
+            bos_token_id=BOS,
+            eos_token_id=EOS,
+            **extra,
+        )
+
+    return make
+
+
+ARCHITECTURES: dict[str, Callable[[int, int], Any]] = {
+    "llama": _llama_like(tf.LlamaConfig),
+    "qwen2": _llama_like(tf.Qwen2Config),
+    "qwen3": _llama_like(tf.Qwen3Config, head_dim=8),
+    "gemma3": _llama_like(tf.Gemma3TextConfig, head_dim=8, sliding_window=8),
+    "mistral": _llama_like(tf.MistralConfig),
+    "phi3": _llama_like(tf.Phi3Config),
+    "olmo2": _llama_like(tf.Olmo2Config),
+    "gpt2": lambda layers, width: tf.GPT2Config(
+        vocab_size=VOCABULARY,
+        n_embd=width,
+        n_layer=layers,
+        n_head=4,
+        n_positions=256,
+        pad_token_id=PAD,
+        bos_token_id=BOS,
+        eos_token_id=EOS,
+    ),
+    "gpt_neox": lambda layers, width: tf.GPTNeoXConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        max_position_embeddings=256,
+        pad_token_id=PAD,
+        bos_token_id=BOS,
+        eos_token_id=EOS,
+    ),
+}
+"""Makers of configurations, from (layers, width), by architecture."""
+
+
+def tiny_model(architecture: str = "llama", layers: int = 3, width: int = 32, seed: int = 0) -> Any:
+    """A random causal language model of `byte_tokenizer`'s vocabulary, float32, in eval mode.
+
+    Args:
+        architecture: A key of `ARCHITECTURES`.
+        layers: Decoder layers.
+        width: Of the residual stream; a multiple of 8.
+        seed: Of the weights.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return tf.AutoModelForCausalLM.from_config(ARCHITECTURES[architecture](layers, width)).eval()
+
+
+def save_tiny(folder: str | Path, architecture: str = "llama", **options: Any) -> str:
+    """Saves a tiny model with the byte tokenizer; returns the folder, to be used as `model.base`."""
+    tiny_model(architecture, **options).save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+def tiny_policy(architecture: str = "llama", steering: SteeringConfig | None = None, **options: Any) -> Policy:
+    """A policy on a tiny random model."""
+    policy = Policy("tiny", steering=steering)
+    policy._tokenizer = byte_tokenizer()
+    policy.adopt(tiny_model(architecture, **options))
+    return policy
+
+
+def make_prompts(texts: Sequence[str], answers: Sequence[str] | None = None) -> list[Prompt]:
+    """Prompts of the byte tokenizer."""
+    tokenizer = byte_tokenizer()
+    return [
+        Prompt(
+            id=k,
+            problem=Problem(question=text, answer=answers[k] if answers else "0"),
+            text=text,
+            token_ids=(BOS, *tokenizer(text)["input_ids"]),
+        )
+        for k, text in enumerate(texts)
+    ]
+
+
+def check_reward(reward: Any, completions: Sequence[Completion]) -> list[float | None]:
+    """Checks a reward as training will use it; raises what training would raise.
+
+    Args:
+        reward: A function or an object of the `Reward` protocol.
+        completions: At least two.
+
+    Returns:
+        The scores.
+
+    Raises:
+        ConfigError: If it returns the wrong count, NaN or a non-number.
+        AssertionError: If a completion's score depends on the order, or on what else is in the batch.
+    """
+    name = reward_name(reward)
+    scores = check_scores(name, reward(list(completions)), len(completions))
+    backwards = check_scores(name, reward(list(completions)[::-1]), len(completions))
+    if backwards[::-1] != scores:
+        raise AssertionError(f"{name} scores a completion differently in another order: {scores} and {backwards[::-1]}")
+    for completion, score in zip(completions, scores, strict=True):
+        alone = check_scores(name, reward([completion]), 1)
+        if alone != [score]:
+            raise AssertionError(f"{name} scores a completion {alone[0]} alone and {score} in a batch")
+    return scores
+
+
+def check_engine(engine: RolloutEngine, policy: Policy, prompts: Sequence[Prompt] | None = None) -> Rollouts:
+    """Checks a rollout engine on a policy.
+
+    Args:
+        engine: Not yet set up.
+        policy: Loaded.
+        prompts: At least two; default: three of different lengths.
+
+    Returns:
+        The rollouts.
+
+    Raises:
+        AssertionError: If shapes or masks are wrong, equal seeds give unequal rows, or the log-probabilities are not
+            the policy's.
+    """
+    from steer_lightning.losses import token_logprobs
+    from steer_lightning.microbatches import micro_batches
+
+    prompts = prompts or make_prompts(["a", "bcd", "efghij"])
+    sampling = Sampling(group_size=2, max_new_tokens=6)
+    engine.setup(policy)
+    rollouts: Rollouts = engine.generate(prompts, sampling, seed=3, step=5)
+    num_rows = len(prompts) * sampling.group_size
+    _require(rollouts.completion_ids.shape[0] == num_rows, f"needs {num_rows} rows")
+    _require(len(rollouts.texts) == num_rows, f"needs {num_rows} texts")
+    _require(bool((rollouts.num_tokens >= 1).all()), "a completion holds at least one token")
+    _require(bool((rollouts.logprobs[~rollouts.completion_mask] == 0).all()), "log-probabilities of padding must be 0")
+    alone: Rollouts = engine.generate(prompts[1:2], sampling, seed=3, step=5)
+    length = int(alone.num_tokens[1])
+    _require(
+        torch.equal(alone.completion_ids[1, :length], rollouts.completion_ids[3, :length]),
+        "a row must depend on (seed, step, prompt, sample) alone, not on the batch",
+    )
+    for part in micro_batches(rollouts, torch.arange(num_rows), 10_000, policy.pad_token_id):
+        with torch.no_grad():
+            logits = policy.logits(part.ids, part.mask, part.completion_ids.shape[1] + 1)[:, :-1]
+        ours = token_logprobs(logits, part.completion_ids, sampling.temperature) * part.completion_mask
+        theirs = rollouts.logprobs[part.rows, : ours.shape[1]]
+        _require(bool(torch.allclose(ours, theirs, atol=1e-4)), "log-probabilities must be the policy's own")
+    return rollouts
+
+
+def _require(holds: bool, rule: str) -> None:
+    if not holds:
+        raise AssertionError(f"rollout engine: {rule}")

@@ -1,0 +1,90 @@
+"""A tiny model in a folder, and a small YAML that trains it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from steer_lightning.testing import save_tiny
+
+Config = dict[str, Any]
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return save_tiny(tmp_path_factory.mktemp("tiny"), "qwen2")
+
+
+@pytest.fixture
+def config(tiny_base: str, tmp_path: Path) -> Config:
+    """Letters as a reward, so that a random model has something to learn; 4 steps of 4 prompts x 4 completions."""
+    rows = [{"question": f"q{k}", "answer": str(k)} for k in range(20)]
+    (tmp_path / "train.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    records = {"class_path": "steer_lightning.data.Records", "init_args": {"path": str(tmp_path / "train.jsonl")}}
+    return {
+        "model": {
+            "base": tiny_base,
+            "sampling": {"group_size": 4, "max_new_tokens": 6},
+            "rewards": [
+                {
+                    "reward": {
+                        "class_path": "steer_lightning.rewards.FormatReward",
+                        "init_args": {"pattern": "[a-m]"},
+                    }
+                }
+            ],
+            "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.05, "weight_decay": 0.0}},
+        },
+        "data": {
+            "train": records,
+            "val": records,
+            "test": records,
+            "template": {"class_path": "steer_lightning.data.PlainTemplate", "init_args": {"text": "{question}:"}},
+            "batch_size": 4,
+        },
+        "trainer": {
+            "default_root_dir": str(tmp_path / "runs"),
+            "accelerator": "cpu",
+            "max_steps": 4,
+            "enable_progress_bar": False,
+            "callbacks": [
+                {
+                    "class_path": "steer_lightning.callbacks.BenchmarkEval",
+                    "init_args": {
+                        "benchmarks": {"held_out": records},
+                        "every_n_steps": 3,
+                        "sampling": {"group_size": 2, "max_new_tokens": 6},
+                        "verifier": {
+                            "class_path": "steer_lightning.rewards.FormatReward",
+                            "init_args": {"pattern": "[a-m]"},
+                        },
+                    },
+                }
+            ],
+        },
+    }
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs the real command line in a process of its own, in a foreign folder."""
+
+    def call(config: Config | None, *words: str, command: str = "fit") -> subprocess.CompletedProcess[str]:
+        arguments = [sys.executable, "-m", "steer_lightning", command]
+        if config is not None:
+            (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+            arguments += ["--config", str(tmp_path / "config.yaml")]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        return subprocess.run(
+            [*arguments, *words], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+
+    return call

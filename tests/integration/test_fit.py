@@ -1,0 +1,263 @@
+"""`fit` from a YAML to a folder of results; and what comes of mistakes."""
+
+from __future__ import annotations
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+import yaml
+
+from steer_lightning import load_vectors
+
+
+def test_a_run_leaves_everything_in_its_folder(config, run, tmp_path: Path) -> None:
+    done = run(config)
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "runs" / "run-1"
+    names = {"config.yaml", "metrics.csv", "rollouts.parquet", "steering_vectors.safetensors", "summary.json"}
+    assert names <= {path.name for path in folder.iterdir()}
+    assert not list(folder.rglob(".*")), "nothing half-written is left behind"
+
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["num_steps"] == 4
+    assert summary["trained_parameters"] == 3 * 32
+    assert summary["seconds"] > 0
+    assert summary["tokens_per_second"] > 0
+    assert set(summary["accuracy_before"]) == set(summary["accuracy_after"]) == {"held_out"}
+    assert summary["versions"]["torch"] == torch.__version__
+
+    vectors = load_vectors(folder / "steering_vectors.safetensors")
+    assert vectors.vectors.shape == (3, 32)
+    assert vectors.vectors.abs().max() > 0
+    assert vectors.metadata["step"] == "4"
+    assert vectors.metadata["base_model"] == config["model"]["base"]
+
+    rollouts = pq.read_table(folder / "rollouts.parquet").to_pylist()
+    assert len(rollouts) == 4 * 4 * 4
+    assert {row["step"] for row in rollouts} == {1, 2, 3, 4}
+    for row in rollouts:
+        assert row["reward"] == float(any("a" <= letter <= "m" for letter in row["completion"]))
+
+    with (folder / "metrics.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["reward/mean"]]
+    assert len(rows) == 4
+    for step, row in enumerate(rows, 1):
+        rewards = [other["reward"] for other in rollouts if other["step"] == step]
+        assert float(row["reward/mean"]) == pytest.approx(sum(rewards) / 16)
+
+    assert f"accuracy on held_out: {summary['accuracy_before']['held_out']:.1%} before" in done.stdout
+    for name in ("steering_vectors.safetensors", "metrics.csv", "last.ckpt"):
+        assert name in done.stdout
+
+    saved = yaml.safe_load((folder / "config.yaml").read_text())
+    assert saved["model"]["sampling"]["temperature"] == 1.0  # resolved: defaults are there
+    again = run(saved)
+    assert again.returncode == 0, again.stderr
+    second = tmp_path / "runs" / "run-2"
+    same = load_vectors(second / "steering_vectors.safetensors").vectors
+    assert torch.equal(same, vectors.vectors), "the same seed gives the same vectors, bit for bit"
+    assert json.loads((folder / "summary.json").read_text()) == summary, "the earlier run is untouched"
+
+
+def test_the_checkpoint_is_kilobytes_and_resumes_bit_for_bit(config, run, tmp_path: Path) -> None:
+    config["trainer"]["max_steps"] = 7  # 5 steps an epoch: goes on in the middle of the second
+    config["trainer"]["max_epochs"] = 3
+    assert run(config).returncode == 0
+    whole = load_vectors(tmp_path / "runs/run-1/steering_vectors.safetensors").vectors
+    half = run(config, "--trainer.max_steps=3", "--trainer.default_root_dir=half")
+    assert half.returncode == 0, half.stderr
+    checkpoint = tmp_path / "half/run-1/checkpoints/last.ckpt"
+    assert checkpoint.stat().st_size < 100_000
+    state = torch.load(checkpoint, weights_only=True)
+    assert set(state["state_dict"]) == {
+        "policy.steering.weight",
+        "policy.steering.unit",
+        "policy.steering.units_measured",
+        "gradient_clip.running",
+    }
+    resumed = run(config, "--trainer.default_root_dir=half", "--ckpt_path=last")
+    assert resumed.returncode == 0, resumed.stderr
+    vectors = load_vectors(tmp_path / "half/run-2/steering_vectors.safetensors").vectors
+    assert torch.equal(vectors, whole)
+    summary = json.loads((tmp_path / "half/run-2/summary.json").read_text())
+    assert {"python", "numpy", "torch"} <= set(state["random_states"])
+    first = json.loads((tmp_path / "half/run-1/summary.json").read_text())
+    assert summary["num_steps"] == 7
+    assert summary["accuracy_before"] == first["accuracy_before"]
+
+
+def test_an_interrupted_run_keeps_its_vectors_and_checkpoint(config, tmp_path: Path) -> None:
+    config["trainer"].update(max_steps=100_000, max_epochs=100_000)
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    words = [sys.executable, "-m", "steer_lightning", "fit", "--config", "config.yaml"]
+    process = subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    folder = tmp_path / "runs/run-1"
+    deadline = time.monotonic() + 120
+    while not (folder / "checkpoints/last.ckpt").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode != 0
+    vectors = load_vectors(folder / "steering_vectors.safetensors")
+    assert int(vectors.metadata["step"]) >= 1, output
+    assert list((folder / "rollouts").glob("*.parquet"))
+
+
+def test_validate_and_test_report_accuracy_and_write_nothing(config, run, tmp_path: Path) -> None:
+    for command in ("validate", "test"):
+        done = run(config, command=command)
+        assert done.returncode == 0, done.stderr
+        stage = "validation" if command == "validate" else "test"
+        assert f"{stage}/accuracy" in done.stdout
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_users_reward_function_and_class_plug_in_by_name(config, run, tmp_path: Path) -> None:
+    (tmp_path / "my_rewards.py").write_text(
+        "def brevity(completions):\n"
+        "    return [1.0 if c.num_tokens < 6 else 0.0 for c in completions]\n\n\n"
+        "class Contains:\n"
+        "    def __init__(self, letter: str):\n"
+        "        self.letter = letter\n\n"
+        "    def __call__(self, completions):\n"
+        "        return [float(self.letter in c.text) if c.answer != '3' else None for c in completions]\n"
+    )
+    config["model"]["rewards"] = [
+        {"reward": "my_rewards.brevity", "weight": 0.5},
+        {"reward": {"class_path": "my_rewards.Contains", "init_args": {"letter": "e"}}},
+    ]
+    config["trainer"].update(max_steps=5)  # a whole epoch: the problem that can't be scored is in it
+    done = run(config)
+    assert done.returncode == 0, done.stderr
+    rows = pq.read_table(tmp_path / "runs/run-1/rollouts.parquet").to_pylist()
+    for row in rows:
+        brief, contains = float(row["num_tokens"] < 6), float("e" in row["completion"])
+        assert row["reward_brevity"] == brief
+        assert row["reward"] == (None if row["answer"] == "3" else 0.5 * brief + contains)
+        if row["answer"] == "3":
+            assert row["advantage"] == 0
+    assert any(row["reward"] is None for row in rows)
+
+
+def test_an_8bit_optimizer_and_activation_checkpointing_by_yaml(config, run, tmp_path: Path) -> None:
+    config["model"]["optimizer"] = {
+        "class_path": "bitsandbytes.optim.AdamW8bit",
+        "init_args": {"lr": 0.05, "weight_decay": 0.0, "min_8bit_size": 0},
+    }
+    config["model"]["activation_checkpointing"] = True
+    done = run(config)
+    assert done.returncode == 0, done.stderr
+    state = torch.load(tmp_path / "runs/run-1/checkpoints/last.ckpt", weights_only=True)
+    moments = state["optimizer_states"][0]["state"][0]
+    assert moments["state1"].dtype == torch.uint8
+    assert moments["state1"].numel() == 3 * 256
+
+
+def set_in(config: dict, path: str, value: object) -> None:
+    *parents, last = path.split(".")
+    for key in parents:
+        config = config[int(key) if key.isdigit() else key]  # type: ignore[index]
+    config[last] = value
+
+
+BOXLESS = "{question}"
+MISTAKES = [
+    ("model.bas", "x", ["model.bas", "Did you mean model.base"]),
+    ("model.sampling.group_size", "many", ["model.sampling.group_size", "whole number"]),
+    ("model.sampling.group_size", 1, ["group_size = 1", "RLOO", "8 or more"]),
+    ("model.sampling.group_size", 0, ["group_size = 0", "at least 1"]),
+    ("model.sampling.temperature", 0, ["temperature = 0", "Greedy"]),
+    ("model.dtype", "fp8", ["model.dtype", "bfloat16"]),
+    ("model.steering", {"layers": "5-9"}, ["'5-9'", "0 to 2", "3 decoder layers"]),
+    ("model.steering", {"layers": "first"}, ["layers", "8-15"]),
+    ("model.steering", {"init_from": "none.safetensors"}, ["init_from", "no such file"]),
+    ("model.base", "/nowhere", ["model.base", "/nowhere", "no such folder"]),
+    ("model.base", "org/not-there", ["model.base", "org/not-there", "local folder"]),
+    ("model.rewards.0.reward.class_path", "steer_lightning.rewards.FormatRewar", ["FormatReward"]),
+    ("model.rewards.0.reward.init_args", {"patern": "x"}, ["patern", "Did you mean pattern"]),
+    ("model.rewards", [], ["model.rewards", "nothing to learn"]),
+    ("model.rewards", [{"reward": "my_file.nothing"}], ["my_file", "current folder"]),
+    ("model.optimizer.class_path", "bitsandbytes.optim.AdamW8bit", ["min_8bit_size", "768 elements"]),
+    (
+        "model.gradient_clip",
+        {"class_path": "steer_lightning.optim.NormClip", "init_args": {"max_norm": 0}},
+        ["above 0"],
+    ),
+    ("data.template.init_args.text", "no question", ["{question}", "never sees the problem"]),
+    ("data.train.init_args.path", "none.jsonl", ["none.jsonl", "no such file"]),
+    ("data.train.init_args.answer_column", "gold", ["gold", "question, answer"]),
+    ("data.train.init_args.path", "empty.jsonl", ["empty.jsonl", "no rows"]),
+    ("data.batch_size", 50, ["data.batch_size = 50", "only 20"]),
+    ("data.max_prompt_tokens", 1, ["max_prompt_tokens", "all 20 prompts"]),
+    ("trainer.precision", "bf16-true", ["trainer.precision", "model.dtype"]),
+    ("trainer.devices", 2, ["trainer.devices", "1"]),
+    ("trainer.accelerator", "gpu", ["trainer"]),
+    ("seed_everything", -1, ["seed_everything", "0 or more"]),
+    ("ckpt_path", "none.ckpt", ["ckpt_path", "no such file"]),
+    ("ckpt_path", "last", ["last", "default_root_dir"]),
+]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"), MISTAKES, ids=[f"{key}={str(value)[:20]}" for key, value, _ in MISTAKES]
+)
+def test_each_mistake_gets_one_clear_message(
+    config, tmp_path: Path, key: str, value: object, told: list[str], capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from steer_lightning.cli import main
+
+    if key == "trainer.accelerator" and torch.cuda.is_available():
+        pytest.skip("a GPU is there")
+    (tmp_path / "empty.jsonl").write_text("\n")
+    set_in(config, key, value)
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    monkeypatch.chdir(tmp_path)
+    assert main(["fit", "--config", "config.yaml"]) == 2
+    output = capsys.readouterr()
+    message = output.err.strip().splitlines()[-1]
+    assert message.startswith("error: ")
+    for part in told:
+        assert part in message
+    assert "Traceback" not in output.err + output.out
+    assert not list(tmp_path.glob("runs/*")), "a run that never began leaves no folder"
+
+
+def test_a_reward_that_misbehaves_is_named(config, run, tmp_path: Path) -> None:
+    (tmp_path / "bad.py").write_text("def short(completions):\n    return [1.0]\n")
+    config["model"]["rewards"] = [{"reward": "bad.short"}]
+    done = run(config)
+    assert done.returncode == 2
+    assert "reward short" in done.stderr.splitlines()[-1]
+    assert "one score for each of 16 completions" in done.stderr
+
+
+def test_a_full_disk_stops_with_a_message_and_keeps_what_is_whole(config, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    script = """
+import resource, signal, sys
+from steer_lightning.callbacks import RolloutTable
+from steer_lightning.cli import main
+write = RolloutTable.on_train_batch_end
+def full(self, trainer, *rest):
+    if trainer.global_step == 3:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+    write(self, trainer, *rest)
+RolloutTable.on_train_batch_end = full
+sys.exit(main(["fit", "--config", "config.yaml"]))
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert "can't write" in done.stderr.splitlines()[-1]
+    folder = tmp_path / "runs/run-1"
+    assert [pq.read_table(path).num_rows for path in sorted((folder / "rollouts").iterdir())] == [16, 16]
+    assert torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 2
+    assert not list(folder.rglob(".*"))

@@ -1,0 +1,73 @@
+"""The house rules that a machine can check: who imports whom, and sizes."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[2] / "steer_lightning"
+LEAVES = {"errors", "atomic"}  # no arrow is needed for them: they import the standard library alone
+ALLOWED: dict[str, set[str]] = {
+    "errors": set(),
+    "atomic": set(),
+    "messages": set(),
+    "types": set(),
+    "data": {"types"},
+    "steering": set(),
+    "policy": {"steering"},
+    "rollout": {"types", "policy", "steering"},
+    "rewards": {"types"},
+    "advantages": set(),
+    "losses": {"types"},
+    "microbatches": {"types"},
+    "optim": set(),
+    "random_states": set(),
+    "evaluation": {"types", "rollout", "rewards"},
+    "module": {
+        *("types", "policy", "steering", "rollout", "rewards", "advantages", "losses"),
+        *("microbatches", "optim", "evaluation", "random_states"),
+    },
+    "callbacks": {"types", "module", "evaluation", "steering", "rewards", "rollout"},
+    "report": set(),
+}  # cli, training_cli, testing, __main__ and __init__ may import everything
+NO_TORCH = {"errors", "atomic", "messages", "rewards", "report", "cli", "__init__", "__main__"}
+
+
+def imports(file: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return found
+
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_imports_follow_the_arrows(file: Path) -> None:
+    room = file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    found = imports(file)
+    if room in ALLOWED:
+        own = {name.split(".")[1] for name in found if name.startswith("steer_lightning.")}
+        assert own - LEAVES - {room} <= ALLOWED[room], f"{room} must not import {own - ALLOWED[room]}"
+    if room in NO_TORCH:
+        assert not {name.split(".")[0] for name in found} & {"torch", "lightning", "transformers"}
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_files_and_functions_stay_small(file: Path) -> None:
+    text = file.read_text()
+    assert len(text.splitlines()) <= 400
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            assert (node.end_lineno or 0) - node.lineno < 60, node.name
+
+
+def test_every_room_has_its_arrows() -> None:
+    rooms = {file.relative_to(PACKAGE).parts[0].removesuffix(".py") for file in FILES}
+    assert rooms - set(ALLOWED) == {"__init__", "__main__", "cli", "training_cli", "testing"}

@@ -1,0 +1,224 @@
+"""Vectors: where they are added, what they change, and what they leave alone."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from steer_lightning import ConfigError, attach, load_vectors, save_vectors
+from steer_lightning.policy import SteeringConfig
+from steer_lightning.steering import SteeringVectors, find_layers, measure_rms, parse_layers
+from steer_lightning.testing import ARCHITECTURES, tiny_model, tiny_policy
+
+IDS = torch.tensor([[1, 10, 20, 30, 40], [1, 50, 60, 70, 80]])
+ALL = sorted(ARCHITECTURES)
+
+
+@pytest.mark.parametrize("architecture", ALL)
+def test_finds_the_layers_and_steers_their_output(architecture: str) -> None:
+    model = tiny_model(architecture)
+    layers = find_layers(model)
+    assert len(layers) == 3
+    seen: dict[int, torch.Tensor] = {}
+    for k, layer in enumerate(layers):
+        layer.register_forward_hook(
+            lambda m, x, o, k=k: seen.__setitem__(k, (o if torch.is_tensor(o) else o[0]).detach().clone())
+        )
+    model(IDS)
+    before = dict(seen)
+    vectors = torch.zeros(3, 32)
+    vectors[1] = torch.randn(32)
+    with attach(model, vectors):
+        inner: dict[int, torch.Tensor] = {}
+        handle = layers[1].register_forward_hook(
+            lambda m, x, o: inner.__setitem__(1, (o if torch.is_tensor(o) else o[0]).detach().clone())
+        )
+        steered = model(IDS).logits
+        handle.remove()
+    torch.testing.assert_close(seen[0], before[0])  # below: untouched
+    torch.testing.assert_close(inner[1], before[1] + vectors[1])  # the layer itself: shifted by v at every token
+    assert (steered - model(IDS).logits).abs().max() > 1e-4
+    assert torch.equal(model(IDS).logits, model(IDS).logits)
+
+
+@pytest.mark.parametrize("architecture", ALL)
+def test_zero_vectors_equal_the_base_bit_for_bit(architecture: str) -> None:
+    model = tiny_model(architecture)
+    base = model(IDS).logits
+    with attach(model, torch.zeros(3, 32)):
+        assert torch.equal(model(IDS).logits, base)
+
+
+@pytest.mark.parametrize("architecture", ALL)
+def test_gradient_is_the_sum_over_tokens_of_the_streams_gradient(architecture: str) -> None:
+    policy = tiny_policy(architecture, SteeringConfig(scale="none"))
+    streams: dict[int, torch.Tensor] = {}
+
+    def keep(row: int, output: torch.Tensor | tuple[torch.Tensor, ...]) -> None:
+        stream = output if isinstance(output, torch.Tensor) else output[0]
+        stream.retain_grad()
+        streams[row] = stream
+
+    for row, layer in enumerate(policy.layers):  # behind the policy's own hook: sees the steered stream
+        layer.register_forward_hook(lambda m, x, o, row=row: keep(row, o))
+    policy.logits(IDS, torch.ones_like(IDS), 5).float().pow(2).mean().backward()
+    gradient = policy.steering.weight.grad
+    assert gradient is not None
+    assert gradient.shape == (3, 256)
+    for row in range(3):
+        torch.testing.assert_close(gradient[row, :32], streams[row].grad.sum((0, 1)), rtol=1e-4, atol=1e-7)
+        assert gradient[row, :32].abs().max() > 0
+    assert (gradient[:, 32:] == 0).all()  # the padding learns nothing
+    assert all(p.grad is None for p in policy.model.parameters())
+
+
+@pytest.mark.parametrize("architecture", ALL)
+def test_activation_checkpointing_gives_the_same_gradient(architecture: str) -> None:
+    gradients, vectors = [], torch.randn(3, 32)
+    for enabled in (False, True):
+        policy = tiny_policy(architecture)
+        policy.steering.set_vectors(vectors)
+        with policy.checkpointed(enabled):
+            policy.logits(IDS, torch.ones_like(IDS), 4).float().pow(2).mean().backward()
+        gradients.append(policy.steering.weight.grad)
+        assert not any(module.training for module in policy.model.modules())
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-5, atol=1e-8)
+
+
+def test_checkpointing_recomputes_the_layers() -> None:
+    policy = tiny_policy()
+    calls = []
+    policy.layers[1].self_attn.register_forward_hook(lambda *_: calls.append(1))
+    with policy.checkpointed():
+        policy.logits(IDS, torch.ones_like(IDS), 4).float().sum().backward()
+    assert len(calls) == 2
+
+
+def test_the_base_stays_in_eval_mode() -> None:
+    policy = tiny_policy("gpt2")
+    policy.train()
+    assert policy.training
+    assert not any(module.training for module in policy.model.modules())
+
+
+def test_a_model_without_known_layers_is_an_error_that_names_paths_and_option() -> None:
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.tower = nn.ModuleList([nn.Linear(2, 2)])
+
+    with pytest.raises(ConfigError, match=r"model\.layers.*transformer\.h.*tower.*layers_path"):
+        find_layers(Odd())
+    assert len(find_layers(Odd(), "tower")) == 1
+
+
+def test_steering_is_cast_to_the_streams_dtype() -> None:
+    model = tiny_model().to(torch.bfloat16)
+    with attach(model, torch.randn(3, 32)):
+        assert model(IDS).logits.dtype == torch.bfloat16
+
+
+def test_scale_multiplies_and_can_be_changed() -> None:
+    model = tiny_model()
+    vectors = torch.randn(3, 32)
+    with attach(model, 2 * vectors):
+        expected = model(IDS).logits
+    attachment = attach(model, vectors, scale=2.0)
+    torch.testing.assert_close(model(IDS).logits, expected)
+    attachment.scale = 0.0
+    base = model(IDS).logits
+    attachment.remove()
+    attachment.remove()
+    torch.testing.assert_close(model(IDS).logits, base)
+
+
+@pytest.mark.parametrize(
+    ("layers", "expected"),
+    [("all", (0, 1, 2, 3)), ("1-2", (1, 2)), ("3", (3,)), ([3, 0], (0, 3))],
+)
+def test_layer_choices(layers: str | list[int], expected: tuple[int, ...]) -> None:
+    assert parse_layers(layers, 4) == expected
+
+
+@pytest.mark.parametrize("layers", ["2-1", "x", "1-", [], [1, 1], [4], "2-4", [-1], ""])
+def test_wrong_layer_choices(layers: str | list[int]) -> None:
+    with pytest.raises(ConfigError, match="layers"):
+        parse_layers(layers, 4)
+
+
+def test_units_are_the_median_over_tokens_of_the_rms() -> None:
+    class Fixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList([nn.Identity()])
+
+        def forward(self, input_ids: torch.Tensor, **_: object) -> None:
+            sizes = torch.tensor([[1000.0, 2.0, 3.0, 4.0, 99.0]])  # a huge first token, and a padded last one
+            self.layers[0](sizes[..., None].expand(1, 5, 7))
+
+    model = Fixed()
+    mask = torch.tensor([[1, 1, 1, 1, 0]])
+    unit = measure_rms(model, model.layers, (0,), torch.zeros(1, 5, dtype=torch.long), mask)
+    torch.testing.assert_close(unit, torch.tensor([3.0]))  # of 2, 3, 4, 1000 torch takes the lower median
+
+
+def test_units_scale_the_vectors_and_their_gradient() -> None:
+    vectors = SteeringVectors((0, 1), 2, 2)
+    vectors.set_unit(torch.tensor([2.0, 10.0]))
+    vectors.weight.data[:, :2] = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    assert vectors.vectors.tolist() == [[2.0, 4.0], [30.0, 40.0]]
+    vectors.vectors.sum().backward()
+    assert vectors.weight.grad[:, :2].tolist() == [[2.0, 2.0], [10.0, 10.0]]
+    vectors.set_vectors(torch.tensor([[2.0, 2.0], [5.0, 5.0]]))
+    assert vectors.weight[:, :2].tolist() == [[1.0, 1.0], [0.5, 0.5]]
+    with pytest.raises(ValueError, match="positive"):
+        vectors.set_unit(torch.tensor([0.0, 1.0]))
+
+
+def test_policy_measures_once_and_keeps_what_it_started_from(tmp_path) -> None:
+    start = torch.randn(3, 32)
+    save_vectors(start, tmp_path / "v.safetensors", base_model="tiny")
+    policy = tiny_policy(steering=SteeringConfig(init_from=str(tmp_path / "v.safetensors")))
+    policy.measure_units([(1, 5, 6), (1, 7)])
+    unit = policy.steering.unit.clone()
+    fresh = tiny_policy()
+    fresh.measure_units([(1, 5, 6), (1, 7)])
+    torch.testing.assert_close(unit, fresh.steering.unit)  # measured without the vectors
+    torch.testing.assert_close(policy.steering.vectors, start)
+    policy.measure_units([(9, 9, 9)])
+    assert torch.equal(policy.steering.unit, unit)
+
+
+def test_init_from_other_layers_is_refused(tmp_path) -> None:
+    save_vectors(torch.randn(3, 32), tmp_path / "v.safetensors", base_model="tiny")
+    config = SteeringConfig(layers=[1], init_from=str(tmp_path / "v.safetensors"))
+    with pytest.raises(ConfigError, match=r"holds layers \[0, 1, 2\].*trains layers \[1\]"):
+        tiny_policy(steering=config)
+
+
+def test_two_lines_of_plain_python_steer_generate(tmp_path) -> None:
+    model = tiny_model("qwen2")
+    path = tmp_path / "v.safetensors"
+    save_vectors(torch.randn(3, 32) * 5, path, base_model="tiny")
+    plain = model.generate(IDS, max_new_tokens=8, do_sample=False)
+    with attach(model, path):
+        steered = model.generate(IDS, max_new_tokens=8, do_sample=False)
+    assert not torch.equal(plain, steered)
+    with attach(model, load_vectors(path)):
+        assert torch.equal(model.generate(IDS, max_new_tokens=8, do_sample=False), steered)
+    assert torch.equal(model.generate(IDS, max_new_tokens=8, do_sample=False), plain)
+
+
+@pytest.mark.parametrize(
+    ("vectors", "message"),
+    [
+        (torch.zeros(2, 32), "3 decoder layers"),
+        (torch.zeros(3, 16), "width 16.*width 32"),
+        (torch.zeros(32), "two dimensions"),
+        (SteeringVectors((0,), 32, 5), "decoder layers 5.*decoder layers 3"),
+    ],
+)
+def test_vectors_of_another_model_show_both_sides(vectors: object, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        attach(tiny_model(), vectors)

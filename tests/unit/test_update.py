@@ -1,0 +1,168 @@
+"""Advantages, loss, micro-batches, clips and schedule, with numbers worked by hand."""
+
+from __future__ import annotations
+
+import bitsandbytes as bnb
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from steer_lightning import ConfigError
+from steer_lightning.advantages import RLOO
+from steer_lightning.losses import PolicyGradient
+from steer_lightning.microbatches import micro_batches
+from steer_lightning.module import as_matrix
+from steer_lightning.optim import NormClip, RunningNormClip, Schedule, check_8bit
+from steer_lightning.rollout import GenerateEngine, Sampling
+from steer_lightning.steering import SteeringVectors
+from steer_lightning.testing import make_prompts, tiny_policy
+
+NAN = float("nan")
+
+
+def test_rloo_by_hand() -> None:
+    # first group: baselines 1/3 for the right one, 1/3 * (1 + ...) for the others
+    rewards = torch.tensor([[1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0]])
+    expected = [[1.0, -1 / 3, -1 / 3, -1 / 3], [2 / 3, 2 / 3, -2 / 3, -2 / 3], [0.0, 0.0, 0.0, 0.0]]
+    torch.testing.assert_close(RLOO()(rewards), torch.tensor(expected))
+
+
+def test_rloo_leaves_out_what_can_not_be_scored() -> None:
+    rewards = torch.tensor([[1.0, NAN, 0.0], [NAN, 1.0, NAN], [NAN, NAN, NAN]])
+    expected = [[1.0, 0.0, -1.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]]
+    assert RLOO()(rewards).tolist() == expected
+
+
+@given(st.lists(st.lists(st.sampled_from([0.0, 1.0, 0.25, None]), min_size=4, max_size=4), min_size=1, max_size=5))
+@settings(deadline=None, max_examples=100)
+def test_rloo_equals_the_definition(rows: list[list[float | None]]) -> None:
+    scores = [score for row in rows for score in row]
+    advantages = RLOO()(as_matrix(scores, 4))
+    for row, group in zip(rows, advantages.tolist(), strict=True):
+        for i, reward in enumerate(row):
+            others = [other for j, other in enumerate(row) if j != i and other is not None]
+            expected = 0.0 if reward is None or not others else reward - sum(others) / len(others)
+            assert group[i] == pytest.approx(expected, abs=1e-6)
+        assert sum(group) == pytest.approx(0, abs=1e-5)
+
+
+def test_policy_gradient_by_hand() -> None:
+    logprobs = torch.tensor([[-1.0, -2.0, -9.0], [-3.0, -0.5, -0.5]], requires_grad=True)
+    mask = torch.tensor([[True, True, False], [True, True, True]])
+    output = PolicyGradient()(logprobs, mask, torch.tensor([2.0, -1.0]), 4)
+    assert output.loss.item() == pytest.approx(-(2 * -3 - 1 * -4) / 4)  # summed, not averaged, over tokens
+    output.loss.backward()
+    torch.testing.assert_close(logprobs.grad, torch.tensor([[-0.5, -0.5, 0.0], [0.25, 0.25, 0.25]]))
+
+
+def rollouts_of(policy, group_size: int = 3, new: int = 7):  # type: ignore[no-untyped-def]
+    engine = GenerateEngine()
+    engine.setup(policy)
+    prompts = make_prompts(["a", "some words", "quite a few more words", "b"])
+    return engine.generate(prompts, Sampling(group_size=group_size, max_new_tokens=new), seed=0, step=0)
+
+
+@pytest.mark.parametrize("budget", [1, 40, 75, 10_000])
+def test_micro_batches_hold_each_row_once_within_the_budget(budget: int) -> None:
+    rollouts = rollouts_of(tiny_policy())
+    rows = torch.tensor([0, 2, 3, 5, 7, 8, 11])
+    parts = list(micro_batches(rollouts, rows, budget, pad=0))
+    assert sorted(torch.cat([part.rows for part in parts]).tolist()) == rows.tolist()
+    for part in parts:
+        assert part.ids.numel() <= budget or len(part.rows) == 1
+        assert part.mask[:, 0].any()  # no column that is padding in every row
+        assert part.completion_mask[:, -1].any()
+        for k, n in enumerate(part.rows.tolist()):
+            prompt = rollouts.prompts[n // 3].token_ids
+            real = part.ids[k][part.mask[k].bool()].tolist()
+            completion = rollouts.completion_ids[n][rollouts.completion_mask[n]].tolist()
+            assert real == [*prompt, *completion]
+            assert part.completion_ids[k][part.completion_mask[k]].tolist() == completion
+
+
+def test_a_fixed_clip() -> None:
+    parameter = nn.Parameter(torch.zeros(2))
+    parameter.grad = torch.tensor([3.0, 4.0])
+    assert NormClip(2.0)([parameter]).item() == pytest.approx(5.0)
+    assert parameter.grad.tolist() == pytest.approx([1.2, 1.6])
+
+
+def test_the_running_clip_by_hand() -> None:
+    parameter = nn.Parameter(torch.zeros(1))
+    clip = RunningNormClip(decay=0.5, tail=3.0)
+
+    def clipped(gradient: float) -> float:
+        parameter.grad = torch.tensor([gradient])
+        assert clip([parameter]).item() == pytest.approx(abs(gradient))
+        return parameter.grad.item()
+
+    assert clipped(2.0) == pytest.approx(2.0)  # the first defines the bound: 2
+    assert clipped(-1.0) == pytest.approx(-1.0)  # bound 0.5 * 2 + 0.5 * 1 = 1.5
+    assert clipped(0.0) == 0.0  # says nothing: bound 1.5
+    assert clipped(100.0) == pytest.approx(3.0)  # counted with 3 * 1.5: bound 0.5 * 1.5 + 0.5 * 4.5 = 3
+    assert clip.state_dict()["running"].item() == pytest.approx(3.0)  # resumes with the checkpoint
+
+
+def test_schedules() -> None:
+    def rates(schedule: Schedule, steps: int) -> list[float]:
+        optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+        scheduler = schedule.build(optimizer, steps)
+        found = []
+        for _ in range(steps):
+            found.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            scheduler.step()
+        return found
+
+    assert rates(Schedule(warmup=0.2), 10) == pytest.approx([0.5] + [1.0] * 9)
+    assert rates(Schedule(kind="cosine", warmup=0.0), 4) == pytest.approx([1.0, 0.8535534, 0.5, 0.1464466])
+    for warmup in (-0.1, 1.0):
+        with pytest.raises(ConfigError, match="warmup"):
+            Schedule(warmup=warmup)
+
+
+@pytest.mark.parametrize("arguments", [{"max_norm": 0.0}, {"max_norm": -1.0}, {"max_norm": NAN}])
+def test_clip_settings(arguments: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match="max_norm"):
+        NormClip(**arguments)
+
+
+def step_once(optimizer: torch.optim.Optimizer, vectors: SteeringVectors) -> torch.Tensor:
+    vectors.vectors.pow(2).sum().backward()
+    optimizer.step()
+    return optimizer.state[vectors.weight]["state1"]
+
+
+def test_eight_bits_are_eight_bits() -> None:
+    vectors = SteeringVectors(range(28), 1536, 28)
+    optimizer = bnb.optim.AdamW8bit([vectors.weight], lr=1e-3, weight_decay=0.0)
+    check_8bit(optimizer, vectors.weight.numel())
+    state = step_once(optimizer, vectors)
+    assert state.dtype == torch.uint8
+    assert state.numel() == 28 * 1536  # a byte a number
+
+
+def test_each_layer_has_its_own_quantisation_blocks() -> None:
+    vectors = SteeringVectors(range(24), 896, 24)  # 896 is 3.5 blocks
+    assert vectors.weight.shape == (24, 1024)
+    vectors.weight.data[0, :896] = 1000.0
+    vectors.weight.data[1, :896] = 0.001
+    optimizer = bnb.optim.AdamW8bit([vectors.weight], lr=1e-3, weight_decay=0.0, min_8bit_size=0)
+    step_once(optimizer, vectors)
+    scales = optimizer.state[vectors.weight]["absmax1"].view(24, 4)
+    assert (scales[0, :4] > 1).all()
+    assert (scales[1, :4] < 1e-3).all()  # a neighbour a million times larger does not reach over
+    assert vectors.vectors.shape == (24, 896)
+    assert (vectors.weight[:, 896:] == 0).all()
+
+
+def test_silent_32_bits_are_an_error() -> None:
+    vectors = SteeringVectors(range(4), 192, 4)
+    optimizer = bnb.optim.AdamW8bit([vectors.weight], lr=1e-3)
+    with pytest.raises(ConfigError, match=r"min_8bit_size = 4096.*1024 elements.*min_8bit_size: 0"):
+        check_8bit(optimizer, vectors.weight.numel())
+    assert step_once(optimizer, vectors).dtype == torch.float32  # what would have happened
+    check_8bit(torch.optim.AdamW([vectors.weight]), 3)
+    check_8bit(bnb.optim.AdamW8bit([vectors.weight], min_8bit_size=0), 1024)

@@ -1,0 +1,114 @@
+"""The vectors file: exact round trip, whole or absent, checked when loaded."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from steer_lightning import ConfigError, load_vectors, save_vectors
+from steer_lightning.steering import SteeringVectors
+
+GOOD = {
+    "format_version": "1",
+    "base_model": "b",
+    "layers": "[0, 2]",
+    "num_layers": "4",
+    "site": "layer_output",
+    "width": "5",
+}
+
+
+def test_round_trip_is_exact_and_units_are_multiplied_out(tmp_path: Path) -> None:
+    vectors = SteeringVectors((0, 2), 5, 4)
+    vectors.set_unit(torch.tensor([3.0, 7.0]))
+    vectors.weight.data[:, :5] = torch.randn(2, 5)
+    path = tmp_path / "deep" / "v.safetensors"
+    save_vectors(vectors, path, base_model="org/model", revision="abc", step=12)
+    loaded = load_vectors(path)
+    assert torch.equal(loaded.vectors, vectors.vectors)
+    assert (loaded.layers, loaded.width, loaded.num_layers) == ((0, 2), 5, 4)
+    assert loaded.metadata == {
+        **GOOD,
+        "base_model": "org/model",
+        "revision": "abc",
+        "step": "12",
+    }
+    assert not loaded.weight.requires_grad
+    save_vectors(loaded, tmp_path / "again.safetensors", base_model="org/model", revision="abc", step=12)
+    again = load_vectors(tmp_path / "again.safetensors")
+    assert torch.equal(again.vectors, loaded.vectors)
+    assert again.metadata == loaded.metadata
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format_version": "9"}, "format_version 1"),
+        ({"site": "mlp"}, "layer_output"),
+        ({"width": "6"}, r"width 6.*\(2, 5\)"),
+        ({"layers": "[0]"}, r"1 layers.*\(2, 5\)"),
+        ({"layers": "[0, 9]"}, "0 to 3"),
+        ({"layers": "oops"}, "metadata"),
+        ({"layers": '["a", "b"]'}, "metadata"),
+        ({"num_layers": ""}, "metadata"),
+        ({"width": "-1"}, "metadata"),
+    ],
+)
+def test_contradictions_are_errors(tmp_path: Path, change: dict[str, str], message: str) -> None:
+    path = tmp_path / "v.safetensors"
+    save_file({"vectors": torch.zeros(2, 5)}, path, {**GOOD, **change})
+    with pytest.raises(ConfigError, match=message):
+        load_vectors(path)
+
+
+def test_other_files_are_errors(tmp_path: Path) -> None:
+    path = tmp_path / "v.safetensors"
+    with pytest.raises(FileNotFoundError, match=r"v\.safetensors"):
+        load_vectors(path)
+    path.write_bytes(b"not a safetensors file, but long enough to have a header")
+    with pytest.raises(ConfigError, match="readable safetensors"):
+        load_vectors(path)
+    save_file({"weight": torch.zeros(2)}, path)
+    with pytest.raises(ConfigError, match=r"\['weight'\]"):
+        load_vectors(path)
+    save_file({"vectors": torch.zeros(2, 5, dtype=torch.float16)}, path, GOOD)
+    with pytest.raises(ConfigError, match="float16"):
+        load_vectors(path)
+    header = json.dumps({"vectors": {"dtype": "F32", "shape": [2, 5], "data_offsets": [0, 10**15]}}).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(ConfigError, match="readable safetensors"):
+        load_vectors(path)
+
+
+def test_vectors_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="finite"):
+        save_vectors(torch.full((2, 3), float("nan")), tmp_path / "v.safetensors", base_model="b")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_leaves_the_earlier_file_and_no_half_written_one(tmp_path: Path) -> None:
+    path = tmp_path / "v.safetensors"
+    save_vectors(torch.ones(2, 3), path, base_model="b")
+    before = path.read_bytes()
+    script = f"""
+import resource, signal, torch
+from steer_lightning import save_vectors
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+try:
+    save_vectors(torch.ones(64, 4096), {str(path)!r}, base_model="b")
+except OSError as error:
+    print("refused", error.errno)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("refused"), done.stdout + done.stderr
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 4096
