@@ -46,6 +46,26 @@ class Step:
     rollout_seconds: float
 
 
+def check_trainer(trainer: L.Trainer) -> None:
+    """Raises a ConfigError for trainer settings under which the vectors would not learn as they should."""
+    if trainer.precision != "32-true":
+        raise ConfigError(
+            "trainer.precision",
+            trainer.precision,
+            rule='must be "32-true"',
+            why="It is the precision of the vectors: small steps are rounded away in 16 bits",
+            fix="Set the base's own precision by model.dtype: bfloat16",
+        )
+    if trainer.world_size > 1:
+        raise ConfigError(
+            "trainer.devices",
+            trainer.world_size,
+            rule="must be 1 process in all",
+            why="The gradient of the vectors is not summed over processes yet",
+            fix="Set trainer.devices: 1",
+        )
+
+
 class SteeringModule(L.LightningModule):
     """Trains steering vectors of a frozen language model by online reinforcement learning.
 
@@ -146,22 +166,7 @@ class SteeringModule(L.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Refuses trainer settings under which the vectors would not learn as they should."""
-        if self.trainer.precision != "32-true":
-            raise ConfigError(
-                "trainer.precision",
-                self.trainer.precision,
-                rule='must be "32-true"',
-                why="It is the precision of the vectors: small steps are rounded away in 16 bits",
-                fix="Set the base's own precision by model.dtype: bfloat16",
-            )
-        if self.trainer.world_size > 1:
-            raise ConfigError(
-                "trainer.devices",
-                self.trainer.world_size,
-                rule="must be 1 process in all",
-                why="The gradient of the vectors is not summed over processes yet",
-                fix="Set trainer.devices: 1",
-            )
+        check_trainer(self.trainer)
 
     def configure_model(self) -> None:
         """Loads the frozen base, after all data and settings have been checked."""

@@ -28,7 +28,7 @@ from steer_lightning.callbacks import (
 from steer_lightning.data import PromptDataModule
 from steer_lightning.errors import UNKNOWN, ConfigError
 from steer_lightning.messages import explain
-from steer_lightning.module import SteeringModule
+from steer_lightning.module import SteeringModule, check_trainer
 
 TRAINER_DEFAULTS: dict[str, Any] = {
     "default_root_dir": "runs",
@@ -77,11 +77,16 @@ class SteeringCLI(LightningCLI):
         names = (name for action in parser._actions for name in action.option_strings)
         SteeringCLI.options = sorted(name.lstrip("-") for name in names if name.startswith("--"))
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Checks the seed, too, before it is used."""
+        super().parse_arguments(parser, args)
+        seed = self.config[self.config.subcommand].seed_everything
+        if not 0 <= seed < 2**32:
+            raise ConfigError("seed_everything", seed, rule="must be from 0 to 4294967295")
+
     def before_instantiate_classes(self) -> None:
         """Finds the checkpoint to go on from, and makes the run's folder."""
         config = self.config[self.config.subcommand]
-        if config.seed_everything < 0:
-            raise ConfigError("seed_everything", config.seed_everything, rule="must be 0 or more")
         root = Path(config.trainer.default_root_dir)
         checkpoint = config.get("ckpt_path")
         if checkpoint == "last":
@@ -110,7 +115,9 @@ class SteeringCLI(LightningCLI):
 
     def _make_trainer(self, **kwargs: Any) -> L.Trainer:
         try:
-            return super().instantiate_trainer(**kwargs)
+            trainer = super().instantiate_trainer(**kwargs)
+            check_trainer(trainer)  # before it starts further processes
+            return trainer
         except (MisconfigurationException, TypeError, ValueError) as error:  # how Lightning tells of wrong settings
             if isinstance(error, ConfigError):
                 raise
@@ -180,6 +187,16 @@ def last_checkpoint(root: Path) -> Path:
     return found[-1]
 
 
+def _original(error: Exception) -> Exception:
+    """The ConfigError that jsonargparse has wrapped into a list of the types that it tried, or the error itself."""
+    link: BaseException | None = error
+    while link is not None:
+        if isinstance(link, ConfigError):
+            return link
+        link = link.__cause__ or link.__context__
+    return error
+
+
 def _drop_if_empty(folder: Path | None) -> None:
     if folder is not None:
         with suppress(OSError):  # not empty: the run got as far as writing something
@@ -216,6 +233,9 @@ def run(words: Sequence[str]) -> None:
         )
     except ArgumentError as error:
         raise explain(str(error), SteeringCLI.options) from error
+    except (ValueError, TypeError) as error:
+        original = _original(error)
+        raise original from (None if original is error else error)
     finally:
         sys.argv = before
         _drop_if_empty(SteeringCLI.folder)

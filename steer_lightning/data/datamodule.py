@@ -104,6 +104,8 @@ class PromptDataModule(L.LightningDataModule):
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.max_prompt_tokens, self.seed = max_prompt_tokens, seed
         self.prompts: dict[str, list[Prompt]] = {}
+        self._loader: ResumableLoader | None = None
+        self._cursor: dict[str, int] | None = None
 
     def setup(self, stage: str) -> None:
         """Loads what the stage needs, before the model's weights are loaded."""
@@ -135,7 +137,22 @@ class PromptDataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> ResumableLoader:
         """Shuffled batches of B prompts, resumable."""
-        return ResumableLoader(self.prompts["train"], self.batch_size, self.seed)
+        self._loader = ResumableLoader(self.prompts["train"], self.batch_size, self.seed)
+        if self._cursor is not None:
+            self._loader.load_state_dict(self._cursor)
+        return self._loader
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the training order stands.
+
+        Lightning saves the loader's own state, too, but has already built the loader when it would restore it: the
+        learning-rate schedule asks for the number of steps, and with it for the loader, before.
+        """
+        return {"cursor": None if self._loader is None else self._loader.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on from there."""
+        self._cursor = state_dict["cursor"]
 
     def val_dataloader(self) -> DataLoader[Prompt] | list[DataLoader[Prompt]]:
         """The validation problems in order."""
