@@ -1,0 +1,19 @@
+"""The door to the package's callbacks, and the place for your own. See README.md."""
+
+from steer_lightning.callbacks import (
+    BenchmarkEval,
+    RewardLogger,
+    RolloutTable,
+    RunSummary,
+    SteeringProgressBar,
+    VectorCheckpoint,
+)
+
+__all__ = [
+    "BenchmarkEval",
+    "RewardLogger",
+    "RolloutTable",
+    "RunSummary",
+    "SteeringProgressBar",
+    "VectorCheckpoint",
+]

@@ -1,0 +1,91 @@
+"""The thin command line, every YAML of the repository, and the wheel in a foreign folder."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+
+from steer_lightning.cli import COMMANDS, main
+
+CONFIGS = sorted((Path(__file__).parents[2] / "configs").rglob("*.yaml"))
+
+
+def test_help_lists_the_commands_without_importing_torch() -> None:
+    script = (
+        "import sys; from steer_lightning.cli import main; code = main(['--help']); "
+        "assert not {'torch', 'lightning', 'transformers'} & set(sys.modules); sys.exit(code)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert all(f"  {name} " in done.stdout for name in COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [(["ft"], "did you mean 'fit'?"), (["xyzzy"], "fit, validate, test"), (["fit", "--nope"], "nope")],
+)
+def test_unknown_words(words: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_a_broken_yaml_is_one_message(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "bad.yaml").write_text("model: [1\ndata: 2")
+    assert main(["fit", "--config", str(tmp_path / "bad.yaml")]) == 2
+    assert "line 2" in capsys.readouterr().err
+    assert main(["fit", "--config", str(tmp_path / "none.yaml")]) == 2
+    assert "none.yaml" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+def test_every_yaml_parses_and_its_objects_can_be_built(
+    config: Path, root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from steer_lightning import training_cli
+
+    built = {}
+    monkeypatch.setattr(training_cli.SteeringCLI, "_run_subcommand", lambda cli, name: built.update(cli=cli))
+    monkeypatch.chdir(root)
+    words = ["fit", "--config", str(config), f"--trainer.default_root_dir={tmp_path}", "--trainer.accelerator=cpu"]
+    assert main(words) == 0
+    module = built["cli"].model
+    assert module.policy.model is None, "nothing is loaded before all settings have been checked"
+    assert "default_root_dir" in yaml.safe_load(config.read_text())["trainer"]
+
+
+def test_print_config_is_a_config(capsys: pytest.CaptureFixture[str], root: Path) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["fit", "--config", str(root / "configs/quickstart.yaml"), "--print_config"])
+    assert stopped.value.code == 0
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert printed["model"]["optimizer"]["init_args"]["eps"] == 1e-8  # defaults are filled in
+
+
+def test_a_wheel_runs_in_a_foreign_folder(root: Path, tmp_path: Path) -> None:
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
+    subprocess.run([*pip, "wheel", "--no-deps", "--wheel-dir", str(tmp_path), str(root)], check=True)
+    (wheel,) = tmp_path.glob("steer_lightning-*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert "steer_lightning/py.typed" in names
+    assert "steer_lightning/assets/quickstart/model.safetensors" in names
+    assert not [name for name in names if name.startswith(("tests/", "callbacks/", "configs/"))]
+    site = tmp_path / "site"
+    subprocess.run([*pip, "install", "--no-deps", "--target", str(site), str(wheel)], check=True)
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    environment = {**os.environ, "PYTHONPATH": str(site)}
+    for command in ([str(site / "bin/steer-lightning")], [sys.executable, "-m", "steer_lightning"]):
+        done = subprocess.run(
+            [*command, "--help"], cwd=foreign, env=environment, capture_output=True, text=True, check=True
+        )
+        assert "steer-lightning COMMAND" in done.stdout
+    where = "import steer_lightning.policy as p; print(p.resolve_base('quickstart'))"
+    done = subprocess.run(
+        [sys.executable, "-c", where], cwd=foreign, env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == str(site / "steer_lightning/assets/quickstart")
