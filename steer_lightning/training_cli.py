@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import sys
+import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
@@ -220,6 +221,8 @@ def run(words: Sequence[str]) -> None:
     SteeringCLI.folder = None
     for name in ("lightning.pytorch", "lightning.fabric"):  # seeds, accelerators and tips: nothing to act on
         logging.getLogger(name).setLevel(logging.WARNING)
+    # it asks for the state before the optimizer's step; a run goes on from the state after it
+    warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization")
     before, sys.argv = sys.argv, ["steer-lightning", *words]  # LightningCLI reads and relaunches from there
     strict = {"exit_on_error": False, "allow_abbrev": False}
     try:
