@@ -38,7 +38,8 @@ class BenchmarkEval(Callback):
     two of them differ by the vectors alone.
 
     Args:
-        benchmarks: Sources of problems by name. The data module's template is used.
+        benchmarks: Sources of problems by name, put to the model by the data module's template; default: the data
+            module's validation problems, as `validation`.
         every_n_steps: Steps between evaluations; 0 evaluates at the start and the end alone.
         sampling: How problems are answered; `group_size` completions each, accuracy is their mean (avg@k).
         verifier: What counts as right; default: `MathReward`.
@@ -50,15 +51,15 @@ class BenchmarkEval(Callback):
 
     def __init__(
         self,
-        benchmarks: dict[str, Source],
+        benchmarks: dict[str, Source] | None = None,
         every_n_steps: int = 0,
         sampling: Sampling = Sampling(group_size=1),  # noqa: B008  # frozen
         verifier: Reward | None = None,
         batch_size: int = 256,
     ) -> None:
         super().__init__()
-        if not benchmarks:
-            raise ConfigError("BenchmarkEval.benchmarks", benchmarks, rule="must name at least one source")
+        if benchmarks is not None and not benchmarks:
+            raise ConfigError("BenchmarkEval.benchmarks", benchmarks, rule="must name at least one source, or be null")
         for key, value, least in (("every_n_steps", every_n_steps, 0), ("batch_size", batch_size, 1)):
             if value < least:
                 raise ConfigError(f"BenchmarkEval.{key}", value, rule=f"must be at least {least}")
@@ -80,7 +81,15 @@ class BenchmarkEval(Callback):
                 rule="needs the template of a PromptDataModule",
                 fix="Call trainer.fit(module, datamodule=...)",
             )
-        self._prompts = {name: datamodule.make_prompts(source) for name, source in self.benchmarks.items()}
+        sources = {"validation": datamodule.sources["val"]} if self.benchmarks is None else self.benchmarks
+        if None in sources.values():
+            raise ConfigError(
+                "BenchmarkEval.benchmarks",
+                None,
+                rule="needs data.val",
+                why="With null it takes its problems from there",
+            )
+        self._prompts = {name: datamodule.make_prompts(source) for name, source in sources.items()}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Evaluates before the first step; a resumed run has done so."""

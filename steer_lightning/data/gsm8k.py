@@ -19,18 +19,25 @@ class GSM8K:
     Args:
         split: `train` or `test`.
         path: Folder with `train.jsonl` and `test.jsonl`, or one file; null loads from the hub.
+        limit: Takes the first so many problems; null takes all.
 
     Raises:
         ConfigError: If the file is missing.
     """
 
-    def __init__(self, split: Literal["train", "test"] = "train", path: str | None = None) -> None:
+    def __init__(
+        self, split: Literal["train", "test"] = "train", path: str | None = None, limit: int | None = None
+    ) -> None:
         file = Path(path).expanduser() if path is not None else None
         if file is not None and file.is_dir():
             file = file / f"{split}.jsonl"
         hub = "openai/gsm8k" if file is None else None
         self._records = Records(
-            path=None if file is None else str(file), hub_name=hub, hub_config="main" if hub else None, split=split
+            path=None if file is None else str(file),
+            hub_name=hub,
+            hub_config="main" if hub else None,
+            split=split,
+            limit=limit,
         )
 
     def load(self) -> list[Problem]:

@@ -153,6 +153,7 @@ class Records:
         revision: Its revision.
         question_column: Column of the question.
         answer_column: Column of the gold answer.
+        limit: Takes the first so many rows; null takes all.
 
     Raises:
         ConfigError: If not exactly one of `path` and `hub_name` is set, or the file is missing.
@@ -167,7 +168,10 @@ class Records:
         revision: str | None = None,
         question_column: str = "question",
         answer_column: str = "answer",
+        limit: int | None = None,
     ) -> None:
+        if limit is not None and limit < 1:
+            raise ConfigError("limit", limit, rule="must be at least 1, or null for all rows")
         if (path is None) == (hub_name is None):
             raise ConfigError("Records.path", path, rule=f"set either path or hub_name (now {hub_name!r}), not both")
         if path is not None and not Path(path).expanduser().is_file():
@@ -175,6 +179,7 @@ class Records:
         self.path, self.hub_name, self.hub_config = path, hub_name, hub_config
         self.split, self.revision = split, revision
         self.question_column, self.answer_column = question_column, answer_column
+        self.limit = limit
 
     def load(self) -> list[Problem]:
         """Reads all rows."""
@@ -183,4 +188,5 @@ class Records:
         else:
             assert self.hub_name is not None
             rows = read_hub(self.hub_name, config=self.hub_config, split=self.split, revision=self.revision)
+        rows = rows[: self.limit]
         return to_problems(rows, self.question_column, self.answer_column, self.path or self.hub_name or "")

@@ -203,6 +203,7 @@ MISTAKES = [
     ("trainer.devices", 2, ["trainer.devices", "1"]),
     ("trainer.accelerator", "gpu", ["trainer"]),
     ("seed_everything", -1, ["seed_everything = -1", "from 0 to"]),
+    ("trainer.callbacks.0.init_args", {}, ["BenchmarkEval.benchmarks", "data.val"]),
     ("ckpt_path", "none.ckpt", ["ckpt_path", "no such file"]),
     ("ckpt_path", "last", ["last", "default_root_dir"]),
 ]
@@ -219,6 +220,8 @@ def test_each_mistake_gets_one_clear_message(
     if key == "trainer.accelerator" and torch.cuda.is_available():
         pytest.skip("a GPU is there")
     (tmp_path / "empty.jsonl").write_text("\n")
+    if value == {}:
+        del config["data"]["val"]
     set_in(config, key, value)
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
     monkeypatch.chdir(tmp_path)
@@ -263,3 +266,16 @@ sys.exit(main(["fit", "--config", "config.yaml"]))
     assert [pq.read_table(path).num_rows for path in sorted((folder / "rollouts").iterdir())] == [16, 16]
     assert torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 2
     assert not list(folder.rglob(".*"))
+
+
+def test_the_quickstart_learns(run, root: Path, tmp_path: Path) -> None:
+    """A third of the quickstart's steps on fewer held-out problems; the whole one is `make quickstart`."""
+    config = yaml.safe_load((root / "configs/quickstart.yaml").read_text())
+    config["trainer"]["callbacks"][0]["init_args"]["benchmarks"]["arithmetic"]["init_args"]["num_problems"] = 256
+    done = run(config, "--trainer.max_steps=20", "--trainer.default_root_dir=runs")
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((tmp_path / "runs/run-1/summary.json").read_text())
+    assert summary["accuracy_before"]["arithmetic"] <= 0.4
+    assert summary["accuracy_after"]["arithmetic"] >= 0.75
+    assert summary["trained_parameters"] == 4 * 192
+    assert (tmp_path / "runs/run-1/reward_curve.png").stat().st_size > 10_000

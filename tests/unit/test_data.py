@@ -61,6 +61,13 @@ def test_wrong_files_are_errors(tmp_path: Path, name: str, content: str, message
         Records(path=str(tmp_path / name)).load()
 
 
+def test_a_limit_takes_the_first_rows(tmp_path: Path) -> None:
+    path = str(write(tmp_path / "data.jsonl"))
+    assert [p.question for p in Records(path=path, **COLUMNS, limit=1).load()] == ["1+1"]
+    with pytest.raises(ConfigError, match="limit = 0"):
+        Records(path=path, limit=0)
+
+
 def test_bytes_that_are_no_text_are_an_error(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(b'{"question": "\xff\xfe"}')
     with pytest.raises(ConfigError, match="not JSON"):
