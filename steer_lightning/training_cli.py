@@ -42,6 +42,14 @@ TRAINER_DEFAULTS: dict[str, Any] = {
 }
 
 
+HARMLESS = (
+    "Using ModelCheckpoint with manual optimization",  # a run goes on from the state after the optimizer's step
+    "You have overridden `transfer_batch_to_device`",  # prompts are text, for every kind of loader
+    r"The .*dataloader.* does not have many workers",  # prompts are in memory
+)
+"""Advice of Lightning that does not apply here, by the beginning of its message."""
+
+
 class SaveConfig(Callback):
     """Writes the resolved configuration into the run's folder, once the model has been loaded."""
 
@@ -221,8 +229,8 @@ def run(words: Sequence[str]) -> None:
     SteeringCLI.folder = None
     for name in ("lightning.pytorch", "lightning.fabric"):  # seeds, accelerators and tips: nothing to act on
         logging.getLogger(name).setLevel(logging.WARNING)
-    # it asks for the state before the optimizer's step; a run goes on from the state after it
-    warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization")
+    for message in HARMLESS:
+        warnings.filterwarnings("ignore", message=message)
     before, sys.argv = sys.argv, ["steer-lightning", *words]  # LightningCLI reads and relaunches from there
     strict = {"exit_on_error": False, "allow_abbrev": False}
     try:

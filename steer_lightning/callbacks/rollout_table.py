@@ -66,16 +66,21 @@ class RolloutTable(Callback):
 
     Args:
         every_n_steps: Steps between two shows on the console; 0 shows none.
-        num_shown: Completions a show, all of the first prompt of the batch.
+        num_prompts: Prompts a show, the first ones of the batch.
+        num_completions: Completions of each.
         max_characters: A longer completion is cut on the console, never in the file.
     """
 
-    def __init__(self, every_n_steps: int = 10, num_shown: int = 2, max_characters: int = 400) -> None:
+    def __init__(
+        self, every_n_steps: int = 10, num_prompts: int = 2, num_completions: int = 2, max_characters: int = 400
+    ) -> None:
         super().__init__()
-        for key, value in (("every_n_steps", every_n_steps), ("num_shown", num_shown)):
+        numbers = {"every_n_steps": every_n_steps, "num_prompts": num_prompts, "num_completions": num_completions}
+        for key, value in numbers.items():
             if value < 0:
                 raise ConfigError(f"RolloutTable.{key}", value, rule="must be 0 or more")
-        self.every_n_steps, self.num_shown, self.max_characters = every_n_steps, num_shown, max_characters
+        self.every_n_steps, self.max_characters = every_n_steps, max_characters
+        self.num_prompts, self.num_completions = num_prompts, num_completions
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Refuses a folder that holds another run's rollouts."""
@@ -102,14 +107,22 @@ class RolloutTable(Callback):
             merge(self._folder, self._file)
 
     def _show(self, step: Step, number: int) -> str:
-        prompt = step.rollouts.prompts[0]
-        lines = [f"step {number}  prompt: {printable(prompt.text)!r}  answer: {printable(prompt.problem.answer)}"]
-        for n, text in enumerate(step.rollouts.texts[: min(self.num_shown, step.rollouts.group_size)]):
-            score = step.scores.total[n]
-            shown = "unscored" if score is None else f"{score:.2f}"
-            cut = "" if len(text) <= self.max_characters else f" ... ({len(text)} characters)"
-            lines.append(f"  reward {shown}  {printable(text[: self.max_characters])!r}{cut}")
+        rollouts = step.rollouts
+        lines = [f"step {number}"]
+        for b, prompt in enumerate(rollouts.prompts[: self.num_prompts]):
+            lines.append(f"  prompt {printable(prompt.text)!r}  answer {printable(prompt.problem.answer)}")
+            first = b * rollouts.group_size
+            for n in range(first, first + min(self.num_completions, rollouts.group_size)):
+                lines.append(f"    reward {_shown(step.scores.total[n])}  {self._cut(rollouts.texts[n])}")
         return "\n".join(lines)
+
+    def _cut(self, text: str) -> str:
+        more = "" if len(text) <= self.max_characters else f" ... ({len(text)} characters)"
+        return repr(printable(text[: self.max_characters])) + more
+
+
+def _shown(score: float | None) -> str:
+    return "unscored" if score is None else f"{score:.2f}"
 
 
 def merge(folder: Path, file: Path) -> None:

@@ -83,7 +83,7 @@ class GenerateEngine:
         mask = mask.repeat_interleave(sampling.group_size, 0).to(policy.device)
         stops = sorted({*policy.eos_token_ids, *sampling.eos_token_ids})
         uniforms = row_uniforms(seed, step, [p.id for p in prompts], sampling.group_size, sampling.max_new_tokens)
-        sampler = SeededSampler(uniforms.to(policy.device), sampling)
+        sampler = SeededSampler(uniforms, sampling)
         sequences = policy.model.generate(
             input_ids=ids,
             attention_mask=mask,

@@ -110,8 +110,9 @@ def draw(logits: torch.Tensor, uniforms: torch.Tensor, sampling: Sampling) -> tu
     else:
         logprobs = warp(logits, sampling)
         # float64: over 262,144 tokens the sum in float32 would miss 1 by more than a rare token's probability
-        cumulative = logprobs.double().exp().cumsum(-1)
-        target = uniforms.to(cumulative).unsqueeze(-1) * cumulative[:, -1:]
+        exact = torch.float32 if logits.device.type == "mps" else torch.float64  # Apple's GPUs have no float64
+        cumulative = logprobs.to(exact).exp().cumsum(-1)
+        target = uniforms.to(exact).to(cumulative.device).unsqueeze(-1) * cumulative[:, -1:]
         token = torch.searchsorted(cumulative, target, right=True).squeeze(-1)
         # a target that rounds up to the total lands behind the last token: take the last one that can be drawn
         last = logprobs.isfinite().int().cumsum(-1).argmax(-1)

@@ -1,0 +1,120 @@
+"""The update: micro-batches equal one batch, and the batch equals the formula."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from steer_lightning import ConfigError, SteeringModule
+from steer_lightning.advantages import RLOO
+from steer_lightning.losses import token_logprobs
+from steer_lightning.policy import SteeringConfig
+from steer_lightning.rewards import FormatReward, WeightedReward
+from steer_lightning.rollout import GenerateEngine, Sampling
+from steer_lightning.testing import make_prompts, save_tiny, tiny_policy
+from steer_lightning.types import Rollouts
+
+PROMPTS = make_prompts(["a", "two words", "a rather longer prompt", "z9"])
+SAMPLING = Sampling(group_size=4, max_new_tokens=8, temperature=0.8)
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch: pytest.MonkeyPatch) -> SteeringModule:
+    module = SteeringModule(
+        base=save_tiny(tmp_path, "llama"),
+        sampling=SAMPLING,
+        rewards=[WeightedReward(reward=FormatReward("[a-m]"))],
+        steering=SteeringConfig(layers=[0, 2]),
+    )
+    module.configure_model()
+    module.policy.measure_units([prompt.token_ids for prompt in PROMPTS])
+    module.policy.steering.weight.data[:, :32].normal_(std=0.1)
+    module.on_fit_start()
+    monkeypatch.setattr(module, "manual_backward", lambda loss: loss.backward())  # needs no trainer
+    return module
+
+
+def gradient(module: SteeringModule, rollouts: Rollouts, advantages: torch.Tensor, budget: int) -> torch.Tensor:
+    module.tokens_per_micro_batch = budget
+    module.accumulate(rollouts, advantages)
+    found = module.policy.steering.weight.grad
+    assert found is not None
+    return found.clone()
+
+
+def plain_gradient(module: SteeringModule, rollouts: Rollouts, advantages: torch.Tensor) -> torch.Tensor:
+    """- mean_i [ A_i * sum_t log pi(y_it) ], one unpadded row at a time, straight from the formula."""
+    weight = module.policy.steering.weight
+    weight.grad = None
+    total = torch.zeros(())
+    for n, advantage in enumerate(advantages.flatten()):
+        prompt = list(rollouts.prompts[n // rollouts.group_size].token_ids)
+        completion = rollouts.completion_ids[n][rollouts.completion_mask[n]]
+        logits = module.policy.model(torch.tensor([prompt + completion.tolist()])).logits[:, len(prompt) - 1 : -1]
+        total = total + advantage * token_logprobs(logits, completion[None], SAMPLING.temperature).sum()
+    (-total / advantages.numel()).backward()
+    assert weight.grad is not None
+    return weight.grad.clone()
+
+
+def test_micro_batches_equal_one_batch_and_the_formula(module: SteeringModule) -> None:
+    rollouts = module.engine.generate(PROMPTS, SAMPLING, seed=0, step=0)
+    advantages = torch.randn(4, 4)
+    advantages[1] = 0.0  # a group without signal takes no part
+    expected = plain_gradient(module, rollouts, advantages)
+    assert expected.abs().max() > 0.01
+    for budget in (1, 60, 10_000):
+        torch.testing.assert_close(gradient(module, rollouts, advantages, budget), expected, rtol=1e-4, atol=1e-6)
+    module.activation_checkpointing = True
+    torch.testing.assert_close(gradient(module, rollouts, advantages, 60), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_no_signal_is_a_zero_gradient(module: SteeringModule) -> None:
+    rollouts = module.engine.generate(PROMPTS, SAMPLING, seed=0, step=0)
+    assert (gradient(module, rollouts, torch.zeros(4, 4), 100) == 0).all()
+
+
+def test_steps_on_the_gradient_raise_the_reward_and_leave_the_base_alone(module: SteeringModule) -> None:
+    before = module.policy.base_sha256()
+    optimizer = torch.optim.Adam([module.policy.steering.weight], lr=0.3)
+    sampling = Sampling(group_size=16, max_new_tokens=8)
+    module.sampling = sampling
+    rewards = []
+    for step in range(15):
+        rollouts = module.engine.generate(PROMPTS, sampling, seed=0, step=step)
+        reward = torch.tensor(module.reward(rollouts.completions()).total).view(4, 16)
+        rewards.append(reward.mean().item())
+        module.accumulate(rollouts, RLOO()(reward))
+        optimizer.step()
+    assert sum(rewards[-3:]) / 3 > sum(rewards[:3]) / 3 + 0.1, rewards
+    assert module.policy.base_sha256() == before
+    module.policy.model.lm_head.weight.data[0, 0] += 1e-3
+    assert module.policy.base_sha256() != before
+
+
+def test_checkpoints_hold_what_is_trained_and_no_base(module: SteeringModule) -> None:
+    assert sorted(module.state_dict()) == [
+        "gradient_clip.running",
+        "policy.steering.unit",
+        "policy.steering.units_measured",
+        "policy.steering.weight",
+    ]
+
+
+def test_a_group_of_one_needs_an_estimator_that_allows_it() -> None:
+    with pytest.raises(ConfigError, match=r"group_size = 1.*RLOO"):
+        SteeringModule(sampling=Sampling(group_size=1))
+
+    def reinforce(rewards: torch.Tensor) -> torch.Tensor:
+        return rewards
+
+    SteeringModule(sampling=Sampling(group_size=1), advantage=reinforce)
+
+
+def test_a_policy_is_cheap_until_it_is_loaded() -> None:
+    policy = tiny_policy()
+    engine = GenerateEngine()
+    with pytest.raises(RuntimeError, match="setup"):
+        engine.generate(PROMPTS, SAMPLING, seed=0, step=0)
+    engine.setup(policy)
+    assert SteeringModule().policy.model is None
