@@ -44,14 +44,14 @@ def draw_reward_curve(folder: Path) -> Path:
     figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
     axes = figure.subplots()
     rewards = series.get("reward/mean", [])
-    steps = [step + 1 for step, _ in rewards]  # logged with the number of steps before
+    steps = [step for step, _ in rewards]  # a batch is sampled from the vectors after that many updates
     values = [value for _, value in rewards]
     axes.plot(steps, values, color="tab:blue", alpha=0.3, linewidth=1, label="reward, each step")
     axes.plot(steps, trailing_mean(values), color="tab:blue", label=f"reward, mean of {SMOOTHING} steps")
-    for name, points in series.items():
-        if name.startswith("benchmark/") and name.endswith("/accuracy"):
-            label = f"accuracy, {name.split('/')[1]}"
-            axes.plot(*zip(*points, strict=True), marker="o", linestyle="--", label=label)
+    benchmarks = [name for name in series if name.startswith("benchmark/") and name.endswith("/accuracy")]
+    for number, name in enumerate(benchmarks, 1):
+        label = f"accuracy on held-out {name.split('/')[1]}"
+        axes.plot(*zip(*series[name], strict=True), color=f"C{number}", marker="o", linestyle="--", label=label)
     axes.set_xlabel("optimizer step")
     axes.set_ylabel("reward, accuracy")
     axes.grid(alpha=0.3)
