@@ -184,7 +184,16 @@ class SteeringModule(L.LightningModule):
         weight = self.policy.steering.weight
         optimizer = self.optimizer_factory([weight])
         check_8bit(optimizer, weight.numel())
-        scheduler = self.schedule.build(optimizer, int(self.trainer.estimated_stepping_batches))
+        num_steps = self.trainer.estimated_stepping_batches
+        if num_steps == float("inf"):
+            raise ConfigError(
+                "trainer.max_steps",
+                self.trainer.max_steps,
+                rule="it or trainer.max_epochs must bound the run",
+                why="The learning rate's schedule needs its length",
+                fix="Set trainer.max_steps to a number of optimizer steps",
+            )
+        scheduler = self.schedule.build(optimizer, int(num_steps))
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:

@@ -202,6 +202,7 @@ MISTAKES = [
     ("trainer.precision", "bf16-true", ["trainer.precision", "model.dtype"]),
     ("trainer.devices", 2, ["trainer.devices", "1"]),
     ("trainer.accelerator", "gpu", ["trainer"]),
+    ("trainer", {"max_steps": -1, "max_epochs": -1, "accelerator": "cpu"}, ["trainer.max_steps", "max_epochs"]),
     ("seed_everything", -1, ["seed_everything = -1", "from 0 to"]),
     ("trainer.callbacks.0.init_args", {}, ["BenchmarkEval.benchmarks", "data.val"]),
     ("ckpt_path", "none.ckpt", ["ckpt_path", "no such file"]),
@@ -222,6 +223,8 @@ def test_each_mistake_gets_one_clear_message(
     (tmp_path / "empty.jsonl").write_text("\n")
     if value == {}:
         del config["data"]["val"]
+    if key == "trainer":
+        value = {**config["trainer"], **value}  # type: ignore[dict-item]
     set_in(config, key, value)
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
     monkeypatch.chdir(tmp_path)
