@@ -1,4 +1,4 @@
-# Two commands do everything on a fresh machine with Python 3.10 or newer: `make quickstart` and `make test`.
+# Two commands do everything on a fresh machine with Python 3.11 or newer: `make quickstart` and `make test`.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin

@@ -159,6 +159,16 @@ class SteeringModule(L.LightningModule):
                 why="Greedy completions of a group are all the same, and their advantages 0",
                 fix="Set model.sampling.temperature: 1.0",
             )
+        for key, off in (("top_p", 1.0), ("top_k", 0)):
+            value = getattr(self.sampling, key)
+            if value != off:
+                raise ConfigError(
+                    f"model.sampling.{key}",
+                    value,
+                    rule=f"must be {off} in training",
+                    why="The loss is of the whole distribution; truncated sampling would be off its policy",
+                    fix=f"Set model.sampling.{key}: {off}; BenchmarkEval.sampling may truncate",
+                )
         if self.tokens_per_micro_batch < 1:
             raise ConfigError("model.tokens_per_micro_batch", self.tokens_per_micro_batch, rule="must be at least 1")
 
@@ -261,6 +271,11 @@ class SteeringModule(L.LightningModule):
         optimizer, scheduler = self.optimizers(), self.lr_schedulers()
         optimizer.zero_grad()  # type: ignore[union-attr]
         self.accumulate(rollouts, advantages)
+        if not bool(torch.isfinite(self.policy.steering.weight.grad).all()):  # type: ignore[arg-type]
+            raise FloatingPointError(  # before the vectors, the optimizer, the clip or a checkpoint take it in
+                f"the gradient of step {self.global_step} is not finite; vectors and checkpoint of the step before "
+                "are whole. Set model.dtype: float32 or bfloat16, or a lower learning rate"
+            )
         norm = self.gradient_clip([self.policy.steering.weight])
         optimizer.step()  # type: ignore[union-attr]  # also when no group has signal: momentum and schedule go on
         scheduler.step()  # type: ignore[union-attr]

@@ -153,6 +153,9 @@ class SteeringCLI(LightningCLI):
         from steer_lightning.report import draw_reward_curve
 
         assert self.folder is not None
+        if not (self.folder / "metrics.csv").exists():
+            print("no step was taken: the run had reached trainer.max_steps or trainer.max_epochs before")
+            return
         try:
             path = draw_reward_curve(self.folder)
         except ModuleNotFoundError as error:

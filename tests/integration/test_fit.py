@@ -177,6 +177,8 @@ MISTAKES = [
     ("model.sampling.group_size", 1, ["group_size = 1", "RLOO", "8 or more"]),
     ("model.sampling.group_size", 0, ["group_size = 0", "at least 1"]),
     ("model.sampling.temperature", 0, ["temperature = 0", "Greedy"]),
+    ("model.sampling.top_p", 0.9, ["top_p = 0.9", "off its policy"]),
+    ("model.sampling.top_k", 5, ["top_k = 5", "must be 0"]),
     ("model.dtype", "fp8", ["model.dtype", "bfloat16"]),
     ("model.steering", {"layers": "5-9"}, ["'5-9'", "0 to 2", "3 decoder layers"]),
     ("model.steering", {"layers": "first"}, ["layers", "8-15"]),

@@ -118,3 +118,17 @@ def test_a_policy_is_cheap_until_it_is_loaded() -> None:
         engine.generate(PROMPTS, SAMPLING, seed=0, step=0)
     engine.setup(policy)
     assert SteeringModule().policy.model is None
+
+
+def test_a_gradient_that_is_not_finite_stops_before_anything_takes_it_in(
+    module: SteeringModule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rollouts = module.engine.generate(PROMPTS, SAMPLING, seed=0, step=0)
+    optimizer = torch.optim.SGD([module.policy.steering.weight], lr=1.0)
+    monkeypatch.setattr(module, "optimizers", lambda: optimizer)
+    monkeypatch.setattr(module, "lr_schedulers", lambda: None)
+    before = module.policy.steering.weight.detach().clone()
+    with pytest.raises(FloatingPointError, match="step 0 is not finite"):
+        module.update(rollouts, torch.full((4, 4), float("inf")))
+    assert torch.equal(module.policy.steering.weight, before)
+    assert module.gradient_clip.running == 0
