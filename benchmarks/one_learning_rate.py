@@ -1,11 +1,12 @@
-"""Claim: with `scale: rms` one learning rate serves models whose residual streams differ tenfold and more.
+"""Claim: with `scale: rms` one learning rate serves streams that differ tenfold and more.
 
     python benchmarks/one_learning_rate.py --json benchmarks/results/one_learning_rate.json
 
-The second model is the quickstart's with a residual stream `--factor` times as large: embedding and the matrices that
-write into the stream are multiplied, and since every reader normalises, it computes the same function. Both are
-trained with the same learning rate, in units of the stream (`rms`) and on plain vectors (`none`). The rate for `none`
-is the one that equals `rms` on the first model, on average over its layers.
+The second model is the quickstart's with a residual stream `--factor` times as large: embedding and
+the matrices that write into the stream are multiplied, and since every reader normalises, it
+computes the same function. Both are trained with the same learning rate, in units of the stream
+(`rms`) and on plain vectors (`none`). The rate for `none` is the one that equals `rms` on the first
+model, on average over its layers.
 """
 
 from __future__ import annotations
@@ -52,31 +53,55 @@ def stream_size(base: str) -> float:
     return float(policy.steering.unit.mean())
 
 
-def train(base: str, scale: str, rate: float, args: argparse.Namespace, folder: Path) -> dict[str, float]:
+def train(
+    base: str, scale: str, rate: float, args: argparse.Namespace, folder: Path
+) -> dict[str, float]:
     """Accuracy before and after, by the real command line."""
-    command = [sys.executable, "-m", "steer_lightning", "fit", "--config", str(ROOT / "configs/quickstart.yaml")]
-    command += [f"--model.base={base}", f"--model.steering.scale={scale}", f"--model.optimizer.init_args.lr={rate}"]
+    command = [
+        sys.executable,
+        "-m",
+        "steer_lightning",
+        "fit",
+        "--config",
+        str(ROOT / "configs/quickstart.yaml"),
+    ]
+    command += [
+        f"--model.base={base}",
+        f"--model.steering.scale={scale}",
+        f"--model.optimizer.init_args.lr={rate}",
+    ]
     command += [f"--trainer.max_steps={args.steps}", f"--trainer.default_root_dir={folder}"]
     command += ["--trainer.enable_progress_bar=false"]
     subprocess.run(command, check=True, capture_output=True)
     summary = json.loads((folder / "run-1/summary.json").read_text())
-    return {"before": summary["accuracy_before"]["arithmetic"], "after": summary["accuracy_after"]["arithmetic"]}
+    return {
+        "before": summary["accuracy_before"]["arithmetic"],
+        "after": summary["accuracy_after"]["arithmetic"],
+    }
 
 
 def main() -> None:
     """Trains both models both ways, prints and saves."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--factor", type=float, default=16.0, help="of the second model's stream")
-    parser.add_argument("--rate", type=float, default=0.02, help="learning rate in units of the stream")
+    parser.add_argument(
+        "--rate", type=float, default=0.02, help="learning rate in units of the stream"
+    )
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--json", type=Path, help="file for the results")
     args = parser.parse_args()
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=ROOT).stdout
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=ROOT
+    ).stdout
     result = {
-        "command": f"python benchmarks/one_learning_rate.py --factor {args.factor} --rate {args.rate} "
+        "command": f"python benchmarks/one_learning_rate.py --factor {args.factor} --rate "
+        "{args.rate} "
         f"--steps {args.steps}",
         "commit": commit.strip(),
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch "
+        "{torch.__version__}",
         "runs": [],
     }
     with tempfile.TemporaryDirectory() as folder:
@@ -88,7 +113,12 @@ def main() -> None:
         for scale, rate in rates.items():
             for name, base in bases.items():
                 runs = Path(folder) / f"{scale}-{len(result['runs'])}"
-                found = {"model": name, "stream": round(sizes[name], 3), "scale": scale, "rate": round(rate, 4)}
+                found = {
+                    "model": name,
+                    "stream": round(sizes[name], 3),
+                    "scale": scale,
+                    "rate": round(rate, 4),
+                }
                 found.update(train(base, scale, rate, args, runs))
                 result["runs"].append(found)
                 print(

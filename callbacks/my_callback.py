@@ -35,7 +35,12 @@ class StopWhenSolved(Callback):
         self._in_a_row = 0
 
     def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
     ) -> None:
         """Counts the good steps."""
         good = pl_module.last_step.rewards.nanmean().item() >= self.reward

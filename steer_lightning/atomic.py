@@ -11,13 +11,16 @@ from pathlib import Path
 
 @contextmanager
 def written_aside(path: Path) -> Iterator[Path]:
-    """Yields a temporary path in the same folder; renames it to `path` at the end, or deletes it on an error.
+    """Yields a temporary path in the same folder.
+
+    Renames it to `path` at the end, or deletes it on an error.
 
     Args:
         path: The file to write; its folder is made where it is missing.
 
     Raises:
-        OSError: If the disk is full or the folder can't be written; an earlier `path` is left as it was.
+        OSError: If the disk is full or the folder can't be written; an earlier `path` is left as it
+            was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)

@@ -16,7 +16,10 @@ from steer_lightning.errors import ConfigError
 
 @dataclass(frozen=True)
 class Command:
-    """Where a command is implemented: `module.run(arguments)`, the command itself being the first argument."""
+    """Where a command is implemented.
+
+    `module.run(arguments)`, the command itself being the first argument.
+    """
 
     module: str
     help: str
@@ -24,7 +27,9 @@ class Command:
 
 COMMANDS = {
     "fit": Command("steer_lightning.training_cli", "train steering vectors: fit --config my.yaml"),
-    "validate": Command("steer_lightning.training_cli", "accuracy on the validation problems of a configuration"),
+    "validate": Command(
+        "steer_lightning.training_cli", "accuracy on the validation problems of a configuration"
+    ),
     "test": Command("steer_lightning.training_cli", "accuracy on its test problems"),
 }
 
@@ -80,7 +85,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES):
             raise
         where = f" {error.filename}" if error.filename else ""
-        return _complain(f"can't write{where}: {error.strerror}. What was saved before is whole", error)
+        return _complain(
+            f"can't write{where}: {error.strerror}. What was saved before is whole", error
+        )
     return 0
 
 

@@ -7,12 +7,15 @@ UNKNOWN = object()
 
 
 class ConfigError(ValueError):
-    """A mistake in a configuration or an input: what is wrong, the rule, why, and what to set instead.
+    """A mistake in a configuration or an input.
+
+    What is wrong, the rule, why, and what to set instead.
 
     The command line prints it as one message, without a traceback.
 
     Args:
-        key: The option or input that is wrong, as the user wrote it, such as `model.sampling.group_size`.
+        key: The option or input that is wrong, as the user wrote it, such as
+            `model.sampling.group_size`.
         value: Its value; `UNKNOWN` is not shown.
         rule: What must hold for it.
         why: The reason for the rule.

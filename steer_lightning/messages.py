@@ -30,31 +30,53 @@ def explain(message: str, options: Sequence[str]) -> ConfigError:
     return ConfigError(key, UNKNOWN, rule=" ".join(message.split()))
 
 
-def _unknown_option(key: str, found: re.Match[str], classes: Sequence[str], options: Sequence[str]) -> ConfigError:
+def _unknown_option(
+    key: str, found: re.Match[str], classes: Sequence[str], options: Sequence[str]
+) -> ConfigError:
     name, given, value = found[1].lstrip("-").partition("=")
-    return ConfigError(name, value if given else UNKNOWN, rule="there is no such option", fix=_suggest(name, options))
+    return ConfigError(
+        name,
+        value if given else UNKNOWN,
+        rule="there is no such option",
+        fix=_suggest(name, options),
+    )
 
 
-def _unknown_argument(key: str, found: re.Match[str], classes: Sequence[str], options: Sequence[str]) -> ConfigError:
+def _unknown_argument(
+    key: str, found: re.Match[str], classes: Sequence[str], options: Sequence[str]
+) -> ConfigError:
     name = found[1]
-    if not classes:  # the class itself is not named in the message: an optimizer given as a callable
+    if (
+        not classes
+    ):  # the class itself is not named in the message: an optimizer given as a callable
         classes = re.findall(r"class_path='([\w.]+)'", found.string)
     if not classes:
-        return ConfigError(f"{key}.{name}", UNKNOWN, rule="there is no such option", fix=_suggest(name, options))
+        return ConfigError(
+            f"{key}.{name}", UNKNOWN, rule="there is no such option", fix=_suggest(name, options)
+        )
     parameters = _parameters(classes[-1])
-    return ConfigError(key, name, rule=f"{classes[-1]} has no such argument", fix=_suggest(name, parameters))
+    return ConfigError(
+        key, name, rule=f"{classes[-1]} has no such argument", fix=_suggest(name, parameters)
+    )
 
 
-def _unknown_name(key: str, found: re.Match[str], classes: Sequence[str], options: Sequence[str]) -> ConfigError:
+def _unknown_name(
+    key: str, found: re.Match[str], classes: Sequence[str], options: Sequence[str]
+) -> ConfigError:
     module, name = found[1], found[2]
     members = inspect.getmembers(import_module(module), lambda member: not inspect.ismodule(member))
     public = [other for other, _ in members if not other.startswith("_")]
     return ConfigError(
-        key, f"{module}.{name}", rule=f"module {module} has no {name}", fix=_suggest(name, public, module + ".")
+        key,
+        f"{module}.{name}",
+        rule=f"module {module} has no {name}",
+        fix=_suggest(name, public, module + "."),
     )
 
 
-def _unknown_module(key: str, found: re.Match[str], classes: Sequence[str], options: Sequence[str]) -> ConfigError:
+def _unknown_module(
+    key: str, found: re.Match[str], classes: Sequence[str], options: Sequence[str]
+) -> ConfigError:
     return ConfigError(
         key,
         classes[-1] if classes else found[1],
@@ -64,7 +86,9 @@ def _unknown_module(key: str, found: re.Match[str], classes: Sequence[str], opti
     )
 
 
-def _wrong_protocol(key: str, found: re.Match[str], classes: Sequence[str], options: Sequence[str]) -> ConfigError:
+def _wrong_protocol(
+    key: str, found: re.Match[str], classes: Sequence[str], options: Sequence[str]
+) -> ConfigError:
     return ConfigError(
         key,
         found[1],
@@ -74,14 +98,23 @@ def _wrong_protocol(key: str, found: re.Match[str], classes: Sequence[str], opti
     )
 
 
-def _wrong_type(key: str, found: re.Match[str], classes: Sequence[str], options: Sequence[str]) -> ConfigError:
+def _wrong_type(
+    key: str, found: re.Match[str], classes: Sequence[str], options: Sequence[str]
+) -> ConfigError:
     kind = re.sub(r"<class '([\w.]+)'>|typing\.", lambda m: m[1] or "", found[1])
-    kind = {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false"}.get(kind, kind)
+    kind = {
+        "int": "a whole number",
+        "float": "a number",
+        "str": "text",
+        "bool": "true or false",
+    }.get(kind, kind)
     kind = re.sub(r"^Literal\[(.*)\]$", r"one of \1", kind)
     return ConfigError(key, found[2].strip(), rule=f"must be {kind}")
 
 
-def _missing_option(key: str, found: re.Match[str], classes: Sequence[str], options: Sequence[str]) -> ConfigError:
+def _missing_option(
+    key: str, found: re.Match[str], classes: Sequence[str], options: Sequence[str]
+) -> ConfigError:
     name = re.sub(r"^(fit|validate|test)\.", "", found[1])
     return ConfigError(name, None, rule="must be set", fix="Set it in the YAML of --config FILE")
 
@@ -104,7 +137,9 @@ def _suggest(name: str, known: Iterable[str], prefix: str = "") -> str:
     if close:
         return "Did you mean " + " or ".join(prefix + other for other in close)
     last = name.rsplit(".", 1)[0]
-    beside = [other for other in known if other.startswith(last + ".")] or ([] if len(known) > 30 else known)
+    beside = [other for other in known if other.startswith(last + ".")] or (
+        [] if len(known) > 30 else known
+    )
     return "Known are " + ", ".join(prefix + other for other in beside) if beside else ""
 
 

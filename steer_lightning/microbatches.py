@@ -12,7 +12,10 @@ from steer_lightning.types import Rollouts
 
 @dataclass(frozen=True, kw_only=True)
 class MicroBatch:
-    """Some rows of a batch, padded no further than their own longest: left before the prompt, right behind it."""
+    """Some rows of a batch, padded no further than their own longest.
+
+    Left before the prompt, right behind it.
+    """
 
     rows: torch.Tensor
     """(n,) int64, indices into the batch's N rows."""
@@ -26,19 +29,24 @@ class MicroBatch:
     """(n, T) bool."""
 
 
-def micro_batches(rollouts: Rollouts, rows: torch.Tensor, max_tokens: int, pad: int) -> Iterator[MicroBatch]:
+def micro_batches(
+    rollouts: Rollouts, rows: torch.Tensor, max_tokens: int, pad: int
+) -> Iterator[MicroBatch]:
     """Packs rows by length, longest first, so that each micro-batch holds little padding.
 
     Args:
         rollouts: The batch.
         rows: (n,) int64, the rows to take.
-        max_tokens: Most tokens a micro-batch, padding included; a single longer row makes one of its own.
+        max_tokens: Most tokens a micro-batch, padding included; a single longer row makes one of
+            its own.
         pad: Token to pad with; always masked.
 
     Yields:
         Micro-batches that hold each row once.
     """
-    prompt_lengths = torch.tensor([len(p.token_ids) for p in rollouts.prompts]).repeat_interleave(rollouts.group_size)
+    prompt_lengths = torch.tensor([len(p.token_ids) for p in rollouts.prompts]).repeat_interleave(
+        rollouts.group_size
+    )
     lengths = rollouts.num_tokens
     order = sorted(rows.tolist(), key=lambda n: (-int(prompt_lengths[n] + lengths[n]), n))
     chosen: list[int] = []
@@ -54,7 +62,9 @@ def micro_batches(rollouts: Rollouts, rows: torch.Tensor, max_tokens: int, pad: 
         yield _build(rollouts, chosen, prompt_width, width, pad)
 
 
-def _build(rollouts: Rollouts, rows: list[int], prompt_width: int, width: int, pad: int) -> MicroBatch:
+def _build(
+    rollouts: Rollouts, rows: list[int], prompt_width: int, width: int, pad: int
+) -> MicroBatch:
     prompts = [rollouts.prompts[n // rollouts.group_size].token_ids for n in rows]
     left = torch.tensor([[pad] * (prompt_width - len(p)) + list(p) for p in prompts])
     left_mask = torch.tensor([[0] * (prompt_width - len(p)) + [1] * len(p) for p in prompts])

@@ -47,7 +47,7 @@ class Step:
 
 
 def check_trainer(trainer: L.Trainer) -> None:
-    """Raises a ConfigError for trainer settings under which the vectors would not learn as they should."""
+    """Raises a ConfigError for settings of the trainer that would falsify the training."""
     if trainer.precision != "32-true":
         raise ConfigError(
             "trainer.precision",
@@ -86,8 +86,10 @@ class SteeringModule(L.LightningModule):
         optimizer: Any torch or bitsandbytes optimizer.
         schedule: Learning rate over the run.
         gradient_clip: Clips the gradient in place and returns its norm; default `RunningNormClip`.
-        tokens_per_micro_batch: Most tokens, padding included, in one forward and backward pass; bounds memory.
-        activation_checkpointing: Recomputes activations in the backward pass: less memory, more time.
+        tokens_per_micro_batch: Most tokens, padding included, in one forward and backward pass;
+            bounds memory.
+        activation_checkpointing: Recomputes activations in the backward pass: less memory, more
+            time.
         seed: Of everything random in training; on the command line it is `seed_everything`.
 
     Raises:
@@ -127,7 +129,9 @@ class SteeringModule(L.LightningModule):
         )
         self.sampling = sampling
         self.engine: RolloutEngine = engine or GenerateEngine()
-        self.reward = RewardSum([WeightedReward(reward=MathReward())] if rewards is None else rewards)
+        self.reward = RewardSum(
+            [WeightedReward(reward=MathReward())] if rewards is None else rewards
+        )
         self.advantage: Advantage = advantage or RLOO()
         self.loss: Loss = loss or PolicyGradient()
         self.optimizer_factory = optimizer
@@ -148,7 +152,8 @@ class SteeringModule(L.LightningModule):
                 "model.sampling.group_size",
                 self.sampling.group_size,
                 rule=f"must be at least {needed} with model.advantage = {name}",
-                why="Its baseline is the mean reward of the group's other completions: of one there are none",
+                why="Its baseline is the mean reward of the group's other completions: of "
+                "one there are none",
                 fix="Set model.sampling.group_size: 8 or more",
             )
         if self.sampling.temperature == 0:
@@ -166,11 +171,16 @@ class SteeringModule(L.LightningModule):
                     f"model.sampling.{key}",
                     value,
                     rule=f"must be {off} in training",
-                    why="The loss is of the whole distribution; truncated sampling would be off its policy",
+                    why="The loss is of the whole distribution; truncated sampling would "
+                    "be off its policy",
                     fix=f"Set model.sampling.{key}: {off}; BenchmarkEval.sampling may truncate",
                 )
         if self.tokens_per_micro_batch < 1:
-            raise ConfigError("model.tokens_per_micro_batch", self.tokens_per_micro_batch, rule="must be at least 1")
+            raise ConfigError(
+                "model.tokens_per_micro_batch",
+                self.tokens_per_micro_batch,
+                rule="must be at least 1",
+            )
 
     # ---- setting up
 
@@ -206,7 +216,9 @@ class SteeringModule(L.LightningModule):
         scheduler = self.schedule.build(optimizer, int(num_steps))
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+    def transfer_batch_to_device(
+        self, batch: Any, device: torch.device, dataloader_idx: int
+    ) -> Any:
         """Leaves prompts alone: they are text and plain integers."""
         return batch
 
@@ -224,7 +236,10 @@ class SteeringModule(L.LightningModule):
         checkpoint["random_states"] = get_random_states()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keeps the random states for `on_train_start`: setting up the run still draws from them."""
+        """Keeps the random states for `on_train_start`.
+
+        Setting up the run still draws from them.
+        """
         self._random_states = checkpoint.get("random_states")
 
     def on_train_start(self) -> None:
@@ -241,7 +256,9 @@ class SteeringModule(L.LightningModule):
     def training_step(self, batch: Sequence[Prompt], batch_idx: int) -> None:
         """One step of online reinforcement learning on B prompts."""
         start = time.perf_counter()
-        rollouts: Rollouts = self.engine.generate(batch, self.sampling, seed=self.seed, step=self.global_step)
+        rollouts: Rollouts = self.engine.generate(
+            batch, self.sampling, seed=self.seed, step=self.global_step
+        )
         rollout_seconds = time.perf_counter() - start
         scores = self.reward(rollouts.completions())  # N numbers, None where unscored
         rewards = as_matrix(scores.total, self.sampling.group_size)  # (B, G)
@@ -272,8 +289,10 @@ class SteeringModule(L.LightningModule):
         optimizer.zero_grad()  # type: ignore[union-attr]
         self.accumulate(rollouts, advantages)
         if not bool(torch.isfinite(self.policy.steering.weight.grad).all()):  # type: ignore[arg-type]
-            raise FloatingPointError(  # before the vectors, the optimizer, the clip or a checkpoint take it in
-                f"the gradient of step {self.global_step} is not finite; vectors and checkpoint of the step before "
+            # before the vectors, the optimizer, the clip or a checkpoint take it in
+            raise FloatingPointError(
+                f"the gradient of step {self.global_step} is not finite; vectors and "
+                "checkpoint of the step before "
                 "are whole. Set model.dtype: float32 or bfloat16, or a lower learning rate"
             )
         norm = self.gradient_clip([self.policy.steering.weight])
@@ -287,13 +306,21 @@ class SteeringModule(L.LightningModule):
         weight = self.policy.steering.weight
         weight.grad = torch.zeros_like(weight)
         rows = flat.nonzero().squeeze(1)  # a completion with advantage 0 has gradient 0, exactly
-        for part in micro_batches(rollouts, rows, self.tokens_per_micro_batch, self.policy.pad_token_id):
+        for part in micro_batches(
+            rollouts, rows, self.tokens_per_micro_batch, self.policy.pad_token_id
+        ):
             device = self.policy.device
             with self.policy.checkpointed(self.activation_checkpointing):
                 width = part.completion_ids.shape[1]
-                logits = self.policy.logits(part.ids.to(device), part.mask.to(device), width + 1)[:, :-1]
-                logprobs = token_logprobs(logits, part.completion_ids.to(device), self.sampling.temperature)
-                output = self.loss(logprobs, part.completion_mask.to(device), flat[part.rows].to(device), len(flat))
+                logits = self.policy.logits(part.ids.to(device), part.mask.to(device), width + 1)[
+                    :, :-1
+                ]
+                logprobs = token_logprobs(
+                    logits, part.completion_ids.to(device), self.sampling.temperature
+                )
+                output = self.loss(
+                    logprobs, part.completion_mask.to(device), flat[part.rows].to(device), len(flat)
+                )
                 self.manual_backward(output.loss)
 
     # ---- evaluation: `validate` and `test`
@@ -312,7 +339,9 @@ class SteeringModule(L.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Logs accuracy, completion length, share of cut-off answers, and unscored answers."""
-        self.log_dict({f"validation/{key}": value for key, value in self._evaluation.result().items()})
+        self.log_dict(
+            {f"validation/{key}": value for key, value in self._evaluation.result().items()}
+        )
 
     def on_test_epoch_end(self) -> None:
         """Logs the same for the test set."""

@@ -31,11 +31,14 @@ class NormClip(nn.Module):
 
 
 class RunningNormClip(nn.Module):
-    """Scales the gradient down to its own running norm, so that no single batch outweighs the others.
+    """Scales the gradient down to its own running norm.
 
-    With summed log-probabilities a few rare tokens make one batch's gradient many times as long as the next one's,
-    and no fixed bound fits all models. The bound here is an exponential average of past norms, each counted with at
-    most `tail` times the average, so that an outlier can't raise the bound by itself. The first batches define it.
+    So that no single batch outweighs the others.
+
+    With summed log-probabilities a few rare tokens make one batch's gradient many times as long as
+    the next one's, and no fixed bound fits all models. The bound here is an exponential average of
+    past norms, each counted with at most `tail` times the average, so that an outlier can't raise
+    the bound by itself. The first batches define it.
 
     Args:
         decay: Of the average; 0.9 remembers some 10 steps.
@@ -47,7 +50,9 @@ class RunningNormClip(nn.Module):
     def __init__(self, decay: float = 0.9, tail: float = 3.0) -> None:
         super().__init__()
         if not 0 <= decay < 1:
-            raise ConfigError("model.gradient_clip.decay", decay, rule="must be at least 0 and below 1")
+            raise ConfigError(
+                "model.gradient_clip.decay", decay, rule="must be at least 0 and below 1"
+            )
         if not tail >= 1:
             raise ConfigError("model.gradient_clip.tail", tail, rule="must be at least 1")
         self.decay, self.tail = decay, tail
@@ -83,15 +88,23 @@ class Schedule:
     def __post_init__(self) -> None:
         """Raises a ConfigError for a warm-up out of range."""
         if not 0 <= self.warmup < 1:
-            raise ConfigError("model.schedule.warmup", self.warmup, rule="is a share of the run: 0 or more, below 1")
+            raise ConfigError(
+                "model.schedule.warmup",
+                self.warmup,
+                rule="is a share of the run: 0 or more, below 1",
+            )
 
-    def build(self, optimizer: torch.optim.Optimizer, num_steps: int) -> torch.optim.lr_scheduler.LambdaLR:
+    def build(
+        self, optimizer: torch.optim.Optimizer, num_steps: int
+    ) -> torch.optim.lr_scheduler.LambdaLR:
         """Makes the scheduler of a run of `num_steps` optimizer steps."""
         warmup = round(self.warmup * num_steps)
 
         def factor(step: int) -> float:
             if step < warmup:
-                return (step + 1) / warmup  # the first step has a rate, too: its rollouts are not for nothing
+                return (
+                    step + 1
+                ) / warmup  # the first step has a rate, too: its rollouts are not for nothing
             if self.kind == "constant":
                 return 1.0
             return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, num_steps - warmup)))

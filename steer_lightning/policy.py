@@ -16,7 +16,13 @@ from typing import Any, Literal
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedTokenizerBase,
+)
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from steer_lightning.errors import ConfigError
@@ -42,10 +48,12 @@ class SteeringConfig:
 
     Attributes:
         layers: `all`, a range such as `"8-15"` with both ends, or a list of 0-based indices.
-        scale: `rms` trains each vector in units of its layer's typical activation size, measured once on the first
-            batch of prompts, so that one learning rate serves all models; `none` is the paper's parametrisation.
+        scale: `rms` trains each vector in units of its layer's typical activation size, measured
+            once on the first batch of prompts, so that one learning rate serves all models; `none`
+            is the paper's parametrisation.
         init_from: A vectors file to start from; null starts at zero.
-        layers_path: Dotted path of the model's decoder layers, where they are not found by themselves.
+        layers_path: Dotted path of the model's decoder layers, where they are not found by
+            themselves.
     """
 
     layers: str | list[int] = "all"
@@ -57,7 +65,9 @@ class SteeringConfig:
         """Raises a ConfigError if the form of `layers` is wrong, or `init_from` is missing."""
         parse_layers(self.layers)
         if self.init_from is not None and not Path(self.init_from).is_file():
-            raise ConfigError("model.steering.init_from", self.init_from, rule="there is no such file")
+            raise ConfigError(
+                "model.steering.init_from", self.init_from, rule="there is no such file"
+            )
 
 
 def resolve_base(base: str) -> str:
@@ -74,7 +84,8 @@ def resolve_base(base: str) -> str:
             "model.base",
             base,
             rule="there is no such folder",
-            fix='Set a folder with config.json and weights, a hub id such as "Qwen/Qwen2.5-1.5B", or "quickstart"',
+            fix="Set a folder with config.json and weights, a hub id such as "
+            '"Qwen/Qwen2.5-1.5B", or "quickstart"',
         )
     return str(Path(base).expanduser()) if looks_local else base
 
@@ -82,12 +93,14 @@ def resolve_base(base: str) -> str:
 class Policy(nn.Module):
     """Frozen base and trained vectors; the base is always in eval mode.
 
-    Building it reads nothing; `load` does, configuration first, so that mistakes show before the weights load.
+    Building it reads nothing; `load` does, configuration first, so that mistakes show before the
+    weights load.
 
     Args:
         base: Hub id, local folder, or `quickstart`.
         revision: Branch, tag or commit on the hub.
-        dtype: Data type of the frozen base; `auto` takes the checkpoint's. The vectors are always float32.
+        dtype: Data type of the frozen base; `auto` takes the checkpoint's. The vectors are always
+            float32.
         steering: Which layers, in which units.
         attn_implementation: As in transformers; null takes its default.
         trust_remote_code: Runs code that comes with the model. Only for authors whom you trust.
@@ -115,7 +128,10 @@ class Policy(nn.Module):
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The base's tokenizer, loaded at the first use: data needs it before the weights are there."""
+        """The base's tokenizer, loaded at the first use.
+
+        Data needs it before the weights are there.
+        """
         if self._tokenizer is None:
             with _hub_errors(self.base):
                 self._tokenizer = AutoTokenizer.from_pretrained(
@@ -124,7 +140,9 @@ class Policy(nn.Module):
         return self._tokenizer
 
     def load(self) -> None:
-        """Loads and freezes the base, and hooks zero vectors (or those of `init_from`) to its layers.
+        """Loads and freezes the base, and hooks vectors to its layers.
+
+        They start at zero, or at those of `init_from`.
 
         Raises:
             ConfigError: If the base can't be found, or layers or vectors do not fit it.
@@ -139,7 +157,11 @@ class Policy(nn.Module):
             num_layers = config.get_text_config().num_hidden_layers
             parse_layers(self.config.layers, num_layers)
             model = AutoModelForCausalLM.from_pretrained(
-                self.path, config=config, dtype=self.dtype, attn_implementation=self.attn_implementation, **options
+                self.path,
+                config=config,
+                dtype=self.dtype,
+                attn_implementation=self.attn_implementation,
+                **options,
             )
         self.adopt(model)
 
@@ -152,8 +174,9 @@ class Policy(nn.Module):
         self.model = model.requires_grad_(False).eval()
         self.eos_token_ids = _eos_token_ids(self.model, self.tokenizer)
         self.pad_token_id = _pad_token_id(self.tokenizer, self.eos_token_ids)
-        # What a checkpoint recommends for chatting (top-p, repetition penalty) must not leak into rollouts:
-        # generate() fills every unset field from here, and the sampled distribution would not be the policy's.
+        # What a checkpoint recommends for chatting (top-p, repetition penalty) must not leak into
+        # rollouts: generate() fills every unset field from here, and the sampled distribution would
+        # not be the policy's.
         self.model.generation_config = GenerationConfig(
             eos_token_id=list(self.eos_token_ids) or None, pad_token_id=self.pad_token_id
         )
@@ -172,7 +195,8 @@ class Policy(nn.Module):
             raise ConfigError(
                 "model.steering.init_from",
                 self.config.init_from,
-                rule=f"holds layers {list(theirs[0])} of {theirs[2]} and width {theirs[1]}; this run trains layers "
+                rule=f"holds layers {list(theirs[0])} of {theirs[2]} and width "
+                f"{theirs[1]}; this run trains layers "
                 f"{list(ours.layers)} of {ours.num_layers} and width {ours.width}",
             )
         ours.set_vectors(vectors.vectors)
@@ -185,28 +209,41 @@ class Policy(nn.Module):
 
     @property
     def layers(self) -> nn.ModuleList:
-        """The base's decoder layers; no attribute, which would register them as modules a second time."""
+        """The base's decoder layers.
+
+        No attribute, which would register them as modules a second time.
+        """
         return find_layers(self.model, self.config.layers_path)
 
     def train(self, mode: bool = True) -> Policy:
-        """Keeps the base in eval mode, whatever a trainer asks for: dropout would make it another model."""
+        """Keeps the base in eval mode, whatever a trainer asks for.
+
+        Dropout would make it another model.
+        """
         super().train(mode)
         if self.model is not None:
             self.model.eval()
         return self
 
     def measure_units(self, prompts: Sequence[Sequence[int]]) -> None:
-        """Sets the units of the vectors from a batch of tokenized prompts, once; `scale: none` keeps 1."""
+        """Sets the units of the vectors from a batch of tokenized prompts, once.
+
+        `scale: none` keeps 1.
+        """
         if self.config.scale == "none" or bool(self.steering.units_measured):
             return
         width = max(len(ids) for ids in prompts)
         ids = torch.tensor([[*ids, *[self.pad_token_id] * (width - len(ids))] for ids in prompts])
         mask = torch.tensor([[1] * len(ids) + [0] * (width - len(ids)) for ids in prompts])
         plain = self.steering.vectors.detach().clone()
-        self._attachment.scale = 0.0  # the size of the base's own stream, also when the vectors start elsewhere
+        self._attachment.scale = (
+            0.0  # the size of the base's own stream, also when the vectors start elsewhere
+        )
         try:
             indices = self.steering.layers
-            unit = measure_rms(self.model, self.layers, indices, ids.to(self.device), mask.to(self.device))
+            unit = measure_rms(
+                self.model, self.layers, indices, ids.to(self.device), mask.to(self.device)
+            )
         finally:
             self._attachment.scale = 1.0
         self.steering.set_unit(unit)
@@ -226,7 +263,9 @@ class Policy(nn.Module):
         extra = {}
         if self._takes_positions:  # models with ALiBi take none: they count from the mask
             extra["position_ids"] = (mask.long().cumsum(-1) - 1).clamp(min=0)
-        output = self.model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=num_last, **extra)
+        output = self.model(
+            input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=num_last, **extra
+        )
         logits: torch.Tensor = output.logits
         return logits
 
@@ -234,9 +273,10 @@ class Policy(nn.Module):
     def checkpointed(self, enabled: bool = True) -> Iterator[None]:
         """Activation checkpointing while the block runs.
 
-        transformers checkpoints a layer only in train mode. Only the layers' own flag is set, not that of the modules
-        inside, where dropout is: the numbers stay those of eval mode. The model's own switch would also make the
-        embeddings require a gradient, and so keep activations of the layers below the first steered one.
+        transformers checkpoints a layer only in train mode. Only the layers' own flag is set, not
+        that of the modules inside, where dropout is: the numbers stay those of eval mode. The
+        model's own switch would also make the embeddings require a gradient, and so keep
+        activations of the layers below the first steered one.
 
         Raises:
             ConfigError: If the model does not support it.
@@ -244,7 +284,9 @@ class Policy(nn.Module):
         if not enabled:
             yield
             return
-        wrapped: list[Any] = [m for m in self.model.modules() if isinstance(m, GradientCheckpointingLayer)]
+        wrapped: list[Any] = [
+            m for m in self.model.modules() if isinstance(m, GradientCheckpointingLayer)
+        ]
         if not wrapped or not self.model.supports_gradient_checkpointing:
             raise ConfigError(
                 "model.activation_checkpointing",
@@ -263,11 +305,16 @@ class Policy(nn.Module):
                 layer.gradient_checkpointing = layer.training = False
 
     def base_sha256(self) -> str:
-        """Hash of every weight and buffer of the base, to show that training leaves it unchanged."""
+        """Hash of every weight and buffer of the base.
+
+        To show that training leaves it unchanged.
+        """
         digest = hashlib.sha256()
         for name, tensor in sorted(self.model.state_dict().items()):
             digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+            digest.update(
+                tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+            )
         return digest.hexdigest()
 
 
@@ -289,9 +336,16 @@ def _hub_errors(base: str) -> Iterator[None]:
 
 
 def _eos_token_ids(model: Any, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """All tokens that end a text: chat models name several, and a missed one silently runs to the token limit."""
+    """All tokens that end a text.
+
+    Chat models name several, and a missed one silently runs to the token limit.
+    """
     found: set[int] = set()
-    for value in (tokenizer.eos_token_id, model.generation_config.eos_token_id, model.config.eos_token_id):
+    for value in (
+        tokenizer.eos_token_id,
+        model.generation_config.eos_token_id,
+        model.config.eos_token_id,
+    ):
         found |= {value} if isinstance(value, int) else set(value or ())
     return tuple(sorted(found))
 

@@ -1,7 +1,7 @@
 """The process's random states, in types that a checkpoint loads with `weights_only=True`.
 
-Rollouts and the data's order do not need them: they are seeded from (seed, step) and (seed, epoch). A user's reward
-or data source may draw from the global generators.
+Rollouts and the data's order do not need them: they are seeded from (seed, step) and (seed, epoch).
+A user's reward or data source may draw from the global generators.
 """
 
 from __future__ import annotations
@@ -18,7 +18,13 @@ def get_random_states() -> dict[str, Any]:
     name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     return {
         "python": random.getstate(),
-        "numpy": (str(name), [int(key) for key in keys], int(position), int(has_gauss), float(cached)),
+        "numpy": (
+            str(name),
+            [int(key) for key in keys],
+            int(position),
+            int(has_gauss),
+            float(cached),
+        ),
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }

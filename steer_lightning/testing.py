@@ -30,7 +30,11 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>", padding_side="left"
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        bos_token="<bos>",
+        eos_token="<eos>",
+        padding_side="left",
     )
 
 
@@ -97,17 +101,24 @@ def tiny_model(architecture: str = "llama", layers: int = 3, width: int = 32, se
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return tf.AutoModelForCausalLM.from_config(ARCHITECTURES[architecture](layers, width)).eval()
+        return tf.AutoModelForCausalLM.from_config(
+            ARCHITECTURES[architecture](layers, width)
+        ).eval()
 
 
 def save_tiny(folder: str | Path, architecture: str = "llama", **options: Any) -> str:
-    """Saves a tiny model with the byte tokenizer; returns the folder, to be used as `model.base`."""
+    """Saves a tiny model with the byte tokenizer.
+
+    Returns the folder, to be used as `model.base`.
+    """
     tiny_model(architecture, **options).save_pretrained(folder)
     byte_tokenizer().save_pretrained(folder)
     return str(folder)
 
 
-def tiny_policy(architecture: str = "llama", steering: SteeringConfig | None = None, **options: Any) -> Policy:
+def tiny_policy(
+    architecture: str = "llama", steering: SteeringConfig | None = None, **options: Any
+) -> Policy:
     """A policy on a tiny random model."""
     policy = Policy("tiny", steering=steering)
     policy._tokenizer = byte_tokenizer()
@@ -141,21 +152,29 @@ def check_reward(reward: Any, completions: Sequence[Completion]) -> list[float |
 
     Raises:
         ConfigError: If it returns the wrong count, NaN or a non-number.
-        AssertionError: If a completion's score depends on the order, or on what else is in the batch.
+        AssertionError: If a completion's score depends on the order, or on what else is in the
+            batch.
     """
     name = reward_name(reward)
     scores = check_scores(name, reward(list(completions)), len(completions))
     backwards = check_scores(name, reward(list(completions)[::-1]), len(completions))
     if backwards[::-1] != scores:
-        raise AssertionError(f"{name} scores a completion differently in another order: {scores} and {backwards[::-1]}")
+        raise AssertionError(
+            f"{name} scores a completion differently in another order: {scores} and "
+            f"{backwards[::-1]}"
+        )
     for completion, score in zip(completions, scores, strict=True):
         alone = check_scores(name, reward([completion]), 1)
         if alone != [score]:
-            raise AssertionError(f"{name} scores a completion {alone[0]} alone and {score} in a batch")
+            raise AssertionError(
+                f"{name} scores a completion {alone[0]} alone and {score} in a batch"
+            )
     return scores
 
 
-def check_engine(engine: RolloutEngine, policy: Policy, prompts: Sequence[Prompt] | None = None) -> Rollouts:
+def check_engine(
+    engine: RolloutEngine, policy: Policy, prompts: Sequence[Prompt] | None = None
+) -> Rollouts:
     """Checks a rollout engine on a policy.
 
     Args:
@@ -167,8 +186,8 @@ def check_engine(engine: RolloutEngine, policy: Policy, prompts: Sequence[Prompt
         The rollouts.
 
     Raises:
-        AssertionError: If shapes or masks are wrong, equal seeds give unequal rows, or the log-probabilities are not
-            the policy's.
+        AssertionError: If shapes or masks are wrong, equal seeds give unequal rows, or the
+            log-probabilities are not the policy's.
     """
     from steer_lightning.losses import token_logprobs
     from steer_lightning.microbatches import micro_batches
@@ -181,7 +200,10 @@ def check_engine(engine: RolloutEngine, policy: Policy, prompts: Sequence[Prompt
     _require(rollouts.completion_ids.shape[0] == num_rows, f"needs {num_rows} rows")
     _require(len(rollouts.texts) == num_rows, f"needs {num_rows} texts")
     _require(bool((rollouts.num_tokens >= 1).all()), "a completion holds at least one token")
-    _require(bool((rollouts.logprobs[~rollouts.completion_mask] == 0).all()), "log-probabilities of padding must be 0")
+    _require(
+        bool((rollouts.logprobs[~rollouts.completion_mask] == 0).all()),
+        "log-probabilities of padding must be 0",
+    )
     alone: Rollouts = engine.generate(prompts[1:2], sampling, seed=3, step=5)
     length = int(alone.num_tokens[1])
     _require(
@@ -191,9 +213,14 @@ def check_engine(engine: RolloutEngine, policy: Policy, prompts: Sequence[Prompt
     for part in micro_batches(rollouts, torch.arange(num_rows), 10_000, policy.pad_token_id):
         with torch.no_grad():
             logits = policy.logits(part.ids, part.mask, part.completion_ids.shape[1] + 1)[:, :-1]
-        ours = token_logprobs(logits, part.completion_ids, sampling.temperature) * part.completion_mask
+        ours = (
+            token_logprobs(logits, part.completion_ids, sampling.temperature) * part.completion_mask
+        )
         theirs = rollouts.logprobs[part.rows, : ours.shape[1]]
-        _require(bool(torch.allclose(ours, theirs, atol=1e-4)), "log-probabilities must be the policy's own")
+        _require(
+            bool(torch.allclose(ours, theirs, atol=1e-4)),
+            "log-probabilities must be the policy's own",
+        )
     return rollouts
 
 

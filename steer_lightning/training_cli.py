@@ -43,7 +43,8 @@ TRAINER_DEFAULTS: dict[str, Any] = {
 
 
 HARMLESS = (
-    "Using ModelCheckpoint with manual optimization",  # a run goes on from the state after the optimizer's step
+    # a run goes on from the state after the optimizer's step
+    "Using ModelCheckpoint with manual optimization",
     "You have overridden `transfer_batch_to_device`",  # prompts are text, for every kind of loader
     r"The .*dataloader.* does not have many workers",  # prompts are in memory
 )
@@ -60,7 +61,9 @@ class SaveConfig(Callback):
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Writes `config.yaml`."""
         if trainer.is_global_zero:
-            self._parser.save(self._config, Path(trainer.default_root_dir) / "config.yaml", skip_none=False)
+            self._parser.save(
+                self._config, Path(trainer.default_root_dir) / "config.yaml", skip_none=False
+            )
 
 
 class SteeringCLI(LightningCLI):
@@ -77,7 +80,9 @@ class SteeringCLI(LightningCLI):
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """One seed for everything."""
-        parser.add_argument("--seed_everything", type=int, default=0, help="Seed of everything random, 0 or more.")
+        parser.add_argument(
+            "--seed_everything", type=int, default=0, help="Seed of everything random, 0 or more."
+        )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Hands the seed on."""
@@ -101,12 +106,20 @@ class SteeringCLI(LightningCLI):
         if checkpoint == "last":
             config.ckpt_path = str(last_checkpoint(root))
         elif checkpoint is not None and not Path(checkpoint).is_file():
-            raise ConfigError("ckpt_path", checkpoint, rule="there is no such file", fix="Set a .ckpt file, or last")
+            raise ConfigError(
+                "ckpt_path",
+                checkpoint,
+                rule="there is no such file",
+                fix="Set a .ckpt file, or last",
+            )
         if self.config.subcommand == "fit":
             SteeringCLI.folder = new_run_folder(root)
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
-        """Adds the run's folder, its CSV log, and the callbacks that the configuration does not have."""
+        """Adds what every run has.
+
+        The run's folder, its CSV log, and the callbacks that the configuration does not have.
+        """
         if self.folder is None:
             return self._make_trainer(logger=False, **kwargs)
         config = self._get(self.config_init, "trainer")
@@ -127,10 +140,16 @@ class SteeringCLI(LightningCLI):
             trainer = super().instantiate_trainer(**kwargs)
             check_trainer(trainer)  # before it starts further processes
             return trainer
-        except (MisconfigurationException, TypeError, ValueError) as error:  # how Lightning tells of wrong settings
+        except (
+            MisconfigurationException,
+            TypeError,
+            ValueError,
+        ) as error:  # how Lightning tells of wrong settings
             if isinstance(error, ConfigError):
                 raise
-            raise ConfigError("trainer", UNKNOWN, rule=" ".join(str(error).split()).rstrip(".")) from error
+            raise ConfigError(
+                "trainer", UNKNOWN, rule=" ".join(str(error).split()).rstrip(".")
+            ) from error
 
     def _missing(self, given: list[Callback], config: Any) -> list[Callback]:
         assert self.folder is not None
@@ -145,7 +164,11 @@ class SteeringCLI(LightningCLI):
             defaults.append((ProgressBar, SteeringProgressBar))
         if config.get("enable_checkpointing") is False:
             defaults = [pair for pair in defaults if pair[0] is not ModelCheckpoint]
-        missing = [make() for kind, make in defaults if not any(isinstance(callback, kind) for callback in given)]
+        missing = [
+            make()
+            for kind, make in defaults
+            if not any(isinstance(callback, kind) for callback in given)
+        ]
         return [*missing, SaveConfig(self._parser("fit"), self.config.fit)]
 
     def after_fit(self) -> None:
@@ -154,7 +177,10 @@ class SteeringCLI(LightningCLI):
 
         assert self.folder is not None
         if not (self.folder / "metrics.csv").exists():
-            print("no step was taken: the run had reached trainer.max_steps or trainer.max_epochs before")
+            print(
+                "no step was taken: the run had reached trainer.max_steps or "
+                "trainer.max_epochs before"
+            )
             return
         try:
             path = draw_reward_curve(self.folder)
@@ -191,16 +217,23 @@ def last_checkpoint(root: Path) -> Path:
     Raises:
         ConfigError: If there is none.
     """
-    found = sorted(root.glob("run-*/checkpoints/last.ckpt"), key=lambda path: _run_number(path.parents[1]))
+    found = sorted(
+        root.glob("run-*/checkpoints/last.ckpt"), key=lambda path: _run_number(path.parents[1])
+    )
     if not found:
         raise ConfigError(
-            "ckpt_path", "last", rule=f"there is no run-*/checkpoints/last.ckpt under trainer.default_root_dir = {root}"
+            "ckpt_path",
+            "last",
+            rule=f"there is no run-*/checkpoints/last.ckpt under trainer.default_root_dir = {root}",
         )
     return found[-1]
 
 
 def _original(error: Exception) -> Exception:
-    """The ConfigError that jsonargparse has wrapped into a list of the types that it tried, or the error itself."""
+    """The ConfigError that jsonargparse has wrapped into a list of the types that it tried.
+
+    Or the error itself.
+    """
     link: BaseException | None = error
     while link is not None:
         if isinstance(link, ConfigError):
@@ -230,11 +263,17 @@ def run(words: Sequence[str]) -> None:
         ConfigError: For any mistake in the configuration.
     """
     SteeringCLI.folder = None
-    for name in ("lightning.pytorch", "lightning.fabric"):  # seeds, accelerators and tips: nothing to act on
+    for name in (
+        "lightning.pytorch",
+        "lightning.fabric",
+    ):  # seeds, accelerators and tips: nothing to act on
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in HARMLESS:
         warnings.filterwarnings("ignore", message=message)
-    before, sys.argv = sys.argv, ["steer-lightning", *words]  # LightningCLI reads and relaunches from there
+    before, sys.argv = (
+        sys.argv,
+        ["steer-lightning", *words],
+    )  # LightningCLI reads and relaunches from there
     strict = {"exit_on_error": False, "allow_abbrev": False}
     try:
         SteeringCLI(

@@ -54,8 +54,9 @@ class Completion:
 class Source(Protocol):
     """Where problems come from. Any class with this method plugs in by `class_path`.
 
-    In this and the other plug-in protocols types stand in the docstring: jsonargparse compares annotations to the
-    letter, and would refuse a plug-in that writes `list` for `Sequence`, or none at all.
+    In this and the other plug-in protocols types stand in the docstring: jsonargparse compares
+    annotations to the letter, and would refuse a plug-in that writes `list` for `Sequence`, or none
+    at all.
     """
 
     def load(self) -> Any:
@@ -76,7 +77,10 @@ class Rollouts:
     completion_mask: torch.Tensor
     """(N, T) bool, True for tokens of the completion."""
     logprobs: torch.Tensor
-    """(N, T) float32, log-probability in nats under the distribution that was sampled; 0 where padded."""
+    """(N, T) float32, log-probability in nats under the distribution that was sampled.
+
+    0 where padded.
+    """
     finished: torch.Tensor
     """(N,) bool, True where the row ended by an EOS token."""
     texts: tuple[str, ...]

@@ -20,7 +20,10 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture(autouse=True)
 def _restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Each test starts from the same seeds, and leaves seeds, threads and environment as they were."""
+    """Each test starts from the same seeds, and leaves seeds.
+
+    Threads and environment as they were.
+    """
     environment, state, python_state = dict(os.environ), torch.get_rng_state(), random.getstate()
     torch.manual_seed(0)
     random.seed(0)

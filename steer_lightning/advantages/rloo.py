@@ -6,11 +6,13 @@ import torch
 
 
 class RLOO:
-    """A_i = r_i - b_i with b_i = sum_{j != i} r_j / (G - 1): the mean reward of the group's other completions.
+    """A_i = r_i - b_i with b_i = sum_{j != i} r_j / (G - 1).
 
-    Unbiased: the baseline of a completion does not depend on it (Ahmadian et al., arXiv 2402.14740; Kool et al. 2019).
-    A group whose rewards are all equal has no signal: its advantages are 0. Unscored completions (NaN) are left out of
-    the baseline and have advantage 0, as has the only scored one of its group, for which there is no baseline.
+    b_i is the mean reward of the group's other completions. Unbiased: the baseline of a completion
+    does not depend on it (Ahmadian et al., arXiv 2402.14740; Kool et al. 2019). A group whose
+    rewards are all equal has no signal: its advantages are 0. Unscored completions (NaN) are left
+    out of the baseline and have advantage 0, as has the only scored one of its group, for which
+    there is no baseline.
     """
 
     min_group_size = 2

@@ -34,14 +34,16 @@ class Result:
 class BenchmarkEval(Callback):
     """Evaluates benchmarks at the start, every n steps and at the end.
 
-    Cost: the time to answer the problems, each time. All evaluations of a run draw the same random numbers, so that
+    Cost: the time to answer the problems, each time. All evaluations of a run draw the same random
+        numbers, so that
     two of them differ by the vectors alone.
 
     Args:
-        benchmarks: Sources of problems by name, put to the model by the data module's template; default: the data
-            module's validation problems, as `validation`.
+        benchmarks: Sources of problems by name, put to the model by the data module's template;
+            default: the data module's validation problems, as `validation`.
         every_n_steps: Steps between evaluations; 0 evaluates at the start and the end alone.
-        sampling: How problems are answered; `group_size` completions each, accuracy is their mean (avg@k).
+        sampling: How problems are answered; `group_size` completions each, accuracy is their mean
+            (avg@k).
         verifier: What counts as right; default: `MathReward`.
         batch_size: Problems answered at once.
 
@@ -59,8 +61,15 @@ class BenchmarkEval(Callback):
     ) -> None:
         super().__init__()
         if benchmarks is not None and not benchmarks:
-            raise ConfigError("BenchmarkEval.benchmarks", benchmarks, rule="must name at least one source, or be null")
-        for key, value, least in (("every_n_steps", every_n_steps, 0), ("batch_size", batch_size, 1)):
+            raise ConfigError(
+                "BenchmarkEval.benchmarks",
+                benchmarks,
+                rule="must name at least one source, or be null",
+            )
+        for key, value, least in (
+            ("every_n_steps", every_n_steps, 0),
+            ("batch_size", batch_size, 1),
+        ):
             if value < least:
                 raise ConfigError(f"BenchmarkEval.{key}", value, rule=f"must be at least {least}")
         self.benchmarks, self.every_n_steps, self.sampling = benchmarks, every_n_steps, sampling
@@ -81,7 +90,11 @@ class BenchmarkEval(Callback):
                 rule="needs the template of a PromptDataModule",
                 fix="Call trainer.fit(module, datamodule=...)",
             )
-        sources = {"validation": datamodule.sources["val"]} if self.benchmarks is None else self.benchmarks
+        sources = (
+            {"validation": datamodule.sources["val"]}
+            if self.benchmarks is None
+            else self.benchmarks
+        )
         if None in sources.values():
             raise ConfigError(
                 "BenchmarkEval.benchmarks",
@@ -97,7 +110,12 @@ class BenchmarkEval(Callback):
             self._evaluate(trainer, pl_module)
 
     def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
     ) -> None:
         """Evaluates every n steps."""
         if self.every_n_steps and trainer.global_step % self.every_n_steps == 0:
@@ -129,15 +147,22 @@ class BenchmarkEval(Callback):
             result = Result(benchmark=name, step=trainer.global_step, **numbers)
             self.results.append(result)
             for logger in trainer.loggers:
-                logger.log_metrics({f"benchmark/{name}/{k}": v for k, v in numbers.items()}, step=trainer.global_step)
+                logger.log_metrics(
+                    {f"benchmark/{name}/{k}": v for k, v in numbers.items()},
+                    step=trainer.global_step,
+                )
             tell(
                 trainer,
-                f"step {result.step:>5}  {name}: accuracy {result.accuracy:.3f} on {len(prompts)} held-out problems"
-                f"  (mean length {result.completion_length:.0f} tokens, cut off {result.cut_off_share:.1%},"
+                f"step {result.step:>5}  {name}: accuracy {result.accuracy:.3f} on "
+                f"{len(prompts)} held-out problems"
+                f"  (mean length {result.completion_length:.0f} tokens, cut off "
+                f"{result.cut_off_share:.1%},"
                 f" {time.perf_counter() - start:.0f} s)",
             )
 
-    def _run(self, trainer: L.Trainer, module: SteeringModule, name: str, prompts: list[Prompt]) -> dict[str, float]:
+    def _run(
+        self, trainer: L.Trainer, module: SteeringModule, name: str, prompts: list[Prompt]
+    ) -> dict[str, float]:
         metrics = BenchmarkMetrics().to(module.device)
         starts = range(0, len(prompts), self.batch_size)
         quiet = trainer.progress_bar_callback is None or len(starts) == 1

@@ -16,7 +16,10 @@ BARS = "▁▂▃▄▅▆▇█"
 
 
 def sparkline(values: list[float], width: int = 12) -> str:
-    """A line of bars for a series, from its smallest to its largest value; each bar is the mean of a stretch."""
+    """A line of bars for a series, from its smallest to its largest value.
+
+    Each bar is the mean of a stretch.
+    """
     count = min(width, len(values))
     edges = [round(k * len(values) / count) for k in range(count + 1)] if count else []
     means = [sum(values[a:b]) / (b - a) for a, b in pairwise(edges)]
@@ -26,7 +29,10 @@ def sparkline(values: list[float], width: int = 12) -> str:
 
 
 class SteeringProgressBar(TQDMProgressBar):
-    """Steps of the whole run, reward so far as a small curve, its recent mean, and tokens per second."""
+    """Steps of the whole run, with the reward.
+
+    It shows the reward so far as a small curve, its recent mean, and tokens per second.
+    """
 
     def __init__(self, refresh_rate: int = 1) -> None:
         super().__init__(refresh_rate=refresh_rate)
@@ -35,7 +41,9 @@ class SteeringProgressBar(TQDMProgressBar):
     def init_train_tqdm(self) -> Tqdm:
         """A bar as long as the run, not as an epoch."""
         bar = super().init_train_tqdm()
-        bar.bar_format = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
+        bar.bar_format = (
+            "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
+        )
         return bar
 
     def on_train_epoch_start(self, trainer: L.Trainer, *_: Any) -> None:
@@ -46,7 +54,12 @@ class SteeringProgressBar(TQDMProgressBar):
         bar.set_description("training")
 
     def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
     ) -> None:
         """Moves on by one step."""
         assert isinstance(pl_module, SteeringModule)
@@ -61,7 +74,8 @@ class SteeringProgressBar(TQDMProgressBar):
         if trainer.global_step % self.refresh_rate == 0 or trainer.global_step == bar.total:
             bar.n = trainer.global_step
             bar.set_postfix_str(
-                f"reward {sum(recent) / len(recent):.2f} {sparkline(self._rewards)}, {speed:,.0f} tokens/s"
+                f"reward {sum(recent) / len(recent):.2f} {sparkline(self._rewards)}, "
+                f"{speed:,.0f} tokens/s"
             )
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

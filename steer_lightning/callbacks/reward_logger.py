@@ -53,7 +53,12 @@ class RewardLogger(Callback):
     """
 
     def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
     ) -> None:
         """Logs the step that has just ended."""
         assert isinstance(pl_module, SteeringModule)
@@ -69,7 +74,9 @@ class RewardLogger(Callback):
         vectors = module.policy.steering
         with torch.no_grad():
             norms = vectors.vectors.norm(dim=1)
-            sizes = norms / (vectors.unit * vectors.width**0.5)  # 1: as large as a typical activation
+            sizes = norms / (
+                vectors.unit * vectors.width**0.5
+            )  # 1: as large as a typical activation
         num_tokens = float(step.rollouts.num_tokens.sum())
         return {
             "vectors/norm_mean": norms.mean().item(),

@@ -20,7 +20,10 @@ CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u20
 
 
 def printable(text: str) -> str:
-    """Text with control characters shown, not sent: what a model writes must not drive a terminal."""
+    """Text with control characters shown, not sent.
+
+    What a model writes must not drive a terminal.
+    """
     return CONTROL.sub(lambda found: repr(found.group())[1:-1], text)
 
 
@@ -43,7 +46,10 @@ def as_table(step: Step, number: int) -> pa.Table:
             "completion": pa.array([_valid(row.text) for row in rows], pa.string()),
             "answer": [row.answer for row in rows],
             "reward": pa.array(step.scores.total, pa.float64()),
-            **{f"reward_{name}": pa.array(scores, pa.float64()) for name, scores in step.scores.parts.items()},
+            **{
+                f"reward_{name}": pa.array(scores, pa.float64())
+                for name, scores in step.scores.parts.items()
+            },
             "advantage": pa.array(step.advantages.flatten().tolist(), pa.float64()),
             "num_tokens": pa.array([row.num_tokens for row in rows], pa.int64()),
             "finished": pa.array([row.finished for row in rows], pa.bool_()),
@@ -59,8 +65,8 @@ def _valid(text: str) -> str:
 class RolloutTable(Callback):
     """Shows a few prompts with completions and rewards, and keeps all completions.
 
-    During the run each step's are a file of their own under `rollouts/`, so that a crash loses none; at the end they
-    become one file, `rollouts.parquet`.
+    During the run each step's are a file of their own under `rollouts/`, so that a crash loses
+    none; at the end they become one file, `rollouts.parquet`.
 
     Cost: some milliseconds a step, and the disk space of the text.
 
@@ -72,10 +78,18 @@ class RolloutTable(Callback):
     """
 
     def __init__(
-        self, every_n_steps: int = 10, num_prompts: int = 2, num_completions: int = 2, max_characters: int = 400
+        self,
+        every_n_steps: int = 10,
+        num_prompts: int = 2,
+        num_completions: int = 2,
+        max_characters: int = 400,
     ) -> None:
         super().__init__()
-        numbers = {"every_n_steps": every_n_steps, "num_prompts": num_prompts, "num_completions": num_completions}
+        numbers = {
+            "every_n_steps": every_n_steps,
+            "num_prompts": num_prompts,
+            "num_completions": num_completions,
+        }
         for key, value in numbers.items():
             if value < 0:
                 raise ConfigError(f"RolloutTable.{key}", value, rule="must be 0 or more")
@@ -89,7 +103,12 @@ class RolloutTable(Callback):
             self._folder = claim(trainer, "rollouts")
 
     def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
     ) -> None:
         """Keeps the step's completions, and shows some."""
         assert isinstance(pl_module, SteeringModule)
@@ -110,10 +129,14 @@ class RolloutTable(Callback):
         rollouts = step.rollouts
         lines = [f"step {number}"]
         for b, prompt in enumerate(rollouts.prompts[: self.num_prompts]):
-            lines.append(f"  prompt {printable(prompt.text)!r}  answer {printable(prompt.problem.answer)}")
+            lines.append(
+                f"  prompt {printable(prompt.text)!r}  answer {printable(prompt.problem.answer)}"
+            )
             first = b * rollouts.group_size
             for n in range(first, first + min(self.num_completions, rollouts.group_size)):
-                lines.append(f"    reward {_shown(step.scores.total[n])}  {self._cut(rollouts.texts[n])}")
+                lines.append(
+                    f"    reward {_shown(step.scores.total[n])}  {self._cut(rollouts.texts[n])}"
+                )
         return "\n".join(lines)
 
     def _cut(self, text: str) -> str:

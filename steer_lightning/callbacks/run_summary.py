@@ -49,13 +49,20 @@ class RunSummary(Callback):
         vectors = pl_module.policy.steering
         tell(
             trainer,
-            f"training {vectors.num_trained:,} numbers, {len(vectors.layers)} vectors of width {vectors.width}; "
+            f"training {vectors.num_trained:,} numbers, {len(vectors.layers)} vectors of "
+            f"width {vectors.width}; "
             f"the {sum(p.numel() for p in pl_module.policy.model.parameters()):,} parameters of "
-            f"{pl_module.policy.base} stay frozen ({pl_module.policy.model.dtype}, {pl_module.policy.device})",
+            f"{pl_module.policy.base} stay frozen ({pl_module.policy.model.dtype}, "
+            f"{pl_module.policy.device})",
         )
 
     def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
     ) -> None:
         """Counts tokens."""
         assert isinstance(pl_module, SteeringModule)
@@ -66,7 +73,11 @@ class RunSummary(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Counters that a resumed run goes on with."""
-        return {"tokens": self._tokens, "rollout_seconds": self._rollout_seconds, "seconds": self._seconds()}
+        return {
+            "tokens": self._tokens,
+            "rollout_seconds": self._rollout_seconds,
+            "seconds": self._seconds(),
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on with the counters."""
@@ -85,7 +96,9 @@ class RunSummary(Callback):
         assert isinstance(pl_module, SteeringModule)
         after = pl_module.policy.base_sha256() if self.hash_base else None
         if after != self._before:
-            raise RuntimeError("the weights of the frozen base changed during training; please report this")
+            raise RuntimeError(
+                "the weights of the frozen base changed during training; please report this"
+            )
         summary = self._summary(trainer, pl_module)
         if trainer.is_global_zero:
             write_bytes(self._path, (json.dumps(summary, indent=2) + "\n").encode())
@@ -104,7 +117,10 @@ class RunSummary(Callback):
             "base_model": module.policy.base,
             "base_sha256": self._before,
             "seed": module.seed,
-            "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+            "versions": {
+                "python": platform.python_version(),
+                **{name: version(name) for name in PACKAGES},
+            },
         }
 
     def _text(self, trainer: L.Trainer, summary: dict[str, Any]) -> str:
@@ -113,7 +129,13 @@ class RunSummary(Callback):
         for name, before in summary["accuracy_before"].items():
             after = summary["accuracy_after"][name]
             lines.append(f"accuracy on {name}: {before:.1%} before, {after:.1%} after")
-        names = [("vectors", FILE_NAME), ("metrics", "metrics.csv"), ("completions", "rollouts.parquet")]
+        names = [
+            ("vectors", FILE_NAME),
+            ("metrics", "metrics.csv"),
+            ("completions", "rollouts.parquet"),
+        ]
         names += [("checkpoint", "checkpoints/last.ckpt"), ("summary", self._path.name)]
-        lines += [f"{what + ':':<13}{folder / name}" for what, name in names if (folder / name).exists()]
+        lines += [
+            f"{what + ':':<13}{folder / name}" for what, name in names if (folder / name).exists()
+        ]
         return "\n".join(lines)

@@ -17,9 +17,10 @@ FILE_NAME = "steering_vectors.safetensors"
 
 
 class VectorCheckpoint(Callback):
-    """Writes `steering_vectors.safetensors` every n steps, at the end, and when the run is interrupted.
+    """Writes `steering_vectors.safetensors` every n steps.
 
-    The vectors alone, to use them; to go on training, use Lightning's checkpoints.
+    And at the end, and when the run is interrupted. The vectors alone, to use them; to go on
+    training, use Lightning's checkpoints.
 
     Cost: milliseconds and some kilobytes each time.
 
@@ -31,7 +32,9 @@ class VectorCheckpoint(Callback):
     def __init__(self, every_n_steps: int = 10, keep_all: bool = False) -> None:
         super().__init__()
         if every_n_steps < 1:
-            raise ConfigError("VectorCheckpoint.every_n_steps", every_n_steps, rule="must be at least 1")
+            raise ConfigError(
+                "VectorCheckpoint.every_n_steps", every_n_steps, rule="must be at least 1"
+            )
         self.every_n_steps, self.keep_all = every_n_steps, keep_all
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -40,7 +43,12 @@ class VectorCheckpoint(Callback):
             self.path = claim(trainer, FILE_NAME)
 
     def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
     ) -> None:
         """Writes every n steps."""
         if trainer.global_step % self.every_n_steps == 0:
@@ -53,7 +61,9 @@ class VectorCheckpoint(Callback):
         """Writes the final vectors."""
         self._save(trainer, pl_module, self.path)
 
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
         """Writes what has been learned so far."""
         if trainer.global_step > 0:
             self._save(trainer, pl_module, self.path)

@@ -13,12 +13,18 @@ HELD_OUT_SHARE = 10  # one problem in ten belongs to the test split
 
 
 def is_held_out(question: str) -> bool:
-    """Whether a problem belongs to the test split: by a hash of its text, so the splits never overlap."""
+    """Whether a problem belongs to the test split.
+
+    By a hash of its text, so the splits never overlap.
+    """
     return zlib.crc32(question.encode()) % HELD_OUT_SHARE == 0
 
 
 def draw(rng: random.Random, largest: int, operations: str) -> tuple[int, str, int]:
-    """Draws `a`, the operation and `b`, both from 10 to `largest`; a difference is never negative."""
+    """Draws `a`, the operation and `b`, both from 10 to `largest`.
+
+    A difference is never negative.
+    """
     a, b = rng.randint(10, largest), rng.randint(10, largest)
     operation = rng.choice(operations)
     if operation == "-" and a < b:
@@ -76,6 +82,7 @@ class Arithmetic:
         raise ConfigError(
             "Arithmetic.num_problems",
             self.num_problems,
-            rule=f"more than there are different problems: found {len(found)} with operands up to {self.largest}",
+            rule=f"more than there are different problems: found {len(found)} with "
+            f"operands up to {self.largest}",
             fix="Set a larger `largest` or fewer problems",
         )

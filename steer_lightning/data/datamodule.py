@@ -17,14 +17,17 @@ from steer_lightning.types import Prompt, Source
 log = logging.getLogger(__name__)
 
 
-def make_prompts(source: Source, template: Template, tokenizer: Any, max_prompt_tokens: int) -> list[Prompt]:
+def make_prompts(
+    source: Source, template: Template, tokenizer: Any, max_prompt_tokens: int
+) -> list[Prompt]:
     """Renders and tokenizes all problems of a source.
 
     Args:
         source: Where they come from.
         template: How they are put to the model.
         tokenizer: The model's.
-        max_prompt_tokens: Longer prompts are dropped and counted: cut off, they would ask another question.
+        max_prompt_tokens: Longer prompts are dropped and counted: cut off, they would ask another
+            question.
 
     Returns:
         At least one prompt.
@@ -66,10 +69,11 @@ class PromptDataModule(L.LightningDataModule):
 
     Args:
         train: Source of the training problems.
-        val: Source for `validate`, and for the end of an epoch; null for none. Benchmarks during training belong to
-            the callback `BenchmarkEval`.
+        val: Source for `validate`, and for the end of an epoch; null for none. Benchmarks during
+            training belong to the callback `BenchmarkEval`.
         test: Source for `test`.
-        template: How a question is put to the model; default: the model's chat template with a system message.
+        template: How a question is put to the model; default: the model's chat template with a
+            system message.
         batch_size: Prompts of a training step, B.
         eval_batch_size: Prompts of an evaluation batch.
         max_prompt_tokens: Longer prompts are dropped and counted.
@@ -130,7 +134,10 @@ class PromptDataModule(L.LightningDataModule):
         return make_prompts(source, self.template, self._tokenizer(), self.max_prompt_tokens)
 
     def _tokenizer(self) -> Any:
-        """The model's, which loads it without its weights; so there is one tokenizer and one setting for it."""
+        """The model's, which loads it without its weights.
+
+        So there is one tokenizer and one setting for it.
+        """
         assert self.trainer is not None
         module: Any = self.trainer.lightning_module
         return module.policy.tokenizer
@@ -145,8 +152,9 @@ class PromptDataModule(L.LightningDataModule):
     def state_dict(self) -> dict[str, Any]:
         """Where the training order stands.
 
-        Lightning saves the loader's own state, too, but has already built the loader when it would restore it: the
-        learning-rate schedule asks for the number of steps, and with it for the loader, before.
+        Lightning saves the loader's own state, too, but has already built the loader when it would
+        restore it: the learning-rate schedule asks for the number of steps, and with it for the
+        loader, before.
         """
         return {"cursor": None if self._loader is None else self._loader.state_dict()}
 

@@ -6,7 +6,9 @@ from steer_lightning.data.records import Records
 
 
 class DeepScaleR(Records):
-    """DeepScaleR-Preview from the hub (`agentica-org/DeepScaleR-Preview-Dataset`), or a local file of the same columns.
+    """DeepScaleR-Preview from the hub.
+
+    `agentica-org/DeepScaleR-Preview-Dataset`, or a local file of the same columns.
 
     Args:
         path: Local file; null loads from the hub.

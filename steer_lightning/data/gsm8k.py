@@ -1,4 +1,7 @@
-"""GSM8K: 7,473 training and 1,319 test problems of grade-school mathematics (Cobbe et al., arXiv 2110.14168)."""
+"""GSM8K: 7,473 training and 1,319 test problems of grade-school mathematics.
+
+By Cobbe et al., arXiv 2110.14168.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,10 @@ class GSM8K:
     """
 
     def __init__(
-        self, split: Literal["train", "test"] = "train", path: str | None = None, limit: int | None = None
+        self,
+        split: Literal["train", "test"] = "train",
+        path: str | None = None,
+        limit: int | None = None,
     ) -> None:
         file = Path(path).expanduser() if path is not None else None
         if file is not None and file.is_dir():
@@ -42,7 +48,10 @@ class GSM8K:
 
     def load(self) -> list[Problem]:
         """Reads all problems of the split."""
-        return [replace(problem, answer=final_answer(problem.answer)) for problem in self._records.load()]
+        return [
+            replace(problem, answer=final_answer(problem.answer))
+            for problem in self._records.load()
+        ]
 
 
 def final_answer(solution: str) -> str:

@@ -25,10 +25,12 @@ class PromptList(Dataset[Prompt]):
 
 
 class ResumableLoader(DataLoader[Prompt]):
-    """Yields batches of prompts in an order that comes from (seed, epoch) alone; the last, smaller one is dropped.
+    """Yields batches of prompts in an order that comes from (seed, epoch) alone.
 
-    A loader with a random sampler starts a resumed epoch over, in another order. This one keeps (epoch, batches
-    served) in its state, which Lightning saves in checkpoints.
+    The last, smaller one is dropped.
+
+    A loader with a random sampler starts a resumed epoch over, in another order. This one keeps
+    (epoch, batches served) in its state, which Lightning saves in checkpoints.
 
     Args:
         prompts: All of them.
@@ -37,7 +39,9 @@ class ResumableLoader(DataLoader[Prompt]):
     """
 
     def __init__(self, prompts: Sequence[Prompt], batch_size: int, seed: int) -> None:
-        super().__init__(PromptList(prompts), batch_size=batch_size, collate_fn=list, drop_last=True)
+        super().__init__(
+            PromptList(prompts), batch_size=batch_size, collate_fn=list, drop_last=True
+        )
         self._prompts, self._seed = prompts, seed
         self._epoch = self._served = 0
 
@@ -48,7 +52,8 @@ class ResumableLoader(DataLoader[Prompt]):
         size = self.batch_size or 1
         for batch in range(first, len(self)):
             is_last = batch + 1 == len(self)
-            # advanced before the batch is handed out: a checkpoint after its step goes on with the next one
+            # advanced before the batch is handed out: a checkpoint after its step goes on with the
+            # next one
             self._epoch, self._served = (epoch + 1, 0) if is_last else (epoch, batch + 1)
             yield [self._prompts[k] for k in order[batch * size : (batch + 1) * size]]
 

@@ -1,4 +1,7 @@
-"""MATH: 7,500 training and 5,000 test problems of competition mathematics (Hendrycks et al., arXiv 2103.03874)."""
+"""MATH: 7,500 training and 5,000 test problems of competition mathematics.
+
+Hendrycks et al., arXiv 2103.03874.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,9 @@ from steer_lightning.data.records import Records
 
 
 class Math(Records):
-    r"""MATH from the hub (`DigitalLearningGmbH/MATH-lighteval`), or from a local file with the same columns.
+    r"""MATH from the hub (`DigitalLearningGmbH/MATH-lighteval`).
+
+    Or from a local file with the same columns.
 
     The gold answer is the last `\boxed{}` of the solution; `MathReward` takes it from there.
 

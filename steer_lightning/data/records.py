@@ -45,7 +45,9 @@ def _read_parquet(path: Path) -> list[Row]:
     try:
         rows: list[Row] = pq.read_table(path).to_pylist()
     except pa.ArrowException as error:
-        raise ConfigError("data path", str(path), rule=f"is no readable Parquet file ({error})") from error
+        raise ConfigError(
+            "data path", str(path), rule=f"is no readable Parquet file ({error})"
+        ) from error
     return rows
 
 
@@ -57,7 +59,9 @@ def _read_jsonl(path: Path) -> list[Row]:
                 if line.strip():
                     rows.append(_object(path, number, json.loads(line)))
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ConfigError("data path", str(path), rule=f"line {len(rows) + 1} is not JSON ({error})") from error
+            raise ConfigError(
+                "data path", str(path), rule=f"line {len(rows) + 1} is not JSON ({error})"
+            ) from error
     return rows
 
 
@@ -73,27 +77,36 @@ def _read_json(path: Path) -> list[Row]:
 
 def _object(path: Path, number: int, row: object) -> Row:
     if not isinstance(row, dict):
-        raise ConfigError("data path", str(path), rule=f"row {number} must be a JSON object with named columns")
+        raise ConfigError(
+            "data path", str(path), rule=f"row {number} must be a JSON object with named columns"
+        )
     return row
 
 
-def read_hub(name: str, *, config: str | None, split: str, revision: str | None = None) -> list[Row]:
+def read_hub(
+    name: str, *, config: str | None, split: str, revision: str | None = None
+) -> list[Row]:
     """Reads all rows of a data set of the hub.
 
     Raises:
-        ConfigError: If the hub or the data set can't be reached; it names the option for a local file.
+        ConfigError: If the hub or the data set can't be reached; it names the option for a local
+            file.
     """
     import datasets
 
     try:
         rows = datasets.load_dataset(name, config, split=split, revision=revision)
-    except (OSError, ValueError) as error:  # what datasets raises for: no network, no such data set, config or split
+    except (
+        OSError,
+        ValueError,
+    ) as error:  # what datasets raises for: no network, no such data set, config or split
         raise ConfigError(
             "data set",
             name,
             rule="can't be loaded from the hub",
             why=" ".join(str(error).split()).rstrip("."),
-            fix="Check name and network, or set `path` of the source to a local .jsonl, .json or .parquet file",
+            fix="Check name and network, or set `path` of the source to a local .jsonl, "
+            ".json or .parquet file",
         ) from error
     return [dict(row) for row in rows]
 
@@ -108,8 +121,8 @@ def to_problems(rows: Sequence[Row], question: str, answer: str, origin: str) ->
         origin: Name of file or data set, for messages.
 
     Returns:
-        Problems with the remaining columns attached; rows without question or answer are dropped and counted in a
-        warning.
+        Problems with the remaining columns attached; rows without question or answer are dropped
+        and counted in a warning.
 
     Raises:
         ConfigError: If there are no rows, or a column is missing.
@@ -138,7 +151,9 @@ def to_problems(rows: Sequence[Row], question: str, answer: str, origin: str) ->
         raise ConfigError("data", origin, rule="no row has both a question and an answer")
     if len(problems) < len(rows):
         dropped = len(rows) - len(problems)
-        log.warning("%s: dropped %d of %d rows without question or answer", origin, dropped, len(rows))
+        log.warning(
+            "%s: dropped %d of %d rows without question or answer", origin, dropped, len(rows)
+        )
     return problems
 
 
@@ -173,7 +188,11 @@ class Records:
         if limit is not None and limit < 1:
             raise ConfigError("limit", limit, rule="must be at least 1, or null for all rows")
         if (path is None) == (hub_name is None):
-            raise ConfigError("Records.path", path, rule=f"set either path or hub_name (now {hub_name!r}), not both")
+            raise ConfigError(
+                "Records.path",
+                path,
+                rule=f"set either path or hub_name (now {hub_name!r}), not both",
+            )
         if path is not None and not Path(path).expanduser().is_file():
             raise ConfigError("Records.path", path, rule="there is no such file")
         self.path, self.hub_name, self.hub_config = path, hub_name, hub_config
@@ -187,6 +206,10 @@ class Records:
             rows = read_file(self.path)
         else:
             assert self.hub_name is not None
-            rows = read_hub(self.hub_name, config=self.hub_config, split=self.split, revision=self.revision)
+            rows = read_hub(
+                self.hub_name, config=self.hub_config, split=self.split, revision=self.revision
+            )
         rows = rows[: self.limit]
-        return to_problems(rows, self.question_column, self.answer_column, self.path or self.hub_name or "")
+        return to_problems(
+            rows, self.question_column, self.answer_column, self.path or self.hub_name or ""
+        )

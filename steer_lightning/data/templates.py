@@ -19,7 +19,10 @@ class Template(Protocol):
         ...
 
     def encode(self, text: Any, tokenizer: Any, /) -> Any:
-        """Takes a rendered prompt; returns its tokens as a list of integers, special tokens included."""
+        """Takes a rendered prompt.
+
+        Returns its tokens as a list of integers, special tokens included.
+        """
         ...
 
 
@@ -28,10 +31,13 @@ class ChatTemplate:
 
     Args:
         system: The system message; null leaves it out.
-        options: Further variables for the model's template, such as `enable_thinking: false` of Qwen3.
+        options: Further variables for the model's template, such as `enable_thinking: false` of
+            Qwen3.
     """
 
-    def __init__(self, system: str | None = INSTRUCTION, options: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self, system: str | None = INSTRUCTION, options: dict[str, Any] | None = None
+    ) -> None:
         self.system, self.options = system, options or {}
 
     def render(self, question: str, tokenizer: Any) -> str:
@@ -50,7 +56,9 @@ class ChatTemplate:
             )
         messages = [{"role": "system", "content": self.system}] if self.system else []
         messages.append({"role": "user", "content": question})
-        text: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **self.options)
+        text: str = tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True, **self.options
+        )
         return text
 
     def encode(self, text: str, tokenizer: Any) -> list[int]:

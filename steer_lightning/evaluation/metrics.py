@@ -11,7 +11,11 @@ from steer_lightning.types import Rollouts
 
 
 class BenchmarkMetrics(MetricCollection):
-    """accuracy (over the scored completions), completion_length in tokens, cut_off_share, num_unscored."""
+    """What a benchmark measures.
+
+    accuracy (over the scored completions), completion_length in tokens, cut_off_share,
+    num_unscored.
+    """
 
     def __init__(self) -> None:
         super().__init__(
@@ -24,7 +28,10 @@ class BenchmarkMetrics(MetricCollection):
         )
 
     def update_with(self, rollouts: Rollouts, verdicts: Sequence[float | None]) -> None:
-        """Takes in N completions and the verifier's N verdicts; None counts as unscored, not as wrong."""
+        """Takes in N completions and the verifier's N verdicts.
+
+        None counts as unscored, not as wrong.
+        """
         scored = [verdict for verdict in verdicts if verdict is not None]
         device = self["accuracy"].device
         if scored:
@@ -40,5 +47,7 @@ class BenchmarkMetrics(MetricCollection):
             ValueError: If no completion could be scored: there is no accuracy then.
         """
         if self["accuracy"].update_count == 0:
-            raise ValueError("no completion of the benchmark could be scored: check its gold answers")
+            raise ValueError(
+                "no completion of the benchmark could be scored: check its gold answers"
+            )
         return {name: float(value) for name, value in self.compute().items()}

@@ -11,8 +11,11 @@ from steer_lightning.rollout import RolloutEngine, Sampling
 from steer_lightning.types import Prompt
 
 EVALUATION_STEP = 2**32 - 1
-"""Stands for the step in the sampling seed: every evaluation of a run draws the same random numbers, so that two of
-them differ by the vectors alone; no training step reaches it."""
+"""Stands for the step in the sampling seed.
+
+Every evaluation of a run draws the same random numbers, so that two of them differ by the vectors
+alone; no training step reaches it.
+"""
 
 
 def evaluate_batch(
@@ -35,4 +38,6 @@ def evaluate_batch(
     """
     rollouts = engine.generate(prompts, sampling, seed=seed, step=EVALUATION_STEP)
     verdicts = verifier(rollouts.completions())
-    metrics.update_with(rollouts, check_scores(reward_name(verifier), verdicts, len(rollouts.texts)))
+    metrics.update_with(
+        rollouts, check_scores(reward_name(verifier), verdicts, len(rollouts.texts))
+    )

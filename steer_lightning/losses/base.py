@@ -10,5 +10,8 @@ class Loss(Protocol):
     """Turns log-probabilities and advantages into a scalar; pure, knows no rewards."""
 
     def __call__(self, logprobs: Any, mask: Any, advantages: Any, num_rows: Any, /) -> Any:
-        """Takes log-probabilities (n, T), mask (n, T), advantages (n,) and N; returns a `LossOutput`."""
+        """Takes log-probabilities (n, T), mask (n, T), advantages (n,) and N.
+
+        Returns a `LossOutput`.
+        """
         ...

@@ -8,7 +8,8 @@ import torch
 def token_logprobs(logits: torch.Tensor, tokens: torch.Tensor, temperature: float) -> torch.Tensor:
     """Computes log pi(y_t | y_<t) under the sampling distribution, temperature applied.
 
-    A row at a time. Autograd keeps each row's float32 (T, V) for the backward pass: the micro-batch bounds the memory.
+    A row at a time. Autograd keeps each row's float32 (T, V) for the backward pass: the micro-batch
+    bounds the memory.
 
     Args:
         logits: (N, T, V), any float dtype; position t predicts token t.

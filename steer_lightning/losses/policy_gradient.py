@@ -8,10 +8,11 @@ from steer_lightning.types import LossOutput
 
 
 class PolicyGradient:
-    """loss = - mean_i [ A_i * sum_t log pi(y_{i,t} | x, y_{i,<t}) ], i over all N completions of the batch.
+    """loss = - mean_i [ A_i * sum_t log pi(y_{i,t} | x, y_{i,<t}) ].
 
-    REINFORCE with summed, not averaged, token log-probabilities (arXiv 2505.18706). Assumes one update on policy for
-    each batch of rollouts: no ratio, no clipping. Its value says little: advantages of a group sum to 0, so it hovers
+    The mean is over all N completions of the batch: REINFORCE with summed, not averaged, token
+    log-probabilities (arXiv 2505.18706). Assumes one update on policy for each batch of rollouts:
+    no ratio, no clipping. Its value says little: advantages of a group sum to 0, so it hovers
     around 0 from the start; its gradient is what counts.
     """
 
@@ -24,7 +25,8 @@ class PolicyGradient:
             logprobs: (n, T) float32, of the current policy.
             mask: (n, T) bool, True for tokens of the completion.
             advantages: (n,).
-            num_rows: N, completions of the whole batch: losses of micro-batches add up to the batch's.
+            num_rows: N, completions of the whole batch: losses of micro-batches add up to the
+                batch's.
 
         Returns:
             The loss.

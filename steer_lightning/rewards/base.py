@@ -1,4 +1,7 @@
-"""What a reward is, and the weighted sum of several. No tensors here: a reward sees text and facts."""
+"""What a reward is, and the weighted sum of several.
+
+No tensors here: a reward sees text and facts.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +19,15 @@ from steer_lightning.types import Completion
 class Reward(Protocol):
     """Scores completions. A plain function of the same form is one, too.
 
-    Returns one number a completion, or None where it can't be scored: such a completion is left out of its group's
-    baseline and counted. An exception stops the run: a crash is never a reward of 0.
+    Returns one number a completion, or None where it can't be scored: such a completion is left out
+    of its group's baseline and counted. An exception stops the run: a crash is never a reward of 0.
     """
 
     def __call__(self, completions: Any, /) -> Any:
-        """Takes a list of `Completion`, of one or several prompts; returns a list of as many numbers or None."""
+        """Takes a list of `Completion`, of one or several prompts.
+
+        Returns a list of as many numbers or None.
+        """
         ...
 
 
@@ -57,16 +63,23 @@ def check_scores(name: str, scores: Any, num_completions: int) -> list[float | N
     """Turns what a reward returned into floats.
 
     Raises:
-        ConfigError: If it returned the wrong count, NaN, infinity, or something that is no number; it names the reward.
+        ConfigError: If it returned the wrong count, NaN, infinity, or something that is no number;
+            it names the reward.
     """
     if isinstance(scores, (str, bytes)) or not hasattr(scores, "__len__"):
         raise _wrong(name, type(scores).__name__, "must return a list of numbers")
     if len(scores) != num_completions:
-        raise _wrong(name, f"{len(scores)} scores", f"must return one score for each of {num_completions} completions")
+        raise _wrong(
+            name,
+            f"{len(scores)} scores",
+            f"must return one score for each of {num_completions} completions",
+        )
     checked: list[float | None] = []
     for score in scores:
         if score is not None and not (isinstance(score, Real) and math.isfinite(score)):
-            raise _wrong(name, score, "must return finite numbers, or None for what can't be scored")
+            raise _wrong(
+                name, score, "must return finite numbers, or None for what can't be scored"
+            )
         checked.append(None if score is None else float(score))
     return checked
 
@@ -104,7 +117,8 @@ class RewardSum:
     def __call__(self, completions: Sequence[Completion]) -> Scores:
         """Scores N completions with every part, and adds them up."""
         parts = {
-            name: check_scores(name, part.reward(completions), len(completions)) for name, part in self.parts.items()
+            name: check_scores(name, part.reward(completions), len(completions))
+            for name, part in self.parts.items()
         }
         weights = {name: part.weight for name, part in self.parts.items() if part.weight}
         total: list[float | None] = []

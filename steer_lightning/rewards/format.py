@@ -13,7 +13,8 @@ class FormatReward:
     r"""1 if the completion matches a regular expression somewhere, else 0.
 
     Args:
-        pattern: Python regular expression; `.` matches newlines, too. The default asks for a filled `\boxed{}`.
+        pattern: Python regular expression; `.` matches newlines, too. The default asks for a filled
+            `\boxed{}`.
 
     Raises:
         ConfigError: If the pattern is no regular expression.
@@ -29,4 +30,6 @@ class FormatReward:
 
     def __call__(self, completions: Sequence[Completion]) -> list[float]:
         """Scores completions."""
-        return [float(self.pattern.search(completion.text) is not None) for completion in completions]
+        return [
+            float(self.pattern.search(completion.text) is not None) for completion in completions
+        ]

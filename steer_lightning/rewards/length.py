@@ -9,9 +9,12 @@ from steer_lightning.types import Completion
 
 
 class LengthReward:
-    """0 up to `free_tokens`, then a straight line down to -1 at `max_tokens` and beyond (DAPO's soft penalty).
+    """0 up to `free_tokens`, then a straight line down to -1 at `max_tokens` and beyond.
 
-    reward = -min(1, max(0, tokens - free_tokens) / (max_tokens - free_tokens))        arXiv 2503.14476, eq. 13
+    DAPO's soft penalty.
+
+    reward = -min(1, max(0, tokens - free_tokens) / (max_tokens - free_tokens)), eq. 13 of
+    arXiv 2503.14476.
 
     Args:
         free_tokens: Tokens that cost nothing.

@@ -1,7 +1,7 @@
 r"""Reward for a mathematically right answer.
 
-The answer is compared with math-verify, which knows that \frac{1}{2} is 0.5. Plain numbers, the bulk of GSM8K and
-arithmetic, are compared exactly without it.
+The answer is compared with math-verify, which knows that \frac{1}{2} is 0.5. Plain numbers, the
+bulk of GSM8K and arithmetic, are compared exactly without it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,10 @@ AnswerIn = Literal["boxed", "boxed_or_last_number", "last_number"]
 
 
 def last_boxed(text: str) -> str | None:
-    r"""Content of the last complete `\boxed{...}`, braces inside it balanced; None if there is none."""
+    r"""Content of the last complete `\boxed{...}`, braces inside it balanced.
+
+    None if there is none.
+    """
     start = text.rfind(BOXED)
     while start >= 0:
         depth = 1
@@ -32,7 +35,9 @@ def last_boxed(text: str) -> str | None:
                 depth += 1 if character == "{" else -1
             if depth == 0:
                 return text[start + len(BOXED) : position].strip()
-        start = text.rfind(BOXED, 0, start)  # the last one was cut off: the one before it may be whole
+        start = text.rfind(
+            BOXED, 0, start
+        )  # the last one was cut off: the one before it may be whole
     return None
 
 
@@ -41,7 +46,8 @@ def find_answer(text: str, answer_in: AnswerIn = "boxed") -> str | None:
 
     Args:
         text: A completion.
-        answer_in: Where to look: the last `boxed`, or else the last number, or the last number alone.
+        answer_in: Where to look: the last `boxed`, or else the last number, or the last number
+            alone.
 
     Returns:
         None if there is none there.
@@ -92,13 +98,15 @@ def is_equal(answer: str, gold: str) -> bool | None:
 
 
 class MathReward:
-    r"""1 if the completion's answer is mathematically equal to the gold answer, else 0 (arXiv 2505.18706).
+    r"""1 if the completion's answer is mathematically equal to the gold answer, else 0.
+
+    ArXiv 2505.18706.
 
     None where the gold answer can't be parsed. An answer that is missing is wrong.
 
     Args:
-        answer_in: Where the answer is looked for: the last `\boxed{}` (the paper), else the last number, or the last
-            number alone.
+        answer_in: Where the answer is looked for: the last `\boxed{}` (the paper), else the last
+            number, or the last number alone.
     """
 
     def __init__(self, answer_in: AnswerIn = "boxed") -> None:

@@ -17,8 +17,9 @@ from steer_lightning.types import Prompt, Rollouts
 class SeededSampler(LogitsProcessor):
     """Draws each row's token from its own random stream, and keeps the token's log-probability.
 
-    `generate` itself can only sample a whole batch from one stream, and hands back log-probabilities only with all
-    (T, N, V) scores. So the draw happens here, and `generate` takes the "most likely" token of what is returned.
+    `generate` itself can only sample a whole batch from one stream, and hands back
+    log-probabilities only with all (T, N, V) scores. So the draw happens here, and `generate` takes
+    the "most likely" token of what is returned.
     """
 
     def __init__(self, uniforms: torch.Tensor, sampling: Sampling) -> None:
@@ -38,8 +39,8 @@ class GenerateEngine:
     """Runs `transformers.generate` on the policy in this process.
 
     Args:
-        max_rows: Most completions generated at once; bounds the memory of the key-value cache. Prompts of similar
-            length go together. It does not change what is sampled.
+        max_rows: Most completions generated at once; bounds the memory of the key-value cache.
+            Prompts of similar length go together. It does not change what is sampled.
 
     Raises:
         ConfigError: If `max_rows` is less than 1.
@@ -59,7 +60,9 @@ class GenerateEngine:
         """Nothing to do: rollouts run on the very parameter that is trained."""
 
     @torch.no_grad()
-    def generate(self, prompts: Sequence[Prompt], sampling: Sampling, *, seed: int, step: int) -> Rollouts:
+    def generate(
+        self, prompts: Sequence[Prompt], sampling: Sampling, *, seed: int, step: int
+    ) -> Rollouts:
         """See `RolloutEngine.generate`."""
         if self._policy is None:
             raise RuntimeError("GenerateEngine.setup(policy) must be called before generate()")
@@ -74,15 +77,23 @@ class GenerateEngine:
         in_order = [row for b in range(len(prompts)) for row in rows[b]]
         return _collect(self._policy, prompts, in_order, sampling.group_size)
 
-    def _batch(self, policy: Policy, prompts: Sequence[Prompt], sampling: Sampling, seed: int, step: int) -> list[_Row]:
+    def _batch(
+        self, policy: Policy, prompts: Sequence[Prompt], sampling: Sampling, seed: int, step: int
+    ) -> list[_Row]:
         pad = policy.pad_token_id
         width = max(len(prompt.token_ids) for prompt in prompts)
-        ids = torch.tensor([[pad] * (width - len(p.token_ids)) + list(p.token_ids) for p in prompts])
-        mask = torch.tensor([[0] * (width - len(p.token_ids)) + [1] * len(p.token_ids) for p in prompts])
+        ids = torch.tensor(
+            [[pad] * (width - len(p.token_ids)) + list(p.token_ids) for p in prompts]
+        )
+        mask = torch.tensor(
+            [[0] * (width - len(p.token_ids)) + [1] * len(p.token_ids) for p in prompts]
+        )
         ids = ids.repeat_interleave(sampling.group_size, 0).to(policy.device)
         mask = mask.repeat_interleave(sampling.group_size, 0).to(policy.device)
         stops = sorted({*policy.eos_token_ids, *sampling.eos_token_ids})
-        uniforms = row_uniforms(seed, step, [p.id for p in prompts], sampling.group_size, sampling.max_new_tokens)
+        uniforms = row_uniforms(
+            seed, step, [p.id for p in prompts], sampling.group_size, sampling.max_new_tokens
+        )
         sampler = SeededSampler(uniforms, sampling)
         sequences = policy.model.generate(
             input_ids=ids,
@@ -104,13 +115,18 @@ _Row = tuple[torch.Tensor, torch.Tensor, bool]  # tokens, log-probabilities, end
 
 
 def _cut(tokens: torch.Tensor, logprobs: torch.Tensor, stops: list[int]) -> _Row:
-    """Cuts a row behind its first EOS token; what follows is padding that other rows of the batch brought."""
+    """Cuts a row behind its first EOS token.
+
+    What follows is padding that other rows of the batch brought.
+    """
     ends = torch.isin(tokens, torch.tensor(stops)).nonzero()
     length = int(ends[0]) + 1 if len(ends) else len(tokens)
     return tokens[:length], logprobs[:length], len(ends) > 0
 
 
-def _collect(policy: Policy, prompts: Sequence[Prompt], rows: list[_Row], group_size: int) -> Rollouts:
+def _collect(
+    policy: Policy, prompts: Sequence[Prompt], rows: list[_Row], group_size: int
+) -> Rollouts:
     lengths = torch.tensor([len(tokens) for tokens, _, _ in rows])
     width = int(lengths.max())
     mask = torch.arange(width) < lengths[:, None]
@@ -125,5 +141,9 @@ def _collect(policy: Policy, prompts: Sequence[Prompt], rows: list[_Row], group_
         completion_mask=mask,
         logprobs=logprobs,
         finished=torch.tensor([finished for _, _, finished in rows]),
-        texts=tuple(policy.tokenizer.batch_decode([t.tolist() for t, _, _ in rows], skip_special_tokens=True)),
+        texts=tuple(
+            policy.tokenizer.batch_decode(
+                [t.tolist() for t, _, _ in rows], skip_special_tokens=True
+            )
+        ),
     )

@@ -21,7 +21,8 @@ class Sampling:
         top_p: Keeps the smallest set of tokens whose probability reaches it; 1 keeps all.
         top_k: Keeps the k most likely tokens; 0 keeps all.
         max_new_tokens: A completion is cut off there.
-        eos_token_ids: Further tokens that end a completion, beside those the model and its tokenizer name.
+        eos_token_ids: Further tokens that end a completion, beside those the model and its
+            tokenizer name.
     """
 
     group_size: int = 16
@@ -45,11 +46,13 @@ class Sampling:
                 raise ConfigError(f"sampling.{key}", getattr(self, key), rule=rule)
 
 
-def row_uniforms(seed: int, step: int, prompt_ids: Sequence[int], group_size: int, length: int) -> torch.Tensor:
+def row_uniforms(
+    seed: int, step: int, prompt_ids: Sequence[int], group_size: int, length: int
+) -> torch.Tensor:
     """One stream of random numbers a row, from (seed, step, prompt, sample) alone.
 
-    A row's stream does not depend on which other rows share its batch, so that neither batching nor the number of
-    processes changes what is sampled.
+    A row's stream does not depend on which other rows share its batch, so that neither batching nor
+    the number of processes changes what is sampled.
 
     Args:
         seed: Seed of the run.
@@ -62,7 +65,9 @@ def row_uniforms(seed: int, step: int, prompt_ids: Sequence[int], group_size: in
         (B * G, T) float64 in [0, 1).
     """
     rows = [
-        np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, step, prompt, sample)))).random(length)
+        np.random.Generator(
+            np.random.Philox(np.random.SeedSequence((seed, step, prompt, sample)))
+        ).random(length)
         for prompt in prompt_ids
         for sample in range(group_size)
     ]
@@ -86,13 +91,17 @@ def warp(logits: torch.Tensor, sampling: Sampling) -> torch.Tensor:
     if sampling.top_p < 1:
         ordered, order = logits.sort(descending=True)
         probabilities = ordered.softmax(-1)
-        before = probabilities.cumsum(-1) - probabilities  # the most likely token has 0 before it and always stays
+        before = (
+            probabilities.cumsum(-1) - probabilities
+        )  # the most likely token has 0 before it and always stays
         cut = (before >= sampling.top_p).scatter(-1, order, before >= sampling.top_p)
         logits = logits.masked_fill(cut, float("-inf"))
     return torch.log_softmax(logits, -1)
 
 
-def draw(logits: torch.Tensor, uniforms: torch.Tensor, sampling: Sampling) -> tuple[torch.Tensor, torch.Tensor]:
+def draw(
+    logits: torch.Tensor, uniforms: torch.Tensor, sampling: Sampling
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Draws one token a row by inverting the cumulative distribution.
 
     Args:
@@ -101,20 +110,25 @@ def draw(logits: torch.Tensor, uniforms: torch.Tensor, sampling: Sampling) -> tu
         sampling: The settings; temperature 0 takes the most likely token.
 
     Returns:
-        Tokens (N,) int64, and their log-probabilities (N,) float32 under the sampled distribution. At temperature 0
-        these are of the distribution at temperature 1, since the greedy one has no information.
+        Tokens (N,) int64, and their log-probabilities (N,) float32 under the sampled distribution.
+        At temperature 0 these are of the distribution at temperature 1, since the greedy one has no
+        information.
     """
     if sampling.temperature == 0:
         logprobs = torch.log_softmax(logits.float(), -1)
         token = logprobs.argmax(-1)
     else:
         logprobs = warp(logits, sampling)
-        # float64: over 262,144 tokens the sum in float32 would miss 1 by more than a rare token's probability
-        exact = torch.float32 if logits.device.type == "mps" else torch.float64  # Apple's GPUs have no float64
+        # float64: over 262,144 tokens the sum in float32 would miss 1 by more than a rare token's
+        # probability
+        exact = (
+            torch.float32 if logits.device.type == "mps" else torch.float64
+        )  # Apple's GPUs have no float64
         cumulative = logprobs.to(exact).exp().cumsum(-1)
         target = uniforms.to(exact).to(cumulative.device).unsqueeze(-1) * cumulative[:, -1:]
         token = torch.searchsorted(cumulative, target, right=True).squeeze(-1)
-        # a target that rounds up to the total lands behind the last token: take the last one that can be drawn
+        # a target that rounds up to the total lands behind the last token: take the last one that
+        # can be drawn
         last = logprobs.isfinite().int().cumsum(-1).argmax(-1)
         token = torch.minimum(token, last)
     return token, logprobs.gather(-1, token.unsqueeze(-1)).squeeze(-1)

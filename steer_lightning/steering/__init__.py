@@ -1,4 +1,7 @@
-"""Steering vectors: the parameter, where it is added, and its file. Knows nothing of reinforcement learning."""
+"""Steering vectors: the parameter, where it is added, and its file.
+
+Knows nothing of reinforcement learning.
+"""
 
 from steer_lightning.steering.attach import Attachment, attach, check_fit, stream_width
 from steer_lightning.steering.io import load_vectors, save_vectors

@@ -29,11 +29,15 @@ class Attachment:
         self.scale = scale
         self._vectors = vectors
         self._handles = [
-            layers[layer].register_forward_hook(partial(self._add, row)) for row, layer in enumerate(vectors.layers)
+            layers[layer].register_forward_hook(partial(self._add, row))
+            for row, layer in enumerate(vectors.layers)
         ]
 
     def _add(self, row: int, module: nn.Module, args: object, output: LayerOutput) -> LayerOutput:
-        """`h <- h + scale * v`, in the stream's dtype; older layers return a tuple that starts with h."""
+        """`h <- h + scale * v`, in the stream's dtype.
+
+        Older layers return a tuple that starts with h.
+        """
         stream = output if isinstance(output, torch.Tensor) else output[0]
         vectors = self._vectors
         vector = vectors.weight[row, : vectors.width] * (vectors.unit[row] * self.scale)
@@ -50,7 +54,10 @@ class Attachment:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.remove()
 
@@ -68,7 +75,8 @@ def attach(
 
     Args:
         model: A transformers causal language model.
-        vectors: A loaded object, the path of a file, or a tensor (number of decoder layers, D) of plain vectors.
+        vectors: A loaded object, the path of a file, or a tensor (number of decoder layers, D) of
+            plain vectors.
         scale: Factor on all vectors; 0 is the base model.
         layers_path: Dotted path of the decoder layers, where they are not found by themselves.
 
@@ -93,7 +101,7 @@ def stream_width(model: Any) -> int:
 
 
 def check_fit(vectors: SteeringVectors, model: nn.Module, num_layers: int) -> None:
-    """Raises a ConfigError that shows both sides if vectors and model differ in width or layer count."""
+    """Raises a ConfigError if vectors and model differ in width or layer count."""
     found = {"width": vectors.width, "decoder layers": vectors.num_layers}
     needed = {"width": stream_width(model), "decoder layers": num_layers}
     for what, value in found.items():
@@ -103,7 +111,9 @@ def check_fit(vectors: SteeringVectors, model: nn.Module, num_layers: int) -> No
                 "vectors",
                 f"{what} {value}",
                 rule=f"the model {type(model).__name__} has {what} {needed[what]}",
-                why=f"These vectors were trained on {base!r}" if base else "The vectors are of another model",
+                why=f"These vectors were trained on {base!r}"
+                if base
+                else "The vectors are of another model",
                 fix="Use vectors of this model, or the model that they were trained on",
             )
 
@@ -113,7 +123,8 @@ def _from_tensor(tensor: torch.Tensor, num_layers: int) -> SteeringVectors:
         raise ConfigError(
             "vectors",
             f"tensor of shape {tuple(tensor.shape)}",
-            rule=f"must have two dimensions, one row for each of the model's {num_layers} decoder layers",
+            rule=f"must have two dimensions, one row for each of the model's {num_layers} "
+            "decoder layers",
             fix="Use rows of zeros for layers that are not to be steered",
         )
     vectors = SteeringVectors(range(num_layers), tensor.shape[1], num_layers).to(tensor.device)

@@ -30,7 +30,9 @@ def save_vectors(
     layers: Sequence[int] | None = None,
     num_layers: int | None = None,
 ) -> None:
-    """Saves plain vectors (units multiplied out) as one safetensors file; written aside, then renamed.
+    """Saves plain vectors (units multiplied out) as one safetensors file.
+
+    Written aside, then renamed.
 
     Args:
         vectors: The trained object, or a tensor (L, D).
@@ -43,21 +45,30 @@ def save_vectors(
 
     Raises:
         ConfigError: If a tensor's rows do not match `layers`, or a value is not finite.
-        OSError: If the disk is full or the folder can't be written; the earlier file is left as it was.
+        OSError: If the disk is full or the folder can't be written; the earlier file is left as it
+            was.
     """
     if isinstance(vectors, SteeringVectors):
         tensor, layers, num_layers = vectors.vectors, vectors.layers, vectors.num_layers
     else:
         tensor = vectors
         if tensor.dim() != 2:
-            raise ConfigError("vectors", tuple(tensor.shape), rule="must have two dimensions, (layers, width)")
+            raise ConfigError(
+                "vectors", tuple(tensor.shape), rule="must have two dimensions, (layers, width)"
+            )
         num_layers = tensor.shape[0] if num_layers is None else num_layers
-        layers = parse_layers(list(range(tensor.shape[0]) if layers is None else layers), num_layers)
+        layers = parse_layers(
+            list(range(tensor.shape[0]) if layers is None else layers), num_layers
+        )
         if len(layers) != tensor.shape[0]:
-            raise ConfigError("layers", layers, rule=f"must name {tensor.shape[0]} layers, one for each row")
+            raise ConfigError(
+                "layers", layers, rule=f"must name {tensor.shape[0]} layers, one for each row"
+            )
     tensor = tensor.detach().to(device="cpu", dtype=torch.float32).contiguous()
     if not bool(torch.isfinite(tensor).all()):
-        raise ConfigError("vectors", "NaN or infinity", rule="must be finite", why="Such vectors break the model")
+        raise ConfigError(
+            "vectors", "NaN or infinity", rule="must be finite", why="Such vectors break the model"
+        )
     metadata = {
         "format_version": FORMAT_VERSION,
         "base_model": base_model,
@@ -119,11 +130,18 @@ def _shape_facts(path: Path, metadata: dict[str, str]) -> tuple[tuple[int, ...],
         layers = json.loads(metadata["layers"])
         num_layers, width = int(metadata["num_layers"]), int(metadata["width"])
     except (KeyError, ValueError) as error:
-        raise _not_vectors(path, f"has no usable layers, num_layers or width in its metadata ({error})") from error
+        raise _not_vectors(
+            path, f"has no usable layers, num_layers or width in its metadata ({error})"
+        ) from error
     if not isinstance(layers, list) or not all(type(layer) is int for layer in layers) or width < 1:
         raise _not_vectors(path, f"has layers {layers!r} and width {width} in its metadata")
     return parse_layers(layers, num_layers), num_layers, width
 
 
 def _not_vectors(path: Path, rule: str) -> ConfigError:
-    return ConfigError("vectors file", str(path), rule=rule, fix="Use a file written by steer_lightning.save_vectors")
+    return ConfigError(
+        "vectors file",
+        str(path),
+        rule=rule,
+        fix="Use a file written by steer_lightning.save_vectors",
+    )

@@ -48,7 +48,8 @@ def find_layers(model: nn.Module, layers_path: str | None = None) -> nn.ModuleLi
         layers_path,
         rule=f"no decoder layers of {type(model).__name__} found at {', '.join(tried)}",
         why=f"The model's lists of modules are: {', '.join(lists[:10]) or 'none'}",
-        fix="Set steering.layers_path (in Python: `layers_path=`) to the dotted path of its decoder layers",
+        fix="Set steering.layers_path (in Python: `layers_path=`) to the dotted path of "
+        "its decoder layers",
     )
 
 
@@ -70,17 +71,27 @@ def parse_layers(layers: str | Sequence[int], num_layers: int | None = None) -> 
     if isinstance(layers, str):
         first, dash, last = layers.partition("-")
         if not (first.strip().isdigit() and (not dash or last.strip().isdigit())):
-            raise _wrong_layers(layers, 'must be "all", a range such as "8-15", or a list of integers')
+            raise _wrong_layers(
+                layers, 'must be "all", a range such as "8-15", or a list of integers'
+            )
         indices: Sequence[int] = range(int(first), int(last if dash else first) + 1)
     else:
         indices = sorted(layers)
     if not indices or len(set(indices)) != len(indices):
-        raise _wrong_layers(layers, "must name at least one layer, each once, the smaller first in a range")
+        raise _wrong_layers(
+            layers, "must name at least one layer, each once, the smaller first in a range"
+        )
     if indices[0] < 0 or (num_layers is not None and indices[-1] >= num_layers):
-        bound = f"0 to {num_layers - 1}: the model has {num_layers} decoder layers" if num_layers else "0 or more"
+        bound = (
+            f"0 to {num_layers - 1}: the model has {num_layers} decoder layers"
+            if num_layers
+            else "0 or more"
+        )
         raise _wrong_layers(layers, f"layer indices must be {bound}")
     return tuple(indices)
 
 
 def _wrong_layers(layers: object, rule: str) -> ConfigError:
-    return ConfigError("model.steering.layers", layers, rule=rule, fix='Set "all", "8-15" or [8, 9]')
+    return ConfigError(
+        "model.steering.layers", layers, rule=rule, fix='Set "all", "8-15" or [8, 9]'
+    )

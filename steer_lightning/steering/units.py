@@ -10,11 +10,18 @@ from torch import nn
 
 @torch.no_grad()
 def measure_rms(
-    model: nn.Module, layers: nn.ModuleList, indices: tuple[int, ...], ids: torch.Tensor, mask: torch.Tensor
+    model: nn.Module,
+    layers: nn.ModuleList,
+    indices: tuple[int, ...],
+    ids: torch.Tensor,
+    mask: torch.Tensor,
 ) -> torch.Tensor:
-    """Typical size of each layer's output: the median over tokens of the root mean square over the width.
+    """Typical size of each layer's output.
 
-    The median, because the first token of many models carries activations a thousand times larger than the rest.
+    The median over tokens of the root mean square over the width.
+
+    The median, because the first token of many models carries activations a thousand times larger
+    than the rest.
 
     Args:
         model: The language model, unsteered.
@@ -28,12 +35,16 @@ def measure_rms(
     """
     found: dict[int, torch.Tensor] = {}
 
-    def keep(row: int, module: nn.Module, args: object, output: torch.Tensor | tuple[torch.Tensor, ...]) -> None:
+    def keep(
+        row: int, module: nn.Module, args: object, output: torch.Tensor | tuple[torch.Tensor, ...]
+    ) -> None:
         stream = output if isinstance(output, torch.Tensor) else output[0]
         sizes = stream.float().pow(2).mean(-1).sqrt()  # (B, T)
         found[row] = sizes[mask.bool().to(sizes.device)].median().to(ids.device)
 
-    handles = [layers[layer].register_forward_hook(partial(keep, row)) for row, layer in enumerate(indices)]
+    handles = [
+        layers[layer].register_forward_hook(partial(keep, row)) for row, layer in enumerate(indices)
+    ]
     try:
         model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=1)
     finally:

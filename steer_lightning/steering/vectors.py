@@ -8,15 +8,18 @@ import torch
 from torch import nn
 
 OPTIMIZER_BLOCK = 256
-"""bitsandbytes quantises an optimizer's state in blocks of 256 elements of the flattened parameter."""
+"""bitsandbytes quantises an optimizer's state in blocks of 256 elements of a parameter."""
 
 
 class SteeringVectors(nn.Module):
-    """Vectors v_l = unit_l * weight_l, zero at the start; `h_l <- h_l + v_l` for every token (arXiv 2505.18706).
+    """Vectors v_l = unit_l * weight_l, zero at the start.
 
-    All layers share one parameter: several small ones would fall under bitsandbytes' 4,096-element threshold and
-    silently keep 32-bit optimizer state. Each row is padded to a multiple of 256, so that no quantisation block
-    straddles two layers whose gradients differ by orders of magnitude. The padding never gets a gradient.
+    `h_l <- h_l + v_l` for every token (arXiv 2505.18706).
+
+    All layers share one parameter: several small ones would fall under bitsandbytes' 4,096-element
+    threshold and silently keep 32-bit optimizer state. Each row is padded to a multiple of 256, so
+    that no quantisation block straddles two layers whose gradients differ by orders of magnitude.
+    The padding never gets a gradient.
 
     Args:
         layers: 0-based indices of the steered decoder layers, ascending; L of them.
@@ -26,7 +29,8 @@ class SteeringVectors(nn.Module):
 
     Attributes:
         weight: (L, D padded to a multiple of 256) float32 parameter, in units of `unit`.
-        unit: (L,) float32 buffer, the size of one unit in each layer; 1 is the paper's own parametrisation.
+        unit: (L,) float32 buffer, the size of one unit in each layer; 1 is the paper's own
+            parametrisation.
         units_measured: bool buffer, True once `set_unit` has been called.
     """
 
@@ -35,7 +39,11 @@ class SteeringVectors(nn.Module):
     units_measured: torch.Tensor
 
     def __init__(
-        self, layers: Sequence[int], width: int, num_layers: int, metadata: Mapping[str, str] | None = None
+        self,
+        layers: Sequence[int],
+        width: int,
+        num_layers: int,
+        metadata: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__()
         self.layers = tuple(layers)
@@ -65,10 +73,13 @@ class SteeringVectors(nn.Module):
             unit: (L,) positive.
 
         Raises:
-            ValueError: If a unit is not positive and finite: a vector in such units could not be trained.
+            ValueError: If a unit is not positive and finite: a vector in such units could not be
+                trained.
         """
         if not bool((torch.isfinite(unit) & (unit > 0)).all()):
-            raise ValueError(f"units must be positive and finite, got {unit.tolist()} for layers {self.layers}")
+            raise ValueError(
+                f"units must be positive and finite, got {unit.tolist()} for layers {self.layers}"
+            )
         self.unit.copy_(unit)
         self.units_measured.fill_(True)
 
@@ -83,5 +94,7 @@ class SteeringVectors(nn.Module):
             ValueError: If the shape is another.
         """
         if tuple(vectors.shape) != (len(self.layers), self.width):
-            raise ValueError(f"vectors have shape {tuple(vectors.shape)}, need {(len(self.layers), self.width)}")
+            raise ValueError(
+                f"vectors have shape {tuple(vectors.shape)}, need {(len(self.layers), self.width)}"
+            )
         self.weight[:, : self.width] = vectors.to(self.weight) / self.unit[:, None]

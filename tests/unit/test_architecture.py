@@ -54,7 +54,9 @@ def test_imports_follow_the_arrows(file: Path) -> None:
     found = imports(file)
     if room in ALLOWED:
         own = {name.split(".")[1] for name in found if name.startswith("steer_lightning.")}
-        assert own - LEAVES - {room} <= ALLOWED[room], f"{room} must not import {own - ALLOWED[room]}"
+        assert own - LEAVES - {room} <= ALLOWED[room], (
+            f"{room} must not import {own - ALLOWED[room]}"
+        )
     if room in NO_TORCH:
         assert not {name.split(".")[0] for name in found} & {"torch", "lightning", "transformers"}
 

@@ -83,7 +83,12 @@ def test_benchmark_metrics_add_up_over_batches() -> None:
     metrics = BenchmarkMetrics()
     metrics.update_with(step().rollouts, [1.0, 0.0, None, 0.0])
     metrics.update_with(step().rollouts, [1.0, 1.0, 1.0, 1.0])
-    expected = {"accuracy": 5 / 7, "completion_length": 2.0, "cut_off_share": 0.5, "num_unscored": 1.0}
+    expected = {
+        "accuracy": 5 / 7,
+        "completion_length": 2.0,
+        "cut_off_share": 0.5,
+        "num_unscored": 1.0,
+    }
     assert metrics.result() == pytest.approx(expected)
     unscored = BenchmarkMetrics()
     unscored.update_with(step().rollouts, [None] * 4)
@@ -95,11 +100,19 @@ def test_rollouts_round_trip_through_parquet(tmp_path: Path) -> None:
     folder = tmp_path / "rollouts"
     folder.mkdir()
     for number in (1, 2):
-        pq.write_table(as_table(step(("a\x1b[2J", "\ud800", "", "ü")), number), folder / f"step_{number:06d}.parquet")
+        pq.write_table(
+            as_table(step(("a\x1b[2J", "\ud800", "", "ü")), number),
+            folder / f"step_{number:06d}.parquet",
+        )
     merge(folder, tmp_path / "rollouts.parquet")
     rows = pq.read_table(tmp_path / "rollouts.parquet").to_pylist()
     assert [row["step"] for row in rows] == [1] * 4 + [2] * 4
-    assert [row["completion"] for row in rows[:4]] == ["a\x1b[2J", "?", "", "ü"]  # the file keeps what was written
+    assert [row["completion"] for row in rows[:4]] == [
+        "a\x1b[2J",
+        "?",
+        "",
+        "ü",
+    ]  # the file keeps what was written
     assert [row["reward"] for row in rows[:4]] == [1.0, 0.0, None, 1.0]
     assert [row["advantage"] for row in rows[:4]] == [1.0, -1.0, 0.0, 0.0]
     assert [row["prompt_id"] for row in rows[:4]] == [0, 0, 1, 1]
@@ -122,10 +135,20 @@ def test_first_and_last_accuracy() -> None:
 
     def result(name: str, number: int, accuracy: float) -> Result:
         return Result(
-            benchmark=name, step=number, accuracy=accuracy, completion_length=1, cut_off_share=0, num_unscored=0
+            benchmark=name,
+            step=number,
+            accuracy=accuracy,
+            completion_length=1,
+            cut_off_share=0,
+            num_unscored=0,
         )
 
-    callback.results = [result("a", 0, 0.1), result("b", 0, 0.2), result("a", 5, 0.3), result("b", 5, 0.4)]
+    callback.results = [
+        result("a", 0, 0.1),
+        result("b", 0, 0.2),
+        result("a", 5, 0.3),
+        result("b", 5, 0.4),
+    ]
     assert callback.accuracy(last=False) == {"a": 0.1, "b": 0.2}
     assert callback.accuracy(last=True) == {"a": 0.3, "b": 0.4}
     other = BenchmarkEval({"a": None})  # type: ignore[dict-item]

@@ -10,7 +10,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from steer_lightning import ConfigError
-from steer_lightning.data import GSM8K, Arithmetic, ChatTemplate, Math, PlainTemplate, Records, make_prompts
+from steer_lightning.data import (
+    GSM8K,
+    Arithmetic,
+    ChatTemplate,
+    Math,
+    PlainTemplate,
+    Records,
+    make_prompts,
+)
 from steer_lightning.data.arithmetic import is_held_out
 from steer_lightning.data.gsm8k import final_answer
 from steer_lightning.data.loader import ResumableLoader
@@ -18,7 +26,10 @@ from steer_lightning.data.templates import check_template
 from steer_lightning.testing import byte_tokenizer
 from steer_lightning.testing import make_prompts as tiny_prompts
 
-ROWS = [{"problem": "1+1", "solution": 2, "level": "easy"}, {"problem": "2+2", "solution": 4, "level": "hard"}]
+ROWS = [
+    {"problem": "1+1", "solution": 2, "level": "easy"},
+    {"problem": "2+2", "solution": 4, "level": "hard"},
+]
 COLUMNS = {"question_column": "problem", "answer_column": "solution"}
 
 
@@ -83,8 +94,12 @@ def test_missing_files_show_before_anything_is_loaded() -> None:
         Records()
 
 
-def test_rows_without_answer_are_dropped_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    (tmp_path / "a.jsonl").write_text('{"question": "q", "answer": "a"}\n{"question": "r", "answer": null}\n')
+def test_rows_without_answer_are_dropped_and_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "a.jsonl").write_text(
+        '{"question": "q", "answer": "a"}\n{"question": "r", "answer": null}\n'
+    )
     assert len(Records(path=str(tmp_path / "a.jsonl")).load()) == 1
     assert "dropped 1 of 2 rows" in caplog.text
 
@@ -100,7 +115,9 @@ def test_gsm8k_from_a_folder(tmp_path: Path) -> None:
 
 
 def test_math_takes_the_solution_as_the_answer(tmp_path: Path) -> None:
-    (tmp_path / "m.jsonl").write_text(json.dumps({"problem": "p", "solution": r"so \boxed{3}", "level": 5}))
+    (tmp_path / "m.jsonl").write_text(
+        json.dumps({"problem": "p", "solution": r"so \boxed{3}", "level": 5})
+    )
     assert Math(path=str(tmp_path / "m.jsonl")).load()[0].answer == r"so \boxed{3}"
 
 
@@ -116,7 +133,9 @@ def test_arithmetic_splits_never_overlap_and_answers_are_right() -> None:
     assert not {p.question for p in train} & {p.question for p in test}
     assert all(is_held_out(p.question) for p in test)
     assert all(eval(p.question) == int(p.answer) >= 0 for p in train + test)
-    assert Arithmetic(9, seed=1).load() == Arithmetic(9, seed=1).load() != Arithmetic(9, seed=2).load()
+    assert (
+        Arithmetic(9, seed=1).load() == Arithmetic(9, seed=1).load() != Arithmetic(9, seed=2).load()
+    )
 
 
 @pytest.mark.parametrize(
@@ -145,7 +164,9 @@ def test_templates() -> None:
     assert ChatTemplate("be kind").render("1+1", tokenizer) == "[system]be kind[user]1+1>"
     assert ChatTemplate(None).render("1+1", tokenizer) == "[user]1+1>"
     check_template(ChatTemplate(), tokenizer)
-    tokenizer.chat_template = "{% for m in messages %}{% if m.role == 'system' %}{{ m.content }}{% endif %}{% endfor %}"
+    tokenizer.chat_template = (
+        "{% for m in messages %}{% if m.role == 'system' %}{{ m.content }}{% endif %}{% endfor %}"
+    )
     with pytest.raises(ConfigError, match="drops the question"):
         check_template(ChatTemplate(), tokenizer)
 

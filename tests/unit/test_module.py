@@ -34,7 +34,9 @@ def module(tmp_path, monkeypatch: pytest.MonkeyPatch) -> SteeringModule:
     return module
 
 
-def gradient(module: SteeringModule, rollouts: Rollouts, advantages: torch.Tensor, budget: int) -> torch.Tensor:
+def gradient(
+    module: SteeringModule, rollouts: Rollouts, advantages: torch.Tensor, budget: int
+) -> torch.Tensor:
     module.tokens_per_micro_batch = budget
     module.accumulate(rollouts, advantages)
     found = module.policy.steering.weight.grad
@@ -42,16 +44,25 @@ def gradient(module: SteeringModule, rollouts: Rollouts, advantages: torch.Tenso
     return found.clone()
 
 
-def plain_gradient(module: SteeringModule, rollouts: Rollouts, advantages: torch.Tensor) -> torch.Tensor:
-    """- mean_i [ A_i * sum_t log pi(y_it) ], one unpadded row at a time, straight from the formula."""
+def plain_gradient(
+    module: SteeringModule, rollouts: Rollouts, advantages: torch.Tensor
+) -> torch.Tensor:
+    """- mean_i [ A_i * sum_t log pi(y_it) ], one unpadded row at a time.
+
+    Straight from the formula.
+    """
     weight = module.policy.steering.weight
     weight.grad = None
     total = torch.zeros(())
     for n, advantage in enumerate(advantages.flatten()):
         prompt = list(rollouts.prompts[n // rollouts.group_size].token_ids)
         completion = rollouts.completion_ids[n][rollouts.completion_mask[n]]
-        logits = module.policy.model(torch.tensor([prompt + completion.tolist()])).logits[:, len(prompt) - 1 : -1]
-        total = total + advantage * token_logprobs(logits, completion[None], SAMPLING.temperature).sum()
+        logits = module.policy.model(torch.tensor([prompt + completion.tolist()])).logits[
+            :, len(prompt) - 1 : -1
+        ]
+        total = (
+            total + advantage * token_logprobs(logits, completion[None], SAMPLING.temperature).sum()
+        )
     (-total / advantages.numel()).backward()
     assert weight.grad is not None
     return weight.grad.clone()
@@ -64,9 +75,13 @@ def test_micro_batches_equal_one_batch_and_the_formula(module: SteeringModule) -
     expected = plain_gradient(module, rollouts, advantages)
     assert expected.abs().max() > 0.01
     for budget in (1, 60, 10_000):
-        torch.testing.assert_close(gradient(module, rollouts, advantages, budget), expected, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(
+            gradient(module, rollouts, advantages, budget), expected, rtol=1e-4, atol=1e-6
+        )
     module.activation_checkpointing = True
-    torch.testing.assert_close(gradient(module, rollouts, advantages, 60), expected, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(
+        gradient(module, rollouts, advantages, 60), expected, rtol=1e-4, atol=1e-6
+    )
 
 
 def test_no_signal_is_a_zero_gradient(module: SteeringModule) -> None:
@@ -74,7 +89,9 @@ def test_no_signal_is_a_zero_gradient(module: SteeringModule) -> None:
     assert (gradient(module, rollouts, torch.zeros(4, 4), 100) == 0).all()
 
 
-def test_steps_on_the_gradient_raise_the_reward_and_leave_the_base_alone(module: SteeringModule) -> None:
+def test_steps_on_the_gradient_raise_the_reward_and_leave_the_base_alone(
+    module: SteeringModule,
+) -> None:
     before = module.policy.base_sha256()
     optimizer = torch.optim.Adam([module.policy.steering.weight], lr=0.3)
     sampling = Sampling(group_size=16, max_new_tokens=8)

@@ -7,14 +7,24 @@ import math
 import pytest
 
 from steer_lightning import ConfigError
-from steer_lightning.rewards import FormatReward, LengthReward, MathReward, RewardSum, WeightedReward
+from steer_lightning.rewards import (
+    FormatReward,
+    LengthReward,
+    MathReward,
+    RewardSum,
+    WeightedReward,
+)
 from steer_lightning.rewards.math import find_answer, last_boxed, plain_number
 from steer_lightning.testing import check_reward
 from steer_lightning.types import Completion
 
 
-def completion(text: str, answer: str = "42", num_tokens: int = 5, finished: bool = True) -> Completion:
-    return Completion(text=text, question="q", answer=answer, num_tokens=num_tokens, finished=finished)
+def completion(
+    text: str, answer: str = "42", num_tokens: int = 5, finished: bool = True
+) -> Completion:
+    return Completion(
+        text=text, question="q", answer=answer, num_tokens=num_tokens, finished=finished
+    )
 
 
 @pytest.mark.parametrize(
@@ -80,7 +90,11 @@ def test_a_megabyte_of_digits_is_no_plain_number() -> None:
 
 
 def test_format_and_length() -> None:
-    assert FormatReward()([completion(r"\boxed{1"), completion(r"\boxed{}"), completion("1")]) == [1.0, 0.0, 0.0]
+    assert FormatReward()([completion(r"\boxed{1"), completion(r"\boxed{}"), completion("1")]) == [
+        1.0,
+        0.0,
+        0.0,
+    ]
     assert FormatReward("^a.b$")([completion("a\nb")]) == [1.0]
     lengths = [completion("", num_tokens=n) for n in (10, 20, 25, 30, 99)]
     assert LengthReward(20, 30)(lengths) == [0.0, 0.0, -0.5, -1.0, -1.0]
@@ -107,7 +121,11 @@ def test_the_weighted_sum_by_hand() -> None:
     parts = [WeightedReward(reward=half, weight=2.0), WeightedReward(reward=half, weight=1.0)]
     scores = RewardSum([*parts, WeightedReward(reward=logged, weight=0.0)])([completion("")] * 3)
     assert scores.total == [1.5, None, 3.0]  # None where a part that counts is None
-    assert scores.parts == {"half": [0.5, None, 1.0], "half_2": [0.5, None, 1.0], "logged": [None, 7.0, 8.0]}
+    assert scores.parts == {
+        "half": [0.5, None, 1.0],
+        "half_2": [0.5, None, 1.0],
+        "logged": [None, 7.0, 8.0],
+    }
 
 
 @pytest.mark.parametrize(

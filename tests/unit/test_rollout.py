@@ -45,11 +45,18 @@ def test_greedy_equals_transformers_generate() -> None:
     policy = tiny_policy("qwen3")
     engine = GenerateEngine()
     engine.setup(policy)
-    rollouts = engine.generate(PROMPTS, Sampling(group_size=1, temperature=0, max_new_tokens=9), seed=0, step=0)
+    rollouts = engine.generate(
+        PROMPTS, Sampling(group_size=1, temperature=0, max_new_tokens=9), seed=0, step=0
+    )
     for k, prompt in enumerate(PROMPTS):
-        expected = policy.model.generate(torch.tensor([prompt.token_ids]), max_new_tokens=9, do_sample=False)
+        expected = policy.model.generate(
+            torch.tensor([prompt.token_ids]), max_new_tokens=9, do_sample=False
+        )
         length = int(rollouts.num_tokens[k])
-        assert rollouts.completion_ids[k, :length].tolist() == expected[0, len(prompt.token_ids) :].tolist()
+        assert (
+            rollouts.completion_ids[k, :length].tolist()
+            == expected[0, len(prompt.token_ids) :].tolist()
+        )
 
 
 def test_batching_does_not_change_what_is_sampled() -> None:
@@ -58,7 +65,9 @@ def test_batching_does_not_change_what_is_sampled() -> None:
     for max_rows in (1, 3, 512):
         engine = GenerateEngine(max_rows=max_rows)
         engine.setup(policy)
-        results.append(engine.generate(PROMPTS, Sampling(group_size=3, max_new_tokens=8), seed=1, step=2))
+        results.append(
+            engine.generate(PROMPTS, Sampling(group_size=3, max_new_tokens=8), seed=1, step=2)
+        )
     for other in results[1:]:
         assert torch.equal(other.completion_ids, results[0].completion_ids)
         assert other.texts == results[0].texts
@@ -76,7 +85,8 @@ def test_seed_step_prompt_and_sample_each_change_the_stream() -> None:
 
 
 @pytest.mark.parametrize(
-    ("uniform", "token"), [(0.0, 0), (0.49, 0), (0.51, 1), (0.79, 1), (0.81, 2), (0.96, 3), (1 - 1e-12, 3)]
+    ("uniform", "token"),
+    [(0.0, 0), (0.49, 0), (0.51, 1), (0.79, 1), (0.81, 2), (0.96, 3), (1 - 1e-12, 3)],
 )
 def test_draw_inverts_the_cumulative_distribution(uniform: float, token: int) -> None:
     chosen, logprob = draw(LOGITS, torch.tensor([uniform], dtype=torch.float64), Sampling())
@@ -92,7 +102,9 @@ def test_draw_never_takes_a_token_that_is_cut_away() -> None:
 
 def test_warp_by_hand() -> None:
     assert warp(LOGITS, Sampling(top_k=2)).exp()[0].tolist() == pytest.approx([0.625, 0.375, 0, 0])
-    assert warp(LOGITS, Sampling(top_p=0.8)).exp()[0].tolist() == pytest.approx([0.625, 0.375, 0, 0])
+    assert warp(LOGITS, Sampling(top_p=0.8)).exp()[0].tolist() == pytest.approx(
+        [0.625, 0.375, 0, 0]
+    )
     assert warp(LOGITS, Sampling(top_p=0.81)).exp()[0, :3].sum().item() == pytest.approx(1)
     assert warp(LOGITS, Sampling(top_p=0.01)).exp()[0].tolist() == pytest.approx([1, 0, 0, 0])
     squared = torch.tensor([0.25, 0.09, 0.0225, 0.0025])
@@ -135,13 +147,17 @@ def test_a_checkpoints_generation_settings_do_not_leak_into_rollouts() -> None:
     policy.adopt(model)
     engine = GenerateEngine()
     engine.setup(policy)
-    rollouts = engine.generate(PROMPTS[:1], Sampling(group_size=2, max_new_tokens=6), seed=0, step=0)
+    rollouts = engine.generate(
+        PROMPTS[:1], Sampling(group_size=2, max_new_tokens=6), seed=0, step=0
+    )
     ids = torch.tensor([[*PROMPTS[0].token_ids, *rollouts.completion_ids[0].tolist()]])
     with torch.no_grad():
         logits = policy.logits(ids, torch.ones_like(ids), 7)[:, :-1]
     ours = token_logprobs(logits, rollouts.completion_ids[:1], 1.0)
     length = int(rollouts.num_tokens[0])
-    torch.testing.assert_close(ours[0, :length], rollouts.logprobs[0, :length], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        ours[0, :length], rollouts.logprobs[0, :length], atol=1e-5, rtol=1e-4
+    )
 
 
 def test_temperature_reaches_the_trainers_logprobs() -> None:
@@ -154,7 +170,14 @@ def test_temperature_reaches_the_trainers_logprobs() -> None:
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("group_size", 0), ("temperature", -1.0), ("top_p", 0.0), ("top_p", 1.1), ("top_k", -1), ("max_new_tokens", 0)],
+    [
+        ("group_size", 0),
+        ("temperature", -1.0),
+        ("top_p", 0.0),
+        ("top_p", 1.1),
+        ("top_k", -1),
+        ("max_new_tokens", 0),
+    ],
 )
 def test_settings_out_of_range_are_errors(key: str, value: float) -> None:
     with pytest.raises(ConfigError, match=f"sampling.{key}"):

@@ -23,7 +23,9 @@ def test_finds_the_layers_and_steers_their_output(architecture: str) -> None:
     seen: dict[int, torch.Tensor] = {}
     for k, layer in enumerate(layers):
         layer.register_forward_hook(
-            lambda m, x, o, k=k: seen.__setitem__(k, (o if torch.is_tensor(o) else o[0]).detach().clone())
+            lambda m, x, o, k=k: seen.__setitem__(
+                k, (o if torch.is_tensor(o) else o[0]).detach().clone()
+            )
         )
     model(IDS)
     before = dict(seen)
@@ -32,12 +34,16 @@ def test_finds_the_layers_and_steers_their_output(architecture: str) -> None:
     with attach(model, vectors):
         inner: dict[int, torch.Tensor] = {}
         handle = layers[1].register_forward_hook(
-            lambda m, x, o: inner.__setitem__(1, (o if torch.is_tensor(o) else o[0]).detach().clone())
+            lambda m, x, o: inner.__setitem__(
+                1, (o if torch.is_tensor(o) else o[0]).detach().clone()
+            )
         )
         steered = model(IDS).logits
         handle.remove()
     torch.testing.assert_close(seen[0], before[0])  # below: untouched
-    torch.testing.assert_close(inner[1], before[1] + vectors[1])  # the layer itself: shifted by v at every token
+    torch.testing.assert_close(
+        inner[1], before[1] + vectors[1]
+    )  # the layer itself: shifted by v at every token
     assert (steered - model(IDS).logits).abs().max() > 1e-4
     assert torch.equal(model(IDS).logits, model(IDS).logits)
 
@@ -60,14 +66,18 @@ def test_gradient_is_the_sum_over_tokens_of_the_streams_gradient(architecture: s
         stream.retain_grad()
         streams[row] = stream
 
-    for row, layer in enumerate(policy.layers):  # behind the policy's own hook: sees the steered stream
+    for row, layer in enumerate(
+        policy.layers
+    ):  # behind the policy's own hook: sees the steered stream
         layer.register_forward_hook(lambda m, x, o, row=row: keep(row, o))
     policy.logits(IDS, torch.ones_like(IDS), 5).float().pow(2).mean().backward()
     gradient = policy.steering.weight.grad
     assert gradient is not None
     assert gradient.shape == (3, 256)
     for row in range(3):
-        torch.testing.assert_close(gradient[row, :32], streams[row].grad.sum((0, 1)), rtol=1e-4, atol=1e-7)
+        torch.testing.assert_close(
+            gradient[row, :32], streams[row].grad.sum((0, 1)), rtol=1e-4, atol=1e-7
+        )
         assert gradient[row, :32].abs().max() > 0
     assert (gradient[:, 32:] == 0).all()  # the padding learns nothing
     assert all(p.grad is None for p in policy.model.parameters())
@@ -154,13 +164,17 @@ def test_units_are_the_median_over_tokens_of_the_rms() -> None:
             self.layers = nn.ModuleList([nn.Identity()])
 
         def forward(self, input_ids: torch.Tensor, **_: object) -> None:
-            sizes = torch.tensor([[1000.0, 2.0, 3.0, 4.0, 99.0]])  # a huge first token, and a padded last one
+            sizes = torch.tensor(
+                [[1000.0, 2.0, 3.0, 4.0, 99.0]]
+            )  # a huge first token, and a padded last one
             self.layers[0](sizes[..., None].expand(1, 5, 7))
 
     model = Fixed()
     mask = torch.tensor([[1, 1, 1, 1, 0]])
     unit = measure_rms(model, model.layers, (0,), torch.zeros(1, 5, dtype=torch.long), mask)
-    torch.testing.assert_close(unit, torch.tensor([3.0]))  # of 2, 3, 4, 1000 torch takes the lower median
+    torch.testing.assert_close(
+        unit, torch.tensor([3.0])
+    )  # of 2, 3, 4, 1000 torch takes the lower median
 
 
 def test_units_scale_the_vectors_and_their_gradient() -> None:

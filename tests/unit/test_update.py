@@ -35,7 +35,13 @@ def test_rloo_leaves_out_what_can_not_be_scored() -> None:
     assert RLOO()(rewards).tolist() == expected
 
 
-@given(st.lists(st.lists(st.sampled_from([0.0, 1.0, 0.25, None]), min_size=4, max_size=4), min_size=1, max_size=5))
+@given(
+    st.lists(
+        st.lists(st.sampled_from([0.0, 1.0, 0.25, None]), min_size=4, max_size=4),
+        min_size=1,
+        max_size=5,
+    )
+)
 @settings(deadline=None, max_examples=100)
 def test_rloo_equals_the_definition(rows: list[list[float | None]]) -> None:
     scores = [score for row in rows for score in row]
@@ -52,7 +58,9 @@ def test_policy_gradient_by_hand() -> None:
     logprobs = torch.tensor([[-1.0, -2.0, -9.0], [-3.0, -0.5, -0.5]], requires_grad=True)
     mask = torch.tensor([[True, True, False], [True, True, True]])
     output = PolicyGradient()(logprobs, mask, torch.tensor([2.0, -1.0]), 4)
-    assert output.loss.item() == pytest.approx(-(2 * -3 - 1 * -4) / 4)  # summed, not averaged, over tokens
+    assert output.loss.item() == pytest.approx(
+        -(2 * -3 - 1 * -4) / 4
+    )  # summed, not averaged, over tokens
     output.loss.backward()
     torch.testing.assert_close(logprobs.grad, torch.tensor([[-0.5, -0.5, 0.0], [0.25, 0.25, 0.25]]))
 
@@ -61,7 +69,9 @@ def rollouts_of(policy, group_size: int = 3, new: int = 7):  # type: ignore[no-u
     engine = GenerateEngine()
     engine.setup(policy)
     prompts = make_prompts(["a", "some words", "quite a few more words", "b"])
-    return engine.generate(prompts, Sampling(group_size=group_size, max_new_tokens=new), seed=0, step=0)
+    return engine.generate(
+        prompts, Sampling(group_size=group_size, max_new_tokens=new), seed=0, step=0
+    )
 
 
 @pytest.mark.parametrize("budget", [1, 40, 75, 10_000])
@@ -101,7 +111,9 @@ def test_the_running_clip_by_hand() -> None:
     assert clipped(2.0) == pytest.approx(2.0)  # the first defines the bound: 2
     assert clipped(-1.0) == pytest.approx(-1.0)  # bound 0.5 * 2 + 0.5 * 1 = 1.5
     assert clipped(0.0) == 0.0  # says nothing: bound 1.5
-    assert clipped(100.0) == pytest.approx(3.0)  # counted with 3 * 1.5: bound 0.5 * 1.5 + 0.5 * 4.5 = 3
+    assert clipped(100.0) == pytest.approx(
+        3.0
+    )  # counted with 3 * 1.5: bound 0.5 * 1.5 + 0.5 * 4.5 = 3
     assert clip.state_dict()["running"].item() == pytest.approx(3.0)  # resumes with the checkpoint
 
 
@@ -117,7 +129,9 @@ def test_schedules() -> None:
         return found
 
     assert rates(Schedule(warmup=0.2), 10) == pytest.approx([0.5] + [1.0] * 9)
-    assert rates(Schedule(kind="cosine", warmup=0.0), 4) == pytest.approx([1.0, 0.8535534, 0.5, 0.1464466])
+    assert rates(Schedule(kind="cosine", warmup=0.0), 4) == pytest.approx(
+        [1.0, 0.8535534, 0.5, 0.1464466]
+    )
     for warmup in (-0.1, 1.0):
         with pytest.raises(ConfigError, match="warmup"):
             Schedule(warmup=warmup)

@@ -40,7 +40,9 @@ def test_round_trip_is_exact_and_units_are_multiplied_out(tmp_path: Path) -> Non
         "step": "12",
     }
     assert not loaded.weight.requires_grad
-    save_vectors(loaded, tmp_path / "again.safetensors", base_model="org/model", revision="abc", step=12)
+    save_vectors(
+        loaded, tmp_path / "again.safetensors", base_model="org/model", revision="abc", step=12
+    )
     again = load_vectors(tmp_path / "again.safetensors")
     assert torch.equal(again.vectors, loaded.vectors)
     assert again.metadata == loaded.metadata
@@ -80,7 +82,9 @@ def test_other_files_are_errors(tmp_path: Path) -> None:
     save_file({"vectors": torch.zeros(2, 5, dtype=torch.float16)}, path, GOOD)
     with pytest.raises(ConfigError, match="float16"):
         load_vectors(path)
-    header = json.dumps({"vectors": {"dtype": "F32", "shape": [2, 5], "data_offsets": [0, 10**15]}}).encode()
+    header = json.dumps(
+        {"vectors": {"dtype": "F32", "shape": [2, 5], "data_offsets": [0, 10**15]}}
+    ).encode()
     path.write_bytes(len(header).to_bytes(8, "little") + header)
     with pytest.raises(ConfigError, match="readable safetensors"):
         load_vectors(path)
@@ -106,7 +110,9 @@ try:
 except OSError as error:
     print("refused", error.errno)
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
     assert done.stdout.startswith("refused"), done.stdout + done.stderr
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
