@@ -2,6 +2,7 @@
 
 from steer_lightning.callbacks import (
     BenchmarkEval,
+    LastCheckpoint,
     RewardLogger,
     RolloutTable,
     RunSummary,
@@ -11,6 +12,7 @@ from steer_lightning.callbacks import (
 
 __all__ = [
     "BenchmarkEval",
+    "LastCheckpoint",
     "RewardLogger",
     "RolloutTable",
     "RunSummary",

@@ -76,7 +76,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         close = difflib.get_close_matches(words[0], COMMANDS, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"the commands are {', '.join(COMMANDS)}"
         return _complain(f"there is no command {words[0]!r}: {hint}")
-    sys.path.insert(0, os.getcwd())  # a user's rewards and callbacks lie beside their configuration
+    # a user's rewards and callbacks lie where the command is started; behind the installed
+    # packages, so that a file such as `datasets.py` there does not stand in for one
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
     try:
         import_module(command.module).run(words)
     except ConfigError as error:
@@ -84,10 +87,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES):
             raise
+        what = "open" if error.errno == errno.EACCES else "write"
         where = f" {error.filename}" if error.filename else ""
-        return _complain(
-            f"can't write{where}: {error.strerror}. What was saved before is whole", error
-        )
+        told = f"can't {what}{where}: {error.strerror}. What was saved before is whole"
+        return _complain(told, error)
     return 0
 
 

@@ -27,6 +27,8 @@ class MicroBatch:
     """(n, T) int64, the last T columns of `ids`."""
     completion_mask: torch.Tensor
     """(n, T) bool."""
+    sampling_logprobs: torch.Tensor
+    """(n, T) float32."""
 
 
 def micro_batches(
@@ -77,4 +79,5 @@ def _build(
         mask=torch.cat([left_mask, completion_mask.long()], 1),
         completion_ids=completion_ids,
         completion_mask=completion_mask,
+        sampling_logprobs=rollouts.logprobs[index, :width],
     )

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import lightning as L
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 
 from steer_lightning.advantages import RLOO, Advantage
+from steer_lightning.checks import check_trainer, check_training_sampling
 from steer_lightning.errors import ConfigError
 from steer_lightning.evaluation import BenchmarkMetrics, evaluate_batch
-from steer_lightning.losses import Loss, PolicyGradient, token_logprobs
-from steer_lightning.microbatches import micro_batches
+from steer_lightning.gradient import BatchGradient
+from steer_lightning.losses import Loss, PolicyGradient
 from steer_lightning.optim import RunningNormClip, Schedule, check_8bit
 from steer_lightning.policy import Policy, SteeringConfig
 from steer_lightning.random_states import get_random_states, set_random_states
-from steer_lightning.rewards import MathReward, RewardSum, Scores, WeightedReward
+from steer_lightning.resume import KEY, check_not_finished, check_same_run, run_facts
+from steer_lightning.rewards import MathReward, Reward, RewardSum, Scores, WeightedReward
 from steer_lightning.rollout import GenerateEngine, RolloutEngine, Sampling
 from steer_lightning.types import Prompt, Rollouts
 
@@ -31,6 +34,18 @@ def default_optimizer(parameters: Any) -> torch.optim.Optimizer:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Update:
+    """One optimizer step."""
+
+    loss: float
+    loss_metrics: Mapping[str, float]
+    """What the loss itself reports."""
+    gradient_norm: float
+    """Before clipping, in the units of the parameter."""
+    learning_rate: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Step:
     """What the last training step did; read by callbacks."""
 
@@ -40,30 +55,9 @@ class Step:
     """(B, G) float32, NaN where unscored."""
     advantages: torch.Tensor
     """(B, G) float32."""
-    gradient_norm: float
-    """Before clipping, in the units of the parameter."""
+    update: Update
     seconds: float
     rollout_seconds: float
-
-
-def check_trainer(trainer: L.Trainer) -> None:
-    """Raises a ConfigError for settings of the trainer that would falsify the training."""
-    if trainer.precision != "32-true":
-        raise ConfigError(
-            "trainer.precision",
-            trainer.precision,
-            rule='must be "32-true"',
-            why="It is the precision of the vectors: small steps are rounded away in 16 bits",
-            fix="Set the base's own precision by model.dtype: bfloat16",
-        )
-    if trainer.world_size > 1:
-        raise ConfigError(
-            "trainer.devices",
-            trainer.world_size,
-            rule="must be 1 process in all",
-            why="The gradient of the vectors is not summed over processes yet",
-            fix="Set trainer.devices: 1",
-        )
 
 
 class SteeringModule(L.LightningModule):
@@ -90,6 +84,9 @@ class SteeringModule(L.LightningModule):
             bounds memory.
         activation_checkpointing: Recomputes activations in the backward pass: less memory, more
             time.
+        verifier: What counts as right in `validate` and `test`; default `MathReward`.
+        eval_sampling: How problems are answered there; default: as in training, one completion
+            each. Accuracy is the mean over `group_size` completions.
         seed: Of everything random in training; on the command line it is `seed_everything`.
 
     Raises:
@@ -100,7 +97,7 @@ class SteeringModule(L.LightningModule):
         self,
         base: str = "quickstart",
         revision: str | None = None,
-        dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
+        dtype: Literal["auto", "float32", "bfloat16"] = "auto",
         attn_implementation: str | None = None,
         trust_remote_code: bool = False,
         steering: SteeringConfig = SteeringConfig(),  # noqa: B008  # frozen
@@ -114,6 +111,8 @@ class SteeringModule(L.LightningModule):
         gradient_clip: torch.nn.Module | None = None,
         tokens_per_micro_batch: int = 16384,
         activation_checkpointing: bool = False,
+        verifier: Reward | None = None,
+        eval_sampling: Sampling | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -133,60 +132,33 @@ class SteeringModule(L.LightningModule):
             [WeightedReward(reward=MathReward())] if rewards is None else rewards
         )
         self.advantage: Advantage = advantage or RLOO()
-        self.loss: Loss = loss or PolicyGradient()
+        check_training_sampling(sampling, self.advantage)
+        self.batch_gradient = BatchGradient(
+            loss=loss or PolicyGradient(),
+            temperature=sampling.temperature,
+            max_tokens=tokens_per_micro_batch,
+            activation_checkpointing=activation_checkpointing,
+        )
         self.optimizer_factory = optimizer
         self.schedule = schedule
         self.gradient_clip = gradient_clip or RunningNormClip()
-        self.tokens_per_micro_batch = tokens_per_micro_batch
-        self.activation_checkpointing = activation_checkpointing
+        self.verifier: Reward = verifier or MathReward()
+        self.eval_sampling = eval_sampling or replace(sampling, group_size=1)
         self.seed = seed
         self.last_step: Step | None = None
-        self._random_states: dict[str, Any] | None = None
-        self._check()
-
-    def _check(self) -> None:
-        needed = getattr(self.advantage, "min_group_size", 1)
-        if self.sampling.group_size < needed:
-            name = type(self.advantage).__name__
-            raise ConfigError(
-                "model.sampling.group_size",
-                self.sampling.group_size,
-                rule=f"must be at least {needed} with model.advantage = {name}",
-                why="Its baseline is the mean reward of the group's other completions: of "
-                "one there are none",
-                fix="Set model.sampling.group_size: 8 or more",
-            )
-        if self.sampling.temperature == 0:
-            raise ConfigError(
-                "model.sampling.temperature",
-                0,
-                rule="must be above 0 in training",
-                why="Greedy completions of a group are all the same, and their advantages 0",
-                fix="Set model.sampling.temperature: 1.0",
-            )
-        for key, off in (("top_p", 1.0), ("top_k", 0)):
-            value = getattr(self.sampling, key)
-            if value != off:
-                raise ConfigError(
-                    f"model.sampling.{key}",
-                    value,
-                    rule=f"must be {off} in training",
-                    why="The loss is of the whole distribution; truncated sampling would "
-                    "be off its policy",
-                    fix=f"Set model.sampling.{key}: {off}; BenchmarkEval.sampling may truncate",
-                )
-        if self.tokens_per_micro_batch < 1:
-            raise ConfigError(
-                "model.tokens_per_micro_batch",
-                self.tokens_per_micro_batch,
-                rule="must be at least 1",
-            )
+        self._checkpoint: dict[str, Any] | None = None
 
     # ---- setting up
 
     def setup(self, stage: str) -> None:
-        """Refuses trainer settings under which the vectors would not learn as they should."""
+        """Refuses what would falsify the run, before the model's weights are loaded."""
         check_trainer(self.trainer)
+        data: Any = getattr(self.trainer, "datamodule", None)
+        for split, rows in getattr(data, "prompts", {}).items():
+            training = split == "train"
+            key = "model.sampling" if training else "model.eval_sampling"
+            sampling = self.sampling if training else self.eval_sampling
+            self.policy.check_length(rows, sampling.max_new_tokens, f"{key}.max_new_tokens")
 
     def configure_model(self) -> None:
         """Loads the frozen base, after all data and settings have been checked."""
@@ -204,6 +176,9 @@ class SteeringModule(L.LightningModule):
         weight = self.policy.steering.weight
         optimizer = self.optimizer_factory([weight])
         check_8bit(optimizer, weight.numel())
+        self._facts = run_facts(self.policy, self.gradient_clip, optimizer)
+        if self._checkpoint is not None:
+            check_same_run(self._checkpoint.get(KEY), self._facts)
         num_steps = self.trainer.estimated_stepping_batches
         if num_steps == float("inf"):
             raise ConfigError(
@@ -232,20 +207,28 @@ class SteeringModule(L.LightningModule):
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the process's random states."""
+        """Adds the process's random states, and what the numbers belong to."""
         checkpoint["random_states"] = get_random_states()
+        checkpoint[KEY] = self._facts
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keeps the random states for `on_train_start`.
+        """Refuses another run's checkpoint, before its numbers are taken over.
 
-        Setting up the run still draws from them.
+        The random states wait for `on_train_start`: setting up the run still draws from them.
         """
-        self._random_states = checkpoint.get("random_states")
+        saved = checkpoint.get(KEY)
+        optimizer = None  # it is not made yet; `configure_optimizers` compares it
+        facts = run_facts(self.policy, self.gradient_clip, optimizer)
+        facts.pop("model.optimizer")
+        check_same_run(saved, facts)
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            check_not_finished(self.trainer, checkpoint)
+        self._checkpoint = checkpoint
 
     def on_train_start(self) -> None:
         """Goes on with a checkpoint's random states."""
-        if self._random_states is not None:
-            set_random_states(self._random_states)
+        if self._checkpoint is not None:
+            set_random_states(self._checkpoint["random_states"])
 
     def on_train_batch_start(self, batch: Sequence[Prompt], batch_idx: int) -> None:
         """Measures the units of the vectors on the first batch of prompts."""
@@ -263,65 +246,50 @@ class SteeringModule(L.LightningModule):
         scores = self.reward(rollouts.completions())  # N numbers, None where unscored
         rewards = as_matrix(scores.total, self.sampling.group_size)  # (B, G)
         advantages: torch.Tensor = self.advantage(rewards)  # (B, G)
-        gradient_norm = self.update(rollouts, advantages)
+        update = self.update(rollouts, advantages)
         self.engine.sync(self.policy.steering)  # L x D numbers, nothing else
         self.last_step = Step(
             rollouts=rollouts,
             scores=scores,
             rewards=rewards,
             advantages=advantages,
-            gradient_norm=gradient_norm,
+            update=update,
             seconds=time.perf_counter() - start,
             rollout_seconds=rollout_seconds,
         )
 
-    def update(self, rollouts: Rollouts, advantages: torch.Tensor) -> float:
+    def update(self, rollouts: Rollouts, advantages: torch.Tensor) -> Update:
         """One optimizer step on a batch of rollouts.
 
         Args:
             rollouts: N completions.
             advantages: (B, G).
 
-        Returns:
-            Norm of the gradient before clipping.
+        Raises:
+            FloatingPointError: If the gradient is not finite; nothing has taken it in then.
         """
-        optimizer, scheduler = self.optimizers(), self.lr_schedulers()
-        optimizer.zero_grad()  # type: ignore[union-attr]
-        self.accumulate(rollouts, advantages)
-        if not bool(torch.isfinite(self.policy.steering.weight.grad).all()):  # type: ignore[arg-type]
-            # before the vectors, the optimizer, the clip or a checkpoint take it in
-            raise FloatingPointError(
-                f"the gradient of step {self.global_step} is not finite; vectors and "
-                "checkpoint of the step before "
-                "are whole. Set model.dtype: float32 or bfloat16, or a lower learning rate"
-            )
-        norm = self.gradient_clip([self.policy.steering.weight])
-        optimizer.step()  # type: ignore[union-attr]  # also when no group has signal: momentum and schedule go on
-        scheduler.step()  # type: ignore[union-attr]
-        return float(norm)
-
-    def accumulate(self, rollouts: Rollouts, advantages: torch.Tensor) -> None:
-        """Adds the batch's gradient to the vectors, a micro-batch at a time."""
-        flat = advantages.flatten()
+        optimizer: Any = self.optimizers()
+        scheduler: Any = self.lr_schedulers()
         weight = self.policy.steering.weight
-        weight.grad = torch.zeros_like(weight)
-        rows = flat.nonzero().squeeze(1)  # a completion with advantage 0 has gradient 0, exactly
-        for part in micro_batches(
-            rollouts, rows, self.tokens_per_micro_batch, self.policy.pad_token_id
-        ):
-            device = self.policy.device
-            with self.policy.checkpointed(self.activation_checkpointing):
-                width = part.completion_ids.shape[1]
-                logits = self.policy.logits(part.ids.to(device), part.mask.to(device), width + 1)[
-                    :, :-1
-                ]
-                logprobs = token_logprobs(
-                    logits, part.completion_ids.to(device), self.sampling.temperature
-                )
-                output = self.loss(
-                    logprobs, part.completion_mask.to(device), flat[part.rows].to(device), len(flat)
-                )
-                self.manual_backward(output.loss)
+        metrics = self.batch_gradient.accumulate(
+            self.policy, rollouts, advantages, self.manual_backward
+        )
+        if weight.grad is None or not bool(torch.isfinite(weight.grad).all()):
+            raise FloatingPointError(
+                f"the gradient of step {self.global_step + 1} is not finite; vectors and "
+                "checkpoint of the step before are whole. Set model.dtype: float32, or a lower "
+                "learning rate"
+            )
+        norm = self.gradient_clip([weight])
+        rate = optimizer.param_groups[0]["lr"]
+        optimizer.step()  # also when no group has signal: momentum and schedule go on
+        scheduler.step()
+        return Update(
+            loss=metrics.pop("loss"),
+            loss_metrics=metrics,
+            gradient_norm=float(norm),
+            learning_rate=rate,
+        )
 
     # ---- evaluation: `validate` and `test`
 
@@ -332,20 +300,20 @@ class SteeringModule(L.LightningModule):
     on_test_epoch_start = _start_evaluation
 
     def validation_step(self, batch: Sequence[Prompt], batch_idx: int) -> None:
-        """Answers held-out problems as in training, and verifies them by math-verify."""
-        evaluate_batch(self._evaluation, self.engine, batch, self.sampling, MathReward(), self.seed)
+        """Answers held-out problems and verifies the answers."""
+        evaluate_batch(
+            self._evaluation, self.engine, batch, self.eval_sampling, self.verifier, self.seed
+        )
 
     test_step = validation_step
 
     def on_validation_epoch_end(self) -> None:
         """Logs accuracy, completion length, share of cut-off answers, and unscored answers."""
-        self.log_dict(
-            {f"validation/{key}": value for key, value in self._evaluation.result().items()}
-        )
+        self.log_dict({f"validation/{k}": v for k, v in self._evaluation.result().items()})
 
     def on_test_epoch_end(self) -> None:
         """Logs the same for the test set."""
-        self.log_dict({f"test/{key}": value for key, value in self._evaluation.result().items()})
+        self.log_dict({f"test/{k}": v for k, v in self._evaluation.result().items()})
 
 
 def as_matrix(scores: Sequence[float | None], group_size: int) -> torch.Tensor:

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
@@ -23,7 +23,6 @@ from transformers import (
     GenerationConfig,
     PreTrainedTokenizerBase,
 )
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from steer_lightning.errors import ConfigError
 from steer_lightning.steering import (
@@ -35,6 +34,7 @@ from steer_lightning.steering import (
     parse_layers,
     stream_width,
 )
+from steer_lightning.types import Prompt
 
 log = logging.getLogger(__name__)
 
@@ -111,7 +111,7 @@ class Policy(nn.Module):
         base: str,
         *,
         revision: str | None = None,
-        dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
+        dtype: Literal["auto", "float32", "bfloat16"] = "auto",
         steering: SteeringConfig | None = None,
         attn_implementation: str | None = None,
         trust_remote_code: bool = False,
@@ -139,6 +139,53 @@ class Policy(nn.Module):
                 )
         return self._tokenizer
 
+    @cached_property
+    def model_config(self) -> Any:
+        """The base's configuration, which is there long before its weights.
+
+        Raises:
+            ConfigError: If the base can't be found, or would be loaded in float16.
+        """
+        with _hub_errors(self.base):
+            config = AutoConfig.from_pretrained(
+                self.path, revision=self.revision, trust_remote_code=self.trust_remote_code
+            )
+        if self.dtype == "auto" and config.dtype == torch.float16:
+            raise ConfigError(
+                "model.dtype",
+                "auto",
+                rule=f"{self.base} is stored in float16",
+                why="Gradients leave the range of float16",
+                fix="Set model.dtype: bfloat16 or float32",
+            )
+        return config
+
+    @property
+    def commit(self) -> str | None:
+        """The commit of the hub that was loaded; the requested revision for a local folder."""
+        found: str | None = getattr(self.model.config, "_commit_hash", None)
+        return found or self.revision
+
+    def check_length(self, prompts: Sequence[Prompt], max_new_tokens: int, key: str) -> None:
+        """Raises a ConfigError if prompt and completion exceed the positions that the base knows.
+
+        Args:
+            prompts: At least one.
+            max_new_tokens: Tokens of a completion at most.
+            key: Of `max_new_tokens` in the configuration.
+        """
+        known = getattr(self.model_config.get_text_config(), "max_position_embeddings", None)
+        longest = max(len(prompt.token_ids) for prompt in prompts)
+        if known is not None and longest + max_new_tokens > known:
+            raise ConfigError(
+                key,
+                max_new_tokens,
+                rule=f"with the longest prompt of {longest} tokens it exceeds the {known} "
+                f"positions of {self.base}",
+                why="Beyond them it has never been trained",
+                fix=f"Set it to {max(1, known - longest)} or less, or data.max_prompt_tokens lower",
+            )
+
     def load(self) -> None:
         """Loads and freezes the base, and hooks vectors to its layers.
 
@@ -151,17 +198,16 @@ class Policy(nn.Module):
             return
         if self.trust_remote_code:
             log.warning("trust_remote_code is on: code of %s runs on this machine", self.base)
-        options = {"revision": self.revision, "trust_remote_code": self.trust_remote_code}
+        num_layers = self.model_config.get_text_config().num_hidden_layers
+        parse_layers(self.config.layers, num_layers)
         with _hub_errors(self.base):
-            config = AutoConfig.from_pretrained(self.path, **options)
-            num_layers = config.get_text_config().num_hidden_layers
-            parse_layers(self.config.layers, num_layers)
             model = AutoModelForCausalLM.from_pretrained(
                 self.path,
-                config=config,
+                config=self.model_config,
                 dtype=self.dtype,
                 attn_implementation=self.attn_implementation,
-                **options,
+                revision=self.revision,
+                trust_remote_code=self.trust_remote_code,
             )
         self.adopt(model)
 
@@ -271,38 +317,27 @@ class Policy(nn.Module):
 
     @contextmanager
     def checkpointed(self, enabled: bool = True) -> Iterator[None]:
-        """Activation checkpointing while the block runs.
+        """Activation checkpointing of the decoder layers while the block runs.
 
-        transformers checkpoints a layer only in train mode. Only the layers' own flag is set, not
-        that of the modules inside, where dropout is: the numbers stay those of eval mode. The
-        model's own switch would also make the embeddings require a gradient, and so keep
-        activations of the layers below the first steered one.
-
-        Raises:
-            ConfigError: If the model does not support it.
+        transformers' own switch works in train mode alone, in which functional dropout is on, and
+        makes the embeddings require a gradient, so that activations of the layers below the first
+        steered one are kept, too. So each layer's `forward` is wrapped here, inside its hooks.
         """
-        if not enabled:
-            yield
-            return
-        wrapped: list[Any] = [
-            m for m in self.model.modules() if isinstance(m, GradientCheckpointingLayer)
-        ]
-        if not wrapped or not self.model.supports_gradient_checkpointing:
-            raise ConfigError(
-                "model.activation_checkpointing",
-                True,
-                rule=f"{type(self.model).__name__} does not support it",
-                fix="Set it to false, and model.tokens_per_micro_batch lower",
+        layers = list(self.layers) if enabled else []
+        plain = [layer.__dict__.get("forward") for layer in layers]
+        for layer in layers:
+            # eval mode: there is no randomness to keep
+            layer.forward = partial(
+                checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False
             )
-        recompute = partial(checkpoint, use_reentrant=False)
-        for layer in wrapped:
-            layer.gradient_checkpointing = layer.training = True
-            layer._gradient_checkpointing_func = recompute
         try:
             yield
         finally:
-            for layer in wrapped:
-                layer.gradient_checkpointing = layer.training = False
+            for layer, forward in zip(layers, plain, strict=True):
+                if forward is None:
+                    del layer.forward
+                else:  # placed there by someone else, such as accelerate
+                    layer.forward = forward
 
     def base_sha256(self) -> str:
         """Hash of every weight and buffer of the base.
@@ -322,7 +357,7 @@ class Policy(nn.Module):
 def _hub_errors(base: str) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError) as error:  # the last: a package the model needs
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(

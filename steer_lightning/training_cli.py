@@ -8,32 +8,35 @@ import sys
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 from jsonargparse import ArgumentError
+from lightning.fabric.plugins import CheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar
+from lightning.pytorch.callbacks import Callback, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 
+from steer_lightning.atomic import written_aside
 from steer_lightning.callbacks import (
+    LastCheckpoint,
     RewardLogger,
     RolloutTable,
     RunSummary,
     SteeringProgressBar,
     VectorCheckpoint,
 )
+from steer_lightning.callbacks.last_checkpoint import WholeFileCheckpointIO
+from steer_lightning.checks import check_trainer
 from steer_lightning.data import PromptDataModule
 from steer_lightning.errors import UNKNOWN, ConfigError
 from steer_lightning.messages import explain
-from steer_lightning.module import SteeringModule, check_trainer
+from steer_lightning.module import SteeringModule
 
 TRAINER_DEFAULTS: dict[str, Any] = {
     "default_root_dir": "runs",
-    "max_epochs": 1,
     "devices": 1,
     "log_every_n_steps": 1,
     "enable_model_summary": False,  # it would count the frozen base
@@ -61,9 +64,8 @@ class SaveConfig(Callback):
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Writes `config.yaml`."""
         if trainer.is_global_zero:
-            self._parser.save(
-                self._config, Path(trainer.default_root_dir) / "config.yaml", skip_none=False
-            )
+            with written_aside(Path(trainer.default_root_dir) / "config.yaml") as aside:
+                self._parser.save(self._config, aside, skip_none=False, overwrite=True)
 
 
 class SteeringCLI(LightningCLI):
@@ -113,6 +115,7 @@ class SteeringCLI(LightningCLI):
                 fix="Set a .ckpt file, or last",
             )
         if self.config.subcommand == "fit":
+            _bound_the_run(config.trainer)
             SteeringCLI.folder = new_run_folder(root)
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
@@ -132,6 +135,7 @@ class SteeringCLI(LightningCLI):
         return self._make_trainer(
             default_root_dir=str(self.folder),
             logger=[csv, *(x for x in loggers if x not in (None, True, False))],
+            plugins=_with_whole_files(config.get("plugins")),
             **kwargs,
         )
 
@@ -140,11 +144,8 @@ class SteeringCLI(LightningCLI):
             trainer = super().instantiate_trainer(**kwargs)
             check_trainer(trainer)  # before it starts further processes
             return trainer
-        except (
-            MisconfigurationException,
-            TypeError,
-            ValueError,
-        ) as error:  # how Lightning tells of wrong settings
+        # how Lightning tells of wrong settings; RuntimeError: two callbacks that are the same
+        except (MisconfigurationException, RuntimeError, TypeError, ValueError) as error:
             if isinstance(error, ConfigError):
                 raise
             raise ConfigError(
@@ -157,13 +158,13 @@ class SteeringCLI(LightningCLI):
             (RewardLogger, RewardLogger),
             (RolloutTable, RolloutTable),
             (VectorCheckpoint, VectorCheckpoint),
-            (ModelCheckpoint, partial(_every_step, self.folder / "checkpoints")),
+            (LastCheckpoint, LastCheckpoint),
             (RunSummary, RunSummary),
         ]
         if config.get("enable_progress_bar") is not False:
             defaults.append((ProgressBar, SteeringProgressBar))
         if config.get("enable_checkpointing") is False:
-            defaults = [pair for pair in defaults if pair[0] is not ModelCheckpoint]
+            defaults = [pair for pair in defaults if pair[0] is not LastCheckpoint]
         missing = [
             make()
             for kind, make in defaults
@@ -176,11 +177,7 @@ class SteeringCLI(LightningCLI):
         from steer_lightning.report import draw_reward_curve
 
         assert self.folder is not None
-        if not (self.folder / "metrics.csv").exists():
-            print(
-                "no step was taken: the run had reached trainer.max_steps or "
-                "trainer.max_epochs before"
-            )
+        if not (self.folder / "metrics.csv").exists():  # fast_dev_run, max_steps of 0
             return
         try:
             path = draw_reward_curve(self.folder)
@@ -192,9 +189,18 @@ class SteeringCLI(LightningCLI):
             print(f"curve:       {path}")
 
 
-def _every_step(folder: Path) -> ModelCheckpoint:
-    """A checkpoint is kilobytes, so it is saved after every step: an interrupted run loses none."""
-    return ModelCheckpoint(folder, save_last=True, save_top_k=0, every_n_train_steps=1)
+def _with_whole_files(plugins: Any) -> list[Any]:
+    """Adds the writer of whole checkpoints, where the user has not named one."""
+    given = plugins if isinstance(plugins, list) else [plugins] if plugins is not None else []
+    own = any(isinstance(plugin, CheckpointIO) for plugin in given)
+    return given if own else [*given, WholeFileCheckpointIO()]
+
+
+def _bound_the_run(trainer: Any) -> None:
+    """One epoch, where nothing else is asked for; with `max_steps` as many epochs as that takes."""
+    if trainer.max_epochs is None:
+        unbounded = trainer.max_steps == -1 and trainer.max_time is None
+        trainer.max_epochs = 1 if unbounded else -1
 
 
 def new_run_folder(root: Path) -> Path:

@@ -111,6 +111,24 @@ class Rollouts:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LossInputs:
+    """What a loss sees of one micro-batch: n of the batch's N rows."""
+
+    logprobs: torch.Tensor
+    """(n, T) float32, of the current policy, differentiable; arbitrary where masked."""
+    sampling_logprobs: torch.Tensor
+    """(n, T) float32, of the distribution that was sampled, as the engine gave them."""
+    mask: torch.Tensor
+    """(n, T) bool, True for tokens of the completion."""
+    advantages: torch.Tensor
+    """(n,) float32."""
+    num_rows: int
+    """N, completions of the whole batch: losses of micro-batches add up to the batch's."""
+    num_tokens: int
+    """Completion tokens of the whole batch."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class LossOutput:
     """What a loss returns for one micro-batch."""
 

@@ -14,7 +14,7 @@ from steer_lightning.callbacks.run_folder import tell
 from steer_lightning.errors import ConfigError
 from steer_lightning.evaluation import BenchmarkMetrics, evaluate_batch
 from steer_lightning.module import SteeringModule
-from steer_lightning.rewards import MathReward, Reward
+from steer_lightning.rewards import MathReward, Reward, reward_name
 from steer_lightning.rollout import Sampling
 from steer_lightning.types import Prompt, Source
 
@@ -49,6 +49,7 @@ class BenchmarkEval(Callback):
 
     Attributes:
         results: All evaluations so far, in order.
+        verdict: What the mean of the verdicts is called.
     """
 
     def __init__(
@@ -74,9 +75,18 @@ class BenchmarkEval(Callback):
                 raise ConfigError(f"BenchmarkEval.{key}", value, rule=f"must be at least {least}")
         self.benchmarks, self.every_n_steps, self.sampling = benchmarks, every_n_steps, sampling
         self.verifier: Reward = verifier or MathReward()
+        # what a mean verdict is to be called: that of a form or a length is no accuracy
+        name = reward_name(self.verifier)
+        self.verdict = "accuracy" if isinstance(self.verifier, MathReward) else f"mean {name}"
         self.batch_size = batch_size
         self.results: list[Result] = []
         self._prompts: dict[str, list[Prompt]] = {}
+
+    @property
+    def state_key(self) -> str:
+        """Tells several of them apart in a checkpoint."""
+        names = sorted(self.benchmarks or ["validation"])
+        return self._generate_state_key(benchmarks=names, sampling=asdict(self.sampling))
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Loads the problems, before the model is loaded."""
@@ -103,6 +113,10 @@ class BenchmarkEval(Callback):
                 why="With null it takes its problems from there",
             )
         self._prompts = {name: datamodule.make_prompts(source) for name, source in sources.items()}
+        assert isinstance(pl_module, SteeringModule)
+        key = "BenchmarkEval.sampling.max_new_tokens"
+        for prompts in self._prompts.values():
+            pl_module.policy.check_length(prompts, self.sampling.max_new_tokens, key)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Evaluates before the first step; a resumed run has done so."""
@@ -153,7 +167,7 @@ class BenchmarkEval(Callback):
                 )
             tell(
                 trainer,
-                f"step {result.step:>5}  {name}: accuracy {result.accuracy:.3f} on "
+                f"step {result.step:>5}  {name}: {self.verdict} {result.accuracy:.3f} on "
                 f"{len(prompts)} held-out problems"
                 f"  (mean length {result.completion_length:.0f} tokens, cut off "
                 f"{result.cut_off_share:.1%},"

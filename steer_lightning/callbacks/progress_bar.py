@@ -71,6 +71,8 @@ class SteeringProgressBar(TQDMProgressBar):
         recent = self._rewards[-5:] or [float("nan")]
         speed = float(step.rollouts.num_tokens.sum()) / step.rollout_seconds
         bar = self.train_progress_bar
+        if self.is_disabled:
+            return
         if trainer.global_step % self.refresh_rate == 0 or trainer.global_step == bar.total:
             bar.n = trainer.global_step
             bar.set_postfix_str(

@@ -64,11 +64,26 @@ class RewardLogger(Callback):
         assert isinstance(pl_module, SteeringModule)
         step = pl_module.last_step
         assert step is not None
-        pl_module.log_dict(
-            {**reward_metrics(step), **completion_metrics(step), **self._state(pl_module, step)},
-            on_step=True,
-            batch_size=1,
-        )
+        metrics = {
+            **reward_metrics(step),
+            **completion_metrics(step),
+            **self._update(step),
+            **self._state(pl_module, step),
+        }
+        # for callbacks that monitor a metric; Lightning would count the first step as 0 in logs
+        pl_module.log_dict(metrics, on_step=True, logger=False, batch_size=1)
+        if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            for logger in trainer.loggers:
+                logger.log_metrics(metrics, step=trainer.global_step)
+
+    def _update(self, step: Step) -> dict[str, float]:
+        update = step.update
+        return {
+            "update/loss": update.loss,
+            **{f"update/{name}": value for name, value in update.loss_metrics.items()},
+            "update/gradient_norm": update.gradient_norm,
+            "update/learning_rate": update.learning_rate,
+        }
 
     def _state(self, module: SteeringModule, step: Step) -> dict[str, float]:
         vectors = module.policy.steering
@@ -82,8 +97,6 @@ class RewardLogger(Callback):
             "vectors/norm_mean": norms.mean().item(),
             "vectors/norm_max": norms.max().item(),
             "vectors/size_in_units": sizes.mean().item(),
-            "update/gradient_norm": step.gradient_norm,
-            "update/learning_rate": module.trainer.optimizers[0].param_groups[0]["lr"],
             "speed/tokens_per_second": num_tokens / step.rollout_seconds,
             "speed/rollout_seconds": step.rollout_seconds,
             "speed/step_seconds": step.seconds,

@@ -74,7 +74,7 @@ class RolloutTable(Callback):
         every_n_steps: Steps between two shows on the console; 0 shows none.
         num_prompts: Prompts a show, the first ones of the batch.
         num_completions: Completions of each.
-        max_characters: A longer completion is cut on the console, never in the file.
+        max_characters: A longer text is cut on the console, never in the file.
     """
 
     def __init__(
@@ -129,19 +129,19 @@ class RolloutTable(Callback):
         rollouts = step.rollouts
         lines = [f"step {number}"]
         for b, prompt in enumerate(rollouts.prompts[: self.num_prompts]):
-            lines.append(
-                f"  prompt {printable(prompt.text)!r}  answer {printable(prompt.problem.answer)}"
-            )
+            answer = self._cut(prompt.problem.answer)
+            lines.append(f"  prompt {self._cut(prompt.text)}  answer {answer}")
             first = b * rollouts.group_size
             for n in range(first, first + min(self.num_completions, rollouts.group_size)):
-                lines.append(
-                    f"    reward {_shown(step.scores.total[n])}  {self._cut(rollouts.texts[n])}"
-                )
+                score = _shown(step.scores.total[n])
+                lines.append(f"    reward {score}  {self._cut(rollouts.texts[n])}")
         return "\n".join(lines)
 
     def _cut(self, text: str) -> str:
+        """One line, in quotes, of at most `max_characters`; the rest stands as it was written."""
         more = "" if len(text) <= self.max_characters else f" ... ({len(text)} characters)"
-        return repr(printable(text[: self.max_characters])) + more
+        line = printable(text[: self.max_characters]).replace("\n", "\\n")
+        return f'"{line}"{more}'
 
 
 def _shown(score: float | None) -> str:

@@ -17,6 +17,7 @@ from steer_lightning.callbacks.run_folder import claim, run_folder, tell
 from steer_lightning.callbacks.vector_checkpoint import FILE_NAME
 from steer_lightning.module import SteeringModule
 
+LAST = "checkpoints/last.ckpt"
 PACKAGES = ("steer-lightning", "torch", "lightning", "transformers", "bitsandbytes")
 
 
@@ -104,8 +105,20 @@ class RunSummary(Callback):
             write_bytes(self._path, (json.dumps(summary, indent=2) + "\n").encode())
             tell(trainer, self._text(trainer, summary))
 
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        """Says where an interrupted run stands, and how it goes on."""
+        folder = run_folder(trainer)
+        if trainer.global_step and (folder / LAST).exists():
+            tell(
+                trainer,
+                f"\nstopped after step {trainer.global_step} of {folder}\n"
+                "to go on: the same command with --ckpt_path=last",
+            )
+
     def _summary(self, trainer: L.Trainer, module: SteeringModule) -> dict[str, Any]:
-        evals = [callback for callback in trainer.callbacks if isinstance(callback, BenchmarkEval)]  # type: ignore[attr-defined]
+        evals = self._evals(trainer)
         speed = self._tokens / self._rollout_seconds if self._rollout_seconds else None
         return {
             "accuracy_before": {k: v for e in evals for k, v in e.accuracy(last=False).items()},
@@ -115,6 +128,7 @@ class RunSummary(Callback):
             "tokens_per_second": None if speed is None else round(speed, 1),
             "trained_parameters": module.policy.steering.num_trained,
             "base_model": module.policy.base,
+            "base_revision": module.policy.commit,
             "base_sha256": self._before,
             "seed": module.seed,
             "versions": {
@@ -125,17 +139,22 @@ class RunSummary(Callback):
 
     def _text(self, trainer: L.Trainer, summary: dict[str, Any]) -> str:
         folder = run_folder(trainer)
-        lines = ["", f"{summary['num_steps']} steps in {summary['seconds']:.0f} s"]
-        for name, before in summary["accuracy_before"].items():
-            after = summary["accuracy_after"][name]
-            lines.append(f"accuracy on {name}: {before:.1%} before, {after:.1%} after")
-        names = [
-            ("vectors", FILE_NAME),
-            ("metrics", "metrics.csv"),
-            ("completions", "rollouts.parquet"),
-        ]
-        names += [("checkpoint", "checkpoints/last.ckpt"), ("summary", self._path.name)]
-        lines += [
-            f"{what + ':':<13}{folder / name}" for what, name in names if (folder / name).exists()
-        ]
+        steps, max_steps = summary["num_steps"], trainer.max_steps
+        ended = f", not trainer.max_steps = {max_steps}: " if 0 < steps < max_steps else ""
+        ended += f"trainer.max_epochs = {trainer.max_epochs} was reached" if ended else ""
+        lines = ["", f"{steps} steps in {summary['seconds']:.0f} s{ended}"]
+        for callback in self._evals(trainer):
+            after = callback.accuracy(last=True)
+            for name, before in callback.accuracy(last=False).items():
+                verdict = f"{callback.verdict} on {name}"
+                lines.append(f"{verdict}: {before:.1%} before, {after[name]:.1%} after")
+        names = [("vectors", FILE_NAME), ("metrics", "metrics.csv")]
+        names += [("completions", "rollouts.parquet"), ("checkpoint", LAST)]
+        names += [("summary", self._path.name)]
+        lines += [f"{k + ':':<13}{folder / v}" for k, v in names if (folder / v).exists()]
         return "\n".join(lines)
+
+    @staticmethod
+    def _evals(trainer: L.Trainer) -> list[BenchmarkEval]:
+        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+        return [callback for callback in callbacks if isinstance(callback, BenchmarkEval)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from steer_lightning.callbacks.run_folder import claim
 from steer_lightning.errors import ConfigError
 from steer_lightning.module import SteeringModule
 from steer_lightning.steering import save_vectors
+
+log = logging.getLogger(__name__)
 
 FILE_NAME = "steering_vectors.safetensors"
 
@@ -64,9 +67,12 @@ class VectorCheckpoint(Callback):
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
-        """Writes what has been learned so far."""
+        """Writes what has been learned so far; a failure to do so must not hide the exception."""
         if trainer.global_step > 0:
-            self._save(trainer, pl_module, self.path)
+            try:
+                self._save(trainer, pl_module, self.path)
+            except (OSError, ConfigError) as error:  # a full disk, or vectors that are not finite
+                log.warning("the vectors of step %d were not saved: %s", trainer.global_step, error)
 
     def _save(self, trainer: L.Trainer, module: L.LightningModule, path: Path) -> None:
         assert isinstance(module, SteeringModule)
@@ -75,6 +81,6 @@ class VectorCheckpoint(Callback):
                 module.policy.steering,
                 path,
                 base_model=module.policy.base,
-                revision=module.policy.revision,
+                revision=module.policy.commit,
                 step=trainer.global_step,
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -69,8 +70,8 @@ class PromptDataModule(L.LightningDataModule):
 
     Args:
         train: Source of the training problems.
-        val: Source for `validate`, and for the end of an epoch; null for none. Benchmarks during
-            training belong to the callback `BenchmarkEval`.
+        val: Source for `validate`, and for the callback `BenchmarkEval` where it names none of its
+            own; null for none.
         test: Source for `test`.
         template: How a question is put to the model; default: the model's chat template with a
             system message.
@@ -114,7 +115,7 @@ class PromptDataModule(L.LightningDataModule):
     def setup(self, stage: str) -> None:
         """Loads what the stage needs, before the model's weights are loaded."""
         check_template(self.template, self._tokenizer())
-        needed = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}[stage]
+        needed = {"fit": ("train",), "validate": ("val",), "test": ("test",)}[stage]
         for split in needed:
             source = self.sources[split]
             if source is not None and split not in self.prompts:
@@ -156,11 +157,43 @@ class PromptDataModule(L.LightningDataModule):
         restore it: the learning-rate schedule asks for the number of steps, and with it for the
         loader, before.
         """
-        return {"cursor": None if self._loader is None else self._loader.state_dict()}
+        return {
+            "cursor": None if self._loader is None else self._loader.state_dict(),
+            "order": self._order(),
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on from there."""
+        """Goes on from there.
+
+        Raises:
+            ConfigError: If the prompts or their order are others: the cursor would point elsewhere.
+        """
+        if "train" not in self.prompts:  # `validate` and `test` read none of it
+            return
+        saved, now = state_dict["order"], self._order()
+        for key, value in now.items():
+            if saved[key] != value:
+                raise ConfigError(
+                    key,
+                    value,
+                    rule=f"the checkpoint was made with {saved[key]!r}",
+                    why="It stands in the middle of an order that is not this one",
+                    fix="Set data as it was; or start anew from the vectors alone by "
+                    "model.steering.init_from",
+                )
         self._cursor = state_dict["cursor"]
+
+    def _order(self) -> dict[str, Any]:
+        """What the training order depends on, by configuration key; the prompts as a checksum."""
+        crc = 0
+        for prompt in self.prompts["train"]:
+            crc = zlib.crc32(repr(prompt.token_ids).encode(), crc)
+        return {
+            "data.batch_size": self.batch_size,
+            "data.seed": self.seed,
+            "data.train (number of prompts)": len(self.prompts["train"]),
+            "data.train (checksum of the prompts)": crc,
+        }
 
     def val_dataloader(self) -> DataLoader[Prompt] | list[DataLoader[Prompt]]:
         """The validation problems in order."""

@@ -12,13 +12,15 @@ class DeepScaleR(Records):
 
     Args:
         path: Local file; null loads from the hub.
+        limit: Takes the first so many problems; null takes all.
     """
 
-    def __init__(self, path: str | None = None) -> None:
+    def __init__(self, path: str | None = None, limit: int | None = None) -> None:
         super().__init__(
             path=path,
             hub_name=None if path else "agentica-org/DeepScaleR-Preview-Dataset",
             split="train",
             question_column="problem",
+            limit=limit,
             answer_column="answer",
         )

@@ -20,13 +20,20 @@ class Math(Records):
     Args:
         split: `train` or `test`, on the hub.
         path: Local file; null loads from the hub.
+        limit: Takes the first so many problems; null takes all.
     """
 
-    def __init__(self, split: Literal["train", "test"] = "train", path: str | None = None) -> None:
+    def __init__(
+        self,
+        split: Literal["train", "test"] = "train",
+        path: str | None = None,
+        limit: int | None = None,
+    ) -> None:
         super().__init__(
             path=path,
             hub_name=None if path else "DigitalLearningGmbH/MATH-lighteval",
             split=split,
             question_column="problem",
+            limit=limit,
             answer_column="solution",
         )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Protocol, runtime_checkable
 
+from jinja2 import TemplateError
+
 from steer_lightning.errors import ConfigError
 
 INSTRUCTION = "Please reason step by step, and put your final answer within \\boxed{}."
@@ -44,7 +46,7 @@ class ChatTemplate:
         """See `Template.render`.
 
         Raises:
-            ConfigError: If the tokenizer has no chat template.
+            ConfigError: If the tokenizer has no chat template, or it refuses the system message.
         """
         if not tokenizer.chat_template:
             raise ConfigError(
@@ -56,9 +58,18 @@ class ChatTemplate:
             )
         messages = [{"role": "system", "content": self.system}] if self.system else []
         messages.append({"role": "user", "content": question})
-        text: str = tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True, **self.options
-        )
+        try:
+            text: str = tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=True, **self.options
+            )
+        except TemplateError as error:  # Gemma 2 and others refuse a system message
+            raise ConfigError(
+                "data.template",
+                type(self).__name__,
+                rule=f"the chat template of {tokenizer.name_or_path} refuses the messages: {error}",
+                fix="Set data.template.init_args.system: null where it takes no system message, or "
+                "use steer_lightning.data.PlainTemplate",
+            ) from error
         return text
 
     def encode(self, text: str, tokenizer: Any) -> list[int]:

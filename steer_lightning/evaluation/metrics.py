@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torchmetrics import MeanMetric, MetricCollection, SumMetric
 
+from steer_lightning.errors import UNKNOWN, ConfigError
 from steer_lightning.types import Rollouts
 
 
@@ -44,10 +45,14 @@ class BenchmarkMetrics(MetricCollection):
         """The numbers so far, over all processes.
 
         Raises:
-            ValueError: If no completion could be scored: there is no accuracy then.
+            ConfigError: If no completion could be scored: there is no accuracy then.
         """
         if self["accuracy"].update_count == 0:
-            raise ValueError(
-                "no completion of the benchmark could be scored: check its gold answers"
+            raise ConfigError(
+                "benchmark",
+                UNKNOWN,
+                rule="no completion could be scored",
+                why="The verifier could make nothing of any gold answer",
+                fix="Check the answer column of the source, and the verifier",
             )
         return {name: float(value) for name, value in self.compute().items()}

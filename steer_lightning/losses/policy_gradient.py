@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import torch
-
-from steer_lightning.types import LossOutput
+from steer_lightning.types import LossInputs, LossOutput
 
 
 class PolicyGradient:
@@ -16,20 +14,7 @@ class PolicyGradient:
     around 0 from the start; its gradient is what counts.
     """
 
-    def __call__(
-        self, logprobs: torch.Tensor, mask: torch.Tensor, advantages: torch.Tensor, num_rows: int
-    ) -> LossOutput:
-        """Loss of one micro-batch.
-
-        Args:
-            logprobs: (n, T) float32, of the current policy.
-            mask: (n, T) bool, True for tokens of the completion.
-            advantages: (n,).
-            num_rows: N, completions of the whole batch: losses of micro-batches add up to the
-                batch's.
-
-        Returns:
-            The loss.
-        """
-        summed = (logprobs * mask).sum(1)
-        return LossOutput(loss=-(advantages * summed).sum() / num_rows)
+    def __call__(self, inputs: LossInputs) -> LossOutput:
+        """Loss of one micro-batch."""
+        summed = (inputs.logprobs * inputs.mask).sum(1)
+        return LossOutput(loss=-(inputs.advantages * summed).sum() / inputs.num_rows)

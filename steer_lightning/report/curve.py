@@ -49,9 +49,7 @@ def draw_reward_curve(folder: Path) -> Path:
     figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
     axes = figure.subplots()
     rewards = series.get("reward/mean", [])
-    steps = [
-        step for step, _ in rewards
-    ]  # a batch is sampled from the vectors after that many updates
+    steps = [step for step, _ in rewards]
     values = [value for _, value in rewards]
     axes.plot(steps, values, color="tab:blue", alpha=0.3, linewidth=1, label="reward, each step")
     axes.plot(

@@ -6,23 +6,24 @@ import re
 from collections.abc import Sequence
 
 from steer_lightning.errors import ConfigError
+from steer_lightning.rewards.math import last_boxed
 from steer_lightning.types import Completion
 
 
 class FormatReward:
-    r"""1 if the completion matches a regular expression somewhere, else 0.
+    r"""1 if the completion has the form that is asked for, else 0.
 
     Args:
-        pattern: Python regular expression; `.` matches newlines, too. The default asks for a filled
-            `\boxed{}`.
+        pattern: Python regular expression that must match somewhere; `.` matches newlines, too.
+            null asks for a closed and filled `\boxed{}`.
 
     Raises:
         ConfigError: If the pattern is no regular expression.
     """
 
-    def __init__(self, pattern: str = r"\\boxed\{[^{}]+") -> None:
+    def __init__(self, pattern: str | None = None) -> None:
         try:
-            self.pattern = re.compile(pattern, re.DOTALL)
+            self.pattern = None if pattern is None else re.compile(pattern, re.DOTALL)
         except re.error as error:
             raise ConfigError(
                 "FormatReward.pattern", pattern, rule=f"is no Python regular expression ({error})"
@@ -30,6 +31,9 @@ class FormatReward:
 
     def __call__(self, completions: Sequence[Completion]) -> list[float]:
         """Scores completions."""
-        return [
-            float(self.pattern.search(completion.text) is not None) for completion in completions
-        ]
+        return [float(self._has_form(completion.text)) for completion in completions]
+
+    def _has_form(self, text: str) -> bool:
+        if self.pattern is None:
+            return bool(last_boxed(text))
+        return self.pattern.search(text) is not None

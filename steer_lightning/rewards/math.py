@@ -15,6 +15,7 @@ from typing import Any, Literal
 from steer_lightning.types import Completion
 
 BOXED = "\\boxed{"
+BRACE = re.compile(r"\\boxed\{|(?<!\\)[{}]")
 NUMBER = re.compile(r"-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?")
 MAX_DIGITS = 40  # a longer number is no answer, and exact arithmetic on it would cost without bound
 
@@ -22,23 +23,20 @@ AnswerIn = Literal["boxed", "boxed_or_last_number", "last_number"]
 
 
 def last_boxed(text: str) -> str | None:
-    r"""Content of the last complete `\boxed{...}`, braces inside it balanced.
+    r"""Content of the last closed `\boxed{...}`; None if there is none.
 
-    None if there is none.
+    One pass with a stack: a text of nothing but unclosed boxes costs no more than any other.
     """
-    start = text.rfind(BOXED)
-    while start >= 0:
-        depth = 1
-        for position in range(start + len(BOXED), len(text)):
-            character = text[position]
-            if character in "{}" and text[position - 1] != "\\":
-                depth += 1 if character == "{" else -1
-            if depth == 0:
-                return text[start + len(BOXED) : position].strip()
-        start = text.rfind(
-            BOXED, 0, start
-        )  # the last one was cut off: the one before it may be whole
-    return None
+    opened: list[tuple[int, bool]] = []  # where the content begins, and whether it is a box's
+    best: tuple[int, int] | None = None
+    for brace in BRACE.finditer(text):
+        if brace.group() != "}":
+            opened.append((brace.end(), brace.group() == BOXED))
+        elif opened:
+            start, is_box = opened.pop()
+            if is_box and (best is None or start > best[0]):
+                best = start, brace.start()
+    return None if best is None else text[slice(*best)].strip()
 
 
 def find_answer(text: str, answer_in: AnswerIn = "boxed") -> str | None:
@@ -74,15 +72,17 @@ def _parse(answer: str) -> tuple[Any, ...]:
     return tuple(parse(f"${answer}$"))
 
 
-def is_equal(answer: str, gold: str) -> bool | None:
+def is_gold(gold: str) -> bool:
+    """Whether a gold answer, without `boxed`, can be compared with at all."""
+    return plain_number(gold) is not None or bool(_parse(gold))
+
+
+def is_equal(answer: str, gold: str) -> bool:
     """Whether an answer is mathematically equal to the gold answer.
 
     Args:
         answer: The model's, without `boxed`.
-        gold: The gold one, without `boxed`.
-
-    Returns:
-        None if the gold answer can't be parsed: then nothing can be right or wrong.
+        gold: The gold one, without `boxed`; `is_gold` holds for it.
     """
     expected, given = plain_number(gold), plain_number(answer)
     if expected is not None and given is not None:
@@ -91,10 +91,7 @@ def is_equal(answer: str, gold: str) -> bool | None:
         return True
     from math_verify import verify
 
-    parsed = _parse(gold)
-    if not parsed:
-        return None
-    return bool(verify(list(parsed), list(_parse(answer))))
+    return bool(verify(list(_parse(gold)), list(_parse(answer))))
 
 
 class MathReward:
@@ -118,10 +115,7 @@ class MathReward:
 
     def _score(self, completion: Completion) -> float | None:
         gold = last_boxed(completion.answer) or completion.answer
-        if plain_number(gold) is None and not _parse(gold):
+        if not is_gold(gold):
             return None
         answer = find_answer(completion.text, self.answer_in)
-        if answer is None:
-            return 0.0
-        equal = is_equal(answer, gold)
-        return None if equal is None else float(equal)
+        return 0.0 if answer is None else float(is_equal(answer, gold))

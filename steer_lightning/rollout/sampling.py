@@ -125,10 +125,9 @@ def draw(
             torch.float32 if logits.device.type == "mps" else torch.float64
         )  # Apple's GPUs have no float64
         cumulative = logprobs.to(exact).exp().cumsum(-1)
-        target = uniforms.to(exact).to(cumulative.device).unsqueeze(-1) * cumulative[:, -1:]
+        total = cumulative[:, -1:]
+        target = uniforms.to(exact).to(cumulative.device).unsqueeze(-1) * total
+        # rounded up to the total it would land behind the last token that can be drawn
+        target = torch.minimum(target, torch.nextafter(total, torch.zeros_like(total)))
         token = torch.searchsorted(cumulative, target, right=True).squeeze(-1)
-        # a target that rounds up to the total lands behind the last token: take the last one that
-        # can be drawn
-        last = logprobs.isfinite().int().cumsum(-1).argmax(-1)
-        token = torch.minimum(token, last)
     return token, logprobs.gather(-1, token.unsqueeze(-1)).squeeze(-1)

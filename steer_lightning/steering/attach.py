@@ -75,8 +75,8 @@ def attach(
 
     Args:
         model: A transformers causal language model.
-        vectors: A loaded object, the path of a file, or a tensor (number of decoder layers, D) of
-            plain vectors.
+        vectors: A loaded object, which is moved to the model's device, the path of a file, or a
+            tensor (number of decoder layers, D) of plain vectors.
         scale: Factor on all vectors; 0 is the base model.
         layers_path: Dotted path of the decoder layers, where they are not found by themselves.
 
@@ -92,6 +92,7 @@ def attach(
     if isinstance(vectors, torch.Tensor):
         vectors = _from_tensor(vectors, num_layers=len(layers))
     check_fit(vectors, model, len(layers))
+    vectors.to(next(model.parameters()).device)  # once, instead of at every token
     return Attachment(layers, vectors, scale)
 
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 
+from steer_lightning.errors import ConfigError
+
 OPTIMIZER_BLOCK = 256
 """bitsandbytes quantises an optimizer's state in blocks of 256 elements of a parameter."""
 
@@ -73,12 +75,19 @@ class SteeringVectors(nn.Module):
             unit: (L,) positive.
 
         Raises:
-            ValueError: If a unit is not positive and finite: a vector in such units could not be
+            ConfigError: If a unit is not positive and finite: a vector in such units could not be
                 trained.
         """
-        if not bool((torch.isfinite(unit) & (unit > 0)).all()):
-            raise ValueError(
-                f"units must be positive and finite, got {unit.tolist()} for layers {self.layers}"
+        usable = torch.isfinite(unit) & (unit > 0)
+        if not bool(usable.all()):
+            wrong = [self.layers[row] for row in (~usable).nonzero().flatten().tolist()]
+            raise ConfigError(
+                "model.steering.scale",
+                "rms",
+                rule=f"the activations of layers {wrong} have no usable size",
+                why="They are 0, infinite or NaN: damaged weights, or a dtype out of range",
+                fix="Check model.base and model.dtype, leave these layers out by "
+                "model.steering.layers, or set model.steering.scale: none",
             )
         self.unit.copy_(unit)
         self.units_measured.fill_(True)

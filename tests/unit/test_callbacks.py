@@ -20,7 +20,7 @@ from steer_lightning.callbacks.reward_logger import completion_metrics, reward_m
 from steer_lightning.callbacks.rollout_table import as_table, merge, printable
 from steer_lightning.callbacks.run_folder import claim
 from steer_lightning.evaluation import BenchmarkMetrics
-from steer_lightning.module import Step
+from steer_lightning.module import Step, Update
 from steer_lightning.report.curve import draw_reward_curve, read_series, trailing_mean
 from steer_lightning.rewards import Scores
 from steer_lightning.testing import make_prompts
@@ -45,7 +45,7 @@ def step(texts: tuple[str, ...] = ("one", "two", "three", "four")) -> Step:
         scores=scores,
         rewards=torch.tensor([[1.0, 0.0], [NAN, 1.0]]),
         advantages=torch.tensor([[1.0, -1.0], [0.0, 0.0]]),
-        gradient_norm=1.5,
+        update=Update(loss=0.1, loss_metrics={}, gradient_norm=1.5, learning_rate=0.01),
         seconds=2.0,
         rollout_seconds=1.0,
     )
@@ -92,7 +92,7 @@ def test_benchmark_metrics_add_up_over_batches() -> None:
     assert metrics.result() == pytest.approx(expected)
     unscored = BenchmarkMetrics()
     unscored.update_with(step().rollouts, [None] * 4)
-    with pytest.raises(ValueError, match="gold answers"):
+    with pytest.raises(ConfigError, match="gold answer"):
         unscored.result()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -35,10 +37,9 @@ def module(tmp_path, monkeypatch: pytest.MonkeyPatch) -> SteeringModule:
 
 
 def gradient(
-    module: SteeringModule, rollouts: Rollouts, advantages: torch.Tensor, budget: int
+    module: SteeringModule, rollouts: Rollouts, advantages: torch.Tensor, **settings: object
 ) -> torch.Tensor:
-    module.tokens_per_micro_batch = budget
-    module.accumulate(rollouts, advantages)
+    replace(module.batch_gradient, **settings).accumulate(module.policy, rollouts, advantages)
     found = module.policy.steering.weight.grad
     assert found is not None
     return found.clone()
@@ -76,17 +77,20 @@ def test_micro_batches_equal_one_batch_and_the_formula(module: SteeringModule) -
     assert expected.abs().max() > 0.01
     for budget in (1, 60, 10_000):
         torch.testing.assert_close(
-            gradient(module, rollouts, advantages, budget), expected, rtol=1e-4, atol=1e-6
+            gradient(module, rollouts, advantages, max_tokens=budget),
+            expected,
+            rtol=1e-4,
+            atol=1e-6,
         )
-    module.activation_checkpointing = True
+    checkpointed = {"max_tokens": 60, "activation_checkpointing": True}
     torch.testing.assert_close(
-        gradient(module, rollouts, advantages, 60), expected, rtol=1e-4, atol=1e-6
+        gradient(module, rollouts, advantages, **checkpointed), expected, rtol=1e-4, atol=1e-6
     )
 
 
 def test_no_signal_is_a_zero_gradient(module: SteeringModule) -> None:
     rollouts = module.engine.generate(PROMPTS, SAMPLING, seed=0, step=0)
-    assert (gradient(module, rollouts, torch.zeros(4, 4), 100) == 0).all()
+    assert (gradient(module, rollouts, torch.zeros(4, 4)) == 0).all()
 
 
 def test_steps_on_the_gradient_raise_the_reward_and_leave_the_base_alone(
@@ -101,7 +105,7 @@ def test_steps_on_the_gradient_raise_the_reward_and_leave_the_base_alone(
         rollouts = module.engine.generate(PROMPTS, sampling, seed=0, step=step)
         reward = torch.tensor(module.reward(rollouts.completions()).total).view(4, 16)
         rewards.append(reward.mean().item())
-        module.accumulate(rollouts, RLOO()(reward))
+        module.batch_gradient.accumulate(module.policy, rollouts, RLOO()(reward))
         optimizer.step()
     assert sum(rewards[-3:]) / 3 > sum(rewards[:3]) / 3 + 0.1, rewards
     assert module.policy.base_sha256() == before
@@ -145,7 +149,7 @@ def test_a_gradient_that_is_not_finite_stops_before_anything_takes_it_in(
     monkeypatch.setattr(module, "optimizers", lambda: optimizer)
     monkeypatch.setattr(module, "lr_schedulers", lambda: None)
     before = module.policy.steering.weight.detach().clone()
-    with pytest.raises(FloatingPointError, match="step 0 is not finite"):
+    with pytest.raises(FloatingPointError, match="step 1 is not finite"):
         module.update(rollouts, torch.full((4, 4), float("inf")))
     assert torch.equal(module.policy.steering.weight, before)
     assert module.gradient_clip.running == 0

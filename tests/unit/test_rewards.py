@@ -83,6 +83,12 @@ def test_the_gold_answer_may_be_a_whole_solution() -> None:
     assert MathReward()([completion(r"\boxed{0.25}", r"We find \boxed{\frac{1}{4}}.")]) == [1.0]
 
 
+def test_unclosed_boxes_cost_no_more_than_other_text() -> None:
+    unclosed = r"\boxed{" * 150_000  # a megabyte; to look from each box to the end would take hours
+    assert last_boxed(unclosed) is None
+    assert last_boxed(r"\boxed{7}" + unclosed) == "7"
+
+
 def test_a_megabyte_of_digits_is_no_plain_number() -> None:
     assert plain_number("9" * 1_000_000) is None
     assert plain_number("-1,000.5") == -1000.5
@@ -90,11 +96,8 @@ def test_a_megabyte_of_digits_is_no_plain_number() -> None:
 
 
 def test_format_and_length() -> None:
-    assert FormatReward()([completion(r"\boxed{1"), completion(r"\boxed{}"), completion("1")]) == [
-        1.0,
-        0.0,
-        0.0,
-    ]
+    forms = [r"\boxed{1}", r"\boxed{1", r"\boxed{}", "1", r"\boxed{\frac{1}{2}} so"]
+    assert FormatReward()([completion(form) for form in forms]) == [1.0, 0.0, 0.0, 0.0, 1.0]
     assert FormatReward("^a.b$")([completion("a\nb")]) == [1.0]
     lengths = [completion("", num_tokens=n) for n in (10, 20, 25, 30, 99)]
     assert LengthReward(20, 30)(lengths) == [0.0, 0.0, -0.5, -1.0, -1.0]

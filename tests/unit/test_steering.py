@@ -186,7 +186,7 @@ def test_units_scale_the_vectors_and_their_gradient() -> None:
     assert vectors.weight.grad[:, :2].tolist() == [[2.0, 2.0], [10.0, 10.0]]
     vectors.set_vectors(torch.tensor([[2.0, 2.0], [5.0, 5.0]]))
     assert vectors.weight[:, :2].tolist() == [[1.0, 1.0], [0.5, 0.5]]
-    with pytest.raises(ValueError, match="positive"):
+    with pytest.raises(ConfigError, match=r"layers \[0\] have no usable size"):
         vectors.set_unit(torch.tensor([0.0, 1.0]))
 
 

@@ -18,6 +18,7 @@ from steer_lightning.optim import NormClip, RunningNormClip, Schedule, check_8bi
 from steer_lightning.rollout import GenerateEngine, Sampling
 from steer_lightning.steering import SteeringVectors
 from steer_lightning.testing import make_prompts, tiny_policy
+from steer_lightning.types import LossInputs
 
 NAN = float("nan")
 
@@ -57,7 +58,15 @@ def test_rloo_equals_the_definition(rows: list[list[float | None]]) -> None:
 def test_policy_gradient_by_hand() -> None:
     logprobs = torch.tensor([[-1.0, -2.0, -9.0], [-3.0, -0.5, -0.5]], requires_grad=True)
     mask = torch.tensor([[True, True, False], [True, True, True]])
-    output = PolicyGradient()(logprobs, mask, torch.tensor([2.0, -1.0]), 4)
+    inputs = LossInputs(
+        logprobs=logprobs,
+        sampling_logprobs=logprobs.detach(),
+        mask=mask,
+        advantages=torch.tensor([2.0, -1.0]),
+        num_rows=4,
+        num_tokens=9,
+    )
+    output = PolicyGradient()(inputs)
     assert output.loss.item() == pytest.approx(
         -(2 * -3 - 1 * -4) / 4
     )  # summed, not averaged, over tokens
@@ -89,6 +98,8 @@ def test_micro_batches_hold_each_row_once_within_the_budget(budget: int) -> None
             real = part.ids[k][part.mask[k].bool()].tolist()
             completion = rollouts.completion_ids[n][rollouts.completion_mask[n]].tolist()
             assert real == [*prompt, *completion]
+            sampled = rollouts.logprobs[n][rollouts.completion_mask[n]]
+            assert torch.equal(part.sampling_logprobs[k][part.completion_mask[k]], sampled)
             assert part.completion_ids[k][part.completion_mask[k]].tolist() == completion
 
 

@@ -1,0 +1,52 @@
+"""Checkpoints to go on from: written after every step, whole or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.fabric.utilities.types import _PATH
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from steer_lightning.atomic import written_aside
+from steer_lightning.callbacks.run_folder import run_folder
+
+
+class WholeFileCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint aside and renames it: a crash while saving leaves the one before it."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any | None = None
+    ) -> None:
+        """See `lightning.fabric.plugins.CheckpointIO`."""
+        with written_aside(Path(path)) as aside:
+            torch.save(checkpoint, aside)
+
+
+class LastCheckpoint(ModelCheckpoint):
+    """Keeps `last.ckpt` up to date after every step.
+
+    A checkpoint is kilobytes, so an interrupted run need lose no step. It stands beside any
+    `ModelCheckpoint` of the user's own.
+
+    Cost: milliseconds and some kilobytes a step.
+
+    Args:
+        every_n_steps: Steps between two of them.
+    """
+
+    def __init__(self, every_n_steps: int = 1) -> None:
+        super().__init__(
+            save_last=True,
+            save_top_k=0,
+            every_n_train_steps=every_n_steps,
+            enable_version_counter=False,
+        )
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Places it in the run's folder."""
+        self.dirpath = str(run_folder(trainer) / "checkpoints")
+        super().setup(trainer, pl_module, stage)
