@@ -49,6 +49,7 @@ HARMLESS = (
     # a run goes on from the state after the optimizer's step
     "Using ModelCheckpoint with manual optimization",
     "You have overridden `transfer_batch_to_device`",  # prompts are text, for every kind of loader
+    r"Found \d+ module.s. in eval mode",  # the frozen base, for good
     r"The .*dataloader.* does not have many workers",  # prompts are in memory
 )
 """Advice of Lightning that does not apply here, by the beginning of its message."""
@@ -116,6 +117,8 @@ class SteeringCLI(LightningCLI):
             )
         if self.config.subcommand == "fit":
             _bound_the_run(config.trainer)
+            # benchmarks during a run belong to BenchmarkEval; `data.val` is for `validate`
+            config.trainer.limit_val_batches = config.trainer.limit_val_batches or 0
             SteeringCLI.folder = new_run_folder(root)
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:

@@ -13,7 +13,10 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers reads it
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 
+import numpy as np
 import torch
+
+from steer_lightning.random_states import get_random_states, set_random_states
 
 ROOT = Path(__file__).parent.parent
 
@@ -24,13 +27,15 @@ def _restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     Threads and environment as they were.
     """
-    environment, state, python_state = dict(os.environ), torch.get_rng_state(), random.getstate()
+    environment, threads = dict(os.environ), torch.get_num_threads()
+    states = get_random_states()
     torch.manual_seed(0)
     random.seed(0)
+    np.random.seed(0)
     torch.set_num_threads(1)
     yield
-    torch.set_rng_state(state)
-    random.setstate(python_state)
+    set_random_states(states)
+    torch.set_num_threads(threads)
     os.environ.clear()
     os.environ.update(environment)
 

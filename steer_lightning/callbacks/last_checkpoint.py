@@ -50,3 +50,10 @@ class LastCheckpoint(ModelCheckpoint):
         """Places it in the run's folder."""
         self.dirpath = str(run_folder(trainer) / "checkpoints")
         super().setup(trainer, pl_module, stage)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: a resumed run has a folder of its own."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Nothing, for the same reason."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -82,9 +83,14 @@ def test_print_config_is_a_config(capsys: pytest.CaptureFixture[str], root: Path
 
 def test_a_wheel_runs_in_a_foreign_folder(root: Path, tmp_path: Path) -> None:
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
-    subprocess.run(
-        [*pip, "wheel", "--no-deps", "--wheel-dir", str(tmp_path), str(root)], check=True
-    )
+    source = (
+        tmp_path / "source"
+    )  # a copy: a build folder in the repository would hide deleted files
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        source.mkdir(exist_ok=True)
+        shutil.copy(root / name, source)
+    shutil.copytree(root / "steer_lightning", source / "steer_lightning")
+    subprocess.run([*pip, "wheel", "--no-deps", "-w", str(tmp_path), str(source)], check=True)
     (wheel,) = tmp_path.glob("steer_lightning-*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     assert "steer_lightning/py.typed" in names

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import math
+import re
 import signal
 import subprocess
 import sys
@@ -55,12 +57,15 @@ def test_a_run_leaves_everything_in_its_folder(config, run, tmp_path: Path) -> N
     with (folder / "metrics.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["reward/mean"]]
     assert len(rows) == 4
+    assert [int(row["step"]) for row in rows] == [1, 2, 3, 4]
     for step, row in enumerate(rows, 1):
+        assert math.isfinite(float(row["update/loss"]))
         rewards = [other["reward"] for other in rollouts if other["step"] == step]
         assert float(row["reward/mean"]) == pytest.approx(sum(rewards) / 16)
 
     assert (
-        f"accuracy on held_out: {summary['accuracy_before']['held_out']:.1%} before" in done.stdout
+        f"mean FormatReward on held_out: {summary['accuracy_before']['held_out']:.1%} before"
+        in done.stdout
     )
     for name in ("steering_vectors.safetensors", "metrics.csv", "last.ckpt"):
         assert name in done.stdout
@@ -83,35 +88,111 @@ BNB = {
 }
 
 
+KILLER = """
+import os, signal
+from lightning.pytorch.callbacks import Callback
+
+class Killer(Callback):
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_train_batch_end(self, trainer, *_):
+        if trainer.global_step == self.step:
+            os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
 @pytest.mark.parametrize("optimizer", [None, BNB], ids=["AdamW", "AdamW8bit"])
-def test_the_checkpoint_is_kilobytes_and_resumes_bit_for_bit(
-    config, run, tmp_path: Path, optimizer
-) -> None:
+@pytest.mark.parametrize("step", [3, 5, 6])  # 5 steps an epoch: before, at and behind its end
+def test_a_killed_run_goes_on_bit_for_bit(config, run, tmp_path: Path, optimizer, step) -> None:
     config["model"]["optimizer"] = optimizer or config["model"]["optimizer"]
-    config["trainer"]["max_steps"] = 7  # 5 steps an epoch: goes on in the middle of the second
-    config["trainer"]["max_epochs"] = 3
+    config["model"]["schedule"] = {"kind": "cosine", "warmup": 0.3}
+    config["trainer"]["max_steps"] = 7
     assert run(config).returncode == 0
     whole = load_vectors(tmp_path / "runs/run-1/steering_vectors.safetensors").vectors
-    half = run(config, "--trainer.max_steps=3", "--trainer.default_root_dir=half")
-    assert half.returncode == 0, half.stderr
+    (tmp_path / "killer.py").write_text(KILLER)
+    killer = {"class_path": "killer.Killer", "init_args": {"step": step}}
+    killed = json.loads(json.dumps(config))
+    killed["trainer"]["callbacks"].append(killer)
+    assert run(killed, "--trainer.default_root_dir=half").returncode == -signal.SIGKILL
     checkpoint = tmp_path / "half/run-1/checkpoints/last.ckpt"
     assert checkpoint.stat().st_size < 100_000
     state = torch.load(checkpoint, weights_only=True)
+    assert state["global_step"] == step - 1, "the step under way is the only one that is lost"
     assert set(state["state_dict"]) == {
         "policy.steering.weight",
         "policy.steering.unit",
         "policy.steering.units_measured",
         "gradient_clip.running",
     }
+    assert {"python", "numpy", "torch"} <= set(state["random_states"])
     resumed = run(config, "--trainer.default_root_dir=half", "--ckpt_path=last")
     assert resumed.returncode == 0, resumed.stderr
     vectors = load_vectors(tmp_path / "half/run-2/steering_vectors.safetensors").vectors
     assert torch.equal(vectors, whole)
     summary = json.loads((tmp_path / "half/run-2/summary.json").read_text())
-    assert {"python", "numpy", "torch"} <= set(state["random_states"])
-    first = json.loads((tmp_path / "half/run-1/summary.json").read_text())
+    first = json.loads((tmp_path / "runs/run-1/summary.json").read_text())
     assert summary["num_steps"] == 7
     assert summary["accuracy_before"] == first["accuracy_before"]
+    with (tmp_path / "half/run-2/metrics.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["update/learning_rate"]]
+    rates = {1: 0.5, 2: 1.0, 3: 1.0}  # 2 of 7 steps of warm-up, then half a cosine over 5
+    rates |= {k: 0.5 + 0.5 * math.cos(math.pi * (k - 3) / 5) for k in range(4, 8)}
+    found = {int(row["step"]): float(row["update/learning_rate"]) for row in rows}
+    assert found == pytest.approx({k: 0.05 * rates[k] for k in range(step, 8)})
+
+
+OTHER_RUNS = [
+    ("model.steering", {"layers": [0, 1]}, ["model.steering.layers = [0, 1]", "[0, 1, 2]"]),
+    ("model.steering", {"scale": "none"}, ["model.steering.scale = 'none'", "'rms'"]),
+    ("model.gradient_clip", {"class_path": "steer_lightning.optim.NormClip"}, ["RunningNormClip"]),
+    ("model.optimizer", BNB, ["model.optimizer = 'AdamW8bit'", "'AdamW'"]),
+    ("data.batch_size", 5, ["data.batch_size = 5", "made with 4", "init_from"]),
+    ("data.template.init_args.text", "Q {question}:", ["checksum of the prompts"]),
+    ("trainer.max_steps", 2, ["trainer.max_steps = 2", "2 steps already", "above 2"]),
+    ("trainer.max_steps", 1, ["trainer.max_steps = 1", "2 steps already"]),
+]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    OTHER_RUNS,
+    ids=[f"{key}-{value}"[:40] for key, value, _ in OTHER_RUNS],
+)
+def test_another_runs_checkpoint_is_refused(
+    config, tmp_path: Path, key: str, value, told, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from steer_lightning.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    config["trainer"].update(max_steps=2, callbacks=[])
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    assert main(["fit", "--config", "config.yaml"]) == 0
+    config["trainer"]["max_steps"] = 4
+    set_in(config, key, value)
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    assert main(["fit", "--config", "config.yaml", "--ckpt_path=last"]) == 2
+    message = capsys.readouterr().err.strip().splitlines()[-1]
+    for part in told:
+        assert part in message
+
+
+def test_a_run_is_as_long_as_max_steps_or_else_one_epoch(config, run, tmp_path: Path) -> None:
+    config["trainer"]["callbacks"] = []
+    for max_steps, expected in ((7, 7), (-1, 5)):  # 5 steps an epoch
+        config["trainer"]["max_steps"] = max_steps
+        done = run(config, f"--trainer.default_root_dir=runs{max_steps}")
+        assert done.returncode == 0, done.stderr
+        summary = json.loads((tmp_path / f"runs{max_steps}/run-1/summary.json").read_text())
+        assert summary["num_steps"] == expected
+    done = run(config, "--trainer.max_steps=7", "--trainer.max_epochs=1")
+    assert "5 steps" in done.stdout
+    assert "not trainer.max_steps = 7: trainer.max_epochs = 1 was reached" in done.stdout
+
+
+def test_fast_dev_run_takes_one_step(config, run) -> None:
+    done = run(config, "--trainer.fast_dev_run=true")
+    assert done.returncode == 0, done.stderr
 
 
 def test_an_interrupted_run_keeps_its_vectors_and_checkpoint(config, tmp_path: Path) -> None:
@@ -119,7 +200,7 @@ def test_an_interrupted_run_keeps_its_vectors_and_checkpoint(config, tmp_path: P
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
     words = [sys.executable, "-m", "steer_lightning", "fit", "--config", "config.yaml"]
     process = subprocess.Popen(
-        words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        words, cwd=tmp_path, stdout=subprocess.PIPE, text=True, stderr=subprocess.STDOUT
     )
     folder = tmp_path / "runs/run-1"
     deadline = time.monotonic() + 120
@@ -131,15 +212,24 @@ def test_an_interrupted_run_keeps_its_vectors_and_checkpoint(config, tmp_path: P
     vectors = load_vectors(folder / "steering_vectors.safetensors")
     assert int(vectors.metadata["step"]) >= 1, output
     assert list((folder / "rollouts").glob("*.parquet"))
+    assert "stopped after step" in output
+    assert "--ckpt_path=last" in output
 
 
-def test_validate_and_test_report_accuracy_and_write_nothing(config, run, tmp_path: Path) -> None:
+def test_validate_and_test_report_what_fit_reports(config, run, tmp_path: Path) -> None:
+    evaluation = config["trainer"]["callbacks"][0]["init_args"]
+    config["model"].update(verifier=evaluation["verifier"], eval_sampling=evaluation["sampling"])
     for command in ("validate", "test"):
         done = run(config, command=command)
         assert done.returncode == 0, done.stderr
         stage = "validation" if command == "validate" else "test"
         assert f"{stage}/accuracy" in done.stdout
-    assert not (tmp_path / "runs").exists()
+        accuracy = float(re.search(r"accuracy\D+([\d.]+)", done.stdout)[1])
+        assert not (tmp_path / "runs").exists(), "they write nothing"
+    assert run(config).returncode == 0
+    summary = json.loads((tmp_path / "runs/run-1/summary.json").read_text())
+    assert 0 < accuracy < 1
+    assert accuracy == pytest.approx(summary["accuracy_before"]["held_out"])
 
 
 def test_a_users_reward_function_and_class_plug_in_by_name(config, run, tmp_path: Path) -> None:
@@ -202,6 +292,14 @@ MISTAKES = [
     ("model.sampling.temperature", 0, ["temperature = 0", "Greedy"]),
     ("model.sampling.top_p", 0.9, ["top_p = 0.9", "off its policy"]),
     ("model.sampling.top_k", 5, ["top_k = 5", "must be 0"]),
+    (
+        "model.sampling.max_new_tokens",
+        254,
+        ["max_new_tokens = 254", "256 positions", "to 252 or less"],
+    ),
+    ("model.attn_implementation", "flash_attention_2", ["model.base", "FlashAttention2"]),
+    ("trainer.gradient_clip_val", 1.0, ["gradient_clip_val = 1.0", "model.gradient_clip"]),
+    ("trainer.accumulate_grad_batches", 2, ["accumulate_grad_batches = 2", "data.batch_size"]),
     ("model.dtype", "fp8", ["model.dtype", "bfloat16"]),
     ("model.steering", {"layers": "5-9"}, ["'5-9'", "0 to 2", "3 decoder layers"]),
     ("model.steering", {"layers": "first"}, ["layers", "8-15"]),
@@ -238,6 +336,11 @@ MISTAKES = [
     ),
     ("seed_everything", -1, ["seed_everything = -1", "from 0 to"]),
     ("trainer.callbacks.0.init_args", {}, ["BenchmarkEval.benchmarks", "data.val"]),
+    (
+        "trainer.callbacks",
+        [{"class_path": "steer_lightning.callbacks.RunSummary"}] * 2,
+        ["trainer"],
+    ),
     ("ckpt_path", "none.ckpt", ["ckpt_path", "no such file"]),
     ("ckpt_path", "last", ["last", "default_root_dir"]),
 ]

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from transformers import AutoModelForCausalLM
 
-from steer_lightning.cli import COMMANDS
+from steer_lightning import save_vectors
+from steer_lightning.cli import COMMANDS, main
+from steer_lightning.policy import resolve_base
 from steer_lightning.testing import check_reward
 from steer_lightning.types import Completion
 
@@ -26,19 +31,40 @@ def blocks(path: Path, language: str) -> list[str]:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_commands_name_what_exists(document: Path) -> None:
-    for line in "\n".join(blocks(document, "bash")).splitlines():
-        words = line.split("#")[0].split()
+def test_commands_work_as_they_stand(
+    document: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for line in "\n".join(blocks(document, "bash")).replace("\\\n", " ").splitlines():
+        words = shlex.split(line, comments=True)
         if words[:1] == ["steer-lightning"]:
-            assert words[1] in COMMANDS
+            check_command(words[1:], monkeypatch, tmp_path)
         if words[:1] == ["make"]:
-            done = subprocess.run(
-                ["make", "--dry-run", words[1]], cwd=ROOT, capture_output=True, check=False
-            )
+            make = ["make", "--dry-run", words[1]]
+            done = subprocess.run(make, cwd=ROOT, capture_output=True, check=False)
             assert done.returncode == 0, done.stderr
         for word in words:
             if re.search(r"^(configs|scripts|benchmarks)/", word) and "results" not in word:
                 assert (ROOT / word).exists(), word
+
+
+def check_command(words: list[str], monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Parses a line of a document and builds all its objects; only the run itself is left out."""
+    from steer_lightning import training_cli
+
+    assert words[0] in COMMANDS
+    for split in ("train", "test"):
+        (folder / f"{split}.jsonl").write_text('{"question": "1+1?", "answer": "#### 2"}')
+    for placeholder in ("/models/my-qwen", "FOLDER"):
+        words = [word.replace(placeholder, str(folder)) for word in words]
+    (folder / "run-1/checkpoints").mkdir(parents=True, exist_ok=True)
+    (folder / "run-1/checkpoints/last.ckpt").touch()
+    ran: list[str] = []
+    cli = training_cli.SteeringCLI
+    monkeypatch.setattr(cli, "_run_subcommand", lambda self, name: ran.append(name))
+    monkeypatch.chdir(ROOT)
+    extra = [f"--trainer.default_root_dir={folder}", "--trainer.accelerator=cpu"]
+    assert main([*words, *extra]) == 0
+    assert ran == words[:1]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
@@ -70,9 +96,25 @@ def test_yaml_blocks_are_yaml_and_name_real_classes(document: Path) -> None:
             assert hasattr(import_module(module), attribute), name
 
 
-def test_the_error_shown_is_the_error_given(capsys: pytest.CaptureFixture[str]) -> None:
-    from steer_lightning.cli import main
+def test_the_readmes_two_lines_steer_a_model(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (code,) = [block for block in blocks(ROOT / "README.md", "python") if "attach" in block]
+    model = AutoModelForCausalLM.from_pretrained(resolve_base("quickstart"))
+    path = tmp_path / "runs/my-run/run-1/steering_vectors.safetensors"
+    save_vectors(torch.ones(4, 192), path, base_model="quickstart")
+    ids = torch.tensor([[5, 6, 7]])
+    plain = model(ids).logits
+    steered = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda name: model)
+    monkeypatch.setattr(model, "generate", lambda *args: steered.append(model(ids).logits))
+    exec(code, {})
+    assert not torch.equal(steered[0], plain)
+    assert torch.equal(model(ids).logits, plain), "outside the block it is the base again"
 
+
+def test_the_error_shown_is_the_error_given(capsys: pytest.CaptureFixture[str]) -> None:
     config = str(ROOT / "configs/quickstart.yaml")
     assert main(["fit", "--config", config, "--model.sampling.group_size=1"]) == 2
     given = capsys.readouterr().err.strip().splitlines()[-1]

@@ -13,8 +13,8 @@ from steer_lightning.losses import token_logprobs
 from steer_lightning.policy import SteeringConfig
 from steer_lightning.rewards import FormatReward, WeightedReward
 from steer_lightning.rollout import GenerateEngine, Sampling
-from steer_lightning.testing import make_prompts, save_tiny, tiny_policy
-from steer_lightning.types import Rollouts
+from steer_lightning.testing import check_engine, make_prompts, save_tiny, tiny_policy
+from steer_lightning.types import LossInputs, LossOutput, Rollouts
 
 PROMPTS = make_prompts(["a", "two words", "a rather longer prompt", "z9"])
 SAMPLING = Sampling(group_size=4, max_new_tokens=8, temperature=0.8)
@@ -153,3 +153,65 @@ def test_a_gradient_that_is_not_finite_stops_before_anything_takes_it_in(
         module.update(rollouts, torch.full((4, 4), float("inf")))
     assert torch.equal(module.policy.steering.weight, before)
     assert module.gradient_clip.running == 0
+
+
+def test_a_loss_may_ask_for_all_rows_and_reports_its_own_metrics(module: SteeringModule) -> None:
+    class Seen:
+        def __init__(self, needs_all_rows: bool) -> None:
+            self.needs_all_rows = needs_all_rows
+
+        def __call__(self, inputs: LossInputs) -> LossOutput:
+            assert inputs.num_rows == 16
+            assert inputs.num_tokens == int(rollouts.num_tokens.sum())
+            gap = (inputs.logprobs - inputs.sampling_logprobs)[inputs.mask].abs().max()
+            assert gap < 1e-5, "on policy the sampler's log-probabilities are the trainer's"
+            loss = (inputs.logprobs * inputs.mask).sum() / inputs.num_rows
+            return LossOutput(loss=loss, metrics={"rows": torch.tensor(len(inputs.advantages))})
+
+    rollouts = module.engine.generate(PROMPTS, SAMPLING, seed=0, step=0)
+    advantages = torch.zeros(4, 4)
+    advantages[0] = 1.0
+    for needs_all_rows, expected in ((False, 4), (True, 16)):
+        gradients = replace(module.batch_gradient, loss=Seen(needs_all_rows), max_tokens=60)
+        totals = gradients.accumulate(module.policy, rollouts, advantages)
+        assert totals["rows"] == expected
+        rows = slice(0, expected)
+        assert totals["loss"] == pytest.approx(float(rollouts.logprobs[rows].sum()) / 16, rel=1e-4)
+
+
+def test_a_bfloat16_base_learns_in_float32(tmp_path) -> None:
+    module = SteeringModule(base=save_tiny(tmp_path, "qwen2"), dtype="bfloat16", sampling=SAMPLING)
+    module.configure_model()
+    assert module.policy.model.dtype == torch.bfloat16
+    vectors = module.policy.steering
+    assert vectors.weight.dtype == torch.float32
+    module.policy.measure_units([prompt.token_ids for prompt in PROMPTS])
+    module.on_fit_start()
+    rollouts = module.engine.generate(PROMPTS, SAMPLING, seed=0, step=0)
+    advantages = torch.randn(4, 4)
+    rough = gradient(module, rollouts, advantages)
+    assert rough.dtype == torch.float32
+    module.policy.model.float()
+    exact = gradient(module, rollouts, advantages)
+    cosine = torch.cosine_similarity(rough.flatten(), exact.flatten(), dim=0)
+    assert cosine > 0.99
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_gpu_samples_and_learns_as_the_cpu_does(tmp_path, dtype) -> None:
+    module = SteeringModule(base=save_tiny(tmp_path, "qwen2"), dtype=dtype, sampling=SAMPLING)
+    module.configure_model()
+    module.policy.measure_units([prompt.token_ids for prompt in PROMPTS])
+    module.on_fit_start()
+    rollouts = module.engine.generate(PROMPTS, SAMPLING, seed=0, step=0)
+    advantages = torch.randn(4, 4)
+    expected = gradient(module, rollouts, advantages)
+    module.to("cuda")
+    check_engine(module.engine, module.policy, PROMPTS)
+    found = gradient(module, rollouts, advantages).cpu()
+    assert torch.cosine_similarity(found.flatten(), expected.flatten(), dim=0) > 0.99
+    if dtype == "float32":
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+        again = module.engine.generate(PROMPTS, SAMPLING, seed=0, step=0)
+        assert torch.equal(again.completion_ids.cpu(), rollouts.completion_ids)
