@@ -12,20 +12,15 @@ model, on average over its layers.
 from __future__ import annotations
 
 import argparse
-import json
-import platform
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 import torch
+from common import fit, summary, write_json
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from steer_lightning.data import Arithmetic
 from steer_lightning.policy import Policy, resolve_base
-
-ROOT = Path(__file__).parent.parent
 
 
 def save_scaled(folder: Path, factor: float) -> None:
@@ -53,33 +48,6 @@ def stream_size(base: str) -> float:
     return float(policy.steering.unit.mean())
 
 
-def train(
-    base: str, scale: str, rate: float, args: argparse.Namespace, folder: Path
-) -> dict[str, float]:
-    """Accuracy before and after, by the real command line."""
-    command = [
-        sys.executable,
-        "-m",
-        "steer_lightning",
-        "fit",
-        "--config",
-        str(ROOT / "configs/quickstart.yaml"),
-    ]
-    command += [
-        f"--model.base={base}",
-        f"--model.steering.scale={scale}",
-        f"--model.optimizer.init_args.lr={rate}",
-    ]
-    command += [f"--trainer.max_steps={args.steps}", f"--trainer.default_root_dir={folder}"]
-    command += ["--trainer.enable_progress_bar=false"]
-    subprocess.run(command, check=True, capture_output=True)
-    summary = json.loads((folder / "run-1/summary.json").read_text())
-    return {
-        "before": summary["accuracy_before"]["arithmetic"],
-        "after": summary["accuracy_after"]["arithmetic"],
-    }
-
-
 def main() -> None:
     """Trains both models both ways, prints and saves."""
     parser = argparse.ArgumentParser(
@@ -92,18 +60,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--json", type=Path, help="file for the results")
     args = parser.parse_args()
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=ROOT
-    ).stdout
-    result = {
-        "command": f"python benchmarks/one_learning_rate.py --factor {args.factor} --rate "
-        "{args.rate} "
-        f"--steps {args.steps}",
-        "commit": commit.strip(),
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch "
-        "{torch.__version__}",
-        "runs": [],
-    }
+    runs: list[dict[str, object]] = []
     with tempfile.TemporaryDirectory() as folder:
         scaled = Path(folder) / "scaled"
         save_scaled(scaled, args.factor)
@@ -112,23 +69,31 @@ def main() -> None:
         rates = {"rms": args.rate, "none": args.rate * sizes["quickstart"]}
         for scale, rate in rates.items():
             for name, base in bases.items():
-                runs = Path(folder) / f"{scale}-{len(result['runs'])}"
+                facts = summary(
+                    fit(
+                        Path(folder) / f"{scale}-{len(runs)}",
+                        f"--model.base={base}",
+                        f"--model.steering.scale={scale}",
+                        f"--model.optimizer.init_args.lr={rate}",
+                        f"--trainer.max_steps={args.steps}",
+                    )
+                )
                 found = {
                     "model": name,
                     "stream": round(sizes[name], 3),
                     "scale": scale,
                     "rate": round(rate, 4),
+                    "before": facts["accuracy_before"]["arithmetic"],
+                    "after": facts["accuracy_after"]["arithmetic"],
                 }
-                found.update(train(base, scale, rate, args, runs))
-                result["runs"].append(found)
+                runs.append(found)
                 print(
                     f"{name:<26} stream {sizes[name]:8.2f}  scale: {scale:<5} lr {rate:.4f}  "
                     f"accuracy {found['before']:.3f} -> {found['after']:.3f}",
                     flush=True,
                 )
     if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(result, indent=2) + "\n")
+        write_json(args.json, {"runs": runs})
 
 
 if __name__ == "__main__":
