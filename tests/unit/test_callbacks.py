@@ -15,14 +15,16 @@ import steer_lightning.callbacks as inside
 from callbacks.my_callback import StopWhenSolved
 from steer_lightning import ConfigError
 from steer_lightning.callbacks.benchmark_eval import BenchmarkEval, Result
+from steer_lightning.callbacks.last_checkpoint import WholeFileCheckpointIO
 from steer_lightning.callbacks.progress_bar import sparkline
 from steer_lightning.callbacks.reward_logger import completion_metrics, reward_metrics
-from steer_lightning.callbacks.rollout_table import as_table, merge, printable
+from steer_lightning.callbacks.rollout_table import RolloutTable, as_table, merge, printable
 from steer_lightning.callbacks.run_folder import claim
 from steer_lightning.evaluation import BenchmarkMetrics
 from steer_lightning.module import Step, Update
 from steer_lightning.report.curve import draw_reward_curve, read_series, trailing_mean
 from steer_lightning.rewards import Scores
+from steer_lightning.rollout import Sampling
 from steer_lightning.testing import make_prompts
 from steer_lightning.types import Rollouts
 
@@ -154,6 +156,29 @@ def test_first_and_last_accuracy() -> None:
     other = BenchmarkEval({"a": None})  # type: ignore[dict-item]
     other.load_state_dict(callback.state_dict())
     assert other.results == callback.results
+
+
+def test_two_benchmark_evals_keep_their_own_results() -> None:
+    one, two = BenchmarkEval({"a": None}), BenchmarkEval({"b": None})  # type: ignore[dict-item]
+    again = BenchmarkEval({"a": None}, sampling=Sampling(group_size=4))  # type: ignore[dict-item]
+    assert len({one.state_key, two.state_key, again.state_key}) == 3
+
+
+def test_a_checkpoint_that_can_not_be_written_leaves_the_one_before_it(tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    WholeFileCheckpointIO().save_checkpoint({"step": 1}, path)
+    with pytest.raises(AttributeError, match="pickle"):
+        WholeFileCheckpointIO().save_checkpoint({"step": 2, "bad": lambda: None}, path)
+    assert torch.load(path, weights_only=True) == {"step": 1}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_console_shows_text_as_it_was_written() -> None:
+    table = RolloutTable(max_characters=12)
+    shown = table._show(step((r"so \boxed{1}", "two\nlines", "x" * 13, "")), 3)
+    assert r'"so \boxed{1}"' in shown
+    assert r'"two\nlines"' in shown
+    assert f'"{"x" * 12}" ... (13 characters)' in shown
 
 
 def test_nothing_of_an_earlier_run_is_overwritten(tmp_path: Path) -> None:

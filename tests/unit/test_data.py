@@ -169,6 +169,9 @@ def test_templates() -> None:
     )
     with pytest.raises(ConfigError, match="drops the question"):
         check_template(ChatTemplate(), tokenizer)
+    tokenizer.chat_template = "{{ raise_exception('System role not supported') }}"  # as Gemma 2
+    with pytest.raises(ConfigError, match=r"System role not supported.*system: null"):
+        check_template(ChatTemplate(), tokenizer)
 
 
 class Fixed:

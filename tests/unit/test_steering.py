@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from transformers import AutoConfig
 
 from steer_lightning import ConfigError, attach, load_vectors, save_vectors
-from steer_lightning.policy import SteeringConfig
+from steer_lightning.policy import Policy, SteeringConfig
 from steer_lightning.steering import SteeringVectors, find_layers, measure_rms, parse_layers
-from steer_lightning.testing import ARCHITECTURES, tiny_model, tiny_policy
+from steer_lightning.testing import ARCHITECTURES, make_prompts, save_tiny, tiny_model, tiny_policy
 
 IDS = torch.tensor([[1, 10, 20, 30, 40], [1, 50, 60, 70, 80]])
 ALL = sorted(ARCHITECTURES)
@@ -236,3 +237,29 @@ def test_two_lines_of_plain_python_steer_generate(tmp_path) -> None:
 def test_vectors_of_another_model_show_both_sides(vectors: object, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         attach(tiny_model(), vectors)
+
+
+def test_a_base_in_float16_is_refused_before_its_weights_are_read(tmp_path) -> None:
+    folder = save_tiny(tmp_path, "llama")
+    config = AutoConfig.from_pretrained(folder)
+    config.dtype = torch.float16
+    config.save_pretrained(folder)
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(ConfigError, match=r"stored in float16.*bfloat16 or float32"):
+        Policy(folder).load()
+
+
+def test_a_stream_without_size_is_no_unit() -> None:
+    policy = tiny_policy()
+    policy.model.model.embed_tokens.weight.data.zero_()
+    with pytest.raises(ConfigError, match=r"layers \[0, 1, 2\] have no usable size"):
+        policy.measure_units([[1, 2, 3]])
+
+
+def test_prompt_and_completion_must_fit_the_positions() -> None:
+    policy = tiny_policy()
+    policy.model_config = policy.model.config
+    prompts = make_prompts(["a", "four"])  # 5 tokens with BOS
+    policy.check_length(prompts, 251, "key")
+    with pytest.raises(ConfigError, match=r"key = 252: .* 5 tokens .* 256 positions.*251 or less"):
+        policy.check_length(prompts, 252, "key")
