@@ -6,7 +6,7 @@ import hashlib
 import inspect
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from importlib.resources import files
@@ -338,6 +338,10 @@ class Policy(nn.Module):
                     del layer.forward
                 else:  # placed there by someone else, such as accelerate
                     layer.forward = forward
+
+    def constant_vectors(self) -> AbstractContextManager[None]:
+        """While the block runs the vectors do not change, which a rollout makes use of."""
+        return self._attachment.constant()
 
     def base_sha256(self) -> str:
         """Hash of every weight and buffer of the base.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -28,6 +30,8 @@ class Attachment:
     def __init__(self, layers: nn.ModuleList, vectors: SteeringVectors, scale: float) -> None:
         self.scale = scale
         self._vectors = vectors
+        self._layers = [layers[layer] for layer in vectors.layers]
+        self._constant: list[torch.Tensor] | None = None
         self._handles = [
             layers[layer].register_forward_hook(partial(self._add, row))
             for row, layer in enumerate(vectors.layers)
@@ -39,10 +43,30 @@ class Attachment:
         Older layers return a tuple that starts with h.
         """
         stream = output if isinstance(output, torch.Tensor) else output[0]
-        vectors = self._vectors
-        vector = vectors.weight[row, : vectors.width] * (vectors.unit[row] * self.scale)
-        steered = stream + vector.to(device=stream.device, dtype=stream.dtype)
+        if self._constant is None:
+            vectors = self._vectors
+            vector = vectors.weight[row, : vectors.width] * (vectors.unit[row] * self.scale)
+            vector = vector.to(device=stream.device, dtype=stream.dtype)
+        else:
+            vector = self._constant[row]
+        steered = stream + vector
         return steered if isinstance(output, torch.Tensor) else (steered, *output[1:])
+
+    @contextmanager
+    def constant(self) -> Iterator[None]:
+        """While the block runs the vectors do not change: they are multiplied out once.
+
+        A token-by-token loop would do so again for each token and layer. Without gradients.
+        """
+        vectors = (self._vectors.vectors * self.scale).detach()
+        self._constant = [
+            vector.to(next(layer.parameters()))
+            for vector, layer in zip(vectors, self._layers, strict=True)
+        ]
+        try:
+            yield
+        finally:
+            self._constant = None
 
     def remove(self) -> None:
         """Takes the vectors off; the model is as it was. A second call does nothing."""

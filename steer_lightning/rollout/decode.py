@@ -1,0 +1,294 @@
+"""The package's own rollout engine: prompts are read once, and no finished row holds another."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from steer_lightning.errors import ConfigError
+from steer_lightning.policy import Policy
+from steer_lightning.rollout.flight import Flight
+from steer_lightning.rollout.generate import GenerateEngine
+from steer_lightning.rollout.kv import KeyValues, decoding
+from steer_lightning.rollout.record import Record
+from steer_lightning.rollout.sampling import Sampling, row_uniforms
+from steer_lightning.rollout.selfcheck import why_not
+from steer_lightning.steering import SteeringVectors
+from steer_lightning.types import Prompt, Rollouts
+
+log = logging.getLogger(__name__)
+
+PREFILL_TOKENS = 8192
+"""Prompts are read in batches of so many tokens: more would not be faster, and cost memory."""
+
+REFILL_SHARE = 8
+"""Waiting rows enter once an eighth of the slots is free, so that prompts are read in batches."""
+
+
+class DecodeEngine:
+    """Samples completions with a loop of its own, several times as fast as `transformers.generate`.
+
+    Each prompt is read once for its whole group, keys and values are preallocated, rows that have
+    ended leave the batch, and waiting ones take their place. The model's forward pass is
+    transformers' own. A model that does not decode rightly this way is noticed by a self-check in
+    `setup`, and answered by `GenerateEngine`, with a warning.
+
+    Args:
+        max_tokens_in_flight: Most tokens whose keys and values are kept at once; bounds memory. It
+            does not change what is sampled. Where memory runs out all the same, it is halved, with
+            a warning, and the rollout begins anew.
+
+    Raises:
+        ConfigError: If `max_tokens_in_flight` is less than 1.
+    """
+
+    def __init__(self, max_tokens_in_flight: int = 262_144) -> None:
+        if max_tokens_in_flight < 1:
+            raise ConfigError(
+                "model.engine.max_tokens_in_flight",
+                max_tokens_in_flight,
+                rule="must be at least 1",
+            )
+        self.max_tokens_in_flight = max_tokens_in_flight
+        self.fallback: GenerateEngine | None = None
+        self._policy: Policy | None = None
+
+    def setup(self, policy: Policy) -> None:
+        """Keeps the policy, whose vectors are read live, and checks that it decodes rightly."""
+        self._policy, self.fallback = policy, None
+        reason = why_not(self, policy)
+        if reason is not None:
+            log.warning(
+                "%s does not decode in DecodeEngine (%s): GenerateEngine takes its place, which is "
+                "slower",
+                type(policy.model).__name__,
+                reason,
+            )
+            self.fallback = GenerateEngine()
+            self.fallback.setup(policy)
+
+    def sync(self, vectors: SteeringVectors) -> None:
+        """Nothing to do: rollouts run on the very parameter that is trained."""
+
+    def generate(
+        self, prompts: Sequence[Prompt], sampling: Sampling, *, seed: int, step: int
+    ) -> Rollouts:
+        """See `RolloutEngine.generate`."""
+        if self._policy is None:
+            raise RuntimeError("DecodeEngine.setup(policy) must be called before generate()")
+        if self.fallback is not None:
+            return self.fallback.generate(prompts, sampling, seed=seed, step=step)
+        while True:
+            plan = plan_flight(prompts, sampling, self.max_tokens_in_flight)
+            try:
+                return self.decode(self._policy, prompts, sampling, plan, seed=seed, step=step)
+            except RuntimeError as error:
+                if not is_out_of_memory(error) or plan.max_rows == 1:
+                    raise
+                self._halve(plan)
+
+    def _halve(self, plan: Plan) -> None:
+        self.max_tokens_in_flight = plan.tokens // 2
+        log.warning(
+            "out of memory with %d tokens in flight: the rollout begins anew with half of them. "
+            "Set model.engine.max_tokens_in_flight: %d to spare the attempt",
+            plan.tokens,
+            self.max_tokens_in_flight,
+        )
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    @torch.no_grad()
+    def decode(
+        self,
+        policy: Policy,
+        prompts: Sequence[Prompt],
+        sampling: Sampling,
+        plan: Plan,
+        *,
+        seed: int,
+        step: int,
+    ) -> Rollouts:
+        """Decodes within a plan, without fall-back."""
+        size = sampling.group_size
+        flight = Flight(
+            [len(prompt.token_ids) for prompt in prompts],
+            size,
+            max_rows=plan.max_rows,
+            max_prompts=plan.max_prompts,
+            max_columns=sampling.max_new_tokens,
+            device=policy.device,
+        )
+        ids = [prompt.id for prompt in prompts]
+        uniforms = row_uniforms(seed, step, ids, size, sampling.max_new_tokens)
+        record = Record(policy, sampling, uniforms)
+        longest_first = sorted(range(len(prompts)), key=lambda b: -flight.lengths[b])
+        waiting = deque(b * size + k for b in longest_first for k in range(size))
+        with policy.constant_vectors(), decoding(policy.model, flight) as (cache, layers):
+            decoder = _Decoder(policy, prompts, flight, record, cache, layers)
+            while waiting or flight.num_rows:
+                decoder.refill(waiting)
+                if flight.num_rows:  # all that were taken in may have ended with their first token
+                    decoder.step()
+        return record.rollouts(prompts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How many rows and prompts are in flight at once."""
+
+    max_rows: int
+    max_prompts: int
+    tokens: int
+    """That they take at most."""
+
+
+def plan_flight(prompts: Sequence[Prompt], sampling: Sampling, budget: int) -> Plan:
+    """Fits as many completions as possible into a budget of tokens.
+
+    Raises:
+        ConfigError: If it does not even hold one prompt with one completion.
+    """
+    size, columns = sampling.group_size, sampling.max_new_tokens
+    width = max(len(prompt.token_ids) for prompt in prompts)
+    num_prompts, num_rows = len(prompts), len(prompts) * size
+    if width + columns > budget:
+        raise ConfigError(
+            "model.engine.max_tokens_in_flight",
+            budget,
+            rule=f"must hold the longest prompt, {width} tokens, and one completion of "
+            f"{columns} tokens",
+            fix=f"Set it to {width + columns} or more, or max_new_tokens lower",
+        )
+    if num_rows * columns + num_prompts * width > budget:
+        # stragglers keep their prompts: half as many slots again as full groups need
+        share = columns + 1.5 * width / size
+        num_rows = max(1, min(num_rows, int((budget - 2 * width) / share)))
+        spare = (budget - num_rows * columns) // width
+        num_prompts = max(1, min(num_prompts, num_rows, spare))
+    tokens = num_rows * columns + num_prompts * width
+    return Plan(max_rows=num_rows, max_prompts=num_prompts, tokens=tokens)
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether torch has run out of memory; on a CPU it says so by the message alone."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+class _Decoder:
+    """The loop's state: what is in flight, and each row's last token."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        prompts: Sequence[Prompt],
+        flight: Flight,
+        record: Record,
+        cache: Any,
+        layers: list[KeyValues],
+    ) -> None:
+        self.policy, self.prompts, self.flight = policy, prompts, flight
+        self.record, self.cache, self.layers = record, cache, layers
+        self.tokens = torch.zeros(0, dtype=torch.long, device=policy.device)  # (N,) by slot
+
+    def refill(self, waiting: deque[int]) -> None:
+        """Takes in waiting rows, if there is room for a fair number of them."""
+        flight = self.flight
+        room = flight.max_rows - flight.num_rows
+        if not waiting or (flight.num_rows and room < max(1, flight.max_rows // REFILL_SHARE)):
+            return
+        known = set(flight.prompts)
+        free = flight.max_prompts - len(known)
+        chosen: list[int] = []
+        while waiting and len(chosen) < room:
+            prompt = waiting[0] // flight.group_size
+            if prompt not in known:
+                if free == 0:
+                    break
+                known.add(prompt)
+                free -= 1
+            chosen.append(waiting.popleft())
+        if chosen:
+            self._admit(chosen)
+
+    def _admit(self, rows: list[int]) -> None:
+        flight = self.flight
+        before = flight.num_rows
+        continued = {n // flight.group_size for n in rows} & set(flight.prompts)
+        new = flight.admit(rows)
+        first = flight.num_prompts - len(new)
+        slots = [flight.prompts.index(prompt) for prompt in continued]
+        slots += range(first, flight.num_prompts)
+        by_prompt = self._prefill(slots)
+        logits = torch.stack([by_prompt[n // flight.group_size] for n in rows])
+        flight.settle()
+        fresh = torch.arange(before, flight.num_rows, device=self.policy.device)
+        tokens, ended = self.record.sample(logits, flight.row_ids[fresh], flight.counts[fresh] - 1)
+        self.tokens = torch.cat([self.tokens, tokens])
+        self._release((fresh[ended]).tolist())
+
+    def _prefill(self, slots: list[int]) -> dict[int, torch.Tensor]:
+        """Reads prompts; returns the logits (V,) behind each."""
+        flight = self.flight
+        found: dict[int, torch.Tensor] = {}
+        slots = sorted(slots, key=lambda slot: flight.lengths[flight.prompts[slot]])
+        while slots:
+            width = flight.lengths[flight.prompts[slots[-1]]]
+            count = max(1, PREFILL_TOKENS // width)
+            chosen, slots = slots[-count:], slots[:-count]
+            flight.start_prefill(chosen)
+            ids = [self.prompts[flight.prompts[slot]].token_ids for slot in chosen]
+            pad = self.policy.pad_token_id
+            padded = torch.tensor([[pad] * (width - len(row)) + list(row) for row in ids])
+            places = torch.arange(width) - torch.tensor([[width - len(row)] for row in ids])
+            logits = self._forward(padded, places.clamp(min=0))
+            found.update(zip((flight.prompts[slot] for slot in chosen), logits, strict=True))
+        flight.end_prefill()
+        return found
+
+    def step(self) -> None:
+        """One token more for each row in flight."""
+        flight = self.flight
+        logits = self._forward(self.tokens[:, None], flight.positions[:, None])
+        self.tokens, ended = self.record.sample(logits, flight.row_ids, flight.counts)
+        flight.advance()
+        if bool(ended.any()):
+            self._release(ended.nonzero().flatten().tolist())
+
+    def _forward(self, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """Logits (rows, V) behind the last token."""
+        device = self.policy.device
+        output = self.policy.model(
+            input_ids=ids.to(device),
+            attention_mask=torch.ones_like(ids, device=device),  # not read; without it some warn
+            position_ids=positions.to(device),
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        logits: torch.Tensor = output.logits[:, -1]
+        return logits
+
+    def _release(self, ended: list[int]) -> None:
+        """Lets rows go, and closes the gaps that they leave."""
+        if not ended:
+            return
+        flight, device = self.flight, self.policy.device
+        num_columns = flight.num_columns
+        source, target = (torch.tensor(x, device=device) for x in flight.release(ended))
+        if len(source):
+            self.tokens[target] = self.tokens[source]
+            for layer in self.layers:
+                if layer.is_initialized:
+                    layer.move_rows(source, target, num_columns)
+        self.tokens = self.tokens[: flight.num_rows]
+        source, target = (torch.tensor(x, device=device) for x in flight.release_prompts())
+        if len(source):
+            for layer in self.layers:
+                layer.move_prompts(source, target)
+        flight.settle()

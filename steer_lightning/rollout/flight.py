@@ -1,0 +1,235 @@
+"""Which completions are in flight, and where their keys and values lie."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+HIDDEN = torch.finfo(torch.float32).min
+"""Added to a score that must not count; finite, so that a row that sees nothing stays a number."""
+
+
+class Flight:
+    """Slots for rows and prompts, kept without gaps, and what each row may see.
+
+    Rows and prompts are numbered as in the call: row n answers prompt n // G. A slot is a place in
+    the buffers. When a row has ended, the row of the last slot moves into its place.
+
+    Args:
+        lengths: Tokens of each prompt.
+        group_size: Completions of a prompt, G.
+        max_rows: Row slots.
+        max_prompts: Prompt slots.
+        max_columns: Tokens of a completion at most.
+        device: Of the tensors.
+    """
+
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        group_size: int,
+        *,
+        max_rows: int,
+        max_prompts: int,
+        max_columns: int,
+        device: torch.device,
+    ) -> None:
+        self.lengths, self.group_size, self.device = lengths, group_size, device
+        self.max_rows, self.max_prompts, self.max_columns = max_rows, max_prompts, max_columns
+        self.max_width = max(lengths)
+        self.rows: list[int] = []  # by slot
+        self.prompts: list[int] = []  # by slot
+        self.prefilling: torch.Tensor | None = None
+        """(P,) prompt slots that a prefill writes to; None while decoding."""
+        self._prefill_lengths = torch.zeros(0)
+        self._clock = 0
+        self._born: list[int] = []  # by slot, on the clock
+        self._biases: dict[int | None, tuple[torch.Tensor | None, torch.Tensor | None]] = {}
+
+    @property
+    def num_rows(self) -> int:
+        """Rows in flight."""
+        return len(self.rows)
+
+    @property
+    def num_prompts(self) -> int:
+        """Prompts in flight."""
+        return len(self.prompts)
+
+    # ---- taking in and letting go
+
+    def admit(self, rows: Sequence[int]) -> list[int]:
+        """Gives slots to rows, which have one sampled token each; returns prompts that are new."""
+        new = sorted({n // self.group_size for n in rows} - set(self.prompts))
+        self.prompts += new
+        self.rows += rows
+        self._born += [self._clock - 1] * len(rows)
+        return new
+
+    def release(self, ended: Sequence[int]) -> tuple[list[int], list[int]]:
+        """Takes rows away by slot; returns the slots of rows that move, and where they go."""
+        source, target = _fill_gaps(len(self.rows), ended)
+        for old, new in zip(source, target, strict=True):
+            self.rows[new], self._born[new] = self.rows[old], self._born[old]
+        kept = len(self.rows) - len(ended)
+        del self.rows[kept:], self._born[kept:]
+        return source, target
+
+    def release_prompts(self) -> tuple[list[int], list[int]]:
+        """Takes prompts without rows away; returns slots as `release` does."""
+        needed = {n // self.group_size for n in self.rows}
+        ended = [slot for slot, prompt in enumerate(self.prompts) if prompt not in needed]
+        source, target = _fill_gaps(len(self.prompts), ended)
+        for old, new in zip(source, target, strict=True):
+            self.prompts[new] = self.prompts[old]
+        del self.prompts[len(self.prompts) - len(ended) :]
+        return source, target
+
+    def settle(self) -> None:
+        """Brings the tensors up to date after rows came or went."""
+        slot_of = {prompt: slot for slot, prompt in enumerate(self.prompts)}
+        groups: list[list[int]] = [[] for _ in self.prompts]
+        place = []
+        for slot, n in enumerate(self.rows):
+            group = groups[slot_of[n // self.group_size]]
+            place.append((slot_of[n // self.group_size], len(group)))
+            group.append(slot)
+        self._largest_group = max(map(len, groups), default=0)
+        padded = [group + [0] * (self._largest_group - len(group)) for group in groups]
+        order = [slot for group in padded for slot in group]
+        self._is_regular = order == list(range(len(self.rows)))
+        self._slots_by_group = self._tensor(order)
+        self._place = self._tensor([p * self._largest_group + j for p, j in place])
+        self.slots = torch.arange(len(self.rows), device=self.device)
+        self.row_ids = self._tensor(self.rows)
+        self._row_lengths = self._tensor([self.lengths[n // self.group_size] for n in self.rows])
+        self._prompt_lengths = self._tensor([self.lengths[p] for p in self.prompts])
+        self.width = max((self.lengths[p] for p in self.prompts), default=0)
+        self._born_tensor = self._tensor(self._born)
+        self._oldest = min(self._born, default=0)
+        self._is_uniform = self._oldest == max(self._born, default=0)
+        self._padding_bias = self._hide_padding()
+        self._read_clock()
+
+    def advance(self) -> None:
+        """Each row has one token more."""
+        self._clock += 1
+        self._read_clock()
+
+    def _read_clock(self) -> None:
+        self.counts = self._clock - self._born_tensor
+        """(N,) tokens sampled so far, by slot."""
+        self.num_columns = self._clock - self._oldest
+        """Tail columns in use, that of the token under way included."""
+        self.column = self.num_columns - 1 if self._is_uniform else None
+        """Where the token under way goes, if that is the same for all rows."""
+        self._biases.clear()
+
+    def _tensor(self, values: Sequence[int]) -> torch.Tensor:
+        return torch.tensor(values, dtype=torch.long, device=self.device)
+
+    # ---- positions, and what may be seen
+
+    @property
+    def columns(self) -> torch.Tensor:
+        """(N,) where the token under way goes in each row's tail."""
+        return self.counts - 1
+
+    @property
+    def positions(self) -> torch.Tensor:
+        """(N,) of the token under way in its text."""
+        return self._row_lengths + self.columns
+
+    def start_prefill(self, slots: Sequence[int]) -> None:
+        """The next forward pass reads these prompts, left-padded to the longest."""
+        self.prefilling = self._tensor(slots)
+        self._prefill_lengths = self._tensor([self.lengths[self.prompts[slot]] for slot in slots])
+
+    def end_prefill(self) -> None:
+        """The next forward passes read one token a row."""
+        self.prefilling = None
+
+    def prefill_mask(self, window: int | None) -> torch.Tensor | None:
+        """(P, 1, T, T) bool, True where a prompt's token may look; None for plain causality."""
+        lengths = self._prefill_lengths
+        width = int(lengths.max())
+        if int(lengths.min()) == width and (window is None or width <= window):
+            return None
+        places = torch.arange(width, device=self.device)
+        distance = places[:, None] - places[None, :]
+        seen = (distance >= 0) & (distance < (window or width))
+        real = places >= (width - lengths)[:, None, None]
+        return (seen & real | (distance == 0))[:, None]  # padding sees itself, to be a number
+
+    def biases(
+        self, window: int | None, heads: int
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """What is added to the scores on prompts and on tails; None where nothing is hidden.
+
+        Args:
+            window: Of the layer; None sees all.
+            heads: Query heads a key-value head.
+
+        Returns:
+            (P, 1, 1 or rows of the group * heads, T0) and (N, 1, 1, T).
+        """
+        longest = self.width + self.num_columns
+        window = None if window is None or longest <= window else window
+        if window not in self._biases:
+            self._biases[window] = self._prompt_bias(window, heads), self._tail_bias(window)
+        return self._biases[window]
+
+    def _tail_bias(self, window: int | None) -> torch.Tensor | None:
+        if self._is_uniform and window is None:
+            return None
+        distance = self.columns[:, None] - torch.arange(self.num_columns, device=self.device)
+        seen = (distance >= 0) & (distance < (window or self.num_columns))
+        return _bias(seen)[:, None, None]
+
+    def _key_positions(self) -> torch.Tensor:
+        """(P, 1, T0) of each prompt's tokens; negative for padding."""
+        places = torch.arange(self.width, device=self.device)
+        return (places - (self.width - self._prompt_lengths)[:, None])[:, None]
+
+    def _hide_padding(self) -> torch.Tensor | None:
+        if len({self.lengths[prompt] for prompt in self.prompts}) <= 1:
+            return None
+        return _bias(self._key_positions() >= 0)[:, None]
+
+    def _prompt_bias(self, window: int | None, heads: int) -> torch.Tensor | None:
+        if window is None:
+            return self._padding_bias
+        key_positions = self._key_positions()
+        row_positions = self.positions[self._slots_by_group].view(self.num_prompts, -1, 1)
+        seen = (key_positions >= 0) & (row_positions - key_positions < window)
+        return _bias(seen).repeat_interleave(heads, 1)[:, None]
+
+    # ---- rows by group and back
+
+    def to_groups(self, query: torch.Tensor) -> torch.Tensor:
+        """(N, K, g, D) by slot to (P, K, rows of the group * g, D)."""
+        if not self._is_regular:
+            query = query[self._slots_by_group]
+        by_group = query.view(self.num_prompts, -1, *query.shape[1:]).transpose(1, 2)
+        return by_group.flatten(2, 3)
+
+    def from_groups(self, output: torch.Tensor, heads: int) -> torch.Tensor:
+        """(P, K, rows of the group * g, E) to (N, K, g, E) by slot."""
+        prompts, kv_heads, _, size = output.shape
+        by_row = output.view(prompts, kv_heads, self._largest_group, heads, size)
+        by_row = by_row.transpose(1, 2).flatten(0, 1)
+        return by_row if self._is_regular else by_row[self._place]
+
+
+def _bias(seen: torch.Tensor) -> torch.Tensor:
+    return torch.zeros(seen.shape, device=seen.device).masked_fill_(~seen, HIDDEN)
+
+
+def _fill_gaps(count: int, ended: Sequence[int]) -> tuple[list[int], list[int]]:
+    """Which of `count` slots move where, so that those left are the first ones."""
+    kept = count - len(ended)
+    gone = set(ended)
+    target = [slot for slot in sorted(gone) if slot < kept]
+    source = [slot for slot in range(kept, count) if slot not in gone]
+    return source, target

@@ -1,0 +1,56 @@
+"""Whether a model decodes rightly in `DecodeEngine`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from steer_lightning.policy import Policy
+from steer_lightning.rollout.sampling import Sampling
+from steer_lightning.types import Problem, Prompt
+
+if TYPE_CHECKING:
+    from steer_lightning.rollout.decode import DecodeEngine
+
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.25, torch.float16: 0.1}
+"""Largest difference of a log-probability, in nats; 16 bits round differently in another order."""
+
+
+def why_not(engine: DecodeEngine, policy: Policy) -> str | None:
+    """Decodes a few tokens of made-up prompts and compares them with a plain forward pass.
+
+    Returns:
+        None if all is well, else what went wrong.
+    """
+    from steer_lightning.rollout.decode import is_out_of_memory, plan_flight
+
+    vocabulary = policy.model.config.get_text_config().vocab_size
+    lengths = (5, 9, 9)
+    ids = torch.randint(vocabulary, (sum(lengths),), generator=torch.Generator().manual_seed(0))
+    problem = Problem(question="", answer="")
+    prompts = [
+        Prompt(id=k, problem=problem, text="", token_ids=tuple(row.tolist()))
+        for k, row in enumerate(torch.split(ids, list(lengths)))
+    ]
+    sampling = Sampling(group_size=2, max_new_tokens=4)
+    plan = plan_flight(prompts, sampling, 2 * 4 + 2 * 9)  # two rows at once: others wait
+    try:
+        rollouts = engine.decode(policy, prompts, sampling, plan, seed=0, step=0)
+    except (RuntimeError, TypeError, ValueError, AttributeError, LookupError) as error:
+        # a model that does not go through these doors, in one of many ways
+        if isinstance(error, RuntimeError) and is_out_of_memory(error):
+            raise
+        return f"{type(error).__name__}: {error}"
+    worst = 0.0
+    for n, mask in enumerate(rollouts.completion_mask):
+        completion = rollouts.completion_ids[n][mask].tolist()
+        row = torch.tensor([[*prompts[n // 2].token_ids, *completion]], device=policy.device)
+        with torch.no_grad():
+            logits = policy.logits(row, torch.ones_like(row), len(completion) + 1)[0, :-1]
+        expected = logits.float().log_softmax(-1).cpu()[range(len(completion)), completion]
+        worst = max(worst, float((expected - rollouts.logprobs[n][mask]).abs().max()))
+    tolerance = TOLERANCE.get(policy.model.dtype, 0.25)
+    if worst <= tolerance:
+        return None
+    return f"log-probabilities differ by {worst:.2g}, more than {tolerance:g}"
