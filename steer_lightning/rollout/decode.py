@@ -103,7 +103,7 @@ class DecodeEngine:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def decode(
         self,
         policy: Policy,
