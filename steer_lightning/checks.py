@@ -87,7 +87,7 @@ def check_training_sampling(sampling: Sampling, advantage: Any) -> None:
             why="Greedy completions of a group are all the same, and their advantages 0",
             fix="Set model.sampling.temperature: 1.0",
         )
-    for key, off in (("top_p", 1.0), ("top_k", 0)):
+    for key, off in (("top_p", 1.0), ("top_k", 0), ("min_p", 0.0)):
         value = getattr(sampling, key)
         if value != off:
             raise ConfigError(

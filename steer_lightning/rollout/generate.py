@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 
 from steer_lightning.errors import ConfigError
 from steer_lightning.policy import Policy
-from steer_lightning.rollout.sampling import Sampling, draw, row_uniforms
+from steer_lightning.rollout.draw import draw
+from steer_lightning.rollout.sampling import Sampling, row_uniforms
+from steer_lightning.rollout.stop import StopText
 from steer_lightning.steering import SteeringVectors
 from steer_lightning.types import Prompt, Rollouts
 
@@ -33,6 +42,30 @@ class SeededSampler(LogitsProcessor):
         self.logprobs.append(logprob)
         chosen = torch.full_like(scores, float("-inf"))
         return chosen.scatter_(-1, token.unsqueeze(-1), 0.0)  # type: ignore[return-value]
+
+
+class StopTextCriteria(StoppingCriteria):
+    """Ends rows by a stop string, and keeps how long they were then.
+
+    Args:
+        stop: Told a completion's tokens.
+        prompt_width: Columns before the completions.
+        num_rows: N.
+    """
+
+    def __init__(self, stop: StopText, prompt_width: int, num_rows: int) -> None:
+        self.stop, self.prompt_width = stop, prompt_width
+        self.lengths: list[int | None] = [None] * num_rows
+
+    def __call__(
+        self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **kwargs: Any
+    ) -> torch.BoolTensor:
+        """Bool (N,), True for rows that have ended."""
+        for n, row in enumerate(input_ids[:, self.prompt_width :].tolist()):
+            if self.lengths[n] is None and self.stop(row):
+                self.lengths[n] = len(row)
+        ended = [length is not None for length in self.lengths]
+        return torch.tensor(ended, device=input_ids.device)  # type: ignore[return-value]
 
 
 class GenerateEngine:
@@ -95,6 +128,12 @@ class GenerateEngine:
             seed, step, [p.id for p in prompts], sampling.group_size, sampling.max_new_tokens
         )
         sampler = SeededSampler(uniforms, sampling)
+        criteria = StoppingCriteriaList()
+        told: list[int | None] = [None] * len(ids)
+        if sampling.stop_strings:
+            stop = StopText(policy.tokenizer, sampling.stop_strings)
+            criteria.append(StopTextCriteria(stop, width, len(ids)))
+            told = criteria[0].lengths
         sequences = policy.model.generate(
             input_ids=ids,
             attention_mask=mask,
@@ -105,23 +144,24 @@ class GenerateEngine:
                 pad_token_id=pad,
             ),
             logits_processor=LogitsProcessorList([sampler]),
+            stopping_criteria=criteria,
         )
         tokens = sequences[:, width:].cpu()
         logprobs = torch.stack(sampler.logprobs, 1).cpu()
-        return [_cut(tokens[n], logprobs[n], stops) for n in range(len(tokens))]
+        return [_cut(tokens[n], logprobs[n], stops, told[n]) for n in range(len(tokens))]
 
 
 _Row = tuple[torch.Tensor, torch.Tensor, bool]  # tokens, log-probabilities, ended by EOS
 
 
-def _cut(tokens: torch.Tensor, logprobs: torch.Tensor, stops: list[int]) -> _Row:
-    """Cuts a row behind its first EOS token.
+def _cut(tokens: torch.Tensor, logprobs: torch.Tensor, stops: list[int], told: int | None) -> _Row:
+    """Cuts a row behind its first EOS token or stop string.
 
     What follows is padding that other rows of the batch brought.
     """
-    ends = torch.isin(tokens, torch.tensor(stops)).nonzero()
-    length = int(ends[0]) + 1 if len(ends) else len(tokens)
-    return tokens[:length], logprobs[:length], len(ends) > 0
+    ends = (torch.isin(tokens, torch.tensor(stops)).nonzero().flatten() + 1).tolist()
+    length = min([*ends[:1], *([told] if told else [])], default=None)
+    return tokens[:length], logprobs[:length], length is not None
 
 
 def _collect(

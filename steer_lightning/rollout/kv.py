@@ -21,7 +21,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 from steer_lightning.rollout.flight import Flight
 
 ATTENTION = "steer_decode"
-"""Name of the attention function; with no mask function of that name transformers builds no mask."""
+"""Name of the attention function; as no mask function has it, transformers builds no masks."""
 
 FIRST_COLUMNS = 64
 """Tail columns allocated at first; they double as completions grow."""

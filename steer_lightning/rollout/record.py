@@ -7,7 +7,9 @@ from collections.abc import Sequence
 import torch
 
 from steer_lightning.policy import Policy
-from steer_lightning.rollout.sampling import Sampling, draw
+from steer_lightning.rollout.draw import draw
+from steer_lightning.rollout.sampling import Sampling
+from steer_lightning.rollout.stop import StopText
 from steer_lightning.types import Prompt, Rollouts
 
 
@@ -31,6 +33,8 @@ class Record:
         self._finished = torch.zeros(num_rows, dtype=torch.bool, device=device)
         stops = sorted({*policy.eos_token_ids, *sampling.eos_token_ids})
         self._stops = torch.tensor(stops, dtype=torch.long, device=device)
+        texts = sampling.stop_strings
+        self._stop_text = StopText(policy.tokenizer, texts) if texts else None
 
     def sample(
         self, logits: torch.Tensor, rows: torch.Tensor, counts: torch.Tensor
@@ -50,6 +54,10 @@ class Record:
         self._logprobs[rows, counts] = logprobs
         self._lengths[rows] = counts + 1
         finished = torch.isin(tokens, self._stops)
+        if self._stop_text is not None:
+            texts = zip(self._tokens[rows].tolist(), counts.tolist(), strict=True)
+            told = [self._stop_text(row[: count + 1]) for row, count in texts]
+            finished |= torch.tensor(told, device=finished.device)
         self._finished[rows] = finished
         return tokens, finished | (counts + 1 == self._tokens.shape[1])
 

@@ -10,7 +10,8 @@ import torch
 from steer_lightning import ConfigError
 from steer_lightning.losses import token_logprobs
 from steer_lightning.rollout import GenerateEngine, Sampling
-from steer_lightning.rollout.sampling import draw, row_uniforms, warp
+from steer_lightning.rollout.draw import BLOCK, draw, warp
+from steer_lightning.rollout.sampling import row_uniforms
 from steer_lightning.testing import ARCHITECTURES, check_engine, make_prompts, tiny_policy
 
 PROMPTS = make_prompts(["a", "two words", "a rather longer prompt", "z9"])
@@ -89,33 +90,62 @@ def test_seed_step_prompt_and_sample_each_change_the_stream() -> None:
     [(0.0, 0), (0.49, 0), (0.51, 1), (0.79, 1), (0.81, 2), (0.96, 3), (1 - 1e-12, 3)],
 )
 def test_draw_inverts_the_cumulative_distribution(uniform: float, token: int) -> None:
-    chosen, logprob = draw(LOGITS, torch.tensor([uniform], dtype=torch.float64), Sampling())
+    chosen, logprob = draw(LOGITS.clone(), torch.tensor([uniform], dtype=torch.float64), Sampling())
     assert chosen.tolist() == [token]
     torch.testing.assert_close(logprob, LOGITS[:, token])
 
 
 def test_draw_never_takes_a_token_that_is_cut_away() -> None:
     for uniform in (0.0, 0.5, 1 - 1e-16):
-        chosen, _ = draw(LOGITS, torch.tensor([uniform], dtype=torch.float64), Sampling(top_k=2))
+        chosen, _ = draw(
+            LOGITS.clone(), torch.tensor([uniform], dtype=torch.float64), Sampling(top_k=2)
+        )
         assert int(chosen) in (0, 1)
 
 
+@pytest.mark.parametrize("size", [BLOCK - 1, BLOCK, BLOCK + 1, 5 * BLOCK + 7])
+def test_draw_in_blocks_equals_the_plain_inversion(size: int) -> None:
+    logits = torch.randn(300, size) * 4
+    uniforms = torch.rand(300, dtype=torch.float64)
+    uniforms[:2] = torch.tensor([0.0, 1 - 1e-16])
+    logprobs = logits.double().log_softmax(-1)
+    ends = logprobs.exp().cumsum(-1)
+    expected = torch.searchsorted(ends, uniforms[:, None] * ends[:, -1:], right=True)[:, 0]
+    expected = expected.clamp(max=size - 1)
+    chosen, found = draw(logits.clone(), uniforms, Sampling())
+    # sums in float32 may move a border by a millionth
+    near = (ends.gather(-1, expected[:, None])[:, 0] - uniforms).abs() < 1e-5
+    before = ends.gather(-1, (expected[:, None] - 1).clamp(min=0))[:, 0]
+    near |= (before - uniforms).abs() < 1e-5
+    assert near.sum() < 30
+    assert torch.equal(chosen[~near], expected[~near])
+    picked = logprobs.gather(-1, chosen[:, None])[:, 0].float()
+    torch.testing.assert_close(found, picked, atol=1e-5, rtol=1e-5)
+
+
+def test_min_p_keeps_what_is_likely_enough() -> None:
+    kept = warp(LOGITS, Sampling(min_p=0.5)).isfinite()  # 0.3 is at least half of 0.5
+    assert kept.tolist() == [[True, True, False, False]]
+    assert warp(LOGITS, Sampling(min_p=1.0)).isfinite().sum() == 1
+
+
 def test_warp_by_hand() -> None:
-    assert warp(LOGITS, Sampling(top_k=2)).exp()[0].tolist() == pytest.approx([0.625, 0.375, 0, 0])
-    assert warp(LOGITS, Sampling(top_p=0.8)).exp()[0].tolist() == pytest.approx(
-        [0.625, 0.375, 0, 0]
-    )
-    assert warp(LOGITS, Sampling(top_p=0.81)).exp()[0, :3].sum().item() == pytest.approx(1)
-    assert warp(LOGITS, Sampling(top_p=0.01)).exp()[0].tolist() == pytest.approx([1, 0, 0, 0])
+    def warped(sampling: Sampling) -> torch.Tensor:
+        return warp(LOGITS, sampling).softmax(-1)[0]
+
+    assert warped(Sampling(top_k=2)).tolist() == pytest.approx([0.625, 0.375, 0, 0])
+    assert warped(Sampling(top_p=0.8)).tolist() == pytest.approx([0.625, 0.375, 0, 0])
+    assert warped(Sampling(top_p=0.81))[:3].sum().item() == pytest.approx(1)
+    assert warped(Sampling(top_p=0.01)).tolist() == pytest.approx([1, 0, 0, 0])
     squared = torch.tensor([0.25, 0.09, 0.0225, 0.0025])
-    assert warp(LOGITS, Sampling(temperature=0.5)).exp()[0].tolist() == pytest.approx(
+    assert warped(Sampling(temperature=0.5)).tolist() == pytest.approx(
         (squared / squared.sum()).tolist()
     )
 
 
 def test_frequencies_follow_the_distribution() -> None:
     uniforms = row_uniforms(0, 0, range(500), 4, 1)[:, 0]
-    chosen, _ = draw(LOGITS.expand(2000, -1), uniforms, Sampling())
+    chosen, _ = draw(LOGITS.repeat(2000, 1), uniforms, Sampling())
     shares = torch.bincount(chosen, minlength=4) / 2000
     torch.testing.assert_close(shares, LOGITS[0].exp(), atol=0.03, rtol=0)
 
