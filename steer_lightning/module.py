@@ -22,7 +22,7 @@ from steer_lightning.policy import Policy, SteeringConfig
 from steer_lightning.random_states import get_random_states, set_random_states
 from steer_lightning.resume import KEY, check_not_finished, check_same_run, run_facts
 from steer_lightning.rewards import MathReward, Reward, RewardSum, Scores, WeightedReward
-from steer_lightning.rollout import GenerateEngine, RolloutEngine, Sampling
+from steer_lightning.rollout import DecodeEngine, RolloutEngine, Sampling
 from steer_lightning.types import Prompt, Rollouts
 
 OptimizerFactory = Callable[[Any], torch.optim.Optimizer]
@@ -73,7 +73,7 @@ class SteeringModule(L.LightningModule):
         trust_remote_code: Runs code that comes with the model; only for authors whom you trust.
         steering: Which layers are steered, and in which units.
         sampling: How training completions are sampled.
-        engine: What samples them; default `GenerateEngine`.
+        engine: What samples them; default `DecodeEngine`.
         rewards: What completions are worth, a weighted sum; default `MathReward`.
         advantage: From rewards (B, G) to advantages (B, G); default `RLOO`.
         loss: From log-probabilities and advantages to a scalar; default `PolicyGradient`.
@@ -127,7 +127,7 @@ class SteeringModule(L.LightningModule):
             trust_remote_code=trust_remote_code,
         )
         self.sampling = sampling
-        self.engine: RolloutEngine = engine or GenerateEngine()
+        self.engine: RolloutEngine = engine or DecodeEngine()
         self.reward = RewardSum(
             [WeightedReward(reward=MathReward())] if rewards is None else rewards
         )
