@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
 
 from steer_lightning.errors import ConfigError
-from steer_lightning.losses import Loss, token_logprobs
+from steer_lightning.losses import Loss, hidden_logprobs, token_logprobs
 from steer_lightning.microbatches import MicroBatch, micro_batches
+from steer_lightning.packing import Packing, packed, packed_attention
 from steer_lightning.policy import Policy
-from steer_lightning.types import LossInputs, LossOutput, Rollouts
+from steer_lightning.types import LossInputs, Rollouts
+
+Backward = Callable[[torch.Tensor], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,12 +27,15 @@ class BatchGradient:
         temperature: Of the sampled distribution.
         max_tokens: Most tokens of a micro-batch, padding included.
         activation_checkpointing: Recomputes activations in the backward pass.
+        packed: Reads each prompt once for its group, and no padding; `why_not_packed` says whether
+            a model allows it. The gradient is the same.
     """
 
     loss: Loss
     temperature: float
     max_tokens: int
     activation_checkpointing: bool = False
+    packed: bool = True
 
     def __post_init__(self) -> None:
         """Raises a ConfigError for a budget that holds no token."""
@@ -42,7 +49,7 @@ class BatchGradient:
         policy: Policy,
         rollouts: Rollouts,
         advantages: torch.Tensor,
-        backward: Callable[[torch.Tensor], None] = torch.Tensor.backward,
+        backward: Backward = torch.Tensor.backward,
     ) -> dict[str, float]:
         """Leaves the batch's gradient in the vectors' `.grad`.
 
@@ -53,7 +60,9 @@ class BatchGradient:
             backward: Called with each micro-batch's loss.
 
         Returns:
-            The loss as `loss`, and the loss's own metrics, added up over the micro-batches.
+            The loss as `loss`, and the loss's own metrics, added up over the micro-batches;
+            `mismatch_mean` and `mismatch_max`, how far the sampler's log-probabilities are from
+            these, in nats.
         """
         flat = advantages.flatten()
         weight = policy.steering.weight
@@ -62,29 +71,136 @@ class BatchGradient:
         chosen = torch.ones_like(flat) if getattr(self.loss, "needs_all_rows", False) else flat
         rows = chosen.nonzero().squeeze(1)
         totals = {"loss": 0.0}
-        num_tokens = int(rollouts.num_tokens.sum())
-        for part in micro_batches(rollouts, rows, self.max_tokens, policy.pad_token_id):
-            with policy.checkpointed(self.activation_checkpointing):
-                output = self._loss(policy, part, flat, num_tokens)
-                backward(output.loss)
-            for name, value in {"loss": output.loss, **output.metrics}.items():
-                totals[name] = totals.get(name, 0.0) + float(value.detach())
-        return totals
+        mismatch = Mismatch()
+        with ExitStack() as stack:
+            stack.enter_context(policy.checkpointed(self.activation_checkpointing))
+            if self.packed:
+                stack.enter_context(packed_attention(policy.model))
+            for part in micro_batches(rollouts, rows, self.max_tokens, policy.pad_token_id):
+                inputs = self._step(policy, part, rollouts, flat, backward, totals)
+                mismatch.update(inputs)
+        return {**totals, **mismatch.result()}
 
-    def _loss(
-        self, policy: Policy, part: MicroBatch, advantages: torch.Tensor, num_tokens: int
-    ) -> LossOutput:
+    def _step(
+        self,
+        policy: Policy,
+        part: MicroBatch,
+        rollouts: Rollouts,
+        advantages: torch.Tensor,
+        backward: Backward,
+        totals: dict[str, float],
+    ) -> LossInputs:
         device = policy.device
-        tokens = part.completion_ids.to(device)
-        width = tokens.shape[1] + 1
-        logits = policy.logits(part.ids.to(device), part.mask.to(device), width)[:, :-1]
-        inputs = LossInputs(
-            logprobs=token_logprobs(logits, tokens, self.temperature),
-            sampling_logprobs=part.sampling_logprobs.to(device),
-            mask=part.completion_mask.to(device),
-            advantages=advantages[part.rows].to(device),
-            num_rows=len(advantages),
-            num_tokens=num_tokens,
-        )
-        output: LossOutput = self.loss(inputs)
-        return output
+        with ExitStack() as stack:
+            if self.packed:
+                packing = pack(part, rollouts, device)
+                stack.enter_context(packed(packing))
+                logprobs = packed_logprobs(policy, packing, part, self.temperature)
+            else:
+                logprobs = padded_logprobs(policy, part, self.temperature)
+            inputs = LossInputs(
+                logprobs=logprobs,
+                sampling_logprobs=part.sampling_logprobs.to(device),
+                mask=part.completion_mask.to(device),
+                advantages=advantages[part.rows].to(device),
+                num_rows=len(advantages),
+                num_tokens=int(rollouts.num_tokens.sum()),
+            )
+            output = self.loss(inputs)
+            backward(output.loss)
+        for name, value in {"loss": output.loss, **output.metrics}.items():
+            totals[name] = totals.get(name, 0.0) + float(value.detach())
+        return inputs
+
+
+class Mismatch:
+    """How far the sampler's log-probabilities are from the trainer's, over a batch."""
+
+    def __init__(self) -> None:
+        self._sum = self._max = 0.0
+        self._count = 0
+
+    def update(self, inputs: LossInputs) -> None:
+        """Takes in a micro-batch."""
+        gaps = (inputs.logprobs.detach() - inputs.sampling_logprobs)[inputs.mask].abs()
+        self._sum += float(gaps.sum())
+        self._max = max(self._max, float(gaps.max()))
+        self._count += gaps.numel()
+
+    def result(self) -> dict[str, float]:
+        """Mean and largest difference in nats; none if no token was read."""
+        if not self._count:
+            return {}
+        return {"mismatch_mean": self._sum / self._count, "mismatch_max": self._max}
+
+
+def pack(part: MicroBatch, rollouts: Rollouts, device: torch.device) -> Packing:
+    """Packs the rows of a micro-batch."""
+    rows = part.rows.tolist()
+    groups = [n // rollouts.group_size for n in rows]
+    lengths = part.completion_mask.sum(1).tolist()
+    completions = [
+        row[:length] for row, length in zip(part.completion_ids.tolist(), lengths, strict=True)
+    ]
+    prompts = [rollouts.prompts[group].token_ids for group in groups]
+    return Packing(prompts, groups, completions, device)
+
+
+def packed_logprobs(
+    policy: Policy, packing: Packing, part: MicroBatch, temperature: float
+) -> torch.Tensor:
+    """(n, T) log-probabilities of the completions' tokens, 0 where padded."""
+    states = policy.head_states(packing.ids, packing.positions, packing.predictors)
+    flat = hidden_logprobs(states, packing.targets, policy.head, policy.vocabulary, temperature)
+    mask = part.completion_mask.to(flat.device)
+    return torch.zeros(mask.shape, device=flat.device).masked_scatter(mask, flat)
+
+
+def padded_logprobs(policy: Policy, part: MicroBatch, temperature: float) -> torch.Tensor:
+    """The same by a plain forward pass over padded rows."""
+    tokens = part.completion_ids.to(policy.device)
+    ids, mask = part.ids.to(policy.device), part.mask.to(policy.device)
+    logits = policy.logits(ids, mask, tokens.shape[1] + 1)[:, :-1]
+    # a row at a time: the whole batch in float32 would be another copy of the logits
+    rows = zip(logits, tokens, strict=True)
+    return torch.stack([token_logprobs(row, chosen, temperature) for row, chosen in rows])
+
+
+def made_up_rows(policy: Policy) -> Iterator[tuple[list[int], int, list[int]]]:
+    """Rows for a check: (prompt, group, completion), of unequal lengths, two of one group."""
+    generator = torch.Generator().manual_seed(0)
+
+    def tokens(count: int) -> list[int]:
+        found = torch.randint(policy.vocabulary, (count,), generator=generator)
+        return [int(token) for token in found]
+
+    first = tokens(5)
+    yield first, 0, tokens(6)
+    yield first, 0, tokens(1)
+    yield tokens(9), 1, tokens(4)
+
+
+@torch.no_grad()
+def why_not_packed(policy: Policy) -> str | None:
+    """Compares packed with plain forward passes on made-up rows.
+
+    Returns:
+        None if they agree, else what went wrong.
+    """
+    prompts, groups, completions = zip(*made_up_rows(policy), strict=True)
+    packing = Packing(prompts, groups, completions, policy.device)
+    try:
+        with packed_attention(policy.model), packed(packing):
+            states = policy.head_states(packing.ids, packing.positions, packing.predictors)
+            found = policy.head(states).float()
+    except (RuntimeError, TypeError, ValueError, AttributeError, LookupError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        return f"{type(error).__name__}: {error}"  # a model that does not go through these doors
+    expected = []
+    for prompt, completion in zip(prompts, completions, strict=True):
+        ids = torch.tensor([[*prompt, *completion]], device=policy.device)
+        expected.append(policy.logits(ids, torch.ones_like(ids), len(completion) + 1)[0, :-1])
+    gap = float((torch.cat(expected).float().log_softmax(-1) - found.log_softmax(-1)).abs().max())
+    tolerance = 1e-3 if policy.model.dtype == torch.float32 else 0.5
+    return None if gap <= tolerance else f"log-probabilities differ by {gap:.2g}"

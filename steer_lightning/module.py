@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ from steer_lightning.advantages import RLOO, Advantage
 from steer_lightning.checks import check_trainer, check_training_sampling
 from steer_lightning.errors import ConfigError
 from steer_lightning.evaluation import BenchmarkMetrics, evaluate_batch
-from steer_lightning.gradient import BatchGradient
+from steer_lightning.gradient import BatchGradient, why_not_packed
 from steer_lightning.losses import Loss, PolicyGradient
 from steer_lightning.optim import RunningNormClip, Schedule, check_8bit
 from steer_lightning.policy import Policy, SteeringConfig
@@ -24,6 +25,8 @@ from steer_lightning.resume import KEY, check_not_finished, check_same_run, run_
 from steer_lightning.rewards import MathReward, Reward, RewardSum, Scores, WeightedReward
 from steer_lightning.rollout import DecodeEngine, RolloutEngine, Sampling
 from steer_lightning.types import Prompt, Rollouts
+
+log = logging.getLogger(__name__)
 
 OptimizerFactory = Callable[[Any], torch.optim.Optimizer]
 
@@ -165,11 +168,22 @@ class SteeringModule(L.LightningModule):
         self.policy.load()
 
     def on_fit_start(self) -> None:
+        """Hands the policy to the engine, and looks whether rows can be packed."""
+        self.engine.setup(self.policy)
+        reason = why_not_packed(self.policy)
+        if reason is not None:
+            log.warning(
+                "rows of %s can't be packed for the update (%s): they are padded, which is slower",
+                type(self.policy.model).__name__,
+                reason,
+            )
+        self.batch_gradient = replace(self.batch_gradient, packed=reason is None)
+
+    def on_validation_start(self) -> None:
         """Hands the policy to the engine."""
         self.engine.setup(self.policy)
 
-    on_validation_start = on_fit_start
-    on_test_start = on_fit_start
+    on_test_start = on_validation_start
 
     def configure_optimizers(self) -> Any:
         """One optimizer on the one stacked parameter."""

@@ -315,6 +315,49 @@ class Policy(nn.Module):
         logits: torch.Tensor = output.logits
         return logits
 
+    @property
+    def vocabulary(self) -> int:
+        """V, the number of logits."""
+        return int(self.model.get_output_embeddings().weight.shape[0])
+
+    def head_states(
+        self, ids: torch.Tensor, positions: torch.Tensor, places: torch.Tensor
+    ) -> torch.Tensor:
+        """What enters the head, of the steered model.
+
+        Args:
+            ids: (1, S) int64.
+            positions: (1, S) of each token in its text.
+            places: (Q,) places in the sequence to return.
+
+        Returns:
+            (Q, D) in the base's dtype.
+        """
+        kept: list[torch.Tensor] = []
+
+        def keep(module: nn.Module, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+            kept.append(inputs[0])
+            return (inputs[0][:, :1],)  # the model's own logits are not wanted
+
+        handle = self.model.get_output_embeddings().register_forward_pre_hook(keep)
+        try:
+            self.model(
+                input_ids=ids,
+                position_ids=positions,
+                attention_mask=torch.ones_like(ids),
+                use_cache=False,
+                logits_to_keep=places,
+            )
+        finally:
+            handle.remove()
+        return kept[0][0]
+
+    def head(self, states: torch.Tensor) -> torch.Tensor:
+        """Logits (Q, V) of states (Q, D)."""
+        logits: torch.Tensor = self.model.get_output_embeddings()(states)
+        softcap = getattr(self.model.config.get_text_config(), "final_logit_softcapping", None)
+        return logits if softcap is None else torch.tanh(logits / softcap) * softcap
+
     @contextmanager
     def checkpointed(self, enabled: bool = True) -> Iterator[None]:
         """Activation checkpointing of the decoder layers while the block runs.
