@@ -44,7 +44,8 @@ class _ChunkedLogprobs(torch.autograd.Function):
         temperature: float,
         chunk: int,
     ) -> torch.Tensor:
-        found, slopes = [], []
+        found: list[torch.Tensor] = []
+        slopes: list[torch.Tensor] = []
         chunks = zip(torch.split(hidden, chunk), torch.split(tokens, chunk), strict=True)
         for states, chosen in chunks:
             with torch.set_grad_enabled(ctx.needs_input_grad[0]):
