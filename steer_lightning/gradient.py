@@ -13,7 +13,7 @@ from steer_lightning.losses import Loss, hidden_logprobs, token_logprobs
 from steer_lightning.microbatches import MicroBatch, micro_batches
 from steer_lightning.packing import Packing, packed, packed_attention
 from steer_lightning.policy import Policy
-from steer_lightning.types import LossInputs, Rollouts
+from steer_lightning.types import LossInputs, LossOutput, Rollouts
 
 Backward = Callable[[torch.Tensor], None]
 
@@ -50,7 +50,7 @@ class BatchGradient:
         rollouts: Rollouts,
         advantages: torch.Tensor,
         backward: Backward = torch.Tensor.backward,
-    ) -> dict[str, float]:
+    ) -> Totals:
         """Leaves the batch's gradient in the vectors' `.grad`.
 
         Args:
@@ -60,9 +60,7 @@ class BatchGradient:
             backward: Called with each micro-batch's loss.
 
         Returns:
-            The loss as `loss`, and the loss's own metrics, added up over the micro-batches;
-            `mismatch_mean` and `mismatch_max`, how far the sampler's log-probabilities are from
-            these, in nats.
+            What it did.
         """
         flat = advantages.flatten()
         weight = policy.steering.weight
@@ -70,16 +68,14 @@ class BatchGradient:
         # a completion with advantage 0 has policy gradient 0, exactly
         chosen = torch.ones_like(flat) if getattr(self.loss, "needs_all_rows", False) else flat
         rows = chosen.nonzero().squeeze(1)
-        totals = {"loss": 0.0}
-        mismatch = Mismatch()
+        totals = Totals()
         with ExitStack() as stack:
             stack.enter_context(policy.checkpointed(self.activation_checkpointing))
             if self.packed:
                 stack.enter_context(packed_attention(policy.model))
             for part in micro_batches(rollouts, rows, self.max_tokens, policy.pad_token_id):
-                inputs = self._step(policy, part, rollouts, flat, backward, totals)
-                mismatch.update(inputs)
-        return {**totals, **mismatch.result()}
+                self._step(policy, part, rollouts, flat, backward, totals)
+        return totals
 
     def _step(
         self,
@@ -88,8 +84,8 @@ class BatchGradient:
         rollouts: Rollouts,
         advantages: torch.Tensor,
         backward: Backward,
-        totals: dict[str, float],
-    ) -> LossInputs:
+        totals: Totals,
+    ) -> None:
         device = policy.device
         with ExitStack() as stack:
             if self.packed:
@@ -108,30 +104,42 @@ class BatchGradient:
             )
             output = self.loss(inputs)
             backward(output.loss)
-        for name, value in {"loss": output.loss, **output.metrics}.items():
-            totals[name] = totals.get(name, 0.0) + float(value.detach())
-        return inputs
+        totals.add(inputs, output)
 
 
-class Mismatch:
-    """How far the sampler's log-probabilities are from the trainer's, over a batch."""
+class Totals:
+    """Sums over the micro-batches of a batch.
+
+    Attributes:
+        loss: Of the batch.
+        metrics: The loss's own.
+    """
 
     def __init__(self) -> None:
-        self._sum = self._max = 0.0
-        self._count = 0
+        self.loss = 0.0
+        self.metrics: dict[str, float] = {}
+        self._gap_sum = self._gap_max = 0.0
+        self._num_tokens = 0
 
-    def update(self, inputs: LossInputs) -> None:
+    def add(self, inputs: LossInputs, output: LossOutput) -> None:
         """Takes in a micro-batch."""
+        self.loss += float(output.loss.detach())
+        for name, value in output.metrics.items():
+            self.metrics[name] = self.metrics.get(name, 0.0) + float(value.detach())
         gaps = (inputs.logprobs.detach() - inputs.sampling_logprobs)[inputs.mask].abs()
-        self._sum += float(gaps.sum())
-        self._max = max(self._max, float(gaps.max()))
-        self._count += gaps.numel()
+        self._gap_sum += float(gaps.sum())
+        self._gap_max = max(self._gap_max, float(gaps.max()))
+        self._num_tokens += gaps.numel()
 
-    def result(self) -> dict[str, float]:
-        """Mean and largest difference in nats; none if no token was read."""
-        if not self._count:
+    @property
+    def mismatch(self) -> dict[str, float]:
+        """How far the sampler's log-probabilities are from the trainer's, in nats a token.
+
+        `mean` and `max`; empty if no row took part.
+        """
+        if not self._num_tokens:
             return {}
-        return {"mismatch_mean": self._sum / self._count, "mismatch_max": self._max}
+        return {"mean": self._gap_sum / self._num_tokens, "max": self._gap_max}
 
 
 def pack(part: MicroBatch, rollouts: Rollouts, device: torch.device) -> Packing:
@@ -151,7 +159,7 @@ def packed_logprobs(
 ) -> torch.Tensor:
     """(n, T) log-probabilities of the completions' tokens, 0 where padded."""
     states = policy.head_states(packing.ids, packing.positions, packing.predictors)
-    flat = hidden_logprobs(states, packing.targets, policy.head, policy.vocabulary, temperature)
+    flat = hidden_logprobs(states, packing.targets, policy.head, temperature)
     mask = part.completion_mask.to(flat.device)
     return torch.zeros(mask.shape, device=flat.device).masked_scatter(mask, flat)
 
@@ -192,7 +200,7 @@ def why_not_packed(policy: Policy) -> str | None:
     try:
         with packed_attention(policy.model), packed(packing):
             states = policy.head_states(packing.ids, packing.positions, packing.predictors)
-            found = policy.head(states).float()
+            found = policy.head.logits(states)
     except (RuntimeError, TypeError, ValueError, AttributeError, LookupError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise

@@ -43,6 +43,9 @@ class Update:
     loss: float
     loss_metrics: Mapping[str, float]
     """What the loss itself reports."""
+    mismatch: Mapping[str, float]
+    """`mean` and `max` difference of the sampler's log-probabilities from the trainer's, in nats;
+    empty if no row had an advantage."""
     gradient_norm: float
     """Before clipping, in the units of the parameter."""
     learning_rate: float
@@ -150,6 +153,7 @@ class SteeringModule(L.LightningModule):
         self.seed = seed
         self.last_step: Step | None = None
         self._checkpoint: dict[str, Any] | None = None
+        self._has_parted = False
 
     # ---- setting up
 
@@ -285,7 +289,7 @@ class SteeringModule(L.LightningModule):
         optimizer: Any = self.optimizers()
         scheduler: Any = self.lr_schedulers()
         weight = self.policy.steering.weight
-        metrics = self.batch_gradient.accumulate(
+        totals = self.batch_gradient.accumulate(
             self.policy, rollouts, advantages, self.manual_backward
         )
         if weight.grad is None or not bool(torch.isfinite(weight.grad).all()):
@@ -298,11 +302,28 @@ class SteeringModule(L.LightningModule):
         rate = optimizer.param_groups[0]["lr"]
         optimizer.step()  # also when no group has signal: momentum and schedule go on
         scheduler.step()
+        self._compare(totals.mismatch)
         return Update(
-            loss=metrics.pop("loss"),
-            loss_metrics=metrics,
+            loss=totals.loss,
+            loss_metrics=totals.metrics,
+            mismatch=totals.mismatch,
             gradient_norm=float(norm),
             learning_rate=rate,
+        )
+
+    def _compare(self, mismatch: Mapping[str, float]) -> None:
+        """Says so, once, if the sampler and the trainer part: the update would be off policy."""
+        exact = self.policy.model.dtype == torch.float32
+        if self._has_parted or mismatch.get("mean", 0.0) <= (1e-3 if exact else 0.05):
+            return
+        self._has_parted = True
+        log.warning(
+            "step %d: the engine's log-probabilities differ from the trainer's by %.2g nats a "
+            "token (%.2g at most): the update is off its policy. Try model.dtype: float32, or "
+            "model.engine: steer_lightning.rollout.GenerateEngine",
+            self.global_step,
+            mismatch["mean"],
+            mismatch["max"],
         )
 
     # ---- evaluation: `validate` and `test`

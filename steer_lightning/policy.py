@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +24,8 @@ from transformers import (
 )
 
 from steer_lightning.errors import ConfigError
+from steer_lightning.hub import eos_token_ids, hub_errors, pad_token_id, resolve_base
+from steer_lightning.losses import Head
 from steer_lightning.steering import (
     SteeringVectors,
     attach,
@@ -37,9 +38,6 @@ from steer_lightning.steering import (
 from steer_lightning.types import Prompt
 
 log = logging.getLogger(__name__)
-
-QUICKSTART = "quickstart"
-"""Name of the language model that ships inside the package."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,26 +66,6 @@ class SteeringConfig:
             raise ConfigError(
                 "model.steering.init_from", self.init_from, rule="there is no such file"
             )
-
-
-def resolve_base(base: str) -> str:
-    """Turns `quickstart` into the folder inside the package; leaves a hub id or a folder as it is.
-
-    Raises:
-        ConfigError: If it looks like a local path and there is no such folder.
-    """
-    if base == QUICKSTART:
-        return str(files("steer_lightning") / "assets" / QUICKSTART)
-    looks_local = base.startswith((".", "/", "~")) or base.count("/") > 1
-    if looks_local and not Path(base).expanduser().is_dir():
-        raise ConfigError(
-            "model.base",
-            base,
-            rule="there is no such folder",
-            fix="Set a folder with config.json and weights, a hub id such as "
-            '"Qwen/Qwen2.5-1.5B", or "quickstart"',
-        )
-    return str(Path(base).expanduser()) if looks_local else base
 
 
 class Policy(nn.Module):
@@ -133,7 +111,7 @@ class Policy(nn.Module):
         Data needs it before the weights are there.
         """
         if self._tokenizer is None:
-            with _hub_errors(self.base):
+            with hub_errors(self.base):
                 self._tokenizer = AutoTokenizer.from_pretrained(
                     self.path, revision=self.revision, trust_remote_code=self.trust_remote_code
                 )
@@ -146,7 +124,7 @@ class Policy(nn.Module):
         Raises:
             ConfigError: If the base can't be found, or would be loaded in float16.
         """
-        with _hub_errors(self.base):
+        with hub_errors(self.base):
             config = AutoConfig.from_pretrained(
                 self.path, revision=self.revision, trust_remote_code=self.trust_remote_code
             )
@@ -200,7 +178,7 @@ class Policy(nn.Module):
             log.warning("trust_remote_code is on: code of %s runs on this machine", self.base)
         num_layers = self.model_config.get_text_config().num_hidden_layers
         parse_layers(self.config.layers, num_layers)
-        with _hub_errors(self.base):
+        with hub_errors(self.base):
             model = AutoModelForCausalLM.from_pretrained(
                 self.path,
                 config=self.model_config,
@@ -218,8 +196,8 @@ class Policy(nn.Module):
             model: The model; it is changed in place.
         """
         self.model = model.requires_grad_(False).eval()
-        self.eos_token_ids = _eos_token_ids(self.model, self.tokenizer)
-        self.pad_token_id = _pad_token_id(self.tokenizer, self.eos_token_ids)
+        self.eos_token_ids = eos_token_ids(self.model, self.tokenizer)
+        self.pad_token_id = pad_token_id(self.tokenizer, self.eos_token_ids)
         # What a checkpoint recommends for chatting (top-p, repetition penalty) must not leak into
         # rollouts: generate() fills every unset field from here, and the sampled distribution would
         # not be the policy's.
@@ -352,11 +330,12 @@ class Policy(nn.Module):
             handle.remove()
         return kept[0][0]
 
-    def head(self, states: torch.Tensor) -> torch.Tensor:
-        """Logits (Q, V) of states (Q, D)."""
-        logits: torch.Tensor = self.model.get_output_embeddings()(states)
+    @property
+    def head(self) -> Head:
+        """The base's output layer."""
+        layer = self.model.get_output_embeddings()
         softcap = getattr(self.model.config.get_text_config(), "final_logit_softcapping", None)
-        return logits if softcap is None else torch.tanh(logits / softcap) * softcap
+        return Head(weight=layer.weight, bias=getattr(layer, "bias", None), softcap=softcap)
 
     @contextmanager
     def checkpointed(self, enabled: bool = True) -> Iterator[None]:
@@ -398,41 +377,3 @@ class Policy(nn.Module):
                 tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
             )
         return digest.hexdigest()
-
-
-@contextmanager
-def _hub_errors(base: str) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, ValueError, ImportError) as error:  # the last: a package the model needs
-        if isinstance(error, ConfigError):
-            raise
-        raise ConfigError(
-            "model.base",
-            base,
-            rule="can't be loaded",
-            why=" ".join(str(error).split()).rstrip("."),
-            fix="Set a hub id that you can reach, a local folder with config.json and weights, or "
-            f'"{QUICKSTART}" for the model that ships with the package',
-        ) from error
-
-
-def _eos_token_ids(model: Any, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """All tokens that end a text.
-
-    Chat models name several, and a missed one silently runs to the token limit.
-    """
-    found: set[int] = set()
-    for value in (
-        tokenizer.eos_token_id,
-        model.generation_config.eos_token_id,
-        model.config.eos_token_id,
-    ):
-        found |= {value} if isinstance(value, int) else set(value or ())
-    return tuple(sorted(found))
-
-
-def _pad_token_id(tokenizer: PreTrainedTokenizerBase, eos_token_ids: Sequence[int]) -> int:
-    """Padding is always masked, so any id will do where the tokenizer has none."""
-    pad = tokenizer.pad_token_id
-    return int(pad) if pad is not None else (eos_token_ids[0] if eos_token_ids else 0)

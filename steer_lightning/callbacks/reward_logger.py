@@ -81,6 +81,7 @@ class RewardLogger(Callback):
         return {
             "update/loss": update.loss,
             **{f"update/{name}": value for name, value in update.loss_metrics.items()},
+            **{f"mismatch/{name}": value for name, value in update.mismatch.items()},
             "update/gradient_norm": update.gradient_norm,
             "update/learning_rate": update.learning_rate,
         }

@@ -47,7 +47,9 @@ def step(texts: tuple[str, ...] = ("one", "two", "three", "four")) -> Step:
         scores=scores,
         rewards=torch.tensor([[1.0, 0.0], [NAN, 1.0]]),
         advantages=torch.tensor([[1.0, -1.0], [0.0, 0.0]]),
-        update=Update(loss=0.1, loss_metrics={}, gradient_norm=1.5, learning_rate=0.01),
+        update=Update(
+            loss=0.1, loss_metrics={}, mismatch={}, gradient_norm=1.5, learning_rate=0.01
+        ),
         seconds=2.0,
         rollout_seconds=1.0,
     )

@@ -174,9 +174,9 @@ def test_a_loss_may_ask_for_all_rows_and_reports_its_own_metrics(module: Steerin
     for needs_all_rows, expected in ((False, 4), (True, 16)):
         gradients = replace(module.batch_gradient, loss=Seen(needs_all_rows), max_tokens=60)
         totals = gradients.accumulate(module.policy, rollouts, advantages)
-        assert totals["rows"] == expected
+        assert totals.metrics["rows"] == expected
         rows = slice(0, expected)
-        assert totals["loss"] == pytest.approx(float(rollouts.logprobs[rows].sum()) / 16, rel=1e-4)
+        assert totals.loss == pytest.approx(float(rollouts.logprobs[rows].sum()) / 16, rel=1e-4)
 
 
 def test_a_bfloat16_base_learns_in_float32(tmp_path) -> None:

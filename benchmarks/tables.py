@@ -1,0 +1,132 @@
+"""Writes the tables of `docs/performance.md` from `benchmarks/results/`.
+
+python benchmarks/tables.py            # after a benchmark
+python benchmarks/tables.py --check    # fails if a table is not that of the results
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+DOCUMENT = ROOT / "docs/performance.md"
+RESULTS = ROOT / "benchmarks/results"
+Result = dict[str, Any]
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def origin(result: Result) -> str:
+    """The line below a table."""
+    return (
+        f"`{result['command']}` at {result['commit']}; {result['machine']}; {result['versions']}."
+    )
+
+
+def rl_step(result: Result) -> str:
+    """Both sides' medians and their ratios."""
+    mine = result["medians"]["ours"]
+    ((peer, theirs),) = [(k, v) for k, v in result["medians"].items() if k != "ours"]
+    parts = [("rollout", "s"), ("reward", "s"), ("update", "s"), ("step", "s")]
+    parts += [("rollout_tokens_per_second", "tokens/s"), ("peak_memory_mb", "MB")]
+    rows = []
+    for part, unit in parts:
+        a, b = mine[part], theirs[part]
+        ratio = a / b if unit == "tokens/s" else b / a
+        digits = 3 if unit == "s" else 0
+        shown = f"{ratio:.2f} x" if part != "reward" else ""
+        both = [f"{value:.{digits}f} {unit}" for value in (a, b)]
+        rows.append([part.replace("_", " "), *both, shown])
+    return table(["", "ours", peer, "ours is better by"], rows)
+
+
+def rollout(result: Result) -> str:
+    """Seconds of both engines and of the bare products."""
+    seconds, speed = result["seconds"], result["tokens_per_second"]
+    names = {
+        "ours": "DecodeEngine",
+        "generate": "transformers.generate",
+        "limit": "bare matrix products",
+    }
+    rows = []
+    for key, name in names.items():
+        share = f"{seconds['ours'] / seconds[key]:.2f}"
+        rows.append([name, f"{seconds[key]:.3f} s", f"{speed[key]:,.0f}", share])
+    return table(["", "time", "tokens/s", "speed, DecodeEngine = 1"], rows)
+
+
+def memory(result: Result) -> str:
+    """Peak memory beyond the model, and time."""
+    rows = [
+        (f"made up, V = {x['vocabulary']:,}, {x['length']} tokens", x)
+        for x in result["by_vocabulary"]
+    ]
+    rows += [(f"{result['model']}, {x['length']} tokens", x) for x in result["by_length"]]
+    x = result["checkpointed"]
+    rows.append((f"{result['model']}, {x['length']} tokens, activation checkpointing", x))
+    shown = [[name, f"{x['peak_mb']:,.0f} MB", f"{x['seconds']:.2f} s"] for name, x in rows]
+    return table([f"{result['rows']} rows", "peak beyond the model", "time"], shown)
+
+
+def footprint(result: Result) -> str:
+    """The three ways of training."""
+    rows = [
+        [
+            x["way"],
+            f"{x['trained_parameters']:,}",
+            *(f"{x[f'{key}_bytes']:,}" for key in ("optimizer", "checkpoint", "sampler")),
+            f"{x['sampler_seconds'] * 1e3:.2f} ms",
+        ]
+        for x in result["ways"]
+    ]
+    head = ["", "trained parameters", "optimizer, bytes", "checkpoint, bytes"]
+    return table([*head, "to the sampler, bytes", "time of that"], rows)
+
+
+MAKERS: dict[str, Callable[[Result], str]] = {
+    "rl_step": rl_step,
+    "rollout": rollout,
+    "memory": memory,
+    "footprint": footprint,
+}
+
+
+def filled_in(text: str) -> str:
+    """The document with each table made anew."""
+
+    def fill(found: re.Match[str]) -> str:
+        name = found[1]
+        result = json.loads((RESULTS / f"{name}.json").read_text())
+        kind = next(kind for kind in MAKERS if name.startswith(kind))
+        made = f"{MAKERS[kind](result)}\n\n{origin(result)}"
+        return f"<!-- table: {name} -->\n{made}\n<!-- end -->"
+
+    return re.sub(r"<!-- table: (\S+) -->\n.*?<!-- end -->", fill, text, flags=re.DOTALL)
+
+
+def main() -> None:
+    """Rewrites or checks the document."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--check", action="store_true")
+    args = parser.parse_args()
+    before = DOCUMENT.read_text()
+    after = filled_in(before)
+    if args.check and after != before:
+        sys.exit("docs/performance.md: run python benchmarks/tables.py")
+    DOCUMENT.write_text(after)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""Where a base model comes from: the hub, a folder, or this package."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from steer_lightning.errors import ConfigError
+
+QUICKSTART = "quickstart"
+"""Name of the language model that ships inside the package."""
+
+
+def resolve_base(base: str) -> str:
+    """Turns `quickstart` into the folder inside the package; leaves a hub id or a folder as it is.
+
+    Raises:
+        ConfigError: If it looks like a local path and there is no such folder.
+    """
+    if base == QUICKSTART:
+        return str(files("steer_lightning") / "assets" / QUICKSTART)
+    looks_local = base.startswith((".", "/", "~")) or base.count("/") > 1
+    if looks_local and not Path(base).expanduser().is_dir():
+        raise ConfigError(
+            "model.base",
+            base,
+            rule="there is no such folder",
+            fix="Set a folder with config.json and weights, a hub id such as "
+            '"Qwen/Qwen2.5-1.5B", or "quickstart"',
+        )
+    return str(Path(base).expanduser()) if looks_local else base
+
+
+@contextmanager
+def hub_errors(base: str) -> Iterator[None]:
+    """Turns what loading raises into a ConfigError that names the base."""
+    try:
+        yield
+    except (OSError, ValueError, ImportError) as error:  # the last: a package the model needs
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(
+            "model.base",
+            base,
+            rule="can't be loaded",
+            why=" ".join(str(error).split()).rstrip("."),
+            fix="Set a hub id that you can reach, a local folder with config.json and weights, or "
+            f'"{QUICKSTART}" for the model that ships with the package',
+        ) from error
+
+
+def eos_token_ids(model: Any, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """All tokens that end a text.
+
+    Chat models name several, and a missed one silently runs to the token limit.
+    """
+    found: set[int] = set()
+    for value in (
+        tokenizer.eos_token_id,
+        model.generation_config.eos_token_id,
+        model.config.eos_token_id,
+    ):
+        found |= {value} if isinstance(value, int) else set(value or ())
+    return tuple(sorted(found))
+
+
+def pad_token_id(tokenizer: PreTrainedTokenizerBase, eos_token_ids: Sequence[int]) -> int:
+    """Padding is always masked, so any id will do where the tokenizer has none."""
+    pad = tokenizer.pad_token_id
+    return int(pad) if pad is not None else (eos_token_ids[0] if eos_token_ids else 0)

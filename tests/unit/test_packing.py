@@ -1,0 +1,126 @@
+"""Packed updates: no padding, each prompt once, logits in chunks; the same gradient."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+
+from steer_lightning import SteeringModule
+from steer_lightning.gradient import BatchGradient, why_not_packed
+from steer_lightning.losses import Head, PolicyGradient, hidden_logprobs, logprobs, token_logprobs
+from steer_lightning.packing import Packing, buckets_by_length
+from steer_lightning.policy import SteeringConfig
+from steer_lightning.rollout import GenerateEngine, Sampling
+from steer_lightning.testing import ARCHITECTURES, make_prompts, save_tiny, tiny_policy
+
+PROMPTS = make_prompts(["a", "two words", "a rather longer prompt, for windows of 8", "z9"])
+CPU = torch.device("cpu")
+
+
+def test_a_packing_by_hand() -> None:
+    prompts = [[1, 2, 3], [1, 2, 3], [7]]
+    packing = Packing(prompts, [0, 0, 5], [[4, 5], [6], [8, 9, 10]], CPU)
+    # prompts once, and no completion's last token
+    assert packing.ids.tolist() == [[1, 2, 3, 7, 4, 8, 9]]
+    assert packing.positions.tolist() == [[0, 1, 2, 0, 3, 1, 2]]
+    assert packing.predictors.tolist() == [2, 4, 2, 3, 5, 6]
+    assert packing.targets.tolist() == [4, 5, 6, 8, 9, 10]
+
+
+def test_buckets_hold_rows_of_similar_length() -> None:
+    rows = [[0] * length for length in (3, 10, 4, 9, 1, 5)]
+    found = [[len(row) for row in bucket] for bucket in buckets_by_length(rows)]
+    assert found == [[10, 9, 5], [4, 3], [1]]
+
+
+@pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
+@pytest.mark.parametrize("layers", ["all", [1]])
+def test_packed_and_padded_gradients_agree(architecture: str, layers) -> None:
+    policy = tiny_policy(architecture, SteeringConfig(layers=layers))
+    policy.steering.set_vectors(torch.randn(len(policy.steering.layers), 32) * 0.1)
+    if architecture == "falcon":
+        assert "differ" in str(why_not_packed(policy))
+        return
+    assert why_not_packed(policy) is None
+    engine = GenerateEngine()
+    engine.setup(policy)
+    stops = list(range(40, 80))  # rows of unequal length
+    sampling = Sampling(group_size=4, max_new_tokens=14, temperature=0.8, eos_token_ids=stops)
+    rollouts = engine.generate(PROMPTS, sampling, seed=0, step=0)
+    advantages = torch.randn(4, 4)
+    advantages[1] = 0.0
+    advantages[2, 0] = 0.0
+    found = []
+    for settings in (
+        {"packed": False},
+        {"packed": True},
+        {"packed": True, "max_tokens": 60},
+        {"packed": True, "activation_checkpointing": True},
+    ):
+        plain = {"loss": PolicyGradient(), "temperature": 0.8, "max_tokens": 10_000}
+        totals = BatchGradient(**{**plain, **settings}).accumulate(policy, rollouts, advantages)
+        assert totals.mismatch["max"] < 1e-5
+        assert policy.steering.weight.grad is not None
+        found.append((totals.loss, policy.steering.weight.grad.clone()))
+    for loss, gradient in found[1:]:
+        assert loss == pytest.approx(found[0][0], rel=1e-4, abs=1e-4)
+        torch.testing.assert_close(gradient, found[0][1], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("softcap", [None, 2.0])
+@pytest.mark.parametrize("bias", [None, torch.linspace(-1, 1, 50)])
+def test_logits_in_chunks_give_the_same_numbers_and_slopes(
+    monkeypatch: pytest.MonkeyPatch, softcap, bias
+) -> None:
+    weight, tokens = torch.randn(50, 8), torch.randint(50, (10,))
+    head = Head(weight=weight, bias=bias, softcap=softcap)
+    hidden = torch.randn(10, 8, requires_grad=True)
+    upstream = torch.randn(10)
+    logits = hidden @ weight.T + (0 if bias is None else bias)
+    logits = logits if softcap is None else softcap * torch.tanh(logits / softcap)
+    expected = token_logprobs(logits, tokens, 0.7)
+    (slope,) = torch.autograd.grad(expected @ upstream, hidden)
+    seen = []
+    plain = logprobs._chunk
+    monkeypatch.setattr(logprobs, "_chunk", lambda *a: seen.append(len(a[0])) or plain(*a))
+    monkeypatch.setattr(logprobs, "CHUNK_NUMBERS", 3 * 50)
+    found = hidden_logprobs(hidden, tokens, head, 0.7)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(torch.autograd.grad(found @ upstream, hidden)[0], slope)
+    assert seen == [3, 3, 3, 1], "logits never exist as a whole"
+    with torch.no_grad():
+        torch.testing.assert_close(hidden_logprobs(hidden, tokens, head, 0.7), expected)
+
+
+def test_layers_below_the_first_steered_one_have_no_graph() -> None:
+    policy = tiny_policy("llama", SteeringConfig(layers=[2]))
+    needs = []
+    for layer in policy.layers:
+        layer.register_forward_hook(lambda m, x, y: needs.append(y.requires_grad))
+    policy.logits(torch.ones(1, 4, dtype=torch.long), torch.ones(1, 4), 1)
+    assert needs == [False, False, True]
+
+
+def test_a_module_pads_where_packing_is_not_right(
+    tmp_path, caplog: pytest.LogCaptureFixture
+) -> None:
+    module = SteeringModule(base=save_tiny(tmp_path, "falcon"))
+    module.configure_model()
+    with caplog.at_level(logging.WARNING):
+        module.on_fit_start()
+    assert not module.batch_gradient.packed
+    assert "rows of FalconForCausalLM can't be packed" in caplog.text
+
+
+def test_a_sampler_that_parts_from_the_trainer_is_told_once(
+    tmp_path, caplog: pytest.LogCaptureFixture
+) -> None:
+    module = SteeringModule(base=save_tiny(tmp_path, "llama"))
+    module.configure_model()
+    module._compare({})
+    for mean in (5e-4, 0.01, 1.0):
+        module._compare({"mean": mean, "max": 2.0})
+    assert caplog.text.count("differ from the trainer's") == 1
+    assert "0.01 nats" in caplog.text
