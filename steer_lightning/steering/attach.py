@@ -17,6 +17,9 @@ from steer_lightning.steering.io import load_vectors
 from steer_lightning.steering.layers import find_layers
 from steer_lightning.steering.vectors import SteeringVectors
 
+BIAS_LAYERS = {f"{family}DecoderLayer" for family in ("Llama", "Mistral", "Phi3", "Qwen2", "Qwen3")}
+"""Layers that end in `residual + mlp.down_proj(x)`, by name: a subclass may end otherwise."""
+
 LayerOutput = torch.Tensor | tuple[torch.Tensor, ...]
 
 
@@ -31,42 +34,53 @@ class Attachment:
         self.scale = scale
         self._vectors = vectors
         self._layers = [layers[layer] for layer in vectors.layers]
-        self._constant: list[torch.Tensor] | None = None
+        self._constant: list[torch.Tensor] = []
+        self._folded: list[nn.Linear | None] = [None] * len(self._layers)
         self._handles = [
             layers[layer].register_forward_hook(partial(self._add, row))
             for row, layer in enumerate(vectors.layers)
         ]
 
-    def _add(self, row: int, module: nn.Module, args: object, output: LayerOutput) -> LayerOutput:
+    def _add(
+        self, row: int, module: nn.Module, args: object, output: LayerOutput
+    ) -> LayerOutput | None:
         """`h <- h + scale * v`, in the stream's dtype.
 
         Older layers return a tuple that starts with h.
         """
+        if self._folded[row] is not None:
+            return None
         stream = output if isinstance(output, torch.Tensor) else output[0]
-        if self._constant is None:
-            vectors = self._vectors
-            vector = vectors.weight[row, : vectors.width] * (vectors.unit[row] * self.scale)
-            vector = vector.to(device=stream.device, dtype=stream.dtype)
-        else:
-            vector = self._constant[row]
+        vector = self._constant[row] if self._constant else self._plain(row).to(stream)
         steered = stream + vector
         return steered if isinstance(output, torch.Tensor) else (steered, *output[1:])
+
+    def _plain(self, row: int) -> torch.Tensor:
+        vectors = self._vectors
+        return vectors.weight[row, : vectors.width] * (vectors.unit[row] * self.scale)
 
     @contextmanager
     def constant(self) -> Iterator[None]:
         """While the block runs the vectors do not change: they are multiplied out once.
 
-        A token-by-token loop would do so again for each token and layer. Without gradients.
+        A token-by-token loop would do so again for each token and layer. Where a layer ends in
+        `residual + down_proj(x)`, its vector becomes the bias of `down_proj` for that time: the
+        same sum, without an operation of its own. Without gradients.
         """
-        vectors = (self._vectors.vectors * self.scale).detach()
-        self._constant = [
-            vector.to(next(layer.parameters()))
-            for vector, layer in zip(vectors, self._layers, strict=True)
-        ]
+        with torch.no_grad():
+            rows = range(len(self._layers))
+            self._constant = [self._plain(k).to(_weight(self._layers[k])) for k in rows]
+        self._folded = [bias_home(layer) for layer in self._layers]
+        for home, vector in zip(self._folded, self._constant, strict=True):
+            if home is not None:
+                home.bias = nn.Parameter(vector, requires_grad=False)
         try:
             yield
         finally:
-            self._constant = None
+            for home in self._folded:
+                if home is not None:
+                    home.bias = None  # type: ignore[assignment]  # as nn.Linear itself does
+            self._constant, self._folded = [], [None] * len(self._layers)
 
     def remove(self) -> None:
         """Takes the vectors off; the model is as it was. A second call does nothing."""
@@ -84,6 +98,22 @@ class Attachment:
         trace: TracebackType | None,
     ) -> None:
         self.remove()
+
+
+def bias_home(layer: nn.Module) -> nn.Linear | None:
+    """Where a decoder layer can hold its vector as a bias; None if it can't.
+
+    A layer whose last operation is `residual + down_proj(x)` adds that bias to its output. Layers
+    that normalise after the MLP, as in Gemma and OLMo 2, do not.
+    """
+    if type(layer).__name__ not in BIAS_LAYERS:
+        return None
+    home = layer.get_submodule("mlp.down_proj")
+    return home if type(home) is nn.Linear and home.bias is None else None  # not if quantised
+
+
+def _weight(layer: nn.Module) -> torch.Tensor:
+    return next(layer.parameters())
 
 
 def attach(

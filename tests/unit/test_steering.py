@@ -263,3 +263,19 @@ def test_prompt_and_completion_must_fit_the_positions() -> None:
     policy.check_length(prompts, 251, "key")
     with pytest.raises(ConfigError, match=r"key = 252: .* 5 tokens .* 256 positions.*251 or less"):
         policy.check_length(prompts, 252, "key")
+
+
+@pytest.mark.parametrize("architecture", ALL)
+def test_constant_vectors_are_biases_where_a_layer_allows_it(architecture: str) -> None:
+    policy = tiny_policy(architecture)
+    policy.steering.set_vectors(torch.randn(3, 32))
+    logits = policy.model(IDS).logits
+    before, digest = set(policy.model.state_dict()), policy.base_sha256()
+    with torch.no_grad(), policy.constant_vectors():
+        folded = set(policy.model.state_dict()) - before
+        torch.testing.assert_close(policy.model(IDS).logits, logits, atol=1e-5, rtol=1e-4)
+    allows = architecture in ("llama", "mistral", "phi3", "qwen2", "qwen3")
+    names = {f"model.layers.{k}.mlp.down_proj.bias" for k in range(3)}
+    assert folded == (names if allows else set())
+    assert policy.base_sha256() == digest
+    assert torch.equal(policy.model(IDS).logits, logits)
