@@ -17,6 +17,7 @@ import json
 import statistics
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ class Side:
         """Takes one step; the others wait."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
+        time.sleep(0.5)  # threads of the other side spin for a while after their last operation
         self.process.stdin.write("\n")
         self.process.stdin.flush()
         line = self.process.stdout.readline()
