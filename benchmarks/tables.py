@@ -93,10 +93,20 @@ def footprint(result: Result) -> str:
     return table([*head, "to the sampler, bytes", "time of that"], rows)
 
 
+def doubling(result: Result) -> str:
+    """Time by length."""
+    rows = [
+        [f"{x['length']} tokens", f"{x['seconds']:.3f} s", f"{x['ratio']:.2f} x"]
+        for x in result["rows"]
+    ]
+    return table(["completions of", "rollout and update", "of the half"], rows)
+
+
 MAKERS: dict[str, Callable[[Result], str]] = {
     "rl_step": rl_step,
     "rollout": rollout,
     "memory": memory,
+    "doubling": doubling,
     "footprint": footprint,
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -119,3 +120,10 @@ def test_the_error_shown_is_the_error_given(capsys: pytest.CaptureFixture[str]) 
     assert main(["fit", "--config", config, "--model.sampling.group_size=1"]) == 2
     given = capsys.readouterr().err.strip().splitlines()[-1]
     assert given in " ".join((ROOT / "README.md").read_text().split())
+
+
+def test_the_tables_are_those_of_the_results() -> None:
+    words = [sys.executable, str(ROOT / "benchmarks/tables.py"), "--check"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "<!-- table" in (ROOT / "docs/performance.md").read_text()

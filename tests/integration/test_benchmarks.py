@@ -1,0 +1,35 @@
+"""The benchmarks that need no peer run, in small, and write what they promise."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SMALL = {
+    "rollout": (["--prompts=2", "--new-tokens=4", "--prompt-tokens=20"], "ratio_generate"),
+    "doubling": (["--prompts=2", "--group-size=2"], "rows"),
+}
+
+
+@pytest.mark.parametrize("name", sorted(SMALL))
+def test_a_benchmark_runs_and_writes_its_result(name: str, root: Path, tmp_path: Path) -> None:
+    words, key = SMALL[name]
+    command = [sys.executable, str(root / f"benchmarks/{name}.py"), "--steps=1", "--threads=1"]
+    command += [*words, f"--json={tmp_path}/{name}.json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / f"{name}_quickstart.json").read_text())
+    assert result[key]
+    assert {"command", "commit", "machine", "versions"} <= set(result)
+
+
+def test_memory_of_one_setting(root: Path) -> None:
+    command = [sys.executable, str(root / "benchmarks/memory.py"), "--one", "--vocabulary=4096"]
+    command += ["--rows=4", "--length=16", "--steps=1", "--threads=1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["seconds"] > 0
