@@ -195,9 +195,9 @@ def why_not_packed(policy: Policy) -> str | None:
     Returns:
         None if they agree, else what went wrong.
     """
-    prompts, groups, completions = zip(*made_up_rows(policy), strict=True)
-    packing = Packing(prompts, groups, completions, policy.device)
     try:
+        prompts, groups, completions = zip(*made_up_rows(policy), strict=True)
+        packing = Packing(prompts, groups, completions, policy.device)
         with packed_attention(policy.model), packed(packing):
             states = policy.head_states(packing.ids, packing.positions, packing.predictors)
             found = policy.head.logits(states)

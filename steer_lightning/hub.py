@@ -8,6 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerBase
 
 from steer_lightning.errors import ConfigError
@@ -41,7 +42,7 @@ def hub_errors(base: str) -> Iterator[None]:
     """Turns what loading raises into a ConfigError that names the base."""
     try:
         yield
-    except (OSError, ValueError, ImportError) as error:  # the last: a package the model needs
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(

@@ -30,6 +30,41 @@ def explain(message: str, options: Sequence[str]) -> ConfigError:
     return ConfigError(key, UNKNOWN, rule=" ".join(message.split()))
 
 
+def explain_refusal(message: str) -> ConfigError:
+    """What a plug-in's own `__init__` refused, found in a message of jsonargparse.
+
+    Args:
+        message: The message, which lists every type that was tried.
+    """
+    classes = re.findall(r"class_path='?\"?([\w.]+)", message)
+    specific = _specific(message)
+    return ConfigError(
+        classes[0] if classes else "configuration",
+        UNKNOWN,
+        rule=specific or " ".join(message.split()),
+    )
+
+
+GENERIC = (
+    "Expected a path but",
+    "Does not validate against",
+    "Expected a <class",
+    "Not a valid subclass",
+    "a class path (str)",
+    "a dict with",
+    "Problem with given class_path",
+)
+
+
+def _specific(message: str) -> str:
+    """The first of the listed errors that says more than that a type was not matched."""
+    lines = [line.strip() for line in message.splitlines()]
+    told = [line.removeprefix("- ") for line in lines if line]
+    body = told[told.index("Errors:") + 1 :] if "Errors:" in told else told
+    useful = [line for line in body if not line.startswith((*GENERIC, "Given value", "Subtypes"))]
+    return useful[0].rstrip(".") if useful else ""
+
+
 def _unknown_option(
     key: str, found: re.Match[str], classes: Sequence[str], options: Sequence[str]
 ) -> ConfigError:
@@ -109,7 +144,53 @@ def _wrong_type(
         "bool": "true or false",
     }.get(kind, kind)
     kind = re.sub(r"^Literal\[(.*)\]$", r"one of \1", kind)
-    return ConfigError(key, found[2].strip(), rule=f"must be {kind}")
+    value = found[2].split(". Got value: ")[0].strip()
+    return ConfigError(key, value, rule=f"must be {kind}")
+
+
+def _wrong_union(
+    key: str, found: re.Match[str], classes: Sequence[str], options: Sequence[str]
+) -> ConfigError:
+    value = re.findall(r"Given value: (.*)", found.string)
+    kinds = re.findall(r"Expected an? <class '(\w+)'>", found.string)
+    names = [KINDS.get(kind, f"a {kind}") for kind in kinds if kind != "NoneType"]
+    shown = value[-1].split(". Got value: ")[0].strip() if value else UNKNOWN
+    if names:
+        return ConfigError(key, shown, rule="must be " + " or ".join(dict.fromkeys(names)))
+    return ConfigError(key, shown, rule=_specific(found.string) or "is of no type that fits")
+
+
+def _no_class_path(
+    key: str, found: re.Match[str], classes: Sequence[str], options: Sequence[str]
+) -> ConfigError:
+    return ConfigError(
+        key,
+        found[1],
+        rule="must be a class with its module, such as steer_lightning.rewards.MathReward",
+        fix="See the README for the names of those that come with the package",
+    )
+
+
+def _no_protocol(
+    key: str, found: re.Match[str], classes: Sequence[str], options: Sequence[str]
+) -> ConfigError:
+    value = re.search(r"Got value: (.*)", found.string)
+    return ConfigError(
+        key,
+        value[1] if value else UNKNOWN,
+        rule=f"must be a {found[1]}: a class_path, with init_args where it takes some",
+    )
+
+
+KINDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "str": "text",
+    "bool": "true or false",
+    "list": "a list",
+    "dict": "a mapping",
+    "Tensor": "a tensor",
+}
 
 
 def _missing_option(
@@ -128,6 +209,9 @@ _PATTERNS = {
     r"No module named '([\w.]+)'": _unknown_module,
     r"Import path ([\w.]+) does not implement protocol (\w+)": _wrong_protocol,
     r"Expected an? (.+?)\. Got value: (.*)": _wrong_type,
+    r"Expected a <class '(?!NoneType)[\w.]+'>[\s\S]*Given value: ": _wrong_union,
+    r"Expected a dot import path string: (\S+)": _no_class_path,
+    r"Does not implement protocol (\w+)": _no_protocol,
 }
 
 

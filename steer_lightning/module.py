@@ -18,12 +18,19 @@ from steer_lightning.errors import ConfigError
 from steer_lightning.evaluation import BenchmarkMetrics, evaluate_batch
 from steer_lightning.gradient import BatchGradient, why_not_packed
 from steer_lightning.losses import Loss, PolicyGradient
-from steer_lightning.optim import RunningNormClip, Schedule, check_8bit
-from steer_lightning.policy import Policy, SteeringConfig
+from steer_lightning.optim import RunningNormClip, Schedule, check_optimizer
+from steer_lightning.policy import Policy
 from steer_lightning.random_states import get_random_states, set_random_states
-from steer_lightning.resume import KEY, check_not_finished, check_same_run, run_facts
+from steer_lightning.resume import (
+    KEY,
+    check_not_finished,
+    check_same_run,
+    policy_facts,
+    training_facts,
+)
 from steer_lightning.rewards import MathReward, Reward, RewardSum, Scores, WeightedReward
 from steer_lightning.rollout import DecodeEngine, RolloutEngine, Sampling
+from steer_lightning.steering import SteeringConfig
 from steer_lightning.types import Prompt, Rollouts
 
 log = logging.getLogger(__name__)
@@ -166,6 +173,8 @@ class SteeringModule(L.LightningModule):
             key = "model.sampling" if training else "model.eval_sampling"
             sampling = self.sampling if training else self.eval_sampling
             self.policy.check_length(rows, sampling.max_new_tokens, f"{key}.max_new_tokens")
+        if stage == TrainerFn.FITTING:
+            check_optimizer(self.optimizer_factory, self.policy.empty_vectors().weight)
 
     def configure_model(self) -> None:
         """Loads the frozen base, after all data and settings have been checked."""
@@ -193,10 +202,17 @@ class SteeringModule(L.LightningModule):
         """One optimizer on the one stacked parameter."""
         weight = self.policy.steering.weight
         optimizer = self.optimizer_factory([weight])
-        check_8bit(optimizer, weight.numel())
-        self._facts = run_facts(self.policy, self.gradient_clip, optimizer)
+        training = training_facts(
+            optimizer=optimizer,
+            gradient_clip=self.gradient_clip,
+            rewards=self.reward,
+            sampling=self.sampling,
+            advantage=self.advantage,
+            loss=self.batch_gradient.loss,
+        )
+        self._facts = {**policy_facts(self.policy), **training}
         if self._checkpoint is not None:
-            check_same_run(self._checkpoint.get(KEY), self._facts)
+            check_same_run(self._checkpoint[KEY], self._facts)
         num_steps = self.trainer.estimated_stepping_batches
         if num_steps == float("inf"):
             raise ConfigError(
@@ -234,11 +250,7 @@ class SteeringModule(L.LightningModule):
 
         The random states wait for `on_train_start`: setting up the run still draws from them.
         """
-        saved = checkpoint.get(KEY)
-        optimizer = None  # it is not made yet; `configure_optimizers` compares it
-        facts = run_facts(self.policy, self.gradient_clip, optimizer)
-        facts.pop("model.optimizer")
-        check_same_run(saved, facts)
+        check_same_run(checkpoint[KEY], policy_facts(self.policy))
         if self.trainer.state.fn == TrainerFn.FITTING:
             check_not_finished(self.trainer, checkpoint)
         self._checkpoint = checkpoint

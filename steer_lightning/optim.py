@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from steer_lightning.errors import ConfigError
+from steer_lightning.errors import UNKNOWN, ConfigError
 
 
 class NormClip(nn.Module):
@@ -128,3 +130,30 @@ def check_8bit(optimizer: torch.optim.Optimizer, num_elements: int) -> None:
             why="bitsandbytes would silently keep the optimizer's state in 32 bits",
             fix="Set min_8bit_size: 0 for 8-bit state, or use torch.optim.AdamW",
         )
+
+
+def check_optimizer(factory: Callable[[Any], torch.optim.Optimizer], weight: nn.Parameter) -> None:
+    """Makes the optimizer once, before a model is loaded, for what it may refuse.
+
+    Args:
+        factory: As configured.
+        weight: A parameter of the vectors' shape.
+
+    Raises:
+        ConfigError: If its arguments are refused, its step needs a closure, or it would silently
+            keep 32-bit state.
+    """
+    try:
+        optimizer = factory([weight])
+    except (ValueError, TypeError) as error:
+        raise ConfigError("model.optimizer", UNKNOWN, rule=str(error).rstrip(".")) from error
+    closure = inspect.signature(type(optimizer).step).parameters.get("closure")
+    if closure is not None and closure.default is inspect.Parameter.empty:
+        raise ConfigError(
+            "model.optimizer",
+            type(optimizer).__name__,
+            rule="takes several evaluations a step",
+            why="Each would be another batch of rollouts",
+            fix="Use torch.optim.AdamW or bitsandbytes.optim.AdamW8bit",
+        )
+    check_8bit(optimizer, weight.numel())

@@ -5,11 +5,10 @@ from __future__ import annotations
 import hashlib
 import inspect
 import logging
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -27,6 +26,7 @@ from steer_lightning.errors import ConfigError
 from steer_lightning.hub import eos_token_ids, hub_errors, pad_token_id, resolve_base
 from steer_lightning.losses import Head
 from steer_lightning.steering import (
+    SteeringConfig,
     SteeringVectors,
     attach,
     find_layers,
@@ -34,38 +34,15 @@ from steer_lightning.steering import (
     measure_rms,
     parse_layers,
     stream_width,
+    warn_of_another_base,
 )
 from steer_lightning.types import Prompt
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True)
-class SteeringConfig:
-    """Which layers are steered, and in which units.
-
-    Attributes:
-        layers: `all`, a range such as `"8-15"` with both ends, or a list of 0-based indices.
-        scale: `rms` trains each vector in units of its layer's typical activation size, measured
-            once on the first batch of prompts, so that one learning rate serves all models; `none`
-            is the paper's parametrisation.
-        init_from: A vectors file to start from; null starts at zero.
-        layers_path: Dotted path of the model's decoder layers, where they are not found by
-            themselves.
-    """
-
-    layers: str | list[int] = "all"
-    scale: Literal["rms", "none"] = "rms"
-    init_from: str | None = None
-    layers_path: str | None = None
-
-    def __post_init__(self) -> None:
-        """Raises a ConfigError if the form of `layers` is wrong, or `init_from` is missing."""
-        parse_layers(self.layers)
-        if self.init_from is not None and not Path(self.init_from).is_file():
-            raise ConfigError(
-                "model.steering.init_from", self.init_from, rule="there is no such file"
-            )
+UNIT_TOKENS = 8192
+"""Tokens of a forward pass that measures the units."""
 
 
 class Policy(nn.Module):
@@ -176,8 +153,9 @@ class Policy(nn.Module):
             return
         if self.trust_remote_code:
             log.warning("trust_remote_code is on: code of %s runs on this machine", self.base)
-        num_layers = self.model_config.get_text_config().num_hidden_layers
-        parse_layers(self.config.layers, num_layers)
+        vectors = self.empty_vectors()
+        if self.config.init_from is not None:
+            self._start_from(vectors)
         with hub_errors(self.base):
             model = AutoModelForCausalLM.from_pretrained(
                 self.path,
@@ -209,11 +187,18 @@ class Policy(nn.Module):
         indices = parse_layers(self.config.layers, num_layers)
         self.steering = SteeringVectors(indices, stream_width(self.model), num_layers)
         if self.config.init_from is not None:
-            self._start_from(load_vectors(self.config.init_from))
+            self._start_from(self.steering)
         self._attachment = attach(self.model, self.steering, layers_path=self.config.layers_path)
 
-    def _start_from(self, vectors: SteeringVectors) -> None:
-        ours = self.steering
+    def empty_vectors(self) -> SteeringVectors:
+        """Vectors of the shape that the base will have, from its configuration alone."""
+        text = self.model_config.get_text_config()
+        layers = parse_layers(self.config.layers, text.num_hidden_layers)
+        return SteeringVectors(layers, text.hidden_size, text.num_hidden_layers)
+
+    def _start_from(self, ours: SteeringVectors) -> None:
+        assert self.config.init_from is not None
+        vectors = load_vectors(self.config.init_from)
         theirs = (vectors.layers, vectors.width, vectors.num_layers)
         if theirs != (ours.layers, ours.width, ours.num_layers):
             raise ConfigError(
@@ -224,6 +209,17 @@ class Policy(nn.Module):
                 f"{list(ours.layers)} of {ours.num_layers} and width {ours.width}",
             )
         ours.set_vectors(vectors.vectors)
+        warn_of_another_base(vectors, self.base)
+
+    @cached_property
+    def checksum(self) -> int:
+        """Tells a base from another one of the same shape: of some numbers of each tensor."""
+        crc = 0
+        for _, tensor in sorted(self.model.state_dict().items()):
+            flat = tensor.detach().flatten()
+            some = torch.cat([flat[:64], flat[-64:]]).float().cpu()
+            crc = zlib.crc32(some.numpy().tobytes(), crc)
+        return crc
 
     @property
     def device(self) -> torch.device:
@@ -256,22 +252,29 @@ class Policy(nn.Module):
         """
         if self.config.scale == "none" or bool(self.steering.units_measured):
             return
-        width = max(len(ids) for ids in prompts)
-        ids = torch.tensor([[*ids, *[self.pad_token_id] * (width - len(ids))] for ids in prompts])
-        mask = torch.tensor([[1] * len(ids) + [0] * (width - len(ids)) for ids in prompts])
         plain = self.steering.vectors.detach().clone()
-        self._attachment.scale = (
-            0.0  # the size of the base's own stream, also when the vectors start elsewhere
-        )
+        # the size of the base's own stream, also when the vectors start elsewhere
+        self._attachment.scale = 0.0
         try:
             indices = self.steering.layers
-            unit = measure_rms(
-                self.model, self.layers, indices, ids.to(self.device), mask.to(self.device)
-            )
+            unit = measure_rms(self.model, self.layers, indices, self._in_batches(prompts))
         finally:
             self._attachment.scale = 1.0
         self.steering.set_unit(unit)
         self.steering.set_vectors(plain)
+
+    def _in_batches(
+        self, prompts: Sequence[Sequence[int]]
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Right-padded batches of at most UNIT_TOKENS tokens, with their masks."""
+        longest = max(len(ids) for ids in prompts)
+        count = max(1, UNIT_TOKENS // longest)
+        for first in range(0, len(prompts), count):
+            rows = prompts[first : first + count]
+            width = max(len(ids) for ids in rows)
+            ids = [[*row, *[self.pad_token_id] * (width - len(row))] for row in rows]
+            mask = [[1] * len(row) + [0] * (width - len(row)) for row in rows]
+            yield torch.tensor(ids).to(self.device), torch.tensor(mask).to(self.device)
 
     def logits(self, ids: torch.Tensor, mask: torch.Tensor, num_last: int) -> torch.Tensor:
         """Logits of the steered model.

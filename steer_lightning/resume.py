@@ -2,56 +2,68 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
 import lightning as L
+import torch
 
-from steer_lightning.errors import UNKNOWN, ConfigError
+from steer_lightning.errors import ConfigError
 from steer_lightning.policy import Policy
+from steer_lightning.rewards import RewardSum, reward_name
+from steer_lightning.rollout import Sampling
 
 KEY = "steering_run"
 """Where a checkpoint keeps the facts of its run."""
 
 
-def run_facts(policy: Policy, gradient_clip: object, optimizer: object) -> dict[str, Any]:
-    """The settings under which a checkpoint's numbers have their meaning, by configuration key.
-
-    Args:
-        policy: Loaded.
-        gradient_clip: It has state of its own.
-        optimizer: So has this.
-    """
+def policy_facts(policy: Policy) -> dict[str, Any]:
+    """What the vectors of a checkpoint belong to, by configuration key."""
     vectors = policy.steering
     return {
-        "model.base": Path(policy.base).name,  # a moved folder is still the same model
-        "model.revision": policy.commit,
+        "model.base (checksum of its weights)": policy.checksum,
         "model.steering.layers": list(vectors.layers),
         "model.steering.scale": policy.config.scale,
-        "model.gradient_clip": type(gradient_clip).__name__,
-        "model.optimizer": type(optimizer).__name__,
         "number of decoder layers": vectors.num_layers,
         "width": vectors.width,
     }
 
 
-def check_same_run(saved: dict[str, Any] | None, now: dict[str, Any]) -> None:
+def training_facts(
+    *,
+    optimizer: torch.optim.Optimizer,
+    gradient_clip: object,
+    rewards: RewardSum,
+    sampling: Sampling,
+    advantage: object,
+    loss: object,
+) -> dict[str, Any]:
+    """What a run optimises and how, by configuration key.
+
+    The optimizer's settings are part of its state: a checkpoint would silently bring back its own.
+    """
+    plain = (int, float, bool, str, tuple)
+    settings = {k: v for k, v in optimizer.defaults.items() if isinstance(v, plain)}
+    return {
+        "model.optimizer": type(optimizer).__name__,
+        "model.optimizer.init_args": settings,
+        "model.gradient_clip": type(gradient_clip).__name__,
+        "model.rewards": {name: part.weight for name, part in rewards.parts.items()},
+        "model.sampling": {**asdict(sampling), "eos_token_ids": list(sampling.eos_token_ids)},
+        "model.advantage": reward_name(advantage),  # type: ignore[arg-type]  # a function or an object
+        "model.loss": reward_name(loss),  # type: ignore[arg-type]
+    }
+
+
+def check_same_run(saved: dict[str, Any], now: dict[str, Any]) -> None:
     """Raises a ConfigError that shows both sides if a checkpoint is of another run.
 
     Args:
-        saved: Facts of the checkpoint; None if it has none.
+        saved: Facts of the checkpoint.
         now: Facts of this run.
     """
-    if saved is None:
-        raise ConfigError(
-            "ckpt_path",
-            UNKNOWN,
-            rule="is no checkpoint of a steer-lightning run",
-            fix="Use a file of a run's folder checkpoints/, or set "
-            "model.steering.init_from to a vectors file",
-        )
     for key, value in now.items():
-        if saved.get(key) != value:
+        if _comparable(saved.get(key)) != _comparable(value):
             raise ConfigError(
                 key,
                 value,
@@ -62,6 +74,13 @@ def check_same_run(saved: dict[str, Any] | None, now: dict[str, Any]) -> None:
             )
 
 
+def _comparable(value: Any) -> Any:
+    """Tuples and lists mean the same."""
+    if isinstance(value, dict):
+        return {key: _comparable(item) for key, item in value.items()}
+    return list(value) if isinstance(value, tuple) else value
+
+
 def check_not_finished(trainer: L.Trainer, checkpoint: dict[str, Any]) -> None:
     """Raises a ConfigError if a checkpoint has reached the end of the run already."""
     done = checkpoint["global_step"]
@@ -70,7 +89,8 @@ def check_not_finished(trainer: L.Trainer, checkpoint: dict[str, Any]) -> None:
             "trainer.max_steps",
             trainer.max_steps,
             rule=f"the checkpoint has taken {done} steps already",
-            fix=f"Set trainer.max_steps above {done} to go on",
+            fix=f"Set trainer.max_steps above {done} to go on, or measure what it has learned by "
+            "`steer-lightning test` with this ckpt_path",
         )
     epochs = trainer.max_epochs
     data: Any = trainer.datamodule  # type: ignore[attr-defined]

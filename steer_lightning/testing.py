@@ -11,10 +11,11 @@ import transformers as tf
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from steer_lightning.policy import Policy, SteeringConfig
+from steer_lightning.policy import Policy
 from steer_lightning.rewards import reward_name
 from steer_lightning.rewards.base import check_scores
 from steer_lightning.rollout import RolloutEngine, Sampling
+from steer_lightning.steering import SteeringConfig
 from steer_lightning.types import Completion, Problem, Prompt, Rollouts
 
 PAD, BOS, EOS = 0, 1, 2

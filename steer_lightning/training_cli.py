@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-import re
 import sys
 import warnings
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +30,9 @@ from steer_lightning.callbacks.last_checkpoint import WholeFileCheckpointIO
 from steer_lightning.checks import check_trainer
 from steer_lightning.data import PromptDataModule
 from steer_lightning.errors import UNKNOWN, ConfigError
-from steer_lightning.messages import explain
+from steer_lightning.messages import explain, explain_refusal
 from steer_lightning.module import SteeringModule
+from steer_lightning.runs import drop_if_empty, find_checkpoint, new_run_folder
 
 TRAINER_DEFAULTS: dict[str, Any] = {
     "default_root_dir": "runs",
@@ -66,7 +65,9 @@ class SaveConfig(Callback):
         """Writes `config.yaml`."""
         if trainer.is_global_zero:
             with written_aside(Path(trainer.default_root_dir) / "config.yaml") as aside:
-                self._parser.save(self._config, aside, skip_none=False, overwrite=True)
+                self._parser.save(
+                    self._config, aside, skip_none=False, overwrite=True, multifile=False
+                )
 
 
 class SteeringCLI(LightningCLI):
@@ -104,22 +105,31 @@ class SteeringCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Finds the checkpoint to go on from, and makes the run's folder."""
         config = self.config[self.config.subcommand]
+        if config.trainer.default_root_dir is None:
+            raise ConfigError("trainer.default_root_dir", None, rule="must be a folder")
         root = Path(config.trainer.default_root_dir)
-        checkpoint = config.get("ckpt_path")
-        if checkpoint == "last":
-            config.ckpt_path = str(last_checkpoint(root))
-        elif checkpoint is not None and not Path(checkpoint).is_file():
-            raise ConfigError(
-                "ckpt_path",
-                checkpoint,
-                rule="there is no such file",
-                fix="Set a .ckpt file, or last",
-            )
+        if config.get("ckpt_path") is not None:
+            config.ckpt_path = str(find_checkpoint(config.ckpt_path, root))
         if self.config.subcommand == "fit":
             _bound_the_run(config.trainer)
             # benchmarks during a run belong to BenchmarkEval; `data.val` is for `validate`
             config.trainer.limit_val_batches = config.trainer.limit_val_batches or 0
             SteeringCLI.folder = new_run_folder(root)
+
+    def _parse_ckpt_path(self) -> None:
+        """Nothing: Lightning would read hyper-parameters from the checkpoint; ours hold none."""
+
+    def instantiate_classes(self) -> None:
+        """Turns what a plug-in refuses into one message."""
+        try:
+            super().instantiate_classes()
+        except ConfigError:
+            raise
+        except (ValueError, TypeError, ImportError) as error:
+            original = _original(error)
+            if isinstance(original, ConfigError):
+                raise original from error
+            raise explain_refusal(str(error)) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Adds what every run has.
@@ -133,7 +143,8 @@ class SteeringCLI(LightningCLI):
         loggers = config.get("logger")
         loggers = loggers if isinstance(loggers, list) else [loggers]
         csv = CSVLogger(save_dir=str(self.folder), name="", version="", flush_logs_every_n_steps=1)
-        given = list(config.get("callbacks") or [])
+        given = config.get("callbacks") or []
+        given = list(given) if isinstance(given, (list, tuple)) else [given]
         config["callbacks"] = [*given, *self._missing(given, config)]
         return self._make_trainer(
             default_root_dir=str(self.folder),
@@ -202,40 +213,7 @@ def _with_whole_files(plugins: Any) -> list[Any]:
 def _bound_the_run(trainer: Any) -> None:
     """One epoch, where nothing else is asked for; with `max_steps` as many epochs as that takes."""
     if trainer.max_epochs is None:
-        unbounded = trainer.max_steps == -1 and trainer.max_time is None
-        trainer.max_epochs = 1 if unbounded else -1
-
-
-def new_run_folder(root: Path) -> Path:
-    """Makes `root/run-N` with the first free N; no run ever writes into another's folder."""
-    root.mkdir(parents=True, exist_ok=True)
-    number = 1 + max((_run_number(path) for path in root.iterdir()), default=0)
-    while True:
-        folder = root / f"run-{number}"
-        try:
-            folder.mkdir()
-        except FileExistsError:  # another process was faster
-            number += 1
-        else:
-            return folder
-
-
-def last_checkpoint(root: Path) -> Path:
-    """The checkpoint of the newest run under `root` that has one.
-
-    Raises:
-        ConfigError: If there is none.
-    """
-    found = sorted(
-        root.glob("run-*/checkpoints/last.ckpt"), key=lambda path: _run_number(path.parents[1])
-    )
-    if not found:
-        raise ConfigError(
-            "ckpt_path",
-            "last",
-            rule=f"there is no run-*/checkpoints/last.ckpt under trainer.default_root_dir = {root}",
-        )
-    return found[-1]
+        trainer.max_epochs = 1 if trainer.max_steps == -1 else -1
 
 
 def _original(error: Exception) -> Exception:
@@ -251,17 +229,6 @@ def _original(error: Exception) -> Exception:
     return error
 
 
-def _drop_if_empty(folder: Path | None) -> None:
-    if folder is not None:
-        with suppress(OSError):  # not empty: the run got as far as writing something
-            folder.rmdir()
-
-
-def _run_number(path: Path) -> int:
-    match = re.fullmatch(r"run-(\d+)", path.name)
-    return int(match[1]) if match else 0
-
-
 def run(words: Sequence[str]) -> None:
     """Runs `fit`, `validate` or `test`.
 
@@ -272,17 +239,13 @@ def run(words: Sequence[str]) -> None:
         ConfigError: For any mistake in the configuration.
     """
     SteeringCLI.folder = None
-    for name in (
-        "lightning.pytorch",
-        "lightning.fabric",
-    ):  # seeds, accelerators and tips: nothing to act on
+    # seeds, accelerators and tips: nothing to act on
+    for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in HARMLESS:
         warnings.filterwarnings("ignore", message=message)
-    before, sys.argv = (
-        sys.argv,
-        ["steer-lightning", *words],
-    )  # LightningCLI reads and relaunches from there
+    # LightningCLI reads and relaunches from there
+    before, sys.argv = sys.argv, ["steer-lightning", *words]
     strict = {"exit_on_error": False, "allow_abbrev": False}
     try:
         SteeringCLI(
@@ -295,9 +258,6 @@ def run(words: Sequence[str]) -> None:
         )
     except ArgumentError as error:
         raise explain(str(error), SteeringCLI.options) from error
-    except (ValueError, TypeError) as error:
-        original = _original(error)
-        raise original from (None if original is error else error)
     finally:
         sys.argv = before
-        _drop_if_empty(SteeringCLI.folder)
+        drop_if_empty(SteeringCLI.folder)

@@ -112,11 +112,25 @@ class BenchmarkEval(Callback):
                 rule="needs data.val",
                 why="With null it takes its problems from there",
             )
+        self._refuse_doubles(trainer, set(sources))
         self._prompts = {name: datamodule.make_prompts(source) for name, source in sources.items()}
         assert isinstance(pl_module, SteeringModule)
         key = "BenchmarkEval.sampling.max_new_tokens"
         for prompts in self._prompts.values():
             pl_module.policy.check_length(prompts, self.sampling.max_new_tokens, key)
+
+    def _refuse_doubles(self, trainer: L.Trainer, names: set[str]) -> None:
+        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+        others = [x for x in callbacks if isinstance(x, BenchmarkEval) and x is not self]
+        taken = names & {name for other in others for name in other._prompts}
+        if taken:
+            raise ConfigError(
+                "BenchmarkEval.benchmarks",
+                sorted(taken),
+                rule="is named by another BenchmarkEval, too",
+                why="Logs and summary.json know a benchmark by its name",
+                fix="Give them different names",
+            )
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Evaluates before the first step; a resumed run has done so."""
@@ -149,8 +163,11 @@ class BenchmarkEval(Callback):
         self.results = [Result(**result) for result in state_dict["results"]]
 
     def accuracy(self, last: bool) -> dict[str, float]:
-        """Accuracy of each benchmark at its first or its last evaluation."""
-        ordered = self.results if last else reversed(self.results)
+        """Accuracy of each benchmark at its last evaluation, or before the first step.
+
+        A benchmark that a resumed run was given later has none from before.
+        """
+        ordered = self.results if last else [found for found in self.results if found.step == 0]
         return {result.benchmark: result.accuracy for result in ordered}
 
     def _evaluate(self, trainer: L.Trainer, module: L.LightningModule) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,12 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.fabric.utilities.types import _PATH
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from steer_lightning.atomic import written_aside
-from steer_lightning.callbacks.run_folder import run_folder
+from steer_lightning.atomic import write_bytes
+from steer_lightning.callbacks.run_folder import claim, run_folder
+from steer_lightning.errors import ConfigError
+
+FOLDER = "checkpoints"
+"""In the run's folder."""
 
 
 class WholeFileCheckpointIO(TorchCheckpointIO):
@@ -22,8 +27,9 @@ class WholeFileCheckpointIO(TorchCheckpointIO):
         self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any | None = None
     ) -> None:
         """See `lightning.fabric.plugins.CheckpointIO`."""
-        with written_aside(Path(path)) as aside:
-            torch.save(checkpoint, aside)
+        buffer = io.BytesIO()  # kilobytes; on a full disk torch.save itself raises no OSError
+        torch.save(checkpoint, buffer)
+        write_bytes(Path(path), buffer.getvalue())
 
 
 class LastCheckpoint(ModelCheckpoint):
@@ -39,6 +45,10 @@ class LastCheckpoint(ModelCheckpoint):
     """
 
     def __init__(self, every_n_steps: int = 1) -> None:
+        if every_n_steps < 1:
+            raise ConfigError(
+                "LastCheckpoint.every_n_steps", every_n_steps, rule="must be at least 1"
+            )
         super().__init__(
             save_last=True,
             save_top_k=0,
@@ -47,8 +57,10 @@ class LastCheckpoint(ModelCheckpoint):
         )
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Places it in the run's folder."""
-        self.dirpath = str(run_folder(trainer) / "checkpoints")
+        """Places it in the run's folder; refuses one that holds another run's."""
+        if stage == "fit":
+            claim(trainer, f"{FOLDER}/last.ckpt")
+        self.dirpath = str(run_folder(trainer) / FOLDER)
         super().setup(trainer, pl_module, stage)
 
     def state_dict(self) -> dict[str, Any]:

@@ -72,7 +72,8 @@ class RewardLogger(Callback):
         }
         # for callbacks that monitor a metric; Lightning would count the first step as 0 in logs
         pl_module.log_dict(metrics, on_step=True, logger=False, batch_size=1)
-        if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if every and trainer.global_step % every == 0:
             for logger in trainer.loggers:
                 logger.log_metrics(metrics, step=trainer.global_step)
 

@@ -144,10 +144,10 @@ class RunSummary(Callback):
         ended += f"trainer.max_epochs = {trainer.max_epochs} was reached" if ended else ""
         lines = ["", f"{steps} steps in {summary['seconds']:.0f} s{ended}"]
         for callback in self._evals(trainer):
-            after = callback.accuracy(last=True)
-            for name, before in callback.accuracy(last=False).items():
-                verdict = f"{callback.verdict} on {name}"
-                lines.append(f"{verdict}: {before:.1%} before, {after[name]:.1%} after")
+            before = callback.accuracy(last=False)
+            for name, after in callback.accuracy(last=True).items():
+                start = f"{before[name]:.1%}" if name in before else "not measured"
+                lines.append(f"{callback.verdict} on {name}: {start} before, {after:.1%} after")
         names = [("vectors", FILE_NAME), ("metrics", "metrics.csv")]
         names += [("completions", "rollouts.parquet"), ("checkpoint", LAST)]
         names += [("summary", self._path.name)]

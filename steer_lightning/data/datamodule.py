@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import zlib
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import lightning as L
@@ -128,7 +129,7 @@ class PromptDataModule(L.LightningDataModule):
                 fix=f"Set data.batch_size: {len(self.prompts['train'])} or less",
             )
         if stage in ("validate", "test") and needed[0] not in self.prompts:
-            raise ConfigError(f"data.{needed[0]}", None, rule=f"`{stage}` needs a source there")
+            raise ConfigError(f"data.{needed[0]}", None, rule="is where the problems come from")
 
     def make_prompts(self, source: Source) -> list[Prompt]:
         """Renders a source with this module's template and tokenizer."""
@@ -159,7 +160,7 @@ class PromptDataModule(L.LightningDataModule):
         """
         return {
             "cursor": None if self._loader is None else self._loader.state_dict(),
-            "order": self._order(),
+            "order": self._order,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -170,7 +171,7 @@ class PromptDataModule(L.LightningDataModule):
         """
         if "train" not in self.prompts:  # `validate` and `test` read none of it
             return
-        saved, now = state_dict["order"], self._order()
+        saved, now = state_dict["order"], self._order
         for key, value in now.items():
             if saved[key] != value:
                 raise ConfigError(
@@ -183,6 +184,7 @@ class PromptDataModule(L.LightningDataModule):
                 )
         self._cursor = state_dict["cursor"]
 
+    @cached_property
     def _order(self) -> dict[str, Any]:
         """What the training order depends on, by configuration key; the prompts as a checksum."""
         crc = 0
@@ -190,7 +192,7 @@ class PromptDataModule(L.LightningDataModule):
             crc = zlib.crc32(repr(prompt.token_ids).encode(), crc)
         return {
             "data.batch_size": self.batch_size,
-            "data.seed": self.seed,
+            "seed_everything": self.seed,
             "data.train (number of prompts)": len(self.prompts["train"]),
             "data.train (checksum of the prompts)": crc,
         }

@@ -54,13 +54,14 @@ def _read_parquet(path: Path) -> list[Row]:
 def _read_jsonl(path: Path) -> list[Row]:
     rows = []
     with path.open(encoding="utf-8") as file:
+        number = 0
         try:
             for number, line in enumerate(file, 1):
                 if line.strip():
                     rows.append(_object(path, number, json.loads(line)))
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(
-                "data path", str(path), rule=f"line {len(rows) + 1} is not JSON ({error})"
+                "data path", str(path), rule=f"line {number} is not JSON ({error})"
             ) from error
     return rows
 

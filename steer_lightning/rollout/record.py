@@ -26,7 +26,8 @@ class Record:
         self.policy, self.sampling = policy, sampling
         device = policy.device
         num_rows, width = uniforms.shape
-        self._uniforms = uniforms.to(device)
+        exact = torch.float32 if device.type == "mps" else torch.float64  # Apple's GPUs have none
+        self._uniforms = uniforms.to(exact).to(device)
         self._tokens = torch.full((num_rows, width), policy.pad_token_id, device=device)
         self._logprobs = torch.zeros(num_rows, width, device=device)
         self._lengths = torch.zeros(num_rows, dtype=torch.long, device=device)

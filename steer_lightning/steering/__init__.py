@@ -3,7 +3,14 @@
 Knows nothing of reinforcement learning.
 """
 
-from steer_lightning.steering.attach import Attachment, attach, check_fit, stream_width
+from steer_lightning.steering.attach import (
+    Attachment,
+    attach,
+    check_fit,
+    stream_width,
+    warn_of_another_base,
+)
+from steer_lightning.steering.config import SteeringConfig
 from steer_lightning.steering.io import load_vectors, save_vectors
 from steer_lightning.steering.layers import find_layers, parse_layers
 from steer_lightning.steering.units import measure_rms
@@ -11,6 +18,7 @@ from steer_lightning.steering.vectors import SteeringVectors
 
 __all__ = [
     "Attachment",
+    "SteeringConfig",
     "SteeringVectors",
     "attach",
     "check_fit",
@@ -20,4 +28,5 @@ __all__ = [
     "parse_layers",
     "save_vectors",
     "stream_width",
+    "warn_of_another_base",
 ]

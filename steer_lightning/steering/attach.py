@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -16,6 +17,8 @@ from steer_lightning.errors import ConfigError
 from steer_lightning.steering.io import load_vectors
 from steer_lightning.steering.layers import find_layers
 from steer_lightning.steering.vectors import SteeringVectors
+
+log = logging.getLogger(__name__)
 
 BIAS_LAYERS = {f"{family}DecoderLayer" for family in ("Llama", "Mistral", "Phi3", "Qwen2", "Qwen3")}
 """Layers that end in `residual + mlp.down_proj(x)`, by name: a subclass may end otherwise."""
@@ -51,8 +54,8 @@ class Attachment:
         if self._folded[row] is not None:
             return None
         stream = output if isinstance(output, torch.Tensor) else output[0]
-        vector = self._constant[row] if self._constant else self._plain(row).to(stream)
-        steered = stream + vector
+        vector = self._constant[row] if self._constant else self._plain(row)
+        steered = stream + vector.to(stream)
         return steered if isinstance(output, torch.Tensor) else (steered, *output[1:])
 
     def _plain(self, row: int) -> torch.Tensor:
@@ -69,11 +72,13 @@ class Attachment:
         """
         with torch.no_grad():
             rows = range(len(self._layers))
-            self._constant = [self._plain(k).to(_weight(self._layers[k])) for k in rows]
-        self._folded = [bias_home(layer) for layer in self._layers]
-        for home, vector in zip(self._folded, self._constant, strict=True):
-            if home is not None:
-                home.bias = nn.Parameter(vector, requires_grad=False)
+            self._constant = [self._plain(k) for k in rows]
+        for row, (layer, vector) in enumerate(zip(self._layers, self._constant, strict=True)):
+            home = bias_home(layer)
+            # a zero vector stays outside: the base's products with a bias differ in the last bit
+            if home is not None and bool(vector.any()):
+                home.bias = nn.Parameter(vector.to(home.weight), requires_grad=False)
+                self._folded[row] = home
         try:
             yield
         finally:
@@ -112,10 +117,6 @@ def bias_home(layer: nn.Module) -> nn.Linear | None:
     return home if type(home) is nn.Linear and home.bias is None else None  # not if quantised
 
 
-def _weight(layer: nn.Module) -> torch.Tensor:
-    return next(layer.parameters())
-
-
 def attach(
     model: nn.Module,
     vectors: SteeringVectors | torch.Tensor | str | Path,
@@ -139,6 +140,7 @@ def attach(
 
     Raises:
         ConfigError: If the vectors do not fit the model; it shows both widths or layer counts.
+            Vectors that fit, but come from a model of another name, are warned of.
     """
     layers = find_layers(model, layers_path)
     if isinstance(vectors, (str, Path)):
@@ -146,6 +148,7 @@ def attach(
     if isinstance(vectors, torch.Tensor):
         vectors = _from_tensor(vectors, num_layers=len(layers))
     check_fit(vectors, model, len(layers))
+    warn_of_another_base(vectors, getattr(model, "name_or_path", ""))
     vectors.to(next(model.parameters()).device)  # once, instead of at every token
     return Attachment(layers, vectors, scale)
 
@@ -171,6 +174,16 @@ def check_fit(vectors: SteeringVectors, model: nn.Module, num_layers: int) -> No
                 else "The vectors are of another model",
                 fix="Use vectors of this model, or the model that they were trained on",
             )
+
+
+def warn_of_another_base(vectors: SteeringVectors, base: str) -> None:
+    """Says so if vectors that fit were trained on a model of another name.
+
+    They may well serve: vectors carry over within a family.
+    """
+    trained_on = vectors.metadata.get("base_model", "")
+    if trained_on and base and Path(trained_on).name != Path(base).name:
+        log.warning("these vectors were trained on %s, not on %s", trained_on, base)
 
 
 def _from_tensor(tensor: torch.Tensor, num_layers: int) -> SteeringVectors:

@@ -44,11 +44,11 @@ def find_layers(model: nn.Module, layers_path: str | None = None) -> nn.ModuleLi
             return found
     lists = [name for name, module in model.named_modules() if isinstance(module, nn.ModuleList)]
     raise ConfigError(
-        "steering.layers_path",
+        "model.steering.layers_path",
         layers_path,
         rule=f"no decoder layers of {type(model).__name__} found at {', '.join(tried)}",
         why=f"The model's lists of modules are: {', '.join(lists[:10]) or 'none'}",
-        fix="Set steering.layers_path (in Python: `layers_path=`) to the dotted path of "
+        fix="Set model.steering.layers_path (in Python: `layers_path=`) to the dotted path of "
         "its decoder layers",
     )
 

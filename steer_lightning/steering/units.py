@@ -1,7 +1,8 @@
-"""Measures how large the residual stream is, so that one learning rate serves all models."""
+"""Measures how large the residual stream is."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 
 import torch
@@ -13,41 +14,43 @@ def measure_rms(
     model: nn.Module,
     layers: nn.ModuleList,
     indices: tuple[int, ...],
-    ids: torch.Tensor,
-    mask: torch.Tensor,
+    batches: Iterable[tuple[torch.Tensor, torch.Tensor]],
 ) -> torch.Tensor:
     """Typical size of each layer's output.
 
-    The median over tokens of the root mean square over the width.
-
-    The median, because the first token of many models carries activations a thousand times larger
-    than the rest.
+    The median over tokens of the root mean square over the width: the median, because the first
+    token of many models carries activations a thousand times larger than the rest.
 
     Args:
         model: The language model, unsteered.
         layers: Its decoder layers.
         indices: Which of them to measure; L of them.
-        ids: (B, T) int64 prompts.
-        mask: (B, T), 0 where padded.
+        batches: Prompts (B, T) int64, right-padded, with masks (B, T), 0 where padded.
 
     Returns:
         (L,) float32.
     """
-    found: dict[int, torch.Tensor] = {}
+    found: dict[int, list[torch.Tensor]] = {row: [] for row in range(len(indices))}
+    real = torch.zeros(0)
 
     def keep(
-        row: int, module: nn.Module, args: object, output: torch.Tensor | tuple[torch.Tensor, ...]
+        row: int,
+        module: nn.Module,
+        args: object,
+        output: torch.Tensor | tuple[torch.Tensor, ...],
     ) -> None:
         stream = output if isinstance(output, torch.Tensor) else output[0]
         sizes = stream.float().pow(2).mean(-1).sqrt()  # (B, T)
-        found[row] = sizes[mask.bool().to(sizes.device)].median().to(ids.device)
+        found[row].append(sizes[real.to(sizes.device)].cpu())
 
     handles = [
         layers[layer].register_forward_hook(partial(keep, row)) for row, layer in enumerate(indices)
     ]
     try:
-        model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=1)
+        for ids, mask in batches:
+            real = mask.bool()
+            model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=1)
     finally:
         for handle in handles:
             handle.remove()
-    return torch.stack([found[row] for row in range(len(indices))])
+    return torch.stack([torch.cat(sizes).median() for sizes in found.values()])

@@ -16,8 +16,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
+from transformers import AutoModelForCausalLM
 
 from steer_lightning import load_vectors
+from steer_lightning.testing import byte_tokenizer
 
 
 def test_a_run_leaves_everything_in_its_folder(config, run, tmp_path: Path) -> None:
@@ -149,6 +151,10 @@ OTHER_RUNS = [
     ("model.optimizer", BNB, ["model.optimizer = 'AdamW8bit'", "'AdamW'"]),
     ("data.batch_size", 5, ["data.batch_size = 5", "made with 4", "init_from"]),
     ("data.template.init_args.text", "Q {question}:", ["checksum of the prompts"]),
+    ("model.optimizer.init_args", {"lr": 0.5}, ["model.optimizer.init_args", "'lr': 0.05"]),
+    ("model.sampling", {"group_size": 3, "max_new_tokens": 6}, ["model.sampling", "group_size"]),
+    ("model.rewards.0.weight", 2.0, ["model.rewards", "'FormatReward': 1.0"]),
+    ("model.base", "halved", ["model.base (checksum of its weights)"]),
     ("trainer.max_steps", 2, ["trainer.max_steps = 2", "2 steps already", "above 2"]),
     ("trainer.max_steps", 1, ["trainer.max_steps = 1", "2 steps already"]),
 ]
@@ -169,6 +175,12 @@ def test_another_runs_checkpoint_is_refused(
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
     assert main(["fit", "--config", "config.yaml"]) == 0
     config["trainer"]["max_steps"] = 4
+    if value == "halved":
+        value = str(tmp_path / Path(config["model"]["base"]).name)  # the same name and shape
+        model = AutoModelForCausalLM.from_pretrained(config["model"]["base"])
+        model.model.layers[1].mlp.up_proj.weight.data.mul_(0.5)
+        model.save_pretrained(value)
+        byte_tokenizer().save_pretrained(value)
     set_in(config, key, value)
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
     assert main(["fit", "--config", "config.yaml", "--ckpt_path=last"]) == 2
@@ -192,6 +204,8 @@ def test_a_run_is_as_long_as_max_steps_or_else_one_epoch(config, run, tmp_path: 
 
 def test_fast_dev_run_takes_one_step(config, run) -> None:
     done = run(config, "--trainer.fast_dev_run=true")
+    assert done.returncode == 0, done.stderr
+    done = run(config, "--trainer.log_every_n_steps=0")
     assert done.returncode == 0, done.stderr
 
 
@@ -341,6 +355,53 @@ MISTAKES = [
         [{"class_path": "steer_lightning.callbacks.RunSummary"}] * 2,
         ["trainer"],
     ),
+    ("trainer.default_root_dir", "train.jsonl", ["default_root_dir", "must be a folder"]),
+    ("trainer.default_root_dir", "train.jsonl/x", ["default_root_dir", "is a file"]),
+    ("trainer.default_root_dir", None, ["default_root_dir", "must be a folder"]),
+    ("ckpt_path", "train.jsonl", ["ckpt_path", "can't be read", "init_from"]),
+    ("model.optimizer.init_args", {"lr": -1.0}, ["model.optimizer", "Invalid learning rate"]),
+    ("model.optimizer.init_args", {"lr": "fast"}, ["model.optimizer.lr", "a number"]),
+    ("model.optimizer", {"class_path": "torch.optim.LBFGS"}, ["LBFGS", "AdamW8bit"]),
+    ("model.rewards", "MathReward", ["model.rewards", "must be a list"]),
+    ("model.steering", {"init_from": "train.jsonl"}, ["train.jsonl", "safetensors"]),
+    ("data.train", None, ["data.train = None", "must be set"]),
+    (
+        "trainer.callbacks",
+        [
+            {
+                "class_path": "steer_lightning.callbacks.BenchmarkEval",
+                "init_args": {"sampling": {"group_size": size, "max_new_tokens": 4}},
+            }
+            for size in (1, 2)
+        ],
+        ["validation", "another BenchmarkEval"],
+    ),
+    ("trainer.callbacks", [{"class_path": "BenchmarkEva"}], ["BenchmarkEva", "with its module"]),
+    (
+        "trainer.callbacks",
+        [
+            {
+                "class_path": "steer_lightning.callbacks.LastCheckpoint",
+                "init_args": {"every_n_steps": 0},
+            }
+        ],
+        ["LastCheckpoint.every_n_steps = 0"],
+    ),
+    (
+        "trainer.callbacks",
+        [
+            {
+                "class_path": "lightning.pytorch.callbacks.EarlyStopping",
+                "init_args": {"monitor": "x", "mode": "up"},
+            }
+        ],
+        ["EarlyStopping", "can be min, max"],
+    ),
+    (
+        "trainer.logger",
+        {"class_path": "lightning.pytorch.loggers.WandbLogger"},
+        ["WandbLogger", "wandb"],
+    ),
     ("ckpt_path", "none.ckpt", ["ckpt_path", "no such file"]),
     ("ckpt_path", "last", ["last", "default_root_dir"]),
 ]
@@ -418,6 +479,49 @@ sys.exit(main(["fit", "--config", "config.yaml"]))
     ]
     assert torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 2
     assert not list(folder.rglob(".*"))
+
+
+def test_a_disk_that_fills_up_while_a_checkpoint_is_saved(config, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    script = """
+import resource, signal, sys
+from steer_lightning.callbacks.last_checkpoint import WholeFileCheckpointIO
+from steer_lightning.cli import main
+save = WholeFileCheckpointIO.save_checkpoint
+def full(self, checkpoint, *rest, **options):
+    if checkpoint["global_step"] == 3:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+    save(self, checkpoint, *rest, **options)
+WholeFileCheckpointIO.save_checkpoint = full
+sys.exit(main(["fit", "--config", "config.yaml"]))
+"""
+    words = [sys.executable, "-c", script]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert "can't write" in done.stderr.splitlines()[-1]
+    checkpoint = tmp_path / "runs/run-1/checkpoints/last.ckpt"
+    assert torch.load(checkpoint, weights_only=True)["global_step"] == 2
+
+
+def test_a_single_callback_a_sub_config_and_a_benchmark_given_later(
+    config, run, tmp_path: Path
+) -> None:
+    evaluation = config["trainer"]["callbacks"][0]
+    config["trainer"]["callbacks"] = {"class_path": "steer_lightning.callbacks.RewardLogger"}
+    (tmp_path / "model.yaml").write_text(yaml.safe_dump(config.pop("model")))
+    words = ["--model=model.yaml", "--trainer.max_steps=2"]
+    done = run(config, *words)
+    assert done.returncode == 0, done.stderr
+    saved = yaml.safe_load((tmp_path / "runs/run-1/config.yaml").read_text())
+    assert saved["model"]["sampling"]["group_size"] == 4, "resolved in one file"
+    config["trainer"]["callbacks"] = [evaluation]
+    done = run(config, words[0], "--ckpt_path=last")
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((tmp_path / "runs/run-2/summary.json").read_text())
+    assert summary["accuracy_before"] == {}, "it was not measured before the first step"
+    assert set(summary["accuracy_after"]) == {"held_out"}
+    assert "not measured before" in done.stdout
 
 
 def test_the_quickstart_learns(run, root: Path, tmp_path: Path) -> None:

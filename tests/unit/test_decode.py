@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from steer_lightning import ConfigError
-from steer_lightning.policy import SteeringConfig
 from steer_lightning.rollout import DecodeEngine, GenerateEngine, Sampling
 from steer_lightning.rollout.decode import is_out_of_memory, plan_flight
 from steer_lightning.rollout.flight import Flight
 from steer_lightning.rollout.stop import StopText
+from steer_lightning.steering import SteeringConfig
 from steer_lightning.testing import (
     ARCHITECTURES,
     byte_tokenizer,

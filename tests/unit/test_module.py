@@ -10,9 +10,9 @@ import torch
 from steer_lightning import ConfigError, SteeringModule
 from steer_lightning.advantages import RLOO
 from steer_lightning.losses import token_logprobs
-from steer_lightning.policy import SteeringConfig
 from steer_lightning.rewards import FormatReward, WeightedReward
 from steer_lightning.rollout import GenerateEngine, Sampling
+from steer_lightning.steering import SteeringConfig
 from steer_lightning.testing import check_engine, make_prompts, save_tiny, tiny_policy
 from steer_lightning.types import LossInputs, LossOutput, Rollouts
 

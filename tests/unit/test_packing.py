@@ -11,8 +11,8 @@ from steer_lightning import SteeringModule
 from steer_lightning.gradient import BatchGradient, why_not_packed
 from steer_lightning.losses import Head, PolicyGradient, hidden_logprobs, logprobs, token_logprobs
 from steer_lightning.packing import Packing, buckets_by_length
-from steer_lightning.policy import SteeringConfig
 from steer_lightning.rollout import GenerateEngine, Sampling
+from steer_lightning.steering import SteeringConfig
 from steer_lightning.testing import ARCHITECTURES, make_prompts, save_tiny, tiny_policy
 
 PROMPTS = make_prompts(["a", "two words", "a rather longer prompt, for windows of 8", "z9"])

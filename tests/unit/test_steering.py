@@ -8,8 +8,14 @@ from torch import nn
 from transformers import AutoConfig
 
 from steer_lightning import ConfigError, attach, load_vectors, save_vectors
-from steer_lightning.policy import Policy, SteeringConfig
-from steer_lightning.steering import SteeringVectors, find_layers, measure_rms, parse_layers
+from steer_lightning.policy import Policy
+from steer_lightning.steering import (
+    SteeringConfig,
+    SteeringVectors,
+    find_layers,
+    measure_rms,
+    parse_layers,
+)
 from steer_lightning.testing import ARCHITECTURES, make_prompts, save_tiny, tiny_model, tiny_policy
 
 IDS = torch.tensor([[1, 10, 20, 30, 40], [1, 50, 60, 70, 80]])
@@ -165,17 +171,31 @@ def test_units_are_the_median_over_tokens_of_the_rms() -> None:
             self.layers = nn.ModuleList([nn.Identity()])
 
         def forward(self, input_ids: torch.Tensor, **_: object) -> None:
-            sizes = torch.tensor(
-                [[1000.0, 2.0, 3.0, 4.0, 99.0]]
-            )  # a huge first token, and a padded last one
+            first = float(input_ids[0, 0])
+            # a huge first token, and a padded last one
+            sizes = torch.tensor([[1000.0, 2.0, first, 4.0, 99.0]])
             self.layers[0](sizes[..., None].expand(1, 5, 7))
 
     model = Fixed()
     mask = torch.tensor([[1, 1, 1, 1, 0]])
-    unit = measure_rms(model, model.layers, (0,), torch.zeros(1, 5, dtype=torch.long), mask)
-    torch.testing.assert_close(
-        unit, torch.tensor([3.0])
-    )  # of 2, 3, 4, 1000 torch takes the lower median
+    ids = torch.full((1, 5), 3)
+    # of 2, 3, 4, 1000 torch takes the lower median
+    assert measure_rms(model, model.layers, (0,), [(ids, mask)]).tolist() == [3.0]
+    # and of 2, 2, 3, 4, 4, 5, 1000, 1000 over two batches, too
+    batches = [(ids, mask), (ids + 2, mask)]
+    assert measure_rms(model, model.layers, (0,), batches).tolist() == [4.0]
+
+
+def test_units_do_not_depend_on_how_prompts_are_batched(monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts = [prompt.token_ids for prompt in make_prompts(["a", "two words", "a longer prompt"])]
+    units = []
+    for tokens in (8192, 20, 1):
+        monkeypatch.setattr("steer_lightning.policy.UNIT_TOKENS", tokens)
+        policy = tiny_policy("qwen2")
+        policy.measure_units(prompts)
+        units.append(policy.steering.unit)
+    torch.testing.assert_close(units[1], units[0])
+    torch.testing.assert_close(units[2], units[0])
 
 
 def test_units_scale_the_vectors_and_their_gradient() -> None:
@@ -279,3 +299,30 @@ def test_constant_vectors_are_biases_where_a_layer_allows_it(architecture: str) 
     assert folded == (names if allows else set())
     assert policy.base_sha256() == digest
     assert torch.equal(policy.model(IDS).logits, logits)
+
+
+def test_vectors_of_a_model_of_another_name_are_warned_of(tmp_path, caplog) -> None:
+    model = tiny_model()
+    model.name_or_path = "org/one"
+    for base, told in (("elsewhere/one", False), ("org/two", True)):
+        save_vectors(torch.zeros(3, 32), tmp_path / "v.safetensors", base_model=base)
+        caplog.clear()
+        attach(model, tmp_path / "v.safetensors").remove()
+        assert ("were trained on org/two" in caplog.text) == told
+
+
+def test_a_damaged_weights_file_is_one_message(tmp_path) -> None:
+    folder = save_tiny(tmp_path, "llama")
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(ConfigError, match=r"model.base = .* can't be loaded"):
+        Policy(folder).load()
+
+
+def test_vectors_to_start_from_are_checked_before_the_weights_are_read(tmp_path) -> None:
+    folder = save_tiny(tmp_path / "model", "llama")
+    (tmp_path / "model/model.safetensors").unlink()
+    save_vectors(torch.zeros(3, 8), tmp_path / "v.safetensors", base_model="x")
+    steering = SteeringConfig(init_from=str(tmp_path / "v.safetensors"))
+    with pytest.raises(ConfigError, match=r"width\s+8; this run trains .* width 32"):
+        Policy(folder, steering=steering).load()
