@@ -125,7 +125,7 @@ class SteeringCLI(LightningCLI):
             super().instantiate_classes()
         except ConfigError:
             raise
-        except (ValueError, TypeError, ImportError) as error:
+        except (MisconfigurationException, ValueError, TypeError, ImportError) as error:
             original = _original(error)
             if isinstance(original, ConfigError):
                 raise original from error

@@ -398,6 +398,16 @@ MISTAKES = [
         ["EarlyStopping", "can be min, max"],
     ),
     (
+        "trainer.callbacks",
+        [
+            {
+                "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
+                "init_args": {"every_n_train_steps": -3},
+            }
+        ],
+        ["every_n_train_steps"],
+    ),
+    (
         "trainer.logger",
         {"class_path": "lightning.pytorch.loggers.WandbLogger"},
         ["WandbLogger", "wandb"],
