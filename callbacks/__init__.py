@@ -2,6 +2,7 @@
 
 from steer_lightning.callbacks import (
     BenchmarkEval,
+    Guard,
     LastCheckpoint,
     RewardLogger,
     RolloutTable,
@@ -12,6 +13,7 @@ from steer_lightning.callbacks import (
 
 __all__ = [
     "BenchmarkEval",
+    "Guard",
     "LastCheckpoint",
     "RewardLogger",
     "RolloutTable",

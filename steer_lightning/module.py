@@ -54,7 +54,9 @@ class Update:
     """`mean` and `max` difference of the sampler's log-probabilities from the trainer's, in nats;
     empty if no row had an advantage."""
     gradient_norm: float
-    """Before clipping, in the units of the parameter."""
+    """Before clipping, in the units of the parameter; NaN if skipped."""
+    skipped: bool
+    """Because the gradient was not finite."""
     learning_rate: float
 
 
@@ -295,8 +297,7 @@ class SteeringModule(L.LightningModule):
             rollouts: N completions.
             advantages: (B, G).
 
-        Raises:
-            FloatingPointError: If the gradient is not finite; nothing has taken it in then.
+        A gradient that is not finite is skipped: neither vectors, optimizer nor clip take it in.
         """
         optimizer: Any = self.optimizers()
         scheduler: Any = self.lr_schedulers()
@@ -304,13 +305,12 @@ class SteeringModule(L.LightningModule):
         totals = self.batch_gradient.accumulate(
             self.policy, rollouts, advantages, self.manual_backward
         )
-        if weight.grad is None or not bool(torch.isfinite(weight.grad).all()):
-            raise FloatingPointError(
-                f"the gradient of step {self.global_step + 1} is not finite; vectors and "
-                "checkpoint of the step before are whole. Set model.dtype: float32, or a lower "
-                "learning rate"
-            )
-        norm = self.gradient_clip([weight])
+        skipped = weight.grad is None or not bool(torch.isfinite(weight.grad).all())
+        if skipped:
+            weight.grad = None  # the optimizer passes it by; the step counts all the same
+            norm = torch.tensor(float("nan"))
+        else:
+            norm = self.gradient_clip([weight])
         rate = optimizer.param_groups[0]["lr"]
         optimizer.step()  # also when no group has signal: momentum and schedule go on
         scheduler.step()
@@ -320,6 +320,7 @@ class SteeringModule(L.LightningModule):
             loss_metrics=totals.metrics,
             mismatch=totals.mismatch,
             gradient_norm=float(norm),
+            skipped=skipped,
             learning_rate=rate,
         )
 

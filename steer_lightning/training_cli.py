@@ -19,6 +19,7 @@ from lightning.pytorch.loggers import CSVLogger
 
 from steer_lightning.atomic import written_aside
 from steer_lightning.callbacks import (
+    Guard,
     LastCheckpoint,
     RewardLogger,
     RolloutTable,
@@ -170,6 +171,7 @@ class SteeringCLI(LightningCLI):
         assert self.folder is not None
         defaults: list[tuple[type[Callback], Any]] = [
             (RewardLogger, RewardLogger),
+            (Guard, Guard),
             (RolloutTable, RolloutTable),
             (VectorCheckpoint, VectorCheckpoint),
             (LastCheckpoint, LastCheckpoint),

@@ -1,6 +1,7 @@
 """Callbacks that watch a run: they read public attributes and never change loss or data."""
 
 from steer_lightning.callbacks.benchmark_eval import BenchmarkEval
+from steer_lightning.callbacks.guard import Guard
 from steer_lightning.callbacks.last_checkpoint import LastCheckpoint
 from steer_lightning.callbacks.progress_bar import SteeringProgressBar
 from steer_lightning.callbacks.reward_logger import RewardLogger
@@ -10,6 +11,7 @@ from steer_lightning.callbacks.vector_checkpoint import VectorCheckpoint
 
 __all__ = [
     "BenchmarkEval",
+    "Guard",
     "LastCheckpoint",
     "RewardLogger",
     "RolloutTable",

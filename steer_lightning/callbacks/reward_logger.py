@@ -85,6 +85,7 @@ class RewardLogger(Callback):
             **{f"mismatch/{name}": value for name, value in update.mismatch.items()},
             "update/gradient_norm": update.gradient_norm,
             "update/learning_rate": update.learning_rate,
+            "update/skipped": float(update.skipped),
         }
 
     def _state(self, module: SteeringModule, step: Step) -> dict[str, float]:

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM
 from steer_lightning import save_vectors
 from steer_lightning.cli import COMMANDS, main
 from steer_lightning.hub import resolve_base
+from steer_lightning.resume import KEY
 from steer_lightning.testing import check_reward
 from steer_lightning.types import Completion
 
@@ -58,7 +59,7 @@ def check_command(words: list[str], monkeypatch: pytest.MonkeyPatch, folder: Pat
     for placeholder in ("/models/my-qwen", "FOLDER"):
         words = [word.replace(placeholder, str(folder)) for word in words]
     (folder / "run-1/checkpoints").mkdir(parents=True, exist_ok=True)
-    (folder / "run-1/checkpoints/last.ckpt").touch()
+    torch.save({KEY: {}}, folder / "run-1/checkpoints/last.ckpt")
     ran: list[str] = []
     cli = training_cli.SteeringCLI
     monkeypatch.setattr(cli, "_run_subcommand", lambda self, name: ran.append(name))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,8 +14,9 @@ import torch
 import callbacks
 import steer_lightning.callbacks as inside
 from callbacks.my_callback import StopWhenSolved
-from steer_lightning import ConfigError
+from steer_lightning import ConfigError, SteeringModule
 from steer_lightning.callbacks.benchmark_eval import BenchmarkEval, Result
+from steer_lightning.callbacks.guard import Guard, why_no_signal
 from steer_lightning.callbacks.last_checkpoint import WholeFileCheckpointIO
 from steer_lightning.callbacks.progress_bar import sparkline
 from steer_lightning.callbacks.reward_logger import completion_metrics, reward_metrics
@@ -48,7 +50,12 @@ def step(texts: tuple[str, ...] = ("one", "two", "three", "four")) -> Step:
         rewards=torch.tensor([[1.0, 0.0], [NAN, 1.0]]),
         advantages=torch.tensor([[1.0, -1.0], [0.0, 0.0]]),
         update=Update(
-            loss=0.1, loss_metrics={}, mismatch={}, gradient_norm=1.5, learning_rate=0.01
+            loss=0.1,
+            loss_metrics={},
+            mismatch={},
+            gradient_norm=1.5,
+            skipped=False,
+            learning_rate=0.01,
         ),
         seconds=2.0,
         rollout_seconds=1.0,
@@ -158,6 +165,49 @@ def test_first_and_last_accuracy() -> None:
     other = BenchmarkEval({"a": None})  # type: ignore[dict-item]
     other.load_state_dict(callback.state_dict())
     assert other.results == callback.results
+
+
+def test_skipped_batches_are_kept_and_stop_the_run_after_some(tmp_path: Path, caplog) -> None:
+    trainer = SimpleNamespace(default_root_dir=str(tmp_path), is_global_zero=True, global_step=0)
+    guard = Guard(max_skipped=2, no_signal_steps=3)
+    guard.setup(trainer, None, "fit")  # type: ignore[arg-type]
+    module = SteeringModule(sampling=Sampling(group_size=2))
+    plain = step()
+    bad = replace(plain, update=replace(plain.update, skipped=True))
+    for number, found in enumerate((bad, plain, bad), 1):
+        trainer.global_step, module.last_step = number, found
+        guard.on_train_batch_end(trainer, module, None, None, 0)  # type: ignore[arg-type]
+    trainer.global_step = 4
+    with pytest.raises(FloatingPointError, match="2 steps in a row"):
+        guard.on_train_batch_end(trainer, module, None, None, 0)  # type: ignore[arg-type]
+    names = sorted(path.name for path in (tmp_path / "skipped").iterdir())
+    assert names == ["step_000001.pt", "step_000003.pt", "step_000004.pt"]
+    kept = torch.load(tmp_path / "skipped/step_000001.pt", weights_only=True)
+    assert torch.equal(kept["completion_ids"], bad.rollouts.completion_ids)
+    assert kept["texts"] == ["one", "two", "three", "four"]
+    other = Guard()
+    other.load_state_dict(guard.state_dict())
+    assert other._skipped == 2
+
+
+def test_lost_signal_is_told_once_with_its_likely_cause(tmp_path: Path, caplog) -> None:
+    trainer = SimpleNamespace(default_root_dir=str(tmp_path), is_global_zero=True, global_step=0)
+    module = SteeringModule(sampling=Sampling(group_size=2))
+    silent = replace(step(), rewards=torch.zeros(2, 2), advantages=torch.zeros(2, 2))
+    guard = Guard(no_signal_steps=2)
+    guard.setup(trainer, None, "fit")  # type: ignore[arg-type]
+    for found in (silent, step(), silent, silent, silent):
+        module.last_step = found
+        guard.on_train_batch_end(trainer, module, None, None, 0)  # type: ignore[arg-type]
+    assert caplog.text.count("no group has had signal for 2 steps") == 1
+    assert "2 cut off, rewards from 0 to 0" in caplog.text
+    assert "data.template" in why_no_signal(silent, 2)
+    cut = replace(silent, rollouts=replace(silent.rollouts, finished=torch.zeros(4).bool()))
+    assert "max_new_tokens" in why_no_signal(cut, 2)
+    solved = replace(silent, rewards=torch.ones(2, 2))
+    assert "all is solved" in why_no_signal(solved, 2)
+    unscored = replace(silent, rewards=torch.full((2, 2), NAN))
+    assert "answer column" in why_no_signal(unscored, 2)
 
 
 def test_two_benchmark_evals_keep_their_own_results() -> None:

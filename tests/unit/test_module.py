@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
+import bitsandbytes as bnb
 import pytest
 import torch
 
@@ -141,18 +143,28 @@ def test_a_policy_is_cheap_until_it_is_loaded() -> None:
     assert SteeringModule().policy.model is None
 
 
-def test_a_gradient_that_is_not_finite_stops_before_anything_takes_it_in(
+def test_a_gradient_that_is_not_finite_is_skipped_and_taken_in_by_nothing(
     module: SteeringModule, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rollouts = module.engine.generate(PROMPTS, SAMPLING, seed=0, step=0)
-    optimizer = torch.optim.SGD([module.policy.steering.weight], lr=1.0)
-    monkeypatch.setattr(module, "optimizers", lambda: optimizer)
-    monkeypatch.setattr(module, "lr_schedulers", lambda: None)
-    before = module.policy.steering.weight.detach().clone()
-    with pytest.raises(FloatingPointError, match="step 1 is not finite"):
-        module.update(rollouts, torch.full((4, 4), float("inf")))
-    assert torch.equal(module.policy.steering.weight, before)
-    assert module.gradient_clip.running == 0
+    weight = module.policy.steering.weight
+    for optimizer in (
+        torch.optim.AdamW([weight], lr=0.1),
+        bnb.optim.AdamW8bit([weight], lr=0.1, min_8bit_size=0),
+    ):
+        scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer)
+        monkeypatch.setattr(module, "optimizers", lambda optimizer=optimizer: optimizer)
+        monkeypatch.setattr(module, "lr_schedulers", lambda scheduler=scheduler: scheduler)
+        before = weight.detach().clone()
+        update = module.update(rollouts, torch.full((4, 4), float("inf")))
+        assert update.skipped
+        assert math.isnan(update.gradient_norm)
+        assert torch.equal(weight, before)
+        assert not optimizer.state[weight]
+        assert module.gradient_clip.running == 0
+    update = module.update(rollouts, torch.randn(4, 4))
+    assert not update.skipped
+    assert not torch.equal(weight, before)
 
 
 def test_a_loss_may_ask_for_all_rows_and_reports_its_own_metrics(module: SteeringModule) -> None:

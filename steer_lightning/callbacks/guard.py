@@ -1,0 +1,134 @@
+"""Watches for updates that were skipped, and for rewards from which nothing can be learned."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
+
+from steer_lightning.atomic import written_aside
+from steer_lightning.callbacks.run_folder import claim
+from steer_lightning.errors import ConfigError
+from steer_lightning.module import SteeringModule, Step
+
+log = logging.getLogger(__name__)
+
+
+class Guard(Callback):
+    """Keeps batches whose gradient was not finite, stops after several, and warns of lost signal.
+
+    The module skips such an update by itself. Its batch is kept for a look under `skipped/`, as a
+    file for `torch.load`: token ids, masks, log-probabilities, advantages, texts.
+
+    Cost: microseconds a step.
+
+    Args:
+        max_skipped: Stops the run after so many skipped updates in a row.
+        no_signal_steps: Warns once no group has had signal for so many steps in a row.
+    """
+
+    def __init__(self, max_skipped: int = 5, no_signal_steps: int = 10) -> None:
+        super().__init__()
+        for key, value in (("max_skipped", max_skipped), ("no_signal_steps", no_signal_steps)):
+            if value < 1:
+                raise ConfigError(f"Guard.{key}", value, rule="must be at least 1")
+        self.max_skipped, self.no_signal_steps = max_skipped, no_signal_steps
+        self._skipped = self._silent = 0  # in a row
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Refuses a folder that holds another run's."""
+        if stage == "fit":
+            self._folder = claim(trainer, "skipped")
+
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Looks at the step that has just ended.
+
+        Raises:
+            FloatingPointError: After `max_skipped` skipped updates in a row.
+        """
+        assert isinstance(pl_module, SteeringModule)
+        step = pl_module.last_step
+        assert step is not None
+        self._skipped = self._skipped + 1 if step.update.skipped else 0
+        if step.update.skipped:
+            self._keep(trainer, step)
+        self._silent = self._silent + 1 if bool((step.advantages == 0).all()) else 0
+        if self._silent == self.no_signal_steps:
+            log.warning(why_no_signal(step, self._silent))
+
+    def _keep(self, trainer: L.Trainer, step: Step) -> None:
+        path = self._folder / f"step_{trainer.global_step:06d}.pt"
+        if trainer.is_global_zero:
+            keep_batch(step, path)
+        log.warning(
+            "step %d: the gradient was not finite, the update was skipped (%d in a row); its batch "
+            "is in %s",
+            trainer.global_step,
+            self._skipped,
+            path,
+        )
+        if self._skipped >= self.max_skipped:
+            raise FloatingPointError(
+                f"the gradient was not finite in {self._skipped} steps in a row; vectors and "
+                f"checkpoint are those before them, the batches are in {path.parent}. Set "
+                "model.dtype: float32, or a lower learning rate"
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Counts in a row."""
+        return {"skipped": self._skipped, "silent": self._silent}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on counting."""
+        self._skipped, self._silent = state_dict["skipped"], state_dict["silent"]
+
+
+def keep_batch(step: Step, path: Path) -> None:
+    """Writes what an update was made from, in types that load with `weights_only=True`."""
+    rollouts = step.rollouts
+    with written_aside(path) as aside:
+        torch.save(
+            {
+                "prompt_ids": [list(prompt.token_ids) for prompt in rollouts.prompts],
+                "completion_ids": rollouts.completion_ids,
+                "completion_mask": rollouts.completion_mask,
+                "logprobs": rollouts.logprobs,
+                "advantages": step.advantages,
+                "texts": list(rollouts.texts),
+            },
+            aside,
+        )
+
+
+def why_no_signal(step: Step, num_steps: int) -> str:
+    """The likely cause, with the counts that point to it."""
+    total = step.rewards.numel()
+    unscored = int(step.rewards.isnan().sum())
+    cut = int((~step.rollouts.finished).sum())
+    scored = step.rewards[~step.rewards.isnan()]
+    counts = f"{unscored} of {total} completions unscored, {cut} cut off"
+    if len(scored):
+        counts += f", rewards from {float(scored.min()):g} to {float(scored.max()):g}"
+    if 2 * unscored > total:
+        cause = "the gold answers can't be parsed: check the source's answer column"
+    elif 2 * cut > total:
+        cause = "answers are cut off before they end: raise model.sampling.max_new_tokens"
+    elif len(scored) and float(scored.min()) >= 1:
+        cause = "all is solved: stop, or take harder problems"
+    else:
+        cause = (
+            "no completion has what the reward looks for: check data.template, and where the "
+            "reward looks for the answer; rollouts/ has the texts"
+        )
+    return f"no group has had signal for {num_steps} steps ({counts}). Likely {cause}"
