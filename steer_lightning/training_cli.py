@@ -50,6 +50,7 @@ HARMLESS = (
     "Using ModelCheckpoint with manual optimization",
     "You have overridden `transfer_batch_to_device`",  # prompts are text, for every kind of loader
     r"Found \d+ module.s. in eval mode",  # the frozen base, for good
+    r"`isinstance\(treespec",  # between Lightning and torch
     r"The .*dataloader.* does not have many workers",  # prompts are in memory
 )
 """Advice of Lightning that does not apply here, by the beginning of its message."""
