@@ -28,7 +28,14 @@ from steer_lightning.resume import (
     policy_facts,
     training_facts,
 )
-from steer_lightning.rewards import MathReward, Reward, RewardSum, Scores, WeightedReward
+from steer_lightning.rewards import (
+    MathReward,
+    Reward,
+    RewardPool,
+    RewardSum,
+    Scores,
+    WeightedReward,
+)
 from steer_lightning.rollout import DecodeEngine, RolloutEngine, Sampling
 from steer_lightning.steering import SteeringConfig
 from steer_lightning.types import Prompt, Rollouts
@@ -99,6 +106,7 @@ class SteeringModule(L.LightningModule):
             bounds memory.
         activation_checkpointing: Recomputes activations in the backward pass: less memory, more
             time.
+        reward_pool: The processes that score completions; default `RewardPool`.
         verifier: What counts as right in `validate` and `test`; default `MathReward`.
         eval_sampling: How problems are answered there; default: as in training, one completion
             each. Accuracy is the mean over `group_size` completions.
@@ -126,6 +134,7 @@ class SteeringModule(L.LightningModule):
         gradient_clip: torch.nn.Module | None = None,
         tokens_per_micro_batch: int = 16384,
         activation_checkpointing: bool = False,
+        reward_pool: RewardPool | None = None,
         verifier: Reward | None = None,
         eval_sampling: Sampling | None = None,
         seed: int = 0,
@@ -143,9 +152,9 @@ class SteeringModule(L.LightningModule):
         )
         self.sampling = sampling
         self.engine: RolloutEngine = engine or DecodeEngine()
-        self.reward = RewardSum(
-            [WeightedReward(reward=MathReward())] if rewards is None else rewards
-        )
+        self.reward_pool = reward_pool or RewardPool()
+        default = [WeightedReward(reward=MathReward())]
+        self.reward = RewardSum(default if rewards is None else rewards, self.reward_pool)
         self.advantage: Advantage = advantage or RLOO()
         check_training_sampling(sampling, self.advantage)
         self.batch_gradient = BatchGradient(
@@ -157,7 +166,8 @@ class SteeringModule(L.LightningModule):
         self.optimizer_factory = optimizer
         self.schedule = schedule
         self.gradient_clip = gradient_clip or RunningNormClip()
-        self.verifier: Reward = verifier or MathReward()
+        judge = WeightedReward(reward=verifier or MathReward())
+        self.verifier = RewardSum([judge], self.reward_pool)
         self.eval_sampling = eval_sampling or replace(sampling, group_size=1)
         self.seed = seed
         self.last_step: Step | None = None
@@ -180,6 +190,7 @@ class SteeringModule(L.LightningModule):
 
     def configure_model(self) -> None:
         """Loads the frozen base, after all data and settings have been checked."""
+        self.reward_pool.start()  # it loads rewards meanwhile
         self.policy.load()
 
     def on_fit_start(self) -> None:
@@ -266,16 +277,26 @@ class SteeringModule(L.LightningModule):
         """Measures the units of the vectors on the first batch of prompts."""
         self.policy.measure_units([prompt.token_ids for prompt in batch])
 
+    def teardown(self, stage: str) -> None:
+        """Ends the processes that score completions."""
+        self.reward.close()
+        self.verifier.close()
+
     # ---- the step
 
     def training_step(self, batch: Sequence[Prompt], batch_idx: int) -> None:
         """One step of online reinforcement learning on B prompts."""
         start = time.perf_counter()
+        scoring = self.reward.start()  # completions are scored while others are still sampled
         rollouts: Rollouts = self.engine.generate(
-            batch, self.sampling, seed=self.seed, step=self.global_step
+            batch,
+            self.sampling,
+            seed=self.seed,
+            step=self.global_step,
+            on_completion=scoring.add,
         )
         rollout_seconds = time.perf_counter() - start
-        scores = self.reward(rollouts.completions())  # N numbers, None where unscored
+        scores = scoring.result(rollouts.completions())  # N numbers, None where unscored
         rewards = as_matrix(scores.total, self.sampling.group_size)  # (B, G)
         advantages: torch.Tensor = self.advantage(rewards)  # (B, G)
         update = self.update(rollouts, advantages)

@@ -221,7 +221,15 @@ def check_engine(
     prompts = prompts or make_prompts(["a", "bcd", "efghij"])
     sampling = Sampling(group_size=2, max_new_tokens=6)
     engine.setup(policy)
-    rollouts: Rollouts = engine.generate(prompts, sampling, seed=3, step=5)
+    told: dict[int, Completion] = {}
+    rollouts: Rollouts = engine.generate(
+        prompts, sampling, seed=3, step=5, on_completion=told.__setitem__
+    )
+    completions = rollouts.completions()
+    _require(
+        all(completions[row] == completion for row, completion in told.items()),
+        "what on_completion is told must be in the rollouts, at the same row",
+    )
     num_rows = len(prompts) * sampling.group_size
     _require(rollouts.completion_ids.shape[0] == num_rows, f"needs {num_rows} rows")
     _require(len(rollouts.texts) == num_rows, f"needs {num_rows} texts")
@@ -230,7 +238,9 @@ def check_engine(
         bool((rollouts.logprobs[~rollouts.completion_mask] == 0).all()),
         "log-probabilities of padding must be 0",
     )
-    alone: Rollouts = engine.generate(prompts[1:2], sampling, seed=3, step=5)
+    alone: Rollouts = engine.generate(
+        prompts[1:2], sampling, seed=3, step=5, on_completion=told.__setitem__
+    )
     length = int(alone.num_tokens[1])
     _require(
         torch.equal(alone.completion_ids[1, :length], rollouts.completion_ids[3, :length]),

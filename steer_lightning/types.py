@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-import torch
+if TYPE_CHECKING:  # reward workers read these types, too, and should not wait for torch
+    import torch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +49,18 @@ class Completion:
     finished: bool
     """True if the model ended by itself (EOS), False if it was cut off at the token limit."""
     columns: Mapping[str, object] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, problem: Problem, *, text: str, num_tokens: int, finished: bool) -> Completion:
+        """A completion of a problem."""
+        return cls(
+            text=text,
+            question=problem.question,
+            answer=problem.answer,
+            num_tokens=num_tokens,
+            finished=finished,
+            columns=problem.columns,
+        )
 
 
 @runtime_checkable
@@ -94,20 +107,15 @@ class Rollouts:
     def completions(self) -> list[Completion]:
         """The N rows as rewards see them."""
         lengths, finished = self.num_tokens.tolist(), self.finished.tolist()
-        rows = []
-        for n, text in enumerate(self.texts):
-            problem = self.prompts[n // self.group_size].problem
-            rows.append(
-                Completion(
-                    text=text,
-                    question=problem.question,
-                    answer=problem.answer,
-                    num_tokens=lengths[n],
-                    finished=finished[n],
-                    columns=problem.columns,
-                )
+        return [
+            Completion.of(
+                self.prompts[n // self.group_size].problem,
+                text=text,
+                num_tokens=lengths[n],
+                finished=finished[n],
             )
-        return rows
+            for n, text in enumerate(self.texts)
+        ]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from steer_lightning.callbacks.run_folder import tell
 from steer_lightning.errors import ConfigError
 from steer_lightning.evaluation import BenchmarkMetrics, evaluate_batch
 from steer_lightning.module import SteeringModule
-from steer_lightning.rewards import MathReward, Reward, reward_name
+from steer_lightning.rewards import MathReward, Reward, RewardSum, WeightedReward, reward_name
 from steer_lightning.rollout import Sampling
 from steer_lightning.types import Prompt, Source
 
@@ -92,6 +92,7 @@ class BenchmarkEval(Callback):
         """Loads the problems, before the model is loaded."""
         if stage != "fit":
             return
+        assert isinstance(pl_module, SteeringModule)
         datamodule: Any = getattr(trainer, "datamodule", None)
         if datamodule is None:
             raise ConfigError(
@@ -114,7 +115,8 @@ class BenchmarkEval(Callback):
             )
         self._refuse_doubles(trainer, set(sources))
         self._prompts = {name: datamodule.make_prompts(source) for name, source in sources.items()}
-        assert isinstance(pl_module, SteeringModule)
+        verifier = WeightedReward(reward=self.verifier)
+        self._judge = RewardSum([verifier], pl_module.reward_pool)
         key = "BenchmarkEval.sampling.max_new_tokens"
         for prompts in self._prompts.values():
             pl_module.policy.check_length(prompts, self.sampling.max_new_tokens, key)
@@ -153,6 +155,11 @@ class BenchmarkEval(Callback):
         """Evaluates after the last step, if that has not just been done."""
         if not self.results or self.results[-1].step != trainer.global_step:
             self._evaluate(trainer, pl_module)
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Ends the threads of a verifier that has some."""
+        if stage == "fit":
+            self._judge.close()
 
     def state_dict(self) -> dict[str, Any]:
         """The results so far: a resumed run knows its accuracy before training."""
@@ -199,5 +206,5 @@ class BenchmarkEval(Callback):
         quiet = trainer.progress_bar_callback is None or len(starts) == 1
         for start in tqdm(starts, desc=f"evaluating {name}", leave=False, disable=quiet):
             batch = prompts[start : start + self.batch_size]
-            evaluate_batch(metrics, module.engine, batch, self.sampling, self.verifier, module.seed)
+            evaluate_batch(metrics, module.engine, batch, self.sampling, self._judge, module.seed)
         return metrics.result()

@@ -28,6 +28,8 @@ def reward_metrics(step: Step) -> dict[str, float]:
     for name, scores in step.scores.parts.items():
         values = [score for score in scores if score is not None]
         metrics[f"reward/{name}"] = sum(values) / len(values) if values else float("nan")
+    for name, outcomes in step.scores.outcomes.items():
+        metrics |= {f"reward/{name}/num_{key}": float(count) for key, count in outcomes.items()}
     return metrics
 
 

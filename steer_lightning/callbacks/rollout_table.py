@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +14,7 @@ from steer_lightning.atomic import written_aside
 from steer_lightning.callbacks.run_folder import claim, tell
 from steer_lightning.errors import ConfigError
 from steer_lightning.module import SteeringModule, Step
-
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-
-
-def printable(text: str) -> str:
-    """Text with control characters shown, not sent.
-
-    What a model writes must not drive a terminal.
-    """
-    return CONTROL.sub(lambda found: repr(found.group())[1:-1], text)
+from steer_lightning.printable import printable
 
 
 def as_table(step: Step, number: int) -> pa.Table:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from steer_lightning.evaluation.metrics import BenchmarkMetrics
-from steer_lightning.rewards import Reward, reward_name
-from steer_lightning.rewards.base import check_scores
+from steer_lightning.rewards import RewardSum
 from steer_lightning.rollout import RolloutEngine, Sampling
 from steer_lightning.types import Prompt
 
@@ -23,7 +22,7 @@ def evaluate_batch(
     engine: RolloutEngine,
     prompts: Sequence[Prompt],
     sampling: Sampling,
-    verifier: Reward,
+    verifier: RewardSum,
     seed: int,
 ) -> None:
     """Answers prompts and adds the verdicts to `metrics`.
@@ -36,8 +35,8 @@ def evaluate_batch(
         verifier: 1 for right, 0 for wrong, None for what can't be judged.
         seed: Seed of the run.
     """
-    rollouts = engine.generate(prompts, sampling, seed=seed, step=EVALUATION_STEP)
-    verdicts = verifier(rollouts.completions())
-    metrics.update_with(
-        rollouts, check_scores(reward_name(verifier), verdicts, len(rollouts.texts))
+    scoring = verifier.start()
+    rollouts = engine.generate(
+        prompts, sampling, seed=seed, step=EVALUATION_STEP, on_completion=scoring.add
     )
+    metrics.update_with(rollouts, scoring.result(rollouts.completions()).total)

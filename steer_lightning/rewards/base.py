@@ -1,4 +1,4 @@
-"""What a reward is, and the weighted sum of several.
+"""What a reward is, and what it may return.
 
 No tensors here: a reward sees text and facts.
 """
@@ -6,13 +6,11 @@ No tensors here: a reward sees text and facts.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any, Protocol, runtime_checkable
 
 from steer_lightning.errors import ConfigError
-from steer_lightning.types import Completion
 
 
 @runtime_checkable
@@ -20,7 +18,16 @@ class Reward(Protocol):
     """Scores completions. A plain function of the same form is one, too.
 
     Returns one number a completion, or None where it can't be scored: such a completion is left out
-    of its group's baseline and counted. An exception stops the run: a crash is never a reward of 0.
+    of its group's baseline and counted. A `Verdict` is a number that also says why.
+
+    Each completion is scored by itself in a worker process, under a deadline (`RewardPool`); one
+    that takes too long or raises an exception has no score, since a crash is never a reward of 0. A
+    reward that can't be pickled, or has an attribute `in_process = True`, runs in the training
+    process on all completions of a step at once, without a deadline, and an exception stops the
+    run. A coroutine function (`async def`) is run as an `AsyncReward`.
+
+    Attributes that a reward may have: `in_process`; `outcomes`, the names of its verdicts, which
+    are counted and logged; `warm_up()`, called once before the workers start, for slow imports.
     """
 
     def __call__(self, completions: Any, /) -> Any:
@@ -29,6 +36,35 @@ class Reward(Protocol):
         Returns a list of as many numbers or None.
         """
         ...
+
+
+class Verdict(float):
+    """A score that also says why, such as `Verdict(0, "no_answer")`.
+
+    Args:
+        score: The reward.
+        outcome: One of the reward's `outcomes`.
+    """
+
+    outcome: str
+
+    def __new__(cls, score: float, outcome: str) -> Verdict:
+        """A float with an attribute."""
+        verdict = super().__new__(cls, score)
+        verdict.outcome = outcome
+        return verdict
+
+
+def wrong_return(error: ConfigError) -> str:
+    """What `check_scores` refused, in a sentence that can be sent by a worker."""
+    return f"{error.rule} (it returned {error.value!r:.100})"
+
+
+def outcome_of(score: float | None) -> str:
+    """A verdict's own name, or that there is a score or none."""
+    if isinstance(score, Verdict):
+        return score.outcome
+    return "unscored" if score is None else "scored"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +88,8 @@ class Scores:
     """N weighted sums; None where a part with a weight could not be scored."""
     parts: dict[str, list[float | None]]
     """Each reward's own N numbers, unweighted, by name."""
+    outcomes: dict[str, dict[str, int]] = field(default_factory=dict)
+    """How often each outcome came up, by reward: `timed_out`, `crashed`, and the reward's own."""
 
 
 def reward_name(reward: Reward) -> str:
@@ -76,54 +114,15 @@ def check_scores(name: str, scores: Any, num_completions: int) -> list[float | N
         )
     checked: list[float | None] = []
     for score in scores:
-        if score is not None and not (isinstance(score, Real) and math.isfinite(score)):
+        finite = isinstance(score, Real) and math.isfinite(score)
+        if score is not None and not finite:
             raise _wrong(
                 name, score, "must return finite numbers, or None for what can't be scored"
             )
-        checked.append(None if score is None else float(score))
+        plain = score is None or isinstance(score, Verdict)
+        checked.append(score if plain else float(score))
     return checked
 
 
 def _wrong(name: str, value: object, rule: str) -> ConfigError:
     return ConfigError(f"reward {name}", value, rule=rule, fix=f"Mend what {name} returns")
-
-
-class RewardSum:
-    """The weighted sum of several rewards.
-
-    Args:
-        rewards: At least one. Two of the same name are numbered.
-
-    Raises:
-        ConfigError: If there is none, or no weight differs from 0.
-    """
-
-    def __init__(self, rewards: Sequence[WeightedReward]) -> None:
-        if not any(part.weight for part in rewards):
-            raise ConfigError(
-                "model.rewards",
-                [reward_name(part.reward) for part in rewards],
-                rule="needs at least one reward with a weight other than 0",
-                why="With no reward there is nothing to learn",
-            )
-        self.parts: dict[str, WeightedReward] = {}
-        for part in rewards:
-            name = base = reward_name(part.reward)
-            number = 2
-            while name in self.parts:
-                name, number = f"{base}_{number}", number + 1
-            self.parts[name] = part
-
-    def __call__(self, completions: Sequence[Completion]) -> Scores:
-        """Scores N completions with every part, and adds them up."""
-        parts = {
-            name: check_scores(name, part.reward(completions), len(completions))
-            for name, part in self.parts.items()
-        }
-        weights = {name: part.weight for name, part in self.parts.items() if part.weight}
-        total: list[float | None] = []
-        for n in range(len(completions)):
-            values = [(weight, parts[name][n]) for name, weight in weights.items()]
-            scored = [weight * value for weight, value in values if value is not None]
-            total.append(sum(scored) if len(scored) == len(values) else None)
-        return Scores(total=total, parts=parts)

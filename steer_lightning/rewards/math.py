@@ -6,18 +6,21 @@ bulk of GSM8K and arithmetic, are compared exactly without it.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
 from fractions import Fraction
 from functools import lru_cache
 from typing import Any, Literal
 
+from steer_lightning.rewards.base import Verdict
 from steer_lightning.types import Completion
 
 BOXED = "\\boxed{"
 BRACE = re.compile(r"\\boxed\{|(?<!\\)[{}]")
 NUMBER = re.compile(r"-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?")
 MAX_DIGITS = 40  # a longer number is no answer, and exact arithmetic on it would cost without bound
+MAX_CHARACTERS = 5000  # a longer text is no answer, and parsing it would only use up the deadline
 
 AnswerIn = Literal["boxed", "boxed_or_last_number", "last_number"]
 
@@ -67,9 +70,13 @@ def plain_number(text: str) -> Fraction | None:
 
 @lru_cache(maxsize=4096)  # a gold answer is compared with every completion of its group
 def _parse(answer: str) -> tuple[Any, ...]:
+    if len(answer) > MAX_CHARACTERS:
+        return ()
     from math_verify import parse  # it imports sympy, a second that no other command should pay
 
-    return tuple(parse(f"${answer}$"))
+    # its own time-outs are signals, which fail off the main thread; the reward pool has a deadline
+    logging.getLogger("math_verify").setLevel(logging.ERROR)  # it would warn of just that
+    return tuple(parse(f"${answer}$", parsing_timeout=None))
 
 
 def is_gold(gold: str) -> bool:
@@ -91,7 +98,10 @@ def is_equal(answer: str, gold: str) -> bool:
         return True
     from math_verify import verify
 
-    return bool(verify(list(_parse(gold)), list(_parse(answer))))
+    # what it can't compare is an exception, not a wrong answer
+    return bool(
+        verify(list(_parse(gold)), list(_parse(answer)), timeout_seconds=None, raise_on_error=True)
+    )
 
 
 class MathReward:
@@ -99,23 +109,34 @@ class MathReward:
 
     ArXiv 2505.18706.
 
-    None where the gold answer can't be parsed. An answer that is missing is wrong.
+    None where the gold answer can't be parsed. An answer that is missing, or no mathematics, is
+    wrong; the outcomes tell them apart.
 
     Args:
         answer_in: Where the answer is looked for: the last `\boxed{}` (the paper), else the last
             number, or the last number alone.
     """
 
+    outcomes = ("right", "wrong", "no_answer", "unparseable")
+
     def __init__(self, answer_in: AnswerIn = "boxed") -> None:
         self.answer_in = answer_in
 
-    def __call__(self, completions: Sequence[Completion]) -> list[float | None]:
+    def warm_up(self) -> None:
+        """Imports sympy, and has it compile what it compiles at its first use."""
+        is_equal("x + 1", r"\frac{1}{2}")
+
+    def __call__(self, completions: Sequence[Completion]) -> list[Verdict | None]:
         """Scores completions."""
         return [self._score(completion) for completion in completions]
 
-    def _score(self, completion: Completion) -> float | None:
+    def _score(self, completion: Completion) -> Verdict | None:
         gold = last_boxed(completion.answer) or completion.answer
         if not is_gold(gold):
             return None
         answer = find_answer(completion.text, self.answer_in)
-        return 0.0 if answer is None else float(is_equal(answer, gold))
+        if answer is None:
+            return Verdict(0.0, "no_answer")
+        if is_equal(answer, gold):
+            return Verdict(1.0, "right")
+        return Verdict(0.0, "wrong" if is_gold(answer) else "unparseable")

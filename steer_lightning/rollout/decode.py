@@ -12,6 +12,7 @@ import torch
 
 from steer_lightning.errors import ConfigError
 from steer_lightning.policy import Policy
+from steer_lightning.rollout.engine import OnCompletion, ignore
 from steer_lightning.rollout.flight import Flight
 from steer_lightning.rollout.generate import GenerateEngine
 from steer_lightning.rollout.kv import KeyValues, decoding
@@ -76,17 +77,33 @@ class DecodeEngine:
         """Nothing to do: rollouts run on the very parameter that is trained."""
 
     def generate(
-        self, prompts: Sequence[Prompt], sampling: Sampling, *, seed: int, step: int
+        self,
+        prompts: Sequence[Prompt],
+        sampling: Sampling,
+        *,
+        seed: int,
+        step: int,
+        on_completion: OnCompletion = ignore,
     ) -> Rollouts:
         """See `RolloutEngine.generate`."""
         if self._policy is None:
             raise RuntimeError("DecodeEngine.setup(policy) must be called before generate()")
         if self.fallback is not None:
-            return self.fallback.generate(prompts, sampling, seed=seed, step=step)
+            return self.fallback.generate(
+                prompts, sampling, seed=seed, step=step, on_completion=on_completion
+            )
         while True:
             plan = plan_flight(prompts, sampling, self.max_tokens_in_flight)
             try:
-                return self.decode(self._policy, prompts, sampling, plan, seed=seed, step=step)
+                return self.decode(
+                    self._policy,
+                    prompts,
+                    sampling,
+                    plan,
+                    seed=seed,
+                    step=step,
+                    on_completion=on_completion,
+                )
             except RuntimeError as error:
                 if not is_out_of_memory(error) or plan.max_rows == 1:
                     raise
@@ -113,6 +130,7 @@ class DecodeEngine:
         *,
         seed: int,
         step: int,
+        on_completion: OnCompletion = ignore,
     ) -> Rollouts:
         """Decodes within a plan, without fall-back."""
         size = sampling.group_size
@@ -126,7 +144,7 @@ class DecodeEngine:
         )
         ids = [prompt.id for prompt in prompts]
         uniforms = row_uniforms(seed, step, ids, size, sampling.max_new_tokens)
-        record = Record(policy, sampling, uniforms)
+        record = Record(policy, sampling, uniforms, prompts, on_completion)
         longest_first = sorted(range(len(prompts)), key=lambda b: -flight.lengths[b])
         waiting = deque(b * size + k for b in longest_first for k in range(size))
         with policy.constant_vectors(), decoding(policy.model, flight) as (cache, layers):
@@ -135,7 +153,7 @@ class DecodeEngine:
                 decoder.refill(waiting)
                 if flight.num_rows:  # all that were taken in may have ended with their first token
                     decoder.step()
-        return record.rollouts(prompts)
+        return record.rollouts()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
+
+from steer_lightning.types import Completion
+
+OnCompletion = Callable[[int, Completion], None]
+"""Takes a row of the batch and its completion."""
+
+
+def ignore(row: int, completion: Completion) -> None:
+    """For rollouts that nobody waits for."""
 
 
 @runtime_checkable
@@ -16,12 +26,18 @@ class RolloutEngine(Protocol):
         """Takes the `Policy`, once, when it is loaded and on its device."""
         ...
 
-    def generate(self, prompts: Any, sampling: Any, /, *, seed: Any, step: Any) -> Any:
+    def generate(
+        self, prompts: Any, sampling: Any, /, *, seed: Any, step: Any, on_completion: Any
+    ) -> Any:
         """Takes a list of `Prompt` and a `Sampling`.
 
         Returns `Rollouts` with G completions of each prompt.
 
         The same ones for the same (seed, step, prompt id, sample), whatever else is in the batch.
+
+        An engine may call `on_completion(row, completion)`, with a `Completion`, for each row that
+        has ended, so that it is scored while others are still sampled; what it leaves out is scored
+        at the end.
         """
         ...
 

@@ -17,10 +17,11 @@ from transformers import (
 from steer_lightning.errors import ConfigError
 from steer_lightning.policy import Policy
 from steer_lightning.rollout.draw import draw
+from steer_lightning.rollout.engine import OnCompletion, ignore
 from steer_lightning.rollout.sampling import Sampling, row_uniforms
 from steer_lightning.rollout.stop import StopText
 from steer_lightning.steering import SteeringVectors
-from steer_lightning.types import Prompt, Rollouts
+from steer_lightning.types import Completion, Prompt, Rollouts
 
 
 class SeededSampler(LogitsProcessor):
@@ -94,7 +95,13 @@ class GenerateEngine:
 
     @torch.no_grad()
     def generate(
-        self, prompts: Sequence[Prompt], sampling: Sampling, *, seed: int, step: int
+        self,
+        prompts: Sequence[Prompt],
+        sampling: Sampling,
+        *,
+        seed: int,
+        step: int,
+        on_completion: OnCompletion = ignore,
     ) -> Rollouts:
         """See `RolloutEngine.generate`."""
         if self._policy is None:
@@ -107,8 +114,13 @@ class GenerateEngine:
             made = self._batch(self._policy, [prompts[b] for b in chosen], sampling, seed, step)
             for k, b in enumerate(chosen):
                 rows[b] = made[k * sampling.group_size : (k + 1) * sampling.group_size]
+                for place, (tokens, _, finished, text) in enumerate(rows[b]):
+                    found = Completion.of(
+                        prompts[b].problem, text=text, num_tokens=len(tokens), finished=finished
+                    )
+                    on_completion(b * sampling.group_size + place, found)
         in_order = [row for b in range(len(prompts)) for row in rows[b]]
-        return _collect(self._policy, prompts, in_order, sampling.group_size)
+        return _collect(self._policy.pad_token_id, prompts, in_order, sampling.group_size)
 
     def _batch(
         self, policy: Policy, prompts: Sequence[Prompt], sampling: Sampling, seed: int, step: int
@@ -148,13 +160,19 @@ class GenerateEngine:
         )
         tokens = sequences[:, width:].cpu()
         logprobs = torch.stack(sampler.logprobs, 1).cpu()
-        return [_cut(tokens[n], logprobs[n], stops, told[n]) for n in range(len(tokens))]
+        rows = [_cut(tokens[n], logprobs[n], stops, told[n]) for n in range(len(tokens))]
+        texts = policy.tokenizer.batch_decode(
+            [kept.tolist() for kept, _, _ in rows], skip_special_tokens=True
+        )
+        return [(*row, text) for row, text in zip(rows, texts, strict=True)]
 
 
-_Row = tuple[torch.Tensor, torch.Tensor, bool]  # tokens, log-probabilities, ended by EOS
+_Row = tuple[torch.Tensor, torch.Tensor, bool, str]  # tokens, log-probabilities, ended by EOS, text
 
 
-def _cut(tokens: torch.Tensor, logprobs: torch.Tensor, stops: list[int], told: int | None) -> _Row:
+def _cut(
+    tokens: torch.Tensor, logprobs: torch.Tensor, stops: list[int], told: int | None
+) -> tuple[torch.Tensor, torch.Tensor, bool]:
     """Cuts a row behind its first EOS token or stop string.
 
     What follows is padding that other rows of the batch brought.
@@ -165,25 +183,21 @@ def _cut(tokens: torch.Tensor, logprobs: torch.Tensor, stops: list[int], told: i
 
 
 def _collect(
-    policy: Policy, prompts: Sequence[Prompt], rows: list[_Row], group_size: int
+    pad_token_id: int, prompts: Sequence[Prompt], rows: list[_Row], group_size: int
 ) -> Rollouts:
-    lengths = torch.tensor([len(tokens) for tokens, _, _ in rows])
+    lengths = torch.tensor([len(tokens) for tokens, *_ in rows])
     width = int(lengths.max())
     mask = torch.arange(width) < lengths[:, None]
-    ids = torch.full((len(rows), width), policy.pad_token_id)
+    ids = torch.full((len(rows), width), pad_token_id)
     logprobs = torch.zeros(len(rows), width)
-    ids[mask] = torch.cat([tokens for tokens, _, _ in rows])
-    logprobs[mask] = torch.cat([row for _, row, _ in rows])
+    ids[mask] = torch.cat([tokens for tokens, *_ in rows])
+    logprobs[mask] = torch.cat([row for _, row, *_ in rows])
     return Rollouts(
         prompts=tuple(prompts),
         group_size=group_size,
         completion_ids=ids,
         completion_mask=mask,
         logprobs=logprobs,
-        finished=torch.tensor([finished for _, _, finished in rows]),
-        texts=tuple(
-            policy.tokenizer.batch_decode(
-                [t.tolist() for t, _, _ in rows], skip_special_tokens=True
-            )
-        ),
+        finished=torch.tensor([finished for _, _, finished, _ in rows]),
+        texts=tuple(text for *_, text in rows),
     )

@@ -8,9 +8,10 @@ import torch
 
 from steer_lightning.policy import Policy
 from steer_lightning.rollout.draw import draw
+from steer_lightning.rollout.engine import OnCompletion
 from steer_lightning.rollout.sampling import Sampling
 from steer_lightning.rollout.stop import StopText
-from steer_lightning.types import Prompt, Rollouts
+from steer_lightning.types import Completion, Prompt, Rollouts
 
 
 class Record:
@@ -20,10 +21,21 @@ class Record:
         policy: Names the tokens that end a completion.
         sampling: The settings.
         uniforms: (N, T) float64 in [0, 1), each row's stream of random numbers.
+        prompts: B prompts.
+        on_completion: Told each row and its completion as soon as it has ended.
     """
 
-    def __init__(self, policy: Policy, sampling: Sampling, uniforms: torch.Tensor) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        sampling: Sampling,
+        uniforms: torch.Tensor,
+        prompts: Sequence[Prompt],
+        on_completion: OnCompletion,
+    ) -> None:
         self.policy, self.sampling = policy, sampling
+        self.prompts, self.on_completion = prompts, on_completion
+        self._texts: dict[int, str] = {}
         device = policy.device
         num_rows, width = uniforms.shape
         exact = torch.float32 if device.type == "mps" else torch.float64  # Apple's GPUs have none
@@ -60,20 +72,35 @@ class Record:
             told = [self._stop_text(row[: count + 1]) for row, count in texts]
             finished |= torch.tensor(told, device=finished.device)
         self._finished[rows] = finished
-        return tokens, finished | (counts + 1 == self._tokens.shape[1])
+        ended = finished | (counts + 1 == self._tokens.shape[1])
+        if bool(ended.any()):
+            self._hand_out(rows[ended], finished[ended])
+        return tokens, ended
 
-    def rollouts(self, prompts: Sequence[Prompt]) -> Rollouts:
+    def _hand_out(self, rows: torch.Tensor, finished: torch.Tensor) -> None:
+        lengths, tokens = self._lengths[rows].tolist(), self._tokens[rows].tolist()
+        ids = [row[:length] for row, length in zip(tokens, lengths, strict=True)]
+        texts = self.policy.tokenizer.batch_decode(ids, skip_special_tokens=True)
+        for row, text, length, done in zip(
+            rows.tolist(), texts, lengths, finished.tolist(), strict=True
+        ):
+            self._texts[row] = text
+            problem = self.prompts[row // self.sampling.group_size].problem
+            self.on_completion(
+                row, Completion.of(problem, text=text, num_tokens=length, finished=done)
+            )
+
+    def rollouts(self) -> Rollouts:
         """All completions, in the order of the prompts."""
         lengths = self._lengths.cpu()
         width = int(lengths.max())
         ids = self._tokens[:, :width].cpu()
-        rows = [row[:length].tolist() for row, length in zip(ids, lengths, strict=True)]
         return Rollouts(
-            prompts=tuple(prompts),
+            prompts=tuple(self.prompts),
             group_size=self.sampling.group_size,
             completion_ids=ids,
             completion_mask=torch.arange(width) < lengths[:, None],
             logprobs=self._logprobs[:, :width].cpu(),
             finished=self._finished.cpu(),
-            texts=tuple(self.policy.tokenizer.batch_decode(rows, skip_special_tokens=True)),
+            texts=tuple(self._texts[row] for row in range(len(lengths))),
         )

@@ -454,12 +454,12 @@ def test_each_mistake_gets_one_clear_message(
 
 
 def test_a_reward_that_misbehaves_is_named(config, run, tmp_path: Path) -> None:
-    (tmp_path / "bad.py").write_text("def short(completions):\n    return [1.0]\n")
+    (tmp_path / "bad.py").write_text("def short(completions):\n    return [1.0, 2.0]\n")
     config["model"]["rewards"] = [{"reward": "bad.short"}]
     done = run(config)
     assert done.returncode == 2
     assert "reward short" in done.stderr.splitlines()[-1]
-    assert "one score for each of 16 completions" in done.stderr
+    assert "one score for each of 1 completions (it returned '2 scores')" in done.stderr
 
 
 def test_a_full_disk_stops_with_a_message_and_keeps_what_is_whole(config, tmp_path: Path) -> None:

@@ -20,10 +20,11 @@ from steer_lightning.callbacks.guard import Guard, why_no_signal
 from steer_lightning.callbacks.last_checkpoint import WholeFileCheckpointIO
 from steer_lightning.callbacks.progress_bar import sparkline
 from steer_lightning.callbacks.reward_logger import completion_metrics, reward_metrics
-from steer_lightning.callbacks.rollout_table import RolloutTable, as_table, merge, printable
+from steer_lightning.callbacks.rollout_table import RolloutTable, as_table, merge
 from steer_lightning.callbacks.run_folder import claim
 from steer_lightning.evaluation import BenchmarkMetrics
 from steer_lightning.module import Step, Update
+from steer_lightning.printable import printable
 from steer_lightning.report.curve import draw_reward_curve, read_series, trailing_mean
 from steer_lightning.rewards import Scores
 from steer_lightning.rollout import Sampling

@@ -33,13 +33,22 @@ def test_check_engine_notices_wrong_logprobs_and_batch_dependence() -> None:
             return rollouts
 
     class OneStream(GenerateEngine):
-        def generate(self, prompts, sampling, *, seed, step):  # type: ignore[no-untyped-def]
-            return super().generate(prompts, sampling, seed=seed + len(prompts), step=step)
+        def generate(self, prompts, sampling, *, seed, **rest):  # type: ignore[no-untyped-def]
+            return super().generate(prompts, sampling, seed=seed + len(prompts), **rest)
+
+    class WrongRow(GenerateEngine):
+        def generate(self, prompts, sampling, *, on_completion, **rest):  # type: ignore[no-untyped-def]
+            def shifted(row, completion):  # type: ignore[no-untyped-def]
+                on_completion((row + 1) % 6, completion)
+
+            return super().generate(prompts, sampling, on_completion=shifted, **rest)
 
     with pytest.raises(AssertionError, match="log-probabilities"):
         check_engine(WrongLogprobs(), tiny_policy())
     with pytest.raises(AssertionError, match="not on the batch"):
         check_engine(OneStream(), tiny_policy())
+    with pytest.raises(AssertionError, match="same row"):
+        check_engine(WrongRow(), tiny_policy())
 
 
 def test_greedy_equals_transformers_generate() -> None:

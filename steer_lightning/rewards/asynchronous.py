@@ -1,0 +1,158 @@
+"""Rewards that wait for others: remote judges, asked concurrently."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import logging
+import threading
+import traceback
+from collections.abc import Sequence
+from typing import Any
+
+from steer_lightning.errors import ConfigError
+from steer_lightning.rewards.base import (
+    Reward,
+    check_scores,
+    outcome_of,
+    reward_name,
+    wrong_return,
+)
+from steer_lightning.types import Completion
+
+log = logging.getLogger(__name__)
+
+PATIENCE = 10.0
+"""Seconds beyond the deadline after which the event loop is taken for blocked."""
+
+
+class AsyncReward:
+    """A coroutine function as a reward, such as a request to a remote judge.
+
+    It runs in the training process, in a thread of its own, on one completion a call, while others
+    are still being sampled.
+
+    Args:
+        judge: `async def judge(completions)` that returns a list of numbers or None, or an object
+            with such a `__call__`; as in `Reward`. It is given one completion at a time.
+        deadline: Seconds for one completion, all its attempts included.
+        max_concurrency: Most calls at once.
+        retries: Further attempts after an exception.
+        backoff: Seconds before the first of them; each further one waits twice as long.
+
+    Raises:
+        ConfigError: If a number is out of range, or `judge` is no coroutine function.
+    """
+
+    def __init__(
+        self,
+        judge: Reward,
+        deadline: float = 60.0,
+        max_concurrency: int = 16,
+        retries: int = 3,
+        backoff: float = 1.0,
+    ) -> None:
+        if not is_async(judge):
+            raise ConfigError(
+                "AsyncReward.judge",
+                reward_name(judge),
+                rule="must be a coroutine function (async def)",
+                fix="Give a plain function as the reward itself",
+            )
+        for key, value, holds in (
+            ("deadline", deadline, 0 < deadline < float("inf")),
+            ("max_concurrency", max_concurrency, max_concurrency >= 1),
+            ("retries", retries, retries >= 0),
+            ("backoff", backoff, backoff >= 0),
+        ):
+            if not holds:
+                raise ConfigError(f"AsyncReward.{key}", value, rule="is out of range")
+        self.judge, self.deadline, self.max_concurrency = judge, deadline, max_concurrency
+        self.retries, self.backoff = retries, backoff
+        self.__name__ = reward_name(judge)
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def __call__(self, completions: Sequence[Completion]) -> list[float | None]:
+        """Scores completions; None for those that failed."""
+        futures = [self.submit(completion) for completion in completions]
+        return [answer["score"] for answer in self.collect(futures)]
+
+    def submit(self, completion: Completion) -> concurrent.futures.Future[dict[str, Any]]:
+        """Starts to score a completion."""
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+            self._slots = asyncio.Semaphore(self.max_concurrency)
+            name = f"reward {self.__name__}"
+            self._thread = threading.Thread(target=self._loop.run_forever, name=name, daemon=True)
+            self._thread.start()
+        return asyncio.run_coroutine_threadsafe(self._score(completion), self._loop)
+
+    def collect(
+        self, futures: Sequence[concurrent.futures.Future[dict[str, Any]]]
+    ) -> list[dict[str, Any]]:
+        """Waits for answers: `score`, `outcome` and `detail`, as those of `RewardPool.collect`.
+
+        Raises:
+            ConfigError: If the judge blocks its event loop: then no deadline can hold.
+        """
+        waiting = set(futures)
+        while waiting:
+            done, waiting = concurrent.futures.wait(
+                waiting, self.deadline + PATIENCE, concurrent.futures.FIRST_COMPLETED
+            )
+            if not done:
+                raise ConfigError(
+                    f"reward {self.__name__}",
+                    f"no answer in {self.deadline + PATIENCE:g} s",
+                    rule="must not block its event loop",
+                    why="While it waits without `await`, no other call goes on and no deadline "
+                    "holds",
+                    fix="Await an asynchronous client; or make it a plain function, which runs in "
+                    "a worker process",
+                )
+        return [future.result() for future in futures]
+
+    def close(self) -> None:
+        """Ends the thread, if it is not blocked."""
+        if self._loop is None:
+            return
+        loop, self._loop = self._loop, None
+        loop.call_soon_threadsafe(loop.stop)
+        self._thread.join(PATIENCE)
+        if not self._thread.is_alive():
+            loop.run_until_complete(loop.shutdown_asyncgens())
+            loop.close()
+
+    async def _score(self, completion: Completion) -> dict[str, Any]:
+        async with self._slots:
+            try:
+                return await asyncio.wait_for(self._attempts(completion), self.deadline)
+            except (asyncio.TimeoutError, TimeoutError):  # the same from Python 3.11 on
+                detail = f"no answer in {self.deadline:g} s"
+                return {"score": None, "outcome": "timed_out", "detail": detail}
+
+    async def _attempts(self, completion: Completion) -> dict[str, Any]:
+        for attempt in range(self.retries + 1):
+            try:
+                returned = await self.judge([completion])
+                (score,) = check_scores(self.__name__, returned, 1)
+                return {"score": score, "outcome": outcome_of(score), "detail": ""}
+            except ConfigError as error:
+                return {"score": None, "outcome": "wrong_return", "detail": wrong_return(error)}
+            except Exception:  # network and server errors are of no common class
+                detail = traceback.format_exc(limit=-4)
+            if attempt < self.retries:
+                log.debug("reward %s: attempt %d failed", self.__name__, attempt + 1)
+                await asyncio.sleep(self.backoff * 2**attempt)
+        return {"score": None, "outcome": "crashed", "detail": detail}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without its thread: a copy starts its own."""
+        return {**self.__dict__, "_loop": None, "_slots": None, "_thread": None}
+
+
+def is_async(reward: Any) -> bool:
+    """Whether calling it makes a coroutine."""
+    from inspect import iscoroutinefunction
+
+    return iscoroutinefunction(reward) or iscoroutinefunction(getattr(reward, "__call__", None))  # noqa: B004  # not whether it is callable, but how

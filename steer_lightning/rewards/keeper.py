@@ -1,0 +1,237 @@
+"""The keeper of the reward pool: a process that forks workers, and kills those that take too long.
+
+It loads the rewards once, so that a new worker costs a fork, not an import. It has no threads and
+runs none of the rewards' code itself but for loading them: it always answers. When the training
+process goes away, however that happens, it kills all workers and ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import json
+import os
+import pickle
+import selectors
+import signal
+import socket
+import sys
+import traceback
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NoReturn
+
+from steer_lightning.rewards.wire import TASK, read_frame, write_frame
+from steer_lightning.rewards.worker import work
+
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+
+
+class Worker:
+    """A forked process and the connection to it.
+
+    Args:
+        keeper: Has forked it.
+        pid: Its process id, and that of its session.
+        connection: Our end.
+    """
+
+    def __init__(self, keeper: Keeper, pid: int, connection: socket.socket) -> None:
+        self.keeper, self.pid, self.connection = keeper, pid, connection
+
+    async def open(self) -> None:
+        """Reads and writes without waiting."""
+        self.reader, self.writer = await asyncio.open_connection(sock=self.connection, limit=2**20)
+
+    def kill(self) -> str:
+        """Ends it with everything that it has started; says how it had ended, if it had."""
+        self.writer.close()
+        found, status = os.waitpid(self.pid, os.WNOHANG)
+        kill_group(self.pid)
+        if not found:
+            os.waitpid(self.pid, 0)
+        self.keeper.workers.discard(self)
+        self.keeper.kill_orphans()
+        if not found:
+            return "closed its connection"
+        code = os.waitstatus_to_exitcode(status)
+        return f"exit status {code}" if code >= 0 else signal.Signals(-code).name
+
+
+class Keeper:
+    """Hands tasks to workers, and answers to the training process.
+
+    Args:
+        settings: `rewards` (pickled), `num_workers`, `deadline` (seconds), `memory_bytes`.
+        upstream: Connection to the training process.
+        writer: Of the same.
+    """
+
+    def __init__(
+        self, settings: dict[str, Any], upstream: socket.socket, writer: asyncio.StreamWriter
+    ) -> None:
+        self.settings, self.upstream, self.writer = settings, upstream, writer
+        self.tasks: asyncio.Queue[bytes] = asyncio.Queue()
+        self.workers: set[Worker] = set()
+        self.rewards = [pickle.loads(reward) for reward in settings["rewards"]]
+        for reward in self.rewards:
+            warm_up = getattr(reward, "warm_up", None)
+            if warm_up is not None:
+                warm_up()
+
+    async def serve(self, reader: asyncio.StreamReader) -> None:
+        """Takes tasks until the training process closes the connection."""
+        # an exception in a seat is a bug here: it ends the keeper, which the training side notices
+        async with _Beside([self._seat() for _ in range(self.settings["num_workers"])]):
+            while (task := await read_frame(reader)) is not None:
+                self.tasks.put_nowait(task)
+
+    async def _seat(self) -> None:
+        """One worker after the other."""
+        worker: Worker | None = None
+        while True:
+            task = await self.tasks.get()
+            for _ in range(2):  # a worker may have been killed from outside: that once is free
+                if worker is None:
+                    worker = self.fork()
+                    await worker.open()
+                answer = await self._ask(worker, task)
+                if answer["retire"]:
+                    how = worker.kill()
+                    worker = None
+                if answer["outcome"] != "died":
+                    break
+                answer["detail"] = f"the worker died ({how})"
+            else:
+                answer["outcome"] = "crashed"
+            write_frame(self.writer, json.dumps(answer).encode())
+
+    async def _ask(self, worker: Worker, task: bytes) -> dict[str, Any]:
+        number, _ = TASK.unpack_from(task)
+        write_frame(worker.writer, task)
+        outcome = "died"
+        try:
+            frame = await asyncio.wait_for(read_frame(worker.reader), self.settings["deadline"])
+        except (asyncio.TimeoutError, TimeoutError):  # the same from Python 3.11 on
+            frame, outcome = None, "timed_out"
+        if frame is not None:
+            answer: dict[str, Any] = json.loads(frame)
+            return answer
+        return {"id": number, "score": None, "outcome": outcome, "detail": "", "retire": True}
+
+    def fork(self) -> Worker:
+        """Starts a worker, in a session of its own."""
+        ours, theirs = socket.socketpair()
+        pid = os.fork()
+        if pid == 0:
+            self._become_worker(theirs, ours)
+        theirs.close()
+        worker = Worker(self, pid, ours)
+        self.workers.add(worker)
+        return worker
+
+    def _become_worker(self, connection: socket.socket, other: socket.socket) -> NoReturn:
+        try:
+            os.setsid()
+            control_process(PR_SET_PDEATHSIG, signal.SIGKILL)  # should the keeper be killed
+            adopt_orphans()  # so that a reward's stray daemons are its worker's children
+            # an end left open here would hide from its owner that the other side is gone
+            for end in (other, self.upstream, *(worker.connection for worker in self.workers)):
+                os.close(end.fileno()) if end.fileno() >= 0 else None
+            work(connection, self.rewards, self.settings["memory_bytes"])
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(0)
+
+    def kill_orphans(self) -> None:
+        """Kills children that are no workers: what workers left behind that had its own session."""
+        while True:
+            strays = children() - {worker.pid for worker in self.workers}
+            if not strays:
+                return
+            for pid in strays:
+                kill_group(pid)
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+
+    def kill_all(self) -> None:
+        """Leaves no process behind."""
+        for worker in list(self.workers):
+            kill_group(worker.pid)
+            os.waitpid(worker.pid, 0)
+            self.workers.discard(worker)
+        self.kill_orphans()
+
+
+class _Beside:
+    """Runs coroutines beside a block; the first to fail cancels the block, its end cancels them."""
+
+    def __init__(self, coroutines: list[Any]) -> None:
+        self._coroutines = coroutines
+
+    async def __aenter__(self) -> None:
+        block = asyncio.current_task()
+        assert block is not None
+        self._tasks = [asyncio.create_task(coroutine) for coroutine in self._coroutines]
+        for task in self._tasks:
+            task.add_done_callback(lambda done: done.cancelled() or block.cancel())
+
+    async def __aexit__(self, *_: object) -> None:
+        for task in self._tasks:
+            if task.done():
+                task.result()
+            task.cancel()
+
+
+def kill_group(pid: int) -> None:
+    """Kills a session's processes; `pid` is not waited for yet, so the number is still its own."""
+    with suppress(ProcessLookupError):  # no group of its own
+        os.killpg(pid, signal.SIGKILL)
+
+
+def children() -> set[int]:
+    """Process ids of this process's children; empty where the system does not list them."""
+    path = Path(f"/proc/self/task/{os.getpid()}/children")
+    return {int(pid) for pid in path.read_text().split()} if path.exists() else set()
+
+
+def adopt_orphans() -> None:
+    """Makes this process the parent of orphaned descendants; Linux only."""
+    control_process(PR_SET_CHILD_SUBREAPER, 1)
+
+
+def control_process(option: int, value: int) -> None:
+    """Linux's `prctl`; nothing elsewhere."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
+
+
+async def keep(upstream: socket.socket) -> None:
+    """Serves one training process."""
+    reader, writer = await asyncio.open_connection(sock=upstream, limit=2**26)
+    first = await read_frame(reader)
+    if first is None:
+        return
+    try:
+        keeper = Keeper(pickle.loads(first), upstream, writer)
+    except BaseException:  # loading runs a user's code; the training process tells the user
+        write_frame(writer, json.dumps({"unloadable": traceback.format_exc(limit=-4)}).encode())
+        await writer.drain()
+        return
+    try:
+        await keeper.serve(reader)
+    finally:
+        keeper.kill_all()
+
+
+def main(descriptor: int) -> None:
+    """Runs the keeper on an inherited socket."""
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):  # it ends when the training process does
+        signal.signal(getattr(signal, name), signal.SIG_IGN)
+    adopt_orphans()
+    upstream = socket.socket(fileno=descriptor)
+    # poll has no kernel object that a forked worker would share, as epoll has
+    loop = asyncio.SelectorEventLoop(selectors.PollSelector())
+    loop.run_until_complete(keep(upstream))
+    os._exit(0)

@@ -1,0 +1,217 @@
+"""The weighted sum of several rewards, each scored where it can be scored best."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from steer_lightning.errors import UNKNOWN, ConfigError
+from steer_lightning.printable import printable
+from steer_lightning.rewards.asynchronous import AsyncReward, is_async
+from steer_lightning.rewards.base import (
+    Reward,
+    Scores,
+    WeightedReward,
+    check_scores,
+    outcome_of,
+    reward_name,
+)
+from steer_lightning.rewards.pool import RewardPool
+from steer_lightning.types import Completion
+
+log = logging.getLogger(__name__)
+
+FAILURES = ("timed_out", "crashed")
+"""Outcomes that are counted for every reward, whatever its own are."""
+
+MANY = 4
+"""So many completions that all crash are a mistake of the reward, not of a completion."""
+
+Answer = dict[str, Any]
+"""`score` (float or None), `outcome`, `detail`."""
+
+
+class _Place(Protocol):
+    """Where a reward runs."""
+
+    def submit(self, completion: Completion) -> Any:
+        """Begins; returns what `collect` takes."""
+
+    def collect(self, tickets: Sequence[Any]) -> list[Answer]:
+        """Ends."""
+
+
+class _Here:
+    """In the training process, all completions at once."""
+
+    def __init__(self, reward: Reward) -> None:
+        self.reward = reward
+
+    def submit(self, completion: Completion) -> Completion:
+        return completion
+
+    def collect(self, tickets: Sequence[Completion]) -> list[Answer]:
+        returned = self.reward(list(tickets))
+        scores = check_scores(reward_name(self.reward), returned, len(tickets))
+        return [{"score": score, "outcome": outcome_of(score), "detail": ""} for score in scores]
+
+
+class _Pooled:
+    """In the pool's workers."""
+
+    def __init__(self, reward: Reward, pool: RewardPool) -> None:
+        self.pool, self.number = pool, pool.register(reward)
+
+    def submit(self, completion: Completion) -> int:
+        return self.pool.submit(self.number, completion)
+
+    def collect(self, tickets: Sequence[int]) -> list[Answer]:
+        return self.pool.collect(tickets)
+
+
+class RewardSum:
+    """The weighted sum of several rewards.
+
+    Args:
+        rewards: At least one. Two of the same name are numbered.
+        pool: Runs those that can run in a process of their own; null runs all in this one.
+
+    Raises:
+        ConfigError: If there is none, or no weight differs from 0.
+    """
+
+    def __init__(self, rewards: Sequence[WeightedReward], pool: RewardPool | None = None) -> None:
+        if not any(part.weight for part in rewards):
+            raise ConfigError(
+                "model.rewards",
+                [reward_name(part.reward) for part in rewards],
+                rule="needs at least one reward with a weight other than 0",
+                why="With no reward there is nothing to learn",
+            )
+        self.pool = pool
+        self.parts: dict[str, WeightedReward] = {}
+        for part in rewards:
+            name = base = reward_name(part.reward)
+            number = 2
+            while name in self.parts:
+                name, number = f"{base}_{number}", number + 1
+            self.parts[name] = part
+        self._places = {name: self._place(name, part.reward) for name, part in self.parts.items()}
+        self._has_told: set[str] = set()
+
+    def _place(self, name: str, reward: Reward) -> _Place:
+        if isinstance(reward, AsyncReward):
+            return reward
+        if is_async(reward):
+            return AsyncReward(reward)
+        if self.pool is None:
+            return _Here(reward)
+        reason = self.pool.why_not(reward)
+        if reason:
+            log.warning(
+                "reward %s runs in the training process, without a deadline: %s", name, reason
+            )
+            return _Here(reward)
+        return _Pooled(reward, self.pool)
+
+    def start(self) -> Scoring:
+        """Begins with a batch."""
+        return Scoring(self)
+
+    def __call__(self, completions: Sequence[Completion]) -> Scores:
+        """Scores N completions with every part, and adds them up."""
+        return self.start().result(completions)
+
+    def close(self) -> None:
+        """Ends threads and processes."""
+        for place in self._places.values():
+            if isinstance(place, AsyncReward):
+                place.close()
+        if self.pool is not None:
+            self.pool.close()
+
+    def _total(self, parts: dict[str, list[float | None]], num_rows: int) -> list[float | None]:
+        weights = {name: part.weight for name, part in self.parts.items() if part.weight}
+        total: list[float | None] = []
+        for n in range(num_rows):
+            values = [(weight, parts[name][n]) for name, weight in weights.items()]
+            scored = [weight * value for weight, value in values if value is not None]
+            total.append(sum(scored) if len(scored) == len(values) else None)
+        return total
+
+    def _check(self, name: str, answers: Sequence[Answer]) -> None:
+        """Stops for a mistake of the reward; tells of the first crash."""
+        for answer in answers:
+            if answer["outcome"] == "wrong_return":
+                fix = f"Mend what {name} returns"
+                raise ConfigError(f"reward {name}", UNKNOWN, rule=answer["detail"], fix=fix)
+        crashed = [answer["detail"] for answer in answers if answer["outcome"] == "crashed"]
+        if not crashed:
+            return
+        detail = printable(crashed[0].strip())
+        if len(crashed) == len(answers) >= MANY:
+            raise ConfigError(
+                f"reward {name}",
+                f"{len(crashed)} completions",
+                rule="crashed on every one of them",
+                why=detail,
+                fix=f"Mend {name}; steer_lightning.testing.check_reward tries it on completions "
+                "of your own",
+            )
+        if name not in self._has_told:
+            self._has_told.add(name)
+            log.warning(
+                "reward %s crashed on %d of %d completions, which have no score. Further ones are "
+                "counted in reward/%s/num_crashed. The first:\n%s",
+                name,
+                len(crashed),
+                len(answers),
+                name,
+                detail,
+            )
+
+
+class Scoring:
+    """One batch on its way through the rewards.
+
+    Args:
+        rewards: The parts.
+    """
+
+    def __init__(self, rewards: RewardSum) -> None:
+        self._rewards = rewards
+        self._added: dict[int, Completion] = {}
+        self._tickets: dict[int, dict[str, Any]] = {}
+
+    def add(self, row: int, completion: Completion) -> None:
+        """Hands in row n of the batch as soon as it has been sampled.
+
+        A second completion of the same row takes the first one's place.
+        """
+        if self._added.get(row) == completion:
+            return
+        places = self._rewards._places
+        self._added[row] = completion
+        self._tickets[row] = {name: place.submit(completion) for name, place in places.items()}
+
+    def result(self, completions: Sequence[Completion]) -> Scores:
+        """Waits for the scores of all N completions, those included that have not been added.
+
+        Raises:
+            ConfigError: If a reward returns what it must not, or crashes on every completion.
+        """
+        for row, completion in enumerate(completions):
+            self.add(row, completion)
+        parts: dict[str, list[float | None]] = {}
+        outcomes: dict[str, dict[str, int]] = {}
+        for name, place in self._rewards._places.items():
+            answers = place.collect([self._tickets[n][name] for n in range(len(completions))])
+            self._rewards._check(name, answers)
+            parts[name] = [answer["score"] for answer in answers]
+            known = getattr(self._rewards.parts[name].reward, "outcomes", ())
+            counts = Counter(answer["outcome"] for answer in answers)
+            outcomes[name] = {outcome: counts[outcome] for outcome in (*known, *FAILURES)}
+        total = self._rewards._total(parts, len(completions))
+        return Scores(total=total, parts=parts, outcomes=outcomes)

@@ -1,0 +1,96 @@
+"""A worker of the reward pool: scores one completion after the other until it is told to end."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import random
+import resource
+import signal
+import socket
+import sys
+import traceback
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+from steer_lightning.errors import ConfigError
+from steer_lightning.rewards.base import (
+    Reward,
+    check_scores,
+    outcome_of,
+    reward_name,
+    wrong_return,
+)
+from steer_lightning.rewards.wire import TASK, receive_frame, send_frame
+from steer_lightning.types import Completion
+
+
+def work(connection: socket.socket, rewards: Sequence[Reward], memory_bytes: int) -> None:
+    """Answers tasks until the connection is closed.
+
+    Args:
+        connection: To the keeper.
+        rewards: In the order of the tasks' positions.
+        memory_bytes: How much may be allocated in addition to what is there now.
+    """
+    prepare_process(memory_bytes)
+    own = os.getpid()
+    while (frame := receive_frame(connection)) is not None:
+        number, index = TASK.unpack_from(frame)
+        answer = judge(rewards[index], frame[TASK.size :])
+        if os.getpid() != own:  # the reward has forked, and the copy came back from it, too
+            os._exit(0)
+        # what a reward leaves behind would pile up over a run: such a worker is replaced
+        retire = answer.pop("out_of_memory") or has_children()
+        try:
+            send_frame(connection, json.dumps({**answer, "id": number, "retire": retire}).encode())
+        except OSError:  # the keeper is gone, and with it the run
+            return
+
+
+def prepare_process(memory_bytes: int) -> None:
+    """Caps memory, and leaves signals that are meant for the training process to it."""
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
+        signal.signal(getattr(signal, name), signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if sys.platform == "linux":
+        with open("/proc/self/statm") as file:
+            now = int(file.read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (now + memory_bytes, now + memory_bytes))
+
+
+def judge(reward: Reward, pickled: bytes) -> dict[str, Any]:
+    """Scores one completion.
+
+    Returns:
+        `score`, `outcome`, `detail` and `out_of_memory`; the outcome is `scored`, `unscored`, a
+        verdict's own, `crashed` with the traceback as detail, or `wrong_return` with the message.
+    """
+    completion: Completion = pickle.loads(pickled)  # from the training process: text as data
+    seed = zlib.crc32(completion.text.encode("utf-8", "replace"))
+    random.seed(seed)  # a reward that draws scores the same text alike, in whichever worker
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed(seed)
+    answer: dict[str, Any] = {"score": None, "detail": "", "out_of_memory": False}
+    try:
+        (score,) = check_scores(reward_name(reward), reward([completion]), 1)
+    except ConfigError as error:
+        return {**answer, "outcome": "wrong_return", "detail": wrong_return(error)}
+    except BaseException as error:  # whatever a reward does ends here, sys.exit included
+        detail = traceback.format_exc(limit=-8)
+        full = isinstance(error, MemoryError)
+        return {**answer, "outcome": "crashed", "detail": detail, "out_of_memory": full}
+    return {**answer, "score": score, "outcome": outcome_of(score)}
+
+
+def has_children() -> bool:
+    """Whether the process has children that still run; buries the others."""
+    try:
+        while True:
+            pid, _ = os.waitpid(-1, os.WNOHANG)
+            if pid == 0:
+                return True
+    except ChildProcessError:
+        return False
