@@ -27,7 +27,9 @@ class Reward(Protocol):
     run. A coroutine function (`async def`) is run as an `AsyncReward`.
 
     Attributes that a reward may have: `in_process`; `outcomes`, the names of its verdicts, which
-    are counted and logged; `warm_up()`, called once before the workers start, for slow imports.
+    are counted and logged; `warm_up()`, called once before the workers start, for slow imports;
+    `quickly(completion)`, which scores in the training process what takes microseconds whatever the
+    text is, and returns NotImplemented for the rest.
     """
 
     def __call__(self, completions: Any, /) -> Any:

@@ -33,6 +33,11 @@ class FormatReward:
         """Scores completions."""
         return [float(self._has_form(completion.text)) for completion in completions]
 
+    @property
+    def in_process(self) -> bool:
+        """Not with a pattern: on some texts it may take forever."""
+        return self.pattern is None
+
     def _has_form(self, text: str) -> bool:
         if self.pattern is None:
             return bool(last_boxed(text))

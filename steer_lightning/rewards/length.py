@@ -24,6 +24,8 @@ class LengthReward:
         ConfigError: If `max_tokens` is not above `free_tokens`.
     """
 
+    in_process = True  # nothing of it can take long
+
     def __init__(self, free_tokens: int, max_tokens: int) -> None:
         if not 0 <= free_tokens < max_tokens:
             raise ConfigError(

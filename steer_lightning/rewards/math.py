@@ -79,9 +79,9 @@ def _parse(answer: str) -> tuple[Any, ...]:
     return tuple(parse(f"${answer}$", parsing_timeout=None))
 
 
-def is_gold(gold: str) -> bool:
-    """Whether a gold answer, without `boxed`, can be compared with at all."""
-    return plain_number(gold) is not None or bool(_parse(gold))
+def is_comparable(answer: str) -> bool:
+    """Whether an answer, without `boxed`, is something that can be compared at all."""
+    return plain_number(answer) is not None or bool(_parse(answer))
 
 
 def is_equal(answer: str, gold: str) -> bool:
@@ -89,7 +89,7 @@ def is_equal(answer: str, gold: str) -> bool:
 
     Args:
         answer: The model's, without `boxed`.
-        gold: The gold one, without `boxed`; `is_gold` holds for it.
+        gold: The gold one, without `boxed`; `is_comparable` holds for it.
     """
     expected, given = plain_number(gold), plain_number(answer)
     if expected is not None and given is not None:
@@ -130,13 +130,33 @@ class MathReward:
         """Scores completions."""
         return [self._score(completion) for completion in completions]
 
+    def quickly(self, completion: Completion) -> Any:
+        """Compares plain numbers; NotImplemented for what needs math-verify."""
+        expected = plain_number(last_boxed(completion.answer) or completion.answer)
+        if expected is None:
+            return NotImplemented
+        answer = find_answer(completion.text, self.answer_in)
+        if answer is None:
+            return Verdict(0.0, "no_answer")
+        given = plain_number(answer)
+        if given is None:
+            return NotImplemented
+        return _verdict(given == expected)
+
     def _score(self, completion: Completion) -> Verdict | None:
+        quick = self.quickly(completion)
+        if quick is not NotImplemented:
+            return quick  # type: ignore[no-any-return]  # a Verdict
         gold = last_boxed(completion.answer) or completion.answer
-        if not is_gold(gold):
+        if not is_comparable(gold):
             return None
         answer = find_answer(completion.text, self.answer_in)
         if answer is None:
             return Verdict(0.0, "no_answer")
-        if is_equal(answer, gold):
-            return Verdict(1.0, "right")
-        return Verdict(0.0, "wrong" if is_gold(answer) else "unparseable")
+        if not is_comparable(answer):
+            return Verdict(0.0, "unparseable")
+        return _verdict(is_equal(answer, gold))
+
+
+def _verdict(right: bool) -> Verdict:
+    return Verdict(1.0, "right") if right else Verdict(0.0, "wrong")

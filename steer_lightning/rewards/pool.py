@@ -67,9 +67,7 @@ class RewardPool:
         self._answers: dict[int, dict[str, Any]] = {}
 
     def why_not(self, reward: Reward) -> str:
-        """Why a reward has to run in the training process; empty if it has not."""
-        if getattr(reward, "in_process", False):
-            return "it asks for it"
+        """Why a reward can't run in a worker; empty if it can."""
         if not hasattr(os, "fork"):
             return "this system can't fork processes"
         home = reward if hasattr(reward, "__qualname__") else type(reward)

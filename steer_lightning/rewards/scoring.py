@@ -55,20 +55,30 @@ class _Here:
     def collect(self, tickets: Sequence[Completion]) -> list[Answer]:
         returned = self.reward(list(tickets))
         scores = check_scores(reward_name(self.reward), returned, len(tickets))
-        return [{"score": score, "outcome": outcome_of(score), "detail": ""} for score in scores]
+        return [_answer(score) for score in scores]
 
 
 class _Pooled:
-    """In the pool's workers."""
+    """In the pool's workers, but for what the reward can tell at once."""
 
     def __init__(self, reward: Reward, pool: RewardPool) -> None:
         self.pool, self.number = pool, pool.register(reward)
+        self.quickly = getattr(reward, "quickly", lambda completion: NotImplemented)
 
-    def submit(self, completion: Completion) -> int:
-        return self.pool.submit(self.number, completion)
+    def submit(self, completion: Completion) -> int | Answer:
+        score = self.quickly(completion)
+        if score is NotImplemented:
+            return self.pool.submit(self.number, completion)
+        return _answer(score)
 
-    def collect(self, tickets: Sequence[int]) -> list[Answer]:
-        return self.pool.collect(tickets)
+    def collect(self, tickets: Sequence[int | Answer]) -> list[Answer]:
+        numbers = [ticket for ticket in tickets if isinstance(ticket, int)]
+        found = dict(zip(numbers, self.pool.collect(numbers), strict=True))
+        return [found[ticket] if isinstance(ticket, int) else ticket for ticket in tickets]
+
+
+def _answer(score: float | None) -> Answer:
+    return {"score": score, "outcome": outcome_of(score), "detail": ""}
 
 
 class RewardSum:
@@ -106,7 +116,7 @@ class RewardSum:
             return reward
         if is_async(reward):
             return AsyncReward(reward)
-        if self.pool is None:
+        if self.pool is None or getattr(reward, "in_process", False):
             return _Here(reward)
         reason = self.pool.why_not(reward)
         if reason:
