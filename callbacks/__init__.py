@@ -2,6 +2,7 @@
 
 from steer_lightning.callbacks import (
     BenchmarkEval,
+    GracefulStop,
     Guard,
     LastCheckpoint,
     RewardLogger,
@@ -13,6 +14,7 @@ from steer_lightning.callbacks import (
 
 __all__ = [
     "BenchmarkEval",
+    "GracefulStop",
     "Guard",
     "LastCheckpoint",
     "RewardLogger",

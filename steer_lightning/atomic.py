@@ -10,13 +10,14 @@ from pathlib import Path
 
 
 @contextmanager
-def written_aside(path: Path) -> Iterator[Path]:
+def written_aside(path: Path, keep: Path | None = None) -> Iterator[Path]:
     """Yields a temporary path in the same folder.
 
     Renames it to `path` at the end, or deletes it on an error.
 
     Args:
         path: The file to write; its folder is made where it is missing.
+        keep: The name that an earlier `path` is given, once the new one is on the disk.
 
     Raises:
         OSError: If the disk is full or the folder can't be written; an earlier `path` is left as it
@@ -31,12 +32,14 @@ def written_aside(path: Path) -> Iterator[Path]:
         with aside.open("rb") as file:
             os.fsync(file.fileno())
         aside.chmod(0o644)  # mkstemp's 0600 would hide results from colleagues
+        if keep is not None and path.exists():
+            path.replace(keep)
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Writes a whole file or nothing."""
-    with written_aside(path) as aside:
+def write_bytes(path: Path, data: bytes, keep: Path | None = None) -> None:
+    """Writes a whole file or nothing; see `written_aside`."""
+    with written_aside(path, keep) as aside:
         aside.write_bytes(data)

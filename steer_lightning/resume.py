@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -82,9 +83,18 @@ def _comparable(value: Any) -> Any:
 
 
 def check_not_finished(trainer: L.Trainer, checkpoint: dict[str, Any]) -> None:
-    """Raises a ConfigError if a checkpoint has reached the end of the run already."""
+    """Raises a ConfigError if a checkpoint is of a run that has ended already.
+
+    One that was interrupted behind its last step, as in the last evaluation, may still go on.
+    """
     done = checkpoint["global_step"]
-    if trainer.max_steps != -1 and done >= trainer.max_steps:
+    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    cursor = checkpoint.get(type(data).__qualname__, {}).get("cursor")
+    epochs = cursor["epoch"] if cursor else 0
+    ended = (Path(str(trainer.ckpt_path)).absolute().parents[1] / "summary.json").exists()
+    if trainer.max_steps != -1 and (
+        done > trainer.max_steps or (ended and done == trainer.max_steps)
+    ):
         raise ConfigError(
             "trainer.max_steps",
             trainer.max_steps,
@@ -92,14 +102,11 @@ def check_not_finished(trainer: L.Trainer, checkpoint: dict[str, Any]) -> None:
             fix=f"Set trainer.max_steps above {done} to go on, or measure what it has learned by "
             "`steer-lightning test` with this ckpt_path",
         )
-    epochs = trainer.max_epochs
-    data: Any = trainer.datamodule  # type: ignore[attr-defined]
-    cursor = checkpoint.get(type(data).__qualname__, {}).get("cursor")
-    finished = cursor["epoch"] if cursor else 0
-    if epochs not in (None, -1) and finished >= epochs:
+    most = trainer.max_epochs
+    if most not in (None, -1) and (epochs > most or (ended and epochs == most)):
         raise ConfigError(
             "trainer.max_epochs",
-            epochs,
-            rule=f"the checkpoint has gone through the data {finished} times already",
-            fix=f"Set trainer.max_epochs above {finished} to go on",
+            most,
+            rule=f"the checkpoint has gone through the data {epochs} times already",
+            fix=f"Set trainer.max_epochs above {epochs} to go on",
         )

@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
-import pickle
+import logging
+import os
 import re
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import torch
+import yaml
 
+from steer_lightning.checkpoint_file import (
+    LAST,
+    PREVIOUS,
+    DamagedCheckpointError,
+    load_checkpoint,
+)
 from steer_lightning.errors import UNKNOWN, ConfigError
 from steer_lightning.resume import KEY
+
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+log = logging.getLogger(__name__)
 
 
 def new_run_folder(root: Path) -> Path:
@@ -47,29 +62,90 @@ def drop_if_empty(folder: Path | None) -> None:
             folder.rmdir()
 
 
-def find_checkpoint(checkpoint: str, root: Path) -> Path:
+def find_checkpoint(checkpoint: str, root: Path) -> Path | None:
     """The checkpoint to go on from.
 
     Args:
         checkpoint: A file, or `last` for the newest run under `root` that has one.
         root: Of the runs.
 
+    Returns:
+        None for `last` if no run has one: then a new run is what the same command starts.
+
     Raises:
-        ConfigError: If there is none, or it is no checkpoint of this package.
+        ConfigError: If there is no such file, or it is no checkpoint of this package.
     """
-    path = last_checkpoint(root) if checkpoint == "last" else Path(checkpoint)
+    if checkpoint == "last":
+        folders = [folder for folder in run_folders(root) if has_checkpoint(folder)]
+        return whole_checkpoint(folders[0]) if folders else None
+    path = Path(checkpoint)
     if not path.is_file():
         raise ConfigError(
             "ckpt_path", checkpoint, rule="there is no such file", fix="Set a .ckpt file, or last"
         )
     try:
-        found: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        told = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise _no_checkpoint(path, f"can't be read ({told})") from error
-    if not isinstance(found, dict) or KEY not in found:
+        found = load_checkpoint(path)
+    except DamagedCheckpointError as error:
+        raise _no_checkpoint(path, str(error)) from error
+    if KEY not in found:
         raise _no_checkpoint(path, "is no checkpoint of a steer-lightning run")
     return path
+
+
+def unfinished_run(root: Path, config: Mapping[str, Any]) -> Path | None:
+    """The newest run of a configuration, if it was interrupted.
+
+    Args:
+        root: Of the runs.
+        config: Resolved, as in a run's `config.yaml`.
+
+    Returns:
+        Its folder; None if there is none, it has ended, or it is still under way.
+    """
+    for folder in run_folders(root):
+        saved = folder / "config.yaml"
+        if has_checkpoint(folder) and saved.is_file():
+            same = _without_checkpoint(yaml.safe_load(saved.read_text())) == config
+            if same:
+                ended = (folder / "summary.json").exists() or is_locked(folder)
+                return None if ended else folder
+    return None
+
+
+def comparable(config_text: str) -> dict[str, Any]:
+    """A configuration as `unfinished_run` takes it, from its YAML."""
+    return _without_checkpoint(yaml.safe_load(config_text))
+
+
+def _without_checkpoint(config: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key != "ckpt_path"}
+
+
+def whole_checkpoint(folder: Path) -> Path:
+    """A run's `last.ckpt`, or, with a warning, the one before it if that is damaged.
+
+    Raises:
+        ConfigError: If both are damaged.
+    """
+    damage: list[str] = []
+    for name in (LAST, PREVIOUS):
+        path = folder / "checkpoints" / name
+        if not path.exists():  # killed between two renames
+            continue
+        try:
+            found = load_checkpoint(path)
+        except DamagedCheckpointError as error:
+            damage.append(f"{path} {error}")
+            continue
+        if damage:
+            log.warning("%s: %s of step %d is used", damage[0], path.name, found["global_step"])
+        return path
+    raise ConfigError(
+        "ckpt_path",
+        str(folder),
+        rule="holds no whole checkpoint: " + "; ".join(damage),
+        fix="Set ckpt_path: new to start anew, or to a checkpoint of an earlier run",
+    )
 
 
 def _no_checkpoint(path: Path, rule: str) -> ConfigError:
@@ -82,22 +158,40 @@ def _no_checkpoint(path: Path, rule: str) -> ConfigError:
     )
 
 
-def last_checkpoint(root: Path) -> Path:
-    """The checkpoint of the newest run under `root` that has one.
+def has_checkpoint(folder: Path) -> bool:
+    """Whether a run has come as far as its first checkpoint."""
+    return any((folder / "checkpoints" / name).is_file() for name in (LAST, PREVIOUS))
 
-    Raises:
-        ConfigError: If there is none.
-    """
-    found = sorted(
-        root.glob("run-*/checkpoints/last.ckpt"), key=lambda path: _run_number(path.parents[1])
-    )
-    if not found:
-        raise ConfigError(
-            "ckpt_path",
-            "last",
-            rule=f"there is no run-*/checkpoints/last.ckpt under trainer.default_root_dir = {root}",
-        )
-    return found[-1]
+
+def run_folders(root: Path) -> list[Path]:
+    """The runs under a folder, the newest first."""
+    return sorted(root.glob("run-*"), key=_run_number, reverse=True)
+
+
+def lock(folder: Path) -> int:
+    """Marks a run as under way, for as long as this process lives; keep the descriptor."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    if fcntl is not None:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return descriptor
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether a run is under way."""
+    if fcntl is None:
+        return False
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # a file system without locks
+        return False
+    else:
+        return False
+    finally:
+        os.close(descriptor)
 
 
 def _run_number(path: Path) -> int:

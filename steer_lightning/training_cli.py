@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from lightning.pytorch.loggers import CSVLogger
 
 from steer_lightning.atomic import written_aside
 from steer_lightning.callbacks import (
+    GracefulStop,
     Guard,
     LastCheckpoint,
     RewardLogger,
@@ -33,7 +35,15 @@ from steer_lightning.data import PromptDataModule
 from steer_lightning.errors import UNKNOWN, ConfigError
 from steer_lightning.messages import explain, explain_refusal
 from steer_lightning.module import SteeringModule
-from steer_lightning.runs import drop_if_empty, find_checkpoint, new_run_folder
+from steer_lightning.runs import (
+    comparable,
+    drop_if_empty,
+    find_checkpoint,
+    lock,
+    new_run_folder,
+    unfinished_run,
+    whole_checkpoint,
+)
 
 TRAINER_DEFAULTS: dict[str, Any] = {
     "default_root_dir": "runs",
@@ -76,6 +86,7 @@ class SteeringCLI(LightningCLI):
     """LightningCLI with the callbacks that every run has."""
 
     folder: Path | None = None  # on the class: it is also read when building the object fails
+    lock: int | None = None
     options: Sequence[str] = ()
 
     @staticmethod
@@ -110,13 +121,35 @@ class SteeringCLI(LightningCLI):
         if config.trainer.default_root_dir is None:
             raise ConfigError("trainer.default_root_dir", None, rule="must be a folder")
         root = Path(config.trainer.default_root_dir)
-        if config.get("ckpt_path") is not None:
-            config.ckpt_path = str(find_checkpoint(config.ckpt_path, root))
         if self.config.subcommand == "fit":
             _bound_the_run(config.trainer)
             # benchmarks during a run belong to BenchmarkEval; `data.val` is for `validate`
             config.trainer.limit_val_batches = config.trainer.limit_val_batches or 0
+        config.ckpt_path = self._checkpoint(config, root)
+        if self.config.subcommand == "fit":
             SteeringCLI.folder = new_run_folder(root)
+            SteeringCLI.lock = lock(SteeringCLI.folder)
+
+    def _checkpoint(self, config: Any, root: Path) -> str | None:
+        """The checkpoint that is asked for, or that of an interrupted run of the same settings."""
+        asked = config.get("ckpt_path")
+        if asked == "new":
+            return None
+        if asked is not None:
+            found = find_checkpoint(asked, root)
+            if found is None and self.config.subcommand != "fit":
+                rule = f"there is no checkpoint under trainer.default_root_dir = {root}"
+                raise ConfigError("ckpt_path", asked, rule=rule)
+            return None if found is None else str(found)
+        if self.config.subcommand != "fit":
+            return None
+        text = self._parser("fit").dump(config, skip_none=False)
+        folder = unfinished_run(root, comparable(text))
+        if folder is None:
+            return None
+        path = whole_checkpoint(folder)
+        print(f"going on with {path}: the same settings, interrupted (--ckpt_path=new starts anew)")
+        return str(path)
 
     def _parse_ckpt_path(self) -> None:
         """Nothing: Lightning would read hyper-parameters from the checkpoint; ours hold none."""
@@ -177,6 +210,7 @@ class SteeringCLI(LightningCLI):
             (VectorCheckpoint, VectorCheckpoint),
             (LastCheckpoint, LastCheckpoint),
             (RunSummary, RunSummary),
+            (GracefulStop, GracefulStop),  # the last one: it may end the run
         ]
         if config.get("enable_progress_bar") is not False:
             defaults.append((ProgressBar, SteeringProgressBar))
@@ -241,7 +275,7 @@ def run(words: Sequence[str]) -> None:
     Raises:
         ConfigError: For any mistake in the configuration.
     """
-    SteeringCLI.folder = None
+    SteeringCLI.folder = SteeringCLI.lock = None
     # seeds, accelerators and tips: nothing to act on
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -263,4 +297,6 @@ def run(words: Sequence[str]) -> None:
         raise explain(str(error), SteeringCLI.options) from error
     finally:
         sys.argv = before
+        if SteeringCLI.lock is not None:
+            os.close(SteeringCLI.lock)
         drop_if_empty(SteeringCLI.folder)

@@ -1,6 +1,7 @@
 """Callbacks that watch a run: they read public attributes and never change loss or data."""
 
 from steer_lightning.callbacks.benchmark_eval import BenchmarkEval
+from steer_lightning.callbacks.graceful_stop import GracefulStop
 from steer_lightning.callbacks.guard import Guard
 from steer_lightning.callbacks.last_checkpoint import LastCheckpoint
 from steer_lightning.callbacks.progress_bar import SteeringProgressBar
@@ -11,6 +12,7 @@ from steer_lightning.callbacks.vector_checkpoint import VectorCheckpoint
 
 __all__ = [
     "BenchmarkEval",
+    "GracefulStop",
     "Guard",
     "LastCheckpoint",
     "RewardLogger",

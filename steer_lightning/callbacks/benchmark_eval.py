@@ -156,6 +156,10 @@ class BenchmarkEval(Callback):
         if not self.results or self.results[-1].step != trainer.global_step:
             self._evaluate(trainer, pl_module)
 
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """The same for a run that goes on when its last step is already behind it."""
+        self.on_train_end(trainer, pl_module)
+
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Ends the threads of a verifier that has some."""
         if stage == "fit":

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.fabric.utilities.types import _PATH
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from steer_lightning.atomic import write_bytes
 from steer_lightning.callbacks.run_folder import claim, run_folder
+from steer_lightning.checkpoint_file import LAST, load_checkpoint, save_checkpoint
 from steer_lightning.errors import ConfigError
 
 FOLDER = "checkpoints"
@@ -21,15 +19,19 @@ FOLDER = "checkpoints"
 
 
 class WholeFileCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint aside and renames it: a crash while saving leaves the one before it."""
+    """Checkpoints with a checksum, written aside, loaded without running their code."""
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any | None = None
     ) -> None:
         """See `lightning.fabric.plugins.CheckpointIO`."""
-        buffer = io.BytesIO()  # kilobytes; on a full disk torch.save itself raises no OSError
-        torch.save(checkpoint, buffer)
-        write_bytes(Path(path), buffer.getvalue())
+        save_checkpoint(checkpoint, Path(path))
+
+    def load_checkpoint(
+        self, path: _PATH, map_location: Any = "cpu", weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """See `lightning.fabric.plugins.CheckpointIO`; `weights_only` is always true."""
+        return load_checkpoint(Path(path), map_location)
 
 
 class LastCheckpoint(ModelCheckpoint):
@@ -59,7 +61,7 @@ class LastCheckpoint(ModelCheckpoint):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Places it in the run's folder; refuses one that holds another run's."""
         if stage == "fit":
-            claim(trainer, f"{FOLDER}/last.ckpt")
+            claim(trainer, f"{FOLDER}/{LAST}")
         self.dirpath = str(run_folder(trainer) / FOLDER)
         super().setup(trainer, pl_module, stage)
 

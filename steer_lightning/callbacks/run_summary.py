@@ -114,7 +114,7 @@ class RunSummary(Callback):
             tell(
                 trainer,
                 f"\nstopped after step {trainer.global_step} of {folder}\n"
-                "to go on: the same command with --ckpt_path=last",
+                "to go on: the same command again",
             )
 
     def _summary(self, trainer: L.Trainer, module: SteeringModule) -> dict[str, Any]:

@@ -64,6 +64,11 @@ class VectorCheckpoint(Callback):
         """Writes the final vectors."""
         self._save(trainer, pl_module, self.path)
 
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """The same for a run that goes on when its last step is already behind it."""
+        if not self.path.exists():
+            self._save(trainer, pl_module, self.path)
+
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:

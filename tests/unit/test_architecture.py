@@ -17,6 +17,7 @@ ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "atomic": set(),
     "printable": set(),
+    "checkpoint_file": set(),
     "messages": set(),
     "types": set(),
     "data": {"types"},
@@ -39,7 +40,9 @@ ALLOWED: dict[str, set[str]] = {
         *("types", "policy", "steering", "rollout", "rewards", "advantages", "losses"),
         *("gradient", "optim", "checks", "resume", "evaluation", "random_states"),
     },
-    "callbacks": {"types", "module", "evaluation", "steering", "rewards", "rollout"},
+    "callbacks": {
+        *("types", "module", "evaluation", "steering", "rewards", "rollout", "checkpoint_file"),
+    },
     "report": set(),
 }  # cli, training_cli, runs, testing, __main__ and __init__ may import everything
 NO_TORCH = {
