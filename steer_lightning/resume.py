@@ -92,9 +92,8 @@ def check_not_finished(trainer: L.Trainer, checkpoint: dict[str, Any]) -> None:
     cursor = checkpoint.get(type(data).__qualname__, {}).get("cursor")
     epochs = cursor["epoch"] if cursor else 0
     ended = (Path(str(trainer.ckpt_path)).absolute().parents[1] / "summary.json").exists()
-    if trainer.max_steps != -1 and (
-        done > trainer.max_steps or (ended and done == trainer.max_steps)
-    ):
+    least = 0 if ended else 1  # steps or epochs beyond the bound that make it another run's
+    if trainer.max_steps != -1 and done >= trainer.max_steps + least:
         raise ConfigError(
             "trainer.max_steps",
             trainer.max_steps,
@@ -103,7 +102,7 @@ def check_not_finished(trainer: L.Trainer, checkpoint: dict[str, Any]) -> None:
             "`steer-lightning test` with this ckpt_path",
         )
     most = trainer.max_epochs
-    if most not in (None, -1) and (epochs > most or (ended and epochs == most)):
+    if most not in (None, -1) and epochs >= most + least:
         raise ConfigError(
             "trainer.max_epochs",
             most,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -21,10 +22,8 @@ from steer_lightning.checkpoint_file import (
 from steer_lightning.errors import UNKNOWN, ConfigError
 from steer_lightning.resume import KEY
 
-try:
+if sys.platform != "win32":
     import fcntl
-except ModuleNotFoundError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 log = logging.getLogger(__name__)
 
@@ -171,27 +170,28 @@ def run_folders(root: Path) -> list[Path]:
 def lock(folder: Path) -> int:
     """Marks a run as under way, for as long as this process lives; keep the descriptor."""
     descriptor = os.open(folder, os.O_RDONLY)
-    if fcntl is not None:
-        with suppress(OSError):  # a file system without locks
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    _take_lock(descriptor)
     return descriptor
 
 
 def is_locked(folder: Path) -> bool:
     """Whether a run is under way."""
-    if fcntl is None:
-        return False
     descriptor = os.open(folder, os.O_RDONLY)
+    free = _take_lock(descriptor)
+    os.close(descriptor)
+    return not free
+
+
+def _take_lock(descriptor: int) -> bool:
+    if sys.platform == "win32":
+        return True
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        return True
-    except OSError:  # a file system without locks
         return False
-    else:
-        return False
-    finally:
-        os.close(descriptor)
+    except OSError as error:
+        log.debug("a file system without locks: %s", error)
+    return True
 
 
 def _run_number(path: Path) -> int:

@@ -151,6 +151,13 @@ class SteeringCLI(LightningCLI):
         print(f"going on with {path}: the same settings, interrupted (--ckpt_path=new starts anew)")
         return str(path)
 
+    @classmethod
+    def end_run(cls) -> None:
+        """Gives the run's folder free, and deletes it if it is empty."""
+        if cls.lock is not None:
+            os.close(cls.lock)
+        drop_if_empty(cls.folder)
+
     def _parse_ckpt_path(self) -> None:
         """Nothing: Lightning would read hyper-parameters from the checkpoint; ours hold none."""
 
@@ -275,7 +282,7 @@ def run(words: Sequence[str]) -> None:
     Raises:
         ConfigError: For any mistake in the configuration.
     """
-    SteeringCLI.folder = SteeringCLI.lock = None
+    SteeringCLI.folder, SteeringCLI.lock = None, None
     # seeds, accelerators and tips: nothing to act on
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -297,6 +304,4 @@ def run(words: Sequence[str]) -> None:
         raise explain(str(error), SteeringCLI.options) from error
     finally:
         sys.argv = before
-        if SteeringCLI.lock is not None:
-            os.close(SteeringCLI.lock)
-        drop_if_empty(SteeringCLI.folder)
+        SteeringCLI.end_run()

@@ -16,6 +16,7 @@ import selectors
 import signal
 import socket
 import sys
+import time
 import traceback
 from contextlib import suppress
 from pathlib import Path
@@ -109,15 +110,16 @@ class Keeper:
     async def _ask(self, worker: Worker, task: bytes) -> dict[str, Any]:
         number, _ = TASK.unpack_from(task)
         write_frame(worker.writer, task)
-        outcome = "died"
+        outcome, start = "died", time.monotonic()
         try:
             frame = await asyncio.wait_for(read_frame(worker.reader), self.settings["deadline"])
         except (asyncio.TimeoutError, TimeoutError):  # the same from Python 3.11 on
             frame, outcome = None, "timed_out"
+        seconds = time.monotonic() - start
         if frame is not None:
-            answer: dict[str, Any] = json.loads(frame)
-            return answer
-        return {"id": number, "score": None, "outcome": outcome, "detail": "", "retire": True}
+            return {**json.loads(frame), "seconds": seconds}
+        lost = {"score": None, "outcome": outcome, "detail": "", "retire": True}
+        return {**lost, "id": number, "seconds": seconds}
 
     def fork(self) -> Worker:
         """Starts a worker, in a session of its own."""

@@ -84,6 +84,13 @@ def is_comparable(answer: str) -> bool:
     return plain_number(answer) is not None or bool(_parse(answer))
 
 
+def is_mathematics(answer: str) -> bool:
+    """Whether math-verify reads it as an expression, not just as text."""
+    return plain_number(answer) is not None or any(
+        not isinstance(part, str) for part in _parse(answer)
+    )
+
+
 def is_equal(answer: str, gold: str) -> bool:
     """Whether an answer is mathematically equal to the gold answer.
 
@@ -153,9 +160,9 @@ class MathReward:
         answer = find_answer(completion.text, self.answer_in)
         if answer is None:
             return Verdict(0.0, "no_answer")
-        if not is_comparable(answer):
-            return Verdict(0.0, "unparseable")
-        return _verdict(is_equal(answer, gold))
+        if is_equal(answer, gold):
+            return Verdict(1.0, "right")
+        return Verdict(0.0, "wrong" if is_mathematics(answer) else "unparseable")
 
 
 def _verdict(right: bool) -> Verdict:

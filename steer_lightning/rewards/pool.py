@@ -131,8 +131,8 @@ class RewardPool:
             tasks: Numbers from `submit`.
 
         Returns:
-            For each `score` (float or None), `outcome` and `detail`, see `worker.judge`; `outcome`
-            may also be `timed_out`.
+            For each `score` (float or None), `outcome` and `detail`, see `worker.judge`, and
+            `seconds` of wall-clock time; `outcome` may also be `timed_out`.
 
         Raises:
             ConfigError: If a worker could not load a reward.

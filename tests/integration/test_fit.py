@@ -227,7 +227,7 @@ def test_an_interrupted_run_keeps_its_vectors_and_checkpoint(config, tmp_path: P
     assert int(vectors.metadata["step"]) >= 1, output
     assert list((folder / "rollouts").glob("*.parquet"))
     assert "stopped after step" in output
-    assert "--ckpt_path=last" in output
+    assert "to go on: the same command again" in output
 
 
 def test_validate_and_test_report_what_fit_reports(config, run, tmp_path: Path) -> None:
@@ -413,7 +413,6 @@ MISTAKES = [
         ["WandbLogger", "wandb"],
     ),
     ("ckpt_path", "none.ckpt", ["ckpt_path", "no such file"]),
-    ("ckpt_path", "last", ["last", "default_root_dir"]),
 ]
 
 

@@ -222,7 +222,7 @@ def test_a_checkpoint_that_can_not_be_written_leaves_the_one_before_it(tmp_path:
     WholeFileCheckpointIO().save_checkpoint({"step": 1}, path)
     with pytest.raises(AttributeError, match="pickle"):
         WholeFileCheckpointIO().save_checkpoint({"step": 2, "bad": lambda: None}, path)
-    assert torch.load(path, weights_only=True) == {"step": 1}
+    assert WholeFileCheckpointIO().load_checkpoint(path) == {"step": 1}
     assert list(tmp_path.iterdir()) == [path]
 
 
