@@ -7,6 +7,7 @@ import io
 import pickle
 import struct
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,13 @@ from steer_lightning.atomic import write_bytes
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 CHECKSUM = "sha256"
 """Where a checkpoint keeps the checksum of all the rest."""
+
+
+DAMAGES = (
+    *(zipfile.BadZipFile, zlib.error, struct.error),
+    *(EOFError, OSError, ValueError, RuntimeError),
+)
+"""What `zipfile` raises for a damaged file, NotImplementedError and UnicodeDecodeError included."""
 
 
 class DamagedCheckpointError(RuntimeError):
@@ -58,12 +66,15 @@ def load_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
             its checksum is another.
     """
     try:
+        with zipfile.ZipFile(path) as file:
+            bad = file.testzip()  # before torch reads a damaged pickle and fails in many ways
+    except DAMAGES as error:
+        raise DamagedCheckpointError(f"can't be read ({error})") from error
+    if bad is not None:
+        raise DamagedCheckpointError(f"is damaged: the checksum of {bad} is another")
+    try:
         found: Any = torch.load(path, map_location=map_location, weights_only=True)
-    # what a damaged zip or pickle raises in torch's readers is of no common class
-    except (
-        *(pickle.UnpicklingError, RuntimeError, EOFError, zipfile.BadZipFile, struct.error),
-        *(ValueError, KeyError, IndexError, TypeError, AttributeError, UnicodeDecodeError),
-    ) as error:
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         told = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DamagedCheckpointError(f"can't be read ({told})") from error
     if not isinstance(found, dict):

@@ -103,11 +103,11 @@ def unfinished_run(root: Path, config: Mapping[str, Any]) -> Path | None:
     """
     for folder in run_folders(root):
         saved = folder / "config.yaml"
-        if has_checkpoint(folder) and saved.is_file():
-            same = _without_checkpoint(yaml.safe_load(saved.read_text())) == config
-            if same:
-                ended = (folder / "summary.json").exists() or is_locked(folder)
-                return None if ended else folder
+        if not has_checkpoint(folder) or not saved.is_file():
+            continue
+        if _without_checkpoint(yaml.safe_load(saved.read_text())) == config:
+            ended = (folder / "summary.json").exists() or is_locked(folder)
+            return None if ended else folder
     return None
 
 

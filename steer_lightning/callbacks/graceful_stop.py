@@ -32,7 +32,7 @@ class GracefulStop(Callback):
     def __init__(self) -> None:
         super().__init__()
         self._received: int | None = None
-        self._is_stepping = self._is_savable = False
+        self._is_stepping = False
         self._before: dict[int, Any] = {}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -45,7 +45,7 @@ class GracefulStop(Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """From here on a signal waits for the end of the step."""
-        self._is_stepping, self._is_savable = True, False
+        self._is_stepping = True
 
     def on_train_batch_end(
         self,
@@ -55,15 +55,16 @@ class GracefulStop(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Exits, if a signal came during the step."""
-        self._is_savable = True
-        if self._received is not None:
-            self._exit()
+        """Saves and exits, if a signal came during the step."""
+        if self._received is None:
+            return
+        if any(isinstance(other, LastCheckpoint) for other in trainer.checkpoint_callbacks):
+            trainer.save_checkpoint(run_folder(trainer) / FOLDER / LAST)
+        self._exit()
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Steps are over, for this epoch or for good."""
-        # the data's cursor may stand on a batch that no step has seen: not a state to save
-        self._is_stepping = self._is_savable = False
+        self._is_stepping = False
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Gives the signals back."""
@@ -72,15 +73,11 @@ class GracefulStop(Callback):
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
-        """Saves, if the signal found a state to save."""
+        """From now on a second Ctrl-C exits."""
         self._give_back()
         # Lightning ignores further Ctrl-C while it shuts down, however long that takes
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, lambda number, _: os._exit(128 + number))
-        stopped = isinstance(exception, SystemExit) and self._received is not None
-        has_last = any(isinstance(other, LastCheckpoint) for other in trainer.checkpoint_callbacks)
-        if stopped and self._is_savable and has_last:
-            trainer.save_checkpoint(run_folder(trainer) / FOLDER / LAST)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self._received is not None:

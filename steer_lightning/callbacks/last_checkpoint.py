@@ -65,6 +65,12 @@ class LastCheckpoint(ModelCheckpoint):
         self.dirpath = str(run_folder(trainer) / FOLDER)
         super().setup(trainer, pl_module, stage)
 
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Also leaves one when the run goes on with its last step already behind it."""
+        path = run_folder(trainer) / FOLDER / LAST
+        if trainer.global_step and not path.exists():
+            trainer.save_checkpoint(path)
+
     def state_dict(self) -> dict[str, Any]:
         """Nothing: a resumed run has a folder of its own."""
         return {}

@@ -76,9 +76,8 @@ def test_every_hostile_completion_gets_a_verdict_inside_its_deadline(figure: Fig
         *("right", "wrong", "no_answer", "unparseable", "unscored", "timed_out", "crashed")
     }
     assert max(answer["seconds"] for answer in answers) < DEADLINE + SLACK
-    for completion, answer in zip(completions, answers, strict=True):
-        if answer["outcome"] == "right":
-            assert completion.text[7:-1] in ("9^{9}", "9^9") or "42" in completion.text, completion
+    right = {row.text for row, answer in zip(completions, answers, strict=True) if answer["score"]}
+    assert right == {"\\boxed{\u0664\u0662}"}, "none but 42 in another script's digits"
     assert outcomes["timed_out"] >= 1, "some of them are bombs, or this tests nothing"
     figure("hostile_completions", len(completions))
     for outcome, count in outcomes.items():

@@ -1,0 +1,325 @@
+"""A run that was killed, stopped or damaged goes on, and ends as if nothing had happened."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from steer_lightning.checkpoint_file import (
+    DamagedCheckpointError,
+    checksum,
+    load_checkpoint,
+    save_checkpoint,
+)
+from steer_lightning.steering import load_vectors
+from tests.integration.conftest import Config
+from tests.reliability.conftest import Figure
+from tests.reliability.killed_while_saving import POINTS
+
+ROOT = Path(__file__).parents[2]
+STEPS = 400
+
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def start(config: Config, tmp_path: Path) -> Start:
+    """Starts the command line; the same command every time."""
+    config["trainer"]["max_steps"] = STEPS
+    config["trainer"]["callbacks"][0]["init_args"]["every_n_steps"] = 50
+    config["model"]["schedule"] = {"kind": "cosine", "warmup": 0.3}
+    config["model"]["rewards"].append(  # a random reward, in the pool's workers
+        {"reward": "tests.reliability.hostile.draws", "weight": 0.1}
+    )
+
+    def call(root: str, kill_at: str = "", **settings: Any) -> subprocess.Popen[str]:
+        config["trainer"].update({"default_root_dir": root, **settings})
+        (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+        script = [str(ROOT / "tests/reliability/killed_while_saving.py")]
+        command = [sys.executable, *(script if kill_at else ["-m", "steer_lightning"])]
+        return subprocess.Popen(
+            [*command, "fit", "--config", "config.yaml"],
+            cwd=tmp_path,
+            env={
+                **os.environ,
+                **{"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "KILL_AT": kill_at},
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    return call
+
+
+def runs(root: Path) -> list[Path]:
+    return sorted(root.glob("run-*"), key=lambda folder: int(folder.name[4:]))
+
+
+def end(process: subprocess.Popen[str]) -> str:
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    return output
+
+
+def state(run: Path) -> str:
+    """What the end of a run has come to: vectors, optimizer, schedule, random states."""
+    found = load_checkpoint(run / "checkpoints/last.ckpt")
+    keys = ("state_dict", "optimizer_states", "lr_schedulers", "random_states", "global_step")
+    return checksum({key: found[key] for key in keys})
+
+
+def assert_same_end(one: Path, other: Path) -> None:
+    name = "steering_vectors.safetensors"
+    assert torch.equal(load_vectors(one / name).vectors, load_vectors(other / name).vectors)
+    assert state(one) == state(other)
+
+
+def wait_for_steps(root: Path, process: subprocess.Popen[str], steps: int) -> Path:
+    """Until this run has written some checkpoints."""
+    before = len(runs(root))
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        newest = runs(root)[-1:] if len(runs(root)) >= before else []
+        if newest and len(list((newest[0] / "rollouts").glob("*.parquet"))) >= steps:
+            return newest[0]
+        time.sleep(0.01)
+    raise AssertionError(f"no steps, status {process.poll()}")
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_20_points_ends_as_if_it_had_not_been(
+    start: Start, tmp_path: Path, figure: Figure
+) -> None:
+    end(start("whole"))
+    chance = random.Random(0)
+    kills = 0
+    for point in POINTS:  # while saving
+        process = start("killed", kill_at=f"{point}:{chance.randint(2, 12)}")
+        process.communicate(timeout=300)
+        assert process.returncode == -signal.SIGKILL, point
+        kills += 1
+    for n in range(15):
+        process = start("killed")
+        if n % 3:  # while training, else at any moment, start and end of the process included
+            wait_for_steps(tmp_path / "killed", process, 1 + chance.randint(0, 10))
+            time.sleep(chance.uniform(0, 0.2))
+        else:
+            time.sleep(chance.uniform(0.5, 8))
+        process.kill()
+        process.communicate(timeout=60)
+        assert process.returncode == -signal.SIGKILL, "it had ended before: give it more steps"
+        kills += 1
+    output = end(start("killed"))
+    assert "going on with" in output
+    assert_same_end(runs(tmp_path / "killed")[-1], tmp_path / "whole/run-1")
+    figure("kills", kills)
+
+
+@pytest.mark.slow
+def test_a_run_killed_in_its_last_evaluation_is_brought_to_its_end(
+    start: Start, config: Config, tmp_path: Path
+) -> None:
+    for bound in ({"max_steps": 5}, {"max_steps": -1, "max_epochs": 1}):  # 5 steps an epoch
+        shutil.rmtree(tmp_path / "whole", ignore_errors=True)
+        shutil.rmtree(tmp_path / "killed", ignore_errors=True)
+        end(start("whole", **bound))
+        process = start("killed", kill_at="after renames:5", **bound)
+        process.communicate(timeout=300)
+        assert process.returncode == -signal.SIGKILL
+        assert not (tmp_path / "killed/run-1/summary.json").exists()
+        output = end(start("killed", **bound))
+        assert "before, " in output, "with the last evaluation"
+        assert_same_end_but_checkpoint(tmp_path / "killed/run-2", tmp_path / "whole/run-1")
+        assert "going on" not in end(start("killed", **bound)), "it has ended: this is a new one"
+
+
+def assert_same_end_but_checkpoint(one: Path, other: Path) -> None:
+    name = "steering_vectors.safetensors"
+    assert torch.equal(load_vectors(one / name).vectors, load_vectors(other / name).vectors)
+    assert (one / "summary.json").exists()
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
+def test_a_signal_saves_and_exits_and_the_same_command_goes_on(
+    start: Start, config: Config, tmp_path: Path, name: str
+) -> None:
+    config["trainer"]["callbacks"].append(
+        {
+            "class_path": "steer_lightning.callbacks.LastCheckpoint",
+            "init_args": {"every_n_steps": 10_000},  # the signal alone saves
+        }
+    )
+    number = getattr(signal, name)
+    process = start("stopped", max_steps=60)
+    folder = wait_for_steps(tmp_path / "stopped", process, 3)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + number, output
+    assert f"{name}: finishing the step and saving" in output
+    assert "the same command again" in output
+    assert "Traceback" not in output
+    done = load_checkpoint(folder / "checkpoints/last.ckpt")["global_step"]
+    assert done == len(list((folder / "rollouts").glob("*.parquet"))), "the step was finished"
+    assert "going on with stopped/run-1" in end(start("stopped", max_steps=60))
+    end(start("whole", max_steps=60))
+    name = "steering_vectors.safetensors"
+    ours, theirs = (load_vectors(tmp_path / run / name) for run in ("stopped/run-2", "whole/run-1"))
+    assert torch.equal(ours.vectors, theirs.vectors)
+
+
+SLOW_TO_END = """
+import signal, sys, time
+from lightning.pytorch.callbacks import Callback
+
+class SlowToEnd(Callback):
+    def on_exception(self, trainer, *_):
+        print("ending slowly", flush=True)
+        time.sleep(1000)
+"""
+
+
+def test_a_second_ctrl_c_exits_at_once(start: Start, config: Config, tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text(SLOW_TO_END)
+    config["trainer"]["callbacks"] += [
+        {"class_path": "steer_lightning.callbacks.GracefulStop"},
+        {"class_path": "slow.SlowToEnd"},
+    ]
+    process = start("stopped")
+    wait_for_steps(tmp_path / "stopped", process, 2)
+    process.send_signal(signal.SIGINT)
+    with process:
+        assert process.stdout is not None
+        while "ending slowly" not in process.stdout.readline():
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=5) == 130
+
+
+def test_under_slurm_the_job_goes_back_into_the_queue(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "scontrol").write_text('#!/bin/sh\necho "$@" > requeued\n')
+    (tmp_path / "scontrol").chmod(0o755)
+    facts = {"SLURM_NTASKS": "1", "SLURM_JOB_ID": "77", "SLURM_JOB_NAME": "steer"}
+    facts |= {"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"}
+    for key, value in {**facts, "PATH": f"{tmp_path}:{os.environ['PATH']}"}.items():
+        monkeypatch.setenv(key, value)
+    process = start("stopped")
+    wait_for_steps(tmp_path / "stopped", process, 2)
+    process.send_signal(signal.SIGUSR1)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGUSR1, output
+    assert (tmp_path / "requeued").read_text() == "requeue 77\n"
+
+
+# ---- which run goes on
+
+
+def test_a_run_under_way_or_of_other_settings_is_left_alone(start: Start, tmp_path: Path) -> None:
+    first = start("runs")
+    wait_for_steps(tmp_path / "runs", first, 2)
+    second = start("runs")  # the same settings, beside the first
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "runs/run-2/config.yaml").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    for process in (first, second):
+        process.kill()
+    assert "going on" not in second.communicate()[0]
+    first.communicate()
+    assert "going on" not in end(start("runs", max_steps=2)), "other settings"
+
+
+def test_last_starts_a_new_run_where_there_is_none_and_new_does_always(
+    config: Config, run: Callable[..., Any], tmp_path: Path
+) -> None:
+    config["trainer"]["max_steps"] = 2
+    assert run(config, "--ckpt_path=last").returncode == 0
+    (tmp_path / "runs/run-1/summary.json").unlink()  # as if it had been interrupted
+    done = run(config, "--ckpt_path=new")
+    assert done.returncode == 0, done.stderr
+    assert "going on" not in done.stdout
+    assert load_checkpoint(tmp_path / "runs/run-2/checkpoints/last.ckpt")["global_step"] == 2
+    missing = run(config, "--ckpt_path=last", "--trainer.default_root_dir=x", command="test")
+    assert missing.returncode == 2
+    assert "there is no checkpoint under" in missing.stderr
+
+
+# ---- damage
+
+
+def test_a_damaged_checkpoint_is_noticed_and_the_one_before_used(
+    config: Config, run: Callable[..., Any], tmp_path: Path
+) -> None:
+    assert run(config).returncode == 0
+    folder = tmp_path / "runs/run-1"
+    (folder / "summary.json").unlink()
+    path = folder / "checkpoints/last.ckpt"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1  # one bit
+    path.write_bytes(data)
+    done = run(config)
+    assert done.returncode == 0, done.stderr
+    assert "last.ckpt" in done.stderr
+    assert "previous.ckpt of step 3 is used" in done.stderr
+    other = tmp_path / "runs/run-2"
+    name = "steering_vectors.safetensors"
+    assert torch.equal(load_vectors(folder / name).vectors, load_vectors(other / name).vectors)
+    (other / "summary.json").unlink()
+    for name in ("last.ckpt", "previous.ckpt"):
+        (other / "checkpoints" / name).write_bytes(b"")
+    done = run(config)
+    assert done.returncode == 2
+    assert "holds no whole checkpoint" in done.stderr
+    assert "ckpt_path: new" in done.stderr
+    assert run(config, "--ckpt_path", str(path)).returncode == 2, "asked for by name: no other"
+
+
+def test_no_damage_of_a_checkpoint_goes_unnoticed(tmp_path: Path, figure: Figure) -> None:
+    path = tmp_path / "any.ckpt"
+    content = {
+        "state_dict": {"weight": torch.randn(4, 64), "empty": torch.zeros(0)},
+        "optimizer_states": [{"step": 7, "rate": 1e-3, "betas": (0.9, 0.999), "kind": "adam"}],
+        "half": torch.randn(5).bfloat16(),
+        "flags": [True, None, b"bytes"],
+    }
+    save_checkpoint(content, path)
+    whole, expected = path.read_bytes(), checksum(content)
+    assert checksum(load_checkpoint(path)) == expected
+    chance = random.Random(0)
+    noticed = harmless = 0
+    for position in range(len(whole)):
+        damaged = bytearray(whole)
+        damaged[position] ^= 1 << chance.randrange(8)
+        path.write_bytes(damaged)
+        try:
+            assert checksum(load_checkpoint(path)) == expected, position
+            harmless += 1  # a date of the zip, or padding
+        except DamagedCheckpointError:
+            noticed += 1
+    assert noticed > len(whole) / 4
+    for length in range(0, len(whole), 37):
+        path.write_bytes(whole[:length])
+        with pytest.raises(DamagedCheckpointError):
+            load_checkpoint(path)
+    figure("flipped_bits", noticed + harmless)
+    figure("flipped_bits_noticed", noticed)
+
+
+def test_a_checksum_tells_types_and_order_apart() -> None:
+    values: list[Any] = [1, 1.0, True, "1", [1], (1,), {"a": 1}, {1: "a"}, None, b"1"]
+    values += [torch.tensor(1), torch.tensor(1.0), torch.tensor([1]), torch.tensor([[1]])]
+    values += [[1, [2]], [[1], 2], {"a": 1, "b": 2}, {"b": 2, "a": 1}, [], {}]
+    assert len({checksum(value) for value in values}) == len(values)
