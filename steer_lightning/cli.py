@@ -12,6 +12,7 @@ from importlib import import_module
 from importlib.metadata import version
 
 from steer_lightning.errors import ConfigError
+from steer_lightning.printable import printable
 
 
 @dataclass(frozen=True)
@@ -97,5 +98,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _complain(message: str, error: Exception | None = None) -> int:
     if error is not None and os.environ.get("STEER_LIGHTNING_DEBUG"):
         raise error
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {printable(message)}", file=sys.stderr)
     return USAGE_ERROR

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import re
-
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+from unicodedata import category
 
 
 def printable(text: str) -> str:
-    """Text with control characters shown, not sent.
+    """Text with controls, text directions and lone surrogates shown, not sent.
 
-    What a model writes must not drive a terminal.
+    What a model writes must not drive a terminal, nor fail to be written to one.
     """
-    return CONTROL.sub(lambda found: repr(found.group())[1:-1], text)
+    return "".join(map(_shown, text))
+
+
+def _shown(character: str) -> str:
+    if character in "\n\t" or character.isprintable() or category(character) == "Zs":
+        return character
+    return character.encode("unicode_escape").decode("ascii")

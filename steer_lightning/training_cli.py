@@ -44,6 +44,7 @@ from steer_lightning.runs import (
     unfinished_run,
     whole_checkpoint,
 )
+from steer_lightning.yaml_size import check_yaml_size
 
 TRAINER_DEFAULTS: dict[str, Any] = {
     "default_root_dir": "runs",
@@ -283,6 +284,9 @@ def run(words: Sequence[str]) -> None:
         ConfigError: For any mistake in the configuration.
     """
     SteeringCLI.folder, SteeringCLI.lock = None, None
+    for word, following in zip(words, (*words[1:], ""), strict=True):
+        if word.startswith(("--config", "-c")):
+            check_yaml_size(word.partition("=")[2] or following)
     # seeds, accelerators and tips: nothing to act on
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)

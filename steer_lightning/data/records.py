@@ -15,6 +15,9 @@ log = logging.getLogger(__name__)
 
 Row = Mapping[str, Any]
 
+MAX_LINE = 2**24
+"""Characters of a JSONL line; to parse and tokenize a longer one would take the run's memory."""
+
 
 def read_file(path: str | Path) -> list[Row]:
     """Reads all rows of a JSONL, JSON (a list of objects) or Parquet file.
@@ -56,10 +59,17 @@ def _read_jsonl(path: Path) -> list[Row]:
     with path.open(encoding="utf-8") as file:
         number = 0
         try:
-            for number, line in enumerate(file, 1):
+            for number, line in enumerate(iter(lambda: file.readline(MAX_LINE + 1), ""), 1):
+                if len(line) > MAX_LINE:
+                    raise ConfigError(
+                        "data path",
+                        str(path),
+                        rule=f"line {number} has more than {MAX_LINE:,} characters",
+                        why="No problem is that long; the line breaks of the file may be missing",
+                    )
                 if line.strip():
                     rows.append(_object(path, number, json.loads(line)))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
             raise ConfigError(
                 "data path", str(path), rule=f"line {number} is not JSON ({error})"
             ) from error
@@ -69,7 +79,7 @@ def _read_jsonl(path: Path) -> list[Row]:
 def _read_json(path: Path) -> list[Row]:
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError("data path", str(path), rule=f"is not JSON ({error})") from error
     if not isinstance(rows, list):
         raise ConfigError("data path", str(path), rule="must be a JSON list of objects")

@@ -120,6 +120,8 @@ def load_vectors(path: str | Path) -> SteeringVectors:
             f"says {len(layers)} layers of width {width} in float32, "
             f"but its tensor is {tuple(tensor.shape)} in {tensor.dtype}",
         )
+    if not bool(torch.isfinite(tensor).all()):
+        raise _not_vectors(path, "holds NaN or infinity, which would break the model")
     vectors = SteeringVectors(layers, width, num_layers, metadata)
     vectors.set_vectors(tensor)
     return vectors.requires_grad_(False)
@@ -129,7 +131,7 @@ def _shape_facts(path: Path, metadata: dict[str, str]) -> tuple[tuple[int, ...],
     try:
         layers = json.loads(metadata["layers"])
         num_layers, width = int(metadata["num_layers"]), int(metadata["width"])
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, RecursionError) as error:
         raise _not_vectors(
             path, f"has no usable layers, num_layers or width in its metadata ({error})"
         ) from error

@@ -21,6 +21,9 @@ LAYER_PATHS = (
 )
 
 
+MAX_DIGITS = 5  # of a layer's index: a longer range would fill the memory before it is refused
+
+
 def find_layers(model: nn.Module, layers_path: str | None = None) -> nn.ModuleList:
     """Finds the model's stack of decoder layers.
 
@@ -70,11 +73,14 @@ def parse_layers(layers: str | Sequence[int], num_layers: int | None = None) -> 
         return tuple(range(num_layers or 0))
     if isinstance(layers, str):
         first, dash, last = layers.partition("-")
-        if not (first.strip().isdigit() and (not dash or last.strip().isdigit())):
+        first, last = first.strip(), last.strip() if dash else first.strip()
+        if not all(index.isascii() and index.isdecimal() for index in (first, last)):
             raise _wrong_layers(
                 layers, 'must be "all", a range such as "8-15", or a list of integers'
             )
-        indices: Sequence[int] = range(int(first), int(last if dash else first) + 1)
+        if max(len(first), len(last)) > MAX_DIGITS:
+            raise _wrong_layers(layers, "no model has so many decoder layers")
+        indices: Sequence[int] = range(int(first), int(last) + 1)
     else:
         indices = sorted(layers)
     if not indices or len(set(indices)) != len(indices):

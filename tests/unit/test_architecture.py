@@ -18,6 +18,7 @@ ALLOWED: dict[str, set[str]] = {
     "atomic": set(),
     "printable": set(),
     "checkpoint_file": set(),
+    "yaml_size": set(),
     "messages": set(),
     "types": set(),
     "data": {"types"},
