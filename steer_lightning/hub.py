@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerBase
 
 from steer_lightning.errors import ConfigError
+from steer_lightning.hub_answers import check_hub_answers
 
 QUICKSTART = "quickstart"
 """Name of the language model that ships inside the package."""
@@ -40,6 +41,10 @@ def resolve_base(base: str) -> str:
 @contextmanager
 def hub_errors(base: str) -> Iterator[None]:
     """Turns what loading raises into a ConfigError that names the base."""
+    fix = "Set a hub id that you can reach, a local folder with config.json and weights, or "
+    fix += f'"{QUICKSTART}" for the model that ships with the package'
+    if not Path(resolve_base(base)).is_dir():
+        check_hub_answers("model.base", base, fix)
     try:
         yield
     except (OSError, ValueError, ImportError, SafetensorError) as error:
@@ -50,8 +55,7 @@ def hub_errors(base: str) -> Iterator[None]:
             base,
             rule="can't be loaded",
             why=" ".join(str(error).split()).rstrip("."),
-            fix="Set a hub id that you can reach, a local folder with config.json and weights, or "
-            f'"{QUICKSTART}" for the model that ships with the package',
+            fix=fix,
         ) from error
 
 

@@ -16,7 +16,6 @@ from lightning.fabric.plugins import CheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import CSVLogger
 
 from steer_lightning.atomic import written_aside
 from steer_lightning.callbacks import (
@@ -35,6 +34,7 @@ from steer_lightning.data import PromptDataModule
 from steer_lightning.errors import UNKNOWN, ConfigError
 from steer_lightning.messages import explain, explain_refusal
 from steer_lightning.module import SteeringModule
+from steer_lightning.run_log import RunLog
 from steer_lightning.runs import (
     comparable,
     drop_if_empty,
@@ -185,13 +185,12 @@ class SteeringCLI(LightningCLI):
         assert config is not None
         loggers = config.get("logger")
         loggers = loggers if isinstance(loggers, list) else [loggers]
-        csv = CSVLogger(save_dir=str(self.folder), name="", version="", flush_logs_every_n_steps=1)
         given = config.get("callbacks") or []
         given = list(given) if isinstance(given, (list, tuple)) else [given]
         config["callbacks"] = [*given, *self._missing(given, config)]
         return self._make_trainer(
             default_root_dir=str(self.folder),
-            logger=[csv, *(x for x in loggers if x not in (None, True, False))],
+            logger=[RunLog(self.folder), *(x for x in loggers if x not in (None, True, False))],
             plugins=_with_whole_files(config.get("plugins")),
             **kwargs,
         )

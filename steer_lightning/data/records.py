@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from steer_lightning.errors import ConfigError
+from steer_lightning.hub_answers import check_hub_answers
 from steer_lightning.types import Problem
 
 log = logging.getLogger(__name__)
@@ -103,6 +104,11 @@ def read_hub(
         ConfigError: If the hub or the data set can't be reached; it names the option for a local
             file.
     """
+    fix = (
+        "Check name and network, or set `path` of the source to a local .jsonl, .json or .parquet "
+    )
+    fix += "file"
+    check_hub_answers("data set", name, fix)
     import datasets
 
     try:
@@ -116,8 +122,7 @@ def read_hub(
             name,
             rule="can't be loaded from the hub",
             why=" ".join(str(error).split()).rstrip("."),
-            fix="Check name and network, or set `path` of the source to a local .jsonl, "
-            ".json or .parquet file",
+            fix=fix,
         ) from error
     return [dict(row) for row in rows]
 

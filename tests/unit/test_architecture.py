@@ -12,13 +12,16 @@ LEAVES = {
     "errors",
     "atomic",
     "printable",
+    "hub_answers",
 }  # no arrow is needed for them: they import the standard library alone
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "atomic": set(),
     "printable": set(),
+    "hub_answers": set(),
     "checkpoint_file": set(),
     "yaml_size": set(),
+    "run_log": set(),
     "messages": set(),
     "types": set(),
     "data": {"types"},

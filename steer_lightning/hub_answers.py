@@ -1,0 +1,47 @@
+"""Asks the hub once, before libraries do that would wait for its answer without end."""
+
+from __future__ import annotations
+
+import os
+import urllib.error
+import urllib.request
+
+from steer_lightning.errors import ConfigError
+
+SECONDS = 20.0
+ENDPOINT = "https://huggingface.co"
+
+
+def check_hub_answers(key: str, name: str, fix: str) -> None:
+    """Raises a ConfigError if the hub takes a connection and then says nothing.
+
+    Without a network the libraries notice by themselves, and use their cache where they can; of
+    a silent hub some of their requests wait for ever, and others try again for minutes.
+
+    Args:
+        key: The option that names something of the hub.
+        name: Its value.
+        fix: The local way.
+    """
+    endpoint = os.environ.get("HF_ENDPOINT", ENDPOINT)
+    offline = os.environ.get("HF_HUB_OFFLINE", "0").upper() not in ("0", "", "FALSE", "NO", "OFF")
+    if offline or not endpoint.startswith(("http://", "https://")):
+        return
+    try:
+        request = urllib.request.Request(endpoint, method="HEAD")
+        with urllib.request.urlopen(request, timeout=SECONDS):
+            pass
+    except urllib.error.HTTPError as error:
+        error.close()  # any answer will do
+    except (TimeoutError, urllib.error.URLError) as error:
+        if not isinstance(getattr(error, "reason", error), TimeoutError):
+            return
+        raise ConfigError(
+            key,
+            name,
+            rule=f"the hub at {endpoint} does not answer within {SECONDS:g} s",
+            fix=f"{fix}; or set HF_HUB_OFFLINE=1 in the environment if it has been downloaded "
+            "before",
+        ) from error
+    except (OSError, ValueError):  # the libraries have a message of their own
+        return

@@ -1,0 +1,159 @@
+"""Faults that are really made: folders removed or read-only, a hub that is silent, changed data."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+import yaml
+
+from steer_lightning.steering import load_vectors
+from tests.integration.conftest import Config
+from tests.reliability.conftest import Figure
+
+Run = Callable[..., Any]
+
+REMOVER = """
+import shutil
+from lightning.pytorch.callbacks import Callback
+
+class Remover(Callback):
+    def on_train_batch_start(self, trainer, *_):
+        if trainer.global_step == 2:
+            shutil.rmtree(trainer.default_root_dir)
+"""
+
+
+def test_a_run_whose_folder_is_removed_keeps_what_it_learns(
+    config: Config, run: Run, tmp_path: Path
+) -> None:
+    assert run(config).returncode == 0
+    (tmp_path / "remover.py").write_text(REMOVER)
+    config["trainer"]["callbacks"].append({"class_path": "remover.Remover"})
+    done = run(config)
+    assert done.returncode == 0, done.stderr
+    assert "run-2 was removed during the run" in done.stderr
+    name = "steering_vectors.safetensors"
+    whole, kept = (load_vectors(tmp_path / f"runs/run-{n}/{name}").vectors for n in (1, 2))
+    assert torch.equal(whole, kept)
+    steps = pq.read_table(tmp_path / "runs/run-2/rollouts.parquet")["step"].to_pylist()
+    assert set(steps) == {3, 4}
+    assert (tmp_path / "runs/run-2/checkpoints/last.ckpt").exists()
+
+
+@pytest.fixture
+def as_nobody(tmp_path: Path) -> dict[str, Any]:
+    """Options of `subprocess.run` under which permissions hold, for root, too."""
+    return {"user": 65534, "group": 65534} if os.geteuid() == 0 else {}
+
+
+def test_a_read_only_output_folder_is_one_message(
+    config: Config, tmp_path: Path, as_nobody: dict[str, Any], figure: Figure
+) -> None:
+    if as_nobody and not _can_run_as(as_nobody):
+        pytest.skip("nobody can't read this Python")
+    folder = tmp_path / "closed"
+    folder.mkdir()
+    config["trainer"]["default_root_dir"] = str(folder)
+    shutil.copytree(config["model"]["base"], tmp_path / "base")
+    config["model"]["base"] = str(tmp_path / "base")
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    for path in (tmp_path, *tmp_path.parents[:2]):
+        path.chmod(0o755)
+    folder.chmod(0o555)
+    done = subprocess.run(
+        [sys.executable, "-m", "steer_lightning", "fit", "--config", "config.yaml"],
+        **{"cwd": tmp_path, "capture_output": True, "text": True, "check": False},
+        env={**os.environ, "HOME": str(tmp_path)},
+        **as_nobody,
+    )
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: can't open")
+    assert "closed/run-1: Permission denied" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def _can_run_as(options: dict[str, Any]) -> bool:
+    try:
+        command = [sys.executable, "-c", "import steer_lightning.cli"]
+        return subprocess.run(command, capture_output=True, check=False, **options).returncode == 0
+    except PermissionError:
+        return False
+
+
+@contextmanager
+def silent_server() -> Iterator[str]:
+    """Takes connections and never answers."""
+    server = socket.create_server(("127.0.0.1", 0))
+    held = []
+
+    def take() -> None:
+        with suppress(OSError):
+            while True:
+                held.append(server.accept()[0])
+
+    thread = threading.Thread(target=take, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.getsockname()[1]}"
+    server.shutdown(socket.SHUT_RDWR)
+    server.close()
+    thread.join()
+    for connection in held:
+        connection.close()
+
+
+@pytest.mark.parametrize("what", ["model", "data"])
+def test_a_hub_that_does_not_answer_is_a_message_with_the_local_way(
+    config: Config, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    if what == "model":
+        config["model"]["base"] = "someone/some-model"
+    else:
+        config["data"]["train"] = {
+            "class_path": "steer_lightning.data.Records",
+            "init_args": {"hub_name": "someone/some-data"},
+        }
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
+    with silent_server() as address:
+        monkeypatch.setenv("HF_ENDPOINT", address)
+        start = time.monotonic()
+        done = run(config)
+    assert done.returncode == 2, done.stderr
+    assert time.monotonic() - start < 60
+    told = done.stderr.splitlines()[-1]
+    assert told.startswith("error: "), done.stderr
+    expected = ("model.base", "local folder") if what == "model" else ("some-data", "`path`")
+    assert all(word in told for word in expected), told
+
+
+def test_data_that_has_changed_is_noticed_when_the_run_goes_on(
+    config: Config, run: Run, tmp_path: Path
+) -> None:
+    assert run(config).returncode == 0
+    (tmp_path / "runs/run-1/summary.json").unlink()  # as if it had been interrupted
+    rows = (tmp_path / "train.jsonl").read_text().splitlines()
+    rows[3] = json.dumps({"question": "another", "answer": "3"})
+    (tmp_path / "train.jsonl").write_text("\n".join(rows))
+    done = run(config)
+    assert done.returncode == 2
+    assert "data.train (checksum of the prompts)" in done.stderr
+    assert "model.steering.init_from" in done.stderr
+
+
+def test_faults_are_counted(figure: Figure) -> None:
+    names = [name for name in globals() if name.startswith("test_a")]
+    figure("faults", len(names) + 1)
