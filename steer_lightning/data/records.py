@@ -104,10 +104,8 @@ def read_hub(
         ConfigError: If the hub or the data set can't be reached; it names the option for a local
             file.
     """
-    fix = (
-        "Check name and network, or set `path` of the source to a local .jsonl, .json or .parquet "
-    )
-    fix += "file"
+    fix = "Check name and network, or set `path` of the source to a local .jsonl, .json or "
+    fix += ".parquet file"
     check_hub_answers("data set", name, fix)
     import datasets
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
+import shlex
 import socket
 import subprocess
 import sys
@@ -54,44 +54,24 @@ def test_a_run_whose_folder_is_removed_keeps_what_it_learns(
     assert (tmp_path / "runs/run-2/checkpoints/last.ckpt").exists()
 
 
-@pytest.fixture
-def as_nobody(tmp_path: Path) -> dict[str, Any]:
-    """Options of `subprocess.run` under which permissions hold, for root, too."""
-    return {"user": 65534, "group": 65534} if os.geteuid() == 0 else {}
-
-
-def test_a_read_only_output_folder_is_one_message(
-    config: Config, tmp_path: Path, as_nobody: dict[str, Any], figure: Figure
-) -> None:
-    if as_nobody and not _can_run_as(as_nobody):
-        pytest.skip("nobody can't read this Python")
+def test_a_read_only_output_folder_is_one_message(config: Config, tmp_path: Path) -> None:
     folder = tmp_path / "closed"
     folder.mkdir()
     config["trainer"]["default_root_dir"] = str(folder)
-    shutil.copytree(config["model"]["base"], tmp_path / "base")
-    config["model"]["base"] = str(tmp_path / "base")
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
-    for path in (tmp_path, *tmp_path.parents[:2]):
-        path.chmod(0o755)
-    folder.chmod(0o555)
-    done = subprocess.run(
-        [sys.executable, "-m", "steer_lightning", "fit", "--config", "config.yaml"],
-        **{"cwd": tmp_path, "capture_output": True, "text": True, "check": False},
-        env={**os.environ, "HOME": str(tmp_path)},
-        **as_nobody,
-    )
+    command = [sys.executable, "-m", "steer_lightning", "fit", "--config", "config.yaml"]
+    if os.geteuid() == 0:  # whom permissions do not stop: a file system that is read-only
+        mount = f"mount -t tmpfs -o ro tmpfs {shlex.quote(str(folder))}"
+        if subprocess.run(["unshare", "-m", "sh", "-c", mount], check=False).returncode:
+            pytest.skip("root without the right to mount")
+        command = ["unshare", "-m", "sh", "-c", f"{mount} && exec {shlex.join(command)}"]
+    else:
+        folder.chmod(0o555)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 2, done.stderr
-    assert done.stderr.startswith("error: can't open")
-    assert "closed/run-1: Permission denied" in done.stderr
+    assert done.stderr.startswith("error: can't ")
+    assert "closed/run-1" in done.stderr
     assert len(done.stderr.splitlines()) == 1
-
-
-def _can_run_as(options: dict[str, Any]) -> bool:
-    try:
-        command = [sys.executable, "-c", "import steer_lightning.cli"]
-        return subprocess.run(command, capture_output=True, check=False, **options).returncode == 0
-    except PermissionError:
-        return False
 
 
 @contextmanager
