@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -111,21 +112,39 @@ def keep_batch(step: Step, path: Path) -> None:
         )
 
 
+NAMES = {
+    "no_answer": "without an answer",
+    "unparseable": "unparseable",
+    "timed_out": "timed out",
+    "crashed": "crashed",
+}
+"""Outcomes of rewards that point to a cause."""
+
+
 def why_no_signal(step: Step, num_steps: int) -> str:
     """The likely cause, with the counts that point to it."""
     total = step.rewards.numel()
     unscored = int(step.rewards.isnan().sum())
     cut = int((~step.rollouts.finished).sum())
     scored = step.rewards[~step.rewards.isnan()]
+    outcomes: Counter[str] = Counter()
+    for counts_of_one in step.scores.outcomes.values():
+        outcomes.update(counts_of_one)
     counts = f"{unscored} of {total} completions unscored, {cut} cut off"
+    counts += "".join(f", {outcomes[key]} {name}" for key, name in NAMES.items() if outcomes[key])
     if len(scored):
         counts += f", rewards from {float(scored.min()):g} to {float(scored.max()):g}"
-    if 2 * unscored > total:
+    if 2 * (outcomes["timed_out"] + outcomes["crashed"]) > total:
+        cause = "the reward takes too long or crashes: raise model.reward_pool.deadline, or mend it"
+    elif 2 * unscored > total:
         cause = "the gold answers can't be parsed: check the source's answer column"
     elif 2 * cut > total:
         cause = "answers are cut off before they end: raise model.sampling.max_new_tokens"
     elif len(scored) and float(scored.min()) >= 1:
         cause = "all is solved: stop, or take harder problems"
+    elif 2 * outcomes["unparseable"] > total:
+        cause = "what stands in the answer's place is no mathematics: ask for the bare answer in "
+        cause += "data.template"
     else:
         cause = (
             "no completion has what the reward looks for: check data.template, and where the "

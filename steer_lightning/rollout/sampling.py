@@ -40,7 +40,7 @@ class Sampling:
         """Raises a ConfigError for a value out of range."""
         rules = {
             "group_size": (self.group_size >= 1, "must be at least 1"),
-            "temperature": (self.temperature >= 0, "must be 0 (greedy) or more"),
+            "temperature": (0 <= self.temperature < float("inf"), "must be 0 (greedy) or more"),
             "top_p": (0 < self.top_p <= 1, "must be above 0 and at most 1"),
             "top_k": (self.top_k >= 0, "must be 0 (off) or more"),
             "min_p": (0 <= self.min_p <= 1, "must be from 0 (off) to 1"),

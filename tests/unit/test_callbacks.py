@@ -209,6 +209,12 @@ def test_lost_signal_is_told_once_with_its_likely_cause(tmp_path: Path, caplog) 
     assert "all is solved" in why_no_signal(solved, 2)
     unscored = replace(silent, rewards=torch.full((2, 2), NAN))
     assert "answer column" in why_no_signal(unscored, 2)
+    for outcome, cause in (("timed_out", "deadline"), ("unparseable", "no mathematics")):
+        scores = replace(silent.scores, outcomes={"MathReward": {outcome: 3, "no_answer": 1}})
+        rewards = torch.zeros(2, 2)
+        told = why_no_signal(replace(silent, scores=scores, rewards=rewards), 2)
+        assert cause in told
+        assert f"1 without an answer, 3 {outcome.replace('_', ' ')}" in told
 
 
 def test_two_benchmark_evals_keep_their_own_results() -> None:

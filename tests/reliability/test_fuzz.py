@@ -1,0 +1,293 @@
+"""Properties that hold for whatever comes in."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from steer_lightning import ConfigError, load_vectors
+from steer_lightning.advantages import RLOO
+from steer_lightning.data import PlainTemplate
+from steer_lightning.data.templates import check_template
+from steer_lightning.microbatches import micro_batches
+from steer_lightning.printable import printable
+from steer_lightning.rewards import FormatReward, MathReward, RewardSum, WeightedReward
+from steer_lightning.rewards.math import find_answer, last_boxed, plain_number
+from steer_lightning.rollout import Sampling
+from steer_lightning.steering.layers import parse_layers
+from steer_lightning.testing import byte_tokenizer, make_prompts
+from steer_lightning.types import Rollouts
+from steer_lightning.yaml_size import check_yaml_size
+from tests.reliability.conftest import Figure
+from tests.reliability.hostile import boxed, make
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = 300
+fuzz = settings(
+    max_examples=EXAMPLES,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+TEXT = st.text() | st.text(r"\boxed{}$0123456789.,- frac", max_size=200)
+REWARD = st.floats(-100, 100, width=32) | st.just(math.nan)
+LENGTH = st.integers(1, 9)
+CONTENT = st.text("abc012 +-", min_size=1).map(str.strip).filter(bool)
+
+
+def groups(size: int) -> st.SearchStrategy[list[list[float]]]:
+    return st.lists(st.lists(REWARD, min_size=size, max_size=size), min_size=1)
+
+
+@fuzz
+@given(st.integers(1, 5).flatmap(groups))
+def test_advantages(rows: list[list[float]]) -> None:
+    rewards = torch.tensor(rows)
+    found = RLOO()(rewards)
+    assert found.shape == rewards.shape
+    assert bool(found.isfinite().all())
+    assert bool((found[rewards.isnan()] == 0).all()), "no score, no advantage"
+    assert torch.allclose(found.sum(1), torch.zeros(len(rows)), atol=1e-2), "they cancel out"
+    for row, advantages in zip(rows, found.tolist(), strict=True):
+        scored = [value for value in row if not math.isnan(value)]
+        for value, advantage in zip(row, advantages, strict=True):
+            if not math.isnan(value) and len(scored) > 1:  # r - mean of the others
+                others = (sum(scored) - value) / (len(scored) - 1)
+                assert advantage == pytest.approx(value - others, abs=1e-3)
+        if len(set(scored)) <= 1:
+            assert max(map(abs, advantages)) < 1e-4, "equal rewards have no signal"
+
+
+@fuzz
+@given(
+    lengths=st.lists(st.tuples(LENGTH, LENGTH, LENGTH), min_size=1),
+    budget=st.integers(1, 60),
+    data=st.data(),
+)
+def test_masks_and_micro_batches(
+    lengths: list[tuple[int, int, int]], budget: int, data: st.DataObject
+) -> None:
+    prompts = make_prompts(["x" * prompt for prompt, _, _ in lengths])
+    sizes = torch.tensor([size for _, *both in lengths for size in both])
+    mask = torch.arange(int(sizes.max())) < sizes[:, None]
+    ids = torch.where(mask, torch.arange(mask.numel()).view(mask.shape) + 10, 0)
+    rollouts = Rollouts(
+        prompts=tuple(prompts),
+        group_size=2,
+        completion_ids=ids,
+        completion_mask=mask,
+        logprobs=-ids.float() * mask,
+        finished=torch.ones(len(sizes), dtype=torch.bool),
+        texts=("",) * len(sizes),
+    )
+    chosen = data.draw(st.sets(st.integers(0, len(sizes) - 1)))
+    seen = []
+    for part in micro_batches(rollouts, torch.tensor(sorted(chosen), dtype=torch.long), budget, 0):
+        assert part.ids.numel() <= budget or len(part.rows) == 1
+        assert part.mask.any(0).all(), "no column that is padding alone"
+        for row, tokens, kept in zip(part.rows.tolist(), part.ids, part.mask.bool(), strict=True):
+            seen.append(row)
+            expected = [*prompts[row // 2].token_ids, *ids[row][mask[row]].tolist()]
+            assert tokens[kept].tolist() == expected
+        width = part.completion_mask.shape[1]
+        assert torch.equal(part.sampling_logprobs, rollouts.logprobs[part.rows, :width])
+    assert sorted(seen) == sorted(chosen)
+
+
+@fuzz
+@given(TEXT, TEXT)
+def test_templates_hold_the_question_whatever_it_is(question: str, rest: str) -> None:
+    template = PlainTemplate(rest.replace("{question}", "") + "{question}")
+    assert question in template.render(question, None)
+    check_template(template, None)
+    if not any("\ud800" <= character <= "\udfff" for character in question):
+        tokenizer = byte_tokenizer()
+        ids = template.encode(question, tokenizer)
+        assert all(0 <= token < len(tokenizer) for token in ids)
+
+
+@fuzz
+@given(TEXT, st.sampled_from(["boxed", "boxed_or_last_number", "last_number"]))
+def test_answer_extraction(text: str, answer_in: str) -> None:
+    found = find_answer(text, answer_in)  # type: ignore[arg-type]
+    assert found is None or (found and found in text)
+    box = last_boxed(text)
+    assert box is None or box in text
+    assert last_boxed(text.replace("{", "").replace("}", "")) is None
+    plain_number(text)
+    printable(text).encode()
+
+
+@fuzz
+@given(CONTENT, st.text("xyz \\{}", max_size=30))
+def test_the_last_box_is_the_answer(content: str, before: str) -> None:
+    whole = before.replace("\\boxed{", "") + " " + boxed(content)
+    closed = before.count("{") <= before.count("}")
+    if closed:
+        assert last_boxed(whole) == content
+
+
+@fuzz
+@given(st.integers(-(10**12), 10**12), st.integers(-(10**12), 10**12), st.booleans())
+def test_plain_answers_are_compared_exactly(gold: int, given: int, decimals: bool) -> None:
+    text = boxed(f"{given:,}.0" if decimals else str(given))
+    (verdict,) = MathReward()([make(text, str(gold))])
+    assert verdict == float(gold == given)
+    (verdict,) = MathReward()([make(boxed(f"{gold:,}"), f"so it is {boxed(str(gold))}")])
+    assert verdict == 1.0
+
+
+@fuzz
+@given(TEXT, TEXT)
+def test_what_is_told_quickly_is_what_is_told_in_full(text: str, gold: str) -> None:
+    completion = make(text, gold or "42")
+    quick = MathReward().quickly(completion)
+    if quick is not NotImplemented:
+        assert quick in (0.0, 1.0)
+        assert MathReward()([completion]) == [quick]
+    scores = RewardSum([WeightedReward(reward=FormatReward(), weight=2.0)])([completion])
+    assert scores.total in ([0.0], [2.0])
+
+
+@fuzz
+@given(st.text() | st.lists(st.integers(-3, 40)) | st.text("0123456789- ²٤", max_size=20))
+def test_layers(layers: str | list[int]) -> None:
+    try:
+        found = parse_layers(layers, 32)
+    except ConfigError:
+        return
+    assert found == tuple(sorted(set(found)))
+    assert all(0 <= layer < 32 for layer in found)
+
+
+NUMBER = st.integers() | st.floats() | st.booleans()
+
+
+@fuzz
+@given(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "group_size": st.integers(),
+            "max_new_tokens": st.integers(),
+            "temperature": st.floats(),
+            "top_p": st.floats(),
+            "top_k": st.integers(),
+            "min_p": st.floats(),
+        },
+    )
+)
+def test_sampling_is_in_range_or_refused(values: dict[str, float]) -> None:
+    try:
+        sampling = Sampling(**values)  # type: ignore[arg-type]
+    except ConfigError:
+        return
+    assert sampling.group_size >= 1
+    assert sampling.max_new_tokens >= 1
+    assert 0 <= sampling.temperature < math.inf
+    assert 0 < sampling.top_p <= 1
+    assert sampling.top_k >= 0
+    assert 0 <= sampling.min_p <= 1
+
+
+ANYTHING = st.recursive(
+    st.none() | st.text() | NUMBER,
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+
+
+@fuzz
+@given(st.binary() | ANYTHING.map(lambda value: yaml.safe_dump(value).encode()))
+def test_the_size_of_any_yaml_is_known(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "any.yaml"
+    path.write_bytes(content)
+    check_yaml_size(str(path))
+
+
+@fuzz
+@given(st.binary(max_size=300), st.dictionaries(st.text(), st.text()))
+def test_any_vectors_file_is_refused_in_words(
+    tmp_path: Path, data: bytes, metadata: dict[str, str]
+) -> None:
+    path = tmp_path / "any.safetensors"
+    tensor = {"dtype": "F32", "shape": [1, 1], "data_offsets": [0, 4]}
+    text = json.dumps({"__metadata__": metadata, "vectors": tensor}).encode()
+    for content in (data, len(text).to_bytes(8, "little") + text + data[:4].ljust(4, b"0")):
+        path.write_bytes(content)
+        with pytest.raises(ConfigError):
+            load_vectors(path)
+
+
+def test_examples_are_counted(figure: Figure) -> None:
+    figure("fuzzed_properties", sum(name.startswith("test_") for name in globals()) - 3)
+    figure("fuzz_examples", EXAMPLES)
+
+
+FUZZER = """
+import sys, tempfile
+import atheris
+with atheris.instrument_imports(include=["steer_lightning"]):
+    from pathlib import Path
+    from steer_lightning import ConfigError, load_vectors
+    from steer_lightning.rewards.math import find_answer, last_boxed, plain_number
+path = Path(tempfile.mkdtemp()) / "any.safetensors"
+
+def answers(data):
+    text = atheris.FuzzedDataProvider(data).ConsumeUnicode(len(data))
+    for where in ("boxed", "boxed_or_last_number", "last_number"):
+        found = find_answer(text, where)
+        assert found is None or found in text
+    plain_number(text)
+
+def vectors(data):
+    path.write_bytes(data)
+    try:
+        load_vectors(path)
+    except ConfigError:
+        pass
+
+atheris.Setup(sys.argv[1:], {target})
+atheris.Fuzz()
+"""
+RUNS = 100_000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["answers", "vectors"])
+def test_coverage_guided_fuzzing(target: str, tmp_path: Path, figure: Figure) -> None:
+    pytest.importorskip("atheris")
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    (corpus / "answer").write_bytes(rb"so \boxed{\frac{1}{2}} is 1,234.5")
+    good = {"format_version": "1", "site": "layer_output", "layers": "[0]", "num_layers": "2"}
+    head = {"__metadata__": {**good, "width": "1"}}
+    head |= {"vectors": {"dtype": "F32", "shape": [1, 1], "data_offsets": [0, 4]}}
+    text = json.dumps(head).encode()
+    (corpus / "vectors").write_bytes(len(text).to_bytes(8, "little") + text + bytes(4))
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            FUZZER.replace("{target}", target),
+            f"-atheris_runs={RUNS}",
+            "-seed=1",
+            "-max_len=2000",
+            "-timeout=10",
+            f"-artifact_prefix={tmp_path}/",
+            str(corpus),
+        ],
+        **{"cwd": tmp_path, "capture_output": True, "text": True, "check": False},
+        timeout=400,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert f"Done {RUNS} " in done.stderr
+    figure(f"atheris_{target}", RUNS)
