@@ -37,6 +37,7 @@ ROWS = (
 
 
 def main() -> None:
+    """Runs the tests and writes what they counted."""
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         environment = {**os.environ, "STEER_LIGHTNING_FIGURES": folder}
