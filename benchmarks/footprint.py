@@ -23,15 +23,10 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from steer_lightning.hub import resolve_base
+from steer_lightning.optim import state_facts
 from steer_lightning.policy import Policy
 
 RANK = 4  # of the paper's baseline
-
-
-def state_bytes(optimizer: torch.optim.Optimizer) -> int:
-    """Bytes of the tensors that an optimizer keeps."""
-    tensors = [x for state in optimizer.state.values() for x in state.values()]
-    return sum(x.numel() * x.element_size() for x in tensors if isinstance(x, torch.Tensor))
 
 
 def step(optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Parameter]) -> None:
@@ -63,7 +58,7 @@ def measure(
     found = {
         "way": name,
         "trained_parameters": num_trained,
-        "optimizer_bytes": state_bytes(optimizer),
+        "optimizer_bytes": state_facts(optimizer)[0],
         "checkpoint_bytes": checkpoint.getbuffer().nbytes,
         "sampler_bytes": sum(p.numel() * p.element_size() for p in parameters),
         "sampler_seconds": statistics.median(seconds),

@@ -186,7 +186,8 @@ class SteeringModule(L.LightningModule):
             sampling = self.sampling if training else self.eval_sampling
             self.policy.check_length(rows, sampling.max_new_tokens, f"{key}.max_new_tokens")
         if stage == TrainerFn.FITTING:
-            check_optimizer(self.optimizer_factory, self.policy.empty_vectors().weight)
+            device = self.trainer.strategy.root_device
+            check_optimizer(self.optimizer_factory, self.policy.empty_vectors().weight, device)
 
     def configure_model(self) -> None:
         """Loads the frozen base, after all data and settings have been checked."""

@@ -114,15 +114,68 @@ class Schedule:
         return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 
 
-def check_8bit(optimizer: torch.optim.Optimizer, num_elements: int) -> None:
-    """Raises a ConfigError if an 8-bit optimizer of bitsandbytes would silently keep 32-bit state.
+def state_facts(optimizer: torch.optim.Optimizer) -> tuple[int, list[str]]:
+    """Bytes of the state that an optimizer keeps of its parameters, and the moments' dtypes.
+
+    Counters and bitsandbytes' quantisation tables count as bytes; a dtype is named if a tensor of
+    it is as large as a parameter.
+    """
+    total, kinds = 0, set()
+    for parameter, state in optimizer.state.items():
+        for value in state.values():
+            if isinstance(value, torch.Tensor):
+                total += value.numel() * value.element_size()
+                if value.numel() == parameter.numel():
+                    kinds.add(str(value.dtype).removeprefix("torch."))
+    return total, sorted(kinds)
+
+
+def check_optimizer(
+    factory: Callable[[Any], torch.optim.Optimizer], weight: nn.Parameter, device: torch.device
+) -> None:
+    """Makes the optimizer and takes a step on nothing, before a model is loaded.
 
     Args:
-        optimizer: Any optimizer; others than 8-bit ones pass.
-        num_elements: Elements of the one parameter, padding included.
+        factory: As configured.
+        weight: A parameter of the vectors' shape.
+        device: Where the vectors will be.
+
+    Raises:
+        ConfigError: If its arguments are refused, its step needs a closure, it has no kernel for
+            the device, or an 8-bit one would silently keep 32-bit state.
     """
+    weight = nn.Parameter(weight.detach().to(device))
+    try:
+        optimizer = factory([weight])
+    except (ValueError, TypeError) as error:
+        raise ConfigError("model.optimizer", UNKNOWN, rule=str(error).rstrip(".")) from error
+    name = type(optimizer).__name__
+    closure = inspect.signature(type(optimizer).step).parameters.get("closure")
+    if closure is not None and closure.default is inspect.Parameter.empty:
+        raise ConfigError(
+            "model.optimizer",
+            name,
+            rule="takes several evaluations a step",
+            why="Each would be another batch of rollouts",
+            fix="Use torch.optim.AdamW or bitsandbytes.optim.AdamW8bit",
+        )
+    weight.grad = torch.zeros_like(weight)
+    try:
+        optimizer.step()
+    except (NotImplementedError, RuntimeError) as error:
+        raise ConfigError(
+            "model.optimizer",
+            name,
+            rule=f"takes no step on {device.type}",
+            why=" ".join(str(error).split()).rstrip("."),
+            fix="Use torch.optim.AdamW, which runs everywhere; the state of the vectors is small",
+        ) from error
+    _check_8bit(optimizer, weight.numel())
+
+
+def _check_8bit(optimizer: torch.optim.Optimizer, num_elements: int) -> None:
     args: Any = getattr(optimizer, "args", None)
-    if getattr(args, "optim_bits", 32) == 8 and num_elements < args.min_8bit_size:
+    if getattr(args, "optim_bits", 32) == 8 and state_facts(optimizer)[1] != ["uint8"]:
         raise ConfigError(
             "model.optimizer.init_args.min_8bit_size",
             args.min_8bit_size,
@@ -130,30 +183,3 @@ def check_8bit(optimizer: torch.optim.Optimizer, num_elements: int) -> None:
             why="bitsandbytes would silently keep the optimizer's state in 32 bits",
             fix="Set min_8bit_size: 0 for 8-bit state, or use torch.optim.AdamW",
         )
-
-
-def check_optimizer(factory: Callable[[Any], torch.optim.Optimizer], weight: nn.Parameter) -> None:
-    """Makes the optimizer once, before a model is loaded, for what it may refuse.
-
-    Args:
-        factory: As configured.
-        weight: A parameter of the vectors' shape.
-
-    Raises:
-        ConfigError: If its arguments are refused, its step needs a closure, or it would silently
-            keep 32-bit state.
-    """
-    try:
-        optimizer = factory([weight])
-    except (ValueError, TypeError) as error:
-        raise ConfigError("model.optimizer", UNKNOWN, rule=str(error).rstrip(".")) from error
-    closure = inspect.signature(type(optimizer).step).parameters.get("closure")
-    if closure is not None and closure.default is inspect.Parameter.empty:
-        raise ConfigError(
-            "model.optimizer",
-            type(optimizer).__name__,
-            rule="takes several evaluations a step",
-            why="Each would be another batch of rollouts",
-            fix="Use torch.optim.AdamW or bitsandbytes.optim.AdamW8bit",
-        )
-    check_8bit(optimizer, weight.numel())

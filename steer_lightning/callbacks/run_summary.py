@@ -16,6 +16,7 @@ from steer_lightning.callbacks.benchmark_eval import BenchmarkEval
 from steer_lightning.callbacks.run_folder import claim, run_folder, tell
 from steer_lightning.callbacks.vector_checkpoint import FILE_NAME
 from steer_lightning.module import SteeringModule
+from steer_lightning.optim import state_facts
 
 LAST = "checkpoints/last.ckpt"
 PACKAGES = ("steer-lightning", "torch", "lightning", "transformers", "bitsandbytes")
@@ -34,6 +35,7 @@ class RunSummary(Callback):
         super().__init__()
         self.hash_base = hash_base
         self._tokens = 0
+        self._optimizer: dict[str, Any] | None = None
         self._rollout_seconds = 0.0
         self._seconds_before = 0.0  # of the run that this one goes on with
 
@@ -69,8 +71,18 @@ class RunSummary(Callback):
         assert isinstance(pl_module, SteeringModule)
         step = pl_module.last_step
         assert step is not None
+        if self._optimizer is None:  # it makes its state in its first step
+            self._optimizer = self._state_of(trainer)
         self._tokens += int(step.rollouts.num_tokens.sum())
         self._rollout_seconds += step.rollout_seconds
+
+    @staticmethod
+    def _state_of(trainer: L.Trainer) -> dict[str, Any]:
+        (optimizer,) = trainer.optimizers
+        size, kinds = state_facts(optimizer)
+        name = type(optimizer).__name__
+        tell(trainer, f"{name} keeps {size:,} bytes of state, its moments in {' and '.join(kinds)}")
+        return {"name": name, "state_bytes": size, "moments": kinds}
 
     def state_dict(self) -> dict[str, Any]:
         """Counters that a resumed run goes on with."""
@@ -127,6 +139,7 @@ class RunSummary(Callback):
             "seconds": round(self._seconds(), 3),
             "tokens_per_second": None if speed is None else round(speed, 1),
             "trained_parameters": module.policy.steering.num_trained,
+            "optimizer": self._optimizer,
             "base_model": module.policy.base,
             "base_revision": module.policy.commit,
             "base_sha256": self._before,

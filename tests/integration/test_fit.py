@@ -288,6 +288,10 @@ def test_an_8bit_optimizer_and_activation_checkpointing_by_yaml(
     moments = state["optimizer_states"][0]["state"][0]["__bnb_optimizer_quant_state__"]
     assert moments["state1"].dtype == torch.uint8
     assert moments["state1"].numel() == 3 * 256
+    summary = json.loads((tmp_path / "runs/run-1/summary.json").read_text())
+    size = 2 * (3 * 256 + 3 * 4 + 256 * 4)
+    assert summary["optimizer"] == {"name": "AdamW8bit", "state_bytes": size, "moments": ["uint8"]}
+    assert f"AdamW8bit keeps {size:,} bytes of state, its moments in uint8" in done.stdout
 
 
 def set_in(config: dict, path: str, value: object) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import bitsandbytes as bnb
 import pytest
 import torch
@@ -14,7 +16,13 @@ from steer_lightning.advantages import RLOO
 from steer_lightning.losses import PolicyGradient
 from steer_lightning.microbatches import micro_batches
 from steer_lightning.module import as_matrix
-from steer_lightning.optim import NormClip, RunningNormClip, Schedule, check_8bit
+from steer_lightning.optim import (
+    NormClip,
+    RunningNormClip,
+    Schedule,
+    check_optimizer,
+    state_facts,
+)
 from steer_lightning.rollout import GenerateEngine, Sampling
 from steer_lightning.steering import SteeringVectors
 from steer_lightning.testing import make_prompts, tiny_policy
@@ -163,10 +171,17 @@ def step_once(optimizer: torch.optim.Optimizer, vectors: SteeringVectors) -> tor
 def test_eight_bits_are_eight_bits() -> None:
     vectors = SteeringVectors(range(28), 1536, 28)
     optimizer = bnb.optim.AdamW8bit([vectors.weight], lr=1e-3, weight_decay=0.0)
-    check_8bit(optimizer, vectors.weight.numel())
     state = step_once(optimizer, vectors)
     assert state.dtype == torch.uint8
     assert state.numel() == 28 * 1536  # a byte a number
+    tables, scales, blocks = 2 * 256 * 4, 4, 28 * 1536 // 256
+    size, kinds = state_facts(optimizer)
+    assert size == 2 * (28 * 1536 + scales * blocks) + tables
+    assert kinds == ["uint8"]
+    plain = torch.optim.AdamW([vectors.weight])
+    vectors.vectors.pow(2).sum().backward()
+    plain.step()
+    assert state_facts(plain) == (2 * 4 * 28 * 1536 + 4, ["float32"])  # and the count of steps
 
 
 def test_each_layer_has_its_own_quantisation_blocks() -> None:
@@ -183,11 +198,27 @@ def test_each_layer_has_its_own_quantisation_blocks() -> None:
     assert (vectors.weight[:, 896:] == 0).all()
 
 
+CPU = torch.device("cpu")
+
+
 def test_silent_32_bits_are_an_error() -> None:
     vectors = SteeringVectors(range(4), 192, 4)
-    optimizer = bnb.optim.AdamW8bit([vectors.weight], lr=1e-3)
+    factory = partial(bnb.optim.AdamW8bit, lr=1e-3)
     with pytest.raises(ConfigError, match=r"min_8bit_size = 4096.*1024 elements.*min_8bit_size: 0"):
-        check_8bit(optimizer, vectors.weight.numel())
-    assert step_once(optimizer, vectors).dtype == torch.float32  # what would have happened
-    check_8bit(torch.optim.AdamW([vectors.weight]), 3)
-    check_8bit(bnb.optim.AdamW8bit([vectors.weight], min_8bit_size=0), 1024)
+        check_optimizer(factory, vectors.weight, CPU)
+    assert step_once(factory([vectors.weight]), vectors).dtype == torch.float32  # what would be
+    before = vectors.weight.clone()
+    check_optimizer(partial(bnb.optim.AdamW8bit, min_8bit_size=0), vectors.weight, CPU)
+    check_optimizer(torch.optim.AdamW, vectors.weight, CPU)
+    assert torch.equal(vectors.weight, before), "the trial step is taken on a copy"
+
+
+class NoKernel(torch.optim.SGD):
+    def step(self, closure=None):  # type: ignore[no-untyped-def]
+        raise NotImplementedError("8-bit update is not implemented for this device")
+
+
+def test_an_optimizer_without_a_kernel_is_named_with_the_alternative() -> None:
+    weight = SteeringVectors(range(2), 64, 2).weight
+    with pytest.raises(ConfigError, match=r"NoKernel.*no step on cpu.*not implemented.*AdamW"):
+        check_optimizer(partial(NoKernel, lr=1.0), weight, CPU)
