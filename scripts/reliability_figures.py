@@ -28,7 +28,7 @@ ROWS = (
     ("flipped_bits", "bits of a checkpoint flipped, one at a time"),
     ("flipped_bits_noticed", "... of them noticed; the others change nothing that is loaded"),
     ("hostile_vectors_files", "hostile vectors files, all refused in words"),
-    ("faults", "faults of the surroundings: folders, hub, data, each survived or told"),
+    ("faults", "faults of the surroundings: processes, folders, hub, data; each survived or told"),
     ("fuzzed_properties", "properties checked by hypothesis"),
     ("fuzz_examples", "... examples of each"),
     ("atheris_answers", "inputs of answer extraction, guided by coverage"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import signal
 import time
 from collections import Counter
@@ -28,7 +29,7 @@ from tests.reliability.conftest import Figure
 from tests.reliability.hostile import make
 
 DEADLINE = 1.0
-SLACK = 1.0  # seconds that a loaded machine may be late
+SLACK = 3.0  # seconds that a loaded machine may be late
 
 
 def descendants(pid: int) -> set[int]:
@@ -104,7 +105,8 @@ def test_every_deed_of_a_reward_is_survived(figure: Figure) -> None:
 
 @pytest.mark.usefixtures("nothing_left")
 def test_one_bad_completion_costs_one_deadline() -> None:
-    with closing(RewardPool(num_workers=2, deadline=DEADLINE)) as pool:
+    deadline = 4.0
+    with closing(RewardPool(num_workers=2, deadline=deadline)) as pool:
         total = rewards(pool, hostile.misbehave)
         total([make("good")])
         start = time.monotonic()
@@ -112,7 +114,7 @@ def test_one_bad_completion_costs_one_deadline() -> None:
         seconds = time.monotonic() - start
     assert scores.total == [1.0, None, *[1.0] * 500]
     assert scores.outcomes["misbehave"] == {"timed_out": 1, "crashed": 0}
-    assert DEADLINE <= seconds < DEADLINE + SLACK
+    assert deadline <= seconds < 2 * deadline
 
 
 @pytest.mark.usefixtures("nothing_left")
@@ -175,11 +177,9 @@ def test_scoring_goes_on_while_others_are_sampled() -> None:
         scoring = rewards(pool, hostile.misbehave).start()
         scoring.add(1, make("other"))
         scoring.add(1, make("good"))  # a rollout that began anew: the first one's place is taken
-        time.sleep(1.5)  # a rollout
-        start = time.monotonic()
-        scores = scoring.result([make("good"), make("good")])
-        assert time.monotonic() - start < 0.5
-        assert scores.total == [1.0, 1.0]
+        # nobody waits for the scores yet, and they come in all the same
+        assert select.select([pool._connection], [], [], 60)[0]
+        assert scoring.result([make("good"), make("good")]).total == [1.0, 1.0]
 
 
 def test_what_a_reward_returns_wrongly_stops_the_run_by_name() -> None:

@@ -120,7 +120,7 @@ def test_a_hostile_vectors_file_is_refused_at_once(name: str, tmp_path: Path) ->
     start = time.monotonic()
     with pytest.raises(ConfigError) as error:
         load_vectors(path)
-    assert time.monotonic() - start < 2
+    assert time.monotonic() - start < 10
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kilobytes
     assert len(str(error.value)) < 2000
     assert not Path("/tmp/owned-by-vectors").exists()
