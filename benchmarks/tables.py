@@ -102,12 +102,27 @@ def doubling(result: Result) -> str:
     return table(["completions of", "rollout and update", "of the half"], rows)
 
 
+def eight_bit(result: Result) -> str:
+    """The optimizers over their seeds."""
+    rows = []
+    for name in dict.fromkeys(run["optimizer"] for run in result["runs"]):
+        runs = [run for run in result["runs"] if run["optimizer"] == name]
+        shown = [f"{runs[0]['state_bytes']:,}", " ".join(runs[0]["moments"])]
+        for key in ("before", "after"):
+            found = [run[key] for run in runs]
+            shown.append(f"{min(found):.1%} to {max(found):.1%}")
+        rows.append([name, *shown])
+    head = ["", "state, bytes", "moments", "accuracy before", "after"]
+    return table(head, rows)
+
+
 MAKERS: dict[str, Callable[[Result], str]] = {
     "rl_step": rl_step,
     "rollout": rollout,
     "memory": memory,
     "doubling": doubling,
     "footprint": footprint,
+    "eight_bit": eight_bit,
 }
 
 

@@ -27,6 +27,16 @@ def test_a_benchmark_runs_and_writes_its_result(name: str, root: Path, tmp_path:
     assert {"command", "commit", "machine", "versions"} <= set(result)
 
 
+def test_eight_bits_against_32(root: Path, tmp_path: Path) -> None:
+    command = [sys.executable, str(root / "benchmarks/eight_bit.py"), "--steps=1", "--seeds=1"]
+    command += [f"--json={tmp_path}/eight_bit.json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    runs = json.loads((tmp_path / "eight_bit.json").read_text())["runs"]
+    assert [run["moments"] for run in runs] == [["uint8"], ["float32"]]
+    assert (tmp_path / "eight_bit.png").stat().st_size > 10_000
+
+
 def test_memory_of_one_setting(root: Path) -> None:
     command = [sys.executable, str(root / "benchmarks/memory.py"), "--one", "--vocabulary=4096"]
     command += ["--rows=4", "--length=16", "--steps=1", "--threads=1"]
