@@ -27,6 +27,9 @@ if sys.platform != "win32":
 
 log = logging.getLogger(__name__)
 
+RECENT = 20
+"""So many runs are looked at for an interrupted one of the same settings."""
+
 
 def new_run_folder(root: Path) -> Path:
     """Makes `root/run-N` with the first free N; no run ever writes into another's folder.
@@ -91,7 +94,7 @@ def find_checkpoint(checkpoint: str, root: Path) -> Path | None:
     return path
 
 
-def unfinished_run(root: Path, config: Mapping[str, Any]) -> Path | None:
+def unfinished_run(root: Path, config: Mapping[str, Any] | None) -> Path | None:
     """The newest run of a configuration, if it was interrupted.
 
     Args:
@@ -101,22 +104,24 @@ def unfinished_run(root: Path, config: Mapping[str, Any]) -> Path | None:
     Returns:
         Its folder; None if there is none, it has ended, or it is still under way.
     """
-    for folder in run_folders(root):
+    for folder in run_folders(root)[:RECENT]:
         saved = folder / "config.yaml"
         if not has_checkpoint(folder) or not saved.is_file():
             continue
-        if _without_checkpoint(yaml.safe_load(saved.read_text())) == config:
+        if comparable(saved.read_text(encoding="utf-8", errors="replace")) == config:
             ended = (folder / "summary.json").exists() or is_locked(folder)
             return None if ended else folder
     return None
 
 
-def comparable(config_text: str) -> dict[str, Any]:
-    """A configuration as `unfinished_run` takes it, from its YAML."""
-    return _without_checkpoint(yaml.safe_load(config_text))
-
-
-def _without_checkpoint(config: dict[str, Any]) -> dict[str, Any]:
+def comparable(config_text: str) -> dict[str, Any] | None:
+    """A configuration as `unfinished_run` takes it, from its YAML; None if that is damaged."""
+    try:
+        config = yaml.safe_load(config_text)
+    except yaml.YAMLError:
+        return None
+    if not isinstance(config, dict):
+        return None
     return {key: value for key, value in config.items() if key != "ckpt_path"}
 
 

@@ -12,7 +12,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 
 from steer_lightning.callbacks.last_checkpoint import FOLDER, LastCheckpoint
-from steer_lightning.callbacks.run_folder import run_folder, tell
+from steer_lightning.callbacks.run_folder import run_folder
 from steer_lightning.checkpoint_file import LAST
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name))
@@ -37,7 +37,6 @@ class GracefulStop(Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Takes the signals over from Lightning, which would only log them."""
-        self._trainer = trainer
         if threading.current_thread() is threading.main_thread():  # Python allows it nowhere else
             self._before = {number: signal.signal(number, self._handle) for number in SIGNALS}
 
@@ -86,7 +85,8 @@ class GracefulStop(Callback):
         name = signal.Signals(number).name
         if not self._is_stepping:
             self._exit()
-        tell(self._trainer, f"{name}: finishing the step and saving; once more to exit at once")
+        told = f"\n{name}: finishing the step and saving; once more to exit at once\n"
+        os.write(2, told.encode())  # print() fails if the signal came in the middle of another
 
     def _exit(self) -> None:
         assert self._received is not None
