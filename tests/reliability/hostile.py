@@ -101,6 +101,10 @@ def make(text: str, answer: str = "42") -> Completion:
     return Completion(text=text, question="q", answer=answer, num_tokens=len(text), finished=True)
 
 
+LEFT_BEHIND = ["sleep", "98765.4321"]
+"""A process to be found again, whoever its parent is by then."""
+
+
 def misbehave(completions: Sequence[Completion]) -> list[float]:
     """A user's reward that does what the text says."""
     text = completions[0].text
@@ -138,11 +142,11 @@ def _fault() -> None:
 
 
 def _children() -> None:
-    subprocess.Popen(["sleep", "1000"])
+    subprocess.Popen(LEFT_BEHIND)
 
 
 def _daemons() -> None:
-    subprocess.Popen(["sleep", "1000"], start_new_session=True)
+    subprocess.Popen(LEFT_BEHIND, start_new_session=True)
 
 
 def _fork() -> None:

@@ -9,7 +9,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -49,11 +49,23 @@ def descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
+def left_behind() -> list[str]:
+    """Processes that rewards have started, also those that are nobody's children any more."""
+    mark = "\0".join(hostile.LEFT_BEHIND)
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            if path.read_text().startswith(mark):
+                found.append(path.parent.name)
+    return found
+
+
 @pytest.fixture
 def nothing_left() -> Iterator[None]:
     """No process and no descriptor may be left behind."""
     processes, files = descendants(os.getpid()), descriptors()
     yield
+    assert not left_behind()
     assert descendants(os.getpid()) <= processes
     assert descriptors() <= files
 
@@ -87,12 +99,14 @@ def test_every_hostile_completion_gets_a_verdict_inside_its_deadline(figure: Fig
 
 @pytest.mark.usefixtures("nothing_left")
 def test_every_deed_of_a_reward_is_survived(figure: Figure) -> None:
-    deeds = list(hostile.DEEDS)
+    deeds, before = list(hostile.DEEDS), descendants(os.getpid())
     with closing(RewardPool(num_workers=2, deadline=DEADLINE, memory_mb=256)) as pool:
         total = rewards(pool, hostile.misbehave)
         texts = [text for deed in deeds for text in (deed, "good")]
         scores = total([make(text) for text in texts])
         again = total([make("good")] * 10)
+        assert len(descendants(os.getpid()) - before) <= 3, "the keeper and two workers"
+        assert not left_behind(), "not even while the run goes on"
     found = dict(zip(texts, scores.total, strict=True))
     assert {text for text, score in found.items() if score == 1.0} == {"good", *hostile.WITH_SCORE}
     assert scores.total[1::2] == [1.0] * len(deeds), "the others of the batch are scored"
@@ -101,6 +115,16 @@ def test_every_deed_of_a_reward_is_survived(figure: Figure) -> None:
     assert outcomes["timed_out"] + outcomes["crashed"] == len(deeds) - len(hostile.WITH_SCORE)
     assert again.total == [1.0] * 10
     figure("reward_deeds", len(deeds))
+
+
+def test_the_memory_of_a_worker_is_capped() -> None:
+    with closing(RewardPool(num_workers=1, deadline=60, memory_mb=128)) as pool:
+        number = pool.register(hostile.misbehave)
+        (grown,) = pool.collect([pool.submit(number, make("grow"))])
+        (after,) = pool.collect([pool.submit(number, make("good"))])
+    assert grown["outcome"] == "crashed"
+    assert "MemoryError" in grown["detail"]
+    assert after["score"] == 1.0
 
 
 @pytest.mark.usefixtures("nothing_left")
