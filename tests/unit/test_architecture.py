@@ -47,6 +47,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "callbacks": {
         *("types", "module", "evaluation", "steering", "rewards", "rollout", "checkpoint_file"),
+        "optim",
     },
     "report": set(),
 }  # cli, training_cli, runs, testing, __main__ and __init__ may import everything
