@@ -8,6 +8,7 @@ from steer_lightning.callbacks import (
     RewardLogger,
     RolloutTable,
     RunSummary,
+    SignalWatch,
     SteeringProgressBar,
     VectorCheckpoint,
 )
@@ -20,6 +21,7 @@ __all__ = [
     "RewardLogger",
     "RolloutTable",
     "RunSummary",
+    "SignalWatch",
     "SteeringProgressBar",
     "VectorCheckpoint",
 ]

@@ -83,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.path.append(os.getcwd())
     try:
         import_module(command.module).run(words)
-    except ConfigError as error:
+    except (ConfigError, FloatingPointError) as error:  # a run that diverges is told in words, too
         return _complain(str(error), error)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -63,7 +64,7 @@ class Update:
     gradient_norm: float
     """Before clipping, in the units of the parameter; NaN if skipped."""
     skipped: bool
-    """Because the gradient was not finite."""
+    """Because loss or gradient were not finite."""
     learning_rate: float
 
 
@@ -319,7 +320,8 @@ class SteeringModule(L.LightningModule):
             rollouts: N completions.
             advantages: (B, G).
 
-        A gradient that is not finite is skipped: neither vectors, optimizer nor clip take it in.
+        With a loss or gradient that is not finite it is skipped: neither vectors, optimizer nor
+        clip take it in.
         """
         optimizer: Any = self.optimizers()
         scheduler: Any = self.lr_schedulers()
@@ -327,7 +329,9 @@ class SteeringModule(L.LightningModule):
         totals = self.batch_gradient.accumulate(
             self.policy, rollouts, advantages, self.manual_backward
         )
-        skipped = weight.grad is None or not bool(torch.isfinite(weight.grad).all())
+        assert weight.grad is not None
+        # a finite gradient may have an infinite norm, by which the clip would divide
+        skipped = not math.isfinite(totals.loss) or not bool(weight.grad.norm().isfinite())
         if skipped:
             weight.grad = None  # the optimizer passes it by; the step counts all the same
             norm = torch.tensor(float("nan"))

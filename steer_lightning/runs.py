@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import re
+import shutil
 import sys
-from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from steer_lightning.atomic import write_bytes
 from steer_lightning.checkpoint_file import (
     LAST,
     PREVIOUS,
@@ -27,8 +27,14 @@ if sys.platform != "win32":
 
 log = logging.getLogger(__name__)
 
-RECENT = 20
-"""So many runs are looked at for an interrupted one of the same settings."""
+CONFIG, FOLDER = "config.yaml", "checkpoints"
+"""In a run's folder."""
+
+SETTINGS = (
+    *("advantage", "dtype", "gradient_clip", "loss", "optimizer", "rewards", "sampling"),
+    *("schedule", "steering"),
+)
+"""Parts of `model` that a run goes on with as they were; checkpoints know of base and data."""
 
 
 def new_run_folder(root: Path) -> Path:
@@ -57,19 +63,36 @@ def new_run_folder(root: Path) -> Path:
             return folder
 
 
-def drop_if_empty(folder: Path | None) -> None:
-    """Deletes the folder of a run that never got as far as writing something."""
-    if folder is not None:
-        with suppress(OSError):  # not empty
-            folder.rmdir()
+def begin(folder: Path, config_text: str, checkpoint: str | None) -> None:
+    """Leaves in a new run's folder what it begins with.
+
+    Args:
+        folder: Of the run.
+        config_text: The resolved configuration, for `config.yaml`.
+        checkpoint: That it goes on from; a copy takes the place of the one before its first.
+    """
+    write_bytes(folder / CONFIG, config_text.encode())
+    if checkpoint is not None:
+        write_bytes(folder / FOLDER / PREVIOUS, Path(checkpoint).read_bytes())
 
 
-def find_checkpoint(checkpoint: str, root: Path) -> Path | None:
+def drop_if_unused(folder: Path | None) -> None:
+    """Deletes the folder of a run that never got as far as adding something to it."""
+    if folder is None:
+        return
+    given = {folder / CONFIG, folder / FOLDER / PREVIOUS}
+    if all(path in given for path in folder.rglob("*") if not path.is_dir()):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def find_checkpoint(checkpoint: str, root: Path, config_text: str = "") -> Path | None:
     """The checkpoint to go on from.
 
     Args:
-        checkpoint: A file, or `last` for the newest run under `root` that has one.
+        checkpoint: A file, or `last` for the newest run under `root` that has one and is not under
+            way; those of the same settings come first.
         root: Of the runs.
+        config_text: The resolved configuration.
 
     Returns:
         None for `last` if no run has one: then a new run is what the same command starts.
@@ -78,8 +101,9 @@ def find_checkpoint(checkpoint: str, root: Path) -> Path | None:
         ConfigError: If there is no such file, or it is no checkpoint of this package.
     """
     if checkpoint == "last":
-        folders = [folder for folder in run_folders(root) if has_checkpoint(folder)]
-        return whole_checkpoint(folders[0]) if folders else None
+        folders = [run for run in run_folders(root) if has_checkpoint(run) and not is_locked(run)]
+        same = [run for run in folders if _has_config(run, config_text)]
+        return whole_checkpoint((same or folders)[0]) if folders else None
     path = Path(checkpoint)
     if not path.is_file():
         raise ConfigError(
@@ -94,35 +118,82 @@ def find_checkpoint(checkpoint: str, root: Path) -> Path | None:
     return path
 
 
-def unfinished_run(root: Path, config: Mapping[str, Any] | None) -> Path | None:
+def unfinished_run(root: Path, config_text: str) -> Path | None:
     """The newest run of a configuration, if it was interrupted.
 
     Args:
         root: Of the runs.
-        config: Resolved, as in a run's `config.yaml`.
+        config_text: Resolved, as in a run's `config.yaml`.
 
     Returns:
-        Its folder; None if there is none, it has ended, or it is still under way.
+        Its folder; None if there is none, it has ended, or, with a warning, is still under way.
     """
-    for folder in run_folders(root)[:RECENT]:
-        saved = folder / "config.yaml"
-        if not has_checkpoint(folder) or not saved.is_file():
+    for folder in run_folders(root):
+        if not _has_config(folder, config_text):
             continue
-        if comparable(saved.read_text(encoding="utf-8", errors="replace")) == config:
-            ended = (folder / "summary.json").exists() or is_locked(folder)
-            return None if ended else folder
+        if is_locked(folder):
+            log.warning("%s, of the same settings, is under way: this is a new run", folder)
+            return None
+        if (folder / "summary.json").exists():
+            return None
+        if has_checkpoint(folder):
+            return folder
     return None
 
 
-def comparable(config_text: str) -> dict[str, Any] | None:
-    """A configuration as `unfinished_run` takes it, from its YAML; None if that is damaged."""
-    try:
-        config = yaml.safe_load(config_text)
-    except yaml.YAMLError:
-        return None
-    if not isinstance(config, dict):
-        return None
-    return {key: value for key, value in config.items() if key != "ckpt_path"}
+def _has_config(folder: Path, config_text: str) -> bool:
+    """Whether a run has this resolved configuration, wherever it went on from."""
+    path = folder / CONFIG
+    if not path.is_file():
+        return False
+    return _settings(path.read_text(encoding="utf-8", errors="replace")) == _settings(config_text)
+
+
+def _settings(config_text: str) -> list[str]:
+    return [line for line in config_text.splitlines() if not line.startswith("ckpt_path:")]
+
+
+def check_same_settings(checkpoint: Path, config_text: str) -> None:
+    """Compares what a run optimises, and how, with the run that a checkpoint is of.
+
+    Args:
+        checkpoint: In a run's folder; one that lies elsewhere is not compared.
+        config_text: The resolved configuration.
+
+    Raises:
+        ConfigError: With both values of the first setting that differs.
+    """
+    path = checkpoint.absolute().parents[1] / CONFIG
+    if not path.is_file():
+        return
+    saved, now = (_flat(text) for text in (path.read_text(encoding="utf-8"), config_text))
+    for key in sorted(saved.keys() | now.keys()):
+        if saved.get(key) != now.get(key):
+            raise ConfigError(
+                key,
+                now.get(key),
+                rule=f"the run of {checkpoint} had {saved.get(key)!r}",
+                why="It would not be the same run",
+                fix="Set it as it was; or start anew from the vectors alone by "
+                "model.steering.init_from",
+            )
+
+
+def _flat(config_text: str) -> dict[str, Any]:
+    """The settings that must not change, by dotted key."""
+    found: dict[str, Any] = {}
+
+    def walk(key: str, value: Any) -> None:
+        if isinstance(value, dict) and value:
+            for name, item in value.items():
+                walk(f"{key}.{name}", item)
+        elif key != "model.steering.init_from":
+            found[key] = value
+
+    model = yaml.safe_load(config_text).get("model") or {}
+    for name in SETTINGS:
+        walk(f"model.{name}", model.get(name))
+    return found
 
 
 def whole_checkpoint(folder: Path) -> Path:
@@ -133,7 +204,7 @@ def whole_checkpoint(folder: Path) -> Path:
     """
     damage: list[str] = []
     for name in (LAST, PREVIOUS):
-        path = folder / "checkpoints" / name
+        path = folder / FOLDER / name
         if not path.exists():  # killed between two renames
             continue
         try:
@@ -164,7 +235,7 @@ def _no_checkpoint(path: Path, rule: str) -> ConfigError:
 
 def has_checkpoint(folder: Path) -> bool:
     """Whether a run has come as far as its first checkpoint."""
-    return any((folder / "checkpoints" / name).is_file() for name in (LAST, PREVIOUS))
+    return any((folder / FOLDER / name).is_file() for name in (LAST, PREVIOUS))
 
 
 def run_folders(root: Path) -> list[Path]:
@@ -195,7 +266,11 @@ def _take_lock(descriptor: int) -> bool:
     except BlockingIOError:
         return False
     except OSError as error:
-        log.debug("a file system without locks: %s", error)
+        log.warning(
+            "this file system has no locks (%s): a second start of the same command would go on "
+            "from a run that is still under way",
+            error,
+        )
     return True
 
 

@@ -17,7 +17,6 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from steer_lightning.atomic import written_aside
 from steer_lightning.callbacks import (
     GracefulStop,
     Guard,
@@ -25,6 +24,7 @@ from steer_lightning.callbacks import (
     RewardLogger,
     RolloutTable,
     RunSummary,
+    SignalWatch,
     SteeringProgressBar,
     VectorCheckpoint,
 )
@@ -36,8 +36,9 @@ from steer_lightning.messages import explain, explain_refusal
 from steer_lightning.module import SteeringModule
 from steer_lightning.run_log import RunLog
 from steer_lightning.runs import (
-    comparable,
-    drop_if_empty,
+    begin,
+    check_same_settings,
+    drop_if_unused,
     find_checkpoint,
     lock,
     new_run_folder,
@@ -59,28 +60,13 @@ TRAINER_DEFAULTS: dict[str, Any] = {
 HARMLESS = (
     # a run goes on from the state after the optimizer's step
     "Using ModelCheckpoint with manual optimization",
+    "Experiment logs directory",  # the run's folder: it is new, but for its configuration
     "You have overridden `transfer_batch_to_device`",  # prompts are text, for every kind of loader
     r"Found \d+ module.s. in eval mode",  # the frozen base, for good
     r"`isinstance\(treespec",  # between Lightning and torch
     r"The .*dataloader.* does not have many workers",  # prompts are in memory
 )
 """Advice of Lightning that does not apply here, by the beginning of its message."""
-
-
-class SaveConfig(Callback):
-    """Writes the resolved configuration into the run's folder, once the model has been loaded."""
-
-    def __init__(self, parser: LightningArgumentParser, config: Any) -> None:
-        super().__init__()
-        self._parser, self._config = parser, config
-
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Writes `config.yaml`."""
-        if trainer.is_global_zero:
-            with written_aside(Path(trainer.default_root_dir) / "config.yaml") as aside:
-                self._parser.save(
-                    self._config, aside, skip_none=False, overwrite=True, multifile=False
-                )
 
 
 class SteeringCLI(LightningCLI):
@@ -130,22 +116,31 @@ class SteeringCLI(LightningCLI):
         if self.config.subcommand == "fit":
             SteeringCLI.folder = new_run_folder(root)
             SteeringCLI.lock = lock(SteeringCLI.folder)
+            begin(SteeringCLI.folder, self._text(config), config.ckpt_path)
+
+    def _text(self, config: Any) -> str:
+        """The resolved configuration as YAML."""
+        text: str = self._parser(self.config.subcommand).dump(config, skip_none=False)
+        return text
 
     def _checkpoint(self, config: Any, root: Path) -> str | None:
         """The checkpoint that is asked for, or that of an interrupted run of the same settings."""
         asked = config.get("ckpt_path")
         if asked == "new":
             return None
-        if asked is not None:
-            found = find_checkpoint(asked, root)
-            if found is None and self.config.subcommand != "fit":
+        if self.config.subcommand != "fit":
+            found = None if asked is None else find_checkpoint(asked, root)
+            if found is None and asked is not None:
                 rule = f"there is no checkpoint under trainer.default_root_dir = {root}"
                 raise ConfigError("ckpt_path", asked, rule=rule)
             return None if found is None else str(found)
-        if self.config.subcommand != "fit":
-            return None
-        text = self._parser("fit").dump(config, skip_none=False)
-        folder = unfinished_run(root, comparable(text))
+        text = self._text(config)
+        if asked is not None:
+            found = find_checkpoint(asked, root, text)
+            if found is not None:
+                check_same_settings(found, text)
+            return None if found is None else str(found)
+        folder = unfinished_run(root, text)
         if folder is None:
             return None
         path = whole_checkpoint(folder)
@@ -154,10 +149,10 @@ class SteeringCLI(LightningCLI):
 
     @classmethod
     def end_run(cls) -> None:
-        """Gives the run's folder free, and deletes it if it is empty."""
+        """Gives the run's folder free, and deletes it if nothing came of the run."""
         if cls.lock is not None:
             os.close(cls.lock)
-        drop_if_empty(cls.folder)
+        drop_if_unused(cls.folder)
 
     def _parse_ckpt_path(self) -> None:
         """Nothing: Lightning would read hyper-parameters from the checkpoint; ours hold none."""
@@ -187,7 +182,14 @@ class SteeringCLI(LightningCLI):
         loggers = loggers if isinstance(loggers, list) else [loggers]
         given = config.get("callbacks") or []
         given = list(given) if isinstance(given, (list, tuple)) else [given]
-        config["callbacks"] = [*given, *self._missing(given, config)]
+        every = [*given, *self._missing(given, config)]
+        stops = [callback for callback in every if isinstance(callback, GracefulStop)]
+        # signals come first to it, and it comes last: it may end the run
+        config["callbacks"] = [
+            *(SignalWatch(stop) for stop in stops),
+            *(callback for callback in every if callback not in stops),
+            *stops,
+        ]
         return self._make_trainer(
             default_root_dir=str(self.folder),
             logger=[RunLog(self.folder), *(x for x in loggers if x not in (None, True, False))],
@@ -217,18 +219,17 @@ class SteeringCLI(LightningCLI):
             (VectorCheckpoint, VectorCheckpoint),
             (LastCheckpoint, LastCheckpoint),
             (RunSummary, RunSummary),
-            (GracefulStop, GracefulStop),  # the last one: it may end the run
+            (GracefulStop, GracefulStop),
         ]
         if config.get("enable_progress_bar") is not False:
             defaults.append((ProgressBar, SteeringProgressBar))
         if config.get("enable_checkpointing") is False:
             defaults = [pair for pair in defaults if pair[0] is not LastCheckpoint]
-        missing = [
+        return [
             make()
             for kind, make in defaults
             if not any(isinstance(callback, kind) for callback in given)
         ]
-        return [*missing, SaveConfig(self._parser("fit"), self.config.fit)]
 
     def after_fit(self) -> None:
         """Draws the reward curve."""

@@ -1,7 +1,7 @@
 """Callbacks that watch a run: they read public attributes and never change loss or data."""
 
 from steer_lightning.callbacks.benchmark_eval import BenchmarkEval
-from steer_lightning.callbacks.graceful_stop import GracefulStop
+from steer_lightning.callbacks.graceful_stop import GracefulStop, SignalWatch
 from steer_lightning.callbacks.guard import Guard
 from steer_lightning.callbacks.last_checkpoint import LastCheckpoint
 from steer_lightning.callbacks.progress_bar import SteeringProgressBar
@@ -18,6 +18,7 @@ __all__ = [
     "RewardLogger",
     "RolloutTable",
     "RunSummary",
+    "SignalWatch",
     "SteeringProgressBar",
     "VectorCheckpoint",
 ]

@@ -11,9 +11,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
-from steer_lightning.callbacks.last_checkpoint import FOLDER, LastCheckpoint
-from steer_lightning.callbacks.run_folder import run_folder
-from steer_lightning.checkpoint_file import LAST
+from steer_lightning.callbacks.last_checkpoint import bring_up_to_date
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name))
 """How clusters announce that they take a machine away: SLURM's pre-emption and time limit."""
@@ -24,7 +22,8 @@ class GracefulStop(Callback):
 
     Before the first step and in the last evaluation it exits at once; a second signal, or a second
     Ctrl-C, does so anywhere. Under SLURM, Lightning's handler that puts the job back into the queue
-    is called first.
+    is called first. It should be the last callback of a run, and its `SignalWatch` the first; the
+    command line sees to both.
 
     Cost: none.
     """
@@ -37,13 +36,16 @@ class GracefulStop(Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Takes the signals over from Lightning, which would only log them."""
-        if threading.current_thread() is threading.main_thread():  # Python allows it nowhere else
-            self._before = {number: signal.signal(number, self._handle) for number in SIGNALS}
+        if self._before or threading.current_thread() is not threading.main_thread():
+            return  # Python allows it in the main thread alone
+        self._before = {number: signal.signal(number, self._handle) for number in SIGNALS}
+        if trainer.received_sigterm:  # a moment ago
+            self._handle(signal.SIGTERM, None)
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """From here on a signal waits for the end of the step."""
+        """From here on a signal waits for the end of a step."""
         self._is_stepping = True
 
     def on_train_batch_end(
@@ -55,15 +57,16 @@ class GracefulStop(Callback):
         batch_idx: int,
     ) -> None:
         """Saves and exits, if a signal came during the step."""
-        if self._received is None:
-            return
-        if any(isinstance(other, LastCheckpoint) for other in trainer.checkpoint_callbacks):
-            trainer.save_checkpoint(run_folder(trainer) / FOLDER / LAST)
-        self._exit()
+        if self._received is not None:
+            bring_up_to_date(trainer)
+            self._exit()
 
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Steps are over, for this epoch or for good."""
+    def at_train_end(self, trainer: L.Trainer) -> None:
+        """Steps are over; what comes now need not be waited for."""
+        bring_up_to_date(trainer)
         self._is_stepping = False
+        if self._received is not None:
+            self._exit()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Gives the signals back."""
@@ -99,3 +102,31 @@ class GracefulStop(Callback):
         for number, handler in self._before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self._before = {}
+
+
+class SignalWatch(Callback):
+    """Gives signals to a `GracefulStop` before any other callback acts, which may take long.
+
+    Cost: none.
+
+    Args:
+        stop: What handles them; it is the last callback, since it may end the run.
+    """
+
+    def __init__(self, stop: GracefulStop) -> None:
+        super().__init__()
+        self.stop = stop
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Before the first evaluation."""
+        self.stop.on_train_start(trainer, pl_module)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Before the last evaluation."""
+        self.stop.at_train_end(trainer)
+
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        """Before others save what they have."""
+        self.stop.on_exception(trainer, pl_module, exception)

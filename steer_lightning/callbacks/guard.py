@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 from collections import Counter
 from pathlib import Path
@@ -11,7 +12,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from steer_lightning.atomic import written_aside
+from steer_lightning.atomic import write_bytes
 from steer_lightning.callbacks.run_folder import claim
 from steer_lightning.errors import ConfigError
 from steer_lightning.module import SteeringModule, Step
@@ -20,10 +21,11 @@ log = logging.getLogger(__name__)
 
 
 class Guard(Callback):
-    """Keeps batches whose gradient was not finite, stops after several, and warns of lost signal.
+    """Keeps batches of skipped updates, stops after several in a row, and warns of lost signal.
 
-    The module skips such an update by itself. Its batch is kept for a look under `skipped/`, as a
-    file for `torch.load`: token ids, masks, log-probabilities, advantages, texts.
+    The module by itself skips an update whose loss or gradient is not finite. Its batch is kept for
+    a look under `skipped/`, as a file for `torch.load`: token ids, masks, log-probabilities,
+    advantages, texts.
 
     Cost: microseconds a step.
 
@@ -70,20 +72,20 @@ class Guard(Callback):
 
     def _keep(self, trainer: L.Trainer, step: Step) -> None:
         path = self._folder / f"step_{trainer.global_step:06d}.pt"
-        if trainer.is_global_zero:
+        if trainer.is_global_zero and len(list(self._folder.glob("*.pt"))) < MAX_KEPT:
             keep_batch(step, path)
         log.warning(
-            "step %d: the gradient was not finite, the update was skipped (%d in a row); its batch "
-            "is in %s",
+            "step %d: loss or gradient were not finite, the update was skipped (%d in a row); "
+            "batches of such steps are in %s",
             trainer.global_step,
             self._skipped,
-            path,
+            path.parent,
         )
         if self._skipped >= self.max_skipped:
             raise FloatingPointError(
-                f"the gradient was not finite in {self._skipped} steps in a row; vectors and "
-                f"checkpoint are those before them, the batches are in {path.parent}. Set "
-                "model.dtype: float32, or a lower learning rate"
+                f"loss or gradient were not finite in {self._skipped} steps in a row; the vectors "
+                f"are as after step {trainer.global_step - self._skipped}, the batches in "
+                f"{path.parent}. Start anew with model.dtype: float32, or a lower learning rate"
             )
 
     def state_dict(self) -> dict[str, Any]:
@@ -98,21 +100,27 @@ class Guard(Callback):
 def keep_batch(step: Step, path: Path) -> None:
     """Writes what an update was made from, in types that load with `weights_only=True`."""
     rollouts = step.rollouts
-    with written_aside(path) as aside:
-        torch.save(
-            {
-                "prompt_ids": [list(prompt.token_ids) for prompt in rollouts.prompts],
-                "completion_ids": rollouts.completion_ids,
-                "completion_mask": rollouts.completion_mask,
-                "logprobs": rollouts.logprobs,
-                "advantages": step.advantages,
-                "texts": list(rollouts.texts),
-            },
-            aside,
-        )
+    buffer = io.BytesIO()  # on a full disk torch.save itself raises no OSError
+    torch.save(
+        {
+            "prompt_ids": [list(prompt.token_ids) for prompt in rollouts.prompts],
+            "completion_ids": rollouts.completion_ids,
+            "completion_mask": rollouts.completion_mask,
+            "logprobs": rollouts.logprobs,
+            "advantages": step.advantages,
+            "texts": list(rollouts.texts),
+        },
+        buffer,
+    )
+    write_bytes(path, buffer.getvalue())
 
+
+MAX_KEPT = 20
+"""Skipped batches that are kept; they are as large as the rollouts."""
 
 NAMES = {
+    "right": "right",
+    "wrong": "wrong",
     "no_answer": "without an answer",
     "unparseable": "unparseable",
     "timed_out": "timed out",
@@ -140,14 +148,20 @@ def why_no_signal(step: Step, num_steps: int) -> str:
         cause = "the gold answers can't be parsed: check the source's answer column"
     elif 2 * cut > total:
         cause = "answers are cut off before they end: raise model.sampling.max_new_tokens"
-    elif len(scored) and float(scored.min()) >= 1:
-        cause = "all is solved: stop, or take harder problems"
     elif 2 * outcomes["unparseable"] > total:
         cause = "what stands in the answer's place is no mathematics: ask for the bare answer in "
         cause += "data.template"
+    elif 2 * outcomes["no_answer"] > total:
+        cause = "no completion has what the reward looks for: check data.template, and where the "
+        cause += "reward looks for the answer; rollouts/ has the texts"
+    elif 2 * outcomes["wrong"] > total:
+        cause = "the problems are too hard, or the gold answers wrong: take easier ones, or more "
+        cause += "completions a prompt"
+    elif 2 * outcomes["right"] > total:
+        cause = "all is solved: stop, or take harder problems"
     else:
-        cause = (
-            "no completion has what the reward looks for: check data.template, and where the "
-            "reward looks for the answer; rollouts/ has the texts"
-        )
-    return f"no group has had signal for {num_steps} steps ({counts}). Likely {cause}"
+        cause = "the reward gives all completions of a prompt the same: check data.template, and "
+        cause += "what the reward looks for; rollouts/ has the texts"
+    return (
+        f"no group has had signal for {num_steps} steps (in the last one {counts}). Likely {cause}"
+    )

@@ -57,6 +57,8 @@ class LastCheckpoint(ModelCheckpoint):
             every_n_train_steps=every_n_steps,
             enable_version_counter=False,
         )
+        self.every_n_steps = every_n_steps
+        self.saved_step = 0
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Places it in the run's folder; refuses one that holds another run's."""
@@ -67,9 +69,20 @@ class LastCheckpoint(ModelCheckpoint):
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Also leaves one when the run goes on with its last step already behind it."""
-        path = run_folder(trainer) / FOLDER / LAST
-        if trainer.global_step and not path.exists():
-            trainer.save_checkpoint(path)
+        bring_up_to_date(trainer)
+
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Saves every n steps."""
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        if trainer.global_step % self.every_n_steps == 0:
+            self.saved_step = trainer.global_step
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing: a resumed run has a folder of its own."""
@@ -77,3 +90,11 @@ class LastCheckpoint(ModelCheckpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Nothing, for the same reason."""
+
+
+def bring_up_to_date(trainer: L.Trainer) -> None:
+    """Saves the last step, if there is a `LastCheckpoint` and it has not done so."""
+    for callback in trainer.checkpoint_callbacks:
+        if isinstance(callback, LastCheckpoint) and callback.saved_step != trainer.global_step:
+            trainer.save_checkpoint(run_folder(trainer) / FOLDER / LAST)
+            callback.saved_step = trainer.global_step

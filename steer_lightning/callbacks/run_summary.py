@@ -71,7 +71,7 @@ class RunSummary(Callback):
         assert isinstance(pl_module, SteeringModule)
         step = pl_module.last_step
         assert step is not None
-        if self._optimizer is None:  # it makes its state in its first step
+        if self._optimizer is None and trainer.optimizers[0].state:  # made in its first step
             self._optimizer = self._state_of(trainer)
         self._tokens += int(step.rollouts.num_tokens.sum())
         self._rollout_seconds += step.rollout_seconds
@@ -121,13 +121,17 @@ class RunSummary(Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
         """Says where an interrupted run stands, and how it goes on."""
-        folder = run_folder(trainer)
-        if trainer.global_step and (folder / LAST).exists():
-            tell(
-                trainer,
-                f"\nstopped after step {trainer.global_step} of {folder}\n"
-                "to go on: the same command again",
-            )
+        path = run_folder(trainer) / LAST
+        if not trainer.global_step or not path.exists():
+            return
+        how = (
+            "" if isinstance(exception, FloatingPointError) else "the same command again, or with "
+        )
+        tell(
+            trainer,
+            f"\nstopped after step {trainer.global_step} of {path.parents[1]}\n"
+            f"to go on: {how}--ckpt_path={path}",
+        )
 
     def _summary(self, trainer: L.Trainer, module: SteeringModule) -> dict[str, Any]:
         evals = self._evals(trainer)

@@ -145,15 +145,19 @@ def test_a_killed_run_goes_on_bit_for_bit(config, run, tmp_path: Path, optimizer
 
 
 OTHER_RUNS = [
-    ("model.steering", {"layers": [0, 1]}, ["model.steering.layers = [0, 1]", "[0, 1, 2]"]),
+    ("model.steering", {"layers": [0, 1]}, ["model.steering.layers = [0, 1]", "had 'all'"]),
     ("model.steering", {"scale": "none"}, ["model.steering.scale = 'none'", "'rms'"]),
-    ("model.gradient_clip", {"class_path": "steer_lightning.optim.NormClip"}, ["RunningNormClip"]),
-    ("model.optimizer", BNB, ["model.optimizer = 'AdamW8bit'", "'AdamW'"]),
+    ("model.gradient_clip", {"class_path": "steer_lightning.optim.NormClip"}, ["had None"]),
+    (
+        "model.optimizer",
+        BNB,
+        ["model.optimizer.class_path = 'bitsandbytes.optim.", "had 'torch.optim.AdamW'"],
+    ),
     ("data.batch_size", 5, ["data.batch_size = 5", "made with 4", "init_from"]),
     ("data.template.init_args.text", "Q {question}:", ["checksum of the prompts"]),
-    ("model.optimizer.init_args", {"lr": 0.5}, ["model.optimizer.init_args", "'lr': 0.05"]),
+    ("model.optimizer.init_args", {"lr": 0.5}, ["model.optimizer.init_args.lr = 0.5", "had 0.05"]),
     ("model.sampling", {"group_size": 3, "max_new_tokens": 6}, ["model.sampling", "group_size"]),
-    ("model.rewards.0.weight", 2.0, ["model.rewards", "'FormatReward': 1.0"]),
+    ("model.rewards.0.weight", 2.0, ["model.rewards", "'weight': 1.0"]),
     ("model.base", "halved", ["model.base (checksum of its weights)"]),
     ("trainer.max_steps", 2, ["trainer.max_steps = 2", "2 steps already", "above 2"]),
     ("trainer.max_steps", 1, ["trainer.max_steps = 1", "2 steps already"]),

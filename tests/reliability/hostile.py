@@ -210,6 +210,18 @@ def draws(completions: Sequence[Completion]) -> list[float]:
     return [random.random() for _ in completions]
 
 
+class DrawsHere:
+    """Draws from every generator of the training process."""
+
+    in_process = True
+
+    def __call__(self, completions: Sequence[Completion]) -> list[float]:
+        import numpy as np  # not in the pool's workers, which read this file, too
+        import torch
+
+        return [random.random() + np.random.random() + float(torch.rand(())) for _ in completions]
+
+
 def explode_on_load() -> None:
     raise RuntimeError("can't be loaded here")
 

@@ -40,9 +40,10 @@ def start(config: Config, tmp_path: Path) -> Start:
     config["trainer"]["max_steps"] = STEPS
     config["trainer"]["callbacks"][0]["init_args"]["every_n_steps"] = 50
     config["model"]["schedule"] = {"kind": "cosine", "warmup": 0.3}
-    config["model"]["rewards"].append(  # a random reward, in the pool's workers
-        {"reward": "tests.reliability.hostile.draws", "weight": 0.1}
-    )
+    config["model"]["rewards"] += [  # random ones, in the pool's workers and in this process
+        {"reward": "tests.reliability.hostile.draws", "weight": 0.1},
+        {"reward": {"class_path": "tests.reliability.hostile.DrawsHere"}, "weight": 0.1},
+    ]
 
     def call(root: str, kill_at: str = "", **settings: Any) -> subprocess.Popen[str]:
         config["trainer"].update({"default_root_dir": root, **settings})
@@ -87,12 +88,11 @@ def assert_same_end(one: Path, other: Path) -> None:
     assert state(one) == state(other)
 
 
-def wait_for_steps(root: Path, process: subprocess.Popen[str], steps: int) -> Path:
-    """Until this run has written some checkpoints."""
-    before = len(runs(root))
+def wait_for_steps(root: Path, process: subprocess.Popen[str], steps: int, before: int = 0) -> Path:
+    """Until this run, behind `before` others, has written some checkpoints."""
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
-        newest = runs(root)[-1:] if len(runs(root)) >= before else []
+        newest = runs(root)[-1:] if len(runs(root)) > before else []
         if newest and len(list((newest[0] / "rollouts").glob("*.parquet"))) >= steps:
             return newest[0]
         time.sleep(0.01)
@@ -112,9 +112,10 @@ def test_a_run_killed_at_20_points_ends_as_if_it_had_not_been(
         assert process.returncode == -signal.SIGKILL, point
         kills += 1
     for n in range(15):
+        before = len(runs(tmp_path / "killed"))
         process = start("killed")
         if n % 3:  # while training, else at any moment, start and end of the process included
-            wait_for_steps(tmp_path / "killed", process, 1 + chance.randint(0, 10))
+            wait_for_steps(tmp_path / "killed", process, 1 + chance.randint(0, 10), before)
             time.sleep(chance.uniform(0, 0.2))
         else:
             time.sleep(chance.uniform(0.5, 8))
@@ -180,6 +181,29 @@ def test_a_signal_saves_and_exits_and_the_same_command_goes_on(
     assert torch.equal(ours.vectors, theirs.vectors)
 
 
+SIGNALS_ITSELF = """
+import os, signal, time
+from lightning.pytorch.callbacks import Callback
+
+class SignalsItself(Callback):
+    def on_train_start(self, *_):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+        print("went on")
+"""
+
+
+def test_a_signal_before_the_first_step_ends_the_run_with_its_status(
+    config: Config, run: Callable[..., Any], tmp_path: Path
+) -> None:
+    (tmp_path / "itself.py").write_text(SIGNALS_ITSELF)
+    config["trainer"]["callbacks"].insert(0, {"class_path": "itself.SignalsItself"})
+    done = run(config)
+    assert done.returncode == 128 + signal.SIGTERM, done.stderr
+    assert "went on" not in done.stdout
+    assert not list((tmp_path / "runs").glob("run-*")), "nothing came of it"
+
+
 SLOW_TO_END = """
 import signal, sys, time
 from lightning.pytorch.callbacks import Callback
@@ -193,10 +217,7 @@ class SlowToEnd(Callback):
 
 def test_a_second_ctrl_c_exits_at_once(start: Start, config: Config, tmp_path: Path) -> None:
     (tmp_path / "slow.py").write_text(SLOW_TO_END)
-    config["trainer"]["callbacks"] += [
-        {"class_path": "steer_lightning.callbacks.GracefulStop"},
-        {"class_path": "slow.SlowToEnd"},
-    ]
+    config["trainer"]["callbacks"].append({"class_path": "slow.SlowToEnd"})
     process = start("stopped")
     wait_for_steps(tmp_path / "stopped", process, 2)
     process.send_signal(signal.SIGINT)
@@ -237,7 +258,9 @@ def test_a_run_under_way_or_of_other_settings_is_left_alone(start: Start, tmp_pa
         time.sleep(0.05)
     for process in (first, second):
         process.kill()
-    assert "going on" not in second.communicate()[0]
+    told = second.communicate()[0]
+    assert "going on" not in told
+    assert "run-1, of the same settings, is under way: this is a new run" in told
     first.communicate()
     assert "going on" not in end(start("runs", max_steps=2)), "other settings"
 
@@ -255,6 +278,38 @@ def test_last_starts_a_new_run_where_there_is_none_and_new_does_always(
     missing = run(config, "--ckpt_path=last", "--trainer.default_root_dir=x", command="test")
     assert missing.returncode == 2
     assert "there is no checkpoint under" in missing.stderr
+
+
+def test_an_interrupted_run_is_found_behind_many_others(
+    config: Config, run: Callable[..., Any], tmp_path: Path
+) -> None:
+    assert run(config).returncode == 0
+    (tmp_path / "runs/run-1/summary.json").unlink()  # as if it had been interrupted
+    for number in range(2, 40):
+        shutil.copytree(tmp_path / "runs/run-1", tmp_path / f"runs/run-{number}")
+        (tmp_path / f"runs/run-{number}/config.yaml").write_text("seed_everything: 7\n")
+    done = run(config)
+    assert "runs/run-1/checkpoints/last.ckpt: the same settings" in done.stdout, done.stderr
+
+
+def test_a_resumed_run_keeps_its_settings(
+    config: Config, run: Callable[..., Any], tmp_path: Path
+) -> None:
+    config["trainer"]["max_steps"] = 2
+    assert run(config).returncode == 0
+    last = "--ckpt_path=last"
+    done = run(config, last, "--model.schedule.warmup=0.5", "--trainer.max_steps=3")
+    assert done.returncode == 2
+    assert "model.schedule.warmup = 0.5" in done.stderr
+    assert "had 0.0" in done.stderr
+    reward = config["model"]["rewards"][0]["reward"]["init_args"]
+    before, reward["pattern"] = reward["pattern"], "[0-9]"
+    done = run(config, last, "--trainer.max_steps=3")
+    assert done.returncode == 2
+    assert "model.rewards" in done.stderr
+    reward["pattern"] = before
+    done = run(config, last, "--trainer.max_steps=3")  # a longer run may go on
+    assert done.returncode == 0, done.stderr
 
 
 # ---- damage
@@ -278,6 +333,7 @@ def test_a_damaged_checkpoint_is_noticed_and_the_one_before_used(
     name = "steering_vectors.safetensors"
     assert torch.equal(load_vectors(folder / name).vectors, load_vectors(other / name).vectors)
     (other / "summary.json").unlink()
+    assert load_checkpoint(other / "checkpoints/previous.ckpt")["global_step"] == 3
     for name in ("last.ckpt", "previous.ckpt"):
         (other / "checkpoints" / name).write_bytes(b"")
     done = run(config)

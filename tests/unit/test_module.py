@@ -11,7 +11,7 @@ import torch
 
 from steer_lightning import ConfigError, SteeringModule
 from steer_lightning.advantages import RLOO
-from steer_lightning.losses import token_logprobs
+from steer_lightning.losses import PolicyGradient, token_logprobs
 from steer_lightning.rewards import FormatReward, WeightedReward
 from steer_lightning.rollout import GenerateEngine, Sampling
 from steer_lightning.steering import SteeringConfig
@@ -162,9 +162,29 @@ def test_a_gradient_that_is_not_finite_is_skipped_and_taken_in_by_nothing(
         assert torch.equal(weight, before)
         assert not optimizer.state[weight]
         assert module.gradient_clip.running == 0
+    # a finite gradient whose norm is not, which the clip would divide by; and a loss alone
+    for loss in (Times(1e30), Plus(float("inf"))):
+        module.batch_gradient = replace(module.batch_gradient, loss=loss)
+        assert module.update(rollouts, torch.randn(4, 4)).skipped
+        assert torch.equal(weight, before)
+        assert module.gradient_clip.running == 0
+    module.batch_gradient = replace(module.batch_gradient, loss=PolicyGradient())
     update = module.update(rollouts, torch.randn(4, 4))
     assert not update.skipped
     assert not torch.equal(weight, before)
+
+
+class Times(PolicyGradient):
+    def __init__(self, factor: float) -> None:
+        self.factor = factor
+
+    def __call__(self, inputs: LossInputs) -> LossOutput:
+        return LossOutput(loss=super().__call__(inputs).loss * self.factor)
+
+
+class Plus(Times):
+    def __call__(self, inputs: LossInputs) -> LossOutput:
+        return LossOutput(loss=PolicyGradient.__call__(self, inputs).loss + self.factor)
 
 
 def test_a_loss_may_ask_for_all_rows_and_reports_its_own_metrics(module: SteeringModule) -> None:
