@@ -99,7 +99,7 @@ def ours(args: argparse.Namespace, turns: Turns, folder: str) -> None:
             turns.begin()
 
         def on_train_batch_end(self, trainer: Any, module: Any, *_: Any) -> None:
-            turns.tokens = int(module.last_step.rollouts.num_tokens.sum())
+            turns.tokens = int(module.last_step.num_tokens.sum())
             turns.end()
 
     module = SteeringModule(

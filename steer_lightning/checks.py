@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.strategies import SingleDeviceStrategy
 
 from steer_lightning.errors import ConfigError
+from steer_lightning.processes import gather_objects
 from steer_lightning.rollout import Sampling
+from steer_lightning.strategy import STRATEGIES, SteeringStrategy
 
 
 def check_trainer(trainer: L.Trainer) -> None:
@@ -21,13 +25,14 @@ def check_trainer(trainer: L.Trainer) -> None:
             why="It is the precision of the vectors: small steps are rounded away in 16 bits",
             fix="Set the base's own precision by model.dtype: bfloat16",
         )
-    if trainer.world_size > 1:
+    strategy = trainer.strategy
+    if not isinstance(strategy, (SingleDeviceStrategy, SteeringStrategy)):
         raise ConfigError(
-            "trainer.devices",
-            trainer.world_size,
-            rule="must be 1 process in all",
-            why="The gradient of the vectors is not summed over processes yet",
-            fix="Set trainer.devices: 1",
+            "trainer.strategy",
+            type(strategy).__name__,
+            rule=f"must be one of {', '.join(sorted(set(STRATEGIES)))}",
+            why="Others would send or shard the vectors with the base",
+            fix="Set trainer.strategy: ddp, fsdp2, or a class of steer_lightning.strategy",
         )
     if trainer.gradient_clip_val is not None:
         raise ConfigError(
@@ -98,3 +103,34 @@ def check_training_sampling(sampling: Sampling, advantage: Any) -> None:
                 "policy",
                 fix=f"Set model.sampling.{key}: {off}; model.eval_sampling may truncate",
             )
+
+
+def check_batch_size(batch_size: int, num_processes: int) -> None:
+    """Raises a ConfigError if some process would have no prompt of a batch."""
+    if batch_size < num_processes:
+        raise ConfigError(
+            "data.batch_size",
+            batch_size,
+            rule=f"must be at least the number of processes, {num_processes}",
+            why="It counts the prompts of all processes, and each takes its share",
+            fix=f"Set data.batch_size: {num_processes} or more",
+        )
+
+
+def check_same_everywhere(facts: Mapping[str, Any]) -> None:
+    """Raises a ConfigError if processes train different things.
+
+    Args:
+        facts: Of this process, by configuration key.
+    """
+    every = gather_objects(dict(facts))
+    for number, others in enumerate(every):
+        for key, value in every[0].items():
+            if others.get(key) != value:
+                raise ConfigError(
+                    key,
+                    value,
+                    rule=f"process {number} has {others.get(key)!r}",
+                    why="All processes must train the same vectors on the same data",
+                    fix="Bring the same files to every node",
+                )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,7 @@ from steer_lightning.losses import Loss, hidden_logprobs, token_logprobs
 from steer_lightning.microbatches import MicroBatch, micro_batches
 from steer_lightning.packing import Packing, packed, packed_attention
 from steer_lightning.policy import Policy
+from steer_lightning.processes import gather_objects
 from steer_lightning.types import LossInputs, LossOutput, Rollouts
 
 Backward = Callable[[torch.Tensor], None]
@@ -49,6 +51,9 @@ class BatchGradient:
         policy: Policy,
         rollouts: Rollouts,
         advantages: torch.Tensor,
+        *,
+        num_rows: int | None = None,
+        num_tokens: int | None = None,
         backward: Backward = torch.Tensor.backward,
     ) -> Totals:
         """Leaves the batch's gradient in the vectors' `.grad`.
@@ -57,6 +62,8 @@ class BatchGradient:
             policy: Whose vectors are trained.
             rollouts: N completions.
             advantages: (B, G).
+            num_rows: Completions of all processes, whose gradients add up; default: N.
+            num_tokens: Of all completions of all processes; default: of these.
             backward: Called with each micro-batch's loss.
 
         Returns:
@@ -68,14 +75,28 @@ class BatchGradient:
         # a completion with advantage 0 has policy gradient 0, exactly
         chosen = torch.ones_like(flat) if getattr(self.loss, "needs_all_rows", False) else flat
         rows = chosen.nonzero().squeeze(1)
+        parts = list(micro_batches(rollouts, rows, self.max_tokens, policy.pad_token_id))
+        size = num_rows or len(flat), num_tokens or int(rollouts.num_tokens.sum())
         totals = Totals()
         with ExitStack() as stack:
             stack.enter_context(policy.checkpointed(self.activation_checkpointing))
             if self.packed:
                 stack.enter_context(packed_attention(policy.model))
-            for part in micro_batches(rollouts, rows, self.max_tokens, policy.pad_token_id):
-                self._step(policy, part, rollouts, flat, backward, totals)
+            for part in parts:
+                self._step(policy, part, rollouts, flat, size, backward, totals)
+            for _ in range(policy.sharding.most_passes(len(parts)) - len(parts)):
+                self._keep_up(policy, rollouts, backward)
         return totals
+
+    def _keep_up(self, policy: Policy, rollouts: Rollouts, backward: Backward) -> None:
+        """Passes forward and backward for nothing, since other processes still do for something.
+
+        Each such pass gathers the weights of a sharded base, which takes all processes.
+        """
+        first = torch.tensor([0])
+        (part,) = micro_batches(rollouts, first, self.max_tokens, policy.pad_token_id)
+        with self._read(policy, part, rollouts) as logprobs:
+            backward((logprobs * 0).sum())
 
     def _step(
         self,
@@ -83,28 +104,33 @@ class BatchGradient:
         part: MicroBatch,
         rollouts: Rollouts,
         advantages: torch.Tensor,
+        size: tuple[int, int],
         backward: Backward,
         totals: Totals,
     ) -> None:
         device = policy.device
-        with ExitStack() as stack:
-            if self.packed:
-                packing = pack(part, rollouts, device)
-                stack.enter_context(packed(packing))
-                logprobs = packed_logprobs(policy, packing, part, self.temperature)
-            else:
-                logprobs = padded_logprobs(policy, part, self.temperature)
+        with self._read(policy, part, rollouts) as logprobs:
             inputs = LossInputs(
                 logprobs=logprobs,
                 sampling_logprobs=part.sampling_logprobs.to(device),
                 mask=part.completion_mask.to(device),
                 advantages=advantages[part.rows].to(device),
-                num_rows=len(advantages),
-                num_tokens=int(rollouts.num_tokens.sum()),
+                num_rows=size[0],
+                num_tokens=size[1],
             )
             output = self.loss(inputs)
             backward(output.loss)
         totals.add(inputs, output)
+
+    @contextmanager
+    def _read(self, policy: Policy, part: MicroBatch, rollouts: Rollouts) -> Iterator[torch.Tensor]:
+        """(n, T) log-probabilities of a micro-batch; the backward pass belongs into the block."""
+        if not self.packed:
+            yield padded_logprobs(policy, part, self.temperature)
+            return
+        packing = pack(part, rollouts, policy.device)
+        with packed(packing):
+            yield packed_logprobs(policy, packing, part, self.temperature)
 
 
 class Totals:
@@ -131,6 +157,15 @@ class Totals:
         self._gap_max = max(self._gap_max, float(gaps.max()))
         self._num_tokens += gaps.numel()
 
+    def join(self, other: Totals) -> None:
+        """Takes in another process's."""
+        self.loss += other.loss
+        for name, value in other.metrics.items():
+            self.metrics[name] = self.metrics.get(name, 0.0) + value
+        self._gap_sum += other._gap_sum
+        self._gap_max = max(self._gap_max, other._gap_max)
+        self._num_tokens += other._num_tokens
+
     @property
     def mismatch(self) -> dict[str, float]:
         """How far the sampler's log-probabilities are from the trainer's, in nats a token.
@@ -140,6 +175,28 @@ class Totals:
         if not self._num_tokens:
             return {}
         return {"mean": self._gap_sum / self._num_tokens, "max": self._gap_max}
+
+
+def gather_totals(own: Totals, weight: torch.Tensor) -> Totals:
+    """Joins the totals of all processes.
+
+    Args:
+        own: Of this one.
+        weight: The vectors, which must be the same everywhere.
+
+    Raises:
+        RuntimeError: If they are not: each process would go its own way.
+    """
+    checksum = zlib.crc32(weight.detach().cpu().numpy().tobytes())
+    found = gather_objects((own, checksum))
+    if len({checksum for _, checksum in found}) > 1:
+        raise RuntimeError(
+            "the vectors of the processes differ; please report this, with your configuration"
+        )
+    totals = Totals()
+    for other, _ in found:
+        totals.join(other)
+    return totals
 
 
 def pack(part: MicroBatch, rollouts: Rollouts, device: torch.device) -> Packing:

@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal
 
 import lightning as L
@@ -14,13 +14,19 @@ import torch
 from lightning.pytorch.trainer.states import TrainerFn
 
 from steer_lightning.advantages import RLOO, Advantage
-from steer_lightning.checks import check_trainer, check_training_sampling
+from steer_lightning.checks import (
+    check_batch_size,
+    check_same_everywhere,
+    check_trainer,
+    check_training_sampling,
+)
 from steer_lightning.errors import ConfigError
 from steer_lightning.evaluation import BenchmarkMetrics, evaluate_batch
-from steer_lightning.gradient import BatchGradient, why_not_packed
+from steer_lightning.gradient import BatchGradient, gather_totals, why_not_packed
 from steer_lightning.losses import Loss, PolicyGradient
 from steer_lightning.optim import RunningNormClip, Schedule, check_optimizer
 from steer_lightning.policy import Policy
+from steer_lightning.processes import rank, sum_gradient, world_size
 from steer_lightning.random_states import get_random_states, set_random_states
 from steer_lightning.resume import (
     KEY,
@@ -34,11 +40,12 @@ from steer_lightning.rewards import (
     Reward,
     RewardPool,
     RewardSum,
-    Scores,
     WeightedReward,
 )
 from steer_lightning.rollout import DecodeEngine, RolloutEngine, Sampling
 from steer_lightning.steering import SteeringConfig
+from steer_lightning.step import Step, Update, gather_rows
+from steer_lightning.strategy import SteeringStrategy
 from steer_lightning.types import Prompt, Rollouts
 
 log = logging.getLogger(__name__)
@@ -49,38 +56,6 @@ OptimizerFactory = Callable[[Any], torch.optim.Optimizer]
 def default_optimizer(parameters: Any) -> torch.optim.Optimizer:
     """AdamW without weight decay, which would pull the vectors back to zero."""
     return torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.0)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Update:
-    """One optimizer step."""
-
-    loss: float
-    loss_metrics: Mapping[str, float]
-    """What the loss itself reports."""
-    mismatch: Mapping[str, float]
-    """`mean` and `max` difference of the sampler's log-probabilities from the trainer's, in nats;
-    empty if no row had an advantage."""
-    gradient_norm: float
-    """Before clipping, in the units of the parameter; NaN if skipped."""
-    skipped: bool
-    """Because loss or gradient were not finite."""
-    learning_rate: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Step:
-    """What the last training step did; read by callbacks."""
-
-    rollouts: Rollouts
-    scores: Scores
-    rewards: torch.Tensor
-    """(B, G) float32, NaN where unscored."""
-    advantages: torch.Tensor
-    """(B, G) float32."""
-    update: Update
-    seconds: float
-    rollout_seconds: float
 
 
 class SteeringModule(L.LightningModule):
@@ -180,8 +155,9 @@ class SteeringModule(L.LightningModule):
     def setup(self, stage: str) -> None:
         """Refuses what would falsify the run, before the model's weights are loaded."""
         check_trainer(self.trainer)
-        data: Any = getattr(self.trainer, "datamodule", None)
-        for split, rows in getattr(data, "prompts", {}).items():
+        if stage == TrainerFn.FITTING and self._data is not None:
+            check_batch_size(self._data.batch_size, self.trainer.world_size)
+        for split, rows in getattr(self._data, "prompts", {}).items():
             training = split == "train"
             key = "model.sampling" if training else "model.eval_sampling"
             sampling = self.sampling if training else self.eval_sampling
@@ -193,11 +169,12 @@ class SteeringModule(L.LightningModule):
     def configure_model(self) -> None:
         """Loads the frozen base, after all data and settings have been checked."""
         self.reward_pool.start()  # it loads rewards meanwhile
-        self.policy.load()
+        strategy = self._trainer.strategy if self._trainer else None
+        self.policy.load(strategy.sharding() if isinstance(strategy, SteeringStrategy) else None)
 
     def on_fit_start(self) -> None:
         """Hands the policy to the engine, and looks whether rows can be packed."""
-        self.engine.setup(self.policy)
+        self._set_up_engine()
         reason = why_not_packed(self.policy)
         if reason is not None:
             log.warning(
@@ -207,11 +184,19 @@ class SteeringModule(L.LightningModule):
             )
         self.batch_gradient = replace(self.batch_gradient, packed=reason is None)
 
+    def _set_up_engine(self) -> None:
+        with self.policy.sharding.for_rollouts(self.policy.model):
+            self.engine.setup(self.policy)
+
     def on_validation_start(self) -> None:
         """Hands the policy to the engine."""
-        self.engine.setup(self.policy)
+        self._set_up_engine()
 
     on_test_start = on_validation_start
+
+    @property
+    def _data(self) -> Any:
+        return getattr(self.trainer, "datamodule", None)
 
     def configure_optimizers(self) -> Any:
         """One optimizer on the one stacked parameter."""
@@ -226,6 +211,7 @@ class SteeringModule(L.LightningModule):
             loss=self.batch_gradient.loss,
         )
         self._facts = {**policy_facts(self.policy), **training}
+        check_same_everywhere({**self._facts, **getattr(self._data, "order", {})})
         if self._checkpoint is not None:
             check_same_run(self._checkpoint[KEY], self._facts)
         num_steps = self.trainer.estimated_stepping_batches
@@ -287,38 +273,47 @@ class SteeringModule(L.LightningModule):
     # ---- the step
 
     def training_step(self, batch: Sequence[Prompt], batch_idx: int) -> None:
-        """One step of online reinforcement learning on B prompts."""
+        """One step of online reinforcement learning on B prompts, shared among the processes."""
         start = time.perf_counter()
         scoring = self.reward.start()  # completions are scored while others are still sampled
-        rollouts: Rollouts = self.engine.generate(
-            batch,
-            self.sampling,
-            seed=self.seed,
-            step=self.global_step,
-            on_completion=scoring.add,
-        )
-        rollout_seconds = time.perf_counter() - start
-        scores = scoring.result(rollouts.completions())  # N numbers, None where unscored
-        rewards = as_matrix(scores.total, self.sampling.group_size)  # (B, G)
-        advantages: torch.Tensor = self.advantage(rewards)  # (B, G)
-        update = self.update(rollouts, advantages)
+        with self.policy.sharding.for_rollouts(self.policy.model):
+            rollouts: Rollouts = self.engine.generate(
+                batch[self.own],
+                self.sampling,
+                seed=self.seed,
+                step=self.global_step,
+                on_completion=scoring.add,
+            )
+        seconds = time.perf_counter() - start
+        scores = scoring.result(rollouts.completions())  # None where unscored
+        rows = gather_rows(rollouts, scores, seconds)  # of all processes
+        advantages: torch.Tensor = self.advantage(rows.rewards)  # (B, G)
+        update = self.update(rollouts, advantages, int(rows.num_tokens.sum()))
         self.engine.sync(self.policy.steering)  # L x D numbers, nothing else
         self.last_step = Step(
+            **vars(rows),
             rollouts=rollouts,
             scores=scores,
-            rewards=rewards,
             advantages=advantages,
             update=update,
+            own=self.own,
             seconds=time.perf_counter() - start,
-            rollout_seconds=rollout_seconds,
         )
 
-    def update(self, rollouts: Rollouts, advantages: torch.Tensor) -> Update:
+    @property
+    def own(self) -> slice:
+        """Which prompts of a batch are this process's."""
+        return slice(rank(), None, world_size())
+
+    def update(
+        self, rollouts: Rollouts, advantages: torch.Tensor, num_tokens: int | None = None
+    ) -> Update:
         """One optimizer step on a batch of rollouts.
 
         Args:
-            rollouts: N completions.
-            advantages: (B, G).
+            rollouts: Completions of this process.
+            advantages: (B, G), of all processes.
+            num_tokens: Of all completions of all processes; default: of these.
 
         With a loss or gradient that is not finite it is skipped: neither vectors, optimizer nor
         clip take it in.
@@ -326,10 +321,17 @@ class SteeringModule(L.LightningModule):
         optimizer: Any = self.optimizers()
         scheduler: Any = self.lr_schedulers()
         weight = self.policy.steering.weight
-        totals = self.batch_gradient.accumulate(
-            self.policy, rollouts, advantages, self.manual_backward
+        own = self.batch_gradient.accumulate(
+            self.policy,
+            rollouts,
+            advantages[self.own],
+            num_rows=advantages.numel(),
+            num_tokens=num_tokens,
+            backward=self.manual_backward,
         )
         assert weight.grad is not None
+        sum_gradient(weight.grad)  # the one gradient that is ever sent
+        totals = gather_totals(own, weight)
         # a finite gradient may have an infinite norm, by which the clip would divide
         skipped = not math.isfinite(totals.loss) or not bool(weight.grad.norm().isfinite())
         if skipped:
@@ -375,9 +377,15 @@ class SteeringModule(L.LightningModule):
 
     def validation_step(self, batch: Sequence[Prompt], batch_idx: int) -> None:
         """Answers held-out problems and verifies the answers."""
-        evaluate_batch(
-            self._evaluation, self.engine, batch, self.eval_sampling, self.verifier, self.seed
-        )
+        with self.policy.sharding.for_rollouts(self.policy.model):
+            evaluate_batch(
+                self._evaluation,
+                self.engine,
+                batch[self.own],
+                self.eval_sampling,
+                self.verifier,
+                self.seed,
+            )
 
     test_step = validation_step
 
@@ -388,9 +396,3 @@ class SteeringModule(L.LightningModule):
     def on_test_epoch_end(self) -> None:
         """Logs the same for the test set."""
         self.log_dict({f"test/{k}": v for k, v in self._evaluation.result().items()})
-
-
-def as_matrix(scores: Sequence[float | None], group_size: int) -> torch.Tensor:
-    """N scores as (B, G) float32, NaN for None."""
-    values = [float("nan") if score is None else score for score in scores]
-    return torch.tensor(values, dtype=torch.float32).view(-1, group_size)

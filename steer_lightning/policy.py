@@ -25,6 +25,7 @@ from transformers import (
 from steer_lightning.errors import ConfigError
 from steer_lightning.hub import eos_token_ids, hub_errors, pad_token_id, resolve_base
 from steer_lightning.losses import Head
+from steer_lightning.sharding import Sharding
 from steer_lightning.steering import (
     SteeringConfig,
     SteeringVectors,
@@ -39,7 +40,6 @@ from steer_lightning.steering import (
 from steer_lightning.types import Prompt
 
 log = logging.getLogger(__name__)
-
 
 UNIT_TOKENS = 8192
 """Tokens of a forward pass that measures the units."""
@@ -79,6 +79,7 @@ class Policy(nn.Module):
         self.trust_remote_code = trust_remote_code
         self.model: Any = None  # transformers models are typed too loosely for a narrower type
         self.steering: SteeringVectors = None  # type: ignore[assignment]  # set by load()
+        self.sharding = Sharding()
         self._tokenizer: PreTrainedTokenizerBase | None = None
 
     @property
@@ -141,10 +142,13 @@ class Policy(nn.Module):
                 fix=f"Set it to {max(1, known - longest)} or less, or data.max_prompt_tokens lower",
             )
 
-    def load(self) -> None:
+    def load(self, sharding: Sharding | None = None) -> None:
         """Loads and freezes the base, and hooks vectors to its layers.
 
         They start at zero, or at those of `init_from`.
+
+        Args:
+            sharding: How the base lies in the memory of several processes; default: whole.
 
         Raises:
             ConfigError: If the base can't be found, or layers or vectors do not fit it.
@@ -156,8 +160,14 @@ class Policy(nn.Module):
         vectors = self.empty_vectors()
         if self.config.init_from is not None:
             self._start_from(vectors)
+        self.sharding = sharding or Sharding()
+        layers = partial(find_layers, layers_path=self.config.layers_path)
+        self.adopt(self.sharding.build(self._load_base, self._empty_base, layers))
+
+    def _load_base(self) -> Any:
+        """The base with its weights, on the CPU."""
         with hub_errors(self.base):
-            model = AutoModelForCausalLM.from_pretrained(
+            return AutoModelForCausalLM.from_pretrained(
                 self.path,
                 config=self.model_config,
                 dtype=self.dtype,
@@ -165,7 +175,15 @@ class Policy(nn.Module):
                 revision=self.revision,
                 trust_remote_code=self.trust_remote_code,
             )
-        self.adopt(model)
+
+    def _empty_base(self) -> Any:
+        """The base without its weights, on torch's meta device."""
+        with hub_errors(self.base), torch.device("meta"):
+            return AutoModelForCausalLM.from_config(
+                self.model_config,
+                attn_implementation=self.attn_implementation,
+                trust_remote_code=self.trust_remote_code,
+            )
 
     def adopt(self, model: Any) -> None:
         """Freezes a transformers causal language model and hooks the vectors to its layers.
@@ -215,10 +233,10 @@ class Policy(nn.Module):
     def checksum(self) -> int:
         """Tells a base from another one of the same shape: of some numbers of each tensor."""
         crc = 0
-        for _, tensor in sorted(self.model.state_dict().items()):
+        for name, tensor in self.sharding.full_tensors(self.model):
             flat = tensor.detach().flatten()
             some = torch.cat([flat[:64], flat[-64:]]).float().cpu()
-            crc = zlib.crc32(some.numpy().tobytes(), crc)
+            crc ^= zlib.crc32(some.numpy().tobytes(), zlib.crc32(name.encode()))  # in any order
         return crc
 
     @property
@@ -373,10 +391,8 @@ class Policy(nn.Module):
 
         To show that training leaves it unchanged.
         """
-        digest = hashlib.sha256()
-        for name, tensor in sorted(self.model.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(
-                tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
-            )
-        return digest.hexdigest()
+        parts = []
+        for name, tensor in self.sharding.full_tensors(self.model):
+            plain = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+            parts.append(f"{name} {hashlib.sha256(plain.tobytes()).hexdigest()}\n")
+        return hashlib.sha256("".join(sorted(parts)).encode()).hexdigest()

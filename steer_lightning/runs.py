@@ -37,6 +37,15 @@ SETTINGS = (
 """Parts of `model` that a run goes on with as they were; checkpoints know of base and data."""
 
 
+def is_first_process() -> bool:
+    """Whether this process is the first one of the run, before the processes are connected.
+
+    By the variables of torchrun, SLURM and Lightning's own launcher.
+    """
+    names = ("RANK", "LOCAL_RANK", "GROUP_RANK", "NODE_RANK", "SLURM_PROCID")
+    return all(os.environ.get(name, "0") == "0" for name in names)
+
+
 def new_run_folder(root: Path) -> Path:
     """Makes `root/run-N` with the first free N; no run ever writes into another's folder.
 

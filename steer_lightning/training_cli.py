@@ -40,11 +40,13 @@ from steer_lightning.runs import (
     check_same_settings,
     drop_if_unused,
     find_checkpoint,
+    is_first_process,
     lock,
     new_run_folder,
     unfinished_run,
     whole_checkpoint,
 )
+from steer_lightning.strategy import STRATEGIES, SteeringStrategy, wants_several
 from steer_lightning.yaml_size import check_yaml_size
 
 TRAINER_DEFAULTS: dict[str, Any] = {
@@ -112,6 +114,8 @@ class SteeringCLI(LightningCLI):
             _bound_the_run(config.trainer)
             # benchmarks during a run belong to BenchmarkEval; `data.val` is for `validate`
             config.trainer.limit_val_batches = config.trainer.limit_val_batches or 0
+        if not is_first_process():  # the first one tells it, see `_connect`
+            return
         config.ckpt_path = self._checkpoint(config, root)
         if self.config.subcommand == "fit":
             SteeringCLI.folder = new_run_folder(root)
@@ -174,10 +178,13 @@ class SteeringCLI(LightningCLI):
 
         The run's folder, its CSV log, and the callbacks that the configuration does not have.
         """
-        if self.folder is None:
-            return self._make_trainer(logger=False, **kwargs)
         config = self._get(self.config_init, "trainer")
         assert config is not None
+        several = wants_several(config["devices"], config["num_nodes"])
+        if several and config["strategy"] in STRATEGIES:
+            config["strategy"] = STRATEGIES[config["strategy"]]()
+        if self.config.subcommand != "fit":
+            return self._make_trainer(logger=False, **kwargs)
         loggers = config.get("logger")
         loggers = loggers if isinstance(loggers, list) else [loggers]
         given = config.get("callbacks") or []
@@ -190,9 +197,12 @@ class SteeringCLI(LightningCLI):
             *(callback for callback in every if callback not in stops),
             *stops,
         ]
+        loggers = [x for x in loggers if x not in (None, True, False)]
+        if self.folder is not None:
+            kwargs["default_root_dir"] = str(self.folder)
+            loggers.insert(0, RunLog(self.folder))
         return self._make_trainer(
-            default_root_dir=str(self.folder),
-            logger=[RunLog(self.folder), *(x for x in loggers if x not in (None, True, False))],
+            logger=loggers,
             plugins=_with_whole_files(config.get("plugins")),
             **kwargs,
         )
@@ -211,7 +221,6 @@ class SteeringCLI(LightningCLI):
             ) from error
 
     def _missing(self, given: list[Callback], config: Any) -> list[Callback]:
-        assert self.folder is not None
         defaults: list[tuple[type[Callback], Any]] = [
             (RewardLogger, RewardLogger),
             (Guard, Guard),
@@ -231,11 +240,27 @@ class SteeringCLI(LightningCLI):
             if not any(isinstance(callback, kind) for callback in given)
         ]
 
+    def _connect(self) -> None:
+        """Lets the first of several processes tell the others folder and checkpoint."""
+        strategy, config = self.trainer.strategy, self.config_init[self.config.subcommand]
+        if not isinstance(strategy, SteeringStrategy):
+            return
+        if is_first_process():
+            folder = self.trainer.default_root_dir
+            strategy.tell({"folder": folder, "ckpt_path": config.get("ckpt_path")})
+        else:
+            strategy.setup_environment()
+            vars(self.trainer)["_default_root_dir"] = strategy.agreed["folder"]  # it has no setter
+            config["ckpt_path"] = strategy.agreed["ckpt_path"]
+
+    before_fit = before_validate = before_test = _connect
+
     def after_fit(self) -> None:
         """Draws the reward curve."""
         from steer_lightning.report import draw_reward_curve
 
-        assert self.folder is not None
+        if self.folder is None:  # not the first process
+            return
         if not (self.folder / "metrics.csv").exists():  # fast_dev_run, max_steps of 0
             return
         try:
@@ -292,8 +317,10 @@ def run(words: Sequence[str]) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in HARMLESS:
         warnings.filterwarnings("ignore", message=message)
-    # LightningCLI reads and relaunches from there
-    before, sys.argv = sys.argv, ["steer-lightning", *words]
+    if not is_first_process():  # what all processes would say is said once
+        logging.getLogger("steer_lightning").setLevel(logging.ERROR)
+    # LightningCLI reads and starts further processes from there
+    before, sys.argv = sys.argv, [sys.argv[0], *words]
     strict = {"exit_on_error": False, "allow_abbrev": False}
     try:
         SteeringCLI(
@@ -302,7 +329,11 @@ def run(words: Sequence[str]) -> None:
             trainer_defaults=TRAINER_DEFAULTS,
             save_config_callback=None,
             auto_configure_optimizers=False,
-            parser_kwargs={**strict, **dict.fromkeys(SteeringCLI.subcommands(), strict)},
+            parser_kwargs={
+                "prog": "steer-lightning",
+                **strict,
+                **dict.fromkeys(SteeringCLI.subcommands(), strict),
+            },
         )
     except ArgumentError as error:
         raise explain(str(error), SteeringCLI.options) from error

@@ -206,9 +206,15 @@ class BenchmarkEval(Callback):
         self, trainer: L.Trainer, module: SteeringModule, name: str, prompts: list[Prompt]
     ) -> dict[str, float]:
         metrics = BenchmarkMetrics().to(module.device)
+        policy = module.policy
+        prompts = prompts[module.own]  # the metrics join what the processes find
         starts = range(0, len(prompts), self.batch_size)
-        quiet = trainer.progress_bar_callback is None or len(starts) == 1
-        for start in tqdm(starts, desc=f"evaluating {name}", leave=False, disable=quiet):
-            batch = prompts[start : start + self.batch_size]
-            evaluate_batch(metrics, module.engine, batch, self.sampling, self._judge, module.seed)
+        quiet = trainer.progress_bar_callback is None or len(starts) <= 1
+        quiet |= not trainer.is_global_zero
+        with policy.sharding.for_rollouts(policy.model):
+            for start in tqdm(starts, desc=f"evaluating {name}", leave=False, disable=quiet):
+                batch = prompts[start : start + self.batch_size]
+                evaluate_batch(
+                    metrics, module.engine, batch, self.sampling, self._judge, module.seed
+                )
         return metrics.result()

@@ -12,6 +12,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 
 from steer_lightning.callbacks.last_checkpoint import bring_up_to_date
+from steer_lightning.processes import largest, rank
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name))
 """How clusters announce that they take a machine away: SLURM's pre-emption and time limit."""
@@ -57,15 +58,20 @@ class GracefulStop(Callback):
         batch_idx: int,
     ) -> None:
         """Saves and exits, if a signal came during the step."""
-        if self._received is not None:
+        if self._agreed():
             bring_up_to_date(trainer)
             self._exit()
+
+    def _agreed(self) -> bool:
+        """Whether any process has received a signal; then all of them stop behind this step."""
+        self._received = largest(self._received or 0) or None
+        return self._received is not None
 
     def at_train_end(self, trainer: L.Trainer) -> None:
         """Steps are over; what comes now need not be waited for."""
         bring_up_to_date(trainer)
         self._is_stepping = False
-        if self._received is not None:
+        if self._agreed():
             self._exit()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -96,7 +102,8 @@ class GracefulStop(Callback):
         before = self._before.get(self._received)
         if callable(before) and self._received != signal.SIGTERM:  # SLURM's requeue
             before(self._received, None)
-        raise SystemExit(128 + self._received)
+        # a launcher would take the status of another process than the first for a failure
+        raise SystemExit(128 + self._received if rank() == 0 else 0)
 
     def _give_back(self) -> None:
         for number, handler in self._before.items():

@@ -15,7 +15,9 @@ from lightning.pytorch.callbacks import Callback
 from steer_lightning.atomic import write_bytes
 from steer_lightning.callbacks.run_folder import claim
 from steer_lightning.errors import ConfigError
-from steer_lightning.module import SteeringModule, Step
+from steer_lightning.module import SteeringModule
+from steer_lightning.processes import rank, world_size
+from steer_lightning.step import Step
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +43,7 @@ class Guard(Callback):
                 raise ConfigError(f"Guard.{key}", value, rule="must be at least 1")
         self.max_skipped, self.no_signal_steps = max_skipped, no_signal_steps
         self._skipped = self._silent = 0  # in a row
+        self._num_kept = 0
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Refuses a folder that holds another run's."""
@@ -71,9 +74,12 @@ class Guard(Callback):
             log.warning(why_no_signal(step, self._silent))
 
     def _keep(self, trainer: L.Trainer, step: Step) -> None:
-        path = self._folder / f"step_{trainer.global_step:06d}.pt"
-        if trainer.is_global_zero and len(list(self._folder.glob("*.pt"))) < MAX_KEPT:
+        name = f"step_{trainer.global_step:06d}"  # each process keeps its own share
+        name += f".process_{rank()}" if world_size() > 1 else ""
+        path = self._folder / f"{name}.pt"
+        if self._num_kept < MAX_KEPT:
             keep_batch(step, path)
+            self._num_kept += 1
         log.warning(
             "step %d: loss or gradient were not finite, the update was skipped (%d in a row); "
             "batches of such steps are in %s",
@@ -107,7 +113,7 @@ def keep_batch(step: Step, path: Path) -> None:
             "completion_ids": rollouts.completion_ids,
             "completion_mask": rollouts.completion_mask,
             "logprobs": rollouts.logprobs,
-            "advantages": step.advantages,
+            "advantages": step.advantages[step.own],
             "texts": list(rollouts.texts),
         },
         buffer,
@@ -133,10 +139,10 @@ def why_no_signal(step: Step, num_steps: int) -> str:
     """The likely cause, with the counts that point to it."""
     total = step.rewards.numel()
     unscored = int(step.rewards.isnan().sum())
-    cut = int((~step.rollouts.finished).sum())
+    cut = int((~step.finished).sum())
     scored = step.rewards[~step.rewards.isnan()]
     outcomes: Counter[str] = Counter()
-    for counts_of_one in step.scores.outcomes.values():
+    for counts_of_one in step.outcomes.values():
         outcomes.update(counts_of_one)
     counts = f"{unscored} of {total} completions unscored, {cut} cut off"
     counts += "".join(f", {outcomes[key]} {name}" for key, name in NAMES.items() if outcomes[key])

@@ -69,7 +69,7 @@ class SteeringProgressBar(TQDMProgressBar):
         if not math.isnan(reward):  # no completion of the batch could be scored
             self._rewards.append(reward)
         recent = self._rewards[-5:] or [float("nan")]
-        speed = float(step.rollouts.num_tokens.sum()) / step.rollout_seconds
+        speed = float(step.num_tokens.sum()) / step.rollout_seconds
         bar = self.train_progress_bar
         if self.is_disabled:
             return

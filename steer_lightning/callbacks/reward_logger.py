@@ -8,7 +8,8 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from steer_lightning.module import SteeringModule, Step
+from steer_lightning.module import SteeringModule
+from steer_lightning.step import Step
 
 
 def reward_metrics(step: Step) -> dict[str, float]:
@@ -25,10 +26,9 @@ def reward_metrics(step: Step) -> dict[str, float]:
         "reward/no_signal_share": no_signal.mean().item(),
         "reward/num_unscored": float(step.rewards.isnan().sum()),
     }
-    for name, scores in step.scores.parts.items():
-        values = [score for score in scores if score is not None]
-        metrics[f"reward/{name}"] = sum(values) / len(values) if values else float("nan")
-    for name, outcomes in step.scores.outcomes.items():
+    for name, part in step.parts.items():
+        metrics[f"reward/{name}"] = part.nanmean().item()
+    for name, outcomes in step.outcomes.items():
         metrics |= {f"reward/{name}/num_{key}": float(count) for key, count in outcomes.items()}
     return metrics
 
@@ -38,13 +38,12 @@ def completion_metrics(step: Step) -> dict[str, float]:
 
     The entropy is estimated by the mean of -log pi over the sampled tokens.
     """
-    rollouts = step.rollouts
-    lengths = rollouts.num_tokens.float()
+    lengths = step.num_tokens.float()
     return {
         "completion/length_mean": lengths.mean().item(),
         "completion/length_max": lengths.max().item(),
-        "completion/cut_off_share": (~rollouts.finished).float().mean().item(),
-        "completion/entropy": -(rollouts.logprobs.sum() / lengths.sum()).item(),
+        "completion/cut_off_share": (~step.finished).float().mean().item(),
+        "completion/entropy": -(step.logprob_sums.sum() / lengths.sum()).item(),
     }
 
 
@@ -97,7 +96,7 @@ class RewardLogger(Callback):
             sizes = norms / (
                 vectors.unit * vectors.width**0.5
             )  # 1: as large as a typical activation
-        num_tokens = float(step.rollouts.num_tokens.sum())
+        num_tokens = float(step.num_tokens.sum())
         return {
             "vectors/norm_mean": norms.mean().item(),
             "vectors/norm_max": norms.max().item(),

@@ -13,8 +13,10 @@ from lightning.pytorch.callbacks import Callback
 from steer_lightning.atomic import written_aside
 from steer_lightning.callbacks.run_folder import claim, tell
 from steer_lightning.errors import ConfigError
-from steer_lightning.module import SteeringModule, Step
+from steer_lightning.module import SteeringModule
 from steer_lightning.printable import printable
+from steer_lightning.processes import rank, world_size
+from steer_lightning.step import Step
 
 
 def as_table(step: Step, number: int) -> pa.Table:
@@ -40,7 +42,7 @@ def as_table(step: Step, number: int) -> pa.Table:
                 f"reward_{name}": pa.array(scores, pa.float64())
                 for name, scores in step.scores.parts.items()
             },
-            "advantage": pa.array(step.advantages.flatten().tolist(), pa.float64()),
+            "advantage": pa.array(step.advantages[step.own].flatten().tolist(), pa.float64()),
             "num_tokens": pa.array([row.num_tokens for row in rows], pa.int64()),
             "finished": pa.array([row.finished for row in rows], pa.bool_()),
         }
@@ -104,14 +106,16 @@ class RolloutTable(Callback):
         assert isinstance(pl_module, SteeringModule)
         step, number = pl_module.last_step, trainer.global_step
         assert step is not None
-        if trainer.is_global_zero:
-            with written_aside(self._folder / f"step_{number:06d}.parquet") as aside:
-                pq.write_table(as_table(step, number), aside)
+        # each process writes its own share: text never goes over the wire
+        share = f".process_{rank():04d}" if world_size() > 1 else ""
+        with written_aside(self._folder / f"step_{number:06d}{share}.parquet") as aside:
+            pq.write_table(as_table(step, number), aside)
         if self.every_n_steps and number % self.every_n_steps == 0:
             tell(trainer, self._show(step, number))
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Makes one file of all steps."""
+        trainer.strategy.barrier()  # until all have written their shares
         if trainer.is_global_zero and self._folder.is_dir():
             merge(self._folder, self._file)
 

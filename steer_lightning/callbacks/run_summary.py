@@ -49,14 +49,14 @@ class RunSummary(Callback):
         assert isinstance(pl_module, SteeringModule)
         self._start = time.perf_counter()
         self._before = pl_module.policy.base_sha256() if self.hash_base else None
-        vectors = pl_module.policy.steering
+        policy, vectors = pl_module.policy, pl_module.policy.steering
         tell(
             trainer,
             f"training {vectors.num_trained:,} numbers, {len(vectors.layers)} vectors of "
             f"width {vectors.width}; "
-            f"the {sum(p.numel() for p in pl_module.policy.model.parameters()):,} parameters of "
-            f"{pl_module.policy.base} stay frozen ({pl_module.policy.model.dtype}, "
-            f"{pl_module.policy.device})",
+            f"the {policy.sharding.num_parameters(policy.model):,} parameters of "
+            f"{policy.base} stay frozen ({policy.model.dtype}, {policy.device}"
+            + (f", {trainer.world_size} processes)" if trainer.world_size > 1 else ")"),
         )
 
     def on_train_batch_end(
@@ -73,7 +73,7 @@ class RunSummary(Callback):
         assert step is not None
         if self._optimizer is None and trainer.optimizers[0].state:  # made in its first step
             self._optimizer = self._state_of(trainer)
-        self._tokens += int(step.rollouts.num_tokens.sum())
+        self._tokens += int(step.num_tokens.sum())
         self._rollout_seconds += step.rollout_seconds
 
     @staticmethod

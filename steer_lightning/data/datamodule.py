@@ -160,7 +160,7 @@ class PromptDataModule(L.LightningDataModule):
         """
         return {
             "cursor": None if self._loader is None else self._loader.state_dict(),
-            "order": self._order,
+            "order": self.order,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -171,7 +171,7 @@ class PromptDataModule(L.LightningDataModule):
         """
         if "train" not in self.prompts:  # `validate` and `test` read none of it
             return
-        saved, now = state_dict["order"], self._order
+        saved, now = state_dict["order"], self.order
         for key, value in now.items():
             if saved[key] != value:
                 raise ConfigError(
@@ -185,7 +185,7 @@ class PromptDataModule(L.LightningDataModule):
         self._cursor = state_dict["cursor"]
 
     @cached_property
-    def _order(self) -> dict[str, Any]:
+    def order(self) -> dict[str, Any]:
         """What the training order depends on, by configuration key; the prompts as a checksum."""
         crc = 0
         for prompt in self.prompts["train"]:

@@ -30,11 +30,13 @@ def evaluate_batch(
     Args:
         metrics: Changed in place.
         engine: Set up with the policy.
-        prompts: B problems.
+        prompts: B problems; none is allowed.
         sampling: How they are answered, `group_size` completions each.
         verifier: 1 for right, 0 for wrong, None for what can't be judged.
         seed: Seed of the run.
     """
+    if not prompts:  # fewer problems than processes
+        return
     scoring = verifier.start()
     rollouts = engine.generate(
         prompts, sampling, seed=seed, step=EVALUATION_STEP, on_completion=scoring.add

@@ -157,6 +157,7 @@ class GenerateEngine:
             ),
             logits_processor=LogitsProcessorList([sampler]),
             stopping_criteria=criteria,
+            synced_gpus=False,  # a sharded base has its own way, see `sharding`
         )
         tokens = sequences[:, width:].cpu()
         logprobs = torch.stack(sampler.logprobs, 1).cpu()

@@ -37,6 +37,7 @@ class Attachment:
         self.scale = scale
         self._vectors = vectors
         self._layers = [layers[layer] for layer in vectors.layers]
+        self._homes = [bias_home(layer) for layer in self._layers]
         self._constant: list[torch.Tensor] = []
         self._folded: list[nn.Linear | None] = [None] * len(self._layers)
         self._handles = [
@@ -73,11 +74,11 @@ class Attachment:
         with torch.no_grad():
             rows = range(len(self._layers))
             self._constant = [self._plain(k) for k in rows]
-        for row, (layer, vector) in enumerate(zip(self._layers, self._constant, strict=True)):
-            home = bias_home(layer)
+        for row, (home, vector) in enumerate(zip(self._homes, self._constant, strict=True)):
             # a zero vector stays outside: the base's products with a bias differ in the last bit
             if home is not None and bool(vector.any()):
-                home.bias = nn.Parameter(vector.to(home.weight), requires_grad=False)
+                plain = vector.to(home.weight.dtype)
+                home.bias = nn.Parameter(plain, requires_grad=False)
                 self._folded[row] = home
         try:
             yield
@@ -111,7 +112,8 @@ def bias_home(layer: nn.Module) -> nn.Linear | None:
     A layer whose last operation is `residual + down_proj(x)` adds that bias to its output. Layers
     that normalise after the MLP, as in Gemma and OLMo 2, do not.
     """
-    if type(layer).__name__ not in BIAS_LAYERS:
+    # FSDP2 makes a class of its own of a layer's
+    if type(layer).__name__.removeprefix("FSDP") not in BIAS_LAYERS:
         return None
     home = layer.get_submodule("mlp.down_proj")
     return home if type(home) is nn.Linear and home.bias is None else None  # not if quantised

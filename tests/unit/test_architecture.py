@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[2] / "steer_lightning"
-# no arrow is needed for them: they import the standard library alone
 LEAVES = {
     "errors",
     "atomic",
@@ -25,29 +24,35 @@ ALLOWED: dict[str, set[str]] = {
     "run_log": set(),
     "messages": set(),
     "types": set(),
+    "processes": set(),
+    "peers": set(),
+    "sharding": {"processes"},
+    "strategy": {"sharding", "peers"},
+    "step": {"processes", "rewards", "types"},
     "data": {"types"},
     "steering": set(),
     "hub": set(),
-    "policy": {"types", "hub", "losses", "steering"},
+    "policy": {"types", "hub", "losses", "sharding", "steering"},
     "rollout": {"types", "policy", "steering"},
     "rewards": {"types"},
     "advantages": set(),
     "losses": {"types"},
     "microbatches": {"types"},
-    "gradient": {"types", "policy", "losses", "microbatches", "packing"},
+    "gradient": {"types", "policy", "losses", "microbatches", "packing", "processes"},
     "packing": set(),
     "optim": set(),
-    "checks": {"rollout"},
+    "checks": {"processes", "rollout", "strategy"},
     "resume": {"policy", "rewards", "rollout"},
     "random_states": set(),
     "evaluation": {"types", "rollout", "rewards"},
     "module": {
         *("types", "policy", "steering", "rollout", "rewards", "advantages", "losses"),
         *("gradient", "optim", "checks", "resume", "evaluation", "random_states"),
+        *("processes", "step", "strategy"),
     },
     "callbacks": {
         *("types", "module", "evaluation", "steering", "rewards", "rollout", "checkpoint_file"),
-        "optim",
+        *("optim", "processes", "step"),
     },
     "report": set(),
 }  # cli, training_cli, runs, testing, __main__ and __init__ may import everything

@@ -23,11 +23,11 @@ from steer_lightning.callbacks.reward_logger import completion_metrics, reward_m
 from steer_lightning.callbacks.rollout_table import RolloutTable, as_table, merge
 from steer_lightning.callbacks.run_folder import claim
 from steer_lightning.evaluation import BenchmarkMetrics
-from steer_lightning.module import Step, Update
 from steer_lightning.printable import printable
 from steer_lightning.report.curve import draw_reward_curve, read_series, trailing_mean
 from steer_lightning.rewards import Scores
 from steer_lightning.rollout import Sampling
+from steer_lightning.step import Step, Update, gather_rows
 from steer_lightning.testing import make_prompts
 from steer_lightning.types import Rollouts
 
@@ -46,9 +46,10 @@ def step(texts: tuple[str, ...] = ("one", "two", "three", "four")) -> Step:
     )
     scores = Scores(total=[1.0, 0.0, None, 1.0], parts={"MathReward": [1.0, 0.0, None, 1.0]})
     return Step(
+        **vars(gather_rows(rollouts, scores, rollout_seconds=1.0)),
         rollouts=rollouts,
         scores=scores,
-        rewards=torch.tensor([[1.0, 0.0], [NAN, 1.0]]),
+        own=slice(None),
         advantages=torch.tensor([[1.0, -1.0], [0.0, 0.0]]),
         update=Update(
             loss=0.1,
@@ -59,7 +60,6 @@ def step(texts: tuple[str, ...] = ("one", "two", "three", "four")) -> Step:
             learning_rate=0.01,
         ),
         seconds=2.0,
-        rollout_seconds=1.0,
     )
 
 
@@ -203,7 +203,7 @@ def test_lost_signal_is_told_once_with_its_likely_cause(tmp_path: Path, caplog) 
     assert caplog.text.count("no group has had signal for 2 steps") == 1
     assert "2 cut off, rewards from 0 to 0" in caplog.text
     assert "data.template" in why_no_signal(silent, 2)
-    cut = replace(silent, rollouts=replace(silent.rollouts, finished=torch.zeros(4).bool()))
+    cut = replace(silent, finished=torch.zeros(2, 2).bool())
     assert "max_new_tokens" in why_no_signal(cut, 2)
     unscored = replace(silent, rewards=torch.full((2, 2), NAN))
     assert "answer column" in why_no_signal(unscored, 2)
@@ -213,9 +213,10 @@ def test_lost_signal_is_told_once_with_its_likely_cause(tmp_path: Path, caplog) 
         ("wrong", "too hard"),
         ("right", "all is solved"),
     ):
-        scores = replace(silent.scores, outcomes={"MathReward": {outcome: 3, "no_answer": 1}})
+        outcomes = {"MathReward": {outcome: 3, "no_answer": 1}}
         # the sum with other rewards says nothing about right or wrong
-        told = why_no_signal(replace(silent, scores=scores, rewards=torch.full((2, 2), 0.5)), 2)
+        rewards = torch.full((2, 2), 0.5)
+        told = why_no_signal(replace(silent, outcomes=outcomes, rewards=rewards), 2)
         assert cause in told
         assert f"3 {outcome.replace('_', ' ')}" in told
         assert "1 without an answer" in told

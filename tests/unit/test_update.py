@@ -15,7 +15,6 @@ from steer_lightning import ConfigError
 from steer_lightning.advantages import RLOO
 from steer_lightning.losses import PolicyGradient
 from steer_lightning.microbatches import micro_batches
-from steer_lightning.module import as_matrix
 from steer_lightning.optim import (
     NormClip,
     RunningNormClip,
@@ -25,6 +24,7 @@ from steer_lightning.optim import (
 )
 from steer_lightning.rollout import GenerateEngine, Sampling
 from steer_lightning.steering import SteeringVectors
+from steer_lightning.step import as_matrix
 from steer_lightning.testing import make_prompts, tiny_policy
 from steer_lightning.types import LossInputs
 

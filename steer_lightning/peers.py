@@ -1,0 +1,196 @@
+"""Notices at once when a process of the run ends, so that no other one waits for it in vain.
+
+A collective call waits for all processes, and can't be interrupted; its time-out must be longer
+than the longest rollout. So the first process holds a connection to each other one, which the
+system closes when a process dies, whatever it died of. Whoever sees that tells the rest, says why,
+and ends.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import secrets
+import selectors
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from steer_lightning.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+Broadcast = Callable[[Any], Any]
+Message = Mapping[str, Any]
+
+SILENCE = 30
+"""Seconds after which a machine that does not answer is taken for gone."""
+
+GRACE = 20.0
+"""Seconds that a process has to end by itself, when another one was asked to stop."""
+
+
+class PeerWatch:
+    """Connections between the first process and all others, and a thread that listens to them.
+
+    Args:
+        rank: Number of this process.
+        world_size: Of all processes.
+        host: Where the first one can be reached.
+        broadcast: Hands an object of the first process to all.
+    """
+
+    def __init__(self, rank: int, world_size: int, host: str, broadcast: Broadcast) -> None:
+        self.rank, self.world_size = rank, world_size
+        self._lock = threading.Lock()
+        self._has_left = False
+        self._names: dict[socket.socket, int] = {}
+        self._selector = selectors.DefaultSelector()
+        self._listener: socket.socket | None = None
+        door = None
+        if rank == 0 and world_size > 1:
+            self._listener = socket.create_server(("", 0), backlog=world_size)
+            door = (host, self._listener.getsockname()[1], secrets.token_hex(16))
+        door = broadcast(door)
+        if door is None:
+            return
+        self._token: str = door[2]
+        if self._listener is not None:
+            self._selector.register(self._listener, selectors.EVENT_READ)
+        else:
+            self._connect(door[0], door[1])
+        threading.Thread(target=self._listen, name="peer-watch", daemon=True).start()
+
+    def _connect(self, host: str, port: int) -> None:
+        try:
+            first = socket.create_connection((host, port), timeout=SILENCE)
+        except OSError as error:
+            log.warning(
+                "process %d can't reach port %d of %s (%s): a process that dies is noticed only "
+                "when collective calls time out. Open the ports between the nodes",
+                *(self.rank, port, host, error),
+            )
+            return
+        self._add(first, 0)
+        self._send(first, {"token": self._token, "rank": self.rank})
+
+    def _add(self, peer: socket.socket, rank: int) -> None:
+        peer.settimeout(None)
+        keep_alive(peer)
+        self._names[peer] = rank
+        self._selector.register(peer, selectors.EVENT_READ)
+
+    # ---- leaving
+
+    def leave(self, exception: BaseException | None = None) -> None:
+        """Says that this process ends, and why; later calls do nothing.
+
+        Args:
+            exception: What ends it; none at the regular end.
+        """
+        if self._has_left:
+            return
+        self._has_left = True
+        message: Message = {"left": True}
+        if isinstance(exception, (SystemExit, KeyboardInterrupt)):
+            message = {"stopped": True}
+        elif exception is not None:
+            known = isinstance(exception, ConfigError)
+            text = str(exception) if known else f"{type(exception).__name__}: {exception}"
+            message = {"failed": f"process {self.rank}: {text}", "status": 2 if known else 1}
+        self._tell_all(message)
+
+    def _tell_all(self, message: Message) -> None:
+        with self._lock:
+            for peer in list(self._names):
+                self._send(peer, message)
+
+    @staticmethod
+    def _send(peer: socket.socket, message: Message) -> None:
+        try:
+            peer.sendall((json.dumps(message) + "\n").encode())
+        except OSError as error:
+            log.debug("a process has gone already: %s", error)
+
+    # ---- listening
+
+    def _listen(self) -> None:
+        pending: dict[socket.socket, bytes] = {}
+        while self._selector.get_map():
+            for key, _ in self._selector.select():
+                peer: Any = key.fileobj
+                if peer is self._listener:
+                    self._welcome()
+                    continue
+                data = self._receive(peer)
+                *lines, pending[peer] = (pending.get(peer, b"") + data).split(b"\n")
+                for line in lines:
+                    self._hear(peer, json.loads(line))
+                if not data and peer in self._names:
+                    self._die(f"process {self._names[peer]} ended without a word", 1)
+
+    def _welcome(self) -> None:
+        listener = self._listener
+        assert listener is not None
+        peer, _ = listener.accept()
+        peer.settimeout(SILENCE)
+        try:
+            line = peer.makefile("rb").readline(1000)
+            hello = json.loads(line)
+            known = secrets.compare_digest(str(hello["token"]), self._token)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            log.debug("a stranger at the door: %s", error)
+            known = False
+        if not known:
+            peer.close()
+            return
+        self._add(peer, int(hello["rank"]))
+        if len(self._names) == self.world_size - 1:
+            self._selector.unregister(listener)
+            listener.close()
+
+    @staticmethod
+    def _receive(peer: socket.socket) -> bytes:
+        try:
+            return peer.recv(65536)
+        except OSError as error:  # reset, or silent for too long
+            log.debug("lost a process: %s", error)
+            return b""
+
+    def _hear(self, peer: socket.socket, message: Message) -> None:
+        if "failed" in message:
+            self._die(message["failed"], message["status"])
+        self._forget(peer)
+        if "stopped" in message:
+            self._tell_all(message)
+            time.sleep(GRACE)  # usually this process has been asked, too, and is about to end
+            os._exit(0 if self.rank else 143)
+
+    def _forget(self, peer: socket.socket) -> None:
+        with self._lock:
+            self._names.pop(peer, None)
+        self._selector.unregister(peer)
+
+    def _die(self, text: str, status: int) -> None:
+        """Ends this process, whose main thread may wait in a collective call for ever."""
+        if self._has_left:
+            return
+        self._tell_all({"failed": text, "status": status})
+        told = f"error: {text}. So process {self.rank} of {self.world_size} stops, too; "
+        told += "what was saved before is whole, and the same command goes on from there\n"
+        os.write(2, told.encode(errors="replace"))
+        os._exit(status)
+
+
+def keep_alive(peer: socket.socket) -> None:
+    """Lets the system ask an idle connection whether the other machine is still there."""
+    peer.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if sys.platform == "linux":
+        peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, SILENCE // 3)
+        peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, SILENCE // 6)
+        peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4)
+        peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SILENCE * 1000)

@@ -1,0 +1,65 @@
+"""What the processes of a run tell each other; with one process, nothing."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+
+T = TypeVar("T")
+
+
+def is_distributed() -> bool:
+    """Whether there is a process group."""
+    return dist.is_available() and dist.is_initialized()
+
+
+def rank() -> int:
+    """Which process this is, from 0."""
+    return dist.get_rank() if is_distributed() else 0
+
+
+def world_size() -> int:
+    """How many there are."""
+    return dist.get_world_size() if is_distributed() else 1
+
+
+def device() -> torch.device:
+    """Where tensors must be for a collective call."""
+    if is_distributed() and dist.get_backend() == "nccl":
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu")
+
+
+def sum_gradient(gradient: torch.Tensor) -> None:
+    """Sums the gradient of the vectors over the processes, in place: L x D numbers."""
+    if world_size() > 1:
+        dist.all_reduce(gradient)
+
+
+def gather_objects(own: T) -> list[T]:
+    """A small object of each process, by its number."""
+    if world_size() == 1:
+        return [own]
+    found: list[Any] = [None] * world_size()
+    dist.all_gather_object(found, own)
+    return found
+
+
+def largest(number: int, group: Any = None) -> int:
+    """The largest of the processes' integers."""
+    return _reduced(number, "MAX", group)
+
+
+def total(number: int, group: Any = None) -> int:
+    """Their sum."""
+    return _reduced(number, "SUM", group)
+
+
+def _reduced(number: int, how: str, group: Any) -> int:
+    if world_size() == 1:
+        return number
+    found = torch.tensor(number, device=device())
+    dist.all_reduce(found, getattr(dist.ReduceOp, how), group=group)
+    return int(found)

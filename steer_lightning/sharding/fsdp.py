@@ -1,0 +1,87 @@
+"""The base sharded a decoder layer at a time by FSDP1, `FullyShardedDataParallel`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch.distributed.fsdp import FullyShardedDataParallel, ShardingStrategy
+from torch.distributed.fsdp.wrap import ModuleWrapPolicy
+
+from steer_lightning.processes import largest
+from steer_lightning.sharding.pace import in_step, one_token
+from steer_lightning.sharding.whole import Layers, Sharding
+
+
+class FlatSharding(Sharding):
+    """Each process holds its part of every layer's flat parameter.
+
+    Each process reads the whole base into the memory of its host first.
+
+    Args:
+        device: Of this process.
+        strategy: What is kept gathered, and how long.
+        settings: Further arguments of `FullyShardedDataParallel`.
+    """
+
+    def __init__(
+        self, device: torch.device, strategy: ShardingStrategy, settings: dict[str, Any]
+    ) -> None:
+        self.device, self.strategy, self.settings = device, strategy, settings
+
+    def build(self, load: Callable[[], Any], make_empty: Callable[[], Any], layers: Layers) -> Any:
+        """See `Sharding.build`."""
+        model = load().requires_grad_(False).eval()
+        self._names = set(model.state_dict())
+        self._num_parameters = super().num_parameters(model)
+        kinds = {type(layer) for layer in layers(model)}
+        return FullyShardedDataParallel(
+            model,
+            sharding_strategy=self.strategy,
+            device_id=self.device,
+            **{"auto_wrap_policy": ModuleWrapPolicy(kinds), **self.settings},
+        )
+
+    def for_rollouts(self, model: Any) -> AbstractContextManager[None]:
+        """Gathers all weights by one pass that all processes make, or lets them pass in step."""
+        if self.strategy is not ShardingStrategy.SHARD_GRAD_OP:
+            return in_step(model)
+        one_token(model)  # what is gathered stays so until the next backward pass
+        return nullcontext()
+
+    def most_passes(self, count: int) -> int:
+        """The most that any process needs."""
+        return largest(count)
+
+    def full_tensors(self, model: Any) -> Iterator[tuple[str, torch.Tensor]]:
+        """See `Sharding.full_tensors`."""
+        for unit in FullyShardedDataParallel.fsdp_modules(model):
+            with FullyShardedDataParallel.summon_full_params(unit, recurse=False, writeback=False):
+                for name, tensor in _own(unit, _prefix(model, unit)):
+                    plain = name.replace("_fsdp_wrapped_module.", "")
+                    if plain in self._names:
+                        yield plain, tensor
+
+    def num_parameters(self, model: Any) -> int:
+        """Parameters of the whole base."""
+        return self._num_parameters
+
+
+def _prefix(model: torch.nn.Module, unit: torch.nn.Module) -> str:
+    (name,) = (name for name, module in model.named_modules() if module is unit)
+    return f"{name}." if name else ""
+
+
+def _own(unit: torch.nn.Module, prefix: str) -> Iterator[tuple[str, torch.Tensor]]:
+    """Weights and buffers of a unit that belong to no unit within it."""
+    inner = [
+        name
+        for name, module in unit.named_modules()
+        if isinstance(module, FullyShardedDataParallel) and module is not unit
+    ]
+    tensors = [*unit.named_parameters(remove_duplicate=False), *unit.named_buffers()]
+    for name, tensor in tensors:
+        if not any(name.startswith(f"{other}.") for other in inner):
+            yield prefix + name, tensor

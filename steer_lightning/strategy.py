@@ -1,0 +1,231 @@
+"""Lightning's strategies for several processes: the base is shared out, the vectors are not.
+
+The vectors are replicated in float32 and stand outside of everything that is sharded. Their
+gradient is summed by the module itself, once a step, so no strategy wraps the module, and
+checkpoints, which hold the vectors alone, are those of a single process.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any, Literal
+
+import lightning as L
+from lightning.fabric.utilities.types import _PATH
+from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, ModelParallelStrategy, Strategy
+from lightning.pytorch.strategies.parallel import ParallelStrategy
+from lightning.pytorch.trainer.states import TrainerFn
+from torch.distributed.device_mesh import init_device_mesh
+
+from steer_lightning.errors import ConfigError
+from steer_lightning.peers import PeerWatch
+from steer_lightning.sharding import FlatSharding, LayerSharding, Sharding
+
+HOURS = 24.0
+"""A rollout may take long; processes that died are noticed by the `PeerWatch`."""
+
+
+class SteeringStrategy(ParallelStrategy):
+    """What the three strategies have in common; not one by itself.
+
+    Attributes:
+        agreed: What the first process told the others when the run began, see `tell`.
+    """
+
+    # the module is not wrapped, and its state is kilobytes: as with a single process
+    setup_optimizers = Strategy.setup_optimizers
+    lightning_module_state_dict = Strategy.lightning_module_state_dict
+    load_model_state_dict = Strategy.load_model_state_dict
+    optimizer_state = Strategy.optimizer_state
+    load_optimizer_state_dict = Strategy.load_optimizer_state_dict
+    save_checkpoint = Strategy.save_checkpoint
+    lightning_restore_optimizer = True
+    restore_checkpoint_after_setup = False
+
+    agreed: Any = None
+    _told: Any = None
+    _peers: PeerWatch | None = None
+
+    def tell(self, message: Any) -> None:
+        """Sets what the first process tells the others as soon as they are connected."""
+        self._told = message
+
+    def setup_environment(self) -> None:
+        """Connects the processes; a second call does nothing."""
+        if self._peers is not None:
+            return
+        assert self.accelerator is not None
+        self.accelerator.setup_device(self.root_device)
+        self._connect()
+        host = self.cluster_environment.main_address if self.cluster_environment else "127.0.0.1"
+        self._peers = PeerWatch(self.global_rank, self.world_size, host, self.broadcast)
+        self.agreed = self.broadcast(self._told)
+
+    def _connect(self) -> None:
+        """Makes the process group."""
+        raise NotImplementedError
+
+    def sharding(self) -> Sharding:
+        """How the base lies in memory; once the processes are connected."""
+        raise NotImplementedError
+
+    def setup(self, trainer: L.Trainer) -> None:
+        """As with a single process, but that no precision plugin touches the base."""
+        assert self.accelerator is not None
+        self.accelerator.setup(trainer)
+        self.model_to_device()
+        if trainer.state.fn == TrainerFn.FITTING:
+            self.setup_optimizers(trainer)
+        self.setup_precision_plugin()
+
+    def model_to_device(self) -> None:
+        """Moves the vectors, and a base that is not sharded."""
+        assert self.model is not None
+        self.model.to(self.root_device)
+
+    def load_checkpoint(self, checkpoint_path: _PATH, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """The first process reads it and hands it on: others need not see its disk."""
+        found: dict[str, Any] = {}
+        if self.is_global_zero:
+            found = Strategy.load_checkpoint(self, checkpoint_path, *args, **kwargs)
+        return self.broadcast(found)
+
+    def on_exception(self, exception: BaseException) -> None:
+        """Tells the others, which could only wait."""
+        if self._peers is not None:
+            self._peers.leave(exception)
+
+    def teardown(self) -> None:
+        """Takes leave of the others."""
+        if self._peers is not None:
+            self._peers.leave()
+            self._peers = None
+        super().teardown()
+
+
+class SteeringDDP(SteeringStrategy, DDPStrategy):
+    """Each process holds the whole base.
+
+    Args:
+        timeout_hours: Of a collective call: the longest time that one process may wait for another.
+        process_group_backend: As in Lightning; null takes NCCL on GPUs, gloo on CPUs.
+    """
+
+    def __init__(
+        self, timeout_hours: float = HOURS, process_group_backend: str | None = None
+    ) -> None:
+        super().__init__(
+            timeout=_duration(timeout_hours), process_group_backend=process_group_backend
+        )
+
+    def _connect(self) -> None:
+        self.setup_distributed()
+
+    def sharding(self) -> Sharding:
+        """The whole base in each process."""
+        return Sharding()
+
+
+class SteeringFSDP2(SteeringStrategy, ModelParallelStrategy):
+    """The base is sharded a decoder layer at a time, by FSDP2.
+
+    Args:
+        shard_size: Processes that share one copy of the base; null takes those of one node, so that
+            no weight ever travels between nodes. All processes must divide into such groups.
+        gather_for_rollouts: Gathers the whole base once for each rollout, instead of layer by layer
+            for each token; null does so if it takes at most half of the device's memory.
+        timeout_hours: Of a collective call: the longest time that one process may wait for another.
+        process_group_backend: As in Lightning; null takes NCCL on GPUs, gloo on CPUs.
+
+    Raises:
+        ConfigError: If the processes do not divide into groups of `shard_size`.
+    """
+
+    def __init__(
+        self,
+        shard_size: int | None = None,
+        gather_for_rollouts: bool | None = None,
+        timeout_hours: float = HOURS,
+        process_group_backend: str | None = None,
+    ) -> None:
+        super().__init__(
+            save_distributed_checkpoint=False,
+            timeout=_duration(timeout_hours),
+            process_group_backend=process_group_backend,
+        )
+        self.shard_size, self.gather_for_rollouts = shard_size, gather_for_rollouts
+
+    def _connect(self) -> None:
+        size = self.shard_size or self.num_processes
+        if size < 1 or self.world_size % size:
+            raise ConfigError(
+                "trainer.strategy.init_args.shard_size",
+                self.shard_size,
+                rule=f"must divide the number of processes, {self.world_size}",
+            )
+        ModelParallelStrategy._setup_distributed(self)
+        self._device_mesh = init_device_mesh(
+            self.root_device.type,
+            (self.world_size // size, size),
+            mesh_dim_names=("copy", "shard"),
+        )
+
+    def sharding(self) -> Sharding:
+        """By layer."""
+        return LayerSharding(self.device_mesh["shard"], self.root_device, self.gather_for_rollouts)
+
+
+class SteeringFSDP(SteeringStrategy, FSDPStrategy):
+    """The base is sharded a decoder layer at a time, by FSDP1; `SteeringFSDP2` is its successor.
+
+    Args:
+        sharding_strategy: As in Lightning. `SHARD_GRAD_OP` gathers each layer once for a rollout
+            and the update after it; `FULL_SHARD` for each token, which is slow but needs the least
+            memory.
+        timeout_hours: Of a collective call: the longest time that one process may wait for another.
+        process_group_backend: As in Lightning; null takes NCCL on GPUs, gloo on CPUs.
+        kwargs: Further arguments of Lightning's `FSDPStrategy`.
+    """
+
+    def __init__(
+        self,
+        sharding_strategy: Literal["FULL_SHARD", "SHARD_GRAD_OP"] = "SHARD_GRAD_OP",
+        timeout_hours: float = HOURS,
+        process_group_backend: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            sharding_strategy=sharding_strategy,
+            timeout=_duration(timeout_hours),
+            process_group_backend=process_group_backend,
+            **kwargs,
+        )
+
+    def _connect(self) -> None:
+        FSDPStrategy.setup_environment(self)
+
+    def sharding(self) -> Sharding:
+        """By flat parameter."""
+        return FlatSharding(self.root_device, self.sharding_strategy, self.kwargs)
+
+
+def _duration(hours: float) -> timedelta:
+    if not 0 < hours < float("inf"):
+        raise ConfigError(
+            "trainer.strategy.init_args.timeout_hours", hours, rule="must be a number above 0"
+        )
+    return timedelta(hours=hours)
+
+
+STRATEGIES: dict[str, type[SteeringStrategy]] = {
+    "auto": SteeringDDP,
+    "ddp": SteeringDDP,
+    "fsdp": SteeringFSDP,
+    "fsdp2": SteeringFSDP2,
+}
+"""Names for `trainer.strategy`, with default settings; `auto` with one process needs none."""
+
+
+def wants_several(devices: Any, num_nodes: Any) -> bool:
+    """Whether `trainer.devices` and `trainer.num_nodes` may ask for more than one process."""
+    return str(devices) not in ("1", "[0]") or int(num_nodes or 1) > 1
