@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import lightning as L
 from lightning.fabric.utilities.types import _PATH
+from lightning.pytorch.plugins import Precision
 from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, ModelParallelStrategy, Strategy
 from lightning.pytorch.strategies.parallel import ParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
@@ -200,6 +201,16 @@ class SteeringFSDP(SteeringStrategy, FSDPStrategy):
             process_group_backend=process_group_backend,
             **kwargs,
         )
+
+    @property
+    def precision_plugin(self) -> Any:
+        """A plain one: FSDP's own would convert the base to float32, and fails on prompts."""
+        given = self._precision_plugin
+        return Precision() if given is None or given.precision == "32-true" else given
+
+    @precision_plugin.setter
+    def precision_plugin(self, precision_plugin: Any) -> None:
+        self._precision_plugin = precision_plugin
 
     def _connect(self) -> None:
         FSDPStrategy.setup_environment(self)

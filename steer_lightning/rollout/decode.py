@@ -120,7 +120,6 @@ class DecodeEngine:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    @torch.inference_mode()
     def decode(
         self,
         policy: Policy,
@@ -144,16 +143,20 @@ class DecodeEngine:
         )
         ids = [prompt.id for prompt in prompts]
         uniforms = row_uniforms(seed, step, ids, size, sampling.max_new_tokens)
-        record = Record(policy, sampling, uniforms, prompts, on_completion)
         longest_first = sorted(range(len(prompts)), key=lambda b: -flight.lengths[b])
         waiting = deque(b * size + k for b in longest_first for k in range(size))
-        with policy.constant_vectors(), decoding(policy.model, flight) as (cache, layers):
+        with (
+            policy.sharding.without_gradients(),
+            policy.constant_vectors(),
+            decoding(policy.model, flight) as (cache, layers),
+        ):
+            record = Record(policy, sampling, uniforms, prompts, on_completion)
             decoder = _Decoder(policy, prompts, flight, record, cache, layers)
             while waiting or flight.num_rows:
                 decoder.refill(waiting)
                 if flight.num_rows:  # all that were taken in may have ended with their first token
                     decoder.step()
-        return record.rollouts()
+            return record.rollouts()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -44,6 +44,10 @@ class FlatSharding(Sharding):
             **{"auto_wrap_policy": ModuleWrapPolicy(kinds), **self.settings},
         )
 
+    def without_gradients(self) -> AbstractContextManager[Any]:
+        """No inference mode: what is gathered there could not be read by an update."""
+        return torch.no_grad()
+
     def for_rollouts(self, model: Any) -> AbstractContextManager[None]:
         """Gathers all weights by one pass that all processes make, or lets them pass in step."""
         if self.strategy is not ShardingStrategy.SHARD_GRAD_OP:
@@ -57,31 +61,32 @@ class FlatSharding(Sharding):
 
     def full_tensors(self, model: Any) -> Iterator[tuple[str, torch.Tensor]]:
         """See `Sharding.full_tensors`."""
-        for unit in FullyShardedDataParallel.fsdp_modules(model):
+        for name, unit in model.named_modules():
+            if not isinstance(unit, FullyShardedDataParallel):
+                continue
             with FullyShardedDataParallel.summon_full_params(unit, recurse=False, writeback=False):
-                for name, tensor in _own(unit, _prefix(model, unit)):
-                    plain = name.replace("_fsdp_wrapped_module.", "")
-                    if plain in self._names:
-                        yield plain, tensor
+                for full_name, tensor in _own(_plain(name), unit):
+                    if full_name in self._names:
+                        yield full_name, tensor.detach().clone()  # the original is freed
 
     def num_parameters(self, model: Any) -> int:
         """Parameters of the whole base."""
         return self._num_parameters
 
 
-def _prefix(model: torch.nn.Module, unit: torch.nn.Module) -> str:
-    (name,) = (name for name, module in model.named_modules() if module is unit)
-    return f"{name}." if name else ""
+def _plain(name: str) -> str:
+    """A name as it was before the units were wrapped."""
+    return name.replace("_fsdp_wrapped_module.", "").removesuffix("_fsdp_wrapped_module")
 
 
-def _own(unit: torch.nn.Module, prefix: str) -> Iterator[tuple[str, torch.Tensor]]:
-    """Weights and buffers of a unit that belong to no unit within it."""
+def _own(prefix: str, unit: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Weights and buffers of a unit, by full name, that belong to no unit within it."""
     inner = [
-        name
+        _plain(name) + "."
         for name, module in unit.named_modules()
         if isinstance(module, FullyShardedDataParallel) and module is not unit
     ]
-    tensors = [*unit.named_parameters(remove_duplicate=False), *unit.named_buffers()]
-    for name, tensor in tensors:
-        if not any(name.startswith(f"{other}.") for other in inner):
-            yield prefix + name, tensor
+    for name, tensor in (*unit.named_parameters(remove_duplicate=False), *unit.named_buffers()):
+        plain = _plain(name)
+        if not plain.startswith(tuple(inner)):
+            yield (f"{prefix}.{plain}" if prefix else plain), tensor

@@ -66,6 +66,10 @@ class LayerSharding(Sharding):
         for layer, following in pairwise(layers):
             layer.set_modules_to_forward_prefetch([following])
 
+    def without_gradients(self) -> AbstractContextManager[Any]:
+        """No inference mode: what is gathered there could not be read by an update."""
+        return torch.no_grad()
+
     def for_rollouts(self, model: Any) -> AbstractContextManager[None]:
         """Gathers all weights once, or lets processes pass forward in step."""
         if self.gather is None:

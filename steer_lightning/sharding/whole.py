@@ -28,6 +28,10 @@ class Sharding:
         """
         return load().requires_grad_(False).eval()
 
+    def without_gradients(self) -> AbstractContextManager[Any]:
+        """In which completions are sampled."""
+        return torch.inference_mode()
+
     def for_rollouts(self, model: Any) -> AbstractContextManager[None]:
         """While the block runs, each process may make as many forward passes as it likes."""
         return nullcontext()
