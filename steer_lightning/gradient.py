@@ -77,6 +77,8 @@ class BatchGradient:
         rows = chosen.nonzero().squeeze(1)
         parts = list(micro_batches(rollouts, rows, self.max_tokens, policy.pad_token_id))
         size = num_rows or len(flat), num_tokens or int(rollouts.num_tokens.sum())
+        # agreed before the first pass: each gathers weights, in the same order everywhere
+        num_idle = policy.sharding.most_passes(len(parts)) - len(parts)
         totals = Totals()
         with ExitStack() as stack:
             stack.enter_context(policy.checkpointed(self.activation_checkpointing))
@@ -84,7 +86,7 @@ class BatchGradient:
                 stack.enter_context(packed_attention(policy.model))
             for part in parts:
                 self._step(policy, part, rollouts, flat, size, backward, totals)
-            for _ in range(policy.sharding.most_passes(len(parts)) - len(parts)):
+            for _ in range(num_idle):
                 self._keep_up(policy, rollouts, backward)
         return totals
 
@@ -234,9 +236,10 @@ def padded_logprobs(policy: Policy, part: MicroBatch, temperature: float) -> tor
 def made_up_rows(policy: Policy) -> Iterator[tuple[list[int], int, list[int]]]:
     """Rows for a check: (prompt, group, completion), of unequal lengths, two of one group."""
     generator = torch.Generator().manual_seed(0)
+    vocabulary = policy.model.config.get_text_config().vocab_size
 
     def tokens(count: int) -> list[int]:
-        found = torch.randint(policy.vocabulary, (count,), generator=generator)
+        found = torch.randint(vocabulary, (count,), generator=generator)
         return [int(token) for token in found]
 
     first = tokens(5)

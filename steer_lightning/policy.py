@@ -314,11 +314,6 @@ class Policy(nn.Module):
         logits: torch.Tensor = output.logits
         return logits
 
-    @property
-    def vocabulary(self) -> int:
-        """V, the number of logits."""
-        return int(self.model.get_output_embeddings().weight.shape[0])
-
     def head_states(
         self, ids: torch.Tensor, positions: torch.Tensor, places: torch.Tensor
     ) -> torch.Tensor:

@@ -1,0 +1,36 @@
+"""Harm that one of several processes does."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Sequence
+from typing import Any
+
+from lightning.pytorch.callbacks import Callback
+
+from steer_lightning.processes import rank
+from steer_lightning.types import Completion
+
+
+class Dies(Callback):
+    """One process dies of SIGKILL behind a step."""
+
+    def __init__(self, process: int, step: int) -> None:
+        super().__init__()
+        self.process, self.step = process, step
+
+    def on_train_batch_start(self, trainer: Any, *args: Any) -> None:
+        if trainer.global_step == self.step and trainer.global_rank == self.process:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+class FailsOnOne:
+    """A reward that fails in the second process alone."""
+
+    in_process = True
+
+    def __call__(self, completions: Sequence[Completion]) -> list[float]:
+        if rank() == 1:
+            raise LookupError("the judge's key is missing here")
+        return [1.0] * len(completions)
