@@ -217,8 +217,8 @@ def packed_logprobs(
     policy: Policy, packing: Packing, part: MicroBatch, temperature: float
 ) -> torch.Tensor:
     """(n, T) log-probabilities of the completions' tokens, 0 where padded."""
-    states = policy.head_states(packing.ids, packing.positions, packing.predictors)
-    flat = hidden_logprobs(states, packing.targets, policy.head, temperature)
+    states, head = policy.head_states(packing.ids, packing.positions, packing.predictors)
+    flat = hidden_logprobs(states, packing.targets, head, temperature)
     mask = part.completion_mask.to(flat.device)
     return torch.zeros(mask.shape, device=flat.device).masked_scatter(mask, flat)
 
@@ -255,12 +255,14 @@ def why_not_packed(policy: Policy) -> str | None:
     Returns:
         None if they agree, else what went wrong.
     """
+    if policy.sharding.why_not_packed is not None:
+        return policy.sharding.why_not_packed
     try:
         prompts, groups, completions = zip(*made_up_rows(policy), strict=True)
         packing = Packing(prompts, groups, completions, policy.device)
         with packed_attention(policy.model), packed(packing):
-            states = policy.head_states(packing.ids, packing.positions, packing.predictors)
-            found = policy.head.logits(states)
+            states, head = policy.head_states(packing.ids, packing.positions, packing.predictors)
+            found = head.logits(states)
     except (RuntimeError, TypeError, ValueError, AttributeError, LookupError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise

@@ -234,11 +234,13 @@ class SteeringModule(L.LightningModule):
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]  # torch overloads it
         """What is trained, and what the clip remembers: kilobytes, never the frozen base."""
-        state = super().state_dict(*args, **kwargs)
+        # the base is not even asked: sharded, it would be gathered
+        parts = {f"{name}.": part for name, part in self.named_children() if name != "policy"}
+        parts["policy.steering."] = self.policy.steering
         return {
-            key: value
-            for key, value in state.items()
-            if key.startswith("policy.steering.") or not key.startswith("policy.")
+            prefix + key: value
+            for prefix, part in parts.items()
+            for key, value in part.state_dict().items()
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

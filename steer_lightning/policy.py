@@ -316,8 +316,8 @@ class Policy(nn.Module):
 
     def head_states(
         self, ids: torch.Tensor, positions: torch.Tensor, places: torch.Tensor
-    ) -> torch.Tensor:
-        """What enters the head, of the steered model.
+    ) -> tuple[torch.Tensor, Head]:
+        """What enters the head, of the steered model, and the head.
 
         Args:
             ids: (1, S) int64.
@@ -325,12 +325,12 @@ class Policy(nn.Module):
             places: (Q,) places in the sequence to return.
 
         Returns:
-            (Q, D) in the base's dtype.
+            (Q, D) in the base's dtype, and the output layer, whose weights may be there only now.
         """
-        kept: list[torch.Tensor] = []
+        kept: list[tuple[torch.Tensor, Head]] = []
 
         def keep(module: nn.Module, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
-            kept.append(inputs[0])
+            kept.append((inputs[0][0], self._head(module)))
             return (inputs[0][:, :1],)  # the model's own logits are not wanted
 
         handle = self.model.get_output_embeddings().register_forward_pre_hook(keep)
@@ -344,12 +344,9 @@ class Policy(nn.Module):
             )
         finally:
             handle.remove()
-        return kept[0][0]
+        return kept[0]
 
-    @property
-    def head(self) -> Head:
-        """The base's output layer."""
-        layer = self.model.get_output_embeddings()
+    def _head(self, layer: Any) -> Head:
         softcap = getattr(self.model.config.get_text_config(), "final_logit_softcapping", None)
         return Head(weight=layer.weight, bias=getattr(layer, "bias", None), softcap=softcap)
 

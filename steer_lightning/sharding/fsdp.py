@@ -26,6 +26,8 @@ class FlatSharding(Sharding):
         settings: Further arguments of `FullyShardedDataParallel`.
     """
 
+    why_not_packed = "FSDP1 ends a backward pass at the model's own output alone"
+
     def __init__(
         self, device: torch.device, strategy: ShardingStrategy, settings: dict[str, Any]
     ) -> None:

@@ -15,6 +15,9 @@ Layers = Callable[[Any], torch.nn.ModuleList]
 class Sharding:
     """Each process holds the whole base, and nothing of it is ever sent."""
 
+    why_not_packed: str | None = None
+    """Why an update must go through the model's own output, if it must."""
+
     def build(self, load: Callable[[], Any], make_empty: Callable[[], Any], layers: Layers) -> Any:
         """Makes the model.
 

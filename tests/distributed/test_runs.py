@@ -88,13 +88,13 @@ def test_the_result_does_not_depend_on_the_number_of_processes(
         assert done.returncode == 0, f"{strategy}: {done.stderr}"
         assert len(list((tmp_path / "runs").iterdir())) == number, "one folder a run"
         run, first = tmp_path / f"runs/run-{number}", tmp_path / "runs/run-1"
-        torch.testing.assert_close(vectors(run), vectors(first), rtol=0, atol=1e-6)
+        torch.testing.assert_close(vectors(run), vectors(first), rtol=0, atol=1e-8)
         assert completions(run) == completions(first)
         facts, expected = (json.loads((x / "summary.json").read_text()) for x in (run, first))
         for key in ("accuracy_before", "accuracy_after", "base_sha256", "num_steps"):
             assert facts[key] == expected[key], (strategy, key)
-        assert "can't be packed" not in done.stderr
-    assert float(vectors(first).norm()) > 0.01
+        assert ("can't be packed" in done.stderr) == (strategy in ("fsdp", ALWAYS_BY_LAYER))
+    assert float(vectors(first).norm()) > 1e-3
 
 
 def test_a_run_of_4_processes_goes_on_with_1_and_with_2(fit: Run, tmp_path: Path) -> None:
