@@ -55,7 +55,7 @@ def made_up(policy: Policy, rows: int, length: int) -> Rollouts:
     """Completions of random tokens, four of each prompt."""
     size = min(4, rows)
     problem = Problem(question="", answer="")
-    ids = torch.randint(policy.vocabulary, (rows // size, PROMPT_TOKENS))
+    ids = torch.randint(policy.model.config.vocab_size, (rows // size, PROMPT_TOKENS))
     prompts = tuple(
         Prompt(id=k, problem=problem, text="", token_ids=tuple(row))
         for k, row in enumerate(ids.tolist())
@@ -63,7 +63,7 @@ def made_up(policy: Policy, rows: int, length: int) -> Rollouts:
     return Rollouts(
         prompts=prompts,
         group_size=size,
-        completion_ids=torch.randint(policy.vocabulary, (rows, length)),
+        completion_ids=torch.randint(policy.model.config.vocab_size, (rows, length)),
         completion_mask=torch.ones(rows, length, dtype=torch.bool),
         logprobs=torch.zeros(rows, length),
         finished=torch.ones(rows, dtype=torch.bool),

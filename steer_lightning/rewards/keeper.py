@@ -92,11 +92,12 @@ class Keeper:
         worker: Worker | None = None
         while True:
             task = await self.tasks.get()
+            end = time.monotonic() + self.settings["deadline"]
             for _ in range(2):  # a worker may have been killed from outside: that once is free
                 if worker is None:
                     worker = self.fork()
                     await worker.open()
-                answer = await self._ask(worker, task)
+                answer = await self._ask(worker, task, end)
                 if answer["retire"]:
                     how = worker.kill()
                     worker = None
@@ -107,19 +108,22 @@ class Keeper:
                 answer["outcome"] = "crashed"
             write_frame(self.writer, json.dumps(answer).encode())
 
-    async def _ask(self, worker: Worker, task: bytes) -> dict[str, Any]:
+    async def _ask(self, worker: Worker, task: bytes, end: float) -> dict[str, Any]:
+        """A worker's answer by a moment on the clock; `died` if it is none."""
         number, _ = TASK.unpack_from(task)
         write_frame(worker.writer, task)
-        outcome, start = "died", time.monotonic()
+        outcome, seconds = "died", self.settings["deadline"]
         try:
-            frame = await asyncio.wait_for(read_frame(worker.reader), self.settings["deadline"])
+            frame = await asyncio.wait_for(read_frame(worker.reader), end - time.monotonic())
         except (asyncio.TimeoutError, TimeoutError):  # the same from Python 3.11 on
             frame, outcome = None, "timed_out"
-        seconds = time.monotonic() - start
-        if frame is not None:
-            return {**json.loads(frame), "seconds": seconds}
-        lost = {"score": None, "outcome": outcome, "detail": "", "retire": True}
-        return {**lost, "id": number, "seconds": seconds}
+        except (OSError, ValueError):  # what a reward wrote there itself is no frame
+            frame = None
+        seconds -= end - time.monotonic()
+        answer = None if frame is None else decoded(frame)
+        if answer is None:
+            answer = {"score": None, "outcome": outcome, "detail": "", "retire": True}
+        return {**answer, "id": number, "seconds": seconds}
 
     def fork(self) -> Worker:
         """Starts a worker, in a session of its own."""
@@ -164,6 +168,16 @@ class Keeper:
             os.waitpid(worker.pid, 0)
             self.workers.discard(worker)
         self.kill_orphans()
+
+
+def decoded(frame: bytes) -> dict[str, Any] | None:
+    """An answer of a worker; None if a reward has written into the connection itself."""
+    try:
+        answer = json.loads(frame)
+    except ValueError:
+        return None
+    expected = {"score", "outcome", "detail", "retire"}
+    return answer if isinstance(answer, dict) and expected <= set(answer) else None
 
 
 class _Beside:

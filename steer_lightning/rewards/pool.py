@@ -75,7 +75,7 @@ class RewardPool:
             return "it is defined in the script itself, which a worker can't import"
         try:
             pickle.dumps(reward)
-        except (pickle.PicklingError, AttributeError, TypeError) as error:
+        except Exception as error:  # a user's __getstate__ may raise anything; it is told
             return f"it can't be pickled ({error})"
         return ""
 

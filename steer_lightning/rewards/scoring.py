@@ -27,7 +27,7 @@ FAILURES = ("timed_out", "crashed")
 """Outcomes that are counted for every reward, whatever its own are."""
 
 MANY = 4
-"""So many completions that all crash are a mistake of the reward, not of a completion."""
+"""So many completions that all crash, before any was scored, are a mistake of the reward."""
 
 Answer = dict[str, Any]
 """`score` (float or None), `outcome`, `detail`."""
@@ -110,6 +110,7 @@ class RewardSum:
             self.parts[name] = part
         self._places = {name: self._place(name, part.reward) for name, part in self.parts.items()}
         self._has_told: set[str] = set()
+        self._has_scored: set[str] = set()
 
     def _place(self, name: str, reward: Reward) -> _Place:
         if isinstance(reward, AsyncReward):
@@ -161,7 +162,10 @@ class RewardSum:
         if not crashed:
             return
         detail = printable(crashed[0].strip())
-        if len(crashed) == len(answers) >= MANY:
+        if any(answer["outcome"] not in FAILURES for answer in answers):
+            self._has_scored.add(name)
+        # one prompt on which it always crashes must not end a run that has gone well for days
+        if len(crashed) == len(answers) >= MANY and name not in self._has_scored:
             raise ConfigError(
                 f"reward {name}",
                 f"{len(crashed)} completions",

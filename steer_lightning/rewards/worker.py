@@ -10,6 +10,7 @@ import resource
 import signal
 import socket
 import sys
+import threading
 import traceback
 import zlib
 from collections.abc import Sequence
@@ -26,6 +27,9 @@ from steer_lightning.rewards.base import (
 from steer_lightning.rewards.wire import TASK, receive_frame, send_frame
 from steer_lightning.types import Completion
 
+MAX_DETAIL = 4000
+"""Characters of a traceback that are told: an exception may carry megabytes."""
+
 
 def work(connection: socket.socket, rewards: Sequence[Reward], memory_bytes: int) -> None:
     """Answers tasks until the connection is closed.
@@ -38,14 +42,14 @@ def work(connection: socket.socket, rewards: Sequence[Reward], memory_bytes: int
     prepare_process(memory_bytes)
     own = os.getpid()
     while (frame := receive_frame(connection)) is not None:
-        number, index = TASK.unpack_from(frame)
+        _, index = TASK.unpack_from(frame)
         answer = judge(rewards[index], frame[TASK.size :])
         if os.getpid() != own:  # the reward has forked, and the copy came back from it, too
             os._exit(0)
         # what a reward leaves behind would pile up over a run: such a worker is replaced
-        retire = answer.pop("out_of_memory") or has_children()
+        retire = answer["outcome"] == "crashed" or has_children() or threading.active_count() > 1
         try:
-            send_frame(connection, json.dumps({**answer, "id": number, "retire": retire}).encode())
+            send_frame(connection, json.dumps({**answer, "retire": retire}).encode())
         except OSError:  # the keeper is gone, and with it the run
             return
 
@@ -65,7 +69,7 @@ def judge(reward: Reward, pickled: bytes) -> dict[str, Any]:
     """Scores one completion.
 
     Returns:
-        `score`, `outcome`, `detail` and `out_of_memory`; the outcome is `scored`, `unscored`, a
+        `score`, `outcome` and `detail`; the outcome is `scored`, `unscored`, a
         verdict's own, `crashed` with the traceback as detail, or `wrong_return` with the message.
     """
     completion: Completion = pickle.loads(pickled)  # from the training process: text as data
@@ -73,15 +77,14 @@ def judge(reward: Reward, pickled: bytes) -> dict[str, Any]:
     random.seed(seed)  # a reward that draws scores the same text alike, in whichever worker
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed(seed)
-    answer: dict[str, Any] = {"score": None, "detail": "", "out_of_memory": False}
+    answer: dict[str, Any] = {"score": None, "detail": ""}
     try:
         (score,) = check_scores(reward_name(reward), reward([completion]), 1)
     except ConfigError as error:
         return {**answer, "outcome": "wrong_return", "detail": wrong_return(error)}
-    except BaseException as error:  # whatever a reward does ends here, sys.exit included
-        detail = traceback.format_exc(limit=-8)
-        full = isinstance(error, MemoryError)
-        return {**answer, "outcome": "crashed", "detail": detail, "out_of_memory": full}
+    except BaseException:  # whatever a reward does ends here, sys.exit included
+        detail = traceback.format_exc(limit=-8)[-MAX_DETAIL:]
+        return {**answer, "outcome": "crashed", "detail": detail}
     return {**answer, "score": score, "outcome": outcome_of(score)}
 
 

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from steer_lightning.cli import COMMANDS, main
+from steer_lightning.strategy import SteeringStrategy
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").rglob("*.yaml"))
 
@@ -60,8 +61,11 @@ def test_every_yaml_parses_and_its_objects_can_be_built(
         training_cli.SteeringCLI, "_run_subcommand", lambda cli, name: built.update(cli=cli)
     )
     monkeypatch.chdir(root)
+    base = root / "configs/gsm8k/qwen2.5-1.5b.yaml"
+    is_addition = config.parent.name == "distributed"  # to another one
     words = [
         "fit",
+        *(["--config", str(base)] if is_addition else []),
         "--config",
         str(config),
         f"--trainer.default_root_dir={tmp_path}",
@@ -70,7 +74,10 @@ def test_every_yaml_parses_and_its_objects_can_be_built(
     assert main(words) == 0
     module = built["cli"].model
     assert module.policy.model is None, "nothing is loaded before all settings have been checked"
-    assert "default_root_dir" in yaml.safe_load(config.read_text())["trainer"]
+    if is_addition:
+        assert isinstance(built["cli"].trainer.strategy, SteeringStrategy)
+    else:
+        assert "default_root_dir" in yaml.safe_load(config.read_text())["trainer"]
 
 
 def test_print_config_is_a_config(capsys: pytest.CaptureFixture[str], root: Path) -> None:

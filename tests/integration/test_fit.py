@@ -349,7 +349,6 @@ MISTAKES = [
     ("data.batch_size", 50, ["data.batch_size = 50", "only 20"]),
     ("data.max_prompt_tokens", 1, ["max_prompt_tokens", "all 20 prompts"]),
     ("trainer.precision", "bf16-true", ["trainer.precision", "model.dtype"]),
-    ("trainer.devices", 2, ["trainer.devices", "1"]),
     ("trainer.accelerator", "gpu", ["trainer"]),
     (
         "trainer",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -173,6 +174,14 @@ def _close_all() -> None:
     os.closerange(0, 1000)
 
 
+def _answer_itself() -> None:
+    for descriptor in range(3, 60):
+        try:
+            os.write(descriptor, struct.pack(">Q", 3) + b"abc")  # a whole frame, of nonsense
+        except OSError:
+            continue
+
+
 def _thread() -> None:
     import threading
 
@@ -197,6 +206,7 @@ DEEDS = {
     "stop": lambda: os.kill(os.getpid(), signal.SIGSTOP),
     "raise": _raise,
     "close": _close_all,
+    "answer itself": _answer_itself,
     "thread": _thread,
 }
 """By the completion's text; `no score` and `score` are those expected of each."""

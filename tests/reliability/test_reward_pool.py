@@ -214,7 +214,7 @@ def test_what_a_reward_returns_wrongly_stops_the_run_by_name() -> None:
             rewards(pool, hostile.returns_nan)([make("x")])
 
 
-def test_crashes_of_some_are_counted_and_of_all_stop_the_run(caplog) -> None:
+def test_crashes_are_counted_and_if_nothing_was_ever_scored_stop_the_run(caplog) -> None:
     with closing(RewardPool(num_workers=2)) as pool:
         total = rewards(pool, hostile.misbehave)
         scores = total([make("raise"), *[make("good")] * 3])
@@ -224,8 +224,9 @@ def test_crashes_of_some_are_counted_and_of_all_stop_the_run(caplog) -> None:
         caplog.clear()
         total([make("raise"), make("good")])
         assert not caplog.records, "told once"
+        assert total([make("raise")] * 4).total == [None] * 4, "one bad prompt ends no run"
         with pytest.raises(ConfigError, match=r"crashed on every one(.|\n)*ValueError"):
-            total([make("raise")] * 4)
+            rewards(pool, hostile.misbehave)([make("raise")] * 4)
 
 
 def test_a_reward_that_can_not_be_loaded_is_named_with_the_remedy() -> None:
