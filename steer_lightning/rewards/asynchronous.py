@@ -112,6 +112,10 @@ class AsyncReward:
                 )
         return [future.result() for future in futures]
 
+    def forget(self, future: concurrent.futures.Future[dict[str, Any]]) -> None:
+        """Cancels a call that nobody will collect."""
+        future.cancel()
+
     def close(self) -> None:
         """Ends the thread, if it is not blocked."""
         if self._loop is None:
@@ -120,16 +124,18 @@ class AsyncReward:
         loop.call_soon_threadsafe(loop.stop)
         self._thread.join(PATIENCE)
         if not self._thread.is_alive():
-            loop.run_until_complete(loop.shutdown_asyncgens())
+            loop.run_until_complete(_cancel_all())
             loop.close()
 
     async def _score(self, completion: Completion) -> dict[str, Any]:
         async with self._slots:
-            try:
-                return await asyncio.wait_for(self._attempts(completion), self.deadline)
-            except (asyncio.TimeoutError, TimeoutError):  # the same from Python 3.11 on
-                detail = f"no answer in {self.deadline:g} s"
-                return {"score": None, "outcome": "timed_out", "detail": detail}
+            attempts = asyncio.ensure_future(self._attempts(completion))
+            done, _ = await asyncio.wait({attempts}, timeout=self.deadline)
+            if done:
+                return attempts.result()
+            attempts.cancel()  # not waited for: a judge may swallow its cancellation
+            detail = f"no answer in {self.deadline:g} s"
+            return {"score": None, "outcome": "timed_out", "detail": detail}
 
     async def _attempts(self, completion: Completion) -> dict[str, Any]:
         for attempt in range(self.retries + 1):
@@ -141,6 +147,10 @@ class AsyncReward:
                 return {"score": None, "outcome": "wrong_return", "detail": wrong_return(error)}
             except Exception:  # network and server errors are of no common class
                 detail = traceback.format_exc(limit=-4)
+            # these would end the loop, and all other calls with it
+            except (SystemExit, KeyboardInterrupt, asyncio.CancelledError):
+                detail = traceback.format_exc(limit=-4)
+                break
             if attempt < self.retries:
                 log.debug("reward %s: attempt %d failed", self.__name__, attempt + 1)
                 await asyncio.sleep(self.backoff * 2**attempt)
@@ -149,6 +159,16 @@ class AsyncReward:
     def __getstate__(self) -> dict[str, Any]:
         """Without its thread: a copy starts its own."""
         return {**self.__dict__, "_loop": None, "_slots": None, "_thread": None}
+
+
+async def _cancel_all() -> None:
+    """Ends what still runs in the event loop, but for what does not let itself be ended."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    if others:
+        await asyncio.wait(others, timeout=1.0)
+    await asyncio.get_running_loop().shutdown_asyncgens()
 
 
 def is_async(reward: Any) -> bool:

@@ -235,6 +235,7 @@ async def keep(upstream: socket.socket) -> None:
         write_frame(writer, json.dumps({"unloadable": traceback.format_exc(limit=-4)}).encode())
         await writer.drain()
         return
+    write_frame(writer, json.dumps({"ready": True}).encode())
     try:
         await keeper.serve(reader)
     finally:

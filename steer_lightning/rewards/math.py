@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import Any, Literal
 
 from steer_lightning.rewards.base import Verdict
+from steer_lightning.rewards.memory import peak_share
 from steer_lightning.types import Completion
 
 BOXED = "\\boxed{"
@@ -21,6 +22,9 @@ BRACE = re.compile(r"\\boxed\{|(?<!\\)[{}]")
 NUMBER = re.compile(r"-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?")
 MAX_DIGITS = 40  # a longer number is no answer, and exact arithmetic on it would cost without bound
 MAX_CHARACTERS = 5000  # a longer text is no answer, and parsing it would only use up the deadline
+
+MUCH_MEMORY = 0.25
+"""Share of a worker's cap: a number that outgrows the cap has been half or a third of it before."""
 
 AnswerIn = Literal["boxed", "boxed_or_last_number", "last_number"]
 
@@ -160,9 +164,14 @@ class MathReward:
         answer = find_answer(completion.text, self.answer_in)
         if answer is None:
             return Verdict(0.0, "no_answer")
+        peak = peak_share()
         if is_equal(answer, gold):
             return Verdict(1.0, "right")
-        return Verdict(0.0, "wrong" if is_mathematics(answer) else "unparseable")
+        outcome = "wrong" if is_mathematics(answer) else "unparseable"
+        # math-verify makes of a MemoryError an answer that it can't read: no crash is a reward of 0
+        if max(peak, MUCH_MEMORY) < peak_share():
+            raise MemoryError("comparing this answer takes more memory than is sensible")
+        return Verdict(0.0, outcome)
 
 
 def _verdict(right: bool) -> Verdict:

@@ -6,11 +6,15 @@ import json
 import logging
 import os
 import pickle
+import signal
 import socket
 import subprocess
 import sys
 import weakref
 from collections.abc import Collection
+from contextlib import suppress
+from itertools import count
+from pathlib import Path
 from typing import Any
 
 from steer_lightning.errors import UNKNOWN, ConfigError
@@ -21,16 +25,27 @@ from steer_lightning.types import Completion
 log = logging.getLogger(__name__)
 
 KEEPER = (
-    "import sys, json; sys.path[:] = json.loads(sys.argv[1]); "
+    "import sys; sys.path[:] = [entry for entry in sys.path if entry]; "
+    "import json; sys.path[:] = json.loads(sys.argv[1]); "
     "from steer_lightning.rewards.keeper import main; main(int(sys.argv[2]))"
 )
-"""Not `-m`, which would let a file of the current folder stand in for a standard module."""
+"""Without the current folder, a file of which would stand in for the standard module json."""
+
+MARK = "STEER_LIGHTNING_REWARD_POOL"
+"""Variable in the environment of all processes of a pool, by which they are found again."""
 
 GRACE = 10.0
 """Seconds that a keeper has to end."""
 
+LOADING = 600.0
+"""Seconds that a keeper has to load the rewards and warm them up."""
+
 PATIENCE = 60.0
-"""Seconds beyond the deadline after which a keeper that does not answer is taken for dead."""
+"""Seconds beyond the deadline after which a keeper that does not answer is taken for dead.
+
+While tasks are open each worker answers within the deadline, however many tasks wait."""
+
+KEEPERS = count()
 
 
 class RewardPool:
@@ -62,6 +77,7 @@ class RewardPool:
         self._names: list[str] = []
         self._end: weakref.finalize[..., RewardPool] | None = None
         self._connection: socket.socket | None = None
+        self._is_ready = False
         self._count = 0
         self._open: dict[int, bytes] = {}  # tasks without an answer yet
         self._answers: dict[int, dict[str, Any]] = {}
@@ -80,7 +96,13 @@ class RewardPool:
         return ""
 
     def register(self, reward: Reward) -> int:
-        """Adds a reward, before or after the start; its number is what `submit` takes."""
+        """Adds a reward, before or after the start; its number is what `submit` takes.
+
+        Raises:
+            RuntimeError: If tasks are open, which would be lost.
+        """
+        if self._open or self._answers:
+            raise RuntimeError("a reward is added while completions are scored; collect them first")
         self.close()  # the keeper loads rewards at its start
         self._rewards.append(pickle.dumps(reward))
         self._names.append(reward_name(reward))
@@ -91,18 +113,19 @@ class RewardPool:
         if self._end is not None:
             return
         ours, theirs = socket.socketpair()
+        mark = f"{os.getpid()}-{next(KEEPERS)}."
         path = [entry or os.getcwd() for entry in sys.path]
         with theirs:
             process = subprocess.Popen(
-                [sys.executable, "-I", "-c", KEEPER, json.dumps(path), str(theirs.fileno())],
+                [sys.executable, "-c", KEEPER, json.dumps(path), str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,  # Ctrl-C is for the training process
-                env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+                env=environment(mark),
             )
-        ours.settimeout(self.deadline + PATIENCE)
-        self._connection = ours
-        self._end = weakref.finalize(self, end_keeper, process, ours)
+        self._connection, self._is_ready = ours, False
+        ours.settimeout(LOADING)
+        self._end = weakref.finalize(self, end_keeper, process, ours, mark)
         settings = {
             "rewards": self._rewards,
             "num_workers": self.num_workers,
@@ -142,8 +165,8 @@ class RewardPool:
         while any(task not in self._answers for task in tasks):
             answer = self._receive()
             if answer is not None:
-                self._open.pop(answer["id"], None)
-                self._answers[answer["id"]] = answer
+                if self._open.pop(answer["id"], None) is not None:  # nobody waits for the others
+                    self._answers[answer["id"]] = answer
                 restarted = False
             elif restarted:
                 self.close()
@@ -154,6 +177,11 @@ class RewardPool:
                 restarted = True
                 self._restart()
         return [self._answers.pop(task) for task in tasks]
+
+    def forget(self, task: int) -> None:
+        """Drops a task that nobody will collect; it may still be scored."""
+        self._open.pop(task, None)
+        self._answers.pop(task, None)
 
     def close(self) -> None:
         """Ends all processes."""
@@ -170,14 +198,17 @@ class RewardPool:
             send_frame(self._connection, frame)
         except OSError:  # the keeper has died: `collect` notices, and hands all open tasks in again
             log.debug("the keeper of the reward workers is gone")
+            with suppress(OSError):  # half a frame may have gone out: nothing may follow it
+                self._connection.shutdown(socket.SHUT_RDWR)
 
     def _receive(self) -> dict[str, Any] | None:
         """The next answer; None if the keeper has died or hangs."""
-        assert self._connection is not None
-        try:
-            frame = receive_frame(self._connection)
-        except OSError:  # a time-out, too
-            return None
+        frame = self._receive_frame()
+        if frame is not None and not self._is_ready and "ready" in json.loads(frame):
+            assert self._connection is not None
+            self._connection.settimeout(self.deadline + PATIENCE)
+            self._is_ready = True
+            frame = self._receive_frame()
         if frame is None:
             return None
         answer: dict[str, Any] = json.loads(frame)
@@ -191,6 +222,13 @@ class RewardPool:
                 fix="Give it an attribute in_process = True to run it in the training process",
             )
         return answer
+
+    def _receive_frame(self) -> bytes | None:
+        assert self._connection is not None
+        try:
+            return receive_frame(self._connection)
+        except OSError:  # a time-out, too
+            return None
 
     def _restart(self) -> None:
         """Starts a keeper in place of one that has died, with all open tasks."""
@@ -210,7 +248,13 @@ class RewardPool:
         }
 
 
-def end_keeper(process: subprocess.Popen[bytes], connection: socket.socket) -> None:
+def environment(mark: str) -> dict[str, str]:
+    """Of the keeper: one thread a process, and sets of strings in the same order in each run."""
+    threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    return {"PYTHONHASHSEED": "0", **os.environ, **threads, MARK: mark}
+
+
+def end_keeper(process: subprocess.Popen[bytes], connection: socket.socket, mark: str) -> None:
     """Closes the connection, at which the keeper kills its workers and ends; or kills it."""
     connection.close()
     try:
@@ -218,3 +262,17 @@ def end_keeper(process: subprocess.Popen[bytes], connection: socket.socket) -> N
     except subprocess.TimeoutExpired:  # its workers die with it
         process.kill()
         process.wait()
+    if process.returncode:  # what its workers have started is nobody's child now
+        for pid in marked(mark):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def marked(mark: str) -> list[int]:
+    """Processes of a pool, by the start of its mark; Linux only."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):  # it has ended, or is another user's
+            if f"\0{MARK}={mark}".encode() in b"\0" + path.read_bytes():
+                found.append(int(path.parent.name))
+    return found

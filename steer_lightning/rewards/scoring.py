@@ -42,6 +42,9 @@ class _Place(Protocol):
     def collect(self, tickets: Sequence[Any]) -> list[Answer]:
         """Ends."""
 
+    def forget(self, ticket: Any) -> None:
+        """Of a completion whose place another one has taken."""
+
 
 class _Here:
     """In the training process, all completions at once."""
@@ -57,24 +60,32 @@ class _Here:
         scores = check_scores(reward_name(self.reward), returned, len(tickets))
         return [_answer(score) for score in scores]
 
+    def forget(self, ticket: Completion) -> None:
+        pass
+
 
 class _Pooled:
     """In the pool's workers, but for what the reward can tell at once."""
 
     def __init__(self, reward: Reward, pool: RewardPool) -> None:
-        self.pool, self.number = pool, pool.register(reward)
+        self.name, self.pool, self.number = reward_name(reward), pool, pool.register(reward)
         self.quickly = getattr(reward, "quickly", lambda completion: NotImplemented)
 
     def submit(self, completion: Completion) -> int | Answer:
         score = self.quickly(completion)
         if score is NotImplemented:
             return self.pool.submit(self.number, completion)
+        (score,) = check_scores(f"{self.name}.quickly", [score], 1)
         return _answer(score)
 
     def collect(self, tickets: Sequence[int | Answer]) -> list[Answer]:
         numbers = [ticket for ticket in tickets if isinstance(ticket, int)]
         found = dict(zip(numbers, self.pool.collect(numbers), strict=True))
         return [found[ticket] if isinstance(ticket, int) else ticket for ticket in tickets]
+
+    def forget(self, ticket: int | Answer) -> None:
+        if isinstance(ticket, int):
+            self.pool.forget(ticket)
 
 
 def _answer(score: float | None) -> Answer:
@@ -152,12 +163,27 @@ class RewardSum:
             total.append(sum(scored) if len(scored) == len(values) else None)
         return total
 
+    def _outcomes(self, name: str) -> tuple[str, ...]:
+        """What is counted for a reward."""
+        reward = self.parts[name].reward
+        reward = reward.judge if isinstance(reward, AsyncReward) else reward
+        return (*getattr(reward, "outcomes", ()), *FAILURES)
+
     def _check(self, name: str, answers: Sequence[Answer]) -> None:
         """Stops for a mistake of the reward; tells of the first crash."""
+        known = self._outcomes(name)
         for answer in answers:
             if answer["outcome"] == "wrong_return":
                 fix = f"Mend what {name} returns"
                 raise ConfigError(f"reward {name}", UNKNOWN, rule=answer["detail"], fix=fix)
+            if answer["outcome"] not in (*known, "scored", "unscored"):
+                raise ConfigError(
+                    f"reward {name}",
+                    answer["outcome"],
+                    rule="must name each outcome of its verdicts in its attribute `outcomes`",
+                    why="Those are counted and logged by every process alike",
+                    fix=f"Add it to {name}.outcomes",
+                )
         crashed = [answer["detail"] for answer in answers if answer["outcome"] == "crashed"]
         if not crashed:
             return
@@ -207,6 +233,8 @@ class Scoring:
         if self._added.get(row) == completion:
             return
         places = self._rewards._places
+        for name, ticket in self._tickets.get(row, {}).items():
+            places[name].forget(ticket)
         self._added[row] = completion
         self._tickets[row] = {name: place.submit(completion) for name, place in places.items()}
 
@@ -224,8 +252,7 @@ class Scoring:
             answers = place.collect([self._tickets[n][name] for n in range(len(completions))])
             self._rewards._check(name, answers)
             parts[name] = [answer["score"] for answer in answers]
-            known = getattr(self._rewards.parts[name].reward, "outcomes", ())
             counts = Counter(answer["outcome"] for answer in answers)
-            outcomes[name] = {outcome: counts[outcome] for outcome in (*known, *FAILURES)}
+            outcomes[name] = {key: counts[key] for key in self._rewards._outcomes(name)}
         total = self._rewards._total(parts, len(completions))
         return Scores(total=total, parts=parts, outcomes=outcomes)

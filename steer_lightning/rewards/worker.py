@@ -24,6 +24,7 @@ from steer_lightning.rewards.base import (
     reward_name,
     wrong_return,
 )
+from steer_lightning.rewards.memory import cap_memory
 from steer_lightning.rewards.wire import TASK, receive_frame, send_frame
 from steer_lightning.types import Completion
 
@@ -59,10 +60,7 @@ def prepare_process(memory_bytes: int) -> None:
     for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
         signal.signal(getattr(signal, name), signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    if sys.platform == "linux":
-        with open("/proc/self/statm") as file:
-            now = int(file.read().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (now + memory_bytes, now + memory_bytes))
+    cap_memory(memory_bytes)
 
 
 def judge(reward: Reward, pickled: bytes) -> dict[str, Any]:

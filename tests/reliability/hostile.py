@@ -9,7 +9,6 @@ import struct
 import subprocess
 import sys
 import time
-import zlib
 from collections.abc import Sequence
 from itertools import product
 
@@ -103,9 +102,7 @@ def make(text: str, answer: str = "42") -> Completion:
     return Completion(text=text, question="q", answer=answer, num_tokens=len(text), finished=True)
 
 
-TEST_RUN = "".join(os.environ.get(f"PYTEST_XDIST_{key}", "") for key in ("TESTRUNUID", "WORKER"))
-LEFT_BEHIND = ["sleep", f"98765.{zlib.crc32(TEST_RUN.encode())}"]
-"""A process to be found again, whoever its parent is by then; not that of a test beside."""
+LEFT_BEHIND = ["sleep", "98765"]
 
 
 def misbehave(completions: Sequence[Completion]) -> list[float]:
@@ -150,6 +147,11 @@ def _children() -> None:
 
 def _daemons() -> None:
     subprocess.Popen(LEFT_BEHIND, start_new_session=True)
+
+
+def _daemon_then_sleep() -> None:
+    _daemons()
+    _sleep()
 
 
 def _fork() -> None:
@@ -200,6 +202,7 @@ DEEDS = {
     "abort": os.abort,
     "children": _children,
     "daemons": _daemons,
+    "daemon, then sleep": _daemon_then_sleep,
     "fork": _fork,
     "fork that returns": _fork_that_returns,
     "block signals": _block_signals,
@@ -212,12 +215,27 @@ DEEDS = {
 """By the completion's text; `no score` and `score` are those expected of each."""
 
 WITH_SCORE = {"children", "daemons", "fork", "fork that returns", "thread"}
-TOO_LONG = {"sleep", "loop", "regex", "block signals", "stop"}
+TOO_LONG = {"sleep", "daemon, then sleep", "loop", "regex", "block signals", "stop"}
 
 
 def draws(completions: Sequence[Completion]) -> list[float]:
     """A reward that draws random numbers."""
     return [random.random() for _ in completions]
+
+
+def order_of_a_set(completions: Sequence[Completion]) -> list[float]:
+    """A reward whose number hangs on the order of a set of strings."""
+    return [float("".join({str(n) for n in range(10)}))]
+
+
+class SlowToLoad:
+    """Warms up longer than a deadline."""
+
+    def warm_up(self) -> None:
+        time.sleep(1.5)
+
+    def __call__(self, completions: Sequence[Completion]) -> list[float]:
+        return [1.0] * len(completions)
 
 
 class DrawsHere:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import select
 import signal
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -24,9 +25,10 @@ from steer_lightning.rewards import (
     Verdict,
     WeightedReward,
 )
+from steer_lightning.rewards.pool import marked
 from tests.reliability import hostile
 from tests.reliability.conftest import Figure
-from tests.reliability.hostile import make
+from tests.reliability.hostile import boxed, make
 
 DEADLINE = 1.0
 SLACK = 3.0  # seconds that a loaded machine may be late
@@ -49,14 +51,16 @@ def descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
-def left_behind() -> list[str]:
-    """Processes that rewards have started, also those that are nobody's children any more."""
-    mark = "\0".join(hostile.LEFT_BEHIND)
+def left_behind() -> list[int]:
+    """What pools of this process have started, also what is nobody's child any more.
+
+    Not the keepers and workers that are to live.
+    """
     found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
+    for pid in marked(f"{os.getpid()}-"):
         with suppress(FileNotFoundError, ProcessLookupError):
-            if path.read_text().startswith(mark):
-                found.append(path.parent.name)
+            if b"rewards.keeper" not in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.append(pid)
     return found
 
 
@@ -65,7 +69,7 @@ def nothing_left() -> Iterator[None]:
     """No process and no descriptor may be left behind."""
     processes, files = descendants(os.getpid()), descriptors()
     yield
-    assert not left_behind()
+    assert not marked(f"{os.getpid()}-")
     assert descendants(os.getpid()) <= processes
     assert descriptors() <= files
 
@@ -79,12 +83,20 @@ def rewards(pool: RewardPool, *parts: object) -> RewardSum:
 def test_every_hostile_completion_gets_a_verdict_inside_its_deadline(figure: Figure) -> None:
     completions = hostile.hostile_completions()
     assert len(completions) >= 300
-    with closing(RewardPool(num_workers=2, deadline=DEADLINE)) as pool:
+    good = make(r"\boxed{\frac{2}{4}}", r"\frac{1}{2}")
+    with closing(RewardPool(num_workers=2, deadline=DEADLINE, memory_mb=256)) as pool:
         number = pool.register(MathReward())
-        pool.submit(number, make(r"\boxed{42}"))  # sympy's import is not the completions' fault
-        pool.collect([1])
-        answers = pool.collect([pool.submit(number, completion) for completion in completions])
+        pool.collect([pool.submit(number, good)])  # starting is not the completions' fault
+        start = time.monotonic()
+        batch = [row for completion in completions for row in (completion, good)]
+        every = pool.collect([pool.submit(number, completion) for completion in batch])
+        seconds = time.monotonic() - start
+    answers = every[::2]
+    assert {answer["outcome"] for answer in every[1::2]} == {"right"}, "the good ones between them"
     outcomes = Counter(answer["outcome"] for answer in answers)
+    late = outcomes["timed_out"] + outcomes["crashed"]
+    assert late < len(completions) / 3, "no verdict is for bombs alone"
+    assert seconds < late * DEADLINE + 60, "each costs one deadline at most; two workers share them"
     assert set(outcomes) <= {
         *("right", "wrong", "no_answer", "unparseable", "unscored", "timed_out", "crashed")
     }
@@ -127,6 +139,15 @@ def test_the_memory_of_a_worker_is_capped() -> None:
     assert after["score"] == 1.0
 
 
+def test_memory_that_math_verify_runs_out_of_is_a_crash_and_no_wrong_answer() -> None:
+    tower = make(boxed("9^{" * 20 + "9" + "}" * 20), r"\sqrt{2}")
+    good = make(r"\boxed{\frac{2}{4}}", r"\frac{1}{2}")
+    with closing(RewardPool(num_workers=1, deadline=60, memory_mb=128)) as pool:
+        scores = rewards(pool, MathReward())([tower, good, make(r"\boxed{3}", r"\sqrt{2}")])
+    assert scores.total == [None, 1.0, 0.0]
+    assert scores.outcomes["MathReward"]["crashed"] == 1
+
+
 @pytest.mark.usefixtures("nothing_left")
 def test_one_bad_completion_costs_one_deadline() -> None:
     deadline = 4.0
@@ -158,6 +179,48 @@ def test_a_worker_killed_from_outside_costs_nothing() -> None:
         scoring = total.start()
         scoring.add(0, make("good"))
         assert scoring.result([make("good")] * 2).total == [1.0, 1.0]
+
+
+@pytest.mark.usefixtures("nothing_left")
+def test_a_killed_keeper_leaves_no_daemon_of_a_reward() -> None:
+    with closing(RewardPool(num_workers=1, deadline=30)) as pool:
+        number = pool.register(hostile.misbehave)
+        pool.collect([pool.submit(number, make("good"))])
+        pool.submit(number, make("daemon, then sleep"))
+        deadline = time.monotonic() + 10
+        while not left_behind() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert left_behind()
+        os.kill(next(iter(children(os.getpid()))), signal.SIGKILL)
+        pool.forget(2)
+        assert pool.collect([pool.submit(number, make("good"))])[0]["score"] == 1.0
+        assert not left_behind()
+
+
+@pytest.mark.usefixtures("nothing_left")
+def test_loading_may_take_longer_than_a_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("steer_lightning.rewards.pool.PATIENCE", 0.5)
+    with closing(RewardPool(num_workers=1, deadline=0.5)) as pool:
+        total = rewards(pool, hostile.SlowToLoad())
+        assert total([make("x")] * 3).total == [1.0] * 3
+        assert pool._count == 3
+
+
+def test_sets_of_strings_have_one_order_in_all_workers() -> None:
+    found = set()
+    for _ in range(3):
+        with closing(RewardPool(num_workers=1)) as pool:
+            found.update(rewards(pool, hostile.order_of_a_set)([make("x")]).total)
+    assert len(found) == 1
+
+
+def test_rewards_are_not_added_while_tasks_are_open() -> None:
+    with closing(RewardPool(num_workers=1)) as pool:
+        number = pool.register(hostile.misbehave)
+        task = pool.submit(number, make("good"))
+        with pytest.raises(RuntimeError, match="collect them first"):
+            pool.register(hostile.draws)
+        assert pool.collect([task])[0]["score"] == 1.0
 
 
 def children(pid: int) -> set[int]:
@@ -204,6 +267,7 @@ def test_scoring_goes_on_while_others_are_sampled() -> None:
         # nobody waits for the scores yet, and they come in all the same
         assert select.select([pool._connection], [], [], 60)[0]
         assert scoring.result([make("good"), make("good")]).total == [1.0, 1.0]
+        assert not pool._answers, "that of the completion that was replaced does not stay"
 
 
 def test_what_a_reward_returns_wrongly_stops_the_run_by_name() -> None:
@@ -212,6 +276,29 @@ def test_what_a_reward_returns_wrongly_stops_the_run_by_name() -> None:
             rewards(pool, hostile.returns_two)([make("x")])
         with pytest.raises(ConfigError, match=r"reward returns_nan: .*finite.*nan"):
             rewards(pool, hostile.returns_nan)([make("x")])
+
+
+class Undeclared:
+    outcomes = ("right",)
+
+    def __call__(self, completions):  # type: ignore[no-untyped-def]
+        return [Verdict(0.0, "wrogn")]
+
+
+class QuickAndWrong:
+    def __call__(self, completions):  # type: ignore[no-untyped-def]
+        return [1.0] * len(completions)
+
+    def quickly(self, completion):  # type: ignore[no-untyped-def]
+        return float("nan")
+
+
+def test_outcomes_must_be_declared_and_quick_scores_be_numbers() -> None:
+    with closing(RewardPool(num_workers=1)) as pool:
+        with pytest.raises(ConfigError, match=r"(?s)reward Undeclared = 'wrogn'.*outcomes"):
+            rewards(pool, Undeclared())([make("x")])
+        with pytest.raises(ConfigError, match=r"(?s)QuickAndWrong.*finite"):
+            rewards(pool, QuickAndWrong())([make("x")])
 
 
 def test_crashes_are_counted_and_if_nothing_was_ever_scored_stop_the_run(caplog) -> None:
@@ -299,6 +386,8 @@ def test_settings_out_of_range() -> None:
 class Server:
     """Stands for a remote judge that fails, hangs and counts."""
 
+    outcomes = ("praised",)
+
     def __init__(self) -> None:
         self.now = self.most = self.calls = 0
 
@@ -311,6 +400,13 @@ class Server:
             text = completions[0].text
             if text == "hang":
                 await asyncio.sleep(1000)
+            if text == "exit":
+                sys.exit(3)
+            if text == "cancel":
+                raise asyncio.CancelledError
+            while text == "never":
+                with suppress(asyncio.CancelledError):
+                    await asyncio.sleep(1000)
             if text == "down" or (text == "flaky" and self.calls % 3):
                 raise ConnectionError("no route")
             return [Verdict(1.0, "praised")]
@@ -330,8 +426,11 @@ def test_coroutines_have_a_limit_a_deadline_and_retries() -> None:
         assert server.calls == 3
         scores = total([make("down"), make("hang"), make("good")])
         assert scores.total == [None, None, 1.0]
-        assert scores.outcomes["Server"] == {"timed_out": 1, "crashed": 1}
+        assert scores.outcomes["Server"] == {"praised": 1, "timed_out": 1, "crashed": 1}
         assert server.calls == 3 + 3 + 1 + 1
+        scores = total([make(text) for text in ("exit", "cancel", "never", "good")])
+        assert scores.total == [None, None, None, 1.0]
+        assert scores.outcomes["Server"] == {"praised": 1, "timed_out": 1, "crashed": 2}
 
 
 async def plain_coroutine(completions):  # type: ignore[no-untyped-def]

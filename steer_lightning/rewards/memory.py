@@ -1,0 +1,36 @@
+"""The cap on a worker's memory, and how near to it the worker has come."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from pathlib import Path
+
+_cap: tuple[int, int] | None = None
+"""Bytes of address space at the start, and those that may be allocated beyond."""
+
+
+def cap_memory(num_bytes: int) -> None:
+    """Lets this process allocate so much beyond what it has now; Linux only."""
+    global _cap
+    if sys.platform != "linux":
+        return
+    _cap = _status("VmSize"), num_bytes
+    limit = sum(_cap)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
+def peak_share() -> float:
+    """The most that was ever allocated, as a share of the cap; 0 where there is none."""
+    if _cap is None:
+        return 0.0
+    start, allowed = _cap
+    return max(0, _status("VmPeak") - start) / allowed
+
+
+def _status(key: str) -> int:
+    """Bytes, of those that Linux tells in kB."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{key}:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError(f"/proc/self/status has no {key}")
