@@ -39,8 +39,6 @@ NODE = 8
 GROUP = 16
 RESULTS = ROOT / "benchmarks/results"
 
-Counts = dict[str, list[int]]
-
 
 def check_formulas() -> dict[str, dict[str, int]]:
     """What 2 processes foretell for 4, and what 4 processes sent."""
@@ -58,23 +56,28 @@ def check_formulas() -> dict[str, dict[str, int]]:
     return found
 
 
-def row_bytes() -> float:
-    """Bytes that a process tells the others of each of its completions: a slope of two counts."""
+def gathered_bytes() -> tuple[float, float]:
+    """What a process tells the others: bytes for each of its completions, and beside these.
+
+    From the 16 completions of each of 2 processes, and the 8 of each of 4.
+    """
     two, four = (
         json.loads((RESULTS / name).read_text())["counts"]["ddp"]["base"]["rest: allgather"][1]
         for name in ("wire.json", "wire_4.json")
     )
-    return (two - four) / (16 - 8)  # 32 completions, shared out
+    slope = (two - four) / 8
+    return slope, two - 16 * slope
 
 
-def traffic(model: str, gpus: int, completions: int) -> dict[str, Any]:
-    """Bytes that a GPU receives in a step."""
+def traffic(model: str, gpus: int) -> dict[str, Any]:
+    """Bytes that a GPU receives in a step in which each process has one prompt."""
     sizes = sizes_of(CONFIGS[model], torch.bfloat16)
+    each, beside = gathered_bytes()
     return {
         "model": model,
         "gpus": gpus,
         "gradient": 4 * sizes.vectors,
-        "rows": int(row_bytes() * completions * GROUP),
+        "rows": int(gpus * (each * GROUP + beside)),
         "weights_once": sizes.weights * (NODE - 1) // NODE,
         "full_gradient": sizes.weights,
     }
@@ -163,9 +166,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=RESULTS / "scaling.json")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    result: dict[str, Any] = {"check": check_formulas(), "row_bytes": row_bytes()}
+    result: dict[str, Any] = {"check": check_formulas(), "gathered_bytes": gathered_bytes()}
     result["traffic"] = [
-        traffic(model, gpus, gpus) for model in ("Qwen2.5-7B", "Qwen2.5-14B") for gpus in GPUS
+        traffic(model, gpus) for model in ("Qwen2.5-7B", "Qwen2.5-14B") for gpus in GPUS
     ]
     result["alone"] = [
         {"gpus": n, "joining_s": time_joining(n), "connecting_s": time_connecting(n)} for n in GPUS

@@ -1,4 +1,4 @@
-"""Writes the tables of `docs/performance.md` from `benchmarks/results/`.
+"""Writes the tables of `docs/` from `benchmarks/results/`.
 
 python benchmarks/tables.py            # after a benchmark
 python benchmarks/tables.py --check    # fails if a table is not that of the results
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-DOCUMENT = ROOT / "docs/performance.md"
+DOCUMENTS = sorted((ROOT / "docs").glob("*.md"))
 RESULTS = ROOT / "benchmarks/results"
 Result = dict[str, Any]
 
@@ -116,10 +116,50 @@ def eight_bit(result: Result) -> str:
     return table(head, rows)
 
 
+def memory_plan(result: Result) -> str:
+    """A line for each model and number of GPUs."""
+    rows = []
+    for x in result["rows"]:
+        gib = {key: f"{x[key] / 2**30:.1f}" for key in ("weights", "rollout", "update")}
+        how = "once a rollout" if x["gathers_for_rollouts"] else "layer by layer"
+        rows.append(
+            [
+                x["model"],
+                f"{x['gpus']}",
+                gib["weights"],
+                how if x["gpus"] > 1 else "",
+                f"{x['vectors_gradient_optimizer'] / 2**20:.1f} MiB",
+                gib["rollout"],
+                gib["update"] + (" (checkpointing)" if x["checkpointing"] else ""),
+                f"{x['most_tokens_in_flight']:,}" if x["fits"] else "does not fit",
+            ]
+        )
+    head = ["", "GPUs", "weights, GiB", "gathered", "vectors, gradient, optimizer"]
+    head += ["peak of a rollout, GiB", "peak of an update, GiB", "most tokens in flight"]
+    return table(head, rows)
+
+
+def scaling(result: Result) -> str:
+    """A line for each number of GPUs."""
+    alone = {x["gpus"]: x for x in result["alone"]}
+    rows = []
+    for x in result["traffic"]:
+        n = x["gpus"]
+        sizes = [f"{x[key] / 1e6:,.2f} MB" for key in ("gradient", "rows")]
+        sizes += [f"{x[key] / 1e9:,.1f} GB" for key in ("weights_once", "full_gradient")]
+        times = [f"{alone[n][key] * 1e3:,.0f} ms" for key in ("joining_s", "connecting_s")]
+        rows.append([x["model"], f"{n:,}", *sizes, *times])
+    head = ["", "GPUs", "gradient of the vectors", "rewards of all", "weights, inside a node"]
+    head += ["a full gradient, not sent", "joining the rewards", "connections, once a run"]
+    return table(head, rows)
+
+
 MAKERS: dict[str, Callable[[Result], str]] = {
     "rl_step": rl_step,
     "rollout": rollout,
+    "memory_plan": memory_plan,
     "memory": memory,
+    "scaling": scaling,
     "doubling": doubling,
     "footprint": footprint,
     "eight_bit": eight_bit,
@@ -146,11 +186,13 @@ def main() -> None:
     )
     parser.add_argument("--check", action="store_true")
     args = parser.parse_args()
-    before = DOCUMENT.read_text()
-    after = filled_in(before)
-    if args.check and after != before:
-        sys.exit("docs/performance.md: run python benchmarks/tables.py")
-    DOCUMENT.write_text(after)
+    for document in DOCUMENTS:
+        before = document.read_text()
+        after = filled_in(before)
+        if args.check and after != before:
+            sys.exit(f"docs/{document.name}: run python benchmarks/tables.py")
+        if after != before:
+            document.write_text(after)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ checkpoints, which hold the vectors alone, are those of a single process.
 
 from __future__ import annotations
 
+import sys
 from datetime import timedelta
 from typing import Any, Literal
 
@@ -57,6 +58,7 @@ class SteeringStrategy(ParallelStrategy):
             return
         assert self.accelerator is not None
         self.accelerator.setup_device(self.root_device)
+        allow_open_files()
         self._connect()
         host = self.cluster_environment.main_address if self.cluster_environment else "127.0.0.1"
         self._peers = PeerWatch(self.global_rank, self.world_size, host, self.broadcast)
@@ -218,6 +220,15 @@ class SteeringFSDP(SteeringStrategy, FSDPStrategy):
     def sharding(self) -> Sharding:
         """By flat parameter."""
         return FlatSharding(self.root_device, self.sharding_strategy, self.kwargs)
+
+
+def allow_open_files() -> None:
+    """As many as the system lets: the first process holds connections to all others."""
+    if sys.platform != "win32":
+        import resource
+
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _duration(hours: float) -> timedelta:

@@ -87,7 +87,20 @@ class GenerateEngine:
         self._policy: Policy | None = None
 
     def setup(self, policy: Policy) -> None:
-        """Keeps the policy; its vectors are read live."""
+        """Keeps the policy; its vectors are read live.
+
+        Raises:
+            ConfigError: If the base lies in memory in a way that `generate` can't read.
+        """
+        reason = policy.sharding.why_not_generate
+        if reason is not None:
+            raise ConfigError(
+                "model.engine",
+                type(self).__name__,
+                rule="can't sample from a base sharded like this",
+                why=reason[0].upper() + reason[1:],
+                fix="Set trainer.strategy: fsdp2, or take steer_lightning.rollout.DecodeEngine",
+            )
         self._policy = policy
 
     def sync(self, vectors: SteeringVectors) -> None:

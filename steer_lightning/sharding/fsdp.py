@@ -27,6 +27,7 @@ class FlatSharding(Sharding):
     """
 
     why_not_packed = "FSDP1 ends a backward pass at the model's own output alone"
+    why_not_generate = "generate passes by the wrapper that gathers FSDP1's weights"
 
     def __init__(
         self, device: torch.device, strategy: ShardingStrategy, settings: dict[str, Any]

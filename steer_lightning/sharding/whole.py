@@ -17,6 +17,8 @@ class Sharding:
 
     why_not_packed: str | None = None
     """Why an update must go through the model's own output, if it must."""
+    why_not_generate: str | None = None
+    """Why transformers' `generate` can't be used, if it can't."""
 
     def build(self, load: Callable[[], Any], make_empty: Callable[[], Any], layers: Layers) -> Any:
         """Makes the model.

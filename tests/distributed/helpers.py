@@ -25,6 +25,18 @@ class Dies(Callback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
+class IsAskedToStop(Callback):
+    """One process alone gets a signal, as from its node's administrator."""
+
+    def __init__(self, process: int, step: int, name: str) -> None:
+        super().__init__()
+        self.process, self.step, self.name = process, step, name
+
+    def on_train_batch_start(self, trainer: Any, *args: Any) -> None:
+        if trainer.global_step == self.step and trainer.global_rank == self.process:
+            os.kill(os.getpid(), getattr(signal, self.name))
+
+
 class FailsOnOne:
     """A reward that fails in the second process alone."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -146,6 +147,33 @@ def test_a_process_that_dies_stops_the_others(
     assert load_checkpoint(tmp_path / "runs/run-1/checkpoints/last.ckpt")["global_step"] == 1
     config["trainer"]["callbacks"].pop()
     assert fit(1, "auto", "--ckpt_path=last").returncode == 0, "the last checkpoint is usable"
+
+
+def test_a_signal_to_one_process_stops_all_behind_the_same_step(
+    fit: Run, config: Config, tmp_path: Path
+) -> None:
+    config["trainer"]["max_steps"] = 4
+    init = {"process": 1, "step": 1, "name": "SIGTERM"}
+    asked = {"class_path": "tests.distributed.helpers.IsAskedToStop", "init_args": init}
+    config["trainer"]["callbacks"].append(asked)
+    done = fit(2, "fsdp2")
+    assert done.returncode == 128 + signal.SIGTERM, done.stderr
+    checkpoint = load_checkpoint(tmp_path / "runs/run-1/checkpoints/last.ckpt")
+    assert checkpoint["global_step"] == 2, "the step under way was ended, and no other begun"
+    config["trainer"]["callbacks"].pop()
+    for words in (("--ckpt_path=last",), ("--ckpt_path=new",)):
+        done = fit(2, "fsdp2", *words)
+        assert done.returncode == 0, done.stderr
+    went_on, never_stopped = (vectors(tmp_path / f"runs/run-{k}") for k in (2, 3))
+    assert torch.equal(went_on, never_stopped)
+
+
+def test_generate_is_refused_where_it_would_read_shards(fit: Run, config: Config) -> None:
+    config["model"]["engine"] = {"class_path": "steer_lightning.rollout.GenerateEngine"}
+    done = fit(2, "fsdp")
+    assert done.returncode == 2
+    assert "model.engine = 'GenerateEngine'" in done.stderr
+    assert "strategy: fsdp2" in done.stderr
 
 
 def test_a_reward_that_fails_on_one_process_is_reported_from_all(fit: Run, config: Config) -> None:
