@@ -32,6 +32,9 @@ COMMANDS = {
         "steer_lightning.training_cli", "accuracy on the validation problems of a configuration"
     ),
     "test": Command("steer_lightning.training_cli", "accuracy on its test problems"),
+    "evaluate": Command(
+        "steer_lightning.evaluate_cli", "benchmarks with and without vectors, with intervals"
+    ),
 }
 
 USAGE_ERROR = 2

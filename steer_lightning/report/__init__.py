@@ -1,5 +1,6 @@
 """Pictures of a run, made from its folder alone."""
 
+from steer_lightning.report.comparison import draw_comparison
 from steer_lightning.report.curve import draw_reward_curve
 
-__all__ = ["draw_reward_curve"]
+__all__ = ["draw_comparison", "draw_reward_curve"]

@@ -1,0 +1,112 @@
+"""What is compared: the base, the base steered, other scales, layers left out, other files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from steer_lightning.errors import ConfigError
+from steer_lightning.steering import SteeringVectors, load_vectors
+
+BASE = "base"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One way to steer the model.
+
+    Attributes:
+        name: In tables and files.
+        vectors: (decoder layers, D) float32, plain; zeros are the base, bit for bit.
+    """
+
+    name: str
+    vectors: torch.Tensor
+
+
+def load_files(paths: Sequence[str]) -> dict[str, SteeringVectors]:
+    """Vectors by the name of their arm: `steered` for a single file, else what tells files apart.
+
+    Raises:
+        ConfigError: If a file is none of vectors, or named twice.
+    """
+    for path in paths:
+        if not Path(path).is_file():
+            raise ConfigError("vectors", path, rule="there is no such file")
+    if len(set(paths)) < len(paths):
+        raise ConfigError("vectors", list(paths), rule="names a file twice")
+    if len(paths) == 1:
+        return {"steered": load_vectors(paths[0])}
+    stems = [Path(path).stem for path in paths]
+    names = stems if len(set(stems)) == len(stems) else list(paths)
+    return {name: load_vectors(path) for name, path in zip(names, paths, strict=True)}
+
+
+def check_shapes(files: Mapping[str, SteeringVectors], base: str, layers: int, width: int) -> None:
+    """Raises a ConfigError if vectors do not fit the base, before it is loaded."""
+    for name, vectors in files.items():
+        if (vectors.num_layers, vectors.width) != (layers, width):
+            trained = vectors.metadata.get("base_model", "another model")
+            raise ConfigError(
+                "vectors",
+                name,
+                rule=f"are of {vectors.num_layers} decoder layers and width {vectors.width}; "
+                f"{base} has {layers} and {width}",
+                why=f"They were trained on {trained}",
+                fix="Set base to that model, or take vectors of this one",
+            )
+
+
+def make_arms(
+    files: Mapping[str, SteeringVectors],
+    scales: Sequence[float],
+    leave_out: Sequence[int] | Literal["each"] | None,
+    layers: int,
+    width: int,
+) -> list[Arm]:
+    """All arms, the base first.
+
+    Args:
+        files: From `load_files`.
+        scales: Factors on all vectors, an arm for each.
+        leave_out: Layers of which each is left out once, at scale 1; `each` takes every steered
+            one.
+        layers: Decoder layers of the base.
+        width: Of its stream.
+
+    Raises:
+        ConfigError: If a layer is left out that is not steered.
+    """
+    arms = [Arm(name=BASE, vectors=torch.zeros(layers, width))]
+    for name, vectors in files.items():
+        whole = torch.zeros(layers, width)
+        whole[list(vectors.layers)] = vectors.vectors.detach()
+        for scale in scales:
+            shown = name if scale == 1 else f"{name} x {scale:g}"
+            arms.append(Arm(name=shown, vectors=whole * scale))
+        for layer in _left_out(leave_out, vectors, name):
+            part = whole.clone()
+            part[layer] = 0
+            arms.append(Arm(name=f"{name} without layer {layer}", vectors=part))
+    return arms
+
+
+def _left_out(
+    leave_out: Sequence[int] | Literal["each"] | None, vectors: SteeringVectors, name: str
+) -> Sequence[int]:
+    if leave_out == "each":
+        return vectors.layers
+    chosen = leave_out or ()
+    strangers = sorted(set(chosen) - set(vectors.layers))
+    if strangers:
+        raise ConfigError(
+            "leave_out_layers",
+            strangers,
+            rule=f"are not steered by {name}",
+            why=f"It steers {', '.join(map(str, vectors.layers))}",
+        )
+    return chosen

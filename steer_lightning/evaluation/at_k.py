@@ -1,0 +1,169 @@
+"""Metrics over several samples a problem, as torchmetrics classes that join over processes.
+
+Each keeps one number a problem, so that intervals and paired differences can be computed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torchmetrics import Metric
+
+from steer_lightning.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One completion of a problem."""
+
+    verdict: float | None
+    """1 for right, 0 for wrong, None for what can't be judged."""
+    num_tokens: int
+    finished: bool
+    """Ended by itself; False if it was cut off."""
+    vote: int | None = None
+    """Number of its answer: equal answers of a problem have the same one. None without answer."""
+
+
+class PerProblem(Metric):
+    """A number for each problem; `compute` gives the mean over those that have one.
+
+    A subclass says in `number` what it is of a problem's samples.
+    """
+
+    full_state_update = False
+    problems: list[torch.Tensor]
+    values: list[torch.Tensor]
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.add_state("problems", [], dist_reduce_fx="cat")
+        self.add_state("values", [], dist_reduce_fx="cat")
+
+    def number(self, samples: Sequence[Sample]) -> float:
+        """NaN where the samples allow none."""
+        raise NotImplementedError
+
+    def update(self, problem: int, samples: Sequence[Sample]) -> None:
+        """Takes in all samples of one problem.
+
+        Args:
+            problem: Its number, the same in every process.
+            samples: At least one.
+        """
+        device = self.device
+        self.problems.append(torch.tensor([problem], device=device))
+        value = torch.tensor([self.number(samples)], dtype=torch.float64, device=device)
+        self.values.append(value)
+
+    def compute(self) -> torch.Tensor:
+        """Float64 scalar, NaN if no problem has a number."""
+        return torch.from_numpy(self._sorted()[1]).nanmean()
+
+    def by_problem(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Numbers of the problems, ascending, and their values, of all processes."""
+        if not self.problems:  # a process without problems takes part in joining all the same
+            self.problems.append(torch.empty(0, dtype=torch.int64, device=self.device))
+            self.values.append(torch.empty(0, dtype=torch.float64, device=self.device))
+        with self.sync_context():
+            return self._sorted()
+
+    def _sorted(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        problems = _joined(self.problems).astype(np.int64)
+        values = _joined(self.values).astype(np.float64)
+        order = np.argsort(problems, kind="stable")
+        return problems[order], values[order]
+
+
+def _joined(state: list[torch.Tensor] | torch.Tensor) -> NDArray[Any]:
+    """A list state is one tensor once it has been joined over processes."""
+    parts = [state] if isinstance(state, torch.Tensor) else state
+    return torch.cat(parts).cpu().numpy() if parts else np.empty(0)
+
+
+class AvgAtK(PerProblem):
+    """avg@k: the share of right samples among those that could be judged."""
+
+    def number(self, samples: Sequence[Sample]) -> float:
+        """Their mean verdict."""
+        scored = [sample.verdict for sample in samples if sample.verdict is not None]
+        return sum(scored) / len(scored) if scored else math.nan
+
+
+class PassAtK(PerProblem):
+    """pass@k: the chance that one of k samples is right, by the unbiased estimator.
+
+    1 - C(n - c, k) / C(n, k) of n judged samples, c of them right (Chen et al. 2021, arXiv
+    2107.03374, eq. 1).
+
+    Args:
+        k: At least 1. A problem with fewer judged samples has no number.
+        kwargs: Of `torchmetrics.Metric`.
+
+    Raises:
+        ConfigError: If k is less than 1.
+    """
+
+    def __init__(self, k: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if k < 1:
+            raise ConfigError("PassAtK.k", k, rule="must be at least 1")
+        self.k = k
+
+    def number(self, samples: Sequence[Sample]) -> float:
+        """A verdict counts as right from 1 on."""
+        scored = [sample.verdict for sample in samples if sample.verdict is not None]
+        n, c = len(scored), sum(verdict >= 1 for verdict in scored)
+        if n < self.k:
+            return math.nan
+        return 1 - math.comb(n - c, self.k) / math.comb(n, self.k)
+
+
+class MajAtK(PerProblem):
+    """maj@k: whether the answer that most samples give is right (Wang et al., arXiv 2203.11171).
+
+    Answers that are mathematically equal vote together; of several with the same number of votes
+    the first that was given counts. Samples without an answer have no vote; a problem without any
+    vote is wrong.
+    """
+
+    def number(self, samples: Sequence[Sample]) -> float:
+        """NaN if the chosen answer could not be judged."""
+        votes = Counter(sample.vote for sample in samples if sample.vote is not None)
+        if not votes:
+            return 0.0
+        chosen = max(votes, key=lambda vote: votes[vote])  # the first of equals, in order of votes
+        judged = (x.verdict for x in samples if x.vote == chosen and x.verdict is not None)
+        verdict = next(judged, None)
+        return math.nan if verdict is None else float(verdict >= 1)
+
+
+class CompletionLength(PerProblem):
+    """Mean tokens of a completion."""
+
+    def number(self, samples: Sequence[Sample]) -> float:
+        """In tokens."""
+        return sum(sample.num_tokens for sample in samples) / len(samples)
+
+
+class CutOffShare(PerProblem):
+    """Share of completions that did not end by themselves."""
+
+    def number(self, samples: Sequence[Sample]) -> float:
+        """Of a problem's samples."""
+        return sum(not sample.finished for sample in samples) / len(samples)
+
+
+class FormatShare(PerProblem):
+    """Share of completions with an answer where the verifier looks for it."""
+
+    def number(self, samples: Sequence[Sample]) -> float:
+        """Of a problem's samples."""
+        return sum(sample.vote is not None for sample in samples) / len(samples)

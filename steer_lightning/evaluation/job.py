@@ -1,0 +1,311 @@
+"""An evaluation from its settings to its table: one loaded model, several arms and benchmarks."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from tqdm import tqdm
+
+from steer_lightning.data import ChatTemplate, Template, make_prompts
+from steer_lightning.data.templates import check_template
+from steer_lightning.errors import ConfigError
+from steer_lightning.evaluation.arms import BASE, Arm, check_shapes, load_files, make_arms
+from steer_lightning.evaluation.results import (
+    Voting,
+    measure,
+    metrics_for,
+    samples_of,
+    table_rows,
+)
+from steer_lightning.evaluation.runner import EVALUATION_STEP
+from steer_lightning.evaluation.store import Row, Store, completion_of, read_rows, row_of
+from steer_lightning.evaluation.votes import compare_by
+from steer_lightning.policy import Policy
+from steer_lightning.processes import gather_objects, rank, world_size
+from steer_lightning.rewards import MathReward, Reward, RewardPool, RewardSum, WeightedReward
+from steer_lightning.rollout import DecodeEngine, RolloutEngine, Sampling
+from steer_lightning.types import Prompt, Source
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Some problems for one arm."""
+
+    arm: int
+    benchmark: str
+    number: int
+    prompts: list[Prompt]
+
+
+class Evaluation:
+    """Answers benchmarks with the base and with the base steered, and compares them.
+
+    All arms draw the same random numbers and answer the same problems, so that they differ by the
+    vectors alone.
+
+    Args:
+        benchmarks: Sources of problems by name.
+        vectors: A file, or several; none evaluates the base alone.
+        base: Hub id, local folder or `quickstart`; null takes the one that the vectors' file names.
+        template: How problems are put to the model.
+        sampling: How they are answered; its `group_size` is the number of samples of benchmarks
+            that name none of their own (AIME and AMC name 32).
+        base_sampling: The same for the base alone, such as greedily; null takes `sampling`.
+        num_samples: Of each problem of all benchmarks; null leaves that to them.
+        scales: Factors on the vectors, an arm for each.
+        leave_out_layers: Layers of which each is left out once, in an arm of its own; `each` takes
+            every steered one.
+        pass_at: k of each pass@k; null takes the number of samples.
+        verifier: What counts as right. Answers vote (maj@k) if it is a `MathReward`.
+        reward_pool: Processes that verify.
+        engine: Answers prompts.
+        output: Folder of the results; null takes `evaluation` beside the first vectors' file.
+        overwrite: Deletes an earlier evaluation there.
+        rescore: Verifies the completions of a finished evaluation anew; loads no model.
+        batch_size: Problems answered at once; an interrupted evaluation goes on behind the last
+            whole batch.
+        max_prompt_tokens: Longer prompts are left out, and counted.
+        seed: Of the samples.
+        device: `auto` takes a GPU where there is one.
+        dtype: Of the base.
+        revision: Of the base, on the hub.
+        trust_remote_code: Runs code that comes with the base.
+
+    Raises:
+        ConfigError: If a setting is out of range, or the base is not known.
+    """
+
+    def __init__(
+        self,
+        benchmarks: dict[str, Source],
+        vectors: str | list[str] | None = None,
+        base: str | None = None,
+        template: Template | None = None,
+        sampling: Sampling = Sampling(group_size=1),  # noqa: B008  # frozen
+        base_sampling: Sampling | None = None,
+        num_samples: int | None = None,
+        scales: list[float] = [1.0],  # noqa: B006  # never changed; a list for jsonargparse
+        leave_out_layers: list[int] | Literal["each"] | None = None,
+        pass_at: list[int] | None = None,
+        verifier: Reward | None = None,
+        reward_pool: RewardPool | None = None,
+        engine: RolloutEngine | None = None,
+        output: str | None = None,
+        overwrite: bool = False,
+        rescore: bool = False,
+        batch_size: int = 64,
+        max_prompt_tokens: int = 1024,
+        seed: int = 0,
+        device: str = "auto",
+        dtype: Literal["auto", "float32", "bfloat16"] = "auto",
+        revision: str | None = None,
+        trust_remote_code: bool = False,
+    ) -> None:
+        if not benchmarks:
+            raise ConfigError("benchmarks", benchmarks, rule="must name at least one source")
+        for key, value in (("batch_size", batch_size), ("num_samples", num_samples)):
+            if value is not None and value < 1:
+                raise ConfigError(key, value, rule="must be at least 1")
+        if any(scale != scale or abs(scale) == float("inf") for scale in scales):
+            raise ConfigError("scales", scales, rule="must be finite")
+        if len(set(scales)) < len(scales):
+            raise ConfigError("scales", scales, rule="names a scale twice")
+        self.paths = [vectors] if isinstance(vectors, str) else list(vectors or [])
+        self.files = load_files(self.paths) if self.paths else {}
+        self.base = base or self._base_of_files()
+        self.benchmarks, self.template = benchmarks, template or ChatTemplate()
+        self.sampling, self.base_sampling = sampling, base_sampling or sampling
+        self.num_samples, self.pass_at = num_samples, pass_at
+        self.scales, self.leave_out_layers = scales, leave_out_layers
+        self.verifier: Reward = verifier or MathReward()
+        self.pool = reward_pool or RewardPool()
+        self.engine: RolloutEngine = engine or DecodeEngine()
+        self.store = Store(Path(output) if output else self._default_output())
+        self.overwrite, self.rescore = overwrite, rescore
+        self.batch_size, self.max_prompt_tokens = batch_size, max_prompt_tokens
+        self.seed, self.device = seed, device
+        self.policy = Policy(
+            self.base, revision=revision, dtype=dtype, trust_remote_code=trust_remote_code
+        )
+
+    def _base_of_files(self) -> str:
+        named = {x.metadata.get("base_model") for x in self.files.values()} - {None, ""}
+        if len(named) == 1:
+            return str(named.pop())
+        why = "The vectors' files name several" if named else "No file of vectors names one"
+        raise ConfigError("base", None, rule="must be given", why=why)
+
+    def _default_output(self) -> Path:
+        return Path(self.paths[0]).parent / "evaluation" if self.paths else Path("evaluation")
+
+    def run(self) -> dict[str, Any]:
+        """Evaluates, or goes on with what was interrupted.
+
+        Returns:
+            What `results.json` holds: `rows`, one for each benchmark, arm and metric.
+
+        Raises:
+            ConfigError: If benchmarks, vectors or folder do not fit; before the base is loaded.
+        """
+        judge, voting = self._judges()
+        try:
+            rows = self._verified_anew(judge) if self.rescore else self._answered(judge)
+            results = {"rows": self._figures(rows, voting)}
+        finally:
+            judge.close()
+        if rank() == 0:
+            self.store.finish(rows, results)
+        return results
+
+    def _judges(self) -> tuple[RewardSum, Voting | None]:
+        judge = RewardSum([WeightedReward(reward=self.verifier)], self.pool)
+        if not isinstance(self.verifier, MathReward):
+            return judge, None
+        equal = RewardSum([WeightedReward(reward=MathReward())], self.pool)
+        return judge, Voting(answer_in=self.verifier.answer_in, compare=compare_by(equal))
+
+    # ---- answering
+
+    def _answered(self, judge: RewardSum) -> list[Row]:
+        prompts = self._prompts()
+        text = self.policy.model_config.get_text_config()
+        shape = text.num_hidden_layers, text.hidden_size
+        check_shapes(self.files, self.base, *shape)
+        arms = make_arms(self.files, self.scales, self.leave_out_layers, *shape)
+        if rank() == 0:
+            self.store.open(self._settings(arms, prompts), self.overwrite)
+        batches = list(self._batches(arms, prompts))
+        parts = [self.store.part(x.arm, x.benchmark, x.number) for x in batches]
+        if self.store.completions.exists():  # finished before, with the same settings
+            log.warning("%s is finished: nothing is sampled again", self.store.folder)
+            return read_rows(self.store.completions)
+        done = gather_objects({path for path in parts if path.exists()})[0]
+        if len(done) < len(parts):
+            self._load()
+        count = sum(len(batch.prompts) for batch in batches)
+        with tqdm(total=count, unit="problem", disable=rank() > 0) as bar:
+            for batch, path in zip(batches, parts, strict=True):
+                bar.set_description(f"{batch.benchmark}, {arms[batch.arm].name}")
+                if path not in done:
+                    self._answer(batch, arms[batch.arm], path, judge)
+                bar.update(len(batch.prompts))
+        return gather_objects(self.store.read(parts) if rank() == 0 else [])[0]
+
+    def _prompts(self) -> dict[str, list[Prompt]]:
+        """Of each benchmark, checked before anything is loaded."""
+        check_template(self.template, self.policy.tokenizer)
+        found = {}
+        for name, source in self.benchmarks.items():
+            if not name.replace("-", "").replace("_", "").isalnum():
+                rule = "must be made of letters, digits, - and _"
+                raise ConfigError("benchmarks", name, rule=rule, why="It is part of file names")
+            found[name] = make_prompts(
+                source, self.template, self.policy.tokenizer, self.max_prompt_tokens
+            )
+            for key in ("sampling", "base_sampling"):
+                most = getattr(self, key).max_new_tokens
+                self.policy.check_length(found[name], most, f"{key}.max_new_tokens")
+        return found
+
+    def _settings(self, arms: Sequence[Arm], prompts: dict[str, list[Prompt]]) -> dict[str, Any]:
+        """All that the completions depend on."""
+        hashes = {
+            arm.name: hashlib.sha256(arm.vectors.numpy().tobytes()).hexdigest() for arm in arms
+        }
+        return {
+            "base": self.base,
+            "revision": self.policy.revision,
+            "dtype": self.policy.dtype,
+            "arms": hashes,
+            "sampling": {name: asdict(self._sampling(name, "")) for name in prompts},
+            "base_sampling": {name: asdict(self._sampling(name, BASE)) for name in prompts},
+            "prompts": {name: _hash(found) for name, found in prompts.items()},
+            "batch_size": self.batch_size,
+            "seed": self.seed,
+            "engine": type(self.engine).__name__,
+        }
+
+    def _sampling(self, benchmark: str, arm: str) -> Sampling:
+        if arm == BASE and self.base_sampling is not self.sampling:
+            return self.base_sampling
+        own = getattr(self.benchmarks[benchmark], "num_samples", self.sampling.group_size)
+        return replace(self.sampling, group_size=self.num_samples or own)
+
+    def _batches(self, arms: Sequence[Arm], prompts: dict[str, list[Prompt]]) -> Iterator[_Batch]:
+        for name, found in prompts.items():
+            for arm in range(len(arms)):
+                for number, start in enumerate(range(0, len(found), self.batch_size)):
+                    yield _Batch(arm, name, number, found[start : start + self.batch_size])
+
+    def _load(self) -> None:
+        self.policy.load()
+        kind = "cuda" if torch.cuda.is_available() else "cpu"
+        self.policy.to(kind if self.device == "auto" else self.device)
+        self.engine.setup(self.policy)
+
+    def _answer(self, batch: _Batch, arm: Arm, path: Path, judge: RewardSum) -> None:
+        """Samples, verifies and keeps a batch; each process takes every n-th problem."""
+        self.policy.steering.set_vectors(arm.vectors)
+        self.engine.sync(self.policy.steering)
+        own = batch.prompts[rank() :: world_size()]
+        rows: list[Row] = []
+        if own:
+            sampling = self._sampling(batch.benchmark, arm.name)
+            scoring = judge.start()
+            rollouts = self.engine.generate(
+                own, sampling, seed=self.seed, step=EVALUATION_STEP, on_completion=scoring.add
+            )
+            completions = rollouts.completions()
+            verdicts = scoring.result(completions).total
+            for n, (completion, verdict) in enumerate(zip(completions, verdicts, strict=True)):
+                prompt = own[n // sampling.group_size]
+                place = {"benchmark": batch.benchmark, "arm": arm.name, "problem": prompt.id}
+                sample = n % sampling.group_size
+                rows.append(row_of({**place, "sample": sample}, completion, verdict))
+        every = [row for share in gather_objects(rows) for row in share]
+        if rank() == 0:
+            self.store.write_part(path, every)
+
+    # ---- verifying and counting
+
+    def _verified_anew(self, judge: RewardSum) -> list[Row]:
+        rows = read_rows(self.store.completions)
+        verdicts: list[float | None] = []
+        with tqdm(total=len(rows), unit="completion", desc="verifying") as bar:
+            for start in range(0, len(rows), 1000):
+                part = [completion_of(row) for row in rows[start : start + 1000]]
+                verdicts += judge(part).total
+                bar.update(len(part))
+        return [{**row, "verdict": v} for row, v in zip(rows, verdicts, strict=True)]
+
+    def _figures(self, rows: list[Row], voting: Voting | None) -> list[dict[str, Any]]:
+        found = []
+        for benchmark in dict.fromkeys(row["benchmark"] for row in rows):
+            values = {}
+            of_it = [row for row in rows if row["benchmark"] == benchmark]
+            for arm in dict.fromkeys(row["arm"] for row in of_it):
+                of_arm = [row for row in of_it if row["arm"] == arm]
+                # torchmetrics joins what each process puts in
+                own = [row for row in of_arm if row["problem"] % world_size() == rank()]
+                size = 1 + max(row["sample"] for row in of_arm)
+                ks = [size] if self.pass_at is None else self.pass_at
+                metrics = metrics_for(size, ks, voting is not None)
+                values[arm] = measure(samples_of(own, voting), metrics)
+            found += table_rows(benchmark, values)
+        return found
+
+
+def _hash(prompts: Sequence[Prompt]) -> str:
+    """Of what the model reads, and of the gold answers."""
+    found = hashlib.sha256()
+    for prompt in prompts:
+        found.update(repr((prompt.id, prompt.token_ids, prompt.problem.answer)).encode())
+    return found.hexdigest()

@@ -1,0 +1,173 @@
+"""From completions with verdicts to figures with intervals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from steer_lightning.evaluation.arms import BASE
+from steer_lightning.evaluation.at_k import (
+    AvgAtK,
+    CompletionLength,
+    CutOffShare,
+    FormatShare,
+    MajAtK,
+    PassAtK,
+    PerProblem,
+    Sample,
+)
+from steer_lightning.evaluation.intervals import Estimate, Values, difference, estimate
+from steer_lightning.evaluation.store import Row
+from steer_lightning.evaluation.votes import Compare, number_answers
+from steer_lightning.rewards.math import AnswerIn, find_answer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Voting:
+    """How samples vote: with the answers that a `MathReward` finds.
+
+    Attributes:
+        answer_in: Where it looks.
+        compare: Which answers are equal.
+    """
+
+    answer_in: AnswerIn
+    compare: Compare
+
+
+def samples_of(rows: Sequence[Row], voting: Voting | None) -> dict[int, list[Sample]]:
+    """Samples of each problem, in their order.
+
+    Args:
+        rows: Of one benchmark and one arm.
+        voting: None if the verdicts are not those of a `MathReward`: then nobody votes.
+    """
+    grouped: dict[int, list[Row]] = {}
+    for row in sorted(rows, key=lambda row: (row["problem"], row["sample"])):
+        grouped.setdefault(row["problem"], []).append(row)
+    votes: Sequence[Sequence[int | None]] = [[None] * len(group) for group in grouped.values()]
+    if voting is not None:
+        place = voting.answer_in
+        answers = [[find_answer(x["completion"], place) for x in g] for g in grouped.values()]
+        votes = number_answers(answers, voting.compare)
+    return {
+        problem: [
+            Sample(
+                verdict=row["verdict"],
+                num_tokens=row["num_tokens"],
+                finished=row["finished"],
+                vote=vote,
+            )
+            for row, vote in zip(group, found, strict=True)
+        ]
+        for (problem, group), found in zip(grouped.items(), votes, strict=True)
+    }
+
+
+def metrics_for(num_samples: int, pass_at: Sequence[int], votes: bool) -> dict[str, PerProblem]:
+    """Metrics by their names, such as `avg@32`.
+
+    Args:
+        num_samples: Of each problem.
+        pass_at: k of each pass@k; those above `num_samples` are left out.
+        votes: Whether answers are known, so that they can vote.
+    """
+    found: dict[str, PerProblem] = {f"avg@{num_samples}": AvgAtK()}
+    for k in pass_at:
+        if 1 < k <= num_samples:
+            found[f"pass@{k}"] = PassAtK(k)
+    if votes and num_samples > 1:
+        found[f"maj@{num_samples}"] = MajAtK()
+    found |= {"length": CompletionLength(), "cut off": CutOffShare()}
+    return found | ({"format": FormatShare()} if votes else {})
+
+
+def measure(samples: dict[int, list[Sample]], metrics: dict[str, PerProblem]) -> dict[str, Values]:
+    """Each metric's values, by problem in ascending order, over all processes."""
+    for problem, found in samples.items():
+        for metric in metrics.values():
+            metric.update(problem, found)
+    return {name: metric.by_problem()[1] for name, metric in metrics.items()}
+
+
+def table_rows(benchmark: str, values: dict[str, dict[str, Values]]) -> list[dict[str, Any]]:
+    """A row for each arm and metric of a benchmark, with the paired difference to the base.
+
+    Args:
+        benchmark: Its name.
+        values: By arm, then by metric; (P,) for the same problems in the same order.
+    """
+    rows = []
+    for arm, found in values.items():
+        for metric, numbers in found.items():
+            row: dict[str, Any] = {"benchmark": benchmark, "arm": arm, "metric": metric}
+            row |= {"num_problems": len(numbers), "num_without": int(np.isnan(numbers).sum())}
+            row |= _named("", estimate(numbers))
+            base = values.get(BASE, {}).get(_twin(metric, values.get(BASE, {})))
+            if arm != BASE and base is not None:
+                row |= _named("difference", difference(numbers, base))
+            rows.append(row)
+    return rows
+
+
+def _twin(metric: str, base: dict[str, Values]) -> str:
+    """The base's metric of the same kind: a greedy base has avg@1 where the others have avg@32."""
+    kind = metric.split("@")[0]
+    if metric in base or kind != "avg":
+        return metric
+    return next((name for name in base if name.startswith("avg@")), metric)
+
+
+def _named(prefix: str, found: Estimate) -> dict[str, float | None]:
+    value = None if math.isnan(found.value) else found.value
+    names = (prefix or "value", f"{prefix}_low".strip("_"), f"{prefix}_high".strip("_"))
+    return dict(zip(names, (value, found.low, found.high), strict=True))
+
+
+def as_text(rows: Sequence[dict[str, Any]]) -> str:
+    """The table for the console: a block for each benchmark, a line for each arm."""
+    blocks = []
+    for benchmark in dict.fromkeys(row["benchmark"] for row in rows):
+        of_it = [row for row in rows if row["benchmark"] == benchmark]
+        blocks.append(f"{benchmark} ({of_it[0]['num_problems']} problems)\n{_block(of_it)}")
+    return "\n\n".join(blocks)
+
+
+def _block(rows: Sequence[dict[str, Any]]) -> str:
+    metrics = list(dict.fromkeys(row["metric"] for row in rows))
+    head = ["", *metrics]
+    first = next(metric for metric in metrics if metric.startswith("avg@"))
+    head.insert(2, "against base")
+    lines = [head]
+    for arm in dict.fromkeys(row["arm"] for row in rows):
+        found = {row["metric"]: row for row in rows if row["arm"] == arm}
+        cells = [_cell(found.get(metric), metric) for metric in metrics]
+        cells.insert(1, _difference(found.get(first)))
+        lines.append([arm, *cells])
+    widths = [max(len(line[k]) for line in lines) for k in range(len(head))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
+
+
+def _cell(row: dict[str, Any] | None, metric: str) -> str:
+    if row is None or row["value"] is None:
+        return "-"
+    value, low, high = (row[key] for key in ("value", "low", "high"))
+    factor = 1 if metric == "length" else 100
+    shown = f"{factor * value:.1f}"
+    return shown if low is None else f"{shown} [{factor * low:.1f}, {factor * high:.1f}]"
+
+
+def _difference(row: dict[str, Any] | None) -> str:
+    if row is None or row.get("difference") is None:
+        return ""
+    if row["difference_low"] is None:
+        return f"{100 * row['difference']:+.1f}"
+    low, high = (100 * row[f"difference_{side}"] for side in ("low", "high"))
+    return f"{100 * row['difference']:+.1f} [{low:+.1f}, {high:+.1f}]"

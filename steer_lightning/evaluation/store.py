@@ -1,0 +1,206 @@
+"""The folder of an evaluation: every completion, kept batch by batch, so that it can go on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from steer_lightning.atomic import written_aside
+from steer_lightning.errors import ConfigError
+from steer_lightning.types import Completion
+
+Row = dict[str, Any]
+
+SCHEMA = pa.schema(
+    [
+        ("benchmark", pa.string()),
+        ("arm", pa.string()),
+        ("problem", pa.int64()),
+        ("sample", pa.int64()),
+        ("question", pa.string()),
+        ("answer", pa.string()),
+        ("completion", pa.string()),
+        ("num_tokens", pa.int64()),
+        ("finished", pa.bool_()),
+        ("verdict", pa.float64()),
+    ]
+)
+"""A row for each completion; `verdict` is null where it could not be judged."""
+
+
+def row_of(place: Row, completion: Completion, verdict: float | None) -> Row:
+    """A row of `SCHEMA`.
+
+    Args:
+        place: `benchmark`, `arm`, `problem` and `sample`.
+        completion: What the model wrote.
+        verdict: On it.
+    """
+    return {
+        **place,
+        "question": completion.question,
+        "answer": completion.answer,
+        "completion": completion.text,
+        "num_tokens": completion.num_tokens,
+        "finished": completion.finished,
+        "verdict": verdict,
+    }
+
+
+def completion_of(row: Row) -> Completion:
+    """What a verifier sees of a row; further columns of the source are not kept."""
+    return Completion(
+        text=row["completion"],
+        question=row["question"],
+        answer=row["answer"],
+        num_tokens=row["num_tokens"],
+        finished=row["finished"],
+    )
+
+
+class Store:
+    """Reads and writes an evaluation's folder.
+
+    `settings.json` says what is evaluated, `parts/` holds finished batches, `completions.parquet`
+    all of them at the end, and `results.json` the figures.
+
+    Args:
+        folder: Made if it is missing.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.completions = folder / "completions.parquet"
+        self.results = folder / "results.json"
+        self._parts = folder / "parts"
+        self._settings = folder / "settings.json"
+
+    def open(self, settings: Mapping[str, Any], overwrite: bool) -> None:
+        """Begins, or goes on with the same settings.
+
+        Args:
+            settings: All that completions depend on, as JSON holds it.
+            overwrite: Deletes what another evaluation has left there.
+
+        Raises:
+            ConfigError: If the folder holds something else, or was made with other settings.
+        """
+        if overwrite:
+            self._clear()
+        if self._settings.exists():
+            self._check_same(settings)
+            return
+        if self.folder.exists() and any(self.folder.iterdir()):
+            raise ConfigError(
+                "output",
+                str(self.folder),
+                rule="exists and holds no evaluation",
+                fix="Name another folder",
+            )
+        self._parts.mkdir(parents=True, exist_ok=True)
+        with written_aside(self._settings) as aside:
+            aside.write_text(json.dumps(settings, indent=2) + "\n")
+
+    def _clear(self) -> None:
+        """Deletes an evaluation, and nothing that is none."""
+        if self._settings.exists():
+            shutil.rmtree(self._parts, ignore_errors=True)
+            for path in (self.completions, self.results, self._settings):
+                path.unlink(missing_ok=True)
+
+    def _check_same(self, settings: Mapping[str, Any]) -> None:
+        try:
+            before = json.loads(self._settings.read_text())
+        except ValueError as error:
+            raise _damaged(self._settings, error) from error
+        for key in {**before, **settings}:
+            if before.get(key) != settings.get(key):
+                raise ConfigError(
+                    "output",
+                    str(self.folder),
+                    rule=f"holds an evaluation with another {key}: {before.get(key)!r:.200}; now "
+                    f"{settings.get(key)!r:.200}",
+                    fix="Name another output, or give --overwrite",
+                )
+
+    def part(self, arm: int, benchmark: str, batch: int) -> Path:
+        """File of a batch."""
+        return self._parts / f"{arm:03d}.{benchmark}.{batch:06d}.parquet"
+
+    def write_part(self, path: Path, rows: Sequence[Row]) -> None:
+        """Keeps a batch, whole or not at all."""
+        write_rows(path, rows)
+
+    def read(self, paths: Iterable[Path]) -> list[Row]:
+        """All rows of some batches.
+
+        Raises:
+            ConfigError: If a file is damaged.
+        """
+        rows: list[Row] = []
+        for path in paths:
+            rows += read_rows(path)
+        return rows
+
+    def finish(self, rows: Sequence[Row], results: Mapping[str, Any]) -> None:
+        """Writes completions and figures."""
+        write_rows(self.completions, rows)
+        with written_aside(self.results) as aside:
+            aside.write_text(json.dumps(results, indent=2) + "\n")
+        shutil.rmtree(self._parts, ignore_errors=True)
+
+
+def write_rows(path: Path, rows: Sequence[Row]) -> None:
+    """Writes Parquet, whole or not at all."""
+    clean = [{**row, **{key: _valid(row[key]) for key in _TEXTS}} for row in rows]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with written_aside(path) as aside:
+        pq.write_table(pa.Table.from_pylist(clean, schema=SCHEMA), aside)
+
+
+_TEXTS = ("question", "answer", "completion")
+
+
+def _valid(text: str) -> str:
+    """Arrow takes valid Unicode alone; a lone surrogate becomes a question mark."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Reads what `write_rows` has written.
+
+    Raises:
+        ConfigError: If there is no such file, or it is damaged or of another kind.
+    """
+    if not path.exists():
+        raise ConfigError("output", str(path), rule="there is no such file")
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged(path, error) from error
+    if not table.schema.equals(SCHEMA):
+        missing = sorted(set(SCHEMA.names) - set(table.schema.names))
+        raise ConfigError(
+            "output",
+            str(path),
+            rule=f"lacks {', '.join(missing)}" if missing else "has columns of other types",
+            why="It is not the completions of an evaluation",
+        )
+    rows: list[Row] = table.to_pylist()
+    return rows
+
+
+def _damaged(path: Path, error: Exception) -> ConfigError:
+    return ConfigError(
+        "output",
+        str(path),
+        rule="is damaged",
+        why=" ".join(str(error).split()),
+        fix="Delete it, or give --overwrite",
+    )

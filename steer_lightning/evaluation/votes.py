@@ -1,0 +1,108 @@
+"""Which answers of a problem are the same answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+
+from steer_lightning.rewards import RewardSum
+from steer_lightning.rewards.math import plain_number
+from steer_lightning.types import Completion
+
+Pairs = Sequence[tuple[str, str]]
+Compare = Callable[[Pairs], list[bool]]
+"""Says of pairs of answers whether they are mathematically equal."""
+
+
+def compare_by(judge: RewardSum) -> Compare:
+    """Compares through a `MathReward`, with its pool's deadline; what it can't judge is not equal.
+
+    Args:
+        judge: Of a `MathReward` that looks for a boxed answer.
+    """
+
+    def compare(pairs: Pairs) -> list[bool]:
+        completions = [
+            Completion(
+                text=rf"\boxed{{{first}}}",
+                question="",
+                answer=rf"\boxed{{{second}}}",
+                num_tokens=1,
+                finished=True,
+            )
+            for first, second in pairs
+        ]
+        return [total == 1.0 for total in judge(completions).total]
+
+    return compare
+
+
+def number_answers(
+    problems: Sequence[Sequence[str | None]], compare: Compare
+) -> list[list[int | None]]:
+    """Numbers the answers of each problem, equal ones alike, in the order they are given.
+
+    Plain numbers are compared exactly, equal texts are equal; the rest is compared with one answer
+    of each class so far, all problems in one call a round.
+
+    Args:
+        problems: For each problem its samples' answers, None without one.
+        compare: For what can't be seen at once.
+    """
+    classes = [_Classes(answers) for answers in problems]
+    while True:
+        asked = [(open_, pair) for open_ in classes if (pair := open_.next_pair()) is not None]
+        if not asked:
+            return [found.numbers for found in classes]
+        verdicts = compare([pair for _, pair in asked])
+        for (open_, _), equal in zip(asked, verdicts, strict=True):
+            open_.tell(equal)
+
+
+class _Classes:
+    """Answers of one problem on their way into classes."""
+
+    def __init__(self, answers: Sequence[str | None]) -> None:
+        keys = [None if answer is None else _key(answer) for answer in answers]
+        self._keys = keys
+        self._open = list(dict.fromkeys(key for key in keys if key is not None))
+        self._class: dict[str | Fraction, int] = {}
+        self._members: list[str | Fraction] = []  # the first answer of each class
+        self._compared = 0
+
+    def next_pair(self) -> tuple[str, str] | None:
+        """An answer without class, and a class's first answer; None when all have one."""
+        while self._open:
+            answer = self._open[0]
+            if self._compared == len(self._members):
+                self._class[answer] = len(self._members)
+                self._members.append(answer)
+                self._close()
+                continue
+            member = self._members[self._compared]
+            if isinstance(answer, Fraction) and isinstance(member, Fraction):
+                self._compared += 1  # different keys are different numbers
+                continue
+            return str(answer), str(member)
+        return None
+
+    def tell(self, equal: bool) -> None:
+        """The verdict on that pair."""
+        if equal:
+            self._class[self._open[0]] = self._compared
+            self._close()
+        else:
+            self._compared += 1
+
+    def _close(self) -> None:
+        self._open.pop(0)
+        self._compared = 0
+
+    @property
+    def numbers(self) -> list[int | None]:
+        return [None if key is None else self._class[key] for key in self._keys]
+
+
+def _key(answer: str) -> str | Fraction:
+    number = plain_number(answer)
+    return answer.strip() if number is None else number

@@ -1,0 +1,184 @@
+"""`steer-lightning evaluate`, as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+import yaml
+
+from steer_lightning.policy import Policy
+from steer_lightning.steering import save_vectors
+
+ROOT = Path(__file__).parents[2]
+LAYERS, WIDTH = 3, 32
+
+
+@pytest.fixture
+def folder(tiny_base: str, tmp_path: Path) -> Path:
+    """A configuration for a tiny model, with vectors that change what it writes."""
+    shutil.copytree(tiny_base, tmp_path / "base")
+    torch.manual_seed(0)
+    save_vectors(torch.randn(LAYERS, WIDTH) * 0.5, tmp_path / "v.safetensors", base_model="base")
+    rows = [{"question": f"q{k}", "answer": "7"} for k in range(12)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    config = {
+        "benchmarks": {
+            "letters": {
+                "class_path": "steer_lightning.data.Records",
+                "init_args": {"path": "rows.jsonl"},
+            }
+        },
+        "template": {
+            "class_path": "steer_lightning.data.PlainTemplate",
+            "init_args": {"text": "{question}:"},
+        },
+        "sampling": {"group_size": 3, "max_new_tokens": 5},
+        "verifier": {
+            "class_path": "steer_lightning.rewards.FormatReward",
+            "init_args": {"pattern": "[a-m]"},
+        },
+        "batch_size": 4,
+    }
+    (tmp_path / "e.yaml").write_text(yaml.safe_dump(config))
+    return tmp_path
+
+
+def evaluate(
+    folder: Path, *words: str, launcher: tuple[str, ...] = ()
+) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *launcher, "-m", "steer_lightning", "evaluate", "--config"]
+    return subprocess.run(
+        [*command, "e.yaml", *words],
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+def figures(path: Path) -> dict[tuple[str, str], dict[str, Any]]:
+    rows = json.loads((path / "results.json").read_text())["rows"]
+    return {(row["arm"], row["metric"]): row for row in rows}
+
+
+def test_arms_side_by_side(folder: Path) -> None:
+    done = evaluate(folder, "--vectors=v.safetensors", "--scales=[0, 1]", "--leave_out_layers=[1]")
+    assert done.returncode == 0, done.stderr
+    assert "letters (12 problems)" in done.stdout
+    found = figures(folder / "evaluation")
+    arms = ["base", "steered x 0", "steered", "steered without layer 1"]
+    assert list(dict.fromkeys(arm for arm, _ in found)) == arms
+    zero = found["steered x 0", "avg@3"]
+    assert (zero["difference"], zero["difference_low"], zero["difference_high"]) == (0, 0, 0)
+    rows = pq.read_table(folder / "evaluation/completions.parquet").to_pylist()
+    assert len(rows) == 4 * 12 * 3
+    texts = {arm: [row["completion"] for row in rows if row["arm"] == arm] for arm in arms}
+    assert texts["base"] == texts["steered x 0"] != texts["steered"]
+    assert texts["steered"] != texts["steered without layer 1"]
+    for arm in arms:
+        verdicts = [row["verdict"] for row in rows if row["arm"] == arm]
+        assert found[arm, "avg@3"]["value"] == pytest.approx(sum(verdicts) / 36)
+    assert (folder / "evaluation/comparison.png").stat().st_size > 5000
+
+    # the vectors of an arm are those that the file holds
+    policy = Policy(str(folder / "base"), dtype="float32")
+    policy.load()
+    assert policy.steering.vectors.shape == (LAYERS, WIDTH)
+
+    again = evaluate(folder, "--vectors=v.safetensors", "--scales=[0, 1]", "--leave_out_layers=[1]")
+    assert "is finished: nothing is sampled again" in again.stderr
+    assert again.stdout == done.stdout
+
+
+def test_an_interrupted_evaluation_goes_on(folder: Path) -> None:
+    words = ["--vectors=v.safetensors", "--batch_size=1", "--output"]
+    whole = evaluate(folder, *words, "whole")
+    assert whole.returncode == 0, whole.stderr
+    command = [sys.executable, "-m", "steer_lightning", "evaluate", "--config", "e.yaml"]
+    words = [*words, "cut"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    cut = subprocess.Popen(
+        [*command, *words], cwd=folder, env=environment, stderr=subprocess.PIPE, text=True
+    )
+    parts = folder / "cut/parts"
+    while cut.poll() is None and len(list(parts.glob("*.parquet"))) < 2:
+        time.sleep(0.005)
+    cut.send_signal(signal.SIGINT)
+    told = cut.communicate(timeout=60)[1]
+    assert cut.returncode == 130, told
+    assert "the same command goes on from cut" in told
+    kept = {path: path.stat().st_mtime_ns for path in parts.glob("*.parquet")}
+    assert 2 <= len(kept) < 24
+    done = evaluate(folder, *words)
+    assert done.returncode == 0, done.stderr
+    for name in ("results.json", "completions.parquet"):
+        assert (folder / "cut" / name).read_bytes() == (folder / "whole" / name).read_bytes()
+
+
+def test_completions_are_verified_anew_without_the_model(folder: Path) -> None:
+    done = evaluate(folder, "--vectors=v.safetensors")
+    assert done.returncode == 0, done.stderr
+    before = figures(folder / "evaluation")
+    shutil.rmtree(folder / "base")
+    stricter = "--verifier.init_args.pattern=(a|b|c)"
+    done = evaluate(folder, "--vectors=v.safetensors", "--rescore=true", stricter)
+    assert done.returncode == 0, done.stderr
+    after = figures(folder / "evaluation")
+    assert after["base", "avg@3"]["value"] < before["base", "avg@3"]["value"]
+    rows = pq.read_table(folder / "evaluation/completions.parquet").to_pylist()
+    assert all(row["verdict"] == bool(set(row["completion"]) & set("abc")) for row in rows)
+
+
+@pytest.mark.multi_process
+def test_two_processes_find_the_same(folder: Path) -> None:
+    one = evaluate(folder, "--vectors=v.safetensors", "--output=one")
+    assert one.returncode == 0, one.stderr
+    launcher = ("-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone")
+    two = evaluate(folder, "--vectors=v.safetensors", "--output=two", launcher=launcher)
+    assert two.returncode == 0, two.stderr
+    assert two.stdout.count("letters (12 problems)") == 1
+    assert figures(folder / "two") == figures(folder / "one")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--vectors=no.safetensors",), "no.safetensors"),
+        (("--vectors=v.safetensors", "--base=quickstart"), "are of 3 decoder layers and width 32"),
+        ((), "base = None: must be given"),
+        (("--vectors=v.safetensors", "--scales=[1, 1]"), "names a scale twice"),
+        (("--vectors=v.safetensors", "--batch_size=0"), "batch_size = 0: must be at least 1"),
+        (("--vectors=v.safetensors", "--output=."), "exists and holds no evaluation"),
+        (("--vectors=v.safetensors", "--rescore=true"), "there is no such file"),
+        (("--vectors=v.safetensors", "--sampling.max_new_tokens=100000"), "positions"),
+        (("--vecters=v.safetensors",), "Did you mean vectors"),
+    ],
+)
+def test_mistakes_are_told_in_one_message(
+    folder: Path, words: tuple[str, ...], message: str
+) -> None:
+    done = evaluate(folder, *words)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "Loading weights" not in done.stderr
+
+
+def test_a_benchmark_without_answers_is_refused(folder: Path) -> None:
+    (folder / "rows.jsonl").write_text('{"question": "q", "answer": null}')
+    done = evaluate(folder, "--vectors=v.safetensors")
+    assert done.returncode == 2
+    assert "no row has both a question and an answer" in done.stderr
