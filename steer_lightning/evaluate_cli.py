@@ -59,7 +59,7 @@ def _parsed(words: Sequence[str]) -> dict[str, Any]:
     parser.add_class_arguments(Evaluation)
     options = [x.lstrip("-") for action in parser._actions for x in action.option_strings]
     try:
-        given = parser.parse_args(list(words))
+        given = parser.parse_args(_switched_on(words))
         made: Namespace = parser.instantiate_classes(given)
     except ArgumentError as error:
         raise explain(str(error), options) from error
@@ -71,6 +71,18 @@ def _parsed(words: Sequence[str]) -> dict[str, Any]:
             link = link.__cause__ or link.__context__
         raise (link or explain_refusal(str(error))) from error
     return {key: value for key, value in vars(made).items() if key != "config"}
+
+
+SWITCHES = ("--overwrite", "--rescore", "--trust_remote_code")
+
+
+def _switched_on(words: Sequence[str]) -> list[str]:
+    """`--overwrite` alone means true; jsonargparse wants the value."""
+    following = [*words[1:], ""]
+    return [
+        f"{word}=true" if word in SWITCHES and after not in ("true", "false") else word
+        for word, after in zip(words, following, strict=True)
+    ]
 
 
 @contextmanager

@@ -10,12 +10,16 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
+from steer_lightning import save_vectors
 from steer_lightning.cli import COMMANDS, main
 from steer_lightning.strategy import SteeringStrategy
 
-CONFIGS = sorted((Path(__file__).parents[2] / "configs").rglob("*.yaml"))
+EVERY = sorted((Path(__file__).parents[2] / "configs").rglob("*.yaml"))
+EVALUATIONS = [path for path in EVERY if path.parent.name == "evaluate"]
+CONFIGS = [path for path in EVERY if path not in EVALUATIONS]
 
 
 def test_help_lists_the_commands_without_importing_torch() -> None:
@@ -48,6 +52,27 @@ def test_a_broken_yaml_is_one_message(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "line 2" in capsys.readouterr().err
     assert main(["fit", "--config", str(tmp_path / "none.yaml")]) == 2
     assert "none.yaml" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("config", EVALUATIONS, ids=lambda path: path.stem)
+def test_every_yaml_of_an_evaluation_is_one(
+    config: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from steer_lightning.evaluation.job import Evaluation
+
+    built: list[Evaluation] = []
+
+    def run(evaluation: Evaluation) -> None:
+        built.append(evaluation)
+        sys.exit(0)
+
+    monkeypatch.setattr(Evaluation, "run", run)
+    vectors = tmp_path / "v.safetensors"
+    save_vectors(torch.zeros(4, 192), vectors, base_model="quickstart")
+    with pytest.raises(SystemExit):
+        main(["evaluate", "--config", str(config), f"--vectors={vectors}"])
+    assert built[0].base == "quickstart"
+    assert built[0].policy.model is None
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)

@@ -134,7 +134,7 @@ def test_completions_are_verified_anew_without_the_model(folder: Path) -> None:
     before = figures(folder / "evaluation")
     shutil.rmtree(folder / "base")
     stricter = "--verifier.init_args.pattern=(a|b|c)"
-    done = evaluate(folder, "--vectors=v.safetensors", "--rescore=true", stricter)
+    done = evaluate(folder, "--vectors=v.safetensors", "--rescore", stricter)
     assert done.returncode == 0, done.stderr
     after = figures(folder / "evaluation")
     assert after["base", "avg@3"]["value"] < before["base", "avg@3"]["value"]
@@ -162,7 +162,7 @@ def test_two_processes_find_the_same(folder: Path) -> None:
         (("--vectors=v.safetensors", "--scales=[1, 1]"), "names a scale twice"),
         (("--vectors=v.safetensors", "--batch_size=0"), "batch_size = 0: must be at least 1"),
         (("--vectors=v.safetensors", "--output=."), "exists and holds no evaluation"),
-        (("--vectors=v.safetensors", "--rescore=true"), "there is no such file"),
+        (("--vectors=v.safetensors", "--rescore"), "there is no such file"),
         (("--vectors=v.safetensors", "--sampling.max_new_tokens=100000"), "positions"),
         (("--vecters=v.safetensors",), "Did you mean vectors"),
     ],

@@ -28,18 +28,37 @@ DOCUMENTS = [
 ]
 
 
+TRAINING = ("fit", "validate", "test")
+HUB = {"Qwen/Qwen2.5-1.5B"}
+"""Commands with these need the hub; all others are run."""
+
+
 def blocks(path: Path, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", path.read_text(), re.DOTALL)
 
 
+@pytest.fixture(scope="session")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the repository's configurations and a finished run of the quickstart."""
+    folder = tmp_path_factory.mktemp("work")
+    (folder / "configs").symlink_to(ROOT / "configs")
+    command = [sys.executable, "-m", "steer_lightning", "fit", "--trainer.max_steps=2"]
+    command += ["--config", "configs/quickstart.yaml"]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    return folder
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_commands_work_as_they_stand(
-    document: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    document: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, work: Path
 ) -> None:
     for line in "\n".join(blocks(document, "bash")).replace("\\\n", " ").splitlines():
         words = shlex.split(line, comments=True)
-        if words[:1] == ["steer-lightning"]:
+        if words[:1] == ["steer-lightning"] and words[1] in TRAINING:
             check_command(words[1:], monkeypatch, tmp_path)
+        elif words[:1] == ["steer-lightning"] and not HUB & set(words):
+            monkeypatch.chdir(work)
+            assert main(words[1:]) == 0
         if words[:1] == ["make"]:
             make = ["make", "--dry-run", words[1]]
             done = subprocess.run(make, cwd=ROOT, capture_output=True, check=False)
