@@ -23,6 +23,7 @@ ALLOWED: dict[str, set[str]] = {
     "yaml_size": set(),
     "run_log": set(),
     "messages": set(),
+    "command_line": {"messages", "yaml_size"},
     "types": set(),
     "processes": set(),
     "peers": set(),

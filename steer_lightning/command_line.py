@@ -1,0 +1,75 @@
+"""Reads the words of a command that is one class or function: its parameters are the options."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
+
+from steer_lightning.errors import ConfigError
+from steer_lightning.messages import explain, explain_refusal
+from steer_lightning.yaml_size import check_yaml_size
+
+
+def read_options(
+    words: Sequence[str], target: Callable[..., Any], *, prog: str, description: str
+) -> dict[str, Any]:
+    """Arguments for a class or function, from options and YAML files.
+
+    Args:
+        words: What follows the command. `--help` prints and exits.
+        target: The class or function; its signature and docstring make the options.
+        prog: The command, such as `steer-lightning evaluate`.
+        description: One sentence for `--help`.
+
+    Returns:
+        Its arguments, classes among them made.
+
+    Raises:
+        ConfigError: For any mistake, in one message.
+    """
+    for word, following in zip(words, (*words[1:], ""), strict=False):
+        if word.startswith("--config"):
+            check_yaml_size(word.partition("=")[2] or following)
+    parser = ArgumentParser(
+        prog=prog, description=description, exit_on_error=False, allow_abbrev=False
+    )
+    parser.add_argument("--config", action="config", help="A YAML file with any of the options.")
+    if isinstance(target, type):
+        parser.add_class_arguments(target)
+    else:
+        parser.add_function_arguments(target)
+    options = [x.lstrip("-") for action in parser._actions for x in action.option_strings]
+    try:
+        given = parser.parse_args(_switched_on(words, _switches(parser)))
+        made: Namespace = parser.instantiate_classes(given)
+    except ArgumentError as error:
+        raise explain(str(error), options) from error
+    except ConfigError:
+        raise
+    except (ValueError, TypeError, ImportError) as error:
+        link: BaseException | None = error
+        while link is not None and not isinstance(link, ConfigError):
+            link = link.__cause__ or link.__context__
+        raise (link or explain_refusal(str(error))) from error
+    return {key: value for key, value in vars(made).items() if key != "config"}
+
+
+def _switches(parser: ArgumentParser) -> set[str]:
+    """Options that are true or false."""
+    return {
+        name
+        for action in parser._actions
+        if getattr(action, "_typehint", action.type) is bool
+        for name in action.option_strings
+    }
+
+
+def _switched_on(words: Sequence[str], switches: set[str]) -> list[str]:
+    """`--overwrite` alone means true; jsonargparse wants the value."""
+    following = [*words[1:], ""]
+    return [
+        f"{word}=true" if word in switches and after not in ("true", "false") else word
+        for word, after in zip(words, following, strict=False)
+    ]
