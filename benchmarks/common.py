@@ -92,11 +92,19 @@ def summary(run: Path) -> dict[str, Any]:
     return found
 
 
+def processor() -> str:
+    """The processor's name (Linux), or its kind."""
+    file = Path("/proc/cpuinfo")
+    lines = file.read_text().splitlines() if file.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return f"{platform.machine()} {names[0]}" if names else platform.machine()
+
+
 def origin() -> dict[str, str]:
     """Where a result comes from: command, commit, machine, versions."""
     git = ["git", "rev-parse", "--short", "HEAD"]
     commit = subprocess.run(git, capture_output=True, text=True, cwd=ROOT, check=False).stdout
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else processor()
     return {
         "command": " ".join(["python", *sys.argv]),
         "commit": commit.strip(),

@@ -7,7 +7,8 @@
 Each side is a process of its own on the same model, prompts, group size, token limit, threads and
 seed; they take their steps in turn. Both train one vector a layer (a bias of `down_proj` on the
 peer's side) with summed or averaged log-probabilities as is their way; the learning rate is next to
-nothing, so that both go on sampling from the same distribution.
+nothing, so that both go on sampling from the same distribution. `limit` is the time of the bare
+matrix products of our step; `ratio_limit` is the ratio that no code on this machine could exceed.
 """
 
 from __future__ import annotations
@@ -91,6 +92,7 @@ def main() -> None:
     }
     for values in medians.values():
         values["rollout_tokens_per_second"] = values["tokens"] / values["rollout"]
+    limit = statistics.median(step["limit"] for step in taken["ours"][1:])
     mine, theirs = medians["ours"], medians[args.peer]
     result: dict[str, Any] = {
         "model": args.model,
@@ -99,6 +101,8 @@ def main() -> None:
         "new_tokens": args.new_tokens,
         **{f"ratio_{part}": theirs[part] / mine[part] for part in ("step", "rollout", "update")},
         "ratio_peak_memory": theirs["peak_memory_mb"] / mine["peak_memory_mb"],
+        "ratio_limit": theirs["step"] / limit,
+        "limit": limit,
         "medians": medians,
     }
     print("  ".join(f"{k} {v:.2f}" for k, v in result.items() if k.startswith("ratio")))

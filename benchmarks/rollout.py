@@ -13,57 +13,13 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable
 
 import torch
 from common import add_arguments, prompts_for, resolve_model, write_json
-from torch import nn
+from limit import BareProducts, rollout_passes
 
 from steer_lightning.policy import Policy
 from steer_lightning.rollout import DecodeEngine, GenerateEngine, Sampling
-from steer_lightning.rollout.decode import PREFILL_TOKENS
-from steer_lightning.types import Rollouts
-
-
-def seconds(work: Callable[[], object]) -> float:
-    """Of one call."""
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
-def rows_of_steps(rollouts: Rollouts) -> list[int]:
-    """Rows in flight at each forward pass after the first token, if none waits for another."""
-    lengths = rollouts.num_tokens.tolist()
-    return [sum(length > step for length in lengths) for step in range(1, max(lengths))]
-
-
-def bare_products(policy: Policy, rollouts: Rollouts) -> float:
-    """Seconds of the matrix products alone: prompts once, then one row a token."""
-    matrices = [m.weight for m in policy.model.modules() if isinstance(m, nn.Linear)]
-    head = policy.model.get_output_embeddings().weight
-    body = [weight for weight in matrices if weight is not head]
-    width = len(rollouts.prompts[0].token_ids)
-    passes = [(width * len(rollouts.prompts), len(rollouts.prompts))]
-    passes += [(rows, rows) for rows in rows_of_steps(rollouts)]
-    inputs: dict[tuple[int, int], torch.Tensor] = {}
-
-    def product(weight: torch.Tensor, rows: int) -> None:
-        key = rows, weight.shape[1]
-        if key not in inputs:
-            inputs[key] = torch.randn(key)
-        nn.functional.linear(inputs[key], weight)
-
-    def run() -> None:
-        for rows, head_rows in passes:
-            for weight in body:
-                for first in range(0, rows, PREFILL_TOKENS):
-                    product(weight, min(PREFILL_TOKENS, rows - first))
-            product(head, head_rows)
-
-    with torch.no_grad():
-        run()
-        return seconds(run)
 
 
 def main() -> None:
@@ -87,6 +43,7 @@ def main() -> None:
     engines = {"ours": DecodeEngine(), "generate": GenerateEngine()}
     times: dict[str, list[float]] = {"ours": [], "generate": [], "limit": []}
     speeds: dict[str, list[float]] = {name: [] for name in times}
+    products = BareProducts(policy)
     for engine in engines.values():
         engine.setup(policy)
     for step in range(args.steps + 1):  # the first one warms up
@@ -95,7 +52,7 @@ def main() -> None:
             start = time.perf_counter()
             found[name] = engine.generate(prompts, sampling, seed=0, step=step)
             times[name].append(time.perf_counter() - start)
-        times["limit"].append(bare_products(policy, found["ours"]))
+        times["limit"].append(products.seconds(rollout_passes(found["ours"])))
         equal = (found["ours"].num_tokens == found["generate"].num_tokens).float().mean()
         tokens = int(found["ours"].num_tokens.sum())
         for name in times:

@@ -15,8 +15,10 @@ from typing import Any, TextIO
 
 import torch
 from common import peak_memory, prompts_for, reset_peak_memory, resolve_model
+from limit import BareProducts, rollout_passes, update_passes
 
 from steer_lightning.rewards import MathReward
+from steer_lightning.rewards.scoring import Scoring
 from steer_lightning.types import Completion, Prompt
 
 RATE = 1e-6
@@ -70,12 +72,18 @@ class Turns:
         reset_peak_memory()
         self.start = time.perf_counter()
 
-    def end(self) -> None:
-        """Reports the step."""
+    def end(self, limit: Callable[[], float] | None = None) -> None:
+        """Reports the step.
+
+        Args:
+            limit: Called when the clock has stopped; seconds of the step's bare matrix products.
+        """
         step = time.perf_counter() - self.start
         parts = dict(self.clock.parts)
         parts["update"] = step - parts["rollout"] - parts["reward"]
         found = {**parts, "step": step, "peak_memory_mb": peak_memory(), "tokens": self.tokens}
+        if limit is not None:
+            found["limit"] = limit()
         self.output.write(json.dumps(found) + "\n")
         self.output.flush()
 
@@ -99,8 +107,10 @@ def ours(args: argparse.Namespace, turns: Turns, folder: str) -> None:
             turns.begin()
 
         def on_train_batch_end(self, trainer: Any, module: Any, *_: Any) -> None:
-            turns.tokens = int(module.last_step.num_tokens.sum())
-            turns.end()
+            step = module.last_step
+            turns.tokens = int(step.num_tokens.sum())
+            passes = rollout_passes(step.rollouts) + update_passes(step.rollouts, step.advantages)
+            turns.end(lambda: BareProducts(module.policy).seconds(passes))
 
     module = SteeringModule(
         base=resolve_model(args.model),
@@ -110,7 +120,7 @@ def ours(args: argparse.Namespace, turns: Turns, folder: str) -> None:
         optimizer=lambda p: torch.optim.AdamW(p, lr=RATE, weight_decay=0.0),
     )
     turns.clock.wrap(module.engine, "generate", "rollout")
-    turns.clock.wrap(module, "reward", "reward")
+    turns.clock.wrap(Scoring, "result", "reward")  # what is left of it when the rollout has ended
     data = PromptDataModule(
         Taken(), template=PlainTemplate("{question}"), batch_size=len(args.prompts)
     )

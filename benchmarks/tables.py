@@ -47,6 +47,9 @@ def rl_step(result: Result) -> str:
         shown = f"{ratio:.2f} x" if part != "reward" else ""
         both = [f"{value:.{digits}f} {unit}" for value in (a, b)]
         rows.append([part.replace("_", " "), *both, shown])
+    if "limit" in result:
+        shown = f"at most {result['ratio_limit']:.2f} x"
+        rows.append(["bare matrix products of a step", f"{result['limit']:.3f} s", "", shown])
     return table(["", "ours", peer, "ours is better by"], rows)
 
 

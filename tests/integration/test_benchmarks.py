@@ -43,3 +43,19 @@ def test_memory_of_one_setting(root: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["seconds"] > 0
+
+
+def test_our_side_of_a_step_takes_its_turns(root: Path) -> None:
+    command = [sys.executable, str(root / "benchmarks/step_worker.py"), "ours"]
+    command += ["--model=quickstart", "--threads=1", "--prompts=4", "--group-size=4"]
+    done = subprocess.run(
+        [*command, "--new-tokens=32"], input="\n\n", capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    for line in done.stdout.splitlines():
+        step = json.loads(line)
+        parts = step["rollout"] + step["reward"] + step["update"]
+        assert step["step"] == pytest.approx(parts)
+        assert 0 < step["limit"] < step["step"]
+        assert step["tokens"] > 16
+    assert len(done.stdout.splitlines()) == 2
