@@ -29,8 +29,8 @@ class BatchGradient:
         temperature: Of the sampled distribution.
         max_tokens: Most tokens of a micro-batch, padding included.
         activation_checkpointing: Recomputes activations in the backward pass.
-        packed: Reads each prompt once for its group, and no padding; `why_not_packed` says whether
-            a model allows it. The gradient is the same.
+        packed: Reads what rows of a group have in common once, and no padding; `why_not_packed`
+            says whether a model allows it. The gradient is the same.
     """
 
     loss: Loss
@@ -218,7 +218,7 @@ def packed_logprobs(
 ) -> torch.Tensor:
     """(n, T) log-probabilities of the completions' tokens, 0 where padded."""
     states, head = policy.head_states(packing.ids, packing.positions, packing.predictors)
-    flat = hidden_logprobs(states, packing.targets, head, temperature)
+    flat = hidden_logprobs(states, packing.targets, head, temperature)[packing.copies]
     mask = part.completion_mask.to(flat.device)
     return torch.zeros(mask.shape, device=flat.device).masked_scatter(mask, flat)
 
@@ -262,7 +262,7 @@ def why_not_packed(policy: Policy) -> str | None:
         packing = Packing(prompts, groups, completions, policy.device)
         with packed_attention(policy.model), packed(packing):
             states, head = policy.head_states(packing.ids, packing.positions, packing.predictors)
-            found = head.logits(states)
+            found = head.logits(states)[packing.copies]
     except (RuntimeError, TypeError, ValueError, AttributeError, LookupError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise

@@ -1,8 +1,10 @@
-"""Packs the rows of a micro-batch into one sequence without padding, each prompt once.
+"""Packs the rows of a micro-batch into one sequence: no padding, and no token of a group twice.
 
-Everything but attention works token by token, and so runs on the packed tokens: prompts first, each
-once for all completions of its group, then the completions. Attention alone takes the tokens apart
-into rows again, right-padded, in buckets of similar length, and puts its output back in place.
+Rows of a group have their prompt in common, and completions often begin with the same words, or are
+the same altogether: the sharper the policy, the more so. What two rows have in common from the
+start is read once, since a token's hidden state depends on the tokens before it alone. Everything
+but attention works token by token, and so runs on the packed tokens. Attention alone takes the
+tokens apart into rows again, right-padded, in buckets of similar length, and puts its output back.
 """
 
 from __future__ import annotations
@@ -29,12 +31,11 @@ class Packing:
         device: Of the tensors.
 
     Attributes:
-        ids: (1, S) int64, all prompts and then all completions, each without its last token, which
-            predicts nothing.
+        ids: (1, S) int64, the rows' tokens, each without its last one, which predicts nothing.
         positions: (1, S) of each token in its text.
-        predictors: (Q,) places in the sequence whose logits predict the completions' tokens, row by
-            row.
-        targets: (Q,) these tokens.
+        predictors: (Q,) places in the sequence whose logits predict tokens of completions.
+        targets: (Q,) these tokens; no pair of place and token comes twice.
+        copies: (number of all completions' tokens,) for each of them, row by row, its pair.
     """
 
     def __init__(
@@ -44,28 +45,20 @@ class Packing:
         completions: Sequence[Sequence[int]],
         device: torch.device,
     ) -> None:
-        ids: list[int] = []
-        positions: list[int] = []
-        start: dict[int, int] = {}
-        for prompt, group in zip(prompts, groups, strict=True):
-            if group not in start:
-                start[group] = len(ids)
-                ids += prompt
-                positions += range(len(prompt))
-        rows: list[list[int]] = []  # of each row: places of its tokens, prompt included
-        predictors: list[int] = []
-        for prompt, group, completion in zip(prompts, groups, completions, strict=True):
-            first, new = len(ids), len(completion) - 1
-            rows.append(
-                [*range(start[group], start[group] + len(prompt)), *range(first, first + new)]
-            )
-            predictors += rows[-1][len(prompt) - 1 :]
-            ids += completion[:-1]
-            positions += range(len(prompt), len(prompt) + new)
+        texts = [[*p, *c[:-1]] for p, c in zip(prompts, completions, strict=True)]
+        ids, positions, rows = share_beginnings(texts, groups)
+        pairs: dict[tuple[int, int], int] = {}
+        copies = [
+            pairs.setdefault(pair, len(pairs))
+            for row, prompt, completion in zip(rows, prompts, completions, strict=True)
+            for pair in zip(row[len(prompt) - 1 :], completion, strict=True)
+        ]
+        predictors, targets = zip(*pairs, strict=True)
         self.ids = torch.tensor([ids], device=device)
         self.positions = torch.tensor([positions], device=device)
         self.predictors = torch.tensor(predictors, device=device)
-        self.targets = torch.tensor([t for c in completions for t in c], device=device)
+        self.targets = torch.tensor(targets, device=device)
+        self.copies = torch.tensor(copies, device=device)
         self._bucket(rows, device)
 
     def _bucket(self, rows: list[list[int]], device: torch.device) -> None:
@@ -112,6 +105,38 @@ class Packing:
             )
             outputs.append(output.transpose(1, 2).flatten(0, 1))  # (n * T, H, D)
         return torch.cat(outputs).index_select(0, self._place)[None]
+
+
+def share_beginnings(
+    texts: Sequence[Sequence[int]], groups: Sequence[int]
+) -> tuple[list[int], list[int], list[list[int]]]:
+    """Lays texts out one behind the other, without what an earlier one of the group begins with.
+
+    In alphabetical order a text has its longest common beginning with the one before it.
+
+    Returns:
+        Tokens and their positions in their texts, and for each text the places of its tokens.
+    """
+    ids: list[int] = []
+    positions: list[int] = []
+    rows: list[list[int]] = [[] for _ in texts]
+    last: int | None = None
+    for n in sorted(range(len(texts)), key=lambda n: (groups[n], texts[n])):
+        text, common = texts[n], 0
+        if last is not None and groups[last] == groups[n]:
+            common = common_length(texts[last], text)
+            rows[n] = rows[last][:common]
+        rows[n] += range(len(ids), len(ids) + len(text) - common)
+        ids += text[common:]
+        positions += range(common, len(text))
+        last = n
+    return ids, positions, rows
+
+
+def common_length(one: Sequence[int], two: Sequence[int]) -> int:
+    """How many tokens two texts have in common from the start."""
+    differ = (k for k, (a, b) in enumerate(zip(one, two, strict=False)) if a != b)
+    return next(differ, min(len(one), len(two)))
 
 
 def buckets_by_length(rows: list[list[int]]) -> Iterator[list[list[int]]]:

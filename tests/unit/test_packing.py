@@ -10,7 +10,7 @@ import torch
 from steer_lightning import SteeringModule
 from steer_lightning.gradient import BatchGradient, why_not_packed
 from steer_lightning.losses import Head, PolicyGradient, hidden_logprobs, logprobs, token_logprobs
-from steer_lightning.packing import Packing, buckets_by_length
+from steer_lightning.packing import Packing, buckets_by_length, common_length
 from steer_lightning.rollout import GenerateEngine, Sampling
 from steer_lightning.steering import SteeringConfig
 from steer_lightning.testing import ARCHITECTURES, make_prompts, save_tiny, tiny_policy
@@ -20,13 +20,29 @@ CPU = torch.device("cpu")
 
 
 def test_a_packing_by_hand() -> None:
-    prompts = [[1, 2, 3], [1, 2, 3], [7]]
-    packing = Packing(prompts, [0, 0, 5], [[4, 5], [6], [8, 9, 10]], CPU)
-    # prompts once, and no completion's last token
-    assert packing.ids.tolist() == [[1, 2, 3, 7, 4, 8, 9]]
-    assert packing.positions.tolist() == [[0, 1, 2, 0, 3, 1, 2]]
-    assert packing.predictors.tolist() == [2, 4, 2, 3, 5, 6]
-    assert packing.targets.tolist() == [4, 5, 6, 8, 9, 10]
+    prompts = [[1, 2, 3], [7], [1, 2, 3], [1, 2, 3], [1, 2, 3]]
+    completions = [[4, 5], [8, 9, 10], [6], [4, 5], [4, 9, 9]]
+    packing = Packing(prompts, [0, 5, 0, 0, 0], completions, CPU)
+    # the prompt and the 4 once, and no completion's last token
+    assert packing.ids.tolist() == [[1, 2, 3, 4, 9, 7, 8, 9]]
+    assert packing.positions.tolist() == [[0, 1, 2, 3, 4, 0, 1, 2]]
+    assert packing.predictors.tolist() == [2, 3, 5, 6, 7, 2, 3, 4]
+    assert packing.targets.tolist() == [4, 5, 8, 9, 10, 6, 9, 9]
+    # rows 0 and 3 are the same; row 4 begins as they do
+    assert packing.copies.tolist() == [0, 1, 2, 3, 4, 5, 0, 1, 0, 6, 7]
+
+
+def test_equal_texts_of_different_groups_stay_apart() -> None:
+    # a token may belong to the prompt of one and to the completion of the other
+    packing = Packing([[1, 2], [1]], [0, 1], [[3], [2, 3]], CPU)
+    assert packing.ids.tolist() == [[1, 2, 1, 2]]
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "length"), [([1, 2], [1, 2], 2), ([1], [1, 2], 1), ([3], [1], 0), ([], [1], 0)]
+)
+def test_common_length(one: list[int], two: list[int], length: int) -> None:
+    assert common_length(one, two) == length
 
 
 def test_buckets_hold_rows_of_similar_length() -> None:
@@ -67,6 +83,32 @@ def test_packed_and_padded_gradients_agree(architecture: str, layers) -> None:
     for loss, gradient in found[1:]:
         assert loss == pytest.approx(found[0][0], rel=1e-4, abs=1e-4)
         torch.testing.assert_close(gradient, found[0][1], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma3", "opt"])
+def test_rows_that_begin_alike_have_the_same_gradient_as_rows_apart(architecture: str) -> None:
+    policy = tiny_policy(architecture, SteeringConfig())
+    policy.steering.set_vectors(torch.randn(len(policy.steering.layers), 32) * 0.1)
+    engine = GenerateEngine()
+    engine.setup(policy)
+    rollouts = engine.generate(
+        PROMPTS[:2], Sampling(group_size=4, max_new_tokens=9), seed=0, step=0
+    )
+    ids = rollouts.completion_ids
+    ids[1] = ids[0]  # row 1 is row 0, row 2 begins as they do, and row 3 as row 2 does
+    ids[2, :4] = ids[0, :4]
+    ids[3, :6] = ids[2, :6]
+    advantages = torch.randn(2, 4)
+    found = []
+    for packed in (False, True):
+        gradient = BatchGradient(
+            loss=PolicyGradient(), temperature=1.0, max_tokens=10_000, packed=packed
+        )
+        totals = gradient.accumulate(policy, rollouts, advantages)
+        assert policy.steering.weight.grad is not None
+        found.append((totals.loss, totals.mismatch["mean"], policy.steering.weight.grad.clone()))
+    assert found[1][:2] == pytest.approx(found[0][:2], rel=1e-4)
+    torch.testing.assert_close(found[1][2], found[0][2], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("softcap", [None, 2.0])
