@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,6 +15,8 @@ from steer_lightning.rollout.engine import OnCompletion, ignore
 from steer_lightning.rollout.flight import Flight
 from steer_lightning.rollout.generate import GenerateEngine
 from steer_lightning.rollout.kv import KeyValues, decoding
+from steer_lightning.rollout.parting import Parting, part
+from steer_lightning.rollout.plan import Plan, is_out_of_memory, plan_flight
 from steer_lightning.rollout.record import Record
 from steer_lightning.rollout.sampling import Sampling, row_uniforms
 from steer_lightning.rollout.selfcheck import why_not
@@ -159,48 +160,6 @@ class DecodeEngine:
             return record.rollouts()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """How many rows and prompts are in flight at once."""
-
-    max_rows: int
-    max_prompts: int
-    tokens: int
-    """That they take at most."""
-
-
-def plan_flight(prompts: Sequence[Prompt], sampling: Sampling, budget: int) -> Plan:
-    """Fits as many completions as possible into a budget of tokens.
-
-    Raises:
-        ConfigError: If it does not even hold one prompt with one completion.
-    """
-    size, columns = sampling.group_size, sampling.max_new_tokens
-    width = max(len(prompt.token_ids) for prompt in prompts)
-    num_prompts, num_rows = len(prompts), len(prompts) * size
-    if width + columns > budget:
-        raise ConfigError(
-            "model.engine.max_tokens_in_flight",
-            budget,
-            rule=f"must hold the longest prompt, {width} tokens, and one completion of "
-            f"{columns} tokens",
-            fix=f"Set it to {width + columns} or more, or max_new_tokens lower",
-        )
-    if num_rows * columns + num_prompts * width > budget:
-        # stragglers keep their prompts: half as many slots again as full groups need
-        share = columns + 1.5 * width / size
-        num_rows = max(1, min(num_rows, int((budget - 2 * width) / share)))
-        spare = (budget - num_rows * columns) // width
-        num_prompts = max(1, min(num_prompts, num_rows, spare))
-    tokens = num_rows * columns + num_prompts * width
-    return Plan(max_rows=num_rows, max_prompts=num_prompts, tokens=tokens)
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether torch has run out of memory; on a CPU it says so by the message alone."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-
-
 class _Decoder:
     """The loop's state: what is in flight, and each row's last token."""
 
@@ -218,9 +177,9 @@ class _Decoder:
         self.tokens = torch.zeros(0, dtype=torch.long, device=policy.device)  # (N,) by slot
 
     def refill(self, waiting: deque[int]) -> None:
-        """Takes in waiting rows, if there is room for a fair number of them."""
+        """Takes in waiting completions, if there is room for a fair number of them."""
         flight = self.flight
-        room = flight.max_rows - flight.num_rows
+        room = flight.max_rows - flight.num_completions
         if not waiting or (flight.num_rows and room < max(1, flight.max_rows // REFILL_SHARE)):
             return
         known = set(flight.prompts)
@@ -237,21 +196,19 @@ class _Decoder:
         if chosen:
             self._admit(chosen)
 
-    def _admit(self, rows: list[int]) -> None:
+    def _admit(self, completions: list[int]) -> None:
         flight = self.flight
         before = flight.num_rows
-        continued = {n // flight.group_size for n in rows} & set(flight.prompts)
-        new = flight.admit(rows)
+        continued = {n // flight.group_size for n in completions} & set(flight.prompts)
+        new = flight.admit(completions)
         first = flight.num_prompts - len(new)
         slots = [flight.prompts.index(prompt) for prompt in continued]
         slots += range(first, flight.num_prompts)
         by_prompt = self._prefill(slots)
-        logits = torch.stack([by_prompt[n // flight.group_size] for n in rows])
         flight.settle()
-        fresh = torch.arange(before, flight.num_rows, device=self.policy.device)
-        tokens, ended = self.record.sample(logits, flight.row_ids[fresh], flight.counts[fresh] - 1)
-        self.tokens = torch.cat([self.tokens, tokens])
-        self._release((fresh[ended]).tolist())
+        prompts = [row[0] // flight.group_size for row in flight.rows[before:]]
+        logits = torch.stack([by_prompt[prompt] for prompt in prompts])
+        self._draw(logits, flight.counts[before:] - 1, before)
 
     def _prefill(self, slots: list[int]) -> dict[int, torch.Tensor]:
         """Reads prompts; returns the logits (V,) behind each."""
@@ -273,13 +230,44 @@ class _Decoder:
         return found
 
     def step(self) -> None:
-        """One token more for each row in flight."""
+        """One token more for each completion in flight."""
         flight = self.flight
         logits = self._forward(self.tokens[:, None], flight.positions[:, None])
-        self.tokens, ended = self.record.sample(logits, flight.row_ids, flight.counts)
+        counts = flight.counts
         flight.advance()
-        if bool(ended.any()):
-            self._release(ended.nonzero().flatten().tolist())
+        self._draw(logits, counts, 0)
+
+    def _draw(self, logits: torch.Tensor, counts: torch.Tensor, first: int) -> None:
+        """Draws a token for each completion of the rows from slot `first` on."""
+        flight = self.flight
+        rows = flight.rows[first:]
+        start = sum(map(len, flight.rows[:first]))
+        if flight.is_shared:
+            sizes = torch.tensor([len(row) for row in rows], device=logits.device)
+            logits, counts = (x.repeat_interleave(sizes, 0) for x in (logits, counts))
+        tokens, ended = self.record.sample(logits, flight.completions[start:], counts)
+        if flight.is_shared:
+            parting = part(rows, tokens.tolist(), ended.tolist())
+            self._part(parting, first)
+            if parting.rows != rows:
+                self._release([first + slot for slot in parting.ended])
+        else:
+            self.tokens = torch.cat([self.tokens[:first], tokens])
+            if bool(ended.any()):
+                self._release([first + slot for slot in ended.nonzero().flatten().tolist()])
+
+    def _part(self, parting: Parting, first: int) -> None:
+        """Gives completions that leave a row a row of their own, with a copy of its tail."""
+        flight, device = self.flight, self.policy.device
+        flight.rows[first:] = parting.rows
+        leaving = [first + slot for slot, _, _ in parting.split]
+        tokens = [*parting.tokens, *(token for _, _, token in parting.split)]
+        self.tokens = torch.cat([self.tokens[:first], torch.tensor(tokens, device=device)])
+        if leaving:
+            target = flight.split(leaving, [row for _, row, _ in parting.split])
+            self._copy_rows(
+                torch.tensor(leaving, device=device), torch.tensor(target, device=device)
+            )
 
     def _forward(self, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """Logits (rows, V) behind the last token."""
@@ -297,19 +285,18 @@ class _Decoder:
 
     def _release(self, ended: list[int]) -> None:
         """Lets rows go, and closes the gaps that they leave."""
-        if not ended:
-            return
         flight, device = self.flight, self.policy.device
-        num_columns = flight.num_columns
         source, target = (torch.tensor(x, device=device) for x in flight.release(ended))
         if len(source):
             self.tokens[target] = self.tokens[source]
-            for layer in self.layers:
-                if layer.is_initialized:
-                    layer.move_rows(source, target, num_columns)
+            self._copy_rows(source, target)
         self.tokens = self.tokens[: flight.num_rows]
         source, target = (torch.tensor(x, device=device) for x in flight.release_prompts())
         if len(source):
             for layer in self.layers:
                 layer.move_prompts(source, target)
         flight.settle()
+
+    def _copy_rows(self, source: torch.Tensor, target: torch.Tensor) -> None:
+        for layer in self.layers:
+            layer.copy_rows(source, target, self.flight.num_columns)

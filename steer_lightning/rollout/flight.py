@@ -13,13 +13,15 @@ HIDDEN = torch.finfo(torch.float32).min
 class Flight:
     """Slots for rows and prompts, kept without gaps, and what each row may see.
 
-    Rows and prompts are numbered as in the call: row n answers prompt n // G. A slot is a place in
-    the buffers. When a row has ended, the row of the last slot moves into its place.
+    Completions and prompts are numbered as in the call: completion n answers prompt n // G. A row
+    is what a forward pass reads: all completions of a prompt that have drawn the same tokens so
+    far share one. A slot is a place in the buffers. When a row has ended, the row of the last slot
+    moves into its place.
 
     Args:
         lengths: Tokens of each prompt.
         group_size: Completions of a prompt, G.
-        max_rows: Row slots.
+        max_rows: Row slots; completions in flight at most, since each may come to need its own.
         max_prompts: Prompt slots.
         max_columns: Tokens of a completion at most.
         device: Of the tensors.
@@ -38,7 +40,7 @@ class Flight:
         self.lengths, self.group_size, self.device = lengths, group_size, device
         self.max_rows, self.max_prompts, self.max_columns = max_rows, max_prompts, max_columns
         self.max_width = max(lengths)
-        self.rows: list[int] = []  # by slot
+        self.rows: list[list[int]] = []  # by slot: its completions
         self.prompts: list[int] = []  # by slot
         self.prefilling: torch.Tensor | None = None
         """(P,) prompt slots that a prefill writes to; None while decoding."""
@@ -53,19 +55,40 @@ class Flight:
         return len(self.rows)
 
     @property
+    def num_completions(self) -> int:
+        """Completions in flight."""
+        return sum(map(len, self.rows))
+
+    @property
     def num_prompts(self) -> int:
         """Prompts in flight."""
         return len(self.prompts)
 
     # ---- taking in and letting go
 
-    def admit(self, rows: Sequence[int]) -> list[int]:
-        """Gives slots to rows, which have one sampled token each; returns prompts that are new."""
-        new = sorted({n // self.group_size for n in rows} - set(self.prompts))
+    def admit(self, completions: Sequence[int]) -> list[int]:
+        """Gives a slot to all completions of a prompt together, since none has drawn a token yet.
+
+        Their columns are counted as if they had one, which is drawn before the next pass.
+
+        Returns:
+            Prompts that are new.
+        """
+        groups: dict[int, list[int]] = {}
+        for n in completions:
+            groups.setdefault(n // self.group_size, []).append(n)
+        new = sorted(groups.keys() - set(self.prompts))
         self.prompts += new
-        self.rows += rows
-        self._born += [self._clock - 1] * len(rows)
+        self.rows += groups.values()
+        self._born += [self._clock - 1] * len(groups)
         return new
+
+    def split(self, slots: Sequence[int], rows: Sequence[list[int]]) -> list[int]:
+        """Gives slots of their own to rows that leave others; returns them."""
+        first = len(self.rows)
+        self.rows += rows
+        self._born += [self._born[slot] for slot in slots]
+        return list(range(first, len(self.rows)))
 
     def release(self, ended: Sequence[int]) -> tuple[list[int], list[int]]:
         """Takes rows away by slot; returns the slots of rows that move, and where they go."""
@@ -78,7 +101,7 @@ class Flight:
 
     def release_prompts(self) -> tuple[list[int], list[int]]:
         """Takes prompts without rows away; returns slots as `release` does."""
-        needed = {n // self.group_size for n in self.rows}
+        needed = {row[0] // self.group_size for row in self.rows}
         ended = [slot for slot, prompt in enumerate(self.prompts) if prompt not in needed]
         source, target = _fill_gaps(len(self.prompts), ended)
         for old, new in zip(source, target, strict=True):
@@ -91,9 +114,10 @@ class Flight:
         slot_of = {prompt: slot for slot, prompt in enumerate(self.prompts)}
         groups: list[list[int]] = [[] for _ in self.prompts]
         place = []
-        for slot, n in enumerate(self.rows):
-            group = groups[slot_of[n // self.group_size]]
-            place.append((slot_of[n // self.group_size], len(group)))
+        prompts = [row[0] // self.group_size for row in self.rows]
+        for slot, prompt in enumerate(prompts):
+            group = groups[slot_of[prompt]]
+            place.append((slot_of[prompt], len(group)))
             group.append(slot)
         self._largest_group = max(map(len, groups), default=0)
         padded = [group + [0] * (self._largest_group - len(group)) for group in groups]
@@ -102,8 +126,10 @@ class Flight:
         self._slots_by_group = self._tensor(order)
         self._place = self._tensor([p * self._largest_group + j for p, j in place])
         self.slots = torch.arange(len(self.rows), device=self.device)
-        self.row_ids = self._tensor(self.rows)
-        self._row_lengths = self._tensor([self.lengths[n // self.group_size] for n in self.rows])
+        self.completions = self._tensor([n for row in self.rows for n in row])
+        """All in flight, one slot's behind the other's."""
+        self.is_shared = len(self.completions) > len(self.rows)
+        self._row_lengths = self._tensor([self.lengths[prompt] for prompt in prompts])
         self._prompt_lengths = self._tensor([self.lengths[p] for p in self.prompts])
         self.width = max((self.lengths[p] for p in self.prompts), default=0)
         self._born_tensor = self._tensor(self._born)

@@ -82,8 +82,10 @@ class KeyValues(CacheLayerMixin):
             self.tail[k] = old.new_zeros(*old.shape[:2], columns, old.shape[3])
             self.tail[k][:, :, : old.shape[2]] = old
 
-    def move_rows(self, source: torch.Tensor, target: torch.Tensor, num_columns: int) -> None:
-        """Moves completions into slots that have become free."""
+    def copy_rows(self, source: torch.Tensor, target: torch.Tensor, num_columns: int) -> None:
+        """Copies tails into slots that are free."""
+        if not self.is_initialized:
+            return  # a layer without attention has none
         for room in self.tail:
             room[target, :, :num_columns] = room[source, :, :num_columns]
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from steer_lightning.policy import Policy
+from steer_lightning.rollout.plan import is_out_of_memory, plan_flight
 from steer_lightning.rollout.sampling import Sampling
 from steer_lightning.types import Problem, Prompt
 
@@ -23,8 +24,6 @@ def why_not(engine: DecodeEngine, policy: Policy) -> str | None:
     Returns:
         None if all is well, else what went wrong.
     """
-    from steer_lightning.rollout.decode import is_out_of_memory, plan_flight
-
     vocabulary = policy.model.config.get_text_config().vocab_size
     lengths = (5, 9, 9)
     ids = torch.randint(vocabulary, (sum(lengths),), generator=torch.Generator().manual_seed(0))

@@ -9,8 +9,9 @@ import torch
 
 from steer_lightning import ConfigError
 from steer_lightning.rollout import DecodeEngine, GenerateEngine, Sampling
-from steer_lightning.rollout.decode import is_out_of_memory, plan_flight
 from steer_lightning.rollout.flight import Flight
+from steer_lightning.rollout.parting import part
+from steer_lightning.rollout.plan import is_out_of_memory, plan_flight
 from steer_lightning.rollout.stop import StopText
 from steer_lightning.steering import SteeringConfig
 from steer_lightning.testing import (
@@ -176,23 +177,34 @@ def test_plans_by_hand() -> None:
         DecodeEngine(0)
 
 
+def apart(flight: Flight) -> None:
+    """Gives each completion a row of its own."""
+    rows = list(flight.rows)
+    flight.rows = [row[:1] for row in rows]
+    for slot, row in enumerate(rows):
+        flight.split([slot] * (len(row) - 1), [[n] for n in row[1:]])
+
+
 def test_slots_are_kept_without_gaps() -> None:
     flight = Flight(
         [5, 3, 4], 2, max_rows=6, max_prompts=3, max_columns=9, device=torch.device("cpu")
     )
     assert flight.admit([0, 1, 2, 3]) == [0, 1]
+    assert flight.rows == [[0, 1], [2, 3]]
+    apart(flight)
+    assert flight.rows == [[0], [2], [1], [3]]
     flight.settle()
     flight.advance()
     assert flight.admit([4]) == [2]
     flight.settle()
     assert flight.counts.tolist() == [2, 2, 2, 2, 1]
-    assert flight.positions.tolist() == [6, 6, 4, 4, 4]
+    assert flight.positions.tolist() == [6, 4, 6, 4, 4]
     assert flight.column is None, "rows are not equally long"
-    assert flight.release([0, 2]) == ([3, 4], [0, 2])  # the last ones move into the gaps
-    assert flight.rows == [3, 1, 4]
+    assert flight.release([0, 1]) == ([3, 4], [0, 1])  # the last ones move into the gaps
+    assert flight.rows == [[3], [4], [1]]
     assert flight.release_prompts() == ([], [])
-    assert flight.release([1]) == ([2], [1])
-    assert flight.rows == [3, 4]
+    assert flight.release([2]) == ([], [])
+    assert flight.rows == [[3], [4]]
     assert flight.release_prompts() == ([2], [0])  # prompt 0 has no row left
     assert flight.prompts == [2, 1]
     flight.settle()
@@ -206,11 +218,61 @@ def test_slots_are_kept_without_gaps() -> None:
 def test_a_group_and_its_rows_are_each_others_inverse() -> None:
     flight = Flight([2, 2], 3, max_rows=6, max_prompts=2, max_columns=9, device=torch.device("cpu"))
     flight.admit(range(6))
+    apart(flight)
     for ended in ([], [1], [0, 2]):
         flight.release(ended)
         flight.settle()
         query = torch.randn(flight.num_rows, 2, 4, 5)
         assert torch.equal(flight.from_groups(flight.to_groups(query), 4), query)
+
+
+def test_parting_by_hand() -> None:
+    parting = part(
+        [[0, 1, 2], [5, 4], [7]],
+        [9, 8, 9, 3, 3, 6],
+        [False, False, False, True, True, False],
+    )
+    assert parting.rows == [[0, 2], [], [7]]  # 1 leaves the first row, the second has ended
+    assert parting.tokens == [9, 0, 6]
+    assert parting.split == [(0, [1], 8)]
+    assert parting.ended == [1]
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma3", "gpt2"])
+@pytest.mark.parametrize("budget", [262_144, 150])
+def test_completions_that_have_drawn_the_same_share_a_row(architecture: str, budget: int) -> None:
+    """A sharp policy draws the same tokens for a while; its rows part one after the other."""
+    policy = steered(architecture)
+    reference = GenerateEngine()
+    reference.setup(policy)
+    engine = engine_for(policy, max_tokens_in_flight=budget)
+    read = []
+    policy.model.register_forward_pre_hook(
+        lambda model, args, kwargs: read.append(len(kwargs["input_ids"])), with_kwargs=True
+    )
+    stops = list(range(20, 30))
+    sampling = Sampling(group_size=6, max_new_tokens=12, temperature=0.01, eos_token_ids=stops)
+    found = engine.generate(PROMPTS, sampling, seed=0, step=0)
+    rows = found.completion_ids.view(len(PROMPTS), 6, -1)
+    lengths = found.num_tokens.view(len(PROMPTS), 6)
+    # what must be read: each beginning once, without the token that ends a row
+    needed = {
+        (b, *rows[b, k, :t].tolist())
+        for b in range(len(PROMPTS))
+        for k in range(6)
+        for t in range(1, int(lengths[b, k]))
+    }
+    plain = int((found.num_tokens - 1).sum())
+    assert len(needed) < 0.8 * plain, "some begin alike"
+    assert len(needed) > 5 * 11 * 1.2, "and part later"
+    if budget == 262_144:
+        assert sum(read) == len(needed) + len(PROMPTS)
+    expected = reference.generate(PROMPTS, sampling, seed=0, step=0)
+    assert torch.equal(found.completion_ids, expected.completion_ids)
+    assert torch.equal(found.finished, expected.finished)
+    torch.testing.assert_close(
+        found.logprobs, expected.logprobs, atol=1e-3, rtol=0
+    )  # divided by 0.01
 
 
 def test_unsteered_layers_and_rollouts_without_vectors() -> None:
