@@ -35,8 +35,9 @@ REFILL_SHARE = 8
 class DecodeEngine:
     """Samples completions with a loop of its own, several times as fast as `transformers.generate`.
 
-    Each prompt is read once for its whole group, keys and values are preallocated, rows that have
-    ended leave the batch, and waiting ones take their place. The model's forward pass is
+    Each prompt is read once for its whole group, completions that have drawn the same tokens so far
+    share a row, keys and values are preallocated, rows that have ended leave the batch, and waiting
+    ones take their place. The model's forward pass is
     transformers' own. A model that does not decode rightly this way is noticed by a self-check in
     `setup`, and answered by `GenerateEngine`, with a warning.
 
