@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ from steer_lightning.losses import Loss, hidden_logprobs, token_logprobs
 from steer_lightning.microbatches import MicroBatch, micro_batches
 from steer_lightning.packing import Packing, packed, packed_attention
 from steer_lightning.policy import Policy
-from steer_lightning.processes import gather_objects
+from steer_lightning.processes import gather_objects, world_size
 from steer_lightning.types import LossInputs, LossOutput, Rollouts
 
 Backward = Callable[[torch.Tensor], None]
@@ -22,7 +22,7 @@ Backward = Callable[[torch.Tensor], None]
 
 @dataclass(frozen=True, kw_only=True)
 class BatchGradient:
-    """Accumulates the gradient of the vectors over micro-batches.
+    """Accumulates the gradient of what is trained over micro-batches.
 
     Attributes:
         loss: From `LossInputs` to a `LossOutput`.
@@ -56,10 +56,10 @@ class BatchGradient:
         num_tokens: int | None = None,
         backward: Backward = torch.Tensor.backward,
     ) -> Totals:
-        """Leaves the batch's gradient in the vectors' `.grad`.
+        """Leaves the batch's gradient in the `.grad` of what is trained.
 
         Args:
-            policy: Whose vectors are trained.
+            policy: Whose steering is trained.
             rollouts: N completions.
             advantages: (B, G).
             num_rows: Completions of all processes, whose gradients add up; default: N.
@@ -70,8 +70,8 @@ class BatchGradient:
             What it did.
         """
         flat = advantages.flatten()
-        weight = policy.steering.weight
-        weight.grad = torch.zeros_like(weight)
+        for parameter in policy.steering.parameters():
+            parameter.grad = torch.zeros_like(parameter)
         # a completion with advantage 0 has policy gradient 0, exactly
         chosen = torch.ones_like(flat) if getattr(self.loss, "needs_all_rows", False) else flat
         rows = chosen.nonzero().squeeze(1)
@@ -179,17 +179,19 @@ class Totals:
         return {"mean": self._gap_sum / self._num_tokens, "max": self._gap_max}
 
 
-def gather_totals(own: Totals, weight: torch.Tensor) -> Totals:
+def gather_totals(own: Totals, parameters: Sequence[torch.Tensor]) -> Totals:
     """Joins the totals of all processes.
 
     Args:
         own: Of this one.
-        weight: The vectors, which must be the same everywhere.
+        parameters: What is trained, which must be the same everywhere.
 
     Raises:
         RuntimeError: If they are not: each process would go its own way.
     """
-    checksum = zlib.crc32(weight.detach().cpu().numpy().tobytes())
+    checksum = 0
+    for parameter in parameters if world_size() > 1 else ():
+        checksum = zlib.crc32(parameter.detach().cpu().numpy().tobytes(), checksum)
     found = gather_objects((own, checksum))
     if len({checksum for _, checksum in found}) > 1:
         raise RuntimeError(

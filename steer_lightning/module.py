@@ -26,7 +26,7 @@ from steer_lightning.gradient import BatchGradient, gather_totals, why_not_packe
 from steer_lightning.losses import Loss, PolicyGradient
 from steer_lightning.optim import RunningNormClip, Schedule, check_optimizer
 from steer_lightning.policy import Policy
-from steer_lightning.processes import rank, sum_gradient, world_size
+from steer_lightning.processes import rank, sum_gradients, world_size
 from steer_lightning.random_states import get_random_states, set_random_states
 from steer_lightning.resume import (
     KEY,
@@ -43,7 +43,7 @@ from steer_lightning.rewards import (
     WeightedReward,
 )
 from steer_lightning.rollout import DecodeEngine, RolloutEngine, Sampling
-from steer_lightning.steering import SteeringConfig
+from steer_lightning.steering import Steering, SteeringVectors
 from steer_lightning.step import Step, Update, gather_rows
 from steer_lightning.strategy import SteeringStrategy
 from steer_lightning.types import Prompt, Rollouts
@@ -69,7 +69,7 @@ class SteeringModule(L.LightningModule):
         dtype: Data type of the frozen base; the vectors are always float32.
         attn_implementation: As in transformers; null takes its default.
         trust_remote_code: Runs code that comes with the model; only for authors whom you trust.
-        steering: Which layers are steered, and in which units.
+        steering: What is trained; default `SteeringVectors`, whose settings need no class_path.
         sampling: How training completions are sampled.
         engine: What samples them; default `DecodeEngine`.
         rewards: What completions are worth, a weighted sum; default `MathReward`.
@@ -99,7 +99,7 @@ class SteeringModule(L.LightningModule):
         dtype: Literal["auto", "float32", "bfloat16"] = "auto",
         attn_implementation: str | None = None,
         trust_remote_code: bool = False,
-        steering: SteeringConfig = SteeringConfig(),  # noqa: B008  # frozen
+        steering: SteeringVectors | Steering | None = None,
         sampling: Sampling = Sampling(),  # noqa: B008  # frozen
         engine: RolloutEngine | None = None,
         rewards: list[WeightedReward] | None = None,
@@ -164,7 +164,8 @@ class SteeringModule(L.LightningModule):
             self.policy.check_length(rows, sampling.max_new_tokens, f"{key}.max_new_tokens")
         if stage == TrainerFn.FITTING:
             device = self.trainer.strategy.root_device
-            check_optimizer(self.optimizer_factory, self.policy.empty_vectors().weight, device)
+            self.policy.prepare()
+            check_optimizer(self.optimizer_factory, self.policy.steering, device)
 
     def configure_model(self) -> None:
         """Loads the frozen base, after all data and settings have been checked."""
@@ -199,9 +200,8 @@ class SteeringModule(L.LightningModule):
         return getattr(self.trainer, "datamodule", None)
 
     def configure_optimizers(self) -> Any:
-        """One optimizer on the one stacked parameter."""
-        weight = self.policy.steering.weight
-        optimizer = self.optimizer_factory([weight])
+        """One optimizer on all that is trained."""
+        optimizer = self.optimizer_factory(list(self.policy.steering.parameters()))
         training = training_facts(
             optimizer=optimizer,
             gradient_clip=self.gradient_clip,
@@ -291,7 +291,7 @@ class SteeringModule(L.LightningModule):
         rows = gather_rows(rollouts, scores, seconds)  # of all processes
         advantages: torch.Tensor = self.advantage(rows.rewards)  # (B, G)
         update = self.update(rollouts, advantages, int(rows.num_tokens.sum()))
-        self.engine.sync(self.policy.steering)  # L x D numbers, nothing else
+        self.engine.sync(self.policy.steering)  # what is trained, nothing else
         self.last_step = Step(
             **vars(rows),
             rollouts=rollouts,
@@ -322,7 +322,7 @@ class SteeringModule(L.LightningModule):
         """
         optimizer: Any = self.optimizers()
         scheduler: Any = self.lr_schedulers()
-        weight = self.policy.steering.weight
+        parameters = list(self.policy.steering.parameters())
         own = self.batch_gradient.accumulate(
             self.policy,
             rollouts,
@@ -331,16 +331,16 @@ class SteeringModule(L.LightningModule):
             num_tokens=num_tokens,
             backward=self.manual_backward,
         )
-        assert weight.grad is not None
-        sum_gradient(weight.grad)  # the one gradient that is ever sent
-        totals = gather_totals(own, weight)
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        sum_gradients(gradients)  # the one thing of any size that is ever sent
+        totals = gather_totals(own, parameters)
         # a finite gradient may have an infinite norm, by which the clip would divide
-        skipped = not math.isfinite(totals.loss) or not bool(weight.grad.norm().isfinite())
+        norm = torch.nn.utils.get_total_norm(gradients)
+        skipped = not math.isfinite(totals.loss) or not bool(norm.isfinite())
         if skipped:
-            weight.grad = None  # the optimizer passes it by; the step counts all the same
-            norm = torch.tensor(float("nan"))
+            self.policy.steering.zero_grad()  # the optimizer passes it by; the step counts
         else:
-            norm = self.gradient_clip([weight])
+            norm = self.gradient_clip(parameters)
         rate = optimizer.param_groups[0]["lr"]
         optimizer.step()  # also when no group has signal: momentum and schedule go on
         scheduler.step()
@@ -349,7 +349,7 @@ class SteeringModule(L.LightningModule):
             loss=totals.loss,
             loss_metrics=totals.metrics,
             mismatch=totals.mismatch,
-            gradient_norm=float(norm),
+            gradient_norm=math.nan if skipped else float(norm),
             skipped=skipped,
             learning_rate=rate,
         )

@@ -131,30 +131,32 @@ def state_facts(optimizer: torch.optim.Optimizer) -> tuple[int, list[str]]:
 
 
 def check_optimizer(
-    factory: Callable[[Any], torch.optim.Optimizer], weight: nn.Parameter, device: torch.device
+    factory: Callable[[Any], torch.optim.Optimizer], trained: nn.Module, device: torch.device
 ) -> None:
     """Makes the optimizer and takes a step on nothing, before a model is loaded.
 
     Args:
         factory: As configured.
-        weight: A parameter of the vectors' shape.
-        device: Where the vectors will be.
+        trained: What is trained, as `Steering.build` makes it.
+        device: Where it will be.
 
     Raises:
         ConfigError: If its arguments are refused, its step needs a closure, it has no kernel for
             the device, or an 8-bit one would silently keep 32-bit state.
     """
-    weight = nn.Parameter(weight.detach().to(device))
+    # the smallest parameter is the first whose state an 8-bit optimizer keeps in 32 bits
+    name, least = min(trained.named_parameters(), key=lambda item: item[1].numel())
+    weight = nn.Parameter(torch.zeros(least.shape, device=device))
     try:
         optimizer = factory([weight])
     except (ValueError, TypeError) as error:
         raise ConfigError("model.optimizer", UNKNOWN, rule=str(error).rstrip(".")) from error
-    name = type(optimizer).__name__
+    kind = type(optimizer).__name__
     closure = inspect.signature(type(optimizer).step).parameters.get("closure")
     if closure is not None and closure.default is inspect.Parameter.empty:
         raise ConfigError(
             "model.optimizer",
-            name,
+            kind,
             rule="takes several evaluations a step",
             why="Each would be another batch of rollouts",
             fix="Use torch.optim.AdamW or bitsandbytes.optim.AdamW8bit",
@@ -165,21 +167,21 @@ def check_optimizer(
     except (NotImplementedError, RuntimeError) as error:
         raise ConfigError(
             "model.optimizer",
-            name,
+            kind,
             rule=f"takes no step on {device.type}",
             why=" ".join(str(error).split()).rstrip("."),
             fix="Use torch.optim.AdamW, which runs everywhere; the state of the vectors is small",
         ) from error
-    _check_8bit(optimizer, weight.numel())
+    _check_8bit(optimizer, f"{name} of model.steering = {type(trained).__name__}", weight.numel())
 
 
-def _check_8bit(optimizer: torch.optim.Optimizer, num_elements: int) -> None:
+def _check_8bit(optimizer: torch.optim.Optimizer, what: str, num_elements: int) -> None:
     args: Any = getattr(optimizer, "args", None)
     if getattr(args, "optim_bits", 32) == 8 and state_facts(optimizer)[1] != ["uint8"]:
         raise ConfigError(
             "model.optimizer.init_args.min_8bit_size",
             args.min_8bit_size,
-            rule=f"the vectors have {num_elements} elements, fewer than that",
+            rule=f"{what} has {num_elements} elements, fewer than that",
             why="bitsandbytes would silently keep the optimizer's state in 32 bits",
             fix="Set min_8bit_size: 0 for 8-bit state, or use torch.optim.AdamW",
         )

@@ -1,4 +1,4 @@
-"""The policy: a frozen language model, its tokenizer, and the vectors that steer it."""
+"""The policy: a frozen language model, its tokenizer, and what steers it."""
 
 from __future__ import annotations
 
@@ -26,17 +26,7 @@ from steer_lightning.errors import ConfigError
 from steer_lightning.hub import eos_token_ids, hub_errors, pad_token_id, resolve_base
 from steer_lightning.losses import Head
 from steer_lightning.sharding import Sharding
-from steer_lightning.steering import (
-    SteeringConfig,
-    SteeringVectors,
-    attach,
-    find_layers,
-    load_vectors,
-    measure_rms,
-    parse_layers,
-    stream_width,
-    warn_of_another_base,
-)
+from steer_lightning.steering import Attachment, Steering, SteeringVectors, attach, find_layers
 from steer_lightning.types import Prompt
 
 log = logging.getLogger(__name__)
@@ -46,7 +36,7 @@ UNIT_TOKENS = 8192
 
 
 class Policy(nn.Module):
-    """Frozen base and trained vectors; the base is always in eval mode.
+    """Frozen base and what is trained; the base is always in eval mode.
 
     Building it reads nothing; `load` does, configuration first, so that mistakes show before the
     weights load.
@@ -54,9 +44,9 @@ class Policy(nn.Module):
     Args:
         base: Hub id, local folder, or `quickstart`.
         revision: Branch, tag or commit on the hub.
-        dtype: Data type of the frozen base; `auto` takes the checkpoint's. The vectors are always
-            float32.
-        steering: Which layers, in which units.
+        dtype: Data type of the frozen base; `auto` takes the checkpoint's. What is trained is
+            always float32.
+        steering: What is trained; default `SteeringVectors`.
         attn_implementation: As in transformers; null takes its default.
         trust_remote_code: Runs code that comes with the model. Only for authors whom you trust.
     """
@@ -67,18 +57,18 @@ class Policy(nn.Module):
         *,
         revision: str | None = None,
         dtype: Literal["auto", "float32", "bfloat16"] = "auto",
-        steering: SteeringConfig | None = None,
+        steering: Steering | None = None,
         attn_implementation: str | None = None,
         trust_remote_code: bool = False,
     ) -> None:
         super().__init__()
         self.base, self.path = base, resolve_base(base)
         self.revision, self.dtype = revision, dtype
-        self.config = steering or SteeringConfig()
+        self.steering: Steering = steering or SteeringVectors()
         self.attn_implementation = attn_implementation
         self.trust_remote_code = trust_remote_code
         self.model: Any = None  # transformers models are typed too loosely for a narrower type
-        self.steering: SteeringVectors = None  # type: ignore[assignment]  # set by load()
+        self._attachment: Attachment
         self.sharding = Sharding()
         self._tokenizer: PreTrainedTokenizerBase | None = None
 
@@ -142,27 +132,30 @@ class Policy(nn.Module):
                 fix=f"Set it to {max(1, known - longest)} or less, or data.max_prompt_tokens lower",
             )
 
-    def load(self, sharding: Sharding | None = None) -> None:
-        """Loads and freezes the base, and hooks vectors to its layers.
+    def prepare(self) -> None:
+        """Makes what is trained, from the base's configuration alone.
 
-        They start at zero, or at those of `init_from`.
+        Raises:
+            ConfigError: If the base can't be found, or the settings do not fit it.
+        """
+        self.steering.build(self._empty_base())
+
+    def load(self, sharding: Sharding | None = None) -> None:
+        """Loads and freezes the base, and puts what is trained to work on it.
 
         Args:
             sharding: How the base lies in the memory of several processes; default: whole.
 
         Raises:
-            ConfigError: If the base can't be found, or layers or vectors do not fit it.
+            ConfigError: If the base can't be found, or the settings do not fit it.
         """
         if self.model is not None:
             return
         if self.trust_remote_code:
             log.warning("trust_remote_code is on: code of %s runs on this machine", self.base)
-        vectors = self.empty_vectors()
-        if self.config.init_from is not None:
-            self._start_from(vectors)
+        self.prepare()
         self.sharding = sharding or Sharding()
-        layers = partial(find_layers, layers_path=self.config.layers_path)
-        self.adopt(self.sharding.build(self._load_base, self._empty_base, layers))
+        self.adopt(self.sharding.build(self._load_base, self._empty_base, self._find_layers))
 
     def _load_base(self) -> Any:
         """The base with its weights, on the CPU."""
@@ -186,7 +179,7 @@ class Policy(nn.Module):
             )
 
     def adopt(self, model: Any) -> None:
-        """Freezes a transformers causal language model and hooks the vectors to its layers.
+        """Freezes a transformers causal language model and puts what is trained to work on it.
 
         Args:
             model: The model; it is changed in place.
@@ -201,33 +194,7 @@ class Policy(nn.Module):
             eos_token_id=list(self.eos_token_ids) or None, pad_token_id=self.pad_token_id
         )
         self._takes_positions = "position_ids" in inspect.signature(model.forward).parameters
-        num_layers = len(self.layers)
-        indices = parse_layers(self.config.layers, num_layers)
-        self.steering = SteeringVectors(indices, stream_width(self.model), num_layers)
-        if self.config.init_from is not None:
-            self._start_from(self.steering)
-        self._attachment = attach(self.model, self.steering, layers_path=self.config.layers_path)
-
-    def empty_vectors(self) -> SteeringVectors:
-        """Vectors of the shape that the base will have, from its configuration alone."""
-        text = self.model_config.get_text_config()
-        layers = parse_layers(self.config.layers, text.num_hidden_layers)
-        return SteeringVectors(layers, text.hidden_size, text.num_hidden_layers)
-
-    def _start_from(self, ours: SteeringVectors) -> None:
-        assert self.config.init_from is not None
-        vectors = load_vectors(self.config.init_from)
-        theirs = (vectors.layers, vectors.width, vectors.num_layers)
-        if theirs != (ours.layers, ours.width, ours.num_layers):
-            raise ConfigError(
-                "model.steering.init_from",
-                self.config.init_from,
-                rule=f"holds layers {list(theirs[0])} of {theirs[2]} and width "
-                f"{theirs[1]}; this run trains layers "
-                f"{list(ours.layers)} of {ours.num_layers} and width {ours.width}",
-            )
-        ours.set_vectors(vectors.vectors)
-        warn_of_another_base(vectors, self.base)
+        self._attachment = attach(self.model, self.steering)
 
     @cached_property
     def checksum(self) -> int:
@@ -251,7 +218,10 @@ class Policy(nn.Module):
 
         No attribute, which would register them as modules a second time.
         """
-        return find_layers(self.model, self.config.layers_path)
+        return self._find_layers(self.model)
+
+    def _find_layers(self, model: nn.Module) -> nn.ModuleList:
+        return find_layers(model, getattr(self.steering, "layers_path", None))
 
     def train(self, mode: bool = True) -> Policy:
         """Keeps the base in eval mode, whatever a trainer asks for.
@@ -264,22 +234,19 @@ class Policy(nn.Module):
         return self
 
     def measure_units(self, prompts: Sequence[Sequence[int]]) -> None:
-        """Sets the units of the vectors from a batch of tokenized prompts, once.
+        """Lets what is trained look once at a batch of tokenized prompts, read by the base."""
+        with self.at_scale(0.0):
+            self.steering.measure(self.model, self._in_batches(prompts))
 
-        `scale: none` keeps 1.
-        """
-        if self.config.scale == "none" or bool(self.steering.units_measured):
-            return
-        plain = self.steering.vectors.detach().clone()
-        # the size of the base's own stream, also when the vectors start elsewhere
-        self._attachment.scale = 0.0
+    @contextmanager
+    def at_scale(self, scale: float) -> Iterator[None]:
+        """What was learned acts with this factor while the block runs; 0 is the base."""
+        before = self._attachment.scale
+        self._attachment.scale = scale
         try:
-            indices = self.steering.layers
-            unit = measure_rms(self.model, self.layers, indices, self._in_batches(prompts))
+            yield
         finally:
-            self._attachment.scale = 1.0
-        self.steering.set_unit(unit)
-        self.steering.set_vectors(plain)
+            self._attachment.scale = before
 
     def _in_batches(
         self, prompts: Sequence[Sequence[int]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -32,10 +33,18 @@ def device() -> torch.device:
     return torch.device("cpu")
 
 
-def sum_gradient(gradient: torch.Tensor) -> None:
-    """Sums the gradient of the vectors over the processes, in place: L x D numbers."""
-    if world_size() > 1:
-        dist.all_reduce(gradient)
+def sum_gradients(gradients: Sequence[torch.Tensor]) -> None:
+    """Sums the gradients of what is trained over the processes, in place, by one all-reduce."""
+    if world_size() == 1:
+        return
+    if len(gradients) == 1:
+        dist.all_reduce(gradients[0])
+        return
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    dist.all_reduce(flat)
+    sizes = [gradient.numel() for gradient in gradients]
+    for gradient, part in zip(gradients, torch.split(flat, sizes), strict=True):
+        gradient.copy_(part.view_as(gradient))
 
 
 def gather_objects(own: T) -> list[T]:

@@ -19,14 +19,11 @@ KEY = "steering_run"
 
 
 def policy_facts(policy: Policy) -> dict[str, Any]:
-    """What the vectors of a checkpoint belong to, by configuration key."""
-    vectors = policy.steering
+    """What the numbers of a checkpoint belong to, by configuration key."""
     return {
         "model.base (checksum of its weights)": policy.checksum,
-        "model.steering.layers": list(vectors.layers),
-        "model.steering.scale": policy.config.scale,
-        "number of decoder layers": vectors.num_layers,
-        "width": vectors.width,
+        "model.steering": type(policy.steering).__name__,
+        **policy.steering.facts(),
     }
 
 

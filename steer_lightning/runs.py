@@ -196,8 +196,9 @@ def _flat(config_text: str) -> dict[str, Any]:
         if isinstance(value, dict) and value:
             for name, item in value.items():
                 walk(f"{key}.{name}", item)
-        elif key != "model.steering.init_from":
-            found[key] = value
+        elif not key.endswith(("steering.init_from", "steering.init_args.init_from")):
+            # the settings of SteeringVectors may be written without its class_path
+            found[key.replace("model.steering.init_args.", "model.steering.")] = value
 
     model = yaml.safe_load(config_text).get("model") or {}
     for name in SETTINGS:

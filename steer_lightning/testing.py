@@ -15,7 +15,7 @@ from steer_lightning.policy import Policy
 from steer_lightning.rewards import reward_name
 from steer_lightning.rewards.base import check_scores
 from steer_lightning.rollout import RolloutEngine, Sampling
-from steer_lightning.steering import SteeringConfig
+from steer_lightning.steering import Steering
 from steer_lightning.types import Completion, Problem, Prompt, Rollouts
 
 PAD, BOS, EOS = 0, 1, 2
@@ -143,7 +143,7 @@ def save_tiny(folder: str | Path, architecture: str = "llama", **options: Any) -
 
 
 def tiny_policy(
-    architecture: str = "llama", steering: SteeringConfig | None = None, **options: Any
+    architecture: str = "llama", steering: Steering | None = None, **options: Any
 ) -> Policy:
     """A policy on a tiny random model."""
     policy = Policy("tiny", steering=steering)

@@ -91,7 +91,10 @@ class SteeringCLI(LightningCLI):
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Hands the seed on."""
+        """Hands the seed on, and says what is trained where nothing is said."""
+        parser.set_defaults(
+            {"model.steering": {"class_path": "steer_lightning.steering.SteeringVectors"}}
+        )
         parser.link_arguments("seed_everything", "model.seed")
         parser.link_arguments("seed_everything", "data.seed")
         names = (name for action in parser._actions for name in action.option_strings)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import lightning as L
-import torch
 from lightning.pytorch.callbacks import Callback
 
 from steer_lightning.module import SteeringModule
@@ -90,17 +89,9 @@ class RewardLogger(Callback):
         }
 
     def _state(self, module: SteeringModule, step: Step) -> dict[str, float]:
-        vectors = module.policy.steering
-        with torch.no_grad():
-            norms = vectors.vectors.norm(dim=1)
-            sizes = norms / (
-                vectors.unit * vectors.width**0.5
-            )  # 1: as large as a typical activation
         num_tokens = float(step.num_tokens.sum())
         return {
-            "vectors/norm_mean": norms.mean().item(),
-            "vectors/norm_max": norms.max().item(),
-            "vectors/size_in_units": sizes.mean().item(),
+            **{f"vectors/{k}": v for k, v in module.policy.steering.metrics().items()},
             "speed/tokens_per_second": num_tokens / step.rollout_seconds,
             "speed/rollout_seconds": step.rollout_seconds,
             "speed/step_seconds": step.seconds,

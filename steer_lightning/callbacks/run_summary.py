@@ -14,7 +14,6 @@ from lightning.pytorch.callbacks import Callback
 from steer_lightning.atomic import write_bytes
 from steer_lightning.callbacks.benchmark_eval import BenchmarkEval
 from steer_lightning.callbacks.run_folder import claim, run_folder, tell
-from steer_lightning.callbacks.vector_checkpoint import FILE_NAME
 from steer_lightning.module import SteeringModule
 from steer_lightning.optim import state_facts
 
@@ -49,11 +48,10 @@ class RunSummary(Callback):
         assert isinstance(pl_module, SteeringModule)
         self._start = time.perf_counter()
         self._before = pl_module.policy.base_sha256() if self.hash_base else None
-        policy, vectors = pl_module.policy, pl_module.policy.steering
+        policy, steering = pl_module.policy, pl_module.policy.steering
         tell(
             trainer,
-            f"training {vectors.num_trained:,} numbers, {len(vectors.layers)} vectors of "
-            f"width {vectors.width}; "
+            f"training {steering.num_trained:,} numbers, {steering.describe()}; "
             f"the {policy.sharding.num_parameters(policy.model):,} parameters of "
             f"{policy.base} stay frozen ({policy.model.dtype}, {policy.device}"
             + (f", {trainer.world_size} processes)" if trainer.world_size > 1 else ")"),
@@ -115,7 +113,8 @@ class RunSummary(Callback):
         summary = self._summary(trainer, pl_module)
         if trainer.is_global_zero:
             write_bytes(self._path, (json.dumps(summary, indent=2) + "\n").encode())
-            tell(trainer, self._text(trainer, summary))
+            result = pl_module.policy.steering.file_name
+            tell(trainer, self._text(trainer, summary, result))
 
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
@@ -154,7 +153,7 @@ class RunSummary(Callback):
             },
         }
 
-    def _text(self, trainer: L.Trainer, summary: dict[str, Any]) -> str:
+    def _text(self, trainer: L.Trainer, summary: dict[str, Any], result: str) -> str:
         folder = run_folder(trainer)
         steps, max_steps = summary["num_steps"], trainer.max_steps
         ended = f", not trainer.max_steps = {max_steps}: " if 0 < steps < max_steps else ""
@@ -165,7 +164,7 @@ class RunSummary(Callback):
             for name, after in callback.accuracy(last=True).items():
                 start = f"{before[name]:.1%}" if name in before else "not measured"
                 lines.append(f"{callback.verdict} on {name}: {start} before, {after:.1%} after")
-        names = [("vectors", FILE_NAME), ("metrics", "metrics.csv")]
+        names = [("vectors", result), ("metrics", "metrics.csv")]
         names += [("completions", "rollouts.parquet"), ("checkpoint", LAST)]
         names += [("summary", self._path.name)]
         lines += [f"{k + ':':<13}{folder / v}" for k, v in names if (folder / v).exists()]

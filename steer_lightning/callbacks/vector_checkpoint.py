@@ -12,11 +12,8 @@ from lightning.pytorch.callbacks import Callback
 from steer_lightning.callbacks.run_folder import claim
 from steer_lightning.errors import ConfigError
 from steer_lightning.module import SteeringModule
-from steer_lightning.steering import save_vectors
 
 log = logging.getLogger(__name__)
-
-FILE_NAME = "steering_vectors.safetensors"
 
 
 class VectorCheckpoint(Callback):
@@ -43,7 +40,8 @@ class VectorCheckpoint(Callback):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Refuses a folder that holds another run's vectors."""
         if stage == "fit":
-            self.path = claim(trainer, FILE_NAME)
+            assert isinstance(pl_module, SteeringModule)
+            self.path = claim(trainer, pl_module.policy.steering.file_name)
 
     def on_train_batch_end(
         self,
@@ -82,8 +80,7 @@ class VectorCheckpoint(Callback):
     def _save(self, trainer: L.Trainer, module: L.LightningModule, path: Path) -> None:
         assert isinstance(module, SteeringModule)
         if trainer.is_global_zero:
-            save_vectors(
-                module.policy.steering,
+            module.policy.steering.save(
                 path,
                 base_model=module.policy.base,
                 revision=module.policy.commit,

@@ -30,6 +30,7 @@ from steer_lightning.policy import Policy
 from steer_lightning.processes import gather_objects, rank, world_size
 from steer_lightning.rewards import MathReward, Reward, RewardPool, RewardSum, WeightedReward
 from steer_lightning.rollout import DecodeEngine, RolloutEngine, Sampling
+from steer_lightning.steering import SteeringVectors
 from steer_lightning.types import Prompt, Source
 
 log = logging.getLogger(__name__)
@@ -253,6 +254,7 @@ class Evaluation:
 
     def _answer(self, batch: _Batch, arm: Arm, path: Path, judge: RewardSum) -> None:
         """Samples, verifies and keeps a batch; each process takes every n-th problem."""
+        assert isinstance(self.policy.steering, SteeringVectors)
         self.policy.steering.set_vectors(arm.vectors)
         self.engine.sync(self.policy.steering)
         own = batch.prompts[rank() :: world_size()]

@@ -1,27 +1,20 @@
-"""Steering vectors: the parameter, where it is added, and its file.
+"""What is trained: steering vectors, where they are added, and their file.
 
 Knows nothing of reinforcement learning.
 """
 
-from steer_lightning.steering.attach import (
-    Attachment,
-    attach,
-    check_fit,
-    stream_width,
-    warn_of_another_base,
-)
-from steer_lightning.steering.config import SteeringConfig
+from steer_lightning.steering.attach import attach
+from steer_lightning.steering.base import Attachment, Steering
 from steer_lightning.steering.io import load_vectors, save_vectors
-from steer_lightning.steering.layers import find_layers, parse_layers
+from steer_lightning.steering.layers import find_layers, parse_layers, stream_width
 from steer_lightning.steering.units import measure_rms
-from steer_lightning.steering.vectors import SteeringVectors
+from steer_lightning.steering.vectors import SteeringVectors, warn_of_another_base
 
 __all__ = [
     "Attachment",
-    "SteeringConfig",
+    "Steering",
     "SteeringVectors",
     "attach",
-    "check_fit",
     "find_layers",
     "load_vectors",
     "measure_rms",

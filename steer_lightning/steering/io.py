@@ -122,7 +122,8 @@ def load_vectors(path: str | Path) -> SteeringVectors:
         )
     if not bool(torch.isfinite(tensor).all()):
         raise _not_vectors(path, "holds NaN or infinity, which would break the model")
-    vectors = SteeringVectors(layers, width, num_layers, metadata)
+    vectors = SteeringVectors(list(layers)).shaped(width, num_layers)
+    vectors.metadata = metadata
     vectors.set_vectors(tensor)
     return vectors.requires_grad_(False)
 

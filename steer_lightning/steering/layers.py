@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import nn
 
@@ -54,6 +55,11 @@ def find_layers(model: nn.Module, layers_path: str | None = None) -> nn.ModuleLi
         fix="Set model.steering.layers_path (in Python: `layers_path=`) to the dotted path of "
         "its decoder layers",
     )
+
+
+def stream_width(model: Any) -> int:
+    """Width D of the residual stream, from the model's configuration."""
+    return int(model.config.get_text_config().hidden_size)
 
 
 def parse_layers(layers: str | Sequence[int], num_layers: int | None = None) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ from steer_lightning.rollout.flight import Flight
 from steer_lightning.rollout.parting import part
 from steer_lightning.rollout.plan import is_out_of_memory, plan_flight
 from steer_lightning.rollout.stop import StopText
-from steer_lightning.steering import SteeringConfig
+from steer_lightning.steering import SteeringVectors
 from steer_lightning.testing import (
     ARCHITECTURES,
     byte_tokenizer,
@@ -276,5 +276,5 @@ def test_completions_that_have_drawn_the_same_share_a_row(architecture: str, bud
 
 
 def test_unsteered_layers_and_rollouts_without_vectors() -> None:
-    policy = tiny_policy("qwen3", SteeringConfig(layers=[1]))
+    policy = tiny_policy("qwen3", SteeringVectors(layers=[1]))
     check_engine(engine_for(policy), policy, PROMPTS)

@@ -148,7 +148,7 @@ def test_answers_are_compared_by_mathematics() -> None:
 
 
 def test_arms() -> None:
-    vectors = SteeringVectors((1, 3), 2, 4)
+    vectors = SteeringVectors([1, 3]).shaped(2, 4)
     vectors.set_vectors(torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
     arms = {arm.name: arm.vectors for arm in make_arms({"s": vectors}, [1.0, 0.5], "each", 4, 2)}
     assert list(arms) == ["base", "s", "s x 0.5", "s without layer 1", "s without layer 3"]

@@ -14,7 +14,7 @@ from steer_lightning.advantages import RLOO
 from steer_lightning.losses import PolicyGradient, token_logprobs
 from steer_lightning.rewards import FormatReward, WeightedReward
 from steer_lightning.rollout import GenerateEngine, Sampling
-from steer_lightning.steering import SteeringConfig
+from steer_lightning.steering import SteeringVectors
 from steer_lightning.testing import check_engine, make_prompts, save_tiny, tiny_policy
 from steer_lightning.types import LossInputs, LossOutput, Rollouts
 
@@ -28,7 +28,7 @@ def module(tmp_path, monkeypatch: pytest.MonkeyPatch) -> SteeringModule:
         base=save_tiny(tmp_path, "llama"),
         sampling=SAMPLING,
         rewards=[WeightedReward(reward=FormatReward("[a-m]"))],
-        steering=SteeringConfig(layers=[0, 2]),
+        steering=SteeringVectors(layers=[0, 2]),
     )
     module.configure_model()
     module.policy.measure_units([prompt.token_ids for prompt in PROMPTS])

@@ -12,7 +12,7 @@ from steer_lightning.gradient import BatchGradient, why_not_packed
 from steer_lightning.losses import Head, PolicyGradient, hidden_logprobs, logprobs, token_logprobs
 from steer_lightning.packing import Packing, buckets_by_length, common_length
 from steer_lightning.rollout import GenerateEngine, Sampling
-from steer_lightning.steering import SteeringConfig
+from steer_lightning.steering import SteeringVectors
 from steer_lightning.testing import ARCHITECTURES, make_prompts, save_tiny, tiny_policy
 
 PROMPTS = make_prompts(["a", "two words", "a rather longer prompt, for windows of 8", "z9"])
@@ -54,7 +54,7 @@ def test_buckets_hold_rows_of_similar_length() -> None:
 @pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
 @pytest.mark.parametrize("layers", ["all", [1]])
 def test_packed_and_padded_gradients_agree(architecture: str, layers) -> None:
-    policy = tiny_policy(architecture, SteeringConfig(layers=layers))
+    policy = tiny_policy(architecture, SteeringVectors(layers=layers))
     policy.steering.set_vectors(torch.randn(len(policy.steering.layers), 32) * 0.1)
     if architecture == "falcon":
         assert "differ" in str(why_not_packed(policy))
@@ -137,7 +137,7 @@ def test_logits_in_chunks_give_the_same_numbers_and_slopes(
 
 
 def test_layers_below_the_first_steered_one_have_no_graph() -> None:
-    policy = tiny_policy("llama", SteeringConfig(layers=[2]))
+    policy = tiny_policy("llama", SteeringVectors(layers=[2]))
     needs = []
     for layer in policy.layers:
         layer.register_forward_hook(lambda m, x, y: needs.append(y.requires_grad))

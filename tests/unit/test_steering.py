@@ -10,7 +10,6 @@ from transformers import AutoConfig
 from steer_lightning import ConfigError, attach, load_vectors, save_vectors
 from steer_lightning.policy import Policy
 from steer_lightning.steering import (
-    SteeringConfig,
     SteeringVectors,
     find_layers,
     measure_rms,
@@ -65,7 +64,7 @@ def test_zero_vectors_equal_the_base_bit_for_bit(architecture: str) -> None:
 
 @pytest.mark.parametrize("architecture", ALL)
 def test_gradient_is_the_sum_over_tokens_of_the_streams_gradient(architecture: str) -> None:
-    policy = tiny_policy(architecture, SteeringConfig(scale="none"))
+    policy = tiny_policy(architecture, SteeringVectors(scale="none"))
     streams: dict[int, torch.Tensor] = {}
 
     def keep(row: int, output: torch.Tensor | tuple[torch.Tensor, ...]) -> None:
@@ -199,7 +198,7 @@ def test_units_do_not_depend_on_how_prompts_are_batched(monkeypatch: pytest.Monk
 
 
 def test_units_scale_the_vectors_and_their_gradient() -> None:
-    vectors = SteeringVectors((0, 1), 2, 2)
+    vectors = SteeringVectors([0, 1]).shaped(2, 2)
     vectors.set_unit(torch.tensor([2.0, 10.0]))
     vectors.weight.data[:, :2] = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
     assert vectors.vectors.tolist() == [[2.0, 4.0], [30.0, 40.0]]
@@ -214,7 +213,7 @@ def test_units_scale_the_vectors_and_their_gradient() -> None:
 def test_policy_measures_once_and_keeps_what_it_started_from(tmp_path) -> None:
     start = torch.randn(3, 32)
     save_vectors(start, tmp_path / "v.safetensors", base_model="tiny")
-    policy = tiny_policy(steering=SteeringConfig(init_from=str(tmp_path / "v.safetensors")))
+    policy = tiny_policy(steering=SteeringVectors(init_from=str(tmp_path / "v.safetensors")))
     policy.measure_units([(1, 5, 6), (1, 7)])
     unit = policy.steering.unit.clone()
     fresh = tiny_policy()
@@ -227,7 +226,7 @@ def test_policy_measures_once_and_keeps_what_it_started_from(tmp_path) -> None:
 
 def test_init_from_other_layers_is_refused(tmp_path) -> None:
     save_vectors(torch.randn(3, 32), tmp_path / "v.safetensors", base_model="tiny")
-    config = SteeringConfig(layers=[1], init_from=str(tmp_path / "v.safetensors"))
+    config = SteeringVectors(layers=[1], init_from=str(tmp_path / "v.safetensors"))
     with pytest.raises(ConfigError, match=r"holds layers \[0, 1, 2\].*trains layers \[1\]"):
         tiny_policy(steering=config)
 
@@ -251,7 +250,7 @@ def test_two_lines_of_plain_python_steer_generate(tmp_path) -> None:
         (torch.zeros(2, 32), "3 decoder layers"),
         (torch.zeros(3, 16), "width 16.*width 32"),
         (torch.zeros(32), "two dimensions"),
-        (SteeringVectors((0,), 32, 5), "decoder layers 5.*decoder layers 3"),
+        (SteeringVectors([0]).shaped(32, 5), "decoder layers 5.*decoder layers 3"),
     ],
 )
 def test_vectors_of_another_model_show_both_sides(vectors: object, message: str) -> None:
@@ -323,6 +322,6 @@ def test_vectors_to_start_from_are_checked_before_the_weights_are_read(tmp_path)
     folder = save_tiny(tmp_path / "model", "llama")
     (tmp_path / "model/model.safetensors").unlink()
     save_vectors(torch.zeros(3, 8), tmp_path / "v.safetensors", base_model="x")
-    steering = SteeringConfig(init_from=str(tmp_path / "v.safetensors"))
+    steering = SteeringVectors(init_from=str(tmp_path / "v.safetensors"))
     with pytest.raises(ConfigError, match=r"width\s+8; this run trains .* width 32"):
         Policy(folder, steering=steering).load()

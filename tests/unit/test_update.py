@@ -169,7 +169,7 @@ def step_once(optimizer: torch.optim.Optimizer, vectors: SteeringVectors) -> tor
 
 
 def test_eight_bits_are_eight_bits() -> None:
-    vectors = SteeringVectors(range(28), 1536, 28)
+    vectors = SteeringVectors().shaped(1536, 28)
     optimizer = bnb.optim.AdamW8bit([vectors.weight], lr=1e-3, weight_decay=0.0)
     state = step_once(optimizer, vectors)
     assert state.dtype == torch.uint8
@@ -185,7 +185,7 @@ def test_eight_bits_are_eight_bits() -> None:
 
 
 def test_each_layer_has_its_own_quantisation_blocks() -> None:
-    vectors = SteeringVectors(range(24), 896, 24)  # 896 is 3.5 blocks
+    vectors = SteeringVectors().shaped(896, 24)  # 896 is 3.5 blocks
     assert vectors.weight.shape == (24, 1024)
     vectors.weight.data[0, :896] = 1000.0
     vectors.weight.data[1, :896] = 0.001
@@ -202,14 +202,14 @@ CPU = torch.device("cpu")
 
 
 def test_silent_32_bits_are_an_error() -> None:
-    vectors = SteeringVectors(range(4), 192, 4)
+    vectors = SteeringVectors().shaped(192, 4)
     factory = partial(bnb.optim.AdamW8bit, lr=1e-3)
     with pytest.raises(ConfigError, match=r"min_8bit_size = 4096.*1024 elements.*min_8bit_size: 0"):
-        check_optimizer(factory, vectors.weight, CPU)
+        check_optimizer(factory, vectors, CPU)
     assert step_once(factory([vectors.weight]), vectors).dtype == torch.float32  # what would be
     before = vectors.weight.clone()
-    check_optimizer(partial(bnb.optim.AdamW8bit, min_8bit_size=0), vectors.weight, CPU)
-    check_optimizer(torch.optim.AdamW, vectors.weight, CPU)
+    check_optimizer(partial(bnb.optim.AdamW8bit, min_8bit_size=0), vectors, CPU)
+    check_optimizer(torch.optim.AdamW, vectors, CPU)
     assert torch.equal(vectors.weight, before), "the trial step is taken on a copy"
 
 
@@ -219,6 +219,6 @@ class NoKernel(torch.optim.SGD):
 
 
 def test_an_optimizer_without_a_kernel_is_named_with_the_alternative() -> None:
-    weight = SteeringVectors(range(2), 64, 2).weight
+    vectors = SteeringVectors().shaped(64, 2)
     with pytest.raises(ConfigError, match=r"NoKernel.*no step on cpu.*not implemented.*AdamW"):
-        check_optimizer(partial(NoKernel, lr=1.0), weight, CPU)
+        check_optimizer(partial(NoKernel, lr=1.0), vectors, CPU)

@@ -25,7 +25,7 @@ GOOD = {
 
 
 def test_round_trip_is_exact_and_units_are_multiplied_out(tmp_path: Path) -> None:
-    vectors = SteeringVectors((0, 2), 5, 4)
+    vectors = SteeringVectors([0, 2]).shaped(5, 4)
     vectors.set_unit(torch.tensor([3.0, 7.0]))
     vectors.weight.data[:, :5] = torch.randn(2, 5)
     path = tmp_path / "deep" / "v.safetensors"

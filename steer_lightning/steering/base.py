@@ -1,0 +1,116 @@
+"""What can be trained: numbers beside a frozen model, and how they change what it computes."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import nn
+
+Batches = Iterable[tuple[torch.Tensor, torch.Tensor]]
+"""Prompts (B, T) int64, right-padded, with masks (B, T), 0 where padded."""
+
+
+class Attachment(ABC):
+    """What was learned, at work on a model; `remove()`, or leaving the `with` block, takes it off.
+
+    Attributes:
+        scale: Factor on all of it, 0 being the base; may be changed at any time.
+    """
+
+    scale: float
+
+    def constant(self) -> AbstractContextManager[None]:
+        """While the block runs the parameters do not change, and need no gradients."""
+        return nullcontext()
+
+    @abstractmethod
+    def remove(self) -> None:
+        """Takes it off; the model is as it was. A second call does nothing."""
+
+    def __enter__(self) -> Attachment:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.remove()
+
+
+class Steering(nn.Module, ABC):
+    """What is trained. A subclass plugs in at `model.steering` by its class_path.
+
+    It is made of settings alone, before any model is known, and checks them. `build` then makes its
+    parameters for a model, and `attach` puts them to work on it. The parameters are float32, all of
+    them are optimised, and the model's own are not: at the start, and at any time at scale 0, the
+    model is the base bit for bit. Checkpoints hold its `state_dict`.
+
+    Attributes:
+        metadata: What a file says about what it holds, such as `base_model` and `step`.
+        file_name: Of the result in a run's folder.
+    """
+
+    file_name: str
+    metadata: dict[str, str]
+
+    @abstractmethod
+    def build(self, model: nn.Module) -> None:
+        """Makes the parameters, or checks that those it has fit; a second call does nothing.
+
+        Args:
+            model: A transformers causal language model. Only its structure is read: it may be on
+                the meta device.
+
+        Raises:
+            ConfigError: If the settings do not fit the model.
+        """
+
+    @abstractmethod
+    def attach(self, model: nn.Module, scale: float = 1.0) -> Attachment:
+        """Lets every forward pass of a model, `generate` included, use the parameters.
+
+        Args:
+            model: A model that `build` has seen, or one of the same structure.
+            scale: Factor on what was learned.
+        """
+
+    @abstractmethod
+    def save(
+        self, path: Path, *, base_model: str, revision: str | None = None, step: int | None = None
+    ) -> None:
+        """Saves what was learned, to use it; an existing result is replaced in one go.
+
+        Args:
+            path: Where, named as `file_name`.
+            base_model: Hub id or folder of the base model.
+            revision: Its revision.
+            step: Optimizer steps taken.
+        """
+
+    @abstractmethod
+    def facts(self) -> dict[str, Any]:
+        """What a checkpoint's numbers belong to, by configuration key."""
+
+    @abstractmethod
+    def describe(self) -> str:
+        """A few words on what the trained numbers are, such as `6 vectors of width 128`."""
+
+    @property
+    def num_trained(self) -> int:
+        """Trained numbers, padding not counted."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def measure(self, model: nn.Module, batches: Batches) -> None:
+        """Looks once at the first prompts, the model being at scale 0, before any training."""
+
+    def metrics(self) -> dict[str, float]:
+        """What is logged of it after each step."""
+        return {}
