@@ -87,7 +87,7 @@ def test_packed_and_padded_gradients_agree(architecture: str, layers) -> None:
 
 @pytest.mark.parametrize("architecture", ["llama", "gemma3", "opt"])
 def test_rows_that_begin_alike_have_the_same_gradient_as_rows_apart(architecture: str) -> None:
-    policy = tiny_policy(architecture, SteeringConfig())
+    policy = tiny_policy(architecture)
     policy.steering.set_vectors(torch.randn(len(policy.steering.layers), 32) * 0.1)
     engine = GenerateEngine()
     engine.setup(policy)
