@@ -1,6 +1,21 @@
 """Advantage estimators, one a file: (B, G) rewards to (B, G) advantages."""
 
 from steer_lightning.advantages.base import Advantage
+from steer_lightning.advantages.dr_grpo import DrGRPO
+from steer_lightning.advantages.grpo import GRPO
+from steer_lightning.advantages.moving_average import MovingAverage
+from steer_lightning.advantages.reinforce import Reinforce
+from steer_lightning.advantages.reinforce_plus_plus import ReinforcePlusPlus
 from steer_lightning.advantages.rloo import RLOO
+from steer_lightning.advantages.scored import has_signal
 
-__all__ = ["RLOO", "Advantage"]
+__all__ = [
+    "GRPO",
+    "RLOO",
+    "Advantage",
+    "DrGRPO",
+    "MovingAverage",
+    "Reinforce",
+    "ReinforcePlusPlus",
+    "has_signal",
+]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from steer_lightning.advantages.scored import has_signal, split_scored
+
 
 class RLOO:
     """A_i = r_i - b_i with b_i = sum_{j != i} r_j / (G - 1).
@@ -26,8 +28,8 @@ class RLOO:
         Returns:
             (B, G) float, finite.
         """
-        scored = ~rewards.isnan()
-        values = rewards.nan_to_num(0.0)
+        values, scored = split_scored(rewards)
         others = scored.sum(1, keepdim=True) - 1  # of a scored completion
         baseline = (values.sum(1, keepdim=True) - values) / others.clamp(min=1)
-        return torch.where(scored & (others > 0), values - baseline, torch.zeros_like(values))
+        takes_part = scored & has_signal(rewards)[:, None]
+        return torch.where(takes_part, values - baseline, torch.zeros_like(values))

@@ -1,0 +1,33 @@
+"""Group-relative advantages without the standard deviation."""
+
+from __future__ import annotations
+
+import torch
+
+from steer_lightning.advantages.scored import has_signal, split_scored
+
+
+class DrGRPO:
+    """A_i = r_i - mean(r), over the group ("GRPO done right", arXiv 2503.20783).
+
+    The mean takes in r_i itself, so this is `RLOO` times (n - 1) / n for n scored completions:
+    unbiased but for that factor. Assumes rewards of one scale over all prompts, as of a verifier.
+    A group whose scored rewards are all equal has advantages 0, as has one with a single scored
+    completion; unscored ones (NaN) are left out of the mean and have advantage 0.
+    """
+
+    min_group_size = 2
+
+    def __call__(self, rewards: torch.Tensor) -> torch.Tensor:
+        """Advantages of a batch.
+
+        Args:
+            rewards: (B, G) float, NaN where a completion could not be scored.
+
+        Returns:
+            (B, G) float, finite.
+        """
+        values, scored = split_scored(rewards)
+        mean = values.sum(1, keepdim=True) / scored.sum(1, keepdim=True).clamp(min=1)
+        takes_part = scored & has_signal(rewards)[:, None]
+        return torch.where(takes_part, values - mean, torch.zeros_like(values))

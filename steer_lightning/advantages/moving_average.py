@@ -1,0 +1,65 @@
+"""REINFORCE with a moving average of past rewards as the baseline."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from steer_lightning.advantages.scored import split_scored
+from steer_lightning.errors import ConfigError
+
+
+class MovingAverage(nn.Module):
+    """A_i = r_i - b, then b <- decay * b + (1 - decay) * mean(r), over all prompts of the batch.
+
+    REINFORCE with a baseline (Williams 1992, "reinforcement comparison"). Unbiased: b is of earlier
+    batches alone, so that no completion's baseline depends on it. Assumes prompts of similar
+    difficulty, since they share one b; serves any group size, 1 included. The average is divided by
+    1 - decay^t, t batches seen, so that its start at 0 does not pull it down; the first batch has
+    b = 0. Unscored completions (NaN) are left out of the mean and have advantage 0; a batch without
+    a score leaves b as it was.
+
+    Args:
+        decay: Of the average; 0.9 remembers some 10 batches.
+
+    Attributes:
+        total: Scalar, the average before that division; with `weight` it is in the checkpoint.
+        weight: Scalar, 1 - decay^t; 0 before the first batch.
+
+    Raises:
+        ConfigError: If the decay is not at least 0 and below 1.
+    """
+
+    total: torch.Tensor
+    weight: torch.Tensor
+
+    def __init__(self, decay: float = 0.9) -> None:
+        super().__init__()
+        if not 0 <= decay < 1:
+            raise ConfigError("model.advantage.decay", decay, rule="must be at least 0 and below 1")
+        self.decay = decay
+        self.register_buffer("total", torch.zeros(()))
+        self.register_buffer("weight", torch.zeros(()))
+
+    @property
+    def baseline(self) -> float:
+        """b, of the batches seen so far."""
+        return float(self.total / self.weight) if self.weight > 0 else 0.0
+
+    @torch.no_grad()
+    def forward(self, rewards: torch.Tensor) -> torch.Tensor:
+        """Advantages of a batch; takes its mean into the baseline of the next ones.
+
+        Args:
+            rewards: (B, G) float, NaN where a completion could not be scored.
+
+        Returns:
+            (B, G) float, finite.
+        """
+        values, scored = split_scored(rewards)
+        advantages = torch.where(scored, values - self.baseline, torch.zeros_like(values))
+        if scored.any():
+            mean = values.sum() / scored.sum()
+            self.total.mul_(self.decay).add_((1 - self.decay) * mean.to(self.total))
+            self.weight.mul_(self.decay).add_(1 - self.decay)
+        return advantages
