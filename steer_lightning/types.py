@@ -120,10 +120,13 @@ class Rollouts:
 
 @dataclass(frozen=True, kw_only=True)
 class LossInputs:
-    """What a loss sees of one micro-batch: n of the batch's N rows."""
+    """What a loss sees of one micro-batch: n of the N rows that an optimizer step learns from."""
 
     logprobs: torch.Tensor
     """(n, T) float32, of the current policy, differentiable; arbitrary where masked."""
+    old_logprobs: torch.Tensor
+    """(n, T) float32, the trainer's before the first update of this batch; in that one `logprobs`
+    itself, without gradient."""
     sampling_logprobs: torch.Tensor
     """(n, T) float32, of the distribution that was sampled, as the engine gave them."""
     mask: torch.Tensor
@@ -131,9 +134,19 @@ class LossInputs:
     advantages: torch.Tensor
     """(n,) float32."""
     num_rows: int
-    """N, completions of the whole batch: losses of micro-batches add up to the batch's."""
+    """N, completions of the whole step, of all processes: losses of micro-batches add up."""
     num_tokens: int
-    """Completion tokens of the whole batch."""
+    """Their tokens."""
+    reference_logprobs: torch.Tensor | None = None
+    """(n, T) float32, of the base with the vectors off; for losses with `needs_reference`."""
+    entropy: torch.Tensor | None = None
+    """(n, T) float32 in nats, of the current policy's distribution at each sampled position,
+    differentiable; for losses with `needs_entropy`."""
+
+    @property
+    def lengths(self) -> torch.Tensor:
+        """(n,) int64, tokens of each completion, at least 1."""
+        return self.mask.sum(1).clamp(min=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,6 +154,6 @@ class LossOutput:
     """What a loss returns for one micro-batch."""
 
     loss: torch.Tensor
-    """Scalar, already divided by the number of rows of the whole batch: micro-batches add up."""
+    """Scalar, already divided by what the whole step holds: micro-batches add up."""
     metrics: Mapping[str, torch.Tensor] = field(default_factory=dict)
     """Detached scalars that add up over micro-batches in the same way."""

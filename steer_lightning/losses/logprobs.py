@@ -1,4 +1,4 @@
-"""Log-probabilities of sampled tokens."""
+"""Log-probabilities of sampled tokens, and the entropy at their positions."""
 
 from __future__ import annotations
 
@@ -47,15 +47,32 @@ class Head:
         return raw if self.softcap is None else raw.div_(self.softcap).tanh_().mul_(self.softcap)
 
 
-class _ChunkedLogprobs(torch.autograd.Function):
-    """Log-probabilities a chunk at a time, so that (Q, V) logits never exist, nor their gradient.
+@dataclass(frozen=True, kw_only=True)
+class TokenStates:
+    """What the head makes of Q hidden states.
 
-    log pi(y | h) depends on its own hidden state alone, and its gradient is a vector of width D,
+    Attributes:
+        logprobs: (Q,) float32, log pi(y_t | y_<t) in nats.
+        entropy: (Q,) float32, of pi(. | y_<t) over the vocabulary, in nats; None where not asked
+            for.
+    """
 
-        d log pi / d h = (f_y W_y - sum_v p_v f_v W_v) / temperature,    f_v = 1 - (logit_v / c)^2,
+    logprobs: torch.Tensor
+    entropy: torch.Tensor | None
 
-    f = 1 without softcap. It is computed while the chunk's logits are there, and kept instead of
-    them: nothing is computed twice, and the frozen head gets no gradient.
+
+class _ChunkedHead(torch.autograd.Function):
+    """The head a chunk at a time, so that (Q, V) logits never exist, nor their gradient.
+
+    log pi(y | h) and the entropy H(h) depend on their own hidden state alone, and their gradients
+    are vectors of width D. With z = logits / temperature, p = softmax(z) and f_v = 1 - (logit_v /
+    c)^2, 1 without softcap,
+
+        d log pi / d h = (f_y W_y - sum_v p_v f_v W_v) / temperature,
+        d H / d h      = - sum_v p_v (z_v - sum_u p_u z_u) f_v W_v / temperature.
+
+    They are computed while the chunk's logits are there, and kept instead of them: nothing is
+    computed twice, and the frozen head gets no gradient.
     """
 
     @staticmethod
@@ -66,29 +83,38 @@ class _ChunkedLogprobs(torch.autograd.Function):
         head: Head,
         temperature: float,
         chunk: int,
-    ) -> torch.Tensor:
-        logprobs: list[torch.Tensor] = []
-        slopes: list[torch.Tensor] = []
-        for states, chosen in zip(
-            torch.split(hidden, chunk), torch.split(tokens, chunk), strict=True
-        ):
-            found, slope = _chunk(states, chosen, head, temperature, ctx.needs_input_grad[0])
-            logprobs.append(found)
-            slopes += [slope] if slope is not None else []
-        if slopes:
-            ctx.save_for_backward(torch.cat(slopes))
-        return torch.cat(logprobs)
+        with_entropy: bool,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        found = [
+            _chunk(states, chosen, head, temperature, ctx.needs_input_grad[0], with_entropy)
+            for states, chosen in zip(
+                torch.split(hidden, chunk), torch.split(tokens, chunk), strict=True
+            )
+        ]
+        logprobs, slopes, entropy, entropy_slopes = (
+            torch.cat(parts) for parts in zip(*found, strict=True)
+        )
+        ctx.save_for_backward(slopes, entropy_slopes)
+        return logprobs, entropy
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        (slopes,) = ctx.saved_tensors
-        return (slopes * grads[0].unsqueeze(-1)).to(slopes.dtype), None, None, None, None
+        slopes, entropy_slopes = ctx.saved_tensors
+        gradient = slopes * grads[0].unsqueeze(-1)
+        if len(entropy_slopes):
+            gradient = gradient + entropy_slopes * grads[1].unsqueeze(-1)
+        return gradient.to(slopes.dtype), None, None, None, None, None
 
 
 def _chunk(
-    states: torch.Tensor, tokens: torch.Tensor, head: Head, temperature: float, needs_slope: bool
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Log-probabilities (q,) and their slopes (q, D); the one buffer of logits is reused."""
+    states: torch.Tensor,
+    tokens: torch.Tensor,
+    head: Head,
+    temperature: float,
+    needs_slope: bool,
+    with_entropy: bool,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Log-probabilities (q,), slopes (q, D), entropies (q,), their slopes; empty if not needed."""
     logits = head.logits(states)
     steep = None if head.softcap is None else 1 - (logits / head.softcap).square_()
     if temperature != 1:
@@ -96,33 +122,70 @@ def _chunk(
     index = tokens.unsqueeze(-1)
     picked = logits.gather(-1, index)
     largest = logits.amax(-1, keepdim=True)
-    weights = logits.sub_(largest).exp_()
+    shifted = logits.sub_(largest)
+    weights = shifted.exp() if with_entropy else shifted.exp_()  # else the one buffer is reused
     total = weights.sum(-1, keepdim=True)
     logprobs = (picked - largest - total.log()).squeeze(-1)
-    if not needs_slope:
-        return logprobs, None
-    rows = head.weight[tokens]
-    if steep is not None:
-        rows = rows * steep.gather(-1, index).to(rows.dtype)
-        weights.mul_(steep)
-    mean = (weights.to(head.weight.dtype) @ head.weight) / total.to(head.weight.dtype)
-    return logprobs, (rows - mean) / temperature
+    slopes = entropy = entropy_slopes = states.new_empty(0)
+    if with_entropy:
+        mean = torch.linalg.vecdot(weights, shifted).unsqueeze(-1) / total
+        entropy = (total.log() - mean).squeeze(-1)
+        if needs_slope:
+            steepness = shifted.sub_(mean).mul_(weights)
+            entropy_slopes = _through_head(steepness, steep, total, head) / -temperature
+    if needs_slope:
+        rows = head.weight[tokens]
+        if steep is not None:
+            rows = rows * steep.gather(-1, index).to(rows.dtype)
+        slopes = (rows - _through_head(weights, steep, total, head)) / temperature
+    return logprobs, slopes, entropy, entropy_slopes
 
 
-def hidden_logprobs(
-    hidden: torch.Tensor, tokens: torch.Tensor, head: Head, temperature: float
+def _through_head(
+    weights: torch.Tensor, steep: torch.Tensor | None, total: torch.Tensor, head: Head
 ) -> torch.Tensor:
-    """Computes log pi(y_t | y_<t) from the states that enter the head.
+    """sum_v w_v f_v W_v / total, (q, D); overwrites the weights (q, V)."""
+    if steep is not None:
+        weights.mul_(steep)
+    return (weights.to(head.weight.dtype) @ head.weight) / total.to(head.weight.dtype)
+
+
+def read_head(
+    hidden: torch.Tensor,
+    tokens: torch.Tensor,
+    head: Head,
+    temperature: float,
+    with_entropy: bool = False,
+) -> TokenStates:
+    """Computes log pi(y_t | y_<t), and the entropy, from the states that enter the head.
 
     Args:
         hidden: (Q, D).
         tokens: (Q,) int64.
         head: Frozen.
         temperature: Above 0.
-
-    Returns:
-        (Q,) float32, in nats.
+        with_entropy: Whether the entropy is asked for, which takes a second buffer of logits.
     """
     chunk = max(1, CHUNK_NUMBERS // len(head.weight))
-    found: torch.Tensor = _ChunkedLogprobs.apply(hidden, tokens, head, temperature, chunk)  # type: ignore[no-untyped-call]
-    return found
+    logprobs, entropy = _ChunkedHead.apply(  # type: ignore[no-untyped-call]
+        hidden, tokens, head, temperature, chunk, with_entropy
+    )
+    return TokenStates(logprobs=logprobs, entropy=entropy if with_entropy else None)
+
+
+def read_logits(
+    logits: torch.Tensor, tokens: torch.Tensor, temperature: float, with_entropy: bool = False
+) -> TokenStates:
+    """The same from logits.
+
+    Args:
+        logits: (..., V), any float dtype.
+        tokens: (...) int64.
+        temperature: Above 0.
+        with_entropy: Whether the entropy is asked for.
+    """
+    logprobs = token_logprobs(logits, tokens, temperature)
+    if not with_entropy:
+        return TokenStates(logprobs=logprobs, entropy=None)
+    every = (logits.float() / temperature).log_softmax(-1)
+    return TokenStates(logprobs=logprobs, entropy=-(every.exp() * every).sum(-1))

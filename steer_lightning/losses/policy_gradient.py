@@ -1,20 +1,66 @@
-"""The paper's loss."""
+"""The loss: an objective for each token, and how much each token counts."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
+
+from steer_lightning.losses.base import Aggregation, Correction, Objective, PerToken, Term
+from steer_lightning.losses.score_function import ScoreFunction
+from steer_lightning.losses.sequence_sum import SequenceSum
 from steer_lightning.types import LossInputs, LossOutput
 
 
 class PolicyGradient:
-    """loss = - mean_i [ A_i * sum_t log pi(y_{i,t} | x, y_{i,<t}) ].
+    """loss = - sum_{i,t} w_{i,t} * (c_{i,t} * gain_{i,t} - sum_k cost^k_{i,t}).
 
-    The mean is over all N completions of the batch: REINFORCE with summed, not averaged, token
-    log-probabilities (arXiv 2505.18706). Assumes one update on policy for each batch of rollouts:
-    no ratio, no clipping. Its value says little: advantages of a group sum to 0, so it hovers
-    around 0 from the start; its gradient is what counts.
+    By default the paper's (arXiv 2505.18706): with `ScoreFunction` and `SequenceSum` it is
+    - mean_i [ A_i * sum_t log pi(y_{i,t} | x, y_{i,<t}) ], the mean over all N completions of the
+    batch, log-probabilities summed and not averaged over a completion: REINFORCE, for one update on
+    policy for each batch of rollouts. Its value says little: advantages of a group sum to 0, so it
+    hovers around 0 from the start; its gradient is what counts.
+
+    Args:
+        objective: gain, what a token contributes; default `ScoreFunction`. For several updates of a
+            batch `Clip`, or `SequenceClip` for a ratio of whole completions.
+        aggregation: w, how much a token counts; default `SequenceSum`. Also `TokenMean`,
+            `SequenceMean`, `ConstantLength`.
+        correction: c, for a sampler that is not the trainer, `TruncatedImportance`; null for none.
+        terms: cost, what else is made smaller: `KLToBase`, `EntropyBonus`.
     """
+
+    def __init__(
+        self,
+        objective: Objective | None = None,
+        aggregation: Aggregation | None = None,
+        correction: Correction | None = None,
+        terms: list[Term] | None = None,
+    ) -> None:
+        self.objective: Objective = objective or ScoreFunction()
+        self.aggregation: Aggregation = aggregation or SequenceSum()
+        self.correction = correction
+        self.terms: Sequence[Term] = terms or []
+        self.needs_all_rows = bool(self.terms)  # their gradient is not 0 where the advantage is
+        self.needs_reference = any(getattr(x, "needs_reference", False) for x in self.terms)
+        self.needs_entropy = any(getattr(x, "needs_entropy", False) for x in self.terms)
+        if hasattr(self.objective, "uses_ratio"):
+            self.uses_ratio = bool(self.objective.uses_ratio)
 
     def __call__(self, inputs: LossInputs) -> LossOutput:
         """Loss of one micro-batch."""
-        summed = (inputs.logprobs * inputs.mask).sum(1)
-        return LossOutput(loss=-(inputs.advantages * summed).sum() / inputs.num_rows)
+        gains: PerToken = self.objective.gains(inputs)
+        total, report = gains[0], dict(gains[1])
+        if self.correction is not None:
+            factors: PerToken = self.correction.factors(inputs)
+            total, report = total * factors[0], report | factors[1]
+        for term in self.terms:
+            costs: PerToken = term.costs(inputs)
+            total, report = total - costs[0], report | costs[1]
+        counted = torch.where(inputs.mask, total, torch.zeros_like(total))
+        loss = -(self.aggregation.weights(inputs) * counted).sum()
+        means = {
+            name: (values * inputs.mask).sum() / inputs.num_tokens
+            for name, values in report.items()
+        }
+        return LossOutput(loss=loss, metrics=means)

@@ -1,0 +1,43 @@
+"""A bonus for an undecided policy."""
+
+from __future__ import annotations
+
+import math
+
+from steer_lightning.errors import ConfigError
+from steer_lightning.losses.base import PerToken
+from steer_lightning.types import LossInputs
+
+
+class EntropyBonus:
+    """cost = - weight * H(pi(. | x, y_{<t})), over the whole vocabulary at each sampled position.
+
+    In nats, of the distribution that is sampled, temperature applied (Williams and Peng 1991; A3C,
+    arXiv 1602.01783). Keeps a policy from settling on one answer early. Exact at each position, but
+    the gradient leaves out that the positions, too, depend on the policy, as everywhere in the
+    field. A negative weight makes the policy more decided.
+
+    Args:
+        weight: Not 0.
+
+    Raises:
+        ConfigError: If the weight is 0 or not finite.
+    """
+
+    needs_entropy = True
+
+    def __init__(self, weight: float) -> None:
+        if weight == 0 or not math.isfinite(weight):
+            raise ConfigError(
+                "model.loss.terms: EntropyBonus.weight",
+                weight,
+                rule="must be a finite number other than 0",
+                why="With 0 the entropy would be computed for nothing",
+                fix="Set it to 0.001, say, or remove it from the terms",
+            )
+        self.weight = weight
+
+    def costs(self, inputs: LossInputs) -> PerToken:
+        """(n, T); reports `entropy`, nats a token."""
+        assert inputs.entropy is not None  # asked for by `needs_entropy`
+        return -self.weight * inputs.entropy, {"entropy": inputs.entropy.detach()}

@@ -1,0 +1,40 @@
+"""The clipped objective with one ratio for a whole completion."""
+
+from __future__ import annotations
+
+import torch
+
+from steer_lightning.losses.base import PerToken
+from steer_lightning.losses.clip import check_bounds, clipped
+from steer_lightning.types import LossInputs
+
+
+class SequenceClip:
+    """gain = min(s * A, clip(s, 1 - low, 1 + high) * A), s = (pi(y) / pi_old(y))^(1 / |y|).
+
+    GSPO (eq. 5 and 7 of arXiv 2507.18071): the geometric mean of the tokens' ratios, so that a
+    completion is clipped as a whole, since it is rewarded as a whole. Every token has the gain of
+    its completion: with `SequenceMean` the loss is GSPO's. s moves far less than a token's ratio,
+    which is why its bounds are so narrow. Assumes several updates of a batch, as `Clip` does.
+
+    Args:
+        low: Bound below 1, above 0 and below 1; the paper's by default.
+        high: Bound above 1, above 0; the paper's by default.
+
+    Raises:
+        ConfigError: If a bound is out of range.
+    """
+
+    uses_ratio = True
+
+    def __init__(self, low: float = 3e-4, high: float = 4e-4) -> None:
+        check_bounds("SequenceClip", low, high)
+        self.low, self.high = low, high
+
+    def gains(self, inputs: LossInputs) -> PerToken:
+        """(n, T); reports `clip_share`, the share of tokens in clipped completions."""
+        moved = torch.where(inputs.mask, inputs.logprobs - inputs.old_logprobs, 0.0)
+        ratio = (moved.sum(1, keepdim=True) / inputs.lengths[:, None]).exp()
+        return clipped(
+            ratio.expand_as(inputs.logprobs), inputs.advantages[:, None], self.low, self.high
+        )
