@@ -17,6 +17,7 @@ from common import add_arguments, prompts_for, resolve_model, write_json
 
 from steer_lightning.gradient import BatchGradient
 from steer_lightning.losses import PolicyGradient
+from steer_lightning.microbatches import Batch
 from steer_lightning.policy import Policy
 from steer_lightning.rollout import DecodeEngine, Sampling
 
@@ -47,7 +48,7 @@ def main() -> None:
             sampling = Sampling(group_size=args.group_size, max_new_tokens=length)
             start = time.perf_counter()
             rollouts = engine.generate(prompts, sampling, seed=0, step=step)
-            gradient.accumulate(policy, rollouts, advantages)
+            gradient.accumulate(policy, gradient.plan(policy, Batch.alone(rollouts, advantages)))
             times[length].append(time.perf_counter() - start)
     medians = {length: statistics.median(values[1:]) for length, values in times.items()}
     rows = [

@@ -24,6 +24,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from steer_lightning.gradient import BatchGradient
 from steer_lightning.losses import PolicyGradient
+from steer_lightning.microbatches import Batch
 from steer_lightning.policy import Policy
 from steer_lightning.testing import byte_tokenizer
 from steer_lightning.types import Problem, Prompt, Rollouts
@@ -87,14 +88,15 @@ def measure(args: argparse.Namespace) -> dict[str, float]:
         activation_checkpointing=args.activation_checkpointing,
     )
     advantages = torch.ones(args.rows, 1).view(-1, min(4, args.rows))
-    gradient.accumulate(policy, made_up(policy, 4, 8), torch.ones(1, 4))  # warms up
+    warm_up = Batch.alone(made_up(policy, 4, 8), torch.ones(1, 4))
+    gradient.accumulate(policy, gradient.plan(policy, warm_up))
     reset_peak_memory()
     before = peak_memory()
     rollouts = made_up(policy, args.rows, args.length)
     seconds = []
     for _ in range(args.steps):
         start = time.perf_counter()
-        gradient.accumulate(policy, rollouts, advantages)
+        gradient.accumulate(policy, gradient.plan(policy, Batch.alone(rollouts, advantages)))
         seconds.append(time.perf_counter() - start)
     return {"peak_mb": peak_memory() - before, "seconds": statistics.median(seconds)}
 

@@ -4,20 +4,37 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
 from steer_lightning.errors import ConfigError
-from steer_lightning.losses import Loss, hidden_logprobs, token_logprobs
-from steer_lightning.microbatches import MicroBatch, micro_batches
-from steer_lightning.packing import Packing, packed, packed_attention
+from steer_lightning.losses import Loss, TokenStates
+from steer_lightning.microbatches import Batch, Part, micro_batches
+from steer_lightning.packing import packed_attention
 from steer_lightning.policy import Policy
 from steer_lightning.processes import gather_objects, world_size
+from steer_lightning.reading import first_steered, read
+from steer_lightning.streams import Kept, Streams
 from steer_lightning.types import LossInputs, LossOutput, Rollouts
 
 Backward = Callable[[torch.Tensor], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MiniBatch:
+    """What one optimizer step learns from: this process's share of it."""
+
+    advantages: torch.Tensor
+    """(N,) float32, of all rows of this process's rollouts."""
+    parts: list[Part]
+    """As many in each process that shares the base: each pass gathers weights."""
+    num_rows: int
+    """Completions of the step, of all processes."""
+    num_tokens: int
+    """Their tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +48,8 @@ class BatchGradient:
         activation_checkpointing: Recomputes activations in the backward pass.
         packed: Reads what rows of a group have in common once, and no padding; `why_not_packed`
             says whether a model allows it. The gradient is the same.
+        kept_tokens: Most tokens of which the stream below the first steered layer is kept, if they
+            are read again; packed rows alone.
     """
 
     loss: Loss
@@ -38,6 +57,7 @@ class BatchGradient:
     max_tokens: int
     activation_checkpointing: bool = False
     packed: bool = True
+    kept_tokens: int = 0
 
     def __post_init__(self) -> None:
         """Raises a ConfigError for a budget that holds no token."""
@@ -45,94 +65,159 @@ class BatchGradient:
             raise ConfigError(
                 "model.tokens_per_micro_batch", self.max_tokens, rule="must be at least 1"
             )
+        if self.kept_tokens < 0:
+            raise ConfigError("model.kept_tokens", self.kept_tokens, rule="must be 0 or more")
 
-    def accumulate(
+    def streams(self, policy: Policy) -> Streams:
+        """What a batch of rollouts may keep of the layers below the first steered one."""
+        max_tokens = self.kept_tokens if self.packed else 0
+        return Streams(policy.layers, first_steered(policy), max_tokens)
+
+    def plan(
         self,
         policy: Policy,
-        rollouts: Rollouts,
-        advantages: torch.Tensor,
+        batch: Batch,
+        prompts: torch.Tensor | None = None,
         *,
-        num_rows: int | None = None,
-        num_tokens: int | None = None,
-        backward: Backward = torch.Tensor.backward,
-    ) -> Totals:
-        """Leaves the batch's gradient in the `.grad` of what is trained.
+        num_reads: int = 1,
+        streams: Streams | None = None,
+    ) -> MiniBatch:
+        """Chooses the rows of an optimizer step and cuts them into micro-batches.
 
         Args:
             policy: Whose steering is trained.
-            rollouts: N completions.
-            advantages: (B, G).
-            num_rows: Completions of all processes, whose gradients add up; default: N.
-            num_tokens: Of all completions of all processes; default: of these.
+            batch: Of all processes.
+            prompts: (b,) int64, which of the B prompts the step is of; default: all.
+            num_reads: How often the policy is going to read them.
+            streams: Shared by the steps of a batch; default: its own.
+        """
+        chosen = batch.takes_part.clone()
+        if prompts is not None:
+            chosen &= torch.isin(torch.arange(len(chosen)), prompts)[:, None]
+        advantages, needed = batch.advantages[batch.own], chosen[batch.own]
+        if not self._needs("all_rows"):  # with advantage 0 the policy gradient is 0, exactly
+            needed = needed & (advantages != 0)
+        rows = needed.flatten().nonzero().squeeze(1)
+        num_reads += self._needs("reference")  # once more, with the vectors off
+        streams = streams or self.streams(policy)
+        return MiniBatch(
+            advantages=advantages.flatten(),
+            parts=self._parts(policy, batch.rollouts, rows, streams, num_reads),
+            num_rows=int(chosen.sum()),
+            num_tokens=int(batch.num_tokens[chosen].sum()),
+        )
+
+    def _needs(self, what: str) -> bool:
+        return bool(getattr(self.loss, f"needs_{what}", False))
+
+    def _parts(
+        self,
+        policy: Policy,
+        rollouts: Rollouts,
+        rows: torch.Tensor,
+        streams: Streams,
+        num_reads: int,
+    ) -> list[Part]:
+        """As many in each process: each pass gathers the weights of a sharded base."""
+        cut = partial(micro_batches, rollouts, max_tokens=self.max_tokens, pad=policy.pad_token_id)
+        parts = [Part(micro_batch=part, kept=Kept(streams, num_reads)) for part in cut(rows)]
+        for _ in range(policy.sharding.most_passes(len(parts)) - len(parts)):
+            (first,) = cut(torch.tensor([0]))
+            parts.append(Part(micro_batch=first, kept=Kept(streams, num_reads), is_idle=True))
+        return parts
+
+    def accumulate(
+        self, policy: Policy, step: MiniBatch, backward: Backward = torch.Tensor.backward
+    ) -> Totals:
+        """Leaves the gradient of this process's share in the `.grad` of what is trained.
+
+        Args:
+            policy: Whose steering is trained.
+            step: What is learned from.
             backward: Called with each micro-batch's loss.
 
         Returns:
             What it did.
         """
-        flat = advantages.flatten()
         for parameter in policy.steering.parameters():
             parameter.grad = torch.zeros_like(parameter)
-        # a completion with advantage 0 has policy gradient 0, exactly
-        chosen = torch.ones_like(flat) if getattr(self.loss, "needs_all_rows", False) else flat
-        rows = chosen.nonzero().squeeze(1)
-        parts = list(micro_batches(rollouts, rows, self.max_tokens, policy.pad_token_id))
-        size = num_rows or len(flat), num_tokens or int(rollouts.num_tokens.sum())
-        # agreed before the first pass: each gathers weights, in the same order everywhere
-        num_idle = policy.sharding.most_passes(len(parts)) - len(parts)
         totals = Totals()
+        with self._passes(policy):
+            for part in step.parts:
+                if self._needs("reference") and part.reference_logprobs is None:
+                    part.reference_logprobs = self._measure(policy, part, base=True)
+                with self._read(policy, part, self._needs("entropy")) as found:
+                    if part.is_idle:
+                        backward((found.logprobs * 0).sum())
+                        continue
+                    inputs = _inputs(step, part, found)
+                    output = self.loss(inputs)
+                    backward(output.loss)
+                totals.add(inputs, output)
+        return totals
+
+    def measure(self, policy: Policy, step: MiniBatch) -> None:
+        """Takes down the policy's log-probabilities, before the vectors change."""
+        with self._passes(policy):
+            for part in step.parts:
+                part.old_logprobs = self._measure(policy, part)
+
+    def reference_logprobs(self, policy: Policy, rollouts: Rollouts) -> torch.Tensor:
+        """(N, T) float32 on the CPU, of the base with the vectors off; 0 where padded."""
+        found = torch.zeros_like(rollouts.logprobs)
+        rows, streams = torch.arange(len(found)), self.streams(policy)
+        with self._passes(policy):
+            for part in self._parts(policy, rollouts, rows, streams, num_reads=1):
+                logprobs = self._measure(policy, part, base=True).cpu()
+                mask = part.micro_batch.completion_mask
+                found[part.micro_batch.rows, : mask.shape[1]] = logprobs * mask
+        return found
+
+    def _measure(self, policy: Policy, part: Part, base: bool = False) -> torch.Tensor:
+        vectors = policy.at_scale(0.0) if base else nullcontext()
+        with torch.no_grad(), vectors, self._read(policy, part) as found:
+            return found.logprobs
+
+    @contextmanager
+    def _passes(self, policy: Policy) -> Iterator[None]:
+        """Micro-batches are read in the block."""
         with ExitStack() as stack:
             stack.enter_context(policy.checkpointed(self.activation_checkpointing))
             if self.packed:
                 stack.enter_context(packed_attention(policy.model))
-            for part in parts:
-                self._step(policy, part, rollouts, flat, size, backward, totals)
-            for _ in range(num_idle):
-                self._keep_up(policy, rollouts, backward)
-        return totals
-
-    def _keep_up(self, policy: Policy, rollouts: Rollouts, backward: Backward) -> None:
-        """Passes forward and backward for nothing, since other processes still do for something.
-
-        Each such pass gathers the weights of a sharded base, which takes all processes.
-        """
-        first = torch.tensor([0])
-        (part,) = micro_batches(rollouts, first, self.max_tokens, policy.pad_token_id)
-        with self._read(policy, part, rollouts) as logprobs:
-            backward((logprobs * 0).sum())
-
-    def _step(
-        self,
-        policy: Policy,
-        part: MicroBatch,
-        rollouts: Rollouts,
-        advantages: torch.Tensor,
-        size: tuple[int, int],
-        backward: Backward,
-        totals: Totals,
-    ) -> None:
-        device = policy.device
-        with self._read(policy, part, rollouts) as logprobs:
-            inputs = LossInputs(
-                logprobs=logprobs,
-                sampling_logprobs=part.sampling_logprobs.to(device),
-                mask=part.completion_mask.to(device),
-                advantages=advantages[part.rows].to(device),
-                num_rows=size[0],
-                num_tokens=size[1],
-            )
-            output = self.loss(inputs)
-            backward(output.loss)
-        totals.add(inputs, output)
+            yield
 
     @contextmanager
-    def _read(self, policy: Policy, part: MicroBatch, rollouts: Rollouts) -> Iterator[torch.Tensor]:
-        """(n, T) log-probabilities of a micro-batch; the backward pass belongs into the block."""
-        if not self.packed:
-            yield padded_logprobs(policy, part, self.temperature)
-            return
-        packing = pack(part, rollouts, policy.device)
-        with packed(packing):
-            yield packed_logprobs(policy, packing, part, self.temperature)
+    def _read(
+        self, policy: Policy, part: Part, with_entropy: bool = False
+    ) -> Iterator[TokenStates]:
+        reading = read(
+            policy,
+            part.micro_batch,
+            self.temperature,
+            is_packed=self.packed,
+            with_entropy=with_entropy,
+        )
+        with part.kept.reading(), reading as found:
+            yield found
+
+
+def _inputs(step: MiniBatch, part: Part, found: TokenStates) -> LossInputs:
+    """What the loss sees."""
+    rows, device = part.micro_batch, found.logprobs.device
+    if part.old_logprobs is None:  # the first update: the policy has not moved yet
+        part.old_logprobs = found.logprobs.detach()
+    return LossInputs(
+        logprobs=found.logprobs,
+        old_logprobs=part.old_logprobs,
+        sampling_logprobs=rows.sampling_logprobs.to(device),
+        mask=rows.completion_mask.to(device),
+        advantages=step.advantages[rows.rows].to(device),
+        num_rows=step.num_rows,
+        num_tokens=step.num_tokens,
+        reference_logprobs=part.reference_logprobs,
+        entropy=found.entropy,
+    )
 
 
 class Totals:
@@ -154,13 +239,13 @@ class Totals:
         self.loss += float(output.loss.detach())
         for name, value in output.metrics.items():
             self.metrics[name] = self.metrics.get(name, 0.0) + float(value.detach())
-        gaps = (inputs.logprobs.detach() - inputs.sampling_logprobs)[inputs.mask].abs()
+        gaps = (inputs.old_logprobs - inputs.sampling_logprobs)[inputs.mask].abs()
         self._gap_sum += float(gaps.sum())
         self._gap_max = max(self._gap_max, float(gaps.max()))
         self._num_tokens += gaps.numel()
 
     def join(self, other: Totals) -> None:
-        """Takes in another process's."""
+        """Takes in those of another process, or of another step."""
         self.loss += other.loss
         for name, value in other.metrics.items():
             self.metrics[name] = self.metrics.get(name, 0.0) + value
@@ -201,78 +286,3 @@ def gather_totals(own: Totals, parameters: Sequence[torch.Tensor]) -> Totals:
     for other, _ in found:
         totals.join(other)
     return totals
-
-
-def pack(part: MicroBatch, rollouts: Rollouts, device: torch.device) -> Packing:
-    """Packs the rows of a micro-batch."""
-    rows = part.rows.tolist()
-    groups = [n // rollouts.group_size for n in rows]
-    lengths = part.completion_mask.sum(1).tolist()
-    completions = [
-        row[:length] for row, length in zip(part.completion_ids.tolist(), lengths, strict=True)
-    ]
-    prompts = [rollouts.prompts[group].token_ids for group in groups]
-    return Packing(prompts, groups, completions, device)
-
-
-def packed_logprobs(
-    policy: Policy, packing: Packing, part: MicroBatch, temperature: float
-) -> torch.Tensor:
-    """(n, T) log-probabilities of the completions' tokens, 0 where padded."""
-    states, head = policy.head_states(packing.ids, packing.positions, packing.predictors)
-    flat = hidden_logprobs(states, packing.targets, head, temperature)[packing.copies]
-    mask = part.completion_mask.to(flat.device)
-    return torch.zeros(mask.shape, device=flat.device).masked_scatter(mask, flat)
-
-
-def padded_logprobs(policy: Policy, part: MicroBatch, temperature: float) -> torch.Tensor:
-    """The same by a plain forward pass over padded rows."""
-    tokens = part.completion_ids.to(policy.device)
-    ids, mask = part.ids.to(policy.device), part.mask.to(policy.device)
-    logits = policy.logits(ids, mask, tokens.shape[1] + 1)[:, :-1]
-    # a row at a time: the whole batch in float32 would be another copy of the logits
-    rows = zip(logits, tokens, strict=True)
-    return torch.stack([token_logprobs(row, chosen, temperature) for row, chosen in rows])
-
-
-def made_up_rows(policy: Policy) -> Iterator[tuple[list[int], int, list[int]]]:
-    """Rows for a check: (prompt, group, completion), of unequal lengths, two of one group."""
-    generator = torch.Generator().manual_seed(0)
-    vocabulary = policy.model.config.get_text_config().vocab_size
-
-    def tokens(count: int) -> list[int]:
-        found = torch.randint(vocabulary, (count,), generator=generator)
-        return [int(token) for token in found]
-
-    first = tokens(5)
-    yield first, 0, tokens(6)
-    yield first, 0, tokens(1)
-    yield tokens(9), 1, tokens(4)
-
-
-@torch.no_grad()
-def why_not_packed(policy: Policy) -> str | None:
-    """Compares packed with plain forward passes on made-up rows.
-
-    Returns:
-        None if they agree, else what went wrong.
-    """
-    if policy.sharding.why_not_packed is not None:
-        return policy.sharding.why_not_packed
-    try:
-        prompts, groups, completions = zip(*made_up_rows(policy), strict=True)
-        packing = Packing(prompts, groups, completions, policy.device)
-        with packed_attention(policy.model), packed(packing):
-            states, head = policy.head_states(packing.ids, packing.positions, packing.predictors)
-            found = head.logits(states)[packing.copies]
-    except (RuntimeError, TypeError, ValueError, AttributeError, LookupError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
-            raise
-        return f"{type(error).__name__}: {error}"  # a model that does not go through these doors
-    expected = []
-    for prompt, completion in zip(prompts, completions, strict=True):
-        ids = torch.tensor([[*prompt, *completion]], device=policy.device)
-        expected.append(policy.logits(ids, torch.ones_like(ids), len(completion) + 1)[0, :-1])
-    gap = float((torch.cat(expected).float().log_softmax(-1) - found.log_softmax(-1)).abs().max())
-    tolerance = 1e-3 if policy.model.dtype == torch.float32 else 0.5
-    return None if gap <= tolerance else f"log-probabilities differ by {gap:.2g}"

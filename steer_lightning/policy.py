@@ -23,6 +23,7 @@ from transformers import (
 )
 
 from steer_lightning.errors import ConfigError
+from steer_lightning.forwards import replaced_forwards
 from steer_lightning.hub import eos_token_ids, hub_errors, pad_token_id, resolve_base
 from steer_lightning.losses import Head
 from steer_lightning.sharding import Sharding
@@ -317,29 +318,20 @@ class Policy(nn.Module):
         softcap = getattr(self.model.config.get_text_config(), "final_logit_softcapping", None)
         return Head(weight=layer.weight, bias=getattr(layer, "bias", None), softcap=softcap)
 
-    @contextmanager
-    def checkpointed(self, enabled: bool = True) -> Iterator[None]:
+    def checkpointed(self, enabled: bool = True) -> AbstractContextManager[None]:
         """Activation checkpointing of the decoder layers while the block runs.
 
         transformers' own switch works in train mode alone, in which functional dropout is on, and
         makes the embeddings require a gradient, so that activations of the layers below the first
         steered one are kept, too. So each layer's `forward` is wrapped here, inside its hooks.
         """
-        layers = list(self.layers) if enabled else []
-        plain = [layer.__dict__.get("forward") for layer in layers]
-        for layer in layers:
+        return replaced_forwards(
+            list(self.layers) if enabled else [],
             # eval mode: there is no randomness to keep
-            layer.forward = partial(
-                checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False
-            )
-        try:
-            yield
-        finally:
-            for layer, forward in zip(layers, plain, strict=True):
-                if forward is None:
-                    del layer.forward
-                else:  # placed there by someone else, such as accelerate
-                    layer.forward = forward
+            lambda forward: partial(
+                checkpoint, forward, use_reentrant=False, preserve_rng_state=False
+            ),
+        )
 
     def constant_vectors(self) -> AbstractContextManager[None]:
         """While the block runs the vectors do not change, which a rollout makes use of."""

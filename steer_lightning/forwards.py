@@ -1,0 +1,34 @@
+"""Modules whose `forward` is another one for a while."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+Forward = Callable[..., Any]
+
+
+@contextmanager
+def replaced_forwards(
+    layers: Sequence[nn.Module], wrap: Callable[[Forward], Forward]
+) -> Iterator[None]:
+    """While the block runs each layer's `forward`, inside of its hooks, is another one.
+
+    Args:
+        layers: Of a model.
+        wrap: From a layer's own `forward` to the one that takes its place.
+    """
+    plain = [layer.__dict__.get("forward") for layer in layers]
+    for layer in layers:
+        layer.forward = wrap(layer.forward)
+    try:
+        yield
+    finally:
+        for layer, forward in zip(layers, plain, strict=True):
+            if forward is None:
+                del layer.forward
+            else:  # placed there by someone else, such as accelerate
+                layer.forward = forward

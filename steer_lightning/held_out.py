@@ -1,0 +1,76 @@
+"""`validate` and `test`: held-out problems, answered and verified."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import lightning as L
+
+from steer_lightning.evaluation import BenchmarkMetrics, evaluate_batch
+from steer_lightning.policy import Policy
+from steer_lightning.processes import rank, world_size
+from steer_lightning.rewards import RewardSum
+from steer_lightning.rollout import RolloutEngine, Sampling
+from steer_lightning.types import Prompt
+
+
+class HeldOut(L.LightningModule):
+    """The part of `SteeringModule` that measures; it trains nothing.
+
+    Attributes:
+        policy: That answers.
+        engine: What samples.
+        verifier: What counts as right.
+        eval_sampling: How problems are answered.
+        seed: Of the sampling.
+    """
+
+    policy: Policy
+    engine: RolloutEngine
+    verifier: RewardSum
+    eval_sampling: Sampling
+    seed: int
+
+    @property
+    def own(self) -> slice:
+        """Which prompts of a batch are this process's."""
+        return slice(rank(), None, world_size())
+
+    def set_up_engine(self) -> None:
+        """Hands the policy to the engine."""
+        with self.policy.sharding.for_rollouts(self.policy.model):
+            self.engine.setup(self.policy)
+
+    def on_validation_start(self) -> None:
+        """Hands the policy to the engine."""
+        self.set_up_engine()
+
+    on_test_start = on_validation_start
+
+    def _start_evaluation(self) -> None:
+        self._evaluation = BenchmarkMetrics().to(self.device)
+
+    on_validation_epoch_start = _start_evaluation
+    on_test_epoch_start = _start_evaluation
+
+    def validation_step(self, batch: Sequence[Prompt], batch_idx: int) -> None:
+        """Answers held-out problems and verifies the answers."""
+        with self.policy.sharding.for_rollouts(self.policy.model):
+            evaluate_batch(
+                self._evaluation,
+                self.engine,
+                batch[self.own],
+                self.eval_sampling,
+                self.verifier,
+                self.seed,
+            )
+
+    test_step = validation_step
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs accuracy, completion length, share of cut-off answers, and unscored answers."""
+        self.log_dict({f"validation/{k}": v for k, v in self._evaluation.result().items()})
+
+    def on_test_epoch_end(self) -> None:
+        """Logs the same for the test set."""
+        self.log_dict({f"test/{k}": v for k, v in self._evaluation.result().items()})

@@ -1,0 +1,126 @@
+"""Layers below the first steered one run once for all reads of a micro-batch."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from steer_lightning.gradient import BatchGradient
+from steer_lightning.losses import Clip, KLToBase, PolicyGradient
+from steer_lightning.microbatches import Batch
+from steer_lightning.policy import Policy
+from steer_lightning.reading import can_skip_layers
+from steer_lightning.rollout import GenerateEngine, Sampling
+from steer_lightning.steering import SteeringVectors
+from steer_lightning.streams import Kept, Streams
+from steer_lightning.testing import ARCHITECTURES, make_prompts, tiny_policy
+from steer_lightning.update import learn
+
+PROMPTS = make_prompts(["a", "two words", "a rather longer prompt", "z9"])
+STOPS = list(range(40, 80))  # rows of unequal length
+
+
+def policy_with_vectors(architecture: str = "llama", first: int = 2) -> Policy:
+    policy = tiny_policy(architecture, SteeringVectors(layers=[first]))
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        policy.steering.set_vectors(torch.randn(1, 32) * 0.1)
+    return policy
+
+
+def count_runs(policy: Policy) -> list[int]:
+    """Counts how often each layer really runs, by its MLP."""
+    runs = [0] * len(policy.layers)
+
+    def count(k: int) -> None:
+        runs[k] += 1
+
+    for k, layer in enumerate(policy.layers):
+        layer.mlp.register_forward_hook(lambda *_, k=k: count(k))
+    return runs
+
+
+def two_passes(kept_tokens: int, checkpointing: bool = False) -> tuple[torch.Tensor, list[int]]:
+    """PPO with the KL to the base: 2 passes over 2 mini-batches of some micro-batches each."""
+    policy = policy_with_vectors()
+    engine = GenerateEngine()
+    engine.setup(policy)
+    sampling = Sampling(group_size=4, max_new_tokens=14, eos_token_ids=STOPS)
+    rollouts = engine.generate(PROMPTS, sampling, seed=0, step=0)
+    torch.manual_seed(2)
+    batch = Batch.alone(rollouts, torch.randn(4, 4))
+    weight = policy.steering.weight
+    optimizer = torch.optim.SGD([weight], lr=0.5)
+    runs = count_runs(policy)
+    learn(
+        policy,
+        batch,
+        [torch.tensor([0, 2]), torch.tensor([1, 3])],
+        num_passes=2,
+        gradient=BatchGradient(
+            loss=PolicyGradient(objective=Clip(), terms=[KLToBase(0.1)]),
+            temperature=1.0,
+            max_tokens=60,
+            kept_tokens=kept_tokens,
+            activation_checkpointing=checkpointing,
+        ),
+        clip=lambda parameters: torch.zeros(()),
+        take_step=lambda is_last: optimizer.step(),
+        backward=torch.Tensor.backward,
+        learning_rate=0.5,
+    )
+    return weight.detach().clone(), runs
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_the_vectors_are_the_same_bit_for_bit_and_layers_below_run_once(
+    checkpointing: bool,
+) -> None:
+    plain, every = two_passes(0, checkpointing)
+    kept, fewer = two_passes(10_000, checkpointing)
+    assert torch.equal(kept, plain)
+    assert every[0] == every[1]
+    assert fewer[0] == fewer[1]
+    assert fewer[2] == every[2]
+    # the first mini-batch is read by the base and in 2 passes, the second one is measured, too
+    assert every[0] / fewer[0] == pytest.approx((3 + 4) / 2, rel=0.2)
+
+
+def test_what_has_no_room_is_read_from_the_bottom() -> None:
+    plain, every = two_passes(0)
+    some, fewer = two_passes(50)
+    assert torch.equal(some, plain)
+    assert two_passes(10_000)[1][0] < fewer[0] < every[0]
+
+
+def test_room_is_counted_in_tokens() -> None:
+    policy = policy_with_vectors()
+    streams = Streams(policy.layers, 2, max_tokens=10)
+    found = []
+    for length in (6, 5, 4):  # the second one has no room
+        kept = Kept(streams, num_reads=2)
+        with kept.reading():
+            policy.model(input_ids=torch.ones(1, length, dtype=torch.long))
+        found.append(kept.stream is not None)
+    assert found == [True, False, True]
+    last = Kept(Streams(policy.layers, 2, max_tokens=10), num_reads=1)
+    with last.reading():
+        policy.model(input_ids=torch.ones(1, 2, dtype=torch.long))
+    assert last.stream is None, "nothing is kept of what is not read again"
+
+
+@pytest.mark.parametrize("architecture", sorted(set(ARCHITECTURES) - {"falcon"}))
+def test_every_architecture_can_skip_layers(architecture: str) -> None:
+    assert can_skip_layers(policy_with_vectors(architecture))
+
+
+@pytest.mark.parametrize("default", [(), (0,)], ids=["raises", "differs"])
+def test_layers_that_hand_on_more_than_their_stream_are_noticed(
+    monkeypatch: pytest.MonkeyPatch, default: tuple[int, ...]
+) -> None:
+    policy = policy_with_vectors()
+    below, above = policy.layers[0].mlp, policy.layers[2].mlp
+    first, second, beside = below.forward, above.forward, {}
+    monkeypatch.setattr(below, "forward", lambda x: beside.setdefault("x", first(x)))
+    monkeypatch.setattr(above, "forward", lambda x: second(x) + beside.pop("x", *default))
+    assert not can_skip_layers(policy)
