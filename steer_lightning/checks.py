@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import lightning as L
@@ -11,8 +11,11 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 
 from steer_lightning.errors import ConfigError
 from steer_lightning.processes import gather_objects
+from steer_lightning.rewards import LengthReward, WeightedReward, reward_name
 from steer_lightning.rollout import Sampling
+from steer_lightning.sample import DynamicSampling
 from steer_lightning.strategy import STRATEGIES, SteeringStrategy
+from steer_lightning.update import Updates
 
 
 def check_trainer(trainer: L.Trainer) -> None:
@@ -66,16 +69,44 @@ def _check_deterministic(trainer: L.Trainer) -> None:
         )
 
 
-def check_training_sampling(sampling: Sampling, advantage: Any) -> None:
-    """Raises a ConfigError for sampling under which nothing, or something else, would be learned.
+def num_steps_of(trainer: L.Trainer) -> int:
+    """How many steps a run takes; raises a ConfigError if nothing bounds it."""
+    found = trainer.estimated_stepping_batches
+    if found == float("inf"):
+        raise ConfigError(
+            "trainer.max_steps",
+            trainer.max_steps,
+            rule="it or trainer.max_epochs must bound the run",
+            why="The learning rate's schedule needs its length",
+            fix="Set trainer.max_steps to a number of optimizer steps",
+        )
+    return int(found)
 
-    Args:
-        sampling: Of the training completions.
-        advantage: The estimator, which may need groups of some size.
-    """
+
+def check_training(
+    sampling: Sampling,
+    advantage: Any,
+    loss: Any,
+    updates: Updates,
+    dynamic_sampling: DynamicSampling | None,
+    rewards: Sequence[WeightedReward],
+) -> None:
+    """Raises a ConfigError if these settings of the module contradict each other."""
+    check_group_size(sampling, advantage)
+    check_training_sampling(sampling)
+    check_updates(updates, loss)
+    if dynamic_sampling is not None:
+        check_signal(advantage)
+    for part in rewards:
+        if isinstance(part.reward, LengthReward):
+            check_length_reward(part.reward, sampling)
+
+
+def check_group_size(sampling: Sampling, advantage: Any) -> None:
+    """Raises a ConfigError for groups too small for the estimator."""
     needed = getattr(advantage, "min_group_size", 1)
     if sampling.group_size < needed:
-        name = type(advantage).__name__
+        name = reward_name(advantage)
         raise ConfigError(
             "model.sampling.group_size",
             sampling.group_size,
@@ -84,6 +115,56 @@ def check_training_sampling(sampling: Sampling, advantage: Any) -> None:
             "are none",
             fix="Set model.sampling.group_size: 8 or more",
         )
+
+
+def check_signal(advantage: Any) -> None:
+    """Raises a ConfigError if an estimator learns from groups that would be refilled."""
+    if getattr(advantage, "min_group_size", 1) < 2:
+        raise ConfigError(
+            "model.dynamic_sampling",
+            "on",
+            rule=f"needs an estimator that compares a group's completions with each other, which "
+            f"model.advantage = {reward_name(advantage)} does not",
+            why="It has advantages in groups whose rewards are all equal: they are no loss",
+            fix="Set model.dynamic_sampling: null, or model.advantage to GRPO, DrGRPO or RLOO; an "
+            "estimator of your own says so by min_group_size = 2",
+        )
+
+
+def check_further_prompts(data: Any, dynamic_sampling: DynamicSampling | None) -> None:
+    """Raises a ConfigError if there are no further prompts to refill a batch from."""
+    if dynamic_sampling is None:
+        return
+    if not hasattr(data, "further_prompts"):
+        raise ConfigError(
+            "model.dynamic_sampling",
+            "on",
+            rule=f"needs a data module with further_prompts, which {type(data).__name__} has not",
+            fix="Use PromptDataModule, or set model.dynamic_sampling: null",
+        )
+    if len(data.prompts["train"]) == data.batch_size:
+        raise ConfigError(
+            "data.batch_size",
+            data.batch_size,
+            rule="leaves no further prompt for model.dynamic_sampling: there are as many in all",
+            fix="Set data.batch_size lower, or model.dynamic_sampling: null",
+        )
+
+
+def check_length_reward(reward: LengthReward, sampling: Sampling) -> None:
+    """Raises a ConfigError for a penalty that no completion can get."""
+    if reward.free_tokens >= sampling.max_new_tokens:
+        raise ConfigError(
+            "LengthReward.free_tokens",
+            reward.free_tokens,
+            rule=f"must be below model.sampling.max_new_tokens = {sampling.max_new_tokens}",
+            why="No completion is ever longer, so none would be penalised",
+            fix=f"Set free_tokens below {sampling.max_new_tokens}, and max_tokens to it",
+        )
+
+
+def check_training_sampling(sampling: Sampling) -> None:
+    """Raises a ConfigError for sampling under which nothing, or something else, is learned."""
     if sampling.temperature == 0:
         raise ConfigError(
             "model.sampling.temperature",
@@ -105,8 +186,40 @@ def check_training_sampling(sampling: Sampling, advantage: Any) -> None:
             )
 
 
-def check_batch_size(batch_size: int, num_processes: int) -> None:
-    """Raises a ConfigError if some process would have no prompt of a batch."""
+def check_updates(updates: Updates, loss: Any) -> None:
+    """Raises a ConfigError for a loss that does not go with the number of updates of a batch.
+
+    Args:
+        updates: Of each batch of rollouts.
+        loss: May say by an attribute `uses_ratio` whether it serves for several.
+    """
+    uses_ratio = getattr(loss, "uses_ratio", None)
+    name = type(getattr(loss, "objective", loss)).__name__
+    if uses_ratio and updates.num_steps == 1:
+        raise ConfigError(
+            "model.loss.objective",
+            name,
+            rule="needs several updates of a batch: model.updates.num_passes * num_mini_batches "
+            "is 1",
+            why="In the only one the policy is the one that sampled: its ratio is 1, and nothing "
+            "is ever clipped",
+            fix="Set model.updates.num_mini_batches: 4, say, or take the objective ScoreFunction, "
+            "which has the same gradient there",
+        )
+    if uses_ratio is False and updates.num_steps > 1:
+        key = "num_passes" if updates.num_passes > 1 else "num_mini_batches"
+        raise ConfigError(
+            f"model.updates.{key}",
+            getattr(updates, key),
+            rule=f"must be 1 with model.loss.objective = {name}",
+            why="From the second update on the policy is no longer the one that sampled, and the "
+            "gradient is another one's",
+            fix="Set model.loss.objective: steer_lightning.losses.Clip, which takes that in",
+        )
+
+
+def check_batch_size(batch_size: int, num_processes: int, num_mini_batches: int) -> None:
+    """Raises a ConfigError if a process would have no prompt, or mini-batches unequal ones."""
     if batch_size < num_processes:
         raise ConfigError(
             "data.batch_size",
@@ -114,6 +227,14 @@ def check_batch_size(batch_size: int, num_processes: int) -> None:
             rule=f"must be at least the number of processes, {num_processes}",
             why="It counts the prompts of all processes, and each takes its share",
             fix=f"Set data.batch_size: {num_processes} or more",
+        )
+    if batch_size % num_mini_batches:
+        raise ConfigError(
+            "model.updates.num_mini_batches",
+            num_mini_batches,
+            rule=f"must divide data.batch_size = {batch_size}",
+            why="Each optimizer step is of as many prompts as the others",
+            fix="Set it to a divisor, or data.batch_size to a multiple",
         )
 
 

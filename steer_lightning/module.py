@@ -3,31 +3,39 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
-import lightning as L
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
 
 from steer_lightning.advantages import RLOO, Advantage
 from steer_lightning.checks import (
     check_batch_size,
+    check_further_prompts,
     check_same_everywhere,
     check_trainer,
-    check_training_sampling,
+    check_training,
+    num_steps_of,
 )
-from steer_lightning.errors import ConfigError
-from steer_lightning.evaluation import BenchmarkMetrics, evaluate_batch
-from steer_lightning.gradient import BatchGradient, gather_totals, why_not_packed
+from steer_lightning.gradient import BatchGradient
+from steer_lightning.held_out import HeldOut
+from steer_lightning.kl_in_reward import KLInReward
 from steer_lightning.losses import Loss, PolicyGradient
-from steer_lightning.optim import RunningNormClip, Schedule, check_optimizer
+from steer_lightning.microbatches import Batch
+from steer_lightning.optim import (
+    OptimizerFactory,
+    RunningNormClip,
+    Schedule,
+    check_optimizer,
+    default_optimizer,
+)
 from steer_lightning.policy import Policy
-from steer_lightning.processes import rank, sum_gradients, world_size
 from steer_lightning.random_states import get_random_states, set_random_states
+from steer_lightning.reading import can_skip_layers, why_not_packed
 from steer_lightning.resume import (
     KEY,
     check_not_finished,
@@ -43,22 +51,17 @@ from steer_lightning.rewards import (
     WeightedReward,
 )
 from steer_lightning.rollout import DecodeEngine, RolloutEngine, Sampling
+from steer_lightning.sample import DynamicSampling, sample_round, who_takes_part
 from steer_lightning.steering import Steering, SteeringVectors
-from steer_lightning.step import Step, Update, gather_rows
+from steer_lightning.step import Sampled, Step, Update
 from steer_lightning.strategy import SteeringStrategy
-from steer_lightning.types import Prompt, Rollouts
+from steer_lightning.types import Prompt
+from steer_lightning.update import Updates, learn
 
 log = logging.getLogger(__name__)
 
-OptimizerFactory = Callable[[Any], torch.optim.Optimizer]
 
-
-def default_optimizer(parameters: Any) -> torch.optim.Optimizer:
-    """AdamW without weight decay, which would pull the vectors back to zero."""
-    return torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.0)
-
-
-class SteeringModule(L.LightningModule):
+class SteeringModule(HeldOut):
     """Trains steering vectors of a frozen language model by online reinforcement learning.
 
     Nothing is loaded here: settings are checked, the model comes with `configure_model`.
@@ -75,6 +78,13 @@ class SteeringModule(L.LightningModule):
         rewards: What completions are worth, a weighted sum; default `MathReward`.
         advantage: From rewards (B, G) to advantages (B, G); default `RLOO`.
         loss: From log-probabilities and advantages to a scalar; default `PolicyGradient`.
+        updates: For how many optimizer steps a batch of rollouts serves.
+        dynamic_sampling: Refills groups without signal from further prompts; null does not.
+        mask_overlong: Leaves completions that were cut off at the token limit out of the update
+            (DAPO's overlong filtering): neither right nor wrong. Their rewards stay in their
+            group's baseline.
+        kl_in_reward: Takes the KL to the base off the rewards; null does not. `KLToBase` puts it
+            into the loss.
         optimizer: Any torch or bitsandbytes optimizer.
         schedule: Learning rate over the run.
         gradient_clip: Clips the gradient in place and returns its norm; default `RunningNormClip`.
@@ -82,15 +92,25 @@ class SteeringModule(L.LightningModule):
             bounds memory.
         activation_checkpointing: Recomputes activations in the backward pass: less memory, more
             time.
+        kept_tokens: Most tokens of a batch of which the stream that enters the first steered layer
+            is kept, where they are read again, for several updates or for the KL to the base: the
+            layers below are not run again. Bounds memory; 0 keeps none.
         reward_pool: The processes that score completions; default `RewardPool`.
         verifier: What counts as right in `validate` and `test`; default `MathReward`.
         eval_sampling: How problems are answered there; default: as in training, one completion
             each. Accuracy is the mean over `group_size` completions.
         seed: Of everything random in training; on the command line it is `seed_everything`.
 
+    Attributes:
+        last_step: What the last training step did, for callbacks.
+
     Raises:
         ConfigError: If settings are out of range or contradict each other.
     """
+
+    last_step: Step | None = None
+    _checkpoint: dict[str, Any] | None = None
+    _has_parted = False
 
     def __init__(
         self,
@@ -105,11 +125,16 @@ class SteeringModule(L.LightningModule):
         rewards: list[WeightedReward] | None = None,
         advantage: Advantage | None = None,
         loss: Loss | None = None,
+        updates: Updates = Updates(),  # noqa: B008  # frozen
+        dynamic_sampling: DynamicSampling | None = None,
+        mask_overlong: bool = False,
+        kl_in_reward: KLInReward | None = None,
         optimizer: OptimizerFactory = default_optimizer,
         schedule: Schedule = Schedule(),  # noqa: B008  # frozen
         gradient_clip: torch.nn.Module | None = None,
         tokens_per_micro_batch: int = 16384,
         activation_checkpointing: bool = False,
+        kept_tokens: int = 65536,
         reward_pool: RewardPool | None = None,
         verifier: Reward | None = None,
         eval_sampling: Sampling | None = None,
@@ -126,29 +151,27 @@ class SteeringModule(L.LightningModule):
             attn_implementation=attn_implementation,
             trust_remote_code=trust_remote_code,
         )
-        self.sampling = sampling
+        self.sampling, self.seed = sampling, seed
         self.engine: RolloutEngine = engine or DecodeEngine()
-        self.reward_pool = reward_pool or RewardPool()
-        default = [WeightedReward(reward=MathReward())]
-        self.reward = RewardSum(default if rewards is None else rewards, self.reward_pool)
+        pool = self.reward_pool = reward_pool or RewardPool()
+        rewards = [WeightedReward(reward=MathReward())] if rewards is None else rewards
+        self.reward = RewardSum(rewards, pool)
         self.advantage: Advantage = advantage or RLOO()
-        check_training_sampling(sampling, self.advantage)
+        loss = loss or PolicyGradient()
+        check_training(sampling, self.advantage, loss, updates, dynamic_sampling, rewards)
+        self.updates, self.dynamic_sampling = updates, dynamic_sampling
+        self.mask_overlong, self.kl_in_reward = mask_overlong, kl_in_reward
         self.batch_gradient = BatchGradient(
-            loss=loss or PolicyGradient(),
+            loss=loss,
             temperature=sampling.temperature,
             max_tokens=tokens_per_micro_batch,
             activation_checkpointing=activation_checkpointing,
+            kept_tokens=kept_tokens,
         )
-        self.optimizer_factory = optimizer
-        self.schedule = schedule
+        self.optimizer_factory, self.schedule = optimizer, schedule
         self.gradient_clip = gradient_clip or RunningNormClip()
-        judge = WeightedReward(reward=verifier or MathReward())
-        self.verifier = RewardSum([judge], self.reward_pool)
+        self.verifier = RewardSum([WeightedReward(reward=verifier or MathReward())], pool)
         self.eval_sampling = eval_sampling or replace(sampling, group_size=1)
-        self.seed = seed
-        self.last_step: Step | None = None
-        self._checkpoint: dict[str, Any] | None = None
-        self._has_parted = False
 
     # ---- setting up
 
@@ -156,7 +179,10 @@ class SteeringModule(L.LightningModule):
         """Refuses what would falsify the run, before the model's weights are loaded."""
         check_trainer(self.trainer)
         if stage == TrainerFn.FITTING and self._data is not None:
-            check_batch_size(self._data.batch_size, self.trainer.world_size)
+            check_batch_size(
+                self._data.batch_size, self.trainer.world_size, self.updates.num_mini_batches
+            )
+            check_further_prompts(self._data, self.dynamic_sampling)
         for split, rows in getattr(self._data, "prompts", {}).items():
             training = split == "train"
             key = "model.sampling" if training else "model.eval_sampling"
@@ -175,7 +201,7 @@ class SteeringModule(L.LightningModule):
 
     def on_fit_start(self) -> None:
         """Hands the policy to the engine, and looks whether rows can be packed."""
-        self._set_up_engine()
+        self.set_up_engine()
         reason = why_not_packed(self.policy)
         if reason is not None:
             log.warning(
@@ -183,17 +209,9 @@ class SteeringModule(L.LightningModule):
                 type(self.policy.model).__name__,
                 reason,
             )
-        self.batch_gradient = replace(self.batch_gradient, packed=reason is None)
-
-    def _set_up_engine(self) -> None:
-        with self.policy.sharding.for_rollouts(self.policy.model):
-            self.engine.setup(self.policy)
-
-    def on_validation_start(self) -> None:
-        """Hands the policy to the engine."""
-        self._set_up_engine()
-
-    on_test_start = on_validation_start
+        skips = reason is None and can_skip_layers(self.policy)
+        kept = self.batch_gradient.kept_tokens if skips else 0
+        self.batch_gradient = replace(self.batch_gradient, packed=reason is None, kept_tokens=kept)
 
     @property
     def _data(self) -> Any:
@@ -209,21 +227,16 @@ class SteeringModule(L.LightningModule):
             sampling=self.sampling,
             advantage=self.advantage,
             loss=self.batch_gradient.loss,
+            updates=self.updates,
+            dynamic_sampling=self.dynamic_sampling,
+            mask_overlong=self.mask_overlong,
+            kl_in_reward=self.kl_in_reward,
         )
         self._facts = {**policy_facts(self.policy), **training}
-        check_same_everywhere({**self._facts, **getattr(self._data, "order", {})})
+        check_same_everywhere({**self._facts, **getattr(self._data, "facts", {})})
         if self._checkpoint is not None:
             check_same_run(self._checkpoint[KEY], self._facts)
-        num_steps = self.trainer.estimated_stepping_batches
-        if num_steps == float("inf"):
-            raise ConfigError(
-                "trainer.max_steps",
-                self.trainer.max_steps,
-                rule="it or trainer.max_epochs must bound the run",
-                why="The learning rate's schedule needs its length",
-                fix="Set trainer.max_steps to a number of optimizer steps",
-            )
-        scheduler = self.schedule.build(optimizer, int(num_steps))
+        scheduler = self.schedule.build(optimizer, num_steps_of(self.trainer))
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
     def transfer_batch_to_device(
@@ -277,82 +290,79 @@ class SteeringModule(L.LightningModule):
     def training_step(self, batch: Sequence[Prompt], batch_idx: int) -> None:
         """One step of online reinforcement learning on B prompts, shared among the processes."""
         start = time.perf_counter()
-        scoring = self.reward.start()  # completions are scored while others are still sampled
-        with self.policy.sharding.for_rollouts(self.policy.model):
-            rollouts: Rollouts = self.engine.generate(
-                batch[self.own],
-                self.sampling,
-                seed=self.seed,
-                step=self.global_step,
-                on_completion=scoring.add,
+        sampled = self.sample(batch)  # B prompts x G completions, or more prompts, with rewards
+        rewards, kl = self._shaped(sampled)
+        advantages: torch.Tensor = self.advantage(rewards)  # (B, G)
+        takes_part = who_takes_part(sampled, len(batch), self.mask_overlong)
+        update = self.update(
+            Batch(
+                rollouts=sampled.rollouts,
+                own=sampled.own,
+                advantages=advantages,
+                num_tokens=sampled.num_tokens,
+                takes_part=takes_part,
             )
-        seconds = time.perf_counter() - start
-        scores = scoring.result(rollouts.completions())  # None where unscored
-        rows = gather_rows(rollouts, scores, seconds)  # of all processes
-        advantages: torch.Tensor = self.advantage(rows.rewards)  # (B, G)
-        update = self.update(rollouts, advantages, int(rows.num_tokens.sum()))
+        )
         self.engine.sync(self.policy.steering)  # what is trained, nothing else
         self.last_step = Step(
-            **vars(rows),
-            rollouts=rollouts,
-            scores=scores,
+            **vars(sampled),
             advantages=advantages,
+            takes_part=takes_part,
+            kl=kl,
             update=update,
-            own=self.own,
             seconds=time.perf_counter() - start,
         )
 
-    @property
-    def own(self) -> slice:
-        """Which prompts of a batch are this process's."""
-        return slice(rank(), None, world_size())
+    def sample(self, prompts: Sequence[Prompt]) -> Sampled:
+        """Completions with their rewards; with dynamic sampling of further prompts, too."""
+        one_round = partial(
+            sample_round,
+            policy=self.policy,
+            engine=self.engine,
+            reward=self.reward,
+            sampling=self.sampling,
+            seed=self.seed,
+            step=self.global_step,
+        )
+        drawn, sampled = list(prompts), one_round(prompts)
+        if self.dynamic_sampling is not None:
+            drawn, sampled = self.dynamic_sampling.refill(
+                drawn, sampled, one_round, self._data.further_prompts
+            )
+        if hasattr(self._data, "record"):  # a data module of the user's own may have no order
+            self._data.record(drawn, sampled.rewards)
+        return sampled
 
-    def update(
-        self, rollouts: Rollouts, advantages: torch.Tensor, num_tokens: int | None = None
-    ) -> Update:
-        """One optimizer step on a batch of rollouts.
+    def _shaped(self, sampled: Sampled) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """What advantages are made of, and the KL to the base if that is part of it, (B, G)."""
+        if self.kl_in_reward is None:
+            return sampled.rewards, None
+        kl = self.kl_in_reward.measure(self.policy, self.batch_gradient, sampled)
+        return sampled.rewards - self.kl_in_reward.weight * kl, kl
 
-        Args:
-            rollouts: Completions of this process.
-            advantages: (B, G), of all processes.
-            num_tokens: Of all completions of all processes; default: of these.
-
-        With a loss or gradient that is not finite it is skipped: neither vectors, optimizer nor
-        clip take it in.
-        """
+    def update(self, batch: Batch) -> Update:
+        """The optimizer steps of a batch of rollouts of all processes."""
         optimizer: Any = self.optimizers()
         scheduler: Any = self.lr_schedulers()
-        parameters = list(self.policy.steering.parameters())
-        own = self.batch_gradient.accumulate(
+        update = learn(
             self.policy,
-            rollouts,
-            advantages[self.own],
-            num_rows=advantages.numel(),
-            num_tokens=num_tokens,
+            batch,
+            self.updates.split(batch, self.seed, self.global_step),
+            num_passes=self.updates.num_passes,
+            gradient=self.batch_gradient,
+            clip=self.gradient_clip,
+            take_step=self._take_step,
             backward=self.manual_backward,
+            learning_rate=optimizer.param_groups[0]["lr"],
         )
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        sum_gradients(gradients)  # the one thing of any size that is ever sent
-        totals = gather_totals(own, parameters)
-        # a finite gradient may have an infinite norm, by which the clip would divide
-        norm = torch.nn.utils.get_total_norm(gradients)
-        skipped = not math.isfinite(totals.loss) or not bool(norm.isfinite())
-        if skipped:
-            self.policy.steering.zero_grad()  # the optimizer passes it by; the step counts
-        else:
-            norm = self.gradient_clip(parameters)
-        rate = optimizer.param_groups[0]["lr"]
-        optimizer.step()  # also when no group has signal: momentum and schedule go on
-        scheduler.step()
-        self._compare(totals.mismatch)
-        return Update(
-            loss=totals.loss,
-            loss_metrics=totals.metrics,
-            mismatch=totals.mismatch,
-            gradient_norm=math.nan if skipped else float(norm),
-            skipped=skipped,
-            learning_rate=rate,
-        )
+        scheduler.step()  # also when the update was skipped
+        self._compare(update.mismatch)
+        return update
+
+    def _take_step(self, is_last: bool) -> None:
+        """Lightning counts the last one alone: `global_step` is the number of batches."""
+        optimizer: Any = self.optimizers(use_pl_optimizer=is_last)
+        optimizer.step()
 
     def _compare(self, mismatch: Mapping[str, float]) -> None:
         """Says so, once, if the sampler and the trainer part: the update would be off policy."""
@@ -368,33 +378,3 @@ class SteeringModule(L.LightningModule):
             mismatch["mean"],
             mismatch["max"],
         )
-
-    # ---- evaluation: `validate` and `test`
-
-    def _start_evaluation(self) -> None:
-        self._evaluation = BenchmarkMetrics().to(self.device)
-
-    on_validation_epoch_start = _start_evaluation
-    on_test_epoch_start = _start_evaluation
-
-    def validation_step(self, batch: Sequence[Prompt], batch_idx: int) -> None:
-        """Answers held-out problems and verifies the answers."""
-        with self.policy.sharding.for_rollouts(self.policy.model):
-            evaluate_batch(
-                self._evaluation,
-                self.engine,
-                batch[self.own],
-                self.eval_sampling,
-                self.verifier,
-                self.seed,
-            )
-
-    test_step = validation_step
-
-    def on_validation_epoch_end(self) -> None:
-        """Logs accuracy, completion length, share of cut-off answers, and unscored answers."""
-        self.log_dict({f"validation/{k}": v for k, v in self._evaluation.result().items()})
-
-    def on_test_epoch_end(self) -> None:
-        """Logs the same for the test set."""
-        self.log_dict({f"test/{k}": v for k, v in self._evaluation.result().items()})

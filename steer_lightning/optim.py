@@ -13,6 +13,13 @@ from torch import nn
 
 from steer_lightning.errors import UNKNOWN, ConfigError
 
+OptimizerFactory = Callable[[Any], torch.optim.Optimizer]
+
+
+def default_optimizer(parameters: Any) -> torch.optim.Optimizer:
+    """AdamW without weight decay, which would pull the vectors back to zero."""
+    return torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.0)
+
 
 class NormClip(nn.Module):
     """Scales the gradient down to a fixed norm. The paper clips at 2.0.

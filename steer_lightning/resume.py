@@ -9,9 +9,10 @@ from typing import Any
 import lightning as L
 import torch
 
+from steer_lightning.describe import describe
 from steer_lightning.errors import ConfigError
 from steer_lightning.policy import Policy
-from steer_lightning.rewards import RewardSum, reward_name
+from steer_lightning.rewards import RewardSum
 from steer_lightning.rollout import Sampling
 
 KEY = "steering_run"
@@ -33,12 +34,18 @@ def training_facts(
     gradient_clip: object,
     rewards: RewardSum,
     sampling: Sampling,
-    advantage: object,
-    loss: object,
+    **parts: object,
 ) -> dict[str, Any]:
     """What a run optimises and how, by configuration key.
 
     The optimizer's settings are part of its state: a checkpoint would silently bring back its own.
+
+    Args:
+        optimizer: Of the vectors.
+        gradient_clip: Which may have a state.
+        rewards: Of completions.
+        sampling: Of training completions.
+        parts: Others of `model`, by name.
     """
     plain = (int, float, bool, str, tuple)
     settings = {k: v for k, v in optimizer.defaults.items() if isinstance(v, plain)}
@@ -48,8 +55,7 @@ def training_facts(
         "model.gradient_clip": type(gradient_clip).__name__,
         "model.rewards": {name: part.weight for name, part in rewards.parts.items()},
         "model.sampling": {**asdict(sampling), "eos_token_ids": list(sampling.eos_token_ids)},
-        "model.advantage": reward_name(advantage),  # type: ignore[arg-type]  # a function or an object
-        "model.loss": reward_name(loss),  # type: ignore[arg-type]
+        **{f"model.{name}": describe(part) for name, part in parts.items()},
     }
 
 

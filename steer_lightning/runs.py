@@ -31,8 +31,8 @@ CONFIG, FOLDER = "config.yaml", "checkpoints"
 """In a run's folder."""
 
 SETTINGS = (
-    *("advantage", "dtype", "gradient_clip", "loss", "optimizer", "rewards", "sampling"),
-    *("schedule", "steering"),
+    *("advantage", "dtype", "dynamic_sampling", "gradient_clip", "kl_in_reward", "loss"),
+    *("mask_overlong", "optimizer", "rewards", "sampling", "schedule", "steering", "updates"),
 )
 """Parts of `model` that a run goes on with as they were; checkpoints know of base and data."""
 

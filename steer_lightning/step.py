@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch.nn.functional import pad
 
 from steer_lightning.processes import gather_objects, world_size
 from steer_lightning.rewards import Scores
@@ -35,41 +36,91 @@ class Rows:
 
 @dataclass(frozen=True, kw_only=True)
 class Update:
-    """One optimizer step."""
+    """What a batch of rollouts did to the vectors: one optimizer step, or several."""
 
     loss: float
+    """Their mean."""
     loss_metrics: Mapping[str, float]
-    """What the loss itself reports."""
+    """What the loss itself reports; means over the steps."""
     mismatch: Mapping[str, float]
-    """`mean` and `max` difference of the sampler's log-probabilities from the trainer's, in nats;
-    empty if no row had an advantage."""
+    """`mean` and `max` difference of the sampler's log-probabilities from the trainer's, before the
+    first step, in nats; empty if no row had an advantage."""
     gradient_norm: float
-    """Before clipping, in the units of the parameter; NaN if skipped."""
+    """Mean norm before clipping, in the units of the parameter; NaN if all steps were skipped."""
     skipped: bool
-    """Because loss or gradient were not finite."""
+    """Whether one was, because its loss or gradient were not finite."""
     learning_rate: float
 
 
 @dataclass(frozen=True, kw_only=True)
-class Step(Rows):
-    """What the last training step did; read by callbacks."""
+class Sampled(Rows):
+    """The completions of B prompts, with their rewards."""
 
-    advantages: torch.Tensor
-    """(B, G) float32."""
-    update: Update
-    seconds: float
     rollouts: Rollouts
     """Of this process: its share of the B prompts, see `own`."""
     scores: Scores
     """Of the same completions."""
-    own: slice
-    """Which of the B prompts are this process's; all of them, if there is one process."""
+    own: torch.Tensor
+    """(b,) int64, which of the B prompts they are; all of them, if there is one process."""
+
+    def join(self, later: Sampled) -> Sampled:
+        """The completions of further prompts behind these."""
+        tables = {
+            name: torch.cat([getattr(self, name), getattr(later, name)])
+            for name in ("rewards", "num_tokens", "finished", "logprob_sums")
+        }
+        return Sampled(
+            **tables,
+            parts={name: torch.cat([part, later.parts[name]]) for name, part in self.parts.items()},
+            outcomes=_added_up([self.outcomes, later.outcomes]),
+            rollout_seconds=self.rollout_seconds + later.rollout_seconds,
+            rollouts=_joined(self.rollouts, later.rollouts),
+            scores=Scores(
+                total=self.scores.total + later.scores.total,
+                parts={name: x + later.scores.parts[name] for name, x in self.scores.parts.items()},
+                outcomes=_added_up([self.scores.outcomes, later.scores.outcomes]),
+            ),
+            own=torch.cat([self.own, later.own + len(self.rewards)]),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step(Sampled):
+    """What the last training step did; read by callbacks."""
+
+    advantages: torch.Tensor
+    """(B, G) float32."""
+    takes_part: torch.Tensor
+    """(B, G) bool, whether the update is of this completion, too."""
+    kl: torch.Tensor | None
+    """(B, G) float32, nats of each completion's KL to the base, where the reward takes it in."""
+    update: Update
+    seconds: float
+
+
+def _joined(one: Rollouts, two: Rollouts) -> Rollouts:
+    """Completions padded to the same length."""
+    width = max(one.completion_ids.shape[1], two.completion_ids.shape[1])
+
+    def together(name: str) -> torch.Tensor:
+        tables = [getattr(rollouts, name) for rollouts in (one, two)]
+        return torch.cat([pad(table, (0, width - table.shape[1])) for table in tables])
+
+    return Rollouts(
+        prompts=one.prompts + two.prompts,
+        group_size=one.group_size,
+        completion_ids=together("completion_ids"),
+        completion_mask=together("completion_mask"),
+        logprobs=together("logprobs"),
+        finished=torch.cat([one.finished, two.finished]),
+        texts=one.texts + two.texts,
+    )
 
 
 def as_matrix(scores: Sequence[float | None], group_size: int) -> torch.Tensor:
     """N scores as (B, G) float64, NaN for None."""
     values = [float("nan") if score is None else score for score in scores]
-    return torch.tensor(values, dtype=torch.float64).view(-1, group_size)
+    return torch.tensor(values, dtype=torch.float64).view(len(scores) // group_size, group_size)
 
 
 def gather_rows(rollouts: Rollouts, scores: Scores, rollout_seconds: float) -> Rows:
@@ -84,11 +135,12 @@ def gather_rows(rollouts: Rollouts, scores: Scores, rollout_seconds: float) -> R
         The same on every process, in the order of the batch's prompts.
     """
     size = rollouts.group_size
+    shape = (len(rollouts.prompts), size)  # there may be none
     own = {
         "rewards": as_matrix(scores.total, size).float(),
-        "num_tokens": rollouts.num_tokens.view(-1, size),
-        "finished": rollouts.finished.view(-1, size),
-        "logprob_sums": rollouts.logprobs.double().sum(1).view(-1, size),
+        "num_tokens": rollouts.num_tokens.view(shape),
+        "finished": rollouts.finished.view(shape),
+        "logprob_sums": rollouts.logprobs.double().sum(1).view(shape),
     }
     own_parts = {name: as_matrix(part, size) for name, part in scores.parts.items()}
     found = gather_objects((own, own_parts, scores.outcomes, rollout_seconds))

@@ -14,6 +14,9 @@ from steer_lightning.step import Step
 def reward_metrics(step: Step) -> dict[str, float]:
     """Mean and spread of the rewards, share of groups without signal, and each reward's own mean.
 
+    Of all completions, those included that take no part in the update. `reward/kl`, where the
+    reward takes it in, in nats a completion.
+
     Args:
         step: With rewards (B, G); unscored completions count in `num_unscored` alone.
     """
@@ -25,6 +28,8 @@ def reward_metrics(step: Step) -> dict[str, float]:
         "reward/no_signal_share": no_signal.mean().item(),
         "reward/num_unscored": float(step.rewards.isnan().sum()),
     }
+    if step.kl is not None:
+        metrics["reward/kl"] = step.kl.mean().item()
     for name, part in step.parts.items():
         metrics[f"reward/{name}"] = part.nanmean().item()
     for name, outcomes in step.outcomes.items():
@@ -81,6 +86,7 @@ class RewardLogger(Callback):
         update = step.update
         return {
             "update/loss": update.loss,
+            "update/num_completions": float(step.takes_part.sum()),
             **{f"update/{name}": value for name, value in update.loss_metrics.items()},
             **{f"mismatch/{name}": value for name, value in update.mismatch.items()},
             "update/gradient_norm": update.gradient_norm,

@@ -43,6 +43,7 @@ def as_table(step: Step, number: int) -> pa.Table:
                 for name, scores in step.scores.parts.items()
             },
             "advantage": pa.array(step.advantages[step.own].flatten().tolist(), pa.float64()),
+            "takes_part": pa.array(step.takes_part[step.own].flatten().tolist(), pa.bool_()),
             "num_tokens": pa.array([row.num_tokens for row in rows], pa.int64()),
             "finished": pa.array([row.finished for row in rows], pa.bool_()),
         }

@@ -5,18 +5,23 @@ from steer_lightning.data.datamodule import PromptDataModule, make_prompts
 from steer_lightning.data.deepscaler import DeepScaleR
 from steer_lightning.data.gsm8k import GSM8K
 from steer_lightning.data.math import Math
+from steer_lightning.data.order import PromptOrder, Shuffled
+from steer_lightning.data.pass_rate import ByPassRate
 from steer_lightning.data.records import Records
 from steer_lightning.data.templates import ChatTemplate, PlainTemplate, Template
 
 __all__ = [
     "GSM8K",
     "Arithmetic",
+    "ByPassRate",
     "ChatTemplate",
     "DeepScaleR",
     "Math",
     "PlainTemplate",
     "PromptDataModule",
+    "PromptOrder",
     "Records",
+    "Shuffled",
     "Template",
     "make_prompts",
 ]

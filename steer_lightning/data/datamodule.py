@@ -9,10 +9,13 @@ from functools import cached_property
 from typing import Any
 
 import lightning as L
+import torch
 from torch.utils.data import DataLoader
 
 from steer_lightning.data.loader import PromptList, ResumableLoader
+from steer_lightning.data.order import PromptOrder, Shuffled
 from steer_lightning.data.templates import ChatTemplate, Template, check_template
+from steer_lightning.describe import describe
 from steer_lightning.errors import ConfigError
 from steer_lightning.types import Prompt, Source
 
@@ -76,6 +79,8 @@ class PromptDataModule(L.LightningDataModule):
         test: Source for `test`.
         template: How a question is put to the model; default: the model's chat template with a
             system message.
+        order: How training prompts are drawn; default `Shuffled`, each once an epoch. `ByPassRate`
+            is a curriculum.
         batch_size: Prompts of a training step, B.
         eval_batch_size: Prompts of an evaluation batch.
         max_prompt_tokens: Longer prompts are dropped and counted.
@@ -91,6 +96,7 @@ class PromptDataModule(L.LightningDataModule):
         val: Source | None = None,
         test: Source | None = None,
         template: Template | None = None,
+        order: PromptOrder | None = None,
         batch_size: int = 32,
         eval_batch_size: int = 256,
         max_prompt_tokens: int = 1024,
@@ -107,11 +113,13 @@ class PromptDataModule(L.LightningDataModule):
                 raise ConfigError(f"data.{key}", value, rule="must be at least 1")
         self.sources = {"train": train, "val": val, "test": test}
         self.template: Template = template or ChatTemplate()
+        self.order: PromptOrder = order or Shuffled()
+        self._order_settings = describe(self.order)
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.max_prompt_tokens, self.seed = max_prompt_tokens, seed
         self.prompts: dict[str, list[Prompt]] = {}
         self._loader: ResumableLoader | None = None
-        self._cursor: dict[str, int] | None = None
+        self._cursor: dict[str, Any] | None = None
 
     def setup(self, stage: str) -> None:
         """Loads what the stage needs, before the model's weights are loaded."""
@@ -145,11 +153,32 @@ class PromptDataModule(L.LightningDataModule):
         return module.policy.tokenizer
 
     def train_dataloader(self) -> ResumableLoader:
-        """Shuffled batches of B prompts, resumable."""
-        self._loader = ResumableLoader(self.prompts["train"], self.batch_size, self.seed)
+        """Batches of B prompts, resumable."""
+        prompts = self.prompts["train"]
+        self._loader = ResumableLoader(prompts, self.batch_size, self.seed, self.order)
         if self._cursor is not None:
             self._loader.load_state_dict(self._cursor)
         return self._loader
+
+    def further_prompts(self, count: int, without: Sequence[Prompt]) -> list[Prompt]:
+        """Training prompts beyond a step's batch; fewer than `count` only if there are no more.
+
+        Args:
+            count: How many.
+            without: Those of the step so far.
+        """
+        assert self._loader is not None
+        return self._loader.take(count, without)
+
+    def record(self, prompts: Sequence[Prompt], rewards: torch.Tensor) -> None:
+        """Tells the order what came of a step's prompts.
+
+        Args:
+            prompts: B.
+            rewards: (B, G), NaN where unscored.
+        """
+        assert self._loader is not None
+        self._loader.record(prompts, rewards)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the training order stands.
@@ -160,7 +189,7 @@ class PromptDataModule(L.LightningDataModule):
         """
         return {
             "cursor": None if self._loader is None else self._loader.state_dict(),
-            "order": self.order,
+            "facts": self.facts,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -171,7 +200,7 @@ class PromptDataModule(L.LightningDataModule):
         """
         if "train" not in self.prompts:  # `validate` and `test` read none of it
             return
-        saved, now = state_dict["order"], self.order
+        saved, now = state_dict["facts"], self.facts
         for key, value in now.items():
             if saved[key] != value:
                 raise ConfigError(
@@ -185,7 +214,7 @@ class PromptDataModule(L.LightningDataModule):
         self._cursor = state_dict["cursor"]
 
     @cached_property
-    def order(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, Any]:
         """What the training order depends on, by configuration key; the prompts as a checksum."""
         crc = 0
         for prompt in self.prompts["train"]:
@@ -193,6 +222,7 @@ class PromptDataModule(L.LightningDataModule):
         return {
             "data.batch_size": self.batch_size,
             "seed_everything": self.seed,
+            "data.order": self._order_settings,
             "data.train (number of prompts)": len(self.prompts["train"]),
             "data.train (checksum of the prompts)": crc,
         }

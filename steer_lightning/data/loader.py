@@ -1,4 +1,4 @@
-"""A shuffled loader that can go on in the middle of an epoch."""
+"""A loader that can go on in the middle of an epoch."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from steer_lightning.data.order import PromptOrder
 from steer_lightning.types import Prompt
 
 
@@ -25,42 +26,58 @@ class PromptList(Dataset[Prompt]):
 
 
 class ResumableLoader(DataLoader[Prompt]):
-    """Yields batches of prompts in an order that comes from (seed, epoch) alone.
-
-    The last, smaller one is dropped.
+    """Yields as many batches an epoch as the prompts make, drawn by an order of its own.
 
     A loader with a random sampler starts a resumed epoch over, in another order. This one keeps
-    (epoch, batches served) in its state, which Lightning saves in checkpoints.
+    (epoch, batches served), and where the order stands, in its state, which Lightning saves in
+    checkpoints. Further prompts in the middle of a step come from the same order, without making an
+    epoch shorter.
 
     Args:
         prompts: All of them.
         batch_size: B.
         seed: Of the order.
+        order: Draws them; not yet started.
     """
 
-    def __init__(self, prompts: Sequence[Prompt], batch_size: int, seed: int) -> None:
+    def __init__(
+        self, prompts: Sequence[Prompt], batch_size: int, seed: int, order: PromptOrder
+    ) -> None:
         super().__init__(
             PromptList(prompts), batch_size=batch_size, collate_fn=list, drop_last=True
         )
-        self._prompts, self._seed = prompts, seed
+        self._prompts, self._order = prompts, order
+        self._number = {prompt.id: k for k, prompt in enumerate(prompts)}
+        self._order.start(len(prompts), seed)
         self._epoch = self._served = 0
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # batches, not the base class's iterator object
-        epoch, first = self._epoch, self._served
-        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + epoch)
-        order = torch.randperm(len(self._prompts), generator=generator).tolist()
-        size = self.batch_size or 1
-        for batch in range(first, len(self)):
+        epoch = self._epoch
+        for batch in range(self._served, len(self)):
             is_last = batch + 1 == len(self)
             # advanced before the batch is handed out: a checkpoint after its step goes on with the
             # next one
             self._epoch, self._served = (epoch + 1, 0) if is_last else (epoch, batch + 1)
-            yield [self._prompts[k] for k in order[batch * size : (batch + 1) * size]]
+            yield self.take(self.batch_size or 1)
 
-    def state_dict(self) -> dict[str, int]:
+    def take(self, count: int, without: Sequence[Prompt] = ()) -> list[Prompt]:
+        """The next prompts, other than those of this step; fewer only if there are no more."""
+        numbers = self._order.take(count, [self._number[prompt.id] for prompt in without])
+        return [self._prompts[k] for k in numbers]
+
+    def record(self, prompts: Sequence[Prompt], rewards: torch.Tensor) -> None:
+        """Tells the order the rewards (b, G) of a step's prompts."""
+        self._order.record([self._number[prompt.id] for prompt in prompts], rewards)
+
+    def state_dict(self) -> dict[str, Any]:
         """Where the loader stands."""
-        return {"epoch": self._epoch, "served": self._served}
+        return {
+            "epoch": self._epoch,
+            "served": self._served,
+            "order": self._order.state_dict(),
+        }
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from there."""
         self._epoch, self._served = state["epoch"], state["served"]
+        self._order.load_state_dict(state["order"])

@@ -86,11 +86,11 @@ def test_every_yaml_parses_and_its_objects_can_be_built(
         training_cli.SteeringCLI, "_run_subcommand", lambda cli, name: built.update(cli=cli)
     )
     monkeypatch.chdir(root)
-    base = root / "configs/gsm8k/qwen2.5-1.5b.yaml"
-    is_addition = config.parent.name == "distributed"  # to another one
+    bases = {"distributed": "gsm8k/qwen2.5-1.5b.yaml", "algorithms": "quickstart.yaml"}
+    base = bases.get(config.parent.name)  # to which it is an addition
     words = [
         "fit",
-        *(["--config", str(base)] if is_addition else []),
+        *(["--config", str(root / "configs" / base)] if base else []),
         "--config",
         str(config),
         f"--trainer.default_root_dir={tmp_path}",
@@ -99,9 +99,9 @@ def test_every_yaml_parses_and_its_objects_can_be_built(
     assert main(words) == 0
     module = built["cli"].model
     assert module.policy.model is None, "nothing is loaded before all settings have been checked"
-    if is_addition:
+    if config.parent.name == "distributed":
         assert isinstance(built["cli"].trainer.strategy, SteeringStrategy)
-    else:
+    if not base:
         assert "default_root_dir" in yaml.safe_load(config.read_text())["trainer"]
 
 

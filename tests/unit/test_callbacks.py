@@ -49,8 +49,10 @@ def step(texts: tuple[str, ...] = ("one", "two", "three", "four")) -> Step:
         **vars(gather_rows(rollouts, scores, rollout_seconds=1.0)),
         rollouts=rollouts,
         scores=scores,
-        own=slice(None),
+        own=torch.arange(2),
         advantages=torch.tensor([[1.0, -1.0], [0.0, 0.0]]),
+        takes_part=torch.ones(2, 2, dtype=torch.bool),
+        kl=None,
         update=Update(
             loss=0.1,
             loss_metrics={},

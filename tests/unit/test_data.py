@@ -8,15 +8,18 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from steer_lightning import ConfigError
 from steer_lightning.data import (
     GSM8K,
     Arithmetic,
+    ByPassRate,
     ChatTemplate,
     Math,
     PlainTemplate,
     Records,
+    Shuffled,
     make_prompts,
 )
 from steer_lightning.data.arithmetic import is_held_out
@@ -208,11 +211,89 @@ def served(loader: ResumableLoader, count: int) -> list[list[int]]:
 @pytest.mark.parametrize("stop", [1, 2, 3, 5])
 def test_the_loader_goes_on_where_it_stood(stop: int) -> None:
     prompts = tiny_prompts([str(k) for k in range(10)])
-    whole = served(ResumableLoader(prompts, 3, seed=4), 7)  # 3 batches an epoch
+    whole = served(ResumableLoader(prompts, 3, 4, Shuffled()), 7)  # 3 batches an epoch
     assert len({number for batch in whole[:3] for number in batch}) == 9  # one of 10 is left out
     assert whole[:3] != whole[3:6]
-    first = ResumableLoader(prompts, 3, seed=4)
+    first = ResumableLoader(prompts, 3, 4, Shuffled())
     before = served(first, stop)
-    second = ResumableLoader(prompts, 3, seed=4)
+    second = ResumableLoader(prompts, 3, 4, Shuffled())
     second.load_state_dict(first.state_dict())
     assert before + served(second, 7 - stop) == whole
+
+
+# ---- orders
+
+
+@pytest.mark.parametrize("order", [Shuffled(), ByPassRate()], ids=lambda x: type(x).__name__)
+def test_further_prompts_are_none_of_the_step_and_do_not_shorten_an_epoch(order) -> None:
+    prompts = tiny_prompts([str(k) for k in range(10)])
+    loader = ResumableLoader(prompts, 3, 4, order)
+    for epoch in range(3):
+        batches = 0
+        for batch in loader:
+            batches += 1
+            further = loader.take(2, without=batch)
+            again = loader.take(4, without=[*batch, *further])
+            ids = [prompt.id for prompt in (*batch, *further, *again)]
+            assert len(set(ids)) == 9
+            rest = loader.take(5, without=[*batch, *further, *again])
+            assert len(rest) == 1, "there are no more"
+            assert loader.take(5, without=prompts) == []
+        assert batches == 3
+        assert loader.state_dict()["epoch"] == epoch + 1
+
+
+@pytest.mark.parametrize("make", [Shuffled, ByPassRate])
+@pytest.mark.parametrize("stop", [1, 3, 4])
+def test_an_order_goes_on_where_it_stood_in_the_midst_of_refills(make, stop: int) -> None:
+    prompts = tiny_prompts([str(k) for k in range(10)])
+
+    def run(loader: ResumableLoader, first: int, last: int) -> list[list[int]]:
+        found: list[list[int]] = []
+        while len(found) < last - first:
+            for batch in loader:
+                further = loader.take((first + len(found)) % 3, without=batch)
+                drawn = [*batch, *further]
+                found.append([prompt.id for prompt in drawn])
+                rewards = torch.tensor([[float(k % 2), float(k % 3 == 0)] for k in found[-1]])
+                loader.record(drawn, rewards)
+                if len(found) == last - first:
+                    break
+        return found
+
+    whole = run(ResumableLoader(prompts, 3, 4, make()), 0, 7)
+    first = ResumableLoader(prompts, 3, 4, make())
+    before = run(first, 0, stop)
+    second = ResumableLoader(prompts, 3, 4, make())
+    second.load_state_dict(first.state_dict())
+    assert before + run(second, stop, 7) == whole
+
+
+def test_pass_rates_and_chances_by_hand() -> None:
+    order = ByPassRate(floor=0.05, decay=0.5, passes_at=0.5)
+    order.start(4, 0)
+    assert order.weights().tolist() == pytest.approx([0.3] * 4), "nothing is known: all alike"
+    nan = float("nan")
+    order.record([0, 2, 3], torch.tensor([[1.0, 0.5, 0.4, 0.0], [1.0] * 4, [nan, nan, 0.0, 1.0]]))
+    assert order.rates.tolist() == pytest.approx([0.5, nan, 1.0, 0.5], nan_ok=True)
+    # 1/4, 0 and 1/4, and their mean 1/6 for the one not measured
+    assert order.weights().tolist() == pytest.approx([0.3, 1 / 6 + 0.05, 0.05, 0.3])
+    order.record([0, 2], torch.tensor([[1.0] * 4, [nan] * 4]))
+    assert order.rates.tolist() == pytest.approx([0.75, nan, 1.0, 0.5], nan_ok=True)
+
+
+def test_prompts_come_up_in_proportion_to_their_weights() -> None:
+    order = ByPassRate(floor=0.05)
+    order.start(4, 1)
+    order.record([0, 1, 2, 3], torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 0.0], [1.0, 0.0]]))
+    draws = [order.take(1)[0] for _ in range(4000)]
+    shares = [draws.count(k) / len(draws) for k in range(4)]
+    expected = [0.3 / 0.7, 0.05 / 0.7, 0.05 / 0.7, 0.3 / 0.7]
+    assert shares == pytest.approx(expected, abs=0.025)  # three standard deviations
+    assert sorted(order.take(4)) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("settings", [{"floor": 0.0}, {"decay": 1.0}, {"decay": -0.1}])
+def test_settings_of_the_curriculum(settings: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match=f"data.order.{next(iter(settings))}"):
+        ByPassRate(**settings)

@@ -1,0 +1,59 @@
+"""The KL to the base as a part of the reward."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from steer_lightning.gradient import BatchGradient
+from steer_lightning.losses import KLEstimator, check_kl_weight, k1
+from steer_lightning.policy import Policy
+from steer_lightning.processes import gather_objects
+from steer_lightning.step import Sampled
+
+
+@dataclass(frozen=True, kw_only=True)
+class KLInReward:
+    """r_i - weight * sum_t KL(pi || base), estimated on the completion's tokens.
+
+    As in RLHF (arXiv 1909.08593, 2203.02155) and RLOO (arXiv 2402.14740): the advantage is of the
+    reward less this. With `k1` the policy gradient of the whole is unbiased; `k2` and `k3` are
+    never negative, and biased here. The base is the same model with the vectors off: no second
+    copy, one more forward pass. While the vectors are 0, so is the KL. It counts once for a
+    completion, not token by token; unscored completions stay so. `reward/mean` and what is logged
+    beside it are of the rewards themselves, `reward/kl` is the KL.
+
+    Attributes:
+        weight: Above 0; a reward of 1 outweighs 1 / weight nats.
+        estimator: `steer_lightning.losses.k1`, `k2` or `k3`, or a function of that form.
+    """
+
+    weight: float
+    estimator: KLEstimator = k1
+
+    def __post_init__(self) -> None:
+        """Raises a ConfigError for a weight that is not above 0."""
+        check_kl_weight(
+            "model.kl_in_reward.weight", self.weight, "set model.kl_in_reward: null for none"
+        )
+
+    def measure(self, policy: Policy, gradient: BatchGradient, sampled: Sampled) -> torch.Tensor:
+        """Computes the KL of each completion.
+
+        Args:
+            policy: That sampled.
+            gradient: What reads it.
+            sampled: Completions of all processes.
+
+        Returns:
+            (B, G) float32 in nats, of all processes.
+        """
+        rollouts = sampled.rollouts
+        reference = gradient.reference_logprobs(policy, rollouts)
+        estimates = self.estimator(rollouts.logprobs, reference) * rollouts.completion_mask
+        share = estimates.sum(1).view(len(sampled.own), rollouts.group_size)
+        found = torch.empty_like(sampled.rewards)
+        for own, values in gather_objects((sampled.own, share)):
+            found[own] = values
+        return found
