@@ -20,6 +20,7 @@ import yaml
 from steer_lightning.checkpoint_file import checksum, load_checkpoint
 from steer_lightning.steering import load_vectors
 from tests.integration.conftest import Config
+from tests.integration.test_algorithms import EVERYTHING
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.multi_process
@@ -217,3 +218,27 @@ def test_the_gradient_on_the_wire_does_not_grow_with_the_base(tmp_path: Path) ->
     gathered = counts["fsdp2"]["base"]
     assert gathered["rest: allgather_base"][0] == 4 + 1, "each layer and the rest once, no tokens"
     assert not [key for key in gathered if key.startswith("rollout")]
+
+
+@pytest.mark.slow
+def test_no_algorithm_depends_on_the_number_of_processes(
+    fit: Run, config: Config, tmp_path: Path
+) -> None:
+    config["model"].update(EVERYTHING)
+    config["model"]["rewards"][0]["reward"]["init_args"] = {"pattern": "^[^a-z]*[a-m]"}
+    config["data"]["order"] = {"class_path": "steer_lightning.data.ByPassRate"}
+    config["trainer"]["callbacks"] = []
+    for number, (processes, strategy) in enumerate([(1, "auto"), (2, "ddp"), (2, "fsdp2")], 1):
+        done = fit(processes, strategy, "--ckpt_path=new")
+        assert done.returncode == 0, f"{strategy}: {done.stderr}"
+        run, first = tmp_path / f"runs/run-{number}", tmp_path / "runs/run-1"
+        torch.testing.assert_close(vectors(run), vectors(first), rtol=0, atol=1e-5)
+        assert completions(run) == completions(first)
+    assert len(completions(first)) > 2 * 16, "batches were refilled"
+    config["model"].update(
+        advantage={"class_path": "steer_lightning.advantages.ReinforcePlusPlus"},
+        dynamic_sampling=None,
+    )
+    for processes in (1, 2):
+        assert fit(processes, "auto", "--ckpt_path=new").returncode == 0
+    assert completions(tmp_path / "runs/run-4") == completions(tmp_path / "runs/run-5")

@@ -311,6 +311,25 @@ MISTAKES = [
     ("model.sampling.group_size", "many", ["model.sampling.group_size", "whole number"]),
     ("model.sampling.group_size", 1, ["group_size = 1", "RLOO", "8 or more"]),
     ("model.sampling.group_size", 0, ["group_size = 0", "at least 1"]),
+    ("model.kl_in_reward", {"weight": 0}, ["model.kl_in_reward.weight = 0", "kl_in_reward: null"]),
+    ("model.dynamic_sampling", {"max_rounds": 0}, ["model.dynamic_sampling.max_rounds = 0"]),
+    ("model.updates", {"num_passes": 2}, ["model.updates.num_passes = 2", "ScoreFunction"]),
+    (
+        "model.loss",
+        {
+            "class_path": "steer_lightning.losses.PolicyGradient",
+            "init_args": {"objective": "steer_lightning.losses.Clip"},
+        },
+        ["model.loss.objective = 'Clip'", "model.updates.num_passes"],
+    ),
+    (
+        "model.loss",
+        {
+            "class_path": "steer_lightning.losses.PolicyGradient",
+            "init_args": {"objective": "steer_lightning.losses.TokenMean"},
+        },
+        ["objective"],
+    ),
     ("model.sampling.temperature", 0, ["temperature = 0", "Greedy"]),
     ("model.sampling.top_p", 0.9, ["top_p = 0.9", "off its policy"]),
     ("model.sampling.top_k", 5, ["top_k = 5", "must be 0"]),

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from steer_lightning import ConfigError, SteeringModule
-from steer_lightning.advantages import RLOO
+from steer_lightning.advantages import GRPO, RLOO, DrGRPO
 from steer_lightning.checks import check_batch_size
 from steer_lightning.losses import Clip, PolicyGradient, TokenMean, token_logprobs
 from steer_lightning.microbatches import Batch
@@ -132,8 +132,10 @@ def test_checkpoints_hold_what_is_trained_and_no_base(module: SteeringModule) ->
 
 
 def test_a_group_of_one_needs_an_estimator_that_allows_it() -> None:
-    with pytest.raises(ConfigError, match=r"group_size = 1.*RLOO"):
-        SteeringModule(sampling=Sampling(group_size=1))
+    for advantage in (RLOO(), GRPO(), DrGRPO()):
+        name = type(advantage).__name__
+        with pytest.raises(ConfigError, match=rf"group_size = 1.*model.advantage = {name}"):
+            SteeringModule(sampling=Sampling(group_size=1), advantage=advantage)
 
     def reinforce(rewards: torch.Tensor) -> torch.Tensor:
         return rewards
