@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ import pytest
 import yaml
 
 from steer_lightning.testing import save_tiny
+from tests.started import command_line
 
 Config = dict[str, Any]
 
@@ -92,18 +91,9 @@ def run(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     def call(
         config: Config | None, *words: str, command: str = "fit"
     ) -> subprocess.CompletedProcess[str]:
-        arguments = [sys.executable, "-m", "steer_lightning", command]
         if config is not None:
             (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
-            arguments += ["--config", str(tmp_path / "config.yaml")]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        return subprocess.run(
-            [*arguments, *words],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+            words = ("--config", str(tmp_path / "config.yaml"), *words)
+        return command_line(command, *words, folder=tmp_path)
 
     return call

@@ -19,6 +19,7 @@ import yaml
 
 from steer_lightning.policy import Policy
 from steer_lightning.steering import save_vectors
+from tests.started import all_end, command_line, node
 
 ROOT = Path(__file__).parents[2]
 LAYERS, WIDTH = 3, 32
@@ -54,19 +55,8 @@ def folder(tiny_base: str, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def evaluate(
-    folder: Path, *words: str, launcher: tuple[str, ...] = ()
-) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, *launcher, "-m", "steer_lightning", "evaluate", "--config"]
-    return subprocess.run(
-        [*command, "e.yaml", *words],
-        cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
+def evaluate(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return command_line("evaluate", "--config", "e.yaml", *words, folder=folder)
 
 
 def figures(path: Path) -> dict[tuple[str, str], dict[str, Any]]:
@@ -114,13 +104,13 @@ def test_an_interrupted_evaluation_goes_on(folder: Path) -> None:
         [*command, *words], cwd=folder, env=environment, stderr=subprocess.PIPE, text=True
     )
     parts = folder / "cut/parts"
-    while cut.poll() is None and len(list(parts.glob("*.parquet"))) < 2:
+    while cut.poll() is None and len(list(parts.glob("[!.]*.parquet"))) < 2:
         time.sleep(0.005)
     cut.send_signal(signal.SIGINT)
     told = cut.communicate(timeout=60)[1]
     assert cut.returncode == 130, told
     assert "the same command goes on from cut" in told
-    kept = {path: path.stat().st_mtime_ns for path in parts.glob("*.parquet")}
+    kept = {path: path.stat().st_mtime_ns for path in parts.glob("[!.]*.parquet")}
     assert 2 <= len(kept) < 24
     done = evaluate(folder, *words)
     assert done.returncode == 0, done.stderr
@@ -146,10 +136,10 @@ def test_completions_are_verified_anew_without_the_model(folder: Path) -> None:
 def test_two_processes_find_the_same(folder: Path) -> None:
     one = evaluate(folder, "--vectors=v.safetensors", "--output=one")
     assert one.returncode == 0, one.stderr
-    launcher = ("-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone")
-    two = evaluate(folder, "--vectors=v.safetensors", "--output=two", launcher=launcher)
-    assert two.returncode == 0, two.stderr
-    assert two.stdout.count("letters (12 problems)") == 1
+    words = ("evaluate", "--config", "e.yaml", "--vectors=v.safetensors", "--output=two")
+    two = all_end(node(*words, folder=folder, processes=2))
+    assert [done.returncode for done in two] == [0, 0], two
+    assert [done.stdout.count("letters (12 problems)") for done in two] == [1, 0]
     assert figures(folder / "two") == figures(folder / "one")
 
 

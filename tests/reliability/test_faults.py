@@ -97,7 +97,7 @@ def silent_server() -> Iterator[str]:
 
 @pytest.mark.parametrize("what", ["model", "data"])
 def test_a_hub_that_does_not_answer_is_a_message_with_the_local_way(
-    config: Config, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     if what == "model":
         config["model"]["base"] = "someone/some-model"
@@ -108,10 +108,12 @@ def test_a_hub_that_does_not_answer_is_a_message_with_the_local_way(
         }
     monkeypatch.delenv("HF_HUB_OFFLINE")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    command = [sys.executable, "-m", "steer_lightning", "fit", "--config", "config.yaml"]
     with silent_server() as address:
-        monkeypatch.setenv("HF_ENDPOINT", address)
+        monkeypatch.setenv("HF_ENDPOINT", address)  # read when huggingface_hub is imported
         start = time.monotonic()
-        done = run(config)
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 2, done.stderr
     assert time.monotonic() - start < 60
     told = done.stderr.splitlines()[-1]

@@ -165,3 +165,6 @@ def test_an_optimizer_without_a_kernel_is_named_with_the_alternative() -> None:
     vectors = SteeringVectors().shaped(64, 2)
     with pytest.raises(ConfigError, match=r"NoKernel.*no step on cpu.*not implemented.*AdamW"):
         check_optimizer(partial(NoKernel, lr=1.0), vectors, CPU)
+    # one of bitsandbytes' own that can't step on a CPU
+    with pytest.raises(ConfigError, match=r"AdEMAMix32bit.*no step on cpu.*torch.optim.AdamW"):
+        check_optimizer(bnb.optim.AdEMAMix32bit, vectors, CPU)
