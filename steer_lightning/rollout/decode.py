@@ -16,7 +16,7 @@ from steer_lightning.rollout.flight import Flight
 from steer_lightning.rollout.generate import GenerateEngine
 from steer_lightning.rollout.kv import KeyValues, decoding
 from steer_lightning.rollout.parting import Parting, part
-from steer_lightning.rollout.plan import Plan, is_out_of_memory, plan_flight
+from steer_lightning.rollout.plan import Plan, is_out_of_memory, out_of_step, plan_flight
 from steer_lightning.rollout.record import Record
 from steer_lightning.rollout.sampling import Sampling, row_uniforms
 from steer_lightning.rollout.selfcheck import why_not
@@ -109,6 +109,8 @@ class DecodeEngine:
             except RuntimeError as error:
                 if not is_out_of_memory(error) or plan.max_rows == 1:
                     raise
+                if self._policy.sharding.in_step:
+                    raise out_of_step(plan) from error
                 self._halve(plan)
 
     def _halve(self, plan: Plan) -> None:

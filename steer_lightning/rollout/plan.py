@@ -49,6 +49,18 @@ def plan_flight(prompts: Sequence[Prompt], sampling: Sampling, budget: int) -> P
     return Plan(max_rows=num_rows, max_prompts=num_prompts, tokens=tokens)
 
 
+def out_of_step(plan: Plan) -> ConfigError:
+    """Why a rollout that ran out of memory does not begin anew where processes pass in step."""
+    return ConfigError(
+        "model.engine.max_tokens_in_flight",
+        plan.tokens,
+        rule="memory ran out",
+        why="The base is gathered layer by layer, in step with other processes, which are in the "
+        "middle of the same pass: the rollout can't begin anew on one of them",
+        fix=f"Set it to {plan.tokens // 2} or less",
+    )
+
+
 def is_out_of_memory(error: RuntimeError) -> bool:
     """Whether torch has run out of memory; on a CPU it says so by the message alone."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

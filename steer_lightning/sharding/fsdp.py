@@ -53,10 +53,15 @@ class FlatSharding(Sharding):
 
     def for_rollouts(self, model: Any) -> AbstractContextManager[None]:
         """Gathers all weights by one pass that all processes make, or lets them pass in step."""
-        if self.strategy is not ShardingStrategy.SHARD_GRAD_OP:
+        if self.in_step:
             return in_step(model)
         one_token(model)  # what is gathered stays so until the next backward pass
         return nullcontext()
+
+    @property
+    def in_step(self) -> bool:
+        """See `Sharding.in_step`."""
+        return self.strategy is not ShardingStrategy.SHARD_GRAD_OP
 
     def most_passes(self, count: int) -> int:
         """The most that any process needs."""

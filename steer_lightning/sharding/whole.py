@@ -41,6 +41,11 @@ class Sharding:
         """While the block runs, each process may make as many forward passes as it likes."""
         return nullcontext()
 
+    @property
+    def in_step(self) -> bool:
+        """Whether each pass of a rollout takes all processes, so that none may begin it anew."""
+        return False
+
     def most_passes(self, count: int) -> int:
         """How often all processes must pass forward and backward, if this one needs `count`."""
         return count

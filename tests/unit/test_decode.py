@@ -13,6 +13,7 @@ from steer_lightning.rollout.flight import Flight
 from steer_lightning.rollout.parting import part
 from steer_lightning.rollout.plan import is_out_of_memory, plan_flight
 from steer_lightning.rollout.stop import StopText
+from steer_lightning.sharding import Sharding
 from steer_lightning.steering import SteeringVectors
 from steer_lightning.testing import (
     ARCHITECTURES,
@@ -159,6 +160,14 @@ def test_memory_that_runs_out_halves_what_is_in_flight(caplog: pytest.LogCapture
     message = "[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory"
     assert is_out_of_memory(RuntimeError(message))
     assert not is_out_of_memory(RuntimeError("shape mismatch"))
+
+    class InStep(Sharding):
+        in_step = True  # other processes are in the middle of the same pass
+
+    policy.sharding, engine = InStep(), Small()
+    engine.setup(policy)
+    with pytest.raises(ConfigError, match=r"max_tokens_in_flight = \d+: memory ran out.*in step"):
+        engine.generate(PROMPTS, sampling, seed=0, step=0)
 
 
 def test_plans_by_hand() -> None:
