@@ -73,7 +73,7 @@ class Wire(TorchDispatchMode):
 
 
 class CountWire(Callback):
-    """Writes the counts of each step to `wire.json` in the run's folder."""
+    """Writes each process's counts of each step to `wire.N.json` in the run's folder."""
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Tells rollouts and updates apart."""
@@ -104,9 +104,8 @@ class CountWire(Callback):
         self.wire.__exit__(None, None, None)
         calls, sizes = self.wire.calls, self.wire.bytes
         self._steps.append({f"{a}: {b}": [calls[a, b], sizes[a, b]] for a, b in sorted(calls)})
-        if trainer.is_global_zero:
-            path = Path(trainer.default_root_dir) / "wire.json"
-            path.write_text(json.dumps(self._steps))
+        path = Path(trainer.default_root_dir) / f"wire.{trainer.global_rank}.json"
+        path.write_text(json.dumps(self._steps))
 
 
 def make_base(folder: Path, width: int) -> str:
@@ -132,11 +131,11 @@ def make_base(folder: Path, width: int) -> str:
     return str(folder)
 
 
-def count(folder: Path, base: str, strategy: Any, processes: int) -> dict[str, list[int]]:
-    """Calls and bytes of the second step of a run."""
+def settings(folder: Path, base: str, strategy: Any, processes: int) -> dict[str, Any]:
+    """Of a run whose steps are counted."""
     letters = {"class_path": "steer_lightning.rewards.FormatReward"}
     letters |= {"init_args": {"pattern": "[a-m]"}}
-    config = {
+    return {
         "model": {
             "base": base,
             "sampling": {"group_size": 4, "max_new_tokens": NEW_TOKENS},
@@ -158,6 +157,11 @@ def count(folder: Path, base: str, strategy: Any, processes: int) -> dict[str, l
             "callbacks": [{"class_path": "benchmarks.wire.CountWire"}],
         },
     }
+
+
+def count(folder: Path, base: str, strategy: Any, processes: int) -> dict[str, list[int]]:
+    """Calls and bytes of the second step of a run."""
+    config = settings(folder, base, strategy, processes)
     (folder / "wire.yaml").write_text(yaml.safe_dump(config))
     command = [sys.executable, "-m", "steer_lightning", "fit", "--config"]
     command += [str(folder / "wire.yaml"), "--ckpt_path=new"]
@@ -165,7 +169,7 @@ def count(folder: Path, base: str, strategy: Any, processes: int) -> dict[str, l
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(done.stderr)
-    newest = max((folder / "runs").glob("run-*/wire.json"), key=lambda path: path.stat().st_mtime)
+    newest = max((folder / "runs").glob("run-*/wire.0.json"), key=lambda path: path.stat().st_mtime)
     found: dict[str, list[int]] = json.loads(newest.read_text())[1]
     return found
 

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 from steer_lightning.command_line import read_options
@@ -55,13 +56,23 @@ def _processes() -> Iterator[None]:
     import torch
     import torch.distributed as dist
 
+    from steer_lightning.peers import PeerWatch, all_arrive
+    from steer_lightning.processes import first_tells, world_size
+    from steer_lightning.strategy import HOURS, MINUTES
+
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    backend, host = "nccl" if torch.cuda.is_available() else "gloo", os.environ["MASTER_ADDR"]
+    with all_arrive(MINUTES, host):
+        dist.init_process_group(backend, timeout=timedelta(hours=HOURS))
+        watch = PeerWatch(rank(), world_size(), host, first_tells)
     try:
         yield
-    finally:
-        dist.destroy_process_group()
+    except BaseException as error:
+        watch.leave(error)  # the others could only wait
+        raise
+    watch.leave()
+    dist.destroy_process_group()
 
 
 def _tell(evaluation: Evaluation, results: dict[str, Any]) -> None:

@@ -17,7 +17,8 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from steer_lightning.errors import ConfigError
@@ -29,6 +30,9 @@ Message = Mapping[str, Any]
 
 SILENCE = 30
 """Seconds after which a machine that does not answer is taken for gone."""
+
+SETTLING = 3.0
+"""Seconds in which it shows that an error of this process comes of the end of another one."""
 
 GRACE = 20.0
 """Seconds that a process has to end by itself, when another one was asked to stop."""
@@ -53,7 +57,7 @@ class PeerWatch:
         self._listener: socket.socket | None = None
         door = None
         if rank == 0 and world_size > 1:
-            self._listener = socket.create_server(("", 0), backlog=world_size)
+            self._listener = open_door(world_size)
             door = (host, self._listener.getsockname()[1], secrets.token_hex(16))
         door = broadcast(door)
         if door is None:
@@ -94,6 +98,8 @@ class PeerWatch:
         """
         if self._has_left:
             return
+        if isinstance(exception, RuntimeError):  # as of a collective call, which can't say of whom
+            time.sleep(SETTLING)
         self._has_left = True
         message: Message = {"left": True}
         if isinstance(exception, (SystemExit, KeyboardInterrupt)):
@@ -184,6 +190,42 @@ class PeerWatch:
         told += "what was saved before is whole, and the same command goes on from there\n"
         os.write(2, told.encode(errors="replace"))
         os._exit(status)
+
+
+def open_door(backlog: int) -> socket.socket:
+    """A port for connections by IPv4 and, where there is IPv6, by that."""
+    if not socket.has_dualstack_ipv6():
+        return socket.create_server(("", 0), backlog=backlog)
+    return socket.create_server(
+        ("", 0), family=socket.AF_INET6, backlog=backlog, dualstack_ipv6=True
+    )
+
+
+@contextmanager
+def all_arrive(minutes: float, host: str) -> Iterator[None]:
+    """Ends this process if the block, in which all processes connect, takes longer.
+
+    It can't be interrupted otherwise, and before it has ended nothing tells of one that failed.
+
+    Args:
+        minutes: Its longest time.
+        host: Where the first process is.
+    """
+
+    def give_up() -> None:
+        told = f"error: after {minutes:g} minutes not all processes have connected to the first "
+        told += f"one, on {host}: another one has failed at its start and says why, or can't reach "
+        told += "it. Training may be given longer by trainer.strategy.init_args.connect_minutes\n"
+        os.write(2, told.encode(errors="replace"))
+        os._exit(1)
+
+    timer = threading.Timer(minutes * 60, give_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def keep_alive(peer: socket.socket) -> None:

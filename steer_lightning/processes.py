@@ -56,6 +56,14 @@ def gather_objects(own: T) -> list[T]:
     return found
 
 
+def first_tells(own: T) -> T:
+    """The first process's object, on all."""
+    told = [own]
+    if world_size() > 1:
+        dist.broadcast_object_list(told, 0)
+    return told[0]
+
+
 def largest(number: int, group: Any = None) -> int:
     """The largest of the processes' integers."""
     return _reduced(number, "MAX", group)

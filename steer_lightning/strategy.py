@@ -12,19 +12,23 @@ from datetime import timedelta
 from typing import Any, Literal
 
 import lightning as L
+import torch.distributed as dist
 from lightning.fabric.utilities.types import _PATH
 from lightning.pytorch.plugins import Precision
 from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, ModelParallelStrategy, Strategy
 from lightning.pytorch.strategies.parallel import ParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh
 
 from steer_lightning.errors import ConfigError
-from steer_lightning.peers import PeerWatch
+from steer_lightning.peers import PeerWatch, all_arrive
 from steer_lightning.sharding import FlatSharding, LayerSharding, Sharding
 
 HOURS = 24.0
 """A rollout may take long; processes that died are noticed by the `PeerWatch`."""
+
+MINUTES = 10.0
+"""To connect all processes; before that nothing notices one that has failed."""
 
 
 class SteeringStrategy(ParallelStrategy):
@@ -44,6 +48,7 @@ class SteeringStrategy(ParallelStrategy):
     lightning_restore_optimizer = True
     restore_checkpoint_after_setup = False
 
+    connect_minutes: float
     agreed: Any = None
     _told: Any = None
     _peers: PeerWatch | None = None
@@ -59,9 +64,10 @@ class SteeringStrategy(ParallelStrategy):
         assert self.accelerator is not None
         self.accelerator.setup_device(self.root_device)
         allow_open_files()
-        self._connect()
         host = self.cluster_environment.main_address if self.cluster_environment else "127.0.0.1"
-        self._peers = PeerWatch(self.global_rank, self.world_size, host, self.broadcast)
+        with all_arrive(self.connect_minutes, host):
+            self._connect()
+            self._peers = PeerWatch(self.global_rank, self.world_size, host, self.broadcast)
         self.agreed = self.broadcast(self._told)
 
     def _connect(self) -> None:
@@ -111,15 +117,21 @@ class SteeringDDP(SteeringStrategy, DDPStrategy):
 
     Args:
         timeout_hours: Of a collective call: the longest time that one process may wait for another.
+        connect_minutes: Until all processes have connected; one that fails earlier is not noticed.
         process_group_backend: As in Lightning; null takes NCCL on GPUs, gloo on CPUs.
     """
 
     def __init__(
-        self, timeout_hours: float = HOURS, process_group_backend: str | None = None
+        self,
+        timeout_hours: float = HOURS,
+        connect_minutes: float = MINUTES,
+        process_group_backend: str | None = None,
     ) -> None:
         super().__init__(
-            timeout=_duration(timeout_hours), process_group_backend=process_group_backend
+            timeout=timedelta(hours=_above_zero("timeout_hours", timeout_hours)),
+            process_group_backend=process_group_backend,
         )
+        self.connect_minutes = _above_zero("connect_minutes", connect_minutes)
 
     def _connect(self) -> None:
         self.setup_distributed()
@@ -138,6 +150,7 @@ class SteeringFSDP2(SteeringStrategy, ModelParallelStrategy):
         gather_for_rollouts: Gathers the whole base once for each rollout, instead of layer by layer
             for each token; null does so if it takes at most half of the device's memory.
         timeout_hours: Of a collective call: the longest time that one process may wait for another.
+        connect_minutes: Until all processes have connected; one that fails earlier is not noticed.
         process_group_backend: As in Lightning; null takes NCCL on GPUs, gloo on CPUs.
 
     Raises:
@@ -149,13 +162,15 @@ class SteeringFSDP2(SteeringStrategy, ModelParallelStrategy):
         shard_size: int | None = None,
         gather_for_rollouts: bool | None = None,
         timeout_hours: float = HOURS,
+        connect_minutes: float = MINUTES,
         process_group_backend: str | None = None,
     ) -> None:
         super().__init__(
             save_distributed_checkpoint=False,
-            timeout=_duration(timeout_hours),
+            timeout=timedelta(hours=_above_zero("timeout_hours", timeout_hours)),
             process_group_backend=process_group_backend,
         )
+        self.connect_minutes = _above_zero("connect_minutes", connect_minutes)
         self.shard_size, self.gather_for_rollouts = shard_size, gather_for_rollouts
 
     def _connect(self) -> None:
@@ -167,15 +182,16 @@ class SteeringFSDP2(SteeringStrategy, ModelParallelStrategy):
                 rule=f"must divide the number of processes, {self.world_size}",
             )
         ModelParallelStrategy._setup_distributed(self)
-        self._device_mesh = init_device_mesh(
-            self.root_device.type,
-            (self.world_size // size, size),
-            mesh_dim_names=("copy", "shard"),
+        group: Any = dist.group.WORLD
+        if size < self.world_size:  # the mesh's own groups would have torch's short time-out
+            group, _ = dist.new_subgroups(size, timeout=self._timeout)  # type: ignore[no-untyped-call]
+        self._device_mesh = DeviceMesh.from_group(
+            group, self.root_device.type, mesh_dim_names=("shard",)
         )
 
     def sharding(self) -> Sharding:
         """By layer."""
-        return LayerSharding(self.device_mesh["shard"], self.root_device, self.gather_for_rollouts)
+        return LayerSharding(self.device_mesh, self.root_device, self.gather_for_rollouts)
 
 
 class SteeringFSDP(SteeringStrategy, FSDPStrategy):
@@ -186,6 +202,7 @@ class SteeringFSDP(SteeringStrategy, FSDPStrategy):
             and the update after it; `FULL_SHARD` for each token, which is slow but needs the least
             memory.
         timeout_hours: Of a collective call: the longest time that one process may wait for another.
+        connect_minutes: Until all processes have connected; one that fails earlier is not noticed.
         process_group_backend: As in Lightning; null takes NCCL on GPUs, gloo on CPUs.
         kwargs: Further arguments of Lightning's `FSDPStrategy`.
     """
@@ -194,15 +211,17 @@ class SteeringFSDP(SteeringStrategy, FSDPStrategy):
         self,
         sharding_strategy: Literal["FULL_SHARD", "SHARD_GRAD_OP"] = "SHARD_GRAD_OP",
         timeout_hours: float = HOURS,
+        connect_minutes: float = MINUTES,
         process_group_backend: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(
             sharding_strategy=sharding_strategy,
-            timeout=_duration(timeout_hours),
+            timeout=timedelta(hours=_above_zero("timeout_hours", timeout_hours)),
             process_group_backend=process_group_backend,
             **kwargs,
         )
+        self.connect_minutes = _above_zero("connect_minutes", connect_minutes)
 
     @property
     def precision_plugin(self) -> Any:
@@ -231,12 +250,11 @@ def allow_open_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-def _duration(hours: float) -> timedelta:
-    if not 0 < hours < float("inf"):
-        raise ConfigError(
-            "trainer.strategy.init_args.timeout_hours", hours, rule="must be a number above 0"
-        )
-    return timedelta(hours=hours)
+def _above_zero(name: str, value: float) -> float:
+    if not 0 < value < float("inf"):
+        key = f"trainer.strategy.init_args.{name}"
+        raise ConfigError(key, value, rule="must be a number above 0")
+    return value
 
 
 STRATEGIES: dict[str, type[SteeringStrategy]] = {

@@ -67,6 +67,7 @@ HARMLESS = (
     r"Found \d+ module.s. in eval mode",  # the frozen base, for good
     r"`isinstance\(treespec",  # between Lightning and torch
     r"The .*dataloader.* does not have many workers",  # prompts are in memory
+    r"It is recommended to use `self.log\(",  # metrics have been joined over the processes
 )
 """Advice of Lightning that does not apply here, by the beginning of its message."""
 

@@ -18,6 +18,10 @@ SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasa
 """How clusters announce that they take a machine away: SLURM's pre-emption and time limit."""
 
 
+PATIENCE = 20.0
+"""Seconds that callbacks have at a failure, before the other processes are told of it."""
+
+
 class GracefulStop(Callback):
     """At SIGTERM or SIGUSR1 finishes the step, saves a checkpoint and exits with 128 + the signal.
 
@@ -82,6 +86,9 @@ class GracefulStop(Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
         """From now on a second Ctrl-C exits."""
+        if callable(self._before.get(signal.SIGTERM)):
+            # Lightning's is a collective call, for which the other processes may not come any more
+            self._before[signal.SIGTERM] = signal.SIG_DFL
         self._give_back()
         # Lightning ignores further Ctrl-C while it shuts down, however long that takes
         if threading.current_thread() is threading.main_thread():
@@ -101,6 +108,9 @@ class GracefulStop(Callback):
         assert self._received is not None
         before = self._before.get(self._received)
         if callable(before) and self._received != signal.SIGTERM:  # SLURM's requeue
+            # with which SLURM ends the job: by a SIGTERM to what is about to end by itself
+            self._before[signal.SIGTERM] = signal.SIG_IGN
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
             before(self._received, None)
         # a launcher would take the status of another process than the first for a failure
         raise SystemExit(128 + self._received if rank() == 0 else 0)
@@ -137,3 +147,8 @@ class SignalWatch(Callback):
     ) -> None:
         """Before others save what they have."""
         self.stop.on_exception(trainer, pl_module, exception)
+        # one that waits for the other processes, as a checkpoint's barrier, would do so for ever:
+        # once they know they end, and then its wait does
+        told = threading.Timer(PATIENCE, trainer.strategy.on_exception, [exception])
+        told.daemon = True
+        told.start()

@@ -63,8 +63,9 @@ class LayerSharding(Sharding):
         for layer in layers:
             fully_shard(layer, mesh=self.mesh)
         fully_shard(model, mesh=self.mesh)
-        for layer, following in pairwise(layers):
-            layer.set_modules_to_forward_prefetch([following])
+        # each gathers the next one's weights while it works; backward passes do so by themselves
+        for module, following in pairwise([model, *layers]):
+            module.set_modules_to_forward_prefetch([following])
 
     def without_gradients(self) -> AbstractContextManager[Any]:
         """No inference mode: what is gathered there could not be read by an update."""
@@ -75,6 +76,11 @@ class LayerSharding(Sharding):
         if self.gather is None:
             self.gather = self._has_room(model)
         return _gathered(model) if self.gather else in_step(model, self.mesh.get_group())
+
+    @property
+    def in_step(self) -> bool:
+        """See `Sharding.in_step`; it is known once the first rollout has begun."""
+        return not self.gather
 
     def _has_room(self, model: Any) -> bool:
         if self.device.type != "cuda":

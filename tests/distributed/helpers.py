@@ -38,11 +38,27 @@ class IsAskedToStop(Callback):
 
 
 class FailsOnOne:
-    """A reward that fails in the second process alone."""
+    """A reward that fails in the second process alone, from its second batch on."""
 
     in_process = True
 
+    def __init__(self) -> None:
+        self.num_batches = 0
+
     def __call__(self, completions: Sequence[Completion]) -> list[float]:
-        if rank() == 1:
+        self.num_batches += 1
+        if rank() == 1 and self.num_batches > 1:
             raise LookupError("the judge's key is missing here")
-        return [1.0] * len(completions)
+        return [float("a" in row.text) for row in completions]
+
+
+class SignalIn:
+    """A reward that tells completions apart in one process alone; in the others, all are equal."""
+
+    in_process = True
+
+    def __init__(self, process: int) -> None:
+        self.process = process
+
+    def __call__(self, completions: Sequence[Completion]) -> list[float]:
+        return [float(rank() == self.process and k % 2 == 0) for k in range(len(completions))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -17,8 +18,8 @@ import yaml
 from steer_lightning.checkpoint_file import load_checkpoint
 from steer_lightning.steering import load_vectors
 from tests.integration.conftest import Config
+from tests.started import ROOT, Started, all_end, command_line, node
 
-ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.multi_process
 
 Process = subprocess.Popen[str]
@@ -65,6 +66,23 @@ class TwoNodes:
         return subprocess.Popen(
             command, cwd=folder, env=environment, text=True, stderr=subprocess.PIPE
         )
+
+    def start(self, folder: Path, processes: int, *words: str) -> list[Started]:
+        """The processes of both, without torchrun."""
+        return [
+            process
+            for k in (0, 1)
+            for process in node(
+                *("fit", "--config", "config.yaml", *words),
+                folder=folder,
+                processes=processes,
+                number=k,
+                nodes=2,
+                first=("10.83.0.1", 29500),
+                network=self.names[k],
+                GLOO_SOCKET_IFNAME=self.cables[k],
+            )
+        ]
 
 
 def ip(*words: str) -> str:
@@ -114,11 +132,8 @@ def test_two_nodes_train_as_one(nodes: TwoNodes, config: Config, tmp_path: Path)
 
     config["trainer"].update(devices=1, num_nodes=1, strategy="auto")
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
-    command = [sys.executable, "-m", "steer_lightning", "fit", "--config", "config.yaml"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    subprocess.run(
-        [*command, "--ckpt_path=new"], cwd=tmp_path, env=environment, check=True, timeout=120
-    )
+    done = command_line("fit", "--config", "config.yaml", "--ckpt_path=new", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
     alone = load_vectors(tmp_path / "runs/run-2/steering_vectors.safetensors").vectors
     assert alone.abs().max() > 0
     torch.testing.assert_close(found, alone, rtol=0, atol=1e-6)
@@ -133,9 +148,8 @@ def test_no_weight_of_the_base_travels_between_nodes(
     for steps in (2, 22):
         prepare(config, tmp_path, 2, max_steps=steps)
         before = nodes.bytes_out()
-        both = [nodes.torchrun(node, tmp_path, 2, "--ckpt_path=new") for node in (0, 1)]
-        told = errors(*both)
-        assert [process.returncode for process in both] == [0, 0], told
+        for done in all_end(nodes.start(tmp_path, 2, "--ckpt_path=new")):
+            assert done.returncode == 0, done.stderr
         sent.append(nodes.bytes_out() - before)
     base = 44_640 * 4
     assert sent[0] > base, "once, when the first process hands the base to the others"
@@ -145,20 +159,26 @@ def test_no_weight_of_the_base_travels_between_nodes(
 def test_a_node_that_falls_silent_ends_the_run_and_what_was_saved_is_whole(
     nodes: TwoNodes, config: Config, tmp_path: Path
 ) -> None:
-    prepare(config, tmp_path, 1, max_steps=100_000)
-    both = [nodes.torchrun(node, tmp_path, 1) for node in (0, 1)]
+    prepare(config, tmp_path, 2, max_steps=100_000)
+    every = nodes.start(tmp_path, 2)
     checkpoint = tmp_path / "runs/run-1/checkpoints/last.ckpt"
     deadline = time.monotonic() + 60
     while not checkpoint.exists() and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert checkpoint.exists(), errors(*both)
     nodes.cut()
-    start = time.monotonic()
-    told = both[0].communicate(timeout=120)[1]
-    seconds = time.monotonic() - start
-    both[1].kill()
-    both[1].communicate()
-    assert both[0].returncode != 0
-    assert "process 1 ended without a word" in told
-    assert seconds < 60
-    assert load_checkpoint(checkpoint)["global_step"] > 0
+    ended = all_end(every, timeout=60)  # on both sides of the cut
+    assert [done.returncode for done in ended] == [1] * 4
+    # the first process sees the others go; those that are cut off from it see that it has gone
+    for number, done in enumerate(ended):
+        gone = "process [23]" if number < 2 else "process 0"
+        told = rf"error: {gone} ended without a word. So process {number} of 4 stops, too"
+        assert re.search(told, done.stderr), done.stderr
+        assert "Traceback" not in done.stderr
+    saved = load_checkpoint(checkpoint)["global_step"]
+    assert saved > 0
+
+    config["trainer"].update(devices=1, num_nodes=1, strategy="auto", max_steps=saved + 1)
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    words = ("fit", "--config", "config.yaml", f"--ckpt_path={checkpoint}")
+    done = command_line(*words, folder=tmp_path)
+    assert done.returncode == 0, f"the last checkpoint is usable: {done.stderr}"
