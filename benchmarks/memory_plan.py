@@ -81,6 +81,7 @@ class Sizes:
         kept_checkpointed: The same with activation checkpointing, between layers.
         kept_layer: Of one layer, a token: what checkpointing computes again.
         vocabulary: Of the head.
+        itemsize: Bytes of a number of the base.
     """
 
     weights: int
@@ -92,6 +93,7 @@ class Sizes:
     kept_checkpointed: float
     kept_layer: float
     vocabulary: int
+    itemsize: int
 
 
 def sizes_of(config: Any, dtype: torch.dtype) -> Sizes:
@@ -118,6 +120,7 @@ def sizes_of(config: Any, dtype: torch.dtype) -> Sizes:
         kept_checkpointed=(two_thin + more * (three_thin - two_thin)) / COUNTED_TOKENS,
         kept_layer=(three - two) / COUNTED_TOKENS,
         vocabulary=text.vocab_size,
+        itemsize=dtype.itemsize,
     )
 
 
@@ -187,6 +190,7 @@ class Setting:
     """How a model is run.
 
     Attributes:
+        strategy: `ddp`, `fsdp2`, `fsdp` (FSDP1, SHARD_GRAD_OP) or `fsdp-full` (FULL_SHARD).
         gpus: That share one copy of the base; 1 for DDP or a single GPU.
         gpu_bytes: Memory of each.
         tokens_in_flight: Of the engine.
@@ -196,6 +200,7 @@ class Setting:
         state_bytes: Of the optimizer, for each trained number.
     """
 
+    strategy: str
     gpus: int
     gpu_bytes: int
     tokens_in_flight: int
@@ -207,19 +212,19 @@ class Setting:
 
 def plan(sizes: Sizes, setting: Setting) -> dict[str, Any]:
     """Bytes on each GPU, at the peak of a rollout and of an update."""
-    sharded = setting.gpus > 1
-    gathers = sharded and sizes.weights <= ROOM * setting.gpu_bytes
+    once = {  # gathered once for a rollout, not for each token
+        "fsdp2": sizes.weights <= ROOM * setting.gpu_bytes,
+        "fsdp": True,  # and until the update's last backward pass
+    }
+    gathers = once.get(setting.strategy, False)
     # this layer, and the next one, which is on its way; embeddings and head stay
-    layerwise = 2 * sizes.layer + sizes.rest if sharded else 0
+    layerwise = 2 * sizes.layer + sizes.rest if setting.gpus > 1 else 0
     always = sizes.weights // setting.gpus + sizes.vectors * (4 + 4 + setting.state_bytes)
     rows = setting.tokens_in_flight // setting.sequence
     drawing = 3 * 4 * rows * sizes.vocabulary  # logits in float32, and two of their size
     rollout = always + (sizes.weights if gathers else layerwise) + drawing
-    head = 3 * 4 * CHUNK_NUMBERS
-    kept = setting.micro_batch * sizes.kept
-    if setting.checkpointing:
-        kept = setting.micro_batch * (sizes.kept_checkpointed + sizes.kept_layer)
-    update = always + layerwise + head + int(kept)
+    update = always + (sizes.weights if setting.strategy == "fsdp" else layerwise)
+    update += int(_head(sizes, setting)) + int(_kept(sizes, setting))
     cache = sizes.cache * setting.tokens_in_flight
     return {
         "gathers_for_rollouts": gathers,
@@ -232,6 +237,20 @@ def plan(sizes: Sizes, setting: Setting) -> dict[str, Any]:
     }
 
 
+def _kept(sizes: Sizes, setting: Setting) -> float:
+    """Of the layers, for the backward pass."""
+    if setting.checkpointing:
+        return setting.micro_batch * (sizes.kept_checkpointed + sizes.kept_layer)
+    return setting.micro_batch * sizes.kept
+
+
+def _head(sizes: Sizes, setting: Setting) -> float:
+    """Logits: chunks; under FSDP1 those of all tokens, by the model and in float32."""
+    if setting.strategy.startswith("fsdp") and setting.strategy != "fsdp2":
+        return setting.micro_batch * sizes.vocabulary * (sizes.itemsize + 4)
+    return 3 * 4 * CHUNK_NUMBERS
+
+
 def config_of(model: str) -> Any:
     """Of a name in `CONFIGS`, a local folder or the hub."""
     return CONFIGS[model] if model in CONFIGS else AutoConfig.from_pretrained(model)
@@ -241,7 +260,7 @@ def show(row: dict[str, Any]) -> None:
     """Prints a row in GiB."""
     found = {key: f"{row[key] / GIB:.2f} GiB" for key in ("weights", "rollout", "update")}
     how = "gathered once a rollout" if row["gathers_for_rollouts"] else "layer by layer"
-    print(f"{row['model']} on {row['gpus']} x {row['gpu_gib']:g} GiB")
+    print(f"{row['model']} on {row['gpus']} x {row['gpu_gib']:g} GiB, {row['strategy']}")
     print(f"  weights of the base     {found['weights']}" + (f", {how}" if row["gpus"] > 1 else ""))
     small = row["vectors_gradient_optimizer"] / 2**20
     print(f"  vectors, gradient, optimizer  {small:.2f} MiB")
@@ -252,12 +271,20 @@ def show(row: dict[str, Any]) -> None:
     print("  fits; " + most if row["fits"] else "  does not fit; " + most)
 
 
+def ways(options: argparse.Namespace) -> Iterator[tuple[int, str]]:
+    """Numbers of GPUs with what shares the base out over them."""
+    for gpus in options.gpus:
+        for strategy in options.strategy if gpus > 1 else ["ddp"]:
+            yield gpus, strategy
+
+
 def rows_of(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """A row for each model and number of GPUs; checkpointing where it is needed."""
     for model in options.model or CONFIGS:
         sizes = sizes_of(config_of(model), getattr(torch, options.dtype))
-        for gpus in options.gpus:
+        for gpus, strategy in ways(options):
             values = {
+                "strategy": strategy,
                 "gpus": gpus,
                 "gpu_bytes": int(options.gpu_gib * GIB),
                 "tokens_in_flight": options.tokens_in_flight,
@@ -281,6 +308,8 @@ def main() -> None:
     names = ", ".join(CONFIGS)
     parser.add_argument("--model", nargs="*", help=f"{names}, a folder or a hub id; default: all")
     parser.add_argument("--gpus", type=int, nargs="*", default=[1, 8], help="that share one base")
+    names = ["fsdp2", "fsdp", "fsdp-full"]
+    parser.add_argument("--strategy", nargs="*", default=names[:2], choices=names)
     parser.add_argument("--gpu-gib", type=float, default=80)
     parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float16", "float32"])
     parser.add_argument("--tokens-in-flight", type=int, default=65536)

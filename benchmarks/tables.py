@@ -129,6 +129,7 @@ def memory_plan(result: Result) -> str:
             [
                 x["model"],
                 f"{x['gpus']}",
+                x["strategy"],
                 gib["weights"],
                 how if x["gpus"] > 1 else "",
                 f"{x['vectors_gradient_optimizer'] / 2**20:.1f} MiB",
@@ -137,7 +138,7 @@ def memory_plan(result: Result) -> str:
                 f"{x['most_tokens_in_flight']:,}" if x["fits"] else "does not fit",
             ]
         )
-    head = ["", "GPUs", "weights, GiB", "gathered", "vectors, gradient, optimizer"]
+    head = ["", "GPUs", "strategy", "weights, GiB", "gathered", "vectors, gradient, optimizer"]
     head += ["peak of a rollout, GiB", "peak of an update, GiB", "most tokens in flight"]
     return table(head, rows)
 

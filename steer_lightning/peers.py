@@ -52,6 +52,8 @@ class PeerWatch:
         self.rank, self.world_size = rank, world_size
         self._lock = threading.Lock()
         self._has_left = False
+        self._stopped: str | None = None  # by whom, once another process was asked to
+        self._status_if_stopped = 0 if rank else 143  # a launcher takes any other's for a failure
         self._names: dict[socket.socket, int] = {}
         self._selector = selectors.DefaultSelector()
         self._listener: socket.socket | None = None
@@ -100,10 +102,12 @@ class PeerWatch:
             return
         if isinstance(exception, RuntimeError):  # as of a collective call, which can't say of whom
             time.sleep(SETTLING)
+            if self._stopped is not None:
+                self._die(self._stopped, self._status_if_stopped)
         self._has_left = True
         message: Message = {"left": True}
         if isinstance(exception, (SystemExit, KeyboardInterrupt)):
-            message = {"stopped": True}
+            message = {"stopped": self.rank}
         elif exception is not None:
             known = isinstance(exception, ConfigError)
             text = str(exception) if known else f"{type(exception).__name__}: {exception}"
@@ -172,9 +176,10 @@ class PeerWatch:
             self._die(message["failed"], message["status"])
         self._forget(peer)
         if "stopped" in message:
+            self._stopped = f"process {message['stopped']} was asked to stop"
             self._tell_all(message)
             time.sleep(GRACE)  # usually this process has been asked, too, and is about to end
-            os._exit(0 if self.rank else 143)
+            self._die(self._stopped, self._status_if_stopped)
 
     def _forget(self, peer: socket.socket) -> None:
         with self._lock:

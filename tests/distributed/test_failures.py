@@ -93,6 +93,20 @@ def test_a_signal_to_one_process_stops_all_behind_the_same_step(
     assert torch.equal(went_on.vectors, never_stopped.vectors)
 
 
+def test_a_signal_to_one_process_before_the_first_step_ends_all_at_once(
+    fit: Fit, config: Config, tmp_path: Path
+) -> None:
+    init = {"process": 1, "step": 0, "name": "SIGTERM"}
+    asked = {"class_path": "tests.distributed.helpers.IsAskedToStop", "init_args": init}
+    config["trainer"]["callbacks"].append(asked)
+    start = time.monotonic()
+    done = fit(2)
+    assert time.monotonic() - start < 60
+    assert done.statuses == [128 + signal.SIGTERM, 0], done.stderr
+    assert "process 1 was asked to stop. So process 0 of 2 stops, too" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_reward_that_fails_on_one_process_is_reported_from_all(fit: Fit, config: Config) -> None:
     config["model"]["rewards"] = [{"reward": FAILS}]
     done = fit(4)

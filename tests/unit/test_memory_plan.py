@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from transformers import LlamaConfig, PreTrainedConfig, Qwen2Config
+
+from steer_lightning.losses import token_logprobs
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import memory_plan
@@ -49,21 +52,39 @@ def test_layers_that_are_not_built_are_foretold() -> None:
 def test_the_plan_adds_up() -> None:
     sizes = Sizes(
         weights=1000, layer=100, rest=200, vectors=10, cache=2, kept=7.0,
-        kept_checkpointed=1.0, kept_layer=2.0, vocabulary=5,
+        kept_checkpointed=1.0, kept_layer=2.0, vocabulary=5, itemsize=2,
     )  # fmt: skip
-    values = {"tokens_in_flight": 50, "sequence": 25, "micro_batch": 30, "state_bytes": 2}
     head = 12 * 2**24
-    one = plan(sizes, Setting(gpus=1, gpu_bytes=10**9, checkpointing=False, **values))
+
+    def planned(strategy: str, gpus: int, gpu_bytes: int, again: bool = False) -> dict[str, Any]:
+        values = {"tokens_in_flight": 50, "sequence": 25, "micro_batch": 30, "state_bytes": 2}
+        values |= {"gpus": gpus, "gpu_bytes": gpu_bytes}
+        return plan(sizes, Setting(strategy=strategy, checkpointing=again, **values))
+
+    one = planned("ddp", 1, 10**9)
     assert one["rollout"] == 1000 + 100 + 50 * 2 + 12 * 2 * 5
     assert one["update"] == 1000 + 100 + 30 * 7 + head
-    again = plan(sizes, Setting(gpus=1, gpu_bytes=10**9, checkpointing=True, **values))
-    assert again["update"] == 1000 + 100 + 30 * 3 + head
-    four = plan(sizes, Setting(gpus=4, gpu_bytes=2000, checkpointing=False, **values))
+    assert planned("ddp", 1, 10**9, again=True)["update"] == 1000 + 100 + 30 * 3 + head
+    four = planned("fsdp2", 4, 2000)
     assert four["gathers_for_rollouts"]
     assert four["rollout"] == 250 + 100 + 1000 + 100 + 120
     assert four["update"] == 250 + 100 + (2 * 100 + 200) + 210 + head
     assert not four["fits"]
-    small = plan(sizes, Setting(gpus=4, gpu_bytes=1900, checkpointing=False, **values))
+    small = planned("fsdp2", 4, 1900)
     assert not small["gathers_for_rollouts"], "more than half of a GPU"
     assert small["rollout"] == 250 + 100 + 400 + 100 + 120
     assert small["most_tokens_in_flight"] == (int(0.95 * 1900) - 870) // 2
+    logits = 30 * 5 * (2 + 4)
+    flat = planned("fsdp", 4, 1900)
+    assert flat["rollout"] == 250 + 100 + 1000 + 100 + 120
+    assert flat["update"] == 250 + 100 + 1000 + 210 + logits, "gathered until its end"
+    full = planned("fsdp-full", 4, 1900)
+    assert full["rollout"] == small["rollout"]
+    assert full["update"] == 250 + 100 + 400 + 210 + logits
+
+
+def test_logits_of_padded_rows_are_kept_in_float32() -> None:
+    logits = torch.randn(20, 300, dtype=torch.bfloat16, requires_grad=True)
+    with memory_plan.count_kept(set()) as kept:
+        token_logprobs(logits, torch.zeros(20, dtype=torch.long), 0.7)
+    assert 20 * 300 * 4 <= sum(kept.values()) < 20 * 300 * 4 + 20 * 20
