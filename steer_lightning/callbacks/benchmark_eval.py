@@ -29,6 +29,9 @@ class Result:
     completion_length: float
     cut_off_share: float
     num_unscored: float
+    accuracy_low: float | None = None
+    """Of the 95 % interval; None for a single problem, or from a checkpoint without it."""
+    accuracy_high: float | None = None
 
 
 class BenchmarkEval(Callback):
@@ -178,8 +181,14 @@ class BenchmarkEval(Callback):
 
         A benchmark that a resumed run was given later has none from before.
         """
-        ordered = self.results if last else [found for found in self.results if found.step == 0]
-        return {result.benchmark: result.accuracy for result in ordered}
+        return {result.benchmark: result.accuracy for result in self._ordered(last)}
+
+    def interval(self, last: bool) -> dict[str, list[float | None]]:
+        """The 95 % interval of each of these accuracies, low and high."""
+        return {x.benchmark: [x.accuracy_low, x.accuracy_high] for x in self._ordered(last)}
+
+    def _ordered(self, last: bool) -> list[Result]:
+        return self.results if last else [found for found in self.results if found.step == 0]
 
     def _evaluate(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         assert isinstance(module, SteeringModule)

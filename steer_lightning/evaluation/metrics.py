@@ -10,20 +10,23 @@ import torch
 from torchmetrics import MeanMetric, MetricCollection, SumMetric
 
 from steer_lightning.errors import UNKNOWN, ConfigError
+from steer_lightning.evaluation.at_k import AvgAtK, Sample
+from steer_lightning.evaluation.intervals import estimate
 from steer_lightning.types import Rollouts
 
 
 class BenchmarkMetrics(MetricCollection):
     """What a benchmark measures.
 
-    accuracy (over the scored completions), completion_length in tokens, cut_off_share,
-    num_unscored.
+    accuracy (over the scored completions) with its 95 % interval (by the bootstrap over problems),
+    completion_length in tokens, cut_off_share, num_unscored.
     """
 
     def __init__(self) -> None:
         super().__init__(
             {
                 "accuracy": MeanMetric(),
+                "problems": AvgAtK(),
                 "completion_length": MeanMetric(),
                 "cut_off_share": MeanMetric(),
                 "num_unscored": SumMetric(),
@@ -36,6 +39,14 @@ class BenchmarkMetrics(MetricCollection):
         None counts as unscored, not as wrong.
         """
         scored = [verdict for verdict in verdicts if verdict is not None]
+        size = rollouts.group_size
+        lengths, finished = rollouts.num_tokens.tolist(), rollouts.finished.tolist()
+        samples = [
+            Sample(verdict=verdict, num_tokens=length, finished=end)
+            for verdict, length, end in zip(verdicts, lengths, finished, strict=True)
+        ]
+        for b, prompt in enumerate(rollouts.prompts):
+            self["problems"].update(prompt.id, samples[b * size : (b + 1) * size])
         device = self["accuracy"].device
         if scored:
             self["accuracy"].update(torch.tensor(scored, device=device))
@@ -46,9 +57,14 @@ class BenchmarkMetrics(MetricCollection):
     def result(self) -> dict[str, float]:
         """The numbers so far, over all processes.
 
+        Returns:
+            Those above; `accuracy_low` and `accuracy_high` where there are several problems.
+
         Raises:
             ConfigError: If no completion could be scored: there is no accuracy then.
         """
+        # first: it lets a process without problems take part in joining
+        interval = estimate(self["problems"].by_problem()[1])
         with warnings.catch_warnings():  # a process may have had no problem
             warnings.filterwarnings("ignore", message="The ``compute`` method of metric")
             found = {name: float(value) for name, value in self.compute().items()}
@@ -60,4 +76,7 @@ class BenchmarkMetrics(MetricCollection):
                 why="The verifier could make nothing of any gold answer",
                 fix="Check the answer column of the source, and the verifier",
             )
+        del found["problems"]  # as the accuracy, but for completions that could not be scored
+        if interval.low is not None and interval.high is not None:
+            found |= {"accuracy_low": interval.low, "accuracy_high": interval.high}
         return found

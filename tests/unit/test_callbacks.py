@@ -101,8 +101,12 @@ def test_benchmark_metrics_add_up_over_batches() -> None:
     metrics = BenchmarkMetrics()
     metrics.update_with(step().rollouts, [1.0, 0.0, None, 0.0])
     metrics.update_with(step().rollouts, [1.0, 1.0, 1.0, 1.0])
+    # four problems with means 1/2, 0, 1, 1, of which the bootstrap draws four: their sum is at most
+    # 1/2 in 5 of 256 draws, 2.0 %, and 1 is what comes next; it is 4 in 1 of 16, more than 2.5 %
     expected = {
         "accuracy": 5 / 7,
+        "accuracy_low": 1 / 4,
+        "accuracy_high": 1.0,
         "completion_length": 2.0,
         "cut_off_share": 0.5,
         "num_unscored": 1.0,
@@ -169,6 +173,9 @@ def test_first_and_last_accuracy() -> None:
     ]
     assert callback.accuracy(last=False) == {"a": 0.1, "b": 0.2}
     assert callback.accuracy(last=True) == {"a": 0.3, "b": 0.4}
+    assert callback.interval(last=True) == {"a": [None, None], "b": [None, None]}
+    callback.results[2] = replace(callback.results[2], accuracy_low=0.25, accuracy_high=0.35)
+    assert callback.interval(last=True) == {"a": [0.25, 0.35], "b": [None, None]}
     other = BenchmarkEval({"a": None})  # type: ignore[dict-item]
     other.load_state_dict(callback.state_dict())
     assert other.results == callback.results
