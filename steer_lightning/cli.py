@@ -35,6 +35,7 @@ COMMANDS = {
     "evaluate": Command(
         "steer_lightning.evaluate_cli", "benchmarks with and without vectors, with intervals"
     ),
+    "report": Command("steer_lightning.report_cli", "a run as one HTML file: report RUN_FOLDER"),
 }
 
 USAGE_ERROR = 2

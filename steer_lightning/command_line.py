@@ -13,7 +13,12 @@ from steer_lightning.yaml_size import check_yaml_size
 
 
 def read_options(
-    words: Sequence[str], target: Callable[..., Any], *, prog: str, description: str
+    words: Sequence[str],
+    target: Callable[..., Any],
+    *,
+    prog: str,
+    description: str,
+    positional: str | None = None,
 ) -> dict[str, Any]:
     """Arguments for a class or function, from options and YAML files.
 
@@ -22,6 +27,7 @@ def read_options(
         target: The class or function; its signature and docstring make the options.
         prog: The command, such as `steer-lightning evaluate`.
         description: One sentence for `--help`.
+        positional: The option that a word without an option's name stands for.
 
     Returns:
         Its arguments, classes among them made.
@@ -32,8 +38,9 @@ def read_options(
     for word, following in zip(words, (*words[1:], ""), strict=False):
         if word.startswith("--config"):
             check_yaml_size(word.partition("=")[2] or following)
+    usage = f"%(prog)s {positional.upper()} [options]" if positional else None
     parser = ArgumentParser(
-        prog=prog, description=description, exit_on_error=False, allow_abbrev=False
+        prog=prog, usage=usage, description=description, exit_on_error=False, allow_abbrev=False
     )
     parser.add_argument("--config", action="config", help="A YAML file with any of the options.")
     if isinstance(target, type):
@@ -42,7 +49,9 @@ def read_options(
         parser.add_function_arguments(target)
     options = [x.lstrip("-") for action in parser._actions for x in action.option_strings]
     try:
-        given = parser.parse_args(_switched_on(words, _switches(parser)))
+        switches = _switches(parser)
+        words = _switched_on(words, switches)
+        given = parser.parse_args(_named(words, positional) if positional else words)
         made: Namespace = parser.instantiate_classes(given)
     except ArgumentError as error:
         raise explain(str(error), options) from error
@@ -73,3 +82,13 @@ def _switched_on(words: Sequence[str], switches: set[str]) -> list[str]:
         f"{word}=true" if word in switches and after not in ("true", "false") else word
         for word, after in zip(words, following, strict=False)
     ]
+
+
+def _named(words: Sequence[str], positional: str) -> list[str]:
+    """The first word that is no option, nor an option's value, gets the name of its own."""
+    before = ["", *words]
+    for k, word in enumerate(words):
+        is_value = before[k].startswith("--") and "=" not in before[k]
+        if not word.startswith("-") and not is_value:
+            return [*words[:k], f"--{positional}={word}", *words[k + 1 :]]
+    return list(words)

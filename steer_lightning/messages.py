@@ -197,7 +197,8 @@ def _missing_option(
     key: str, found: re.Match[str], classes: Sequence[str], options: Sequence[str]
 ) -> ConfigError:
     name = re.sub(r"^(fit|validate|test)\.", "", found[1])
-    return ConfigError(name, None, rule="must be set", fix="Set it in the YAML of --config FILE")
+    fix = f"Set it by --{name}, or in the YAML of --config FILE"
+    return ConfigError(name, None, rule="must be set", fix=fix)
 
 
 _PATTERNS = {

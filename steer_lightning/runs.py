@@ -1,10 +1,9 @@
-"""Folders of runs, and the checkpoints in them."""
+"""Runs that go on: checkpoints, settings and locks in their folders."""
 
 from __future__ import annotations
 
 import logging
 import os
-import re
 import shutil
 import sys
 from pathlib import Path
@@ -21,6 +20,7 @@ from steer_lightning.checkpoint_file import (
 )
 from steer_lightning.errors import UNKNOWN, ConfigError
 from steer_lightning.resume import KEY
+from steer_lightning.run_folders import run_folders
 
 if sys.platform != "win32":
     import fcntl
@@ -44,32 +44,6 @@ def is_first_process() -> bool:
     """
     names = ("RANK", "LOCAL_RANK", "GROUP_RANK", "NODE_RANK", "SLURM_PROCID")
     return all(os.environ.get(name, "0") == "0" for name in names)
-
-
-def new_run_folder(root: Path) -> Path:
-    """Makes `root/run-N` with the first free N; no run ever writes into another's folder.
-
-    Raises:
-        ConfigError: If there can be no such folder.
-    """
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise ConfigError(
-            "trainer.default_root_dir",
-            str(root),
-            rule="must be a folder",
-            why=f"{error.filename} is a file",
-        ) from error
-    number = 1 + max((_run_number(path) for path in root.iterdir()), default=0)
-    while True:
-        folder = root / f"run-{number}"
-        try:
-            folder.mkdir()
-        except FileExistsError:  # another process was faster
-            number += 1
-        else:
-            return folder
 
 
 def begin(folder: Path, config_text: str, checkpoint: str | None) -> None:
@@ -248,11 +222,6 @@ def has_checkpoint(folder: Path) -> bool:
     return any((folder / FOLDER / name).is_file() for name in (LAST, PREVIOUS))
 
 
-def run_folders(root: Path) -> list[Path]:
-    """The runs under a folder, the newest first."""
-    return sorted(root.glob("run-*"), key=_run_number, reverse=True)
-
-
 def lock(folder: Path) -> int:
     """Marks a run as under way, for as long as this process lives; keep the descriptor."""
     descriptor = os.open(folder, os.O_RDONLY)
@@ -282,8 +251,3 @@ def _take_lock(descriptor: int) -> bool:
             error,
         )
     return True
-
-
-def _run_number(path: Path) -> int:
-    match = re.fullmatch(r"run-(\d+)", path.name)
-    return int(match[1]) if match else 0

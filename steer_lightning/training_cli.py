@@ -34,6 +34,7 @@ from steer_lightning.data import PromptDataModule
 from steer_lightning.errors import UNKNOWN, ConfigError
 from steer_lightning.messages import explain, explain_refusal
 from steer_lightning.module import SteeringModule
+from steer_lightning.run_folders import new_run_folder
 from steer_lightning.run_log import RunLog
 from steer_lightning.runs import (
     begin,
@@ -42,7 +43,6 @@ from steer_lightning.runs import (
     find_checkpoint,
     is_first_process,
     lock,
-    new_run_folder,
     unfinished_run,
     whole_checkpoint,
 )
@@ -260,8 +260,8 @@ class SteeringCLI(LightningCLI):
     before_fit = before_validate = before_test = _connect
 
     def after_fit(self) -> None:
-        """Draws the reward curve."""
-        from steer_lightning.report import draw_reward_curve
+        """Draws the reward curve and writes the run's page."""
+        from steer_lightning.report import draw_reward_curve, write_report
 
         if self.folder is None:  # not the first process
             return
@@ -275,6 +275,10 @@ class SteeringCLI(LightningCLI):
             print('curve:       not drawn: pip install "steer-lightning[report]" for matplotlib')
         else:
             print(f"curve:       {path}")
+        try:
+            print(f"report:      {write_report(self.folder, overwrite=True)}")
+        except ConfigError as error:  # what was trained is worth more
+            print(f"report:      not written: {error}")
 
 
 def _with_whole_files(plugins: Any) -> list[Any]:

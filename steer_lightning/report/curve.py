@@ -2,33 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 from steer_lightning.atomic import written_aside
-
-SMOOTHING = 5  # steps
-
-
-def read_series(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    """Reads `metrics.csv` of a run's folder.
-
-    Gives (step, value) pairs by metric, in order of the steps.
-    """
-    series: dict[str, list[tuple[int, float]]] = {}
-    with (folder / "metrics.csv").open(newline="") as file:
-        for row in csv.DictReader(file):
-            for name, value in row.items():
-                if name not in ("step", "epoch") and value:
-                    series.setdefault(name, []).append((int(row["step"]), float(value)))
-    return {name: sorted(points) for name, points in series.items()}
-
-
-def trailing_mean(values: list[float], width: int = SMOOTHING) -> list[float]:
-    """Mean of each value and those before it, `width` in all."""
-    return [
-        sum(values[max(0, k - width + 1) : k + 1]) / min(k + 1, width) for k in range(len(values))
-    ]
+from steer_lightning.report.series import SMOOTHING, read_series, trailing_mean
 
 
 def draw_reward_curve(folder: Path) -> Path:

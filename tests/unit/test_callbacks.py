@@ -28,7 +28,8 @@ from steer_lightning.callbacks.rollout_table import RolloutTable, as_table, merg
 from steer_lightning.callbacks.run_folder import claim
 from steer_lightning.evaluation import BenchmarkMetrics
 from steer_lightning.printable import printable
-from steer_lightning.report.curve import draw_reward_curve, read_series, trailing_mean
+from steer_lightning.report.curve import draw_reward_curve
+from steer_lightning.report.series import read_series, trailing_mean
 from steer_lightning.rewards import Scores
 from steer_lightning.rollout import Sampling
 from steer_lightning.step import Step, Update, gather_rows

@@ -1,0 +1,162 @@
+"""What a page says of a run, as plain data: read from the run's folder alone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from steer_lightning.report.answers import read_answers
+from steer_lightning.report.damage import damaged
+from steer_lightning.report.files import (
+    CONFIG,
+    EVALUATION,
+    LENS,
+    LENS_KEYS,
+    SUMMARY,
+    Record,
+    find_stages,
+    read_looks,
+    read_record,
+    read_settings,
+    read_text,
+    setting,
+)
+from steer_lightning.report.samples import evenly, read_training
+from steer_lightning.report.series import FILE as METRICS
+from steer_lightning.report.series import Series, as_curve, first_step, joined, read_series
+
+MOST_LOOKS = 200
+"""Of the lens in the course of training."""
+BENCHMARK = re.compile(r"benchmark/(.+)/(\w+)")
+
+SETTINGS: dict[str, tuple[str, ...]] = {
+    "Base": ("model", "base"),
+    "Precision of the base": ("model", "dtype"),
+    "Steered layers": ("model", "steering", "layers"),
+    "Unit of the vectors": ("model", "steering", "scale"),
+    "Training data": ("data", "train"),
+    "Prompts a step": ("data", "batch_size"),
+    "Completions a prompt": ("model", "sampling", "group_size"),
+    "Temperature": ("model", "sampling", "temperature"),
+    "Tokens a completion, at most": ("model", "sampling", "max_new_tokens"),
+    "Rewards": ("model", "rewards"),
+    "Advantage": ("model", "advantage"),
+    "Loss": ("model", "loss"),
+    "Optimizer": ("model", "optimizer"),
+    "Learning rate": ("model", "optimizer", "init_args", "lr"),
+    "Schedule": ("model", "schedule", "kind"),
+    "Steps, at most": ("trainer", "max_steps"),
+    "Seed": ("seed_everything",),
+}
+
+
+def read_contents(folder: Path, num_steps: int, num_prompts: int) -> Record:
+    """All that a page shows of a run.
+
+    What an interrupted run has not written is None or empty here.
+
+    Args:
+        folder: Of the run.
+        num_steps: Steps whose completions are shown.
+        num_prompts: Prompts of each, and problems of each benchmark.
+
+    Raises:
+        ConfigError: If a file in it is damaged.
+    """
+    stages = find_stages(folder)
+    every = [read_series(stage) if (stage / METRICS).exists() else {} for stage in stages]
+    series = joined(every)
+    starts = [first_step(stage) for stage in every[1:]] + [float("inf")]
+    settings = read_settings(folder)
+    summary = read_record(folder / SUMMARY, {"versions": dict})
+    curves = {name: points for name, points in series.items() if not BENCHMARK.fullmatch(name)}
+    return {
+        "run": f"{folder.absolute().parent.name}/{folder.absolute().name}",
+        "stages": [stage.name for stage in stages],
+        "made": datetime.now(timezone.utc).isoformat(timespec="minutes"),
+        "version": version("steer-lightning"),
+        "base": (summary or {}).get("base_model") or setting(settings, "model", "base"),
+        "last_step": max((points[-1][0] for points in series.values()), default=None),
+        "max_steps": setting(settings, "trainer", "max_steps"),
+        "summary": summary,
+        "benchmarks": _benchmarks(series, summary or {}),
+        "curves": {name: as_curve(points) for name, points in curves.items()},
+        "evaluation": _evaluation(folder),
+        "lens": read_record(folder / LENS, LENS_KEYS),
+        "looks": _some(read_looks(stages)),
+        "training": read_training(list(zip(stages, starts, strict=True)), num_steps, num_prompts),
+        "answers": read_answers(folder / EVALUATION, num_prompts),
+        "settings": _shown(settings),
+        "config": read_text(folder / CONFIG),
+    }
+
+
+def _benchmarks(series: Series, summary: Mapping[str, Any]) -> list[Record]:
+    """Each benchmark's figures by step; before and after from the summary where that is all."""
+    found: dict[str, Record] = {}
+    for name, points in series.items():
+        match = BENCHMARK.fullmatch(name)
+        if match:
+            found.setdefault(match[1], {})[match[2]] = points
+    rows = []
+    for name in dict.fromkeys([*found, *(summary.get("accuracy_after") or {})]):
+        row: Record = {"name": name, **found.get(name, {})}
+        for when in ("before", "after"):
+            row[when] = _figure(name, when, row.get("accuracy", []), row, summary)
+        rows.append(row)
+    return rows
+
+
+def _figure(
+    name: str, when: str, points: Sequence[Any], row: Record, summary: Mapping[str, Any]
+) -> Record | None:
+    """The accuracy before the first step or the last one so far, with its interval."""
+    wanted = [point for point in points if when == "after" or point[0] == 0]
+    if wanted:
+        step, value = wanted[-1]
+        low, high = (dict(row.get(f"accuracy_{side}", [])).get(step) for side in ("low", "high"))
+        return {"step": step, "value": value, "low": low, "high": high}
+    value = (summary.get(f"accuracy_{when}") or {}).get(name)
+    if value is None:
+        return None
+    low, high = (summary.get(f"interval_{when}") or {}).get(name) or (None, None)
+    return {"step": 0 if when == "before" else None, "value": value, "low": low, "high": high}
+
+
+def _evaluation(folder: Path) -> list[Record] | None:
+    """The figures of `steer-lightning evaluate`, beside the vectors."""
+    path = folder / EVALUATION / "results.json"
+    found = read_record(path, {"rows": list})
+    if found is None:
+        return None
+    for row in found["rows"]:
+        missing = {"benchmark", "arm", "metric", "value"} - set(row)
+        if missing:
+            raise damaged(path, f"A row lacks {', '.join(sorted(missing))}")
+    rows: list[Record] = found["rows"]
+    return rows
+
+
+def _some(looks: list[Record]) -> list[Record]:
+    return [looks[k] for k in evenly(range(len(looks)), MOST_LOOKS)]
+
+
+def _shown(settings: Record) -> list[list[Any]]:
+    """The settings that matter most, by name; classes without their modules."""
+    rows = [[name, _short(setting(settings, *keys))] for name, keys in SETTINGS.items()]
+    return [row for row in rows if row[1] is not None]
+
+
+def _short(value: Any) -> Any:
+    if isinstance(value, list):
+        return ", ".join(str(_short(item)) for item in value)
+    if isinstance(value, dict):
+        if "reward" in value:  # with its weight
+            return f"{_short(value['reward'])} x {value.get('weight', 1)}"
+        path = str(value.get("class_path") or "")
+        return path.rsplit(".", 1)[-1] or None
+    return value

@@ -1,0 +1,73 @@
+"use strict";
+// Benchmarks: in the course of the run, and by `steer-lightning evaluate`.
+
+function showBenchmarks(data) {
+  const section = byId("benchmarks");
+  if (data.benchmarks.length) section.append(runTable(data.benchmarks));
+  else section.append(missing("No benchmark was measured during the run. ", code("BenchmarkEval"), " among ", code("trainer.callbacks"), " does so."));
+  section.append(make("h3", {}, "Evaluation"));
+  if (data.evaluation && data.evaluation.length) {
+    const names = [...new Set(data.evaluation.map((row) => row.benchmark))];
+    section.append(
+      make("p", { class: "intro" }, "By ", code("steer-lightning evaluate"), ": 95\u202f% intervals by the bootstrap over problems. ",
+        "The difference to the base is taken problem by problem, which makes its interval narrower than the two others suggest."),
+      ...names.flatMap((name) => evaluationOf(name, data.evaluation.filter((row) => row.benchmark === name))));
+  } else {
+    section.append(missing("There is no evaluation yet. It compares the base with the base steered, at several scales, on benchmarks of your choice:",
+      make("pre", {}, `steer-lightning evaluate --config configs/evaluate/mathematics.yaml --vectors ${data.run}/steering_vectors.safetensors`)));
+  }
+}
+
+function runTable(benchmarks) {
+  const ends = (points) => points && points.length ? [points.find((p) => p[0] === 0) ?? null, points[points.length - 1]] : [null, null];
+  const rows = benchmarks.flatMap((row) => {
+    const lines = [[`${row.name}: accuracy`, figure(row.before, percent), figure(row.after, percent), change(row.before?.value, row.after?.value, points)]];
+    for (const [key, name, format, by] of [["completion_length", "mean length in tokens", one, one], ["cut_off_share", "cut off", percent, points]]) {
+      const [before, after] = ends(row[key]);
+      if (after) lines.push([`${row.name}: ${name}`, before ? format(before[1]) : "\u2013", format(after[1]), change(before?.[1], after[1], by)]);
+    }
+    return lines;
+  });
+  return makeTable("Benchmarks before the first step and after the last", ["", "before", "after", "change"], rows);
+}
+
+const points = (value) => `${one(100 * value)} points`;
+const change = (before, after, format) => (isNumber(before) && isNumber(after) ? signed(after - before, format) : "\u2013");
+
+/** A value, with its interval under it. */
+function figure(found, format, low = found?.low, high = found?.high) {
+  if (!found || !isNumber(found.value)) return "\u2013";
+  return withInterval(format(found.value), interval(low, high, (x) => format(x).replace("\u202f%", "")));
+}
+
+function withInterval(value, bounds) {
+  return make("span", { class: "estimate" }, value, bounds ? make("small", {}, bounds) : null);
+}
+
+function evaluationOf(name, rows) {
+  const arms = [...new Set(rows.map((row) => row.arm))];
+  const metrics = [...new Set(rows.map((row) => row.metric))];
+  const first = metrics.find((metric) => metric.startsWith("avg@"));
+  const find = (arm, metric) => rows.find((row) => row.arm === arm && row.metric === metric);
+  const format = (metric) => (metric === "length" ? one : percent);
+  const table = arms.map((arm) => {
+    const cells = metrics.map((metric) => figure(find(arm, metric), format(metric)));
+    const right = rows.find((row) => row.arm === arm && row.metric.startsWith("avg@"));
+    cells.splice(1, 0, right && isNumber(right.difference)
+      ? withInterval(signed(right.difference, points), interval(right.difference_low, right.difference_high, (x) => signed(100 * x, one)))
+      : "");
+    return [arm, ...cells];
+  });
+  const head = ["", metrics[0], "against base", ...metrics.slice(1)];
+  const right = arms.map((arm) => rows.find((row) => row.arm === arm && row.metric.startsWith("avg@") && isNumber(row.value)))
+    .filter((row) => row)
+    .map((row) => ({ name: row.arm, value: row.value, low: row.low, high: row.high, colour: row.arm === "base" ? "var(--muted)" : "var(--c1)" }));
+  const count = rows[0].num_problems ? `, ${whole(rows[0].num_problems)} problems` : "";
+  return [
+    make("h4", {}, name),
+    right.length ? make("figure", { class: "panel wide" },
+      make("figcaption", {}, make("span", { class: "name" }, `Accuracy by arm${count}`), make("span", { class: "reading" }, make("small", {}, first ?? ""))),
+      intervalRows(right, percent, right.map((row) => `${row.name}: ${percent(row.value)}`).join(", "))) : null,
+    makeTable(`${name}${count}`, head, table),
+  ].filter((part) => part !== null);
+}

@@ -1,0 +1,139 @@
+"""Reads what a run has left in its folder; a run that was interrupted has left less."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from steer_lightning.errors import ConfigError
+from steer_lightning.report.damage import damaged
+from steer_lightning.report.series import FILE as METRICS
+
+CONFIG, SUMMARY = "config.yaml", "summary.json"
+LENS, LOOKS = "lens.json", "lens.jsonl"
+ROLLOUTS, PARTS = "rollouts.parquet", "rollouts"
+EVALUATION = "evaluation"
+SIGNS = (METRICS, SUMMARY, ROLLOUTS, PARTS, LENS)
+"""A folder with any of them is a run's."""
+
+Record = dict[str, Any]
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder holds what a run leaves."""
+    return any((folder / name).exists() for name in SIGNS)
+
+
+def read_text(path: Path) -> str | None:
+    """A text file; None if there is none.
+
+    Raises:
+        ConfigError: If it is no text.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    except UnicodeDecodeError as error:
+        raise damaged(path, error) from error
+
+
+def read_record(path: Path, needed: Mapping[str, type | tuple[type, ...]]) -> Record | None:
+    """A JSON object; None if there is no such file.
+
+    Args:
+        path: The file.
+        needed: Its keys, and the types of what they hold.
+
+    Raises:
+        ConfigError: If the file is damaged, or lacks a key.
+    """
+    text = read_text(path)
+    return None if text is None else _parsed(path, text, needed)
+
+
+def read_records(path: Path, needed: Mapping[str, type | tuple[type, ...]]) -> list[Record]:
+    """JSON objects, one a line; none if there is no such file.
+
+    A last line without its end was being written when the run was killed, and is left out.
+
+    Raises:
+        ConfigError: If a line is damaged, or lacks a key.
+    """
+    lines = (read_text(path) or "").split("\n")[:-1]
+    return [_parsed(path, line, needed, f"Line {k}: ") for k, line in enumerate(lines, 1) if line]
+
+
+def _parsed(
+    path: Path, text: str, needed: Mapping[str, type | tuple[type, ...]], place: str = ""
+) -> Record:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise damaged(path, f"{place}{error}") from error
+    if not isinstance(found, dict):
+        raise damaged(path, f"{place}It holds no JSON object")
+    for key, kinds in needed.items():
+        if not isinstance(found.get(key), kinds):
+            raise damaged(path, f"{place}It lacks `{key}`, or that is of another type")
+    return found
+
+
+def read_settings(folder: Path) -> Record:
+    """The configuration of a run; empty if there is none.
+
+    Raises:
+        ConfigError: If the file is no YAML.
+    """
+    path = folder / CONFIG
+    try:
+        found = yaml.safe_load(read_text(path) or "")
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise damaged(path, error) from error
+    return found if isinstance(found, dict) else {}
+
+
+def setting(settings: Any, *keys: str) -> Any:
+    """A setting by its keys, from the outermost on; None where there is none."""
+    for key in keys:
+        settings = settings.get(key) if isinstance(settings, dict) else None
+    return settings
+
+
+def find_stages(folder: Path) -> list[Path]:
+    """The folders of one run that was interrupted, the oldest first.
+
+    A run that goes on has a new folder, `run-2`, and a checkpoint of the one before in its
+    configuration; that counts if it lies beside it.
+    """
+    found = [folder.absolute()]
+    while (before := _stage_before(found[0])) is not None and before not in found:
+        found.insert(0, before)
+    return found
+
+
+def _stage_before(folder: Path) -> Path | None:
+    path = setting(read_settings(folder), "ckpt_path")
+    if not isinstance(path, str) or len(Path(path).parts) < 3:
+        return None
+    run = Path(path).parents[1]
+    beside = folder.parent / run.name
+    # a relative path is of the folder where the command was started
+    same = run.parent.name in (folder.parent.name, "") and Path(path).parent.name == "checkpoints"
+    return beside if same and beside.is_dir() else None
+
+
+LENS_KEYS: dict[str, type | tuple[type, ...]] = {"layers": list, "width": int}
+LOOK_KEYS: dict[str, type | tuple[type, ...]] = {"step": int, "norms": list, "layers": list}
+
+
+def read_looks(stages: Sequence[Path]) -> list[Record]:
+    """`lens.jsonl` of all stages of a run, each step once, the later stage's."""
+    found = {look["step"]: look for s in stages for look in read_records(s / LOOKS, LOOK_KEYS)}
+    return [found[step] for step in sorted(found)]

@@ -1,0 +1,128 @@
+"use strict";
+// The vectors seen through the unembedding, and their geometry.
+
+function showVectors(data) {
+  const section = byId("vectors");
+  const { lens, looks } = data;
+  if (!lens && !looks.length) {
+    section.append(missing("There is no look at the vectors: ", code("lens.json"), " is missing. A callback writes it in the course of a run:",
+      make("pre", {}, "trainer:\n  callbacks:\n    - class_path: steer_lightning.callbacks.LensCallback")));
+    return;
+  }
+  if (lens) section.append(...lensParts(lens));
+  if (looks.length > 1) section.append(...historyParts(looks));
+}
+
+function lensParts(lens) {
+  const layers = lens.layers.map((row) => row.layer);
+  const relative = lens.layers.map((row) => row.norm_over_stream);
+  const say = (title, values, format) => `${title} by layer: ${values.map((v, k) => `${layers[k]}: ${format(v)}`).join(", ")}.`;
+  const norms = lens.layers.map((row) => row.norm);
+  const panels = [notedPanel("Norm", "of each layer's vector", layerBars(layers, norms, short, say("Norm", norms, short)))];
+  if (relative.every(isNumber)) {
+    panels.push(notedPanel("Norm against the stream", "1 would be as large as the activations there", layerBars(layers, relative, short, say("Norm relative to the stream", relative, short))));
+  }
+  if (lens.singular_values?.length) {
+    const numbers = lens.singular_values.map((_, k) => k + 1);
+    panels.push(notedPanel("Singular values", `stable rank ${decimal(lens.stable_rank)} of ${layers.length}`,
+      layerBars(numbers, lens.singular_values, short, `Singular values: ${lens.singular_values.map(short).join(", ")}.`)));
+  }
+  const parts = [
+    make("p", { class: "intro" }, `${lens.layers.length} of ${lens.num_layers} layers are steered, width ${whole(lens.width)}`
+      + `${isNumber(lens.step) ? `, after step ${whole(lens.step)}` : ""}.`),
+    make("div", { class: "panels" }, panels),
+    make("h3", {}, "What the vectors say"),
+    make("p", { class: "intro" }, "Each layer's vector is multiplied with the unembedding"
+      + `${lens.final_norm ? ", behind the final norm" : ""}: tokens that it would make likelier, or less likely, if it were the whole stream.`),
+    ...tokenHeat(lens),
+  ];
+  if (lens.cosines?.length > 1) {
+    parts.push(make("h3", {}, "Directions"), make("p", { class: "intro" }, "Cosine between the vectors of each two layers."),
+      squareHeat(lens.cosines, layers, "Cosines between the vectors of each two layers"),
+      disclosure("Cosines as a table", () => makeTable("Cosines", ["layer", ...layers.map(String)], lens.cosines.map((row, k) => [String(layers[k]), ...row.map(decimal)]))));
+  }
+  if (lens.first_token) parts.push(...firstToken(lens.first_token));
+  return parts;
+}
+
+/** Layers by rank, each cell a token, coloured by its score. */
+function tokenHeat(lens) {
+  const box = make("div", {});
+  const state = { end: "top", product: "dot" };
+  const draw = () => {
+    const lists = lens.layers.map((row) => row[state.end]?.[state.product] ?? []);
+    const count = Math.min(12, d3.max(lists, (list) => list.length) ?? 0);
+    const most = d3.max(lists.flat(), ([, score]) => Math.abs(score)) || 1;
+    const head = ["layer", ...d3.range(1, count + 1).map(String)];
+    const rows = lists.map((list, k) => [String(lens.layers[k].layer), ...list.slice(0, count).map(([token, score]) => {
+      const cell = make("span", { class: "token", title: `${visible(token)}  ${short(score)}` }, visible(token), make("small", {}, short(score)));
+      cell.style.backgroundColor = heat(score / most);
+      return { value: cell, class: "heat" };
+    })]);
+    const caption = `${state.end === "top" ? "Top" : "Bottom"} tokens by ${state.product} product, layer by layer`;
+    box.replaceChildren(makeTable(caption, head, rows));
+  };
+  const choice = (legendText, key, values) => make("fieldset", { class: "choice" }, make("legend", {}, legendText),
+    values.map(([value, text]) => make("label", {},
+      make("input", { type: "radio", name: `lens-${key}`, value, checked: state[key] === value,
+        onchange: () => { state[key] = value; draw(); } }), make("span", {}, text))));
+  draw();
+  return [make("div", { class: "controls" },
+    choice("Tokens", "end", [["top", "top"], ["bottom", "bottom"]]),
+    choice("Product", "product", [["dot", "dot"], ["cosine", "cosine"]])), box];
+}
+
+function firstToken(found) {
+  const table = (caption, rows) => makeTable(caption, ["token", "base", "steered"],
+    (rows ?? []).map(([token, base, steered]) => [{ value: visible(token), class: "mono" }, percent(base), percent(steered)]));
+  return [make("h3", {}, "The first token"),
+    make("p", { class: "intro" }, `What the vectors change about the first token of a completion: mean over ${whole(found.num_prompts)} prompts, ${decimal(found.kl)} nats from the base.`),
+    make("div", { class: "columns" }, table("Likelier", found.up), table("Less likely", found.down))];
+}
+
+function notedPanel(title, note, picture) {
+  return make("figure", { class: "panel" }, make("figcaption", {}, make("span", { class: "name" }, title)), picture,
+    make("p", { class: "note" }, note));
+}
+
+function historyParts(looks) {
+  const layers = looks[looks.length - 1].layers;
+  const steps = looks.map((look) => look.step);
+  const lines = (key, title, note) => notedPanel(title, note, layerLines(looks, layers, key, title));
+  const select = make("select", { id: "history-layer" }, layers.map((layer, k) => make("option", { value: k }, `layer ${layer}`)));
+  const box = make("div", {});
+  const draw = () => {
+    const k = Number(select.value);
+    const shown = looks.length <= 12 ? looks : d3.range(12).map((i) => looks[Math.floor(i * (looks.length - 1) / 11)]);
+    const count = d3.max(shown, (look) => look.top?.[k]?.length ?? 0) ?? 0;
+    box.replaceChildren(makeTable(`Top tokens of layer ${layers[k]} in the course of the run`, ["step", ...d3.range(1, count + 1).map((rank) => ({ value: String(rank), class: "mono" }))],
+      shown.map((look) => [whole(look.step), ...(look.top?.[k] ?? []).map((token) => ({ value: visible(token), class: "mono" }))])));
+  };
+  select.addEventListener("change", draw);
+  select.value = String(layers.length - 1);
+  draw();
+  return [make("h3", {}, "In the course of the run"),
+    make("div", { class: "panels" },
+      lines("norms", "Norm", "a line a layer, from the first (blue) to the last (orange)"),
+      looks.every((look) => Array.isArray(look.drift)) ? lines("drift", "Drift", "how far each vector has moved since the look before") : null,
+      curvePanel({ title: "Stable rank", note: `of ${layers.length} at most`, format: decimal, domain: [0, steps[steps.length - 1]],
+        lines: [{ x: steps, y: looks.map((look) => look.stable_rank), smooth: looks.map((look) => look.stable_rank), number: 0, name: "stable rank" }] })),
+    make("div", { class: "controls" }, make("label", { for: "history-layer" }, "Tokens of "), select), box];
+}
+
+/** A line a layer, from the first (cool) to the last (warm). */
+function layerLines(looks, layers, key, title) {
+  const rows = layers.flatMap((layer, k) => looks.map((look) => ({ step: look.step, layer, value: look[key][k], k })));
+  const colour = (k) => `color-mix(in oklab, var(--c2) ${Math.round(100 * k / Math.max(1, layers.length - 1))}%, var(--c1))`;
+  const last = looks[looks.length - 1];
+  const [low, high] = d3.extent(rows, (row) => row.value);
+  const apart = Math.abs(last[key][0] - last[key].at(-1)) > (high - low) / 8;
+  const ends = apart ? [0, layers.length - 1] : []; // their names would lie on each other
+  const draw = (width) => plot({
+    width, height: 150, marginRight: 26, y: { nice: true },
+    marks: [...axes(short),
+      Plot.line(rows, { x: "step", y: "value", z: "layer", stroke: (d) => colour(d.k), strokeWidth: 1.5, title: (d) => `layer ${d.layer}` }),
+      Plot.text(ends, { x: last.step, y: (k) => last[key][k], text: (k) => String(layers[k]), dx: 6, textAnchor: "start", fill: "var(--ink)" })],
+  });
+  return responsive(draw, `${title} at the last look, by layer: ${layers.map((layer, k) => `${layer}: ${short(last[key][k])}`).join(", ")}.`);
+}

@@ -1,0 +1,143 @@
+"""From a run's data to one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+import math
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from steer_lightning.atomic import write_bytes
+from steer_lightning.errors import ConfigError
+from steer_lightning.printable import printable
+from steer_lightning.report.contents import read_contents
+from steer_lightning.report.files import Record, is_run
+
+FILE = "report.html"
+SCRIPTS = (
+    *("vendor/d3.min.js", "vendor/plot.umd.min.js"),
+    *("dom.js", "charts.js", "summary.js", "curves.js", "evaluation.js", "lens.js"),
+    *("browser.js", "setup.js", "main.js"),
+)
+PLOT_STYLE = "sha256-jSYQUrW7J0b3jPqhZP9C2Xh1PyJKHKXd4s0fpGGKrww="
+"""Of the style that Observable Plot puts into each picture; it changes with the library."""
+
+ESCAPES = {ord(sign): f"\\u{ord(sign):04x}" for sign in "<>&\u2028\u2029"}
+"""So that no text ends the element that holds the data, or a line of JavaScript."""
+
+
+def write_report(
+    folder: Path,
+    output: Path | None = None,
+    *,
+    overwrite: bool = False,
+    num_steps: int = 12,
+    num_prompts: int = 8,
+) -> Path:
+    """Writes the page of a run.
+
+    Args:
+        folder: Of the run; it may have been interrupted.
+        output: The file; default: `report.html` in the folder.
+        overwrite: Replaces an earlier file.
+        num_steps: Steps whose completions are shown.
+        num_prompts: Prompts of each of them, and problems of each benchmark.
+
+    Returns:
+        The file.
+
+    Raises:
+        ConfigError: If the folder holds no run, a file in it is damaged, or `output` exists.
+        OSError: If the file can't be written; an earlier one is left as it was.
+    """
+    for key, value in (("num_steps", num_steps), ("num_prompts", num_prompts)):
+        if value < 1:
+            raise ConfigError(key, value, rule="must be at least 1")
+    path = folder / FILE if output is None else output
+    if path.is_dir():
+        raise ConfigError("output", str(path), rule="must be a file", why="It is a folder")
+    if path.exists() and not overwrite:
+        raise ConfigError(
+            "output", str(path), rule="exists", fix="Name another file, or give --overwrite"
+        )
+    if not folder.is_dir():
+        raise ConfigError("run", str(folder), rule="there is no such folder")
+    if not is_run(folder):
+        raise ConfigError(
+            "run",
+            str(folder),
+            rule="holds no run",
+            why="It has none of the files that `fit` writes, such as metrics.csv",
+        )
+    write_bytes(path, as_page(read_contents(folder, num_steps, num_prompts)).encode())
+    return path
+
+
+def as_page(contents: Record) -> str:
+    """The page: data, styles and scripts in one file.
+
+    The data is JSON that no browser runs. Should a script get in all the same, the policy in the
+    page's head lets only those run that this function has put there, by their hashes.
+    """
+    style = _read("report.css")
+    scripts = [_read(name) for name in SCRIPTS]
+    base, run = (printable(str(contents[key])) for key in ("base", "run"))
+    return Template(_read("template.html")).substitute(
+        policy=html.escape(_policy([style], scripts)),
+        title=html.escape(f"{base}, {run}"),
+        licences=_read("vendor/LICENSES"),
+        style=style,
+        data=as_json(contents),
+        scripts="\n".join(f"<script>{script}</script>" for script in scripts),
+    )
+
+
+def _read(name: str) -> str:
+    return (files("steer_lightning.report") / name).read_text(encoding="utf-8")
+
+
+def _policy(styles: Sequence[str], scripts: Sequence[str]) -> str:
+    """Nothing is loaded from anywhere; only these scripts and styles apply; no text is markup."""
+    own = " ".join([*(f"'{_hash(style)}'" for style in styles), f"'{PLOT_STYLE}'"])
+    return "; ".join(
+        [
+            "default-src 'none'",
+            "script-src " + " ".join(f"'{_hash(script)}'" for script in scripts),
+            f"style-src {own}",
+            "base-uri 'none'",
+            "form-action 'none'",
+            "require-trusted-types-for 'script'",
+            "trusted-types 'none'",
+        ]
+    )
+
+
+def _hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def as_json(contents: Any) -> str:
+    """JSON for an HTML page.
+
+    Controls, text directions and lone surrogates are shown as escapes; what is not finite is null.
+    """
+    text = json.dumps(_clean(contents), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.translate(ESCAPES)
+
+
+def _clean(value: Any) -> Any:
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {printable(str(key)): _clean(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_clean(item) for item in value]
+    return value if value is None or isinstance(value, int) else printable(str(value))

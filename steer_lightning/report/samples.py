@@ -1,0 +1,180 @@
+"""Which of a run's completions go into its page: a bounded number, by a rule that it states."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from steer_lightning.report.damage import damaged
+from steer_lightning.report.files import PARTS, ROLLOUTS
+from steer_lightning.report.texts import (
+    MAX_COMPLETIONS,
+    Group,
+    as_completion,
+    shortened,
+    some_of,
+    within_budget,
+)
+
+NEEDED = ("step", "prompt_id", "sample", "prompt", "completion", "reward", "advantage")
+BATCH = 1024
+"""Rows in memory at once."""
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Row groups of a file that hold rows of one step, and perhaps of others."""
+
+    file: pq.ParquetFile
+    path: Path
+    row_groups: tuple[int, ...]
+
+    def count(self, step: int) -> int:
+        """Rows of a step."""
+        steps = self.file.read_row_groups(list(self.row_groups), columns=["step"])["step"]
+        return int(pc.sum(pc.equal(steps, step)).as_py())
+
+
+def read_training(
+    stages: Sequence[tuple[Path, float]], num_steps: int, num_prompts: int
+) -> dict[str, Any] | None:
+    """Completions of some steps of a run; only those steps are read from the disk.
+
+    Args:
+        stages: Folders of the run, the oldest first; of each the step from which on the next one
+            has done the work again.
+        num_steps: Steps to show, evenly spaced, the first and the last among them.
+        num_prompts: Prompts of each, the first of the batch; fewer if the texts exceed the budget.
+
+    Returns:
+        `rule`, the sentence that says what was chosen, and `groups`; None if there is nothing.
+
+    Raises:
+        ConfigError: If a file is damaged.
+    """
+    with ExitStack() as files:
+        index: dict[int, list[_Part]] = {}
+        for folder, end in stages:
+            for step, part in _parts_of(folder, files):
+                if step < end:
+                    index.setdefault(step, []).append(part)
+        chosen = evenly(sorted(index), num_steps)
+        if not chosen:
+            return None
+        found = [list(_groups(step, index[step], num_prompts)) for step in chosen]
+        rows = sum(part.count(chosen[0]) for part in index[chosen[0]])
+    groups = within_budget(found)
+    return {"rule": _rule(groups, chosen, len(index), rows), "groups": groups}
+
+
+def evenly(items: Sequence[int], most: int) -> list[int]:
+    """At most so many of some items, evenly spaced, first and last among them."""
+    if len(items) <= most:
+        return list(items)
+    if most == 1:
+        return [items[-1]]
+    return [items[k * (len(items) - 1) // (most - 1)] for k in range(most)]
+
+
+def _rule(groups: Sequence[Group], chosen: Sequence[int], steps: int, rows: int) -> str:
+    size = max(group["num_completions"] for group in groups)
+    prompts = max(sum(group["step"] == step for group in groups) for step in chosen)
+    spaced = ", evenly spaced" if len(chosen) < steps else ""
+    total = max(prompts, rows // size)
+    first = "the first " if prompts < total else ""
+    return (
+        f"{some_of(len(chosen), steps, 'steps')}{spaced}; of each {first}"
+        f"{some_of(prompts, total, 'prompts of the batch')} with "
+        f"{some_of(min(size, MAX_COMPLETIONS), size, 'completions')}"
+    )
+
+
+def _parts_of(folder: Path, files: ExitStack) -> Iterator[tuple[int, _Part]]:
+    """Steps of a folder with where they lie: in one file, or one a step and process."""
+    whole = folder / ROLLOUTS
+    paths = [whole] if whole.exists() else sorted((folder / PARTS).glob("step_*.parquet"))
+    for path in paths:
+        with readable(path):
+            file = files.enter_context(pq.ParquetFile(path))
+            missing = sorted(set(NEEDED) - set(file.schema_arrow.names))
+            if missing:
+                raise damaged(path, f"It lacks the columns {', '.join(missing)}")
+            places: dict[int, list[int]] = {}
+            for k in range(file.num_row_groups):
+                for step in _steps_in(file, k):
+                    places.setdefault(step, []).append(k)
+        for step, row_groups in places.items():
+            yield step, _Part(file, path, tuple(row_groups))
+
+
+def _steps_in(file: pq.ParquetFile, row_group: int) -> list[int]:
+    """By the statistics, where they tell: a run writes a row group a step."""
+    column = file.schema_arrow.names.index("step")
+    found = file.metadata.row_group(row_group).column(column).statistics
+    if found is not None and found.has_min_max and found.min == found.max:
+        return [found.min]
+    steps = file.read_row_group(row_group, columns=["step"])["step"].unique()
+    return sorted(steps.to_pylist())
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Turns what Arrow says of a damaged file into an error that names it."""
+    try:
+        yield
+    except PermissionError:
+        raise
+    except (pa.ArrowException, OSError) as error:
+        raise damaged(path, error) from error
+
+
+def _groups(step: int, parts: Sequence[_Part], most: int) -> Iterator[Group]:
+    """The first prompts of a step, each with its completions."""
+    group: Group | None = None
+    count = 0
+    for row in _rows(step, parts):
+        if group is None or row["sample"] == 0 or row["prompt_id"] != group["prompt_id"]:
+            if group is not None:
+                yield group
+            if count == most:
+                return
+            count += 1
+            group = _new_group(row)
+        group["num_completions"] += 1
+        if len(group["completions"]) < MAX_COMPLETIONS:
+            numbers = {key: row[key] for key in ("reward", "advantage")}
+            group["completions"].append(as_completion(row, **numbers, parts=_named(row)))
+    if group is not None:
+        yield group
+
+
+def _new_group(row: dict[str, Any]) -> Group:
+    return {
+        "step": row["step"],
+        "prompt_id": row["prompt_id"],
+        "prompt": shortened(str(row["prompt"])),
+        "answer": str(row.get("answer") or ""),
+        "num_completions": 0,
+        "completions": [],
+    }
+
+
+def _named(row: dict[str, Any]) -> dict[str, Any]:
+    """Each reward by its name, where there are several."""
+    found = {key.removeprefix("reward_"): row[key] for key in row if key.startswith("reward_")}
+    return found if len(found) > 1 else {}
+
+
+def _rows(step: int, parts: Sequence[_Part]) -> Iterator[dict[str, Any]]:
+    for part in parts:
+        with readable(part.path):
+            batches = part.file.iter_batches(batch_size=BATCH, row_groups=list(part.row_groups))
+            for batch in batches:
+                yield from (row for row in batch.to_pylist() if row["step"] == step)

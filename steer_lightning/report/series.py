@@ -1,0 +1,120 @@
+"""Numbers over the steps of a run, and fewer of them for a picture."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from steer_lightning.errors import ConfigError
+from steer_lightning.report.damage import damaged
+
+Series = dict[str, list[tuple[int, float]]]
+"""(step, value) pairs by metric, in order of the steps."""
+
+FILE = "metrics.csv"
+SMOOTHING = 5  # steps
+MOST_POINTS = 500
+"""Of one curve in a page: as many as a screen has room for."""
+
+
+def read_series(folder: Path) -> Series:
+    """Reads `metrics.csv` of a run's folder.
+
+    The last line of a run that was killed may be half written: without a line end it is left out.
+
+    Raises:
+        ConfigError: If the file is damaged.
+    """
+    path = folder / FILE
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    except UnicodeDecodeError as error:
+        raise damaged(path, error) from error
+    if lines and not lines[-1].endswith("\n"):
+        lines.pop()
+    series: Series = {}
+    rows = csv.DictReader(lines)
+    try:
+        if lines and "step" not in (rows.fieldnames or ()):
+            raise damaged(path, "Its first line names no column `step`")
+        for row in rows:
+            _add(series, row)
+    except (TypeError, ValueError, csv.Error) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise damaged(path, f"Line {rows.line_num} is no line of metrics: {error}") from error
+    return {name: sorted(points) for name, points in series.items()}
+
+
+def _add(series: Series, row: dict[str, str | None]) -> None:
+    step = int(row["step"] or "")
+    for name, value in row.items():
+        if name not in ("step", "epoch") and value:
+            series.setdefault(name, []).append((step, float(value)))
+
+
+def joined(stages: Sequence[Series]) -> Series:
+    """One run that was interrupted, from its folders' series, the oldest first.
+
+    What a folder has from the first step of the next one on was done again there.
+    """
+    found: Series = {}
+    for stage in stages:
+        start = first_step(stage)
+        found = {name: [(s, v) for s, v in points if s < start] for name, points in found.items()}
+        for name, points in stage.items():
+            found[name] = found.get(name, []) + points
+    return {name: points for name, points in found.items() if points}
+
+
+def first_step(series: Series) -> float:
+    """The first step of any metric; infinite if there is none."""
+    return min((points[0][0] for points in series.values()), default=math.inf)
+
+
+def trailing_mean(values: Sequence[float], width: int = SMOOTHING) -> list[float]:
+    """Mean of each value and those before it, `width` in all."""
+    return [
+        sum(values[max(0, k - width + 1) : k + 1]) / min(k + 1, width) for k in range(len(values))
+    ]
+
+
+def as_curve(points: Sequence[tuple[int, float]], most: int = MOST_POINTS) -> dict[str, Any]:
+    """A curve for a page: each step, or, of a long run, mean and range of neighbouring steps.
+
+    Args:
+        points: (step, value) in order of the steps; values that are not finite are left out.
+        most: Points of the curve.
+
+    Returns:
+        `width`, the steps that a point stands for; `x`, the middle of them; `y`, their mean; for a
+        width of 1 `smooth`, else `low` and `high`, the smallest and largest of them.
+    """
+    points = [(step, value) for step, value in points if math.isfinite(value)]
+    if not points:
+        return {"width": 1, "x": [], "y": [], "smooth": []}
+    first, last = points[0][0], points[-1][0]
+    width = -(-(last - first + 1) // most)  # rounded up
+    if width == 1:
+        values = [value for _, value in points]
+        smooth = trailing_mean(values)
+        x = [step for step, _ in points]
+        return {"width": 1, "x": x, "y": _short(values), "smooth": _short(smooth)}
+    buckets: dict[int, list[float]] = {}
+    for step, value in points:
+        buckets.setdefault((step - first) // width, []).append(value)
+    return {
+        "width": width,
+        "x": [first + k * width + (width - 1) / 2 for k in buckets],
+        "y": _short([sum(found) / len(found) for found in buckets.values()]),
+        "low": _short([min(found) for found in buckets.values()]),
+        "high": _short([max(found) for found in buckets.values()]),
+    }
+
+
+def _short(values: Sequence[float]) -> list[float]:
+    """Six digits, more than a picture can show."""
+    return [float(f"{value:.6g}") for value in values]

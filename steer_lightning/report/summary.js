@@ -1,0 +1,84 @@
+"use strict";
+// The head of the page: what was trained, and what it brought.
+
+function showHead(data) {
+  const summary = data.summary ?? {};
+  byId("run").textContent = data.run;
+  byId("base").textContent = data.base ?? "unnamed base model";
+  byId("lead").textContent = lead(data, summary.trained_parameters);
+  byId("headline").append(...headline(data));
+  byId("facts").append(...facts(data, summary).map(([name, value]) =>
+    make("div", {}, make("dt", {}, name), make("dd", {}, value))));
+  const status = statusOf(data);
+  if (status) {
+    byId("status").textContent = status;
+    byId("status").hidden = false;
+  }
+  byId("made").textContent = `Made from ${data.run} by steer-lightning ${data.version} on ${data.made.slice(0, 10)}. `
+    + "This page holds everything it shows and loads nothing.";
+}
+
+function lead(data, trained) {
+  const count = trained ?? (data.lens ? data.lens.layers.length * data.lens.width : null);
+  const numbers = count === null ? "One vector a layer" : `${whole(count)} trained numbers`;
+  const layers = data.lens ? `, one vector of ${whole(data.lens.width)} in each of ${data.lens.layers.length} layers` : "";
+  return `${numbers}${layers}; the model itself stays frozen.`;
+}
+
+/** Before and after, of each benchmark of the run; of an evaluation where the run had none. */
+function headline(data) {
+  const rows = data.benchmarks.filter((row) => row.after).map((row) => ({
+    name: row.name, before: row.before, after: row.after, when: "before training",
+  }));
+  return (rows.length ? rows : evaluated(data.evaluation ?? [])).slice(0, 4).map(result);
+}
+
+function evaluated(rows) {
+  const right = rows.filter((row) => row.metric.startsWith("avg@") && isNumber(row.value));
+  return [...new Set(right.map((row) => row.benchmark))].flatMap((name) => {
+    const before = right.find((row) => row.benchmark === name && row.arm === "base");
+    const after = right.find((row) => row.benchmark === name && row.arm === "steered");
+    return before && after ? [{ name, before, after, when: "without vectors" }] : [];
+  });
+}
+
+function result({ name, before, after, when }) {
+  const figure = (label, found) => make("div", { class: "figure" },
+    make("p", { class: "label" }, label),
+    make("p", { class: "value" }, found ? percent(found.value) : "\u2013"),
+    make("p", { class: "interval" }, found ? shareInterval(found) ?? "no interval" : "not measured"));
+  return make("div", { class: "result" },
+    make("h2", {}, `Accuracy on ${name}`),
+    make("div", { class: "change" },
+      figure(when, before), make("span", { class: "arrow", "aria-hidden": "true" }, "\u2192"),
+      figure(after.step === null || after.step === undefined ? "steered" : `after step ${whole(after.step)}`, after)));
+}
+
+const shareInterval = (found) =>
+  isNumber(found.low) ? `95\u202f%: ${one(100 * found.low)}\u2013${one(100 * found.high)}` : null;
+
+function facts(data, summary) {
+  const reward = data.curves["reward/mean"];
+  const rows = [["Steps", data.last_step === null ? "\u2013" : whole(data.last_step)]];
+  if (reward && reward.y.length) {
+    const smooth = reward.smooth ?? reward.y;
+    rows.push(["Reward, last steps", decimal(smooth[smooth.length - 1])]);
+  }
+  if (isNumber(summary.seconds)) rows.push(["Time", duration(summary.seconds)]);
+  if (isNumber(summary.tokens_per_second)) rows.push(["Tokens a second", whole(summary.tokens_per_second)]);
+  if (isNumber(summary.seed)) rows.push(["Seed", String(summary.seed)]);
+  return rows;
+}
+
+/** What is to be known of a run that has not ended, or that has gone on from another folder. */
+function statusOf(data) {
+  const parts = [];
+  if (!data.summary) {
+    const of = data.max_steps > 0 ? ` of ${whole(data.max_steps)}` : "";
+    parts.push(`There is no summary.json: this run was interrupted or is under way, and figures are those up to step ${whole(data.last_step)}${of}.`);
+  }
+  if (data.stages.length > 1) {
+    parts.push(`The run was interrupted: its steps lie in ${data.stages.join(", ")}, and are joined here.`);
+  }
+  return parts.join(" ");
+}
