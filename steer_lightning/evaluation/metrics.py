@@ -64,7 +64,9 @@ class BenchmarkMetrics(MetricCollection):
             ConfigError: If no completion could be scored: there is no accuracy then.
         """
         # first: it lets a process without problems take part in joining
-        interval = estimate(self["problems"].by_problem()[1])
+        problems = self["problems"]
+        assert isinstance(problems, AvgAtK)
+        interval = estimate(problems.by_problem()[1])
         with warnings.catch_warnings():  # a process may have had no problem
             warnings.filterwarnings("ignore", message="The ``compute`` method of metric")
             found = {name: float(value) for name, value in self.compute().items()}

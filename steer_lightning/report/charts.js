@@ -13,6 +13,8 @@ function responsive(draw, label) {
     if (width < 50 || width === drawn) return;
     drawn = width;
     const picture = draw(width);
+    // the label below says it all; those that Plot gives to the parts are not for a picture
+    for (const part of picture.querySelectorAll("[aria-label]")) part.removeAttribute("aria-label");
     picture.setAttribute("role", "img");
     picture.setAttribute("aria-label", label);
     box.replaceChildren(picture);

@@ -72,5 +72,5 @@ function curveTable(curves) {
   if (!names.length) return missing("There is no reward in metrics.csv.");
   const first = curves[names[0]];
   const rows = first.x.map((x, k) => [stepText(first, k), ...names.map((name) => short(curves[name].y[nearest(curves[name].x, x)]))]);
-  return makeTable("Reward and lengths", ["", "reward", "mean length", "cut off"].slice(0, names.length + 1), rows);
+  return makeTable("Reward and lengths", ["step", ...names], rows);
 }

@@ -28,7 +28,7 @@ function runTable(benchmarks) {
     }
     return lines;
   });
-  return makeTable("Benchmarks before the first step and after the last", ["", "before", "after", "change"], rows);
+  return makeTable("Benchmarks before the first step and after the last", ["benchmark", "before", "after", "change"], rows);
 }
 
 const points = (value) => `${one(100 * value)} points`;
@@ -58,7 +58,7 @@ function evaluationOf(name, rows) {
       : "");
     return [arm, ...cells];
   });
-  const head = ["", metrics[0], "against base", ...metrics.slice(1)];
+  const head = ["arm", metrics[0], "against base", ...metrics.slice(1)];
   const right = arms.map((arm) => rows.find((row) => row.arm === arm && row.metric.startsWith("avg@") && isNumber(row.value)))
     .filter((row) => row)
     .map((row) => ({ name: row.arm, value: row.value, low: row.low, high: row.high, colour: row.arm === "base" ? "var(--muted)" : "var(--c1)" }));

@@ -13,4 +13,6 @@
     }
   }
   document.documentElement.dataset.ready = "";
+  // pictures are drawn with the first frame
+  requestAnimationFrame(() => requestAnimationFrame(() => performance.mark("drawn")));
 })();

@@ -90,9 +90,9 @@ def _rule(groups: Sequence[Group], chosen: Sequence[int], steps: int, rows: int)
     total = max(prompts, rows // size)
     first = "the first " if prompts < total else ""
     return (
-        f"{some_of(len(chosen), steps, 'steps')}{spaced}; of each {first}"
-        f"{some_of(prompts, total, 'prompts of the batch')} with "
-        f"{some_of(min(size, MAX_COMPLETIONS), size, 'completions')}"
+        f"{some_of(len(chosen), steps, 'step')}{spaced}; of each {first}"
+        f"{some_of(prompts, total, 'prompt')} of the batch with "
+        f"{some_of(min(size, MAX_COMPLETIONS), size, 'completion')}"
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,15 +31,14 @@ def read_series(folder: Path) -> Series:
     """
     path = folder / FILE
     try:
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise damaged(path, error) from error
-    if lines and not lines[-1].endswith("\n"):
-        lines.pop()
+    text = text[: text.rfind("\n") + 1]
     series: Series = {}
-    rows = csv.DictReader(lines)
+    rows = csv.DictReader(io.StringIO(text, newline=""))
     try:
-        if lines and "step" not in (rows.fieldnames or ()):
+        if text and "step" not in (rows.fieldnames or ()):
             raise damaged(path, "Its first line names no column `step`")
         for row in rows:
             _add(series, row)

@@ -77,5 +77,7 @@ def _flat(piles: Iterable[Iterable[Group]]) -> list[Group]:
 
 
 def some_of(count: int, total: int, what: str) -> str:
-    """`3 of 8 prompts`, or `all 8 prompts`."""
-    return f"all {total:,} {what}" if count >= total else f"{count:,} of {total:,} {what}"
+    """`3 of 8 prompts`, `all 8 prompts` or `the only prompt`."""
+    if total == 1:
+        return f"the only {what}"
+    return f"all {total:,} {what}s" if count >= total else f"{count:,} of {total:,} {what}s"
