@@ -1,7 +1,7 @@
 "use strict";
 // Prompts with their completions, side by side: filtered by step or arm and by reward, and searched.
 
-const PAGE = 8; // prompts that are shown at once
+const PAGE = 5; // prompts that are shown at once
 const LONG = 700; // characters of a text that is folded
 
 function showCompletions(data) {
@@ -64,7 +64,7 @@ function browserOf({ rule, groups }) {
   const field = (label, input) => make("div", { class: "field" }, make("label", { for: input.id }, label), input);
   const form = make("form", { class: "filters", role: "search", "aria-label": "Completions", onsubmit: (event) => event.preventDefault() },
     field(training ? "Step" : "Arm", place), field("Reward at least", least), field("at most", most), field("Search", search),
-    make("button", { type: "reset", onclick: () => setTimeout(update) }, "Clear"));
+    make("button", { type: "button", onclick: () => { form.reset(); update(); } }, "Clear"));
   form.addEventListener("input", update);
   update();
   return [make("p", { class: "intro" }, `Here are ${rule}. The rest is in the run's folder.`), form, count, list, more];

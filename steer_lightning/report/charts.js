@@ -28,7 +28,7 @@ const PICTURE_STYLE = { background: "none", color: "var(--muted)", fontFamily: "
 /** What all pictures have: the page's type and colours, a light grid, and no box around it. */
 function plot(options) {
   return Plot.plot({
-    marginTop: 8, marginRight: 10, marginBottom: 24, marginLeft: 44,
+    marginTop: 8, marginRight: 18, marginBottom: 24, marginLeft: 44,
     ...options,
     style: { ...PICTURE_STYLE, overflow: "visible" },
   });
@@ -92,7 +92,7 @@ function curvePanel({ title, note, lines, format, domain, height = 150, dots = f
     reading.replaceChildren(...found.flatMap(({ line, k }) => [
       lines.length > 1 ? make("span", { class: "swatch", "data-colour": line.number }) : null,
       make("b", {}, format(line.y[k])),
-      line.low && isNumber(line.low[k]) ? make("small", {}, interval(line.low[k], line.high[k], format)) : null,
+      dots && line.low && isNumber(line.low[k]) ? make("small", {}, interval(line.low[k], line.high[k], format)) : null,
     ]).filter((part) => part !== null),
     make("small", {}, stepText(found[0].line, found[0].k)));
   };
@@ -130,20 +130,20 @@ function describe(title, lines, format) {
   }).join(" ");
 }
 
-/** Each step thin and a mean of some steps strong; of a long run the range as a band; dots with intervals. */
+/** Each step thin, a mean of some strong; ranges as a band; of a few measurements dots with intervals. */
 function marksOf(line, dots) {
   const colour = colourOf(line.number);
   const points = d3.range(line.x.length);
   const x = (k) => line.x[k];
   const y = (values) => (k) => values[k];
-  if (dots) {
+  const strong = { x, stroke: colour, strokeWidth: 1.75, strokeLinejoin: "round" };
+  if (dots && points.length <= 60) {
     return [
       line.low ? Plot.ruleX(points, { x, y1: y(line.low), y2: y(line.high), stroke: colour, strokeWidth: 5, strokeOpacity: 0.28 }) : null,
-      Plot.lineY(points, { x, y: y(line.y), stroke: colour, strokeWidth: 1.5 }),
-      Plot.dot(points, { x, y: y(line.y), fill: colour, r: points.length > 60 ? 1.5 : 3 }),
+      Plot.lineY(points, { ...strong, y: y(line.y) }),
+      Plot.dot(points, { x, y: y(line.y), fill: colour, r: 3 }),
     ];
   }
-  const strong = { x, stroke: colour, strokeWidth: 1.75, strokeLinejoin: "round" };
   if (line.low) {
     return [
       Plot.areaY(points, { x, y1: y(line.low), y2: y(line.high), fill: colour, fillOpacity: 0.2 }),
@@ -152,7 +152,7 @@ function marksOf(line, dots) {
   }
   return [
     Plot.lineY(points, { x, y: y(line.y), stroke: colour, strokeOpacity: 0.5, strokeWidth: 1 }),
-    Plot.lineY(points, { ...strong, y: y(line.smooth) }),
+    Plot.lineY(points, { ...strong, y: y(line.smooth ?? line.y) }),
   ];
 }
 

@@ -14,11 +14,10 @@ from steer_lightning.report.damage import damaged
 from steer_lightning.report.files import (
     CONFIG,
     EVALUATION,
-    LENS,
-    LENS_KEYS,
     SUMMARY,
     Record,
     find_stages,
+    read_lens,
     read_looks,
     read_record,
     read_settings,
@@ -32,6 +31,8 @@ from steer_lightning.report.series import Series, as_curve, first_step, joined, 
 MOST_LOOKS = 200
 """Of the lens in the course of training."""
 BENCHMARK = re.compile(r"benchmark/(.+)/(\w+)")
+ELSEWHERE = re.compile(r"benchmark/.+|lens/\w+/layer_\d+")
+"""Metrics that have a place of their own in the page."""
 
 SETTINGS: dict[str, tuple[str, ...]] = {
     "Base": ("model", "base"),
@@ -73,7 +74,7 @@ def read_contents(folder: Path, num_steps: int, num_prompts: int) -> Record:
     starts = [first_step(stage) for stage in every[1:]] + [float("inf")]
     settings = read_settings(folder)
     summary = read_record(folder / SUMMARY, {"versions": dict})
-    curves = {name: points for name, points in series.items() if not BENCHMARK.fullmatch(name)}
+    curves = {name: points for name, points in series.items() if not ELSEWHERE.fullmatch(name)}
     return {
         "run": f"{folder.absolute().parent.name}/{folder.absolute().name}",
         "stages": [stage.name for stage in stages],
@@ -86,7 +87,7 @@ def read_contents(folder: Path, num_steps: int, num_prompts: int) -> Record:
         "benchmarks": _benchmarks(series, summary or {}),
         "curves": {name: as_curve(points) for name, points in curves.items()},
         "evaluation": _evaluation(folder),
-        "lens": read_record(folder / LENS, LENS_KEYS),
+        "lens": read_lens(folder),
         "looks": _some(read_looks(stages)),
         "training": read_training(list(zip(stages, starts, strict=True)), num_steps, num_prompts),
         "answers": read_answers(folder / EVALUATION, num_prompts),

@@ -14,7 +14,7 @@ function showBenchmarks(data) {
       ...names.flatMap((name) => evaluationOf(name, data.evaluation.filter((row) => row.benchmark === name))));
   } else {
     section.append(missing("There is no evaluation yet. It compares the base with the base steered, at several scales, on benchmarks of your choice:",
-      make("pre", {}, `steer-lightning evaluate --config configs/evaluate/mathematics.yaml --vectors ${data.run}/steering_vectors.safetensors`)));
+      make("pre", {}, "steer-lightning evaluate --config configs/evaluate/mathematics.yaml --vectors RUN_FOLDER/steering_vectors.safetensors")));
   }
 }
 

@@ -133,6 +133,12 @@ LENS_KEYS: dict[str, type | tuple[type, ...]] = {"layers": list, "width": int}
 LOOK_KEYS: dict[str, type | tuple[type, ...]] = {"step": int, "norms": list, "layers": list}
 
 
+def read_lens(folder: Path) -> Record | None:
+    """`lens.json`: that of the command `lens`, which was asked for last, or that of the run."""
+    by_command = read_record(folder / "lens" / LENS, LENS_KEYS)
+    return by_command or read_record(folder / LENS, LENS_KEYS)
+
+
 def read_looks(stages: Sequence[Path]) -> list[Record]:
     """`lens.jsonl` of all stages of a run, each step once, the later stage's."""
     found = {look["step"]: look for s in stages for look in read_records(s / LOOKS, LOOK_KEYS)}

@@ -6,7 +6,9 @@ function showVectors(data) {
   const { lens, looks } = data;
   if (!lens && !looks.length) {
     section.append(missing("There is no look at the vectors: ", code("lens.json"), " is missing. A callback writes it in the course of a run:",
-      make("pre", {}, "trainer:\n  callbacks:\n    - class_path: steer_lightning.callbacks.LensCallback")));
+      make("pre", {}, "trainer:\n  callbacks:\n    - class_path: steer_lightning.callbacks.LensCallback"),
+      "Afterwards a command does so, and the report is made anew:",
+      make("pre", {}, "steer-lightning lens --vectors RUN_FOLDER\nsteer-lightning report RUN_FOLDER --overwrite")));
     return;
   }
   if (lens) section.append(...lensParts(lens));
@@ -51,16 +53,18 @@ function tokenHeat(lens) {
   const state = { end: "top", product: "dot" };
   const draw = () => {
     const lists = lens.layers.map((row) => row[state.end]?.[state.product] ?? []);
+    const few = lists.length <= 16; // with more layers the scores are told where one points
     const count = Math.min(12, d3.max(lists, (list) => list.length) ?? 0);
     const most = d3.max(lists.flat(), ([, score]) => Math.abs(score)) || 1;
     const head = ["layer", ...d3.range(1, count + 1).map(String)];
     const rows = lists.map((list, k) => [String(lens.layers[k].layer), ...list.slice(0, count).map(([token, score]) => {
-      const cell = make("span", { class: "token", title: `${visible(token)}  ${short(score)}` }, visible(token), make("small", {}, short(score)));
+      const cell = make("span", { class: "token", title: `${visible(token)}  ${short(score)}` }, visible(token));
+      if (few) cell.append(make("small", {}, short(score)));
       cell.style.backgroundColor = heat(score / most);
       return { value: cell, class: "heat" };
     })]);
     const caption = `${state.end === "top" ? "Top" : "Bottom"} tokens by ${state.product} product, layer by layer`;
-    box.replaceChildren(makeTable(caption, head, rows));
+    box.replaceChildren(count ? makeTable(caption, head, rows) : missing("No tokens are known for these vectors."));
   };
   const choice = (legendText, key, values) => make("fieldset", { class: "choice" }, make("legend", {}, legendText),
     values.map(([value, text]) => make("label", {},
@@ -104,7 +108,7 @@ function historyParts(looks) {
   return [make("h3", {}, "In the course of the run"),
     make("div", { class: "panels" },
       lines("norms", "Norm", "a line a layer, from the first (blue) to the last (orange)"),
-      looks.every((look) => Array.isArray(look.drift)) ? lines("drift", "Drift", "how far each vector has moved since the look before") : null,
+      looks.every((look) => Array.isArray(look.drift)) ? lines("drift", "Drift", "how far each vector is from where it started") : null,
       curvePanel({ title: "Stable rank", note: `of ${layers.length} at most`, format: decimal, domain: [0, steps[steps.length - 1]],
         lines: [{ x: steps, y: looks.map((look) => look.stable_rank), smooth: looks.map((look) => look.stable_rank), number: 0, name: "stable rank" }] })),
     make("div", { class: "controls" }, make("label", { for: "history-layer" }, "Tokens of "), select), box];

@@ -12,7 +12,9 @@
       byId(id).append(missing(`This part could not be drawn: ${error.message}. Its data may be damaged.`));
     }
   }
-  document.documentElement.dataset.ready = "";
   // pictures are drawn with the first frame
-  requestAnimationFrame(() => requestAnimationFrame(() => performance.mark("drawn")));
+  requestAnimationFrame(() => requestAnimationFrame(() => {
+    performance.mark("drawn");
+    document.documentElement.dataset.drawn = "";
+  }));
 })();

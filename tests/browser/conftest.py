@@ -59,7 +59,7 @@ def opened(browser: Browser) -> Iterator[Open]:
         page.on("request", lambda request: told.append(f"request: {request.url}"))
         page.set_default_timeout(10_000)
         page.goto(path.as_uri())
-        page.wait_for_function("performance.getEntriesByName('drawn').length === 1")
+        page.wait_for_selector("html[data-drawn]")
         assert told.pop(0) == f"request: {path.as_uri()}"
         pages.append((page, told if quiet else []))
         return page

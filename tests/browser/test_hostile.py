@@ -85,7 +85,9 @@ def nothing_ran(page: Page) -> bool:
 def test_hostile_text_is_shown_and_runs_nothing(tmp_path: Path, opened: Open) -> None:
     page = opened(write_report(hostile_run(tmp_path / "run-1"), num_steps=len(PAYLOADS)))
     page.evaluate("for (const d of document.querySelectorAll('details')) d.open = true")
-    page.get_by_role("button", name="Show more").click()
+    more = page.get_by_role("button", name="Show more")
+    while more.is_visible():
+        more.click()
     prompts = page.locator(".prompt").all_inner_texts()
     completions = page.locator(".completion .text").all_inner_texts()
     tokens = page.locator("#vectors tr:nth-child(1) .token").all_inner_texts()

@@ -34,7 +34,7 @@ def test_a_run_of_5000_steps_opens_in_less_than_3_seconds(tmp_path: Path, opened
     drawn = page.evaluate("performance.getEntriesByName('drawn')[0].startTime") / 1000
     print(f"opened and drawn in {drawn:.2f} s")
     assert drawn < 3
-    assert page.locator("#curves svg").count() == 7
+    assert page.locator("#curves svg").count() == 6
     assert "Each point stands for 11 steps" in page.inner_text("#curves")
     start = time.perf_counter()
     page.fill("#search", "to go")

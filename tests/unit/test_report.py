@@ -237,6 +237,23 @@ def test_a_resumed_run_is_one_run(tmp_path: Path) -> None:
     assert read_contents(first, 1, 1)["stages"] == ["run-1"]
 
 
+def test_the_lens_of_the_command_stands_before_that_of_the_run(run: Path) -> None:
+    assert contents(run)["lens"]["width"] == 256
+    lens = json.loads((run / "lens.json").read_text())
+    (run / "lens").mkdir()
+    (run / "lens/lens.json").write_text(json.dumps({**lens, "width": 7}))
+    assert contents(run)["lens"]["width"] == 7
+
+
+def test_what_has_a_place_of_its_own_is_no_curve(tmp_path: Path) -> None:
+    names = ["lens/norms/layer_3", "lens/stable_rank", "benchmark/a/b/accuracy"]
+    made_up_run.write_metrics(tmp_path, [1], **dict.fromkeys(names, lambda step: 0.5))
+    found = read_contents(tmp_path, 1, 1)
+    assert "lens/stable_rank" in found["curves"]
+    assert not {"lens/norms/layer_3", "benchmark/a/b/accuracy"} & set(found["curves"])
+    assert [row["name"] for row in found["benchmarks"]] == ["sums", "a/b"]
+
+
 # ---- the file
 
 
