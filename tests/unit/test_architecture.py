@@ -69,7 +69,7 @@ ALLOWED: dict[str, set[str]] = {
         *("optim", "processes", "step"),
     },
     "report": set(),
-}  # cli, training_cli, evaluate_cli, report_cli, runs, testing, __main__ and __init__ may import everything
+}  # cli, *_cli, runs, testing, __main__ and __init__ may import everything
 NO_TORCH = {
     *("errors", "atomic", "printable", "types", "messages", "rewards", "report", "cli"),
     *("command_line", "yaml_size", "run_folders", "report_cli"),
