@@ -37,6 +37,7 @@ ELSEWHERE = re.compile(r"benchmark/.+|lens/\w+/layer_\d+")
 SETTINGS: dict[str, tuple[str, ...]] = {
     "Base": ("model", "base"),
     "Precision of the base": ("model", "dtype"),
+    "What is trained": ("model", "steering"),
     "Steered layers": ("model", "steering", "layers"),
     "Unit of the vectors": ("model", "steering", "scale"),
     "Training data": ("data", "train"),
@@ -48,7 +49,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "Advantage": ("model", "advantage"),
     "Loss": ("model", "loss"),
     "Optimizer": ("model", "optimizer"),
-    "Learning rate": ("model", "optimizer", "init_args", "lr"),
+    "Learning rate": ("model", "optimizer", "lr"),
     "Schedule": ("model", "schedule", "kind"),
     "Steps, at most": ("trainer", "max_steps"),
     "Seed": ("seed_everything",),
@@ -153,11 +154,14 @@ def _shown(settings: Record) -> list[list[Any]]:
 
 
 def _short(value: Any) -> Any:
+    """A class or function without its module, a list in one line, others as they are."""
     if isinstance(value, list):
         return ", ".join(str(_short(item)) for item in value)
     if isinstance(value, dict):
         if "reward" in value:  # with its weight
-            return f"{_short(value['reward'])} x {value.get('weight', 1)}"
+            reward = value["reward"]
+            name = reward.rsplit(".", 1)[-1] if isinstance(reward, str) else _short(reward)
+            return f"{name} x {value.get('weight', 1)}"
         path = str(value.get("class_path") or "")
         return path.rsplit(".", 1)[-1] or None
     return value

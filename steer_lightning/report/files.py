@@ -100,9 +100,16 @@ def read_settings(folder: Path) -> Record:
 
 
 def setting(settings: Any, *keys: str) -> Any:
-    """A setting by its keys, from the outermost on; None where there is none."""
+    """A setting by its keys, from the outermost on; None where there is none.
+
+    `init_args`, the arguments of a class, need not be named.
+    """
     for key in keys:
-        settings = settings.get(key) if isinstance(settings, dict) else None
+        if not isinstance(settings, dict):
+            return None
+        arguments = settings.get("init_args")
+        inner = arguments if key not in settings and isinstance(arguments, dict) else settings
+        settings = inner.get(key)
     return settings
 
 

@@ -19,10 +19,13 @@ function showHead(data) {
 }
 
 function lead(data, trained) {
-  const count = trained ?? (data.lens ? data.lens.layers.length * data.lens.width : null);
-  const numbers = count === null ? "One vector a layer" : `${whole(count)} trained numbers`;
-  const layers = data.lens ? `, one vector of ${whole(data.lens.width)} in each of ${data.lens.layers.length} layers` : "";
-  return `${numbers}${layers}; the model itself stays frozen.`;
+  const kind = Object.fromEntries(data.settings)["What is trained"] ?? "SteeringVectors";
+  const { layers, width } = data.lens ?? { layers: [], width: 0 };
+  const count = trained ?? (layers.length * width || null);
+  const numbers = count === null ? "Trained numbers" : `${whole(count)} trained numbers`;
+  if (kind !== "SteeringVectors") return `${numbers}, by ${kind}.`;
+  const vectors = layers.length ? `, one vector of ${whole(width)} in each of ${layers.length} layers` : ", one vector a layer";
+  return `${numbers}${vectors}; the model itself stays frozen.`;
 }
 
 /** Before and after, of each benchmark of the run; of an evaluation where the run had none. */

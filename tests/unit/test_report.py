@@ -254,6 +254,29 @@ def test_what_has_a_place_of_its_own_is_no_curve(tmp_path: Path) -> None:
     assert [row["name"] for row in found["benchmarks"]] == ["sums", "a/b"]
 
 
+def test_the_settings_that_matter_by_name(tmp_path: Path) -> None:
+    made_up_run.write_metrics(tmp_path, [1])
+    optimizer = {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.02}}
+    steering = {
+        "class_path": "steer_lightning.steering.SteeringVectors",
+        "init_args": {"layers": [1]},
+    }
+    rewards = [
+        {"reward": {"class_path": "a.MathReward"}, "weight": 1.0},
+        {"reward": "my.brevity", "weight": 0.5},
+    ]
+    model = {"optimizer": optimizer, "steering": steering, "rewards": rewards, "base": "b"}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"model": model, "trainer": None}))
+    assert dict(read_contents(tmp_path, 1, 1)["settings"]) == {
+        "Base": "b",
+        "What is trained": "SteeringVectors",
+        "Steered layers": "1",
+        "Rewards": "MathReward x 1.0, brevity x 0.5",
+        "Optimizer": "AdamW",
+        "Learning rate": 0.02,
+    }
+
+
 # ---- the file
 
 
