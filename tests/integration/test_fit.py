@@ -69,8 +69,9 @@ def test_a_run_leaves_everything_in_its_folder(config, run, tmp_path: Path) -> N
         f"mean FormatReward on held_out: {summary['accuracy_before']['held_out']:.1%} before"
         in done.stdout
     )
-    for name in ("steering_vectors.safetensors", "metrics.csv", "last.ckpt"):
+    for name in ("steering_vectors.safetensors", "metrics.csv", "last.ckpt", "report.html"):
         assert name in done.stdout
+    assert "held_out" in (folder / "report.html").read_text()
 
     saved = yaml.safe_load((folder / "config.yaml").read_text())
     assert saved["model"]["sampling"]["temperature"] == 1.0  # resolved: defaults are there

@@ -1,0 +1,59 @@
+"""Takes the pictures of a report that the documentation shows, in a headless Chromium.
+
+    pip install -e ".[test]"     # and a Chromium: apt-get install chromium fonts-roboto
+    steer-lightning report runs/quickstart/run-1 --overwrite
+    python scripts/report_pictures.py runs/quickstart/run-1/report.html
+
+Writes `docs/images/report.png` (light), `report_phone.png` (a phone in dark mode) and
+`report_completions.png`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import Page, sync_playwright
+
+IMAGES = Path(__file__).parents[1] / "docs/images"
+
+
+def main() -> None:
+    """Opens the page three times."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("report", type=Path, help="the HTML file")
+    url = parser.parse_args().report.resolve().as_uri()
+    path = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+
+        def take(name: str, width: int, height: int, show: Any, **options: Any) -> None:
+            size = {"width": width, "height": height}
+            page = browser.new_context(viewport=size, **options).new_page()
+            page.goto(url)
+            page.wait_for_selector("html[data-drawn]")
+            show(page)
+            page.screenshot(path=IMAGES / name)
+            page.context.close()
+
+        take("report.png", 1200, 1380, lambda page: None)
+        phone = {"color_scheme": "dark", "device_scale_factor": 2, "reduced_motion": "reduce"}
+        take("report_phone.png", 390, 844, lambda page: None, **phone)
+        take("report_completions.png", 1200, 900, show_completions, reduced_motion="reduce")
+        browser.close()
+
+
+def show_completions(page: Page) -> None:
+    """A step in the middle of the run, where some of a group are right and some are not."""
+    page.locator("#place").select_option(index=2)
+    page.locator("#completions").scroll_into_view_if_needed()
+    page.evaluate("document.getElementById('completions').scrollIntoView()")
+
+
+if __name__ == "__main__":
+    main()
