@@ -81,7 +81,7 @@ function followCursor(picture, snap) {
 }
 
 /** A panel: name, the value at the cursor, and a curve. `lines` have x, y and perhaps low, high, smooth. */
-function curvePanel({ title, note, lines, format, domain, height = 150, dots = false, fromZero = false }) {
+function curvePanel({ title, note, lines, format, domain, height = 150, dots = false }) {
   const reading = make("span", { class: "reading" });
   let show = null;
   const text = (step) => {
@@ -102,7 +102,7 @@ function curvePanel({ title, note, lines, format, domain, height = 150, dots = f
     const picture = plot({
       width, height,
       x: { domain },
-      y: { nice: true, zero: fromZero },
+      y: { nice: true },
       marks: [...axes(format), ...lines.flatMap((line) => marksOf(line, dots))],
     });
     show = followCursor(picture, (step) => lines[0].x[nearest(lines[0].x, step)]);

@@ -51,7 +51,7 @@ const MINUS = "\u2212";
 const digits = (most, least = 0) =>
   new Intl.NumberFormat("en", { maximumFractionDigits: most, minimumFractionDigits: least });
 const significant = new Intl.NumberFormat("en", { maximumSignificantDigits: 3 });
-const FORMATS = { whole: digits(0), one: digits(1, 1), two: digits(2, 2), three: digits(3, 3) };
+const FORMATS = { whole: digits(0), one: digits(1, 1), two: digits(2, 2) };
 
 const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
 const withMinus = (text) => text.replace("-", MINUS);

@@ -55,7 +55,8 @@ def test_the_result_does_not_depend_on_the_number_of_processes(fit: Fit, tmp_pat
         torch.testing.assert_close(vectors(run), vectors(first), rtol=0, atol=1e-8)
         assert completions(run) == completions(first)
         facts, expected = (json.loads((x / "summary.json").read_text()) for x in (run, first))
-        for key in ("accuracy_before", "accuracy_after", "base_sha256", "num_steps"):
+        same = ("accuracy_before", "accuracy_after", "interval_before", "interval_after")
+        for key in (*same, "base_sha256", "num_steps"):
             assert facts[key] == expected[key], (strategy, key)
         assert ("can't be packed" in done.stderr) == (strategy in ("fsdp", ALWAYS_BY_LAYER))
     assert float(vectors(first).norm()) > 1e-3
