@@ -36,6 +36,7 @@ COMMANDS = {
         "steer_lightning.evaluate_cli", "benchmarks with and without vectors, with intervals"
     ),
     "report": Command("steer_lightning.report_cli", "a run as one HTML file: report RUN_FOLDER"),
+    "lens": Command("steer_lightning.lens_cli", "which tokens vectors push, and how far"),
 }
 
 USAGE_ERROR = 2

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import Any, get_args, get_origin
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
@@ -49,8 +52,7 @@ def read_options(
         parser.add_function_arguments(target)
     options = [x.lstrip("-") for action in parser._actions for x in action.option_strings]
     try:
-        switches = _switches(parser)
-        words = _switched_on(words, switches)
+        words = _joined(_switched_on(words, _switches(parser)), _lists(parser))
         given = parser.parse_args(_named(words, positional) if positional else words)
         made: Namespace = parser.instantiate_classes(given)
     except ArgumentError as error:
@@ -63,6 +65,43 @@ def read_options(
             link = link.__cause__ or link.__context__
         raise (link or explain_refusal(str(error))) from error
     return {key: value for key, value in vars(made).items() if key != "config"}
+
+
+@dataclass(frozen=True)
+class _ListOption:
+    """An option whose value may be a list."""
+
+    of_text: bool
+    nothing_else: bool
+
+
+def _lists(parser: ArgumentParser) -> dict[str, _ListOption]:
+    found: dict[str, _ListOption] = {}
+    for action in parser._actions:
+        kind = getattr(action, "_typehint", None)
+        kinds = (kind,) if get_origin(kind) is list else get_args(kind)
+        others = [part for part in kinds if get_origin(part) is not list]
+        for part in set(kinds) - set(others):
+            option = _ListOption(get_args(part) == (str,), set(others) <= {type(None)})
+            found |= dict.fromkeys(action.option_strings, option)
+    return found
+
+
+def _joined(words: Sequence[str], lists: Mapping[str, _ListOption]) -> list[str]:
+    """`--vectors a b` is a list of two; jsonargparse wants it in brackets."""
+    found: list[str] = []
+    rest = list(words)
+    while rest:
+        found.append(rest.pop(0))
+        option = lists.get(found[-1])
+        values = list(takewhile(lambda word: not word.startswith("--"), rest)) if option else []
+        if not option or not values or values[0].startswith("["):
+            continue
+        if len(values) > 1 or option.nothing_else:
+            del rest[: len(values)]
+            shown = map(json.dumps, values) if option.of_text else values
+            found[-1] += f"=[{', '.join(shown)}]"
+    return found
 
 
 def _switches(parser: ArgumentParser) -> set[str]:

@@ -82,13 +82,6 @@ def _tell(evaluation: Evaluation, results: dict[str, Any]) -> None:
     store = evaluation.store
     print(f"figures:     {store.results}")
     print(f"completions: {store.completions}")
-    from steer_lightning.report import draw_comparison
+    from steer_lightning.report import draw_comparison, drawn
 
-    try:
-        path = draw_comparison(store.folder)
-    except ModuleNotFoundError as error:
-        if error.name != "matplotlib":
-            raise
-        print('picture:     not drawn: pip install "steer-lightning[report]" for matplotlib')
-    else:
-        print(f"picture:     {path}")
+    print(f"picture:     {drawn(draw_comparison, store.folder)}")

@@ -249,6 +249,13 @@ class Policy(nn.Module):
         finally:
             self._attachment.scale = before
 
+    def stream_rms(
+        self, prompts: Sequence[Sequence[int]], layers: tuple[int, ...]
+    ) -> torch.Tensor:
+        """(L,) size of the base's own stream behind L layers; see `measure_rms`."""
+        with self.at_scale(0.0):
+            return measure_rms(self.model, self.layers, layers, self._in_batches(prompts))
+
     def _in_batches(
         self, prompts: Sequence[Sequence[int]]
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:

@@ -1,7 +1,8 @@
-"""Text of unknown origin, made safe for a terminal."""
+"""Text for a terminal: of unknown origin, made safe; and in columns."""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from unicodedata import category
 
 
@@ -19,3 +20,26 @@ def _shown(character: str) -> str:
     if character in "\n\t" or character.isprintable() or category(character) == "Zs":
         return character
     return character.encode("unicode_escape").decode("ascii")
+
+
+def quoted(text: str) -> str:
+    """One line, in quotes, that shows where a text begins and ends."""
+    line = printable(text).replace("\n", "\\n").replace("\t", "\\t")
+    return f'"{line}"'
+
+
+def aligned(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> str:
+    """Rows of cells as columns.
+
+    Args:
+        rows: All of the same length.
+        right: Columns that are flush right, as numbers should be.
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if k in right else cell.ljust(width)
+            for k, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )

@@ -4,6 +4,7 @@ from steer_lightning.callbacks.benchmark_eval import BenchmarkEval
 from steer_lightning.callbacks.graceful_stop import GracefulStop, SignalWatch
 from steer_lightning.callbacks.guard import Guard
 from steer_lightning.callbacks.last_checkpoint import LastCheckpoint
+from steer_lightning.callbacks.lens import LensCallback
 from steer_lightning.callbacks.progress_bar import SteeringProgressBar
 from steer_lightning.callbacks.reward_logger import RewardLogger
 from steer_lightning.callbacks.rollout_table import RolloutTable
@@ -15,6 +16,7 @@ __all__ = [
     "GracefulStop",
     "Guard",
     "LastCheckpoint",
+    "LensCallback",
     "RewardLogger",
     "RolloutTable",
     "RunSummary",

@@ -168,7 +168,7 @@ class RunSummary(Callback):
                 lines.append(f"{callback.verdict} on {name}: {start} before, {after:.1%} after")
         names = [("vectors", result), ("metrics", "metrics.csv")]
         names += [("completions", "rollouts.parquet"), ("checkpoint", LAST)]
-        names += [("summary", self._path.name)]
+        names += [("lens", "lens.json"), ("summary", self._path.name)]
         lines += [f"{k + ':':<13}{folder / v}" for k, v in names if (folder / v).exists()]
         return "\n".join(lines)
 

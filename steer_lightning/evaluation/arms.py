@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 
 from steer_lightning.errors import ConfigError
-from steer_lightning.steering import SteeringVectors, load_vectors
+from steer_lightning.steering import SteeringVectors, find_vectors, load_vectors
 
 BASE = "base"
 
@@ -31,19 +31,33 @@ class Arm:
 def load_files(paths: Sequence[str]) -> dict[str, SteeringVectors]:
     """Vectors by the name of their arm: `steered` for a single file, else what tells files apart.
 
+    Args:
+        paths: Files, or folders of runs.
+
     Raises:
-        ConfigError: If a file is none of vectors, or named twice.
+        ConfigError: If there is no such file, it is none of vectors, or is named twice.
     """
-    for path in paths:
-        if not Path(path).is_file():
-            raise ConfigError("vectors", path, rule="there is no such file")
-    if len(set(paths)) < len(paths):
+    files = [find_vectors(path) for path in paths]
+    if len(set(files)) < len(files):
         raise ConfigError("vectors", list(paths), rule="names a file twice")
-    if len(paths) == 1:
-        return {"steered": load_vectors(paths[0])}
+    if len(files) == 1:
+        return {"steered": load_vectors(files[0])}
     stems = [Path(path).stem for path in paths]
     names = stems if len(set(stems)) == len(stems) else list(paths)
-    return {name: load_vectors(path) for name, path in zip(names, paths, strict=True)}
+    return {name: load_vectors(path) for name, path in zip(names, files, strict=True)}
+
+
+def base_of(files: Mapping[str, SteeringVectors]) -> str:
+    """The base that all files were trained on.
+
+    Raises:
+        ConfigError: If they name none, or several.
+    """
+    named = {vectors.metadata.get("base_model") for vectors in files.values()} - {None, ""}
+    if len(named) == 1:
+        return str(named.pop())
+    why = "The vectors' files name several" if named else "No file of vectors names one"
+    raise ConfigError("base", None, rule="must be given", why=why)
 
 
 def check_shapes(files: Mapping[str, SteeringVectors], base: str, layers: int, width: int) -> None:

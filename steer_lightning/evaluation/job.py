@@ -15,7 +15,14 @@ from tqdm import tqdm
 from steer_lightning.data import ChatTemplate, Template, make_prompts
 from steer_lightning.data.templates import check_template
 from steer_lightning.errors import ConfigError
-from steer_lightning.evaluation.arms import BASE, Arm, check_shapes, load_files, make_arms
+from steer_lightning.evaluation.arms import (
+    BASE,
+    Arm,
+    base_of,
+    check_shapes,
+    load_files,
+    make_arms,
+)
 from steer_lightning.evaluation.results import (
     Voting,
     measure,
@@ -30,7 +37,7 @@ from steer_lightning.policy import Policy
 from steer_lightning.processes import gather_objects, rank, world_size
 from steer_lightning.rewards import MathReward, Reward, RewardPool, RewardSum, WeightedReward
 from steer_lightning.rollout import DecodeEngine, RolloutEngine, Sampling
-from steer_lightning.steering import SteeringVectors
+from steer_lightning.steering import SteeringVectors, find_vectors
 from steer_lightning.types import Prompt, Source
 
 log = logging.getLogger(__name__)
@@ -54,7 +61,7 @@ class Evaluation:
 
     Args:
         benchmarks: Sources of problems by name.
-        vectors: A file, or several; none evaluates the base alone.
+        vectors: A file or the folder of a run, or several; none evaluates the base alone.
         base: Hub id, local folder or `quickstart`; null takes the one that the vectors' file names.
         template: How problems are put to the model.
         sampling: How they are answered; its `group_size` is the number of samples of benchmarks
@@ -121,7 +128,7 @@ class Evaluation:
             raise ConfigError("scales", scales, rule="names a scale twice")
         self.paths = [vectors] if isinstance(vectors, str) else list(vectors or [])
         self.files = load_files(self.paths) if self.paths else {}
-        self.base = base or self._base_of_files()
+        self.base = base or base_of(self.files)
         self.benchmarks, self.template = benchmarks, template or ChatTemplate()
         self.sampling, self.base_sampling = sampling, base_sampling or sampling
         self.num_samples, self.pass_at = num_samples, pass_at
@@ -137,15 +144,9 @@ class Evaluation:
             self.base, revision=revision, dtype=dtype, trust_remote_code=trust_remote_code
         )
 
-    def _base_of_files(self) -> str:
-        named = {x.metadata.get("base_model") for x in self.files.values()} - {None, ""}
-        if len(named) == 1:
-            return str(named.pop())
-        why = "The vectors' files name several" if named else "No file of vectors names one"
-        raise ConfigError("base", None, rule="must be given", why=why)
-
     def _default_output(self) -> Path:
-        return Path(self.paths[0]).parent / "evaluation" if self.paths else Path("evaluation")
+        folder = find_vectors(self.paths[0]).parent if self.paths else Path()
+        return folder / "evaluation"
 
     def run(self) -> dict[str, Any]:
         """Evaluates, or goes on with what was interrupted.

@@ -23,6 +23,7 @@ from steer_lightning.evaluation.at_k import (
 from steer_lightning.evaluation.intervals import Estimate, Values, difference, estimate
 from steer_lightning.evaluation.store import Row
 from steer_lightning.evaluation.votes import Compare, number_answers
+from steer_lightning.printable import aligned
 from steer_lightning.rewards.math import AnswerIn, find_answer
 
 
@@ -148,11 +149,7 @@ def _block(rows: Sequence[dict[str, Any]]) -> str:
         cells = [_cell(found.get(metric), metric) for metric in metrics]
         cells.insert(1, _difference(found.get(first)))
         lines.append([arm, *cells])
-    widths = [max(len(line[k]) for line in lines) for k in range(len(head))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    )
+    return aligned(lines)
 
 
 def _cell(row: dict[str, Any] | None, metric: str) -> str:

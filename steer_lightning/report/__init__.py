@@ -2,6 +2,15 @@
 
 from steer_lightning.report.comparison import draw_comparison
 from steer_lightning.report.curve import draw_reward_curve
+from steer_lightning.report.drawing import drawn
+from steer_lightning.report.lens import draw_between, draw_lens
 from steer_lightning.report.page import write_report
 
-__all__ = ["draw_comparison", "draw_reward_curve", "write_report"]
+__all__ = [
+    "draw_between",
+    "draw_comparison",
+    "draw_lens",
+    "draw_reward_curve",
+    "drawn",
+    "write_report",
+]

@@ -5,7 +5,7 @@ Knows nothing of reinforcement learning.
 
 from steer_lightning.steering.attach import attach
 from steer_lightning.steering.base import Attachment, Steering
-from steer_lightning.steering.io import load_vectors, save_vectors
+from steer_lightning.steering.io import find_vectors, load_vectors, save_vectors
 from steer_lightning.steering.layers import find_layers, parse_layers, stream_width
 from steer_lightning.steering.units import measure_rms
 from steer_lightning.steering.vectors import SteeringVectors, warn_of_another_base
@@ -16,6 +16,7 @@ __all__ = [
     "SteeringVectors",
     "attach",
     "find_layers",
+    "find_vectors",
     "load_vectors",
     "measure_rms",
     "parse_layers",

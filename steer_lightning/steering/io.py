@@ -82,6 +82,21 @@ def save_vectors(
     write_bytes(Path(path), save({"vectors": tensor}, metadata))
 
 
+def find_vectors(path: str | Path) -> Path:
+    """The file of vectors: the path itself, or the one in the folder of a run.
+
+    Raises:
+        ConfigError: If there is none.
+    """
+    path, name = Path(path).expanduser(), SteeringVectors.file_name
+    if path.is_file():
+        return path
+    rule = f"holds no {name}" if path.is_dir() else "there is no such file"
+    if not (path / name).is_file():
+        raise ConfigError("vectors", str(path), rule=rule)
+    return path / name
+
+
 def load_vectors(path: str | Path) -> SteeringVectors:
     """Loads vectors; the file's metadata is the result's `metadata`.
 

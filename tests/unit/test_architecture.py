@@ -66,8 +66,9 @@ ALLOWED: dict[str, set[str]] = {
     },
     "callbacks": {
         *("types", "module", "evaluation", "steering", "rewards", "rollout", "checkpoint_file"),
-        *("optim", "processes", "step"),
+        *("lens", "optim", "processes", "step"),
     },
+    "lens": {"types", "policy", "sharding", "steering"},
     "report": set(),
 }  # cli, *_cli, runs, testing, __main__ and __init__ may import everything
 NO_TORCH = {
@@ -128,6 +129,7 @@ def test_every_room_has_its_arrows() -> None:
         "training_cli",
         "evaluate_cli",
         "report_cli",
+        "lens_cli",
         "runs",
         "testing",
     }

@@ -1,0 +1,59 @@
+"""What vectors do to the first generated token: its probabilities with and without them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """Next-token probabilities of the base and of the steered model."""
+
+    base: torch.Tensor
+    """(V,) float64."""
+    steered: torch.Tensor
+    """(V,) float64."""
+
+    def up(self, count: int) -> list[int]:
+        """Tokens that gain the most probability, the largest gain first."""
+        return self._most(self.steered - self.base, count)
+
+    def down(self, count: int) -> list[int]:
+        """Tokens that lose the most, the largest loss first."""
+        return self._most(self.base - self.steered, count)
+
+    @staticmethod
+    def _most(gain: torch.Tensor, count: int) -> list[int]:
+        values, ids = gain.topk(min(count, len(gain)))
+        return [int(token) for value, token in zip(values, ids, strict=True) if value > 0]
+
+
+def change_of(base: torch.Tensor, steered: torch.Tensor) -> Change:
+    """The change of one prompt.
+
+    Args:
+        base: (V,) logits.
+        steered: (V,) logits.
+    """
+    return Change(base=base.double().softmax(-1), steered=steered.double().softmax(-1))
+
+
+def mean_change(changes: list[Change]) -> Change:
+    """Mean probabilities over at least one prompt."""
+    return Change(
+        base=torch.stack([change.base for change in changes]).mean(0),
+        steered=torch.stack([change.steered for change in changes]).mean(0),
+    )
+
+
+def divergence(base: torch.Tensor, steered: torch.Tensor) -> float:
+    """KL(steered || base) = sum_t p(t) (log p(t) - log q(t)), in nats.
+
+    Args:
+        base: (V,) logits of q.
+        steered: (V,) logits of p.
+    """
+    ours, theirs = steered.double().log_softmax(-1), base.double().log_softmax(-1)
+    return float((ours.exp() * (ours - theirs)).sum())

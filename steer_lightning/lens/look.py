@@ -1,0 +1,241 @@
+"""Looks at vectors through a loaded model: what `lens.json` holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+
+from steer_lightning.errors import ConfigError
+from steer_lightning.lens.final_norm import find_final_norm, norm_direction
+from steer_lightning.lens.first_token import Change, change_of, divergence, mean_change
+from steer_lightning.lens.geometry import cosines, singular_values, stable_rank
+from steer_lightning.lens.unembedding import Ranked, TokenRanks, rank_tokens
+from steer_lightning.policy import Policy
+from steer_lightning.sharding.pace import one_token
+from steer_lightning.steering import SteeringVectors
+from steer_lightning.types import Prompt
+
+T = TypeVar("T")
+Scored = list[tuple[str, float]]
+PROMPT_TOKENS = 3
+"""Tokens that are listed for each single prompt, up and down."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """How the vectors are looked at.
+
+    Attributes:
+        num_tokens: Tokens of each list.
+        final_norm: Passes the vectors through the norm before the unembedding, see
+            `NormDirection`.
+    """
+
+    num_tokens: int = 10
+    final_norm: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises a ConfigError if no tokens would be listed."""
+        if self.num_tokens < 1:
+            raise ConfigError("num_tokens", self.num_tokens, rule="must be at least 1")
+
+
+def check_unembedding(policy: Policy) -> None:
+    """Raises a ConfigError if a loaded model has no matrix that leads to its tokens."""
+    if not _has_unembedding(policy):
+        raise ConfigError(
+            "base",
+            policy.base,
+            rule="has no unembedding matrix of floating-point numbers",
+            why="Tokens are found by products with it",
+        )
+
+
+def _has_unembedding(policy: Policy) -> bool:
+    weight = getattr(policy.model.get_output_embeddings(), "weight", None)
+    return weight is not None and bool(weight.is_floating_point())
+
+
+@torch.no_grad()
+def look_at_tokens(policy: Policy, vectors: torch.Tensor, look: Look) -> dict[str, TokenRanks]:
+    """Ranks tokens by their products with vectors; see `rank_tokens`.
+
+    All processes must call it: a sharded base is gathered by the forward pass of a single token,
+    within which the products are taken.
+
+    Args:
+        policy: Loaded.
+        vectors: (L, D).
+        look: How.
+
+    Returns:
+        The ranks by `dot` and by `cosine`; empty if there is no unembedding, see
+        `check_unembedding`.
+    """
+    if not _has_unembedding(policy):
+        return {}
+
+    def products(unembedding: torch.Tensor, state: torch.Tensor) -> dict[str, TokenRanks]:
+        seen = vectors
+        if look.final_norm:
+            norm = find_final_norm(policy.model, policy.layers)
+            seen = norm_direction(norm, vectors.shape[1], state[0, 0])(seen)
+        # rows behind the tokenizer's are padding, never trained, and no text
+        return rank_tokens(seen, unembedding[: len(policy.tokenizer)], look.num_tokens)
+
+    return _at_the_head(policy.model, products)
+
+
+def _at_the_head(model: Any, what: Callable[[torch.Tensor, torch.Tensor], T]) -> T:
+    """Calls `what` with the unembedding and a state (1, 1, D) that enters it."""
+    found: list[T] = []
+
+    def keep(module: Any, inputs: tuple[torch.Tensor]) -> None:
+        found.append(what(module.weight, inputs[0]))
+
+    handle = model.get_output_embeddings().register_forward_pre_hook(keep)
+    try:
+        one_token(model)
+    finally:
+        handle.remove()
+    return found[0]
+
+
+def token_text(tokenizer: Any, token: int) -> str:
+    """The text that a token stands for.
+
+    Its name in the tokenizer where it is no text by itself, such as half a letter.
+    """
+    name, text = str(tokenizer.convert_ids_to_tokens(token)), str(tokenizer.decode([token]))
+    if not text or "\ufffd" in text:
+        return name
+    # some decoders drop the space in front of a text's first word
+    return f" {text}" if name.startswith("\u2581") and not text.startswith(" ") else text
+
+
+def describe(
+    policy: Policy,
+    vectors: SteeringVectors,
+    prompts: Sequence[Prompt],
+    look: Look,
+    step: int | None,
+) -> dict[str, Any]:
+    """Everything that the lens shows, as JSON holds it.
+
+    All processes must call it, see `look_at_tokens`.
+
+    Args:
+        policy: Loaded, and steered by these vectors.
+        vectors: Plain (L, D), with the layers that they belong to.
+        prompts: On which the stream and the first token are measured; none leaves both out.
+        look: How.
+        step: Optimizer steps that the vectors have had, where known.
+
+    Returns:
+        The content of `lens.json`; docs/lens.md explains the keys.
+    """
+    plain = vectors.vectors.detach()
+    ranks = look_at_tokens(policy, plain, look)
+    sizes = _stream_sizes(policy, prompts, vectors.layers)
+    layers = []
+    for row, layer in enumerate(vectors.layers):
+        norm, size = float(plain[row].norm()), sizes.get(layer)
+        relative = norm / (size * vectors.width**0.5) if size else None
+        lists = _lists(policy, ranks, row) if norm else _lists(policy, {}, row)
+        layers.append(
+            {
+                "layer": layer,
+                "norm": _short(norm),
+                "stream_rms": None if size is None else _short(size),
+                "norm_over_stream": None if relative is None else _short(relative),
+                **lists,
+            }
+        )
+    return {
+        "base_model": policy.base,
+        "step": step,
+        "width": vectors.width,
+        "num_layers": vectors.num_layers,
+        "final_norm": look.final_norm,
+        "layers": layers,
+        "cosines": [[_short(x) for x in row] for row in cosines(plain, plain).tolist()],
+        "singular_values": [_short(x) for x in singular_values(plain).tolist()],
+        "stable_rank": _short(stable_rank(plain)),
+        "first_token": _first_token(policy, prompts, look.num_tokens) if prompts else None,
+    }
+
+
+def _short(number: float) -> float:
+    """Six digits: more than anyone reads, and a small file."""
+    return float(f"{number:.6g}")
+
+
+def _stream_sizes(
+    policy: Policy, prompts: Sequence[Prompt], layers: tuple[int, ...]
+) -> dict[int, float]:
+    """Root mean square of the base's stream behind each steered layer; see `measure_rms`."""
+    if not prompts:
+        return {}
+    sizes = policy.stream_rms([prompt.token_ids for prompt in prompts], layers)
+    return dict(zip(layers, sizes.tolist(), strict=True))
+
+
+def _lists(policy: Policy, ranks: dict[str, TokenRanks], row: int) -> dict[str, dict[str, Scored]]:
+    """Tokens and scores of a vector; empty lists without ranks: zeros point nowhere."""
+
+    def texts(ranked: Ranked) -> Scored:
+        pairs = zip(ranked.ids[row].tolist(), ranked.scores[row].tolist(), strict=True)
+        return [(token_text(policy.tokenizer, token), _short(score)) for token, score in pairs]
+
+    return {
+        end: {name: texts(getattr(ranks[name], end)) if ranks else [] for name in ("dot", "cosine")}
+        for end in ("top", "bottom")
+    }
+
+
+@torch.no_grad()
+def _first_token(policy: Policy, prompts: Sequence[Prompt], count: int) -> dict[str, Any]:
+    """Next-token probabilities behind each prompt, with and without the vectors."""
+    steered = [_next_token_logits(policy, prompt) for prompt in prompts]
+    with policy.at_scale(0.0):
+        base = [_next_token_logits(policy, prompt) for prompt in prompts]
+    changes = [change_of(*pair) for pair in zip(base, steered, strict=True)]
+    gaps = [divergence(*pair) for pair in zip(base, steered, strict=True)]
+    return {
+        "num_prompts": len(prompts),
+        "kl": _short(sum(gaps) / len(gaps)),
+        **_movers(policy.tokenizer, mean_change(changes), count),
+        "prompts": [
+            {
+                "prompt": prompt.text,
+                "kl": _short(gap),
+                **_movers(policy.tokenizer, change, PROMPT_TOKENS),
+            }
+            for prompt, gap, change in zip(prompts, gaps, changes, strict=True)
+        ],
+    }
+
+
+def _next_token_logits(policy: Policy, prompt: Prompt) -> torch.Tensor:
+    """(V,) float32, on the CPU."""
+    ids = torch.tensor([prompt.token_ids], device=policy.device)
+    return policy.logits(ids, torch.ones_like(ids), 1)[0, -1].float().cpu()
+
+
+def _movers(
+    tokenizer: Any, change: Change, count: int
+) -> dict[str, list[tuple[str, float, float]]]:
+    def rows(tokens: list[int]) -> list[tuple[str, float, float]]:
+        return [
+            (
+                token_text(tokenizer, t),
+                _short(float(change.base[t])),
+                _short(float(change.steered[t])),
+            )
+            for t in tokens
+        ]
+
+    return {"up": rows(change.up(count)), "down": rows(change.down(count))}

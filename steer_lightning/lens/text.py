@@ -1,0 +1,99 @@
+"""What the lens shows, for the console."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from steer_lightning.printable import aligned, printable, quoted
+
+MAX_COLUMNS = 16
+"""A wider matrix of cosines is left to file and picture."""
+LEAST_POINTS = 0.01
+"""Tokens whose probability changes by fewer percentage points are left to the file."""
+
+
+def as_text(found: dict[str, Any]) -> str:
+    """The tables of one vectors file.
+
+    Args:
+        found: From `describe`.
+    """
+    layers, step = found["layers"], found["step"]
+    head = (
+        f"{len(layers)} vectors of width {found['width']}, of {found['num_layers']} decoder layers"
+    )
+    head += "" if step is None else f", after step {step}"
+    blocks = [f"{printable(found['base_model'])}: {head}", _sizes(layers), _directions(found)]
+    behind = ", behind the final norm" if found["final_norm"] else ""
+    for end, name in (("top", "top tokens"), ("bottom", "bottom tokens")):
+        for kind in ("dot", "cosine"):
+            blocks.append(_tokens(f"{name} by {kind}{behind}", layers, end, kind))
+    if found["first_token"] is not None:
+        blocks.append(_first_token(found["first_token"]))
+    return "\n\n".join(blocks)
+
+
+def _sizes(layers: Sequence[dict[str, Any]]) -> str:
+    rows = [["layer", "norm"]]
+    rows += [[str(layer["layer"]), f"{layer['norm']:#.4g}"] for layer in layers]
+    if layers[0]["stream_rms"] is not None:
+        rows[0] += ["stream (rms)", "norm / stream"]
+        for row, layer in zip(rows[1:], layers, strict=True):
+            relative = layer["norm_over_stream"]
+            shown = "-" if relative is None else f"{relative:.1%}"
+            row += [f"{layer['stream_rms']:#.4g}", shown]
+    return aligned(rows, right=range(4))
+
+
+def _directions(found: dict[str, Any]) -> str:
+    values = "  ".join(f"{value:#.4g}" for value in found["singular_values"])
+    told = f"stable rank {found['stable_rank']:.2f}; singular values  {values}"
+    names = [str(layer["layer"]) for layer in found["layers"]]
+    if not 1 < len(names) <= MAX_COLUMNS:
+        return told
+    return f"{told}\n\n{_matrix(names, names, found['cosines'])}"
+
+
+def between_as_text(pair: dict[str, Any]) -> str:
+    """Cosines between the vectors of two files.
+
+    Args:
+        pair: One of `between.json`.
+    """
+    title = f"{printable(pair['a'])} (rows) and {printable(pair['b'])} (columns)"
+    ours, theirs = pair["layers_a"], pair["layers_b"]
+    if max(len(ours), len(theirs)) <= MAX_COLUMNS:
+        return f"{title}\n{_matrix(list(map(str, ours)), list(map(str, theirs)), pair['cosines'])}"
+    rows = [["layer", "cosine"]]
+    for layer, line in zip(ours, pair["cosines"], strict=True):
+        if layer in theirs:
+            rows.append([str(layer), f"{line[theirs.index(layer)]:.2f}"])
+    return f"{title}, the same layers\n{aligned(rows, right=(0, 1))}"
+
+
+def _matrix(rows: Sequence[str], columns: Sequence[str], values: Sequence[Sequence[float]]) -> str:
+    lines = [["cosine", *columns]]
+    for name, line in zip(rows, values, strict=True):
+        lines.append([name, *(f"{value:.2f}" for value in line)])
+    return aligned(lines, right=range(1 + len(columns)))
+
+
+def _tokens(title: str, layers: Sequence[dict[str, Any]], end: str, kind: str) -> str:
+    rows = []
+    for layer in layers:
+        scores = " ".join(quoted(token) for token, _ in layer[end][kind])
+        rows.append([str(layer["layer"]), scores or "none: it is zero"])
+    return f"{title}\n{aligned(rows, right=(0,))}"
+
+
+def _first_token(found: dict[str, Any]) -> str:
+    rows = [["first token", "base %", "steered %", "change"]]
+    for token, *shares in (*found["up"], *reversed(found["down"])):
+        base, steered = (100 * share for share in shares)
+        if abs(steered - base) >= LEAST_POINTS:
+            rows.append([quoted(token), f"{base:.2f}", f"{steered:.2f}", f"{steered - base:+.2f}"])
+    title = f"mean over {found['num_prompts']} prompts; KL(steered || base) {found['kl']:.3g} nats"
+    if len(rows) == 1:
+        return f"{title}\nno first token gains or loses {LEAST_POINTS} percentage points"
+    return f"{title}\n{aligned(rows, right=(1, 2, 3))}"
