@@ -41,7 +41,7 @@ def _sizes(layers: Sequence[dict[str, Any]]) -> str:
         rows[0] += ["stream (rms)", "norm / stream"]
         for row, layer in zip(rows[1:], layers, strict=True):
             relative = layer["norm_over_stream"]
-            shown = "-" if relative is None else f"{relative:.1%}"
+            shown = "-" if relative is None else f"{100 * relative:.3g} %"
             row += [f"{layer['stream_rms']:#.4g}", shown]
     return aligned(rows, right=range(4))
 

@@ -43,6 +43,18 @@ def completions(run: Path) -> list[tuple[Any, ...]]:
     return sorted(tuple(row[key] for key in keys) for row in rows)
 
 
+def assert_same_lens(run: Path, first: Path) -> None:
+    """The unembedding is seen however it is sharded; what is written is written once."""
+    found, expected = (json.loads((x / "lens.json").read_text()) for x in (run, first))
+    assert found["first_token"]["kl"] == pytest.approx(expected["first_token"]["kl"], rel=1e-3)
+    for ours, theirs in zip(found["layers"], expected["layers"], strict=True):
+        assert ours["stream_rms"] == pytest.approx(theirs["stream_rms"], rel=1e-4)
+        ours, theirs = (dict(map(tuple, x["top"]["dot"][:5])) for x in (ours, theirs))
+        assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-7)
+    (line,) = (run / "lens.jsonl").read_text().splitlines()
+    assert json.loads(line)["step"] == 2
+
+
 def test_the_result_does_not_depend_on_the_number_of_processes(fit: Fit, tmp_path: Path) -> None:
     tries: list[tuple[int, Any, tuple[str, ...]]] = [(1, "auto", ()), (2, "auto", LIGHTNING)]
     tries += [(2, "fsdp2", ()), (2, BY_LAYER, ()), (2, "fsdp", ()), (2, ALWAYS_BY_LAYER, ())]
@@ -54,6 +66,7 @@ def test_the_result_does_not_depend_on_the_number_of_processes(fit: Fit, tmp_pat
         run, first = tmp_path / f"runs/run-{number}", tmp_path / "runs/run-1"
         torch.testing.assert_close(vectors(run), vectors(first), rtol=0, atol=1e-8)
         assert completions(run) == completions(first)
+        assert_same_lens(run, first)
         facts, expected = (json.loads((x / "summary.json").read_text()) for x in (run, first))
         same = ("accuracy_before", "accuracy_after", "interval_before", "interval_after")
         for key in (*same, "base_sha256", "num_steps"):

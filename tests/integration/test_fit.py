@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -22,12 +23,18 @@ from steer_lightning import load_vectors
 from steer_lightning.testing import byte_tokenizer
 
 
+def lens_lines(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "lens.jsonl").read_text().splitlines()]
+
+
 def test_a_run_leaves_everything_in_its_folder(config, run, tmp_path: Path) -> None:
     done = run(config)
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "runs" / "run-1"
     names = {
         "config.yaml",
+        "lens.json",
+        "lens.jsonl",
         "metrics.csv",
         "rollouts.parquet",
         "steering_vectors.safetensors",
@@ -49,6 +56,18 @@ def test_a_run_leaves_everything_in_its_folder(config, run, tmp_path: Path) -> N
     assert vectors.vectors.abs().max() > 0
     assert vectors.metadata["step"] == "4"
     assert vectors.metadata["base_model"] == config["model"]["base"]
+
+    (look,) = lens_lines(folder)
+    assert (look["step"], look["layers"]) == (4, [0, 1, 2])
+    assert look["norms"] == look["drift"] == pytest.approx(vectors.vectors.norm(dim=1).tolist())
+    lens = json.loads((folder / "lens.json").read_text())
+    for layer, norm, top in zip(lens["layers"], look["norms"], look["top"], strict=True):
+        assert layer["norm"] == pytest.approx(norm, rel=1e-5)
+        assert layer["stream_rms"] > 0
+        assert [token for token, _ in layer["top"]["dot"]] == top
+    assert (lens["step"], lens["first_token"]["num_prompts"]) == (4, 8)
+    shown = [prompt["prompt"] for prompt in lens["first_token"]["prompts"]]
+    assert shown == [f"q{k}:" for k in range(8)]
 
     rollouts = pq.read_table(folder / "rollouts.parquet").to_pylist()
     assert len(rollouts) == 4 * 4 * 4
@@ -111,6 +130,8 @@ def test_a_killed_run_goes_on_bit_for_bit(config, run, tmp_path: Path, optimizer
     config["model"]["optimizer"] = optimizer or config["model"]["optimizer"]
     config["model"]["schedule"] = {"kind": "cosine", "warmup": 0.3}
     config["trainer"]["max_steps"] = 7
+    lens = {"class_path": "steer_lightning.callbacks.LensCallback"}
+    config["trainer"]["callbacks"].append({**lens, "init_args": {"every_n_steps": 2}})
     assert run(config).returncode == 0
     whole = load_vectors(tmp_path / "runs/run-1/steering_vectors.safetensors").vectors
     (tmp_path / "killer.py").write_text(KILLER)
@@ -143,6 +164,10 @@ def test_a_killed_run_goes_on_bit_for_bit(config, run, tmp_path: Path, optimizer
     rates |= {k: 0.5 + 0.5 * math.cos(math.pi * (k - 3) / 5) for k in range(4, 8)}
     found = {int(row["step"]): float(row["update/learning_rate"]) for row in rows}
     assert found == pytest.approx({k: 0.05 * rates[k] for k in range(step, 8)})
+    looks = lens_lines(tmp_path / "runs/run-1")
+    assert [look["step"] for look in looks] == [2, 4, 6, 7]
+    assert all(look["drift"] == look["norms"] != look["drift_since_last"] for look in looks[1:])
+    assert lens_lines(tmp_path / "half/run-2") == [look for look in looks if look["step"] >= step]
 
 
 OTHER_RUNS = [
