@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -52,6 +53,8 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_commands_work_as_they_stand(
     document: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, work: Path
 ) -> None:
+    # several documents show the same command, and nothing is overwritten
+    shutil.rmtree(work / "runs/quickstart/run-1/lens", ignore_errors=True)
     for line in "\n".join(blocks(document, "bash")).replace("\\\n", " ").splitlines():
         words = shlex.split(line, comments=True)
         if words[:1] == ["steer-lightning"] and words[1] in TRAINING:
