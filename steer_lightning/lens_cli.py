@@ -148,6 +148,7 @@ class Lens:
     def _describe(self, vectors: SteeringVectors) -> dict[str, Any]:
         whole = torch.zeros(vectors.num_layers, vectors.width)
         whole[list(vectors.layers)] = vectors.vectors.detach()
+        assert isinstance(self.policy.steering, SteeringVectors)
         self.policy.steering.set_vectors(whole)
         step = vectors.metadata.get("step", "")
         return describe(

@@ -27,7 +27,14 @@ from steer_lightning.forwards import replaced_forwards
 from steer_lightning.hub import eos_token_ids, hub_errors, pad_token_id, resolve_base
 from steer_lightning.losses import Head
 from steer_lightning.sharding import Sharding
-from steer_lightning.steering import Attachment, Steering, SteeringVectors, attach, find_layers
+from steer_lightning.steering import (
+    Attachment,
+    Steering,
+    SteeringVectors,
+    attach,
+    find_layers,
+    measure_rms,
+)
 from steer_lightning.types import Prompt
 
 log = logging.getLogger(__name__)
@@ -249,9 +256,7 @@ class Policy(nn.Module):
         finally:
             self._attachment.scale = before
 
-    def stream_rms(
-        self, prompts: Sequence[Sequence[int]], layers: tuple[int, ...]
-    ) -> torch.Tensor:
+    def stream_rms(self, prompts: Sequence[Sequence[int]], layers: tuple[int, ...]) -> torch.Tensor:
         """(L,) size of the base's own stream behind L layers; see `measure_rms`."""
         with self.at_scale(0.0):
             return measure_rms(self.model, self.layers, layers, self._in_batches(prompts))

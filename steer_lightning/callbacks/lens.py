@@ -22,6 +22,8 @@ from steer_lightning.lens import (
     token_text,
 )
 from steer_lightning.module import SteeringModule
+from steer_lightning.policy import Policy
+from steer_lightning.steering import SteeringVectors
 from steer_lightning.types import Prompt
 
 log = logging.getLogger(__name__)
@@ -33,6 +35,8 @@ class LensCallback(Callback):
     Norms, how far each vector has moved since the start and since the last look, the stable rank
     and the tokens with the largest products become a line of `lens.jsonl`, and all but the tokens
     go to the loggers as `lens/...`. At the end `lens.json` has all that the command `lens` shows.
+
+    Other kinds of steering than `SteeringVectors` have no vectors to look at: then it does nothing.
 
     Cost: a forward pass of one token, and the product of L vectors with the unembedding, each
     time; at the end three short forward passes for each of a few prompts.
@@ -70,15 +74,18 @@ class LensCallback(Callback):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Sees whether tokens can be found."""
+        if _vectors(pl_module) is None:
+            return
         try:
-            check_unembedding(_steering(pl_module).policy)
+            check_unembedding(_policy(pl_module))
         except ConfigError as error:
             log.warning("the lens shows no tokens: %s", error)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Remembers where the vectors start; a resumed run knows it from its checkpoint."""
-        if self._start is None:
-            self._start = self._last = _plain(pl_module)
+        vectors = _vectors(pl_module)
+        if self._start is None and vectors is not None:
+            self._start = self._last = _plain(vectors)
 
     def on_train_batch_end(
         self,
@@ -94,10 +101,13 @@ class LensCallback(Callback):
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Looks at the final vectors, and writes `lens.json`."""
+        vectors = _vectors(pl_module)
+        if vectors is None:
+            return
         if self._looked_at != trainer.global_step:
             self._look(trainer, pl_module)
-        policy, prompts = _steering(pl_module).policy, self._prompts(trainer)
-        found = describe(policy, policy.steering, prompts, self.how, trainer.global_step)
+        policy, prompts = _policy(pl_module), self._prompts(trainer)
+        found = describe(policy, vectors, prompts, self.how, trainer.global_step)
         self._described = True
         if trainer.is_global_zero:
             write_bytes(self._file, (json.dumps(found) + "\n").encode())
@@ -123,17 +133,19 @@ class LensCallback(Callback):
         return prompts.get("train", [])[: self.num_prompts]
 
     def _look(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        vectors = _vectors(module)
+        if vectors is None:
+            return
         assert self._start is not None
         assert self._last is not None
-        now, step = _plain(module), trainer.global_step
-        layers = _steering(module).policy.steering.layers
+        now, step, layers = _plain(vectors), trainer.global_step, vectors.layers
         columns = {
             "norms": now.norm(dim=1).tolist(),
             "drift": (now - self._start).norm(dim=1).tolist(),
             "drift_since_last": (now - self._last).norm(dim=1).tolist(),
         }
         rank = stable_rank(now)
-        top = self._tokens(_steering(module), now)
+        top = self._tokens(_policy(module), now)
         self._last, self._looked_at = now, step
         metrics = {"lens/stable_rank": rank}
         for name, values in columns.items():
@@ -149,9 +161,8 @@ class LensCallback(Callback):
             with self._lines.open("a") as file:
                 file.write(json.dumps(line) + "\n")
 
-    def _tokens(self, module: SteeringModule, vectors: torch.Tensor) -> list[list[str]]:
+    def _tokens(self, policy: Policy, vectors: torch.Tensor) -> list[list[str]]:
         """Top tokens of each layer by their dot products; none of a vector of zeros."""
-        policy = module.policy
         ranks = look_at_tokens(policy, vectors, self.how)
         if not ranks:
             return [[] for _ in vectors]
@@ -161,11 +172,17 @@ class LensCallback(Callback):
         ]
 
 
-def _steering(module: L.LightningModule) -> SteeringModule:
+def _policy(module: L.LightningModule) -> Policy:
     assert isinstance(module, SteeringModule)
-    return module
+    return module.policy
 
 
-def _plain(module: L.LightningModule) -> torch.Tensor:
+def _vectors(module: L.LightningModule) -> SteeringVectors | None:
+    """What is trained, if that is plain vectors."""
+    steering = _policy(module).steering
+    return steering if isinstance(steering, SteeringVectors) else None
+
+
+def _plain(vectors: SteeringVectors) -> torch.Tensor:
     """(L, D) plain vectors as they are now, on the CPU."""
-    return _steering(module).policy.steering.vectors.detach().cpu().clone()
+    return vectors.vectors.detach().cpu().clone()

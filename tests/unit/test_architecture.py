@@ -66,7 +66,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "callbacks": {
         *("types", "module", "evaluation", "steering", "rewards", "rollout", "checkpoint_file"),
-        *("lens", "optim", "processes", "step"),
+        *("lens", "optim", "policy", "processes", "step"),
     },
     "lens": {"types", "policy", "sharding", "steering"},
     "report": set(),

@@ -189,7 +189,7 @@ def test_what_is_described_is_what_the_model_does(tmp_path: Path) -> None:
     model = tiny_policy("qwen2").model
     streams: list[torch.Tensor] = []
     layer = policy.layers[2]
-    with policy.unsteered():
+    with policy.at_scale(0.0):
         handle = layer.register_forward_hook(lambda m, x, output: streams.append(output[0]))
         for prompt in prompts:
             policy.model(torch.tensor([prompt.token_ids]))
@@ -255,7 +255,7 @@ def test_the_tables_are_aligned_and_printable() -> None:
     text = as_text(description())
     assert text.splitlines()[0] == "b: 1 vectors of width 8, of 9 decoder layers, after step 3"
     assert "layer   norm  stream (rms)  norm / stream" in text
-    assert "    4  12.00         3.000            25 %" in text
+    assert "    4  12.00         3.000           25 %" in text
     assert 'top tokens by dot, behind the final norm\n4  "\\x1b[2J" " $a$"' in text
     assert '"\\n日"' in text
     assert "none: it is zero" in text
