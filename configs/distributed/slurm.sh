@@ -1,7 +1,7 @@
 #!/bin/bash
 # Two nodes of 8 GPUs under SLURM: sbatch configs/distributed/slurm.sh
-# Lightning reads nodes, tasks and addresses from SLURM. Two minutes before the time limit, and when it is pre-empted, the
-# run gets SIGUSR1: it saves, goes back into the queue, and the same command goes on with it.
+# Lightning reads nodes, tasks and addresses from SLURM. Two minutes before the time limit the run gets SIGUSR1: it saves,
+# goes back into the queue, and the same command goes on with it.
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=8
 #SBATCH --gres=gpu:8
