@@ -162,7 +162,7 @@ def _update_pass(policy: Policy, checkpointing: bool) -> None:
     prompt, completion = ids[: COUNTED_TOKENS // 4], ids[COUNTED_TOKENS // 4 :]
     packing = Packing([prompt], [0], [completion], policy.device)
     with policy.checkpointed(checkpointing), packed_attention(policy.model), packed(packing):
-        policy.head_states(packing.ids, packing.positions, packing.predictors)
+        policy.head_states(packing.ids, packing.positions, packing.predictors, packing.roles)
 
 
 def _storage(tensor: torch.Tensor) -> int:

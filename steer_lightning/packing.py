@@ -17,6 +17,8 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
+from steer_lightning.steering.tokens import COMPLETION, LAST_PROMPT, PROMPT
+
 ATTENTION = "steer_packed"
 """Name of the attention function; as no mask function has it, transformers builds no masks."""
 
@@ -33,6 +35,7 @@ class Packing:
     Attributes:
         ids: (1, S) int64, the rows' tokens, each without its last one, which predicts nothing.
         positions: (1, S) of each token in its text.
+        roles: (1, S) of each token, of `steering.tokens`.
         predictors: (Q,) places in the sequence whose logits predict tokens of completions.
         targets: (Q,) these tokens; no pair of place and token comes twice.
         copies: (number of all completions' tokens,) for each of them, row by row, its pair.
@@ -54,8 +57,14 @@ class Packing:
             for pair in zip(row[len(prompt) - 1 :], completion, strict=True)
         ]
         predictors, targets = zip(*pairs, strict=True)
+        roles = [COMPLETION] * len(ids)
+        for row, prompt in zip(rows, prompts, strict=True):
+            for place in row[: len(prompt) - 1]:
+                roles[place] = PROMPT
+            roles[row[len(prompt) - 1]] = LAST_PROMPT
         self.ids = torch.tensor([ids], device=device)
         self.positions = torch.tensor([positions], device=device)
+        self.roles = torch.tensor([roles], device=device)
         self.predictors = torch.tensor(predictors, device=device)
         self.targets = torch.tensor(targets, device=device)
         self.copies = torch.tensor(copies, device=device)

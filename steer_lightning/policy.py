@@ -7,7 +7,7 @@ import inspect
 import logging
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property, partial
 from typing import Any, Literal
 
@@ -35,6 +35,7 @@ from steer_lightning.steering import (
     find_layers,
     measure_rms,
 )
+from steer_lightning.steering.tokens import text_roles
 from steer_lightning.types import Prompt
 
 log = logging.getLogger(__name__)
@@ -259,7 +260,20 @@ class Policy(nn.Module):
     def stream_rms(self, prompts: Sequence[Sequence[int]], layers: tuple[int, ...]) -> torch.Tensor:
         """(L,) size of the base's own stream behind L layers; see `measure_rms`."""
         with self.at_scale(0.0):
-            return measure_rms(self.model, self.layers, layers, self._in_batches(prompts))
+            places = [self.layers[layer] for layer in layers]
+            return measure_rms(self.model, places, self._in_batches(prompts))
+
+    def reading(self, ids: torch.Tensor, num_completion: int) -> AbstractContextManager[None]:
+        """Says what the tokens (rows, T) of the block's passes are.
+
+        Args:
+            ids: Left-padded prompts, with right-padded completions or without, or tokens of
+                completions alone.
+            num_completion: Columns of the completions, on the right.
+        """
+        if not self._attachment.needs_roles:
+            return nullcontext()
+        return self._attachment.reading(text_roles(ids, num_completion))
 
     def _in_batches(
         self, prompts: Sequence[Sequence[int]]
@@ -280,7 +294,7 @@ class Policy(nn.Module):
         Args:
             ids: (N, T) int64, left-padded prompts with right-padded completions.
             mask: (N, T), 0 where padded.
-            num_last: Positions to return, from the right.
+            num_last: Positions to return, from the right: the completions and the prompts' last.
 
         Returns:
             (N, num_last, V), in the base's dtype.
@@ -288,14 +302,23 @@ class Policy(nn.Module):
         extra = {}
         if self._takes_positions:  # models with ALiBi take none: they count from the mask
             extra["position_ids"] = (mask.long().cumsum(-1) - 1).clamp(min=0)
-        output = self.model(
-            input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=num_last, **extra
-        )
+        with self.reading(ids, num_last - 1):
+            output = self.model(
+                input_ids=ids,
+                attention_mask=mask,
+                use_cache=False,
+                logits_to_keep=num_last,
+                **extra,
+            )
         logits: torch.Tensor = output.logits
         return logits
 
     def head_states(
-        self, ids: torch.Tensor, positions: torch.Tensor, places: torch.Tensor
+        self,
+        ids: torch.Tensor,
+        positions: torch.Tensor,
+        places: torch.Tensor,
+        roles: torch.Tensor,
     ) -> tuple[torch.Tensor, Head]:
         """What enters the head, of the steered model, and the head.
 
@@ -303,6 +326,7 @@ class Policy(nn.Module):
             ids: (1, S) int64.
             positions: (1, S) of each token in its text.
             places: (Q,) places in the sequence to return.
+            roles: (1, S) of the tokens.
 
         Returns:
             (Q, D) in the base's dtype, and the output layer, whose weights may be there only now.
@@ -315,13 +339,14 @@ class Policy(nn.Module):
 
         handle = self.model.get_output_embeddings().register_forward_pre_hook(keep)
         try:
-            self.model(
-                input_ids=ids,
-                position_ids=positions,
-                attention_mask=torch.ones_like(ids),
-                use_cache=False,
-                logits_to_keep=places,
-            )
+            with self._attachment.reading(roles):
+                self.model(
+                    input_ids=ids,
+                    position_ids=positions,
+                    attention_mask=torch.ones_like(ids),
+                    use_cache=False,
+                    logits_to_keep=places,
+                )
         finally:
             handle.remove()
         return kept[0]

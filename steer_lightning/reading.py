@@ -57,7 +57,9 @@ def read_packed(
     policy: Policy, packing: Packing, part: MicroBatch, temperature: float, with_entropy: bool
 ) -> TokenStates:
     """What is known of the completions' tokens, (n, T), 0 where padded."""
-    states, head = policy.head_states(packing.ids, packing.positions, packing.predictors)
+    states, head = policy.head_states(
+        packing.ids, packing.positions, packing.predictors, packing.roles
+    )
     flat = read_head(states, packing.targets, head, temperature, with_entropy)
     mask = part.completion_mask.to(states.device)
 
@@ -112,7 +114,9 @@ def made_up_packing(policy: Policy) -> Packing:
 def read_made_up(policy: Policy, packing: Packing) -> tuple[torch.Tensor, Head]:
     """What enters the head, and the head."""
     with packed_attention(policy.model), packed(packing):
-        return policy.head_states(packing.ids, packing.positions, packing.predictors)
+        return policy.head_states(
+            packing.ids, packing.positions, packing.predictors, packing.roles
+        )
 
 
 @torch.no_grad()

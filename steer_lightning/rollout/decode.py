@@ -20,7 +20,7 @@ from steer_lightning.rollout.plan import Plan, is_out_of_memory, out_of_step, pl
 from steer_lightning.rollout.record import Record
 from steer_lightning.rollout.sampling import Sampling, row_uniforms
 from steer_lightning.rollout.selfcheck import why_not
-from steer_lightning.steering import SteeringVectors
+from steer_lightning.steering import Steering
 from steer_lightning.types import Prompt, Rollouts
 
 log = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ class DecodeEngine:
             self.fallback = GenerateEngine()
             self.fallback.setup(policy)
 
-    def sync(self, vectors: SteeringVectors) -> None:
+    def sync(self, steering: Steering) -> None:
         """Nothing to do: rollouts run on the very parameter that is trained."""
 
     def generate(
@@ -227,7 +227,7 @@ class _Decoder:
             pad = self.policy.pad_token_id
             padded = torch.tensor([[pad] * (width - len(row)) + list(row) for row in ids])
             places = torch.arange(width) - torch.tensor([[width - len(row)] for row in ids])
-            logits = self._forward(padded, places.clamp(min=0))
+            logits = self._forward(padded, places.clamp(min=0), num_completion=0)
             found.update(zip((flight.prompts[slot] for slot in chosen), logits, strict=True))
         flight.end_prefill()
         return found
@@ -235,7 +235,8 @@ class _Decoder:
     def step(self) -> None:
         """One token more for each completion in flight."""
         flight = self.flight
-        logits = self._forward(self.tokens[:, None], flight.positions[:, None])
+        tokens, positions = self.tokens[:, None], flight.positions[:, None]
+        logits = self._forward(tokens, positions, num_completion=1)
         counts = flight.counts
         flight.advance()
         self._draw(logits, counts, 0)
@@ -272,17 +273,20 @@ class _Decoder:
                 torch.tensor(leaving, device=device), torch.tensor(target, device=device)
             )
 
-    def _forward(self, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    def _forward(
+        self, ids: torch.Tensor, positions: torch.Tensor, num_completion: int
+    ) -> torch.Tensor:
         """Logits (rows, V) behind the last token."""
-        device = self.policy.device
-        output = self.policy.model(
-            input_ids=ids.to(device),
-            attention_mask=torch.ones_like(ids, device=device),  # not read; without it some warn
-            position_ids=positions.to(device),
-            past_key_values=self.cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
+        ids = ids.to(self.policy.device)
+        with self.policy.reading(ids, num_completion):
+            output = self.policy.model(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),  # not read; without it some warn
+                position_ids=positions.to(ids.device),
+                past_key_values=self.cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
         logits: torch.Tensor = output.logits[:, -1]
         return logits
 

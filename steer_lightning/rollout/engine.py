@@ -41,6 +41,6 @@ class RolloutEngine(Protocol):
         """
         ...
 
-    def sync(self, vectors: Any, /) -> Any:
-        """Takes over the `SteeringVectors` after each optimizer step: L x D numbers."""
+    def sync(self, steering: Any, /) -> Any:
+        """Takes over what is trained, a `Steering`, after each optimizer step."""
         ...

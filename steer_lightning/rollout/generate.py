@@ -20,7 +20,7 @@ from steer_lightning.rollout.draw import draw
 from steer_lightning.rollout.engine import OnCompletion, ignore
 from steer_lightning.rollout.sampling import Sampling, row_uniforms
 from steer_lightning.rollout.stop import StopText
-from steer_lightning.steering import SteeringVectors
+from steer_lightning.steering import Steering
 from steer_lightning.types import Completion, Prompt, Rollouts
 
 
@@ -103,7 +103,7 @@ class GenerateEngine:
             )
         self._policy = policy
 
-    def sync(self, vectors: SteeringVectors) -> None:
+    def sync(self, steering: Steering) -> None:
         """Nothing to do: rollouts run on the very parameter that is trained."""
 
     @torch.no_grad()

@@ -8,10 +8,11 @@ import torch
 from torch import nn
 
 from steer_lightning.errors import ConfigError
+from steer_lightning.steering.at_sites import SiteVectors, warn_of_another_base
 from steer_lightning.steering.base import Attachment, Steering
 from steer_lightning.steering.io import load_vectors
 from steer_lightning.steering.layers import find_layers
-from steer_lightning.steering.vectors import SteeringVectors, warn_of_another_base
+from steer_lightning.steering.vectors import SteeringVectors
 
 
 def attach(
@@ -43,7 +44,7 @@ def attach(
         vectors = load_vectors(vectors)
     if isinstance(vectors, torch.Tensor):
         vectors = _from_tensor(vectors, num_layers=len(find_layers(model, layers_path)))
-    if layers_path is not None and isinstance(vectors, SteeringVectors):
+    if layers_path is not None and isinstance(vectors, SiteVectors):
         vectors.layers_path = layers_path
     vectors.build(model)  # made already: it checks that they fit
     warn_of_another_base(vectors, getattr(model, "name_or_path", ""))

@@ -21,12 +21,22 @@ class Attachment(ABC):
 
     Attributes:
         scale: Factor on all of it, 0 being the base; may be changed at any time.
+        needs_roles: Whether it acts on some tokens alone, and must be told which is which.
     """
 
     scale: float
+    needs_roles = False
 
     def constant(self) -> AbstractContextManager[None]:
         """While the block runs the parameters do not change, and need no gradients."""
+        return nullcontext()
+
+    def reading(self, roles: torch.Tensor) -> AbstractContextManager[None]:
+        """Says what the tokens of the block's forward passes are.
+
+        Args:
+            roles: (rows, T), of `steering.tokens`.
+        """
         return nullcontext()
 
     @abstractmethod

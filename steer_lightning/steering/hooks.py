@@ -1,70 +1,109 @@
-"""Adds vectors to the output of decoder layers, by forward hooks."""
+"""Adds vectors at places of a model, by forward hooks."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from steer_lightning.steering.base import Attachment
+from steer_lightning.steering.layers import find_layers
+from steer_lightning.steering.sites import find_sites
+from steer_lightning.steering.tokens import is_steered, roles_of_call
 
 if TYPE_CHECKING:
-    from steer_lightning.steering.vectors import SteeringVectors
+    from steer_lightning.steering.at_sites import SiteVectors
 
 BIAS_LAYERS = {f"{family}DecoderLayer" for family in ("Llama", "Mistral", "Phi3", "Qwen2", "Qwen3")}
 """Layers that end in `residual + mlp.down_proj(x)`, by name: a subclass may end otherwise."""
 
-LayerOutput = torch.Tensor | tuple[torch.Tensor, ...]
+Output = torch.Tensor | tuple[torch.Tensor, ...]
 
 
 class HookedVectors(Attachment):
-    """Vectors attached to decoder layers."""
+    """Vectors attached to a model.
 
-    def __init__(self, layers: nn.ModuleList, vectors: SteeringVectors, scale: float) -> None:
+    Args:
+        model: The model.
+        vectors: Built for it.
+        scale: Factor on all vectors.
+    """
+
+    def __init__(self, model: nn.Module, vectors: SiteVectors, scale: float) -> None:
         self.scale = scale
         self._vectors = vectors
-        self._layers = [layers[layer] for layer in vectors.layers]
-        self._homes = [bias_home(layer) for layer in self._layers]
+        layers = find_layers(model, vectors.layers_path)
+        places = find_sites(layers, vectors.layers, vectors.site)
+        self._homes = [self._home(layers[layer]) for layer in vectors.layers]
         self._constant: list[torch.Tensor] = []
-        self._folded: list[nn.Linear | None] = [None] * len(self._layers)
+        self._folded: list[nn.Linear | None] = [None] * len(places)
         self._handles = [
-            layers[layer].register_forward_hook(partial(self._add, row))
-            for row, layer in enumerate(vectors.layers)
+            place.register_forward_hook(partial(self._add, row)) for row, place in enumerate(places)
         ]
+        self._told: torch.Tensor | None = None
+        self._steered: torch.Tensor | None = None  # (rows, T, 1) bool of the pass under way
+        self.needs_roles = vectors.tokens != "all"
+        if self.needs_roles:
+            look = model.register_forward_pre_hook(self._look, with_kwargs=True)
+            self._handles.append(look)
 
-    def _add(
-        self, row: int, module: nn.Module, args: object, output: LayerOutput
-    ) -> LayerOutput | None:
+    def _home(self, layer: nn.Module) -> nn.Linear | None:
+        vectors = self._vectors
+        alike = vectors.tokens == "all" and not vectors.by_token
+        return bias_home(layer, vectors.site) if alike else None
+
+    def _look(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Finds out which tokens of a pass are steered.
+
+        It stays known behind the pass: activation checkpointing computes it again.
+        """
+        named = {"input_ids": args[0], **kwargs} if args else kwargs
+        roles = roles_of_call(named) if self._told is None else self._told
+        self._steered = is_steered(roles, self._vectors.tokens)
+
+    def _add(self, row: int, module: nn.Module, args: object, output: Output) -> Output | None:
         """`h <- h + scale * v`, in the stream's dtype.
 
-        Older layers return a tuple that starts with h.
+        Some modules return a tuple that starts with h.
         """
         if self._folded[row] is not None:
             return None
         stream = output if isinstance(output, torch.Tensor) else output[0]
         vector = self._constant[row] if self._constant else self._plain(row)
-        steered = stream + vector.to(stream)
+        change = vector.to(stream)
+        if self._vectors.by_token:
+            change = self._vectors.gate(row, stream) * change
+        if self._steered is not None:
+            change = self._steered.to(stream) * change
+        steered = stream + change
         return steered if isinstance(output, torch.Tensor) else (steered, *output[1:])
 
     def _plain(self, row: int) -> torch.Tensor:
-        vectors = self._vectors
-        return vectors.weight[row, : vectors.width] * (vectors.unit[row] * self.scale)
+        return self._vectors.plain(row, self.scale)
+
+    @contextmanager
+    def reading(self, roles: torch.Tensor) -> Iterator[None]:
+        """See `Attachment.reading`."""
+        self._told = roles
+        try:
+            yield
+        finally:
+            self._told = None
 
     @contextmanager
     def constant(self) -> Iterator[None]:
         """While the block runs the vectors do not change: they are multiplied out once.
 
-        A token-by-token loop would do so again for each token and layer. Where a layer ends in
-        `residual + down_proj(x)`, its vector becomes the bias of `down_proj` for that time: the
-        same sum, without an operation of its own. Without gradients.
+        A token-by-token loop would do so again for each token and layer. Where what is steered ends
+        in a linear layer, its vector becomes that layer's bias for that time: the same sum, without
+        an operation of its own. Without gradients.
         """
         with torch.no_grad():
-            rows = range(len(self._layers))
-            self._constant = [self._plain(k) for k in rows]
+            self._constant = [self._plain(row) for row in range(len(self._homes))]
         for row, (home, vector) in enumerate(zip(self._homes, self._constant, strict=True)):
             # a zero vector stays outside: the base's products with a bias differ in the last bit
             if home is not None and bool(vector.any()):
@@ -77,23 +116,25 @@ class HookedVectors(Attachment):
             for home in self._folded:
                 if home is not None:
                     home.bias = None  # type: ignore[assignment]  # as nn.Linear itself does
-            self._constant, self._folded = [], [None] * len(self._layers)
+            self._constant, self._folded = [], [None] * len(self._homes)
 
     def remove(self) -> None:
-        """Takes the vectors off; the model is as it was. A second call does nothing."""
+        """See `Attachment.remove`."""
         for handle in self._handles:
             handle.remove()
         self._handles = []
 
 
-def bias_home(layer: nn.Module) -> nn.Linear | None:
-    """Where a decoder layer can hold its vector as a bias; None if it can't.
+def bias_home(layer: nn.Module, site: str) -> nn.Linear | None:
+    """The linear layer whose bias is the same as a vector at a site; None if there is none.
 
     A layer whose last operation is `residual + down_proj(x)` adds that bias to its output. Layers
     that normalise after the MLP, as in Gemma and OLMo 2, do not.
     """
     # FSDP2 makes a class of its own of a layer's
     if type(layer).__name__.removeprefix("FSDP") not in BIAS_LAYERS:
+        return None
+    if site not in ("layer_output", "mlp_output"):
         return None
     home = layer.get_submodule("mlp.down_proj")
     return home if type(home) is nn.Linear and home.bias is None else None  # not if quantised

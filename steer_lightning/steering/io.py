@@ -1,10 +1,15 @@
-"""Vectors on disk: one safetensors file, tensor `vectors` (L, D) float32, plain, with metadata."""
+"""Vectors on disk: one safetensors file, tensor `vectors` (L, D) float32, plain, with metadata.
+
+Format version 1 is of vectors that are added to the output of layers, for all tokens. Others are of
+version 2, which names place and tokens, so that what reads version 1 alone refuses them.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -12,16 +17,20 @@ from safetensors.torch import save
 
 from steer_lightning.atomic import write_bytes
 from steer_lightning.errors import ConfigError
+from steer_lightning.steering.at_sites import SiteVectors
 from steer_lightning.steering.layers import parse_layers
+from steer_lightning.steering.sites import Site
+from steer_lightning.steering.tokens import Tokens
 from steer_lightning.steering.vectors import SteeringVectors
 
-FORMAT_VERSION = "1"
-SITE = "layer_output"
-"""Where the vectors are added; the only site of format version 1."""
+PLAIN = {"site": "layer_output", "tokens": "all"}
+"""Of format version 1."""
+PLACES = {"site": get_args(Site), "tokens": get_args(Tokens)}
+"""Of format version 2."""
 
 
 def save_vectors(
-    vectors: SteeringVectors | torch.Tensor,
+    vectors: SiteVectors | torch.Tensor,
     path: str | Path,
     *,
     base_model: str,
@@ -48,37 +57,27 @@ def save_vectors(
         OSError: If the disk is full or the folder can't be written; the earlier file is left as it
             was.
     """
-    if isinstance(vectors, SteeringVectors):
-        tensor, layers, num_layers = vectors.vectors, vectors.layers, vectors.num_layers
-    else:
-        tensor = vectors
-        if tensor.dim() != 2:
-            raise ConfigError(
-                "vectors", tuple(tensor.shape), rule="must have two dimensions, (layers, width)"
-            )
-        num_layers = tensor.shape[0] if num_layers is None else num_layers
-        layers = parse_layers(
-            list(range(tensor.shape[0]) if layers is None else layers), num_layers
-        )
-        if len(layers) != tensor.shape[0]:
-            raise ConfigError(
-                "layers", layers, rule=f"must name {tensor.shape[0]} layers, one for each row"
-            )
+    if isinstance(vectors, torch.Tensor):
+        vectors = _from_rows(vectors, layers, num_layers)
+    where = {"site": vectors.site, "tokens": vectors.tokens}
+    tensor = vectors.vectors
     tensor = tensor.detach().to(device="cpu", dtype=torch.float32).contiguous()
     if not bool(torch.isfinite(tensor).all()):
         raise ConfigError(
             "vectors", "NaN or infinity", rule="must be finite", why="Such vectors break the model"
         )
     metadata = {
-        "format_version": FORMAT_VERSION,
+        "format_version": "1" if where == PLAIN else "2",
         "base_model": base_model,
         "revision": revision or "",
-        "layers": json.dumps(list(layers)),
-        "num_layers": str(num_layers),
-        "site": SITE,
+        "layers": json.dumps(list(vectors.layers)),
+        "num_layers": str(vectors.num_layers),
+        "site": vectors.site,
         "width": str(tensor.shape[1]),
         "step": "" if step is None else str(step),
     }
+    if where != PLAIN:
+        metadata["tokens"] = vectors.tokens
     write_bytes(Path(path), save({"vectors": tensor}, metadata))
 
 
@@ -95,6 +94,22 @@ def find_vectors(path: str | Path) -> Path:
     if not (path / name).is_file():
         raise ConfigError("vectors", str(path), rule=rule)
     return path / name
+
+
+def _from_rows(
+    tensor: torch.Tensor, layers: Sequence[int] | None, num_layers: int | None
+) -> SteeringVectors:
+    if tensor.dim() != 2:
+        raise ConfigError(
+            "vectors", tuple(tensor.shape), rule="must have two dimensions, (layers, width)"
+        )
+    count = tensor.shape[0]
+    chosen = list(range(count) if layers is None else layers)
+    vectors = SteeringVectors(chosen).shaped(tensor.shape[1], num_layers or count)
+    if len(vectors.layers) != count:
+        raise ConfigError("layers", layers, rule=f"must name {count} layers, one for each row")
+    vectors.set_vectors(tensor)
+    return vectors
 
 
 def load_vectors(path: str | Path) -> SteeringVectors:
@@ -120,14 +135,14 @@ def load_vectors(path: str | Path) -> SteeringVectors:
             tensor = file.get_tensor("vectors") if names == ["vectors"] else None
     except SafetensorError as error:
         raise _not_vectors(path, f"is not a readable safetensors file ({error})") from error
-    if tensor is None or metadata.get("format_version") != FORMAT_VERSION:
+    version = metadata.get("format_version")
+    if tensor is None or version not in ("1", "2"):
         raise _not_vectors(
             path,
-            f'must hold one tensor "vectors" and format_version {FORMAT_VERSION}; '
-            f"it holds {names[:5]} and format_version {metadata.get('format_version')}",
+            'must hold one tensor "vectors" and format_version 1 or 2; '
+            f"it holds {names[:5]} and format_version {version}",
         )
-    if metadata.get("site") != SITE:
-        raise _not_vectors(path, f'must be of site "{SITE}", not {metadata.get("site")!r}')
+    where = _where(path, metadata)
     layers, num_layers, width = _shape_facts(path, metadata)
     if tuple(tensor.shape) != (len(layers), width) or tensor.dtype != torch.float32:
         raise _not_vectors(
@@ -137,10 +152,22 @@ def load_vectors(path: str | Path) -> SteeringVectors:
         )
     if not bool(torch.isfinite(tensor).all()):
         raise _not_vectors(path, "holds NaN or infinity, which would break the model")
-    vectors = SteeringVectors(list(layers)).shaped(width, num_layers)
+    vectors = SteeringVectors(list(layers), **where).shaped(width, num_layers)
     vectors.metadata = metadata
     vectors.set_vectors(tensor)
     return vectors.requires_grad_(False)
+
+
+def _where(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
+    """Place and tokens, as arguments of `SteeringVectors`."""
+    found = {"site": metadata.get("site"), "tokens": metadata.get("tokens", "all")}
+    plain = metadata["format_version"] == "1"
+    known = {name: (value,) for name, value in PLAIN.items()} if plain else PLACES
+    for name, values in known.items():
+        if found[name] not in values:
+            shown = " or ".join(f'"{value}"' for value in values)
+            raise _not_vectors(path, f"must be of {name} {shown}, not {found[name]!r}")
+    return found
 
 
 def _shape_facts(path: Path, metadata: dict[str, str]) -> tuple[tuple[int, ...], int, int]:

@@ -1,8 +1,8 @@
-"""Measures how large the residual stream is."""
+"""Measures how large activations are."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 
 import torch
@@ -12,25 +12,23 @@ from torch import nn
 @torch.no_grad()
 def measure_rms(
     model: nn.Module,
-    layers: nn.ModuleList,
-    indices: tuple[int, ...],
+    places: Sequence[nn.Module],
     batches: Iterable[tuple[torch.Tensor, torch.Tensor]],
 ) -> torch.Tensor:
-    """Typical size of each layer's output.
+    """Typical size of the output of some modules.
 
     The median over tokens of the root mean square over the width: the median, because the first
     token of many models carries activations a thousand times larger than the rest.
 
     Args:
         model: The language model, unsteered.
-        layers: Its decoder layers.
-        indices: Which of them to measure; L of them.
+        places: L of its modules, such as decoder layers.
         batches: Prompts (B, T) int64, right-padded, with masks (B, T), 0 where padded.
 
     Returns:
         (L,) float32.
     """
-    found: dict[int, list[torch.Tensor]] = {row: [] for row in range(len(indices))}
+    found: dict[int, list[torch.Tensor]] = {row: [] for row in range(len(places))}
     real = torch.zeros(0)
 
     def keep(
@@ -43,9 +41,7 @@ def measure_rms(
         sizes = stream.float().pow(2).mean(-1).sqrt()  # (B, T)
         found[row].append(sizes[real.to(sizes.device)].cpu())
 
-    handles = [
-        layers[layer].register_forward_hook(partial(keep, row)) for row, layer in enumerate(indices)
-    ]
+    handles = [place.register_forward_hook(partial(keep, row)) for row, place in enumerate(places)]
     try:
         for ids, mask in batches:
             real = mask.bool()

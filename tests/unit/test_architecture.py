@@ -50,7 +50,7 @@ ALLOWED: dict[str, set[str]] = {
         "streams",
     },
     "update": {"gradient", "microbatches", "policy", "processes", "step"},
-    "packing": set(),
+    "packing": {"steering"},
     "optim": set(),
     "sample": {"types", "advantages", "policy", "processes", "rewards", "rollout", "step"},
     "kl_in_reward": {"gradient", "losses", "policy", "processes", "step"},

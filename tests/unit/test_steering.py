@@ -179,10 +179,10 @@ def test_units_are_the_median_over_tokens_of_the_rms() -> None:
     mask = torch.tensor([[1, 1, 1, 1, 0]])
     ids = torch.full((1, 5), 3)
     # of 2, 3, 4, 1000 torch takes the lower median
-    assert measure_rms(model, model.layers, (0,), [(ids, mask)]).tolist() == [3.0]
+    assert measure_rms(model, model.layers, [(ids, mask)]).tolist() == [3.0]
     # and of 2, 2, 3, 4, 4, 5, 1000, 1000 over two batches, too
     batches = [(ids, mask), (ids + 2, mask)]
-    assert measure_rms(model, model.layers, (0,), batches).tolist() == [4.0]
+    assert measure_rms(model, model.layers, batches).tolist() == [4.0]
 
 
 def test_units_do_not_depend_on_how_prompts_are_batched(monkeypatch: pytest.MonkeyPatch) -> None:

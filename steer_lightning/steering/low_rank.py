@@ -1,0 +1,100 @@
+"""Fewer numbers: the vectors of all layers in a space of few directions."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from steer_lightning.errors import ConfigError
+from steer_lightning.steering.at_sites import SiteVectors
+
+
+class LowRankVectors(SiteVectors):
+    """S = U A B: all vectors are mixtures of `rank` directions, S (L, D), A (L, r), B (r, D).
+
+    U are the units, a factor a layer. With rank 1 it is one shared vector with a scale for each
+    layer. L * r + r * D numbers are trained. At the start B is zero and A holds smooth profiles
+    over the depth, a_lk = sqrt(2 / r) cos(pi k (l + 1/2) / L), without the 2 for k = 0: rank 1
+    starts as the same vector in all layers.
+
+    With `directions: random` B is drawn once, from a normal distribution, and stays; A starts at
+    zero, and L * r numbers are trained, down to one for rank 1 and a single layer.
+
+    Args:
+        rank: r, at most the smaller one of L and D.
+        directions: `trained`, or `random` and fixed.
+        seed: Of random directions.
+        kwargs: See `SiteVectors`.
+
+    Attributes:
+        scales: (L, r) float32 parameter, A.
+        directions: (r, D) float32, B: a parameter, or a buffer where it is fixed.
+    """
+
+    scales: nn.Parameter
+    directions: torch.Tensor
+
+    def __init__(
+        self,
+        rank: int = 1,
+        directions: Literal["trained", "random"] = "trained",
+        seed: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        if rank < 1:
+            raise ConfigError("model.steering.rank", rank, rule="must be at least 1")
+        super().__init__(**kwargs)
+        self.rank, self.fixed, self.seed = rank, directions == "random", seed
+
+    def _make(self) -> None:
+        count, rank = len(self.layers), self.rank
+        if rank > min(count, self.width):
+            raise ConfigError(
+                "model.steering.rank",
+                rank,
+                rule=f"must be at most {min(count, self.width)}: model.steering.layers = "
+                f"{self.chosen!r} are {count} vectors of width {self.width}",
+                why="More directions than that add nothing",
+                fix="Set it lower, or take steer_lightning.steering.SteeringVectors",
+            )
+        if self.fixed:
+            generator = torch.Generator().manual_seed(self.seed)
+            drawn = torch.randn(rank, self.width, generator=generator)
+            self.register_buffer("directions", drawn)
+            self.scales = nn.Parameter(torch.zeros(count, rank))
+            return
+        depth = (torch.arange(count) + 0.5)[:, None] * torch.arange(rank) * (math.pi / count)
+        profiles = depth.cos() * math.sqrt(2 / rank)
+        profiles[:, 0] = math.sqrt(1 / rank)
+        self.scales = nn.Parameter(profiles)
+        self.directions = nn.Parameter(torch.zeros(rank, self.width))
+
+    def plain(self, row: int, scale: float = 1.0) -> torch.Tensor:
+        """See `SiteVectors.plain`."""
+        return (self.scales[row] @ self.directions) * (self.unit[row] * scale)
+
+    def _set_in_units(self, vectors: torch.Tensor) -> None:
+        """The nearest mixture: by least squares, or the leading singular vectors."""
+        if self.fixed:
+            self.scales.copy_(vectors @ torch.linalg.pinv(self.directions))
+            return
+        left, sizes, right = torch.linalg.svd(vectors, full_matrices=False)
+        size = math.sqrt(len(self.layers) / self.rank)  # of A's columns, as at the start
+        self.scales.copy_(left[:, : self.rank] * size)
+        self.directions.copy_(right[: self.rank] * sizes[: self.rank, None] / size)
+
+    def describe(self) -> str:
+        """See `Steering.describe`."""
+        kind = "fixed" if self.fixed else "trained"
+        return f"{super().describe()}, mixtures of {self.rank} {kind} directions"
+
+    def facts(self) -> dict[str, Any]:
+        """See `Steering.facts`."""
+        return {
+            **super().facts(),
+            "model.steering.rank": self.rank,
+            "model.steering.directions": "random" if self.fixed else "trained",
+        }

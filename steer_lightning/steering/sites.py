@@ -1,0 +1,68 @@
+"""Places in a decoder layer at which a vector can be added."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from torch import nn
+
+from steer_lightning.errors import ConfigError
+
+Site = Literal[
+    "layer_output", "input_norm", "attention_output", "post_attention_norm", "mlp_output"
+]
+
+MODULES: dict[str, tuple[str, ...]] = {
+    "input_norm": ("input_layernorm", "ln_1"),
+    "attention_output": ("self_attn", "attn", "attention", "self_attention"),
+    # Gemma's norm of this name normalises the attention's output; what enters the MLP is another's
+    "post_attention_norm": ("pre_feedforward_layernorm", "post_attention_layernorm", "ln_2"),
+    "mlp_output": ("mlp",),
+}
+"""Modules whose output a site is, the first that a layer has; `layer_output` is the layer's own.
+
+A site is named by what reads it: `input_norm` is what enters the attention, `post_attention_norm`
+what enters the MLP, the two outputs are what a norm, where there is one, or the residual stream
+takes up.
+"""
+
+
+def find_sites(layers: nn.ModuleList, indices: Sequence[int], site: str) -> list[nn.Module]:
+    """The modules whose output is steered.
+
+    Args:
+        layers: Decoder layers of a model.
+        indices: Which of them.
+        site: A name of `Site`.
+
+    Returns:
+        A module for each index.
+
+    Raises:
+        ConfigError: If a layer has no such place; it names those that it has.
+    """
+    found = [_find(layers[index], site) for index in indices]
+    missing = [index for index, module in zip(indices, found, strict=True) if module is None]
+    if missing:
+        layer = layers[missing[0]]
+        kind = type(layer).__name__
+        known = [name for name in ("layer_output", *MODULES) if _find(layer, name) is not None]
+        raise ConfigError(
+            "model.steering.site",
+            site,
+            rule=f"the layers of model.base are of {kind}, which has no such place",
+            why=f"Its parts are {', '.join(name for name, _ in layer.named_children())}",
+            fix=f"Set one of {', '.join(known)}",
+        )
+    return [module for module in found if module is not None]
+
+
+def _find(layer: nn.Module, site: str) -> nn.Module | None:
+    if site == "layer_output":
+        return layer
+    parts = dict(layer.named_children())
+    if "post_feedforward_layernorm" in parts and "pre_feedforward_layernorm" not in parts:
+        # OLMo 2: its norms stand behind attention and MLP, which read the plain stream
+        parts = {name: part for name, part in parts.items() if not name.endswith("layernorm")}
+    return next((parts[name] for name in MODULES[site] if name in parts), None)

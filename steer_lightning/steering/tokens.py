@@ -1,0 +1,61 @@
+"""Which tokens are steered: those of the prompt, of the completion, or the prompt's last one.
+
+A token counts by where it enters the model. The completion's first token is predicted where the
+prompt's last one enters, so that `completion` leaves its distribution alone, and `last_prompt` acts
+on it, and through the keys and values of that position on all that follow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+
+Tokens = Literal["all", "prompt", "completion", "last_prompt"]
+
+PROMPT, LAST_PROMPT, COMPLETION = 0, 1, 2
+"""Roles of tokens in a forward pass; padding has any."""
+
+ROLES: dict[str, tuple[int, ...]] = {
+    "prompt": (PROMPT, LAST_PROMPT),
+    "completion": (COMPLETION,),
+    "last_prompt": (LAST_PROMPT,),
+}
+
+
+def is_steered(roles: torch.Tensor, tokens: str) -> torch.Tensor:
+    """(rows, T) roles to (rows, T, 1) bool."""
+    return torch.isin(roles, torch.tensor(ROLES[tokens], device=roles.device)).unsqueeze(-1)
+
+
+def text_roles(ids: torch.Tensor, num_completion: int) -> torch.Tensor:
+    """Roles of tokens (rows, T): a left-padded prompt, then a right-padded completion.
+
+    Either may be missing.
+    """
+    roles = torch.full(ids.shape, PROMPT, device=ids.device)
+    border = ids.shape[1] - num_completion
+    roles[:, border - 1] = LAST_PROMPT
+    roles[:, border:] = COMPLETION
+    return roles
+
+
+def roles_of_call(inputs: Mapping[str, Any]) -> torch.Tensor:
+    """Roles in a forward pass that nobody has explained, as of `generate`.
+
+    What is read while the cache is empty is the prompt; what follows is the completion.
+
+    Args:
+        inputs: Keyword arguments of the model's forward pass.
+    """
+    ids = inputs.get("input_ids")
+    ids = inputs["inputs_embeds"][..., 0] if ids is None else ids
+    cache, mask = inputs.get("past_key_values"), inputs.get("attention_mask")
+    if cache is not None and cache.get_seq_length() > 0:
+        return torch.full(ids.shape, COMPLETION, device=ids.device)
+    roles = torch.full(ids.shape, PROMPT, device=ids.device)
+    last = torch.full((ids.shape[0],), ids.shape[1] - 1, device=ids.device)
+    if isinstance(mask, torch.Tensor) and mask.shape == ids.shape:  # padded on either side
+        last = last - mask.flip(1).long().argmax(1)
+    return roles.scatter_(1, last[:, None], LAST_PROMPT)
