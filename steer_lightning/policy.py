@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import logging
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property, partial
@@ -23,6 +21,7 @@ from transformers import (
 )
 
 from steer_lightning.errors import ConfigError
+from steer_lightning.fingerprint import checksum, sha256
 from steer_lightning.forwards import replaced_forwards
 from steer_lightning.hub import eos_token_ids, hub_errors, pad_token_id, resolve_base
 from steer_lightning.losses import Head
@@ -162,8 +161,16 @@ class Policy(nn.Module):
             return
         if self.trust_remote_code:
             log.warning("trust_remote_code is on: code of %s runs on this machine", self.base)
-        self.prepare()
         self.sharding = sharding or Sharding()
+        if not self.steering.beside_base and self.sharding.shards:
+            raise ConfigError(
+                "model.steering",
+                type(self.steering).__name__,
+                rule="can't be trained with trainer.strategy: fsdp or fsdp2",
+                why="It changes weights, of which each process holds a part alone",
+                fix="Set trainer.strategy: ddp, or train vectors",
+            )
+        self.prepare()
         self.adopt(self.sharding.build(self._load_base, self._empty_base, self._find_layers))
 
     def _load_base(self) -> Any:
@@ -208,12 +215,7 @@ class Policy(nn.Module):
     @cached_property
     def checksum(self) -> int:
         """Tells a base from another one of the same shape: of some numbers of each tensor."""
-        crc = 0
-        for name, tensor in self.sharding.full_tensors(self.model):
-            flat = tensor.detach().flatten()
-            some = torch.cat([flat[:64], flat[-64:]]).float().cpu()
-            crc ^= zlib.crc32(some.numpy().tobytes(), zlib.crc32(name.encode()))  # in any order
-        return crc
+        return checksum(self._base_tensors())
 
     @property
     def device(self) -> torch.device:
@@ -374,13 +376,16 @@ class Policy(nn.Module):
         """While the block runs the vectors do not change, which a rollout makes use of."""
         return self._attachment.constant()
 
+    def _base_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Weights and buffers of the base by name, without what stands between them."""
+        for name, tensor in self.sharding.full_tensors(self.model):
+            plain = self.steering.base_name(name)
+            if plain is not None:
+                yield plain, tensor
+
     def base_sha256(self) -> str:
         """Hash of every weight and buffer of the base.
 
         To show that training leaves it unchanged.
         """
-        parts = []
-        for name, tensor in self.sharding.full_tensors(self.model):
-            plain = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
-            parts.append(f"{name} {hashlib.sha256(plain.tobytes()).hexdigest()}\n")
-        return hashlib.sha256("".join(sorted(parts)).encode()).hexdigest()
+        return sha256(self._base_tensors())

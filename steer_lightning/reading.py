@@ -114,9 +114,7 @@ def made_up_packing(policy: Policy) -> Packing:
 def read_made_up(policy: Policy, packing: Packing) -> tuple[torch.Tensor, Head]:
     """What enters the head, and the head."""
     with packed_attention(policy.model), packed(packing):
-        return policy.head_states(
-            packing.ids, packing.positions, packing.predictors, packing.roles
-        )
+        return policy.head_states(packing.ids, packing.positions, packing.predictors, packing.roles)
 
 
 @torch.no_grad()
@@ -128,6 +126,8 @@ def why_not_packed(policy: Policy) -> str | None:
     """
     if policy.sharding.why_not_packed is not None:
         return policy.sharding.why_not_packed
+    if policy.steering.trains_head:
+        return "the output layer is trained, too"
     try:
         packing = made_up_packing(policy)
         states, head = read_made_up(policy, packing)

@@ -26,6 +26,7 @@ class FlatSharding(Sharding):
         settings: Further arguments of `FullyShardedDataParallel`.
     """
 
+    shards = True
     why_not_packed = "FSDP1 ends a backward pass at the model's own output alone"
     why_not_generate = "generate passes by the wrapper that gathers FSDP1's weights"
 

@@ -33,6 +33,8 @@ class LayerSharding(Sharding):
         gather: Whether the whole base is gathered for rollouts; None decides by the memory.
     """
 
+    shards = True
+
     def __init__(self, mesh: DeviceMesh, device: torch.device, gather: bool | None = None) -> None:
         self.mesh, self.device, self.gather = mesh, device, gather
 

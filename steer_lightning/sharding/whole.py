@@ -15,6 +15,8 @@ Layers = Callable[[Any], torch.nn.ModuleList]
 class Sharding:
     """Each process holds the whole base, and nothing of it is ever sent."""
 
+    shards = False
+    """Whether a process holds some of the base alone."""
     why_not_packed: str | None = None
     """Why an update must go through the model's own output, if it must."""
     why_not_generate: str | None = None
@@ -56,4 +58,4 @@ class Sharding:
 
     def num_parameters(self, model: Any) -> int:
         """Parameters of the whole base."""
-        return sum(parameter.numel() for parameter in model.parameters())
+        return sum(p.numel() for p in model.parameters() if not p.requires_grad)

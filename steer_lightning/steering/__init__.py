@@ -3,15 +3,28 @@
 Knows nothing of reinforcement learning.
 """
 
+from steer_lightning.steering.adaptive import AdaptiveVectors
 from steer_lightning.steering.at_sites import SiteVectors, warn_of_another_base
 from steer_lightning.steering.attach import attach
 from steer_lightning.steering.base import Attachment, Steering
-from steer_lightning.steering.io import find_vectors, load_vectors, save_vectors
+from steer_lightning.steering.biases import BitFit
+from steer_lightning.steering.full import FullFinetune
+from steer_lightning.steering.io import find_vectors, load_steering, load_vectors, save_vectors
 from steer_lightning.steering.layers import find_layers, parse_layers, stream_width
+from steer_lightning.steering.lora import LoRA
+from steer_lightning.steering.low_rank import LowRankVectors
 from steer_lightning.steering.units import measure_rms
+from steer_lightning.steering.vectorfit import VectorFit
 from steer_lightning.steering.vectors import SteeringVectors
 
 __all__ = [
+    "AdaptiveVectors",
+    "BitFit",
+    "FullFinetune",
+    "LoRA",
+    "LowRankVectors",
+    "VectorFit",
+    "load_steering",
     "Attachment",
     "SiteVectors",
     "Steering",

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Mapping
 
 import torch
 from torch import nn
 
-from steer_lightning.steering.base import Steering
 from steer_lightning.steering.vectors import SteeringVectors
 
 
@@ -24,6 +23,8 @@ class AdaptiveVectors(SteeringVectors):
     """
 
     file_name = "adaptive_vectors.safetensors"
+    saved_as = "AdaptiveVectors"
+    result_names = ("vectors", "gates")
     by_token = True
     gates: nn.Parameter
 
@@ -47,16 +48,13 @@ class AdaptiveVectors(SteeringVectors):
         """See `Steering.describe`."""
         return f"{super().describe()} and as many gates"
 
-    def _take_over(self, found: Steering) -> None:
-        super()._take_over(found)
-        if isinstance(found, AdaptiveVectors):
-            with torch.no_grad():
-                self.gates.copy_(found.gates)
+    def result(self) -> dict[str, torch.Tensor]:
+        """See `SiteVectors.result`."""
+        return {**super().result(), "gates": self.gates[:, : self.width]}
 
-    def save(
-        self, path: Path, *, base_model: str, revision: str | None = None, step: int | None = None
-    ) -> None:
-        """Saves plain vectors and gates; `load_steering` reads them."""
-        from steer_lightning.steering.io import save_adaptive
-
-        save_adaptive(self, path, base_model=base_model, revision=revision, step=step)
+    @torch.no_grad()
+    def set_result(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """See `SiteVectors.set_result`."""
+        super().set_result(tensors)
+        if "gates" in tensors:
+            self.gates[:, : self.width] = tensors["gates"].to(self.gates)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from abc import abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -46,12 +47,16 @@ class SiteVectors(Steering):
             parametrisation.
         units_measured: bool buffer, True once `set_unit` has been called.
         by_token: Whether `gate` scales the vector for each token.
+        saved_as: The kind that its file is of; mixtures are saved as the vectors that they make.
+        result_names: Names of the tensors in its file.
 
     Raises:
         ConfigError: If the form of `layers` is wrong, or `init_from` is missing.
     """
 
     file_name = "steering_vectors.safetensors"
+    saved_as = "SteeringVectors"
+    result_names: tuple[str, ...] = ("vectors",)
     by_token = False
     layers: tuple[int, ...]
     width: int
@@ -111,12 +116,12 @@ class SiteVectors(Steering):
         from steer_lightning.steering.io import load_vectors
 
         found = load_vectors(path)
-        theirs = (found.layers, found.width, found.num_layers)
-        if theirs != (self.layers, self.width, self.num_layers):
+        shape = (found.layers, found.width, found.num_layers)
+        if shape != (self.layers, self.width, self.num_layers):
             raise ConfigError(
                 "model.steering.init_from",
                 path,
-                rule=f"holds layers {list(theirs[0])} of {theirs[2]} and width {theirs[1]}; this "
+                rule=f"holds layers {list(shape[0])} of {shape[2]} and width {shape[1]}; this "
                 f"run trains layers {list(self.layers)} of {self.num_layers} and width "
                 f"{self.width}",
             )
@@ -129,7 +134,17 @@ class SiteVectors(Steering):
                     f"{getattr(found, key)!r}",
                     fix="Set both to the same, or init_from: null",
                 )
-        self.set_vectors(found.vectors)
+        if not set(found.result_names) <= set(self.result_names):
+            raise ConfigError(
+                "model.steering.init_from",
+                path,
+                rule=f"holds {found.saved_as}; model.steering is {type(self).__name__}",
+            )
+        self.set_result(found.result())
+        ours, theirs = (float(x.vectors.detach().norm()) for x in (self, found))
+        if ours < (1 - 1e-4) * theirs:
+            share = 100 * ours / theirs
+            log.warning("model.steering.init_from: %.1f %% of the vectors' norm are kept", share)
         warn_of_another_base(found, base)
 
     def _check_fit(self, model: str, width: int, num_layers: int) -> None:
@@ -186,6 +201,14 @@ class SiteVectors(Steering):
     @abstractmethod
     def _set_in_units(self, vectors: torch.Tensor) -> None:
         """Sets the vectors (L, D), given in their units."""
+
+    def result(self) -> dict[str, torch.Tensor]:
+        """What its file holds: `vectors`, and of some kinds more, each (L, D)."""
+        return {"vectors": self.vectors}
+
+    def set_result(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Takes over what a file holds."""
+        self.set_vectors(tensors["vectors"])
 
     # ---- units
 

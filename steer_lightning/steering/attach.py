@@ -10,7 +10,7 @@ from torch import nn
 from steer_lightning.errors import ConfigError
 from steer_lightning.steering.at_sites import SiteVectors, warn_of_another_base
 from steer_lightning.steering.base import Attachment, Steering
-from steer_lightning.steering.io import load_vectors
+from steer_lightning.steering.io import load_steering
 from steer_lightning.steering.layers import find_layers
 from steer_lightning.steering.vectors import SteeringVectors
 
@@ -28,9 +28,9 @@ def attach(
 
     Args:
         model: A transformers causal language model.
-        vectors: A loaded object, which is moved to the model's device, the path of a file, or a
-            tensor (number of decoder layers, D) of plain vectors.
-        scale: Factor on all vectors; 0 is the base model.
+        vectors: The path of what a run has learned, of any kind; a loaded object, which is moved
+            to the model's device; or a tensor (number of decoder layers, D) of plain vectors.
+        scale: Factor on what was learned; 0 is the base model.
         layers_path: Dotted path of the decoder layers, where they are not found by themselves.
 
     Returns:
@@ -41,7 +41,7 @@ def attach(
             Vectors that fit, but come from a model of another name, are warned of.
     """
     if isinstance(vectors, (str, Path)):
-        vectors = load_vectors(vectors)
+        vectors = load_steering(vectors)
     if isinstance(vectors, torch.Tensor):
         vectors = _from_tensor(vectors, num_layers=len(find_layers(model, layers_path)))
     if layers_path is not None and isinstance(vectors, SiteVectors):

@@ -65,11 +65,15 @@ class Steering(nn.Module, ABC):
 
     Attributes:
         metadata: What a file says about what it holds, such as `base_model` and `step`.
-        file_name: Of the result in a run's folder.
+        file_name: Of the result in a run's folder; a folder for some kinds.
+        beside_base: Whether it leaves the model's own modules alone, which a sharded base needs.
+        trains_head: Whether it changes the output layer itself, which then needs a gradient.
     """
 
     file_name: str
     metadata: dict[str, str]
+    beside_base = True
+    trains_head = False
 
     @abstractmethod
     def build(self, model: nn.Module) -> None:
@@ -117,6 +121,10 @@ class Steering(nn.Module, ABC):
     def num_trained(self) -> int:
         """Trained numbers, padding not counted."""
         return sum(parameter.numel() for parameter in self.parameters())
+
+    def base_name(self, name: str) -> str | None:
+        """Name that a tensor of the model's state dict has in the base; None if it is not in it."""
+        return name
 
     def measure(self, model: nn.Module, batches: Batches) -> None:
         """Looks once at the first prompts, the model being at scale 0, before any training."""

@@ -1,7 +1,7 @@
 """Vectors on disk: one safetensors file, tensor `vectors` (L, D) float32, plain, with metadata.
 
 Format version 1 is of vectors that are added to the output of layers, for all tokens. Others are of
-version 2, which names place and tokens, so that what reads version 1 alone refuses them.
+version 2, which names kind, place and tokens, so that what reads version 1 alone refuses them.
 """
 
 from __future__ import annotations
@@ -12,20 +12,29 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 
-from steer_lightning.atomic import write_bytes
 from steer_lightning.errors import ConfigError
+from steer_lightning.steering.adaptive import AdaptiveVectors
 from steer_lightning.steering.at_sites import SiteVectors
+from steer_lightning.steering.base import Steering
+from steer_lightning.steering.biases import BitFit
+from steer_lightning.steering.full import FullFinetune
 from steer_lightning.steering.layers import parse_layers
+from steer_lightning.steering.lora import load_lora
+from steer_lightning.steering.result_file import read_metadata, read_tensors, refusal, write_result
 from steer_lightning.steering.sites import Site
 from steer_lightning.steering.tokens import Tokens
+from steer_lightning.steering.vectorfit import VectorFit
 from steer_lightning.steering.vectors import SteeringVectors
+from steer_lightning.steering.weights import WeightChanges
 
-PLAIN = {"site": "layer_output", "tokens": "all"}
+CHANGES: dict[str, type[WeightChanges]] = {
+    kind.__name__: kind for kind in (BitFit, FullFinetune, VectorFit)
+}
+KINDS = {"SteeringVectors": SteeringVectors, "AdaptiveVectors": AdaptiveVectors}
+PLAIN = {"kind": "SteeringVectors", "site": "layer_output", "tokens": "all"}
 """Of format version 1."""
-PLACES = {"site": get_args(Site), "tokens": get_args(Tokens)}
+KNOWN = {"kind": tuple(KINDS), "site": get_args(Site), "tokens": get_args(Tokens)}
 """Of format version 2."""
 
 
@@ -59,26 +68,18 @@ def save_vectors(
     """
     if isinstance(vectors, torch.Tensor):
         vectors = _from_rows(vectors, layers, num_layers)
-    where = {"site": vectors.site, "tokens": vectors.tokens}
-    tensor = vectors.vectors
-    tensor = tensor.detach().to(device="cpu", dtype=torch.float32).contiguous()
-    if not bool(torch.isfinite(tensor).all()):
-        raise ConfigError(
-            "vectors", "NaN or infinity", rule="must be finite", why="Such vectors break the model"
-        )
+    where = {"kind": vectors.saved_as, "site": vectors.site, "tokens": vectors.tokens}
     metadata = {
         "format_version": "1" if where == PLAIN else "2",
         "base_model": base_model,
-        "revision": revision or "",
+        "revision": revision,
         "layers": json.dumps(list(vectors.layers)),
-        "num_layers": str(vectors.num_layers),
-        "site": vectors.site,
-        "width": str(tensor.shape[1]),
-        "step": "" if step is None else str(step),
+        "num_layers": vectors.num_layers,
+        "width": vectors.width,
+        "step": step,
+        **({"site": vectors.site} if where == PLAIN else where),
     }
-    if where != PLAIN:
-        metadata["tokens"] = vectors.tokens
-    write_bytes(Path(path), save({"vectors": tensor}, metadata))
+    write_result(Path(path), vectors.result(), metadata)
 
 
 def find_vectors(path: str | Path) -> Path:
@@ -119,54 +120,68 @@ def load_vectors(path: str | Path) -> SteeringVectors:
         path: A file written by `save_vectors`.
 
     Returns:
-        Frozen vectors on the CPU, in plain units.
+        Frozen vectors on the CPU, in plain units; an `AdaptiveVectors` if they are.
 
     Raises:
         FileNotFoundError: If there is no such file.
         ConfigError: If it is no vectors file, or tensor and metadata contradict each other.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no vectors file at {path}")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = dict(file.metadata() or {})
-            names = list(file.keys())
-            tensor = file.get_tensor("vectors") if names == ["vectors"] else None
-    except SafetensorError as error:
-        raise _not_vectors(path, f"is not a readable safetensors file ({error})") from error
-    version = metadata.get("format_version")
-    if tensor is None or version not in ("1", "2"):
-        raise _not_vectors(
+    metadata, names = read_metadata(path)
+    version, kind = metadata.get("format_version"), metadata.get("kind", PLAIN["kind"])
+    needed = sorted(KINDS[kind].result_names) if kind in KINDS else []
+    if names != needed or version not in ("1", "2"):
+        raise refusal(
             path,
-            'must hold one tensor "vectors" and format_version 1 or 2; '
+            'must hold one tensor "vectors", or what its kind needs, and format_version 1 or 2; '
             f"it holds {names[:5]} and format_version {version}",
         )
     where = _where(path, metadata)
     layers, num_layers, width = _shape_facts(path, metadata)
-    if tuple(tensor.shape) != (len(layers), width) or tensor.dtype != torch.float32:
-        raise _not_vectors(
-            path,
-            f"says {len(layers)} layers of width {width} in float32, "
-            f"but its tensor is {tuple(tensor.shape)} in {tensor.dtype}",
-        )
-    if not bool(torch.isfinite(tensor).all()):
-        raise _not_vectors(path, "holds NaN or infinity, which would break the model")
-    vectors = SteeringVectors(list(layers), **where).shaped(width, num_layers)
+    tensors = read_tensors(path)
+    for tensor in tensors.values():
+        if tuple(tensor.shape) != (len(layers), width):
+            raise refusal(
+                path,
+                f"says {len(layers)} layers of width {width}, "
+                f"but its tensor is {tuple(tensor.shape)}",
+            )
+    vectors = KINDS[where.pop("kind")](list(layers), **where).shaped(width, num_layers)
     vectors.metadata = metadata
-    vectors.set_vectors(tensor)
+    vectors.set_result(tensors)
     return vectors.requires_grad_(False)
 
 
+def load_steering(path: str | Path) -> Steering:
+    """Loads what a run has learned, of any kind.
+
+    Args:
+        path: A file, or for LoRA a folder, as `Steering.save` writes it.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ConfigError: If it is damaged, or of no kind that is known here.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return load_lora(path)
+    kind = read_metadata(path)[0].get("kind", "")
+    if kind not in CHANGES:
+        return load_vectors(path)
+    found = CHANGES[kind]()
+    found.load(path)
+    return found
+
+
 def _where(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
-    """Place and tokens, as arguments of `SteeringVectors`."""
-    found = {"site": metadata.get("site"), "tokens": metadata.get("tokens", "all")}
+    """Kind, place and tokens."""
+    found = {**PLAIN, "site": "", **{key: metadata[key] for key in PLAIN if key in metadata}}
     plain = metadata["format_version"] == "1"
-    known = {name: (value,) for name, value in PLAIN.items()} if plain else PLACES
-    for name, values in known.items():
-        if found[name] not in values:
+    known = {key: (value,) for key, value in PLAIN.items()} if plain else KNOWN
+    for key, values in known.items():
+        if found[key] not in values:
             shown = " or ".join(f'"{value}"' for value in values)
-            raise _not_vectors(path, f"must be of {name} {shown}, not {found[name]!r}")
+            raise refusal(path, f"must be of {key} {shown}, not {metadata.get(key)!r}")
     return found
 
 
@@ -175,18 +190,9 @@ def _shape_facts(path: Path, metadata: dict[str, str]) -> tuple[tuple[int, ...],
         layers = json.loads(metadata["layers"])
         num_layers, width = int(metadata["num_layers"]), int(metadata["width"])
     except (KeyError, ValueError, RecursionError) as error:
-        raise _not_vectors(
+        raise refusal(
             path, f"has no usable layers, num_layers or width in its metadata ({error})"
         ) from error
     if not isinstance(layers, list) or not all(type(layer) is int for layer in layers) or width < 1:
-        raise _not_vectors(path, f"has layers {layers!r} and width {width} in its metadata")
+        raise refusal(path, f"has layers {layers!r} and width {width} in its metadata")
     return parse_layers(layers, num_layers), num_layers, width
-
-
-def _not_vectors(path: Path, rule: str) -> ConfigError:
-    return ConfigError(
-        "vectors file",
-        str(path),
-        rule=rule,
-        fix="Use a file written by steer_lightning.save_vectors",
-    )

@@ -1,0 +1,38 @@
+"""BitFit: the biases that a model already has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from steer_lightning.errors import ConfigError
+from steer_lightning.steering.weights import WeightChanges
+
+
+class BitFit(WeightChanges):
+    """b <- b + d for each bias of the model (arXiv 2106.10199).
+
+    Qwen2 has them in the query, key and value projections; Llama and Gemma have none.
+    """
+
+    def chosen(self, model: nn.Module) -> Mapping[str, torch.Size]:
+        """See `WeightChanges.chosen`."""
+        found = {
+            name: weight.shape
+            for name, weight in model.named_parameters()
+            if name.endswith(".bias")
+        }
+        if not found:
+            raise ConfigError(
+                "model.steering",
+                type(self).__name__,
+                rule=f"model.base, a {type(model).__name__}, has no biases to train",
+                fix="Take steer_lightning.SteeringVectors, which acts as a new bias",
+            )
+        return found
+
+    def describe(self) -> str:
+        """See `Steering.describe`."""
+        return f"the changes of {len(self.names)} biases"

@@ -1,0 +1,291 @@
+"""LoRA, through PEFT."""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+import zlib
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import save
+from torch import nn
+
+from steer_lightning.atomic import write_bytes
+from steer_lightning.errors import ConfigError
+from steer_lightning.steering.base import Attachment, Steering
+from steer_lightning.steering.layers import find_layers, parse_layers
+from steer_lightning.steering.result_file import read_tensors, refusal
+
+ADAPTER = "default"
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+PREFIX = "base_model.model."
+"""That PEFT's files put before the names of a model's modules."""
+
+
+class LoRA(Steering):
+    """y <- W x + (alpha / r) B A x for linear layers (arXiv 2106.09685); PEFT's own modules.
+
+    A (r, inputs) starts as PEFT draws it, B (outputs, r) at zero. The result is a folder in PEFT's
+    format.
+
+    Args:
+        rank: r; the paper's baselines have 4 and 1.
+        alpha: Over r the factor of the product; null takes r, a factor of 1.
+        target_modules: Names of linear layers, such as `[down_proj]`, or `all-linear`: all but the
+            output layer.
+        layers: Decoder layers: `all`, a range such as `"8-15"`, or a list of 0-based indices.
+        init_from: A folder in PEFT's format to start from, of the same settings; null starts at
+            zero.
+        layers_path: Dotted path of the model's decoder layers, where they are not found by
+            themselves.
+
+    Attributes:
+        names: Of the steered linear layers in the model.
+        down: A of each, float32.
+        up: B of each, float32.
+
+    Raises:
+        ConfigError: If PEFT is missing, or a setting is out of range.
+    """
+
+    file_name = "lora_adapter"
+    beside_base = False
+
+    def __init__(
+        self,
+        rank: int = 4,
+        alpha: float | None = None,
+        target_modules: list[str] | Literal["all-linear"] = "all-linear",
+        layers: str | list[int] = "all",
+        init_from: str | None = None,
+        layers_path: str | None = None,
+    ) -> None:
+        super().__init__()
+        _import_peft()
+        if rank < 1:
+            raise ConfigError("model.steering.rank", rank, rule="must be at least 1")
+        parse_layers(layers)
+        if init_from is not None and not (Path(init_from) / CONFIG).is_file():
+            rule = f"there is no folder of this name with an {CONFIG}"
+            raise ConfigError("model.steering.init_from", init_from, rule=rule)
+        self.rank, self.alpha = rank, float(rank if alpha is None else alpha)
+        self.target_modules, self.chosen = target_modules, layers
+        self.init_from, self.layers_path = init_from, layers_path
+        self.metadata = {}
+        self.names: list[str] = []
+        self.down, self.up = nn.ParameterList(), nn.ParameterList()
+
+    # ---- making
+
+    def build(self, model: nn.Module) -> None:
+        """See `Steering.build`."""
+        tuner, found = self._inject(model)
+        shapes = {name: (layer.in_features, layer.out_features) for name, layer in found.items()}
+        _take_out(tuner)
+        self._check(shapes)
+        if self.names:
+            self._check_fit(model, shapes)
+            return
+        self.names = list(shapes)
+        for inputs, outputs in shapes.values():
+            down = torch.empty(self.rank, inputs)
+            nn.init.kaiming_uniform_(down, a=math.sqrt(5))  # as PEFT does
+            self.down.append(nn.Parameter(down))
+            self.up.append(nn.Parameter(torch.zeros(outputs, self.rank)))
+        if self.init_from is not None:
+            start = load_lora(Path(self.init_from))
+            start._check_fit(model, shapes)
+            with torch.no_grad():
+                for ours, theirs in zip(self.parameters(), start.parameters(), strict=True):
+                    ours.copy_(theirs)
+
+    def _inject(self, model: nn.Module) -> tuple[Any, dict[str, Any]]:
+        """Puts PEFT's modules, still empty, around the model's own; returns them by name."""
+        peft = _import_peft()
+        layers = parse_layers(self.chosen, len(find_layers(model, self.layers_path)))
+        try:
+            tuner = peft.LoraModel(model, self._config(layers), ADAPTER, low_cpu_mem_usage=True)
+        except ValueError as error:
+            raise ConfigError(
+                "model.steering.target_modules",
+                self.target_modules,
+                rule=f"model.base, a {type(model).__name__}, has no such linear layers",
+                why=" ".join(str(error).split()).rstrip("."),
+            ) from error
+        kind = peft.tuners.lora.LoraLayer
+        return tuner, {n: m for n, m in model.named_modules() if isinstance(m, kind)}
+
+    def _config(self, layers: tuple[int, ...]) -> Any:
+        return _import_peft().LoraConfig(
+            task_type="CAUSAL_LM",
+            r=self.rank,
+            lora_alpha=self.alpha,
+            target_modules=self.target_modules,
+            layers_to_transform=None if self.chosen == "all" else list(layers),
+        )
+
+    def _check(self, shapes: dict[str, tuple[int, int]]) -> None:
+        least = min(min(shape) for shape in shapes.values())
+        if self.rank > least:
+            name = next(name for name, shape in shapes.items() if min(shape) == least)
+            raise ConfigError(
+                "model.steering.rank",
+                self.rank,
+                rule=f"must be at most {least}: model.steering.target_modules = "
+                f"{self.target_modules!r} has {name} of shape {shapes[name]}",
+                why="A product of more than that has no higher rank",
+            )
+
+    def _check_fit(self, model: nn.Module, shapes: dict[str, tuple[int, int]]) -> None:
+        ours = {
+            name: (down.shape[1], up.shape[0])
+            for name, down, up in zip(self.names, self.down, self.up, strict=True)
+        }
+        if ours != shapes:
+            odd = sorted(ours.items() ^ shapes.items())[0][0]
+            raise ConfigError(
+                "LoRA",
+                self.metadata.get("base_model", ""),
+                rule=f"does not fit {type(model).__name__}, for instance at {odd}",
+                fix="Use it with the model, and the settings, that it was trained with",
+            )
+
+    # ---- using
+
+    def attach(self, model: nn.Module, scale: float = 1.0) -> Attachment:
+        """See `Steering.attach`."""
+        return InjectedLoRA(model, self, scale)
+
+    def base_name(self, name: str) -> str | None:
+        """See `Steering.base_name`."""
+        return None if ".lora_" in name else name.replace(".base_layer.", ".")
+
+    # ---- telling
+
+    def describe(self) -> str:
+        """See `Steering.describe`."""
+        return f"LoRA of rank {self.rank} on {len(self.names)} linear layers"
+
+    def facts(self) -> dict[str, Any]:
+        """See `Steering.facts`."""
+        names = zlib.crc32(repr(self.names).encode())
+        return {
+            "model.steering.rank": self.rank,
+            "model.steering.alpha": self.alpha,
+            "model.steering.target_modules (checksum of the layers)": names,
+        }
+
+    @torch.no_grad()
+    def metrics(self) -> dict[str, float]:
+        """The norm of all changes of weights together."""
+        pairs = zip(self.up, self.down, strict=True)
+        norms = torch.stack([(up @ down).norm() for up, down in pairs])
+        return {"norm": self.alpha / self.rank * norms.norm().item()}
+
+    def save(
+        self, path: Path, *, base_model: str, revision: str | None = None, step: int | None = None
+    ) -> None:
+        """Saves a folder that `peft.PeftModel.from_pretrained` reads, and `load_steering`, too."""
+        tensors = {}
+        for name, down, up in zip(self.names, self.down, self.up, strict=True):
+            for part, weight in (("lora_A", down), ("lora_B", up)):
+                if not bool(torch.isfinite(weight).all()):
+                    raise ConfigError("LoRA", "NaN or infinity", rule="must be finite")
+                tensors[f"{PREFIX}{name}.{part}.weight"] = weight.detach().cpu().contiguous()
+        with tempfile.TemporaryDirectory() as folder:
+            config = self._config(parse_layers(self.chosen))
+            config.base_model_name_or_path, config.revision = base_model, revision
+            config.inference_mode = True
+            config.save_pretrained(folder)
+            text = (Path(folder) / CONFIG).read_bytes()
+        told = {"format": "pt", "step": "" if step is None else str(step)}
+        write_bytes(path / WEIGHTS, save(tensors, told))
+        write_bytes(path / CONFIG, text)
+
+
+class InjectedLoRA(Attachment):
+    """PEFT's modules in a model, with the parameters of a `LoRA`."""
+
+    def __init__(self, model: nn.Module, lora: LoRA, scale: float) -> None:
+        self._tuner, found = lora._inject(model)
+        self._layers = [found[name] for name in lora.names]
+        self._factor = lora.alpha / lora.rank
+        for layer, down, up in zip(self._layers, lora.down, lora.up, strict=True):
+            layer.lora_A[ADAPTER].weight = down
+            layer.lora_B[ADAPTER].weight = up
+        self.scale = scale
+
+    @property
+    def scale(self) -> float:
+        """Factor on all products."""
+        return self._scale
+
+    @scale.setter
+    def scale(self, scale: float) -> None:
+        self._scale = scale
+        for layer in self._layers:
+            layer.scaling[ADAPTER] = self._factor * scale
+
+    def remove(self) -> None:
+        """See `Attachment.remove`."""
+        if self._tuner is not None:
+            _take_out(self._tuner)
+            self._tuner = None
+
+
+def _take_out(tuner: Any) -> None:
+    """Takes PEFT's modules out of a model, and the note that it leaves there."""
+    model = tuner.unload()
+    vars(model).pop("peft_config", None)
+
+
+def load_lora(path: Path) -> LoRA:
+    """Loads a folder in PEFT's format.
+
+    Raises:
+        FileNotFoundError: If there is no such folder.
+        ConfigError: If it holds something else than plain LoRA.
+    """
+    try:
+        config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
+        settings = {key: config[key] for key in ("r", "lora_alpha", "target_modules")}
+        layers = config.get("layers_to_transform")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise refusal(path, f"has no usable {CONFIG} ({error})") from error
+    odd = [
+        key for key in ("use_dora", "use_rslora", "lora_bias", "rank_pattern") if config.get(key)
+    ]
+    odd += ["peft_type"] if config.get("peft_type") != "LORA" else []
+    if odd:
+        raise refusal(path, f"must be plain LoRA; its {CONFIG} has {', '.join(odd)}")
+    lora = LoRA(
+        rank=settings["r"],
+        alpha=settings["lora_alpha"],
+        target_modules=settings["target_modules"],
+        layers="all" if layers is None else layers,
+    )
+    tensors = read_tensors(path / WEIGHTS)
+    for key in sorted(tensors):
+        name, part, _ = key.removeprefix(PREFIX).rsplit(".", 2)
+        if part == "lora_A":
+            lora.names.append(name)
+            lora.down.append(nn.Parameter(tensors[key]))
+            lora.up.append(nn.Parameter(tensors[key.replace("lora_A", "lora_B")]))
+    lora.metadata = {"base_model": config.get("base_model_name_or_path") or ""}
+    return lora.requires_grad_(False)
+
+
+def _import_peft() -> Any:
+    try:
+        import peft
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            "model.steering",
+            "LoRA",
+            rule="needs the package peft",
+            fix='pip install "steer-lightning[lora]"',
+        ) from error
+    return peft

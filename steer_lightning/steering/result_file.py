@@ -1,0 +1,77 @@
+"""The file of what was learned: safetensors in float32, with metadata, whole and finite."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from steer_lightning.atomic import write_bytes
+from steer_lightning.errors import ConfigError
+
+
+def write_result(
+    path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str | int | None]
+) -> None:
+    """Writes a file aside, then renames it.
+
+    Raises:
+        ConfigError: If a value is not finite.
+        OSError: If the disk is full or the folder can't be written; the earlier file is left as it
+            was.
+    """
+    plain = {
+        name: tensor.detach().to(device="cpu", dtype=torch.float32).contiguous()
+        for name, tensor in tensors.items()
+    }
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in plain.values()):
+        raise ConfigError(
+            "vectors", "NaN or infinity", rule="must be finite", why="Such vectors break the model"
+        )
+    texts = {name: "" if value is None else str(value) for name, value in metadata.items()}
+    write_bytes(path, save(plain, texts))
+
+
+def read_metadata(path: Path) -> tuple[dict[str, str], list[str]]:
+    """A file's metadata and the names of its tensors, which are not read.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ConfigError: If it is no safetensors file.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no vectors file at {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {}), sorted(file.keys())
+    except SafetensorError as error:
+        raise refusal(path, f"is not a readable safetensors file ({error})") from error
+
+
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a file whose metadata was read.
+
+    Raises:
+        ConfigError: If one is not in float32, or not finite.
+    """
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
+    for name, tensor in tensors.items():
+        if tensor.dtype != torch.float32:
+            raise refusal(path, f"must be in float32; {name} is in {tensor.dtype}")
+        if not bool(torch.isfinite(tensor).all()):
+            raise refusal(path, "holds NaN or infinity, which would break the model")
+    return tensors
+
+
+def refusal(path: Path, rule: str) -> ConfigError:
+    """What to raise for a file that can't be used."""
+    return ConfigError(
+        "vectors file",
+        str(path),
+        rule=rule,
+        fix="Use a file that a run, or steer_lightning.save_vectors, has written",
+    )

@@ -1,0 +1,73 @@
+"""VectorFit: the singular values of a model's matrices, and its biases."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from steer_lightning.errors import ConfigError
+from steer_lightning.steering.layers import find_layers
+from steer_lightning.steering.weights import WeightChanges
+
+
+class VectorFit(WeightChanges):
+    """W = U diag(s) V^T; s <- s + d for the linear layers of all decoder layers, b <- b + d.
+
+    After arXiv 2503.19530, without its schedule that freezes some of the vectors for a while. U and
+    V are kept in the base's dtype and never change. W <- W + U diag(d) V^T, so that zero changes
+    leave W as it is, to the bit. The decomposition takes a while for large models.
+
+    Args:
+        init_from: See `WeightChanges`.
+        layers_path: Dotted path of the model's decoder layers, where they are not found by
+            themselves.
+    """
+
+    def __init__(self, init_from: str | None = None, layers_path: str | None = None) -> None:
+        super().__init__(init_from)
+        self.layers_path = layers_path
+
+    def chosen(self, model: nn.Module) -> Mapping[str, torch.Size]:
+        """See `WeightChanges.chosen`."""
+        prefix = next(
+            name
+            for name, module in model.named_modules()
+            if module is find_layers(model, self.layers_path)
+        )
+        found = {}
+        for name, weight in model.named_parameters():
+            if not name.startswith(f"{prefix}."):
+                continue
+            if weight.dim() == 2:
+                found[name] = torch.Size([min(weight.shape)])
+            elif name.endswith(".bias"):
+                found[name] = weight.shape
+        if not found:
+            raise ConfigError(
+                "model.steering",
+                type(self).__name__,
+                rule=f"the layers of model.base, a {type(model).__name__}, have no matrices",
+            )
+        return found
+
+    def prepared(self, name: str, weight: torch.Tensor) -> Any:
+        """U (m, k) and V^T (k, n) of a matrix; None of a bias."""
+        if weight.dim() != 2:
+            return None
+        left, _, right = torch.linalg.svd(weight.float(), full_matrices=False)
+        return left.to(weight.dtype), right.to(weight.dtype)
+
+    def change(self, numbers: torch.Tensor, prepared: Any) -> torch.Tensor:
+        """U diag(d) V^T, or the bias's own change."""
+        if prepared is None:
+            return numbers
+        left, right = prepared
+        changed: torch.Tensor = (left * numbers.to(left.dtype)) @ right
+        return changed
+
+    def describe(self) -> str:
+        """See `Steering.describe`."""
+        return f"the changes of the singular values or biases of {len(self.names)} weights"

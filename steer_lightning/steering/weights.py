@@ -1,0 +1,223 @@
+"""Changes of a model's own weights, kept beside them: what the baselines train."""
+
+from __future__ import annotations
+
+import zlib
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from steer_lightning.errors import ConfigError
+from steer_lightning.steering.base import Attachment, Steering
+from steer_lightning.steering.result_file import read_metadata, read_tensors, refusal, write_result
+
+
+class WeightChanges(Steering):
+    """W <- W + scale * D, with D zero at the start; W itself never changes.
+
+    So the base is still there: scale 0 is the base bit for bit, which a KL to it needs, its hash
+    can be compared, and small steps are not rounded away in a base of 16 bits. The price is a copy
+    of the changed weights in the base's dtype while the model runs.
+
+    Args:
+        init_from: A file of the same kind to start from; null starts at zero.
+
+    Attributes:
+        names: Of the changed weights in the model, in the order of `changes`.
+        changes: float32 parameters.
+        shapes: Of the weights.
+
+    Raises:
+        ConfigError: If `init_from` is missing.
+    """
+
+    file_name = "weight_changes.safetensors"
+    beside_base = False
+
+    def __init__(self, init_from: str | None = None) -> None:
+        super().__init__()
+        if init_from is not None and not Path(init_from).is_file():
+            raise ConfigError("model.steering.init_from", init_from, rule="there is no such file")
+        self.init_from = init_from
+        self.metadata = {}
+        self.names: list[str] = []
+        self.changes = nn.ParameterList()
+
+    # ---- what a kind is
+
+    @abstractmethod
+    def chosen(self, model: nn.Module) -> Mapping[str, torch.Size]:
+        """Which weights are changed, by name, and the shape of the numbers that change them.
+
+        Raises:
+            ConfigError: If the model has none of these.
+        """
+
+    def prepared(self, name: str, weight: torch.Tensor) -> Any:
+        """What `change` needs of a weight, computed once."""
+
+    def change(self, numbers: torch.Tensor, prepared: Any) -> torch.Tensor:
+        """The change of a weight, of its shape; differentiable."""
+        return numbers
+
+    # ---- making
+
+    def build(self, model: nn.Module) -> None:
+        """See `Steering.build`."""
+        shapes = self.chosen(model)
+        if self.names:
+            self._check_fit(model, shapes)
+        else:
+            self.names = list(shapes)
+            for shape in shapes.values():
+                self.changes.append(nn.Parameter(torch.zeros(shape)))
+            if self.init_from is not None:
+                self._start_from(Path(self.init_from), model)
+        head: Any = model.get_output_embeddings()  # type: ignore[operator]
+        known = {id(parameter) for parameter in head.parameters()}
+        weights = dict(model.named_parameters())
+        self.trains_head = any(id(weights[name]) in known for name in self.names)
+
+    def _check_fit(self, model: nn.Module, shapes: Mapping[str, torch.Size]) -> None:
+        ours = {name: change.shape for name, change in zip(self.names, self.changes, strict=True)}
+        if ours != dict(shapes):
+            odd = sorted({*ours, *shapes} - {k for k in ours if ours[k] == shapes.get(k)})
+            raise ConfigError(
+                "weights file",
+                self.metadata.get("base_model", ""),
+                rule=f"changes weights that {type(model).__name__} has not, or not in this shape, "
+                f"or leaves some out: {', '.join(odd[:3])}",
+                fix="Use it with the model that it was trained on",
+            )
+
+    def _start_from(self, path: Path, model: nn.Module) -> None:
+        found = type(self)()
+        found.load(path)
+        found._check_fit(model, {n: c.shape for n, c in zip(self.names, self.changes, strict=True)})
+        with torch.no_grad():
+            for ours, theirs in zip(self.changes, found.changes, strict=True):
+                ours.copy_(theirs)
+
+    # ---- the file
+
+    def save(
+        self, path: Path, *, base_model: str, revision: str | None = None, step: int | None = None
+    ) -> None:
+        """Saves the changes, by the names of the weights; `load_steering` reads them."""
+        metadata: dict[str, str | int | None] = {
+            "format_version": "2",
+            "kind": type(self).__name__,
+            "base_model": base_model,
+            "revision": revision,
+            "step": step,
+        }
+        write_result(path, dict(zip(self.names, self.changes, strict=True)), metadata)
+
+    def load(self, path: Path) -> None:
+        """Takes over what a file holds.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ConfigError: If it is of another kind, or damaged.
+        """
+        self.metadata, _ = read_metadata(path)
+        kind = self.metadata.get("kind")
+        if kind != type(self).__name__:
+            raise refusal(path, f"must hold {type(self).__name__}, not {kind!r}")
+        tensors = read_tensors(path)
+        self.names = list(tensors)
+        self.changes = nn.ParameterList(
+            nn.Parameter(tensor, requires_grad=False) for tensor in tensors.values()
+        )
+
+    # ---- using and telling
+
+    def attach(self, model: nn.Module, scale: float = 1.0) -> Attachment:
+        """See `Steering.attach`."""
+        return ChangedWeights(model, self, scale)
+
+    def facts(self) -> dict[str, Any]:
+        """See `Steering.facts`."""
+        shapes = [tuple(change.shape) for change in self.changes]
+        crc = zlib.crc32(repr(sorted(zip(self.names, shapes, strict=True))).encode())
+        return {"model.steering (checksum of the names of weights)": crc}
+
+    @torch.no_grad()
+    def metrics(self) -> dict[str, float]:
+        """The norm of all changes together."""
+        return {"norm": nn.utils.get_total_norm(list(self.changes)).item()}
+
+
+class ChangedWeights(Attachment):
+    """Stands changed weights in front of a model's own while it runs.
+
+    An attribute of a module's instance hides the parameter of that name: the forward pass reads
+    W + scale * D, while the module's parameters and its state dict still are W.
+
+    Args:
+        model: The model.
+        steering: Built for it.
+        scale: Factor on all changes.
+    """
+
+    def __init__(self, model: nn.Module, steering: WeightChanges, scale: float) -> None:
+        self.scale = scale
+        self._steering = steering
+        self._is_constant = False
+        weights = dict(model.named_parameters())
+        self._weights = [weights[name] for name in steering.names]
+        places: dict[int, list[tuple[nn.Module, str]]] = {}
+        for module in model.modules():  # tied weights have several places
+            for name, weight in module.named_parameters(recurse=False):
+                places.setdefault(id(weight), []).append((module, name))
+        self._places = [places[id(weight)] for weight in self._weights]
+        self._prepared = [
+            steering.prepared(name, weight.detach())
+            for name, weight in zip(steering.names, self._weights, strict=True)
+        ]
+        self._handles = [model.register_forward_pre_hook(self._stand_in)]
+
+    def _stand_in(self, module: nn.Module, args: object) -> None:
+        """Before each pass; behind it they stay, since checkpointing computes layers again."""
+        if not self._is_constant:
+            self._place()
+
+    def _place(self) -> None:
+        if self.scale == 0:
+            self._clear()
+            return
+        rows = zip(self._weights, self._places, self._prepared, self._steering.changes, strict=True)
+        for weight, places, prepared, numbers in rows:
+            change = self._steering.change(numbers, prepared)
+            changed = (weight.detach().float() + self.scale * change.float()).to(weight.dtype)
+            for module, name in places:
+                module.__dict__[name] = changed
+
+    def _clear(self) -> None:
+        for places in self._places:
+            for module, name in places:
+                module.__dict__.pop(name, None)
+
+    @contextmanager
+    def constant(self) -> Iterator[None]:
+        """See `Attachment.constant`: the weights are changed once for all passes of the block."""
+        with torch.no_grad():
+            self._place()
+        self._is_constant = True
+        try:
+            yield
+        finally:
+            self._is_constant = False
+            self._clear()
+
+    def remove(self) -> None:
+        """See `Attachment.remove`."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+        self._clear()
