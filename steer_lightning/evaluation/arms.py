@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 
 from steer_lightning.errors import ConfigError
-from steer_lightning.steering import SteeringVectors, find_vectors, load_vectors
+from steer_lightning.steering import SteeringVectors, find_vectors, load_steering
 
 BASE = "base"
 
@@ -41,10 +41,10 @@ def load_files(paths: Sequence[str]) -> dict[str, SteeringVectors]:
     if len(set(files)) < len(files):
         raise ConfigError("vectors", list(paths), rule="names a file twice")
     if len(files) == 1:
-        return {"steered": load_vectors(files[0])}
+        return {"steered": _load(files[0])}
     stems = [Path(path).stem for path in paths]
     names = stems if len(set(stems)) == len(stems) else list(paths)
-    return {name: load_vectors(path) for name, path in zip(names, files, strict=True)}
+    return {name: _load(path) for name, path in zip(names, files, strict=True)}
 
 
 def base_of(files: Mapping[str, SteeringVectors]) -> str:
@@ -58,6 +58,20 @@ def base_of(files: Mapping[str, SteeringVectors]) -> str:
         return str(named.pop())
     why = "The vectors' files name several" if named else "No file of vectors names one"
     raise ConfigError("base", None, rule="must be given", why=why)
+
+
+def _load(path: Path) -> SteeringVectors:
+    found = load_steering(path)
+    if not isinstance(found, SteeringVectors) or found.metadata["format_version"] != "1":
+        raise ConfigError(
+            "vectors",
+            str(path),
+            rule="must hold vectors for the output of layers and for all tokens",
+            why=f"It holds {type(found).__name__} of another kind, place or tokens, which this "
+            "command does not read yet",
+            fix="Take steer_lightning.attach for it, or `steer-lightning test` with its checkpoint",
+        )
+    return found
 
 
 def check_shapes(files: Mapping[str, SteeringVectors], base: str, layers: int, width: int) -> None:

@@ -99,8 +99,10 @@ class LoRA(Steering):
             start = load_lora(Path(self.init_from))
             start._check_fit(model, shapes)
             with torch.no_grad():
-                for ours, theirs in zip(self.parameters(), start.parameters(), strict=True):
-                    ours.copy_(theirs)
+                for row, name in enumerate(self.names):
+                    place = start.names.index(name)
+                    self.down[row].copy_(start.down[place])
+                    self.up[row].copy_(start.up[place])
 
     def _inject(self, model: nn.Module) -> tuple[Any, dict[str, Any]]:
         """Puts PEFT's modules, still empty, around the model's own; returns them by name."""
@@ -246,14 +248,13 @@ def load_lora(path: Path) -> LoRA:
     """Loads a folder in PEFT's format.
 
     Raises:
-        FileNotFoundError: If there is no such folder.
         ConfigError: If it holds something else than plain LoRA.
     """
     try:
         config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
         settings = {key: config[key] for key in ("r", "lora_alpha", "target_modules")}
         layers = config.get("layers_to_transform")
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise refusal(path, f"has no usable {CONFIG} ({error})") from error
     odd = [
         key for key in ("use_dora", "use_rslora", "lora_bias", "rank_pattern") if config.get(key)

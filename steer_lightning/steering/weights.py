@@ -99,9 +99,10 @@ class WeightChanges(Steering):
         found = type(self)()
         found.load(path)
         found._check_fit(model, {n: c.shape for n, c in zip(self.names, self.changes, strict=True)})
+        theirs = dict(zip(found.names, found.changes, strict=True))
         with torch.no_grad():
-            for ours, theirs in zip(self.changes, found.changes, strict=True):
-                ours.copy_(theirs)
+            for name, ours in zip(self.names, self.changes, strict=True):
+                ours.copy_(theirs[name])
 
     # ---- the file
 

@@ -190,7 +190,7 @@ def test_sampler_and_trainer_agree_and_the_gradient_is_autograds(kind: str) -> N
 
 @by_kind
 def test_a_base_of_16_bits_is_trained_in_32(kind: str) -> None:
-    model, steering = tiny_model("qwen2").to(torch.bfloat16), KINDS[kind]()
+    model, steering = tiny_model("qwen2").to(torch.bfloat16).requires_grad_(False), KINDS[kind]()
     base = model(IDS).logits
     with attach(model, steering):
         assert torch.equal(model(IDS).logits, base)
@@ -218,7 +218,7 @@ def test_the_result_is_loaded_exactly(kind: str, tmp_path: Path) -> None:
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
     with attach(model, path):
         assert torch.equal(model(IDS).logits, expected)
-    with pytest.raises(ConfigError, match=r"self_attn|weight|lora"):
+    with pytest.raises(ConfigError, match=r"model\.layers|weight"):
         loaded.build(tiny_model("qwen2", width=64))
     settings = {"rank": 1, "alpha": 3.0, "target_modules": ["down_proj"], "layers": [1, 2]}
     again = type(steering)(**(settings if "rank 1" in kind else {}), init_from=str(path))
@@ -228,6 +228,7 @@ def test_the_result_is_loaded_exactly(kind: str, tmp_path: Path) -> None:
         assert ours.requires_grad
 
 
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # PEFT's own
 def test_peft_reads_what_lora_saves(tmp_path: Path) -> None:
     folder = save_tiny(tmp_path / "base", "qwen2")
     for kind in ("lora", "lora of rank 1"):
@@ -307,4 +308,5 @@ def test_checkpoints_hold_what_is_trained_alone(tmp_path: Path) -> None:
     module.configure_model()
     names = {name.rsplit(".", 1)[0] for name in module.state_dict()}
     assert names == {"gradient_clip", "policy.steering.down", "policy.steering.up"}
-    assert module.policy.sharding.num_parameters(module.policy.model) == 44_000
+    count = sum(p.numel() for p in tiny_model("qwen2").parameters())
+    assert module.policy.sharding.num_parameters(module.policy.model) == count

@@ -29,7 +29,7 @@ from steer_lightning.evaluation import (
     difference,
     estimate,
 )
-from steer_lightning.evaluation.arms import check_shapes, make_arms
+from steer_lightning.evaluation.arms import check_shapes, load_files, make_arms
 from steer_lightning.evaluation.results import as_text, table_rows
 from steer_lightning.evaluation.store import Store, read_rows
 from steer_lightning.evaluation.votes import compare_by, number_answers
@@ -221,3 +221,11 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "e/settings.json").write_text("{")
     with pytest.raises(ConfigError, match=r"settings\.json': is damaged"):
         store.open({"seed": 0}, overwrite=False)
+
+
+def test_vectors_of_another_place_are_not_compared_yet(tmp_path: Path) -> None:
+    path = tmp_path / "v.safetensors"
+    vectors = SteeringVectors(tokens="completion").shaped(2, 4)
+    vectors.save(path, base_model="b")
+    with pytest.raises(ConfigError, match=r"vectors = .*must hold vectors for the output of lay"):
+        load_files([str(path)])

@@ -120,8 +120,8 @@ def test_roles_by_hand() -> None:
     }
     packing = Packing([[1, 2, 3], [1, 2, 3], [7]], [0, 0, 5], [[4, 5], [6], [8, 9, 10]],
                       torch.device("cpu"))  # fmt: skip
-    assert packing.ids.tolist() == [[1, 2, 3, 7, 4, 8, 9]]
-    assert packing.roles.tolist() == [[0, 0, 1, 1, 2, 2, 2]]
+    assert packing.ids.tolist() == [[1, 2, 3, 4, 7, 8, 9]]
+    assert packing.roles.tolist() == [[0, 0, 1, 2, 1, 2, 2]]
 
 
 def test_roles_of_a_pass_that_nobody_explains() -> None:
