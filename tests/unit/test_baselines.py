@@ -14,10 +14,12 @@ import torch
 from torch import nn
 
 from steer_lightning import ConfigError, SteeringModule, attach
-from steer_lightning.gradient import BatchGradient, why_not_packed
+from steer_lightning.gradient import BatchGradient
 from steer_lightning.losses import PolicyGradient
+from steer_lightning.microbatches import Batch
 from steer_lightning.optim import check_optimizer
 from steer_lightning.policy import Policy
+from steer_lightning.reading import why_not_packed
 from steer_lightning.rollout import DecodeEngine, GenerateEngine, Sampling
 from steer_lightning.sharding import FlatSharding
 from steer_lightning.steering import (
@@ -181,7 +183,8 @@ def test_sampler_and_trainer_agree_and_the_gradient_is_autograds(kind: str) -> N
                 **settings,
             }
         )
-        totals = gradients.accumulate(policy, rollouts, advantages)
+        step = gradients.plan(policy, Batch.alone(rollouts, advantages))
+        totals = gradients.accumulate(policy, step)
         assert totals.mismatch["max"] < 1e-5
         for parameter, gradient in zip(steering.parameters(), expected, strict=True):
             torch.testing.assert_close(parameter.grad, gradient, rtol=1e-3, atol=1e-5)

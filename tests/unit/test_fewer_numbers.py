@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from steer_lightning import ConfigError, attach, load_vectors, save_vectors
-from steer_lightning.gradient import BatchGradient, why_not_packed
+from steer_lightning.gradient import BatchGradient
 from steer_lightning.losses import PolicyGradient
+from steer_lightning.microbatches import Batch
 from steer_lightning.policy import Policy
+from steer_lightning.reading import why_not_packed
 from steer_lightning.rollout import DecodeEngine, Sampling
 from steer_lightning.steering import (
     AdaptiveVectors,
@@ -176,7 +178,8 @@ def test_sampler_and_trainer_agree_and_the_gradient_is_autograds(make) -> None:
             max_tokens=40,
             activation_checkpointing=checkpointing,
         )
-        totals = gradients.accumulate(policy, rollouts, advantages)
+        step = gradients.plan(policy, Batch.alone(rollouts, advantages))
+        totals = gradients.accumulate(policy, step)
         assert totals.mismatch["max"] < 1e-5
         for parameter, gradient in zip(parameters, expected, strict=True):
             torch.testing.assert_close(parameter.grad, gradient, rtol=1e-3, atol=1e-5)

@@ -12,10 +12,12 @@ from torch import nn
 from transformers import DynamicCache
 
 from steer_lightning import ConfigError, attach, load_vectors, save_vectors
-from steer_lightning.gradient import BatchGradient, why_not_packed
+from steer_lightning.gradient import BatchGradient
 from steer_lightning.losses import PolicyGradient
+from steer_lightning.microbatches import Batch
 from steer_lightning.packing import Packing
 from steer_lightning.policy import Policy
+from steer_lightning.reading import why_not_packed
 from steer_lightning.rollout import DecodeEngine, GenerateEngine, RolloutEngine, Sampling
 from steer_lightning.steering import SteeringVectors, find_layers
 from steer_lightning.steering.sites import find_sites
@@ -214,7 +216,9 @@ def test_sampler_and_trainer_steer_the_same_tokens(
         {"packed": False, "activation_checkpointing": True},
     ):
         plain = {"loss": PolicyGradient(), "temperature": 1.0, "max_tokens": 10_000}
-        totals = BatchGradient(**{**plain, **settings}).accumulate(policy, rollouts, advantages)
+        gradients = BatchGradient(**{**plain, **settings})
+        step = gradients.plan(policy, Batch.alone(rollouts, advantages))
+        totals = gradients.accumulate(policy, step)
         assert totals.mismatch["max"] < 1e-5
         found.append(policy.steering.weight.grad.clone())
     expected = formula(policy, rollouts, advantages)
