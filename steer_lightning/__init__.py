@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from steer_lightning.data import PromptDataModule
     from steer_lightning.errors import ConfigError
+    from steer_lightning.export import export_vectors
     from steer_lightning.module import SteeringModule
+    from steer_lightning.publish import from_hub, push_to_hub
     from steer_lightning.steering import SteeringVectors, attach, load_vectors, save_vectors
 
 __all__ = [
@@ -20,7 +22,10 @@ __all__ = [
     "SteeringModule",
     "SteeringVectors",
     "attach",
+    "export_vectors",
+    "from_hub",
     "load_vectors",
+    "push_to_hub",
     "save_vectors",
 ]
 
@@ -30,7 +35,10 @@ _HOMES = {
     "SteeringModule": "module",
     "SteeringVectors": "steering",
     "attach": "steering",
+    "export_vectors": "export",
+    "from_hub": "publish",
     "load_vectors": "steering",
+    "push_to_hub": "publish",
     "save_vectors": "steering",
 }
 

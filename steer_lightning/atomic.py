@@ -1,8 +1,9 @@
-"""Files that are whole or absent: written aside, flushed to the disk, then renamed."""
+"""Files and folders that are whole or absent: written aside, flushed to the disk, then renamed."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,3 +44,41 @@ def write_bytes(path: Path, data: bytes, keep: Path | None = None) -> None:
     """Writes a whole file or nothing; see `written_aside`."""
     with written_aside(path, keep) as aside:
         aside.write_bytes(data)
+
+
+@contextmanager
+def folder_written_aside(path: Path) -> Iterator[Path]:
+    """Yields an empty temporary folder beside `path`.
+
+    Renames it to `path` at the end, or deletes it on an error.
+
+    Args:
+        path: The folder to write; one that exists is replaced, so ask before.
+
+    Raises:
+        OSError: If the disk is full or the folder above can't be written; an earlier `path` is left
+            as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    earlier = aside.with_name(f"{aside.name}.earlier")
+    try:
+        yield aside
+        for name in aside.rglob("*"):
+            if name.is_file():
+                with name.open("rb") as file:
+                    os.fsync(file.fileno())
+            # mkdtemp's 0700 and safetensors' 0600 would hide results from colleagues
+            name.chmod(0o755 if name.is_dir() else 0o644)
+        aside.chmod(0o755)
+        if path.exists():
+            path.rename(earlier)
+        try:
+            aside.rename(path)
+        except OSError:
+            if earlier.exists():
+                earlier.rename(path)
+            raise
+        shutil.rmtree(earlier, ignore_errors=True)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)

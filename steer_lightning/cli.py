@@ -37,6 +37,12 @@ COMMANDS = {
     ),
     "report": Command("steer_lightning.report_cli", "a run as one HTML file: report RUN_FOLDER"),
     "lens": Command("steer_lightning.lens_cli", "which tokens vectors push, and how far"),
+    "export": Command(
+        "steer_lightning.export_cli", "vectors for transformers, PEFT, llama.cpp and vLLM"
+    ),
+    "vectors": Command(
+        "steer_lightning.vectors_cli", "vector files: info, scale, add, average, slice, transplant"
+    ),
 }
 
 USAGE_ERROR = 2

@@ -38,6 +38,7 @@ def read_options(
     Raises:
         ConfigError: For any mistake, in one message.
     """
+    words = [_with_underscores(word) for word in words]
     for word, following in zip(words, (*words[1:], ""), strict=False):
         if word.startswith("--config"):
             check_yaml_size(word.partition("=")[2] or following)
@@ -102,6 +103,12 @@ def _joined(words: Sequence[str], lists: Mapping[str, _ListOption]) -> list[str]
             shown = map(json.dumps, values) if option.of_text else values
             found[-1] += f"=[{', '.join(shown)}]"
     return found
+
+
+def _with_underscores(word: str) -> str:
+    """`--merge-from` is `--merge_from`: an option has the name of its parameter."""
+    name, equals, value = word.partition("=")
+    return name[:2] + name[2:].replace("-", "_") + equals + value if name[:2] == "--" else word
 
 
 def _switches(parser: ArgumentParser) -> set[str]:

@@ -18,8 +18,12 @@ QUICKSTART = "quickstart"
 """Name of the language model that ships inside the package."""
 
 
-def resolve_base(base: str) -> str:
+def resolve_base(base: str, key: str = "model.base") -> str:
     """Turns `quickstart` into the folder inside the package; leaves a hub id or a folder as it is.
+
+    Args:
+        base: Hub id, local folder, or `quickstart`.
+        key: The option that names it.
 
     Raises:
         ConfigError: If it looks like a local path and there is no such folder.
@@ -29,7 +33,7 @@ def resolve_base(base: str) -> str:
     looks_local = base.startswith((".", "/", "~")) or base.count("/") > 1
     if looks_local and not Path(base).expanduser().is_dir():
         raise ConfigError(
-            "model.base",
+            key,
             base,
             rule="there is no such folder",
             fix="Set a folder with config.json and weights, a hub id such as "
@@ -39,19 +43,19 @@ def resolve_base(base: str) -> str:
 
 
 @contextmanager
-def hub_errors(base: str) -> Iterator[None]:
-    """Turns what loading raises into a ConfigError that names the base."""
+def hub_errors(base: str, key: str = "model.base") -> Iterator[None]:
+    """Turns what loading raises into a ConfigError that names the base and its option."""
     fix = "Set a hub id that you can reach, a local folder with config.json and weights, or "
     fix += f'"{QUICKSTART}" for the model that ships with the package'
-    if not Path(resolve_base(base)).is_dir():
-        check_hub_answers("model.base", base, fix)
+    if not Path(resolve_base(base, key)).is_dir():
+        check_hub_answers(key, base, fix)
     try:
         yield
     except (OSError, ValueError, ImportError, SafetensorError) as error:
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(
-            "model.base",
+            key,
             base,
             rule="can't be loaded",
             why=" ".join(str(error).split()).rstrip("."),

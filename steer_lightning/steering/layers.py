@@ -62,12 +62,15 @@ def stream_width(model: Any) -> int:
     return int(model.config.get_text_config().hidden_size)
 
 
-def parse_layers(layers: str | Sequence[int], num_layers: int | None = None) -> tuple[int, ...]:
+def parse_layers(
+    layers: str | Sequence[int], num_layers: int | None = None, key: str = "model.steering.layers"
+) -> tuple[int, ...]:
     """Resolves `all`, `"8-15"` or a list of 0-based indices.
 
     Args:
         layers: The choice; a range includes both ends.
         num_layers: Number of decoder layers; None checks the form alone, before a model is known.
+        key: The option, for errors.
 
     Returns:
         Ascending 0-based indices; empty for `all` while `num_layers` is None.
@@ -82,16 +85,16 @@ def parse_layers(layers: str | Sequence[int], num_layers: int | None = None) -> 
         first, last = first.strip(), last.strip() if dash else first.strip()
         if not all(index.isascii() and index.isdecimal() for index in (first, last)):
             raise _wrong_layers(
-                layers, 'must be "all", a range such as "8-15", or a list of integers'
+                key, layers, 'must be "all", a range such as "8-15", or a list of integers'
             )
         if max(len(first), len(last)) > MAX_DIGITS:
-            raise _wrong_layers(layers, "no model has so many decoder layers")
+            raise _wrong_layers(key, layers, "no model has so many decoder layers")
         indices: Sequence[int] = range(int(first), int(last) + 1)
     else:
         indices = sorted(layers)
     if not indices or len(set(indices)) != len(indices):
         raise _wrong_layers(
-            layers, "must name at least one layer, each once, the smaller first in a range"
+            key, layers, "must name at least one layer, each once, the smaller first in a range"
         )
     if indices[0] < 0 or (num_layers is not None and indices[-1] >= num_layers):
         bound = (
@@ -99,11 +102,9 @@ def parse_layers(layers: str | Sequence[int], num_layers: int | None = None) -> 
             if num_layers
             else "0 or more"
         )
-        raise _wrong_layers(layers, f"layer indices must be {bound}")
+        raise _wrong_layers(key, layers, f"layer indices must be {bound}")
     return tuple(indices)
 
 
-def _wrong_layers(layers: object, rule: str) -> ConfigError:
-    return ConfigError(
-        "model.steering.layers", layers, rule=rule, fix='Set "all", "8-15" or [8, 9]'
-    )
+def _wrong_layers(key: str, layers: object, rule: str) -> ConfigError:
+    return ConfigError(key, layers, rule=rule, fix='Set "all", "8-15" or [8, 9]')

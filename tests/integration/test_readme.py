@@ -30,7 +30,7 @@ DOCUMENTS = [
 
 
 TRAINING = ("fit", "validate", "test")
-HUB = {"Qwen/Qwen2.5-1.5B"}
+HUB = {"Qwen/Qwen2.5-1.5B", "Qwen/Qwen2.5-Math-1.5B", "user/name"}
 """Commands with these need the hub; all others are run."""
 
 

@@ -38,6 +38,9 @@ ALLOWED: dict[str, set[str]] = {
     "hub": set(),
     "fingerprint": set(),
     "forwards": set(),
+    "export": {"hub", "steering"},
+    "model_card": {"hub", "steering"},
+    "publish": {"model_card", "steering"},
     "policy": {"types", "hub", "fingerprint", "losses", "sharding", "steering", "forwards"},
     "rollout": {"types", "policy", "steering"},
     "rewards": {"types"},
@@ -131,6 +134,8 @@ def test_every_room_has_its_arrows() -> None:
         "evaluate_cli",
         "report_cli",
         "lens_cli",
+        "export_cli",
+        "vectors_cli",
         "runs",
         "testing",
     }

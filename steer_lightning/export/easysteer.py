@@ -1,0 +1,122 @@
+"""`easysteer`: what EasySteer's build of vLLM takes with each request (arXiv 2509.25175).
+
+A `SteeringSpec` as JSON, as the `steering` field of a request or as `--steering-config`: one
+vector of algorithm `direct`, which adds to a decoder layer's output, on all tokens of prompt and
+completion. Its weights travel in the JSON, in EasySteer's wire form (version 1): float32 bytes in
+base64, and a hash of their content. Repository ZJU-REAL/EasySteer, docs/api-reference/payloads.md.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from steer_lightning.errors import ConfigError
+from steer_lightning.steering import SteeringVectors
+
+FILE = "steering.json"
+WIRE_VERSION = 1
+KIND = "direction"
+EVERYWHERE = {"prompt": "all", "generation": "all"}
+
+
+def steering_spec(vectors: SteeringVectors) -> dict[str, Any]:
+    """The specification, ready for JSON.
+
+    Args:
+        vectors: In the scale of the stream.
+    """
+    plain = vectors.vectors.detach().numpy().astype("<f4")
+    tensors = {
+        f"layer.{layer}": {
+            "shape": [vectors.width],
+            "data": base64.b64encode(row.tobytes()).decode("ascii"),
+        }
+        for layer, row in zip(vectors.layers, plain, strict=True)
+    }
+    data = {"version": WIRE_VERSION, "kind": KIND, "tensors": tensors, "extra": {}}
+    vector = {
+        "data": {**data, "sha256": _digest(tensors)},
+        "algorithm": "direct",
+        "scale": 1.0,
+        "layers": list(vectors.layers),
+        "normalize": False,
+        "apply": EVERYWHERE,
+    }
+    return {"vectors": [vector]}
+
+
+def read_spec(path: Path, num_layers: int) -> SteeringVectors:
+    """Reads a specification back, checking what EasySteer checks.
+
+    Args:
+        path: The file.
+        num_layers: Decoder layers of the model, which the file does not say.
+
+    Raises:
+        ConfigError: If it is not of the form that `steering_spec` writes.
+    """
+    (vector,) = json.loads(path.read_text())["vectors"]
+    data = vector["data"]
+    whole = data["version"] == WIRE_VERSION and data["kind"] == KIND
+    whole = whole and data["sha256"] == _digest(data["tensors"])
+    whole = whole and vector["algorithm"] == "direct" and vector["apply"] == EVERYWHERE
+    if not whole:
+        raise ConfigError("steering.json", str(path), rule="is no specification of this format")
+    found = {
+        int(name.removeprefix("layer.")): np.frombuffer(base64.b64decode(part["data"]), "<f4")
+        for name, part in data["tensors"].items()
+    }
+    rows = np.stack([found[layer] for layer in vector["layers"]]) * vector["scale"]
+    vectors = SteeringVectors(vector["layers"], rows.shape[1], num_layers)
+    vectors.set_vectors(torch.from_numpy(rows.astype(np.float32)))
+    return vectors.requires_grad_(False)
+
+
+def usage(base: str, output: Path) -> str:
+    """How the files are used, in Markdown.
+
+    Args:
+        base: Hub id or folder of the base.
+        output: Where the files are.
+    """
+    serve = shlex.join(["vllm", "serve", base])
+    return f"""Serve the base with EasySteer's build of vLLM:
+
+```bash
+{serve} --enable-steer-vector --steer-algorithms direct
+```
+
+A request is steered by what it carries; one without `steering` is answered by the base:
+
+```python
+import json
+from openai import OpenAI
+
+client = OpenAI(base_url="http://localhost:8000/v1", api_key="EMPTY")
+with open("{output / FILE}") as file:
+    steering = json.load(file)
+client.completions.create(model="{base}", prompt="1+1=", extra_body={{"steering": steering}})
+```
+
+`{serve} --steering-config {output / FILE}` steers every request that does not say otherwise.
+`steering_vectors.gguf` holds the same vectors for requests that name a file on the server:
+`{{"vectors": [{{"source": "FILE", "apply": {{"prompt": "all", "generation": "all"}}}}]}}`.
+"""
+
+
+def _digest(tensors: dict[str, Any]) -> str:
+    """EasySteer's hash of a payload without further fields."""
+    found = hashlib.sha256(f"{KIND}:{WIRE_VERSION}".encode())
+    for name, part in sorted(tensors.items()):
+        found.update(name.encode())
+        found.update(str(tuple(part["shape"])).encode())
+        found.update(base64.b64decode(part["data"]))
+    return found.hexdigest()

@@ -1,0 +1,188 @@
+"""An export from vectors and base to a folder that is whole, compared, and says how it is used."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from steer_lightning.atomic import folder_written_aside
+from steer_lightning.errors import ConfigError
+from steer_lightning.export.base import KEY, Base
+from steer_lightning.export.formats import FORMATS, Format, Plan
+from steer_lightning.export.proofs import Findings
+from steer_lightning.steering import SteeringVectors, load_vectors, warn_of_another_base
+from steer_lightning.steering.arithmetic import scaled
+
+MARK = "export.json"
+"""Says what a folder is; no other folder is ever overwritten."""
+
+PACKAGES = ("steer-lightning", "torch", "transformers", "safetensors", "peft", "gguf")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What an export has left.
+
+    Attributes:
+        folder: Where it is.
+        size: Bytes of its files.
+        findings: Of the comparison; None if it was left out.
+        usage: How the export is used, in Markdown.
+    """
+
+    folder: Path
+    size: int
+    findings: Findings | None
+    usage: str
+
+
+def export_vectors(
+    vectors: str | Path | SteeringVectors,
+    *,
+    to: str,
+    output: str | Path,
+    merge_from: str | None = None,
+    revision: str | None = None,
+    scale: float = 1.0,
+    overwrite: bool = False,
+    verify: bool = True,
+) -> Report:
+    """Writes vectors in a format of other tools, reads them back, and compares.
+
+    Args:
+        vectors: A file of vectors, or loaded ones.
+        to: A key of `FORMATS`.
+        output: The folder to make.
+        merge_from: Hub id or folder of the base; None takes the one that the vectors name.
+        revision: Of the base, on the hub; None takes the one that the vectors name with their base.
+        scale: Factor on all vectors.
+        overwrite: Replaces an earlier export there.
+        verify: Compares with the steered base.
+
+    Raises:
+        ConfigError: If the format can't hold the vectors exactly, they do not fit the base, the
+            folder is taken, or the export differs from the steered base. Nothing is left behind.
+    """
+    target = Path(output)
+    form = _format(to)
+    check_output(target, overwrite)
+    if not isinstance(vectors, SteeringVectors):
+        if not Path(vectors).is_file():
+            raise ConfigError("vectors", str(vectors), rule="there is no such file")
+        vectors = load_vectors(vectors)
+    base = _find_base(vectors, merge_from, revision)
+    _check_fit(vectors, base)
+    warn_of_another_base(vectors, base.name)
+    plain = scaled(vectors, scale)
+    plain.metadata.clear()  # no more warnings of another base
+    plan = Plan(base=base, vectors=plain, output=target)
+    form.check(plan)
+    with folder_written_aside(target) as folder:
+        form.write(plan, folder)
+        findings = form.compare(plan, folder) if verify else None
+        usage = form.usage(plan)
+        (folder / "README.md").write_text(_readme(plan, vectors, to, scale, findings, usage))
+        facts = _facts(plan, vectors, to, scale, findings)
+        (folder / MARK).write_text(json.dumps(facts, indent=2) + "\n")
+        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return Report(folder=target, size=size, findings=findings, usage=usage)
+
+
+def check_output(folder: Path, overwrite: bool) -> None:
+    """Raises a ConfigError if a folder can't be written, or holds what must be kept."""
+    if folder.is_file():
+        raise ConfigError("output", str(folder), rule="is a file", fix="Name a folder")
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    if not (folder / MARK).is_file():
+        rule = "exists and holds no export, so it is not overwritten"
+        raise ConfigError("output", str(folder), rule=rule, fix="Name another folder")
+    if not overwrite:
+        raise ConfigError(
+            "output",
+            str(folder),
+            rule="holds an earlier export",
+            fix="Name another folder, or give --overwrite",
+        )
+
+
+def _format(to: str) -> Format:
+    if to not in FORMATS:
+        raise ConfigError("to", to, rule=f"must be one of {', '.join(FORMATS)}")
+    return FORMATS[to]
+
+
+def _find_base(vectors: SteeringVectors, merge_from: str | None, revision: str | None) -> Base:
+    named = vectors.metadata.get("base_model")
+    if not (merge_from or named):
+        raise ConfigError(KEY, None, rule="must be given", why="The vectors name no base")
+    if merge_from is None or merge_from == named:
+        revision = revision or vectors.metadata.get("revision") or None
+    return Base(merge_from or str(named), revision)
+
+
+def _check_fit(vectors: SteeringVectors, base: Base) -> None:
+    layers, width = base.shape
+    if (vectors.num_layers, vectors.width) != (layers, width):
+        trained = vectors.metadata.get("base_model") or "another model"
+        raise ConfigError(
+            "vectors",
+            f"{vectors.num_layers} decoder layers of width {vectors.width}",
+            rule=f"{base.name} has {layers} of width {width}",
+            why=f"These vectors were trained on {trained}",
+            fix="Set --merge-from to that model, or take vectors of this one",
+        )
+
+
+def _readme(
+    plan: Plan,
+    vectors: SteeringVectors,
+    to: str,
+    scale: float,
+    findings: Findings | None,
+    usage: str,
+) -> str:
+    step = vectors.metadata.get("step")
+    made = f"Steering vectors of steer-lightning for {plan.base.name}"
+    made += f" after {step} steps" if step else ""
+    layers = ", ".join(map(str, vectors.layers))
+    lines = findings.lines if findings else ["Not compared."]
+    return "\n".join(
+        [
+            f"# {plan.output.name}",
+            "",
+            f"{made}, layers {layers}, times {scale:g}; format `{to}`.",
+            "",
+            usage,
+            "Compared with the steered base on four texts and their greedy continuations:",
+            "",
+            "```text",
+            *lines,
+            "```",
+            "",
+        ]
+    )
+
+
+def _facts(
+    plan: Plan, vectors: SteeringVectors, to: str, scale: float, findings: Findings | None
+) -> dict[str, Any]:
+    return {
+        "format": to,
+        "base": plan.base.name,
+        "revision": plan.base.revision,
+        "scale": scale,
+        "vectors": vectors.metadata,
+        "compared": findings.facts if findings else None,
+        "versions": {name: _version(name) for name in PACKAGES},
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except ImportError:  # an extra that this format does not need
+        return None

@@ -1,0 +1,246 @@
+"""Reads an export back and compares it with the steered base."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from steer_lightning.errors import ConfigError
+from steer_lightning.export.base import Base, weight_files
+from steer_lightning.export.compare import (
+    Difference,
+    Probe,
+    continue_greedily,
+    difference,
+    logits_of,
+    make_probe,
+    read_differently,
+)
+from steer_lightning.export.merged import down_bias, read_tensor
+from steer_lightning.export.peft_adapter import load_adapter
+from steer_lightning.export.streamed import open_streamed
+from steer_lightning.hub import hub_errors
+from steer_lightning.steering import Attachment, SteeringVectors, find_layers
+from steer_lightning.steering.arithmetic import sliced
+
+Open = Callable[[torch.dtype], Any]
+
+
+@dataclass
+class Findings:
+    """What a comparison has found.
+
+    Attributes:
+        lines: For people.
+        facts: The same as JSON holds it.
+    """
+
+    lines: list[str] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def add(self, name: str, found: Difference, line: str) -> None:
+        """Keeps a difference and the line that tells it."""
+        self.facts[name] = found.facts()
+        self.lines.append(line)
+
+
+def compare_merged(base: Base, vectors: SteeringVectors, folder: Path) -> Findings:
+    """A merged checkpoint against the steered base, a layer in memory at a time.
+
+    Args:
+        base: The base.
+        vectors: In the scale of the stream.
+        folder: The checkpoint.
+
+    Raises:
+        ConfigError: If they differ by more than rounding.
+    """
+    tokenizer = base.tokenizer()
+    differing = read_differently(tokenizer, folder)
+    if differing is not None:
+        raise _differs(f"its tokenizer reads {differing!r} in other tokens than the base's")
+    with hub_errors(base.name, "merge_from"):
+        before, after = weight_files(base.folder), weight_files(folder)
+    stored = read_tensor(after, down_bias(vectors.layers[0])).dtype
+
+    def merged_vectors() -> SteeringVectors:
+        """What the checkpoint's biases add, rounded as they are."""
+        rows = []
+        for layer in vectors.layers:
+            row = read_tensor(after, down_bias(layer)).float()
+            own = down_bias(layer) in before
+            rows.append(row - read_tensor(before, down_bias(layer)).float() if own else row)
+        rounded = SteeringVectors(vectors.layers, vectors.width, vectors.num_layers)
+        rounded.set_vectors(torch.stack(rows))
+        return rounded.requires_grad_(False)
+
+    return _compare_models(
+        probe=make_probe(tokenizer),
+        reference=lambda dtype: open_streamed(base.folder, dtype),
+        candidate=lambda dtype: open_streamed(folder, dtype),
+        vectors=vectors,
+        rounded=merged_vectors(),
+        stored=stored,
+    )
+
+
+def compare_adapter(base: Base, vectors: SteeringVectors, folder: Path) -> Findings:
+    """A PEFT adapter, loaded by PEFT, against the steered base.
+
+    Args:
+        base: The base.
+        vectors: In the scale of the stream.
+        folder: The adapter.
+
+    Raises:
+        ConfigError: If they differ by more than rounding.
+    """
+    return _compare_models(
+        probe=make_probe(base.tokenizer()),
+        reference=base.load,
+        candidate=lambda dtype: load_adapter(base.load(dtype), folder),
+        vectors=vectors,
+        rounded=vectors,
+        stored=base.dtype,
+    )
+
+
+def _compare_models(
+    *,
+    probe: Probe,
+    reference: Open,
+    candidate: Open,
+    vectors: SteeringVectors,
+    rounded: SteeringVectors,
+    stored: torch.dtype,
+) -> Findings:
+    """Compares in float32, where nothing but the sum's order may differ, and in the base's dtype.
+
+    Args:
+        probe: Texts.
+        reference: Opens the base.
+        candidate: Opens the export; neither model is kept while the other one runs.
+        vectors: That steer the base.
+        rounded: The vectors as the export holds them.
+        stored: The dtype of the export's weights.
+    """
+    found = Findings()
+    model = reference(torch.float32)
+    plain = logits_of(model, probe)
+    with _steered(model, vectors):
+        probe, steered = continue_greedily(model, probe)
+    exact = steered
+    if not torch.equal(rounded.vectors, vectors.vectors):
+        with _steered(model, rounded):
+            exact = logits_of(model, probe)
+    del model
+    theirs = logits_of(candidate(torch.float32), probe)
+    effect = difference(steered, plain, probe)
+    _require_same(difference(exact, theirs, probe), effect)
+    in_float32 = difference(steered, theirs, probe)
+    found.add("float32", in_float32, f"float32: {_told(in_float32)}")
+    if exact is not steered:
+        merge = difference(exact, theirs, probe)
+        what = f"rounding the vectors to {_name(stored)}; without it {merge.largest:.1e}"
+        found.add("float32_same_rounding", merge, f"  nearly all of it is {what}")
+    if stored != torch.float32:
+        _compare_stored(found, probe, reference, candidate, vectors, stored)
+    moved = f"the vectors themselves move logits by up to {effect.largest:.3g}, "
+    found.add("base", effect, f"for scale: {moved}next-token KL {effect.kl:.2g} nats")
+    return found
+
+
+def _compare_stored(
+    found: Findings,
+    probe: Probe,
+    reference: Open,
+    candidate: Open,
+    vectors: SteeringVectors,
+    stored: torch.dtype,
+) -> None:
+    """Adds what users of the base's own dtype will see."""
+    model = reference(stored)
+    with _steered(model, vectors):
+        probe, steered = continue_greedily(model, probe)
+    del model
+    own = difference(steered, logits_of(candidate(stored), probe), probe)
+    kl = f"next-token KL {own.kl:.1e} nats"
+    found.add(_name(stored), own, f"{_name(stored)}: {_told(own)}, {kl}")
+
+
+def compare_vectors(base: Base, vectors: SteeringVectors, read: SteeringVectors) -> Findings:
+    """Vectors that were read back against those that should have been written.
+
+    Args:
+        base: The base, which is loaded to see what the vectors do.
+        vectors: In the scale of the stream.
+        read: From the export; some layers may be left out.
+
+    Raises:
+        ConfigError: If those that are there are not the same.
+    """
+    check_read(vectors, read)
+    found = Findings()
+    probe, model = make_probe(base.tokenizer()), base.load(torch.float32)
+    plain = logits_of(model, probe)
+    with _steered(model, vectors):
+        probe, steered = continue_greedily(model, probe)
+    with _steered(model, read):
+        theirs = logits_of(model, probe)
+    ours, effect = difference(steered, theirs, probe), difference(steered, plain, probe)
+    found.add("float32", ours, f"float32: {_told(ours)}")
+    left_out = sorted(set(vectors.layers) - set(read.layers))
+    if left_out:
+        names = ", ".join(map(str, left_out))
+        found.facts["layers_left_out"] = left_out
+        cost = f"next-token KL {ours.kl:.2g} nats, at most {ours.largest_kl:.2g}"
+        found.lines.append(f"  that is what leaving out layer {names} costs: {cost}")
+    scale = f"without any vector: next-token KL {effect.kl:.2g} nats, at most"
+    found.add("base", effect, f"for scale, {scale} {effect.largest_kl:.2g}")
+    return found
+
+
+def check_read(vectors: SteeringVectors, read: SteeringVectors) -> None:
+    """Raises a ConfigError if vectors that were read back are not the same, bit for bit.
+
+    Args:
+        vectors: In the scale of the stream.
+        read: From the export; some layers may be left out.
+    """
+    if not torch.equal(sliced(vectors, read.layers).vectors, read.vectors):
+        raise _differs("the vectors read back are not those that were written")
+
+
+def _steered(model: Any, vectors: SteeringVectors) -> Attachment:
+    """Attaches vectors; to the layers as they are, since a streamed model is on no device."""
+    return Attachment(find_layers(model), vectors, 1.0)
+
+
+def _require_same(found: Difference, effect: Difference) -> None:
+    if not found.same:
+        raise _differs(
+            f"logits differ by up to {found.largest:.2g} in float32, where the vectors change them "
+            f"by up to {effect.largest:.2g}"
+        )
+
+
+def _differs(rule: str) -> ConfigError:
+    return ConfigError(
+        "to",
+        rule,
+        rule="the export is not the same as the steered base, and was not kept",
+        fix="Please report it, with the base's config.json and the versions of the libraries",
+    )
+
+
+def _told(found: Difference) -> str:
+    of = f"of logits up to {found.logits:.1f}"
+    return f"largest logit difference {found.largest:.1e} {of}; {found.greedy}"
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

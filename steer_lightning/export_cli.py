@@ -1,0 +1,73 @@
+"""`export`: vectors in the formats of other tools."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from steer_lightning.command_line import read_options
+
+
+def run(words: Sequence[str]) -> None:
+    """Runs `export`.
+
+    Args:
+        words: The command and its options.
+
+    Raises:
+        ConfigError: For any mistake, before anything is written.
+    """
+    options = read_options(
+        words[1:],
+        export,
+        prog="steer-lightning export",
+        description="Writes vectors in the format of another tool, reads them back and compares.",
+    )
+    export(**options)
+
+
+def export(
+    vectors: str,
+    to: Literal["transformers", "peft", "gguf", "vllm", "easysteer"],
+    output: str,
+    merge_from: str | None = None,
+    revision: str | None = None,
+    scale: float = 1.0,
+    overwrite: bool = False,
+    verify: bool = True,
+) -> None:
+    """Exports, and tells what was found.
+
+    Args:
+        vectors: A file of vectors.
+        to: `transformers`, a stock checkpoint with the vectors as biases; `vllm`, the same with the
+            command that serves it; `peft`, an adapter beside the base; `gguf`, a llama.cpp control
+            vector; `easysteer`, a request's steering for EasySteer's build of vLLM.
+        output: The folder to make.
+        merge_from: Hub id, local folder or `quickstart`; null takes the base that the vectors name.
+        revision: Of the base, on the hub; null takes the one that the vectors name.
+        scale: Factor on all vectors.
+        overwrite: Replaces an earlier export there.
+        verify: Compares with the steered base: `transformers` and `vllm` with a layer in memory at
+            a time, the others with the whole base in float32.
+    """
+    from steer_lightning.export import export_vectors
+
+    report = export_vectors(
+        vectors,
+        to=to,
+        output=output,
+        merge_from=merge_from,
+        revision=revision,
+        scale=scale,
+        overwrite=overwrite,
+        verify=verify,
+    )
+    size = f"{report.size / 1e6:.1f} MB" if report.size > 1e6 else f"{report.size / 1e3:.0f} kB"
+    print(f"{report.folder} ({size})\n")
+    if report.findings is None:
+        print("not compared with the steered base\n")
+    else:
+        print("compared with the steered base:")
+        print("".join(f"  {line}\n" for line in report.findings.lines))
+    print(report.usage, end="")

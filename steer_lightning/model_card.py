@@ -1,0 +1,220 @@
+"""The model card of a run: what was trained, on what, how, and what came out of it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from steer_lightning.errors import ConfigError
+from steer_lightning.hub import QUICKSTART
+from steer_lightning.steering import SteeringVectors, load_vectors
+
+SUMMARY, CONFIG, EVALUATION = "summary.json", "config.yaml", "evaluation/results.json"
+
+HUB_DATA = {
+    "GSM8K": "openai/gsm8k",
+    "Math": "DigitalLearningGmbH/MATH-lighteval",
+    "DeepScaleR": "agentica-org/DeepScaleR-Preview-Dataset",
+}
+"""Data sets of the hub by the class that reads them."""
+
+SETTINGS = (
+    *("data.train", "data.template", "data.batch_size", "model.sampling.group_size"),
+    *("model.sampling.temperature", "model.sampling.max_new_tokens", "model.rewards"),
+    *("model.advantage", "model.loss", "model.optimizer", "model.schedule", "model.gradient_clip"),
+    *("model.steering.layers", "model.steering.scale", "model.dtype", "seed_everything"),
+)
+"""Keys of a run's configuration that the card shows."""
+
+
+def read_run(folder: Path) -> tuple[SteeringVectors, dict[str, Any], dict[str, Any]]:
+    """Vectors, summary and configuration of a run; the last two are empty where they are missing.
+
+    Raises:
+        ConfigError: If there are no vectors, or a file is damaged.
+    """
+    path = folder / SteeringVectors.file_name
+    if not path.is_file():
+        raise ConfigError(
+            "run",
+            str(folder),
+            rule=f"is no run's folder: it has no {SteeringVectors.file_name}",
+            fix="Name a folder such as runs/my-run/run-1",
+        )
+    return load_vectors(path), _read(folder / SUMMARY), _read(folder / CONFIG)
+
+
+def model_card(folder: Path, repo_id: str) -> ModelCard:
+    """The card of a run.
+
+    Args:
+        folder: The run's.
+        repo_id: Where it goes, USER/NAME.
+
+    Raises:
+        ConfigError: If the folder is no run's, or a file is damaged.
+    """
+    vectors, summary, config = read_run(folder)
+    base = vectors.metadata.get("base_model") or "an unnamed model"
+    data = ModelCardData(
+        base_model=base if is_hub_id(base) else None,
+        datasets=_datasets(config),
+        library_name="steer-lightning",
+        pipeline_tag="text-generation",
+        tags=["steering-vectors", "reinforcement-learning"],
+        model_name=repo_id.split("/")[-1],
+        eval_results=_results(summary),
+    )
+    text = "\n\n".join(_sections(vectors, base, repo_id, summary, config, folder))
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}\n")
+
+
+def is_hub_id(base: str) -> bool:
+    """Whether a base is named as on the hub, so that others can find it."""
+    return bool(re.fullmatch(r"[\w.-]+/[\w.-]+", base)) and not (
+        base.startswith(".") or Path(base).is_dir()
+    )
+
+
+def _sections(
+    vectors: SteeringVectors,
+    base: str,
+    repo_id: str,
+    summary: dict[str, Any],
+    config: dict[str, Any],
+    folder: Path,
+) -> Iterator[str]:
+    step = vectors.metadata.get("step")
+    yield f"# {repo_id.split('/')[-1]}"
+    yield (
+        f"Steering vectors for {_link(base)}: one vector of width {vectors.width} for each of "
+        f"{len(vectors.layers)} of its {vectors.num_layers} decoder layers, "
+        f"{vectors.num_trained:,} numbers in all, added to the layer's output. Learned by "
+        f"reinforcement learning{f' in {step} steps' if step else ''}, while the model itself "
+        "stayed frozen (method: [arXiv 2505.18706](https://arxiv.org/abs/2505.18706))."
+    )
+    where = f'resolve_base("{base}")' if base == QUICKSTART else f'"{base}"'
+    yield (
+        "```python\n"
+        "from transformers import AutoModelForCausalLM\n"
+        "from steer_lightning import attach, from_hub\n"
+        f"{'from steer_lightning.hub import resolve_base' if base == QUICKSTART else ''}\n"
+        f"model = AutoModelForCausalLM.from_pretrained({where})\n"
+        f'with attach(model, from_hub("{repo_id}")):\n'
+        "    model.generate(...)\n"
+        "```"
+    )
+    yield from _figures(summary, folder)
+    settings = [(key, _value(config, key)) for key in SETTINGS]
+    rows = [[f"`{key}`", value] for key, value in settings if value is not None]
+    if rows:
+        yield f"## Settings\n\nAll of them are in `{CONFIG}`.\n\n" + _table(["key", "value"], rows)
+    if summary.get("versions"):
+        yield "Made with " + ", ".join(f"{k} {v}" for k, v in summary["versions"].items()) + "."
+
+
+def _figures(summary: dict[str, Any], folder: Path) -> Iterator[str]:
+    before, after = summary.get("accuracy_before", {}), summary.get("accuracy_after", {})
+    if after:
+        rows = [[k, _percent(before.get(k)), _percent(value)] for k, value in after.items()]
+        yield "## Results\n\nMeasured by the run itself.\n\n" + _table(
+            ["benchmark", "base", "steered"], rows
+        )
+    rows = [
+        [row["benchmark"], row["arm"], row["metric"], _interval(row)]
+        for row in _read(folder / EVALUATION).get("rows", [])
+        if row["metric"] != "length"
+    ]
+    if rows:
+        head = ["benchmark", "arm", "metric", "value, with 95 % interval"]
+        yield "## Evaluation\n\nBy `steer-lightning evaluate`.\n\n" + _table(head, rows)
+
+
+def _results(summary: dict[str, Any]) -> list[EvalResult] | None:
+    found = [
+        EvalResult(
+            task_type="text-generation",
+            dataset_type=name,
+            dataset_name=name,
+            metric_type="accuracy",
+            metric_value=value,
+        )
+        for name, value in summary.get("accuracy_after", {}).items()
+    ]
+    return found or None
+
+
+def _datasets(config: dict[str, Any]) -> list[str] | None:
+    train = (config.get("data") or {}).get("train") or {}
+    options = train.get("init_args") or {}
+    if options.get("path"):
+        return None
+    name = HUB_DATA.get(_short(train), options.get("hub_name"))
+    return [name] if name else None
+
+
+def _value(config: dict[str, Any], key: str) -> str | None:
+    """A setting as a cell shows it; None where it is not set."""
+    found: Any = config
+    for part in key.split("."):
+        found = found.get(part) if isinstance(found, dict) else None
+    return None if found is None else _shown(found)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_shown, value))
+    if not isinstance(value, dict):
+        return str(value)
+    if "class_path" in value:
+        options = _shown(value.get("init_args") or {})
+        return f"{_short(value)}({options})"
+    return ", ".join(f"{k}={_shown(v)}" for k, v in value.items() if v is not None)
+
+
+def _short(plugin: dict[str, Any]) -> str:
+    return str(plugin.get("class_path", "")).rpartition(".")[2]
+
+
+def _link(base: str) -> str:
+    return f"[{base}](https://huggingface.co/{base})" if is_hub_id(base) else f"`{base}`"
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1%}"
+
+
+def _interval(row: dict[str, Any]) -> str:
+    if row["value"] is None or row["low"] is None:
+        return _percent(row["value"])
+    return f"{row['value']:.1%} [{row['low']:.1%}, {row['high']:.1%}]"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    """Text that can't leave its cell."""
+    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A JSON or YAML file; empty where it is missing."""
+    if not path.is_file():
+        return {}
+    try:
+        text = path.read_text(encoding="utf-8")
+        found = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except (ValueError, yaml.YAMLError) as error:
+        raise ConfigError("run", str(path), rule=f"is damaged ({error})") from error
+    if not isinstance(found, dict):
+        raise ConfigError("run", str(path), rule="is damaged: it holds no mapping")
+    return found

@@ -1,0 +1,173 @@
+"""Arithmetic on vectors: scaled, added, averaged, cut to some layers, given to another model.
+
+A layer without a vector counts as one with the vector zero, which is what it does to the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from steer_lightning.errors import ConfigError
+from steer_lightning.steering.layers import parse_layers
+from steer_lightning.steering.vectors import SteeringVectors
+
+
+def scaled(vectors: SteeringVectors, factor: float) -> SteeringVectors:
+    """`factor * v_l` for each layer.
+
+    Args:
+        vectors: Of any base.
+        factor: Finite; a negative one steers the other way.
+
+    Raises:
+        ConfigError: If the factor is not finite, or the result is not.
+    """
+    if factor != factor or abs(factor) == float("inf"):
+        raise ConfigError("scale", factor, rule="must be finite")
+    return _made(vectors.vectors * factor, vectors.layers, vectors)
+
+
+def summed(
+    vectors: Sequence[SteeringVectors], weights: Sequence[float] | None = None
+) -> SteeringVectors:
+    """`sum_k weights_k * v_{k,l}` for each layer that any of them steers.
+
+    Args:
+        vectors: At least one, all of the same width and number of decoder layers.
+        weights: A factor for each; default: 1.
+
+    Raises:
+        ConfigError: If shapes differ, or the number of weights does.
+    """
+    factors = [1.0] * len(vectors) if weights is None else list(weights)
+    if len(factors) != len(vectors):
+        raise ConfigError("weights", factors, rule=f"must be {len(vectors)}, one for each file")
+    first = vectors[0]
+    for number, other in enumerate(vectors[1:], start=2):
+        _check_same_shape(first, other, number)
+    whole = torch.zeros(first.num_layers, first.width)
+    for one, factor in zip(vectors, factors, strict=True):
+        whole[list(one.layers)] += factor * one.vectors.detach()
+    layers = sorted(set().union(*(one.layers for one in vectors)))
+    found = _made(whole[layers], layers, first)
+    if len(vectors) > 1:
+        found.metadata.pop("step", None)  # the sum was trained for no number of steps
+    return found
+
+
+def averaged(vectors: Sequence[SteeringVectors]) -> SteeringVectors:
+    """The mean of vectors; a layer that some do not steer is averaged with zeros.
+
+    Args:
+        vectors: At least one, all of the same width and number of decoder layers.
+
+    Raises:
+        ConfigError: If shapes differ.
+    """
+    return summed(vectors, [1 / len(vectors)] * len(vectors))
+
+
+def sliced(vectors: SteeringVectors, layers: str | Sequence[int]) -> SteeringVectors:
+    """The vectors of some layers; the others are steered no more.
+
+    Args:
+        vectors: Of any base.
+        layers: `all`, a range such as `"8-15"` with both ends, or a list of 0-based indices.
+
+    Raises:
+        ConfigError: If a layer has no vector.
+    """
+    chosen = parse_layers(layers, vectors.num_layers, key="layers")
+    strangers = sorted(set(chosen) - set(vectors.layers))
+    if strangers:
+        raise ConfigError(
+            "layers",
+            layers,
+            rule=f"layers {', '.join(map(str, strangers))} have no vector",
+            why=f"The file steers {', '.join(map(str, vectors.layers))}",
+        )
+    rows = [vectors.layers.index(layer) for layer in chosen]
+    return _made(vectors.vectors[rows], chosen, vectors)
+
+
+def transplanted(
+    vectors: SteeringVectors, base: str, num_layers: int, width: int, revision: str | None = None
+) -> SteeringVectors:
+    """The same vectors for another model of the family.
+
+    Args:
+        vectors: Of any base.
+        base: Hub id or folder of the other model.
+        num_layers: Its decoder layers.
+        width: Of its stream.
+        revision: On the hub.
+
+    Raises:
+        ConfigError: If the other model has another width or number of layers.
+    """
+    trained = vectors.metadata.get("base_model") or "another model"
+    if width != vectors.width:
+        raise ConfigError(
+            "base",
+            base,
+            rule=f"has width {width}, these vectors are of width {vectors.width}",
+            why=f"They were trained on {trained}; numbers of another width are no directions in "
+            "this stream",
+            fix="Transplant within a family and size, such as from a base model to its chat model",
+        )
+    if num_layers != vectors.num_layers:
+        raise ConfigError(
+            "base",
+            base,
+            rule=f"has {num_layers} decoder layers, these vectors are of {vectors.num_layers}",
+            why=f"They were trained on {trained}. With another depth, layer k does the work of no "
+            "particular layer of the other model, so there is nowhere to put a vector",
+            fix="Transplant within a family and size, such as from a base model to its chat model",
+        )
+    found = _made(vectors.vectors, vectors.layers, vectors)
+    found.metadata |= {"base_model": base, "revision": revision or ""}
+    return found
+
+
+def _check_same_shape(first: SteeringVectors, other: SteeringVectors, number: int) -> None:
+    shapes = [(x.num_layers, x.width) for x in (first, other)]
+    if shapes[0] != shapes[1]:
+        bases = [x.metadata.get("base_model") or "?" for x in (first, other)]
+        raise ConfigError(
+            "files",
+            f"file {number}",
+            rule=f"is of {shapes[1][0]} decoder layers and width {shapes[1][1]}, the first one of "
+            f"{shapes[0][0]} and {shapes[0][1]}",
+            why=f"They were trained on {bases[1]} and {bases[0]}",
+            fix="Take vectors of one model, or of models of one family and size",
+        )
+
+
+def plain_vectors(
+    rows: torch.Tensor,
+    layers: Sequence[int],
+    num_layers: int,
+    metadata: Mapping[str, str] | None = None,
+) -> SteeringVectors:
+    """Frozen vectors of given numbers.
+
+    Args:
+        rows: (L, D), in the scale of the stream.
+        layers: 0-based and ascending, L of them.
+        num_layers: Decoder layers of the model.
+        metadata: What a file says about them.
+    """
+    found = SteeringVectors(list(layers)).shaped(rows.shape[1], num_layers)
+    found.set_vectors(rows.detach())
+    found.metadata = dict(metadata or {})
+    found.requires_grad_(False)
+    return found
+
+
+def _made(tensor: torch.Tensor, layers: Sequence[int], like: SteeringVectors) -> SteeringVectors:
+    """Vectors (L, D) with the shape and metadata of others."""
+    if not bool(torch.isfinite(tensor).all()):
+        raise ConfigError("vectors", "NaN or infinity", rule="the result must be finite")
+    return plain_vectors(tensor, layers, like.num_layers, like.metadata)

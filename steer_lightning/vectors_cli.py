@@ -1,0 +1,253 @@
+"""`vectors`: arithmetic on files of vectors, and the hub."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from steer_lightning.command_line import read_options
+from steer_lightning.errors import UNKNOWN, ConfigError
+
+if TYPE_CHECKING:
+    from steer_lightning.steering import SteeringVectors
+
+
+def run(words: Sequence[str]) -> None:
+    """Runs a verb of `vectors`.
+
+    Args:
+        words: The command, the verb, its files, its options.
+
+    Raises:
+        ConfigError: For any mistake, before anything is written.
+    """
+    if len(words) < 2 or words[1] in ("-h", "--help"):
+        print(help_text())
+        return
+    verb = words[1]
+    if verb not in VERBS:
+        close = difflib.get_close_matches(verb, VERBS, n=1)
+        fix = f"Did you mean {close[0]}" if close else f"The verbs are {', '.join(VERBS)}"
+        raise ConfigError("vectors", verb, rule="there is no such verb", fix=fix)
+    act = VERBS[verb]
+    files = _files(words[2:])
+    options = list(words[2 + len(files) :])
+    if files:
+        options.insert(0, f"--files={json.dumps(files)}")
+    prog = f"steer-lightning vectors {verb} FILE ..."
+    act(**read_options(options, act, prog=prog, description=_summary(act)))
+
+
+def help_text() -> str:
+    """What `steer-lightning vectors --help` prints."""
+    width = max(map(len, VERBS))
+    lines = [
+        f"  {verb:<{width}}  {str(act.__doc__).splitlines()[0]}" for verb, act in VERBS.items()
+    ]
+    return "\n".join(
+        [
+            "usage: steer-lightning vectors VERB FILE ... [options]",
+            "",
+            "verbs:",
+            *lines,
+            "",
+            "steer-lightning vectors VERB --help  lists a verb's options",
+        ]
+    )
+
+
+def _summary(act: Callable[..., None]) -> str:
+    return str(act.__doc__).splitlines()[0]
+
+
+def _files(words: Sequence[str]) -> list[str]:
+    """The words before the first option."""
+    first = next((k for k, word in enumerate(words) if word.startswith("-")), len(words))
+    return list(words[:first])
+
+
+def info(files: list[str]) -> None:
+    """Shows what is in files of vectors.
+
+    Args:
+        files: Files of vectors.
+    """
+    print("\n\n".join(describe(path, vectors) for path, vectors in _load(files).items()))
+
+
+def scale(files: list[str], factor: float, output: str, overwrite: bool = False) -> None:
+    """Multiplies all vectors of a file by a factor.
+
+    Args:
+        files: One file of vectors.
+        factor: Any finite number; a negative one steers the other way.
+        output: The file to write.
+        overwrite: Replaces a file that is there.
+    """
+    from steer_lightning.steering.arithmetic import scaled
+
+    _save(scaled(_one(files), factor), output, overwrite)
+
+
+def add(
+    files: list[str], output: str, weights: list[float] | None = None, overwrite: bool = False
+) -> None:
+    """Adds vectors of several files; a layer that one does not steer counts as zero.
+
+    Args:
+        files: Two files of vectors or more, of the same width and number of decoder layers.
+        output: The file to write.
+        weights: A factor for each file; null takes 1.
+        overwrite: Replaces a file that is there.
+    """
+    from steer_lightning.steering.arithmetic import summed
+
+    _save(summed(_several(files), weights), output, overwrite)
+
+
+def average(files: list[str], output: str, overwrite: bool = False) -> None:
+    """Averages vectors of several files; a layer that one does not steer counts as zero.
+
+    Args:
+        files: Two files of vectors or more, of the same width and number of decoder layers.
+        output: The file to write.
+        overwrite: Replaces a file that is there.
+    """
+    from steer_lightning.steering.arithmetic import averaged
+
+    _save(averaged(_several(files)), output, overwrite)
+
+
+def slice_layers(
+    files: list[str], layers: list[int] | str, output: str, overwrite: bool = False
+) -> None:
+    """Keeps the vectors of some layers.
+
+    Args:
+        files: One file of vectors.
+        layers: `"8-15"` with both ends, `"8"`, or `[8, 9]`.
+        output: The file to write.
+        overwrite: Replaces a file that is there.
+    """
+    from steer_lightning.steering.arithmetic import sliced
+
+    _save(sliced(_one(files), layers), output, overwrite)
+
+
+def transplant(
+    files: list[str], base: str, output: str, revision: str | None = None, overwrite: bool = False
+) -> None:
+    """Gives the vectors to another model of the family, of the same shape.
+
+    Args:
+        files: One file of vectors.
+        base: Hub id, local folder or `quickstart`; only its configuration is read.
+        output: The file to write.
+        revision: Of the base, on the hub.
+        overwrite: Replaces a file that is there.
+    """
+    from steer_lightning.export.base import Base
+    from steer_lightning.steering.arithmetic import transplanted
+
+    vectors = _one(files)
+    shape = Base(base, revision, key="base").shape
+    _save(transplanted(vectors, base, *shape, revision), output, overwrite)
+
+
+def push(files: list[str], to: str, private: bool = False, overwrite: bool = False) -> None:
+    """Uploads a run's vectors to the hub, with a model card.
+
+    Args:
+        files: One run's folder.
+        to: The repository, USER/NAME; it is made if it is missing.
+        private: Makes a new repository a private one; else the hub's default holds.
+        overwrite: Adds a commit to a repository that holds vectors already.
+    """
+    from steer_lightning.publish import push_to_hub
+
+    if len(files) != 1:
+        raise ConfigError("files", files, rule="must be one folder of a run")
+    print(push_to_hub(files[0], to, private=private or None, overwrite=overwrite))
+
+
+VERBS: dict[str, Callable[..., None]] = {
+    "info": info,
+    "scale": scale,
+    "add": add,
+    "average": average,
+    "slice": slice_layers,
+    "transplant": transplant,
+    "push": push,
+}
+
+
+def describe(path: str, vectors: SteeringVectors) -> str:
+    """A file's vectors as a table: a line for each layer.
+
+    Args:
+        path: Of the file.
+        vectors: What it holds.
+    """
+    facts = vectors.metadata
+    plain = vectors.vectors.detach()
+    norms = plain.norm(dim=1)
+    rows = [
+        f"base      {facts.get('base_model') or '?'}",
+        f"revision  {facts.get('revision') or '-'}",
+        f"step      {facts.get('step') or '-'}",
+        f"layers    {len(vectors.layers)} of {vectors.num_layers}, width {vectors.width}: "
+        f"{vectors.num_trained:,} numbers",
+        f"added     behind each layer ({facts.get('site')}), format version "
+        f"{facts.get('format_version')}",
+        "",
+        "layer      norm       rms   largest",
+    ]
+    for layer, row, norm in zip(vectors.layers, plain, norms, strict=True):
+        rms = float(norm) / vectors.width**0.5
+        rows.append(f"{layer:>5}{float(norm):>10.4g}{rms:>10.4g}{float(row.abs().max()):>10.4g}")
+    return "\n".join([path, *rows])
+
+
+def _load(files: Sequence[str]) -> dict[str, SteeringVectors]:
+    from steer_lightning.steering import load_vectors
+
+    if not files:
+        raise ConfigError("files", UNKNOWN, rule="must name a file of vectors")
+    for path in files:
+        if not Path(path).is_file():
+            raise ConfigError("files", path, rule="there is no such file")
+    return {path: load_vectors(path) for path in files}
+
+
+def _one(files: Sequence[str]) -> SteeringVectors:
+    if len(files) != 1:
+        raise ConfigError("files", list(files), rule="must be one file")
+    return _load(files)[files[0]]
+
+
+def _several(files: Sequence[str]) -> list[SteeringVectors]:
+    if len(files) < 2:
+        raise ConfigError("files", list(files), rule="must be two files or more")
+    found = _load(files)
+    return [found[path] for path in files]
+
+
+def _save(vectors: SteeringVectors, output: str, overwrite: bool) -> None:
+    from steer_lightning.steering import save_vectors
+
+    if Path(output).exists() and not overwrite:
+        raise ConfigError(
+            "output", output, rule="exists", fix="Name another file, or give --overwrite"
+        )
+    facts: dict[str, Any] = vectors.metadata
+    save_vectors(
+        vectors,
+        output,
+        base_model=facts.get("base_model", ""),
+        revision=facts.get("revision") or None,
+        step=int(facts["step"]) if facts.get("step") else None,
+    )
+    print(describe(output, vectors))

