@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Literal
 
 from steer_lightning.command_line import read_options
+from steer_lightning.printable import printable
+
+INTERRUPTED = 130
 
 
 def run(words: Sequence[str]) -> None:
@@ -23,7 +27,11 @@ def run(words: Sequence[str]) -> None:
         prog="steer-lightning export",
         description="Writes vectors in the format of another tool, reads them back and compares.",
     )
-    export(**options)
+    try:
+        export(**options)
+    except KeyboardInterrupt:
+        print(f"interrupted: nothing was written to {options['output']}", file=sys.stderr)
+        sys.exit(INTERRUPTED)
 
 
 def export(
@@ -70,4 +78,4 @@ def export(
     else:
         print("compared with the steered base:")
         print("".join(f"  {line}\n" for line in report.findings.lines))
-    print(report.usage, end="")
+    print(printable(report.usage), end="")

@@ -99,7 +99,7 @@ def _sections(
         f"reinforcement learning{f' in {step} steps' if step else ''}, while the model itself "
         "stayed frozen (method: [arXiv 2505.18706](https://arxiv.org/abs/2505.18706))."
     )
-    where = f'resolve_base("{base}")' if base == QUICKSTART else f'"{base}"'
+    where = f'resolve_base("{base}")' if base == QUICKSTART else json.dumps(base)
     yield (
         "```python\n"
         "from transformers import AutoModelForCausalLM\n"

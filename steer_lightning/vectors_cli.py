@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from steer_lightning.command_line import read_options
 from steer_lightning.errors import UNKNOWN, ConfigError
+from steer_lightning.printable import printable
 
 if TYPE_CHECKING:
     from steer_lightning.steering import SteeringVectors
@@ -75,7 +76,8 @@ def info(files: list[str]) -> None:
     Args:
         files: Files of vectors.
     """
-    print("\n\n".join(describe(path, vectors) for path, vectors in _load(files).items()))
+    tables = [describe(path, vectors) for path, vectors in _load(files).items()]
+    print(printable("\n\n".join(tables)))
 
 
 def scale(files: list[str], factor: float, output: str, overwrite: bool = False) -> None:
@@ -250,4 +252,4 @@ def _save(vectors: SteeringVectors, output: str, overwrite: bool) -> None:
         revision=facts.get("revision") or None,
         step=int(facts["step"]) if facts.get("step") else None,
     )
-    print(describe(output, vectors))
+    print(printable(describe(output, vectors)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -119,8 +120,6 @@ def weight_files(folder: Path) -> dict[str, Path]:
     Raises:
         ConfigError: If there are no safetensors weights, or a file is missing or damaged.
     """
-    import json
-
     index, single = folder / INDEX, folder / "model.safetensors"
     try:
         if index.is_file():

@@ -86,20 +86,23 @@ def logits_of(model: Any, probe: Probe) -> torch.Tensor:
     return logits.float().cpu()
 
 
+@torch.no_grad()
 def continue_greedily(model: Any, probe: Probe) -> tuple[Probe, torch.Tensor]:
-    """The most likely continuation of each text, with the logits that led to it.
+    """The most likely continuation of each text, with the logits of all of it.
 
     Whole forward passes, without a cache: a comparison should not depend on one.
 
     Returns:
-        The probe with its continuation, and logits (B, T, V) float32, right at its `real` places.
+        The probe with its continuation, and logits (B, T, V) float32.
     """
     tokens, rows = probe.tokens.clone(), torch.arange(len(probe.lengths))
-    logits = torch.zeros(0)
     for n in tqdm(range(NUM_GREEDY), desc="steered base", unit="token", leave=False):
-        logits = logits_of(model, Probe(tokens, probe.lengths))
-        tokens[rows, probe.lengths + n] = logits[rows, probe.lengths + n - 1].argmax(-1)
-    return Probe(tokens, probe.lengths), logits
+        last = (probe.lengths + n - 1).to(device())
+        ids = tokens.to(device())
+        logits = model(input_ids=ids, use_cache=False, logits_to_keep=last).logits  # (B, B, V)
+        tokens[rows, probe.lengths + n] = logits[rows, rows].argmax(-1).cpu()
+    longer = Probe(tokens, probe.lengths)
+    return longer, logits_of(model, longer)
 
 
 @dataclass(frozen=True)

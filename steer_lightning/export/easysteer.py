@@ -87,7 +87,7 @@ def usage(base: str, output: Path) -> str:
         base: Hub id or folder of the base.
         output: Where the files are.
     """
-    serve = shlex.join(["vllm", "serve", base])
+    serve, file = shlex.join(["vllm", "serve", base]), str(output / FILE)
     return f"""Serve the base with EasySteer's build of vLLM:
 
 ```bash
@@ -101,12 +101,14 @@ import json
 from openai import OpenAI
 
 client = OpenAI(base_url="http://localhost:8000/v1", api_key="EMPTY")
-with open("{output / FILE}") as file:
+with open({json.dumps(file)}) as file:
     steering = json.load(file)
-client.completions.create(model="{base}", prompt="1+1=", extra_body={{"steering": steering}})
+client.completions.create(
+    model={json.dumps(base)}, prompt="1+1=", extra_body={{"steering": steering}}
+)
 ```
 
-`{serve} --steering-config {output / FILE}` steers every request that does not say otherwise.
+`{serve} --steering-config {shlex.quote(file)}` steers every request that does not say otherwise.
 `steering_vectors.gguf` holds the same vectors for requests that name a file on the server:
 `{{"vectors": [{{"source": "FILE", "apply": {{"prompt": "all", "generation": "all"}}}}]}}`.
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -80,7 +81,7 @@ class Transformers:
         """Two lines of Python."""
         return _python(
             "from transformers import AutoModelForCausalLM",
-            f'model = AutoModelForCausalLM.from_pretrained("{plan.output}")',
+            f"model = AutoModelForCausalLM.from_pretrained({_quoted(plan.output)})",
         )
 
 
@@ -127,8 +128,8 @@ class Peft:
         code = _python(
             "from peft import PeftModel",
             "from transformers import AutoModelForCausalLM",
-            f'model = AutoModelForCausalLM.from_pretrained("{plan.base.path}")',
-            f'model = PeftModel.from_pretrained(model, "{plan.output}")',
+            f"model = AutoModelForCausalLM.from_pretrained({_quoted(plan.base.path)})",
+            f"model = PeftModel.from_pretrained(model, {_quoted(plan.output)})",
         )
         return (
             f"{code}\nPEFT can't merge it into a base without biases; `--to transformers` does.\n"
@@ -164,7 +165,8 @@ class Gguf:
     def usage(self, plan: Plan) -> str:
         """The command, and what is missing."""
         file = plan.output / control_vector.FILE
-        told = f"```bash\nllama-cli -m BASE.gguf --control-vector {file} -p PROMPT\n```\n\n"
+        command = f"llama-cli -m BASE.gguf --control-vector {shlex.quote(str(file))} -p PROMPT"
+        told = f"```bash\n{command}\n```\n\n"
         told += f"`BASE.gguf` is {plan.base.name}, converted for llama.cpp.\n"
         if 0 in plan.vectors.layers:
             told += "\nLayer 0's vector is left out: llama.cpp has no control vector for it. "
@@ -205,6 +207,10 @@ class EasySteer:
     def usage(self, plan: Plan) -> str:
         """The server's command, and a request."""
         return easysteer.usage(plan.base.path, plan.output)
+
+
+def _quoted(path: str | Path) -> str:
+    return json.dumps(str(path))
 
 
 def _python(*lines: str) -> str:

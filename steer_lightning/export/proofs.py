@@ -145,8 +145,8 @@ def _compare_models(
     found.add("float32", in_float32, f"float32: {_told(in_float32)}")
     if exact is not steered:
         merge = difference(exact, theirs, probe)
-        what = f"rounding the vectors to {_name(stored)}; without it {merge.largest:.1e}"
-        found.add("float32_same_rounding", merge, f"  nearly all of it is {what}")
+        what = f"  vectors rounded to {_name(stored)} on both sides: {merge.largest:.2g}"
+        found.add("float32_same_rounding", merge, what)
     if stored != torch.float32:
         _compare_stored(found, probe, reference, candidate, vectors, stored)
     moved = f"the vectors themselves move logits by up to {effect.largest:.3g}, "
@@ -168,7 +168,7 @@ def _compare_stored(
         probe, steered = continue_greedily(model, probe)
     del model
     own = difference(steered, logits_of(candidate(stored), probe), probe)
-    kl = f"next-token KL {own.kl:.1e} nats"
+    kl = f"next-token KL {own.kl:.2g} nats"
     found.add(_name(stored), own, f"{_name(stored)}: {_told(own)}, {kl}")
 
 
@@ -239,7 +239,7 @@ def _differs(rule: str) -> ConfigError:
 
 def _told(found: Difference) -> str:
     of = f"of logits up to {found.logits:.1f}"
-    return f"largest logit difference {found.largest:.1e} {of}; {found.greedy}"
+    return f"largest logit difference {found.largest:.2g} {of}; {found.greedy}"
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -66,6 +66,21 @@ def test_mistakes_are_told_in_one_message(
     assert [path.name for path in folder.iterdir()] == ["v.safetensors"]
 
 
+def test_an_interrupted_export_leaves_nothing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("steer_lightning.export.formats.compare_merged", interrupted)
+    words = ["--vectors=v.safetensors", "--to=transformers", "--output=out"]
+    with pytest.raises(SystemExit) as stopped:
+        main(["export", *words])
+    assert stopped.value.code == 130
+    assert "nothing was written to out" in capsys.readouterr().err
+    assert [path.name for path in folder.iterdir()] == ["v.safetensors"]
+
+
 def test_help_does_not_wait_for_torch() -> None:
     script = (
         "import sys; from steer_lightning.cli import main\n"

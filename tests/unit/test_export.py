@@ -155,7 +155,7 @@ def test_what_rounding_to_bfloat16_costs_is_told(tmp_path: Path) -> None:
     facts = report.findings.facts
     assert facts["float32_same_rounding"]["largest"] < 1e-5 < facts["float32"]["largest"] < 0.1
     assert "bfloat16" in facts
-    assert "rounding the vectors to bfloat16" in "\n".join(report.findings.lines)
+    assert "vectors rounded to bfloat16 on both sides" in "\n".join(report.findings.lines)
     assert f"vllm serve {tmp_path / 'out'}" in report.usage
     assert "--dtype bfloat16" in (tmp_path / "out/README.md").read_text()
 
