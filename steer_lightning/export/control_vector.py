@@ -14,6 +14,7 @@ import torch
 
 from steer_lightning.errors import ConfigError
 from steer_lightning.steering import SteeringVectors
+from steer_lightning.steering.arithmetic import plain_vectors
 
 FILE = "steering_vectors.gguf"
 ARCHITECTURE = "controlvector"
@@ -66,6 +67,4 @@ def read_control_vector(path: Path, num_layers: int) -> SteeringVectors:
     tensors = gguf.GGUFReader(path).tensors
     found = {int(tensor.name.removeprefix("direction.")): tensor.data for tensor in tensors}
     rows = torch.stack([torch.from_numpy(np.array(found[layer])) for layer in sorted(found)])
-    vectors = SteeringVectors(sorted(found), rows.shape[1], num_layers)
-    vectors.set_vectors(rows)
-    return vectors.requires_grad_(False)
+    return plain_vectors(rows, sorted(found), num_layers)

@@ -20,6 +20,7 @@ import torch
 
 from steer_lightning.errors import ConfigError
 from steer_lightning.steering import SteeringVectors
+from steer_lightning.steering.arithmetic import plain_vectors
 
 FILE = "steering.json"
 WIRE_VERSION = 1
@@ -75,9 +76,8 @@ def read_spec(path: Path, num_layers: int) -> SteeringVectors:
         for name, part in data["tensors"].items()
     }
     rows = np.stack([found[layer] for layer in vector["layers"]]) * vector["scale"]
-    vectors = SteeringVectors(vector["layers"], rows.shape[1], num_layers)
-    vectors.set_vectors(torch.from_numpy(rows.astype(np.float32)))
-    return vectors.requires_grad_(False)
+    plain = torch.from_numpy(rows.astype(np.float32))
+    return plain_vectors(plain, vector["layers"], num_layers)
 
 
 def usage(base: str, output: Path) -> str:

@@ -24,8 +24,8 @@ from steer_lightning.export.merged import down_bias, read_tensor
 from steer_lightning.export.peft_adapter import load_adapter
 from steer_lightning.export.streamed import open_streamed
 from steer_lightning.hub import hub_errors
-from steer_lightning.steering import Attachment, SteeringVectors, find_layers
-from steer_lightning.steering.arithmetic import sliced
+from steer_lightning.steering import SteeringVectors
+from steer_lightning.steering.arithmetic import plain_vectors, sliced
 
 Open = Callable[[torch.dtype], Any]
 
@@ -74,9 +74,7 @@ def compare_merged(base: Base, vectors: SteeringVectors, folder: Path) -> Findin
             row = read_tensor(after, down_bias(layer)).float()
             own = down_bias(layer) in before
             rows.append(row - read_tensor(before, down_bias(layer)).float() if own else row)
-        rounded = SteeringVectors(vectors.layers, vectors.width, vectors.num_layers)
-        rounded.set_vectors(torch.stack(rows))
-        return rounded.requires_grad_(False)
+        return plain_vectors(torch.stack(rows), vectors.layers, vectors.num_layers)
 
     return _compare_models(
         probe=make_probe(tokenizer),
@@ -131,11 +129,11 @@ def _compare_models(
     found = Findings()
     model = reference(torch.float32)
     plain = logits_of(model, probe)
-    with _steered(model, vectors):
+    with vectors.attach(model):
         probe, steered = continue_greedily(model, probe)
     exact = steered
     if not torch.equal(rounded.vectors, vectors.vectors):
-        with _steered(model, rounded):
+        with rounded.attach(model):
             exact = logits_of(model, probe)
     del model
     theirs = logits_of(candidate(torch.float32), probe)
@@ -164,7 +162,7 @@ def _compare_stored(
 ) -> None:
     """Adds what users of the base's own dtype will see."""
     model = reference(stored)
-    with _steered(model, vectors):
+    with vectors.attach(model):
         probe, steered = continue_greedily(model, probe)
     del model
     own = difference(steered, logits_of(candidate(stored), probe), probe)
@@ -187,9 +185,9 @@ def compare_vectors(base: Base, vectors: SteeringVectors, read: SteeringVectors)
     found = Findings()
     probe, model = make_probe(base.tokenizer()), base.load(torch.float32)
     plain = logits_of(model, probe)
-    with _steered(model, vectors):
+    with vectors.attach(model):
         probe, steered = continue_greedily(model, probe)
-    with _steered(model, read):
+    with read.attach(model):
         theirs = logits_of(model, probe)
     ours, effect = difference(steered, theirs, probe), difference(steered, plain, probe)
     found.add("float32", ours, f"float32: {_told(ours)}")
@@ -213,11 +211,6 @@ def check_read(vectors: SteeringVectors, read: SteeringVectors) -> None:
     """
     if not torch.equal(sliced(vectors, read.layers).vectors, read.vectors):
         raise _differs("the vectors read back are not those that were written")
-
-
-def _steered(model: Any, vectors: SteeringVectors) -> Attachment:
-    """Attaches vectors; to the layers as they are, since a streamed model is on no device."""
-    return Attachment(find_layers(model), vectors, 1.0)
 
 
 def _require_same(found: Difference, effect: Difference) -> None:

@@ -10,14 +10,21 @@ import torch
 from steer_lightning import ConfigError, load_vectors, save_vectors
 from steer_lightning.cli import main
 from steer_lightning.steering import SteeringVectors
-from steer_lightning.steering.arithmetic import averaged, scaled, sliced, summed, transplanted
+from steer_lightning.steering.arithmetic import (
+    averaged,
+    plain_vectors,
+    scaled,
+    sliced,
+    summed,
+    transplanted,
+)
 from steer_lightning.testing import save_tiny
 
 
 def make(rows: dict[int, list[float]], num_layers: int = 4, **facts: str) -> SteeringVectors:
-    found = SteeringVectors(sorted(rows), 2, num_layers, {"base_model": "b", "step": "9", **facts})
-    found.set_vectors(torch.tensor([rows[layer] for layer in sorted(rows)]))
-    return found
+    facts = {"base_model": "b", "step": "9", **facts}
+    numbers = torch.tensor([rows[layer] for layer in sorted(rows)])
+    return plain_vectors(numbers, sorted(rows), num_layers, facts)
 
 
 def rows(vectors: SteeringVectors) -> dict[int, list[float]]:
@@ -53,7 +60,7 @@ def test_metadata_follows() -> None:
 
 
 def test_units_are_multiplied_out() -> None:
-    vectors = SteeringVectors((1,), 2, 4)
+    vectors = SteeringVectors([1]).shaped(2, 4)
     vectors.set_unit(torch.tensor([8.0]))
     vectors.weight.data[:, :2] = torch.tensor([[1.0, 0.5]])
     assert rows(scaled(vectors, 2.0)) == {1: [16.0, 8.0]}

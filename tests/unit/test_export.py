@@ -23,6 +23,7 @@ from steer_lightning.export.families import BIAS_HOMES, NORM_AFTER_MLP
 from steer_lightning.export.peft_adapter import load_adapter, write_adapter
 from steer_lightning.export.vllm import check_for_vllm
 from steer_lightning.steering import SteeringVectors, attach, find_layers
+from steer_lightning.steering.arithmetic import plain_vectors
 from steer_lightning.testing import ARCHITECTURES, VOCABULARY, byte_tokenizer, save_tiny
 
 LAYERS, WIDTH = 3, 32
@@ -174,9 +175,8 @@ def test_memory_is_that_of_a_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     byte_tokenizer().save_pretrained(tmp_path / "base")
     sizes = [path.stat().st_size for path in (tmp_path / "base").glob("*.safetensors")]
     assert sum(sizes) > 150e6 > 10 * max(sizes)
-    vectors = SteeringVectors(range(12), 256, 12, {"base_model": str(tmp_path / "base")})
-    vectors.set_vectors(torch.randn(12, 256))
-    vectors.requires_grad_(False)
+    named = {"base_model": str(tmp_path / "base")}
+    vectors = plain_vectors(torch.randn(12, 256), range(12), 12, named)
     warm = save_base(tmp_path / "warm")  # what libraries load at their first use is not counted
     make_vectors(tmp_path / "w.safetensors", warm)
     export_vectors(tmp_path / "w.safetensors", to="transformers", output=tmp_path / "w")
@@ -207,9 +207,7 @@ def test_an_adapter_is_exact_for_every_architecture_named(kind: str, tmp_path: P
     config = make_config(kind)
     config.save_pretrained(tmp_path / "base")
     model = tf.AutoModelForCausalLM.from_config(config).eval()
-    vectors = SteeringVectors((0, 2), WIDTH, LAYERS)
-    vectors.set_vectors(torch.randn(2, WIDTH))
-    vectors.requires_grad_(False)
+    vectors = plain_vectors(torch.randn(2, WIDTH), (0, 2), LAYERS)
     ids = torch.randint(3, VOCABULARY, (2, 9))
     with torch.no_grad():
         plain = model(ids).logits
