@@ -214,14 +214,11 @@ def describe(path: str, vectors: SteeringVectors) -> str:
 
 
 def _load(files: Sequence[str]) -> dict[str, SteeringVectors]:
-    from steer_lightning.steering import load_vectors
+    from steer_lightning.steering import find_vectors, load_vectors
 
     if not files:
         raise ConfigError("files", UNKNOWN, rule="must name a file of vectors")
-    for path in files:
-        if not Path(path).is_file():
-            raise ConfigError("files", path, rule="there is no such file")
-    return {path: load_vectors(path) for path in files}
+    return {path: load_vectors(find_vectors(path)) for path in files}
 
 
 def _one(files: Sequence[str]) -> SteeringVectors:

@@ -13,7 +13,12 @@ from steer_lightning.errors import ConfigError
 from steer_lightning.export.base import KEY, Base
 from steer_lightning.export.formats import FORMATS, Format, Plan
 from steer_lightning.export.proofs import Findings
-from steer_lightning.steering import SteeringVectors, load_vectors, warn_of_another_base
+from steer_lightning.steering import (
+    SteeringVectors,
+    find_vectors,
+    load_vectors,
+    warn_of_another_base,
+)
 from steer_lightning.steering.arithmetic import scaled
 
 MARK = "export.json"
@@ -70,9 +75,8 @@ def export_vectors(
     form = _format(to)
     check_output(target, overwrite)
     if not isinstance(vectors, SteeringVectors):
-        if not Path(vectors).is_file():
-            raise ConfigError("vectors", str(vectors), rule="there is no such file")
-        vectors = load_vectors(vectors)
+        vectors = load_vectors(find_vectors(vectors))
+    _check_place(vectors)
     base = _find_base(vectors, merge_from, revision)
     _check_fit(vectors, base)
     warn_of_another_base(vectors, base.name)
@@ -122,6 +126,18 @@ def _find_base(vectors: SteeringVectors, merge_from: str | None, revision: str |
     if merge_from is None or merge_from == named:
         revision = revision or vectors.metadata.get("revision") or None
     return Base(merge_from or str(named), revision)
+
+
+def _check_place(vectors: SteeringVectors) -> None:
+    place = vectors.saved_as, vectors.site, vectors.tokens
+    if place != (SteeringVectors.__name__, "layer_output", "all"):
+        raise ConfigError(
+            "vectors",
+            f"{place[0]} at {place[1]} for {place[2]} tokens",
+            rule="must be SteeringVectors at the output of layers for all tokens",
+            why="The formats hold nothing else",
+            fix="Use steer_lightning.attach in Python",
+        )
 
 
 def _check_fit(vectors: SteeringVectors, base: Base) -> None:

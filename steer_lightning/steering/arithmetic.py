@@ -11,6 +11,8 @@ import torch
 
 from steer_lightning.errors import ConfigError
 from steer_lightning.steering.layers import parse_layers
+from steer_lightning.steering.sites import Site
+from steer_lightning.steering.tokens import Tokens
 from steer_lightning.steering.vectors import SteeringVectors
 
 
@@ -143,6 +145,15 @@ def _check_same_shape(first: SteeringVectors, other: SteeringVectors, number: in
             why=f"They were trained on {bases[1]} and {bases[0]}",
             fix="Take vectors of one model, or of models of one family and size",
         )
+    places = [(x.site, x.tokens) for x in (first, other)]
+    if places[0] != places[1]:
+        raise ConfigError(
+            "files",
+            f"file {number}",
+            rule=f"is added at {places[1][0]} for {places[1][1]} tokens, the first one at "
+            f"{places[0][0]} for {places[0][1]}",
+            why="Vectors of different places have no sum",
+        )
 
 
 def plain_vectors(
@@ -150,6 +161,8 @@ def plain_vectors(
     layers: Sequence[int],
     num_layers: int,
     metadata: Mapping[str, str] | None = None,
+    site: Site = "layer_output",
+    tokens: Tokens = "all",
 ) -> SteeringVectors:
     """Frozen vectors of given numbers.
 
@@ -158,8 +171,12 @@ def plain_vectors(
         layers: 0-based and ascending, L of them.
         num_layers: Decoder layers of the model.
         metadata: What a file says about them.
+        site: Where they are added.
+        tokens: Which tokens they steer.
     """
-    found = SteeringVectors(list(layers)).shaped(rows.shape[1], num_layers)
+    found = SteeringVectors(list(layers), site=site, tokens=tokens).shaped(
+        rows.shape[1], num_layers
+    )
     found.set_vectors(rows.detach())
     found.metadata = dict(metadata or {})
     found.requires_grad_(False)
@@ -167,7 +184,13 @@ def plain_vectors(
 
 
 def _made(tensor: torch.Tensor, layers: Sequence[int], like: SteeringVectors) -> SteeringVectors:
-    """Vectors (L, D) with the shape and metadata of others."""
+    """Vectors (L, D) with the shape, place and metadata of others."""
+    if like.saved_as != SteeringVectors.__name__:
+        raise ConfigError(
+            "vectors", like.saved_as, rule="is not known to arithmetic", why="It has gates, too"
+        )
     if not bool(torch.isfinite(tensor).all()):
         raise ConfigError("vectors", "NaN or infinity", rule="the result must be finite")
-    return plain_vectors(tensor, layers, like.num_layers, like.metadata)
+    return plain_vectors(
+        tensor, layers, like.num_layers, like.metadata, site=like.site, tokens=like.tokens
+    )

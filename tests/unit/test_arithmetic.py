@@ -9,7 +9,7 @@ import torch
 
 from steer_lightning import ConfigError, load_vectors, save_vectors
 from steer_lightning.cli import main
-from steer_lightning.steering import SteeringVectors
+from steer_lightning.steering import AdaptiveVectors, SteeringVectors
 from steer_lightning.steering.arithmetic import (
     averaged,
     plain_vectors,
@@ -46,6 +46,18 @@ def test_by_hand() -> None:
     assert rows(sliced(a, [2, 0])) == A
     assert rows(transplanted(a, "c", 4, 2)) == A
     assert rows(a) == A, "nothing is changed in place"
+
+
+def test_places_follow_and_do_not_mix() -> None:
+    a = make(A)
+    elsewhere = plain_vectors(a.vectors, a.layers, 4, site="mlp_output", tokens="prompt")
+    for made in (scaled(elsewhere, 2.0), sliced(elsewhere, "2"), summed([elsewhere, elsewhere])):
+        assert (made.site, made.tokens) == ("mlp_output", "prompt")
+    with pytest.raises(ConfigError, match=r"mlp_output for prompt tokens.*layer_output for all"):
+        summed([a, elsewhere])
+    gated = AdaptiveVectors([0, 2]).shaped(2, 4)
+    with pytest.raises(ConfigError, match=r"AdaptiveVectors.*gates"):
+        scaled(gated, 2.0)
 
 
 def test_metadata_follows() -> None:
@@ -133,7 +145,7 @@ def test_transplant_reads_the_other_models_configuration(folder: Path) -> None:
     ("words", "told"),
     [
         (["avrage", "a.safetensors"], "Did you mean average"),
-        (["info", "no.safetensors"], "files = 'no.safetensors': there is no such file"),
+        (["info", "no.safetensors"], "vectors = 'no.safetensors': there is no such file"),
         (["info"], "must be set"),
         (["scale", "a.safetensors", "b.safetensors", "--factor=1", "--output=o"], "must be one"),
         (["add", "a.safetensors", "--output=o"], "must be two files or more"),

@@ -22,7 +22,7 @@ from steer_lightning.export.compare import NUM_GREEDY, Probe, difference
 from steer_lightning.export.families import BIAS_HOMES, NORM_AFTER_MLP
 from steer_lightning.export.peft_adapter import load_adapter, write_adapter
 from steer_lightning.export.vllm import check_for_vllm
-from steer_lightning.steering import SteeringVectors, attach, find_layers
+from steer_lightning.steering import AdaptiveVectors, SteeringVectors, attach, find_layers
 from steer_lightning.steering.arithmetic import plain_vectors
 from steer_lightning.testing import ARCHITECTURES, VOCABULARY, byte_tokenizer, save_tiny
 
@@ -279,6 +279,15 @@ def test_what_can_not_be_exact_is_refused_before_anything_loads(
     for text in told:
         assert text in str(refused.value)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "v.safetensors"]
+
+
+def test_vectors_of_another_place_are_refused(tmp_path: Path) -> None:
+    for kind in (SteeringVectors(tokens="prompt"), AdaptiveVectors()):
+        path = tmp_path / "vectors.safetensors"
+        save_vectors(kind.shaped(192, 4), path, base_model="quickstart")
+        with pytest.raises(ConfigError, match="must be SteeringVectors at the output of layers"):
+            export_vectors(path, to="peft", output=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("kind", ["gemma2", "gemma3", "olmo2", "olmo3", "glm4"])
