@@ -158,6 +158,20 @@ def scaling(result: Result) -> str:
     return table(head, rows)
 
 
+def algorithms(result: Result) -> str:
+    """A line for each overlay."""
+    rows = [
+        [
+            f"`{x['overlay']}.yaml`" if x["overlay"] else "`quickstart.yaml` alone: RLOO",
+            f"{x['before']:.1%}",
+            f"{x['after']:.1%}",
+            f"{x['seconds']:.0f} s",
+        ]
+        for x in result["runs"]
+    ]
+    return table(["", "accuracy before", f"after {result['runs'][0]['steps']} steps", "time"], rows)
+
+
 MAKERS: dict[str, Callable[[Result], str]] = {
     "rl_step": rl_step,
     "rollout": rollout,
@@ -167,6 +181,7 @@ MAKERS: dict[str, Callable[[Result], str]] = {
     "doubling": doubling,
     "footprint": footprint,
     "eight_bit": eight_bit,
+    "algorithms": algorithms,
 }
 
 

@@ -159,7 +159,9 @@ def test_no_algorithm_depends_on_the_number_of_processes(
         assert done.succeeded(), f"{strategy}: {done.stderr}"
         run, first = tmp_path / f"runs/run-{number}", tmp_path / "runs/run-1"
         torch.testing.assert_close(vectors(run), vectors(first), rtol=0, atol=1e-5)
-        assert completions(run) == completions(first)
+        for row, expected in zip(completions(run), completions(first), strict=True):
+            assert row[:-1] == expected[:-1]
+            assert row[-1] == pytest.approx(expected[-1], abs=1e-4), "with the KL to the base"
     assert len(completions(first)) > 2 * 16, "batches were refilled"
     config["model"].update(
         advantage={"class_path": "steer_lightning.advantages.ReinforcePlusPlus"},
@@ -167,4 +169,8 @@ def test_no_algorithm_depends_on_the_number_of_processes(
     )
     for processes in (1, 2):
         assert fit(processes, "auto", "--ckpt_path=new").succeeded()
-    assert completions(tmp_path / "runs/run-4") == completions(tmp_path / "runs/run-5")
+    for row, expected in zip(
+        *(completions(tmp_path / f"runs/run-{k}") for k in (4, 5)), strict=True
+    ):
+        assert row[:-1] == expected[:-1]
+        assert row[-1] == pytest.approx(expected[-1], abs=1e-4)
