@@ -76,11 +76,16 @@ def plain_number(text: str) -> Fraction | None:
 def _parse(answer: str) -> tuple[Any, ...]:
     if len(answer) > MAX_CHARACTERS:
         return ()
-    from math_verify import parse  # it imports sympy, a second that no other command should pay
+    # it imports sympy, a second that no other command should pay
+    from math_verify import LatexExtractionConfig, parse
 
     # its own time-outs are signals, which fail off the main thread; the reward pool has a deadline
     logging.getLogger("math_verify").setLevel(logging.ERROR)  # it would warn of just that
-    return tuple(parse(f"${answer}$", parsing_timeout=None))
+    # LaTeX alone: what can't be read as such would be searched for a number, so that 9**9 is 9, and
+    # its arithmetic be handed to Python's eval
+    latex = LatexExtractionConfig()
+    text = f"${answer}$".replace("\n", " ")
+    return tuple(parse(text, extraction_config=[latex], parsing_timeout=None))
 
 
 def is_comparable(answer: str) -> bool:

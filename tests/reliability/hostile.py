@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import struct
 import subprocess
@@ -12,6 +13,7 @@ import time
 from collections.abc import Sequence
 from itertools import product
 
+from steer_lightning.rewards import MathReward, Verdict
 from steer_lightning.types import Completion
 
 GOLDS = (r"\frac{1}{2}", "42", r"\sqrt{2}", "x^2+1")
@@ -74,7 +76,7 @@ def sympy_bombs() -> list[str]:
     found += ["=".join(["x"] * n) for n in (3, 100, 1000)] + ["x<" * 200 + "x", r"\pi^{\pi^{\pi}}"]
     found += [rf"\log_{{{n}}}({n}^{{{n}}})" for n in (2, 99, 10**6)] + [r"e^{i\pi" * 30 + "}" * 30]
     found += ["__import__('os')._exit(1)", "exec('1')", "lambda: 0", "{{7*7}}", "${jndi:x}"]
-    found += [r"\input{/etc/passwd}"]
+    found += [r"\input{/etc/passwd}", "1 . 9**9**9 + 2", "2 . 3 + (4)(5)"]
     return found
 
 
@@ -226,6 +228,40 @@ def draws(completions: Sequence[Completion]) -> list[float]:
 def order_of_a_set(completions: Sequence[Completion]) -> list[float]:
     """A reward whose number hangs on the order of a set of strings."""
     return [float("".join({str(n) for n in range(10)}))]
+
+
+HARMLESS = re.compile(
+    rb"\s*def (__create_fn__|monomial_).*|\s*from sympy import \*\s*"
+    rb"|(Integer|Float|Rational) \(('?[\d.]+'? ?)*\)",
+    re.DOTALL,
+)
+"""What libraries compile: functions of their own, and numbers."""
+
+REACHES_OUT = ("os.system", "os.exec", "os.posix_spawn", "subprocess.Popen", "socket.connect")
+FOUND_OUT = 77
+
+
+def watch(event: str, arguments: tuple[object, ...]) -> None:
+    """An audit hook that ends the process where text is run as code, or reaches the system."""
+    code = arguments[0] if event == "compile" and arguments[1] in ("<string>", b"<string>") else b""
+    code = code.encode("utf-8", "replace") if isinstance(code, str) else code
+    runs = isinstance(code, bytes) and code and not HARMLESS.fullmatch(code)
+    writes = event == "open" and set(str(arguments[1])) & set("wax+")
+    if runs or writes or event in REACHES_OUT:
+        os._exit(FOUND_OUT)
+
+
+class WatchedMath(MathReward):
+    """Nothing that it compares may be run."""
+
+    def warm_up(self) -> None:
+        super().warm_up()
+        sys.addaudithook(watch)
+
+    def __call__(self, completions: Sequence[Completion]) -> list[Verdict | None]:
+        if completions[0].text.startswith("eval: "):  # shows that the watch would notice
+            eval(completions[0].text.removeprefix("eval: "))
+        return super().__call__(completions)
 
 
 class SlowToLoad:

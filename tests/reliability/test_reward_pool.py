@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from steer_lightning import ConfigError
+from steer_lightning.printable import printable
 from steer_lightning.rewards import (
     AsyncReward,
     FormatReward,
@@ -31,6 +32,7 @@ from tests.reliability.conftest import Figure
 from tests.reliability.hostile import boxed, make
 
 DEADLINE = 1.0
+FOUND_OUT = f"exit status {hostile.FOUND_OUT}"
 SLACK = 3.0  # seconds that a loaded machine may be late
 
 
@@ -80,12 +82,14 @@ def rewards(pool: RewardPool, *parts: object) -> RewardSum:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("nothing_left")
-def test_every_hostile_completion_gets_a_verdict_inside_its_deadline(figure: Figure) -> None:
+def test_every_hostile_completion_gets_a_verdict_inside_its_deadline(
+    figure: Figure, capfd: pytest.CaptureFixture[str]
+) -> None:
     completions = hostile.hostile_completions()
     assert len(completions) >= 300
     good = make(r"\boxed{\frac{2}{4}}", r"\frac{1}{2}")
     with closing(RewardPool(num_workers=2, deadline=DEADLINE, memory_mb=256)) as pool:
-        number = pool.register(MathReward())
+        number = pool.register(hostile.WatchedMath())
         pool.collect([pool.submit(number, good)])  # starting is not the completions' fault
         start = time.monotonic()
         batch = [row for completion in completions for row in (completion, good)]
@@ -93,6 +97,14 @@ def test_every_hostile_completion_gets_a_verdict_inside_its_deadline(figure: Fig
         seconds = time.monotonic() - start
     answers = every[::2]
     assert {answer["outcome"] for answer in every[1::2]} == {"right"}, "the good ones between them"
+    found_out = [
+        row.text
+        for row, answer in zip(completions, answers, strict=True)
+        if FOUND_OUT in answer["detail"]
+    ]
+    assert not found_out, "what a model writes is never run"
+    told = capfd.readouterr()
+    assert printable(told.out + told.err) == told.out + told.err, "workers share the console"
     outcomes = Counter(answer["outcome"] for answer in answers)
     late = outcomes["timed_out"] + outcomes["crashed"]
     assert late < len(completions) / 3, "no verdict is for bombs alone"
@@ -107,6 +119,15 @@ def test_every_hostile_completion_gets_a_verdict_inside_its_deadline(figure: Fig
     figure("hostile_completions", len(completions))
     for outcome, count in outcomes.items():
         figure(f"hostile_{outcome}", count)
+
+
+def test_text_that_is_run_would_be_noticed() -> None:
+    with closing(RewardPool(num_workers=1, deadline=60)) as pool:
+        number = pool.register(hostile.WatchedMath())
+        tasks = [pool.submit(number, make(text)) for text in ("eval: 6 * 7", boxed("42"))]
+        caught, fine = pool.collect(tasks)
+    assert FOUND_OUT in caught["detail"]
+    assert fine["outcome"] == "right"
 
 
 @pytest.mark.usefixtures("nothing_left")

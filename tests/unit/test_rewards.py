@@ -68,6 +68,14 @@ def test_where_the_answer_is_looked_for() -> None:
         ("(1,2)", "(1, 2)", 1.0),
         ("", "42", 0.0),
         ("the answer", "42", 0.0),
+        ("9**9", "9", 0.0),  # no number is picked out of what can't be read
+        ("1 . 40 + 2", "42", 0.0),  # nor is Python asked
+        ("42)", "42", 0.0),
+        (
+            "\\begin{pmatrix} 1 \\\\\n 2 \\end{pmatrix}",
+            r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}",
+            1.0,
+        ),
     ],
 )
 def test_mathematical_equality(answer: str, gold: str, expected: float) -> None:
