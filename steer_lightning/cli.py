@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import difflib
 import errno
+import logging
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import version
 
 from steer_lightning.errors import ConfigError
-from steer_lightning.printable import printable
+from steer_lightning.printable import PrintableRecord, printable
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ COMMANDS = {
     ),
 }
 
-USAGE_ERROR = 2
+ERROR, USAGE_ERROR = 1, 2
 
 
 def help_text() -> str:
@@ -74,8 +76,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Words of the command line; default: those of this process.
 
     Returns:
-        The exit status: 0, or 2 for a mistake that the user can mend, told in one message.
+        The exit status: 0; 2 for a mistake that the user can mend, told in one message; 1 for any
+        other error, with its traceback.
     """
+    logging.setLogRecordFactory(PrintableRecord)
+    try:
+        return _run(arguments)
+    except Exception:  # of a user's code in this process, too: it may tell what a model wrote
+        print(printable(traceback.format_exc()), end="", file=sys.stderr)
+        return ERROR
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help"):
         print(help_text())

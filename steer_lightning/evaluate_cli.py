@@ -13,6 +13,7 @@ from typing import Any
 from steer_lightning.command_line import read_options
 from steer_lightning.evaluation.job import Evaluation
 from steer_lightning.evaluation.results import as_text
+from steer_lightning.printable import printable
 from steer_lightning.processes import rank
 
 INTERRUPTED = 130
@@ -77,7 +78,7 @@ def _processes() -> Iterator[None]:
 
 def _tell(evaluation: Evaluation, results: dict[str, Any]) -> None:
     """Prints the table and where everything is."""
-    print(f"\n{as_text(results['rows'])}\n")
+    print(f"\n{printable(as_text(results['rows']))}\n")
     print("Shares in percent, with 95 % intervals by the bootstrap over problems.")
     store = evaluation.store
     print(f"figures:     {store.results}")

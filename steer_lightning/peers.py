@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from steer_lightning.errors import ConfigError
+from steer_lightning.printable import printable
 
 log = logging.getLogger(__name__)
 
@@ -191,9 +192,9 @@ class PeerWatch:
         if self._has_left:
             return
         self._tell_all({"failed": text, "status": status})
-        told = f"error: {text}. So process {self.rank} of {self.world_size} stops, too; "
+        told = f"error: {printable(text)}. So process {self.rank} of {self.world_size} stops, too; "
         told += "what was saved before is whole, and the same command goes on from there\n"
-        os.write(2, told.encode(errors="replace"))
+        os.write(2, told.encode())
         os._exit(status)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Sequence
 from unicodedata import category
 
@@ -43,3 +44,14 @@ def aligned(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> str:
         ).rstrip()
         for row in rows
     )
+
+
+class PrintableRecord(logging.LogRecord):
+    """A log record whose message is safe for a terminal, whichever library it is of.
+
+    Messages hold what comes from files, such as the base that vectors name.
+    """
+
+    def getMessage(self) -> str:  # logging's name
+        """See `logging.LogRecord`."""
+        return printable(super().getMessage())

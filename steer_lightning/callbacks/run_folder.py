@@ -9,6 +9,7 @@ import lightning as L
 from tqdm import tqdm
 
 from steer_lightning.errors import ConfigError
+from steer_lightning.printable import printable
 
 
 def run_folder(trainer: L.Trainer) -> Path:
@@ -37,5 +38,5 @@ def tell(trainer: L.Trainer, text: str) -> None:
     """Prints on the first process, above the progress bar where there is one."""
     if not trainer.is_global_zero:
         return
-    tqdm.write(text, file=sys.stdout)
+    tqdm.write(printable(text), file=sys.stdout)
     sys.stdout.flush()

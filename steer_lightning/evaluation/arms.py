@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 
 from steer_lightning.errors import ConfigError
+from steer_lightning.printable import printable
 from steer_lightning.steering import SteeringVectors, find_vectors, load_steering
 
 BASE = "base"
@@ -42,8 +43,8 @@ def load_files(paths: Sequence[str]) -> dict[str, SteeringVectors]:
         raise ConfigError("vectors", list(paths), rule="names a file twice")
     if len(files) == 1:
         return {"steered": _load(files[0])}
-    stems = [Path(path).stem for path in paths]
-    names = stems if len(set(stems)) == len(stems) else list(paths)
+    stems = [printable(Path(path).stem) for path in paths]
+    names = stems if len(set(stems)) == len(stems) else [printable(path) for path in paths]
     return {name: _load(path) for name, path in zip(names, files, strict=True)}
 
 

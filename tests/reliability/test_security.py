@@ -240,3 +240,29 @@ def test_no_hostile_text_reaches_the_terminal_as_a_command() -> None:
         assert "\n" not in shown
         assert all(character.isprintable() or character in "\t\xa0" for character in shown)
         shown.encode()
+
+
+TELLS_ALL = """
+class TellsAll:
+    in_process = True
+
+    def __call__(self, completions):
+        raise RuntimeError("\\x1b[2J owned" + completions[0].text)
+"""
+
+
+def test_messages_of_files_and_of_a_users_code_are_no_commands_either(
+    config: Config, run: Run, tmp_path: Path
+) -> None:
+    (tmp_path / "tells.py").write_text(TELLS_ALL)
+    metadata = {"format_version": "1", "site": "layer_output", "layers": "[0, 1, 2]"}
+    metadata |= {"num_layers": "3", "width": "32", "base_model": "\x1b]0;owned\x07"}
+    (tmp_path / "v.safetensors").write_bytes(save({"vectors": torch.zeros(3, 32)}, metadata))
+    config["model"]["steering"] = {"init_from": "v.safetensors"}
+    config["model"]["rewards"] = [{"reward": "tells.TellsAll"}]
+    config["trainer"]["callbacks"] = []
+    done = run(config)
+    assert done.returncode == 1
+    assert "trained on \\x1b]0;owned\\x07, not on" in done.stderr
+    assert "RuntimeError: \\x1b[2J owned" in done.stderr
+    assert "\x1b" not in done.stdout + done.stderr
