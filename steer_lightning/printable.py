@@ -1,4 +1,4 @@
-"""Text for a terminal: of unknown origin, made safe; and in columns."""
+"""Text of unknown origin, made safe for terminals and files; and text in columns."""
 
 from __future__ import annotations
 
@@ -44,6 +44,11 @@ def aligned(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> str:
         ).rstrip()
         for row in rows
     )
+
+
+def valid_unicode(text: str) -> str:
+    """Text with lone surrogates, which neither tokenizers nor Parquet take, as question marks."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 class PrintableRecord(logging.LogRecord):

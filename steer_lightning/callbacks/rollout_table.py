@@ -14,7 +14,7 @@ from steer_lightning.atomic import written_aside
 from steer_lightning.callbacks.run_folder import claim, tell
 from steer_lightning.errors import ConfigError
 from steer_lightning.module import SteeringModule
-from steer_lightning.printable import printable
+from steer_lightning.printable import printable, valid_unicode
 from steer_lightning.processes import rank, world_size
 from steer_lightning.step import Step
 
@@ -34,9 +34,9 @@ def as_table(step: Step, number: int) -> pa.Table:
             "step": pa.array([number] * len(rows), pa.int64()),
             "prompt_id": pa.array([prompt.id for prompt in prompts], pa.int64()),
             "sample": pa.array([n % size for n in range(len(rows))], pa.int64()),
-            "prompt": [prompt.text for prompt in prompts],
-            "completion": pa.array([_valid(row.text) for row in rows], pa.string()),
-            "answer": [row.answer for row in rows],
+            "prompt": [valid_unicode(prompt.text) for prompt in prompts],
+            "completion": pa.array([valid_unicode(row.text) for row in rows], pa.string()),
+            "answer": [valid_unicode(row.answer) for row in rows],
             "reward": pa.array(step.scores.total, pa.float64()),
             **{
                 f"reward_{name}": pa.array(scores, pa.float64())
@@ -48,11 +48,6 @@ def as_table(step: Step, number: int) -> pa.Table:
             "finished": pa.array([row.finished for row in rows], pa.bool_()),
         }
     )
-
-
-def _valid(text: str) -> str:
-    """Arrow takes valid Unicode alone; a lone surrogate becomes a question mark."""
-    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 class RolloutTable(Callback):

@@ -10,6 +10,7 @@ from typing import Any
 
 from steer_lightning.errors import ConfigError
 from steer_lightning.hub_answers import check_hub_answers
+from steer_lightning.printable import valid_unicode
 from steer_lightning.types import Problem
 
 log = logging.getLogger(__name__)
@@ -18,6 +19,9 @@ Row = Mapping[str, Any]
 
 MAX_LINE = 2**24
 """Characters of a JSONL line; to parse and tokenize a longer one would take the run's memory."""
+
+MAX_UNFOLDED, MAX_RATIO = 2**30, 1000
+"""Characters, and times a Parquet file's size, beyond which its rows are taken for a bomb."""
 
 
 def read_file(path: str | Path) -> list[Row]:
@@ -43,16 +47,34 @@ def read_file(path: str | Path) -> list[Row]:
 
 
 def _read_parquet(path: Path) -> list[Row]:
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
+    rows: list[Row] = []
+    left = max(MAX_UNFOLDED, MAX_RATIO * path.stat().st_size)
     try:
-        rows: list[Row] = pq.read_table(path).to_pylist()
-    except pa.ArrowException as error:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=256):
+                found = batch.to_pylist()  # what a dictionary repeats takes memory only here
+                left -= sum(_length(value) for row in found for value in row.values())
+                if left < 0:
+                    raise ConfigError(
+                        "data path",
+                        str(path),
+                        rule=f"unfolds into more than {MAX_RATIO:,} times its size",
+                        why="It repeats the same values to take the run's memory",
+                    )
+                rows += found
+    except ConfigError:
+        raise
+    except (OSError, ValueError) as error:  # Arrow's own, and text that is not UTF-8
         raise ConfigError(
             "data path", str(path), rule=f"is no readable Parquet file ({error})"
         ) from error
     return rows
+
+
+def _length(value: object) -> int:
+    return len(value if isinstance(value, (str, bytes)) else str(value))
 
 
 def _read_jsonl(path: Path) -> list[Row]:
@@ -70,7 +92,9 @@ def _read_jsonl(path: Path) -> list[Row]:
                     )
                 if line.strip():
                     rows.append(_object(path, number, json.loads(line)))
-        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        except ConfigError:
+            raise
+        except (ValueError, RecursionError) as error:  # a number of 5,000 digits is one, too
             raise ConfigError(
                 "data path", str(path), rule=f"line {number} is not JSON ({error})"
             ) from error
@@ -80,7 +104,7 @@ def _read_jsonl(path: Path) -> list[Row]:
 def _read_json(path: Path) -> list[Row]:
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError("data path", str(path), rule=f"is not JSON ({error})") from error
     if not isinstance(rows, list):
         raise ConfigError("data path", str(path), rule="must be a JSON list of objects")
@@ -136,7 +160,7 @@ def to_problems(rows: Sequence[Row], question: str, answer: str, origin: str) ->
 
     Returns:
         Problems with the remaining columns attached; rows without question or answer are dropped
-        and counted in a warning.
+        and counted in a warning. Halves of surrogate pairs become question marks.
 
     Raises:
         ConfigError: If there are no rows, or a column is missing.
@@ -154,8 +178,8 @@ def to_problems(rows: Sequence[Row], question: str, answer: str, origin: str) ->
             )
     problems = [
         Problem(
-            question=str(row[question]),
-            answer=str(row[answer]),
+            question=valid_unicode(str(row[question])),
+            answer=valid_unicode(str(row[answer])),
             columns={key: value for key, value in row.items() if key not in (question, answer)},
         )
         for row in rows

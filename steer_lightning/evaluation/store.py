@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from steer_lightning.atomic import written_aside
 from steer_lightning.errors import ConfigError
+from steer_lightning.printable import valid_unicode
 from steer_lightning.types import Completion
 
 Row = dict[str, Any]
@@ -158,18 +159,13 @@ class Store:
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:
     """Writes Parquet, whole or not at all."""
-    clean = [{**row, **{key: _valid(row[key]) for key in _TEXTS}} for row in rows]
+    clean = [{**row, **{key: valid_unicode(row[key]) for key in _TEXTS}} for row in rows]
     path.parent.mkdir(parents=True, exist_ok=True)
     with written_aside(path) as aside:
         pq.write_table(pa.Table.from_pylist(clean, schema=SCHEMA), aside)
 
 
 _TEXTS = ("question", "answer", "completion")
-
-
-def _valid(text: str) -> str:
-    """Arrow takes valid Unicode alone; a lone surrogate becomes a question mark."""
-    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def read_rows(path: Path) -> list[Row]:
