@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import pickle
-import struct
 import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,11 +19,10 @@ CHECKSUM = "sha256"
 """Where a checkpoint keeps the checksum of all the rest."""
 
 
-DAMAGES = (
-    *(zipfile.BadZipFile, zlib.error, struct.error),
-    *(EOFError, OSError, ValueError, RuntimeError),
-)
-"""What `zipfile` raises for a damaged file, NotImplementedError and UnicodeDecodeError included."""
+MAX_DEPTH, VALUE_BYTES = 100, 64
+MAX_RATIO, MARGIN = 10, 2**20
+"""A file may unfold into so many times its bytes, and so many more: small values are packed in it
+densely, and parts may be shared."""
 
 
 class DamagedCheckpointError(RuntimeError):
@@ -66,23 +63,50 @@ def load_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
             its checksum is another.
     """
     try:
-        with zipfile.ZipFile(path) as file:
-            bad = file.testzip()  # before torch reads a damaged pickle and fails in many ways
-    except DAMAGES as error:
-        raise DamagedCheckpointError(f"can't be read ({error})") from error
+        return _load(path, map_location)
+    except DamagedCheckpointError:
+        raise
+    except Exception as error:  # zip, pickle and tensors that were tampered with raise anything
+        told = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DamagedCheckpointError(f"can't be read ({told})") from error
+
+
+def _load(path: Path, map_location: Any) -> dict[str, Any]:
+    with zipfile.ZipFile(path) as file:
+        if any(part.compress_type != zipfile.ZIP_STORED for part in file.infolist()):
+            raise DamagedCheckpointError("is compressed, which no checkpoint is")
+        bad = file.testzip()
     if bad is not None:
         raise DamagedCheckpointError(f"is damaged: the checksum of {bad} is another")
     try:
         found: Any = torch.load(path, map_location=map_location, weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        told = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DamagedCheckpointError(f"can't be read ({told})") from error
+    except pickle.UnpicklingError as error:  # torch's own message says how to run its code
+        raise DamagedCheckpointError("holds more than plain values and tensors") from error
     if not isinstance(found, dict):
         raise DamagedCheckpointError(f"holds a {type(found).__name__}, not a mapping")
+    _measure(found, MAX_RATIO * path.stat().st_size + MARGIN)
     expected = found.pop(CHECKSUM, None)
     if expected is not None and expected != checksum(found):
         raise DamagedCheckpointError("is damaged: its content does not match its checksum")
     return found
+
+
+def _measure(value: Any, left: int, depth: int = 0) -> int:
+    """Counts bytes down from `left`: those of tensors, and `VALUE_BYTES` for each other value.
+
+    Raises:
+        DamagedCheckpointError: Below 0, or where values are nested too deep: a tensor of one number
+            may be spread over terabytes, and a list may hold itself.
+    """
+    left -= value.nbytes if isinstance(value, torch.Tensor) else VALUE_BYTES
+    if left < 0 or depth > MAX_DEPTH:
+        raise DamagedCheckpointError("unfolds into far more than the file holds")
+    if isinstance(value, Mapping):
+        value = [*value.keys(), *value.values()]
+    if isinstance(value, (list, tuple)):
+        for item in value:
+            left = _measure(item, left, depth + 1)
+    return left
 
 
 def checksum(value: Any) -> str:

@@ -12,7 +12,7 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from steer_lightning.errors import ConfigError
 from steer_lightning.messages import explain, explain_refusal
-from steer_lightning.yaml_size import check_yaml_size
+from steer_lightning.yaml_size import bound_yaml
 
 
 def read_options(
@@ -39,9 +39,7 @@ def read_options(
         ConfigError: For any mistake, in one message.
     """
     words = [_with_underscores(word) for word in words]
-    for word, following in zip(words, (*words[1:], ""), strict=False):
-        if word.startswith("--config"):
-            check_yaml_size(word.partition("=")[2] or following)
+    bound_yaml()
     usage = f"%(prog)s {positional.upper()} [options]" if positional else None
     parser = ArgumentParser(
         prog=prog, usage=usage, description=description, exit_on_error=False, allow_abbrev=False

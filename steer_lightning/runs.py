@@ -21,6 +21,7 @@ from steer_lightning.checkpoint_file import (
 from steer_lightning.errors import UNKNOWN, ConfigError
 from steer_lightning.resume import KEY
 from steer_lightning.run_folders import run_folders
+from steer_lightning.yaml_size import check_yaml_size
 
 if sys.platform != "win32":
     import fcntl
@@ -144,12 +145,17 @@ def check_same_settings(checkpoint: Path, config_text: str) -> None:
         config_text: The resolved configuration.
 
     Raises:
-        ConfigError: With both values of the first setting that differs.
+        ConfigError: With both values of the first setting that differs, or if the run's
+            configuration is damaged.
     """
     path = checkpoint.absolute().parents[1] / CONFIG
     if not path.is_file():
         return
-    saved, now = (_flat(text) for text in (path.read_text(encoding="utf-8"), config_text))
+    try:
+        saved = _flat(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError) as error:
+        raise _no_checkpoint(path, f"can't be read ({error})") from error
+    now = _flat(config_text)
     for key in sorted(saved.keys() | now.keys()):
         if saved.get(key) != now.get(key):
             raise ConfigError(
@@ -174,7 +180,11 @@ def _flat(config_text: str) -> dict[str, Any]:
             # the settings of SteeringVectors may be written without its class_path
             found[key.replace("model.steering.init_args.", "model.steering.")] = value
 
-    model = yaml.safe_load(config_text).get("model") or {}
+    check_yaml_size(config_text)
+    config = yaml.safe_load(config_text)
+    model = config.get("model") if isinstance(config, dict) else None
+    if not isinstance(model, dict):
+        raise ValueError("it has no mapping named model")
     for name in SETTINGS:
         walk(f"model.{name}", model.get(name))
     return found

@@ -48,7 +48,7 @@ from steer_lightning.runs import (
     whole_checkpoint,
 )
 from steer_lightning.strategy import STRATEGIES, SteeringStrategy, wants_several
-from steer_lightning.yaml_size import check_yaml_size
+from steer_lightning.yaml_size import bound_yaml
 
 TRAINER_DEFAULTS: dict[str, Any] = {
     "default_root_dir": "runs",
@@ -319,9 +319,7 @@ def run(words: Sequence[str]) -> None:
         ConfigError: For any mistake in the configuration.
     """
     SteeringCLI.folder, SteeringCLI.lock = None, None
-    for word, following in zip(words, (*words[1:], ""), strict=True):
-        if word.startswith(("--config", "-c")):
-            check_yaml_size(word.partition("=")[2] or following)
+    bound_yaml()
     # seeds, accelerators and tips: nothing to act on
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)

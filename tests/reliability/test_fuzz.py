@@ -26,7 +26,7 @@ from steer_lightning.rollout import Sampling
 from steer_lightning.steering.layers import parse_layers
 from steer_lightning.testing import byte_tokenizer, make_prompts
 from steer_lightning.types import Rollouts
-from steer_lightning.yaml_size import check_yaml_size
+from steer_lightning.yaml_size import JSONARGPARSE, load_bounded
 from tests.reliability.conftest import Figure
 from tests.reliability.hostile import boxed, make
 
@@ -206,11 +206,15 @@ ANYTHING = st.recursive(
 
 
 @fuzz
-@given(st.binary() | ANYTHING.map(lambda value: yaml.safe_dump(value).encode()))
-def test_the_size_of_any_yaml_is_known(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "any.yaml"
-    path.write_bytes(content)
-    check_yaml_size(str(path))
+@given(st.text() | st.text("&*ab:[]{}, \n-1") | ANYTHING.map(yaml.safe_dump))
+def test_any_yaml_is_read_as_jsonargparse_does_or_refused(content: str) -> None:
+    found: list[object] = []
+    for load in (JSONARGPARSE, load_bounded):
+        try:
+            found.append(repr(load(content)))
+        except (yaml.YAMLError, ValueError) as error:  # as a date that there is not
+            found.append(type(error))
+    assert found[0] == found[1]
 
 
 @fuzz

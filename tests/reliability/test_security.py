@@ -10,6 +10,7 @@ import random
 import resource
 import struct
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from steer_lightning import ConfigError, load_vectors
 from steer_lightning.callbacks import RolloutTable
 from steer_lightning.checkpoint_file import DamagedCheckpointError, load_checkpoint
 from steer_lightning.data.records import MAX_LINE, read_file, to_problems
-from steer_lightning.runs import find_checkpoint
+from steer_lightning.runs import check_same_settings, find_checkpoint
 from tests.integration.conftest import Config
 from tests.reliability import hostile
 from tests.reliability.conftest import Figure
@@ -54,8 +55,9 @@ def test_a_checkpoint_with_a_payload_is_refused_and_not_run(
         lambda: torch.save(Payload(mark), path, _use_new_zipfile_serialization=False),
     ):
         write()
-        with pytest.raises(DamagedCheckpointError):
+        with pytest.raises(DamagedCheckpointError) as error:
             load_checkpoint(path)
+        assert "weights_only" not in str(error.value), "no advice to load it all the same"
         with pytest.raises(ConfigError, match="ckpt_path"):
             find_checkpoint(str(path), tmp_path)
     torch.save({"steering_run": Payload(mark)}, path)
@@ -63,6 +65,61 @@ def test_a_checkpoint_with_a_payload_is_refused_and_not_run(
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert not mark.exists()
+
+
+def checkpoint_of(pickled: bytes, path: Path, compression: int = zipfile.ZIP_STORED) -> None:
+    """A checkpoint with another pickle in it, its checksum of zip right."""
+    torch.save({"weight": torch.zeros(2**20)}, path)
+    with zipfile.ZipFile(path) as file:
+        parts = {name: file.read(name) for name in file.namelist()}
+    with zipfile.ZipFile(path, "w", compression) as file:
+        for name, content in parts.items():
+            file.writestr(name, pickled if pickled and name.endswith("data.pkl") else content)
+
+
+def item(key: bytes, value: bytes) -> bytes:
+    return b"X" + struct.pack("<I", len(key)) + key + value + b"s"
+
+
+CHECKED = b"\x80\x02}q\x00" + item(b"sha256", b"X\x01\x00\x00\x000")
+DEEP = b"]" * 100_000 + b"a" * 99_999
+LAUGHS = b"]]q\x01a" + b"".join(  # a list of lists, each of which holds the one before ten times
+    b"]q" + bytes([n]) + (b"h" + bytes([n - 1]) + b"a") * 10 + b"a" for n in range(2, 12)
+)
+
+
+@pytest.mark.parametrize(
+    ("pickled", "told"),
+    [
+        (CHECKED + item(b"x", DEEP) + b".", "unfolds"),
+        (CHECKED + item(b"x", b"h\x00") + b".", "unfolds"),  # holds itself
+        (CHECKED + item(b"x", LAUGHS) + b".", "unfolds"),
+        (b"\x80\x02}X\x02\x00\x00\x00\xff\xfeh\x00s.", "can't be read"),
+        (b"\x80\x02h\x09.", "can't be read"),
+        (b"\x80\x02a.", "can't be read"),
+    ],
+    ids=["deep", "holds itself", "laughs", "no text", "no memo", "no stack"],
+)
+def test_a_checkpoint_that_unfolds_or_breaks_is_refused(
+    pickled: bytes, told: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "hostile.ckpt"
+    checkpoint_of(pickled, path)
+    with pytest.raises(DamagedCheckpointError, match=told):
+        load_checkpoint(path)
+
+
+def test_a_checkpoint_takes_no_more_memory_than_the_file_has(tmp_path: Path) -> None:
+    path = tmp_path / "hostile.ckpt"
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for size in (2**30, 2**40):
+        torch.save({"weight": torch.zeros(1).expand(size), "sha256": "0"}, path)
+        with pytest.raises(DamagedCheckpointError, match="unfolds"):
+            load_checkpoint(path)
+    checkpoint_of(b"", path, zipfile.ZIP_DEFLATED)
+    with pytest.raises(DamagedCheckpointError, match="is compressed"):
+        load_checkpoint(path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kilobytes
 
 
 def header(content: object, data: bytes = b"") -> bytes:
@@ -140,16 +197,21 @@ def test_the_good_file_that_the_hostile_ones_were_made_from_loads(tmp_path: Path
     assert load_vectors(tmp_path / "good.safetensors").layers == (0,)
 
 
+BOMB = "a0: &a0 [x]\n" + "\n".join(
+    f"a{n + 1}: &a{n + 1} [{','.join([f'*a{n}'] * 9)}]" for n in range(30)
+)
 HOSTILE_YAML = {
     "a call": "model: !!python/object/apply:os.system ['touch owned']",
     "an object": "model: !!python/object/new:os.system ['touch owned']",
     "a name": "model: {base: !!python/name:os.system ''}",
     "a module": "model: {base: !!python/module:os ''}",
-    "aliases": "a0: &a0 [x]\n"
-    + "\n".join(f"a{n + 1}: &a{n + 1} [{','.join([f'*a{n}'] * 9)}]" for n in range(30))
-    + "\nmodel: {base: *a30}",
+    "aliases": BOMB + "\nmodel: {base: *a30}",
+    "aliases in a file that it names": "model: bomb.yaml",
+    "aliases in a list's file": "model: {rewards: bomb.yaml}",
+    "aliases in a text": "model: {seed: " + json.dumps(BOMB) + "}",
     "an alias of itself": "model: &a {base: *a}",
     "nested": "model: " + "[" * 3000,
+    "nested deep": "model: " + "[" * 10**6,
     "binary": "model: \x00\x01",
     "not a mapping": "- 1\n- 2",
     "nothing": "",
@@ -160,12 +222,22 @@ HOSTILE_YAML = {
 @pytest.mark.parametrize("name", HOSTILE_YAML)
 def test_a_hostile_yaml_is_refused_with_one_message(name: str, run: Run, tmp_path: Path) -> None:
     (tmp_path / "hostile.yaml").write_text(HOSTILE_YAML[name])
+    (tmp_path / "bomb.yaml").write_text(BOMB)
     done = run(None, "--config", "hostile.yaml", "--data.train", "steer_lightning.data.Arithmetic")
     assert done.returncode == 2, done.stderr[-500:]
     assert "Traceback" not in done.stderr
     assert done.stderr.startswith("error: ")
     assert len(done.stderr) < 5000
     assert not (tmp_path / "owned").exists()
+
+
+def test_a_hostile_configuration_beside_a_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "run-1/checkpoints").mkdir(parents=True)
+    path = tmp_path / "run-1/checkpoints/last.ckpt"
+    for text in (BOMB + "\nmodel: {loss: *a30}", "model: !!python/name:os.system ''", "- 1", "\0"):
+        (tmp_path / "run-1/config.yaml").write_text(text)
+        with pytest.raises(ConfigError, match=r"config\.yaml': can't be read"):
+            check_same_settings(path, "model: {loss: null}")
 
 
 def test_a_line_of_100_megabytes_is_named_and_takes_no_memory(tmp_path: Path) -> None:
