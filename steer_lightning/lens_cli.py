@@ -98,7 +98,7 @@ class Lens:
         if not overwrite:
             _refuse_to_overwrite([folder, *self.folders.values()])
         self.policy = Policy(
-            base or base_of(self.files),
+            base or base_of(self.files, trust_remote_code),
             revision=revision,
             dtype=dtype,
             trust_remote_code=trust_remote_code,

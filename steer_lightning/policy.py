@@ -75,6 +75,8 @@ class Policy(nn.Module):
         self.steering: Steering = steering or SteeringVectors()
         self.attn_implementation = attn_implementation
         self.trust_remote_code = trust_remote_code
+        if trust_remote_code:  # before any of it runs: its configuration and tokenizer may be code
+            log.warning("trust_remote_code is on: code of %s runs on this machine", base)
         self.model: Any = None  # transformers models are typed too loosely for a narrower type
         self._attachment: Attachment
         self.sharding = Sharding()
@@ -159,8 +161,6 @@ class Policy(nn.Module):
         """
         if self.model is not None:
             return
-        if self.trust_remote_code:
-            log.warning("trust_remote_code is on: code of %s runs on this machine", self.base)
         self.sharding = sharding or Sharding()
         if not self.steering.beside_base and self.sharding.shards:
             raise ConfigError(

@@ -188,6 +188,7 @@ class SteeringCLI(LightningCLI):
         several = wants_several(config["devices"], config["num_nodes"])
         if several and config["strategy"] in STRATEGIES:
             config["strategy"] = STRATEGIES[config["strategy"]]()
+        kwargs["plugins"] = _with_whole_files(config.get("plugins"))
         if self.config.subcommand != "fit":
             return self._make_trainer(logger=False, **kwargs)
         loggers = config.get("logger")
@@ -206,11 +207,7 @@ class SteeringCLI(LightningCLI):
         if self.folder is not None:
             kwargs["default_root_dir"] = str(self.folder)
             loggers.insert(0, RunLog(self.folder))
-        return self._make_trainer(
-            logger=loggers,
-            plugins=_with_whole_files(config.get("plugins")),
-            **kwargs,
-        )
+        return self._make_trainer(logger=loggers, **kwargs)
 
     def _make_trainer(self, **kwargs: Any) -> L.Trainer:
         try:

@@ -48,12 +48,19 @@ def load_files(paths: Sequence[str]) -> dict[str, SteeringVectors]:
     return {name: _load(path) for name, path in zip(names, files, strict=True)}
 
 
-def base_of(files: Mapping[str, SteeringVectors]) -> str:
+def base_of(files: Mapping[str, SteeringVectors], trust_remote_code: bool) -> str:
     """The base that all files were trained on.
 
     Raises:
-        ConfigError: If they name none, or several.
+        ConfigError: If they name none, or several, or its code is to run.
     """
+    if trust_remote_code:
+        raise ConfigError(
+            "base",
+            None,
+            rule="must be given where trust_remote_code is on",
+            why="Otherwise a file of vectors would name whose code runs on this machine",
+        )
     named = {vectors.metadata.get("base_model") for vectors in files.values()} - {None, ""}
     if len(named) == 1:
         return str(named.pop())

@@ -85,7 +85,7 @@ class Evaluation:
         device: `auto` takes a GPU where there is one.
         dtype: Of the base.
         revision: Of the base, on the hub.
-        trust_remote_code: Runs code that comes with the base.
+        trust_remote_code: Runs code that comes with the base, which must then be named.
 
     Raises:
         ConfigError: If a setting is out of range, or the base is not known.
@@ -128,7 +128,7 @@ class Evaluation:
             raise ConfigError("scales", scales, rule="names a scale twice")
         self.paths = [vectors] if isinstance(vectors, str) else list(vectors or [])
         self.files = load_files(self.paths) if self.paths else {}
-        self.base = base or base_of(self.files)
+        self.base = base or base_of(self.files, trust_remote_code)
         self.benchmarks, self.template = benchmarks, template or ChatTemplate()
         self.sampling, self.base_sampling = sampling, base_sampling or sampling
         self.num_samples, self.pass_at = num_samples, pass_at

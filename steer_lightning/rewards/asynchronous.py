@@ -130,10 +130,12 @@ class AsyncReward:
     async def _score(self, completion: Completion) -> dict[str, Any]:
         async with self._slots:
             attempts = asyncio.ensure_future(self._attempts(completion))
-            done, _ = await asyncio.wait({attempts}, timeout=self.deadline)
+            try:
+                done, _ = await asyncio.wait({attempts}, timeout=self.deadline)
+            finally:  # also of a completion that is forgotten
+                attempts.cancel()  # not waited for: a judge may swallow its cancellation
             if done:
                 return attempts.result()
-            attempts.cancel()  # not waited for: a judge may swallow its cancellation
             detail = f"no answer in {self.deadline:g} s"
             return {"score": None, "outcome": "timed_out", "detail": detail}
 

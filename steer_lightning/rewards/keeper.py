@@ -27,6 +27,9 @@ from steer_lightning.rewards.worker import work
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 
+MAX_ANSWER = 2**20
+"""Bytes of a worker's answer: a reward that writes there itself must not fill its memory."""
+
 
 class Worker:
     """A forked process and the connection to it.
@@ -101,7 +104,7 @@ class Keeper:
                 if answer["retire"]:
                     how = worker.kill()
                     worker = None
-                if answer["outcome"] != "died":
+                if answer["outcome"] is not None:
                     break
                 answer["detail"] = f"the worker died ({how})"
             else:
@@ -109,12 +112,13 @@ class Keeper:
             write_frame(self.writer, json.dumps(answer).encode())
 
     async def _ask(self, worker: Worker, task: bytes, end: float) -> dict[str, Any]:
-        """A worker's answer by a moment on the clock; `died` if it is none."""
+        """A worker's answer by a moment on the clock; its outcome is None if it has died."""
         number, _ = TASK.unpack_from(task)
         write_frame(worker.writer, task)
-        outcome, seconds = "died", self.settings["deadline"]
+        outcome, seconds = None, self.settings["deadline"]
         try:
-            frame = await asyncio.wait_for(read_frame(worker.reader), end - time.monotonic())
+            answered = read_frame(worker.reader, MAX_ANSWER)
+            frame = await asyncio.wait_for(answered, end - time.monotonic())
         except (asyncio.TimeoutError, TimeoutError):  # the same from Python 3.11 on
             frame, outcome = None, "timed_out"
         except (OSError, ValueError):  # what a reward wrote there itself is no frame
@@ -176,8 +180,9 @@ def decoded(frame: bytes) -> dict[str, Any] | None:
         answer = json.loads(frame)
     except ValueError:
         return None
-    expected = {"score", "outcome", "detail", "retire"}
-    return answer if isinstance(answer, dict) and expected <= set(answer) else None
+    if not isinstance(answer, dict) or not {"score", "outcome", "detail", "retire"} <= set(answer):
+        return None
+    return answer if isinstance(answer["outcome"], str) else None
 
 
 class _Beside:

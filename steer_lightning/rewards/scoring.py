@@ -26,6 +26,9 @@ log = logging.getLogger(__name__)
 FAILURES = ("timed_out", "crashed")
 """Outcomes that are counted for every reward, whatever its own are."""
 
+RESERVED = {*FAILURES, "scored", "unscored", "wrong_return"}
+"""What a verdict can't be called."""
+
 MANY = 4
 """So many completions that all crash, before any was scored, are a mistake of the reward."""
 
@@ -88,6 +91,11 @@ class _Pooled:
             self.pool.forget(ticket)
 
 
+def _own_outcomes(reward: Reward) -> tuple[str, ...]:
+    reward = reward.judge if isinstance(reward, AsyncReward) else reward
+    return tuple(getattr(reward, "outcomes", ()))
+
+
 def _answer(score: float | None) -> Answer:
     return {"score": score, "outcome": outcome_of(score), "detail": ""}
 
@@ -124,6 +132,14 @@ class RewardSum:
         self._has_scored: set[str] = set()
 
     def _place(self, name: str, reward: Reward) -> _Place:
+        taken = RESERVED & set(_own_outcomes(reward))
+        if taken:
+            raise ConfigError(
+                f"reward {name}.outcomes",
+                sorted(taken),
+                rule="are names that the package gives itself",
+                fix="Call them otherwise",
+            )
         if isinstance(reward, AsyncReward):
             return reward
         if is_async(reward):
@@ -165,9 +181,7 @@ class RewardSum:
 
     def _outcomes(self, name: str) -> tuple[str, ...]:
         """What is counted for a reward."""
-        reward = self.parts[name].reward
-        reward = reward.judge if isinstance(reward, AsyncReward) else reward
-        return (*getattr(reward, "outcomes", ()), *FAILURES)
+        return (*_own_outcomes(self.parts[name].reward), *FAILURES)
 
     def _check(self, name: str, answers: Sequence[Answer]) -> None:
         """Stops for a mistake of the reward; tells of the first crash."""

@@ -42,10 +42,16 @@ def _receive(connection: socket.socket, size: int) -> bytes | None:
     return b"".join(parts)
 
 
-async def read_frame(reader: asyncio.StreamReader) -> bytes | None:
-    """The next frame; None once the other side has closed the connection."""
+async def read_frame(reader: asyncio.StreamReader, most: int | None = None) -> bytes | None:
+    """The next frame; None once the other side has closed the connection.
+
+    Raises:
+        ValueError: If it is of more than `most` bytes, before they are read.
+    """
     try:
         (size,) = LENGTH.unpack(await reader.readexactly(LENGTH.size))
+        if most is not None and size > most:
+            raise ValueError(f"a frame of {size} bytes")
         return await reader.readexactly(size)
     except (asyncio.IncompleteReadError, ConnectionError):
         return None

@@ -149,6 +149,7 @@ def test_two_processes_find_the_same(folder: Path) -> None:
         (("--vectors=no.safetensors",), "no.safetensors"),
         (("--vectors=v.safetensors", "--base=quickstart"), "are of 3 decoder layers and width 32"),
         ((), "base = None: must be given"),
+        (("--vectors=v.safetensors", "--trust_remote_code=true"), "whose code runs"),
         (("--vectors=v.safetensors", "--scales=[1, 1]"), "names a scale twice"),
         (("--vectors=v.safetensors", "--batch_size=0"), "batch_size = 0: must be at least 1"),
         (("--vectors=v.safetensors", "--output=."), "exists and holds no evaluation"),

@@ -220,6 +220,18 @@ WITH_SCORE = {"children", "daemons", "fork", "fork that returns", "thread"}
 TOO_LONG = {"sleep", "daemon, then sleep", "loop", "regex", "block signals", "stop"}
 
 
+def flood(completions: Sequence[Completion]) -> list[float]:
+    """Writes a frame without end into every connection."""
+    for descriptor in range(3, 60):
+        try:
+            os.write(descriptor, struct.pack(">Q", 2**40))
+            while True:
+                os.write(descriptor, bytes(2**16))
+        except OSError:
+            continue
+    return [1.0]
+
+
 def draws(completions: Sequence[Completion]) -> list[float]:
     """A reward that draws random numbers."""
     return [random.random() for _ in completions]

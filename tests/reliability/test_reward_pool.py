@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -322,6 +322,30 @@ def test_outcomes_must_be_declared_and_quick_scores_be_numbers() -> None:
             rewards(pool, QuickAndWrong())([make("x")])
 
 
+class Chess:
+    outcomes = ("died", "crashed")
+
+    def __call__(self, completions):  # type: ignore[no-untyped-def]
+        return [Verdict(0.5, completions[0].text)]
+
+
+def test_a_verdict_may_be_called_died_but_not_as_a_failure_is() -> None:
+    with closing(RewardPool(num_workers=1)) as pool:
+        with pytest.raises(ConfigError, match=r"reward Chess\.outcomes = \['crashed'\]"):
+            rewards(pool, Chess())
+        number = pool.register(Chess())
+        (answer,) = pool.collect([pool.submit(number, make("died"))])
+    assert (answer["score"], answer["outcome"]) == (0.5, "died")
+
+
+def test_a_reward_that_floods_its_connection_is_stopped_before_the_keeper_takes_it_in() -> None:
+    with closing(RewardPool(num_workers=1, deadline=20)) as pool:
+        number = pool.register(hostile.flood)
+        (answer,) = pool.collect([pool.submit(number, make("x"))])
+    assert answer["outcome"] == "crashed"
+    assert answer["seconds"] < 10
+
+
 def test_crashes_are_counted_and_if_nothing_was_ever_scored_stop_the_run(caplog) -> None:
     with closing(RewardPool(num_workers=2)) as pool:
         total = rewards(pool, hostile.misbehave)
@@ -452,6 +476,44 @@ def test_coroutines_have_a_limit_a_deadline_and_retries() -> None:
         scores = total([make(text) for text in ("exit", "cancel", "never", "good")])
         assert scores.total == [None, None, None, 1.0]
         assert scores.outcomes["Server"] == {"praised": 1, "timed_out": 1, "crashed": 2}
+
+
+def test_a_call_that_is_forgotten_ends() -> None:
+    server = Server()
+    judge = AsyncReward(server, deadline=100, max_concurrency=1)
+    with closing(judge):
+        call = judge.submit(make("hang"))
+        until(lambda: server.now == 1)
+        judge.forget(call)
+        until(lambda: server.now == 0)
+        assert judge([make("good")]) == [1.0], "its place is free"
+
+
+def test_each_attempt_waits_twice_as_long_and_all_have_one_deadline() -> None:
+    times: list[float] = []
+
+    async def down(completions):  # type: ignore[no-untyped-def]
+        times.append(time.monotonic())
+        raise ConnectionError
+
+    with closing(AsyncReward(down, retries=2, backoff=0.2)) as judge:
+        judge([make("x")])
+    first, second = times[1] - times[0], times[2] - times[1]
+    assert len(times) == 3
+    assert 0.2 <= first < 0.39
+    assert 0.4 <= second < 0.79
+    times.clear()
+    with closing(AsyncReward(down, deadline=0.4, retries=5, backoff=0.3)) as judge:
+        (answer,) = judge.collect([judge.submit(make("x"))])
+    assert len(times) == 2, "the third would come after 0.9 s"
+    assert answer["outcome"] == "timed_out"
+
+
+def until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not holds() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    assert holds()
 
 
 async def plain_coroutine(completions):  # type: ignore[no-untyped-def]

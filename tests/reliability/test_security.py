@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+import yaml
 from safetensors.torch import save
 
 from steer_lightning import ConfigError, load_vectors
@@ -65,6 +66,26 @@ def test_a_checkpoint_with_a_payload_is_refused_and_not_run(
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert not mark.exists()
+
+
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
+def test_every_command_reads_checkpoints_by_our_own_reader(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from steer_lightning.cli import main
+
+    config["trainer"].update(max_steps=1, callbacks=[])
+    config["model"]["verifier"] = config["model"]["rewards"][0]["reward"]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    monkeypatch.chdir(tmp_path)
+
+    def lightnings_own(*_: Any, **__: Any) -> None:
+        raise AssertionError("it leaves the choice to torch and the environment")
+
+    monkeypatch.setattr("lightning.fabric.plugins.io.torch_io.pl_load", lightnings_own)
+    assert main(["fit", "--config", "config.yaml"]) == 0
+    for command in ("validate", "test"):
+        assert main([command, "--config", "config.yaml", "--ckpt_path", "last"]) == 0
 
 
 def checkpoint_of(pickled: bytes, path: Path, compression: int = zipfile.ZIP_STORED) -> None:
@@ -352,6 +373,12 @@ def test_code_of_a_model_runs_only_if_the_yaml_says_so_and_is_logged(
     done = run(config, "--model.trust_remote_code=true", "--trainer.max_steps=1")
     assert mark.exists()
     assert "trust_remote_code is on: code of" in done.stderr
+    mark.unlink()
+    with (base / "mine.py").open("a") as file:
+        file.write("import os\nos._exit(7)\n")
+    done = run(config, "--model.trust_remote_code=true")
+    assert done.returncode == 7
+    assert "trust_remote_code is on: code of" in done.stderr, "told before any of it runs"
 
 
 FORBIDDEN = {"eval", "exec", "compile", "__import__"}
