@@ -56,7 +56,7 @@ class Lens:
         device: `auto` takes a GPU where there is one.
         dtype: Of the base.
         revision: Of the base, on the hub.
-        trust_remote_code: Runs code that comes with the base.
+        trust_remote_code: Runs code that comes with the base, which must then be named.
 
     Raises:
         ConfigError: If a setting is out of range, files do not fit the base, or something would be
