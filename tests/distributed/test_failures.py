@@ -151,30 +151,52 @@ def test_an_evaluation_ends_in_all_processes(tmp_path: Path, tiny_base: str) -> 
     assert "Traceback" in second.stderr
 
 
-def test_a_connection_from_elsewhere_is_no_process() -> None:
-    """A port scan of the first process's door: neither counted nor listened to."""
-    script = """
+WATCH = """
 import json, socket, threading, time
 from steer_lightning.peers import PeerWatch
 doors = []
-watches = []
 def broadcast(door):
     doors.append(door)
     return door
-watches.append(PeerWatch(0, 2, "127.0.0.1", broadcast))
+watch = PeerWatch(0, 2, "127.0.0.1", broadcast)
 _, port, token = doors[0]
+def come():
+    peer = socket.create_connection(("127.0.0.1", port))
+    peer.sendall((json.dumps({"token": token, "rank": 1}) + "\\n").encode())
+    while not watch._names:
+        time.sleep(0.01)
+    return peer
+"""
+"""The first process of two, with a stand-in for the second."""
+
+
+def watched(script: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", WATCH + script]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+
+
+def test_a_connection_from_elsewhere_is_no_process() -> None:
+    """A port scan of the first process's door: neither counted nor listened to."""
+    done = watched("""
 for hello in (b"GET / HTTP/1.0\\n", b"[]\\n", b'{"token": "guessed", "rank": 1}\\n'):
     stranger = socket.create_connection(("127.0.0.1", port))
     stranger.sendall(hello)
     assert stranger.recv(1) == b"", "shown the door"
-peer = socket.create_connection(("127.0.0.1", port))
-peer.sendall((json.dumps({"token": token, "rank": 1}) + "\\n").encode())
-while not watches[0]._names:
-    time.sleep(0.01)
-peer.close()
+come().close()
 time.sleep(30)
-"""
-    command = [sys.executable, "-c", script]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+""")
     assert done.returncode == 1
     assert "process 1 ended without a word. So process 0 of 2 stops, too" in done.stderr
+
+
+def test_an_error_of_a_collective_call_waits_for_its_cause() -> None:
+    """The call may fail before the watch has heard of the end that it comes of."""
+    done = watched("""
+peer = come()
+threading.Timer(0.5, peer.close).start()
+watch.leave(RuntimeError("connection closed by peer"))
+print("ended by its own error")
+""")
+    assert done.returncode == 1
+    assert "process 1 ended without a word. So process 0 of 2 stops, too" in done.stderr
+    assert not done.stdout

@@ -57,14 +57,14 @@ class Gathers(TorchDispatchMode):
 
 
 def trace_a_pass() -> None:
-    """How many gatherings have begun when each layer begins to work."""
+    """How many gatherings have begun when the embedding and each layer begin to work."""
     strategy = connect(SteeringFSDP2(), 2)
     policy = Policy(sys.argv[1])
     policy.load(strategy.sharding())
     begun: list[int] = []
     with Gathers() as gathers, torch.no_grad():
-        for layer in policy.layers:
-            layer.register_forward_pre_hook(lambda *_: begun.append(gathers.count))
+        for module in (policy.model.get_input_embeddings(), *policy.layers):
+            module.register_forward_pre_hook(lambda *_: begun.append(gathers.count))
         policy.logits(torch.ones(1, 3).long(), torch.ones(1, 3).long(), 1)
     print(begun)
     strategy.teardown()
@@ -74,4 +74,4 @@ def test_layers_are_gathered_while_the_one_before_works(tmp_path: Path, tiny_bas
     for done in all_end(node(tiny_base, folder=tmp_path, processes=2, run=trace_a_pass)):
         assert done.returncode == 0, done.stderr
         # embeddings and head, this layer and the next one; behind the last one there is none
-        assert json.loads(done.stdout.splitlines()[-1]) == [3, 4, 4]
+        assert json.loads(done.stdout.splitlines()[-1]) == [2, 3, 4, 4]
