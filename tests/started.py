@@ -80,12 +80,21 @@ class Started:
         if self.poll() is None:
             os.kill(self.pid, number)
 
+    def kill(self) -> None:
+        """It has no say in this."""
+        self.send_signal(signal.SIGKILL)
+
+    @property
+    def said(self) -> str:
+        """What it has written so far, to its output and then to its errors."""
+        return "".join(Path(path).read_text(errors="replace") for _, path in self._said)
+
     def end(self, timeout: float = 120) -> subprocess.CompletedProcess[str]:
         """Waits for its end; at the time-out it is killed, and that is an error."""
         self._process.join(timeout)
         status = self.poll()
         if status is None:
-            self.send_signal(signal.SIGKILL)
+            self.kill()
             self._process.join()
         out, err = (Path(path).read_text(errors="replace") for _, path in self._said)
         for _, path in self._said:
@@ -194,4 +203,4 @@ def all_end(
         return [process.end(max(0.1, deadline - time.monotonic())) for process in processes]
     finally:
         for process in processes:
-            process.send_signal(signal.SIGKILL)
+            process.kill()
