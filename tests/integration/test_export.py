@@ -133,10 +133,11 @@ def gemma(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def gemma_vectors(gemma: Path, tmp_path: Path) -> Path:
-    """A tenth of the stream's size in each layer, so that the text changes and stays text."""
+    """Small in the first layers and larger in the last ones, as trained vectors are."""
     torch.manual_seed(0)
     path = tmp_path / "v.safetensors"
-    save_vectors(torch.randn(18, 640) * 2, path, base_model=str(gemma))
+    size = 0.02 + 0.5 * (torch.arange(18) / 17)[:, None] ** 2
+    save_vectors(torch.randn(18, 640) * size, path, base_model=str(gemma))
     return path
 
 
@@ -163,8 +164,11 @@ def test_llama_cpp_steers_gemma_as_we_do(gemma: Path, gemma_vectors: Path, tmp_p
     from transformers import AutoModelForCausalLM
 
     from steer_lightning.export.control_vector import FILE, read_control_vector
+    from steer_lightning.steering.arithmetic import plain_vectors
 
-    export_vectors(gemma_vectors, to="gguf", output=tmp_path / "gguf", verify=False)
+    # far above the noise of 4-bit weights and 8-bit activations
+    options = {"to": "gguf", "output": tmp_path / "gguf", "scale": 20.0, "verify": False}
+    export_vectors(gemma_vectors, **options)
     vectors = read_control_vector(tmp_path / "gguf" / FILE, num_layers=18)
     assemble(tmp_path / MODEL_NAME)
     llama = llama_cpp.Llama(str(tmp_path / MODEL_NAME), n_ctx=64, logits_all=True, verbose=False)
@@ -183,14 +187,18 @@ def test_llama_cpp_steers_gemma_as_we_do(gemma: Path, gemma_vectors: Path, tmp_p
     status = llama_cpp.llama_set_adapter_cvec(llama.ctx, pointer, data.size, 640, 1, 17)
     assert status == 0
     steered = read()
+    llama.close()
     model = AutoModelForCausalLM.from_pretrained(gemma, dtype=torch.float32).eval()
-    with torch.no_grad():
-        tokens = torch.tensor([ids])
-        ours_plain = model(tokens).logits[0].numpy()
-        with attach(model, vectors):
-            ours = model(tokens).logits[0].numpy()
-    effect, their_effect = ours - ours_plain, steered - plain
-    correlation = np.corrcoef(effect.ravel(), their_effect.ravel())[0, 1]
-    assert correlation > 0.99
-    assert (ours.argmax(-1) == steered.argmax(-1)).mean() > 0.8
-    assert (ours_plain.argmax(-1) != ours.argmax(-1)).any(), "the vectors must do something"
+    tokens = torch.tensor([ids])
+
+    def agreement(layers: list[int]) -> float:
+        """Correlation of what llama.cpp and we do to the logits, our vectors at these layers."""
+        with torch.no_grad():
+            ours_plain = model(tokens).logits[0].numpy()
+            with attach(model, plain_vectors(vectors.vectors, layers, 18)):
+                ours = model(tokens).logits[0].numpy()
+        return float(np.corrcoef((ours - ours_plain).ravel(), (steered - plain).ravel())[0, 1])
+
+    assert np.abs(steered - plain).max() > 5
+    assert agreement(list(vectors.layers)) > 0.98
+    assert agreement([layer - 1 for layer in vectors.layers]) < 0.9, "a layer lower is not it"
