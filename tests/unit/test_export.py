@@ -492,7 +492,7 @@ def test_difference_by_hand() -> None:
     ours[..., 0] = np.log(3)  # probabilities 3/4 and 1/4
     theirs = ours.clone()
     theirs[0, 2] = torch.tensor([0.0, np.log(3)])  # 1/4 and 3/4
-    theirs[0, NUM_GREEDY] = 100.0  # behind the last token
+    theirs[0, NUM_GREEDY] = torch.tensor([0.0, 100.0])  # behind the last token
     found = difference(ours, theirs, probe)
     assert found.largest == pytest.approx(np.log(3))
     assert found.largest_kl == pytest.approx(0.75 * np.log(3) + 0.25 * np.log(1 / 3))
