@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import shutil
@@ -45,7 +46,9 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "configs").symlink_to(ROOT / "configs")
     command = [sys.executable, "-m", "steer_lightning", "fit", "--trainer.max_steps=2"]
     command += ["--config", "configs/quickstart.yaml"]
-    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    # one thread: several that wait for each other on cores that other tests use take minutes
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True)
     return folder
 
 
