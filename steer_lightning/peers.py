@@ -192,7 +192,8 @@ class PeerWatch:
         if self._has_left:
             return
         self._tell_all({"failed": text, "status": status})
-        told = f"error: {printable(text)}. So process {self.rank} of {self.world_size} stops, too; "
+        told = f"error: {printable(text).rstrip('.')}. "
+        told += f"So process {self.rank} of {self.world_size} stops, too; "
         told += "what was saved before is whole, and the same command goes on from there\n"
         os.write(2, told.encode())
         os._exit(status)

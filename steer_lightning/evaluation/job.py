@@ -31,11 +31,25 @@ from steer_lightning.evaluation.results import (
     table_rows,
 )
 from steer_lightning.evaluation.runner import EVALUATION_STEP
-from steer_lightning.evaluation.store import Row, Store, completion_of, read_rows, row_of
+from steer_lightning.evaluation.store import (
+    VERIFIER,
+    Row,
+    Store,
+    completion_of,
+    read_rows,
+    row_of,
+)
 from steer_lightning.evaluation.votes import compare_by
 from steer_lightning.policy import Policy
 from steer_lightning.processes import gather_objects, rank, world_size
-from steer_lightning.rewards import MathReward, Reward, RewardPool, RewardSum, WeightedReward
+from steer_lightning.rewards import (
+    MathReward,
+    Reward,
+    RewardPool,
+    RewardSum,
+    WeightedReward,
+    reward_name,
+)
 from steer_lightning.rollout import DecodeEngine, RolloutEngine, Sampling
 from steer_lightning.steering import SteeringVectors, find_vectors
 from steer_lightning.types import Prompt, Source
@@ -71,7 +85,8 @@ class Evaluation:
         scales: Factors on the vectors, an arm for each.
         leave_out_layers: Layers of which each is left out once, in an arm of its own; `each` takes
             every steered one.
-        pass_at: k of each pass@k; null takes the number of samples.
+        pass_at: k of each pass@k; null takes the number of samples. Those above it, which may
+            differ between benchmarks, are left out.
         verifier: What counts as right. Answers vote (maj@k) if it is a `MathReward`.
         reward_pool: Processes that verify.
         engine: Answers prompts.
@@ -124,6 +139,8 @@ class Evaluation:
                 raise ConfigError(key, value, rule="must be at least 1")
         if any(scale != scale or abs(scale) == float("inf") for scale in scales):
             raise ConfigError("scales", scales, rule="must be finite")
+        if any(k < 1 for k in pass_at or []):
+            raise ConfigError("pass_at", pass_at, rule="must hold numbers of at least 1")
         if len(set(scales)) < len(scales):
             raise ConfigError("scales", scales, rule="names a scale twice")
         self.paths = [vectors] if isinstance(vectors, str) else list(vectors or [])
@@ -165,6 +182,8 @@ class Evaluation:
             judge.close()
         if rank() == 0:
             self.store.finish(rows, results)
+            if self.rescore:
+                self.store.verified_by(verifier_facts(self.verifier))
         return results
 
     def _judges(self) -> tuple[RewardSum, Voting | None]:
@@ -186,9 +205,9 @@ class Evaluation:
             self.store.open(self._settings(arms, prompts), self.overwrite)
         batches = list(self._batches(arms, prompts))
         parts = [self.store.part(x.arm, x.benchmark, x.number) for x in batches]
-        if self.store.completions.exists():  # finished before, with the same settings
+        if gather_objects(self.store.completions.exists())[0]:  # as the first one has opened it
             log.warning("%s is finished: nothing is sampled again", self.store.folder)
-            return read_rows(self.store.completions)
+            return gather_objects(read_rows(self.store.completions) if rank() == 0 else [])[0]
         done = gather_objects({path for path in parts if path.exists()})[0]
         if len(done) < len(parts):
             self._load()
@@ -218,7 +237,7 @@ class Evaluation:
         return found
 
     def _settings(self, arms: Sequence[Arm], prompts: dict[str, list[Prompt]]) -> dict[str, Any]:
-        """All that the completions depend on."""
+        """All that completions and verdicts depend on."""
         hashes = {
             arm.name: hashlib.sha256(arm.vectors.numpy().tobytes()).hexdigest() for arm in arms
         }
@@ -233,6 +252,7 @@ class Evaluation:
             "batch_size": self.batch_size,
             "seed": self.seed,
             "engine": type(self.engine).__name__,
+            VERIFIER: verifier_facts(self.verifier),
         }
 
     def _sampling(self, benchmark: str, arm: str) -> Sampling:
@@ -304,6 +324,13 @@ class Evaluation:
                 values[arm] = measure(samples_of(own, voting), metrics)
             found += table_rows(benchmark, values)
         return found
+
+
+def verifier_facts(verifier: Reward) -> dict[str, Any]:
+    """Name and settings of a verifier, as far as they are plain."""
+    facts = {k: getattr(v, "pattern", v) for k, v in getattr(verifier, "__dict__", {}).items()}
+    plain = {k: v for k, v in facts.items() if isinstance(v, (str, int, float, type(None)))}
+    return {"name": reward_name(verifier)} | {k: plain[k] for k in plain if not k.startswith("_")}
 
 
 def _hash(prompts: Sequence[Prompt]) -> str:

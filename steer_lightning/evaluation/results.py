@@ -54,7 +54,8 @@ def samples_of(rows: Sequence[Row], voting: Voting | None) -> dict[int, list[Sam
     if voting is not None:
         place = voting.answer_in
         answers = [[find_answer(x["completion"], place) for x in g] for g in grouped.values()]
-        votes = number_answers(answers, voting.compare)
+        alone = [_unjudged(*pair) for pair in zip(answers, grouped.values(), strict=True)]
+        votes = number_answers(answers, voting.compare, alone)
     return {
         problem: [
             Sample(
@@ -67,6 +68,13 @@ def samples_of(rows: Sequence[Row], voting: Voting | None) -> dict[int, list[Sam
         ]
         for (problem, group), found in zip(grouped.items(), votes, strict=True)
     }
+
+
+def _unjudged(answers: Sequence[str | None], rows: Sequence[Row]) -> set[str]:
+    """Answers of a problem on which there is no verdict at all."""
+    pairs = [(answer, row["verdict"]) for answer, row in zip(answers, rows, strict=True) if answer]
+    judged = {answer for answer, verdict in pairs if verdict is not None}
+    return {answer for answer, _ in pairs} - judged
 
 
 def metrics_for(num_samples: int, pass_at: Sequence[int], votes: bool) -> dict[str, PerProblem]:

@@ -65,6 +65,10 @@ def completion_of(row: Row) -> Completion:
     )
 
 
+VERIFIER = "verifier"
+"""Of the settings the one that `--rescore` changes."""
+
+
 class Store:
     """Reads and writes an evaluation's folder.
 
@@ -86,18 +90,18 @@ class Store:
         """Begins, or goes on with the same settings.
 
         Args:
-            settings: All that completions depend on, as JSON holds it.
+            settings: All that completions and verdicts depend on, as JSON holds it.
             overwrite: Deletes what another evaluation has left there.
 
         Raises:
             ConfigError: If the folder holds something else, or was made with other settings.
         """
-        if overwrite:
-            self._clear()
         if self._settings.exists():
-            self._check_same(settings)
-            return
-        if self.folder.exists() and any(self.folder.iterdir()):
+            if not overwrite:
+                self._check_same(settings)
+                return
+            self._clear()  # what else lies there, such as pictures, stays
+        elif self.folder.exists() and any(self.folder.iterdir()):
             raise ConfigError(
                 "output",
                 str(self.folder),
@@ -105,30 +109,43 @@ class Store:
                 fix="Name another folder",
             )
         self._parts.mkdir(parents=True, exist_ok=True)
-        with written_aside(self._settings) as aside:
-            aside.write_text(json.dumps(settings, indent=2) + "\n")
+        self._write_settings(settings)
 
     def _clear(self) -> None:
-        """Deletes an evaluation, and nothing that is none."""
-        if self._settings.exists():
-            shutil.rmtree(self._parts, ignore_errors=True)
-            for path in (self.completions, self.results, self._settings):
-                path.unlink(missing_ok=True)
+        """Deletes an evaluation."""
+        shutil.rmtree(self._parts, ignore_errors=True)
+        for path in (self.completions, self.results, self._settings):
+            path.unlink(missing_ok=True)
 
     def _check_same(self, settings: Mapping[str, Any]) -> None:
-        try:
-            before = json.loads(self._settings.read_text())
-        except ValueError as error:
-            raise _damaged(self._settings, error) from error
+        before = self._read_settings()
         for key in {**before, **settings}:
             if before.get(key) != settings.get(key):
+                anew = "give --rescore to verify its completions anew"
                 raise ConfigError(
                     "output",
                     str(self.folder),
                     rule=f"holds an evaluation with another {key}: {before.get(key)!r:.200}; now "
                     f"{settings.get(key)!r:.200}",
-                    fix="Name another output, or give --overwrite",
+                    fix="Name another output, or "
+                    + (anew if key == VERIFIER else "give --overwrite"),
                 )
+
+    def verified_by(self, verifier: Mapping[str, Any]) -> None:
+        """Notes that all completions have been verified anew."""
+        if self._settings.exists():
+            self._write_settings({**self._read_settings(), VERIFIER: verifier})
+
+    def _read_settings(self) -> dict[str, Any]:
+        try:
+            settings: dict[str, Any] = json.loads(self._settings.read_text())
+        except ValueError as error:
+            raise _damaged(self._settings, error) from error
+        return settings
+
+    def _write_settings(self, settings: Mapping[str, Any]) -> None:
+        with written_aside(self._settings) as aside:
+            aside.write_text(json.dumps(settings, indent=2) + "\n")
 
     def part(self, arm: int, benchmark: str, batch: int) -> Path:
         """File of a batch."""
@@ -178,7 +195,8 @@ def read_rows(path: Path) -> list[Row]:
         raise ConfigError("output", str(path), rule="there is no such file")
     try:
         table = pq.read_table(path)
-    except (pa.ArrowException, OSError) as error:
+        rows: list[Row] = table.to_pylist()
+    except (ValueError, OSError) as error:  # Arrow's own, and text that is not UTF-8
         raise _damaged(path, error) from error
     if not table.schema.equals(SCHEMA):
         missing = sorted(set(SCHEMA.names) - set(table.schema.names))
@@ -188,7 +206,6 @@ def read_rows(path: Path) -> list[Row]:
             rule=f"lacks {', '.join(missing)}" if missing else "has columns of other types",
             why="It is not the completions of an evaluation",
         )
-    rows: list[Row] = table.to_pylist()
     return rows
 
 

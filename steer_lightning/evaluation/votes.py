@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from fractions import Fraction
 
 from steer_lightning.rewards import RewardSum
@@ -38,7 +38,9 @@ def compare_by(judge: RewardSum) -> Compare:
 
 
 def number_answers(
-    problems: Sequence[Sequence[str | None]], compare: Compare
+    problems: Sequence[Sequence[str | None]],
+    compare: Compare,
+    alone: Sequence[Set[str]] | None = None,
 ) -> list[list[int | None]]:
     """Numbers the answers of each problem, equal ones alike, in the order they are given.
 
@@ -48,8 +50,11 @@ def number_answers(
     Args:
         problems: For each problem its samples' answers, None without one.
         compare: For what can't be seen at once.
+        alone: For each problem the answers that are equal to none but themselves: those that could
+            not be judged in time would take as long again with every other answer.
     """
-    classes = [_Classes(answers) for answers in problems]
+    sets = alone or [frozenset[str]()] * len(problems)
+    classes = [_Classes(answers, its) for answers, its in zip(problems, sets, strict=True)]
     while True:
         asked = [(open_, pair) for open_ in classes if (pair := open_.next_pair()) is not None]
         if not asked:
@@ -62,7 +67,8 @@ def number_answers(
 class _Classes:
     """Answers of one problem on their way into classes."""
 
-    def __init__(self, answers: Sequence[str | None]) -> None:
+    def __init__(self, answers: Sequence[str | None], alone: Set[str]) -> None:
+        self._alone = {_key(answer) for answer in alone}
         keys = [None if answer is None else _key(answer) for answer in answers]
         self._keys = keys
         self._open = list(dict.fromkeys(key for key in keys if key is not None))
@@ -74,14 +80,15 @@ class _Classes:
         """An answer without class, and a class's first answer; None when all have one."""
         while self._open:
             answer = self._open[0]
-            if self._compared == len(self._members):
+            if self._compared == len(self._members) or answer in self._alone:
                 self._class[answer] = len(self._members)
                 self._members.append(answer)
                 self._close()
                 continue
             member = self._members[self._compared]
-            if isinstance(answer, Fraction) and isinstance(member, Fraction):
-                self._compared += 1  # different keys are different numbers
+            numbers = isinstance(answer, Fraction) and isinstance(member, Fraction)
+            if numbers or member in self._alone:  # different keys are different numbers
+                self._compared += 1
                 continue
             return str(answer), str(member)
         return None

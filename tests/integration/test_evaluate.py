@@ -122,10 +122,17 @@ def test_completions_are_verified_anew_without_the_model(folder: Path) -> None:
     done = evaluate(folder, "--vectors=v.safetensors")
     assert done.returncode == 0, done.stderr
     before = figures(folder / "evaluation")
-    shutil.rmtree(folder / "base")
     stricter = "--verifier.init_args.pattern=(a|b|c)"
+    done = evaluate(folder, "--vectors=v.safetensors", stricter)
+    assert done.returncode == 2, "verdicts of another verifier are not shown as this one's"
+    assert "another verifier" in done.stderr
+    assert "--rescore" in done.stderr
+    shutil.move(folder / "base", folder / "away")
     done = evaluate(folder, "--vectors=v.safetensors", "--rescore", stricter)
     assert done.returncode == 0, done.stderr
+    shutil.move(folder / "away", folder / "base")
+    done = evaluate(folder, "--vectors=v.safetensors", stricter)
+    assert "is finished: nothing is sampled again" in done.stderr
     after = figures(folder / "evaluation")
     assert after["base", "avg@3"]["value"] < before["base", "avg@3"]["value"]
     rows = pq.read_table(folder / "evaluation/completions.parquet").to_pylist()
@@ -143,6 +150,36 @@ def test_two_processes_find_the_same(folder: Path) -> None:
     assert figures(folder / "two") == figures(folder / "one")
 
 
+SLOW_TO_OPEN = """
+import sys, time
+from steer_lightning.cli import main
+from steer_lightning.evaluation.store import Store
+open_at_once = Store.open
+def open_later(self, *words):
+    time.sleep(5)
+    open_at_once(self, *words)
+Store.open = open_later
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.multi_process
+def test_no_process_goes_on_with_what_the_first_one_overwrites(folder: Path) -> None:
+    (folder / "slow.py").write_text(SLOW_TO_OPEN)
+    assert evaluate(folder, "--vectors=v.safetensors").returncode == 0
+    words = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", "slow.py"]
+    words += ["evaluate", "--config=e.yaml", "--vectors=v.safetensors", "--seed=1", "--overwrite"]
+    done = subprocess.run(
+        [sys.executable, *words],
+        **{"cwd": folder, "capture_output": True, "text": True, "check": False, "timeout": 100},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "is finished" not in done.stderr
+    assert json.loads((folder / "evaluation/settings.json").read_text())["seed"] == 1
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -151,6 +188,7 @@ def test_two_processes_find_the_same(folder: Path) -> None:
         ((), "base = None: must be given"),
         (("--vectors=v.safetensors", "--trust_remote_code=true"), "whose code runs"),
         (("--vectors=v.safetensors", "--scales=[1, 1]"), "names a scale twice"),
+        (("--vectors=v.safetensors", "--pass_at=[0]"), "pass_at = [0]: must hold numbers"),
         (("--vectors=v.safetensors", "--batch_size=0"), "batch_size = 0: must be at least 1"),
         (("--vectors=v.safetensors", "--output=."), "exists and holds no evaluation"),
         (("--vectors=v.safetensors", "--rescore"), "there is no such file"),

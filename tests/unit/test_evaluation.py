@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,11 +31,12 @@ from steer_lightning.evaluation import (
     estimate,
 )
 from steer_lightning.evaluation.arms import check_shapes, load_files, make_arms
-from steer_lightning.evaluation.results import as_text, table_rows
+from steer_lightning.evaluation.results import Voting, as_text, samples_of, table_rows
 from steer_lightning.evaluation.store import Store, read_rows
 from steer_lightning.evaluation.votes import compare_by, number_answers
 from steer_lightning.rewards import MathReward, RewardSum, WeightedReward
 from steer_lightning.steering import SteeringVectors
+from tests.reliability.hostile import boxed
 
 
 def samples(verdicts: list[float | None], votes: list[int | None] | None = None) -> list[Sample]:
@@ -141,6 +143,26 @@ def test_equal_answers_have_one_number_and_few_are_compared() -> None:
     assert asked == [[(r"\frac{1}{2}", "1/2")], [("x", "1/2")], [("x", "3")]]
 
 
+def test_what_can_not_be_judged_is_compared_with_nothing() -> None:
+    asked = []
+
+    def compare(pairs):  # type: ignore[no-untyped-def]
+        asked.extend(pairs)
+        return [False] * len(pairs)
+
+    answers = ["9^{9^9}", "x", "8^{8^8}", "9^{9^9}", "y"]
+    rows: list[dict[str, Any]] = [
+        {"problem": 0, "sample": n, "completion": boxed(answer), "verdict": verdict}
+        | {"num_tokens": 1, "finished": True}
+        for n, (answer, verdict) in enumerate(
+            zip(answers, [None, 0.0, None, None, 1.0], strict=True)
+        )
+    ]
+    found = samples_of(rows, Voting(answer_in="boxed", compare=compare))
+    assert [sample.vote for sample in found[0]] == [0, 1, 2, 0, 3]
+    assert asked == [("y", "x")]
+
+
 def test_answers_are_compared_by_mathematics() -> None:
     judge = RewardSum([WeightedReward(reward=MathReward())])
     answers = [[r"\frac{1}{2}", "0.5", r"\sqrt{4}", "2", "x+1", "1+x"]]
@@ -205,6 +227,17 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="holds no evaluation"):
             Store(tmp_path).open({"seed": 0}, overwrite=overwrite)
     assert (tmp_path / "thesis.tex").read_text() == "precious"
+
+
+def test_an_evaluation_is_overwritten_and_what_lies_beside_it_stays(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.open({"seed": 0}, overwrite=False)
+    store.finish([], {"rows": []})
+    (tmp_path / "comparison.png").write_text("a picture")
+    store.open({"seed": 1}, overwrite=True)
+    assert not store.results.exists()
+    assert (tmp_path / "comparison.png").exists()
+    store.open({"seed": 1}, overwrite=False)
 
 
 def test_damaged_files_are_named(tmp_path: Path) -> None:
