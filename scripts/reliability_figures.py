@@ -24,7 +24,7 @@ ROWS = (
     ("hostile_timed_out", "... of them ended by the deadline (1 s in this test)"),
     ("hostile_crashed", "... of them that crashed a worker or the comparison"),
     ("reward_deeds", "kinds of misbehaviour of a user's reward, all survived"),
-    ("kills", "SIGKILLs of one run, at random moments and while saving; the end is bit-identical"),
+    ("kills", "SIGKILLs of one run: in a step, while saving, at random; the end is bit-identical"),
     ("flipped_bits", "bits of a checkpoint flipped, one at a time"),
     ("flipped_bits_noticed", "... of them noticed; the others change nothing that is loaded"),
     ("hostile_vectors_files", "hostile vectors files, all refused in words"),

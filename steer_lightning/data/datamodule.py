@@ -215,10 +215,14 @@ class PromptDataModule(L.LightningDataModule):
 
     @cached_property
     def facts(self) -> dict[str, Any]:
-        """What the training order depends on, by configuration key; the prompts as a checksum."""
+        """What the training order depends on, by configuration key.
+
+        Prompts and gold answers as a checksum.
+        """
         crc = 0
         for prompt in self.prompts["train"]:
-            crc = zlib.crc32(repr(prompt.token_ids).encode(), crc)
+            facts = repr((prompt.token_ids, prompt.problem.answer))
+            crc = zlib.crc32(facts.encode("utf-8", "replace"), crc)
         return {
             "data.batch_size": self.batch_size,
             "seed_everything": self.seed,

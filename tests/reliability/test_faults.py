@@ -128,12 +128,13 @@ def test_data_that_has_changed_is_noticed_when_the_run_goes_on(
     assert run(config).returncode == 0
     (tmp_path / "runs/run-1/summary.json").unlink()  # as if it had been interrupted
     rows = (tmp_path / "train.jsonl").read_text().splitlines()
-    rows[3] = json.dumps({"question": "another", "answer": "3"})
-    (tmp_path / "train.jsonl").write_text("\n".join(rows))
-    done = run(config)
-    assert done.returncode == 2
-    assert "data.train (checksum of the prompts)" in done.stderr
-    assert "model.steering.init_from" in done.stderr
+    for row in ({"question": "another", "answer": "3"}, {"question": "q3", "answer": "4"}):
+        rows[3] = json.dumps(row)
+        (tmp_path / "train.jsonl").write_text("\n".join(rows))
+        done = run(config)
+        assert done.returncode == 2
+        assert "data.train (checksum of the prompts)" in done.stderr
+        assert "model.steering.init_from" in done.stderr
 
 
 def test_faults_are_counted(figure: Figure) -> None:

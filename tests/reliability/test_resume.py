@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
@@ -26,12 +27,12 @@ from steer_lightning.checkpoint_file import (
 from steer_lightning.steering import load_vectors
 from tests.integration.conftest import Config
 from tests.reliability.conftest import Figure
-from tests.reliability.killed_while_saving import POINTS
-from tests.started import ROOT, Started
+from tests.reliability.killed_at import SAVING, STEP
 
+ROOT = Path(__file__).parents[2]
 STEPS = 400
 
-Start = Callable[..., Started]
+Start = Callable[..., "subprocess.Popen[str]"]
 
 
 @pytest.fixture
@@ -45,34 +46,34 @@ def start(config: Config, tmp_path: Path) -> Start:
         {"reward": {"class_path": "tests.reliability.hostile.DrawsHere"}, "weight": 0.1},
     ]
 
-    def call(root: str, **settings: Any) -> Started:
+    def call(root: str, kill_at: str = "", **settings: Any) -> subprocess.Popen[str]:
         config["trainer"].update({"default_root_dir": root, **settings})
         (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-        return Started(["fit", "--config", "config.yaml"], tmp_path, environment)
+        script = [str(ROOT / "tests/reliability/killed_at.py")]
+        command = [sys.executable, *(script if kill_at else ["-m", "steer_lightning"])]
+        return subprocess.Popen(
+            [*command, "fit", "--config", "config.yaml"],
+            cwd=tmp_path,
+            env={
+                **os.environ,
+                **{"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "KILL_AT": kill_at},
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
 
     return call
-
-
-def killed_while_saving(config: Config, folder: Path, root: str, at: str, **settings: Any) -> None:
-    """Runs the command line until it kills itself at a point of the saving of a checkpoint."""
-    config["trainer"].update({"default_root_dir": root, **settings})
-    (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    script = str(ROOT / "tests/reliability/killed_while_saving.py")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "KILL_AT": at}
-    command = [sys.executable, script, "fit", "--config", "config.yaml"]
-    done = subprocess.run(command, cwd=folder, env=environment, check=False, capture_output=True)
-    assert done.returncode == -signal.SIGKILL, at
 
 
 def runs(root: Path) -> list[Path]:
     return sorted(root.glob("run-*"), key=lambda folder: int(folder.name[4:]))
 
 
-def end(process: Started) -> str:
-    done = process.end(timeout=300)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
+def end(process: subprocess.Popen[str]) -> str:
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    return output
 
 
 def state(run: Path) -> str:
@@ -88,7 +89,16 @@ def assert_same_end(one: Path, other: Path) -> None:
     assert state(one) == state(other)
 
 
-def wait_for_steps(root: Path, process: Started, steps: int, before: int = 0) -> Path:
+def rollouts(run: Path) -> dict[int, list[dict[str, Any]]]:
+    """Completions and rewards of each step of a run, ended or not."""
+    found: dict[int, list[dict[str, Any]]] = {}
+    for path in (*run.glob("rollouts/step_*.parquet"), *run.glob("rollouts.parquet")):
+        for row in pq.read_table(path).to_pylist():
+            found.setdefault(row["step"], []).append(row)
+    return found
+
+
+def wait_for_steps(root: Path, process: subprocess.Popen[str], steps: int, before: int = 0) -> Path:
     """Until this run, behind `before` others, has written some checkpoints."""
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
@@ -101,29 +111,36 @@ def wait_for_steps(root: Path, process: Started, steps: int, before: int = 0) ->
 
 @pytest.mark.slow
 def test_a_run_killed_at_20_points_ends_as_if_it_had_not_been(
-    start: Start, config: Config, tmp_path: Path, figure: Figure
+    start: Start, tmp_path: Path, figure: Figure
 ) -> None:
     end(start("whole"))
     chance = random.Random(0)
     kills = 0
-    for point in POINTS:  # while saving
-        killed_while_saving(config, tmp_path, "killed", f"{point}:{chance.randint(2, 12)}")
+    for point in (*SAVING, *STEP):
+        count = chance.randint(2, 12) * (30 if point == "completion sampled" else 1)
+        process = start("killed", kill_at=f"{point}:{count}")
+        process.communicate(timeout=300)
+        assert process.returncode == -signal.SIGKILL, point
         kills += 1
-    for n in range(15):
+    for n in range(12):
         before = len(runs(tmp_path / "killed"))
         process = start("killed")
         if n % 3:  # while training, else at any moment, start and end of the process included
             wait_for_steps(tmp_path / "killed", process, 1 + chance.randint(0, 10), before)
             time.sleep(chance.uniform(0, 0.2))
         else:
-            time.sleep(chance.uniform(0.1, 3))
+            time.sleep(chance.uniform(0.5, 8))
         process.kill()
-        status = process.end(timeout=60).returncode
-        assert status == -signal.SIGKILL, "it had ended before: give it more steps"
+        process.communicate(timeout=60)
+        assert process.returncode == -signal.SIGKILL, "it had ended before: give it more steps"
         kills += 1
     output = end(start("killed"))
     assert "going on with" in output
     assert_same_end(runs(tmp_path / "killed")[-1], tmp_path / "whole/run-1")
+    whole = rollouts(tmp_path / "whole/run-1")
+    for folder in runs(tmp_path / "killed"):
+        for step, rows in rollouts(folder).items():
+            assert rows == whole[step], "sampled and scored again, the same"
     figure("kills", kills)
 
 
@@ -135,7 +152,9 @@ def test_a_run_killed_in_its_last_evaluation_is_brought_to_its_end(
         shutil.rmtree(tmp_path / "whole", ignore_errors=True)
         shutil.rmtree(tmp_path / "killed", ignore_errors=True)
         end(start("whole", **bound))
-        killed_while_saving(config, tmp_path, "killed", "after renames:5", **bound)
+        process = start("killed", kill_at="after renames:5", **bound)
+        process.communicate(timeout=300)
+        assert process.returncode == -signal.SIGKILL
         assert not (tmp_path / "killed/run-1/summary.json").exists()
         output = end(start("killed", **bound))
         assert "before, " in output, "with the last evaluation"
@@ -163,9 +182,8 @@ def test_a_signal_saves_and_exits_and_the_same_command_goes_on(
     process = start("stopped", max_steps=60)
     folder = wait_for_steps(tmp_path / "stopped", process, 3)
     process.send_signal(number)
-    ended = process.end(timeout=60)
-    output = ended.stdout + ended.stderr
-    assert ended.returncode == 128 + number, output
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + number, output
     assert f"{name}: finishing the step and saving" in output
     assert "the same command again" in output
     assert "Traceback" not in output
@@ -218,11 +236,12 @@ def test_a_second_ctrl_c_exits_at_once(start: Start, config: Config, tmp_path: P
     process = start("stopped")
     wait_for_steps(tmp_path / "stopped", process, 2)
     process.send_signal(signal.SIGINT)
-    while "ending slowly" not in process.said:
-        assert process.poll() is None
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    assert process.end(timeout=5).returncode == 130
+    with process:
+        assert process.stdout is not None
+        while "ending slowly" not in process.stdout.readline():
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=5) == 130
 
 
 def test_under_slurm_the_job_goes_back_into_the_queue(
@@ -237,8 +256,8 @@ def test_under_slurm_the_job_goes_back_into_the_queue(
     process = start("stopped")
     wait_for_steps(tmp_path / "stopped", process, 2)
     process.send_signal(signal.SIGUSR1)
-    done = process.end(timeout=60)
-    assert done.returncode == 128 + signal.SIGUSR1, done.stderr
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGUSR1, output
     assert (tmp_path / "requeued").read_text() == "requeue 77\n"
 
 
@@ -254,11 +273,10 @@ def test_a_run_under_way_or_of_other_settings_is_left_alone(start: Start, tmp_pa
         time.sleep(0.05)
     for process in (first, second):
         process.kill()
-    first.end()
-    told = second.said
-    second.end()
+    told = second.communicate()[0]
     assert "going on" not in told
     assert "run-1, of the same settings, is under way: this is a new run" in told
+    first.communicate()
     assert "going on" not in end(start("runs", max_steps=2)), "other settings"
 
 

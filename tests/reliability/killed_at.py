@@ -1,6 +1,6 @@
-"""The command line, killed at the n-th time that it passes a point of saving a checkpoint.
+"""The command line, killed at the n-th time that it passes a point of a step, or of saving.
 
-KILL_AT=POINT:N python killed_while_saving.py fit --config ...
+KILL_AT=POINT:N python killed_at.py fit --config ...
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-POINTS = ("half written", "written", "before renames", "between renames", "after renames")
+SAVING = ("half written", "written", "before renames", "between renames", "after renames")
+STEP = ("completion sampled", "all sampled", "updated")
 
 if __name__ == "__main__":
     point, _, count = os.environ["KILL_AT"].partition(":")
@@ -45,5 +46,26 @@ if __name__ == "__main__":
 
     Path.write_bytes, Path.replace = write_in_two, replace_slowly  # type: ignore[method-assign]
     from steer_lightning.cli import main
+    from steer_lightning.gradient import BatchGradient
+    from steer_lightning.module import SteeringModule
+    from steer_lightning.rewards.scoring import Scoring
+
+    add, accumulate, update = Scoring.add, BatchGradient.accumulate, SteeringModule.update
+
+    def add_first(self: Any, *words: Any) -> None:
+        add(self, *words)
+        passed("completion sampled")
+
+    def accumulate_later(self: Any, *words: Any, **named: Any) -> Any:
+        passed("all sampled")
+        return accumulate(self, *words, **named)
+
+    def update_first(self: Any, *words: Any) -> Any:
+        found = update(self, *words)
+        passed("updated")
+        return found
+
+    Scoring.add, BatchGradient.accumulate = add_first, accumulate_later  # type: ignore[method-assign]
+    SteeringModule.update = update_first  # type: ignore[method-assign]
 
     sys.exit(main())
