@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from jsonargparse import ArgumentError
+from jsonargparse import ArgumentError, Namespace
 from lightning.fabric.plugins import CheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, ProgressBar
@@ -112,6 +112,8 @@ class SteeringCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Finds the checkpoint to go on from, and makes the run's folder."""
         config = self.config[self.config.subcommand]
+        if not isinstance(config.trainer, Namespace):  # which jsonargparse lets pass
+            raise ConfigError("trainer", config.trainer, rule="must be a mapping of its options")
         if config.trainer.default_root_dir is None:
             raise ConfigError("trainer.default_root_dir", None, rule="must be a folder")
         root = Path(config.trainer.default_root_dir)
@@ -215,7 +217,13 @@ class SteeringCLI(LightningCLI):
             check_trainer(trainer)  # before it starts further processes
             return trainer
         # how Lightning tells of wrong settings; RuntimeError: two callbacks that are the same
-        except (MisconfigurationException, RuntimeError, TypeError, ValueError) as error:
+        except (
+            MisconfigurationException,
+            RuntimeError,
+            TypeError,
+            ValueError,
+            OverflowError,
+        ) as error:
             if isinstance(error, ConfigError):
                 raise
             raise ConfigError(

@@ -6,19 +6,25 @@ import json
 import math
 import subprocess
 import sys
+import warnings
+import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from steer_lightning import ConfigError, load_vectors
 from steer_lightning.advantages import RLOO
+from steer_lightning.checkpoint_file import DamagedCheckpointError, load_checkpoint
+from steer_lightning.cli import main
 from steer_lightning.data import PlainTemplate
 from steer_lightning.data.templates import check_template
 from steer_lightning.microbatches import micro_batches
+from steer_lightning.packing import Packing
 from steer_lightning.printable import printable
 from steer_lightning.rewards import FormatReward, MathReward, RewardSum, WeightedReward
 from steer_lightning.rewards.math import find_answer, last_boxed, plain_number
@@ -101,6 +107,39 @@ def test_masks_and_micro_batches(
         width = part.completion_mask.shape[1]
         assert torch.equal(part.sampling_logprobs, rollouts.logprobs[part.rows, :width])
     assert sorted(seen) == sorted(chosen)
+
+
+TOKENS = st.lists(st.integers(0, 2), min_size=1, max_size=6)  # few, so that beginnings are shared
+
+
+@fuzz
+@given(st.lists(st.tuples(TOKENS, st.lists(TOKENS, min_size=1, max_size=4)), min_size=1))
+def test_packing_has_each_beginning_once_and_each_prediction_in_its_place(
+    groups: list[tuple[list[int], list[list[int]]]],
+) -> None:
+    rows = [(g, prompt, row) for g, (prompt, its) in enumerate(groups) for row in its]
+    numbers, prompts, completions = map(list, zip(*rows, strict=True))
+    packing = Packing(prompts, numbers, completions, torch.device("cpu"))
+    ids, positions = packing.ids[0].tolist(), packing.positions[0].tolist()
+    texts = [(group, [*prompt, *row[:-1]]) for group, prompt, row in rows]
+    beginnings = {(group, *text[: k + 1]) for group, text in texts for k in range(len(text))}
+    assert len(ids) == len(beginnings)
+    copies = iter(packing.copies.tolist())
+    for _, prompt, row in rows:
+        for n, token in enumerate(row):  # what predicts token n of the completion
+            pair, before = next(copies), [*prompt, *row[:n]]
+            place = int(packing.predictors[pair])
+            assert (ids[place], positions[place]) == (before[-1], len(before) - 1)
+            assert int(packing.targets[pair]) == token
+    assert next(copies, None) is None
+    attended = [row for bucket in packing.buckets for row in bucket.tolist()]  # longest first
+    found = sorted([ids[place] for place in row] for row in attended)
+    shown = sorted(text for _, text in texts)
+    assert all(any(row[: len(text)] == text for row in found) for text in shown), (
+        "each text is attended to as a whole"
+    )
+    padded = torch.cat([bucket.flatten() for bucket in packing.buckets])
+    assert padded[packing._place].tolist() == list(range(len(ids))), "attention's way back"
 
 
 @fuzz
@@ -229,6 +268,85 @@ def test_any_vectors_file_is_refused_in_words(
         path.write_bytes(content)
         with pytest.raises(ConfigError):
             load_vectors(path)
+
+
+@fuzz
+@given(st.data())
+def test_any_pickle_in_a_checkpoint_is_read_or_refused_in_words(
+    tmp_path: Path, data: st.DataObject
+) -> None:
+    path = tmp_path / "any.ckpt"
+    content = {"state_dict": {"w": torch.zeros(2, 3)}, "steps": [1, (2.5, None)], "kind": "adam"}
+    torch.save(content, path)
+    with zipfile.ZipFile(path) as file:
+        parts = {name: file.read(name) for name in file.namelist()}
+    with zipfile.ZipFile(path, "w") as file:
+        for name, part in parts.items():
+            changed = bytearray(part)
+            for _ in range(data.draw(st.integers(0, 4)) if name.endswith("data.pkl") else 0):
+                changed[data.draw(st.integers(0, len(part) - 1))] = data.draw(st.integers(0, 255))
+            file.writestr(name, bytes(changed))
+    with warnings.catch_warnings(), suppress(DamagedCheckpointError):
+        warnings.simplefilter("ignore")  # torch's, of the pickle's protocol
+        load_checkpoint(path)
+
+
+OPTIONS = (
+    *("seed_everything", "ckpt_path", "model", "data", "trainer", "model.steering.layers"),
+    *("model.steering", "model.sampling", "model.sampling.group_size", "model.sampling.top_p"),
+    *("model.rewards", "model.engine", "model.optimizer", "model.schedule", "model.loss"),
+    *("model.gradient_clip", "model.reward_pool", "model.tokens_per_micro_batch", "model.dtype"),
+    *("data.train", "data.template", "data.batch_size", "data.val.init_args.path"),
+    *("trainer.max_steps", "trainer.callbacks", "trainer.devices", "trainer.logger"),
+    *("trainer.default_root_dir", "trainer.strategy", "trainer.plugins", "no.such"),
+)
+PLAUSIBLE = st.sampled_from(
+    [
+        *(-1, 0, 1, 2**70, 1.5, math.nan, math.inf, True, None, "", "all", "1e3", "a.b", "\x1b[2J"),
+        *([], {}, [None], {"class_path": "os.system"}, {"class_path": "torch.optim.AdamW"}),
+        *(
+            {"class_path": "steer_lightning.data.Arithmetic", "init_args": {"x": 1}},
+            {"init_args": 3},
+        ),
+        *(
+            {"class_path": "steer_lightning.rewards.MathReward"},
+            {"class_path": 3},
+            {"x": {"y": []}},
+        ),
+    ]
+)
+
+
+@pytest.mark.slow
+@settings(fuzz, max_examples=60)
+@example({"trainer": -1})
+@example({"trainer": None})
+@example({"trainer.devices": 2**70})
+@given(st.dictionaries(st.sampled_from(OPTIONS), PLAUSIBLE | ANYTHING, min_size=1, max_size=3))
+def test_any_configuration_is_refused_in_one_message(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    changes: dict[str, object],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config: dict[str, object] = {
+        "model": {"base": "./no-such-model"},
+        "data": {"train": {"class_path": "steer_lightning.data.Arithmetic"}},
+        "trainer": {"max_steps": 1, "accelerator": "cpu"},
+    }
+    for option, value in changes.items():
+        place: object = config
+        *path, name = option.split(".")
+        for key in path:
+            place = place.setdefault(key, {}) if isinstance(place, dict) else None
+        if isinstance(place, dict):
+            place[name] = value
+    Path("any.yaml").write_text(yaml.safe_dump(config))
+    assert main(["fit", "--config", "any.yaml"]) == 2, changes
+    told = capsys.readouterr().err
+    assert told.splitlines()[-1].startswith("error: ")
+    assert printable(told) == told
 
 
 def test_examples_are_counted(figure: Figure) -> None:
