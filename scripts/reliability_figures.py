@@ -30,7 +30,7 @@ ROWS = (
     ("hostile_vectors_files", "hostile vectors files, all refused in words"),
     ("faults", "faults of the surroundings: processes, folders, hub, data; each survived or told"),
     ("fuzzed_properties", "properties checked by hypothesis"),
-    ("fuzz_examples", "... examples of each"),
+    ("fuzz_examples", "... examples of each, but fewer of whole configurations"),
     ("atheris_answers", "inputs of answer extraction, guided by coverage"),
     ("atheris_vectors", "inputs of the vectors loader, guided by coverage"),
 )

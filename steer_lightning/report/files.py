@@ -12,6 +12,7 @@ import yaml
 from steer_lightning.errors import ConfigError
 from steer_lightning.report.damage import damaged
 from steer_lightning.report.series import FILE as METRICS
+from steer_lightning.yaml_size import check_yaml_size
 
 CONFIG, SUMMARY = "config.yaml", "summary.json"
 LENS, LOOKS = "lens.json", "lens.jsonl"
@@ -91,7 +92,9 @@ def read_settings(folder: Path) -> Record:
     """
     path = folder / CONFIG
     try:
-        found = yaml.safe_load(read_text(path) or "")
+        text = read_text(path) or ""
+        check_yaml_size(text)  # the page shows what it finds, and aliases would unfold
+        found = yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         if isinstance(error, ConfigError):
             raise

@@ -26,6 +26,7 @@ from steer_lightning import ConfigError, load_vectors
 from steer_lightning.callbacks import RolloutTable
 from steer_lightning.checkpoint_file import DamagedCheckpointError, load_checkpoint
 from steer_lightning.data.records import MAX_LINE, read_file, to_problems
+from steer_lightning.report.files import read_settings
 from steer_lightning.runs import check_same_settings, find_checkpoint
 from tests.integration.conftest import Config
 from tests.reliability import hostile
@@ -259,6 +260,9 @@ def test_a_hostile_configuration_beside_a_checkpoint(tmp_path: Path) -> None:
         (tmp_path / "run-1/config.yaml").write_text(text)
         with pytest.raises(ConfigError, match=r"config\.yaml': can't be read"):
             check_same_settings(path, "model: {loss: null}")
+    (tmp_path / "run-1/config.yaml").write_text(BOMB + "\nmodel: {loss: *a30}")
+    with pytest.raises(ConfigError, match="unfolds"):
+        read_settings(tmp_path / "run-1")  # which the report shows
 
 
 def test_a_line_of_100_megabytes_is_named_and_takes_no_memory(tmp_path: Path) -> None:
