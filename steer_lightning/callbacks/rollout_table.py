@@ -77,6 +77,7 @@ class RolloutTable(Callback):
             "every_n_steps": every_n_steps,
             "num_prompts": num_prompts,
             "num_completions": num_completions,
+            "max_characters": max_characters,
         }
         for key, value in numbers.items():
             if value < 0:
