@@ -52,13 +52,13 @@ class Worker:
         self.writer.close()
         found, status = os.waitpid(self.pid, os.WNOHANG)
         kill_group(self.pid)
-        if not found:
-            os.waitpid(self.pid, 0)
+        if not found:  # one that is ending keeps its own status, whatever is sent to it
+            _, status = os.waitpid(self.pid, 0)
         self.keeper.workers.discard(self)
         self.keeper.kill_orphans()
-        if not found:
-            return "closed its connection"
         code = os.waitstatus_to_exitcode(status)
+        if not found and code == -signal.SIGKILL:  # by us
+            return "closed its connection"
         return f"exit status {code}" if code >= 0 else signal.Signals(-code).name
 
 
