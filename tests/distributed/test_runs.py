@@ -118,7 +118,7 @@ def test_validation_is_the_same_and_told_once(fit: Fit, config: Config) -> None:
         assert done.succeeded(), done.stderr
         told.append(re.findall(r"validation/\w+ +│ +([\d.]+)", done.stdout))
         assert "sync_dist" not in done.stderr
-    assert len(told[0]) == 4
+    assert len(told[0]) == 6, "accuracy, its interval, length, cut off, unscored"
     assert 0 < float(told[0][0]) < 1
     assert told[1] == told[2] == told[0]
 
