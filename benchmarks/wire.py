@@ -79,7 +79,8 @@ class CountWire(Callback):
         """Tells rollouts and updates apart."""
         self._steps: list[dict[str, Any]] = []
         self._watch(pl_module.engine, "generate", "rollout")
-        self._watch(pl_module.batch_gradient.__class__, "accumulate", "update")
+        for part in ("plan", "accumulate"):
+            self._watch(pl_module.batch_gradient.__class__, part, "update")
 
     def _watch(self, owner: Any, name: str, phase: str) -> None:
         original = getattr(owner, name)
