@@ -7,6 +7,7 @@ import json
 import platform
 import subprocess
 import sys
+import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,12 @@ def add_arguments(parser: argparse.ArgumentParser, results: str, steps: int) -> 
     parser.add_argument("--steps", type=int, default=steps, help="measured ones, of each side")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path, default=ROOT / "benchmarks/results" / results)
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Where the model runs, and in what."""
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
 
 
 def resolve_model(name: str) -> str:
@@ -62,13 +69,25 @@ def prompts_for(model: str, tokenizer: Any, count: int, num_tokens: int | None) 
     return prompts
 
 
-def reset_peak_memory() -> None:
-    """Starts the process's peak memory anew (Linux)."""
-    Path("/proc/self/clear_refs").write_text("5")
+def now(device: str) -> float:
+    """Seconds on a clock, once all that was asked of the device is done."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
-def peak_memory() -> float:
-    """Peak of the resident memory since then, in MB."""
+def reset_peak_memory(device: str) -> None:
+    """Starts the peak anew: of the process (Linux), or of what torch takes on a GPU."""
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory(device: str) -> float:
+    """Peak since then, in MB."""
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmHWM"):
             return int(line.split()[1]) / 1024

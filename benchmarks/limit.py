@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 
 import torch
+from common import now
 from torch import nn
 
 from steer_lightning.packing import Packing
@@ -64,9 +64,9 @@ class BareProducts:
     def seconds(self, passes: list[Pass]) -> float:
         """Of these passes; once to warm up, once on the clock."""
         self._run(passes)
-        start = time.perf_counter()
+        start = now(self.head.device.type)
         self._run(passes)
-        return time.perf_counter() - start
+        return now(self.head.device.type) - start
 
     def _run(self, passes: list[Pass]) -> None:
         for one in passes:
@@ -78,7 +78,7 @@ class BareProducts:
     def _product(self, weight: torch.Tensor, rows: int, backward: bool) -> None:
         key = rows, weight.shape[0 if backward else 1]
         if key not in self._inputs:
-            self._inputs[key] = torch.randn(key)
+            self._inputs[key] = torch.randn(key, device=weight.device, dtype=weight.dtype)
         if backward:
             torch.mm(self._inputs[key], weight)
         else:

@@ -90,15 +90,15 @@ def measure(args: argparse.Namespace) -> dict[str, float]:
     advantages = torch.ones(args.rows, 1).view(-1, min(4, args.rows))
     warm_up = Batch.alone(made_up(policy, 4, 8), torch.ones(1, 4))
     gradient.accumulate(policy, gradient.plan(policy, warm_up))
-    reset_peak_memory()
-    before = peak_memory()
+    reset_peak_memory("cpu")
+    before = peak_memory("cpu")
     rollouts = made_up(policy, args.rows, args.length)
     seconds = []
     for _ in range(args.steps):
         start = time.perf_counter()
         gradient.accumulate(policy, gradient.plan(policy, Batch.alone(rollouts, advantages)))
         seconds.append(time.perf_counter() - start)
-    return {"peak_mb": peak_memory() - before, "seconds": statistics.median(seconds)}
+    return {"peak_mb": peak_memory("cpu") - before, "seconds": statistics.median(seconds)}
 
 
 def in_a_process(args: argparse.Namespace, **setting: Any) -> dict[str, float]:

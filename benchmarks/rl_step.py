@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from common import add_arguments, resolve_model, write_json
+from common import add_arguments, add_device, resolve_model, write_json
 
 PARTS = ("rollout", "reward", "update", "step", "peak_memory_mb", "tokens")
 
@@ -35,6 +35,7 @@ class Side:
         words = [sys.executable, str(worker), name, f"--model={args.model}"]
         words += [f"--threads={args.threads}", f"--prompts={args.prompts}"]
         words += [f"--group-size={args.group_size}", f"--new-tokens={args.new_tokens}"]
+        words += [f"--device={args.device}", f"--dtype={args.dtype}"]
         self.errors = Path(f"/tmp/rl_step_{name}.log").open("w")  # noqa: SIM115  # lives with us
         self.process = subprocess.Popen(
             words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True
@@ -67,6 +68,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add_arguments(parser, "rl_step.json", steps=5)
+    add_device(parser)
     parser.add_argument("--peer", choices=["trl"], default="trl")
     parser.add_argument("--prompts", type=int, default=16)
     parser.add_argument("--group-size", type=int, default=8)
@@ -99,6 +101,8 @@ def main() -> None:
         "prompts": args.prompts,
         "group_size": args.group_size,
         "new_tokens": args.new_tokens,
+        "device": args.device,
+        "dtype": args.dtype,
         **{f"ratio_{part}": theirs[part] / mine[part] for part in ("step", "rollout", "update")},
         "ratio_peak_memory": theirs["peak_memory_mb"] / mine["peak_memory_mb"],
         "ratio_limit": theirs["step"] / limit,

@@ -12,10 +12,9 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
 
 import torch
-from common import add_arguments, prompts_for, resolve_model, write_json
+from common import add_arguments, add_device, now, prompts_for, resolve_model, write_json
 from limit import BareProducts, rollout_passes
 
 from steer_lightning.policy import Policy
@@ -28,14 +27,16 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add_arguments(parser, "rollout.json", steps=5)
+    add_device(parser)
     parser.add_argument("--prompts", type=int, help="default: 32, or 4 for larger models")
     parser.add_argument("--prompt-tokens", type=int, default=256)
     parser.add_argument("--group-size", type=int, default=8)
     parser.add_argument("--new-tokens", type=int, default=64)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    policy = Policy(resolve_model(args.model), dtype="float32")
+    policy = Policy(resolve_model(args.model), dtype=args.dtype)
     policy.load()
+    policy.to(args.device)
     policy.steering.set_vectors(torch.randn_like(policy.steering.vectors) * 1e-3)
     count = args.prompts or (32 if args.model == "quickstart" else 4)
     prompts = prompts_for(args.model, policy.tokenizer, count, args.prompt_tokens)
@@ -49,9 +50,9 @@ def main() -> None:
     for step in range(args.steps + 1):  # the first one warms up
         found = {}
         for name, engine in engines.items():
-            start = time.perf_counter()
+            start = now(args.device)
             found[name] = engine.generate(prompts, sampling, seed=0, step=step)
-            times[name].append(time.perf_counter() - start)
+            times[name].append(now(args.device) - start)
         times["limit"].append(products.seconds(rollout_passes(found["ours"])))
         equal = (found["ours"].num_tokens == found["generate"].num_tokens).float().mean()
         tokens = int(found["ours"].num_tokens.sum())

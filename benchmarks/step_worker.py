@@ -9,12 +9,11 @@ import argparse
 import json
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from typing import Any, TextIO
 
 import torch
-from common import peak_memory, prompts_for, reset_peak_memory, resolve_model
+from common import add_device, now, peak_memory, prompts_for, reset_peak_memory, resolve_model
 from limit import BareProducts, rollout_passes, update_passes
 
 from steer_lightning.rewards import MathReward
@@ -38,7 +37,8 @@ def reward_for(model: str) -> Any:
 class Clock:
     """Times of a step's parts, added up."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: str) -> None:
+        self.device = device
         self.parts: dict[str, float] = {}
 
     def wrap(self, owner: Any, name: str, part: str) -> None:
@@ -46,11 +46,11 @@ class Clock:
         method: Callable[..., Any] = getattr(owner, name)
 
         def timed(*args: Any, **kwargs: Any) -> Any:
-            start = time.perf_counter()
+            start = now(self.device)
             try:
                 return method(*args, **kwargs)
             finally:
-                spent = time.perf_counter() - start
+                spent = now(self.device) - start
                 self.parts[part] = self.parts.get(part, 0.0) + spent
 
         setattr(owner, name, timed)
@@ -69,8 +69,8 @@ class Turns:
             sys.exit(0)
         self.clock.parts.clear()
         self.tokens = 0
-        reset_peak_memory()
-        self.start = time.perf_counter()
+        reset_peak_memory(self.clock.device)
+        self.start = now(self.clock.device)
 
     def end(self, limit: Callable[[], float] | None = None) -> None:
         """Reports the step.
@@ -78,10 +78,11 @@ class Turns:
         Args:
             limit: Called when the clock has stopped; seconds of the step's bare matrix products.
         """
-        step = time.perf_counter() - self.start
+        step = now(self.clock.device) - self.start
         parts = dict(self.clock.parts)
         parts["update"] = step - parts["rollout"] - parts["reward"]
-        found = {**parts, "step": step, "peak_memory_mb": peak_memory(), "tokens": self.tokens}
+        peak = peak_memory(self.clock.device)
+        found = {**parts, "step": step, "peak_memory_mb": peak, "tokens": self.tokens}
         if limit is not None:
             found["limit"] = limit()
         self.output.write(json.dumps(found) + "\n")
@@ -114,7 +115,7 @@ def ours(args: argparse.Namespace, turns: Turns, folder: str) -> None:
 
     module = SteeringModule(
         base=resolve_model(args.model),
-        dtype="float32",
+        dtype=args.dtype,
         sampling=Sampling(group_size=args.group_size, max_new_tokens=args.new_tokens),
         rewards=[WeightedReward(reward=reward_for(args.model))],
         optimizer=lambda p: torch.optim.AdamW(p, lr=RATE, weight_decay=0.0),
@@ -126,7 +127,8 @@ def ours(args: argparse.Namespace, turns: Turns, folder: str) -> None:
     )
     trainer = L.Trainer(
         default_root_dir=folder,
-        accelerator="cpu",
+        accelerator=args.device,
+        devices=1,
         max_steps=100_000,
         logger=False,
         enable_checkpointing=False,
@@ -164,7 +166,7 @@ def trl(args: argparse.Namespace, turns: Turns, folder: str) -> None:
             turns.end()
 
     path = resolve_base(resolve_model(args.model))
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, args.dtype))
     tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left")
     num_rows = len(args.prompts) * args.group_size
     rows = [{"prompt": p.problem.question, "answer": p.problem.answer} for p in args.prompts]
@@ -181,8 +183,8 @@ def trl(args: argparse.Namespace, turns: Turns, folder: str) -> None:
             learning_rate=RATE,
             max_steps=100_000,
             gradient_checkpointing=False,
-            bf16=False,
-            use_cpu=True,
+            bf16=args.dtype == "bfloat16",
+            use_cpu=args.device == "cpu",
             report_to="none",
             save_strategy="no",
             logging_strategy="no",
@@ -205,12 +207,13 @@ def main() -> None:
     parser.add_argument("--model", required=True)
     for name in ("threads", "prompts", "group-size", "new-tokens"):
         parser.add_argument(f"--{name}", type=int, required=True)
+    add_device(parser)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     output, sys.stdout = sys.stdout, sys.stderr  # libraries print, too
     args.prompts = make_prompts(args.model, args.prompts)
-    turns = Turns(Clock(), output)
+    turns = Turns(Clock(args.device), output)
     with tempfile.TemporaryDirectory() as folder:
         {"ours": ours, "trl": trl}[args.side](args, turns, folder)
 
