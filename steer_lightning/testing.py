@@ -215,9 +215,6 @@ def check_engine(
         AssertionError: If shapes or masks are wrong, equal seeds give unequal rows, or the
             log-probabilities are not the policy's.
     """
-    from steer_lightning.losses import token_logprobs
-    from steer_lightning.microbatches import micro_batches
-
     prompts = prompts or make_prompts(["a", "bcd", "efghij"])
     sampling = Sampling(group_size=2, max_new_tokens=6)
     engine.setup(policy)
@@ -246,9 +243,20 @@ def check_engine(
         torch.equal(alone.completion_ids[1, :length], rollouts.completion_ids[3, :length]),
         "a row must depend on (seed, step, prompt, sample) alone, not on the batch",
     )
-    for part in micro_batches(rollouts, torch.arange(num_rows), 10_000, policy.pad_token_id):
+    _check_logprobs(policy, rollouts, sampling)
+    return rollouts
+
+
+def _check_logprobs(policy: Policy, rollouts: Rollouts, sampling: Sampling) -> None:
+    from steer_lightning.losses import token_logprobs
+    from steer_lightning.microbatches import micro_batches
+
+    for part in micro_batches(
+        rollouts, torch.arange(len(rollouts.texts)), 10_000, policy.pad_token_id
+    ):
+        ids, mask = part.ids.to(policy.device), part.mask.to(policy.device)
         with torch.no_grad():
-            logits = policy.logits(part.ids, part.mask, part.completion_ids.shape[1] + 1)[:, :-1]
+            logits = policy.logits(ids, mask, part.completion_ids.shape[1] + 1)[:, :-1].cpu()
         ours = (
             token_logprobs(logits, part.completion_ids, sampling.temperature) * part.completion_mask
         )
@@ -257,7 +265,6 @@ def check_engine(
             bool(torch.allclose(ours, theirs, atol=1e-4)),
             "log-probabilities must be the policy's own",
         )
-    return rollouts
 
 
 def _require(holds: bool, rule: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from steer_lightning.rollout.kv import KeyValues, decoding
 from steer_lightning.rollout.parting import Parting, part
 from steer_lightning.rollout.plan import Plan, is_out_of_memory, out_of_step, plan_flight
 from steer_lightning.rollout.record import Record
+from steer_lightning.rollout.recorded import RECORD_AFTER, CudaGraphs, Pass, RecordedPasses
 from steer_lightning.rollout.sampling import Sampling, row_uniforms
 from steer_lightning.rollout.selfcheck import why_not
 from steer_lightning.steering import Steering
@@ -45,25 +46,32 @@ class DecodeEngine:
         max_tokens_in_flight: Most tokens whose keys and values are kept at once; bounds memory. It
             does not change what is sampled. Where memory runs out all the same, it is halved, with
             a warning, and the rollout begins anew.
+        cuda_graphs: On a GPU, records the passes over one token a row and replays them, which
+            spares launching some thousand small operations for each token. A model for which that
+            does not work goes on without, with a warning.
 
     Raises:
         ConfigError: If `max_tokens_in_flight` is less than 1.
     """
 
-    def __init__(self, max_tokens_in_flight: int = 262_144) -> None:
+    def __init__(self, max_tokens_in_flight: int = 262_144, cuda_graphs: bool = True) -> None:
         if max_tokens_in_flight < 1:
             raise ConfigError(
                 "model.engine.max_tokens_in_flight",
                 max_tokens_in_flight,
                 rule="must be at least 1",
             )
-        self.max_tokens_in_flight = max_tokens_in_flight
+        self.max_tokens_in_flight, self.cuda_graphs = max_tokens_in_flight, cuda_graphs
+        self._record: Callable[[], Callable[[Pass], Pass]] | None = None
         self.fallback: GenerateEngine | None = None
         self._policy: Policy | None = None
 
     def setup(self, policy: Policy) -> None:
         """Keeps the policy, whose vectors are read live, and checks that it decodes rightly."""
         self._policy, self.fallback = policy, None
+        # a sharded base is gathered in the middle of a pass
+        can_record = policy.device.type == "cuda" and not policy.sharding.shards
+        self._record = CudaGraphs if self.cuda_graphs and can_record else None
         reason = why_not(self, policy)
         if reason is not None:
             log.warning(
@@ -134,6 +142,7 @@ class DecodeEngine:
         seed: int,
         step: int,
         on_completion: OnCompletion = ignore,
+        record_after: int = RECORD_AFTER,
     ) -> Rollouts:
         """Decodes within a plan, without fall-back."""
         size = sampling.group_size
@@ -156,11 +165,24 @@ class DecodeEngine:
         ):
             record = Record(policy, sampling, uniforms, prompts, on_completion)
             decoder = _Decoder(policy, prompts, flight, record, cache, layers)
+            if self._record is not None:
+                decoder.record_passes(self._record(), record_after)
             while waiting or flight.num_rows:
                 decoder.refill(waiting)
                 if flight.num_rows:  # all that were taken in may have ended with their first token
                     decoder.step()
+            self._note(decoder.recorded)
             return record.rollouts()
+
+    def _note(self, recorded: RecordedPasses | None) -> None:
+        if recorded is not None and recorded.failure is not None:
+            self._record = None
+            log.warning(
+                "passes of this model can't be recorded as CUDA graphs (%s): each is launched "
+                "anew, which is slower. model.engine.init_args.cuda_graphs: false spares the "
+                "attempt",
+                recorded.failure,
+            )
 
 
 class _Decoder:
@@ -178,6 +200,17 @@ class _Decoder:
         self.policy, self.prompts, self.flight = policy, prompts, flight
         self.record, self.cache, self.layers = record, cache, layers
         self.tokens = torch.zeros(0, dtype=torch.long, device=policy.device)  # (N,) by slot
+        self.recorded: RecordedPasses | None = None
+
+    def record_passes(self, record: Callable[[Pass], Pass], record_after: int) -> None:
+        """Lets passes over one token a row be recorded, and replayed."""
+        self.recorded = RecordedPasses(
+            lambda ids, positions: self._forward(ids, positions, num_completion=1),
+            self.flight,
+            self.layers,
+            record,
+            record_after,
+        )
 
     def refill(self, waiting: deque[int]) -> None:
         """Takes in waiting completions, if there is room for a fair number of them."""
@@ -235,8 +268,10 @@ class _Decoder:
     def step(self) -> None:
         """One token more for each completion in flight."""
         flight = self.flight
-        tokens, positions = self.tokens[:, None], flight.positions[:, None]
-        logits = self._forward(tokens, positions, num_completion=1)
+        logits = self.recorded.logits(self.tokens) if self.recorded is not None else None
+        if logits is None:
+            tokens, positions = self.tokens[:, None], flight.positions[:, None]
+            logits = self._forward(tokens, positions, num_completion=1)
         counts = flight.counts
         flight.advance()
         self._draw(logits, counts, 0)

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 
 import torch
 
-HIDDEN = torch.finfo(torch.float32).min
-"""Added to a score that must not count; finite, so that a row that sees nothing stays a number."""
+from steer_lightning.rollout.view import View
 
 
-class Flight:
+class Flight(View):
     """Slots for rows and prompts, kept without gaps, and what each row may see.
 
     Completions and prompts are numbered as in the call: completion n answers prompt n // G. A row
@@ -42,12 +41,10 @@ class Flight:
         self.max_width = max(lengths)
         self.rows: list[list[int]] = []  # by slot: its completions
         self.prompts: list[int] = []  # by slot
-        self.prefilling: torch.Tensor | None = None
-        """(P,) prompt slots that a prefill writes to; None while decoding."""
         self._prefill_lengths = torch.zeros(0)
         self._clock = 0
         self._born: list[int] = []  # by slot, on the clock
-        self._biases: dict[int | None, tuple[torch.Tensor | None, torch.Tensor | None]] = {}
+        self._biases = {}
 
     @property
     def num_rows(self) -> int:
@@ -119,23 +116,24 @@ class Flight:
             group = groups[slot_of[prompt]]
             place.append((slot_of[prompt], len(group)))
             group.append(slot)
-        self._largest_group = max(map(len, groups), default=0)
-        padded = [group + [0] * (self._largest_group - len(group)) for group in groups]
+        self.largest_group = max(map(len, groups), default=0)
+        padded = [group + [0] * (self.largest_group - len(group)) for group in groups]
         order = [slot for group in padded for slot in group]
         self._is_regular = order == list(range(len(self.rows)))
-        self._slots_by_group = self._tensor(order)
-        self._place = self._tensor([p * self._largest_group + j for p, j in place])
+        self.slots_by_group = self._tensor(order)
+        self.place = self._tensor([p * self.largest_group + j for p, j in place])
         self.slots = torch.arange(len(self.rows), device=self.device)
         self.completions = self._tensor([n for row in self.rows for n in row])
         """All in flight, one slot's behind the other's."""
         self.is_shared = len(self.completions) > len(self.rows)
-        self._row_lengths = self._tensor([self.lengths[prompt] for prompt in prompts])
-        self._prompt_lengths = self._tensor([self.lengths[p] for p in self.prompts])
+        self.row_lengths = self._tensor([self.lengths[prompt] for prompt in prompts])
+        self.prompt_lengths = self._tensor([self.lengths[p] for p in self.prompts])
         self.width = max((self.lengths[p] for p in self.prompts), default=0)
         self._born_tensor = self._tensor(self._born)
         self._oldest = min(self._born, default=0)
         self._is_uniform = self._oldest == max(self._born, default=0)
-        self._padding_bias = self._hide_padding()
+        alike = len({self.lengths[prompt] for prompt in self.prompts}) <= 1
+        self._padding_bias = None if alike else self.hide_padding()
         self._read_clock()
 
     def advance(self) -> None:
@@ -155,17 +153,7 @@ class Flight:
     def _tensor(self, values: Sequence[int]) -> torch.Tensor:
         return torch.tensor(values, dtype=torch.long, device=self.device)
 
-    # ---- positions, and what may be seen
-
-    @property
-    def columns(self) -> torch.Tensor:
-        """(N,) where the token under way goes in each row's tail."""
-        return self.counts - 1
-
-    @property
-    def positions(self) -> torch.Tensor:
-        """(N,) of the token under way in its text."""
-        return self._row_lengths + self.columns
+    # ---- reading prompts
 
     def start_prefill(self, slots: Sequence[int]) -> None:
         """The next forward pass reads these prompts, left-padded to the longest."""
@@ -187,69 +175,6 @@ class Flight:
         seen = (distance >= 0) & (distance < (window or width))
         real = places >= (width - lengths)[:, None, None]
         return (seen & real | (distance == 0))[:, None]  # padding sees itself, to be a number
-
-    def biases(
-        self, window: int | None, heads: int
-    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """What is added to the scores on prompts and on tails; None where nothing is hidden.
-
-        Args:
-            window: Of the layer; None sees all.
-            heads: Query heads a key-value head.
-
-        Returns:
-            (P, 1, 1 or rows of the group * heads, T0) and (N, 1, 1, T).
-        """
-        longest = self.width + self.num_columns
-        window = None if window is None or longest <= window else window
-        if window not in self._biases:
-            self._biases[window] = self._prompt_bias(window, heads), self._tail_bias(window)
-        return self._biases[window]
-
-    def _tail_bias(self, window: int | None) -> torch.Tensor | None:
-        if self._is_uniform and window is None:
-            return None
-        distance = self.columns[:, None] - torch.arange(self.num_columns, device=self.device)
-        seen = (distance >= 0) & (distance < (window or self.num_columns))
-        return _bias(seen)[:, None, None]
-
-    def _key_positions(self) -> torch.Tensor:
-        """(P, 1, T0) of each prompt's tokens; negative for padding."""
-        places = torch.arange(self.width, device=self.device)
-        return (places - (self.width - self._prompt_lengths)[:, None])[:, None]
-
-    def _hide_padding(self) -> torch.Tensor | None:
-        if len({self.lengths[prompt] for prompt in self.prompts}) <= 1:
-            return None
-        return _bias(self._key_positions() >= 0)[:, None]
-
-    def _prompt_bias(self, window: int | None, heads: int) -> torch.Tensor | None:
-        if window is None:
-            return self._padding_bias
-        key_positions = self._key_positions()
-        row_positions = self.positions[self._slots_by_group].view(self.num_prompts, -1, 1)
-        seen = (key_positions >= 0) & (row_positions - key_positions < window)
-        return _bias(seen).repeat_interleave(heads, 1)[:, None]
-
-    # ---- rows by group and back
-
-    def to_groups(self, query: torch.Tensor) -> torch.Tensor:
-        """(N, K, g, D) by slot to (P, K, rows of the group * g, D)."""
-        if not self._is_regular:
-            query = query[self._slots_by_group]
-        by_group = query.view(self.num_prompts, -1, *query.shape[1:]).transpose(1, 2)
-        return by_group.flatten(2, 3)
-
-    def from_groups(self, output: torch.Tensor, heads: int) -> torch.Tensor:
-        """(P, K, rows of the group * g, E) to (N, K, g, E) by slot."""
-        prompts, kv_heads, _, size = output.shape
-        by_row = output.view(prompts, kv_heads, self._largest_group, heads, size)
-        by_row = by_row.transpose(1, 2).flatten(0, 1)
-        return by_row if self._is_regular else by_row[self._place]
-
-
-def _bias(seen: torch.Tensor) -> torch.Tensor:
-    return torch.zeros(seen.shape, device=seen.device).masked_fill_(~seen, HIDDEN)
 
 
 def _fill_gaps(count: int, ended: Sequence[int]) -> tuple[list[int], list[int]]:

@@ -19,6 +19,7 @@ from transformers import AttentionInterface
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from steer_lightning.rollout.flight import Flight
+from steer_lightning.rollout.view import View
 
 ATTENTION = "steer_decode"
 """Name of the attention function; as no mask function has it, transformers builds no masks."""
@@ -34,6 +35,9 @@ class KeyValues(CacheLayerMixin):
 
     Args:
         flight: What is in flight; all layers read the same one.
+
+    Attributes:
+        view: What the pass under way sees of it; the flight itself, or a padded view.
     """
 
     is_sliding = False  # a sliding window is a mask here
@@ -41,6 +45,7 @@ class KeyValues(CacheLayerMixin):
     def __init__(self, flight: Flight) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.flight = flight
+        self.view: View = flight
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         """Allocates room for all that can be in flight at once."""
@@ -62,19 +67,28 @@ class KeyValues(CacheLayerMixin):
         """Stores new keys and values (rows, K, T, D); the attention function reads them here."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        flight, new = self.flight, (key_states, value_states)
-        if flight.prefilling is not None:
+        view, new = self.view, (key_states, value_states)
+        if view.prefilling is not None:
             for room, states in zip(self.prefix, new, strict=True):
-                room[flight.prefilling, :, -states.shape[2] :] = states
+                room[view.prefilling, :, -states.shape[2] :] = states
             return new
-        if flight.num_columns > self.tail[0].shape[2]:
-            self._grow()
+        self.reserve(view.num_columns)
         for room, states in zip(self.tail, new, strict=True):
-            if flight.column is not None:  # all rows are equally long: a slice is faster
-                room[: flight.num_rows, :, flight.column] = states[:, :, 0]
+            if view.column is not None:  # all rows are equally long: a slice is faster
+                room[: view.num_rows, :, view.column] = states[:, :, 0]
             else:
-                room[flight.slots, :, flight.columns] = states[:, :, 0]
+                room[view.slots, :, view.columns] = states[:, :, 0]
         return new
+
+    @property
+    def num_columns(self) -> int:
+        """Tail columns that there is room for; 0 in a layer without attention."""
+        return self.tail[0].shape[2] if self.is_initialized else 0
+
+    def reserve(self, num_columns: int) -> None:
+        """Makes room for so many tail columns, in other memory if there was too little."""
+        while 0 < self.num_columns < num_columns:
+            self._grow()
 
     def _grow(self) -> None:
         columns = min(2 * self.tail[0].shape[2], self.flight.max_columns)
@@ -107,7 +121,7 @@ class KeyValues(CacheLayerMixin):
         return -1
 
 
-_FLIGHT: ContextVar[tuple[Flight, list[KeyValues]]] = ContextVar("flight")
+_LAYERS: ContextVar[list[KeyValues]] = ContextVar("layers")
 
 
 @contextmanager
@@ -116,13 +130,25 @@ def decoding(model: Any, flight: Flight) -> Iterator[tuple[Cache, list[KeyValues
     text = model.config.get_text_config()
     layers = [KeyValues(flight) for _ in range(text.num_hidden_layers)]
     before = text._attn_implementation
-    token = _FLIGHT.set((flight, layers))
+    token = _LAYERS.set(layers)
     model.set_attn_implementation(ATTENTION)
     try:
         yield Cache(layers=layers), layers  # type: ignore[arg-type]  # a list of a subclass
     finally:
         model.set_attn_implementation(before)
-        _FLIGHT.reset(token)
+        _LAYERS.reset(token)
+
+
+@contextmanager
+def seen_as(layers: list[KeyValues], view: View) -> Iterator[None]:
+    """Lets passes see the flight by another view while the block runs."""
+    for layer in layers:
+        layer.view = view
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.view = layer.flight
 
 
 def attend(
@@ -159,10 +185,11 @@ def attend(
     """
     if softcap is not None or s_aux is not None:
         raise NotImplementedError("attention with softcap or sinks")
-    flight, layers = _FLIGHT.get()
+    layer = _LAYERS.get()[module.layer_idx]  # type: ignore[index]
+    view = layer.view
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    if flight.prefilling is not None:
-        mask = flight.prefill_mask(sliding_window)
+    if view.prefilling is not None:
+        mask = layer.flight.prefill_mask(sliding_window)
         output = scaled_dot_product_attention(
             query,
             key,
@@ -173,24 +200,21 @@ def attend(
             enable_gqa=query.shape[1] != key.shape[1],
         )
         return output.transpose(1, 2), None
-    layer: KeyValues = layers[module.layer_idx]  # type: ignore[index]
-    return _decode(flight, layer, query * scaling, sliding_window), None
+    return _decode(view, layer, query * scaling, sliding_window), None
 
 
-def _decode(
-    flight: Flight, layer: KeyValues, query: torch.Tensor, window: int | None
-) -> torch.Tensor:
+def _decode(view: View, layer: KeyValues, query: torch.Tensor, window: int | None) -> torch.Tensor:
     """One token a row: (N, H, 1, D) to (N, 1, H, D)."""
     num_rows, heads, _, size = query.shape
-    keys, values = (room[:num_rows, :, : flight.num_columns] for room in layer.tail)
+    keys, values = (room[:num_rows, :, : view.num_columns] for room in layer.tail)
     kv_heads = keys.shape[1]
     folded = query.reshape(num_rows, kv_heads, heads // kv_heads, size)
-    prefix_bias, tail_bias = flight.biases(window, heads // kv_heads)
+    prefix_bias, tail_bias = view.biases(window, heads // kv_heads)
     tail = _part(folded, keys, values, tail_bias)
-    prompts = [room[: flight.num_prompts, :, -flight.width :] for room in layer.prefix]
-    grouped = flight.to_groups(folded)
+    prompts = [room[: view.num_prompts, :, -view.width :] for room in layer.prefix]
+    grouped = view.to_groups(folded)
     prefix = [
-        flight.from_groups(part, heads // kv_heads)
+        view.from_groups(part, heads // kv_heads)
         for part in _part(grouped, prompts[0], prompts[1], prefix_bias)
     ]
     joined = _join(prefix, tail).to(query.dtype)

@@ -35,7 +35,7 @@ def why_not(engine: DecodeEngine, policy: Policy) -> str | None:
     sampling = Sampling(group_size=2, max_new_tokens=4)
     plan = plan_flight(prompts, sampling, 2 * 4 + 2 * 9)  # two rows at once: others wait
     try:
-        rollouts = engine.decode(policy, prompts, sampling, plan, seed=0, step=0)
+        rollouts = engine.decode(policy, prompts, sampling, plan, seed=0, step=0, record_after=0)
     except (RuntimeError, TypeError, ValueError, AttributeError, LookupError) as error:
         # a model that does not go through these doors, in one of many ways
         if isinstance(error, RuntimeError) and is_out_of_memory(error):

@@ -26,7 +26,8 @@ ROLES: dict[str, tuple[int, ...]] = {
 
 def is_steered(roles: torch.Tensor, tokens: str) -> torch.Tensor:
     """(rows, T) roles to (rows, T, 1) bool."""
-    return torch.isin(roles, torch.tensor(ROLES[tokens], device=roles.device)).unsqueeze(-1)
+    found = torch.stack([roles == role for role in ROLES[tokens]])
+    return found.any(0).unsqueeze(-1)
 
 
 def text_roles(ids: torch.Tensor, num_completion: int) -> torch.Tensor:

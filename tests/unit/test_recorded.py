@@ -1,0 +1,116 @@
+"""Padded passes that are recorded and replayed; `tests/gpu` records real CUDA graphs."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+
+from steer_lightning.rollout import DecodeEngine, GenerateEngine, Sampling
+from steer_lightning.rollout import recorded as module
+from steer_lightning.rollout.recorded import round_up
+from steer_lightning.testing import make_prompts, tiny_policy
+
+PROMPTS = make_prompts(["a", "two words", "a rather longer prompt, for windows of 8", "z9", "two"])
+
+
+class Replays:
+    """Records nothing: runs a pass again, on the memory that it was made with."""
+
+    def __init__(self) -> None:
+        self.made = self.replayed = 0
+
+    def __call__(self, run):  # type: ignore[no-untyped-def]
+        self.made += 1
+        self.run_first = run()
+
+        def replay() -> torch.Tensor:
+            self.replayed += 1
+            return run()  # type: ignore[no-any-return]
+
+        return replay
+
+
+def engines(policy, **settings):  # type: ignore[no-untyped-def]
+    plain, recording, replays = GenerateEngine(), DecodeEngine(**settings), Replays()
+    plain.setup(policy)
+    recording.setup(policy)
+    assert recording.fallback is None
+    recording._record = lambda: replays
+    return plain, recording, replays
+
+
+def test_counts_are_rounded_up() -> None:
+    found = [round_up(count) for count in (1, 2, 3, 4, 5, 6, 7, 9, 13, 17, 25, 33, 200)]
+    assert found == [1, 2, 3, 4, 6, 6, 8, 12, 16, 24, 32, 48, 256]
+
+
+@pytest.mark.parametrize("tokens", ["all", "completion"])
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "gemma3", "gpt_neox"])
+def test_padded_passes_draw_the_same_tokens(
+    architecture: str, tokens: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows end here and there, wait, and take each other's places; windows of 8; room grows."""
+    from steer_lightning.steering import SteeringVectors
+
+    monkeypatch.setattr(module, "COLUMNS", 8)
+    monkeypatch.setattr("steer_lightning.rollout.kv.FIRST_COLUMNS", 4)
+    policy = tiny_policy(architecture, SteeringVectors(tokens=tokens))
+    policy.steering.set_vectors(torch.randn(3, 32) * 0.1)
+    sampling = Sampling(group_size=5, max_new_tokens=30, eos_token_ids=list(range(60, 66)))
+    for budget in (262_144, 400):
+        plain, recording, replays = engines(policy, max_tokens_in_flight=budget)
+        expected = plain.generate(PROMPTS, sampling, seed=1, step=2)
+        assert len(set(expected.num_tokens.tolist())) > 3, "rows end at different times"
+        found = recording.generate(PROMPTS, sampling, seed=1, step=2)
+        assert torch.equal(found.completion_ids, expected.completion_ids)
+        assert found.texts == expected.texts
+        torch.testing.assert_close(found.logprobs, expected.logprobs, atol=1e-5, rtol=0)
+        assert replays.made > 1
+        assert replays.replayed > 10
+
+
+def test_a_shape_is_recorded_once_it_has_come_often() -> None:
+    policy = tiny_policy("llama")
+    _, recording, replays = engines(policy)
+    sampling = Sampling(group_size=1, max_new_tokens=2 + 3)
+    recording.generate(PROMPTS[:1], sampling, seed=0, step=0)
+    assert (replays.made, replays.replayed) == (1, 2)  # the first token comes of the prompt
+
+
+def test_a_model_that_cant_be_recorded_goes_on_without(caplog: pytest.LogCaptureFixture) -> None:
+    policy = tiny_policy("llama")
+    plain, recording, _ = engines(policy)
+
+    def refuse(run):  # type: ignore[no-untyped-def]
+        raise RuntimeError("operation not permitted when\nstream is capturing")
+
+    recording._record = lambda: refuse
+    sampling = Sampling(group_size=2, max_new_tokens=9)
+    with caplog.at_level(logging.WARNING):
+        found = [recording.generate(PROMPTS, sampling, seed=0, step=0) for _ in range(2)]
+    expected = plain.generate(PROMPTS, sampling, seed=0, step=0)
+    assert all(torch.equal(one.completion_ids, expected.completion_ids) for one in found)
+    (told,) = caplog.messages
+    assert "(operation not permitted when stream is capturing)" in told
+    assert "cuda_graphs: false" in told
+
+
+def test_memory_that_runs_out_in_a_recording_is_not_taken_for_a_model_that_cant() -> None:
+    policy = tiny_policy("llama")
+    _, recording, _ = engines(policy, max_tokens_in_flight=2000)
+    calls = []
+
+    def refuse_once(run):  # type: ignore[no-untyped-def]
+        calls.append(run)
+        if len(calls) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return Replays()(run)
+
+    recording._record = lambda: refuse_once
+    sampling = Sampling(group_size=2, max_new_tokens=9)
+    recording.generate(PROMPTS, sampling, seed=0, step=0)
+    assert len(calls) > 1
+    assert recording.max_tokens_in_flight < 1000
+    assert recording._record is not None
