@@ -166,7 +166,7 @@ class DecodeEngine:
             record = Record(policy, sampling, uniforms, prompts, on_completion)
             decoder = _Decoder(policy, prompts, flight, record, cache, layers)
             if self._record is not None:
-                decoder.record_passes(self._record(), record_after)
+                decoder.recorded = RecordedPasses(flight, layers, self._record(), record_after)
             while waiting or flight.num_rows:
                 decoder.refill(waiting)
                 if flight.num_rows:  # all that were taken in may have ended with their first token
@@ -201,16 +201,6 @@ class _Decoder:
         self.record, self.cache, self.layers = record, cache, layers
         self.tokens = torch.zeros(0, dtype=torch.long, device=policy.device)  # (N,) by slot
         self.recorded: RecordedPasses | None = None
-
-    def record_passes(self, record: Callable[[Pass], Pass], record_after: int) -> None:
-        """Lets passes over one token a row be recorded, and replayed."""
-        self.recorded = RecordedPasses(
-            lambda ids, positions: self._forward(ids, positions, num_completion=1),
-            self.flight,
-            self.layers,
-            record,
-            record_after,
-        )
 
     def refill(self, waiting: deque[int]) -> None:
         """Takes in waiting completions, if there is room for a fair number of them."""
@@ -268,13 +258,18 @@ class _Decoder:
     def step(self) -> None:
         """One token more for each completion in flight."""
         flight = self.flight
-        logits = self.recorded.logits(self.tokens) if self.recorded is not None else None
+        logits = None
+        if self.recorded is not None:
+            logits = self.recorded.logits(self.tokens, self._read)
         if logits is None:
-            tokens, positions = self.tokens[:, None], flight.positions[:, None]
-            logits = self._forward(tokens, positions, num_completion=1)
+            logits = self._read(self.tokens[:, None], flight.positions[:, None])
         counts = flight.counts
         flight.advance()
         self._draw(logits, counts, 0)
+
+    def _read(self, tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """Logits (N, V) behind a token (N, 1) of each row."""
+        return self._forward(tokens, positions, num_completion=1)
 
     def _draw(self, logits: torch.Tensor, counts: torch.Tensor, first: int) -> None:
         """Draws a token for each completion of the rows from slot `first` on."""

@@ -27,8 +27,11 @@ COLUMNS = 128
 RECORD_AFTER = 2
 """Passes of a shape that come before it is recorded: a recording costs about two of them."""
 
+Forward = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""From tokens (N, 1) and positions (N, 1) to logits (N, V)."""
+
 Pass = Callable[[], torch.Tensor]
-"""Reads a token for each row of a view; returns logits (N, V)."""
+"""The same on tokens and positions at fixed places."""
 
 
 class Shape(NamedTuple):
@@ -128,7 +131,6 @@ class RecordedPasses:
     """The recordings of one rollout.
 
     Args:
-        forward: Logits (N, V) behind tokens (N, 1) at positions (N, 1).
         flight: What is in flight.
         layers: Its keys and values.
         record: Makes a replay of a pass.
@@ -140,27 +142,31 @@ class RecordedPasses:
 
     def __init__(
         self,
-        forward: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
         flight: Flight,
         layers: list[KeyValues],
         record: Callable[[Pass], Pass],
         record_after: int = RECORD_AFTER,
     ) -> None:
-        self._forward, self._flight, self._layers = forward, flight, layers
+        self._flight, self._layers = flight, layers
         self._record, self._record_after = record, record_after
         self._times: Counter[Shape] = Counter()
         self._known: dict[Shape, tuple[Padded, Pass]] = {}
         self.failure: str | None = None
 
-    def logits(self, tokens: torch.Tensor) -> torch.Tensor | None:
-        """Logits (N, V) behind a token (N,) of each row; None if the pass is not recorded."""
+    def logits(self, tokens: torch.Tensor, forward: Forward) -> torch.Tensor | None:
+        """Logits (N, V) behind a token (N,) of each row; None if the pass is not recorded.
+
+        Args:
+            tokens: (N,) by slot.
+            forward: What is recorded.
+        """
         if self.failure is not None:
             return None
         shape = self._shape()
         self._times[shape] += 1
         if self._times[shape] <= self._record_after:
             return None
-        if shape not in self._known and not self._make(shape, tokens):
+        if shape not in self._known and not self._make(shape, tokens, forward):
             return None
         padded, replay = self._known[shape]
         padded.take(self._flight, tokens)
@@ -179,7 +185,7 @@ class RecordedPasses:
             room=max(layer.num_columns for layer in self._layers),
         )
 
-    def _make(self, shape: Shape, tokens: torch.Tensor) -> bool:
+    def _make(self, shape: Shape, tokens: torch.Tensor, forward: Forward) -> bool:
         """Records a pass; whether it can be."""
         for old in [known for known in self._known if known.room != shape.room]:
             del self._known[old]  # of memory that is no more
@@ -189,7 +195,7 @@ class RecordedPasses:
         def run() -> torch.Tensor:
             padded.begin()
             with seen_as(self._layers, padded):
-                return self._forward(padded.tokens[:, None], padded.positions[:, None])
+                return forward(padded.tokens[:, None], padded.positions[:, None])
 
         try:
             self._known[shape] = padded, self._record(run)

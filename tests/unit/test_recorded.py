@@ -114,3 +114,37 @@ def test_memory_that_runs_out_in_a_recording_is_not_taken_for_a_model_that_cant(
     assert len(calls) > 1
     assert recording.max_tokens_in_flight < 1000
     assert recording._record is not None
+
+
+def test_a_rollout_leaves_no_memory_behind() -> None:
+    """Keys and values go with it, and do not wait for the garbage collector."""
+    import gc
+    import weakref
+
+    from steer_lightning.rollout.kv import KeyValues
+
+    policy = tiny_policy("llama")
+    _, recording, _ = engines(policy)
+
+    def keep_logits_alone(run):  # type: ignore[no-untyped-def]  # as a CUDA graph does
+        logits = run()
+        return lambda: logits
+
+    recording._record = lambda: keep_logits_alone
+    made: list[weakref.ref[KeyValues]] = []
+    before = KeyValues.__init__
+
+    def noted(self, flight):  # type: ignore[no-untyped-def]
+        made.append(weakref.ref(self))
+        before(self, flight)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(KeyValues, "__init__", noted)
+        gc.collect()
+        gc.disable()
+        try:
+            recording.generate(PROMPTS, Sampling(group_size=2, max_new_tokens=9), seed=0, step=0)
+            assert len(made) == 3
+            assert [layer() for layer in made] == [None] * 3
+        finally:
+            gc.enable()
