@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Sequence
 from itertools import product
+from pathlib import Path
 
 from steer_lightning.rewards import MathReward, Verdict
 from steer_lightning.types import Completion
@@ -249,6 +250,9 @@ HARMLESS = re.compile(
 )
 """What libraries compile: functions of their own, and numbers."""
 
+OWN_TEXTS = {"nsimplify_real": "simplify.py", "_create_lookup_table": "meijerint.py"}
+"""Functions of sympy that parse formulas of their own, and of numbers alone: never a model's."""
+
 REACHES_OUT = ("os.system", "os.exec", "os.posix_spawn", "subprocess.Popen", "socket.connect")
 FOUND_OUT = 77
 
@@ -259,8 +263,19 @@ def watch(event: str, arguments: tuple[object, ...]) -> None:
     code = code.encode("utf-8", "replace") if isinstance(code, str) else code
     runs = isinstance(code, bytes) and code and not HARMLESS.fullmatch(code)
     writes = event == "open" and set(str(arguments[1])) & set("wax+")
-    if runs or writes or event in REACHES_OUT:
+    if (runs and not of_sympys_own()) or writes or event in REACHES_OUT:
         os._exit(FOUND_OUT)
+
+
+def of_sympys_own() -> bool:
+    """Whether what is compiled is a text of sympy itself."""
+    frame = sys._getframe()
+    while frame.f_back is not None:
+        frame = frame.f_back
+        code = frame.f_code
+        if Path(code.co_filename).name == OWN_TEXTS.get(code.co_name):
+            return True
+    return False
 
 
 class WatchedMath(MathReward):
