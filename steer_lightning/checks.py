@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import lightning as L
@@ -11,7 +11,7 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 
 from steer_lightning.errors import ConfigError
 from steer_lightning.processes import gather_objects
-from steer_lightning.rewards import LengthReward, WeightedReward, reward_name
+from steer_lightning.rewards import LengthReward, RewardSum, reward_name
 from steer_lightning.rollout import Sampling
 from steer_lightning.sample import DynamicSampling
 from steer_lightning.strategy import STRATEGIES, SteeringStrategy
@@ -89,7 +89,7 @@ def check_training(
     loss: Any,
     updates: Updates,
     dynamic_sampling: DynamicSampling | None,
-    rewards: Sequence[WeightedReward],
+    rewards: RewardSum,
 ) -> None:
     """Raises a ConfigError if these settings of the module contradict each other."""
     check_group_size(sampling, advantage)
@@ -97,9 +97,47 @@ def check_training(
     check_updates(updates, loss)
     if dynamic_sampling is not None:
         check_signal(advantage)
-    for part in rewards:
+    for part in rewards.parts.values():
         if isinstance(part.reward, LengthReward):
             check_length_reward(part.reward, sampling)
+
+
+def check_scoring(module: Any, loss: Any) -> None:
+    """Raises a ConfigError if rewards are missing, or given to a loss that has none.
+
+    Args:
+        module: Of the run, with `sampling`, `reward`, `advantage` and what makes use of rewards.
+        loss: Of the same.
+    """
+    names = list(module.reward.parts)
+    if not hasattr(loss, "base_sampling"):
+        if not names:
+            raise ConfigError(
+                "model.rewards",
+                [],
+                rule="needs at least one reward with a weight other than 0",
+                why="With no reward there is nothing to learn",
+            )
+        return
+    loss.base_sampling(module.sampling)  # which checks the two
+    unused = {
+        "rewards": (names, []),
+        "advantage": (reward_name(module.advantage), reward_name(torch.ones_like)),
+        "dynamic_sampling": (module.dynamic_sampling, None),
+        "kl_in_reward": (module.kl_in_reward, None),
+        "mask_overlong": (module.mask_overlong, False),
+    }
+    for key, (value, off) in unused.items():
+        if value != off:
+            raise ConfigError(
+                f"model.{key}",
+                value,
+                rule=f"must be {'false' if off is False else 'null'} with model.loss = "
+                f"{reward_name(loss)}",
+                why="It learns from the beginnings of the base's own completions: nothing is "
+                "scored, and all are cut off",
+                fix="Leave it out, or take the loss PolicyGradient, which is of rewards",
+            )
 
 
 def check_group_size(sampling: Sampling, advantage: Any) -> None:

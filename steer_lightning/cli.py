@@ -34,6 +34,10 @@ COMMANDS = {
         "steer_lightning.training_cli", "accuracy on the validation problems of a configuration"
     ),
     "test": Command("steer_lightning.training_cli", "accuracy on its test problems"),
+    "difference": Command(
+        "steer_lightning.difference_cli",
+        "vectors without training: right minus wrong completions; takes the YAML of fit",
+    ),
     "evaluate": Command(
         "steer_lightning.evaluate_cli", "benchmarks with and without vectors, with intervals"
     ),

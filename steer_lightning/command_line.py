@@ -22,6 +22,7 @@ def read_options(
     prog: str,
     description: str,
     positional: str | None = None,
+    also: Callable[[ArgumentParser], None] | None = None,
 ) -> dict[str, Any]:
     """Arguments for a class or function, from options and YAML files.
 
@@ -31,9 +32,10 @@ def read_options(
         prog: The command, such as `steer-lightning evaluate`.
         description: One sentence for `--help`.
         positional: The option that a word without an option's name stands for.
+        also: Adds further options to the parser.
 
     Returns:
-        Its arguments, classes among them made.
+        Its arguments, and the further ones, classes among them made.
 
     Raises:
         ConfigError: For any mistake, in one message.
@@ -49,6 +51,8 @@ def read_options(
         parser.add_class_arguments(target)
     else:
         parser.add_function_arguments(target)
+    if also is not None:
+        also(parser)
     options = [x.lstrip("-") for action in parser._actions for x in action.option_strings]
     try:
         words = _joined(_switched_on(words, _switches(parser)), _lists(parser))
@@ -80,7 +84,7 @@ def _lists(parser: ArgumentParser) -> dict[str, _ListOption]:
         kind = getattr(action, "_typehint", None)
         kinds = (kind,) if get_origin(kind) is list else get_args(kind)
         others = [part for part in kinds if get_origin(part) is not list]
-        for part in set(kinds) - set(others):
+        for part in (part for part in kinds if get_origin(part) is list):
             option = _ListOption(get_args(part) == (str,), set(others) <= {type(None)})
             found |= dict.fromkeys(action.option_strings, option)
     return found

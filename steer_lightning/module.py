@@ -12,11 +12,12 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
 
-from steer_lightning.advantages import RLOO, Advantage
+from steer_lightning.advantages import Advantage
 from steer_lightning.checks import (
     check_batch_size,
     check_further_prompts,
     check_same_everywhere,
+    check_scoring,
     check_trainer,
     check_training,
     num_steps_of,
@@ -51,7 +52,13 @@ from steer_lightning.rewards import (
     WeightedReward,
 )
 from steer_lightning.rollout import DecodeEngine, RolloutEngine, Sampling
-from steer_lightning.sample import DynamicSampling, sample_round, who_takes_part
+from steer_lightning.sample import (
+    DynamicSampling,
+    default_advantage,
+    default_rewards,
+    sample_round,
+    who_takes_part,
+)
 from steer_lightning.steering import Steering, SteeringVectors
 from steer_lightning.step import Sampled, Step, Update
 from steer_lightning.strategy import SteeringStrategy
@@ -154,13 +161,13 @@ class SteeringModule(HeldOut):
         self.sampling, self.seed = sampling, seed
         self.engine: RolloutEngine = engine or DecodeEngine()
         pool = self.reward_pool = reward_pool or RewardPool()
-        rewards = [WeightedReward(reward=MathReward())] if rewards is None else rewards
-        self.reward = RewardSum(rewards, pool)
-        self.advantage: Advantage = advantage or RLOO()
         loss = loss or PolicyGradient()
-        check_training(sampling, self.advantage, loss, updates, dynamic_sampling, rewards)
+        self.reward = RewardSum(default_rewards(loss) if rewards is None else rewards, pool)
+        self.advantage: Advantage = advantage or default_advantage(loss)
+        check_training(sampling, self.advantage, loss, updates, dynamic_sampling, self.reward)
         self.updates, self.dynamic_sampling = updates, dynamic_sampling
         self.mask_overlong, self.kl_in_reward = mask_overlong, kl_in_reward
+        check_scoring(self, loss)
         self.batch_gradient = BatchGradient(
             loss=loss,
             temperature=sampling.temperature,
@@ -313,18 +320,25 @@ class SteeringModule(HeldOut):
             seconds=time.perf_counter() - start,
         )
 
+    @property
+    def _base_sampling(self) -> Any:
+        """How the base draws completions, for a loss that is of them; else None."""
+        return getattr(self.batch_gradient.loss, "base_sampling", None)
+
     def sample(self, prompts: Sequence[Prompt]) -> Sampled:
         """Completions with their rewards; with dynamic sampling of further prompts, too."""
+        of_base = self._base_sampling
         one_round = partial(
             sample_round,
             policy=self.policy,
             engine=self.engine,
             reward=self.reward,
-            sampling=self.sampling,
+            sampling=self.sampling if of_base is None else of_base(self.sampling),
             seed=self.seed,
             step=self.global_step,
         )
-        drawn, sampled = list(prompts), one_round(prompts)
+        with self.policy.at_scale(1.0 if of_base is None else 0.0):
+            drawn, sampled = list(prompts), one_round(prompts)
         if self.dynamic_sampling is not None:
             drawn, sampled = self.dynamic_sampling.refill(
                 drawn, sampled, one_round, self._data.further_prompts
@@ -356,6 +370,8 @@ class SteeringModule(HeldOut):
             learning_rate=optimizer.param_groups[0]["lr"],
         )
         scheduler.step()  # also when the update was skipped
+        if self._base_sampling is not None:  # another distribution on purpose
+            update = replace(update, mismatch={})
         self._compare(update.mismatch)
         return update
 

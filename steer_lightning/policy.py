@@ -32,6 +32,7 @@ from steer_lightning.steering import (
     SteeringVectors,
     attach,
     find_layers,
+    find_sites,
     measure_rms,
 )
 from steer_lightning.steering.tokens import text_roles
@@ -259,10 +260,15 @@ class Policy(nn.Module):
         finally:
             self._attachment.scale = before
 
-    def stream_rms(self, prompts: Sequence[Sequence[int]], layers: tuple[int, ...]) -> torch.Tensor:
-        """(L,) size of the base's own stream behind L layers; see `measure_rms`."""
+    def stream_rms(
+        self,
+        prompts: Sequence[Sequence[int]],
+        layers: tuple[int, ...],
+        site: str = "layer_output",
+    ) -> torch.Tensor:
+        """(L,) size of the base's own stream at a site of L layers; see `measure_rms`."""
         with self.at_scale(0.0):
-            places = [self.layers[layer] for layer in layers]
+            places = find_sites(self.layers, layers, site)
             return measure_rms(self.model, places, self._in_batches(prompts))
 
     def reading(self, ids: torch.Tensor, num_completion: int) -> AbstractContextManager[None]:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
-from steer_lightning.advantages import has_signal
+from steer_lightning.advantages import RLOO, has_signal
 from steer_lightning.errors import ConfigError
 from steer_lightning.policy import Policy
 from steer_lightning.processes import rank, world_size
-from steer_lightning.rewards import RewardSum
+from steer_lightning.rewards import MathReward, RewardSum, WeightedReward
 from steer_lightning.rollout import RolloutEngine, Sampling
 from steer_lightning.step import Sampled, gather_rows
 from steer_lightning.types import Prompt, Rollouts
@@ -72,6 +73,16 @@ class DynamicSampling:
                 break
             prompts, sampled = [*prompts, *further], sampled.join(one_round(further))
         return prompts, sampled
+
+
+def default_rewards(loss: Any) -> list[WeightedReward]:
+    """Of a run that names none; a loss of the base's own completions needs none."""
+    return [] if hasattr(loss, "base_sampling") else [WeightedReward(reward=MathReward())]
+
+
+def default_advantage(loss: Any) -> Any:
+    """Of a run that names none; where nothing is scored, each completion counts 1."""
+    return torch.ones_like if hasattr(loss, "base_sampling") else RLOO()
 
 
 def sample_round(

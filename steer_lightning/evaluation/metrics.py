@@ -11,7 +11,7 @@ from torchmetrics import MeanMetric, MetricCollection, SumMetric
 
 from steer_lightning.errors import UNKNOWN, ConfigError
 from steer_lightning.evaluation.at_k import AvgAtK, Sample
-from steer_lightning.evaluation.intervals import estimate
+from steer_lightning.evaluation.intervals import Values, estimate
 from steer_lightning.types import Rollouts
 
 
@@ -54,6 +54,15 @@ class BenchmarkMetrics(MetricCollection):
         self["cut_off_share"].update((~rollouts.finished).float().to(device))
         self["num_unscored"].update(float(len(verdicts) - len(scored)))
 
+    def by_problem(self) -> Values:
+        """(P,) accuracy on each problem in the order of their ids, over all processes.
+
+        NaN where no completion could be scored.
+        """
+        problems = self["problems"]
+        assert isinstance(problems, AvgAtK)
+        return problems.by_problem()[1]
+
     def result(self) -> dict[str, float]:
         """The numbers so far, over all processes.
 
@@ -64,9 +73,7 @@ class BenchmarkMetrics(MetricCollection):
             ConfigError: If no completion could be scored: there is no accuracy then.
         """
         # first: it lets a process without problems take part in joining
-        problems = self["problems"]
-        assert isinstance(problems, AvgAtK)
-        interval = estimate(problems.by_problem()[1])
+        interval = estimate(self.by_problem())
         with warnings.catch_warnings():  # a process may have had no problem
             warnings.filterwarnings("ignore", message="The ``compute`` method of metric")
             found = {name: float(value) for name, value in self.compute().items()}

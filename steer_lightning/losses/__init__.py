@@ -13,6 +13,7 @@ from steer_lightning.losses.logprobs import (
     token_logprobs,
 )
 from steer_lightning.losses.policy_gradient import PolicyGradient
+from steer_lightning.losses.prefix_likelihood import PrefixLikelihood
 from steer_lightning.losses.score_function import ScoreFunction
 from steer_lightning.losses.sequence_clip import SequenceClip
 from steer_lightning.losses.sequence_mean import SequenceMean
@@ -32,6 +33,7 @@ __all__ = [
     "Loss",
     "Objective",
     "PolicyGradient",
+    "PrefixLikelihood",
     "ScoreFunction",
     "SequenceClip",
     "SequenceMean",

@@ -21,7 +21,9 @@ class Loss(Protocol):
     - `needs_reference = True`: `LossInputs.reference_logprobs`, at the price of a forward pass;
     - `needs_entropy = True`: `LossInputs.entropy`;
     - `uses_ratio`: whether it takes in how far the policy has moved from `old_logprobs`, so that a
-      batch may serve for several updates; a loss without this attribute is not checked.
+      batch may serve for several updates; a loss without this attribute is not checked;
+    - `base_sampling(sampling)`: that its completions are the base's, drawn with the vectors off by
+      the `Sampling` that this method returns. Nothing is scored then, and there are no advantages.
     """
 
     def __call__(self, inputs: Any, /) -> Any:

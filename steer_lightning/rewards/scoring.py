@@ -104,15 +104,15 @@ class RewardSum:
     """The weighted sum of several rewards.
 
     Args:
-        rewards: At least one. Two of the same name are numbered.
+        rewards: Two of the same name are numbered. Without any, no completion has a score.
         pool: Runs those that can run in a process of their own; null runs all in this one.
 
     Raises:
-        ConfigError: If there is none, or no weight differs from 0.
+        ConfigError: If there are some, and no weight differs from 0.
     """
 
     def __init__(self, rewards: Sequence[WeightedReward], pool: RewardPool | None = None) -> None:
-        if not any(part.weight for part in rewards):
+        if rewards and not any(part.weight for part in rewards):
             raise ConfigError(
                 "model.rewards",
                 [reward_name(part.reward) for part in rewards],
@@ -172,6 +172,8 @@ class RewardSum:
 
     def _total(self, parts: dict[str, list[float | None]], num_rows: int) -> list[float | None]:
         weights = {name: part.weight for name, part in self.parts.items() if part.weight}
+        if not weights:
+            return [None] * num_rows
         total: list[float | None] = []
         for n in range(num_rows):
             values = [(weight, parts[name][n]) for name, weight in weights.items()]

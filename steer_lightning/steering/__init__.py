@@ -13,6 +13,7 @@ from steer_lightning.steering.io import find_vectors, load_steering, load_vector
 from steer_lightning.steering.layers import find_layers, parse_layers, stream_width
 from steer_lightning.steering.lora import LoRA
 from steer_lightning.steering.low_rank import LowRankVectors
+from steer_lightning.steering.sites import find_sites
 from steer_lightning.steering.units import measure_rms
 from steer_lightning.steering.vectorfit import VectorFit
 from steer_lightning.steering.vectors import SteeringVectors
@@ -31,6 +32,7 @@ __all__ = [
     "SteeringVectors",
     "attach",
     "find_layers",
+    "find_sites",
     "find_vectors",
     "load_vectors",
     "measure_rms",

@@ -1,0 +1,102 @@
+"""How strongly to steer: a scale found by accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from tqdm import tqdm
+
+from steer_lightning.evaluation import BenchmarkMetrics, Estimate, difference, estimate
+from steer_lightning.evaluation.intervals import Values
+from steer_lightning.evaluation.runner import evaluate_batch
+from steer_lightning.policy import Policy
+from steer_lightning.rewards import RewardSum
+from steer_lightning.rollout import RolloutEngine, Sampling
+from steer_lightning.steering import SteeringVectors
+from steer_lightning.types import Prompt
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """How a scale did."""
+
+    scale: float
+    accuracy: Estimate
+    """Over problems, with its interval."""
+    against_base: Estimate
+    """Paired difference to scale 0."""
+    completion_length: float
+    cut_off_share: float
+    num_unscored: int
+    """Completions on which there is no verdict."""
+
+
+def find_scale(
+    policy: Policy,
+    engine: RolloutEngine,
+    direction: torch.Tensor,
+    prompts: Sequence[Prompt],
+    *,
+    scales: Sequence[float],
+    sampling: Sampling,
+    verifier: RewardSum,
+    seed: int = 0,
+    batch_size: int = 256,
+    progress: bool = False,
+) -> list[Trial]:
+    """Answers the same problems at each scale, with the same random numbers.
+
+    Args:
+        policy: Loaded, with `SteeringVectors`; in the end they are those of the best scale.
+        engine: Set up with it.
+        direction: (L, D), which the scales multiply.
+        prompts: Neither of those that the direction comes from, nor of the test.
+        scales: To try; 0, the base, is always tried.
+        sampling: How they are answered.
+        verifier: What counts as right.
+        seed: Of the sampling.
+        batch_size: Prompts answered at once.
+        progress: Shows a bar.
+
+    Returns:
+        A trial for each scale, ascending; see `best_of`.
+    """
+    steering = policy.steering
+    assert isinstance(steering, SteeringVectors)
+    order = sorted({0.0, *scales}, key=lambda scale: (scale != 0, scale))  # the base first
+    found: dict[float, tuple[BenchmarkMetrics, Values]] = {}
+    with tqdm(total=len(order) * len(prompts), unit="problem", disable=not progress) as bar:
+        for scale in order:
+            bar.set_description(f"scale {scale:g}")
+            steering.set_vectors(direction * scale)
+            engine.sync(steering)
+            metrics = BenchmarkMetrics()
+            for start in range(0, len(prompts), batch_size):
+                batch = prompts[start : start + batch_size]
+                evaluate_batch(metrics, engine, batch, sampling, verifier, seed)
+                bar.update(len(batch))
+            found[scale] = metrics, metrics.by_problem()
+    base = found[0.0][1]
+    trials = [_trial(scale, *found[scale], base) for scale in sorted(found)]
+    steering.set_vectors(direction * best_of(trials).scale)
+    engine.sync(steering)
+    return trials
+
+
+def _trial(scale: float, metrics: BenchmarkMetrics, values: Values, base: Values) -> Trial:
+    numbers = metrics.result()
+    return Trial(
+        scale=scale,
+        accuracy=estimate(values),
+        against_base=difference(values, base),
+        completion_length=numbers["completion_length"],
+        cut_off_share=numbers["cut_off_share"],
+        num_unscored=int(numbers["num_unscored"]),
+    )
+
+
+def best_of(trials: Sequence[Trial]) -> Trial:
+    """The most accurate; of equal ones the one that is nearest to the base."""
+    return max(trials, key=lambda trial: (trial.accuracy.value, -abs(trial.scale)))

@@ -1,0 +1,185 @@
+"""The difference of means, worked by hand, and the scale that is found for it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from steer_lightning import ConfigError
+from steer_lightning.evaluation import Estimate
+from steer_lightning.microbatches import micro_batches
+from steer_lightning.rewards import FormatReward, RewardSum, WeightedReward
+from steer_lightning.rollout import GenerateEngine, Sampling
+from steer_lightning.steering import SteeringVectors
+from steer_lightning.testing import make_prompts, tiny_policy
+from steer_lightning.training_free import (
+    MeanDifference,
+    Trial,
+    best_of,
+    difference_of_means,
+    find_scale,
+    in_units,
+)
+from steer_lightning.training_free.difference import mean_states
+from steer_lightning.types import Rollouts
+
+NAN = float("nan")
+
+
+def test_the_difference_of_means_by_hand() -> None:
+    rewards = torch.tensor([[1.0, 0.0, 0.0, NAN], [1.0, 1.0, 0.0, 0.0], [1.0, 1.0, NAN, 1.0]])
+    states = torch.tensor(
+        [
+            *([1.0, 0.0], [0.0, 1.0], [2.0, 1.0], [90.0, 90.0]),  # (1, 0) - (1, 1) = (0, -1)
+            *([4.0, 0.0], [2.0, 0.0], [1.0, 1.0], [1.0, 3.0]),  # (3, 0) - (1, 2) = (2, -2)
+            *([70.0, 7.0], [7.0, 70.0], [0.0, 0.0], [9.0, 9.0]),  # all right: nothing
+        ]
+    )
+    layers = torch.stack([states, 10 * states])
+    # weights 1 * 2 / 3 and 2 * 2 / 4: (2/3 (0, -1) + 1 (2, -2)) / (5/3) = (1.2, -1.6)
+    expected = torch.tensor([[1.2, -1.6], [12.0, -16.0]])
+    found = MeanDifference()
+    found.add(layers, found.count(rewards))
+    torch.testing.assert_close(found.vectors, expected)
+    assert (found.num_prompts, found.num_completions, found.num_unscored) == (3, 12, 2)
+    assert found.num_contrasts == 2
+    assert found.mean_reward == pytest.approx(6 / 10)
+    by_prompt = MeanDifference()
+    for b in range(3):
+        part = by_prompt.count(rewards[b : b + 1])
+        rows = part.nonzero().squeeze(1)
+        by_prompt.add(layers[:, 4 * b + rows], part[rows])
+    torch.testing.assert_close(by_prompt.vectors, expected)
+    assert vars(by_prompt).keys() == vars(found).keys()
+
+
+def test_rewards_that_are_no_verdicts_need_no_threshold() -> None:
+    found = MeanDifference()
+    # A = (2, 0, -2): (2 h_0 - 2 h_2) / 2
+    found.add(torch.tensor([[[3.0], [50.0], [1.0]]]), found.count(torch.tensor([[5.0, 3.0, 1.0]])))
+    assert found.vectors.tolist() == [[2.0]]
+
+
+def test_without_a_contrast_there_is_no_difference() -> None:
+    found = MeanDifference()
+    assert not found.count(torch.tensor([[1.0, 1.0], [NAN, 0.0]])).any()
+    told = r"rewards = 'mean 0.667': none of 2 prompts .*4 completions 1 have no score.*num_prompts"
+    with pytest.raises(ConfigError, match=told):
+        _ = found.vectors
+
+
+def test_size_one_is_that_of_a_typical_state() -> None:
+    vectors = torch.tensor([[3.0, 4.0, 0.0, 0.0], [0.0, 0.0, 6.0, 0.0]])
+    # norms 5 and 6 over units 1 and 3 times sqrt(4): 2.5 and 1, in the mean 1.75
+    torch.testing.assert_close(in_units(vectors, torch.tensor([1.0, 3.0])), vectors / 1.75)
+    with pytest.raises(ConfigError, match="a difference of 0"):
+        in_units(torch.zeros(2, 4), torch.ones(2))
+
+
+def made_up_rollouts() -> Rollouts:
+    """Completions of 1 to 5 tokens."""
+    prompts = make_prompts(["a", "bcd"])
+    lengths = torch.tensor([1, 3, 5, 2])
+    mask = torch.arange(5) < lengths[:, None]
+    ids = torch.randint(3, 200, (4, 5)) * mask
+    return Rollouts(
+        prompts=tuple(prompts),
+        group_size=2,
+        completion_ids=ids,
+        completion_mask=mask,
+        logprobs=torch.zeros(4, 5),
+        finished=torch.ones(4, dtype=torch.bool),
+        texts=("",) * 4,
+    )
+
+
+@pytest.mark.parametrize("architecture", ["qwen2", "gemma3", "gpt2"])
+@pytest.mark.parametrize("site", ["layer_output", "mlp_output"])
+def test_states_are_those_of_a_plain_forward_pass(architecture: str, site: str) -> None:
+    policy = tiny_policy(architecture, SteeringVectors(layers=[0, 2], site=site))
+    rollouts = made_up_rollouts()
+    (part,) = micro_batches(rollouts, torch.arange(4), 10_000, policy.pad_token_id)
+    with torch.no_grad():
+        found = mean_states(policy, part)
+    for place, n in enumerate(part.rows.tolist()):
+        prompt = list(rollouts.prompts[n // 2].token_ids)
+        tokens = rollouts.completion_ids[n][rollouts.completion_mask[n]].tolist()
+        for row, layer in enumerate((0, 2)):
+            module = policy.layers[layer] if site == "layer_output" else policy.layers[layer].mlp
+            kept: list[torch.Tensor] = []
+            handle = module.register_forward_hook(
+                lambda m, a, output, kept=kept: kept.append(
+                    output if isinstance(output, torch.Tensor) else output[0]
+                )
+            )
+            with torch.no_grad():
+                policy.model(torch.tensor([[*prompt, *tokens]]))
+            handle.remove()
+            states = kept[0][0, len(prompt) :]
+            expected = states[:-1].mean(0) if len(tokens) > 1 else states[0]
+            torch.testing.assert_close(found[row, place], expected, atol=1e-5, rtol=1e-4)
+
+
+def test_the_difference_is_of_the_base_whatever_the_vectors_are() -> None:
+    rollouts, rewards = made_up_rollouts(), torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    policy = tiny_policy("llama")
+    expected = difference_of_means(policy, rollouts, rewards)
+    assert expected.shape == (3, 32)
+    policy.steering.set_vectors(torch.randn(3, 32))
+    torch.testing.assert_close(difference_of_means(policy, rollouts, rewards), expected)
+    one_by_one = difference_of_means(policy, rollouts, rewards, max_tokens=1)
+    torch.testing.assert_close(one_by_one, expected, atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(difference_of_means(policy, rollouts, 1 - rewards), -expected)
+
+
+LETTERS = RewardSum([WeightedReward(reward=FormatReward("[a-m]"))])
+
+
+def test_the_most_accurate_scale_is_taken() -> None:
+    policy = tiny_policy("qwen2")
+    engine = GenerateEngine()
+    engine.setup(policy)
+    rows = policy.model.get_output_embeddings().weight.detach()
+    letters = policy.tokenizer.convert_tokens_to_ids(list("abcdefghijklm"))
+    direction = torch.zeros(3, 32)
+    direction[2] = rows[letters].mean(0) / rows[letters].mean(0).norm()
+    prompts = make_prompts([f"q{k}" for k in range(12)])
+    sampling = Sampling(group_size=2, max_new_tokens=4)
+    trials = find_scale(
+        policy,
+        engine,
+        direction,
+        prompts,
+        scales=[30.0, -30.0],
+        sampling=sampling,
+        verifier=LETTERS,
+        batch_size=5,
+    )
+    assert [trial.scale for trial in trials] == [-30.0, 0.0, 30.0]
+    best = best_of(trials)
+    assert best.scale == 30.0
+    assert best.accuracy.value > trials[1].accuracy.value > trials[0].accuracy.value
+    gap = best.accuracy.value - trials[1].accuracy.value
+    assert best.against_base.value == pytest.approx(gap)
+    torch.testing.assert_close(policy.steering.vectors.detach(), 30 * direction)
+    policy.steering.set_vectors(torch.zeros(3, 32))
+    plain = engine.generate(prompts, sampling, seed=0, step=2**32 - 1)
+    accuracy = np.mean([score or 0.0 for score in LETTERS(plain.completions()).total])
+    assert trials[1].accuracy.value == pytest.approx(accuracy), "scale 0 is the base"
+
+
+def test_of_equal_scales_the_nearest_to_the_base_is_taken() -> None:
+    def trial(scale: float, accuracy: float) -> Trial:
+        found = Estimate(value=accuracy, low=None, high=None)
+        return Trial(
+            scale=scale,
+            accuracy=found,
+            against_base=found,
+            completion_length=1.0,
+            cut_off_share=0.0,
+            num_unscored=0,
+        )
+
+    assert best_of([trial(0.0, 0.5), trial(0.1, 0.5)]).scale == 0
+    assert best_of([trial(-0.4, 0.6), trial(0.0, 0.5), trial(0.3, 0.6)]).scale == 0.3
