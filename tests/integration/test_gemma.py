@@ -82,7 +82,8 @@ def look_at(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "evaluate.yaml").write_text(yaml.safe_dump(settings))
     assert main(["evaluate", f"--config={tmp_path}/evaluate.yaml", "--vectors", vectors]) == 0
     results = json.loads((folder / "evaluation/results.json").read_text())
-    assert len(results["rows"]) == 2, "the base, and steered"
+    assert {row["arm"] for row in results["rows"]} == {"base", "steered"}
+    assert {row["num_problems"] for row in results["rows"]} == {2}
 
     output = str(tmp_path / "control-vector")
     assert main(["export", "--vectors", vectors, "--to", "gguf", "--output", output]) == 0
