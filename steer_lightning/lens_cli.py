@@ -159,7 +159,7 @@ class Lens:
                 "b": other,
                 "layers_a": list(ours.layers),
                 "layers_b": list(theirs.layers),
-                "cosines": cosines(ours.vectors, theirs.vectors).tolist(),
+                "cosines": cosines(ours.vectors.cpu(), theirs.vectors.cpu()).tolist(),
             }
             for (one, ours), (other, theirs) in combinations(self.files.items(), 2)
         ]

@@ -1,10 +1,17 @@
 "use strict";
 // The vectors seen through the unembedding, and their geometry.
 
+const WITHOUT_VECTORS = ["LoRA", "BitFit", "VectorFit", "FullFinetune"];
+
 function showVectors(data) {
   const section = byId("vectors");
   const { lens, looks } = data;
+  const kind = Object.fromEntries(data.settings)["What is trained"];
   if (!lens && !looks.length) {
+    if (WITHOUT_VECTORS.includes(kind)) {
+      section.append(missing(`This run has trained ${kind}, which changes weights: there are no vectors to look at.`));
+      return;
+    }
     section.append(missing("There is no look at the vectors: ", code("lens.json"), " is missing. A callback writes it in the course of a run:",
       make("pre", {}, "trainer:\n  callbacks:\n    - class_path: steer_lightning.callbacks.LensCallback"),
       "Afterwards a command does so, and the report is made anew:",

@@ -258,8 +258,12 @@ def test_the_table_shows_the_difference_to_the_base() -> None:
     json.dumps(rows, allow_nan=False)
     text = as_text(rows)
     assert "b (4 problems)" in text
-    assert "62.5 [" in text
-    assert "12.0 [12.0, 12.0]" in text
+    head, first, second = text.splitlines()[1:]
+    assert head.split() == ["avg@1", "avg@2", "against", "base", "length"]
+    assert first.split()[:3] == ["base", "25.0", "[0.0,"]
+    assert second.split()[:3] == ["steered", "-", "62.5"]
+    assert "  +37.5 [" in second, "of a base that is sampled once"
+    assert "12.0 [12.0, 12.0]" in second
 
 
 @pytest.mark.parametrize(
