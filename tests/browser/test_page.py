@@ -90,6 +90,23 @@ def test_vectors_layer_by_layer(report: Path, opened: Open) -> None:
     assert "Norm by layer: 0: 1.5, 1: 2.5, 2: 3.5." in labels
 
 
+def test_first_tokens_that_change_are_shown_and_no_others(tmp_path: Path, opened: Open) -> None:
+    run = made_up_run.make_run(tmp_path / "run-1")
+    lens = json.loads((run / "lens.json").read_text())
+    lens["first_token"]["up"] = [["Ones", 0.175, 0.262], ["=", 0.0001, 0.0004]]
+    (run / "lens.json").write_text(json.dumps(lens))
+    page = opened(write_report(run), width=375)
+    likelier = page.locator("#vectors table", has_text="Likelier").locator("tbody tr")
+    assert [row.split() for row in likelier.all_inner_texts()] == [
+        ["Ones", "17.5", "%", "26.2", "%"]
+    ]
+    assert "Less likely: no token, by 0.05 points or more." in page.inner_text("#vectors")
+    heat = page.locator("#vectors table").nth(0)
+    box = heat.locator("tbody th").first.bounding_box()
+    assert box
+    assert box["width"] < 60, "a phone has room for tokens"
+
+
 def test_pictures_say_in_words_what_they_show(report: Path, opened: Open) -> None:
     page = opened(report)
     label = page.locator("#curves svg").nth(0).get_attribute("aria-label")

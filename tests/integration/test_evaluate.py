@@ -216,6 +216,13 @@ def test_two_processes_find_the_same(folder: Path) -> None:
     assert [done.returncode for done in two] == [0, 0], two
     assert [done.stdout.count("letters (12 problems)") for done in two] == [1, 0]
     assert figures(folder / "two") == figures(folder / "one")
+    anew = ("--rescore", "--verifier.init_args.pattern=(a|b|c)")
+    one = evaluate(folder, "--vectors=v.safetensors", "--output=one", *anew)
+    two = all_end(node(*words, *anew, folder=folder, processes=2))
+    assert [done.returncode for done in (one, *two)] == [0, 0, 0], (one, two)
+    every = [pq.read_table(folder / name / "completions.parquet") for name in ("one", "two")]
+    assert every[0].equals(every[1])
+    assert figures(folder / "two") == figures(folder / "one")
 
 
 SLOW_TO_OPEN = """
