@@ -112,17 +112,21 @@ KINDS: dict[str, Steering] = {
 }
 
 
-def completions(folder: Path, path: Path | None, scale: float = 1.0) -> list[str]:
-    """What a model of its own writes with a result, or without, as `e.yaml` asks for it."""
-    policy = Policy(str(folder / "base"), steering=None if path is None else load_steering(path))
+def completions(folder: Path, path: Path, scales: tuple[float, ...]) -> list[list[str]]:
+    """What a model of its own writes with a result at each scale, as `e.yaml` asks for it."""
+    policy = Policy(str(folder / "base"), steering=load_steering(path))
     policy.load()
     engine = DecodeEngine()
     engine.setup(policy)
     source, template = Records(str(folder / "rows.jsonl")), PlainTemplate("{question}:")
     prompts = make_prompts(source, template, policy.tokenizer, 100)
     sampling = Sampling(group_size=3, max_new_tokens=5)
-    with policy.at_scale(scale):
-        return list(engine.generate(prompts, sampling, seed=0, step=EVALUATION_STEP).texts)
+    found = []
+    for scale in scales:
+        with policy.at_scale(scale):
+            written = engine.generate(prompts, sampling, seed=0, step=EVALUATION_STEP)
+        found.append(list(written.texts))
+    return found
 
 
 def test_results_of_every_kind_are_arms_of_one_model(folder: Path) -> None:
@@ -145,13 +149,14 @@ def test_results_of_every_kind_are_arms_of_one_model(folder: Path) -> None:
     found: dict[tuple[str, str], list[str]] = {}
     for row in rows:
         found.setdefault((row["benchmark"], row["arm"]), []).append(row["completion"])
-    base = completions(folder, None)
-    for benchmark in ("letters", "again"):
-        assert found[benchmark, "base"] == base
-        for name, path in paths.items():
-            assert found[benchmark, f"{name} x 0"] == base, name
-            assert found[benchmark, name] == completions(folder, path) != base, name
-            assert found[benchmark, f"{name} x 0.5"] == completions(folder, path, 0.5), name
+    base = found["letters", "base"]
+    for name, path in paths.items():
+        alone = completions(folder, path, (1.0, 0.5, 0.0))
+        assert alone[2] == base != alone[0] != alone[1], name
+        for benchmark in ("letters", "again"):
+            assert found[benchmark, "base"] == base
+            arms = [found[benchmark, arm] for arm in (name, f"{name} x 0.5", f"{name} x 0")]
+            assert arms == alone, (benchmark, name)
 
     lora = load_steering(paths["lora"])
     next(lora.parameters()).data.neg_()
