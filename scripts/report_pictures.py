@@ -4,8 +4,8 @@
     steer-lightning report runs/quickstart/run-1 --overwrite
     python scripts/report_pictures.py runs/quickstart/run-1/report.html
 
-Writes `docs/images/report.png` (light), `report_phone.png` (a phone in dark mode) and
-`report_completions.png`.
+Writes `docs/images/report.png` (light), `report_phone.png` (a phone in dark mode),
+`report_vectors.png` and `report_completions.png`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ IMAGES = Path(__file__).parents[1] / "docs/images"
 
 
 def main() -> None:
-    """Opens the page three times."""
+    """Opens the page for each picture."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -44,8 +44,14 @@ def main() -> None:
         take("report.png", 1200, 1380, lambda page: None)
         phone = {"color_scheme": "dark", "device_scale_factor": 2, "reduced_motion": "reduce"}
         take("report_phone.png", 390, 844, lambda page: None, **phone)
+        take("report_vectors.png", 1200, 900, show_vectors, reduced_motion="reduce")
         take("report_completions.png", 1200, 900, show_completions, reduced_motion="reduce")
         browser.close()
+
+
+def show_vectors(page: Page) -> None:
+    """What the vectors say, layer by layer."""
+    page.evaluate("document.querySelector('#vectors h3').scrollIntoView()")
 
 
 def show_completions(page: Page) -> None:

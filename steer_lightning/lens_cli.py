@@ -15,13 +15,13 @@ from steer_lightning.atomic import write_bytes
 from steer_lightning.command_line import read_options
 from steer_lightning.data import ChatTemplate, PlainTemplate, Template, make_prompts
 from steer_lightning.errors import ConfigError
-from steer_lightning.evaluation.arms import base_of, check_shapes, load_files
+from steer_lightning.evaluation.arms import base_of, check_fit, load_files
 from steer_lightning.lens import Look, check_unembedding, cosines, describe
 from steer_lightning.lens.text import as_text, between_as_text
 from steer_lightning.policy import Policy
 from steer_lightning.printable import printable
 from steer_lightning.report import draw_between, draw_lens, drawn
-from steer_lightning.steering import SteeringVectors, find_vectors
+from steer_lightning.steering import SiteVectors, Steering, find_result
 from steer_lightning.types import Problem, Prompt, Source
 
 
@@ -91,8 +91,8 @@ class Lens:
         paths = [vectors] if isinstance(vectors, str) else vectors
         if not paths:
             raise ConfigError("vectors", vectors, rule="must name at least one file")
-        self.files = load_files(paths)
-        folder = Path(output) if output else find_vectors(paths[0]).parent / "lens"
+        self.files = {name: _vectors(name, found) for name, found in load_files(paths).items()}
+        folder = Path(output) if output else find_result(paths[0]).parent / "lens"
         self.folder = folder
         self.folders = _folders(folder, list(self.files))
         if not overwrite:
@@ -103,8 +103,7 @@ class Lens:
             dtype=dtype,
             trust_remote_code=trust_remote_code,
         )
-        text = self.policy.model_config.get_text_config()
-        check_shapes(self.files, self.policy.base, text.num_hidden_layers, text.hidden_size)
+        check_fit(self.files, self.policy)
         self.prompts = self._prompts(prompts, texts, template, num_prompts, max_prompt_tokens)
 
     def _prompts(
@@ -145,11 +144,8 @@ class Lens:
             _write(self.folder / "between.json", {"pairs": self.pairs()})
         return found
 
-    def _describe(self, vectors: SteeringVectors) -> dict[str, Any]:
-        whole = torch.zeros(vectors.num_layers, vectors.width)
-        whole[list(vectors.layers)] = vectors.vectors.detach()
-        assert isinstance(self.policy.steering, SteeringVectors)
-        self.policy.steering.set_vectors(whole)
+    def _describe(self, vectors: SiteVectors) -> dict[str, Any]:
+        self.policy.steer(vectors)
         step = vectors.metadata.get("step", "")
         return describe(
             self.policy, vectors, self.prompts, self.look, int(step) if step.isdecimal() else None
@@ -163,10 +159,21 @@ class Lens:
                 "b": other,
                 "layers_a": list(ours.layers),
                 "layers_b": list(theirs.layers),
-                "cosines": cosines(ours.vectors, theirs.vectors).tolist(),
+                "cosines": cosines(ours.vectors.cpu(), theirs.vectors.cpu()).tolist(),
             }
             for (one, ours), (other, theirs) in combinations(self.files.items(), 2)
         ]
+
+
+def _vectors(name: str, found: Steering) -> SiteVectors:
+    if not isinstance(found, SiteVectors):
+        raise ConfigError(
+            "vectors",
+            name,
+            rule=f"holds {found.describe()}",
+            why="The lens looks at vectors alone: one a layer, in the model's stream",
+        )
+    return found
 
 
 def _folders(folder: Path, names: Sequence[str]) -> dict[str, Path]:

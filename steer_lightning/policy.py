@@ -85,10 +85,7 @@ class Policy(nn.Module):
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The base's tokenizer, loaded at the first use.
-
-        Data needs it before the weights are there.
-        """
+        """The base's tokenizer, loaded at the first use: data needs it before the weights."""
         if self._tokenizer is None:
             with hub_errors(self.base):
                 self._tokenizer = AutoTokenizer.from_pretrained(
@@ -149,7 +146,7 @@ class Policy(nn.Module):
         Raises:
             ConfigError: If the base can't be found, or the settings do not fit it.
         """
-        self.steering.build(self._empty_base())
+        self.steering.build(self.empty_base())
 
     def load(self, sharding: Sharding | None = None) -> None:
         """Loads and freezes the base, and puts what is trained to work on it.
@@ -172,7 +169,7 @@ class Policy(nn.Module):
                 fix="Set trainer.strategy: ddp, or train vectors",
             )
         self.prepare()
-        self.adopt(self.sharding.build(self._load_base, self._empty_base, self._find_layers))
+        self.adopt(self.sharding.build(self._load_base, self.empty_base, self._find_layers))
 
     def _load_base(self) -> Any:
         """The base with its weights, on the CPU."""
@@ -186,7 +183,7 @@ class Policy(nn.Module):
                 trust_remote_code=self.trust_remote_code,
             )
 
-    def _empty_base(self) -> Any:
+    def empty_base(self) -> Any:
         """The base without its weights, on torch's meta device."""
         with hub_errors(self.base), torch.device("meta"):
             return AutoModelForCausalLM.from_config(
@@ -213,6 +210,24 @@ class Policy(nn.Module):
         self._takes_positions = "position_ids" in inspect.signature(model.forward).parameters
         self._attachment = attach(self.model, self.steering)
 
+    def steer(self, steering: Steering, scale: float = 1.0) -> None:
+        """Puts something else to work on the loaded base, in place of what is there.
+
+        Args:
+            steering: Of any kind.
+            scale: Factor on what was learned.
+
+        Raises:
+            ConfigError: If it does not fit the base.
+        """
+        if steering is not self.steering:
+            self._attachment.remove()  # first: some kinds put modules of their own into the base
+            steering.build(self.model)
+            self.steering.cpu()  # of large kinds a GPU has no room for several
+            self.steering = steering.to(self.device)
+            self._attachment = steering.attach(self.model)
+        self._attachment.scale = scale
+
     @cached_property
     def checksum(self) -> int:
         """Tells a base from another one of the same shape: of some numbers of each tensor."""
@@ -226,20 +241,14 @@ class Policy(nn.Module):
 
     @property
     def layers(self) -> nn.ModuleList:
-        """The base's decoder layers.
-
-        No attribute, which would register them as modules a second time.
-        """
+        """The base's decoder layers; an attribute would register them a second time."""
         return self._find_layers(self.model)
 
     def _find_layers(self, model: nn.Module) -> nn.ModuleList:
         return find_layers(model, getattr(self.steering, "layers_path", None))
 
     def train(self, mode: bool = True) -> Policy:
-        """Keeps the base in eval mode, whatever a trainer asks for.
-
-        Dropout would make it another model.
-        """
+        """Keeps the base in eval mode: dropout would make it another model."""
         super().train(mode)
         if self.model is not None:
             self.model.eval()
@@ -390,8 +399,5 @@ class Policy(nn.Module):
                 yield plain, tensor
 
     def base_sha256(self) -> str:
-        """Hash of every weight and buffer of the base.
-
-        To show that training leaves it unchanged.
-        """
+        """Hash of every weight and buffer of the base: training leaves it unchanged."""
         return sha256(self._base_tensors())

@@ -196,14 +196,16 @@ def describe(path: str, vectors: SteeringVectors) -> str:
     facts = vectors.metadata
     plain = vectors.vectors.detach()
     norms = plain.norm(dim=1)
+    behind = vectors.site == "layer_output"
+    place = f"{'behind' if behind else 'in'} each layer ({vectors.site})"
+    place += "" if vectors.tokens == "all" else f", for {vectors.tokens} tokens alone"
     rows = [
         f"base      {facts.get('base_model') or '?'}",
         f"revision  {facts.get('revision') or '-'}",
         f"step      {facts.get('step') or '-'}",
         f"layers    {len(vectors.layers)} of {vectors.num_layers}, width {vectors.width}: "
         f"{vectors.num_trained:,} numbers",
-        f"added     behind each layer ({facts.get('site')}), format version "
-        f"{facts.get('format_version')}",
+        f"added     {place}, format version {facts.get('format_version')}",
         "",
         "layer      norm       rms   largest",
     ]

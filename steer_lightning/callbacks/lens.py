@@ -23,7 +23,7 @@ from steer_lightning.lens import (
 )
 from steer_lightning.module import SteeringModule
 from steer_lightning.policy import Policy
-from steer_lightning.steering import SteeringVectors
+from steer_lightning.steering import SiteVectors
 from steer_lightning.types import Prompt
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ class LensCallback(Callback):
     and the tokens with the largest products become a line of `lens.jsonl`, and all but the tokens
     go to the loggers as `lens/...`. At the end `lens.json` has all that the command `lens` shows.
 
-    Other kinds of steering than `SteeringVectors` have no vectors to look at: then it does nothing.
+    LoRA and changes of weights are no vectors to look at: then it does nothing.
 
     Cost: a forward pass of one token, and the product of L vectors with the unembedding, each
     time; at the end three short forward passes for each of a few prompts.
@@ -177,12 +177,12 @@ def _policy(module: L.LightningModule) -> Policy:
     return module.policy
 
 
-def _vectors(module: L.LightningModule) -> SteeringVectors | None:
-    """What is trained, if that is plain vectors."""
+def _vectors(module: L.LightningModule) -> SiteVectors | None:
+    """What is trained, if that is vectors."""
     steering = _policy(module).steering
-    return steering if isinstance(steering, SteeringVectors) else None
+    return steering if isinstance(steering, SiteVectors) else None
 
 
-def _plain(vectors: SteeringVectors) -> torch.Tensor:
+def _plain(vectors: SiteVectors) -> torch.Tensor:
     """(L, D) plain vectors as they are now, on the CPU."""
     return vectors.vectors.detach().cpu().clone()

@@ -1,19 +1,28 @@
-"""What is compared: the base, the base steered, other scales, layers left out, other files."""
+"""What is compared: the base, the base steered, other scales, layers left out, other results."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import torch
-
 from steer_lightning.errors import ConfigError
+from steer_lightning.fingerprint import sha256
+from steer_lightning.policy import Policy
 from steer_lightning.printable import printable
-from steer_lightning.steering import SteeringVectors, find_vectors, load_steering
+from steer_lightning.steering import (
+    Steering,
+    SteeringVectors,
+    find_result,
+    load_steering,
+    warn_of_another_base,
+)
+from steer_lightning.steering.arithmetic import plain_vectors
 
 BASE = "base"
+
+LeaveOut = Sequence[int] | Literal["each"] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,33 +31,38 @@ class Arm:
 
     Attributes:
         name: In tables and files.
-        vectors: (decoder layers, D) float32, plain; zeros are the base, bit for bit.
+        steering: What steers it; what is zero, or at scale 0, is the base, bit for bit.
+        scale: Factor on it.
+        facts: Tells it from others of the same name.
     """
 
     name: str
-    vectors: torch.Tensor
+    steering: Steering
+    scale: float = 1.0
+    facts: str = ""
 
 
-def load_files(paths: Sequence[str]) -> dict[str, SteeringVectors]:
-    """Vectors by the name of their arm: `steered` for a single file, else what tells files apart.
+def load_files(paths: Sequence[str]) -> dict[str, Steering]:
+    """Results of runs by the name of their arm: `steered` for one, else what tells them apart.
 
     Args:
-        paths: Files, or folders of runs.
+        paths: Files, folders of adapters, or folders of runs.
 
     Raises:
-        ConfigError: If there is no such file, it is none of vectors, or is named twice.
+        ConfigError: If there is no such file, it is damaged, or is named twice.
     """
-    files = [find_vectors(path) for path in paths]
+    files = [find_result(path) for path in paths]
     if len(set(files)) < len(files):
         raise ConfigError("vectors", list(paths), rule="names a file twice")
     if len(files) == 1:
-        return {"steered": _load(files[0])}
-    stems = [printable(Path(path).stem) for path in paths]
-    names = stems if len(set(stems)) == len(stems) else [printable(path) for path in paths]
-    return {name: _load(path) for name, path in zip(names, files, strict=True)}
+        return {"steered": load_steering(files[0])}
+    names = [printable(Path(path).stem) for path in paths]
+    if len({BASE, *names}) <= len(names):
+        names = [printable(path) for path in paths]
+    return {name: load_steering(path) for name, path in zip(names, files, strict=True)}
 
 
-def base_of(files: Mapping[str, SteeringVectors], trust_remote_code: bool) -> str:
+def base_of(files: Mapping[str, Steering], trust_remote_code: bool) -> str:
     """The base that all files were trained on.
 
     Raises:
@@ -61,88 +75,93 @@ def base_of(files: Mapping[str, SteeringVectors], trust_remote_code: bool) -> st
             rule="must be given where trust_remote_code is on",
             why="Otherwise a file of vectors would name whose code runs on this machine",
         )
-    named = {vectors.metadata.get("base_model") for vectors in files.values()} - {None, ""}
+    named = {found.metadata.get("base_model") for found in files.values()} - {None, ""}
     if len(named) == 1:
         return str(named.pop())
     why = "The vectors' files name several" if named else "No file of vectors names one"
     raise ConfigError("base", None, rule="must be given", why=why)
 
 
-def _load(path: Path) -> SteeringVectors:
-    found = load_steering(path)
-    if not isinstance(found, SteeringVectors) or found.metadata["format_version"] != "1":
-        raise ConfigError(
-            "vectors",
-            str(path),
-            rule="must hold vectors for the output of layers and for all tokens",
-            why=f"It holds {type(found).__name__} of another kind, place or tokens, which this "
-            "command does not read yet",
-            fix="Take steer_lightning.attach for it, or `steer-lightning test` with its checkpoint",
-        )
-    return found
-
-
-def check_shapes(files: Mapping[str, SteeringVectors], base: str, layers: int, width: int) -> None:
-    """Raises a ConfigError if vectors do not fit the base, before it is loaded."""
-    for name, vectors in files.items():
-        if (vectors.num_layers, vectors.width) != (layers, width):
-            trained = vectors.metadata.get("base_model", "another model")
-            raise ConfigError(
-                "vectors",
-                name,
-                rule=f"are of {vectors.num_layers} decoder layers and width {vectors.width}; "
-                f"{base} has {layers} and {width}",
-                why=f"They were trained on {trained}",
-                fix="Set base to that model, or take vectors of this one",
-            )
+def check_fit(files: Mapping[str, Steering], policy: Policy) -> None:
+    """Raises a ConfigError if a result does not fit the base, before that is loaded."""
+    model = policy.empty_base()
+    for name, steering in files.items():
+        try:
+            steering.build(model)
+        except ConfigError as error:
+            rule = f"does not fit {policy.base}"
+            why = str(error).rstrip(".")
+            raise ConfigError("vectors", name, rule=rule, why=why) from error
+        warn_of_another_base(steering, policy.base)
 
 
 def make_arms(
-    files: Mapping[str, SteeringVectors],
-    scales: Sequence[float],
-    leave_out: Sequence[int] | Literal["each"] | None,
-    layers: int,
-    width: int,
+    files: Mapping[str, Steering], scales: Sequence[float], leave_out: LeaveOut
 ) -> list[Arm]:
     """All arms, the base first.
 
     Args:
         files: From `load_files`.
-        scales: Factors on all vectors, an arm for each.
+        scales: Factors on all that was learned, an arm for each.
         leave_out: Layers of which each is left out once, at scale 1; `each` takes every steered
             one.
-        layers: Decoder layers of the base.
-        width: Of its stream.
 
     Raises:
-        ConfigError: If a layer is left out that is not steered.
+        ConfigError: If a layer is left out that is not steered, or of something else than plain
+            vectors, or two arms have the same name.
     """
-    arms = [Arm(name=BASE, vectors=torch.zeros(layers, width))]
-    for name, vectors in files.items():
-        whole = torch.zeros(layers, width)
-        whole[list(vectors.layers)] = vectors.vectors.detach()
+    arms = [Arm(name=BASE, steering=SteeringVectors())]
+    for name, steering in files.items():
+        facts = f"{type(steering).__name__} {steering.facts()} "
+        facts += sha256(steering.state_dict().items())
         for scale in scales:
             shown = name if scale == 1 else f"{name} x {scale:g}"
-            arms.append(Arm(name=shown, vectors=whole * scale))
-        for layer in _left_out(leave_out, vectors, name):
-            part = whole.clone()
-            part[layer] = 0
-            arms.append(Arm(name=f"{name} without layer {layer}", vectors=part))
+            told = f"{facts} x {scale}"
+            arms.append(Arm(name=shown, steering=steering, scale=scale, facts=told))
+        for layer, rest in _left_out(leave_out, steering, name):
+            told = f"without layer {layer}"
+            arms.append(Arm(name=f"{name} {told}", steering=rest, facts=f"{facts} {told}"))
+    names = [arm.name for arm in arms]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        rule = f"two arms would be called {', '.join(twice)}"
+        raise ConfigError("vectors", list(files), rule=rule, fix="Rename a file, or a scale")
     return arms
 
 
 def _left_out(
-    leave_out: Sequence[int] | Literal["each"] | None, vectors: SteeringVectors, name: str
-) -> Sequence[int]:
-    if leave_out == "each":
-        return vectors.layers
-    chosen = leave_out or ()
-    strangers = sorted(set(chosen) - set(vectors.layers))
+    leave_out: LeaveOut, steering: Steering, name: str
+) -> Iterator[tuple[int, SteeringVectors]]:
+    """Each chosen layer, and the vectors without it."""
+    if leave_out is None:
+        return
+    if type(steering) is not SteeringVectors:
+        raise ConfigError(
+            "leave_out_layers",
+            leave_out,
+            rule=f"{name} holds {steering.describe()}, of which no layer can be left out",
+            why="Only plain vectors are one a layer, each by itself",
+            fix="Leave it out, or compare files of plain vectors alone",
+        )
+    chosen = steering.layers if leave_out == "each" else leave_out
+    strangers = sorted(set(chosen) - set(steering.layers))
     if strangers:
         raise ConfigError(
             "leave_out_layers",
             strangers,
             rule=f"are not steered by {name}",
-            why=f"It steers {', '.join(map(str, vectors.layers))}",
+            why=f"It steers {', '.join(map(str, steering.layers))}",
         )
-    return chosen
+    for layer in chosen:
+        rows = steering.vectors.detach().clone()
+        rows[steering.layers.index(layer)] = 0
+        yield (
+            layer,
+            plain_vectors(
+                rows,
+                steering.layers,
+                steering.num_layers,
+                site=steering.site,
+                tokens=steering.tokens,
+            ),
+        )

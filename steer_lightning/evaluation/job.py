@@ -19,7 +19,7 @@ from steer_lightning.evaluation.arms import (
     BASE,
     Arm,
     base_of,
-    check_shapes,
+    check_fit,
     load_files,
     make_arms,
 )
@@ -51,7 +51,7 @@ from steer_lightning.rewards import (
     reward_name,
 )
 from steer_lightning.rollout import DecodeEngine, RolloutEngine, Sampling
-from steer_lightning.steering import SteeringVectors, find_vectors
+from steer_lightning.steering import find_result
 from steer_lightning.types import Prompt, Source
 
 log = logging.getLogger(__name__)
@@ -75,22 +75,23 @@ class Evaluation:
 
     Args:
         benchmarks: Sources of problems by name.
-        vectors: A file or the folder of a run, or several; none evaluates the base alone.
-        base: Hub id, local folder or `quickstart`; null takes the one that the vectors' file names.
+        vectors: What a run has learned, of any kind: its file, or the folder of the run; or
+            several. None evaluates the base alone.
+        base: Hub id, local folder or `quickstart`; null takes the one that the files name.
         template: How problems are put to the model.
         sampling: How they are answered; its `group_size` is the number of samples of benchmarks
             that name none of their own (AIME and AMC name 32).
         base_sampling: The same for the base alone, such as greedily; null takes `sampling`.
         num_samples: Of each problem of all benchmarks; null leaves that to them.
-        scales: Factors on the vectors, an arm for each.
-        leave_out_layers: Layers of which each is left out once, in an arm of its own; `each` takes
-            every steered one.
+        scales: Factors on what was learned, an arm for each.
+        leave_out_layers: Layers of plain vectors of which each is left out once, in an arm of its
+            own; `each` takes every steered one.
         pass_at: k of each pass@k; null takes the number of samples. Those above it, which may
             differ between benchmarks, are left out.
         verifier: What counts as right. Answers vote (maj@k) if it is a `MathReward`.
         reward_pool: Processes that verify.
         engine: Answers prompts.
-        output: Folder of the results; null takes `evaluation` beside the first vectors' file.
+        output: Folder of the results; null takes `evaluation` beside the first file.
         overwrite: Deletes an earlier evaluation there.
         rescore: Verifies the completions of a finished evaluation anew; loads no model.
         batch_size: Problems answered at once; an interrupted evaluation goes on behind the last
@@ -103,7 +104,7 @@ class Evaluation:
         trust_remote_code: Runs code that comes with the base, which must then be named.
 
     Raises:
-        ConfigError: If a setting is out of range, or the base is not known.
+        ConfigError: If a setting is out of range, a file is damaged, or the base is not known.
     """
 
     def __init__(
@@ -149,7 +150,7 @@ class Evaluation:
         self.benchmarks, self.template = benchmarks, template or ChatTemplate()
         self.sampling, self.base_sampling = sampling, base_sampling or sampling
         self.num_samples, self.pass_at = num_samples, pass_at
-        self.scales, self.leave_out_layers = scales, leave_out_layers
+        self.arms = make_arms(self.files, scales, leave_out_layers)
         self.verifier: Reward = verifier or MathReward()
         self.pool = reward_pool or RewardPool()
         self.engine: RolloutEngine = engine or DecodeEngine()
@@ -162,7 +163,7 @@ class Evaluation:
         )
 
     def _default_output(self) -> Path:
-        folder = find_vectors(self.paths[0]).parent if self.paths else Path()
+        folder = find_result(self.paths[0]).parent if self.paths else Path()
         return folder / "evaluation"
 
     def run(self) -> dict[str, Any]:
@@ -197,13 +198,10 @@ class Evaluation:
 
     def _answered(self, judge: RewardSum) -> list[Row]:
         prompts = self._prompts()
-        text = self.policy.model_config.get_text_config()
-        shape = text.num_hidden_layers, text.hidden_size
-        check_shapes(self.files, self.base, *shape)
-        arms = make_arms(self.files, self.scales, self.leave_out_layers, *shape)
+        check_fit(self.files, self.policy)
         if rank() == 0:
-            self.store.open(self._settings(arms, prompts), self.overwrite)
-        batches = list(self._batches(arms, prompts))
+            self.store.open(self._settings(prompts), self.overwrite)
+        batches = list(self._batches(prompts))
         parts = [self.store.part(x.arm, x.benchmark, x.number) for x in batches]
         if gather_objects(self.store.completions.exists())[0]:  # as the first one has opened it
             log.warning("%s is finished: nothing is sampled again", self.store.folder)
@@ -214,9 +212,9 @@ class Evaluation:
         count = sum(len(batch.prompts) for batch in batches)
         with tqdm(total=count, unit="problem", disable=rank() > 0) as bar:
             for batch, path in zip(batches, parts, strict=True):
-                bar.set_description(f"{batch.benchmark}, {arms[batch.arm].name}")
+                bar.set_description(f"{batch.benchmark}, {self.arms[batch.arm].name}")
                 if path not in done:
-                    self._answer(batch, arms[batch.arm], path, judge)
+                    self._answer(batch, self.arms[batch.arm], path, judge)
                 bar.update(len(batch.prompts))
         return gather_objects(self.store.read(parts) if rank() == 0 else [])[0]
 
@@ -236,16 +234,13 @@ class Evaluation:
                 self.policy.check_length(found[name], most, f"{key}.max_new_tokens")
         return found
 
-    def _settings(self, arms: Sequence[Arm], prompts: dict[str, list[Prompt]]) -> dict[str, Any]:
+    def _settings(self, prompts: dict[str, list[Prompt]]) -> dict[str, Any]:
         """All that completions and verdicts depend on."""
-        hashes = {
-            arm.name: hashlib.sha256(arm.vectors.numpy().tobytes()).hexdigest() for arm in arms
-        }
         return {
             "base": self.base,
             "revision": self.policy.revision,
             "dtype": self.policy.dtype,
-            "arms": hashes,
+            "arms": {arm.name: arm.facts for arm in self.arms},
             "sampling": {name: asdict(self._sampling(name, "")) for name in prompts},
             "base_sampling": {name: asdict(self._sampling(name, BASE)) for name in prompts},
             "prompts": {name: _hash(found) for name, found in prompts.items()},
@@ -261,9 +256,9 @@ class Evaluation:
         own = getattr(self.benchmarks[benchmark], "num_samples", self.sampling.group_size)
         return replace(self.sampling, group_size=self.num_samples or own)
 
-    def _batches(self, arms: Sequence[Arm], prompts: dict[str, list[Prompt]]) -> Iterator[_Batch]:
+    def _batches(self, prompts: dict[str, list[Prompt]]) -> Iterator[_Batch]:
         for name, found in prompts.items():
-            for arm in range(len(arms)):
+            for arm in range(len(self.arms)):
                 for number, start in enumerate(range(0, len(found), self.batch_size)):
                     yield _Batch(arm, name, number, found[start : start + self.batch_size])
 
@@ -275,8 +270,7 @@ class Evaluation:
 
     def _answer(self, batch: _Batch, arm: Arm, path: Path, judge: RewardSum) -> None:
         """Samples, verifies and keeps a batch; each process takes every n-th problem."""
-        assert isinstance(self.policy.steering, SteeringVectors)
-        self.policy.steering.set_vectors(arm.vectors)
+        self.policy.steer(arm.steering, arm.scale)
         self.engine.sync(self.policy.steering)
         own = batch.prompts[rank() :: world_size()]
         rows: list[Row] = []
@@ -300,14 +294,18 @@ class Evaluation:
     # ---- verifying and counting
 
     def _verified_anew(self, judge: RewardSum) -> list[Row]:
+        """Each process verifies every n-th completion."""
         rows = read_rows(self.store.completions)
+        own = rows[rank() :: world_size()]
         verdicts: list[float | None] = []
-        with tqdm(total=len(rows), unit="completion", desc="verifying") as bar:
-            for start in range(0, len(rows), 1000):
-                part = [completion_of(row) for row in rows[start : start + 1000]]
+        with tqdm(total=len(own), unit="completion", desc="verifying", disable=rank() > 0) as bar:
+            for start in range(0, len(own), 1000):
+                part = [completion_of(row) for row in own[start : start + 1000]]
                 verdicts += judge(part).total
                 bar.update(len(part))
-        return [{**row, "verdict": v} for row, v in zip(rows, verdicts, strict=True)]
+        shares = gather_objects(verdicts)
+        found = (shares[n % len(shares)][n // len(shares)] for n in range(len(rows)))
+        return [{**row, "verdict": v} for row, v in zip(rows, found, strict=True)]
 
     def _figures(self, rows: list[Row], voting: Voting | None) -> list[dict[str, Any]]:
         found = []

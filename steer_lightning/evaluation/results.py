@@ -146,16 +146,20 @@ def as_text(rows: Sequence[dict[str, Any]]) -> str:
     return "\n\n".join(blocks)
 
 
+KINDS = ("avg", "pass", "maj", "length", "cut off", "format")
+"""Of metrics, in the order of the table's columns."""
+
+
 def _block(rows: Sequence[dict[str, Any]]) -> str:
-    metrics = list(dict.fromkeys(row["metric"] for row in rows))
-    head = ["", *metrics]
-    first = next(metric for metric in metrics if metric.startswith("avg@"))
-    head.insert(2, "against base")
-    lines = [head]
+    names = dict.fromkeys(row["metric"] for row in rows)
+    metrics = sorted(names, key=lambda metric: KINDS.index(metric.split("@")[0]))
+    means = [metric for metric in metrics if metric.startswith("avg@")]  # two of a greedy base
+    lines = [["", *means, "against base", *metrics[len(means) :]]]
     for arm in dict.fromkeys(row["arm"] for row in rows):
         found = {row["metric"]: row for row in rows if row["arm"] == arm}
         cells = [_cell(found.get(metric), metric) for metric in metrics]
-        cells.insert(1, _difference(found.get(first)))
+        own = next((found[metric] for metric in means if metric in found), None)
+        cells.insert(len(means), _difference(own))
         lines.append([arm, *cells])
     return aligned(lines)
 

@@ -120,16 +120,20 @@ class Store:
     def _check_same(self, settings: Mapping[str, Any]) -> None:
         before = self._read_settings()
         for key in {**before, **settings}:
-            if before.get(key) != settings.get(key):
-                anew = "give --rescore to verify its completions anew"
-                raise ConfigError(
-                    "output",
-                    str(self.folder),
-                    rule=f"holds an evaluation with another {key}: {before.get(key)!r:.200}; now "
-                    f"{settings.get(key)!r:.200}",
-                    fix="Name another output, or "
-                    + (anew if key == VERIFIER else "give --overwrite"),
-                )
+            was, now = before.get(key), settings.get(key)
+            if was == now:
+                continue
+            anew = "give --rescore to verify its completions anew"
+            fix = "Name another output, or " + (anew if key == VERIFIER else "give --overwrite")
+            if isinstance(was, dict) and isinstance(now, dict):  # what differs in them
+                inner = next(k for k in {**was, **now} if was.get(k) != now.get(k))
+                key, was, now = f"{key}, {inner}", was.get(inner), now.get(inner)
+            raise ConfigError(
+                "output",
+                str(self.folder),
+                rule=f"holds an evaluation with other {key}: {was!r:.200}; now {now!r:.200}",
+                fix=fix,
+            )
 
     def verified_by(self, verifier: Mapping[str, Any]) -> None:
         """Notes that all completions have been verified anew."""
@@ -192,7 +196,12 @@ def read_rows(path: Path) -> list[Row]:
         ConfigError: If there is no such file, or it is damaged or of another kind.
     """
     if not path.exists():
-        raise ConfigError("output", str(path), rule="there is no such file")
+        raise ConfigError(
+            "output",
+            str(path),
+            rule="there is no such file",
+            fix="Evaluate first, without --rescore, or name another output",
+        )
     try:
         table = pq.read_table(path)
         rows: list[Row] = table.to_pylist()

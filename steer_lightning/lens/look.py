@@ -15,7 +15,7 @@ from steer_lightning.lens.geometry import cosines, singular_values, stable_rank
 from steer_lightning.lens.unembedding import Ranked, TokenRanks, rank_tokens
 from steer_lightning.policy import Policy
 from steer_lightning.sharding.pace import one_token
-from steer_lightning.steering import SteeringVectors
+from steer_lightning.steering import SiteVectors
 from steer_lightning.types import Prompt
 
 T = TypeVar("T")
@@ -118,7 +118,7 @@ def token_text(tokenizer: Any, token: int) -> str:
 
 def describe(
     policy: Policy,
-    vectors: SteeringVectors,
+    vectors: SiteVectors,
     prompts: Sequence[Prompt],
     look: Look,
     step: int | None,
@@ -159,6 +159,8 @@ def describe(
         "step": step,
         "width": vectors.width,
         "num_layers": vectors.num_layers,
+        "site": vectors.site,
+        "tokens": vectors.tokens,
         "final_norm": look.final_norm,
         "layers": layers,
         "cosines": [[_short(x) for x in row] for row in cosines(plain, plain).tolist()],

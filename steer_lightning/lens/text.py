@@ -23,6 +23,8 @@ def as_text(found: dict[str, Any]) -> str:
     head = (
         f"{len(layers)} vectors of width {found['width']}, of {found['num_layers']} decoder layers"
     )
+    head += "" if found["site"] == "layer_output" else f", at {found['site']}"
+    head += "" if found["tokens"] == "all" else f", for {found['tokens']} tokens alone"
     head += "" if step is None else f", after step {step}"
     blocks = [f"{printable(found['base_model'])}: {head}", _sizes(layers), _directions(found)]
     behind = ", behind the final norm" if found["final_norm"] else ""

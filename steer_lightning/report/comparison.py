@@ -52,5 +52,6 @@ def _panel(axes: Any, rows: list[dict[str, Any]]) -> None:
     axes.set_yticks(range(len(rows)), [row["arm"] for row in rows])
     axes.invert_yaxis()
     axes.margins(y=0.2)
-    axes.set_title(f"{rows[0]['benchmark']}, {rows[0]['metric']}", loc="left", fontsize=10)
+    metrics = ", ".join(dict.fromkeys(row["metric"] for row in rows))
+    axes.set_title(f"{rows[0]['benchmark']}, {metrics}", loc="left", fontsize=10)
     axes.grid(axis="x", alpha=0.3)

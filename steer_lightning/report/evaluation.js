@@ -14,7 +14,7 @@ function showBenchmarks(data) {
       ...names.flatMap((name) => evaluationOf(name, data.evaluation.filter((row) => row.benchmark === name))));
   } else {
     section.append(missing("There is no evaluation yet. It compares the base with the base steered, at several scales, on benchmarks of your choice:",
-      make("pre", {}, "steer-lightning evaluate --config configs/evaluate/mathematics.yaml --vectors RUN_FOLDER/steering_vectors.safetensors")));
+      make("pre", {}, "steer-lightning evaluate --config configs/evaluate/mathematics.yaml --vectors RUN_FOLDER")));
   }
 }
 
@@ -46,19 +46,21 @@ function withInterval(value, bounds) {
 
 function evaluationOf(name, rows) {
   const arms = [...new Set(rows.map((row) => row.arm))];
-  const metrics = [...new Set(rows.map((row) => row.metric))];
-  const first = metrics.find((metric) => metric.startsWith("avg@"));
+  const found = [...new Set(rows.map((row) => row.metric))];
+  const of = (...kinds) => found.filter((metric) => kinds.includes(metric.split("@")[0]));
+  const means = of("avg"), votes = of("pass", "maj"); // two means where the base answers greedily
+  const metrics = [...new Set([...means, ...votes, ...found])];
   const find = (arm, metric) => rows.find((row) => row.arm === arm && row.metric === metric);
   const format = (metric) => (metric === "length" ? one : percent);
   const table = arms.map((arm) => {
     const cells = metrics.map((metric) => figure(find(arm, metric), format(metric)));
     const right = rows.find((row) => row.arm === arm && row.metric.startsWith("avg@"));
-    cells.splice(1, 0, right && isNumber(right.difference)
+    cells.splice(means.length, 0, right && isNumber(right.difference)
       ? withInterval(signed(right.difference, points), interval(right.difference_low, right.difference_high, (x) => signed(100 * x, one)))
       : "");
     return [arm, ...cells];
   });
-  const head = ["arm", metrics[0], "against base", ...metrics.slice(1)];
+  const head = ["arm", ...means, "against base", ...metrics.slice(means.length)];
   const right = arms.map((arm) => rows.find((row) => row.arm === arm && row.metric.startsWith("avg@") && isNumber(row.value)))
     .filter((row) => row)
     .map((row) => ({ name: row.arm, value: row.value, low: row.low, high: row.high, colour: row.arm === "base" ? "var(--muted)" : "var(--c1)" }));
@@ -66,7 +68,7 @@ function evaluationOf(name, rows) {
   return [
     make("h4", {}, name),
     right.length ? make("figure", { class: "panel wide" },
-      make("figcaption", {}, make("span", { class: "name" }, `Accuracy by arm${count}`), make("span", { class: "reading" }, make("small", {}, first ?? ""))),
+      make("figcaption", {}, make("span", { class: "name" }, `Accuracy by arm${count}`), make("span", { class: "reading" }, make("small", {}, means.join(", ")))),
       intervalRows(right, percent, right.map((row) => `${row.name}: ${percent(row.value)}`).join(", "))) : null,
     makeTable(`${name}${count}`, head, table),
   ].filter((part) => part !== null);

@@ -1,10 +1,17 @@
 "use strict";
 // The vectors seen through the unembedding, and their geometry.
 
+const WITHOUT_VECTORS = ["LoRA", "BitFit", "VectorFit", "FullFinetune"];
+
 function showVectors(data) {
   const section = byId("vectors");
   const { lens, looks } = data;
+  const kind = Object.fromEntries(data.settings)["What is trained"];
   if (!lens && !looks.length) {
+    if (WITHOUT_VECTORS.includes(kind)) {
+      section.append(missing(`This run has trained ${kind}, which changes weights: there are no vectors to look at.`));
+      return;
+    }
     section.append(missing("There is no look at the vectors: ", code("lens.json"), " is missing. A callback writes it in the course of a run:",
       make("pre", {}, "trainer:\n  callbacks:\n    - class_path: steer_lightning.callbacks.LensCallback"),
       "Afterwards a command does so, and the report is made anew:",
@@ -76,9 +83,15 @@ function tokenHeat(lens) {
     choice("Product", "product", [["dot", "dot"], ["cosine", "cosine"]])), box];
 }
 
+const LEAST_CHANGE = 5e-4; // of a probability: a smaller one would show the same figure twice
+
 function firstToken(found) {
-  const table = (caption, rows) => makeTable(caption, ["token", "base", "steered"],
-    (rows ?? []).map(([token, base, steered]) => [{ value: visible(token), class: "mono" }, percent(base), percent(steered)]));
+  const table = (caption, rows) => {
+    const moved = (rows ?? []).filter(([, base, steered]) => Math.abs(steered - base) >= LEAST_CHANGE);
+    if (!moved.length) return missing(`${caption}: no token, by ${decimal(100 * LEAST_CHANGE)} points or more.`);
+    return makeTable(caption, ["token", "base", "steered"],
+      moved.map(([token, base, steered]) => [{ value: visible(token), class: "mono" }, percent(base), percent(steered)]));
+  };
   return [make("h3", {}, "The first token"),
     make("p", { class: "intro" }, `What the vectors change about the first token of a completion: mean over ${whole(found.num_prompts)} prompts, ${decimal(found.kl)} nats from the base.`),
     make("div", { class: "columns" }, table("Likelier", found.up), table("Less likely", found.down))];

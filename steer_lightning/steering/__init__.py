@@ -9,7 +9,13 @@ from steer_lightning.steering.attach import attach
 from steer_lightning.steering.base import Attachment, Steering
 from steer_lightning.steering.biases import BitFit
 from steer_lightning.steering.full import FullFinetune
-from steer_lightning.steering.io import find_vectors, load_steering, load_vectors, save_vectors
+from steer_lightning.steering.io import (
+    find_result,
+    find_vectors,
+    load_steering,
+    load_vectors,
+    save_vectors,
+)
 from steer_lightning.steering.layers import find_layers, parse_layers, stream_width
 from steer_lightning.steering.lora import LoRA
 from steer_lightning.steering.low_rank import LowRankVectors
@@ -33,6 +39,7 @@ __all__ = [
     "attach",
     "find_layers",
     "find_sites",
+    "find_result",
     "find_vectors",
     "load_vectors",
     "measure_rms",

@@ -20,7 +20,7 @@ from steer_lightning.steering.base import Steering
 from steer_lightning.steering.biases import BitFit
 from steer_lightning.steering.full import FullFinetune
 from steer_lightning.steering.layers import parse_layers
-from steer_lightning.steering.lora import load_lora
+from steer_lightning.steering.lora import CONFIG, LoRA, load_lora
 from steer_lightning.steering.result_file import read_metadata, read_tensors, refusal, write_result
 from steer_lightning.steering.sites import Site
 from steer_lightning.steering.tokens import Tokens
@@ -36,6 +36,11 @@ PLAIN = {"kind": "SteeringVectors", "site": "layer_output", "tokens": "all"}
 """Of format version 1."""
 KNOWN = {"kind": tuple(KINDS), "site": get_args(Site), "tokens": get_args(Tokens)}
 """Of format version 2."""
+RESULTS = (
+    *(SteeringVectors.file_name, AdaptiveVectors.file_name),
+    *(LoRA.file_name, WeightChanges.file_name),
+)
+"""What a run leaves, by what it has trained."""
 
 
 def save_vectors(
@@ -88,13 +93,31 @@ def find_vectors(path: str | Path) -> Path:
     Raises:
         ConfigError: If there is none.
     """
-    path, name = Path(path).expanduser(), SteeringVectors.file_name
+    return _find(Path(path).expanduser(), (SteeringVectors.file_name,))
+
+
+def find_result(path: str | Path) -> Path:
+    """What a run has learned, of any kind: the path itself, or what is in the folder of a run.
+
+    Raises:
+        ConfigError: If there is none, or several.
+    """
+    path = Path(path).expanduser()
+    return path if (path / CONFIG).is_file() else _find(path, RESULTS)
+
+
+def _find(path: Path, names: Sequence[str]) -> Path:
     if path.is_file():
         return path
-    rule = f"holds no {name}" if path.is_dir() else "there is no such file"
-    if not (path / name).is_file():
-        raise ConfigError("vectors", str(path), rule=rule)
-    return path / name
+    if not path.is_dir():
+        raise ConfigError("vectors", str(path), rule="there is no such file")
+    found = [path / name for name in names if (path / name).exists()]
+    if not found:
+        raise ConfigError("vectors", str(path), rule=f"holds no {' or '.join(names)}")
+    if len(found) > 1:
+        several = " and ".join(one.name for one in found)
+        raise ConfigError("vectors", str(path), rule=f"holds {several}", fix="Name one of them")
+    return found[0]
 
 
 def _from_rows(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import tempfile
 import zlib
 from pathlib import Path
@@ -17,12 +18,18 @@ from steer_lightning.atomic import write_bytes
 from steer_lightning.errors import ConfigError
 from steer_lightning.steering.base import Attachment, Steering
 from steer_lightning.steering.layers import find_layers, parse_layers
-from steer_lightning.steering.result_file import read_tensors, refusal
+from steer_lightning.steering.result_file import read_metadata, read_tensors, refusal
 
 ADAPTER = "default"
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
 """That PEFT's files put before the names of a model's modules."""
+MATRIX = re.compile(rf"{re.escape(PREFIX)}(.+)\.lora_([AB])\.weight")
+NOT_PLAIN = (
+    *("use_dora", "use_rslora", "lora_bias", "rank_pattern", "alpha_pattern"),
+    *("modules_to_save", "trainable_token_indices", "target_parameters"),
+)
+"""Settings of PEFT that make a LoRA compute something else."""
 
 
 class LoRA(Steering):
@@ -248,35 +255,53 @@ def load_lora(path: Path) -> LoRA:
     """Loads a folder in PEFT's format.
 
     Raises:
-        ConfigError: If it holds something else than plain LoRA.
+        ConfigError: If it is damaged, or holds something else than plain LoRA.
     """
+    lora, base = _read_config(path)
+    if not (path / WEIGHTS).is_file():
+        raise refusal(path, f"has no {WEIGHTS}")
+    read_metadata(path / WEIGHTS)  # that it is one
+    pairs: dict[str, dict[str, torch.Tensor]] = {}
+    for key, tensor in read_tensors(path / WEIGHTS).items():
+        match = MATRIX.fullmatch(key)
+        if match is None:
+            raise refusal(path, f"must be plain LoRA; its {WEIGHTS} has {key!r}")
+        pairs.setdefault(match[1], {})[match[2]] = tensor
+    for name, pair in sorted(pairs.items()):
+        shapes = [tuple(pair[part].shape) if part in pair else () for part in "AB"]
+        if shapes[0][:1] != (lora.rank,) or shapes[1][1:] != (lora.rank,) or len(shapes[0]) != 2:
+            raise refusal(path, f"has no two matrices of rank {lora.rank} for {name}, but {shapes}")
+        lora.names.append(name)
+        lora.down.append(nn.Parameter(pair["A"]))
+        lora.up.append(nn.Parameter(pair["B"]))
+    lora.metadata = {"base_model": base}
+    return lora.requires_grad_(False)
+
+
+def _read_config(path: Path) -> tuple[LoRA, str]:
+    """A LoRA without its matrices, and the name of its base."""
     try:
         config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
-        settings = {key: config[key] for key in ("r", "lora_alpha", "target_modules")}
-        layers = config.get("layers_to_transform")
+        rank, alpha, modules = (config[key] for key in ("r", "lora_alpha", "target_modules"))
+        layers, base = config.get("layers_to_transform"), config.get("base_model_name_or_path")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise refusal(path, f"has no usable {CONFIG} ({error})") from error
-    odd = [
-        key for key in ("use_dora", "use_rslora", "lora_bias", "rank_pattern") if config.get(key)
-    ]
+    odd = [key for key in NOT_PLAIN if config.get(key)]
     odd += ["peft_type"] if config.get("peft_type") != "LORA" else []
     if odd:
         raise refusal(path, f"must be plain LoRA; its {CONFIG} has {', '.join(odd)}")
-    lora = LoRA(
-        rank=settings["r"],
-        alpha=settings["lora_alpha"],
-        target_modules=settings["target_modules"],
-        layers="all" if layers is None else layers,
-    )
-    tensors = read_tensors(path / WEIGHTS)
-    for key in sorted(tensors):
-        name, part, _ = key.removeprefix(PREFIX).rsplit(".", 2)
-        if part == "lora_A":
-            lora.names.append(name)
-            lora.down.append(nn.Parameter(tensors[key]))
-            lora.up.append(nn.Parameter(tensors[key.replace("lora_A", "lora_B")]))
-    lora.metadata = {"base_model": config.get("base_model_name_or_path") or ""}
-    return lora.requires_grad_(False)
+    layers = [layers] if type(layers) is int else layers
+    known = type(rank) is int and type(alpha) in (int, float)
+    known = known and (isinstance(modules, str) or _is_list(modules, str))
+    known = known and (layers is None or _is_list(layers, int)) and isinstance(base or "", str)
+    if not known:
+        raise refusal(path, f"has values of unknown types in its {CONFIG}")
+    chosen = "all" if layers is None else layers
+    return LoRA(rank=rank, alpha=alpha, target_modules=modules, layers=chosen), base or ""
+
+
+def _is_list(value: object, kind: type) -> bool:
+    return isinstance(value, list) and all(type(item) is kind for item in value)
 
 
 def _import_peft() -> Any:

@@ -59,6 +59,24 @@ def test_benchmarks_with_intervals(report: Path, opened: Open) -> None:
     ]
 
 
+def test_a_base_that_answers_once_is_compared_all_the_same(tmp_path: Path, opened: Open) -> None:
+    run = made_up_run.make_run(tmp_path / "run-1")
+    path = run / "evaluation/results.json"
+    rows = json.loads(path.read_text())["rows"]
+    rows[0]["metric"] = "avg@1"
+    rows.append({**rows[2], "metric": "pass@2", "value": 0.9, "difference": None})
+    path.write_text(json.dumps({"rows": rows}))
+    lines = opened(write_report(run)).locator("#benchmarks table").nth(1).locator("tr")
+    assert lines.nth(0).inner_text().split("\t") == [
+        *("arm", "avg@1", "avg@2", "against base", "pass@2", "length")
+    ]
+    assert lines.nth(1).inner_text().split()[:3] == ["base", "25.0", "%"]
+    assert lines.nth(2).inner_text().split() == [
+        *("steered", "\u2013", "75.0", "%", "[70.0,", "80.0]", "+50.0", "points"),
+        *("[+40.0,", "+60.0]", "90.0", "%", "[70.0,", "80.0]", "30.0"),
+    ]
+
+
 def test_vectors_layer_by_layer(report: Path, opened: Open) -> None:
     page = opened(report)
     heat = page.locator("#vectors table").nth(0)
@@ -70,6 +88,23 @@ def test_vectors_layer_by_layer(report: Path, opened: Open) -> None:
     assert "Top tokens of layer 1" in page.inner_text("#vectors")
     labels = [x.get_attribute("aria-label") for x in page.locator("#vectors svg").all()]
     assert "Norm by layer: 0: 1.5, 1: 2.5, 2: 3.5." in labels
+
+
+def test_first_tokens_that_change_are_shown_and_no_others(tmp_path: Path, opened: Open) -> None:
+    run = made_up_run.make_run(tmp_path / "run-1")
+    lens = json.loads((run / "lens.json").read_text())
+    lens["first_token"]["up"] = [["Ones", 0.175, 0.262], ["=", 0.0001, 0.0004]]
+    (run / "lens.json").write_text(json.dumps(lens))
+    page = opened(write_report(run), width=375)
+    likelier = page.locator("#vectors table", has_text="Likelier").locator("tbody tr")
+    assert [row.split() for row in likelier.all_inner_texts()] == [
+        ["Ones", "17.5", "%", "26.2", "%"]
+    ]
+    assert "Less likely: no token, by 0.05 points or more." in page.inner_text("#vectors")
+    heat = page.locator("#vectors table").nth(0)
+    box = heat.locator("tbody th").first.bounding_box()
+    assert box
+    assert box["width"] < 60, "a phone has room for tokens"
 
 
 def test_pictures_say_in_words_what_they_show(report: Path, opened: Open) -> None:
@@ -92,6 +127,19 @@ def test_what_is_missing_is_said(tmp_path: Path, opened: Open) -> None:
         assert told in page.inner_text(f"#{section}")
     assert page.locator(".completion").count() == 16
     assert "could not be drawn" not in page.inner_text("main")
+
+
+def test_a_run_without_vectors_says_so(tmp_path: Path, opened: Open) -> None:
+    run = made_up_run.make_run(tmp_path / "run-1")
+    for name in ("lens.json", "lens.jsonl"):
+        (run / name).unlink()
+    lora = {"class_path": "steer_lightning.steering.LoRA", "init_args": {"rank": 4}}
+    made_up_run.write_config(run, model={"base": "a/model", "steering": lora})
+    page = opened(write_report(run))
+    assert page.inner_text("#lead") == "768 trained numbers, by LoRA."
+    told = page.inner_text("#vectors")
+    assert "has trained LoRA, which changes weights: there are no vectors" in told
+    assert "LensCallback" not in told
 
 
 def test_an_interrupted_run_says_so(tmp_path: Path, opened: Open) -> None:

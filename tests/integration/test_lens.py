@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from steer_lightning import attach
 from steer_lightning.cli import main
-from steer_lightning.steering import save_vectors
+from steer_lightning.steering import AdaptiveVectors, LoRA, load_vectors, save_vectors
 
 LAYERS, WIDTH = 3, 32
 ESCAPE, PLUS = 218, 13  # tokens of the byte tokenizer
@@ -26,6 +27,9 @@ def folder(tiny_base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
         path = tmp_path / name / "steering_vectors.safetensors"
         facts = {"base_model": tiny_base, "layers": [0, 2], "num_layers": LAYERS, "step": 5}
         save_vectors(rows * factor, path, **facts)
+    lora = LoRA(rank=1, target_modules=["down_proj"])
+    lora.build(model)
+    lora.save(tmp_path / "run-4/lora_adapter", base_model=tiny_base)
     return tmp_path
 
 
@@ -42,7 +46,7 @@ def test_the_lens_returns_the_token_whose_row_it_is_given(
     found = json.loads((folder / "run-1/lens/lens.json").read_text())
     assert set(found) == {
         *("base_model", "step", "width", "num_layers", "final_norm", "layers", "cosines"),
-        *("singular_values", "stable_rank", "first_token"),
+        *("singular_values", "stable_rank", "first_token", "site", "tokens"),
     }
     assert (found["base_model"], found["step"], found["num_layers"]) == (tiny_base, 5, LAYERS)
     assert [layer["layer"] for layer in found["layers"]] == [0, 2]
@@ -82,6 +86,28 @@ def test_two_runs_are_compared_and_nothing_is_overwritten(
     assert (folder / "both/run-2/lens.json").read_bytes() != before
 
 
+def test_vectors_that_act_elsewhere_are_seen_at_work(
+    folder: Path, capsys: pytest.CaptureFixture[str], tiny_base: str
+) -> None:
+    plain = load_vectors(folder / "run-1/steering_vectors.safetensors").vectors
+    vectors = AdaptiveVectors([0, 2], site="mlp_output", tokens="prompt").shaped(WIDTH, LAYERS)
+    vectors.set_vectors(plain)
+    vectors.gates.data.normal_()
+    vectors.save(folder / "run-3/adaptive_vectors.safetensors", base_model=tiny_base)
+    assert main(["lens", "--vectors", "run-3", "--texts", "1+1="]) == 0
+    assert "decoder layers, at mlp_output, for prompt tokens alone" in capsys.readouterr().out
+    found = json.loads((folder / "run-3/lens/lens.json").read_text())
+    assert found["layers"][1]["top"]["cosine"][0][0] == "+"
+    ((token, base, steered),) = found["first_token"]["up"][:1]
+    model = AutoModelForCausalLM.from_pretrained(tiny_base)
+    ids = torch.tensor([AutoTokenizer.from_pretrained(tiny_base)("1+1=")["input_ids"]])
+    with torch.no_grad(), attach(model, vectors):
+        expected = model(ids).logits[0, -1].softmax(-1)
+    row = AutoTokenizer.from_pretrained(tiny_base)(token)["input_ids"][-1]
+    assert steered == pytest.approx(float(expected[row]), rel=1e-4)
+    assert steered > base
+
+
 def test_problems_of_a_source_go_through_the_template(folder: Path) -> None:
     words = ["lens", "--vectors", "run-1", "--final_norm", "--num_prompts=3"]
     words += ["--prompts=steer_lightning.data.Arithmetic"]
@@ -100,7 +126,8 @@ def test_problems_of_a_source_go_through_the_template(folder: Path) -> None:
         (("--vectors=no.safetensors",), "there is no such file"),
         (("--vectors=.",), "holds no steering_vectors.safetensors"),
         (("--vectors", "run-1", "run-1"), "names a file twice"),
-        (("--vectors=run-1", "--base=quickstart"), "are of 3 decoder layers and width 32"),
+        (("--vectors=run-1", "--base=quickstart"), "does not fit quickstart"),
+        (("--vectors=run-4",), "'steered': holds LoRA of rank 1 on 3 linear layers"),
         (("--vectors=run-1", "--num_tokens=0"), "num_tokens = 0: must be at least 1"),
         (("--vectors=run-1", "--num_prompts=0"), "num_prompts = 0: must be at least 1"),
         (("--vectors=run-1", "--texts=[]"), "holds no problems"),

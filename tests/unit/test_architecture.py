@@ -61,7 +61,10 @@ ALLOWED: dict[str, set[str]] = {
     "checks": {"processes", "rewards", "rollout", "sample", "strategy", "update"},
     "resume": {"policy", "rewards", "rollout"},
     "random_states": set(),
-    "evaluation": {"types", "data", "policy", "processes", "rollout", "rewards", "steering"},
+    "evaluation": {
+        *("types", "data", "policy", "processes", "rollout", "rewards", "steering"),
+        "fingerprint",
+    },
     "held_out": {"types", "policy", "processes", "rollout", "rewards", "evaluation"},
     "module": {
         *("types", "policy", "steering", "rollout", "rewards", "advantages", "losses"),

@@ -126,8 +126,17 @@ def test_every_verb_on_files(folder: Path, capsys: pytest.CaptureFixture[str]) -
     assert main(["vectors", "info", a, b]) == 0
     told = capsys.readouterr().out
     assert "layers    2 of 4, width 2: 4 numbers" in told
+    assert "added     behind each layer (layer_output), format version 1\n" in told
     norms = [line.split() for line in told.splitlines() if line.strip()[:1].isdigit()]
     assert norms[1] == ["2", "5", "3.536", "4"]  # (3, -4): norm 5, root mean square 5 / sqrt(2)
+
+
+def test_info_says_where_vectors_act(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    vectors = SteeringVectors(site="input_norm", tokens="prompt").shaped(2, 4)
+    vectors.save(folder / "c.safetensors", base_model="base")
+    assert main(["vectors", "info", "c.safetensors"]) == 0
+    told = capsys.readouterr().out
+    assert "added     in each layer (input_norm), for prompt tokens alone, format version 2" in told
 
 
 def test_transplant_reads_the_other_models_configuration(folder: Path) -> None:

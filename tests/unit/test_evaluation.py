@@ -30,12 +30,21 @@ from steer_lightning.evaluation import (
     difference,
     estimate,
 )
-from steer_lightning.evaluation.arms import check_shapes, load_files, make_arms
+from steer_lightning.evaluation.arms import check_fit, load_files, make_arms
 from steer_lightning.evaluation.results import Voting, as_text, samples_of, table_rows
 from steer_lightning.evaluation.store import Store, read_rows
 from steer_lightning.evaluation.votes import compare_by, number_answers
+from steer_lightning.policy import Policy
 from steer_lightning.rewards import MathReward, RewardSum, WeightedReward
-from steer_lightning.steering import SteeringVectors
+from steer_lightning.steering import (
+    AdaptiveVectors,
+    FullFinetune,
+    LowRankVectors,
+    Steering,
+    SteeringVectors,
+    save_vectors,
+)
+from steer_lightning.testing import save_tiny, tiny_model
 from tests.reliability.hostile import boxed
 
 
@@ -172,16 +181,70 @@ def test_answers_are_compared_by_mathematics() -> None:
 def test_arms() -> None:
     vectors = SteeringVectors([1, 3]).shaped(2, 4)
     vectors.set_vectors(torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
-    arms = {arm.name: arm.vectors for arm in make_arms({"s": vectors}, [1.0, 0.5], "each", 4, 2)}
+    made = make_arms({"s": vectors}, [1.0, 0.5], "each")
+    arms = {arm.name: (arm.steering, arm.scale) for arm in made}
     assert list(arms) == ["base", "s", "s x 0.5", "s without layer 1", "s without layer 3"]
-    assert not arms["base"].any()
-    assert arms["s"].tolist() == [[0, 0], [1, 2], [0, 0], [3, 4]]
-    assert arms["s x 0.5"].tolist() == [[0, 0], [0.5, 1], [0, 0], [1.5, 2]]
-    assert arms["s without layer 1"].tolist() == [[0, 0], [0, 0], [0, 0], [3, 4]]
+    assert arms["s"] == (vectors, 1.0)
+    assert arms["s x 0.5"] == (vectors, 0.5)
+    rest, scale = arms["s without layer 1"]
+    assert isinstance(rest, SteeringVectors)
+    assert scale == 1.0
+    assert (rest.layers, rest.num_layers) == ((1, 3), 4)
+    assert rest.vectors.tolist() == [[0, 0], [3, 4]]
+    assert vectors.vectors.tolist() == [[1, 2], [3, 4]]
     with pytest.raises(ConfigError, match=r"leave_out_layers = \[0\].*It steers 1, 3"):
-        make_arms({"s": vectors}, [1.0], [0, 1], 4, 2)
-    with pytest.raises(ConfigError, match="4 decoder layers and width 2; m has 5 and 2"):
-        check_shapes({"s": vectors}, "m", 5, 2)
+        make_arms({"s": vectors}, [1.0], [0, 1])
+    with pytest.raises(ConfigError, match="two arms would be called base"):
+        make_arms({"base": vectors}, [1.0], None)
+    for kind in (LowRankVectors(), AdaptiveVectors()):
+        with pytest.raises(ConfigError, match=r"leave_out_layers = \[1\].*holds .*width 2"):
+            make_arms({"s": kind.shaped(2, 4)}, [1.0], [1])
+
+
+def test_layers_are_left_out_at_any_place() -> None:
+    vectors = SteeringVectors(site="mlp_output", tokens="prompt").shaped(2, 2)
+    vectors.set_vectors(torch.ones(2, 2))
+    _, rest = make_arms({"s": vectors}, [], [1])
+    assert isinstance(rest.steering, SteeringVectors)
+    assert (rest.steering.site, rest.steering.tokens) == ("mlp_output", "prompt")
+    assert rest.steering.vectors.tolist() == [[1, 1], [0, 0]]
+
+
+def test_arms_of_the_same_name_are_told_apart() -> None:
+    """By what they hold, where it acts, and by how much: no evaluation goes on as another one."""
+    plain = SteeringVectors().shaped(2, 2)
+    plain.set_vectors(torch.ones(2, 2))
+    others: list[Steering] = [SteeringVectors().shaped(2, 2), AdaptiveVectors().shaped(2, 2)]
+    others.append(SteeringVectors(tokens="prompt").shaped(2, 2))
+    for vectors in others[1:]:
+        vectors.set_vectors(torch.ones(2, 2))  # type: ignore[attr-defined]
+    arms = [make_arms({"s": steering}, [0.5], None)[1] for steering in (plain, *others)]
+    arms.append(make_arms({"s": plain}, [0.5000001], None)[1])
+    assert {arm.name for arm in arms} == {"s x 0.5"}
+    assert len({arm.facts for arm in arms}) == 5
+    assert make_arms({"s": plain}, [0.5], None)[1].facts == arms[0].facts
+
+
+def test_files_are_named_by_what_tells_them_apart(tmp_path: Path) -> None:
+    for name in ("base.safetensors", "one.safetensors", "run-1/steering_vectors.safetensors"):
+        save_vectors(torch.ones(2, 2), tmp_path / name, base_model="b")
+    path = {name: str(tmp_path / name) for name in ("base.safetensors", "one.safetensors", "run-1")}
+    assert list(load_files([path["run-1"]])) == ["steered"]
+    assert list(load_files([path["run-1"], path["one.safetensors"]])) == ["run-1", "one"]
+    both = [path["base.safetensors"], path["one.safetensors"]]
+    assert list(load_files(both)) == both, "`base` is the name of the base"
+
+
+def test_results_that_do_not_fit_the_base_are_named(tmp_path: Path) -> None:
+    policy = Policy(save_tiny(tmp_path, "llama"))
+    (tmp_path / "model.safetensors").unlink()
+    vectors = SteeringVectors().shaped(2, 3)
+    with pytest.raises(ConfigError, match=r"vectors = 's': does not fit .*width 2.*has width 32"):
+        check_fit({"s": vectors}, policy)
+    tuned = FullFinetune()
+    tuned.build(tiny_model("qwen2"))  # with biases, which this base has not
+    with pytest.raises(ConfigError, match=r"vectors = 't': does not fit .*q_proj\.bias"):
+        check_fit({"s": SteeringVectors().shaped(32, 3), "t": tuned}, policy)
 
 
 def test_the_table_shows_the_difference_to_the_base() -> None:
@@ -195,8 +258,12 @@ def test_the_table_shows_the_difference_to_the_base() -> None:
     json.dumps(rows, allow_nan=False)
     text = as_text(rows)
     assert "b (4 problems)" in text
-    assert "62.5 [" in text
-    assert "12.0 [12.0, 12.0]" in text
+    head, first, second = text.splitlines()[1:]
+    assert head.split() == ["avg@1", "avg@2", "against", "base", "length"]
+    assert first.split()[:3] == ["base", "25.0", "[0.0,"]
+    assert second.split()[:3] == ["steered", "-", "62.5"]
+    assert "  +37.5 [" in second, "of a base that is sampled once"
+    assert "12.0 [12.0, 12.0]" in second
 
 
 @pytest.mark.parametrize(
@@ -249,16 +316,8 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
     store = Store(tmp_path / "e")
     store.open({"seed": 0}, overwrite=False)
     store.open({"seed": 0}, overwrite=False)
-    with pytest.raises(ConfigError, match="another seed: 0; now 1"):
+    with pytest.raises(ConfigError, match="other seed: 0; now 1"):
         store.open({"seed": 1}, overwrite=False)
     (tmp_path / "e/settings.json").write_text("{")
     with pytest.raises(ConfigError, match=r"settings\.json': is damaged"):
         store.open({"seed": 0}, overwrite=False)
-
-
-def test_vectors_of_another_place_are_not_compared_yet(tmp_path: Path) -> None:
-    path = tmp_path / "v.safetensors"
-    vectors = SteeringVectors(tokens="completion").shaped(2, 4)
-    vectors.save(path, base_model="b")
-    with pytest.raises(ConfigError, match=r"vectors = .*must hold vectors for the output of lay"):
-        load_files([str(path)])

@@ -247,6 +247,7 @@ def description(**changes: object) -> dict[str, object]:
     up, down = [["$x$", 0.25, 0.75]], [["日", 0.5, 0.125], ["b", 0.5, 0.49999]]
     first = {"num_prompts": 2, "kl": 0.5, "up": up, "down": down}
     fixed = {"base_model": "b", "step": 3, "width": 8, "num_layers": 9, "final_norm": True}
+    fixed |= {"site": "layer_output", "tokens": "all"}
     own = {"layers": [layer], "cosines": [[1.0]], "singular_values": [12.0], "stable_rank": 1.0}
     return {**fixed, **own, "first_token": first, **changes}
 
@@ -254,6 +255,8 @@ def description(**changes: object) -> dict[str, object]:
 def test_the_tables_are_aligned_and_printable() -> None:
     text = as_text(description())
     assert text.splitlines()[0] == "b: 1 vectors of width 8, of 9 decoder layers, after step 3"
+    elsewhere = as_text(description(site="mlp_output", tokens="prompt"))
+    assert "9 decoder layers, at mlp_output, for prompt tokens alone, after step 3" in elsewhere
     assert "layer   norm  stream (rms)  norm / stream" in text
     assert "    4  12.00         3.000           25 %" in text
     assert 'top tokens by dot, behind the final norm\n4  "\\x1b[2J" " $a$"' in text

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from steer_lightning import ConfigError, load_vectors, save_vectors
-from steer_lightning.steering import SteeringVectors
+from steer_lightning.steering import LoRA, SteeringVectors, find_result, find_vectors
 
 GOOD = {
     "format_version": "1",
@@ -116,3 +116,21 @@ except OSError as error:
     assert done.stdout.startswith("refused"), done.stdout + done.stderr
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_runs_result_is_found_whatever_was_trained(tmp_path: Path) -> None:
+    adapter = tmp_path / "run-1" / LoRA.file_name
+    with pytest.raises(ConfigError, match=r"run-1': there is no such file"):
+        find_result(adapter.parent)
+    adapter.mkdir(parents=True)
+    (adapter / "adapter_config.json").write_text("{}")
+    assert find_result(adapter.parent) == find_result(adapter) == adapter
+    with pytest.raises(ConfigError, match=r"holds no steering_vectors\.safetensors\."):
+        find_vectors(adapter.parent)
+    path = tmp_path / "run-1" / SteeringVectors.file_name
+    save_vectors(torch.ones(2, 2), path, base_model="b")
+    assert find_vectors(path.parent) == find_result(path) == path
+    with pytest.raises(ConfigError, match=r"holds steering_vectors\.safetensors and lora_adapter"):
+        find_result(path.parent)
+    with pytest.raises(ConfigError, match=r"holds no steering_vectors.* or weight_changes"):
+        find_result(tmp_path)
