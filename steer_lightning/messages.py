@@ -197,6 +197,8 @@ def _missing_option(
     key: str, found: re.Match[str], classes: Sequence[str], options: Sequence[str]
 ) -> ConfigError:
     name = re.sub(r"^(fit|validate|test)\.", "", found[1])
+    if key != "configuration":  # of the class that stands there
+        name = f"{key}.init_args.{name}"
     fix = f"Set it by --{name}, or in the YAML of --config FILE"
     return ConfigError(name, None, rule="must be set", fix=fix)
 
@@ -204,7 +206,7 @@ def _missing_option(
 _PATTERNS = {
     r"does not accept option '([^']+)'": _unknown_option,
     r"unrecognized arguments: (\S+)": _unknown_option,
-    r"arguments are required: ([\w.]+)": _missing_option,
+    r"arguments are required: (\w+(?:\.\w+)*)": _missing_option,
     r"Option '([^']+)' is not accepted": _unknown_argument,
     r"module '([\w.]+)' has no attribute '(\w+)'": _unknown_name,
     r"No module named '([\w.]+)'": _unknown_module,

@@ -1,4 +1,4 @@
-"""Gradient clips and the learning-rate schedule."""
+"""Optimizers, gradient clips and the learning-rate schedule."""
 
 from __future__ import annotations
 
@@ -19,6 +19,40 @@ OptimizerFactory = Callable[[Any], torch.optim.Optimizer]
 def default_optimizer(parameters: Any) -> torch.optim.Optimizer:
     """AdamW without weight decay, which would pull the vectors back to zero."""
     return torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.0)
+
+
+class AdamWByKind(torch.optim.AdamW):
+    """AdamW whose learning rate is looked up by what is trained.
+
+    For configurations composed of parts: the part of a model holds its rates, the part that says
+    what is trained names its kind, and they can't be paired wrongly, in whatever order they come.
+
+    Args:
+        params: As torch takes them.
+        kind: Class that is trained, such as `LoRA`; another one in `model.steering` is refused
+            before the model loads.
+        rates: Learning rate of each kind.
+        weight_decay: As torch takes it; it pulls what is trained to the base.
+
+    Attributes:
+        kind: As given.
+
+    Raises:
+        ConfigError: If there is no rate for the kind.
+    """
+
+    def __init__(
+        self, params: Any, kind: str, rates: dict[str, float], weight_decay: float
+    ) -> None:
+        if kind not in rates:
+            raise ConfigError(
+                "model.optimizer.init_args.kind",
+                kind,
+                rule=f"model.optimizer.init_args.rates are of {', '.join(rates) or 'nothing'}",
+                fix="Add its rate, or take torch.optim.AdamW with an lr",
+            )
+        super().__init__(params, lr=rates[kind], weight_decay=weight_decay)
+        self.kind = kind
 
 
 class NormClip(nn.Module):
@@ -148,16 +182,21 @@ def check_optimizer(
         device: Where it will be.
 
     Raises:
-        ConfigError: If its arguments are refused, its step needs a closure, it has no kernel for
-            the device, or an 8-bit one would silently keep 32-bit state.
+        ConfigError: If its arguments are refused, its rate is of another kind, its step needs a
+            closure, it has no kernel for the device, or an 8-bit one would silently keep 32-bit
+            state.
     """
     # the smallest parameter is the first whose state an 8-bit optimizer keeps in 32 bits
     name, least = min(trained.named_parameters(), key=lambda item: item[1].numel())
     weight = nn.Parameter(torch.zeros(least.shape, device=device))
     try:
         optimizer = factory([weight])
+    except ConfigError:
+        raise
     except (ValueError, TypeError) as error:
         raise ConfigError("model.optimizer", UNKNOWN, rule=str(error).rstrip(".")) from error
+    if isinstance(optimizer, AdamWByKind):
+        _check_kind(optimizer, type(trained).__name__)
     kind = type(optimizer).__name__
     closure = inspect.signature(type(optimizer).step).parameters.get("closure")
     if closure is not None and closure.default is inspect.Parameter.empty:
@@ -180,6 +219,17 @@ def check_optimizer(
             fix="Use torch.optim.AdamW, which runs everywhere; the state of the vectors is small",
         ) from error
     _check_8bit(optimizer, f"{name} of model.steering = {type(trained).__name__}", weight.numel())
+
+
+def _check_kind(optimizer: AdamWByKind, trained: str) -> None:
+    if optimizer.kind != trained:
+        raise ConfigError(
+            "model.optimizer.init_args.kind",
+            optimizer.kind,
+            rule=f"must be what is trained, model.steering = {trained}",
+            why="Its learning rate is of another kind",
+            fix=f"Set it to {trained}",
+        )
 
 
 def _check_8bit(optimizer: torch.optim.Optimizer, what: str, num_elements: int) -> None:

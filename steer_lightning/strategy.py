@@ -49,6 +49,7 @@ class SteeringStrategy(ParallelStrategy):
     restore_checkpoint_after_setup = False
 
     connect_minutes: float
+    shards = False  # whether a process holds a part of the base alone, known before it is connected
     agreed: Any = None
     _told: Any = None
     _peers: PeerWatch | None = None
@@ -157,6 +158,8 @@ class SteeringFSDP2(SteeringStrategy, ModelParallelStrategy):
         ConfigError: If the processes do not divide into groups of `shard_size`.
     """
 
+    shards = True
+
     def __init__(
         self,
         shard_size: int | None = None,
@@ -206,6 +209,8 @@ class SteeringFSDP(SteeringStrategy, FSDPStrategy):
         process_group_backend: As in Lightning; null takes NCCL on GPUs, gloo on CPUs.
         kwargs: Further arguments of Lightning's `FSDPStrategy`.
     """
+
+    shards = True
 
     def __init__(
         self,

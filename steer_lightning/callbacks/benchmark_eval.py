@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import lightning as L
@@ -46,7 +46,8 @@ class BenchmarkEval(Callback):
             default: the data module's validation problems, as `validation`.
         every_n_steps: Steps between evaluations; 0 evaluates at the start and the end alone.
         sampling: How problems are answered; `group_size` completions each, accuracy is their mean
-            (avg@k).
+            (avg@k). Null takes `model.eval_sampling`, and of each problem as many completions as
+            its source names: AIME and AMC name 32.
         verifier: What counts as right; default: `MathReward`.
         batch_size: Problems answered at once.
 
@@ -59,7 +60,7 @@ class BenchmarkEval(Callback):
         self,
         benchmarks: dict[str, Source] | None = None,
         every_n_steps: int = 0,
-        sampling: Sampling = Sampling(group_size=1),  # noqa: B008  # frozen
+        sampling: Sampling | None = None,
         verifier: Reward | None = None,
         batch_size: int = 256,
     ) -> None:
@@ -84,12 +85,14 @@ class BenchmarkEval(Callback):
         self.batch_size = batch_size
         self.results: list[Result] = []
         self._prompts: dict[str, list[Prompt]] = {}
+        self._samplings: dict[str, Sampling] = {}
 
     @property
     def state_key(self) -> str:
         """Tells several of them apart in a checkpoint."""
         names = sorted(self.benchmarks or ["validation"])
-        return self._generate_state_key(benchmarks=names, sampling=asdict(self.sampling))
+        sampling = None if self.sampling is None else asdict(self.sampling)
+        return self._generate_state_key(benchmarks=names, sampling=sampling)
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Loads the problems, before the model is loaded."""
@@ -120,9 +123,17 @@ class BenchmarkEval(Callback):
         self._prompts = {name: datamodule.make_prompts(source) for name, source in sources.items()}
         verifier = WeightedReward(reward=self.verifier)
         self._judge = RewardSum([verifier], pl_module.reward_pool)
-        key = "BenchmarkEval.sampling.max_new_tokens"
-        for prompts in self._prompts.values():
-            pl_module.policy.check_length(prompts, self.sampling.max_new_tokens, key)
+        for name, prompts in self._prompts.items():
+            found = self._sampling_of(sources[name], pl_module.eval_sampling)
+            key = "model.eval_sampling" if self.sampling is None else "BenchmarkEval.sampling"
+            pl_module.policy.check_length(prompts, found.max_new_tokens, f"{key}.max_new_tokens")
+            self._samplings[name] = found
+
+    def _sampling_of(self, source: Source, of_module: Sampling) -> Sampling:
+        if self.sampling is not None:
+            return self.sampling
+        size = getattr(source, "num_samples", of_module.group_size)
+        return replace(of_module, group_size=size)
 
     def _refuse_doubles(self, trainer: L.Trainer, names: set[str]) -> None:
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
@@ -224,6 +235,11 @@ class BenchmarkEval(Callback):
             for start in tqdm(starts, desc=f"evaluating {name}", leave=False, disable=quiet):
                 batch = prompts[start : start + self.batch_size]
                 evaluate_batch(
-                    metrics, module.engine, batch, self.sampling, self._judge, module.seed
+                    metrics,
+                    module.engine,
+                    batch,
+                    self._samplings[name],
+                    self._judge,
+                    module.seed,
                 )
         return metrics.result()

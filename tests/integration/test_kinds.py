@@ -43,6 +43,5 @@ def test_a_run_goes_on_exactly_and_two_processes_are_one(
         torch.testing.assert_close(two[name], whole[name], rtol=1e-3, atol=1e-4)
     if kind == "LoRA":
         done = run(config, "--trainer.devices=2", "--trainer.strategy=fsdp2", "--ckpt_path=new")
-        # Lightning's launcher kills the first process if it learns of the other's end before
-        assert done.returncode in (2, -9)
-        assert "model.steering = 'LoRA': can't be trained with trainer.strategy" in done.stderr
+        assert done.returncode == 2  # before there is a second process
+        assert done.stderr.count("model.steering = 'LoRA': can't be trained with") == 1

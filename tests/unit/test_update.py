@@ -12,6 +12,7 @@ from torch import nn
 from steer_lightning import ConfigError
 from steer_lightning.microbatches import micro_batches
 from steer_lightning.optim import (
+    AdamWByKind,
     NormClip,
     RunningNormClip,
     Schedule,
@@ -19,7 +20,7 @@ from steer_lightning.optim import (
     state_facts,
 )
 from steer_lightning.rollout import GenerateEngine, Sampling
-from steer_lightning.steering import SteeringVectors
+from steer_lightning.steering import LowRankVectors, SteeringVectors
 from steer_lightning.testing import make_prompts, tiny_policy
 
 NAN = float("nan")
@@ -168,3 +169,23 @@ def test_an_optimizer_without_a_kernel_is_named_with_the_alternative() -> None:
     # one of bitsandbytes' own that can't step on a CPU
     with pytest.raises(ConfigError, match=r"AdEMAMix32bit.*no step on cpu.*torch.optim.AdamW"):
         check_optimizer(bnb.optim.AdEMAMix32bit, vectors, CPU)
+
+
+def test_the_rate_is_that_of_the_kind() -> None:
+    rates = {"SteeringVectors": 0.25, "LowRankVectors": 0.5}
+    weight = nn.Parameter(torch.zeros(3))
+    optimizer = AdamWByKind([weight], kind="LowRankVectors", rates=rates, weight_decay=0.0)
+    weight.grad = torch.tensor([1.0, -100.0, 0.0])
+    optimizer.step()
+    torch.testing.assert_close(weight.detach(), torch.tensor([-0.5, 0.5, 0.0]))
+    make = partial(AdamWByKind, rates=rates, weight_decay=0.0)
+    with pytest.raises(ConfigError, match=r"kind = 'LoRA'.*SteeringVectors, LowRankVectors"):
+        make([weight], kind="LoRA")
+    vectors = SteeringVectors().shaped(width=4, num_layers=2)
+    check_optimizer(partial(make, kind="SteeringVectors"), vectors, torch.device("cpu"))
+    with pytest.raises(ConfigError, match=r"'LowRankVectors'.*model\.steering = SteeringVectors"):
+        check_optimizer(partial(make, kind="LowRankVectors"), vectors, torch.device("cpu"))
+    mixed = LowRankVectors(rank=1).shaped(width=4, num_layers=2)
+    check_optimizer(partial(make, kind="LowRankVectors"), mixed, torch.device("cpu"))
+    with pytest.raises(ConfigError, match=r"init_args\.kind = 'LoRA'"):
+        check_optimizer(partial(make, kind="LoRA"), mixed, torch.device("cpu"))
