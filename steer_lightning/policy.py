@@ -140,21 +140,6 @@ class Policy(nn.Module):
                 fix=f"Set it to {max(1, known - longest)} or less, or data.max_prompt_tokens lower",
             )
 
-    def check_sharding(self, shards: bool) -> None:
-        """Raises a ConfigError if what is trained can't be, where the base is sharded.
-
-        Args:
-            shards: Whether each process holds a part of the base alone.
-        """
-        if shards and not self.steering.beside_base:
-            raise ConfigError(
-                "model.steering",
-                type(self.steering).__name__,
-                rule="can't be trained with trainer.strategy: fsdp or fsdp2",
-                why="It changes weights, of which each process holds a part alone",
-                fix="Set trainer.strategy: ddp, or train vectors",
-            )
-
     def prepare(self) -> None:
         """Makes what is trained, from the base's configuration alone.
 
@@ -175,7 +160,7 @@ class Policy(nn.Module):
         if self.model is not None:
             return
         self.sharding = sharding or Sharding()
-        self.check_sharding(self.sharding.shards)
+        self.steering.check_sharding(self.sharding.shards)
         self.prepare()
         self.adopt(self.sharding.build(self._load_base, self.empty_base, self._find_layers))
 

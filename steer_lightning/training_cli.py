@@ -256,7 +256,9 @@ class SteeringCLI(LightningCLI):
         strategy, config = self.trainer.strategy, self.config_init[self.config.subcommand]
         if not isinstance(strategy, SteeringStrategy):
             return
-        self.model.policy.check_sharding(strategy.shards)  # before there are other processes
+        self.model.policy.steering.check_sharding(
+            strategy.shards
+        )  # before there are other processes
         if is_first_process():
             folder = self.trainer.default_root_dir
             strategy.tell({"folder": folder, "ckpt_path": config.get("ckpt_path")})

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from steer_lightning.errors import ConfigError
+
 Batches = Iterable[tuple[torch.Tensor, torch.Tensor]]
 """Prompts (B, T) int64, right-padded, with masks (B, T), 0 where padded."""
 
@@ -125,6 +127,21 @@ class Steering(nn.Module, ABC):
     def base_name(self, name: str) -> str | None:
         """Name that a tensor of the model's state dict has in the base; None if it is not in it."""
         return name
+
+    def check_sharding(self, shards: bool) -> None:
+        """Raises a ConfigError if what is trained can't be, where the base is sharded.
+
+        Args:
+            shards: Whether each process holds a part of the base alone.
+        """
+        if shards and not self.beside_base:
+            raise ConfigError(
+                "model.steering",
+                type(self).__name__,
+                rule="can't be trained with trainer.strategy: fsdp or fsdp2",
+                why="It changes weights, of which each process holds a part alone",
+                fix="Set trainer.strategy: ddp, or train vectors",
+            )
 
     def measure(self, model: nn.Module, batches: Batches) -> None:
         """Looks once at the first prompts, the model being at scale 0, before any training."""
