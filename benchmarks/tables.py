@@ -172,6 +172,29 @@ def algorithms(result: Result) -> str:
     return table(["", "accuracy before", f"after {result['runs'][0]['steps']} steps", "time"], rows)
 
 
+def claim(result: Result) -> str:
+    """A line for each arm, over its seeds."""
+    rows = []
+    for name in dict.fromkeys(run["arm"] for run in result["runs"]):
+        runs = [run for run in result["runs"] if run["arm"] == name]
+        after = [run["after"] for run in runs]
+        rate = result["rates"].get(name)
+        rows.append(
+            [
+                name,
+                "" if rate is None else f"{rate:g}",
+                f"{runs[0]['trained']:,}",
+                f"{runs[0]['optimizer_bytes']:,}",
+                f"{sum(after) / len(after):.1%}",
+                f"{min(after):.1%} to {max(after):.1%}",
+                f"{result['recovered_by'][name]:.0%}",
+                f"{sum(run['seconds'] for run in runs) / len(runs):.0f} s",
+            ]
+        )
+    head = ["", "learning rate", "trained numbers", "optimizer, bytes", "accuracy after"]
+    return table([*head, "over the seeds", "of full fine-tuning's gain", "time"], rows)
+
+
 MAKERS: dict[str, Callable[[Result], str]] = {
     "rl_step": rl_step,
     "rollout": rollout,
@@ -182,6 +205,7 @@ MAKERS: dict[str, Callable[[Result], str]] = {
     "footprint": footprint,
     "eight_bit": eight_bit,
     "algorithms": algorithms,
+    "claim": claim,
 }
 
 

@@ -59,3 +59,34 @@ def test_our_side_of_a_step_takes_its_turns(root: Path) -> None:
         assert 0 < step["limit"] < step["step"]
         assert step["tokens"] > 16
     assert len(done.stdout.splitlines()) == 2
+
+
+def test_the_shares_of_the_claim_by_hand(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(root / "benchmarks"))
+    import claim
+
+    runs = [
+        {"arm": claim.STEERING, "before": 0.2, "after": 0.8},
+        {"arm": claim.STEERING, "before": 0.4, "after": 0.8},
+        {"arm": claim.FULL, "before": 0.2, "after": 1.0},
+        {"arm": claim.FULL, "before": 0.4, "after": 0.8},
+    ]
+    assert claim.gains(runs) == pytest.approx({claim.STEERING: 0.5, claim.FULL: 0.6})
+
+
+@pytest.mark.slow
+def test_the_claim_in_two_steps(root: Path, tmp_path: Path) -> None:
+    command = [sys.executable, str(root / "benchmarks/claim.py"), "--quick", "--steps=2"]
+    command += ["--threads=1", "--jobs=2", f"--json={tmp_path}/claim.json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "claim.json").read_text())
+    arms = {run["arm"]: run for run in result["runs"]}
+    assert len(arms) == 10
+    assert arms["training-free vectors"]["trained"] == 0
+    assert arms["steering vectors"]["trained"] == 4 * arms["layer 2 alone"]["trained"] == 4 * 192
+    full = arms["full fine-tuning"]
+    steered = arms["steering vectors"]
+    gain, most = (x["after"] - x["before"] for x in (steered, full))
+    assert result["recovered"] == (pytest.approx(gain / most) if most else None)
+    assert (tmp_path / "claim.png").stat().st_size > 10_000

@@ -1,0 +1,211 @@
+"""The claim in miniature: how much of full fine-tuning's gain do a few vectors recover?
+
+    python benchmarks/claim.py             # three seeds
+    python benchmarks/claim.py --quick     # one seed
+    python benchmarks/claim.py --jobs 8    # so many runs at a time, of --threads threads each
+
+The quickstart, its model, data, steps and everything else as they are, with each kind of what is
+trained; and vectors that are not trained at all. Accuracy is that on 512 problems which no run has
+seen. `recovered` is the share of full fine-tuning's gain that steering vectors reach, both gains
+being means over the seeds. Seconds are those of the whole command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from common import ROOT, summary, write_json
+from matplotlib.figure import Figure
+
+KINDS = "steer_lightning.steering"
+STEERING, FULL, TRAINING_FREE = "steering vectors", "full fine-tuning", "training-free vectors"
+LAYERS = range(4)
+Run = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What is trained, and how fast.
+
+    The rates were chosen among two or three on another seed, 100; none was chosen finely.
+    """
+
+    kind: str
+    rate: float
+    settings: tuple[str, ...] = ()
+
+    @property
+    def words(self) -> list[str]:
+        """For the command line."""
+        words = [
+            f"--model.steering={KINDS}.{self.kind}",
+            f"--model.optimizer.init_args.lr={self.rate}",
+        ]
+        return [*words, *(f"--model.steering.init_args.{setting}" for setting in self.settings)]
+
+
+ARMS = {
+    STEERING: Arm("SteeringVectors", 0.02),
+    "low-rank, rank 1": Arm("LowRankVectors", 0.02, ("rank=1",)),
+    "LoRA, rank 4": Arm("LoRA", 0.003, ("rank=4",)),
+    "LoRA, rank 1 on down_proj": Arm("LoRA", 0.01, ("rank=1", "target_modules=[down_proj]")),
+    FULL: Arm("FullFinetune", 0.0003),
+    **{f"layer {k} alone": Arm("SteeringVectors", 0.02, (f"layers=[{k}]",)) for k in LAYERS},
+}
+
+
+def command(folder: Path, threads: int, *words: str) -> float:
+    """Runs the real command line; returns its seconds."""
+    start = time.perf_counter()
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    done = subprocess.run(
+        [sys.executable, "-m", "steer_lightning", *words],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        sys.exit(f"{' '.join(words)}\n{done.stderr}")
+    return time.perf_counter() - start
+
+
+def train(name: str, seed: int, args: argparse.Namespace, folder: Path) -> Run:
+    """One run of one arm."""
+    words = [f"--config={ROOT / 'configs/quickstart.yaml'}", *ARMS[name].words]
+    words += [f"--trainer.default_root_dir={folder}", f"--seed_everything={seed}"]
+    words += ["--trainer.enable_progress_bar=false"]
+    words += [f"--trainer.max_steps={args.steps}"] if args.steps else []
+    seconds = command(ROOT, args.threads, "fit", *words)
+    facts = summary(folder / "run-1")
+    return {
+        "arm": name,
+        "seed": seed,
+        "before": facts["accuracy_before"]["arithmetic"],
+        "after": facts["accuracy_after"]["arithmetic"],
+        "trained": facts["trained_parameters"],
+        "optimizer_bytes": facts["optimizer"]["state_bytes"],
+        "seconds": seconds,
+    }
+
+
+def find(name: str, seed: int, args: argparse.Namespace, folder: Path) -> Run:
+    """Training-free vectors: the difference of means, with the scale found on training problems."""
+    words = [f"--config={ROOT / 'configs/quickstart.yaml'}", f"--seed_everything={seed}"]
+    words += ["--num_prompts=32", "--num_held_out=32"] if args.steps else []
+    seconds = command(ROOT, args.threads, "difference", *words, f"--output={folder}")
+    file = folder / "steering_vectors.safetensors"
+    words = [f"--config={ROOT / 'configs/evaluate/quickstart.yaml'}", f"--vectors={file}"]
+    words += ["--benchmarks.arithmetic.init_args.num_problems=512", "--sampling.group_size=1"]
+    words += ["--scales=[1.0]", f"--seed={seed}", f"--output={folder / 'scores'}"]
+    seconds += command(ROOT, args.threads, "evaluate", *words)
+    rows = json.loads((folder / "scores/results.json").read_text())["rows"]
+    before, after = (row["value"] for row in rows if row["metric"] == "avg@1")
+    found = {"arm": name, "seed": seed, "before": before, "after": after}
+    return {**found, "trained": 0, "optimizer_bytes": 0, "seconds": seconds}
+
+
+def run_all(args: argparse.Namespace) -> list[Run]:
+    """Every arm with every seed."""
+    tasks: list[tuple[str, int]] = [
+        (name, seed) for seed in range(args.seeds) for name in [*ARMS, TRAINING_FREE]
+    ]
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(args.jobs) as pool:
+
+        def one(task: tuple[str, int]) -> Run:
+            name, seed = task
+            make: Callable[..., Run] = find if name == TRAINING_FREE else train
+            found = make(name, seed, args, Path(folder) / f"{name} {seed}".replace(" ", "_"))
+            print(
+                f"seed {seed}  {name:<26} {found['before']:.1%} -> {found['after']:.1%}  "
+                f"{found['trained']:,} numbers  {found['seconds']:.0f} s",
+                flush=True,
+            )
+            return found
+
+        return list(pool.map(one, tasks))
+
+
+def gains(runs: Sequence[Run]) -> dict[str, float]:
+    """Of each arm, the mean over the seeds."""
+    names = dict.fromkeys(run["arm"] for run in runs)
+    return {
+        name: statistics.fmean(run["after"] - run["before"] for run in runs if run["arm"] == name)
+        for name in names
+    }
+
+
+def draw(runs: Sequence[Run], path: Path) -> None:
+    """Accuracy against how many numbers are trained."""
+    figure = Figure(figsize=(9, 5), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    for name in gains(runs):
+        mine = [run for run in runs if run["arm"] == name]
+        across = [max(run["trained"], 1) for run in mine]
+        (dots,) = axes.plot(across, [100 * run["after"] for run in mine], "o", alpha=0.7)
+        mean = statistics.fmean(100 * run["after"] for run in mine)
+        label = f"{name} (0 trained)" if name == TRAINING_FREE else name
+        axes.annotate(
+            label,
+            (across[0], mean),
+            xytext=(7, -3),
+            textcoords="offset points",
+            fontsize=8,
+            color=dots.get_color(),
+        )
+    before = statistics.fmean(100 * run["before"] for run in runs)
+    axes.axhline(before, color="gray", linestyle="--", linewidth=1)
+    axes.annotate("base", (1, before), xytext=(2, 4), textcoords="offset points", fontsize=8)
+    axes.set_xscale("log")
+    axes.set_xlim(0.7, 4e7)
+    axes.set_xlabel("trained numbers")
+    axes.set_ylabel("accuracy after, %")
+    axes.grid(alpha=0.3)
+    figure.savefig(path)
+
+
+def main() -> None:
+    """Runs, prints and saves."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seeds", type=int, default=3, help="how many, from 0 on")
+    parser.add_argument("--quick", action="store_true", help="one seed")
+    parser.add_argument("--steps", type=int, default=0, help="of each run; 0: the quickstart's own")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    parser.add_argument("--threads", type=int, default=2, help="of each run")
+    results = ROOT / "benchmarks/results/claim.json"
+    parser.add_argument("--json", type=Path, default=results, help="file for the results")
+    args = parser.parse_args()
+    args.seeds = 1 if args.quick else args.seeds
+    runs = run_all(args)
+    found = gains(runs)
+    recovered = {name: gain / found[FULL] for name, gain in found.items()} if found[FULL] else {}
+    result = {
+        "recovered": recovered.get(STEERING),
+        "recovered_by": recovered,
+        "rates": {name: arm.rate for name, arm in ARMS.items()},
+        "runs": runs,
+    }
+    for name, gain in found.items():
+        share = f"{recovered[name]:.0%} of full fine-tuning's" if recovered else ""
+        print(f"{name:<26} {100 * gain:+.1f} points  {share}")
+    write_json(args.json, result)
+    draw(runs, args.json.with_suffix(".png"))
+
+
+if __name__ == "__main__":
+    main()
