@@ -200,4 +200,5 @@ def in_units(vectors: torch.Tensor, units: torch.Tensor) -> torch.Tensor:
             why="They are the same texts: what they are worth does not depend on them",
             fix="Check model.rewards, and model.sampling.temperature",
         )
-    return vectors / size
+    scaled: torch.Tensor = vectors / size
+    return scaled
