@@ -6,7 +6,7 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ class Settings:
 
     Attributes:
         num_prompts: Training prompts whose completions the difference is of.
+        num_tokens: First tokens of each completion that are read; null reads all.
         num_held_out: Further training prompts, on which the scale is found.
         scales: Sizes to try, 1 being as long as a typical state in the mean over layers; 0, the
             base, is always tried.
@@ -44,6 +45,7 @@ class Settings:
     """
 
     num_prompts: int = 512
+    num_tokens: int | None = None
     num_held_out: int = 256
     scales: list[float] | None = None
     output: str | None = None
@@ -51,14 +53,15 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Raises a ConfigError for a number out of range."""
-        for key in ("num_prompts", "num_held_out"):
-            if getattr(self, key) < 1:
-                raise ConfigError(key, getattr(self, key), rule="must be at least 1")
+        for key in ("num_prompts", "num_tokens", "num_held_out"):
+            value = getattr(self, key)
+            if value is not None and value < 1:
+                raise ConfigError(key, value, rule="must be at least 1")
         if self.scales is not None and not all(map(math.isfinite, self.scales)):
             raise ConfigError("scales", self.scales, rule="must be finite")
 
 
-SCALES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6)
+SCALES = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6)
 
 
 class Difference:
@@ -191,7 +194,7 @@ class Difference:
             yield prompts[start : start + self.data.batch_size]
 
     def _difference(self, prompts: Sequence[Prompt]) -> MeanDifference:
-        module, found = self.module, MeanDifference()
+        module, found = self.module, MeanDifference(self.settings.num_tokens)
         with tqdm(total=len(prompts), unit="prompt", desc="sampling and reading") as bar:
             for batch in self._batches(prompts):
                 sampled = sample_round(
@@ -348,8 +351,7 @@ def run(words: Sequence[str]) -> None:
         "right and wrong completions. Takes the configuration of fit.",
         also=_add_configuration,
     )
-    names = ("num_prompts", "num_held_out", "scales", "output", "overwrite")
-    settings = Settings(**{name: options[name] for name in names})
+    settings = Settings(**{field.name: options[field.name] for field in fields(Settings)})
     trainer = options["trainer"]
     folder = settings.output or Path(trainer.get("default_root_dir") or "runs") / "difference"
     job = Difference(options["model"], options["data"], settings, Path(folder), device_of(trainer))

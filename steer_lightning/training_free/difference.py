@@ -31,6 +31,9 @@ class MeanDifference:
     threshold. Prompts whose rewards are all equal, and completions without a score, count for
     nothing. Batches add up.
 
+    Args:
+        num_tokens: First tokens of each completion that are read; null reads all.
+
     Attributes:
         num_prompts: Added so far.
         num_completions: Of them.
@@ -38,7 +41,8 @@ class MeanDifference:
         num_contrasts: Prompts that have better completions and worse ones.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, num_tokens: int | None = None) -> None:
+        self.num_tokens = num_tokens
         self.num_prompts = self.num_completions = self.num_unscored = self.num_contrasts = 0
         self._reward_sum = self._weight = 0.0
         self._sum: torch.Tensor | float = 0.0
@@ -114,31 +118,38 @@ class MeanDifference:
         rows = advantages.nonzero().squeeze(1)
         with policy.at_scale(0.0):
             for part in micro_batches(rollouts, rows, max_tokens, policy.pad_token_id):
-                self.add(mean_states(policy, part), advantages[part.rows])
+                states = mean_states(policy, part, self.num_tokens)
+                self.add(states, advantages[part.rows])
 
 
 def difference_of_means(
-    policy: Policy, rollouts: Rollouts, rewards: torch.Tensor, max_tokens: int = 16384
+    policy: Policy,
+    rollouts: Rollouts,
+    rewards: torch.Tensor,
+    *,
+    num_tokens: int | None = None,
+    max_tokens: int = 16384,
 ) -> torch.Tensor:
-    """The vectors (L, D) of a single batch; see `MeanDifference.read` for the arguments.
+    """The vectors (L, D) of a single batch; see `MeanDifference` and its `read`.
 
     Raises:
         ConfigError: If no prompt has both better and worse completions.
     """
-    found = MeanDifference()
+    found = MeanDifference(num_tokens)
     found.read(policy, rollouts, rewards, max_tokens)
     return found.vectors
 
 
-def mean_states(policy: Policy, part: MicroBatch) -> torch.Tensor:
-    """What each steered place puts out, the mean over the tokens of each completion.
+def mean_states(policy: Policy, part: MicroBatch, num_tokens: int | None = None) -> torch.Tensor:
+    """What each steered place puts out, the mean over the first tokens of each completion.
 
-    Its last token is left out: nothing is sampled behind it, and an EOS token would tell long
+    Its very last token is left out: nothing is sampled behind it, and an EOS token would tell long
     completions from short ones. A completion of one token has nothing else, and keeps it.
 
     Args:
         policy: Loaded, with `SteeringVectors`.
         part: n completions.
+        num_tokens: So many of the first; null for all.
 
     Returns:
         (L, n, D) float32.
@@ -147,7 +158,7 @@ def mean_states(policy: Policy, part: MicroBatch) -> torch.Tensor:
     assert isinstance(steering, SteeringVectors)
     places = find_sites(policy.layers, steering.layers, steering.site)
     width = part.completion_ids.shape[1]
-    counts = (part.completion_mask.sum(1, keepdim=True) - 1).clamp(min=1)  # (n, 1)
+    counts = (part.completion_mask.sum(1, keepdim=True) - 1).clamp(1, num_tokens)  # (n, 1)
     weights = ((torch.arange(width) < counts) / counts).to(policy.device)  # (n, T)
     found: dict[int, torch.Tensor] = {}
 
@@ -189,4 +200,5 @@ def in_units(vectors: torch.Tensor, units: torch.Tensor) -> torch.Tensor:
             why="They are the same texts: what they are worth does not depend on them",
             fix="Check model.rewards, and model.sampling.temperature",
         )
-    return vectors / size
+    scaled: torch.Tensor = vectors / size
+    return scaled

@@ -95,13 +95,15 @@ def made_up_rollouts() -> Rollouts:
 
 
 @pytest.mark.parametrize("architecture", ["qwen2", "gemma3", "gpt2"])
-@pytest.mark.parametrize("site", ["layer_output", "mlp_output"])
-def test_states_are_those_of_a_plain_forward_pass(architecture: str, site: str) -> None:
+@pytest.mark.parametrize(("site", "num"), [("layer_output", None), ("mlp_output", 2)])
+def test_states_are_those_of_a_plain_forward_pass(
+    architecture: str, site: str, num: int | None
+) -> None:
     policy = tiny_policy(architecture, SteeringVectors(layers=[0, 2], site=site))
     rollouts = made_up_rollouts()
     (part,) = micro_batches(rollouts, torch.arange(4), 10_000, policy.pad_token_id)
     with torch.no_grad():
-        found = mean_states(policy, part)
+        found = mean_states(policy, part, num)
     for place, n in enumerate(part.rows.tolist()):
         prompt = list(rollouts.prompts[n // 2].token_ids)
         tokens = rollouts.completion_ids[n][rollouts.completion_mask[n]].tolist()
@@ -117,7 +119,7 @@ def test_states_are_those_of_a_plain_forward_pass(architecture: str, site: str) 
                 policy.model(torch.tensor([[*prompt, *tokens]]))
             handle.remove()
             states = kept[0][0, len(prompt) :]
-            expected = states[:-1].mean(0) if len(tokens) > 1 else states[0]
+            expected = states[:-1][:num].mean(0) if len(tokens) > 1 else states[0]
             torch.testing.assert_close(found[row, place], expected, atol=1e-5, rtol=1e-4)
 
 
