@@ -134,8 +134,7 @@ def test_all_have_the_published_settings(
     for row in GRID:
         (words,) = (words for words in documented if words[-1].endswith("/" + "-".join(row)))
         check_settings(parser.parse_args(words).fit, *row)
-    *_, last = documented
-    backwards = [word for file in last[-2:0:-2] for word in ("--config", file)]
+    backwards = [word for file in documented[-1][-2:0:-2] for word in ("--config", file)]
     check_settings(parser.parse_args(["fit", *backwards]).fit, *GRID[-1])  # in any order
 
 
