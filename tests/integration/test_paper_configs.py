@@ -16,7 +16,6 @@ import pytest
 import torch
 import transformers as tf
 
-from steer_lightning import training_cli
 from steer_lightning.callbacks import benchmark_eval
 from steer_lightning.cli import main
 from steer_lightning.data import records
@@ -24,6 +23,7 @@ from steer_lightning.optim import AdamWByKind, NormClip
 from steer_lightning.rollout import Sampling
 from steer_lightning.steering import FullFinetune, LoRA, SteeringVectors, load_steering
 from steer_lightning.testing import byte_tokenizer
+from steer_lightning.training_cli import SteeringCLI
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "configs/paper"
@@ -134,17 +134,14 @@ def test_all_have_the_published_settings(
     for row in GRID:
         (words,) = (words for words in documented if words[-1].endswith("/" + "-".join(row)))
         check_settings(parser.parse_args(words).fit, *row)
-    *_, last = documented
-    backwards = [word for file in last[-2:0:-2] for word in ("--config", file)]
+    backwards = [word for file in documented[-1][-2:0:-2] for word in ("--config", file)]
     check_settings(parser.parse_args(["fit", *backwards]).fit, *GRID[-1])  # in any order
 
 
 def the_parser(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Any:
     """That of the command line, made once."""
     made: list[Any] = []
-    monkeypatch.setattr(
-        training_cli.SteeringCLI, "_run_subcommand", lambda cli, name: made.append(cli.parser)
-    )
+    monkeypatch.setattr(SteeringCLI, "_run_subcommand", lambda cli, name: made.append(cli.parser))
     root = f"--trainer.default_root_dir={folder}"
     assert main(["fit", "--config", str(ROOT / "configs/quickstart.yaml"), root]) == 0
     return made[0]
@@ -275,14 +272,21 @@ def local_rows(name: str, *, config: str | None, split: str, revision: str | Non
     return records.read_file(path)
 
 
+COVERING = {
+    ("qwen2.5-1.5b", "gsm8k", "steering"),
+    ("qwen2.5-7b", "math", "lora"),
+    ("qwen2.5-14b", "deepscaler", "full"),
+    ("qwen2.5-math-1.5b", "math", "full"),
+    ("qwen2.5-math-7b", "deepscaler", "lora"),
+    ("llama-3.1-8b", "gsm8k", "full"),
+    ("llama-3.1-8b-instruct", "deepscaler", "steering"),
+}
+"""Each model, data set and kind; the others are slow tests."""
+
+
 def covering() -> list[Any]:
-    """Each model, data set and kind by default, all of them as slow tests."""
-    chosen = {
-        (model, list(DATA)[n % 3], list(KINDS)[(n + n // 3) % 3]) for n, model in enumerate(MODELS)
-    }
-    chosen.add(("qwen2.5-math-1.5b", "math", "full"))
     return [
-        pytest.param(*row, marks=[] if row in chosen else pytest.mark.slow, id="-".join(row))
+        pytest.param(*row, marks=[] if row in COVERING else pytest.mark.slow, id="-".join(row))
         for row in GRID
     ]
 
@@ -341,16 +345,16 @@ def benchmark_samplings(monkeypatch: pytest.MonkeyPatch) -> list[Sampling]:
 
 def run_step(
     words: Sequence[str], base: str, monkeypatch: pytest.MonkeyPatch, folder: Path
-) -> training_cli.SteeringCLI:
+) -> SteeringCLI:
     """Runs the real command on four problems, one batch of an epoch."""
-    made: list[training_cli.SteeringCLI] = []
-    start = training_cli.SteeringCLI._run_subcommand
+    made: list[SteeringCLI] = []
+    start = SteeringCLI._run_subcommand
 
-    def run(cli: training_cli.SteeringCLI, name: str) -> None:
+    def run(cli: SteeringCLI, name: str) -> None:
         made.append(cli)
         start(cli, name)
 
-    monkeypatch.setattr(training_cli.SteeringCLI, "_run_subcommand", run)
+    monkeypatch.setattr(SteeringCLI, "_run_subcommand", run)
     (folder / "configs").symlink_to(ROOT / "configs")
     monkeypatch.chdir(folder)
     cut = ["--data.batch_size=4", "--model.sampling.group_size=4"]
