@@ -242,7 +242,9 @@ class SteeringFSDP(SteeringStrategy, FSDPStrategy):
         FSDPStrategy.setup_environment(self)
 
     def sharding(self) -> Sharding:
-        """By flat parameter."""
+        """By flat parameter; with one process there is nothing to shard, and FSDP1 refuses."""
+        if self.world_size == 1:
+            return Sharding()
         return FlatSharding(self.root_device, self.sharding_strategy, self.kwargs)
 
 

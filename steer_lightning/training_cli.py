@@ -187,9 +187,9 @@ class SteeringCLI(LightningCLI):
         """
         config = self._get(self.config_init, "trainer")
         assert config is not None
-        several = wants_several(config["devices"], config["num_nodes"])
-        if several and config["strategy"] in STRATEGIES:
-            config["strategy"] = STRATEGIES[config["strategy"]]()
+        name, several = config["strategy"], wants_several(config["devices"], config["num_nodes"])
+        if name in STRATEGIES and (several or name != "auto"):
+            config["strategy"] = STRATEGIES[name]()
         kwargs["plugins"] = _with_whole_files(config.get("plugins"))
         if self.config.subcommand != "fit":
             return self._make_trainer(logger=False, **kwargs)
@@ -256,9 +256,8 @@ class SteeringCLI(LightningCLI):
         strategy, config = self.trainer.strategy, self.config_init[self.config.subcommand]
         if not isinstance(strategy, SteeringStrategy):
             return
-        self.model.policy.steering.check_sharding(
-            strategy.shards
-        )  # before there are other processes
+        # before there are other processes
+        self.model.policy.steering.check_sharding(strategy.shards)
         if is_first_process():
             folder = self.trainer.default_root_dir
             strategy.tell({"folder": folder, "ckpt_path": config.get("ckpt_path")})

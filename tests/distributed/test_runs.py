@@ -55,6 +55,16 @@ def assert_same_lens(run: Path, first: Path) -> None:
     assert json.loads(line)["step"] == 2
 
 
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp", "fsdp2"])
+def test_one_process_is_enough(fit: Fit, strategy: str, tmp_path: Path) -> None:
+    """As where `devices: auto` finds one GPU."""
+    for name in (strategy, "auto"):
+        ended = fit(1, name)
+        assert ended.succeeded(), ended.stderr
+    run, alone = (vectors(tmp_path / f"runs/run-{k}") for k in (1, 2))
+    torch.testing.assert_close(run, alone, atol=1e-6, rtol=0)
+
+
 def test_the_result_does_not_depend_on_the_number_of_processes(fit: Fit, tmp_path: Path) -> None:
     tries: list[tuple[int, Any, tuple[str, ...]]] = [(1, "auto", ()), (2, "auto", LIGHTNING)]
     tries += [(2, "fsdp2", ()), (2, BY_LAYER, ()), (2, "fsdp", ()), (2, ALWAYS_BY_LAYER, ())]
