@@ -17,10 +17,11 @@ from steer_lightning import save_vectors
 from steer_lightning.cli import COMMANDS, main
 from steer_lightning.strategy import SteeringStrategy
 
-EVERY = sorted((Path(__file__).parents[2] / "configs").rglob("*.yaml"))
+FOLDER = Path(__file__).parents[2] / "configs"
+EVERY = sorted(FOLDER.rglob("*.yaml"))
 EVALUATIONS = [path for path in EVERY if path.parent.name == "evaluate"]
 OTHERS = {"evaluate", "lens", "paper"}  # test_paper_configs.py has the parts of configs/paper
-CONFIGS = [path for path in EVERY if not OTHERS & set(path.parts)]
+CONFIGS = [path for path in EVERY if not OTHERS & set(path.relative_to(FOLDER).parts)]
 
 
 def test_help_lists_the_commands_without_importing_torch() -> None:
