@@ -145,7 +145,7 @@ def test_the_most_accurate_scale_is_taken() -> None:
     rows = policy.model.get_output_embeddings().weight.detach()
     letters = policy.tokenizer.convert_tokens_to_ids(list("abcdefghijklm"))
     direction = torch.zeros(3, 32)
-    direction[2] = rows[letters].mean(0) / rows[letters].mean(0).norm()
+    direction[2] = -rows[letters].mean(0) / rows[letters].mean(0).norm()
     prompts = make_prompts([f"q{k}" for k in range(12)])
     sampling = Sampling(group_size=2, max_new_tokens=4)
     trials = find_scale(
@@ -160,11 +160,11 @@ def test_the_most_accurate_scale_is_taken() -> None:
     )
     assert [trial.scale for trial in trials] == [-30.0, 0.0, 30.0]
     best = best_of(trials)
-    assert best.scale == 30.0
-    assert best.accuracy.value > trials[1].accuracy.value > trials[0].accuracy.value
+    assert best.scale == -30.0, "neither the first one tried nor the last"
+    assert best.accuracy.value > trials[1].accuracy.value > trials[2].accuracy.value
     gap = best.accuracy.value - trials[1].accuracy.value
     assert best.against_base.value == pytest.approx(gap)
-    torch.testing.assert_close(policy.steering.vectors.detach(), 30 * direction)
+    torch.testing.assert_close(policy.steering.vectors.detach(), -30 * direction)
     policy.steering.set_vectors(torch.zeros(3, 32))
     plain = engine.generate(prompts, sampling, seed=0, step=2**32 - 1)
     accuracy = np.mean([score or 0.0 for score in LETTERS(plain.completions()).total])
