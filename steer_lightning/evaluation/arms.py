@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,8 +113,8 @@ def make_arms(
     """
     arms = [Arm(name=BASE, steering=SteeringVectors())]
     for name, steering in files.items():
-        facts = f"{type(steering).__name__} {steering.facts()} "
-        facts += sha256(steering.state_dict().items())
+        content = f"{steering.facts()} {sha256(steering.state_dict().items())}"
+        facts = f"{type(steering).__name__} {hashlib.sha256(content.encode()).hexdigest()}"
         for scale in scales:
             shown = name if scale == 1 else f"{name} x {scale:g}"
             told = f"{facts} x {scale}"

@@ -289,7 +289,7 @@ class Evaluation:
                 rows.append(row_of({**place, "sample": sample}, completion, verdict))
         every = [row for share in gather_objects(rows) for row in share]
         if rank() == 0:
-            self.store.write_part(path, every)
+            self.store.write_part(path, sorted(every, key=lambda x: (x["problem"], x["sample"])))
 
     # ---- verifying and counting
 

@@ -230,6 +230,7 @@ def test_vllm_serves_what_we_steer(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert words[:3] == ["vllm", "serve", "served"]
     port = free_port()
     words += ["--port", str(port), "--max-model-len", "256", "--enforce-eager"]
+    words += ["--gpu-memory-utilization", "0.3"]  # of a CPU's memory, too
     with (tmp_path / "log").open("w") as log:
         server = subprocess.Popen(
             [vllm, *words[1:]], stdout=log, stderr=subprocess.STDOUT, start_new_session=True
@@ -243,8 +244,9 @@ def test_vllm_serves_what_we_steer(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             request |= {"ignore_eos": True, "return_token_ids": True}
             answer = ask(port, "/v1/completions", request)
         finally:
-            os.killpg(server.pid, signal.SIGTERM)
-            server.wait(60)
+            if server.poll() is None:
+                os.killpg(server.pid, signal.SIGTERM)
+                server.wait(60)
     model = AutoModelForCausalLM.from_pretrained(resolve_base("quickstart"))
     options = {"max_new_tokens": 16, "do_sample": False, "eos_token_id": None}
     plain = model.generate(torch.tensor([ids]), **options)[0, len(ids) :].tolist()
