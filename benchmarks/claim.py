@@ -155,25 +155,19 @@ def draw(runs: Sequence[Run], path: Path) -> None:
     for name in gains(runs):
         mine = [run for run in runs if run["arm"] == name]
         across = [max(run["trained"], 1) for run in mine]
-        (dots,) = axes.plot(across, [100 * run["after"] for run in mine], "o", alpha=0.7)
-        mean = statistics.fmean(100 * run["after"] for run in mine)
-        label = f"{name} (0 trained)" if name == TRAINING_FREE else name
-        axes.annotate(
-            label,
-            (across[0], mean),
-            xytext=(7, -3),
-            textcoords="offset points",
-            fontsize=8,
-            color=dots.get_color(),
-        )
+        after = [100 * run["after"] for run in mine]
+        marker = "s" if name == TRAINING_FREE else "^" if name.endswith("alone") else "o"
+        label = f"{name}, {statistics.fmean(after):.1f} %"
+        axes.plot(across, after, marker, alpha=0.7, label=label)
     before = statistics.fmean(100 * run["before"] for run in runs)
-    axes.axhline(before, color="gray", linestyle="--", linewidth=1)
-    axes.annotate("base", (1, before), xytext=(2, 4), textcoords="offset points", fontsize=8)
+    axes.axhline(before, color="gray", linestyle="--", linewidth=1, label=f"base, {before:.1f} %")
     axes.set_xscale("log")
-    axes.set_xlim(0.7, 4e7)
-    axes.set_xlabel("trained numbers")
+    axes.set_xlim(0.5, 5e6)
+    axes.set_ylim(0, 103)
+    axes.set_xlabel("trained numbers (those of training-free vectors, 0, at the left)")
     axes.set_ylabel("accuracy after, %")
     axes.grid(alpha=0.3)
+    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.savefig(path)
 
 
