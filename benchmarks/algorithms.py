@@ -27,6 +27,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=results, help="file for the results")
     args = parser.parse_args()
     overlays = sorted(path.stem for path in (ROOT / "configs/algorithms").glob("*.yaml"))
+    overlays.remove("upft")  # it has no reward to learn from
     runs: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         for name in args.names or ["", *overlays]:
