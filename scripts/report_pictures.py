@@ -43,7 +43,7 @@ def main() -> None:
 
         take("report.png", 1200, 1380, lambda page: None)
         phone = {"color_scheme": "dark", "device_scale_factor": 2, "reduced_motion": "reduce"}
-        take("report_phone.png", 390, 844, lambda page: None, **phone)
+        take("report_phone.png", 390, 844, show_vectors, **phone)
         take("report_vectors.png", 1200, 900, show_vectors, reduced_motion="reduce")
         take("report_completions.png", 1200, 900, show_completions, reduced_motion="reduce")
         browser.close()
