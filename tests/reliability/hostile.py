@@ -283,6 +283,8 @@ class WatchedMath(MathReward):
 
     def warm_up(self) -> None:
         super().warm_up()
+        import sympy.integrals.manualintegrate  # noqa: F401  # else it is imported under watch
+
         sys.addaudithook(watch)
 
     def __call__(self, completions: Sequence[Completion]) -> list[Verdict | None]:
