@@ -30,8 +30,8 @@ from memory_plan import CONFIGS, sizes_of
 
 from steer_lightning import step
 from steer_lightning.advantages import RLOO
-from steer_lightning.peers import PeerWatch
 from steer_lightning.rewards import Scores
+from steer_lightning.system.peer_watch import PeerWatch
 from steer_lightning.types import Problem, Prompt, Rollouts
 
 GPUS = (8, 64, 128, 256, 1024)

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from steer_lightning.atomic import write_bytes
+from steer_lightning.system.whole_files import write_bytes
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 CHECKSUM = "sha256"

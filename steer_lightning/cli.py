@@ -14,7 +14,7 @@ from importlib import import_module
 from importlib.metadata import version
 
 from steer_lightning.errors import ConfigError
-from steer_lightning.printable import PrintableRecord, printable
+from steer_lightning.system.printable import PrintableRecord, printable
 
 
 @dataclass(frozen=True)

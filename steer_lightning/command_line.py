@@ -12,7 +12,7 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from steer_lightning.errors import ConfigError
 from steer_lightning.messages import explain, explain_refusal
-from steer_lightning.yaml_size import bound_yaml
+from steer_lightning.system.yaml_size import bound_yaml
 
 
 def read_options(

@@ -14,16 +14,16 @@ import torch
 from jsonargparse import ArgumentParser
 from tqdm import tqdm
 
-from steer_lightning.atomic import write_bytes
 from steer_lightning.command_line import read_options
 from steer_lightning.data import PromptDataModule, Shuffled, make_prompts
 from steer_lightning.data.templates import check_template
 from steer_lightning.errors import ConfigError
 from steer_lightning.evaluation import Estimate
 from steer_lightning.module import SteeringModule
-from steer_lightning.printable import aligned
 from steer_lightning.sample import sample_round
 from steer_lightning.steering import SteeringVectors
+from steer_lightning.system.printable import aligned
+from steer_lightning.system.whole_files import write_bytes
 from steer_lightning.training_free import MeanDifference, Trial, best_of, find_scale, in_units
 from steer_lightning.types import Prompt
 

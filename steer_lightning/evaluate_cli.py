@@ -13,8 +13,8 @@ from typing import Any
 from steer_lightning.command_line import read_options
 from steer_lightning.evaluation.job import Evaluation
 from steer_lightning.evaluation.results import as_text
-from steer_lightning.printable import printable
-from steer_lightning.processes import rank
+from steer_lightning.system.collectives import rank
+from steer_lightning.system.printable import printable
 
 INTERRUPTED = 130
 
@@ -57,9 +57,9 @@ def _processes() -> Iterator[None]:
     import torch
     import torch.distributed as dist
 
-    from steer_lightning.peers import PeerWatch, all_arrive
-    from steer_lightning.processes import first_tells, world_size
     from steer_lightning.strategy import HOURS, MINUTES
+    from steer_lightning.system.collectives import first_tells, world_size
+    from steer_lightning.system.peer_watch import PeerWatch, all_arrive
 
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from steer_lightning.command_line import read_options
-from steer_lightning.printable import printable
+from steer_lightning.system.printable import printable
 
 INTERRUPTED = 130
 

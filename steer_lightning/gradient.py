@@ -15,9 +15,9 @@ from steer_lightning.losses import Loss, TokenStates
 from steer_lightning.microbatches import Batch, Part, micro_batches
 from steer_lightning.packing import packed_attention
 from steer_lightning.policy import Policy
-from steer_lightning.processes import gather_objects, world_size
 from steer_lightning.reading import first_steered, read
 from steer_lightning.streams import Kept, Streams
+from steer_lightning.system.collectives import gather_objects, world_size
 from steer_lightning.types import LossInputs, LossOutput, Rollouts
 
 Backward = Callable[[torch.Tensor], None]

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerBase
 
 from steer_lightning.errors import ConfigError
-from steer_lightning.hub_answers import check_hub_answers
+from steer_lightning.system.hub_answers import check_hub_answers
 
 QUICKSTART = "quickstart"
 """Name of the language model that ships inside the package."""

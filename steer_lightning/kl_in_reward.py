@@ -9,8 +9,8 @@ import torch
 from steer_lightning.gradient import BatchGradient
 from steer_lightning.losses import KLEstimator, check_kl_weight, k1
 from steer_lightning.policy import Policy
-from steer_lightning.processes import gather_objects
 from steer_lightning.step import Sampled
+from steer_lightning.system.collectives import gather_objects
 
 
 @dataclass(frozen=True, kw_only=True)

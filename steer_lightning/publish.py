@@ -14,9 +14,9 @@ from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError
 
 from steer_lightning.errors import ConfigError
-from steer_lightning.hub_answers import ENDPOINT, check_hub_answers
 from steer_lightning.model_card import CONFIG, SUMMARY, model_card
 from steer_lightning.steering import SteeringVectors, load_vectors
+from steer_lightning.system.hub_answers import ENDPOINT, check_hub_answers
 
 FILES = (SteeringVectors.file_name, SUMMARY, CONFIG, "reward_curve.png")
 """What is uploaded of a run, where it is there; completions stay here."""

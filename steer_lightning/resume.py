@@ -9,11 +9,11 @@ from typing import Any
 import lightning as L
 import torch
 
-from steer_lightning.describe import describe
 from steer_lightning.errors import ConfigError
 from steer_lightning.policy import Policy
 from steer_lightning.rewards import RewardSum
 from steer_lightning.rollout import Sampling
+from steer_lightning.system.plain_settings import describe
 
 KEY = "steering_run"
 """Where a checkpoint keeps the facts of its run."""

@@ -11,7 +11,6 @@ from typing import Any
 
 import yaml
 
-from steer_lightning.atomic import write_bytes
 from steer_lightning.checkpoint_file import (
     LAST,
     PREVIOUS,
@@ -21,7 +20,8 @@ from steer_lightning.checkpoint_file import (
 from steer_lightning.errors import UNKNOWN, ConfigError
 from steer_lightning.resume import KEY
 from steer_lightning.run_folders import run_folders
-from steer_lightning.yaml_size import check_yaml_size
+from steer_lightning.system.whole_files import write_bytes
+from steer_lightning.system.yaml_size import check_yaml_size
 
 if sys.platform != "win32":
     import fcntl

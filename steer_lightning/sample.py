@@ -12,10 +12,10 @@ import torch
 from steer_lightning.advantages import RLOO, has_signal
 from steer_lightning.errors import ConfigError
 from steer_lightning.policy import Policy
-from steer_lightning.processes import rank, world_size
 from steer_lightning.rewards import MathReward, RewardSum, WeightedReward
 from steer_lightning.rollout import RolloutEngine, Sampling
 from steer_lightning.step import Sampled, gather_rows
+from steer_lightning.system.collectives import rank, world_size
 from steer_lightning.types import Prompt, Rollouts
 
 Round = Callable[[Sequence[Prompt]], Sampled]

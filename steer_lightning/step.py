@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import pad
 
-from steer_lightning.processes import gather_objects, world_size
 from steer_lightning.rewards import Scores
+from steer_lightning.system.collectives import gather_objects, world_size
 from steer_lightning.types import Rollouts
 
 

@@ -21,8 +21,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch.distributed.device_mesh import DeviceMesh
 
 from steer_lightning.errors import ConfigError
-from steer_lightning.peers import PeerWatch, all_arrive
 from steer_lightning.sharding import FlatSharding, LayerSharding, Sharding
+from steer_lightning.system.peer_watch import PeerWatch, all_arrive
 
 HOURS = 24.0
 """A rollout may take long; processes that died are noticed by the `PeerWatch`."""

@@ -48,7 +48,7 @@ from steer_lightning.runs import (
     whole_checkpoint,
 )
 from steer_lightning.strategy import STRATEGIES, SteeringStrategy, wants_several
-from steer_lightning.yaml_size import bound_yaml
+from steer_lightning.system.yaml_size import bound_yaml
 
 TRAINER_DEFAULTS: dict[str, Any] = {
     "default_root_dir": "runs",

@@ -18,8 +18,8 @@ from steer_lightning.gradient import (
 )
 from steer_lightning.microbatches import Batch
 from steer_lightning.policy import Policy
-from steer_lightning.processes import sum_gradients
 from steer_lightning.step import Update
+from steer_lightning.system.collectives import sum_gradients
 
 Clip = Callable[[list[torch.nn.Parameter]], torch.Tensor]
 """Clips gradients in place; returns the norm before, a scalar."""

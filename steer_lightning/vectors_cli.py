@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from steer_lightning.command_line import read_options
 from steer_lightning.errors import UNKNOWN, ConfigError
-from steer_lightning.printable import printable
+from steer_lightning.system.printable import printable
 
 if TYPE_CHECKING:
     from steer_lightning.steering import SteeringVectors

@@ -12,7 +12,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 
 from steer_lightning.callbacks.last_checkpoint import bring_up_to_date
-from steer_lightning.processes import largest, rank
+from steer_lightning.system.collectives import largest, rank
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name))
 """How clusters announce that they take a machine away: SLURM's pre-emption and time limit."""

@@ -10,7 +10,6 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from steer_lightning.atomic import write_bytes
 from steer_lightning.callbacks.run_folder import claim
 from steer_lightning.errors import ConfigError
 from steer_lightning.lens import (
@@ -24,6 +23,7 @@ from steer_lightning.lens import (
 from steer_lightning.module import SteeringModule
 from steer_lightning.policy import Policy
 from steer_lightning.steering import SiteVectors
+from steer_lightning.system.whole_files import write_bytes
 from steer_lightning.types import Prompt
 
 log = logging.getLogger(__name__)

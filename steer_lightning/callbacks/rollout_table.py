@@ -10,13 +10,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from lightning.pytorch.callbacks import Callback
 
-from steer_lightning.atomic import written_aside
 from steer_lightning.callbacks.run_folder import claim, tell
 from steer_lightning.errors import ConfigError
 from steer_lightning.module import SteeringModule
-from steer_lightning.printable import printable, valid_unicode
-from steer_lightning.processes import rank, world_size
 from steer_lightning.step import Step
+from steer_lightning.system.collectives import rank, world_size
+from steer_lightning.system.printable import printable, valid_unicode
+from steer_lightning.system.whole_files import written_aside
 
 
 def as_table(step: Step, number: int) -> pa.Table:

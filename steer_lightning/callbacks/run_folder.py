@@ -9,7 +9,7 @@ import lightning as L
 from tqdm import tqdm
 
 from steer_lightning.errors import ConfigError
-from steer_lightning.printable import printable
+from steer_lightning.system.printable import printable
 
 
 def run_folder(trainer: L.Trainer) -> Path:

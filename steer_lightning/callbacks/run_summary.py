@@ -11,11 +11,11 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
-from steer_lightning.atomic import write_bytes
 from steer_lightning.callbacks.benchmark_eval import BenchmarkEval
 from steer_lightning.callbacks.run_folder import claim, run_folder, tell
 from steer_lightning.module import SteeringModule
 from steer_lightning.optim import state_facts
+from steer_lightning.system.whole_files import write_bytes
 
 LAST = "checkpoints/last.ckpt"
 PACKAGES = ("steer-lightning", "torch", "lightning", "transformers", "bitsandbytes")

@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader
 from steer_lightning.data.loader import PromptList, ResumableLoader
 from steer_lightning.data.order import PromptOrder, Shuffled
 from steer_lightning.data.templates import ChatTemplate, Template, check_template
-from steer_lightning.describe import describe
 from steer_lightning.errors import ConfigError
+from steer_lightning.system.plain_settings import describe
 from steer_lightning.types import Prompt, Source
 
 log = logging.getLogger(__name__)

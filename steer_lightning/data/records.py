@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from steer_lightning.errors import ConfigError
-from steer_lightning.hub_answers import check_hub_answers
-from steer_lightning.printable import valid_unicode
+from steer_lightning.system.hub_answers import check_hub_answers
+from steer_lightning.system.printable import valid_unicode
 from steer_lightning.types import Problem
 
 log = logging.getLogger(__name__)

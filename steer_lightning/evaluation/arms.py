@@ -11,7 +11,6 @@ from typing import Literal
 from steer_lightning.errors import ConfigError
 from steer_lightning.fingerprint import sha256
 from steer_lightning.policy import Policy
-from steer_lightning.printable import printable
 from steer_lightning.steering import (
     Steering,
     SteeringVectors,
@@ -20,6 +19,7 @@ from steer_lightning.steering import (
     warn_of_another_base,
 )
 from steer_lightning.steering.arithmetic import plain_vectors
+from steer_lightning.system.printable import printable
 
 BASE = "base"
 

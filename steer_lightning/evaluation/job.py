@@ -41,7 +41,6 @@ from steer_lightning.evaluation.store import (
 )
 from steer_lightning.evaluation.votes import compare_by
 from steer_lightning.policy import Policy
-from steer_lightning.processes import gather_objects, rank, world_size
 from steer_lightning.rewards import (
     MathReward,
     Reward,
@@ -52,6 +51,7 @@ from steer_lightning.rewards import (
 )
 from steer_lightning.rollout import DecodeEngine, RolloutEngine, Sampling
 from steer_lightning.steering import find_result
+from steer_lightning.system.collectives import gather_objects, rank, world_size
 from steer_lightning.types import Prompt, Source
 
 log = logging.getLogger(__name__)

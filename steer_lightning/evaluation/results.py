@@ -23,8 +23,8 @@ from steer_lightning.evaluation.at_k import (
 from steer_lightning.evaluation.intervals import Estimate, Values, difference, estimate
 from steer_lightning.evaluation.store import Row
 from steer_lightning.evaluation.votes import Compare, number_answers
-from steer_lightning.printable import aligned
 from steer_lightning.rewards.math import AnswerIn, find_answer
+from steer_lightning.system.printable import aligned
 
 
 @dataclass(frozen=True, kw_only=True)

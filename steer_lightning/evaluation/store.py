@@ -11,9 +11,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from steer_lightning.atomic import written_aside
 from steer_lightning.errors import ConfigError
-from steer_lightning.printable import valid_unicode
+from steer_lightning.system.printable import valid_unicode
+from steer_lightning.system.whole_files import written_aside
 from steer_lightning.types import Completion
 
 Row = dict[str, Any]

@@ -8,7 +8,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from steer_lightning.atomic import folder_written_aside
 from steer_lightning.errors import ConfigError
 from steer_lightning.export.base import KEY, Base
 from steer_lightning.export.formats import FORMATS, Format, Plan
@@ -20,6 +19,7 @@ from steer_lightning.steering import (
     warn_of_another_base,
 )
 from steer_lightning.steering.arithmetic import scaled
+from steer_lightning.system.whole_files import folder_written_aside
 
 MARK = "export.json"
 """Says what a folder is; no other folder is ever overwritten."""

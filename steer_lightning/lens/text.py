@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from steer_lightning.printable import aligned, printable, quoted
+from steer_lightning.system.printable import aligned, printable, quoted
 
 MAX_COLUMNS = 16
 """A wider matrix of cosines is left to file and picture."""

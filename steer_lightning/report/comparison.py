@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from steer_lightning.atomic import written_aside
+from steer_lightning.system.whole_files import written_aside
 
 
 def draw_comparison(folder: Path) -> Path:

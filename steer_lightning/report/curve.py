@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from steer_lightning.atomic import written_aside
 from steer_lightning.report.series import SMOOTHING, read_series, trailing_mean
+from steer_lightning.system.whole_files import written_aside
 
 
 def draw_reward_curve(folder: Path) -> Path:

@@ -12,7 +12,7 @@ import yaml
 from steer_lightning.errors import ConfigError
 from steer_lightning.report.damage import damaged
 from steer_lightning.report.series import FILE as METRICS
-from steer_lightning.yaml_size import check_yaml_size
+from steer_lightning.system.yaml_size import check_yaml_size
 
 CONFIG, SUMMARY = "config.yaml", "summary.json"
 LENS, LOOKS = "lens.json", "lens.jsonl"

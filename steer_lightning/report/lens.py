@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from steer_lightning.atomic import written_aside
-from steer_lightning.printable import quoted
+from steer_lightning.system.printable import quoted
+from steer_lightning.system.whole_files import written_aside
 
 NUMBERED = 8
 """Heat maps of at most so many rows have their numbers written in."""

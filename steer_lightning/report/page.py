@@ -13,11 +13,11 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from steer_lightning.atomic import write_bytes
 from steer_lightning.errors import ConfigError
-from steer_lightning.printable import printable
 from steer_lightning.report.contents import read_contents
 from steer_lightning.report.files import Record, is_run
+from steer_lightning.system.printable import printable
+from steer_lightning.system.whole_files import write_bytes
 
 FILE = "report.html"
 SCRIPTS = (

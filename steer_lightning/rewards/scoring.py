@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from steer_lightning.errors import UNKNOWN, ConfigError
-from steer_lightning.printable import printable
 from steer_lightning.rewards.asynchronous import AsyncReward, is_async
 from steer_lightning.rewards.base import (
     Reward,
@@ -19,6 +18,7 @@ from steer_lightning.rewards.base import (
     reward_name,
 )
 from steer_lightning.rewards.pool import RewardPool
+from steer_lightning.system.printable import printable
 from steer_lightning.types import Completion
 
 log = logging.getLogger(__name__)

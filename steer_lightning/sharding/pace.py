@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from steer_lightning.processes import total
+from steer_lightning.system.collectives import total
 
 
 @contextmanager

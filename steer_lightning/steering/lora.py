@@ -14,11 +14,11 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from steer_lightning.atomic import write_bytes
 from steer_lightning.errors import ConfigError
 from steer_lightning.steering.base import Attachment, Steering
 from steer_lightning.steering.layers import find_layers, parse_layers
 from steer_lightning.steering.result_file import read_metadata, read_tensors, refusal
+from steer_lightning.system.whole_files import write_bytes
 
 ADAPTER = "default"
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"

@@ -9,8 +9,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from steer_lightning.atomic import write_bytes
 from steer_lightning.errors import ConfigError
+from steer_lightning.system.whole_files import write_bytes
 
 
 def write_result(

@@ -9,7 +9,7 @@ from typing import Any
 
 from lightning.pytorch.callbacks import Callback
 
-from steer_lightning.processes import rank
+from steer_lightning.system.collectives import rank
 from steer_lightning.types import Completion
 
 

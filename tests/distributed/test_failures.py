@@ -153,7 +153,7 @@ def test_an_evaluation_ends_in_all_processes(tmp_path: Path, tiny_base: str) -> 
 
 WATCH = """
 import json, socket, threading, time
-from steer_lightning.peers import PeerWatch
+from steer_lightning.system.peer_watch import PeerWatch
 doors = []
 def broadcast(door):
     doors.append(door)

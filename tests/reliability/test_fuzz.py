@@ -25,14 +25,14 @@ from steer_lightning.data import PlainTemplate
 from steer_lightning.data.templates import check_template
 from steer_lightning.microbatches import micro_batches
 from steer_lightning.packing import Packing
-from steer_lightning.printable import printable
 from steer_lightning.rewards import FormatReward, MathReward, RewardSum, WeightedReward
 from steer_lightning.rewards.math import find_answer, last_boxed, plain_number
 from steer_lightning.rollout import Sampling
 from steer_lightning.steering.layers import parse_layers
+from steer_lightning.system.printable import printable
+from steer_lightning.system.yaml_size import JSONARGPARSE, load_bounded
 from steer_lightning.testing import byte_tokenizer, make_prompts
 from steer_lightning.types import Rollouts
-from steer_lightning.yaml_size import JSONARGPARSE, load_bounded
 from tests.reliability.conftest import Figure
 from tests.reliability.hostile import boxed, make
 

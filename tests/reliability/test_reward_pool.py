@@ -16,7 +16,6 @@ from pathlib import Path
 import pytest
 
 from steer_lightning import ConfigError
-from steer_lightning.printable import printable
 from steer_lightning.rewards import (
     AsyncReward,
     FormatReward,
@@ -27,6 +26,7 @@ from steer_lightning.rewards import (
     WeightedReward,
 )
 from steer_lightning.rewards.pool import marked
+from steer_lightning.system.printable import printable
 from tests.reliability import hostile
 from tests.reliability.conftest import Figure
 from tests.reliability.hostile import boxed, make

@@ -26,18 +26,11 @@ STOREYS: tuple[set[str], ...] = (
 
 NO_TORCH = {
     *("errors", "types", "rewards", "report", "report_cli", "cli", "command_line", "messages"),
-    *("atomic", "printable", "yaml_size", "run_folders", "__init__", "__main__"),
+    *("run_folders", "__init__", "__main__"),
 }
 """Rooms that start without torch, Lightning and transformers, which take seconds to import."""
 
 MOVING: dict[str, str] = {  # loose modules, and the room that each will be in
-    "atomic": "system",
-    "printable": "system",
-    "yaml_size": "system",
-    "hub_answers": "system",
-    "processes": "system",
-    "peers": "system",
-    "describe": "system",
     "policy": "model",
     "hub": "model",
     "fingerprint": "model",

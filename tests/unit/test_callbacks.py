@@ -27,12 +27,12 @@ from steer_lightning.callbacks.reward_logger import completion_metrics, reward_m
 from steer_lightning.callbacks.rollout_table import RolloutTable, as_table, merge
 from steer_lightning.callbacks.run_folder import claim
 from steer_lightning.evaluation import BenchmarkMetrics
-from steer_lightning.printable import printable
 from steer_lightning.report.curve import draw_reward_curve
 from steer_lightning.report.series import read_series, trailing_mean
 from steer_lightning.rewards import Scores
 from steer_lightning.rollout import Sampling
 from steer_lightning.step import Step, Update, gather_rows
+from steer_lightning.system.printable import printable
 from steer_lightning.testing import make_prompts
 from steer_lightning.types import Rollouts
 

@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from steer_lightning.errors import ConfigError
-from steer_lightning.printable import printable
+from steer_lightning.system.printable import printable
 
 log = logging.getLogger(__name__)
 
