@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import Any, Literal
 
 from steer_lightning.rewards.base import Verdict
-from steer_lightning.rewards.memory import peak_share
+from steer_lightning.rewards.pool_memory import peak_share
 from steer_lightning.types import Completion
 
 BOXED = "\\boxed{"

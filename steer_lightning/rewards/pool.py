@@ -19,7 +19,7 @@ from typing import Any
 
 from steer_lightning.errors import UNKNOWN, ConfigError
 from steer_lightning.rewards.base import Reward, reward_name
-from steer_lightning.rewards.wire import TASK, receive_frame, send_frame
+from steer_lightning.rewards.pool_frames import TASK, receive_frame, send_frame
 from steer_lightning.types import Completion
 
 log = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 KEEPER = (
     "import sys; sys.path[:] = [entry for entry in sys.path if entry]; "
     "import json; sys.path[:] = json.loads(sys.argv[1]); "
-    "from steer_lightning.rewards.keeper import main; main(int(sys.argv[2]))"
+    "from steer_lightning.rewards.pool_keeper import main; main(int(sys.argv[2]))"
 )
 """Without the current folder, a file of which would stand in for the standard module json."""
 

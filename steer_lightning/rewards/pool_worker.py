@@ -24,8 +24,8 @@ from steer_lightning.rewards.base import (
     reward_name,
     wrong_return,
 )
-from steer_lightning.rewards.memory import cap_memory
-from steer_lightning.rewards.wire import TASK, receive_frame, send_frame
+from steer_lightning.rewards.pool_frames import TASK, receive_frame, send_frame
+from steer_lightning.rewards.pool_memory import cap_memory
 from steer_lightning.types import Completion
 
 MAX_DETAIL = 4000

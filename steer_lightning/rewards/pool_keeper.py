@@ -22,8 +22,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
-from steer_lightning.rewards.wire import TASK, read_frame, write_frame
-from steer_lightning.rewards.worker import work
+from steer_lightning.rewards.pool_frames import TASK, read_frame, write_frame
+from steer_lightning.rewards.pool_worker import work
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 
