@@ -4,7 +4,6 @@ Knows nothing of reinforcement learning.
 """
 
 from steer_lightning.steering.adaptive import AdaptiveVectors
-from steer_lightning.steering.at_sites import SiteVectors, warn_of_another_base
 from steer_lightning.steering.attach import attach
 from steer_lightning.steering.base import Attachment, Steering
 from steer_lightning.steering.biases import BitFit
@@ -19,6 +18,7 @@ from steer_lightning.steering.io import (
 from steer_lightning.steering.layers import find_layers, parse_layers, stream_width
 from steer_lightning.steering.lora import LoRA
 from steer_lightning.steering.low_rank import LowRankVectors
+from steer_lightning.steering.site_vectors import SiteVectors, warn_of_another_base
 from steer_lightning.steering.sites import find_sites
 from steer_lightning.steering.units import measure_rms
 from steer_lightning.steering.vectorfit import VectorFit

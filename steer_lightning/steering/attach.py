@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from steer_lightning.errors import ConfigError
-from steer_lightning.steering.at_sites import SiteVectors, warn_of_another_base
 from steer_lightning.steering.base import Attachment, Steering
 from steer_lightning.steering.io import load_steering
 from steer_lightning.steering.layers import find_layers
+from steer_lightning.steering.site_vectors import SiteVectors, warn_of_another_base
 from steer_lightning.steering.vectors import SteeringVectors
 
 

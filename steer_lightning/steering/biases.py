@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from steer_lightning.errors import ConfigError
-from steer_lightning.steering.weights import WeightChanges
+from steer_lightning.steering.weight_changes import WeightChanges
 
 
 class BitFit(WeightChanges):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from steer_lightning.steering.weights import WeightChanges
+from steer_lightning.steering.weight_changes import WeightChanges
 
 
 class FullFinetune(WeightChanges):

@@ -15,18 +15,18 @@ import torch
 
 from steer_lightning.errors import ConfigError
 from steer_lightning.steering.adaptive import AdaptiveVectors
-from steer_lightning.steering.at_sites import SiteVectors
 from steer_lightning.steering.base import Steering
 from steer_lightning.steering.biases import BitFit
 from steer_lightning.steering.full import FullFinetune
 from steer_lightning.steering.layers import parse_layers
 from steer_lightning.steering.lora import CONFIG, LoRA, load_lora
 from steer_lightning.steering.result_file import read_metadata, read_tensors, refusal, write_result
+from steer_lightning.steering.site_vectors import SiteVectors
 from steer_lightning.steering.sites import Site
 from steer_lightning.steering.tokens import Tokens
 from steer_lightning.steering.vectorfit import VectorFit
 from steer_lightning.steering.vectors import SteeringVectors
-from steer_lightning.steering.weights import WeightChanges
+from steer_lightning.steering.weight_changes import WeightChanges
 
 CHANGES: dict[str, type[WeightChanges]] = {
     kind.__name__: kind for kind in (BitFit, FullFinetune, VectorFit)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from steer_lightning.errors import ConfigError
-from steer_lightning.steering.at_sites import SiteVectors
+from steer_lightning.steering.site_vectors import SiteVectors
 
 
 class LowRankVectors(SiteVectors):

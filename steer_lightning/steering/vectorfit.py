@@ -10,7 +10,7 @@ from torch import nn
 
 from steer_lightning.errors import ConfigError
 from steer_lightning.steering.layers import find_layers
-from steer_lightning.steering.weights import WeightChanges
+from steer_lightning.steering.weight_changes import WeightChanges
 
 
 class VectorFit(WeightChanges):

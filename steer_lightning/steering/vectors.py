@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from steer_lightning.steering.at_sites import SiteVectors
+from steer_lightning.steering.site_vectors import SiteVectors
 
 OPTIMIZER_BLOCK = 256
 """bitsandbytes quantises an optimizer's state in blocks of 256 elements of a parameter."""

@@ -14,11 +14,11 @@ from typing_extensions import Self
 
 from steer_lightning.errors import ConfigError
 from steer_lightning.steering.base import Batches, Steering
-from steer_lightning.steering.hooks import HookedVectors
 from steer_lightning.steering.layers import find_layers, parse_layers, stream_width
 from steer_lightning.steering.sites import Site, find_sites
 from steer_lightning.steering.tokens import Tokens
 from steer_lightning.steering.units import measure_rms
+from steer_lightning.steering.vector_hooks import HookedVectors
 
 log = logging.getLogger(__name__)
 

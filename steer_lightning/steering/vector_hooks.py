@@ -16,7 +16,7 @@ from steer_lightning.steering.sites import find_sites
 from steer_lightning.steering.tokens import is_steered, roles_of_call
 
 if TYPE_CHECKING:
-    from steer_lightning.steering.at_sites import SiteVectors
+    from steer_lightning.steering.site_vectors import SiteVectors
 
 BIAS_LAYERS = {f"{family}DecoderLayer" for family in ("Llama", "Mistral", "Phi3", "Qwen2", "Qwen3")}
 """Layers that end in `residual + mlp.down_proj(x)`, by name: a subclass may end otherwise."""
