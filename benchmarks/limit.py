@@ -10,7 +10,7 @@ from torch import nn
 
 from steer_lightning.packing import Packing
 from steer_lightning.policy import Policy
-from steer_lightning.rollout.decode import PREFILL_TOKENS
+from steer_lightning.rollout.decode_engine import PREFILL_TOKENS
 from steer_lightning.types import Rollouts
 
 

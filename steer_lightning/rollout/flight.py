@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from steer_lightning.rollout.view import View
+from steer_lightning.rollout.attention_view import View
 
 
 class Flight(View):

@@ -12,7 +12,7 @@ from steer_lightning.rollout.sampling import Sampling
 from steer_lightning.types import Problem, Prompt
 
 if TYPE_CHECKING:
-    from steer_lightning.rollout.decode import DecodeEngine
+    from steer_lightning.rollout.decode_engine import DecodeEngine
 
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.25, torch.float16: 0.1}
 """Largest difference of a log-probability, in nats; 16 bits round differently in another order."""

@@ -9,7 +9,7 @@ import torch
 
 from steer_lightning.rollout import DecodeEngine, GenerateEngine, Sampling
 from steer_lightning.rollout import recorded as module
-from steer_lightning.rollout.recorded import round_up
+from steer_lightning.rollout.cuda_graphs import round_up
 from steer_lightning.testing import make_prompts, tiny_policy
 
 PROMPTS = make_prompts(["a", "two words", "a rather longer prompt, for windows of 8", "z9", "two"])
@@ -55,7 +55,7 @@ def test_padded_passes_draw_the_same_tokens(
     from steer_lightning.steering import SteeringVectors
 
     monkeypatch.setattr(module, "COLUMNS", 8)
-    monkeypatch.setattr("steer_lightning.rollout.kv.FIRST_COLUMNS", 4)
+    monkeypatch.setattr("steer_lightning.rollout.kv_cache.FIRST_COLUMNS", 4)
     policy = tiny_policy(architecture, SteeringVectors(tokens=tokens))
     policy.steering.set_vectors(torch.randn(3, 32) * 0.1)
     sampling = Sampling(group_size=5, max_new_tokens=30, eos_token_ids=list(range(60, 66)))
@@ -121,7 +121,7 @@ def test_a_rollout_leaves_no_memory_behind() -> None:
     import gc
     import weakref
 
-    from steer_lightning.rollout.kv import KeyValues
+    from steer_lightning.rollout.kv_cache import KeyValues
 
     policy = tiny_policy("llama")
     _, recording, _ = engines(policy)

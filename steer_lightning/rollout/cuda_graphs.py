@@ -14,10 +14,10 @@ from typing import NamedTuple
 
 import torch
 
+from steer_lightning.rollout.attention_view import View
 from steer_lightning.rollout.flight import Flight
-from steer_lightning.rollout.kv import KeyValues, seen_as
+from steer_lightning.rollout.kv_cache import KeyValues, seen_as
 from steer_lightning.rollout.plan import is_out_of_memory
-from steer_lightning.rollout.view import View
 
 log = logging.getLogger(__name__)
 

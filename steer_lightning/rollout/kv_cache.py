@@ -18,8 +18,8 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from steer_lightning.rollout.attention_view import View
 from steer_lightning.rollout.flight import Flight
-from steer_lightning.rollout.view import View
 
 ATTENTION = "steer_decode"
 """Name of the attention function; as no mask function has it, transformers builds no masks."""

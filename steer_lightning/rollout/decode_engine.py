@@ -11,16 +11,16 @@ import torch
 
 from steer_lightning.errors import ConfigError
 from steer_lightning.policy import Policy
+from steer_lightning.rollout.completions import Record
+from steer_lightning.rollout.cuda_graphs import RECORD_AFTER, CudaGraphs, Pass, RecordedPasses
 from steer_lightning.rollout.engine import OnCompletion, ignore
 from steer_lightning.rollout.flight import Flight
-from steer_lightning.rollout.generate import GenerateEngine
-from steer_lightning.rollout.kv import KeyValues, decoding
-from steer_lightning.rollout.parting import Parting, part
+from steer_lightning.rollout.generate_engine import GenerateEngine
+from steer_lightning.rollout.kv_cache import KeyValues, decoding
 from steer_lightning.rollout.plan import Plan, is_out_of_memory, out_of_step, plan_flight
-from steer_lightning.rollout.record import Record
-from steer_lightning.rollout.recorded import RECORD_AFTER, CudaGraphs, Pass, RecordedPasses
 from steer_lightning.rollout.sampling import Sampling, row_uniforms
 from steer_lightning.rollout.selfcheck import why_not
+from steer_lightning.rollout.shared_rows import Parting, part
 from steer_lightning.steering import Steering
 from steer_lightning.types import Prompt, Rollouts
 
