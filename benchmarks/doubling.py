@@ -18,7 +18,7 @@ from common import add_arguments, prompts_for, resolve_model, write_json
 from steer_lightning.gradient import BatchGradient
 from steer_lightning.losses import PolicyGradient
 from steer_lightning.microbatches import Batch
-from steer_lightning.policy import Policy
+from steer_lightning.model.policy import Policy
 from steer_lightning.rollout import DecodeEngine, Sampling
 
 LENGTHS = (32, 64, 128, 256)

@@ -22,9 +22,9 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from steer_lightning.hub import resolve_base
+from steer_lightning.model.hub import resolve_base
+from steer_lightning.model.policy import Policy
 from steer_lightning.optim import state_facts
-from steer_lightning.policy import Policy
 
 RANK = 4  # of the paper's baseline
 

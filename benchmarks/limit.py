@@ -8,8 +8,8 @@ import torch
 from common import now
 from torch import nn
 
+from steer_lightning.model.policy import Policy
 from steer_lightning.packing import Packing
-from steer_lightning.policy import Policy
 from steer_lightning.rollout.decode_engine import PREFILL_TOKENS
 from steer_lightning.types import Rollouts
 

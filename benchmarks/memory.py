@@ -25,7 +25,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from steer_lightning.gradient import BatchGradient
 from steer_lightning.losses import PolicyGradient
 from steer_lightning.microbatches import Batch
-from steer_lightning.policy import Policy
+from steer_lightning.model.policy import Policy
 from steer_lightning.testing import byte_tokenizer
 from steer_lightning.types import Problem, Prompt, Rollouts
 

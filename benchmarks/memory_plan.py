@@ -26,10 +26,10 @@ from common import ROOT, write_json
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, Qwen2Config
 
-from steer_lightning.losses.logprobs import CHUNK_NUMBERS
+from steer_lightning.model.head import CHUNK_NUMBERS
+from steer_lightning.model.policy import Policy
+from steer_lightning.model.sharding.fsdp2 import ROOM
 from steer_lightning.packing import Packing, packed, packed_attention
-from steer_lightning.policy import Policy
-from steer_lightning.sharding.fsdp2 import ROOM
 from steer_lightning.steering import SteeringVectors
 from steer_lightning.testing import byte_tokenizer
 

@@ -20,8 +20,8 @@ from common import fit, summary, write_json
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from steer_lightning.data import Arithmetic
-from steer_lightning.hub import resolve_base
-from steer_lightning.policy import Policy
+from steer_lightning.model.hub import resolve_base
+from steer_lightning.model.policy import Policy
 
 
 def save_scaled(folder: Path, factor: float) -> None:

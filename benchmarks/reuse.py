@@ -18,7 +18,7 @@ from common import add_arguments, prompts_for, resolve_model, write_json
 from steer_lightning.gradient import BatchGradient
 from steer_lightning.losses import Clip, PolicyGradient
 from steer_lightning.microbatches import Batch
-from steer_lightning.policy import Policy
+from steer_lightning.model.policy import Policy
 from steer_lightning.rollout import DecodeEngine, Sampling
 from steer_lightning.steering import SteeringVectors
 from steer_lightning.types import Rollouts

@@ -17,7 +17,7 @@ import torch
 from common import add_arguments, add_device, now, prompts_for, resolve_model, write_json
 from limit import BareProducts, rollout_passes
 
-from steer_lightning.policy import Policy
+from steer_lightning.model.policy import Policy
 from steer_lightning.rollout import DecodeEngine, GenerateEngine, Sampling
 
 

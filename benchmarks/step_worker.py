@@ -146,7 +146,7 @@ def trl(args: argparse.Namespace, turns: Turns, folder: str) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
     from trl import RLOOConfig, RLOOTrainer
 
-    from steer_lightning.hub import resolve_base
+    from steer_lightning.model.hub import resolve_base
 
     verify = reward_for(args.model)
 
@@ -222,7 +222,7 @@ def make_prompts(model: str, count: int) -> list[Prompt]:
     """The prompts of both sides."""
     from transformers import AutoTokenizer
 
-    from steer_lightning.hub import resolve_base
+    from steer_lightning.model.hub import resolve_base
 
     tokenizer = AutoTokenizer.from_pretrained(resolve_base(resolve_model(model)))
     return prompts_for(model, tokenizer, count, None)

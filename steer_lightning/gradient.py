@@ -11,10 +11,11 @@ from functools import partial
 import torch
 
 from steer_lightning.errors import ConfigError
-from steer_lightning.losses import Loss, TokenStates
+from steer_lightning.losses import Loss
 from steer_lightning.microbatches import Batch, Part, micro_batches
+from steer_lightning.model.head import TokenStates
+from steer_lightning.model.policy import Policy
 from steer_lightning.packing import packed_attention
-from steer_lightning.policy import Policy
 from steer_lightning.reading import first_steered, read
 from steer_lightning.streams import Kept, Streams
 from steer_lightning.system.collectives import gather_objects, world_size

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import lightning as L
 
 from steer_lightning.evaluation import BenchmarkMetrics, evaluate_batch
-from steer_lightning.policy import Policy
+from steer_lightning.model.policy import Policy
 from steer_lightning.rewards import RewardSum
 from steer_lightning.rollout import RolloutEngine, Sampling
 from steer_lightning.system.collectives import rank, world_size

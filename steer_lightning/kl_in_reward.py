@@ -8,7 +8,7 @@ import torch
 
 from steer_lightning.gradient import BatchGradient
 from steer_lightning.losses import KLEstimator, check_kl_weight, k1
-from steer_lightning.policy import Policy
+from steer_lightning.model.policy import Policy
 from steer_lightning.step import Sampled
 from steer_lightning.system.collectives import gather_objects
 

@@ -17,7 +17,7 @@ from steer_lightning.errors import ConfigError
 from steer_lightning.evaluation.arms import base_of, check_fit, load_files
 from steer_lightning.lens import Look, check_unembedding, cosines, describe
 from steer_lightning.lens.text import as_text, between_as_text
-from steer_lightning.policy import Policy
+from steer_lightning.model.policy import Policy
 from steer_lightning.report import draw_between, draw_lens, drawn
 from steer_lightning.steering import SiteVectors, Steering, find_result
 from steer_lightning.system.printable import printable

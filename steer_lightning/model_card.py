@@ -12,7 +12,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from steer_lightning.errors import ConfigError
-from steer_lightning.hub import QUICKSTART
+from steer_lightning.model.hub import QUICKSTART
 from steer_lightning.steering import SteeringVectors, load_vectors
 
 SUMMARY, CONFIG, EVALUATION = "summary.json", "config.yaml", "evaluation/results.json"
@@ -104,7 +104,7 @@ def _sections(
         "```python\n"
         "from transformers import AutoModelForCausalLM\n"
         "from steer_lightning import attach, from_hub\n"
-        f"{'from steer_lightning.hub import resolve_base' if base == QUICKSTART else ''}\n"
+        f"{'from steer_lightning.model.hub import resolve_base' if base == QUICKSTART else ''}\n"
         f"model = AutoModelForCausalLM.from_pretrained({where})\n"
         f'with attach(model, from_hub("{repo_id}")):\n'
         "    model.generate(...)\n"

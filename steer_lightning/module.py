@@ -27,6 +27,7 @@ from steer_lightning.held_out import HeldOut
 from steer_lightning.kl_in_reward import KLInReward
 from steer_lightning.losses import Loss, PolicyGradient
 from steer_lightning.microbatches import Batch
+from steer_lightning.model.policy import Policy
 from steer_lightning.optim import (
     OptimizerFactory,
     RunningNormClip,
@@ -34,7 +35,6 @@ from steer_lightning.optim import (
     check_optimizer,
     default_optimizer,
 )
-from steer_lightning.policy import Policy
 from steer_lightning.random_states import get_random_states, set_random_states
 from steer_lightning.reading import can_skip_layers, why_not_packed
 from steer_lightning.resume import (

@@ -10,7 +10,7 @@ import lightning as L
 import torch
 
 from steer_lightning.errors import ConfigError
-from steer_lightning.policy import Policy
+from steer_lightning.model.policy import Policy
 from steer_lightning.rewards import RewardSum
 from steer_lightning.rollout import Sampling
 from steer_lightning.system.plain_settings import describe

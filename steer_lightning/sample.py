@@ -11,7 +11,7 @@ import torch
 
 from steer_lightning.advantages import RLOO, has_signal
 from steer_lightning.errors import ConfigError
-from steer_lightning.policy import Policy
+from steer_lightning.model.policy import Policy
 from steer_lightning.rewards import MathReward, RewardSum, WeightedReward
 from steer_lightning.rollout import RolloutEngine, Sampling
 from steer_lightning.step import Sampled, gather_rows

@@ -21,7 +21,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch.distributed.device_mesh import DeviceMesh
 
 from steer_lightning.errors import ConfigError
-from steer_lightning.sharding import FlatSharding, LayerSharding, Sharding
+from steer_lightning.model.sharding import FlatSharding, LayerSharding, Sharding
 from steer_lightning.system.peer_watch import PeerWatch, all_arrive
 
 HOURS = 24.0

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from steer_lightning.forwards import Forward, replaced_forwards
+from steer_lightning.model.replaced_forward import Forward, replaced_forwards
 
 
 class Streams:

@@ -11,7 +11,7 @@ import transformers as tf
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from steer_lightning.policy import Policy
+from steer_lightning.model.policy import Policy
 from steer_lightning.rewards import reward_name
 from steer_lightning.rewards.base import check_scores
 from steer_lightning.rollout import RolloutEngine, Sampling
@@ -248,8 +248,8 @@ def check_engine(
 
 
 def _check_logprobs(policy: Policy, rollouts: Rollouts, sampling: Sampling) -> None:
-    from steer_lightning.losses import token_logprobs
     from steer_lightning.microbatches import micro_batches
+    from steer_lightning.model.head import token_logprobs
 
     for part in micro_batches(
         rollouts, torch.arange(len(rollouts.texts)), 10_000, policy.pad_token_id

@@ -17,7 +17,7 @@ from steer_lightning.gradient import (
     gather_totals,
 )
 from steer_lightning.microbatches import Batch
-from steer_lightning.policy import Policy
+from steer_lightning.model.policy import Policy
 from steer_lightning.step import Update
 from steer_lightning.system.collectives import sum_gradients
 

@@ -20,8 +20,8 @@ from steer_lightning.lens import (
     stable_rank,
     token_text,
 )
+from steer_lightning.model.policy import Policy
 from steer_lightning.module import SteeringModule
-from steer_lightning.policy import Policy
 from steer_lightning.steering import SiteVectors
 from steer_lightning.system.whole_files import write_bytes
 from steer_lightning.types import Prompt

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Literal
 
 from steer_lightning.errors import ConfigError
-from steer_lightning.fingerprint import sha256
-from steer_lightning.policy import Policy
+from steer_lightning.model.fingerprint import sha256
+from steer_lightning.model.policy import Policy
 from steer_lightning.steering import (
     Steering,
     SteeringVectors,

@@ -40,7 +40,7 @@ from steer_lightning.evaluation.store import (
     row_of,
 )
 from steer_lightning.evaluation.votes import compare_by
-from steer_lightning.policy import Policy
+from steer_lightning.model.policy import Policy
 from steer_lightning.rewards import (
     MathReward,
     Reward,

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from steer_lightning.errors import ConfigError
-from steer_lightning.hub import hub_errors, resolve_base
+from steer_lightning.model.hub import hub_errors, resolve_base
 
 KEY = "merge_from"
 """The option of an export that names the base."""

@@ -23,7 +23,7 @@ from steer_lightning.export.compare import (
 from steer_lightning.export.merged import down_bias, read_tensor
 from steer_lightning.export.peft_adapter import load_adapter
 from steer_lightning.export.streamed import open_streamed
-from steer_lightning.hub import hub_errors
+from steer_lightning.model.hub import hub_errors
 from steer_lightning.steering import SteeringVectors
 from steer_lightning.steering.arithmetic import plain_vectors, sliced
 

@@ -13,8 +13,8 @@ from steer_lightning.lens.final_norm import find_final_norm, norm_direction
 from steer_lightning.lens.first_token import Change, change_of, divergence, mean_change
 from steer_lightning.lens.geometry import cosines, singular_values, stable_rank
 from steer_lightning.lens.unembedding import Ranked, TokenRanks, rank_tokens
-from steer_lightning.policy import Policy
-from steer_lightning.sharding.pace import one_token
+from steer_lightning.model.policy import Policy
+from steer_lightning.model.sharding.pace import one_token
 from steer_lightning.steering import SiteVectors
 from steer_lightning.types import Prompt
 

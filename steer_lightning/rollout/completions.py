@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from steer_lightning.policy import Policy
+from steer_lightning.model.policy import Policy
 from steer_lightning.rollout.draw import draw
 from steer_lightning.rollout.engine import OnCompletion
 from steer_lightning.rollout.sampling import Sampling

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from steer_lightning.errors import ConfigError
-from steer_lightning.policy import Policy
+from steer_lightning.model.policy import Policy
 from steer_lightning.rollout.completions import Record
 from steer_lightning.rollout.cuda_graphs import RECORD_AFTER, CudaGraphs, Pass, RecordedPasses
 from steer_lightning.rollout.engine import OnCompletion, ignore

@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from steer_lightning.errors import ConfigError
-from steer_lightning.policy import Policy
+from steer_lightning.model.policy import Policy
 from steer_lightning.rollout.draw import draw
 from steer_lightning.rollout.engine import OnCompletion, ignore
 from steer_lightning.rollout.sampling import Sampling, row_uniforms

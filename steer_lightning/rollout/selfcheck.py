@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from steer_lightning.policy import Policy
+from steer_lightning.model.policy import Policy
 from steer_lightning.rollout.plan import is_out_of_memory, plan_flight
 from steer_lightning.rollout.sampling import Sampling
 from steer_lightning.types import Problem, Prompt

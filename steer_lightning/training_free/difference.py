@@ -11,7 +11,7 @@ from torch import nn
 from steer_lightning.advantages import DrGRPO, has_signal
 from steer_lightning.errors import ConfigError
 from steer_lightning.microbatches import MicroBatch, micro_batches
-from steer_lightning.policy import Policy
+from steer_lightning.model.policy import Policy
 from steer_lightning.steering import SteeringVectors, find_sites
 from steer_lightning.types import Rollouts
 

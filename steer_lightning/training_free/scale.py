@@ -11,7 +11,7 @@ from tqdm import tqdm
 from steer_lightning.evaluation import BenchmarkMetrics, Estimate, difference, estimate
 from steer_lightning.evaluation.intervals import Values
 from steer_lightning.evaluation.runner import evaluate_batch
-from steer_lightning.policy import Policy
+from steer_lightning.model.policy import Policy
 from steer_lightning.rewards import RewardSum
 from steer_lightning.rollout import RolloutEngine, Sampling
 from steer_lightning.steering import SteeringVectors

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from steer_lightning.policy import Policy
+from steer_lightning.model.policy import Policy
 from steer_lightning.strategy import SteeringFSDP2, SteeringStrategy
 from tests.started import all_end, node
 

@@ -15,7 +15,7 @@ import yaml
 from steer_lightning.gradient import BatchGradient
 from steer_lightning.losses import PolicyGradient
 from steer_lightning.microbatches import Batch
-from steer_lightning.policy import Policy
+from steer_lightning.model.policy import Policy
 from steer_lightning.rollout import DecodeEngine, GenerateEngine, Sampling
 from steer_lightning.steering import FullFinetune, LoRA, Steering, SteeringVectors
 from steer_lightning.testing import ARCHITECTURES, check_engine, make_prompts, tiny_policy

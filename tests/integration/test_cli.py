@@ -147,7 +147,7 @@ def test_a_wheel_runs_in_a_foreign_folder(root: Path, tmp_path: Path) -> None:
             check=True,
         )
         assert "steer-lightning COMMAND" in done.stdout
-    where = "import steer_lightning.hub as p; print(p.resolve_base('quickstart'))"
+    where = "import steer_lightning.model.hub as p; print(p.resolve_base('quickstart'))"
     done = subprocess.run(
         [sys.executable, "-c", where],
         cwd=foreign,

@@ -104,7 +104,7 @@ def test_mistakes_are_told_before_the_model_is_loaded(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from steer_lightning.policy import Policy
+    from steer_lightning.model.policy import Policy
 
     monkeypatch.setattr(Policy, "load", lambda policy: pytest.fail("loaded"))
     assert command(verified, tmp_path, *FEW, *words) == 2

@@ -19,7 +19,7 @@ import yaml
 
 from steer_lightning.data import PlainTemplate, Records, make_prompts
 from steer_lightning.evaluation.runner import EVALUATION_STEP
-from steer_lightning.policy import Policy
+from steer_lightning.model.policy import Policy
 from steer_lightning.rollout import DecodeEngine, Sampling
 from steer_lightning.steering import (
     AdaptiveVectors,

@@ -23,7 +23,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from steer_lightning import ConfigError, attach, export_vectors, save_vectors
 from steer_lightning.cli import main
-from steer_lightning.hub import resolve_base
+from steer_lightning.model.hub import resolve_base
 from steer_lightning.testing import save_tiny
 from tests.integration.conftest import NEEDS_GEMMA
 

@@ -31,11 +31,6 @@ NO_TORCH = {
 """Rooms that start without torch, Lightning and transformers, which take seconds to import."""
 
 MOVING: dict[str, str] = {  # loose modules, and the room that each will be in
-    "policy": "model",
-    "hub": "model",
-    "fingerprint": "model",
-    "forwards": "model",
-    "sharding": "model",
     "sample": "training",
     "kl_in_reward": "training",
     "step": "training",

@@ -18,11 +18,11 @@ from steer_lightning import ConfigError, SteeringModule, attach
 from steer_lightning.gradient import BatchGradient
 from steer_lightning.losses import PolicyGradient
 from steer_lightning.microbatches import Batch
+from steer_lightning.model.policy import Policy
+from steer_lightning.model.sharding import FlatSharding
 from steer_lightning.optim import check_optimizer
-from steer_lightning.policy import Policy
 from steer_lightning.reading import why_not_packed
 from steer_lightning.rollout import DecodeEngine, GenerateEngine, Sampling
-from steer_lightning.sharding import FlatSharding
 from steer_lightning.steering import (
     BitFit,
     FullFinetune,

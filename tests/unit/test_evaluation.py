@@ -34,7 +34,7 @@ from steer_lightning.evaluation.arms import check_fit, load_files, make_arms
 from steer_lightning.evaluation.results import Voting, as_text, samples_of, table_rows
 from steer_lightning.evaluation.store import Store, read_rows
 from steer_lightning.evaluation.votes import compare_by, number_answers
-from steer_lightning.policy import Policy
+from steer_lightning.model.policy import Policy
 from steer_lightning.rewards import MathReward, RewardSum, WeightedReward
 from steer_lightning.steering import (
     AdaptiveVectors,

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, PreTrainedConfig, Qwen2Config
 
-from steer_lightning.losses import token_logprobs
+from steer_lightning.model.head import token_logprobs
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import memory_plan

@@ -12,8 +12,9 @@ import torch
 from steer_lightning import ConfigError, SteeringModule
 from steer_lightning.advantages import GRPO, RLOO, DrGRPO
 from steer_lightning.checks import check_batch_size
-from steer_lightning.losses import Clip, PolicyGradient, TokenMean, token_logprobs
+from steer_lightning.losses import Clip, PolicyGradient, TokenMean
 from steer_lightning.microbatches import Batch
+from steer_lightning.model.head import token_logprobs
 from steer_lightning.optim import NormClip
 from steer_lightning.rewards import FormatReward, WeightedReward
 from steer_lightning.rollout import GenerateEngine, Sampling

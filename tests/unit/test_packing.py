@@ -10,18 +10,9 @@ import torch
 
 from steer_lightning import SteeringModule
 from steer_lightning.gradient import BatchGradient
-from steer_lightning.losses import (
-    EntropyBonus,
-    Head,
-    KLToBase,
-    PolicyGradient,
-    TokenStates,
-    k2,
-    logprobs,
-    read_head,
-    read_logits,
-)
+from steer_lightning.losses import EntropyBonus, KLToBase, PolicyGradient, k2, logprobs
 from steer_lightning.microbatches import Batch
+from steer_lightning.model.head import Head, TokenStates, read_head, read_logits
 from steer_lightning.packing import Packing, buckets_by_length, common_length
 from steer_lightning.reading import why_not_packed
 from steer_lightning.rollout import GenerateEngine, Sampling

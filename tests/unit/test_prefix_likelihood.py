@@ -10,8 +10,9 @@ import torch
 from steer_lightning import ConfigError, SteeringModule
 from steer_lightning.advantages import RLOO
 from steer_lightning.kl_in_reward import KLInReward
-from steer_lightning.losses import PolicyGradient, PrefixLikelihood, token_logprobs
+from steer_lightning.losses import PolicyGradient, PrefixLikelihood
 from steer_lightning.microbatches import Batch
+from steer_lightning.model.head import token_logprobs
 from steer_lightning.rewards import FormatReward, RewardSum, WeightedReward
 from steer_lightning.rollout import Sampling
 from steer_lightning.sample import DynamicSampling

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from steer_lightning import ConfigError
-from steer_lightning.losses import token_logprobs
+from steer_lightning.model.head import token_logprobs
 from steer_lightning.rollout import GenerateEngine, Sampling
 from steer_lightning.rollout.draw import BLOCK, draw, warp
 from steer_lightning.rollout.sampling import row_uniforms

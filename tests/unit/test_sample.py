@@ -13,7 +13,8 @@ from steer_lightning.checks import check_further_prompts
 from steer_lightning.data import Arithmetic, PromptDataModule
 from steer_lightning.gradient import BatchGradient
 from steer_lightning.kl_in_reward import KLInReward
-from steer_lightning.losses import PolicyGradient, k2, token_logprobs
+from steer_lightning.losses import PolicyGradient, k2
+from steer_lightning.model.head import token_logprobs
 from steer_lightning.rewards import FormatReward, LengthReward, Scores, WeightedReward
 from steer_lightning.rollout import GenerateEngine, Sampling
 from steer_lightning.sample import DynamicSampling, no_rollouts, who_takes_part

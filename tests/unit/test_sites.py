@@ -15,8 +15,8 @@ from steer_lightning import ConfigError, attach, load_vectors, save_vectors
 from steer_lightning.gradient import BatchGradient
 from steer_lightning.losses import PolicyGradient
 from steer_lightning.microbatches import Batch
+from steer_lightning.model.policy import Policy
 from steer_lightning.packing import Packing
-from steer_lightning.policy import Policy
 from steer_lightning.reading import why_not_packed
 from steer_lightning.rollout import DecodeEngine, GenerateEngine, RolloutEngine, Sampling
 from steer_lightning.steering import SteeringVectors, find_layers

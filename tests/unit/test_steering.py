@@ -8,7 +8,7 @@ from torch import nn
 from transformers import AutoConfig
 
 from steer_lightning import ConfigError, attach, load_vectors, save_vectors
-from steer_lightning.policy import Policy
+from steer_lightning.model.policy import Policy
 from steer_lightning.steering import (
     SteeringVectors,
     find_layers,
@@ -189,7 +189,7 @@ def test_units_do_not_depend_on_how_prompts_are_batched(monkeypatch: pytest.Monk
     prompts = [prompt.token_ids for prompt in make_prompts(["a", "two words", "a longer prompt"])]
     units = []
     for tokens in (8192, 20, 1):
-        monkeypatch.setattr("steer_lightning.policy.UNIT_TOKENS", tokens)
+        monkeypatch.setattr("steer_lightning.model.policy.UNIT_TOKENS", tokens)
         policy = tiny_policy("qwen2")
         policy.measure_units(prompts)
         units.append(policy.steering.unit)

@@ -8,7 +8,7 @@ import torch
 from steer_lightning.gradient import BatchGradient
 from steer_lightning.losses import Clip, KLToBase, PolicyGradient
 from steer_lightning.microbatches import Batch
-from steer_lightning.policy import Policy
+from steer_lightning.model.policy import Policy
 from steer_lightning.reading import can_skip_layers
 from steer_lightning.rollout import GenerateEngine, Sampling
 from steer_lightning.steering import SteeringVectors

@@ -10,8 +10,8 @@ import torch
 from torch.distributed.fsdp import FullyShardedDataParallel, ShardingStrategy
 from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 
-from steer_lightning.sharding.pace import in_step, one_token
-from steer_lightning.sharding.whole import Layers, Sharding
+from steer_lightning.model.sharding.pace import in_step, one_token
+from steer_lightning.model.sharding.whole import Layers, Sharding
 from steer_lightning.system.collectives import largest
 
 

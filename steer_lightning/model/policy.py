@@ -21,11 +21,11 @@ from transformers import (
 )
 
 from steer_lightning.errors import ConfigError
-from steer_lightning.fingerprint import checksum, sha256
-from steer_lightning.forwards import replaced_forwards
-from steer_lightning.hub import eos_token_ids, hub_errors, pad_token_id, resolve_base
-from steer_lightning.losses import Head
-from steer_lightning.sharding import Sharding
+from steer_lightning.model.fingerprint import checksum, sha256
+from steer_lightning.model.head import Head
+from steer_lightning.model.hub import eos_token_ids, hub_errors, pad_token_id, resolve_base
+from steer_lightning.model.replaced_forward import replaced_forwards
+from steer_lightning.model.sharding import Sharding
 from steer_lightning.steering import (
     Attachment,
     Steering,

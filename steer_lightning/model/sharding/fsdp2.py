@@ -13,8 +13,8 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
-from steer_lightning.sharding.pace import in_step
-from steer_lightning.sharding.whole import Layers, Sharding
+from steer_lightning.model.sharding.pace import in_step
+from steer_lightning.model.sharding.whole import Layers, Sharding
 from steer_lightning.system.collectives import gather_objects, largest, rank
 
 ROOM = 0.5

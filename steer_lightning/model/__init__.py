@@ -1,0 +1,1 @@
+"""The frozen language model, how it lies in memory, and the doors to its insides."""

@@ -1,0 +1,7 @@
+"""How the frozen base lies in the memory of several processes."""
+
+from steer_lightning.model.sharding.fsdp import FlatSharding
+from steer_lightning.model.sharding.fsdp2 import LayerSharding
+from steer_lightning.model.sharding.whole import Sharding
+
+__all__ = ["FlatSharding", "LayerSharding", "Sharding"]

@@ -1,7 +1,0 @@
-"""How the frozen base lies in the memory of several processes."""
-
-from steer_lightning.sharding.fsdp import FlatSharding
-from steer_lightning.sharding.fsdp2 import LayerSharding
-from steer_lightning.sharding.whole import Sharding
-
-__all__ = ["FlatSharding", "LayerSharding", "Sharding"]
