@@ -15,11 +15,11 @@ import time
 import torch
 from common import add_arguments, prompts_for, resolve_model, write_json
 
-from steer_lightning.gradient import BatchGradient
 from steer_lightning.losses import PolicyGradient
-from steer_lightning.microbatches import Batch
 from steer_lightning.model.policy import Policy
 from steer_lightning.rollout import DecodeEngine, Sampling
+from steer_lightning.training.batch import Batch
+from steer_lightning.training.gradient import BatchGradient
 
 LENGTHS = (32, 64, 128, 256)
 

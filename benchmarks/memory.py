@@ -22,11 +22,11 @@ import torch
 from common import add_arguments, peak_memory, reset_peak_memory, resolve_model, write_json
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from steer_lightning.gradient import BatchGradient
 from steer_lightning.losses import PolicyGradient
-from steer_lightning.microbatches import Batch
 from steer_lightning.model.policy import Policy
 from steer_lightning.testing import byte_tokenizer
+from steer_lightning.training.batch import Batch
+from steer_lightning.training.gradient import BatchGradient
 from steer_lightning.types import Problem, Prompt, Rollouts
 
 VOCABULARIES = (4_096, 32_768, 262_144)

@@ -29,9 +29,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, Qwen2Con
 from steer_lightning.model.head import CHUNK_NUMBERS
 from steer_lightning.model.policy import Policy
 from steer_lightning.model.sharding.fsdp2 import ROOM
-from steer_lightning.packing import Packing, packed, packed_attention
 from steer_lightning.steering import SteeringVectors
 from steer_lightning.testing import byte_tokenizer
+from steer_lightning.training.packing import Packing, packed, packed_attention
 
 GIB = 2**30
 COUNTED_TOKENS = 1024

@@ -15,14 +15,14 @@ import time
 import torch
 from common import add_arguments, prompts_for, resolve_model, write_json
 
-from steer_lightning.gradient import BatchGradient
 from steer_lightning.losses import Clip, PolicyGradient
-from steer_lightning.microbatches import Batch
 from steer_lightning.model.policy import Policy
 from steer_lightning.rollout import DecodeEngine, Sampling
 from steer_lightning.steering import SteeringVectors
+from steer_lightning.training.batch import Batch
+from steer_lightning.training.gradient import BatchGradient
+from steer_lightning.training.update import learn
 from steer_lightning.types import Rollouts
-from steer_lightning.update import learn
 
 PASSES = 4
 

@@ -6,7 +6,7 @@
           init_args: {reward: 0.95, num_steps: 5}
 
 Callbacks watch: they read `pl_module.last_step` (rollouts, scores, rewards, advantages; see
-`steer_lightning.step.Step`) and never change loss or data.
+`steer_lightning.training.step.Step`) and never change loss or data.
 """
 
 from __future__ import annotations

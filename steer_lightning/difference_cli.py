@@ -20,11 +20,12 @@ from steer_lightning.data.templates import check_template
 from steer_lightning.errors import ConfigError
 from steer_lightning.evaluation import Estimate
 from steer_lightning.module import SteeringModule
-from steer_lightning.sample import sample_round
 from steer_lightning.steering import SteeringVectors
 from steer_lightning.system.printable import aligned
 from steer_lightning.system.whole_files import write_bytes
-from steer_lightning.training_free import MeanDifference, Trial, best_of, find_scale, in_units
+from steer_lightning.training.best_scale import Trial, best_of, find_scale
+from steer_lightning.training.mean_difference import MeanDifference, in_units
+from steer_lightning.training.sample import sample_round
 from steer_lightning.types import Prompt
 
 FILES = (SteeringVectors.file_name, "difference.json")

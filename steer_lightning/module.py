@@ -13,20 +13,7 @@ import torch
 from lightning.pytorch.trainer.states import TrainerFn
 
 from steer_lightning.advantages import Advantage
-from steer_lightning.checks import (
-    check_batch_size,
-    check_further_prompts,
-    check_same_everywhere,
-    check_scoring,
-    check_trainer,
-    check_training,
-    num_steps_of,
-)
-from steer_lightning.gradient import BatchGradient
-from steer_lightning.held_out import HeldOut
-from steer_lightning.kl_in_reward import KLInReward
 from steer_lightning.losses import Loss, PolicyGradient
-from steer_lightning.microbatches import Batch
 from steer_lightning.model.policy import Policy
 from steer_lightning.optim import (
     OptimizerFactory,
@@ -34,15 +21,6 @@ from steer_lightning.optim import (
     Schedule,
     check_optimizer,
     default_optimizer,
-)
-from steer_lightning.random_states import get_random_states, set_random_states
-from steer_lightning.reading import can_skip_layers, why_not_packed
-from steer_lightning.resume import (
-    KEY,
-    check_not_finished,
-    check_same_run,
-    policy_facts,
-    training_facts,
 )
 from steer_lightning.rewards import (
     MathReward,
@@ -52,18 +30,40 @@ from steer_lightning.rewards import (
     WeightedReward,
 )
 from steer_lightning.rollout import DecodeEngine, RolloutEngine, Sampling
-from steer_lightning.sample import (
+from steer_lightning.steering import Steering, SteeringVectors
+from steer_lightning.strategy import SteeringStrategy
+from steer_lightning.training.batch import Batch
+from steer_lightning.training.checks import (
+    check_batch_size,
+    check_further_prompts,
+    check_same_everywhere,
+    check_scoring,
+    check_trainer,
+    check_training,
+    num_steps_of,
+)
+from steer_lightning.training.forward import can_skip_layers, why_not_packed
+from steer_lightning.training.gradient import BatchGradient
+from steer_lightning.training.held_out import HeldOut
+from steer_lightning.training.kl_in_reward import KLInReward
+from steer_lightning.training.random_states import get_random_states, set_random_states
+from steer_lightning.training.resume import (
+    KEY,
+    check_not_finished,
+    check_same_run,
+    policy_facts,
+    training_facts,
+)
+from steer_lightning.training.sample import (
     DynamicSampling,
     default_advantage,
     default_rewards,
     sample_round,
     who_takes_part,
 )
-from steer_lightning.steering import Steering, SteeringVectors
-from steer_lightning.step import Sampled, Step, Update
-from steer_lightning.strategy import SteeringStrategy
+from steer_lightning.training.step import Sampled, Step, Update
+from steer_lightning.training.update import Updates, learn
 from steer_lightning.types import Prompt
-from steer_lightning.update import Updates, learn
 
 log = logging.getLogger(__name__)
 

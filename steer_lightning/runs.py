@@ -18,10 +18,10 @@ from steer_lightning.checkpoint_file import (
     load_checkpoint,
 )
 from steer_lightning.errors import UNKNOWN, ConfigError
-from steer_lightning.resume import KEY
 from steer_lightning.run_folders import run_folders
 from steer_lightning.system.whole_files import write_bytes
 from steer_lightning.system.yaml_size import check_yaml_size
+from steer_lightning.training.resume import KEY
 
 if sys.platform != "win32":
     import fcntl

@@ -248,8 +248,8 @@ def check_engine(
 
 
 def _check_logprobs(policy: Policy, rollouts: Rollouts, sampling: Sampling) -> None:
-    from steer_lightning.microbatches import micro_batches
     from steer_lightning.model.head import token_logprobs
+    from steer_lightning.training.batch import micro_batches
 
     for part in micro_batches(
         rollouts, torch.arange(len(rollouts.texts)), 10_000, policy.pad_token_id

@@ -30,7 +30,6 @@ from steer_lightning.callbacks import (
     VectorCheckpoint,
 )
 from steer_lightning.callbacks.last_checkpoint import WholeFileCheckpointIO
-from steer_lightning.checks import check_trainer
 from steer_lightning.data import PromptDataModule
 from steer_lightning.errors import UNKNOWN, ConfigError
 from steer_lightning.messages import explain, explain_refusal
@@ -49,6 +48,7 @@ from steer_lightning.runs import (
 )
 from steer_lightning.strategy import STRATEGIES, SteeringStrategy, wants_several
 from steer_lightning.system.yaml_size import bound_yaml
+from steer_lightning.training.checks import check_trainer
 
 TRAINER_DEFAULTS: dict[str, Any] = {
     "default_root_dir": "runs",

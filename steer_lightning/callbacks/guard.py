@@ -15,9 +15,9 @@ from lightning.pytorch.callbacks import Callback
 from steer_lightning.callbacks.run_folder import claim
 from steer_lightning.errors import ConfigError
 from steer_lightning.module import SteeringModule
-from steer_lightning.step import Step
 from steer_lightning.system.collectives import rank, world_size
 from steer_lightning.system.whole_files import write_bytes
+from steer_lightning.training.step import Step
 
 log = logging.getLogger(__name__)
 

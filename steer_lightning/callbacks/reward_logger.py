@@ -8,7 +8,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 
 from steer_lightning.module import SteeringModule
-from steer_lightning.step import Step
+from steer_lightning.training.step import Step
 
 
 def reward_metrics(step: Step) -> dict[str, float]:

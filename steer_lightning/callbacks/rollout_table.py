@@ -13,10 +13,10 @@ from lightning.pytorch.callbacks import Callback
 from steer_lightning.callbacks.run_folder import claim, tell
 from steer_lightning.errors import ConfigError
 from steer_lightning.module import SteeringModule
-from steer_lightning.step import Step
 from steer_lightning.system.collectives import rank, world_size
 from steer_lightning.system.printable import printable, valid_unicode
 from steer_lightning.system.whole_files import written_aside
+from steer_lightning.training.step import Step
 
 
 def as_table(step: Step, number: int) -> pa.Table:

@@ -12,13 +12,13 @@ import pytest
 import torch
 import yaml
 
-from steer_lightning.gradient import BatchGradient
 from steer_lightning.losses import PolicyGradient
-from steer_lightning.microbatches import Batch
 from steer_lightning.model.policy import Policy
 from steer_lightning.rollout import DecodeEngine, GenerateEngine, Sampling
 from steer_lightning.steering import FullFinetune, LoRA, Steering, SteeringVectors
 from steer_lightning.testing import ARCHITECTURES, check_engine, make_prompts, tiny_policy
+from steer_lightning.training.batch import Batch
+from steer_lightning.training.gradient import BatchGradient
 from steer_lightning.types import Rollouts
 
 pytestmark = [

@@ -18,8 +18,8 @@ from transformers import AutoModelForCausalLM
 from steer_lightning import save_vectors
 from steer_lightning.cli import COMMANDS, main
 from steer_lightning.model.hub import resolve_base
-from steer_lightning.resume import KEY
 from steer_lightning.testing import check_reward
+from steer_lightning.training.resume import KEY
 from steer_lightning.types import Completion
 
 ROOT = Path(__file__).parents[2]

@@ -46,9 +46,9 @@ if __name__ == "__main__":
 
     Path.write_bytes, Path.replace = write_in_two, replace_slowly  # type: ignore[method-assign]
     from steer_lightning.cli import main
-    from steer_lightning.gradient import BatchGradient
     from steer_lightning.module import SteeringModule
     from steer_lightning.rewards.scoring import Scoring
+    from steer_lightning.training.gradient import BatchGradient
 
     add, accumulate, update = Scoring.add, BatchGradient.accumulate, SteeringModule.update
 

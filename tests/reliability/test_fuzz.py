@@ -23,8 +23,6 @@ from steer_lightning.checkpoint_file import DamagedCheckpointError, load_checkpo
 from steer_lightning.cli import main
 from steer_lightning.data import PlainTemplate
 from steer_lightning.data.templates import check_template
-from steer_lightning.microbatches import micro_batches
-from steer_lightning.packing import Packing
 from steer_lightning.rewards import FormatReward, MathReward, RewardSum, WeightedReward
 from steer_lightning.rewards.math import find_answer, last_boxed, plain_number
 from steer_lightning.rollout import Sampling
@@ -32,6 +30,8 @@ from steer_lightning.steering.layers import parse_layers
 from steer_lightning.system.printable import printable
 from steer_lightning.system.yaml_size import JSONARGPARSE, load_bounded
 from steer_lightning.testing import byte_tokenizer, make_prompts
+from steer_lightning.training.batch import micro_batches
+from steer_lightning.training.packing import Packing
 from steer_lightning.types import Rollouts
 from tests.reliability.conftest import Figure
 from tests.reliability.hostile import boxed, make

@@ -21,7 +21,7 @@ from steer_lightning.advantages import (
     ReinforcePlusPlus,
     has_signal,
 )
-from steer_lightning.step import as_matrix
+from steer_lightning.training.step import as_matrix
 
 NAN = float("nan")
 ROUGH = torch.full((1, 7), 0.9)  # its sum is rounded

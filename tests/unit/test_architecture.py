@@ -31,19 +31,6 @@ NO_TORCH = {
 """Rooms that start without torch, Lightning and transformers, which take seconds to import."""
 
 MOVING: dict[str, str] = {  # loose modules, and the room that each will be in
-    "sample": "training",
-    "kl_in_reward": "training",
-    "step": "training",
-    "checks": "training",
-    "held_out": "training",
-    "update": "training",
-    "gradient": "training",
-    "microbatches": "training",
-    "packing": "training",
-    "reading": "training",
-    "streams": "training",
-    "resume": "training",
-    "random_states": "training",
     "lens": "results",
     "report": "results",
     "export": "results",
@@ -62,7 +49,6 @@ MOVING: dict[str, str] = {  # loose modules, and the room that each will be in
     "runs": "cli",
     "run_folders": "cli",
     "run_log": "cli",
-    "training_free": "training",
 }
 
 

@@ -15,13 +15,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from steer_lightning import ConfigError, SteeringModule, attach
-from steer_lightning.gradient import BatchGradient
 from steer_lightning.losses import PolicyGradient
-from steer_lightning.microbatches import Batch
 from steer_lightning.model.policy import Policy
 from steer_lightning.model.sharding import FlatSharding
 from steer_lightning.optim import check_optimizer
-from steer_lightning.reading import why_not_packed
 from steer_lightning.rollout import DecodeEngine, GenerateEngine, Sampling
 from steer_lightning.steering import (
     BitFit,
@@ -32,6 +29,9 @@ from steer_lightning.steering import (
     load_steering,
 )
 from steer_lightning.testing import check_engine, make_prompts, save_tiny, tiny_model, tiny_policy
+from steer_lightning.training.batch import Batch
+from steer_lightning.training.forward import why_not_packed
+from steer_lightning.training.gradient import BatchGradient
 from steer_lightning.types import Rollouts
 
 IDS = torch.tensor([[1, 10, 20, 30, 40], [1, 50, 60, 70, 80]])

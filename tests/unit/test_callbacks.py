@@ -31,9 +31,9 @@ from steer_lightning.report.curve import draw_reward_curve
 from steer_lightning.report.series import read_series, trailing_mean
 from steer_lightning.rewards import Scores
 from steer_lightning.rollout import Sampling
-from steer_lightning.step import Step, Update, gather_rows
 from steer_lightning.system.printable import printable
 from steer_lightning.testing import make_prompts
+from steer_lightning.training.step import Step, Update, gather_rows
 from steer_lightning.types import Rollouts
 
 NAN = float("nan")

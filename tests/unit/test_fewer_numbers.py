@@ -9,11 +9,8 @@ import pytest
 import torch
 
 from steer_lightning import ConfigError, attach, load_vectors, save_vectors
-from steer_lightning.gradient import BatchGradient
 from steer_lightning.losses import PolicyGradient
-from steer_lightning.microbatches import Batch
 from steer_lightning.model.policy import Policy
-from steer_lightning.reading import why_not_packed
 from steer_lightning.rollout import DecodeEngine, Sampling
 from steer_lightning.steering import (
     AdaptiveVectors,
@@ -23,6 +20,9 @@ from steer_lightning.steering import (
     find_layers,
 )
 from steer_lightning.testing import check_engine, make_prompts, save_tiny, tiny_model, tiny_policy
+from steer_lightning.training.batch import Batch
+from steer_lightning.training.forward import why_not_packed
+from steer_lightning.training.gradient import BatchGradient
 
 IDS = torch.tensor([[1, 10, 20, 30, 40], [1, 50, 60, 70, 80]])
 

@@ -11,17 +11,17 @@ import torch
 
 from steer_lightning import ConfigError, SteeringModule
 from steer_lightning.advantages import GRPO, RLOO, DrGRPO
-from steer_lightning.checks import check_batch_size
 from steer_lightning.losses import Clip, PolicyGradient, TokenMean
-from steer_lightning.microbatches import Batch
 from steer_lightning.model.head import token_logprobs
 from steer_lightning.optim import NormClip
 from steer_lightning.rewards import FormatReward, WeightedReward
 from steer_lightning.rollout import GenerateEngine, Sampling
 from steer_lightning.steering import SteeringVectors
 from steer_lightning.testing import check_engine, make_prompts, save_tiny, tiny_policy
+from steer_lightning.training.batch import Batch
+from steer_lightning.training.checks import check_batch_size
+from steer_lightning.training.update import Updates
 from steer_lightning.types import LossInputs, LossOutput, Rollouts
-from steer_lightning.update import Updates
 
 PROMPTS = make_prompts(["a", "two words", "a rather longer prompt", "z9"])
 SAMPLING = Sampling(group_size=4, max_new_tokens=8, temperature=0.8)

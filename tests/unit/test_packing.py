@@ -9,15 +9,15 @@ import pytest
 import torch
 
 from steer_lightning import SteeringModule
-from steer_lightning.gradient import BatchGradient
 from steer_lightning.losses import EntropyBonus, KLToBase, PolicyGradient, k2, logprobs
-from steer_lightning.microbatches import Batch
 from steer_lightning.model.head import Head, TokenStates, read_head, read_logits
-from steer_lightning.packing import Packing, buckets_by_length, common_length
-from steer_lightning.reading import why_not_packed
 from steer_lightning.rollout import GenerateEngine, Sampling
 from steer_lightning.steering import SteeringVectors
 from steer_lightning.testing import ARCHITECTURES, make_prompts, save_tiny, tiny_policy
+from steer_lightning.training.batch import Batch
+from steer_lightning.training.forward import why_not_packed
+from steer_lightning.training.gradient import BatchGradient
+from steer_lightning.training.packing import Packing, buckets_by_length, common_length
 
 PROMPTS = make_prompts(["a", "two words", "a rather longer prompt, for windows of 8", "z9"])
 CPU = torch.device("cpu")

@@ -9,15 +9,15 @@ import torch
 
 from steer_lightning import ConfigError, SteeringModule
 from steer_lightning.advantages import RLOO
-from steer_lightning.kl_in_reward import KLInReward
 from steer_lightning.losses import PolicyGradient, PrefixLikelihood
-from steer_lightning.microbatches import Batch
 from steer_lightning.model.head import token_logprobs
 from steer_lightning.rewards import FormatReward, RewardSum, WeightedReward
 from steer_lightning.rollout import Sampling
-from steer_lightning.sample import DynamicSampling
 from steer_lightning.steering import SteeringVectors
 from steer_lightning.testing import make_prompts, save_tiny
+from steer_lightning.training.batch import Batch
+from steer_lightning.training.kl_in_reward import KLInReward
+from steer_lightning.training.sample import DynamicSampling
 from steer_lightning.types import Completion, LossInputs
 
 PROMPTS = make_prompts(["a", "two words", "a rather longer prompt"])

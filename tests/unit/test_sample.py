@@ -9,18 +9,18 @@ import torch
 
 from steer_lightning import ConfigError, SteeringModule
 from steer_lightning.advantages import MovingAverage
-from steer_lightning.checks import check_further_prompts
 from steer_lightning.data import Arithmetic, PromptDataModule
-from steer_lightning.gradient import BatchGradient
-from steer_lightning.kl_in_reward import KLInReward
 from steer_lightning.losses import PolicyGradient, k2
 from steer_lightning.model.head import token_logprobs
 from steer_lightning.rewards import FormatReward, LengthReward, Scores, WeightedReward
 from steer_lightning.rollout import GenerateEngine, Sampling
-from steer_lightning.sample import DynamicSampling, no_rollouts, who_takes_part
 from steer_lightning.steering import SteeringVectors
-from steer_lightning.step import Sampled, gather_rows
 from steer_lightning.testing import make_prompts, tiny_policy
+from steer_lightning.training.checks import check_further_prompts
+from steer_lightning.training.gradient import BatchGradient
+from steer_lightning.training.kl_in_reward import KLInReward
+from steer_lightning.training.sample import DynamicSampling, no_rollouts, who_takes_part
+from steer_lightning.training.step import Sampled, gather_rows
 from steer_lightning.types import Prompt, Rollouts
 
 NAN = float("nan")

@@ -12,12 +12,8 @@ from torch import nn
 from transformers import DynamicCache
 
 from steer_lightning import ConfigError, attach, load_vectors, save_vectors
-from steer_lightning.gradient import BatchGradient
 from steer_lightning.losses import PolicyGradient
-from steer_lightning.microbatches import Batch
 from steer_lightning.model.policy import Policy
-from steer_lightning.packing import Packing
-from steer_lightning.reading import why_not_packed
 from steer_lightning.rollout import DecodeEngine, GenerateEngine, RolloutEngine, Sampling
 from steer_lightning.steering import SteeringVectors, find_layers
 from steer_lightning.steering.sites import find_sites
@@ -29,6 +25,10 @@ from steer_lightning.testing import (
     tiny_model,
     tiny_policy,
 )
+from steer_lightning.training.batch import Batch
+from steer_lightning.training.forward import why_not_packed
+from steer_lightning.training.gradient import BatchGradient
+from steer_lightning.training.packing import Packing
 from steer_lightning.types import Rollouts
 
 IDS = torch.tensor([[1, 10, 20, 30, 40], [1, 50, 60, 70, 80]])

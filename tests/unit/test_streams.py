@@ -5,16 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 
-from steer_lightning.gradient import BatchGradient
 from steer_lightning.losses import Clip, KLToBase, PolicyGradient
-from steer_lightning.microbatches import Batch
 from steer_lightning.model.policy import Policy
-from steer_lightning.reading import can_skip_layers
 from steer_lightning.rollout import GenerateEngine, Sampling
 from steer_lightning.steering import SteeringVectors
-from steer_lightning.streams import Kept, Streams
 from steer_lightning.testing import ARCHITECTURES, make_prompts, tiny_policy
-from steer_lightning.update import learn
+from steer_lightning.training.batch import Batch
+from steer_lightning.training.forward import can_skip_layers
+from steer_lightning.training.gradient import BatchGradient
+from steer_lightning.training.skipped_layers import Kept, Streams
+from steer_lightning.training.update import learn
 
 PROMPTS = make_prompts(["a", "two words", "a rather longer prompt", "z9"])
 STOPS = list(range(40, 80))  # rows of unequal length

@@ -8,20 +8,18 @@ import torch
 
 from steer_lightning import ConfigError
 from steer_lightning.evaluation import Estimate
-from steer_lightning.microbatches import micro_batches
 from steer_lightning.rewards import FormatReward, RewardSum, WeightedReward
 from steer_lightning.rollout import GenerateEngine, Sampling
 from steer_lightning.steering import SteeringVectors
 from steer_lightning.testing import make_prompts, tiny_policy
-from steer_lightning.training_free import (
+from steer_lightning.training.batch import micro_batches
+from steer_lightning.training.best_scale import Trial, best_of, find_scale
+from steer_lightning.training.mean_difference import (
     MeanDifference,
-    Trial,
-    best_of,
     difference_of_means,
-    find_scale,
     in_units,
+    mean_states,
 )
-from steer_lightning.training_free.difference import mean_states
 from steer_lightning.types import Rollouts
 
 NAN = float("nan")

@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from steer_lightning import ConfigError
-from steer_lightning.microbatches import micro_batches
 from steer_lightning.optim import (
     AdamWByKind,
     NormClip,
@@ -22,6 +21,7 @@ from steer_lightning.optim import (
 from steer_lightning.rollout import GenerateEngine, Sampling
 from steer_lightning.steering import LowRankVectors, SteeringVectors
 from steer_lightning.testing import make_prompts, tiny_policy
+from steer_lightning.training.batch import micro_batches
 
 NAN = float("nan")
 

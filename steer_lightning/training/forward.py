@@ -7,12 +7,12 @@ from contextlib import contextmanager
 
 import torch
 
-from steer_lightning.microbatches import MicroBatch
 from steer_lightning.model.head import Head, TokenStates, read_head, read_logits
 from steer_lightning.model.policy import Policy
-from steer_lightning.packing import Packing, packed, packed_attention
 from steer_lightning.steering import SteeringVectors
-from steer_lightning.streams import Kept, Streams
+from steer_lightning.training.batch import MicroBatch
+from steer_lightning.training.packing import Packing, packed, packed_attention
+from steer_lightning.training.skipped_layers import Kept, Streams
 
 
 @contextmanager

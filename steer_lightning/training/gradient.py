@@ -12,13 +12,13 @@ import torch
 
 from steer_lightning.errors import ConfigError
 from steer_lightning.losses import Loss
-from steer_lightning.microbatches import Batch, Part, micro_batches
 from steer_lightning.model.head import TokenStates
 from steer_lightning.model.policy import Policy
-from steer_lightning.packing import packed_attention
-from steer_lightning.reading import first_steered, read
-from steer_lightning.streams import Kept, Streams
 from steer_lightning.system.collectives import gather_objects, world_size
+from steer_lightning.training.batch import Batch, Part, micro_batches
+from steer_lightning.training.forward import first_steered, read
+from steer_lightning.training.packing import packed_attention
+from steer_lightning.training.skipped_layers import Kept, Streams
 from steer_lightning.types import LossInputs, LossOutput, Rollouts
 
 Backward = Callable[[torch.Tensor], None]

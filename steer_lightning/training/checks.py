@@ -12,10 +12,10 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 from steer_lightning.errors import ConfigError
 from steer_lightning.rewards import LengthReward, RewardSum, reward_name
 from steer_lightning.rollout import Sampling
-from steer_lightning.sample import DynamicSampling
 from steer_lightning.strategy import STRATEGIES, SteeringStrategy
 from steer_lightning.system.collectives import gather_objects
-from steer_lightning.update import Updates
+from steer_lightning.training.sample import DynamicSampling
+from steer_lightning.training.update import Updates
 
 
 def check_trainer(trainer: L.Trainer) -> None:

@@ -14,8 +14,8 @@ from steer_lightning.errors import ConfigError
 from steer_lightning.model.policy import Policy
 from steer_lightning.rewards import MathReward, RewardSum, WeightedReward
 from steer_lightning.rollout import RolloutEngine, Sampling
-from steer_lightning.step import Sampled, gather_rows
 from steer_lightning.system.collectives import rank, world_size
+from steer_lightning.training.step import Sampled, gather_rows
 from steer_lightning.types import Prompt, Rollouts
 
 Round = Callable[[Sequence[Prompt]], Sampled]

@@ -9,17 +9,17 @@ from dataclasses import dataclass
 import torch
 
 from steer_lightning.errors import ConfigError
-from steer_lightning.gradient import (
+from steer_lightning.model.policy import Policy
+from steer_lightning.system.collectives import sum_gradients
+from steer_lightning.training.batch import Batch
+from steer_lightning.training.gradient import (
     Backward,
     BatchGradient,
     MiniBatch,
     Totals,
     gather_totals,
 )
-from steer_lightning.microbatches import Batch
-from steer_lightning.model.policy import Policy
-from steer_lightning.step import Update
-from steer_lightning.system.collectives import sum_gradients
+from steer_lightning.training.step import Update
 
 Clip = Callable[[list[torch.nn.Parameter]], torch.Tensor]
 """Clips gradients in place; returns the norm before, a scalar."""

@@ -10,9 +10,9 @@ from torch import nn
 
 from steer_lightning.advantages import DrGRPO, has_signal
 from steer_lightning.errors import ConfigError
-from steer_lightning.microbatches import MicroBatch, micro_batches
 from steer_lightning.model.policy import Policy
 from steer_lightning.steering import SteeringVectors, find_sites
+from steer_lightning.training.batch import MicroBatch, micro_batches
 from steer_lightning.types import Rollouts
 
 

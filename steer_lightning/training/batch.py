@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from steer_lightning.streams import Kept
+from steer_lightning.training.skipped_layers import Kept
 from steer_lightning.types import Rollouts
 
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import torch
 
-from steer_lightning.gradient import BatchGradient
 from steer_lightning.losses import KLEstimator, check_kl_weight, k1
 from steer_lightning.model.policy import Policy
-from steer_lightning.step import Sampled
 from steer_lightning.system.collectives import gather_objects
+from steer_lightning.training.gradient import BatchGradient
+from steer_lightning.training.step import Sampled
 
 
 @dataclass(frozen=True, kw_only=True)

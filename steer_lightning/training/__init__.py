@@ -1,0 +1,1 @@
+"""What happens between sampled completions and the vectors: the stages of a training step."""
