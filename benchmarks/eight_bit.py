@@ -16,7 +16,7 @@ import yaml
 from common import ROOT, fit, summary, write_json
 from matplotlib.figure import Figure
 
-from steer_lightning.report.series import read_series, trailing_mean
+from steer_lightning.results.report.series import read_series, trailing_mean
 
 ARMS = {
     "AdamW8bit": {"class_path": "bitsandbytes.optim.AdamW8bit", "init_args": {"min_8bit_size": 0}},

@@ -14,7 +14,7 @@ from pathlib import Path
 from common import ROOT, fit, summary, write_json
 from matplotlib.figure import Figure
 
-from steer_lightning.report.series import read_series, trailing_mean
+from steer_lightning.results.report.series import read_series, trailing_mean
 
 
 def main() -> None:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from steer_lightning.data import PromptDataModule
     from steer_lightning.errors import ConfigError
-    from steer_lightning.export import export_vectors
     from steer_lightning.module import SteeringModule
-    from steer_lightning.publish import from_hub, push_to_hub
+    from steer_lightning.results.export import export_vectors
+    from steer_lightning.results.publish import from_hub, push_to_hub
     from steer_lightning.steering import SteeringVectors, attach, load_vectors, save_vectors
 
 __all__ = [
@@ -35,10 +35,10 @@ _HOMES = {
     "SteeringModule": "module",
     "SteeringVectors": "steering",
     "attach": "steering",
-    "export_vectors": "export",
-    "from_hub": "publish",
+    "export_vectors": "results.export",
+    "from_hub": "results.publish",
     "load_vectors": "steering",
-    "push_to_hub": "publish",
+    "push_to_hub": "results.publish",
     "save_vectors": "steering",
 }
 

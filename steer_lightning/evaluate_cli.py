@@ -83,6 +83,6 @@ def _tell(evaluation: Evaluation, results: dict[str, Any]) -> None:
     store = evaluation.store
     print(f"figures:     {store.results}")
     print(f"completions: {store.completions}")
-    from steer_lightning.report import draw_comparison, drawn
+    from steer_lightning.results.report import draw_comparison, drawn
 
     print(f"picture:     {drawn(draw_comparison, store.folder)}")

@@ -59,7 +59,7 @@ def export(
         verify: Compares with the steered base: `transformers` and `vllm` with a layer in memory at
             a time, the others with the whole base in float32.
     """
-    from steer_lightning.export import export_vectors
+    from steer_lightning.results.export import export_vectors
 
     report = export_vectors(
         vectors,

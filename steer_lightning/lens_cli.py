@@ -15,10 +15,10 @@ from steer_lightning.command_line import read_options
 from steer_lightning.data import ChatTemplate, PlainTemplate, Template, make_prompts
 from steer_lightning.errors import ConfigError
 from steer_lightning.evaluation.arms import base_of, check_fit, load_files
-from steer_lightning.lens import Look, check_unembedding, cosines, describe
-from steer_lightning.lens.text import as_text, between_as_text
 from steer_lightning.model.policy import Policy
-from steer_lightning.report import draw_between, draw_lens, drawn
+from steer_lightning.results.lens import Look, check_unembedding, cosines, describe
+from steer_lightning.results.lens.text import as_text, between_as_text
+from steer_lightning.results.report import draw_between, draw_lens, drawn
 from steer_lightning.steering import SiteVectors, Steering, find_result
 from steer_lightning.system.printable import printable
 from steer_lightning.system.whole_files import write_bytes

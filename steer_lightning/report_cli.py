@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from steer_lightning.command_line import read_options
-from steer_lightning.report import write_report
-from steer_lightning.report.files import is_run
+from steer_lightning.results.report import write_report
+from steer_lightning.results.report.files import is_run
 from steer_lightning.run_folders import run_folders
 
 

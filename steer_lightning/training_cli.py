@@ -270,7 +270,7 @@ class SteeringCLI(LightningCLI):
 
     def after_fit(self) -> None:
         """Draws the reward curve and writes the run's page."""
-        from steer_lightning.report import draw_reward_curve, write_report
+        from steer_lightning.results.report import draw_reward_curve, write_report
 
         if self.folder is None:  # not the first process
             return

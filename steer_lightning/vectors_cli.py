@@ -151,7 +151,7 @@ def transplant(
         revision: Of the base, on the hub.
         overwrite: Replaces a file that is there.
     """
-    from steer_lightning.export.base import Base
+    from steer_lightning.results.export.base import Base
     from steer_lightning.steering.arithmetic import transplanted
 
     vectors = _one(files)
@@ -168,7 +168,7 @@ def push(files: list[str], to: str, private: bool = False, overwrite: bool = Fal
         private: Makes a new repository a private one; else the hub's default holds.
         overwrite: Adds a commit to a repository that holds vectors already.
     """
-    from steer_lightning.publish import push_to_hub
+    from steer_lightning.results.publish import push_to_hub
 
     if len(files) != 1:
         raise ConfigError("files", files, rule="must be one folder of a run")

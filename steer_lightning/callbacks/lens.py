@@ -12,7 +12,9 @@ from lightning.pytorch.callbacks import Callback
 
 from steer_lightning.callbacks.run_folder import claim
 from steer_lightning.errors import ConfigError
-from steer_lightning.lens import (
+from steer_lightning.model.policy import Policy
+from steer_lightning.module import SteeringModule
+from steer_lightning.results.lens import (
     Look,
     check_unembedding,
     describe,
@@ -20,8 +22,6 @@ from steer_lightning.lens import (
     stable_rank,
     token_text,
 )
-from steer_lightning.model.policy import Policy
-from steer_lightning.module import SteeringModule
 from steer_lightning.steering import SiteVectors
 from steer_lightning.system.whole_files import write_bytes
 from steer_lightning.types import Prompt

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from steer_lightning.report import write_report
+from steer_lightning.results.report import write_report
 from tests import made_up_run
 
 if TYPE_CHECKING:

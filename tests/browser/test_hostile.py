@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from steer_lightning.report import write_report
+from steer_lightning.results.report import write_report
 from tests import made_up_run
 from tests.browser.conftest import Open
 

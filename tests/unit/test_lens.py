@@ -15,7 +15,7 @@ from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from steer_lightning import ConfigError, attach
-from steer_lightning.lens import (
+from steer_lightning.results.lens import (
     Look,
     change_of,
     check_unembedding,
@@ -32,8 +32,8 @@ from steer_lightning.lens import (
     token_text,
     unembedding,
 )
-from steer_lightning.lens.text import as_text, between_as_text
-from steer_lightning.report import draw_between, draw_lens
+from steer_lightning.results.lens.text import as_text, between_as_text
+from steer_lightning.results.report import draw_between, draw_lens
 from steer_lightning.testing import ARCHITECTURES, byte_tokenizer, make_prompts, tiny_policy
 
 ALL = sorted(ARCHITECTURES)

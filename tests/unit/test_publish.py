@@ -19,7 +19,7 @@ import torch
 import yaml
 
 from steer_lightning import ConfigError, from_hub, push_to_hub, save_vectors
-from steer_lightning.model_card import HUB_DATA, is_hub_id, model_card
+from steer_lightning.results.model_card import HUB_DATA, is_hub_id, model_card
 
 ROOT = Path(__file__).parents[2]
 CONFIG = {

@@ -17,15 +17,15 @@ import yaml
 
 from steer_lightning import ConfigError
 from steer_lightning.cli import main
-from steer_lightning.report import write_report
-from steer_lightning.report.contents import read_contents
-from steer_lightning.report.page import SCRIPTS, as_json
-from steer_lightning.report.samples import evenly
-from steer_lightning.report.series import as_curve, joined, read_series
-from steer_lightning.report.texts import shortened, within_budget
+from steer_lightning.results.report import write_report
+from steer_lightning.results.report.contents import read_contents
+from steer_lightning.results.report.page import SCRIPTS, as_json
+from steer_lightning.results.report.samples import evenly
+from steer_lightning.results.report.series import as_curve, joined, read_series
+from steer_lightning.results.report.texts import shortened, within_budget
 from tests import made_up_run
 
-REPORT = Path(__file__).parents[2] / "steer_lightning/report"
+REPORT = Path(__file__).parents[2] / "steer_lightning/results/report"
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from string import Template
 from typing import Any
 
 from steer_lightning.errors import ConfigError
-from steer_lightning.report.contents import read_contents
-from steer_lightning.report.files import Record, is_run
+from steer_lightning.results.report.contents import read_contents
+from steer_lightning.results.report.files import Record, is_run
 from steer_lightning.system.printable import printable
 from steer_lightning.system.whole_files import write_bytes
 
@@ -99,7 +99,7 @@ def as_page(contents: Record) -> str:
 
 
 def _read(name: str) -> str:
-    return (files("steer_lightning.report") / name).read_text(encoding="utf-8")
+    return (files("steer_lightning.results.report") / name).read_text(encoding="utf-8")
 
 
 def _policy(styles: Sequence[str], scripts: Sequence[str]) -> str:

@@ -9,24 +9,24 @@ from pathlib import Path
 from typing import Protocol
 
 from steer_lightning.errors import ConfigError
-from steer_lightning.export import control_vector, easysteer
-from steer_lightning.export.base import Base
-from steer_lightning.export.control_vector import (
+from steer_lightning.results.export import control_vector, easysteer
+from steer_lightning.results.export.base import Base
+from steer_lightning.results.export.control_vector import (
     read_control_vector,
     require_gguf,
     write_control_vector,
 )
-from steer_lightning.export.families import LLAMA_FORM, bias_home, check_llama_form
-from steer_lightning.export.merged import write_merged
-from steer_lightning.export.peft_adapter import require_peft, write_adapter
-from steer_lightning.export.proofs import (
+from steer_lightning.results.export.families import LLAMA_FORM, bias_home, check_llama_form
+from steer_lightning.results.export.merged import write_merged
+from steer_lightning.results.export.peft_adapter import require_peft, write_adapter
+from steer_lightning.results.export.proofs import (
     Findings,
     check_read,
     compare_adapter,
     compare_merged,
     compare_vectors,
 )
-from steer_lightning.export.vllm import check_for_vllm, serve_command
+from steer_lightning.results.export.vllm import check_for_vllm, serve_command
 from steer_lightning.steering import SteeringVectors
 from steer_lightning.steering.arithmetic import sliced
 

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 from steer_lightning.errors import ConfigError
-from steer_lightning.export.base import Base, weight_files
-from steer_lightning.export.compare import (
+from steer_lightning.model.hub import hub_errors
+from steer_lightning.results.export.base import Base, weight_files
+from steer_lightning.results.export.compare import (
     Difference,
     Probe,
     continue_greedily,
@@ -20,10 +21,9 @@ from steer_lightning.export.compare import (
     make_probe,
     read_differently,
 )
-from steer_lightning.export.merged import down_bias, read_tensor
-from steer_lightning.export.peft_adapter import load_adapter
-from steer_lightning.export.streamed import open_streamed
-from steer_lightning.model.hub import hub_errors
+from steer_lightning.results.export.merged import down_bias, read_tensor
+from steer_lightning.results.export.peft_adapter import load_adapter
+from steer_lightning.results.export.streamed import open_streamed
 from steer_lightning.steering import SteeringVectors
 from steer_lightning.steering.arithmetic import plain_vectors, sliced
 

@@ -19,8 +19,8 @@ from tqdm import tqdm
 from transformers import LlamaConfig
 
 from steer_lightning.errors import ConfigError
-from steer_lightning.export.base import CARRIED, INDEX, KEY, Base, weight_files
-from steer_lightning.export.compare import read_differently
+from steer_lightning.results.export.base import CARRIED, INDEX, KEY, Base, weight_files
+from steer_lightning.results.export.compare import read_differently
 from steer_lightning.steering import SteeringVectors
 
 SETTINGS = (

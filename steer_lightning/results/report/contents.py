@@ -9,9 +9,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from steer_lightning.report.answers import read_answers
-from steer_lightning.report.damage import damaged
-from steer_lightning.report.files import (
+from steer_lightning.results.report.answers import read_answers
+from steer_lightning.results.report.damage import damaged
+from steer_lightning.results.report.files import (
     CONFIG,
     EVALUATION,
     SUMMARY,
@@ -24,9 +24,9 @@ from steer_lightning.report.files import (
     read_text,
     setting,
 )
-from steer_lightning.report.samples import evenly, read_training
-from steer_lightning.report.series import FILE as METRICS
-from steer_lightning.report.series import Series, as_curve, first_step, joined, read_series
+from steer_lightning.results.report.samples import evenly, read_training
+from steer_lightning.results.report.series import FILE as METRICS
+from steer_lightning.results.report.series import Series, as_curve, first_step, joined, read_series
 
 MOST_LOOKS = 200
 """Of the lens in the course of training."""

@@ -7,7 +7,7 @@ of that linear layer is the same (tested for each of `BIAS_HOMES`).
 from __future__ import annotations
 
 from steer_lightning.errors import ConfigError
-from steer_lightning.export.base import Base
+from steer_lightning.results.export.base import Base
 
 BIAS_HOMES = {
     **dict.fromkeys(

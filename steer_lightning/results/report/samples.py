@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from steer_lightning.report.damage import damaged
-from steer_lightning.report.files import PARTS, ROLLOUTS
-from steer_lightning.report.texts import (
+from steer_lightning.results.report.damage import damaged
+from steer_lightning.results.report.files import PARTS, ROLLOUTS
+from steer_lightning.results.report.texts import (
     MAX_COMPLETIONS,
     Group,
     as_completion,

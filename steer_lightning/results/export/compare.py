@@ -10,7 +10,7 @@ import torch
 from tqdm import tqdm
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from steer_lightning.export.base import device
+from steer_lightning.results.export.base import device
 
 TEXTS = (
     "57+38=?\n",

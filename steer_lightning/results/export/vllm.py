@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from steer_lightning.errors import ConfigError
-from steer_lightning.export.base import weight_files
+from steer_lightning.results.export.base import weight_files
 
 MLP = ("gate_proj", "up_proj", "down_proj")
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")

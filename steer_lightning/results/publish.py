@@ -14,7 +14,7 @@ from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError
 
 from steer_lightning.errors import ConfigError
-from steer_lightning.model_card import CONFIG, SUMMARY, model_card
+from steer_lightning.results.model_card import CONFIG, SUMMARY, model_card
 from steer_lightning.steering import SteeringVectors, load_vectors
 from steer_lightning.system.hub_answers import ENDPOINT, check_hub_answers
 

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from steer_lightning.export.base import device, weight_files
+from steer_lightning.results.export.base import device, weight_files
 
 EMBEDDING = "model.embed_tokens"
 HEAD = "lm_head"

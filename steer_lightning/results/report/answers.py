@@ -9,9 +9,9 @@ from typing import Any
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from steer_lightning.report.damage import damaged
-from steer_lightning.report.samples import BATCH, readable
-from steer_lightning.report.texts import (
+from steer_lightning.results.report.damage import damaged
+from steer_lightning.results.report.samples import BATCH, readable
+from steer_lightning.results.report.texts import (
     MAX_COMPLETIONS,
     Group,
     as_completion,

@@ -9,12 +9,12 @@ from typing import Any, TypeVar
 import torch
 
 from steer_lightning.errors import ConfigError
-from steer_lightning.lens.final_norm import find_final_norm, norm_direction
-from steer_lightning.lens.first_token import Change, change_of, divergence, mean_change
-from steer_lightning.lens.geometry import cosines, singular_values, stable_rank
-from steer_lightning.lens.unembedding import Ranked, TokenRanks, rank_tokens
 from steer_lightning.model.policy import Policy
 from steer_lightning.model.sharding.pace import one_token
+from steer_lightning.results.lens.final_norm import find_final_norm, norm_direction
+from steer_lightning.results.lens.first_token import Change, change_of, divergence, mean_change
+from steer_lightning.results.lens.geometry import cosines, singular_values, stable_rank
+from steer_lightning.results.lens.unembedding import Ranked, TokenRanks, rank_tokens
 from steer_lightning.steering import SiteVectors
 from steer_lightning.types import Prompt
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from steer_lightning.errors import ConfigError
-from steer_lightning.export.base import KEY, Base
-from steer_lightning.export.formats import FORMATS, Format, Plan
-from steer_lightning.export.proofs import Findings
+from steer_lightning.results.export.base import KEY, Base
+from steer_lightning.results.export.formats import FORMATS, Format, Plan
+from steer_lightning.results.export.proofs import Findings
 from steer_lightning.steering import (
     SteeringVectors,
     find_vectors,

@@ -17,8 +17,8 @@ import torch
 from torch import nn
 
 from steer_lightning.errors import ConfigError
-from steer_lightning.export.base import Base
-from steer_lightning.export.families import bias_home
+from steer_lightning.results.export.base import Base
+from steer_lightning.results.export.families import bias_home
 from steer_lightning.steering import SteeringVectors, find_layers
 
 

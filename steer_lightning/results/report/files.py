@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 
 from steer_lightning.errors import ConfigError
-from steer_lightning.report.damage import damaged
-from steer_lightning.report.series import FILE as METRICS
+from steer_lightning.results.report.damage import damaged
+from steer_lightning.results.report.series import FILE as METRICS
 from steer_lightning.system.yaml_size import check_yaml_size
 
 CONFIG, SUMMARY = "config.yaml", "summary.json"

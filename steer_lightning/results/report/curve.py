@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from steer_lightning.report.series import SMOOTHING, read_series, trailing_mean
+from steer_lightning.results.report.series import SMOOTHING, read_series, trailing_mean
 from steer_lightning.system.whole_files import written_aside
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from steer_lightning.errors import ConfigError
-from steer_lightning.report.damage import damaged
+from steer_lightning.results.report.damage import damaged
 
 Series = dict[str, list[tuple[int, float]]]
 """(step, value) pairs by metric, in order of the steps."""
