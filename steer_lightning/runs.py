@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from steer_lightning.checkpoint_file import (
+from steer_lightning.callbacks.checkpoint_file import (
     LAST,
     PREVIOUS,
     DamagedCheckpointError,

@@ -10,8 +10,8 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.fabric.utilities.types import _PATH
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from steer_lightning.callbacks.checkpoint_file import LAST, load_checkpoint, save_checkpoint
 from steer_lightning.callbacks.run_folder import claim, run_folder
-from steer_lightning.checkpoint_file import LAST, load_checkpoint, save_checkpoint
 from steer_lightning.errors import ConfigError
 
 FOLDER = "checkpoints"

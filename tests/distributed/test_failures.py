@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 
-from steer_lightning.checkpoint_file import load_checkpoint
+from steer_lightning.callbacks.checkpoint_file import load_checkpoint
 from steer_lightning.steering import load_vectors
 from tests.distributed.conftest import LIGHTNING, Fit
 from tests.integration.conftest import Config

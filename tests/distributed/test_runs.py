@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from steer_lightning.checkpoint_file import checksum, load_checkpoint
+from steer_lightning.callbacks.checkpoint_file import checksum, load_checkpoint
 from steer_lightning.steering import load_vectors
 from tests.distributed.conftest import LIGHTNING, TORCHRUN, Fit
 from tests.integration.conftest import Config

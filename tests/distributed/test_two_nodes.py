@@ -15,7 +15,7 @@ import pytest
 import torch
 import yaml
 
-from steer_lightning.checkpoint_file import load_checkpoint
+from steer_lightning.callbacks.checkpoint_file import load_checkpoint
 from steer_lightning.steering import load_vectors
 from tests.integration.conftest import Config
 from tests.started import ROOT, Started, all_end, command_line, node

@@ -13,7 +13,7 @@ import torch
 import yaml
 
 from steer_lightning import load_vectors
-from steer_lightning.checkpoint_file import checksum, load_checkpoint
+from steer_lightning.callbacks.checkpoint_file import checksum, load_checkpoint
 from steer_lightning.cli import main
 
 OVERLAYS = sorted((Path(__file__).parents[2] / "configs/algorithms").glob("*.yaml"))

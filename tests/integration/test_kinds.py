@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from steer_lightning.checkpoint_file import load_checkpoint
+from steer_lightning.callbacks.checkpoint_file import load_checkpoint
 
 pytestmark = pytest.mark.slow
 KINDS: dict[str, dict[str, Any]] = {

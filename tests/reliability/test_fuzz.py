@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from steer_lightning import ConfigError, load_vectors
 from steer_lightning.advantages import RLOO
-from steer_lightning.checkpoint_file import DamagedCheckpointError, load_checkpoint
+from steer_lightning.callbacks.checkpoint_file import DamagedCheckpointError, load_checkpoint
 from steer_lightning.cli import main
 from steer_lightning.data import PlainTemplate
 from steer_lightning.data.templates import check_template

@@ -18,7 +18,7 @@ import pytest
 import torch
 import yaml
 
-from steer_lightning.checkpoint_file import (
+from steer_lightning.callbacks.checkpoint_file import (
     DamagedCheckpointError,
     checksum,
     load_checkpoint,

@@ -31,7 +31,6 @@ NO_TORCH = {
 """Rooms that start without torch, Lightning and transformers, which take seconds to import."""
 
 MOVING: dict[str, str] = {  # loose modules, and the room that each will be in
-    "checkpoint_file": "callbacks",
     "training_cli": "cli",
     "evaluate_cli": "cli",
     "report_cli": "cli",
