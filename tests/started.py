@@ -25,8 +25,8 @@ ROOT = Path(__file__).parents[1]
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(
     [
-        "steer_lightning.training_cli",
-        "steer_lightning.evaluate_cli",
+        "steer_lightning.cli.fit",
+        "steer_lightning.cli.evaluate",
         "transformers.models.qwen2.modeling_qwen2",
         "bitsandbytes",
         "datasets",

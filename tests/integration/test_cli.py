@@ -81,12 +81,10 @@ def test_every_yaml_of_an_evaluation_is_one(
 def test_every_yaml_parses_and_its_objects_can_be_built(
     config: Path, root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from steer_lightning import training_cli
+    from steer_lightning.cli import fit
 
     built = {}
-    monkeypatch.setattr(
-        training_cli.SteeringCLI, "_run_subcommand", lambda cli, name: built.update(cli=cli)
-    )
+    monkeypatch.setattr(fit.SteeringCLI, "_run_subcommand", lambda cli, name: built.update(cli=cli))
     monkeypatch.chdir(root)
     bases = {"distributed": "gsm8k/qwen2.5-1.5b.yaml", "algorithms": "quickstart.yaml"}
     base = bases.get(config.parent.name)  # to which it is an addition

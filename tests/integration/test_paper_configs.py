@@ -18,12 +18,12 @@ import transformers as tf
 
 from steer_lightning.callbacks import benchmark_eval
 from steer_lightning.cli import main
+from steer_lightning.cli.fit import SteeringCLI
 from steer_lightning.data import records
 from steer_lightning.optim import AdamWByKind, NormClip
 from steer_lightning.rollout import Sampling
 from steer_lightning.steering import FullFinetune, LoRA, SteeringVectors, load_steering
 from steer_lightning.testing import byte_tokenizer
-from steer_lightning.training_cli import SteeringCLI
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "configs/paper"

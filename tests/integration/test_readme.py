@@ -80,7 +80,7 @@ def test_commands_work_as_they_stand(
 
 def check_command(words: list[str], monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     """Parses a line of a document and builds all its objects; only the run itself is left out."""
-    from steer_lightning import training_cli
+    from steer_lightning.cli import fit
 
     assert words[0] in COMMANDS
     for split in ("train", "test"):
@@ -90,7 +90,7 @@ def check_command(words: list[str], monkeypatch: pytest.MonkeyPatch, folder: Pat
     (folder / "run-1/checkpoints").mkdir(parents=True, exist_ok=True)
     torch.save({KEY: {}}, folder / "run-1/checkpoints/last.ckpt")
     ran: list[str] = []
-    cli = training_cli.SteeringCLI
+    cli = fit.SteeringCLI
     monkeypatch.setattr(cli, "_run_subcommand", lambda self, name: ran.append(name))
     monkeypatch.chdir(ROOT)
     extra = [f"--trainer.default_root_dir={folder}", "--trainer.accelerator=cpu"]

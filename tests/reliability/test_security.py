@@ -25,9 +25,9 @@ from safetensors.torch import save
 from steer_lightning import ConfigError, load_vectors
 from steer_lightning.callbacks import RolloutTable
 from steer_lightning.callbacks.checkpoint_file import DamagedCheckpointError, load_checkpoint
+from steer_lightning.cli.resumable_runs import check_same_settings, find_checkpoint
 from steer_lightning.data.records import MAX_LINE, read_file, to_problems
 from steer_lightning.results.report.files import read_settings
-from steer_lightning.runs import check_same_settings, find_checkpoint
 from tests.integration.conftest import Config
 from tests.reliability import hostile
 from tests.reliability.conftest import Figure

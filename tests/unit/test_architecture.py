@@ -24,31 +24,17 @@ STOREYS: tuple[set[str], ...] = (
 )
 """Rooms import what lies on lower storeys alone: neither upwards nor next door."""
 
-NO_TORCH = {
-    *("errors", "types", "rewards", "report_cli", "cli", "command_line", "messages"),
-    *("run_folders", "__init__", "__main__"),
+LIGHT = {
+    *("", "__main__", "errors", "types", "rewards", "results.report"),
+    *("cli", "cli.options", "cli.messages", "cli.report"),
+    *("system.whole_files", "system.printable", "system.yaml_size", "system.run_files"),
 }
-"""Rooms that start without torch, Lightning and transformers, which take seconds to import."""
-
-MOVING: dict[str, str] = {  # loose modules, and the room that each will be in
-    "training_cli": "cli",
-    "evaluate_cli": "cli",
-    "report_cli": "cli",
-    "lens_cli": "cli",
-    "export_cli": "cli",
-    "vectors_cli": "cli",
-    "difference_cli": "cli",
-    "command_line": "cli",
-    "messages": "cli",
-    "runs": "cli",
-    "run_folders": "cli",
-    "run_log": "cli",
-}
+"""Start without torch, Lightning and transformers, which take seconds to import."""
 
 
 def room_of(name: str) -> str:
     """The top-level place of a dotted name without `steer_lightning.`."""
-    return MOVING.get(name.split(".")[0], name.split(".")[0])
+    return name.split(".")[0] or "__init__"
 
 
 def imports(file: Path) -> set[str]:
@@ -75,7 +61,8 @@ STOREY_OF = {room: number for number, rooms in enumerate(STOREYS) for room in ro
 
 def dotted(file: Path) -> str:
     """A file's module, without `steer_lightning.`."""
-    return ".".join(file.relative_to(PACKAGE).with_suffix("").parts)
+    parts = file.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
 @pytest.mark.parametrize("file", FILES, ids=dotted)
@@ -84,7 +71,8 @@ def test_imports_go_downwards(file: Path) -> None:
     own = {name.partition(".")[2] for name in imports(file) if name.startswith("steer_lightning.")}
     for other in sorted({room_of(name) for name in own} - {room}):
         assert STOREY_OF[other] < STOREY_OF[room], f"{room} must not import {other}"
-    if dotted(file).split(".")[0] in NO_TORCH:
+    package = dotted(file).rpartition(".")[0]
+    if dotted(file) in LIGHT or (package and package != "cli" and package in LIGHT):
         outside = {name.split(".")[0] for name in imports(file)}
         assert not outside & {"torch", "lightning", "transformers"}
 

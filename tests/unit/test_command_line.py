@@ -7,7 +7,7 @@ from typing import Literal
 import pytest
 
 from steer_lightning import ConfigError
-from steer_lightning.command_line import read_options
+from steer_lightning.cli.options import read_options
 
 
 def command(

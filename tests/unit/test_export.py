@@ -482,7 +482,7 @@ def test_a_base_that_is_unusable_is_told_in_words(tmp_path: Path) -> None:
 def test_all_formats_are_of_the_command() -> None:
     from typing import get_args, get_type_hints
 
-    from steer_lightning.export_cli import export
+    from steer_lightning.cli.export import export
 
     assert get_args(get_type_hints(export)["to"]) == tuple(FORMATS)
 

@@ -18,7 +18,7 @@ from steer_lightning.callbacks.checkpoint_file import (
     load_checkpoint,
 )
 from steer_lightning.errors import UNKNOWN, ConfigError
-from steer_lightning.run_folders import run_folders
+from steer_lightning.system.run_files import run_folders
 from steer_lightning.system.whole_files import write_bytes
 from steer_lightning.system.yaml_size import check_yaml_size
 from steer_lightning.training.resume import KEY

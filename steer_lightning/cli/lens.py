@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import torch
 
-from steer_lightning.command_line import read_options
+from steer_lightning.cli.options import read_options
 from steer_lightning.data import ChatTemplate, PlainTemplate, Template, make_prompts
 from steer_lightning.errors import ConfigError
 from steer_lightning.evaluation.arms import base_of, check_fit, load_files

@@ -14,7 +14,7 @@ import torch
 from jsonargparse import ArgumentParser
 from tqdm import tqdm
 
-from steer_lightning.command_line import read_options
+from steer_lightning.cli.options import read_options
 from steer_lightning.data import PromptDataModule, Shuffled, make_prompts
 from steer_lightning.data.templates import check_template
 from steer_lightning.errors import ConfigError

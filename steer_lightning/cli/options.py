@@ -10,8 +10,8 @@ from typing import Any, get_args, get_origin
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
+from steer_lightning.cli.messages import explain, explain_refusal
 from steer_lightning.errors import ConfigError
-from steer_lightning.messages import explain, explain_refusal
 from steer_lightning.system.yaml_size import bound_yaml
 
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
-from steer_lightning.command_line import read_options
+from steer_lightning.cli.options import read_options
 from steer_lightning.evaluation.job import Evaluation
 from steer_lightning.evaluation.results import as_text
 from steer_lightning.system.collectives import rank

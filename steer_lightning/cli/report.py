@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from steer_lightning.command_line import read_options
+from steer_lightning.cli.options import read_options
 from steer_lightning.results.report import write_report
 from steer_lightning.results.report.files import is_run
-from steer_lightning.run_folders import run_folders
+from steer_lightning.system.run_files import run_folders
 
 
 def report(

@@ -30,13 +30,8 @@ from steer_lightning.callbacks import (
     VectorCheckpoint,
 )
 from steer_lightning.callbacks.last_checkpoint import WholeFileCheckpointIO
-from steer_lightning.data import PromptDataModule
-from steer_lightning.errors import UNKNOWN, ConfigError
-from steer_lightning.messages import explain, explain_refusal
-from steer_lightning.module import SteeringModule
-from steer_lightning.run_folders import new_run_folder
-from steer_lightning.run_log import RunLog
-from steer_lightning.runs import (
+from steer_lightning.cli.messages import explain, explain_refusal
+from steer_lightning.cli.resumable_runs import (
     begin,
     check_same_settings,
     drop_if_unused,
@@ -46,7 +41,12 @@ from steer_lightning.runs import (
     unfinished_run,
     whole_checkpoint,
 )
+from steer_lightning.cli.run_log import RunLog
+from steer_lightning.data import PromptDataModule
+from steer_lightning.errors import UNKNOWN, ConfigError
+from steer_lightning.module import SteeringModule
 from steer_lightning.strategy import STRATEGIES, SteeringStrategy, wants_several
+from steer_lightning.system.run_files import new_run_folder
 from steer_lightning.system.yaml_size import bound_yaml
 from steer_lightning.training.checks import check_trainer
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from steer_lightning.command_line import read_options
+from steer_lightning.cli.options import read_options
 from steer_lightning.errors import UNKNOWN, ConfigError
 from steer_lightning.system.printable import printable
 

@@ -29,25 +29,25 @@ class Command:
 
 
 COMMANDS = {
-    "fit": Command("steer_lightning.training_cli", "train steering vectors: fit --config my.yaml"),
+    "fit": Command("steer_lightning.cli.fit", "train steering vectors: fit --config my.yaml"),
     "validate": Command(
-        "steer_lightning.training_cli", "accuracy on the validation problems of a configuration"
+        "steer_lightning.cli.fit", "accuracy on the validation problems of a configuration"
     ),
-    "test": Command("steer_lightning.training_cli", "accuracy on its test problems"),
+    "test": Command("steer_lightning.cli.fit", "accuracy on its test problems"),
     "difference": Command(
-        "steer_lightning.difference_cli",
+        "steer_lightning.cli.difference",
         "vectors without training: right minus wrong completions; takes the YAML of fit",
     ),
     "evaluate": Command(
-        "steer_lightning.evaluate_cli", "benchmarks with and without vectors, with intervals"
+        "steer_lightning.cli.evaluate", "benchmarks with and without vectors, with intervals"
     ),
-    "report": Command("steer_lightning.report_cli", "a run as one HTML file: report RUN_FOLDER"),
-    "lens": Command("steer_lightning.lens_cli", "which tokens vectors push, and how far"),
+    "report": Command("steer_lightning.cli.report", "a run as one HTML file: report RUN_FOLDER"),
+    "lens": Command("steer_lightning.cli.lens", "which tokens vectors push, and how far"),
     "export": Command(
-        "steer_lightning.export_cli", "vectors for transformers, PEFT, llama.cpp and vLLM"
+        "steer_lightning.cli.export", "vectors for transformers, PEFT, llama.cpp and vLLM"
     ),
     "vectors": Command(
-        "steer_lightning.vectors_cli", "vector files: info, scale, add, average, slice, transplant"
+        "steer_lightning.cli.vectors", "vector files: info, scale, add, average, slice, transplant"
     ),
 }
 

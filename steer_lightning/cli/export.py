@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import Literal
 
-from steer_lightning.command_line import read_options
+from steer_lightning.cli.options import read_options
 from steer_lightning.system.printable import printable
 
 INTERRUPTED = 130
