@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from steer_lightning import SteeringModule
-from steer_lightning.losses import EntropyBonus, KLToBase, PolicyGradient, k2, logprobs
+from steer_lightning.losses import EntropyBonus, KLToBase, PolicyGradient, k2
+from steer_lightning.model import head as head_module
 from steer_lightning.model.head import Head, TokenStates, read_head, read_logits
 from steer_lightning.rollout import GenerateEngine, Sampling
 from steer_lightning.steering import SteeringVectors
@@ -171,9 +172,9 @@ def test_logits_in_chunks_give_the_same_numbers_and_slopes(
     logits = logits if softcap is None else softcap * torch.tanh(logits / softcap)
     expected = read_logits(logits, tokens, 0.7, with_entropy)
     seen = []
-    plain = logprobs._chunk
-    monkeypatch.setattr(logprobs, "_chunk", lambda *a: seen.append(len(a[0])) or plain(*a))
-    monkeypatch.setattr(logprobs, "CHUNK_NUMBERS", 3 * 50)
+    plain = head_module._chunk
+    monkeypatch.setattr(head_module, "_chunk", lambda *a: seen.append(len(a[0])) or plain(*a))
+    monkeypatch.setattr(head_module, "CHUNK_NUMBERS", 3 * 50)
     found = read_head(hidden, tokens, head, 0.7, with_entropy)
     for name, values in vars(expected).items():
         torch.testing.assert_close(getattr(found, name), values)

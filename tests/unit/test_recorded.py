@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from steer_lightning.rollout import DecodeEngine, GenerateEngine, Sampling
-from steer_lightning.rollout import recorded as module
+from steer_lightning.rollout import cuda_graphs as module
 from steer_lightning.rollout.cuda_graphs import round_up
 from steer_lightning.testing import make_prompts, tiny_policy
 
