@@ -25,7 +25,7 @@ from steer_lightning.results.report.series import as_curve, joined, read_series
 from steer_lightning.results.report.texts import shortened, within_budget
 from tests import made_up_run
 
-REPORT = Path(__file__).parents[2] / "steer_lightning/results/report"
+REPORT = Path(__file__).parents[4] / "steer_lightning/results/report"
 
 
 @pytest.fixture

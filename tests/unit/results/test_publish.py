@@ -21,7 +21,7 @@ import yaml
 from steer_lightning import ConfigError, from_hub, push_to_hub, save_vectors
 from steer_lightning.results.model_card import HUB_DATA, is_hub_id, model_card
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 CONFIG = {
     "seed_everything": 3,
     "model": {

@@ -12,7 +12,7 @@ from transformers import LlamaConfig, PreTrainedConfig, Qwen2Config
 
 from steer_lightning.model.head import token_logprobs
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))
 import memory_plan
 from memory_plan import COUNTED_TOKENS, Setting, Sizes, plan, sizes_of
 
