@@ -1,4 +1,4 @@
-"""Advantage estimators, with numbers worked by hand, and against TRL's own."""
+"""What every advantage estimator promises, and TRL's own for comparison."""
 
 from __future__ import annotations
 
@@ -8,10 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from steer_lightning import ConfigError
 from steer_lightning.advantages import (
     GRPO,
     RLOO,
@@ -19,95 +16,11 @@ from steer_lightning.advantages import (
     MovingAverage,
     Reinforce,
     ReinforcePlusPlus,
-    has_signal,
 )
-from steer_lightning.training.step import as_matrix
 
 NAN = float("nan")
 ROUGH = torch.full((1, 7), 0.9)  # its sum is rounded
 EVERY = [RLOO(), GRPO(), DrGRPO(), Reinforce(), MovingAverage(), ReinforcePlusPlus()]
-
-
-def test_rloo_by_hand() -> None:
-    # first group: baselines 1/3 for the right one, 1/3 * (1 + ...) for the others
-    rewards = torch.tensor([[1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0]])
-    expected = [[1.0, -1 / 3, -1 / 3, -1 / 3], [2 / 3, 2 / 3, -2 / 3, -2 / 3], [0.0, 0.0, 0.0, 0.0]]
-    torch.testing.assert_close(RLOO()(rewards), torch.tensor(expected))
-
-
-def test_rloo_leaves_out_what_can_not_be_scored() -> None:
-    rewards = torch.tensor([[1.0, NAN, 0.0], [NAN, 1.0, NAN], [NAN, NAN, NAN]])
-    expected = [[1.0, 0.0, -1.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]]
-    assert RLOO()(rewards).tolist() == expected
-
-
-@given(
-    st.lists(
-        st.lists(st.sampled_from([0.0, 1.0, 0.25, None]), min_size=4, max_size=4),
-        min_size=1,
-        max_size=5,
-    )
-)
-@settings(deadline=None, max_examples=100)
-def test_rloo_equals_the_definition(rows: list[list[float | None]]) -> None:
-    scores = [score for row in rows for score in row]
-    advantages = RLOO()(as_matrix(scores, 4))
-    for row, group in zip(rows, advantages.tolist(), strict=True):
-        for i, reward in enumerate(row):
-            others = [other for j, other in enumerate(row) if j != i and other is not None]
-            expected = 0.0 if reward is None or not others else reward - sum(others) / len(others)
-            assert group[i] == pytest.approx(expected, abs=1e-6)
-        assert sum(group) == pytest.approx(0, abs=1e-5)
-
-
-def test_grpo_by_hand() -> None:
-    # 1 of 4 right: deviations 3/4 and -1/4, squares 12/16, over 3: a variance of 1/4
-    rewards = torch.tensor([[1.0, 0.0, 0.0, 0.0], [1.0, 0.0, NAN, NAN], [1.0, 1.0, 1.0, 1.0]])
-    half = 0.5 + 1e-4
-    two = 0.5**0.5 + 1e-4  # deviations 1/2 and -1/2, squares 1/2, over 1
-    expected = [
-        [0.75 / half, -0.25 / half, -0.25 / half, -0.25 / half],
-        [0.5 / two, -0.5 / two, 0.0, 0.0],
-        [0.0, 0.0, 0.0, 0.0],
-    ]
-    torch.testing.assert_close(GRPO()(rewards), torch.tensor(expected))
-
-
-def test_dr_grpo_by_hand() -> None:
-    rewards = torch.tensor([[1.0, 0.0, 0.0, 0.0], [1.0, 0.0, NAN, NAN], [0.5, NAN, NAN, NAN]])
-    expected = [[0.75, -0.25, -0.25, -0.25], [0.5, -0.5, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]]
-    assert DrGRPO()(rewards).tolist() == expected
-    assert torch.allclose(RLOO()(rewards[:1]) * 3 / 4, DrGRPO()(rewards[:1]))
-
-
-def test_reinforce_is_the_reward() -> None:
-    assert Reinforce()(torch.tensor([[1.0, NAN], [0.5, 0.0]])).tolist() == [[1.0, 0.0], [0.5, 0.0]]
-
-
-def test_a_moving_average_by_hand() -> None:
-    estimator = MovingAverage(decay=0.5)
-    assert estimator(torch.tensor([[1.0, 0.0]])).tolist() == [[1.0, 0.0]]  # nothing seen: b = 0
-    assert estimator.baseline == 0.5  # not 0.25: the start at 0 is taken out
-    assert estimator(torch.tensor([[1.0, NAN]])).tolist() == [[0.5, 0.0]]
-    # 0.5 * 0.25 + 0.5 * 1 = 0.625, over 1 - 0.5^2
-    assert estimator.baseline == pytest.approx(0.625 / 0.75)
-    assert estimator(torch.tensor([[NAN, NAN]])).tolist() == [[0.0, 0.0]]
-    assert estimator.baseline == pytest.approx(0.625 / 0.75), "a batch without a score is none"
-    again = MovingAverage(decay=0.5)
-    again.load_state_dict(estimator.state_dict())
-    rewards = torch.rand(2, 3)
-    assert torch.equal(again(rewards), estimator(rewards))
-    for decay in (-0.1, 1.0, NAN):
-        with pytest.raises(ConfigError, match="decay"):
-            MovingAverage(decay)
-
-
-def test_reinforce_plus_plus_by_hand() -> None:
-    # mean 1/2 and deviation 1/2 over the four that are scored, whatever their prompt
-    rewards = torch.tensor([[1.0, 1.0, NAN], [0.0, NAN, 0.0]])
-    assert ReinforcePlusPlus()(rewards).tolist() == [[1.0, 1.0, 0.0], [-1.0, 0.0, -1.0]]
-    assert ReinforcePlusPlus()(torch.full((2, 2), 0.3)).tolist() == [[0.0, 0.0], [0.0, 0.0]]
-    assert ReinforcePlusPlus()(torch.tensor([[1.0]])).tolist() == [[0.0]]
 
 
 @pytest.mark.parametrize("estimator", [RLOO(), GRPO(), DrGRPO()], ids=lambda e: type(e).__name__)
@@ -124,14 +37,6 @@ def test_what_is_not_scored_has_advantage_0(estimator: Any) -> None:
     assert not found[0, 0]
     assert not found[1].any()
     assert found[0, 1] > 0
-
-
-def test_signal() -> None:
-    rewards = torch.tensor([[1.0, 0.0], [1.0, 1.0], [1.0, NAN], [NAN, NAN]])
-    assert has_signal(rewards).tolist() == [True, False, False, False]
-
-
-# ---- against TRL
 
 
 def trl_advantages(name: str, rewards: torch.Tensor, **settings: Any) -> torch.Tensor:

@@ -1,8 +1,7 @@
-"""The loss and its parts, with numbers worked by hand, and against TRL's own."""
+"""The loss and how its parts add up, with numbers worked by hand, and against TRL's own."""
 
 from __future__ import annotations
 
-import logging
 import math
 from collections import defaultdict
 from dataclasses import replace
@@ -19,39 +18,15 @@ from steer_lightning.losses import (
     EntropyBonus,
     KLToBase,
     PolicyGradient,
-    ScoreFunction,
     SequenceClip,
     SequenceMean,
     SequenceSum,
     TokenMean,
     TruncatedImportance,
-    k1,
     k2,
-    k3,
 )
 from steer_lightning.types import LossInputs
-
-LENGTHS = torch.tensor([2, 3])
-
-
-def inputs(**values: Any) -> LossInputs:
-    """Two completions, of 2 and 3 tokens, of a batch of 4 with 9."""
-    logprobs = torch.tensor([[-1.0, -2.0, -9.0], [-3.0, -0.5, -0.5]], requires_grad=True)
-    given = LossInputs(
-        logprobs=logprobs,
-        old_logprobs=logprobs.detach(),
-        sampling_logprobs=logprobs.detach(),
-        mask=torch.arange(3) < LENGTHS[:, None],
-        advantages=torch.tensor([2.0, -1.0]),
-        num_rows=4,
-        num_tokens=9,
-    )
-    return replace(given, **values)
-
-
-def slope(loss: PolicyGradient, given: LossInputs) -> torch.Tensor:
-    (found,) = torch.autograd.grad(loss(given).loss, given.logprobs)
-    return found
+from tests.unit.losses.helpers import inputs, slope
 
 
 def test_the_papers_loss_by_hand() -> None:
@@ -77,92 +52,6 @@ def test_how_much_a_token_counts_by_hand(aggregation: Any, first: float, second:
     expected = torch.tensor([[-2 * first] * 2 + [0.0], [second] * 3])
     torch.testing.assert_close(slope(loss, inputs()), expected)
     assert loss(inputs()).loss.item() == pytest.approx(-(2 * -3 * first - 1 * -4 * second))
-
-
-RATIOS = torch.tensor([[1.5, 1.1, 99.0], [0.5, 0.9, 1.5]])
-MOVED = {"old_logprobs": inputs().logprobs.detach() - RATIOS.log()}
-
-
-def test_the_clip_by_hand() -> None:
-    loss = PolicyGradient(objective=Clip(low=0.2, high=0.2), aggregation=TokenMean())
-    given = inputs(**MOVED)
-    # good: 1.5 is cut to 1.2, 1.1 stays; bad: 0.5 is cut to 0.8, 0.9 and 1.5 stay
-    gains = 2 * (1.2 + 1.1) - (0.8 + 0.9 + 1.5)
-    output = loss(given)
-    assert output.loss.item() == pytest.approx(-gains / 9)
-    assert output.metrics["clip_share"].item() == pytest.approx(2 / 9)
-    # what is cut teaches nothing; the rest has gradient ratio * A
-    expected = torch.tensor([[0.0, -2 * 1.1, 0.0], [0.0, 0.9, 1.5]]) / 9
-    torch.testing.assert_close(slope(loss, given), expected)
-
-
-def test_clip_higher_leaves_room_above_alone() -> None:
-    loss = PolicyGradient(objective=Clip(low=0.2, high=0.6), aggregation=TokenMean())
-    expected = torch.tensor([[-2 * 1.5, -2 * 1.1, 0.0], [0.0, 0.9, 1.5]]) / 9
-    torch.testing.assert_close(slope(loss, inputs(**MOVED)), expected)
-
-
-def test_a_ratio_of_whole_completions_by_hand() -> None:
-    loss = PolicyGradient(objective=SequenceClip(low=0.2, high=0.2), aggregation=SequenceMean())
-    first, second = (1.5 * 1.1) ** (1 / 2), (0.5 * 0.9 * 1.5) ** (1 / 3)  # 1.28 and 0.877
-    output = loss(inputs(**MOVED))
-    assert output.loss.item() == pytest.approx(-(2 * 1.2 - second) / 4)
-    assert output.metrics["clip_share"].item() == pytest.approx(2 / 9)
-    # the first completion is cut as a whole; the second one's tokens share its slope
-    expected = torch.tensor([[0.0, 0.0, 0.0], [second / 12] * 3])
-    torch.testing.assert_close(slope(loss, inputs(**MOVED)), expected)
-    loose = PolicyGradient(objective=SequenceClip(low=0.2, high=0.5), aggregation=SequenceMean())
-    expected[0, :2] = -2 * first / 8
-    torch.testing.assert_close(slope(loose, inputs(**MOVED)), expected)
-
-
-@pytest.mark.parametrize("objective", [Clip(), SequenceClip()], ids=lambda x: type(x).__name__)
-def test_before_the_policy_has_moved_a_clip_has_the_gradient_of_the_score(objective: Any) -> None:
-    # every token of a completion has the same gain, so SequenceClip's mean ratio makes no other
-    for aggregation in (SequenceSum(), SequenceMean(), TokenMean()):
-        clipped = PolicyGradient(objective=objective, aggregation=aggregation)
-        plain = PolicyGradient(objective=ScoreFunction(), aggregation=aggregation)
-        torch.testing.assert_close(slope(clipped, inputs()), slope(plain, inputs()))
-
-
-def test_truncated_importance_by_hand() -> None:
-    ratios = torch.tensor([[0.5, 3.0, 99.0], [1.0, 2.5, 1.5]])
-    given = inputs(sampling_logprobs=inputs().logprobs.detach() - ratios.log())
-    loss = PolicyGradient(correction=TruncatedImportance(cap=2.0))
-    expected = torch.tensor([[-2 * 0.5, -2 * 2.0, 0.0], [1.0, 2.0, 1.5]]) / 4
-    torch.testing.assert_close(slope(loss, given), expected)
-    assert loss(given).metrics["capped_share"].item() == pytest.approx(2 / 9)
-    torch.testing.assert_close(slope(loss, inputs()), slope(PolicyGradient(), inputs()))
-
-
-def test_kl_estimators_by_hand() -> None:
-    logprob, reference = torch.tensor(0.5).log(), torch.tensor(0.25).log()
-    assert k1(logprob, reference).item() == pytest.approx(math.log(2))
-    assert k2(logprob, reference).item() == pytest.approx(math.log(2) ** 2 / 2)
-    assert k3(logprob, reference).item() == pytest.approx(0.5 - 1 + math.log(2))
-
-
-def test_what_the_estimators_estimate_and_what_their_gradients_are() -> None:
-    """Expectations over all 7 tokens instead of samples."""
-    logits = torch.randn(7, requires_grad=True)
-    logprobs, reference = logits.log_softmax(0), torch.randn(7).log_softmax(0)
-    chances = logprobs.exp()
-    forward = (reference.exp() * (reference - logprobs)).sum()
-    backward = (chances * (logprobs - reference)).sum()
-    for estimator in (k1, k3):
-        assert (chances * estimator(logprobs, reference)).sum().item() == pytest.approx(
-            backward.item(), rel=1e-5
-        )
-    slopes = {
-        estimator: torch.autograd.grad(
-            (chances.detach() * estimator(logprobs, reference)).sum(), logits, retain_graph=True
-        )[0]
-        for estimator in (k1, k2, k3)
-    }
-    torch.testing.assert_close(slopes[k1], torch.zeros(7), atol=1e-6, rtol=0)
-    for estimator, distance in ((k2, backward), (k3, forward)):
-        (expected,) = torch.autograd.grad(distance, logits, retain_graph=True)
-        torch.testing.assert_close(slopes[estimator], expected)
 
 
 def test_terms_by_hand() -> None:
@@ -210,17 +99,6 @@ def test_a_loss_says_what_it_needs() -> None:
 def test_settings_that_do_nothing_are_refused(make: Any, told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         make()
-
-
-def test_k1_in_the_loss_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING):
-        KLToBase(0.1, estimator=k2)
-        assert not caplog.text
-        KLToBase(0.1, estimator=k1)
-    assert "pulls nowhere" in caplog.text
-
-
-# ---- against TRL
 
 
 def trl_loss(name: str, given: LossInputs, **settings: Any) -> torch.Tensor:

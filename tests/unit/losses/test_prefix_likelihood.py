@@ -1,24 +1,18 @@
-"""The likelihood of the base's first tokens: by hand, against a plain pass, and what is refused."""
+"""The likelihood of the base's first tokens: by hand, and against a plain pass."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import pytest
 import torch
 
 from steer_lightning import ConfigError, SteeringModule
-from steer_lightning.advantages import RLOO
-from steer_lightning.losses import PolicyGradient, PrefixLikelihood
+from steer_lightning.losses import PrefixLikelihood
 from steer_lightning.model.head import token_logprobs
-from steer_lightning.rewards import FormatReward, RewardSum, WeightedReward
 from steer_lightning.rollout import Sampling
 from steer_lightning.steering import SteeringVectors
 from steer_lightning.testing import make_prompts, save_tiny
 from steer_lightning.training.batch import Batch
-from steer_lightning.training.kl_in_reward import KLInReward
-from steer_lightning.training.sample import DynamicSampling
-from steer_lightning.types import Completion, LossInputs
+from steer_lightning.types import LossInputs
 
 PROMPTS = make_prompts(["a", "two words", "a rather longer prompt"])
 SAMPLING = Sampling(group_size=2, max_new_tokens=8)
@@ -102,47 +96,6 @@ def test_steps_make_what_the_base_begins_with_likelier(module: SteeringModule) -
         losses.append(gradient.accumulate(policy, gradient.plan(policy, batch)).loss)
         optimizer.step()
     assert losses[-1] < losses[0] - 0.1  # logits of so small a model do not reach far
-
-
-def test_without_rewards_nothing_is_scored() -> None:
-    completion = Completion(text="a", question="q", answer="1", num_tokens=1, finished=True)
-    scores = RewardSum([])([completion] * 2)
-    assert (scores.total, scores.parts, scores.outcomes) == ([None, None], {}, {})
-
-
-# ---- what is refused
-
-LETTERS = [WeightedReward(reward=FormatReward("[a-m]"))]
-PREFIX = PrefixLikelihood(num_tokens=8)
-
-
-@pytest.mark.parametrize(
-    ("settings", "told"),
-    [
-        (
-            {"loss": PrefixLikelihood(num_tokens=9)},
-            r"PrefixLikelihood.num_tokens = 9: must be at most model.sampling.max_new_tokens = 8",
-        ),
-        (
-            {"loss": PrefixLikelihood(num_tokens=8, temperature=1.0)},
-            r"PrefixLikelihood.temperature = 1.0: must be below model.sampling.temperature = 1.0",
-        ),
-        (
-            {"sampling": Sampling(temperature=0.6, max_new_tokens=8)},
-            r"PrefixLikelihood.temperature = 0.7: must be below model.sampling.temperature = 0.6",
-        ),
-        ({"rewards": LETTERS}, r"model.rewards = \['FormatReward'\]: must be null with model.loss"),
-        ({"advantage": RLOO()}, r"model.advantage = 'RLOO': must be null with model.loss"),
-        ({"mask_overlong": True}, r"model.mask_overlong = True: must be false with model.loss"),
-        ({"kl_in_reward": KLInReward(weight=0.1)}, r"model.kl_in_reward = .*must be null"),
-        ({"dynamic_sampling": DynamicSampling(max_rounds=1)}, r"model.dynamic_sampling"),
-        ({"loss": PolicyGradient(), "rewards": []}, r"model.rewards = \[\]: needs at least one"),
-    ],
-    ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
-)
-def test_settings_that_contradict_each_other(settings: dict[str, Any], told: str) -> None:
-    with pytest.raises(ConfigError, match=told):
-        SteeringModule(**{"sampling": SAMPLING, "loss": PREFIX, **settings})
 
 
 def test_a_narrower_nucleus_is_sharper_too() -> None:

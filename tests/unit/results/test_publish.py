@@ -1,4 +1,4 @@
-"""The model card by its text, and push and pull against a server that stands in for the hub."""
+"""Push and pull, against a server that stands in for the hub."""
 
 from __future__ import annotations
 
@@ -15,92 +15,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-import torch
-import yaml
 
-from steer_lightning import ConfigError, from_hub, push_to_hub, save_vectors
-from steer_lightning.results.model_card import HUB_DATA, is_hub_id, model_card
+from steer_lightning import ConfigError, from_hub, push_to_hub
+from steer_lightning.results.model_card import model_card
 
 ROOT = Path(__file__).parents[3]
-CONFIG = {
-    "seed_everything": 3,
-    "model": {
-        "sampling": {"group_size": 16, "temperature": 1.0},
-        "rewards": [
-            {"reward": {"class_path": "steer_lightning.rewards.MathReward"}, "weight": 1.0},
-            {"reward": "my_rewards.brevity|x", "weight": 0.2},
-        ],
-        "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.001, "eps": None}},
-    },
-    "data": {"train": {"class_path": "steer_lightning.data.GSM8K", "init_args": {"path": None}}},
-}
-SUMMARY = {
-    "accuracy_before": {"gsm8k": 0.25},
-    "accuracy_after": {"gsm8k": 0.625, "math": 0.5},
-    "versions": {"torch": "2.13.0"},
-}
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> Path:
-    folder = tmp_path / "run-1"
-    vectors = torch.ones(28, 1536)
-    save_vectors(vectors, folder / "steering_vectors.safetensors", base_model="Qwen/Q", step=315)
-    (folder / "config.yaml").write_text(yaml.safe_dump(CONFIG))
-    (folder / "summary.json").write_text(json.dumps(SUMMARY))
-    (folder / "rollouts.parquet").write_text("stays here")
-    return folder
-
-
-def test_the_card_says_what_a_reader_needs(run: Path) -> None:
-    (run / "evaluation").mkdir()
-    rows = [
-        {"benchmark": "aime", "arm": "steered", "metric": "avg@4", "value": 0.5, "low": 0.4},
-        {"benchmark": "aime", "arm": "base", "metric": "avg@4", "value": None, "low": None},
-    ]
-    rows = [{**row, "high": 0.61} for row in rows]
-    (run / "evaluation/results.json").write_text(json.dumps({"rows": rows}))
-    card = model_card(run, "user/name")
-    data = card.data.to_dict()
-    assert data["base_model"] == "Qwen/Q"
-    assert data["datasets"] == ["openai/gsm8k"]
-    assert data["tags"] == ["steering-vectors", "reinforcement-learning"]
-    (index,) = data["model-index"]
-    values = {r["dataset"]["name"]: r["metrics"][0]["value"] for r in index["results"]}
-    assert (index["name"], values) == ("name", {"gsm8k": 0.625, "math": 0.5})
-    for text in (
-        "[Qwen/Q](https://huggingface.co/Qwen/Q): one vector of width 1536 for each of 28 of its "
-        "28 decoder layers, 43,008 numbers in all",
-        "in 315 steps",
-        'with attach(model, from_hub("user/name")):',
-        "| gsm8k | 25.0% | 62.5% |",
-        "| math | - | 50.0% |",
-        "| aime | steered | avg@4 | 50.0% [40.0%, 61.0%] |",
-        "| aime | base | avg@4 | - |",
-        "| `model.sampling.group_size` | 16 |",
-        "| `model.optimizer` | AdamW(lr=0.001) |",
-        r"| `model.rewards` | reward=MathReward(), weight=1.0, reward=my_rewards.brevity\|x,",
-        "Made with torch 2.13.0.",
-    ):
-        assert text in card.text
-    compile(card.text.split("```python\n")[1].split("```")[0], "card", "exec")
-
-
-def test_a_local_base_is_not_named_as_one_of_the_hub(tmp_path: Path) -> None:
-    save_vectors(torch.ones(2, 4), tmp_path / "steering_vectors.safetensors", base_model="/m/my")
-    card = model_card(tmp_path, "user/name")
-    assert "base_model" not in card.data.to_dict()
-    assert "Steering vectors for `/m/my`" in card.text
-    assert is_hub_id("Qwen/Qwen2.5-1.5B")
-    assert not any(map(is_hub_id, ("quickstart", "./x/y", "/m/my", "../a", str(tmp_path))))
-
-
-def test_data_sets_are_those_that_the_sources_load() -> None:
-    from steer_lightning import data
-
-    for name, hub in HUB_DATA.items():
-        source = getattr(data, name)()
-        assert getattr(source, "_records", source).hub_name == hub
 
 
 def test_a_damaged_run_is_refused(run: Path) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import logging
+import weakref
 
 import pytest
 import torch
 
-from steer_lightning.rollout import DecodeEngine, GenerateEngine, Sampling
-from steer_lightning.rollout import cuda_graphs as module
+from steer_lightning.rollout import DecodeEngine, GenerateEngine, Sampling, cuda_graphs, kv_cache
 from steer_lightning.rollout.cuda_graphs import round_up
+from steer_lightning.rollout.kv_cache import KeyValues
+from steer_lightning.steering import SteeringVectors
 from steer_lightning.testing import make_prompts, tiny_policy
 
 PROMPTS = make_prompts(["a", "two words", "a rather longer prompt, for windows of 8", "z9", "two"])
@@ -52,10 +55,8 @@ def test_padded_passes_draw_the_same_tokens(
     architecture: str, tokens: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rows end here and there, wait, and take each other's places; windows of 8; room grows."""
-    from steer_lightning.steering import SteeringVectors
-
-    monkeypatch.setattr(module, "COLUMNS", 8)
-    monkeypatch.setattr("steer_lightning.rollout.kv_cache.FIRST_COLUMNS", 4)
+    monkeypatch.setattr(cuda_graphs, "COLUMNS", 8)
+    monkeypatch.setattr(kv_cache, "FIRST_COLUMNS", 4)
     policy = tiny_policy(architecture, SteeringVectors(tokens=tokens))
     policy.steering.set_vectors(torch.randn(3, 32) * 0.1)
     sampling = Sampling(group_size=5, max_new_tokens=30, eos_token_ids=list(range(60, 66)))
@@ -118,11 +119,6 @@ def test_memory_that_runs_out_in_a_recording_is_not_taken_for_a_model_that_cant(
 
 def test_a_rollout_leaves_no_memory_behind() -> None:
     """Keys and values go with it, and do not wait for the garbage collector."""
-    import gc
-    import weakref
-
-    from steer_lightning.rollout.kv_cache import KeyValues
-
     policy = tiny_policy("llama")
     _, recording, _ = engines(policy)
 

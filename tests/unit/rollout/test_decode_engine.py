@@ -10,35 +10,10 @@ import torch
 from steer_lightning import ConfigError
 from steer_lightning.model.sharding import Sharding
 from steer_lightning.rollout import DecodeEngine, GenerateEngine, Sampling
-from steer_lightning.rollout.flight import Flight
-from steer_lightning.rollout.plan import is_out_of_memory, plan_flight
-from steer_lightning.rollout.shared_rows import part
-from steer_lightning.rollout.stop import StopText
+from steer_lightning.rollout.plan import is_out_of_memory
 from steer_lightning.steering import SteeringVectors
-from steer_lightning.testing import (
-    ARCHITECTURES,
-    byte_tokenizer,
-    check_engine,
-    make_prompts,
-    tiny_policy,
-)
-
-PROMPTS = make_prompts(["a", "two words", "a rather longer prompt, for windows of 8", "z9", "two"])
-OPEN_DOORS = sorted(set(ARCHITECTURES) - {"falcon"})
-"""Architectures whose attention goes through transformers' interface."""
-
-
-def engine_for(policy, **settings):  # type: ignore[no-untyped-def]
-    engine = DecodeEngine(**settings)
-    engine.setup(policy)
-    assert engine.fallback is None
-    return engine
-
-
-def steered(architecture: str, **options):  # type: ignore[no-untyped-def]
-    policy = tiny_policy(architecture, **options)
-    policy.steering.set_vectors(torch.randn(3, 32) * 0.1)
-    return policy
+from steer_lightning.testing import check_engine, tiny_policy
+from tests.unit.rollout.helpers import OPEN_DOORS, PROMPTS, engine_for, steered
 
 
 @pytest.mark.parametrize("architecture", OPEN_DOORS)
@@ -77,17 +52,6 @@ def test_what_is_in_flight_at_once_changes_nothing(architecture: str) -> None:
         torch.testing.assert_close(found.logprobs, expected.logprobs, atol=1e-5, rtol=0)
 
 
-def test_tails_longer_than_their_first_room_and_windows() -> None:
-    policy = steered("gemma3")  # sliding windows of 8
-    sampling = Sampling(group_size=2, max_new_tokens=150)
-    reference = GenerateEngine()
-    reference.setup(policy)
-    expected = reference.generate(PROMPTS, sampling, seed=0, step=0)
-    found = engine_for(policy).generate(PROMPTS, sampling, seed=0, step=0)
-    assert expected.completion_ids.shape[1] == 150
-    assert torch.equal(found.completion_ids, expected.completion_ids)
-
-
 def test_a_rollout_reads_the_vectors_as_they_are_and_leaves_the_model_alone() -> None:
     policy = steered("llama")
     engine = engine_for(policy)
@@ -101,31 +65,6 @@ def test_a_rollout_reads_the_vectors_as_they_are_and_leaves_the_model_alone() ->
     policy.steering.weight.data.div_(-20)
     torch.testing.assert_close(policy.model(ids).logits, logits)
     assert policy.model.config._attn_implementation == "sdpa"
-
-
-@pytest.mark.parametrize("engine", [GenerateEngine(), DecodeEngine()], ids=["generate", "decode"])
-def test_a_stop_string_ends_a_row_and_is_part_of_it(engine) -> None:
-    policy = steered("llama")
-    engine.setup(policy)
-    settings = {"group_size": 4, "max_new_tokens": 30}
-    plain = engine.generate(PROMPTS, Sampling(**settings), seed=0, step=0)
-    text = policy.tokenizer.decode(plain.completion_ids[0, 3:5])
-    stopped = engine.generate(PROMPTS, Sampling(**settings, stop_strings=[text]), seed=0, step=0)
-    tokens = plain.completion_ids[0].tolist()
-    expected = next(k for k in range(1, 31) if text in policy.tokenizer.decode(tokens[:k]))
-    assert int(stopped.num_tokens[0]) == expected
-    assert bool(stopped.finished[0])
-    assert stopped.texts[0].endswith(text)
-    for n in range(4 * len(PROMPTS)):
-        body = stopped.completion_ids[n, : int(stopped.num_tokens[n]) - 1]
-        assert text not in policy.tokenizer.decode(body)
-
-
-def test_a_stop_string_may_lie_across_tokens() -> None:
-    tokenizer = byte_tokenizer()
-    stop = StopText(tokenizer, ["né", "xyz"])
-    ids = tokenizer("anné xy")["input_ids"]
-    assert [stop(ids[:k]) for k in range(1, len(ids) + 1)] == [False] * 4 + [True] + [False] * 3
 
 
 def test_a_model_without_these_doors_falls_back_and_says_so(
@@ -168,83 +107,6 @@ def test_memory_that_runs_out_halves_what_is_in_flight(caplog: pytest.LogCapture
     engine.setup(policy)
     with pytest.raises(ConfigError, match=r"max_tokens_in_flight = \d+: memory ran out.*in step"):
         engine.generate(PROMPTS, sampling, seed=0, step=0)
-
-
-def test_plans_by_hand() -> None:
-    prompts = make_prompts(["x" * 9] * 4)  # 10 tokens each, with BOS
-    sampling = Sampling(group_size=4, max_new_tokens=20)
-    whole = plan_flight(prompts, sampling, 360)  # 16 * 20 + 4 * 10
-    assert (whole.max_rows, whole.max_prompts, whole.tokens) == (16, 4, 360)
-    part = plan_flight(prompts, sampling, 200)
-    assert part.tokens <= 200
-    assert part.max_rows == 7  # (200 - 2 * 10) / (20 + 1.5 * 10 / 4)
-    one = plan_flight(prompts, sampling, 30)
-    assert (one.max_rows, one.max_prompts) == (1, 1)
-    with pytest.raises(ConfigError, match=r"max_tokens_in_flight = 29.*10 tokens.*20 tokens.*30"):
-        plan_flight(prompts, sampling, 29)
-    with pytest.raises(ConfigError, match="at least 1"):
-        DecodeEngine(0)
-
-
-def apart(flight: Flight) -> None:
-    """Gives each completion a row of its own."""
-    rows = list(flight.rows)
-    flight.rows = [row[:1] for row in rows]
-    for slot, row in enumerate(rows):
-        flight.split([slot] * (len(row) - 1), [[n] for n in row[1:]])
-
-
-def test_slots_are_kept_without_gaps() -> None:
-    flight = Flight(
-        [5, 3, 4], 2, max_rows=6, max_prompts=3, max_columns=9, device=torch.device("cpu")
-    )
-    assert flight.admit([0, 1, 2, 3]) == [0, 1]
-    assert flight.rows == [[0, 1], [2, 3]]
-    apart(flight)
-    assert flight.rows == [[0], [2], [1], [3]]
-    flight.settle()
-    flight.advance()
-    assert flight.admit([4]) == [2]
-    flight.settle()
-    assert flight.counts.tolist() == [2, 2, 2, 2, 1]
-    assert flight.positions.tolist() == [6, 4, 6, 4, 4]
-    assert flight.column is None, "rows are not equally long"
-    assert flight.release([0, 1]) == ([3, 4], [0, 1])  # the last ones move into the gaps
-    assert flight.rows == [[3], [4], [1]]
-    assert flight.release_prompts() == ([], [])
-    assert flight.release([2]) == ([], [])
-    assert flight.rows == [[3], [4]]
-    assert flight.release_prompts() == ([2], [0])  # prompt 0 has no row left
-    assert flight.prompts == [2, 1]
-    flight.settle()
-    assert flight.width == 4
-    _, tails = flight.biases(None, 1)
-    assert (tails[:, 0, 0] == 0).tolist() == [[True, True], [True, False]]
-    prefix, _ = flight.biases(None, 1)
-    assert (prefix[:, 0, 0] == 0).tolist() == [[True] * 4, [False, True, True, True]]
-
-
-def test_a_group_and_its_rows_are_each_others_inverse() -> None:
-    flight = Flight([2, 2], 3, max_rows=6, max_prompts=2, max_columns=9, device=torch.device("cpu"))
-    flight.admit(range(6))
-    apart(flight)
-    for ended in ([], [1], [0, 2]):
-        flight.release(ended)
-        flight.settle()
-        query = torch.randn(flight.num_rows, 2, 4, 5)
-        assert torch.equal(flight.from_groups(flight.to_groups(query), 4), query)
-
-
-def test_parting_by_hand() -> None:
-    parting = part(
-        [[0, 1, 2], [5, 4], [7]],
-        [9, 8, 9, 3, 3, 6],
-        [False, False, False, True, True, False],
-    )
-    assert parting.rows == [[0, 2], [], [7]]  # 1 leaves the first row, the second has ended
-    assert parting.tokens == [9, 0, 6]
-    assert parting.split == [(0, [1], 8)]
-    assert parting.ended == [1]
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gemma3", "gpt2"])

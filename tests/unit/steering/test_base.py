@@ -1,54 +1,25 @@
-"""Full fine-tuning, LoRA, biases, singular values: the same loop, the same promises."""
+"""What every kind of steering promises: the same loop, whatever is trained."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
-import bitsandbytes as bnb
-import peft
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from torch import nn
 
-from steer_lightning import ConfigError, SteeringModule, attach
+from steer_lightning import ConfigError, attach
 from steer_lightning.losses import PolicyGradient
 from steer_lightning.model.policy import Policy
 from steer_lightning.model.sharding import FlatSharding
-from steer_lightning.optim import check_optimizer
 from steer_lightning.rollout import DecodeEngine, GenerateEngine, Sampling
-from steer_lightning.steering import (
-    BitFit,
-    FullFinetune,
-    LoRA,
-    Steering,
-    VectorFit,
-    load_steering,
-)
+from steer_lightning.steering import BitFit, FullFinetune, LoRA, Steering, VectorFit, load_steering
 from steer_lightning.testing import check_engine, make_prompts, save_tiny, tiny_model, tiny_policy
 from steer_lightning.training.batch import Batch
 from steer_lightning.training.forward import why_not_packed
 from steer_lightning.training.gradient import BatchGradient
 from steer_lightning.types import Rollouts
-
-IDS = torch.tensor([[1, 10, 20, 30, 40], [1, 50, 60, 70, 80]])
-Make = Callable[[], Steering]
-KINDS: dict[str, Make] = {
-    "full": FullFinetune,
-    "biases": BitFit,
-    "vectorfit": VectorFit,
-    "lora": LoRA,
-    "lora of rank 1": partial(LoRA, rank=1, alpha=3.0, target_modules=["down_proj"], layers=[1, 2]),
-}
-by_kind = pytest.mark.parametrize("kind", KINDS)
-
-
-def disturb(steering: Steering) -> None:
-    for parameter in steering.parameters():
-        parameter.data.normal_(std=0.03)
+from tests.unit.steering.helpers import IDS, KINDS, Make, by_kind, disturb
 
 
 def numbers(architecture: str, steering: Steering) -> int:
@@ -232,98 +203,6 @@ def test_the_result_is_loaded_exactly(kind: str, tmp_path: Path) -> None:
         assert ours.requires_grad
 
 
-@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # PEFT's own
-def test_peft_reads_what_lora_saves(tmp_path: Path) -> None:
-    folder = save_tiny(tmp_path / "base", "qwen2")
-    for kind in ("lora", "lora of rank 1"):
-        policy = Policy(folder, steering=KINDS[kind]())
-        policy.load()
-        disturb(policy.steering)
-        policy.steering.save(tmp_path / kind, base_model=folder, step=3)
-        expected = policy.model(IDS).logits
-        model = peft.AutoPeftModelForCausalLM.from_pretrained(tmp_path / kind)
-        torch.testing.assert_close(model(IDS).logits, expected)
-        merged = model.merge_and_unload()
-        torch.testing.assert_close(merged(IDS).logits, expected, rtol=1e-4, atol=1e-5)
-    config = json.loads((tmp_path / kind / "adapter_config.json").read_text())
-    assert (config["r"], config["lora_alpha"]) == (1, 3.0)
-    assert config["base_model_name_or_path"] == folder
-    config["use_dora"] = True
-    (tmp_path / kind / "adapter_config.json").write_text(json.dumps(config))
-    with pytest.raises(ConfigError, match=r"plain LoRA.*use_dora"):
-        load_steering(tmp_path / kind)
-    (tmp_path / kind / "adapter_config.json").write_text("[")
-    with pytest.raises(ConfigError, match=r"no usable adapter_config"):
-        load_steering(tmp_path / kind)
-
-
-def edit_adapter(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
-    tensors = load_file(folder / "adapter_model.safetensors")
-    change(tensors)
-    save_file(tensors, folder / "adapter_model.safetensors")
-
-
-FIRST = "base_model.model.model.layers.1.mlp.down_proj"
-DAMAGE: list[tuple[Callable[[Path], object], str]] = [
-    (lambda f: (f / "adapter_model.safetensors").unlink(), "has no adapter_model.safetensors"),
-    (lambda f: (f / "adapter_model.safetensors").write_bytes(b"x" * 99), "not a readable safetens"),
-    (lambda f: edit_adapter(f, lambda t: t.pop(f"{FIRST}.lora_B.weight")), "no two matrices"),
-    (lambda f: edit_adapter(f, lambda t: t.update(x=torch.ones(1))), "adapter_model.* has 'x'"),
-    (
-        lambda f: edit_adapter(
-            f, lambda t: t.update({f"{FIRST}.lora_A.weight": torch.ones(2, 64)})
-        ),
-        r"no two matrices of rank 1 for model\.layers\.1\.mlp.*, but \[\(2, 64\), \(32, 1\)",
-    ),
-]
-SETTINGS = [
-    ({"r": "1"}, "values of unknown types"),
-    ({"r": 2}, "no two matrices of rank 2"),
-    ({"target_modules": {"a": 1}}, "values of unknown types"),
-    ({"layers_to_transform": ["1"]}, "values of unknown types"),
-    ({"base_model_name_or_path": 5}, "values of unknown types"),
-    ({"alpha_pattern": {"1": 9}}, "plain LoRA.*alpha_pattern"),
-    ({"peft_type": "IA3"}, "plain LoRA.*peft_type"),
-]
-
-
-def edit_settings(folder: Path, changes: dict[str, object]) -> None:
-    path = folder / "adapter_config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
-
-
-@pytest.mark.parametrize(
-    ("damage", "told"),
-    [*DAMAGE, *((partial(edit_settings, changes=changes), told) for changes, told in SETTINGS)],
-)
-def test_a_damaged_adapter_is_refused_in_words(
-    tmp_path: Path, damage: Callable[[Path], object], told: str
-) -> None:
-    lora = KINDS["lora of rank 1"]()
-    lora.build(tiny_model("qwen2"))
-    lora.save(tmp_path, base_model="b")
-    load_steering(tmp_path)
-    damage(tmp_path)
-    with pytest.raises(ConfigError, match=told):
-        load_steering(tmp_path)
-
-
-def test_tied_weights_are_changed_once_and_everywhere() -> None:
-    config = tiny_model("gemma3").config
-    assert config.tie_word_embeddings
-    model, steering = tiny_model("gemma3"), FullFinetune()
-    with attach(model, steering):
-        assert "lm_head.weight" not in steering.names
-        change = dict(zip(steering.names, steering.changes, strict=True))[
-            "model.embed_tokens.weight"
-        ]
-        change.data[7] = 0.1
-        found = model(IDS).logits
-    model.model.embed_tokens.weight.data[7] += 0.1
-    torch.testing.assert_close(model(IDS).logits, found)
-    assert steering.trains_head
-
-
 @pytest.mark.parametrize(
     ("architecture", "make", "message"),
     [
@@ -347,21 +226,3 @@ def test_a_sharded_base_is_not_changed(kind: str, tmp_path: Path) -> None:
     policy = Policy(save_tiny(tmp_path, "qwen2"), steering=KINDS[kind]())
     with pytest.raises(ConfigError, match=r"model\.steering = '(Full|LoRA).*trainer\.strategy"):
         policy.load(FlatSharding(torch.device("cpu"), None, {}))  # type: ignore[arg-type]
-
-
-def test_an_8_bit_optimizer_that_would_keep_32_bits_is_refused() -> None:
-    steering = FullFinetune()
-    steering.build(tiny_model("qwen2"))
-    factory = partial(bnb.optim.AdamW8bit, lr=1e-3)
-    with pytest.raises(ConfigError, match=r"min_8bit_size = 4096.*steering = FullFinetune.*16 el"):
-        check_optimizer(factory, steering, torch.device("cpu"))
-    check_optimizer(partial(factory, min_8bit_size=0), steering, torch.device("cpu"))
-
-
-def test_checkpoints_hold_what_is_trained_alone(tmp_path: Path) -> None:
-    module = SteeringModule(base=save_tiny(tmp_path, "qwen2"), steering=LoRA(rank=1))
-    module.configure_model()
-    names = {name.rsplit(".", 1)[0] for name in module.state_dict()}
-    assert names == {"gradient_clip", "policy.steering.down", "policy.steering.up"}
-    count = sum(p.numel() for p in tiny_model("qwen2").parameters())
-    assert module.policy.sharding.num_parameters(module.policy.model) == count

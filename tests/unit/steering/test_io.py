@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 
 from steer_lightning import ConfigError, load_vectors, save_vectors
 from steer_lightning.steering import LoRA, SteeringVectors, find_result, find_vectors
+from steer_lightning.testing import tiny_policy
 
 GOOD = {
     "format_version": "1",
@@ -134,3 +135,20 @@ def test_a_runs_result_is_found_whatever_was_trained(tmp_path: Path) -> None:
         find_result(path.parent)
     with pytest.raises(ConfigError, match=r"holds no steering_vectors.* or weight_changes"):
         find_result(tmp_path)
+
+
+def test_files_of_other_places_are_of_version_2(tmp_path) -> None:
+    path = tmp_path / "v.safetensors"
+    vectors = SteeringVectors([0, 2], site="mlp_output", tokens="completion").shaped(5, 4)
+    vectors.set_vectors(torch.randn(2, 5))
+    save_vectors(vectors, path, base_model="b", step=3)
+    found = load_vectors(path)
+    assert torch.equal(found.vectors, vectors.vectors)
+    assert (found.site, found.tokens, found.layers) == ("mlp_output", "completion", (0, 2))
+    assert found.metadata["format_version"] == "2"
+    vectors = SteeringVectors([0, 2], init_from=str(path))
+    with pytest.raises(ConfigError, match=r"width 5; this\s+run .* width 32"):
+        tiny_policy(steering=vectors, layers=4)
+    vectors = SteeringVectors([0, 2], init_from=str(path)).shaped(5, 4)
+    with pytest.raises(ConfigError, match=r"steering\.site = 'layer_output'.*init_from.*mlp_out"):
+        vectors._start_from(str(path), "b")

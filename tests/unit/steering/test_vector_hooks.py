@@ -1,4 +1,4 @@
-"""Vectors at other places than a layer's output, and on some tokens alone."""
+"""Vectors that are added by hooks: where, to which tokens, and with which gradient."""
 
 from __future__ import annotations
 
@@ -9,135 +9,123 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from transformers import DynamicCache
 
-from steer_lightning import ConfigError, attach, load_vectors, save_vectors
+from steer_lightning import attach
 from steer_lightning.losses import PolicyGradient
 from steer_lightning.model.policy import Policy
 from steer_lightning.rollout import DecodeEngine, GenerateEngine, RolloutEngine, Sampling
 from steer_lightning.steering import SteeringVectors, find_layers
 from steer_lightning.steering.sites import find_sites
-from steer_lightning.steering.tokens import is_steered, roles_of_call, text_roles
 from steer_lightning.testing import (
+    ARCHITECTURES,
     check_engine,
     make_prompts,
-    save_tiny,
     tiny_model,
     tiny_policy,
 )
 from steer_lightning.training.batch import Batch
 from steer_lightning.training.forward import why_not_packed
 from steer_lightning.training.gradient import BatchGradient
-from steer_lightning.training.packing import Packing
 from steer_lightning.types import Rollouts
 
 IDS = torch.tensor([[1, 10, 20, 30, 40], [1, 50, 60, 70, 80]])
+ALL = sorted(ARCHITECTURES)
+
+
+@pytest.mark.parametrize("architecture", ALL)
+def test_finds_the_layers_and_steers_their_output(architecture: str) -> None:
+    model = tiny_model(architecture)
+    layers = find_layers(model)
+    assert len(layers) == 3
+    seen: dict[int, torch.Tensor] = {}
+    for k, layer in enumerate(layers):
+        layer.register_forward_hook(
+            lambda m, x, o, k=k: seen.__setitem__(
+                k, (o if torch.is_tensor(o) else o[0]).detach().clone()
+            )
+        )
+    model(IDS)
+    before = dict(seen)
+    vectors = torch.zeros(3, 32)
+    vectors[1] = torch.randn(32)
+    with attach(model, vectors):
+        inner: dict[int, torch.Tensor] = {}
+        handle = layers[1].register_forward_hook(
+            lambda m, x, o: inner.__setitem__(
+                1, (o if torch.is_tensor(o) else o[0]).detach().clone()
+            )
+        )
+        steered = model(IDS).logits
+        handle.remove()
+    torch.testing.assert_close(seen[0], before[0])  # below: untouched
+    torch.testing.assert_close(
+        inner[1], before[1] + vectors[1]
+    )  # the layer itself: shifted by v at every token
+    assert (steered - model(IDS).logits).abs().max() > 1e-4
+    assert torch.equal(model(IDS).logits, model(IDS).logits)
+
+
+@pytest.mark.parametrize("architecture", ALL)
+def test_zero_vectors_equal_the_base_bit_for_bit(architecture: str) -> None:
+    model = tiny_model(architecture)
+    base = model(IDS).logits
+    with attach(model, torch.zeros(3, 32)):
+        assert torch.equal(model(IDS).logits, base)
+
+
+@pytest.mark.parametrize("architecture", ALL)
+def test_gradient_is_the_sum_over_tokens_of_the_streams_gradient(architecture: str) -> None:
+    policy = tiny_policy(architecture, SteeringVectors(scale="none"))
+    streams: dict[int, torch.Tensor] = {}
+
+    def keep(row: int, output: torch.Tensor | tuple[torch.Tensor, ...]) -> None:
+        stream = output if isinstance(output, torch.Tensor) else output[0]
+        stream.retain_grad()
+        streams[row] = stream
+
+    for row, layer in enumerate(
+        policy.layers
+    ):  # behind the policy's own hook: sees the steered stream
+        layer.register_forward_hook(lambda m, x, o, row=row: keep(row, o))
+    policy.logits(IDS, torch.ones_like(IDS), 5).float().pow(2).mean().backward()
+    gradient = policy.steering.weight.grad
+    assert gradient is not None
+    assert gradient.shape == (3, 256)
+    for row in range(3):
+        torch.testing.assert_close(
+            gradient[row, :32], streams[row].grad.sum((0, 1)), rtol=1e-4, atol=1e-7
+        )
+        assert gradient[row, :32].abs().max() > 0
+    assert (gradient[:, 32:] == 0).all()  # the padding learns nothing
+    assert all(p.grad is None for p in policy.model.parameters())
+
+
+def test_steering_is_cast_to_the_streams_dtype() -> None:
+    model = tiny_model().to(torch.bfloat16)
+    with attach(model, torch.randn(3, 32)):
+        assert model(IDS).logits.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("architecture", ALL)
+def test_constant_vectors_are_biases_where_a_layer_allows_it(architecture: str) -> None:
+    policy = tiny_policy(architecture)
+    policy.steering.set_vectors(torch.randn(3, 32))
+    logits = policy.model(IDS).logits
+    before, digest = set(policy.model.state_dict()), policy.base_sha256()
+    with torch.no_grad(), policy.constant_vectors():
+        folded = set(policy.model.state_dict()) - before
+        torch.testing.assert_close(policy.model(IDS).logits, logits, atol=1e-5, rtol=1e-4)
+    allows = architecture in ("llama", "mistral", "phi3", "qwen2", "qwen3")
+    names = {f"model.layers.{k}.mlp.down_proj.bias" for k in range(3)}
+    assert folded == (names if allows else set())
+    assert policy.base_sha256() == digest
+    assert torch.equal(policy.model(IDS).logits, logits)
+
+
 SITES = ["layer_output", "input_norm", "attention_output", "post_attention_norm", "mlp_output"]
 TOKENS = ["prompt", "completion", "last_prompt"]
-LACKING = {
-    "olmo2": {"input_norm", "post_attention_norm"},  # its norms stand behind attention and MLP
-    "falcon": {"post_attention_norm"},  # one norm for both
-    "opt": {"input_norm", "post_attention_norm", "mlp_output"},  # depends on the size; no module
-}
+
 PROMPTS = make_prompts(["a", "two words", "a rather longer prompt, for windows of 8", "z9"])
-
-
-def output_of(module: nn.Module, seen: list[torch.Tensor]) -> Any:
-    return module.register_forward_hook(
-        lambda m, x, y: seen.append((y if torch.is_tensor(y) else y[0]).detach().clone())
-    )
-
-
-@pytest.mark.parametrize("site", SITES)
-@pytest.mark.parametrize("architecture", ["llama", "gemma3", "gpt2", "gpt_neox", *LACKING])
-def test_the_output_of_the_place_is_shifted(architecture: str, site: str) -> None:
-    model, vectors = tiny_model(architecture), SteeringVectors([1], site=site)
-    if site in LACKING.get(architecture, set()):
-        with pytest.raises(ConfigError, match=rf"site = '{site}'.*model\.base.*attention_output"):
-            vectors.build(model)
-        return
-    vectors.build(model)
-    (place,) = find_sites(find_layers(model), [1], site)
-    base = model(IDS).logits
-    with attach(model, vectors):
-        assert torch.equal(model(IDS).logits, base), "zero vectors are the base, bit for bit"
-    vectors.set_vectors(torch.randn(1, 32))
-    seen: list[torch.Tensor] = []
-    handle = output_of(place, seen)
-    model(IDS)
-    handle.remove()
-    with attach(model, vectors):
-        handle = output_of(place, seen)
-        assert (model(IDS).logits - base).abs().max() > 1e-4
-        handle.remove()
-    torch.testing.assert_close(seen[1], seen[0] + vectors.vectors[0])
-
-
-def test_what_a_site_is_by_what_reads_it() -> None:
-    """Gemma's post_attention_layernorm is not what enters its MLP."""
-    layers = find_layers(tiny_model("gemma3"))
-    (found,) = find_sites(layers, [0], "post_attention_norm")
-    assert found is layers[0].pre_feedforward_layernorm
-    (found,) = find_sites(find_layers(tiny_model("qwen2")), [0], "post_attention_norm")
-    assert type(found).__name__ == "Qwen2RMSNorm"
-
-
-def test_a_site_that_is_not_there_is_refused_before_the_weights_are_read(tmp_path) -> None:
-    folder = save_tiny(tmp_path, "olmo2")
-    (tmp_path / "model.safetensors").unlink()
-    policy = Policy(folder, steering=SteeringVectors(site="input_norm"))
-    with pytest.raises(ConfigError, match=r"model\.steering\.site.*model\.base.*Olmo2Decoder"):
-        policy.load()
-    with pytest.raises(ConfigError, match=r"layers = \[7\].*0 to 2"):
-        Policy(folder, steering=SteeringVectors([7])).prepare()
-
-
-def test_a_vector_behind_the_mlp_is_one_at_the_output_where_no_norm_is_between() -> None:
-    rows = torch.randn(3, 32)
-    for architecture, same in (("qwen2", True), ("gemma3", False)):
-        model, found = tiny_model(architecture), []
-        for site in ("layer_output", "mlp_output"):
-            vectors = SteeringVectors(site=site).shaped(32, 3)
-            vectors.set_vectors(rows)
-            with attach(model, vectors) as attachment, torch.no_grad():
-                found.append(model(IDS).logits)
-                with attachment.constant():
-                    torch.testing.assert_close(model(IDS).logits, found[-1])
-        assert torch.allclose(*found, atol=1e-5) == same
-
-
-# ---- tokens
-
-
-def test_roles_by_hand() -> None:
-    assert text_roles(torch.zeros(2, 5), 2).tolist() == [[0, 0, 1, 2, 2]] * 2
-    assert text_roles(torch.zeros(1, 2), 0).tolist() == [[0, 1]]
-    assert text_roles(torch.zeros(1, 1), 1).tolist() == [[2]]
-    roles = text_roles(torch.zeros(1, 4), 1)
-    found = {tokens: is_steered(roles, tokens)[0, :, 0].int().tolist() for tokens in TOKENS}
-    assert found == {
-        "prompt": [1, 1, 1, 0],
-        "completion": [0, 0, 0, 1],
-        "last_prompt": [0, 0, 1, 0],
-    }
-    packing = Packing([[1, 2, 3], [1, 2, 3], [7]], [0, 0, 5], [[4, 5], [6], [8, 9, 10]],
-                      torch.device("cpu"))  # fmt: skip
-    assert packing.ids.tolist() == [[1, 2, 3, 4, 7, 8, 9]]
-    assert packing.roles.tolist() == [[0, 0, 1, 2, 1, 2, 2]]
-
-
-def test_roles_of_a_pass_that_nobody_explains() -> None:
-    ids = torch.zeros(3, 4, dtype=torch.long)
-    mask = torch.tensor([[1, 1, 1, 1], [0, 0, 1, 1], [1, 1, 0, 0]])  # left- and right-padded
-    found = roles_of_call({"input_ids": ids, "attention_mask": mask})
-    assert found.tolist() == [[0, 0, 0, 1], [0, 0, 0, 1], [0, 1, 0, 0]]
-    assert roles_of_call({"inputs_embeds": torch.zeros(1, 3, 8)}).tolist() == [[0, 0, 1]]
-    cache = DynamicCache()
-    assert roles_of_call({"input_ids": ids[:1], "past_key_values": cache}).tolist() == [
-        [0, 0, 0, 1]
-    ]
-    cache.update(torch.zeros(1, 1, 4, 8), torch.zeros(1, 1, 4, 8), 0)
-    assert roles_of_call({"input_ids": ids[:1, :1], "past_key_values": cache}).tolist() == [[2]]
 
 
 @contextmanager
@@ -243,20 +231,3 @@ def test_generate_steers_the_tokens_that_were_asked_for(tokens: str) -> None:
         with by_hand(model, vectors, length):
             logits = model(text).logits[0, length - 1 : -1]
         assert logits.argmax(-1).tolist() == text[0, length:].tolist()
-
-
-def test_files_of_other_places_are_of_version_2(tmp_path) -> None:
-    path = tmp_path / "v.safetensors"
-    vectors = SteeringVectors([0, 2], site="mlp_output", tokens="completion").shaped(5, 4)
-    vectors.set_vectors(torch.randn(2, 5))
-    save_vectors(vectors, path, base_model="b", step=3)
-    found = load_vectors(path)
-    assert torch.equal(found.vectors, vectors.vectors)
-    assert (found.site, found.tokens, found.layers) == ("mlp_output", "completion", (0, 2))
-    assert found.metadata["format_version"] == "2"
-    vectors = SteeringVectors([0, 2], init_from=str(path))
-    with pytest.raises(ConfigError, match=r"width 5; this\s+run .* width 32"):
-        tiny_policy(steering=vectors, layers=4)
-    vectors = SteeringVectors([0, 2], init_from=str(path)).shaped(5, 4)
-    with pytest.raises(ConfigError, match=r"steering\.site = 'layer_output'.*init_from.*mlp_out"):
-        vectors._start_from(str(path), "b")

@@ -1,20 +1,14 @@
-"""Packed updates: no padding, each prompt once, logits in chunks; the same gradient."""
+"""Packed updates: no padding, each prompt once; the same gradient."""
 
 from __future__ import annotations
-
-import logging
-import math
 
 import pytest
 import torch
 
-from steer_lightning import SteeringModule
-from steer_lightning.losses import EntropyBonus, KLToBase, PolicyGradient, k2
-from steer_lightning.model import head as head_module
-from steer_lightning.model.head import Head, TokenStates, read_head, read_logits
+from steer_lightning.losses import PolicyGradient
 from steer_lightning.rollout import GenerateEngine, Sampling
 from steer_lightning.steering import SteeringVectors
-from steer_lightning.testing import ARCHITECTURES, make_prompts, save_tiny, tiny_policy
+from steer_lightning.testing import ARCHITECTURES, make_prompts, tiny_policy
 from steer_lightning.training.batch import Batch
 from steer_lightning.training.forward import why_not_packed
 from steer_lightning.training.gradient import BatchGradient
@@ -117,115 +111,3 @@ def test_rows_that_begin_alike_have_the_same_gradient_as_rows_apart(architecture
         found.append((totals.loss, totals.mismatch["mean"], policy.steering.weight.grad.clone()))
     assert found[1][:2] == pytest.approx(found[0][:2], rel=1e-4)
     torch.testing.assert_close(found[1][2], found[0][2], rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("packed", [True, False])
-def test_a_loss_gets_the_bases_log_probabilities_and_the_entropy(packed: bool) -> None:
-    """Against plain passes over one unpadded row at a time."""
-    policy = tiny_policy("llama", SteeringVectors(layers=[1]))
-    policy.steering.set_vectors(torch.randn(1, 32) * 0.3)
-    engine = GenerateEngine()
-    engine.setup(policy)
-    sampling = Sampling(group_size=2, max_new_tokens=9, eos_token_ids=list(range(40, 80)))
-    rollouts = engine.generate(PROMPTS, sampling, seed=0, step=0)
-    loss = PolicyGradient(terms=[KLToBase(0.5, estimator=k2), EntropyBonus(0.2)])
-    gradients = BatchGradient(loss=loss, temperature=0.8, max_tokens=60, packed=packed)
-    step = gradients.plan(policy, Batch.alone(rollouts, torch.zeros(4, 2)))
-    totals = gradients.accumulate(policy, step)
-    weight = policy.steering.weight
-    found, weight.grad = weight.grad, None
-
-    total = torch.zeros(())
-    for n in range(8):
-        prompt = list(rollouts.prompts[n // 2].token_ids)
-        tokens = rollouts.completion_ids[n][rollouts.completion_mask[n]]
-        ids = torch.tensor([[*prompt, *tokens.tolist()]])
-        logits = policy.model(ids).logits[0, len(prompt) - 1 : -1] / 0.8
-        with policy.at_scale(0.0), torch.no_grad():
-            base = policy.model(ids).logits[0, len(prompt) - 1 : -1] / 0.8
-        gap = (logits.log_softmax(-1) - base.log_softmax(-1))[range(len(tokens)), tokens]
-        entropy = torch.distributions.Categorical(logits=logits).entropy()
-        total = total + (0.5 * gap.square() / 2 - 0.2 * entropy).sum() / 8
-    total.backward()
-    assert totals.loss == pytest.approx(total.item(), rel=1e-5)
-    assert gap.abs().max() > 1e-3
-    torch.testing.assert_close(found, weight.grad, rtol=1e-4, atol=1e-6)
-
-
-@pytest.mark.parametrize("softcap", [None, 2.0])
-@pytest.mark.parametrize("bias", [None, torch.linspace(-1, 1, 50)])
-@pytest.mark.parametrize("with_entropy", [False, True])
-def test_logits_in_chunks_give_the_same_numbers_and_slopes(
-    monkeypatch: pytest.MonkeyPatch, softcap, bias, with_entropy: bool
-) -> None:
-    weight, tokens = torch.randn(50, 8), torch.randint(50, (10,))
-    head = Head(weight=weight, bias=bias, softcap=softcap)
-    hidden = torch.randn(10, 8, requires_grad=True)
-    upstream, other = torch.randn(2, 10)
-
-    def slope(found: TokenStates) -> torch.Tensor:
-        total = found.logprobs @ upstream
-        total = total if found.entropy is None else total + found.entropy @ other
-        return torch.autograd.grad(total, hidden)[0]
-
-    logits = hidden @ weight.T + (0 if bias is None else bias)
-    logits = logits if softcap is None else softcap * torch.tanh(logits / softcap)
-    expected = read_logits(logits, tokens, 0.7, with_entropy)
-    seen = []
-    plain = head_module._chunk
-    monkeypatch.setattr(head_module, "_chunk", lambda *a: seen.append(len(a[0])) or plain(*a))
-    monkeypatch.setattr(head_module, "CHUNK_NUMBERS", 3 * 50)
-    found = read_head(hidden, tokens, head, 0.7, with_entropy)
-    for name, values in vars(expected).items():
-        torch.testing.assert_close(getattr(found, name), values)
-    torch.testing.assert_close(slope(found), slope(expected))
-    assert seen == [3, 3, 3, 1], "logits never exist as a whole"
-    with torch.no_grad():
-        again = read_head(hidden, tokens, head, 0.7, with_entropy)
-    torch.testing.assert_close(again.logprobs, expected.logprobs)
-
-
-def test_the_entropy_of_an_even_choice_by_hand() -> None:
-    tokens = torch.tensor([0])
-    even = read_logits(torch.tensor([[7.0, 7.0, 7.0, 7.0]]), tokens, 1.0, with_entropy=True)
-    assert even.entropy is not None
-    assert even.entropy.item() == pytest.approx(math.log(4))
-    # logits ln 3 and 0 at temperature 1/2: chances 9/10 and 1/10
-    uneven = read_logits(torch.tensor([[math.log(3), 0.0]]), tokens, 0.5, with_entropy=True)
-    assert uneven.entropy is not None
-    assert uneven.entropy.item() == pytest.approx(-0.9 * math.log(0.9) - 0.1 * math.log(0.1))
-    head = Head(weight=torch.tensor([[math.log(3)], [0.0]]))
-    found = read_head(torch.ones(1, 1), tokens, head, 0.5, with_entropy=True)
-    torch.testing.assert_close(found.entropy, uneven.entropy)
-
-
-def test_layers_below_the_first_steered_one_have_no_graph() -> None:
-    policy = tiny_policy("llama", SteeringVectors(layers=[2]))
-    needs = []
-    for layer in policy.layers:
-        layer.register_forward_hook(lambda m, x, y: needs.append(y.requires_grad))
-    policy.logits(torch.ones(1, 4, dtype=torch.long), torch.ones(1, 4), 1)
-    assert needs == [False, False, True]
-
-
-def test_a_module_pads_where_packing_is_not_right(
-    tmp_path, caplog: pytest.LogCaptureFixture
-) -> None:
-    module = SteeringModule(base=save_tiny(tmp_path, "falcon"))
-    module.configure_model()
-    with caplog.at_level(logging.WARNING):
-        module.on_fit_start()
-    assert not module.batch_gradient.packed
-    assert "rows of FalconForCausalLM can't be packed" in caplog.text
-
-
-def test_a_sampler_that_parts_from_the_trainer_is_told_once(
-    tmp_path, caplog: pytest.LogCaptureFixture
-) -> None:
-    module = SteeringModule(base=save_tiny(tmp_path, "llama"))
-    module.configure_model()
-    module._compare({})
-    for mean in (5e-4, 0.01, 1.0):
-        module._compare({"mean": mean, "max": 2.0})
-    assert caplog.text.count("differ from the trainer's") == 1
-    assert "0.01 nats" in caplog.text

@@ -8,24 +8,15 @@ import torch
 from steer_lightning.losses import Clip, KLToBase, PolicyGradient
 from steer_lightning.model.policy import Policy
 from steer_lightning.rollout import GenerateEngine, Sampling
-from steer_lightning.steering import SteeringVectors
-from steer_lightning.testing import ARCHITECTURES, make_prompts, tiny_policy
+from steer_lightning.testing import make_prompts
 from steer_lightning.training.batch import Batch
-from steer_lightning.training.forward import can_skip_layers
 from steer_lightning.training.gradient import BatchGradient
 from steer_lightning.training.skipped_layers import Kept, Streams
 from steer_lightning.training.update import learn
+from tests.unit.training.helpers import policy_with_vectors
 
 PROMPTS = make_prompts(["a", "two words", "a rather longer prompt", "z9"])
 STOPS = list(range(40, 80))  # rows of unequal length
-
-
-def policy_with_vectors(architecture: str = "llama", first: int = 2) -> Policy:
-    policy = tiny_policy(architecture, SteeringVectors(layers=[first]))
-    with torch.random.fork_rng():
-        torch.manual_seed(1)
-        policy.steering.set_vectors(torch.randn(1, 32) * 0.1)
-    return policy
 
 
 def count_runs(policy: Policy) -> list[int]:
@@ -107,20 +98,3 @@ def test_room_is_counted_in_tokens() -> None:
     with last.reading():
         policy.model(input_ids=torch.ones(1, 2, dtype=torch.long))
     assert last.stream is None, "nothing is kept of what is not read again"
-
-
-@pytest.mark.parametrize("architecture", sorted(set(ARCHITECTURES) - {"falcon"}))
-def test_every_architecture_can_skip_layers(architecture: str) -> None:
-    assert can_skip_layers(policy_with_vectors(architecture))
-
-
-@pytest.mark.parametrize("default", [(), (0,)], ids=["raises", "differs"])
-def test_layers_that_hand_on_more_than_their_stream_are_noticed(
-    monkeypatch: pytest.MonkeyPatch, default: tuple[int, ...]
-) -> None:
-    policy = policy_with_vectors()
-    below, above = policy.layers[0].mlp, policy.layers[2].mlp
-    first, second, beside = below.forward, above.forward, {}
-    monkeypatch.setattr(below, "forward", lambda x: beside.setdefault("x", first(x)))
-    monkeypatch.setattr(above, "forward", lambda x: second(x) + beside.pop("x", *default))
-    assert not can_skip_layers(policy)

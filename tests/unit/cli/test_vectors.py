@@ -1,0 +1,101 @@
+"""The command that does arithmetic on files of vectors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from steer_lightning import load_vectors, save_vectors
+from steer_lightning.cli import main
+from steer_lightning.steering import SteeringVectors
+from steer_lightning.steering.arithmetic import summed
+from steer_lightning.testing import save_tiny
+from tests.unit.steering.helpers import A, B, make_vectors, rows_of
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for name, found in (("a", A), ("b", B)):
+        save_vectors(make_vectors(found), f"{name}.safetensors", base_model="base", step=9)
+    return tmp_path
+
+
+def test_every_verb_on_files(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    a, b, out = "a.safetensors", "b.safetensors", "o.safetensors"
+
+    def run(*words: str) -> dict[int, list[float]]:
+        assert main(["vectors", *words, "--output", out, "--overwrite"]) == 0
+        return rows_of(load_vectors(out))
+
+    assert run("scale", a, "--factor", "3") == {0: [3.0, 6.0], 2: [9.0, -12.0]}
+    assert load_vectors(out).metadata["step"] == "9"
+    assert run("add", a, b) == rows_of(summed([make_vectors(A), make_vectors(B)]))
+    assert run("add", a, b, a, "--weights", "[1, 0, 1]")[2] == [6.0, -8.0]
+    assert run("average", a, b)[2] == [6.5, -2.0]
+    assert run("slice", b, "--layers", "3") == {3: [0.5, 0.5]}
+    assert run("slice", b, "--layers", "[2, 3]") == B
+    assert run("slice", b, "--layers", "2-3") == B
+    capsys.readouterr()
+    assert main(["vectors", "info", a, b]) == 0
+    told = capsys.readouterr().out
+    assert "layers    2 of 4, width 2: 4 numbers" in told
+    assert "added     behind each layer (layer_output), format version 1\n" in told
+    norms = [line.split() for line in told.splitlines() if line.strip()[:1].isdigit()]
+    assert norms[1] == ["2", "5", "3.536", "4"]  # (3, -4): norm 5, root mean square 5 / sqrt(2)
+
+
+def test_info_says_where_vectors_act(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    vectors = SteeringVectors(site="input_norm", tokens="prompt").shaped(2, 4)
+    vectors.save(folder / "c.safetensors", base_model="base")
+    assert main(["vectors", "info", "c.safetensors"]) == 0
+    told = capsys.readouterr().out
+    assert "added     in each layer (input_norm), for prompt tokens alone, format version 2" in told
+
+
+def test_transplant_reads_the_other_models_configuration(folder: Path) -> None:
+    base = save_tiny(folder / "other", "qwen2", layers=4, width=32)
+    vectors = torch.ones(2, 32)
+    save_vectors(vectors, "v.safetensors", base_model="base", layers=[1, 3], num_layers=4)
+    words = ["vectors", "transplant", "v.safetensors", "--base", base, "--output", "t.safetensors"]
+    assert main(words) == 0
+    found = load_vectors("t.safetensors")
+    assert found.metadata["base_model"] == base
+    assert torch.equal(found.vectors, vectors)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["avrage", "a.safetensors"], "Did you mean average"),
+        (["info", "no.safetensors"], "vectors = 'no.safetensors': there is no such file"),
+        (["info"], "must be set"),
+        (["scale", "a.safetensors", "b.safetensors", "--factor=1", "--output=o"], "must be one"),
+        (["add", "a.safetensors", "--output=o"], "must be two files or more"),
+        (["scale", "a.safetensors", "--factor=1", "--output=b.safetensors"], "give --overwrite"),
+        (["scale", "a.safetensors", "--factr=1", "--output=o"], "Did you mean factor"),
+        (["transplant", "a.safetensors", "--base=./x", "--output=o"], "base = './x': there is no"),
+        (["transplant", "a.safetensors", "--base=quickstart", "--output=o"], "has width 192"),
+        (["push", ".", "--to=user/name"], "is no run's folder"),
+    ],
+)
+def test_mistakes_are_told_and_nothing_is_written(
+    words: list[str], told: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    assert main(["vectors", *words]) == 2
+    assert told in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_help_of_the_verbs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["vectors"]) == 0
+    told = capsys.readouterr().out
+    for verb in ("info", "scale", "add", "average", "slice", "transplant", "push"):
+        assert f"  {verb} " in told
+    with pytest.raises(SystemExit) as stopped:
+        main(["vectors", "slice", "--help"])
+    assert stopped.value.code == 0
+    assert "--layers" in capsys.readouterr().out

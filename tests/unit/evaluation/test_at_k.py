@@ -1,0 +1,82 @@
+"""Metrics over several samples of a problem, by hand."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+from steer_lightning import ConfigError
+from steer_lightning.evaluation import (
+    AvgAtK,
+    CompletionLength,
+    CutOffShare,
+    FormatShare,
+    MajAtK,
+    PassAtK,
+    Sample,
+)
+
+
+def samples(verdicts: list[float | None], votes: list[int | None] | None = None) -> list[Sample]:
+    votes = votes or [None] * len(verdicts)
+    return [
+        Sample(verdict=verdict, num_tokens=10 + n, finished=n > 0, vote=vote)
+        for n, (verdict, vote) in enumerate(zip(verdicts, votes, strict=True))
+    ]
+
+
+def test_avg_is_the_mean_over_problems_of_what_was_judged() -> None:
+    metric = AvgAtK()
+    metric.update(7, samples([1.0, 0.0, None, 0.0]))  # 1 / 3
+    metric.update(3, samples([1.0, 1.0]))
+    metric.update(5, samples([None, None]))
+    problems, values = metric.by_problem()
+    assert problems.tolist() == [3, 5, 7]
+    np.testing.assert_allclose(values, [1, math.nan, 1 / 3])
+    assert float(metric.compute()) == pytest.approx((1 + 1 / 3) / 2)
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 5])
+def test_pass_at_k_is_the_share_of_all_subsets_with_a_right_one(k: int) -> None:
+    verdicts = [1.0, 0.0, 0.0, 1.0, 0.0]
+    subsets = list(itertools.combinations(verdicts, k))
+    metric = PassAtK(k)
+    metric.update(0, samples([*verdicts, None]))
+    assert float(metric.compute()) == pytest.approx(sum(any(s) for s in subsets) / len(subsets))
+
+
+def test_pass_at_k_needs_k_samples() -> None:
+    metric = PassAtK(3)
+    metric.update(0, samples([1.0, 1.0]))
+    assert math.isnan(float(metric.compute()))
+    with pytest.raises(ConfigError, match=r"PassAtK\.k = 0"):
+        PassAtK(0)
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "votes", "expected"),
+    [
+        ([1.0, 0.0, 0.0], [0, 1, 1], 0.0),
+        ([0.0, 1.0, 1.0], [0, 1, 1], 1.0),
+        ([1.0, 0.0, 0.0, 1.0], [0, 1, 1, 0], 1.0),  # of equals the first that was given
+        ([0.0, 1.0], [0, 1], 0.0),
+        ([0.0, 0.0, 1.0], [None, None, 0], 1.0),  # no answer, no vote
+        ([0.0, 0.0], [None, None], 0.0),
+        ([None, None, 1.0], [0, 0, 1], math.nan),  # the chosen one can't be judged
+        ([None, 1.0, 0.0], [0, 0, 1], 1.0),  # an equal one could be judged
+    ],
+)
+def test_the_answer_of_most_samples(
+    verdicts: list[float | None], votes: list[int | None], expected: float
+) -> None:
+    assert MajAtK().number(samples(verdicts, votes)) == pytest.approx(expected, nan_ok=True)
+
+
+def test_length_and_shares() -> None:
+    found = samples([1.0, 0.0, 0.0, None], [0, None, 1, None])
+    assert CompletionLength().number(found) == 11.5
+    assert CutOffShare().number(found) == 0.25
+    assert FormatShare().number(found) == 0.5

@@ -1,0 +1,45 @@
+"""The folder of an evaluation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from steer_lightning import ConfigError
+from steer_lightning.evaluation.store import Store, read_rows
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("precious")
+    for overwrite in (False, True):
+        with pytest.raises(ConfigError, match="holds no evaluation"):
+            Store(tmp_path).open({"seed": 0}, overwrite=overwrite)
+    assert (tmp_path / "thesis.tex").read_text() == "precious"
+
+
+def test_an_evaluation_is_overwritten_and_what_lies_beside_it_stays(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.open({"seed": 0}, overwrite=False)
+    store.finish([], {"rows": []})
+    (tmp_path / "comparison.png").write_text("a picture")
+    store.open({"seed": 1}, overwrite=True)
+    assert not store.results.exists()
+    assert (tmp_path / "comparison.png").exists()
+    store.open({"seed": 1}, overwrite=False)
+
+
+def test_damaged_files_are_named(tmp_path: Path) -> None:
+    (tmp_path / "completions.parquet").write_bytes(b"PAR1 nonsense")
+    with pytest.raises(ConfigError, match=r"completions\.parquet': is damaged"):
+        read_rows(tmp_path / "completions.parquet")
+    with pytest.raises(ConfigError, match="there is no such file"):
+        read_rows(tmp_path / "nothing.parquet")
+    store = Store(tmp_path / "e")
+    store.open({"seed": 0}, overwrite=False)
+    store.open({"seed": 0}, overwrite=False)
+    with pytest.raises(ConfigError, match="other seed: 0; now 1"):
+        store.open({"seed": 1}, overwrite=False)
+    (tmp_path / "e/settings.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"settings\.json': is damaged"):
+        store.open({"seed": 0}, overwrite=False)

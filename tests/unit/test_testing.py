@@ -1,0 +1,52 @@
+"""The checkers of the protocols notice what breaks them."""
+
+from __future__ import annotations
+
+import pytest
+
+from steer_lightning.rewards import MathReward
+from steer_lightning.rollout import GenerateEngine
+from steer_lightning.testing import check_engine, check_reward, tiny_policy
+from tests.unit.rewards.helpers import completion
+
+
+def test_check_engine_notices_wrong_logprobs_and_batch_dependence() -> None:
+    class WrongLogprobs(GenerateEngine):
+        def generate(self, *args, **kwargs):  # type: ignore[no-untyped-def]
+            rollouts = super().generate(*args, **kwargs)
+            rollouts.logprobs.mul_(1.01)
+            return rollouts
+
+    class OneStream(GenerateEngine):
+        def generate(self, prompts, sampling, *, seed, **rest):  # type: ignore[no-untyped-def]
+            return super().generate(prompts, sampling, seed=seed + len(prompts), **rest)
+
+    class WrongRow(GenerateEngine):
+        def generate(self, prompts, sampling, *, on_completion, **rest):  # type: ignore[no-untyped-def]
+            def shifted(row, completion):  # type: ignore[no-untyped-def]
+                on_completion((row + 1) % 6, completion)
+
+            return super().generate(prompts, sampling, on_completion=shifted, **rest)
+
+    with pytest.raises(AssertionError, match="log-probabilities"):
+        check_engine(WrongLogprobs(), tiny_policy())
+    with pytest.raises(AssertionError, match="not on the batch"):
+        check_engine(OneStream(), tiny_policy())
+    with pytest.raises(AssertionError, match="same row"):
+        check_engine(WrongRow(), tiny_policy())
+
+
+def test_check_reward() -> None:
+    rows = [completion(r"\boxed{42}"), completion("no")]
+    assert check_reward(MathReward(), rows) == [1.0, 0.0]
+
+    def by_position(completions):
+        return list(range(len(completions)))
+
+    def by_size(completions):
+        return [float(len(completions))] * len(completions)
+
+    with pytest.raises(AssertionError, match="another order"):
+        check_reward(by_position, rows)
+    with pytest.raises(AssertionError, match="alone"):
+        check_reward(by_size, rows)

@@ -1,0 +1,127 @@
+"""Settings that contradict each other are refused before a model is loaded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from steer_lightning import ConfigError, SteeringModule
+from steer_lightning.advantages import GRPO, RLOO, DrGRPO, MovingAverage
+from steer_lightning.data import Arithmetic, PromptDataModule
+from steer_lightning.losses import Clip, PolicyGradient, PrefixLikelihood
+from steer_lightning.rewards import FormatReward, LengthReward, WeightedReward
+from steer_lightning.rollout import Sampling
+from steer_lightning.training.checks import check_batch_size, check_further_prompts
+from steer_lightning.training.kl_in_reward import KLInReward
+from steer_lightning.training.sample import DynamicSampling
+from steer_lightning.training.update import Updates
+from tests.unit.training.made_up_rounds import PROMPTS
+
+
+def test_a_group_of_one_needs_an_estimator_that_allows_it() -> None:
+    for advantage in (RLOO(), GRPO(), DrGRPO()):
+        name = type(advantage).__name__
+        with pytest.raises(ConfigError, match=rf"group_size = 1.*model.advantage = {name}"):
+            SteeringModule(sampling=Sampling(group_size=1), advantage=advantage)
+
+    def reinforce(rewards: torch.Tensor) -> torch.Tensor:
+        return rewards
+
+    SteeringModule(sampling=Sampling(group_size=1), advantage=reinforce)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (
+            {"loss": PolicyGradient(objective=Clip())},
+            r"model.loss.objective = 'Clip': needs several updates.*model.updates.num_passes",
+        ),
+        (
+            {"updates": Updates(num_passes=2)},
+            r"model.updates.num_passes = 2: must be 1 with model.loss.objective = ScoreFunction",
+        ),
+        (
+            {"updates": Updates(num_mini_batches=2)},
+            r"model.updates.num_mini_batches = 2: must be 1 with model.loss.objective",
+        ),
+    ],
+)
+def test_ratio_and_number_of_updates_must_go_together(settings, told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        SteeringModule(**settings)
+
+
+def test_counts_of_updates_are_checked() -> None:
+    with pytest.raises(ConfigError, match=r"model.updates.num_passes = 0"):
+        Updates(num_passes=0)
+    with pytest.raises(
+        ConfigError, match=r"model.updates.num_mini_batches = 3: must divide data.batch_size = 32"
+    ):
+        check_batch_size(32, num_processes=1, num_mini_batches=3)
+
+
+SAMPLING = Sampling(group_size=2, max_new_tokens=8)
+
+LETTERS = [WeightedReward(reward=FormatReward("[a-m]"))]
+PREFIX = PrefixLikelihood(num_tokens=8)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (
+            {"loss": PrefixLikelihood(num_tokens=9)},
+            r"PrefixLikelihood.num_tokens = 9: must be at most model.sampling.max_new_tokens = 8",
+        ),
+        (
+            {"loss": PrefixLikelihood(num_tokens=8, temperature=1.0)},
+            r"PrefixLikelihood.temperature = 1.0: must be below model.sampling.temperature = 1.0",
+        ),
+        (
+            {"sampling": Sampling(temperature=0.6, max_new_tokens=8)},
+            r"PrefixLikelihood.temperature = 0.7: must be below model.sampling.temperature = 0.6",
+        ),
+        ({"rewards": LETTERS}, r"model.rewards = \['FormatReward'\]: must be null with model.loss"),
+        ({"advantage": RLOO()}, r"model.advantage = 'RLOO': must be null with model.loss"),
+        ({"mask_overlong": True}, r"model.mask_overlong = True: must be false with model.loss"),
+        ({"kl_in_reward": KLInReward(weight=0.1)}, r"model.kl_in_reward = .*must be null"),
+        ({"dynamic_sampling": DynamicSampling(max_rounds=1)}, r"model.dynamic_sampling"),
+        ({"loss": PolicyGradient(), "rewards": []}, r"model.rewards = \[\]: needs at least one"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
+)
+def test_settings_that_contradict_each_other(settings: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        SteeringModule(**{"sampling": SAMPLING, "loss": PREFIX, **settings})
+
+
+@pytest.mark.parametrize("advantage", [MovingAverage(), lambda rewards: rewards])
+def test_dynamic_sampling_needs_an_estimator_that_compares(advantage: object) -> None:
+    with pytest.raises(ConfigError, match=r"model.dynamic_sampling.*model.advantage = "):
+        SteeringModule(advantage=advantage, dynamic_sampling=DynamicSampling(max_rounds=1))
+
+
+def test_a_penalty_that_no_completion_can_get_is_refused() -> None:
+    reward = LengthReward(free_tokens=64, max_tokens=80)
+    told = r"LengthReward.free_tokens = 64: must be below model.sampling.max_new_tokens = 64"
+    with pytest.raises(ConfigError, match=told):
+        SteeringModule(
+            sampling=Sampling(max_new_tokens=64),
+            rewards=[WeightedReward(reward=FormatReward()), WeightedReward(reward=reward)],
+        )
+
+
+def test_dynamic_sampling_needs_further_prompts() -> None:
+    dynamic = DynamicSampling(max_rounds=1)
+    data = PromptDataModule(Arithmetic(9), batch_size=9)
+    data.prompts["train"] = PROMPTS
+    with pytest.raises(ConfigError, match=r"data.batch_size = 9.*model.dynamic_sampling"):
+        check_further_prompts(data, dynamic)
+    check_further_prompts(data, None)
+    with pytest.raises(ConfigError, match=r"needs a data module with further_prompts"):
+        check_further_prompts(object(), dynamic)
+    data.batch_size = 8
+    check_further_prompts(data, dynamic)

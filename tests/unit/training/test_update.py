@@ -1,0 +1,165 @@
+"""Several updates of a batch, against PPO step by step; and updates that are skipped."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import bitsandbytes as bnb
+import pytest
+import torch
+
+from steer_lightning import SteeringModule
+from steer_lightning.losses import Clip, PolicyGradient, TokenMean
+from steer_lightning.model.head import token_logprobs
+from steer_lightning.optim import NormClip
+from steer_lightning.testing import make_prompts
+from steer_lightning.training.batch import Batch
+from steer_lightning.training.update import Updates
+from steer_lightning.types import LossInputs, LossOutput, Rollouts
+from tests.unit.training.helpers import PROMPTS, SAMPLING
+
+
+def test_a_gradient_that_is_not_finite_is_skipped_and_taken_in_by_nothing(
+    module: SteeringModule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rollouts = module.engine.generate(PROMPTS, SAMPLING, seed=0, step=0)
+    weight = module.policy.steering.weight
+    for optimizer in (
+        torch.optim.AdamW([weight], lr=0.1),
+        bnb.optim.AdamW8bit([weight], lr=0.1, min_8bit_size=0),
+    ):
+        scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer)
+        monkeypatch.setattr(module, "optimizers", lambda optimizer=optimizer, **_: optimizer)
+        monkeypatch.setattr(module, "lr_schedulers", lambda scheduler=scheduler: scheduler)
+        before = weight.detach().clone()
+        update = module.update(Batch.alone(rollouts, torch.full((4, 4), float("inf"))))
+        assert update.skipped
+        assert math.isnan(update.gradient_norm)
+        assert torch.equal(weight, before)
+        assert not optimizer.state[weight]
+        assert module.gradient_clip.running == 0
+    # a finite gradient whose norm is not, which the clip would divide by; and a loss alone
+    for loss in (Times(1e30), Plus(float("inf"))):
+        module.batch_gradient = replace(module.batch_gradient, loss=loss)
+        assert module.update(Batch.alone(rollouts, torch.randn(4, 4))).skipped
+        assert torch.equal(weight, before)
+        assert module.gradient_clip.running == 0
+    module.batch_gradient = replace(module.batch_gradient, loss=PolicyGradient())
+    update = module.update(Batch.alone(rollouts, torch.randn(4, 4)))
+    assert not update.skipped
+    assert not torch.equal(weight, before)
+
+
+class Times(PolicyGradient):
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def __call__(self, inputs: LossInputs) -> LossOutput:
+        return LossOutput(loss=super().__call__(inputs).loss * self.factor)
+
+
+class Plus(Times):
+    def __call__(self, inputs: LossInputs) -> LossOutput:
+        return LossOutput(loss=PolicyGradient.__call__(self, inputs).loss + self.factor)
+
+
+def set_up_updates(module: SteeringModule, monkeypatch: pytest.MonkeyPatch, **updates: int) -> None:
+    """As a trainer would, with plain gradient descent."""
+    optimizer = torch.optim.SGD([module.policy.steering.weight], lr=5.0)
+    counted: list[bool] = []
+
+    def optimizers(use_pl_optimizer: bool = True) -> torch.optim.Optimizer:
+        counted.append(use_pl_optimizer)
+        return optimizer
+
+    scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
+    monkeypatch.setattr(module, "optimizers", optimizers)
+    monkeypatch.setattr(module, "lr_schedulers", lambda: scheduler)
+    monkeypatch.setattr(module, "counted", counted, raising=False)
+    module.updates = Updates(**updates)
+    module.gradient_clip = NormClip(1e9)
+    loss = PolicyGradient(objective=Clip(low=0.01, high=0.02), aggregation=TokenMean())
+    module.batch_gradient = replace(module.batch_gradient, loss=loss, max_tokens=60)
+
+
+def token_logprobs_of(module: SteeringModule, rollouts: Rollouts, n: int) -> torch.Tensor:
+    """One row by a plain pass."""
+    prompt = list(rollouts.prompts[n // rollouts.group_size].token_ids)
+    completion = rollouts.completion_ids[n][rollouts.completion_mask[n]]
+    ids = torch.tensor([prompt + completion.tolist()])
+    logits = module.policy.model(ids).logits[0, len(prompt) - 1 : -1]
+    return token_logprobs(logits, completion, SAMPLING.temperature)
+
+
+@pytest.mark.parametrize("shape", [{"num_passes": 3}, {"num_mini_batches": 2, "num_passes": 2}])
+def test_several_updates_are_ppo_step_by_step(
+    module: SteeringModule, monkeypatch: pytest.MonkeyPatch, shape: dict[str, int]
+) -> None:
+    """Against the formula, one unpadded row at a time, with the ratio to before the first step."""
+    set_up_updates(module, monkeypatch, **shape)
+    rollouts = module.engine.generate(PROMPTS, SAMPLING, seed=0, step=0)
+    batch = Batch.alone(rollouts, torch.randn(4, 4))
+    weight = module.policy.steering.weight
+    start = weight.detach().clone()
+    mini_batches = module.updates.split(batch, module.seed, 0)
+    assert sorted(torch.cat(mini_batches).tolist()) == [0, 1, 2, 3]
+
+    rows = range(16)
+    with torch.no_grad():
+        old = [token_logprobs_of(module, rollouts, n) for n in rows]
+    clipped = 0.0
+    for _ in range(module.updates.num_passes):
+        for prompts in mini_batches:
+            mine = [n for n in rows if n // 4 in prompts.tolist()]
+            total = torch.zeros(())
+            for n in mine:
+                ratio = (token_logprobs_of(module, rollouts, n) - old[n]).exp()
+                advantage = batch.advantages.flatten()[n]
+                gains = torch.minimum(ratio * advantage, ratio.clamp(0.99, 1.02) * advantage)
+                clipped += float((gains != ratio * advantage).sum())
+                total = total - gains.sum() / sum(len(old[k]) for k in mine)
+            (slope,) = torch.autograd.grad(total, weight)
+            weight.data -= 5.0 * slope
+    expected, weight.data = weight.detach().clone(), start.clone()
+    assert clipped > 0
+
+    update = module.update(batch)
+    torch.testing.assert_close(weight.detach(), expected, rtol=1e-4, atol=1e-6)
+    assert (weight - start).abs().max() > 0.01
+    assert update.loss_metrics["clip_share"] > 0
+    assert update.mismatch["max"] < 1e-5, "of before the first step, not of the policy as it moves"
+    num_steps = module.updates.num_steps
+    # the first look at the learning rate, then the steps: Lightning counts the last one alone
+    assert module.counted == [True, *[False] * (num_steps - 1), True]
+
+
+def test_mini_batches_come_from_seed_and_step_and_leave_out_what_takes_no_part() -> None:
+    rollouts = make_rollouts(6)
+    batch = Batch.alone(rollouts, torch.randn(6, 2))
+    batch.takes_part[2] = False
+    batch.takes_part[3, 0] = False
+    updates = Updates(num_mini_batches=2)
+    found = updates.split(batch, seed=1, step=7)
+    assert [part.tolist() for part in found] == [x.tolist() for x in updates.split(batch, 1, 7)]
+    assert any(
+        [part.tolist() for part in found] != [x.tolist() for x in updates.split(batch, 1, step)]
+        for step in range(8, 12)
+    )
+    assert sorted(torch.cat(found).tolist()) == [0, 1, 3, 4, 5]
+    assert [len(part) for part in found] == [3, 2]
+    (every,) = Updates().split(batch, seed=1, step=7)
+    assert every.tolist() == [0, 1, 3, 4, 5], "one mini-batch keeps the order"
+
+
+def make_rollouts(num_prompts: int) -> Rollouts:
+    return Rollouts(
+        prompts=tuple(make_prompts([str(k) for k in range(num_prompts)])),
+        group_size=2,
+        completion_ids=torch.ones(2 * num_prompts, 3, dtype=torch.long),
+        completion_mask=torch.ones(2 * num_prompts, 3, dtype=torch.bool),
+        logprobs=torch.zeros(2 * num_prompts, 3),
+        finished=torch.ones(2 * num_prompts, dtype=torch.bool),
+        texts=("",) * 2 * num_prompts,
+    )
