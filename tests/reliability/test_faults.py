@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shlex
 import socket
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,6 +24,7 @@ import yaml
 
 from steer_lightning.steering import load_vectors
 from tests.integration.conftest import Config
+from tests.reliability import test_reward_pool as pool_tests
 from tests.reliability.conftest import Figure
 
 Run = Callable[..., Any]
@@ -138,6 +141,28 @@ def test_data_that_has_changed_is_noticed_when_the_run_goes_on(
 
 
 def test_faults_are_counted(figure: Figure) -> None:
-    pooled = ("worker killed", "keeper killed", "training process killed")  # test_reward_pool.py
-    here = ("folder removed", "folder read-only", "no model hub", "no data hub", "data changed")
+    """The figure is the number of faults that tests of this folder really make."""
+    pooled = {
+        "worker killed": pool_tests.test_a_worker_killed_from_outside_costs_nothing,
+        "keeper killed": pool_tests.test_a_killed_keeper_leaves_no_daemon_of_a_reward,
+        "training process killed": (
+            pool_tests.test_when_the_training_process_is_killed_its_workers_go_with_it
+        ),
+    }
+    here = {
+        "folder removed": test_a_run_whose_folder_is_removed_keeps_what_it_learns,
+        "folder read-only": test_a_read_only_output_folder_is_one_message,
+        "no model hub": test_a_hub_that_does_not_answer_is_a_message_with_the_local_way,
+        "no data hub": test_a_hub_that_does_not_answer_is_a_message_with_the_local_way,
+        "data changed": test_data_that_has_changed_is_noticed_when_the_run_goes_on,
+    }
+    tests = {test for name, test in globals().items() if name.startswith("test_")}
+    tests.remove(test_faults_are_counted)
+    assert Counter(here.values()) == {test: num_cases(test) for test in tests}
     figure("faults", len(pooled) + len(here))
+
+
+def num_cases(test: Callable[..., None]) -> int:
+    """How often pytest runs a test."""
+    marks = [mark for mark in getattr(test, "pytestmark", []) if mark.name == "parametrize"]
+    return math.prod(len(mark.args[1]) for mark in marks)

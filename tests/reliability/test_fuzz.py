@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import math
+import re
 import subprocess
 import sys
 import warnings
 import zipfile
-from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -281,15 +283,32 @@ def test_any_pickle_in_a_checkpoint_is_read_or_refused_in_words(
     torch.save(content, path)
     with zipfile.ZipFile(path) as file:
         parts = {name: file.read(name) for name in file.namelist()}
+    (name,) = (name for name in parts if name.endswith("data.pkl"))
+    changed = bytearray(parts[name])
+    for _ in range(data.draw(st.integers(0, 4))):
+        changed[data.draw(st.integers(0, len(changed) - 1))] = data.draw(st.integers(0, 255))
     with zipfile.ZipFile(path, "w") as file:
-        for name, part in parts.items():
-            changed = bytearray(part)
-            for _ in range(data.draw(st.integers(0, 4)) if name.endswith("data.pkl") else 0):
-                changed[data.draw(st.integers(0, len(part) - 1))] = data.draw(st.integers(0, 255))
-            file.writestr(name, bytes(changed))
-    with warnings.catch_warnings(), suppress(DamagedCheckpointError):
+        for other, part in {**parts, name: bytes(changed)}.items():
+            file.writestr(other, part)
+    found = content_or_refusal(path)
+    if isinstance(found, str):
+        assert re.fullmatch(r"(is|holds|unfolds|can't be read) [^\n]+", found)
+    else:
+        assert isinstance(found, dict)
+    if changed == parts[name]:
+        assert isinstance(found, dict), "what torch has written is read"
+        assert torch.equal(found["state_dict"].pop("w"), torch.zeros(2, 3))
+        assert found == {"state_dict": {}, "steps": [1, (2.5, None)], "kind": "adam"}
+
+
+def content_or_refusal(path: Path) -> dict[str, Any] | str:
+    """What is read of a checkpoint, or the words in which it is refused."""
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's, of the pickle's protocol
-        load_checkpoint(path)
+        try:
+            return load_checkpoint(path)
+        except DamagedCheckpointError as refusal:
+            return str(refusal)
 
 
 OPTIONS = (
@@ -351,7 +370,15 @@ def test_any_configuration_is_refused_in_one_message(
 
 
 def test_examples_are_counted(figure: Figure) -> None:
-    properties = [x for x in globals().values() if getattr(x, "is_hypothesis_test", False)]
+    """The figures are of all that hypothesis runs here: EXAMPLES each, of configurations fewer."""
+    functions = [x for x in ast.parse(Path(__file__).read_text()).body if hasattr(x, "name")]
+    decorators = {x.name: [ast.unparse(y) for y in x.decorator_list] for x in functions}
+    given_any = {name for name, on in decorators.items() if any("given(" in y for y in on)}
+    properties = {name for name, x in globals().items() if getattr(x, "is_hypothesis_test", False)}
+    assert properties == given_any
+    fewer = {name for name in properties if "fuzz" not in decorators[name]}
+    assert fewer == {"test_any_configuration_is_refused_in_one_message"}
+    assert fuzz.max_examples == EXAMPLES > 0
     figure("fuzzed_properties", len(properties))
     figure("fuzz_examples", EXAMPLES)
 

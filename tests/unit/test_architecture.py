@@ -1,4 +1,4 @@
-"""The house rules that a machine can check: who imports whom, and sizes."""
+"""The house rules that a machine can check: who imports whom, sizes, and what tests look like."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parents[2] / "steer_lightning"
+UNIT = Path(__file__).parent
+ROOT = UNIT.parents[1]
+PACKAGE = ROOT / "steer_lightning"
 
 STOREYS: tuple[set[str], ...] = (
     {"types", "errors"},
@@ -84,3 +86,37 @@ def test_files_and_functions_stay_small(file: Path) -> None:
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef):
             assert (node.end_lineno or 0) - node.lineno < 60, node.name
+
+
+WHOLE = {"test_architecture", "test_public_paths"}
+"""Unit tests of the package as a whole."""
+
+NOT_YET = {"training/selfcheck": "training/forward"}
+"""Tests that have the name that their file will have, and where it lies today."""
+
+
+@pytest.mark.parametrize("file", sorted(UNIT.rglob("test_*.py")), ids=lambda x: x.stem)
+def test_unit_tests_lie_as_what_they_test(file: Path) -> None:
+    """`tests/unit/data/test_math.py` tests `data/math.py`, of the package or beside it."""
+    if file.stem in WHOLE and file.parent == UNIT:
+        return
+    name = file.relative_to(UNIT).with_name(file.stem.removeprefix("test_")).as_posix()
+    found = [home for home in (PACKAGE, ROOT) if (home / f"{name}.py").exists()]
+    assert found or name in NOT_YET, f"there is no {name}.py to test"
+    assert not found or name not in NOT_YET, f"{name}.py is there: take it out of NOT_YET"
+
+
+CHECKS = {"raises", "warns"}
+TESTS = sorted((ROOT / "tests").rglob("test_*.py"))
+
+
+@pytest.mark.parametrize("file", TESTS, ids=lambda x: f"{x.parent.name}/{x.stem}")
+def test_tests_assert_something(file: Path) -> None:
+    """By `assert`, `pytest.raises`, `pytest.warns`, or a helper that is called `check...`."""
+    for test in ast.walk(ast.parse(file.read_text())):
+        if isinstance(test, ast.FunctionDef) and test.name.startswith("test_"):
+            inside = list(ast.walk(test))
+            calls = [ast.unparse(x.func) for x in inside if isinstance(x, ast.Call)]
+            names = [call.rpartition(".")[2] for call in calls]
+            checks = [x for x in names if x.startswith(("check", "assert_")) or x in CHECKS]
+            assert checks or any(isinstance(x, ast.Assert) for x in inside), test.name

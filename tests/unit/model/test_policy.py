@@ -9,10 +9,9 @@ from transformers import AutoConfig
 from steer_lightning import ConfigError, SteeringModule, save_vectors
 from steer_lightning.model import policy as policy_file
 from steer_lightning.model.policy import Policy
-from steer_lightning.rollout import GenerateEngine
+from steer_lightning.rollout import GenerateEngine, Sampling
 from steer_lightning.steering import SteeringVectors
 from steer_lightning.testing import ARCHITECTURES, make_prompts, save_tiny, tiny_policy
-from tests.unit.training.helpers import PROMPTS, SAMPLING
 
 IDS = torch.tensor([[1, 10, 20, 30, 40], [1, 50, 60, 70, 80]])
 ALL = sorted(ARCHITECTURES)
@@ -113,6 +112,6 @@ def test_a_policy_is_cheap_until_it_is_loaded() -> None:
     policy = tiny_policy()
     engine = GenerateEngine()
     with pytest.raises(RuntimeError, match="setup"):
-        engine.generate(PROMPTS, SAMPLING, seed=0, step=0)
+        engine.generate(make_prompts(["a"]), Sampling(), seed=0, step=0)
     engine.setup(policy)
     assert SteeringModule().policy.model is None
