@@ -95,7 +95,12 @@ NOT_YET = {"training/selfcheck": "training/forward"}
 """Tests that have the name that their file will have, and where it lies today."""
 
 
-@pytest.mark.parametrize("file", sorted(UNIT.rglob("test_*.py")), ids=lambda x: x.stem)
+def below(file: Path) -> str:
+    """A file's name as seen from the unit tests."""
+    return file.relative_to(UNIT).as_posix()
+
+
+@pytest.mark.parametrize("file", sorted(UNIT.rglob("test_*.py")), ids=below)
 def test_unit_tests_lie_as_what_they_test(file: Path) -> None:
     """`tests/unit/data/test_math.py` tests `data/math.py`, of the package or beside it."""
     if file.stem in WHOLE and file.parent == UNIT:
@@ -104,6 +109,11 @@ def test_unit_tests_lie_as_what_they_test(file: Path) -> None:
     found = [home for home in (PACKAGE, ROOT) if (home / f"{name}.py").exists()]
     assert found or name in NOT_YET, f"there is no {name}.py to test"
     assert not found or name not in NOT_YET, f"{name}.py is there: take it out of NOT_YET"
+
+
+@pytest.mark.parametrize("folder", sorted({x.parent for x in UNIT.rglob("*.py")}), ids=below)
+def test_rooms_of_unit_tests_are_rooms(folder: Path) -> None:
+    assert any((home / below(folder)).is_dir() for home in (PACKAGE, ROOT))
 
 
 CHECKS = {"raises", "warns"}

@@ -10,6 +10,11 @@ from steer_lightning.cli import main
 from tests import made_up_run
 
 
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return made_up_run.make_run(tmp_path / "runs/run-1")
+
+
 def test_the_command_line(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", str(run)]) == 0
     assert capsys.readouterr().out == f"report: {run / 'report.html'}\n"
