@@ -39,7 +39,9 @@ def main() -> None:
     policy.eos_token_ids = ()
     engine = DecodeEngine()
     engine.setup(policy)
-    gradient = BatchGradient(loss=PolicyGradient(), temperature=1.0, max_tokens=16_384)
+    gradient = BatchGradient(
+        policy=policy, loss=PolicyGradient(), temperature=1.0, max_tokens=16_384
+    )
     prompts = prompts_for(args.model, policy.tokenizer, args.prompts, None)
     advantages = torch.ones(args.prompts, args.group_size)
     times: dict[int, list[float]] = {length: [] for length in LENGTHS}
@@ -48,7 +50,7 @@ def main() -> None:
             sampling = Sampling(group_size=args.group_size, max_new_tokens=length)
             start = time.perf_counter()
             rollouts = engine.generate(prompts, sampling, seed=0, step=step)
-            gradient.accumulate(policy, gradient.plan(policy, Batch.alone(rollouts, advantages)))
+            gradient.accumulate(gradient.plan(Batch.alone(rollouts, advantages)))
             times[length].append(time.perf_counter() - start)
     medians = {length: statistics.median(values[1:]) for length, values in times.items()}
     rows = [

@@ -47,7 +47,7 @@ def policy_of_vocabulary(size: int) -> Policy:
         tie_word_embeddings=True,
     )
     policy = Policy("made up")
-    policy._tokenizer = byte_tokenizer()
+    policy.tokenizer = byte_tokenizer()
     policy.adopt(LlamaForCausalLM(config))
     return policy
 
@@ -82,6 +82,7 @@ def measure(args: argparse.Namespace) -> dict[str, float]:
         policy = Policy(resolve_model(args.model), dtype="float32")
         policy.load()
     gradient = BatchGradient(
+        policy=policy,
         loss=PolicyGradient(),
         temperature=1.0,
         max_tokens=args.tokens_per_micro_batch,
@@ -89,14 +90,14 @@ def measure(args: argparse.Namespace) -> dict[str, float]:
     )
     advantages = torch.ones(args.rows, 1).view(-1, min(4, args.rows))
     warm_up = Batch.alone(made_up(policy, 4, 8), torch.ones(1, 4))
-    gradient.accumulate(policy, gradient.plan(policy, warm_up))
+    gradient.accumulate(gradient.plan(warm_up))
     reset_peak_memory("cpu")
     before = peak_memory("cpu")
     rollouts = made_up(policy, args.rows, args.length)
     seconds = []
     for _ in range(args.steps):
         start = time.perf_counter()
-        gradient.accumulate(policy, gradient.plan(policy, Batch.alone(rollouts, advantages)))
+        gradient.accumulate(gradient.plan(Batch.alone(rollouts, advantages)))
         seconds.append(time.perf_counter() - start)
     return {"peak_mb": peak_memory("cpu") - before, "seconds": statistics.median(seconds)}
 

@@ -31,7 +31,7 @@ from steer_lightning.model.policy import Policy
 from steer_lightning.model.sharding.fsdp2 import ROOM
 from steer_lightning.steering import SteeringVectors
 from steer_lightning.testing import byte_tokenizer
-from steer_lightning.training.packing import Packing, packed, packed_attention
+from steer_lightning.training.packing import PackedForward, Packing
 
 GIB = 2**30
 COUNTED_TOKENS = 1024
@@ -102,7 +102,7 @@ def sizes_of(config: Any, dtype: torch.dtype) -> Sizes:
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     policy = Policy("counted")
-    policy._tokenizer = byte_tokenizer()
+    policy.tokenizer = byte_tokenizer()
     policy.adopt(model)
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     in_layers = [sum(p.numel() * p.element_size() for p in x.parameters()) for x in policy.layers]
@@ -148,7 +148,7 @@ def kept_bytes(
     still = patch.object(SteeringVectors, "to", lambda self, *_: self)
     with FakeTensorMode() if fake else nullcontext(), still:
         policy = Policy("counted")
-        policy._tokenizer = byte_tokenizer()
+        policy.tokenizer = byte_tokenizer()
         policy.adopt(AutoModelForCausalLM.from_config(config, dtype=dtype))
         known = {_storage(x) for x in (*policy.model.parameters(), *policy.model.buffers())}
         with count_kept(known) as kept:
@@ -161,8 +161,9 @@ def _update_pass(policy: Policy, checkpointing: bool) -> None:
     ids = [1] * (COUNTED_TOKENS + 1)
     prompt, completion = ids[: COUNTED_TOKENS // 4], ids[COUNTED_TOKENS // 4 :]
     packing = Packing([prompt], [0], [completion], policy.device)
-    with policy.checkpointed(checkpointing), packed_attention(policy.model), packed(packing):
-        policy.head_states(packing.ids, packing.positions, packing.predictors, packing.roles)
+    forward = PackedForward(policy)
+    with policy.checkpointed(checkpointing), forward.passes(), forward.attending(packing):
+        forward.head_states(packing)
 
 
 def _storage(tensor: torch.Tensor) -> int:

@@ -21,7 +21,7 @@ from steer_lightning.rollout import DecodeEngine, Sampling
 from steer_lightning.steering import SteeringVectors
 from steer_lightning.training.batch import Batch
 from steer_lightning.training.gradient import BatchGradient
-from steer_lightning.training.update import learn
+from steer_lightning.training.update import OptimizerSteps, Updater
 from steer_lightning.types import Rollouts
 
 PASSES = 4
@@ -35,23 +35,22 @@ def seconds(policy: Policy, rollouts: Rollouts, kept_tokens: int) -> float:
     size = (len(rollouts.prompts), rollouts.group_size)
     batch = Batch.alone(rollouts, torch.randn(size, generator=generator))
     optimizer = torch.optim.SGD([weight], lr=1e-3)
-    start = time.perf_counter()
-    learn(
-        policy,
-        batch,
-        [torch.arange(len(rollouts.prompts))],
-        num_passes=PASSES,
-        gradient=BatchGradient(
-            loss=PolicyGradient(objective=Clip()),
-            temperature=1.0,
-            max_tokens=2048,
-            kept_tokens=kept_tokens,
-        ),
-        clip=lambda parameters: torch.zeros(()),
-        take_step=lambda is_last: optimizer.step(),
-        backward=torch.Tensor.backward,
-        learning_rate=1e-3,
+    gradient = BatchGradient(
+        policy=policy,
+        loss=PolicyGradient(objective=Clip()),
+        temperature=1.0,
+        max_tokens=2048,
+        kept_tokens=kept_tokens,
     )
+    updater = Updater(
+        gradient,
+        lambda parameters: torch.zeros(()),
+        optimizer,
+        torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0),
+        steps=OptimizerSteps(num_passes=PASSES),
+    )
+    start = time.perf_counter()
+    updater.update(batch, step=0)
     elapsed = time.perf_counter() - start
     weight.data.copy_(before)
     return elapsed

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any, Literal
 
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
 
 from steer_lightning.advantages import Advantage
-from steer_lightning.losses import Loss, PolicyGradient
+from steer_lightning.losses import Loss, PolicyGradient, needs_of
 from steer_lightning.model.policy import Policy
 from steer_lightning.optim import (
     OptimizerFactory,
@@ -37,12 +36,10 @@ from steer_lightning.training.checks import (
     check_batch_size,
     check_further_prompts,
     check_same_everywhere,
-    check_scoring,
     check_trainer,
     check_training,
     num_steps_of,
 )
-from steer_lightning.training.forward import can_skip_layers, why_not_packed
 from steer_lightning.training.gradient import BatchGradient
 from steer_lightning.training.held_out import HeldOut
 from steer_lightning.training.kl_in_reward import KLInReward
@@ -56,13 +53,14 @@ from steer_lightning.training.resume import (
 )
 from steer_lightning.training.sample import (
     DynamicSampling,
+    Sampler,
     default_advantage,
     default_rewards,
-    sample_round,
     who_takes_part,
 )
-from steer_lightning.training.step import Sampled, Step, Update
-from steer_lightning.training.update import Updates, learn
+from steer_lightning.training.selfcheck import can_skip_layers, why_not_packed
+from steer_lightning.training.step import Sampled, Step
+from steer_lightning.training.update import OptimizerSteps, Updater
 from steer_lightning.types import Prompt
 
 log = logging.getLogger(__name__)
@@ -117,7 +115,8 @@ class SteeringModule(HeldOut):
 
     last_step: Step | None = None
     _checkpoint: dict[str, Any] | None = None
-    _has_parted = False
+    sampler: Sampler
+    _updater: Updater
 
     def __init__(
         self,
@@ -132,7 +131,7 @@ class SteeringModule(HeldOut):
         rewards: list[WeightedReward] | None = None,
         advantage: Advantage | None = None,
         loss: Loss | None = None,
-        updates: Updates = Updates(),  # noqa: B008  # frozen
+        updates: OptimizerSteps = OptimizerSteps(),  # noqa: B008  # frozen
         dynamic_sampling: DynamicSampling | None = None,
         mask_overlong: bool = False,
         kl_in_reward: KLInReward | None = None,
@@ -164,11 +163,11 @@ class SteeringModule(HeldOut):
         loss = loss or PolicyGradient()
         self.reward = RewardSum(default_rewards(loss) if rewards is None else rewards, pool)
         self.advantage: Advantage = advantage or default_advantage(loss)
-        check_training(sampling, self.advantage, loss, updates, dynamic_sampling, self.reward)
         self.updates, self.dynamic_sampling = updates, dynamic_sampling
         self.mask_overlong, self.kl_in_reward = mask_overlong, kl_in_reward
-        check_scoring(self, loss)
+        check_training(self, loss)
         self.batch_gradient = BatchGradient(
+            policy=self.policy,
             loss=loss,
             temperature=sampling.temperature,
             max_tokens=tokens_per_micro_batch,
@@ -207,8 +206,17 @@ class SteeringModule(HeldOut):
         self.policy.load(strategy.sharding() if isinstance(strategy, SteeringStrategy) else None)
 
     def on_fit_start(self) -> None:
-        """Hands the policy to the engine, and looks whether rows can be packed."""
+        """Hands the policy to the engine and the sampler, and checks the update's fast paths."""
         self.set_up_engine()
+        self.sampler = Sampler(
+            self.policy,
+            self.engine,
+            self.reward,
+            self.sampling,
+            seed=self.seed,
+            dynamic_sampling=self.dynamic_sampling,
+            base_sampling=needs_of(self.batch_gradient.loss).base_sampling,
+        )
         reason = why_not_packed(self.policy)
         if reason is not None:
             log.warning(
@@ -279,9 +287,21 @@ class SteeringModule(HeldOut):
         self._checkpoint = checkpoint
 
     def on_train_start(self) -> None:
-        """Goes on with a checkpoint's random states."""
+        """Goes on with a checkpoint's random states, and puts the optimizer to work."""
         if self._checkpoint is not None:
             set_random_states(self._checkpoint["random_states"])
+        scheduler: Any = self.lr_schedulers()
+        optimizer: Any = self.optimizers(use_pl_optimizer=False)
+        self._updater = Updater(
+            self.batch_gradient,
+            self.gradient_clip,
+            optimizer,
+            scheduler,
+            counted=self.optimizers(),  # `global_step` is the number of batches
+            steps=self.updates,
+            seed=self.seed,
+            off_policy=needs_of(self.batch_gradient.loss).base_sampling is not None,
+        )
 
     def on_train_batch_start(self, batch: Sequence[Prompt], batch_idx: int) -> None:
         """Measures the units of the vectors on the first batch of prompts."""
@@ -296,20 +316,19 @@ class SteeringModule(HeldOut):
 
     def training_step(self, batch: Sequence[Prompt], batch_idx: int) -> None:
         """One step of online reinforcement learning on B prompts, shared among the processes."""
-        start = time.perf_counter()
-        sampled = self.sample(batch)  # B prompts x G completions, or more prompts, with rewards
-        rewards, kl = self._shaped(sampled)
+        start, number = time.perf_counter(), self.global_step
+        sampled = self.sampler.sample(batch, number, self._data)  # G completions each, scored
+        rewards, kl = self._shaped(sampled)  # (B, G)
         advantages: torch.Tensor = self.advantage(rewards)  # (B, G)
-        takes_part = who_takes_part(sampled, len(batch), self.mask_overlong)
-        update = self.update(
-            Batch(
-                rollouts=sampled.rollouts,
-                own=sampled.own,
-                advantages=advantages,
-                num_tokens=sampled.num_tokens,
-                takes_part=takes_part,
-            )
+        takes_part = who_takes_part(sampled, len(batch), self.mask_overlong)  # (B, G)
+        learned_from = Batch(
+            rollouts=sampled.rollouts,
+            own=sampled.own,
+            advantages=advantages,
+            num_tokens=sampled.num_tokens,
+            takes_part=takes_part,
         )
+        update = self._updater.update(learned_from, number)
         self.engine.sync(self.policy.steering)  # what is trained, nothing else
         self.last_step = Step(
             **vars(sampled),
@@ -320,77 +339,9 @@ class SteeringModule(HeldOut):
             seconds=time.perf_counter() - start,
         )
 
-    @property
-    def _base_sampling(self) -> Any:
-        """How the base draws completions, for a loss that is of them; else None."""
-        return getattr(self.batch_gradient.loss, "base_sampling", None)
-
-    def sample(self, prompts: Sequence[Prompt]) -> Sampled:
-        """Completions with their rewards; with dynamic sampling of further prompts, too."""
-        of_base = self._base_sampling
-        one_round = partial(
-            sample_round,
-            policy=self.policy,
-            engine=self.engine,
-            reward=self.reward,
-            sampling=self.sampling if of_base is None else of_base(self.sampling),
-            seed=self.seed,
-            step=self.global_step,
-        )
-        with self.policy.at_scale(1.0 if of_base is None else 0.0):
-            drawn, sampled = list(prompts), one_round(prompts)
-        if self.dynamic_sampling is not None:
-            drawn, sampled = self.dynamic_sampling.refill(
-                drawn, sampled, one_round, self._data.further_prompts
-            )
-        if hasattr(self._data, "record"):  # a data module of the user's own may have no order
-            self._data.record(drawn, sampled.rewards)
-        return sampled
-
     def _shaped(self, sampled: Sampled) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """What advantages are made of, and the KL to the base if that is part of it, (B, G)."""
+        """Returns what advantages are made of, and the KL to the base if that is part of it."""
         if self.kl_in_reward is None:
             return sampled.rewards, None
-        kl = self.kl_in_reward.measure(self.policy, self.batch_gradient, sampled)
+        kl = self.kl_in_reward.measure(self.batch_gradient, sampled)
         return sampled.rewards - self.kl_in_reward.weight * kl, kl
-
-    def update(self, batch: Batch) -> Update:
-        """The optimizer steps of a batch of rollouts of all processes."""
-        optimizer: Any = self.optimizers()
-        scheduler: Any = self.lr_schedulers()
-        update = learn(
-            self.policy,
-            batch,
-            self.updates.split(batch, self.seed, self.global_step),
-            num_passes=self.updates.num_passes,
-            gradient=self.batch_gradient,
-            clip=self.gradient_clip,
-            take_step=self._take_step,
-            backward=self.manual_backward,
-            learning_rate=optimizer.param_groups[0]["lr"],
-        )
-        scheduler.step()  # also when the update was skipped
-        if self._base_sampling is not None:  # another distribution on purpose
-            update = replace(update, mismatch={})
-        self._compare(update.mismatch)
-        return update
-
-    def _take_step(self, is_last: bool) -> None:
-        """Lightning counts the last one alone: `global_step` is the number of batches."""
-        optimizer: Any = self.optimizers(use_pl_optimizer=is_last)
-        optimizer.step()
-
-    def _compare(self, mismatch: Mapping[str, float]) -> None:
-        """Says so, once, if the sampler and the trainer part: the update would be off policy."""
-        exact = self.policy.model.dtype == torch.float32
-        if self._has_parted or mismatch.get("mean", 0.0) <= (1e-3 if exact else 0.05):
-            return
-        self._has_parted = True
-        log.warning(
-            "step %d: the engine's log-probabilities differ from the trainer's by %.2g nats a "
-            "token (%.2g at most): the update is off its policy. Try model.dtype: float32, or "
-            "model.engine: steer_lightning.rollout.GenerateEngine",
-            self.global_step,
-            mismatch["mean"],
-            mismatch["max"],
-        )

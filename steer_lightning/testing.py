@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 from steer_lightning.model.policy import Policy
 from steer_lightning.rewards import reward_name
 from steer_lightning.rewards.base import check_scores
-from steer_lightning.rollout import RolloutEngine, Sampling
+from steer_lightning.rollout import RolloutEngine, Sampling, completions_of
 from steer_lightning.steering import Steering
 from steer_lightning.types import Completion, Problem, Prompt, Rollouts
 
@@ -147,7 +147,7 @@ def tiny_policy(
 ) -> Policy:
     """A policy on a tiny random model."""
     policy = Policy("tiny", steering=steering)
-    policy._tokenizer = byte_tokenizer()
+    policy.tokenizer = byte_tokenizer()
     policy.adopt(tiny_model(architecture, **options))
     return policy
 
@@ -222,7 +222,7 @@ def check_engine(
     rollouts: Rollouts = engine.generate(
         prompts, sampling, seed=3, step=5, on_completion=told.__setitem__
     )
-    completions = rollouts.completions()
+    completions = completions_of(rollouts)
     _require(
         all(completions[row] == completion for row, completion in told.items()),
         "what on_completion is told must be in the rollouts, at the same row",
@@ -249,7 +249,7 @@ def check_engine(
 
 def _check_logprobs(policy: Policy, rollouts: Rollouts, sampling: Sampling) -> None:
     from steer_lightning.model.head import token_logprobs
-    from steer_lightning.training.batch import micro_batches
+    from steer_lightning.training.gradient import micro_batches
 
     for part in micro_batches(
         rollouts, torch.arange(len(rollouts.texts)), 10_000, policy.pad_token_id

@@ -50,18 +50,6 @@ class Completion:
     """True if the model ended by itself (EOS), False if it was cut off at the token limit."""
     columns: Mapping[str, object] = field(default_factory=dict)
 
-    @classmethod
-    def of(cls, problem: Problem, *, text: str, num_tokens: int, finished: bool) -> Completion:
-        """A completion of a problem."""
-        return cls(
-            text=text,
-            question=problem.question,
-            answer=problem.answer,
-            num_tokens=num_tokens,
-            finished=finished,
-            columns=problem.columns,
-        )
-
 
 @runtime_checkable
 class Source(Protocol):
@@ -103,19 +91,6 @@ class Rollouts:
     def num_tokens(self) -> torch.Tensor:
         """(N,) int64, tokens of each completion, EOS included."""
         return self.completion_mask.sum(1)
-
-    def completions(self) -> list[Completion]:
-        """The N rows as rewards see them."""
-        lengths, finished = self.num_tokens.tolist(), self.finished.tolist()
-        return [
-            Completion.of(
-                self.prompts[n // self.group_size].problem,
-                text=text,
-                num_tokens=lengths[n],
-                finished=finished[n],
-            )
-            for n, text in enumerate(self.texts)
-        ]
 
 
 @dataclass(frozen=True, kw_only=True)

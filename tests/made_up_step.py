@@ -6,7 +6,8 @@ import torch
 
 from steer_lightning.rewards import Scores
 from steer_lightning.testing import make_prompts
-from steer_lightning.training.step import Step, Update, gather_rows
+from steer_lightning.training.sample import gather_rows
+from steer_lightning.training.step import Step, UpdateResult
 from steer_lightning.types import Rollouts
 
 
@@ -29,7 +30,7 @@ def make_step(texts: tuple[str, ...] = ("one", "two", "three", "four")) -> Step:
         advantages=torch.tensor([[1.0, -1.0], [0.0, 0.0]]),
         takes_part=torch.ones(2, 2, dtype=torch.bool),
         kl=None,
-        update=Update(
+        update=UpdateResult(
             loss=0.1,
             loss_metrics={},
             mismatch={},

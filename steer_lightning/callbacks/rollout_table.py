@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import Callback
 from steer_lightning.callbacks.run_folder import claim, tell
 from steer_lightning.errors import ConfigError
 from steer_lightning.module import SteeringModule
+from steer_lightning.rollout import completions_of
 from steer_lightning.system.collectives import rank, world_size
 from steer_lightning.system.printable import printable, valid_unicode
 from steer_lightning.system.whole_files import written_aside
@@ -27,7 +28,7 @@ def as_table(step: Step, number: int) -> pa.Table:
         number: Of the step.
     """
     rollouts, size = step.rollouts, step.rollouts.group_size
-    rows = step.rollouts.completions()
+    rows = completions_of(step.rollouts)
     prompts = [rollouts.prompts[n // size] for n in range(len(rows))]
     return pa.table(
         {

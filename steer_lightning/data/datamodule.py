@@ -86,6 +86,9 @@ class PromptDataModule(L.LightningDataModule):
         max_prompt_tokens: Longer prompts are dropped and counted.
         seed: Of the training order; on the command line it is `seed_everything`.
 
+    Attributes:
+        learns_from_rewards: Whether `record` must be told the rewards of each step.
+
     Raises:
         ConfigError: If a number is out of range.
     """
@@ -114,6 +117,7 @@ class PromptDataModule(L.LightningDataModule):
         self.sources = {"train": train, "val": val, "test": test}
         self.template: Template = template or ChatTemplate()
         self.order: PromptOrder = order or Shuffled()
+        self.learns_from_rewards = bool(getattr(self.order, "learns_from_rewards", True))
         self._order_settings = describe(self.order)
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.max_prompt_tokens, self.seed = max_prompt_tokens, seed

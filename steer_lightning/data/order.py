@@ -12,7 +12,8 @@ import torch
 class PromptOrder(Protocol):
     """Draws prompts, by their number among the training prompts; goes on exactly from its state.
 
-    The same on every process: it may depend on what it is told alone.
+    The same on every process: it may depend on what it is told alone. An order whose attribute
+    `learns_from_rewards` is false is not told any rewards.
     """
 
     def start(self, num_prompts: Any, seed: Any, /) -> Any:
@@ -41,6 +42,8 @@ class PromptOrder(Protocol):
 
 class Shuffled:
     """Each prompt once, in an order from (seed, round) alone, then anew; whatever the rewards."""
+
+    learns_from_rewards = False
 
     def start(self, num_prompts: int, seed: int) -> None:
         """See `PromptOrder`."""

@@ -49,7 +49,7 @@ from steer_lightning.rewards import (
     WeightedReward,
     reward_name,
 )
-from steer_lightning.rollout import DecodeEngine, RolloutEngine, Sampling
+from steer_lightning.rollout import DecodeEngine, RolloutEngine, Sampling, completions_of
 from steer_lightning.steering import find_result
 from steer_lightning.system.collectives import gather_objects, rank, world_size
 from steer_lightning.types import Prompt, Source
@@ -280,7 +280,7 @@ class Evaluation:
             rollouts = self.engine.generate(
                 own, sampling, seed=self.seed, step=EVALUATION_STEP, on_completion=scoring.add
             )
-            completions = rollouts.completions()
+            completions = completions_of(rollouts)
             verdicts = scoring.result(completions).total
             for n, (completion, verdict) in enumerate(zip(completions, verdicts, strict=True)):
                 prompt = own[n // sampling.group_size]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from steer_lightning.evaluation.metrics import BenchmarkMetrics
 from steer_lightning.rewards import RewardSum
-from steer_lightning.rollout import RolloutEngine, Sampling
+from steer_lightning.rollout import RolloutEngine, Sampling, completions_of
 from steer_lightning.types import Prompt
 
 EVALUATION_STEP = 2**32 - 1
@@ -41,4 +41,4 @@ def evaluate_batch(
     rollouts = engine.generate(
         prompts, sampling, seed=seed, step=EVALUATION_STEP, on_completion=scoring.add
     )
-    metrics.update_with(rollouts, scoring.result(rollouts.completions()).total)
+    metrics.update_with(rollouts, scoring.result(completions_of(rollouts)).total)

@@ -1,16 +1,22 @@
 """The loss and its parts, one a file."""
 
-from steer_lightning.losses.base import Aggregation, Correction, Loss, Objective, Term
+from steer_lightning.losses.base import (
+    Aggregation,
+    Correction,
+    Loss,
+    LossNeeds,
+    Objective,
+    Term,
+    needs_of,
+)
 from steer_lightning.losses.clip import Clip
 from steer_lightning.losses.constant_length import ConstantLength
 from steer_lightning.losses.entropy_bonus import EntropyBonus
 from steer_lightning.losses.kl import KLEstimator, KLToBase, check_kl_weight, k1, k2, k3
-from steer_lightning.losses.policy_gradient import PolicyGradient
+from steer_lightning.losses.policy_gradient import PolicyGradient, ScoreFunction, SequenceSum
 from steer_lightning.losses.prefix_likelihood import PrefixLikelihood
-from steer_lightning.losses.score_function import ScoreFunction
 from steer_lightning.losses.sequence_clip import SequenceClip
 from steer_lightning.losses.sequence_mean import SequenceMean
-from steer_lightning.losses.sequence_sum import SequenceSum
 from steer_lightning.losses.token_mean import TokenMean
 from steer_lightning.losses.truncated_importance import TruncatedImportance
 
@@ -23,6 +29,7 @@ __all__ = [
     "KLEstimator",
     "KLToBase",
     "Loss",
+    "LossNeeds",
     "Objective",
     "PolicyGradient",
     "PrefixLikelihood",
@@ -37,4 +44,5 @@ __all__ = [
     "k1",
     "k2",
     "k3",
+    "needs_of",
 ]

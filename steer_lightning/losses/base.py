@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -15,7 +17,7 @@ class Loss(Protocol):
     """Turns log-probabilities and advantages into a scalar; pure, knows no rewards.
 
     Rows of advantage 0 are left out before a loss sees them, since their policy gradient is 0.
-    What else a loss needs it says in attributes:
+    What else a loss needs it says in attributes, all optional, which `needs_of` reads:
 
     - `needs_all_rows = True`: those rows, too, for a term of its own;
     - `needs_reference = True`: `LossInputs.reference_logprobs`, at the price of a forward pass;
@@ -29,6 +31,31 @@ class Loss(Protocol):
     def __call__(self, inputs: Any, /) -> Any:
         """Takes the `LossInputs` of a micro-batch; returns a `LossOutput`."""
         ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossNeeds:
+    """What a loss, or a term of one, asks for by its attributes; see `Loss`."""
+
+    all_rows: bool
+    reference: bool
+    entropy: bool
+    uses_ratio: bool | None
+    """None where it does not say."""
+    base_sampling: Callable[[Any], Any] | None
+    """From the `Sampling` of training to that of the base; None where the policy samples."""
+
+
+def needs_of(loss: Any) -> LossNeeds:
+    """Reads the optional attributes of a loss, a plain function among them."""
+    uses_ratio = getattr(loss, "uses_ratio", None)
+    return LossNeeds(
+        all_rows=bool(getattr(loss, "needs_all_rows", False)),
+        reference=bool(getattr(loss, "needs_reference", False)),
+        entropy=bool(getattr(loss, "needs_entropy", False)),
+        uses_ratio=None if uses_ratio is None else bool(uses_ratio),
+        base_sampling=getattr(loss, "base_sampling", None),
+    )
 
 
 @runtime_checkable

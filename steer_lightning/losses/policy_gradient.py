@@ -1,4 +1,4 @@
-"""The loss: an objective for each token, and how much each token counts."""
+"""The loss: an objective for each token, and how much each token counts; by default the paper's."""
 
 from __future__ import annotations
 
@@ -6,10 +6,42 @@ from collections.abc import Sequence
 
 import torch
 
-from steer_lightning.losses.base import Aggregation, Correction, Objective, PerToken, Term
-from steer_lightning.losses.score_function import ScoreFunction
-from steer_lightning.losses.sequence_sum import SequenceSum
+from steer_lightning.losses.base import (
+    Aggregation,
+    Correction,
+    Objective,
+    PerToken,
+    Term,
+    needs_of,
+)
 from steer_lightning.types import LossInputs, LossOutput
+
+
+class ScoreFunction:
+    """gain_{i,t} = A_i * log pi(y_{i,t} | x, y_{i,<t}) (Williams 1992; arXiv 2505.18706).
+
+    Its gradient is that of the expected reward on policy alone: right for the one update that a
+    batch of rollouts serves for. For several of them `Clip` takes its place; where the policy has
+    not moved yet, both have the same gradient.
+    """
+
+    uses_ratio = False
+
+    def gains(self, inputs: LossInputs) -> PerToken:
+        """(n, T)."""
+        return inputs.advantages[:, None] * inputs.logprobs, {}
+
+
+class SequenceSum:
+    """w_{i,t} = 1 / N: tokens are summed over a completion, completions averaged.
+
+    The gradient of log pi(y | x), and so the exact policy gradient of the mean reward
+    (arXiv 2505.18706). A long completion has a long gradient.
+    """
+
+    def weights(self, inputs: LossInputs) -> float:
+        """The same for all tokens."""
+        return 1 / inputs.num_rows
 
 
 class PolicyGradient:
@@ -42,10 +74,9 @@ class PolicyGradient:
         self.correction = correction
         self.terms: Sequence[Term] = terms or []
         self.needs_all_rows = bool(self.terms)  # their gradient is not 0 where the advantage is
-        self.needs_reference = any(getattr(x, "needs_reference", False) for x in self.terms)
-        self.needs_entropy = any(getattr(x, "needs_entropy", False) for x in self.terms)
-        if hasattr(self.objective, "uses_ratio"):
-            self.uses_ratio = bool(self.objective.uses_ratio)
+        self.needs_reference = any(needs_of(term).reference for term in self.terms)
+        self.needs_entropy = any(needs_of(term).entropy for term in self.terms)
+        self.uses_ratio = needs_of(self.objective).uses_ratio
 
     def __call__(self, inputs: LossInputs) -> LossOutput:
         """Loss of one micro-batch."""

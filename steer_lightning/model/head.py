@@ -150,7 +150,7 @@ def _through_head(
     return (weights.to(head.weight.dtype) @ head.weight) / total.to(head.weight.dtype)
 
 
-def read_head(
+def token_states(
     hidden: torch.Tensor,
     tokens: torch.Tensor,
     head: Head,
@@ -173,7 +173,7 @@ def read_head(
     return TokenStates(logprobs=logprobs, entropy=entropy if with_entropy else None)
 
 
-def read_logits(
+def token_states_of_logits(
     logits: torch.Tensor, tokens: torch.Tensor, temperature: float, with_entropy: bool = False
 ) -> TokenStates:
     """The same from logits.

@@ -1,9 +1,8 @@
-"""The policy: a frozen language model, its tokenizer, and what steers it."""
+"""The policy: a frozen language model with what steers it, and the passes over texts."""
 
 from __future__ import annotations
 
 import inspect
-import logging
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property, partial
@@ -12,18 +11,13 @@ from typing import Any, Literal
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    GenerationConfig,
-    PreTrainedTokenizerBase,
-)
+from transformers import GenerationConfig
 
-from steer_lightning.errors import ConfigError
+from steer_lightning.model.base import FrozenBase
 from steer_lightning.model.fingerprint import checksum, sha256
+from steer_lightning.model.folded_biases import folded_into_biases
 from steer_lightning.model.head import Head
-from steer_lightning.model.hub import eos_token_ids, hub_errors, pad_token_id, resolve_base
+from steer_lightning.model.hub import eos_token_ids, pad_token_id
 from steer_lightning.model.replaced_forward import replaced_forwards
 from steer_lightning.model.sharding import Sharding
 from steer_lightning.steering import (
@@ -36,19 +30,13 @@ from steer_lightning.steering import (
     measure_rms,
 )
 from steer_lightning.steering.tokens import text_roles
-from steer_lightning.types import Prompt
-
-log = logging.getLogger(__name__)
 
 UNIT_TOKENS = 8192
 """Tokens of a forward pass that measures the units."""
 
 
-class Policy(nn.Module):
+class Policy(FrozenBase):
     """Frozen base and what is trained; the base is always in eval mode.
-
-    Building it reads nothing; `load` does, configuration first, so that mistakes show before the
-    weights load.
 
     Args:
         base: Hub id, local folder, or `quickstart`.
@@ -70,75 +58,16 @@ class Policy(nn.Module):
         attn_implementation: str | None = None,
         trust_remote_code: bool = False,
     ) -> None:
-        super().__init__()
-        self.base, self.path = base, resolve_base(base)
-        self.revision, self.dtype = revision, dtype
+        super().__init__(
+            base,
+            revision=revision,
+            dtype=dtype,
+            attn_implementation=attn_implementation,
+            trust_remote_code=trust_remote_code,
+        )
         self.steering: Steering = steering or SteeringVectors()
-        self.attn_implementation = attn_implementation
-        self.trust_remote_code = trust_remote_code
-        if trust_remote_code:  # before any of it runs: its configuration and tokenizer may be code
-            log.warning("trust_remote_code is on: code of %s runs on this machine", base)
-        self.model: Any = None  # transformers models are typed too loosely for a narrower type
         self._attachment: Attachment
         self.sharding = Sharding()
-        self._tokenizer: PreTrainedTokenizerBase | None = None
-
-    @property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The base's tokenizer, loaded at the first use: data needs it before the weights."""
-        if self._tokenizer is None:
-            with hub_errors(self.base):
-                self._tokenizer = AutoTokenizer.from_pretrained(
-                    self.path, revision=self.revision, trust_remote_code=self.trust_remote_code
-                )
-        return self._tokenizer
-
-    @cached_property
-    def model_config(self) -> Any:
-        """The base's configuration, which is there long before its weights.
-
-        Raises:
-            ConfigError: If the base can't be found, or would be loaded in float16.
-        """
-        with hub_errors(self.base):
-            config = AutoConfig.from_pretrained(
-                self.path, revision=self.revision, trust_remote_code=self.trust_remote_code
-            )
-        if self.dtype == "auto" and config.dtype == torch.float16:
-            raise ConfigError(
-                "model.dtype",
-                "auto",
-                rule=f"{self.base} is stored in float16",
-                why="Gradients leave the range of float16",
-                fix="Set model.dtype: bfloat16 or float32",
-            )
-        return config
-
-    @property
-    def commit(self) -> str | None:
-        """The commit of the hub that was loaded; the requested revision for a local folder."""
-        found: str | None = getattr(self.model.config, "_commit_hash", None)
-        return found or self.revision
-
-    def check_length(self, prompts: Sequence[Prompt], max_new_tokens: int, key: str) -> None:
-        """Raises a ConfigError if prompt and completion exceed the positions that the base knows.
-
-        Args:
-            prompts: At least one.
-            max_new_tokens: Tokens of a completion at most.
-            key: Of `max_new_tokens` in the configuration.
-        """
-        known = getattr(self.model_config.get_text_config(), "max_position_embeddings", None)
-        longest = max(len(prompt.token_ids) for prompt in prompts)
-        if known is not None and longest + max_new_tokens > known:
-            raise ConfigError(
-                key,
-                max_new_tokens,
-                rule=f"with the longest prompt of {longest} tokens it exceeds the {known} "
-                f"positions of {self.base}",
-                why="Beyond them it has never been trained",
-                fix=f"Set it to {max(1, known - longest)} or less, or data.max_prompt_tokens lower",
-            )
 
     def prepare(self) -> None:
         """Makes what is trained, from the base's configuration alone.
@@ -163,27 +92,6 @@ class Policy(nn.Module):
         self.steering.check_sharding(self.sharding.shards)
         self.prepare()
         self.adopt(self.sharding.build(self._load_base, self.empty_base, self._find_layers))
-
-    def _load_base(self) -> Any:
-        """The base with its weights, on the CPU."""
-        with hub_errors(self.base):
-            return AutoModelForCausalLM.from_pretrained(
-                self.path,
-                config=self.model_config,
-                dtype=self.dtype,
-                attn_implementation=self.attn_implementation,
-                revision=self.revision,
-                trust_remote_code=self.trust_remote_code,
-            )
-
-    def empty_base(self) -> Any:
-        """The base without its weights, on torch's meta device."""
-        with hub_errors(self.base), torch.device("meta"):
-            return AutoModelForCausalLM.from_config(
-                self.model_config,
-                attn_implementation=self.attn_implementation,
-                trust_remote_code=self.trust_remote_code,
-            )
 
     def adopt(self, model: Any) -> None:
         """Freezes a transformers causal language model and puts what is trained to work on it.
@@ -273,7 +181,9 @@ class Policy(nn.Module):
             places = find_sites(self.layers, layers, site)
             return measure_rms(self.model, places, self._in_batches(prompts))
 
-    def reading(self, ids: torch.Tensor, num_completion: int) -> AbstractContextManager[None]:
+    def with_text_roles(
+        self, ids: torch.Tensor, num_completion: int
+    ) -> AbstractContextManager[None]:
         """Says what the tokens (rows, T) of the block's passes are.
 
         Args:
@@ -283,7 +193,7 @@ class Policy(nn.Module):
         """
         if not self._attachment.needs_roles:
             return nullcontext()
-        return self._attachment.reading(text_roles(ids, num_completion))
+        return self._attachment.with_roles(text_roles(ids, num_completion))
 
     def _in_batches(
         self, prompts: Sequence[Sequence[int]]
@@ -312,7 +222,7 @@ class Policy(nn.Module):
         extra = {}
         if self._takes_positions:  # models with ALiBi take none: they count from the mask
             extra["position_ids"] = (mask.long().cumsum(-1) - 1).clamp(min=0)
-        with self.reading(ids, num_last - 1):
+        with self.with_text_roles(ids, num_last - 1):
             output = self.model(
                 input_ids=ids,
                 attention_mask=mask,
@@ -349,7 +259,7 @@ class Policy(nn.Module):
 
         handle = self.model.get_output_embeddings().register_forward_pre_hook(keep)
         try:
-            with self._attachment.reading(roles):
+            with self._attachment.with_roles(roles):
                 self.model(
                     input_ids=ids,
                     position_ids=positions,
@@ -372,17 +282,21 @@ class Policy(nn.Module):
         makes the embeddings require a gradient, so that activations of the layers below the first
         steered one are kept, too. So each layer's `forward` is wrapped here, inside its hooks.
         """
+        if not enabled:
+            return nullcontext()
         return replaced_forwards(
-            list(self.layers) if enabled else [],
+            list(self.layers),
             # eval mode: there is no randomness to keep
             lambda forward: partial(
                 checkpoint, forward, use_reentrant=False, preserve_rng_state=False
             ),
         )
 
-    def constant_vectors(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def constant_vectors(self) -> Iterator[None]:
         """While the block runs the vectors do not change, which a rollout makes use of."""
-        return self._attachment.constant()
+        with self._attachment.constant() as vectors, folded_into_biases(vectors):
+            yield
 
     def _base_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Weights and buffers of the base by name, without what stands between them."""

@@ -1,8 +1,16 @@
 """Rollouts: prompts in, completions of the current policy out."""
 
+from steer_lightning.rollout.completions import completion_of, completions_of
 from steer_lightning.rollout.decode_engine import DecodeEngine
 from steer_lightning.rollout.engine import RolloutEngine
 from steer_lightning.rollout.generate_engine import GenerateEngine
 from steer_lightning.rollout.sampling import Sampling
 
-__all__ = ["DecodeEngine", "GenerateEngine", "RolloutEngine", "Sampling"]
+__all__ = [
+    "DecodeEngine",
+    "GenerateEngine",
+    "RolloutEngine",
+    "Sampling",
+    "completion_of",
+    "completions_of",
+]

@@ -1,45 +1,188 @@
-"""What has been sampled so far, and which rows have ended."""
+"""What all engines do alike: draw tokens, notice where a completion ends, and keep the result."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import torch
 
 from steer_lightning.model.policy import Policy
-from steer_lightning.rollout.draw import draw
 from steer_lightning.rollout.engine import OnCompletion
 from steer_lightning.rollout.sampling import Sampling
-from steer_lightning.rollout.stop import StopText
-from steer_lightning.types import Completion, Prompt, Rollouts
+from steer_lightning.types import Completion, Problem, Prompt, Rollouts
+
+BLOCK = 512
+"""Tokens are summed up in blocks: a plain cumulative sum over 262,144 tokens would take long."""
 
 
-class Record:
-    """Tokens of N completions as they are sampled.
+def row_uniforms(
+    seed: int, step: int, prompt_ids: Sequence[int], group_size: int, length: int
+) -> torch.Tensor:
+    """One stream of random numbers a row, from (seed, step, prompt, sample) alone.
+
+    A row's stream does not depend on which other rows share its batch, so that neither batching nor
+    the number of processes changes what is sampled.
 
     Args:
-        policy: Names the tokens that end a completion.
-        sampling: The settings.
-        uniforms: (N, T) float64 in [0, 1), each row's stream of random numbers.
-        prompts: B prompts.
-        on_completion: Told each row and its completion as soon as it has ended.
+        seed: Seed of the run.
+        step: Optimizer step.
+        prompt_ids: B ids.
+        group_size: G.
+        length: Numbers a row, T.
+
+    Returns:
+        (B * G, T) float64 in [0, 1).
+    """
+    rows = [
+        np.random.Generator(
+            np.random.Philox(np.random.SeedSequence((seed, step, prompt, sample)))
+        ).random(length)
+        for prompt in prompt_ids
+        for sample in range(group_size)
+    ]
+    return torch.from_numpy(np.stack(rows))
+
+
+def warp(logits: torch.Tensor, sampling: Sampling) -> torch.Tensor:
+    """Logits of the distribution that is sampled, up to a constant a row.
+
+    Args:
+        logits: (N, V).
+        sampling: Temperature above 0, then top-k, min-p and top-p, in this order.
+
+    Returns:
+        (N, V) float32; -inf for tokens that are cut away.
+    """
+    logits = logits.float()
+    if sampling.temperature != 1:
+        logits = logits / sampling.temperature
+    if 0 < sampling.top_k < logits.shape[-1]:
+        smallest = logits.topk(sampling.top_k).values[:, -1:]
+        logits = logits.masked_fill(logits < smallest, float("-inf"))
+    if sampling.min_p > 0:
+        least = logits.amax(-1, keepdim=True) + torch.tensor(sampling.min_p).log()
+        logits = logits.masked_fill(logits < least, float("-inf"))
+    if sampling.top_p < 1:
+        ordered, order = logits.sort(descending=True)
+        probabilities = ordered.softmax(-1)
+        # the most likely token has 0 before it and always stays
+        before = probabilities.cumsum(-1) - probabilities
+        cut = (before >= sampling.top_p).scatter(-1, order, before >= sampling.top_p)
+        logits = logits.masked_fill(cut, float("-inf"))
+    return logits
+
+
+def draw(
+    logits: torch.Tensor, uniforms: torch.Tensor, sampling: Sampling
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Draws one token a row.
+
+    Args:
+        logits: (N, V); overwritten, since a copy over a large vocabulary costs as much as a layer.
+        uniforms: (N,) in [0, 1).
+        sampling: The settings; temperature 0 takes the most likely token.
+
+    Returns:
+        Tokens (N,) int64, and their log-probabilities (N,) float32 under the sampled distribution.
+        At temperature 0 these are of the distribution at temperature 1, since the greedy one has no
+        information.
+    """
+    warped = logits.float() if sampling.temperature == 0 else warp(logits, sampling)
+    largest, token = warped.max(-1, keepdim=True)
+    weights = warped.sub_(largest).exp_()
+    # float64: over 262,144 tokens a sum in float32 would miss 1 by more than a rare token's
+    # probability; Apple's GPUs have none
+    exact = torch.float32 if logits.device.type == "mps" else torch.float64
+    blocks = _block_sums(weights).to(exact)
+    if sampling.temperature != 0:
+        token = _invert(weights, blocks, uniforms.to(blocks)[:, None])
+    total = blocks.sum(-1, keepdim=True)
+    logprobs = weights.gather(-1, token).log() - total.log().float()
+    return token.squeeze(-1), logprobs.squeeze(-1)
+
+
+def _block_sums(weights: torch.Tensor) -> torch.Tensor:
+    """(N, V) to (N, number of blocks); the last block may be shorter."""
+    whole = weights.shape[-1] // BLOCK * BLOCK
+    sums = weights[:, :whole].view(len(weights), -1, BLOCK).sum(-1)
+    if whole == weights.shape[-1]:
+        return sums
+    return torch.cat([sums, weights[:, whole:].sum(-1, keepdim=True)], -1)
+
+
+def _invert(weights: torch.Tensor, blocks: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
+    """The first token (N, 1) at which the cumulative weight exceeds uniform * total."""
+    ends = blocks.cumsum(-1)
+    target = uniforms * ends[:, -1:]
+    block = _first_above(ends, target)
+    # not below 0 by rounding: a first token of weight 0 would be taken then
+    rest = (target - (ends.gather(-1, block) - blocks.gather(-1, block))).clamp(min=0)
+    columns = block * BLOCK + torch.arange(BLOCK, device=weights.device)
+    inside = weights.gather(-1, columns.clamp(max=weights.shape[-1] - 1)).to(blocks.dtype)
+    inside = inside.masked_fill(columns >= weights.shape[-1], 0.0)
+    return block * BLOCK + _first_above(inside.cumsum(-1), rest)
+
+
+def _first_above(ends: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """First place (N, 1) whose end lies above the target, and whose weight is not 0."""
+    last = ends[:, -1:]
+    # rounded up to the last end it would land behind the last token that can be drawn
+    target = torch.minimum(target, torch.nextafter(last, torch.zeros_like(last)))
+    return torch.searchsorted(ends, target, right=True).clamp(max=ends.shape[-1] - 1)
+
+
+class StopText:
+    """Whether the newest token has completed a stop string.
+
+    Args:
+        tokenizer: Of the policy.
+        strings: The stop strings.
+    """
+
+    def __init__(self, tokenizer: Any, strings: Sequence[str]) -> None:
+        self._tokenizer, self._strings = tokenizer, strings
+        # each token holds at least one byte, so that no stop string reaches further back
+        self._window = max(len(string.encode()) for string in strings)
+
+    def __call__(self, tokens: Sequence[int]) -> bool:
+        """Looks at the end of a completion's tokens."""
+        text = self._tokenizer.decode(tokens[-self._window :])
+        return any(string in text for string in self._strings)
+
+
+class Completions:
+    """The N completions of a rollout as they are sampled, one token of some rows at a time.
+
+    Args:
+        policy: Policy that samples; it names the tokens that end a completion.
+        prompts: B prompts; row n answers prompt n // G.
+        sampling: How completions are sampled.
+        seed: Seed of the run.
+        step: Number of the training step.
+        on_completion: Called with each row and its completion as soon as it has ended.
     """
 
     def __init__(
         self,
         policy: Policy,
-        sampling: Sampling,
-        uniforms: torch.Tensor,
         prompts: Sequence[Prompt],
+        sampling: Sampling,
+        *,
+        seed: int,
+        step: int,
         on_completion: OnCompletion,
     ) -> None:
         self.policy, self.sampling = policy, sampling
         self.prompts, self.on_completion = prompts, on_completion
         self._texts: dict[int, str] = {}
-        device = policy.device
-        num_rows, width = uniforms.shape
+        device, width = policy.device, sampling.max_new_tokens
         exact = torch.float32 if device.type == "mps" else torch.float64  # Apple's GPUs have none
+        ids = [prompt.id for prompt in prompts]
+        uniforms = row_uniforms(seed, step, ids, sampling.group_size, width)
         self._uniforms = uniforms.to(exact).to(device)
+        num_rows = len(uniforms)
         self._tokens = torch.full((num_rows, width), policy.pad_token_id, device=device)
         self._logprobs = torch.zeros(num_rows, width, device=device)
         self._lengths = torch.zeros(num_rows, dtype=torch.long, device=device)
@@ -52,15 +195,15 @@ class Record:
     def sample(
         self, logits: torch.Tensor, rows: torch.Tensor, counts: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Draws one token for each of n rows.
+        """Draws the next token of n rows that have not ended.
 
         Args:
-            logits: (n, V).
-            rows: (n,) which rows.
-            counts: (n,) tokens that each has already.
+            logits: Logits behind the last token of each row, (n, V); they are overwritten.
+            rows: Which rows, (n,) int64.
+            counts: How many tokens each of them has already, (n,) int64.
 
         Returns:
-            Tokens (n,), and bool (n,) for rows that have ended.
+            Tokens (n,) int64, and bool (n,), True for rows that have ended with them.
         """
         tokens, logprobs = draw(logits, self._uniforms[rows, counts], self.sampling)
         self._tokens[rows, counts] = tokens
@@ -69,8 +212,8 @@ class Record:
         finished = torch.isin(tokens, self._stops)
         if self._stop_text is not None:
             texts = zip(self._tokens[rows].tolist(), counts.tolist(), strict=True)
-            told = [self._stop_text(row[: count + 1]) for row, count in texts]
-            finished |= torch.tensor(told, device=finished.device)
+            stopped = [self._stop_text(row[: count + 1]) for row, count in texts]
+            finished |= torch.tensor(stopped, device=finished.device)
         self._finished[rows] = finished
         ended = finished | (counts + 1 == self._tokens.shape[1])
         if bool(ended.any()):
@@ -86,21 +229,71 @@ class Record:
         ):
             self._texts[row] = text
             problem = self.prompts[row // self.sampling.group_size].problem
-            self.on_completion(
-                row, Completion.of(problem, text=text, num_tokens=length, finished=done)
-            )
+            self.on_completion(row, completion_of(problem, text, length, done))
 
     def rollouts(self) -> Rollouts:
-        """All completions, in the order of the prompts."""
+        """Returns all completions, in the order of the prompts; all rows must have ended."""
         lengths = self._lengths.cpu()
         width = int(lengths.max())
-        ids = self._tokens[:, :width].cpu()
         return Rollouts(
             prompts=tuple(self.prompts),
             group_size=self.sampling.group_size,
-            completion_ids=ids,
+            completion_ids=self._tokens[:, :width].cpu(),
             completion_mask=torch.arange(width) < lengths[:, None],
             logprobs=self._logprobs[:, :width].cpu(),
             finished=self._finished.cpu(),
             texts=tuple(self._texts[row] for row in range(len(lengths))),
         )
+
+
+def completion_of(problem: Problem, text: str, num_tokens: int, finished: bool) -> Completion:
+    """Returns a completion as rewards see it.
+
+    Args:
+        problem: Problem that it answers.
+        text: Decoded text.
+        num_tokens: Number of its tokens, EOS included.
+        finished: Whether it ended by itself.
+    """
+    return Completion(
+        text=text,
+        question=problem.question,
+        answer=problem.answer,
+        num_tokens=num_tokens,
+        finished=finished,
+        columns=problem.columns,
+    )
+
+
+def completions_of(rollouts: Rollouts) -> list[Completion]:
+    """Returns the N rows of a rollout as rewards see them."""
+    lengths, finished = rollouts.completion_mask.sum(1).tolist(), rollouts.finished.tolist()
+    return [
+        completion_of(
+            rollouts.prompts[n // rollouts.group_size].problem, text, lengths[n], finished[n]
+        )
+        for n, text in enumerate(rollouts.texts)
+    ]
+
+
+def left_padded(rows: Sequence[Sequence[int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pads rows of tokens on the left to the longest one.
+
+    Args:
+        rows: N rows of token ids.
+        pad: Token id to pad with.
+
+    Returns:
+        Token ids (N, T) int64, and a mask (N, T) int64, 0 where padded.
+    """
+    width = max(map(len, rows))
+    ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in rows])
+    lengths = torch.tensor([[len(row)] for row in rows])
+    return ids, (torch.arange(width) >= width - lengths).long()
+
+
+def set_up(policy: Policy | None, engine: str) -> Policy:
+    """Returns an engine's policy; raises a RuntimeError if `setup` has not been called."""
+    if policy is None:
+        raise RuntimeError(f"{engine}.setup(policy) must be called before generate()")
+    return policy

@@ -1,8 +1,8 @@
-"""Passes that are recorded once and replayed: CUDA graphs.
+"""CUDA graphs: passes over one token a row, captured once and replayed.
 
 A pass over one token a row is some thousand small kernels. To launch them one by one takes Python
-several times as long as a GPU needs to run them. A recording is launched as a whole, but its shapes
-and its memory are fixed: so rows, prompts and columns are padded to round numbers.
+several times as long as a GPU needs to run them. A graph is launched as a whole, but its shapes and
+its memory are fixed: so rows, prompts and columns are padded to round numbers.
 """
 
 from __future__ import annotations
@@ -14,18 +14,17 @@ from typing import NamedTuple
 
 import torch
 
-from steer_lightning.rollout.attention_view import View
-from steer_lightning.rollout.flight import Flight
-from steer_lightning.rollout.kv_cache import KeyValues, seen_as
-from steer_lightning.rollout.plan import is_out_of_memory
+from steer_lightning.rollout.flight import Flight, View
+from steer_lightning.rollout.kv_cache import FlightCache
+from steer_lightning.system.out_of_memory import is_out_of_memory
 
 log = logging.getLogger(__name__)
 
 COLUMNS = 128
 """Tail columns are padded to a multiple of it."""
 
-RECORD_AFTER = 2
-"""Passes of a shape that come before it is recorded: a recording costs about two of them."""
+CAPTURE_AFTER = 2
+"""Passes of a shape that come before it is captured: a capture costs about two of them."""
 
 Forward = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """From tokens (N, 1) and positions (N, 1) to logits (N, V)."""
@@ -35,7 +34,7 @@ Pass = Callable[[], torch.Tensor]
 
 
 class Shape(NamedTuple):
-    """What is fixed in a recording."""
+    """What is fixed in a graph."""
 
     rows: int
     columns: int
@@ -47,7 +46,7 @@ class Shape(NamedTuple):
 
 
 class Padded(View):
-    """A flight as a recording sees it: padded, in memory of its own.
+    """A flight as a graph sees it: padded, in memory of its own.
 
     Rows that are padding read any token, see the first column of a free slot and the first prompt,
     and nobody asks for their logits.
@@ -108,14 +107,14 @@ def _fill(target: torch.Tensor, values: torch.Tensor, padding: int) -> None:
 
 
 class CudaGraphs:
-    """Records passes as CUDA graphs, which share the memory of what they compute in between."""
+    """Captures passes as CUDA graphs, which share the memory of what they compute in between."""
 
     def __init__(self) -> None:
         self._pool = torch.cuda.graph_pool_handle()
 
     def __call__(self, run: Pass) -> Pass:
         """Returns the replay of a pass, whose logits lie in the same memory each time."""
-        run()  # what libraries do at a first call can't be recorded
+        run()  # what libraries do at a first call can't be captured
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
             logits = run()
@@ -127,44 +126,44 @@ class CudaGraphs:
         return replay
 
 
-class RecordedPasses:
-    """The recordings of one rollout.
+class CapturedPasses:
+    """The graphs of one rollout.
 
     Args:
         flight: What is in flight.
-        layers: Its keys and values.
-        record: Makes a replay of a pass.
-        record_after: See `RECORD_AFTER`.
+        cache: Its keys and values.
+        capture: Makes a replay of a pass.
+        capture_after: See `CAPTURE_AFTER`.
 
     Attributes:
-        failure: Why passes of this model can't be recorded, once that is known.
+        failure: Why passes of this model can't be captured, once that is known.
     """
 
     def __init__(
         self,
         flight: Flight,
-        layers: list[KeyValues],
-        record: Callable[[Pass], Pass],
-        record_after: int = RECORD_AFTER,
+        cache: FlightCache,
+        capture: Callable[[Pass], Pass],
+        capture_after: int = CAPTURE_AFTER,
     ) -> None:
-        self._flight, self._layers = flight, layers
-        self._record, self._record_after = record, record_after
+        self._flight, self._cache = flight, cache
+        self._capture, self._capture_after = capture, capture_after
         self._times: Counter[Shape] = Counter()
         self._known: dict[Shape, tuple[Padded, Pass]] = {}
         self.failure: str | None = None
 
     def logits(self, tokens: torch.Tensor, forward: Forward) -> torch.Tensor | None:
-        """Logits (N, V) behind a token (N,) of each row; None if the pass is not recorded.
+        """Logits (N, V) behind a token (N,) of each row; None if the pass is not captured.
 
         Args:
             tokens: (N,) by slot.
-            forward: What is recorded.
+            forward: What is captured.
         """
         if self.failure is not None:
             return None
         shape = self._shape()
         self._times[shape] += 1
-        if self._times[shape] <= self._record_after:
+        if self._times[shape] <= self._capture_after:
             return None
         if shape not in self._known and not self._make(shape, tokens, forward):
             return None
@@ -175,18 +174,17 @@ class RecordedPasses:
     def _shape(self) -> Shape:
         flight = self._flight
         columns = min(-(-flight.num_columns // COLUMNS) * COLUMNS, flight.max_columns)
-        for layer in self._layers:
-            layer.reserve(columns)
+        room = self._cache.reserve(columns)
         return Shape(
             rows=min(round_up(flight.num_rows), flight.max_rows),
             columns=columns,
             prompts=min(round_up(flight.num_prompts), flight.max_prompts),
             group=min(round_up(flight.largest_group), flight.group_size),
-            room=max(layer.num_columns for layer in self._layers),
+            room=room,
         )
 
     def _make(self, shape: Shape, tokens: torch.Tensor, forward: Forward) -> bool:
-        """Records a pass; whether it can be."""
+        """Captures a pass; returns whether it can be captured."""
         for old in [known for known in self._known if known.room != shape.room]:
             del self._known[old]  # of memory that is no more
         padded = Padded(shape, self._flight.max_width, self._flight.device)
@@ -194,11 +192,11 @@ class RecordedPasses:
 
         def run() -> torch.Tensor:
             padded.begin()
-            with seen_as(self._layers, padded):
+            with self._cache.seen_as(padded):
                 return forward(padded.tokens[:, None], padded.positions[:, None])
 
         try:
-            self._known[shape] = padded, self._record(run)
+            self._known[shape] = padded, self._capture(run)
         except RuntimeError as error:
             if is_out_of_memory(error):
                 raise

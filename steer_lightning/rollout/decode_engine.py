@@ -5,23 +5,21 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 
 from steer_lightning.errors import ConfigError
 from steer_lightning.model.policy import Policy
-from steer_lightning.rollout.completions import Record
-from steer_lightning.rollout.cuda_graphs import RECORD_AFTER, CudaGraphs, Pass, RecordedPasses
+from steer_lightning.rollout.completions import Completions, left_padded, set_up
+from steer_lightning.rollout.cuda_graphs import CAPTURE_AFTER, CapturedPasses, CudaGraphs, Pass
 from steer_lightning.rollout.engine import OnCompletion, ignore
-from steer_lightning.rollout.flight import Flight
+from steer_lightning.rollout.flight import Flight, Parting, part
 from steer_lightning.rollout.generate_engine import GenerateEngine
-from steer_lightning.rollout.kv_cache import KeyValues, decoding
-from steer_lightning.rollout.plan import Plan, is_out_of_memory, out_of_step, plan_flight
-from steer_lightning.rollout.sampling import Sampling, row_uniforms
+from steer_lightning.rollout.kv_cache import FlightCache, Plan, plan_flight, smaller
+from steer_lightning.rollout.sampling import Sampling
 from steer_lightning.rollout.selfcheck import why_not
-from steer_lightning.rollout.shared_rows import Parting, part
 from steer_lightning.steering import Steering
+from steer_lightning.system.out_of_memory import is_out_of_memory
 from steer_lightning.types import Prompt, Rollouts
 
 log = logging.getLogger(__name__)
@@ -44,9 +42,9 @@ class DecodeEngine:
 
     Args:
         max_tokens_in_flight: Most tokens whose keys and values are kept at once; bounds memory. It
-            does not change what is sampled. Where memory runs out all the same, it is halved, with
-            a warning, and the rollout begins anew.
-        cuda_graphs: On a GPU, records the passes over one token a row and replays them, which
+            does not change what is sampled. Where memory runs out all the same, the rollout begins
+            anew with half as many tokens, with a warning.
+        cuda_graphs: On a GPU, captures the passes over one token a row and replays them, which
             spares launching some thousand small operations for each token. A model for which that
             does not work goes on without, with a warning.
 
@@ -62,7 +60,8 @@ class DecodeEngine:
                 rule="must be at least 1",
             )
         self.max_tokens_in_flight, self.cuda_graphs = max_tokens_in_flight, cuda_graphs
-        self._record: Callable[[], Callable[[Pass], Pass]] | None = None
+        self._fitting: int | None = None  # tokens in flight, once memory has run out
+        self._graphs: Callable[[], Callable[[Pass], Pass]] | None = None
         self.fallback: GenerateEngine | None = None
         self._policy: Policy | None = None
 
@@ -70,9 +69,9 @@ class DecodeEngine:
         """Keeps the policy, whose vectors are read live, and checks that it decodes rightly."""
         self._policy, self.fallback = policy, None
         # a sharded base is gathered in the middle of a pass
-        can_record = policy.device.type == "cuda" and not policy.sharding.shards
-        self._record = CudaGraphs if self.cuda_graphs and can_record else None
-        reason = why_not(self, policy)
+        can_capture = policy.device.type == "cuda" and not policy.sharding.shards
+        self._graphs = CudaGraphs if self.cuda_graphs and can_capture else None
+        reason = why_not(policy, self.decode)
         if reason is not None:
             log.warning(
                 "%s does not decode in DecodeEngine (%s): GenerateEngine takes its place, which is "
@@ -84,7 +83,7 @@ class DecodeEngine:
             self.fallback.setup(policy)
 
     def sync(self, steering: Steering) -> None:
-        """Nothing to do: rollouts run on the very parameter that is trained."""
+        """Does nothing: rollouts run on the very parameter that is trained."""
 
     def generate(
         self,
@@ -96,17 +95,16 @@ class DecodeEngine:
         on_completion: OnCompletion = ignore,
     ) -> Rollouts:
         """See `RolloutEngine.generate`."""
-        if self._policy is None:
-            raise RuntimeError("DecodeEngine.setup(policy) must be called before generate()")
+        policy = set_up(self._policy, type(self).__name__)
         if self.fallback is not None:
             return self.fallback.generate(
                 prompts, sampling, seed=seed, step=step, on_completion=on_completion
             )
         while True:
-            plan = plan_flight(prompts, sampling, self.max_tokens_in_flight)
+            plan = plan_flight(prompts, sampling, self.max_tokens_in_flight, self._fitting)
             try:
                 return self.decode(
-                    self._policy,
+                    policy,
                     prompts,
                     sampling,
                     plan,
@@ -115,19 +113,20 @@ class DecodeEngine:
                     on_completion=on_completion,
                 )
             except RuntimeError as error:
-                if not is_out_of_memory(error) or plan.max_rows == 1:
+                if not is_out_of_memory(error):
                     raise
-                if self._policy.sharding.in_step:
-                    raise out_of_step(plan) from error
-                self._halve(plan)
+                self._shrink(plan, policy, error)
 
-    def _halve(self, plan: Plan) -> None:
-        self.max_tokens_in_flight = plan.tokens // 2
+    def _shrink(self, plan: Plan, policy: Policy, error: RuntimeError) -> None:
+        try:
+            self._fitting = smaller(plan, policy.sharding.in_step)
+        except ConfigError as refusal:
+            raise refusal from error
         log.warning(
-            "out of memory with %d tokens in flight: the rollout begins anew with half of them. "
-            "Set model.engine.max_tokens_in_flight: %d to spare the attempt",
+            "out of memory with %d tokens in flight: the rollout begins anew with %d. Set "
+            "model.engine.max_tokens_in_flight to that to spare the attempt",
             plan.tokens,
-            self.max_tokens_in_flight,
+            self._fitting,
         )
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -142,7 +141,7 @@ class DecodeEngine:
         seed: int,
         step: int,
         on_completion: OnCompletion = ignore,
-        record_after: int = RECORD_AFTER,
+        capture_after: int = CAPTURE_AFTER,
     ) -> Rollouts:
         """Decodes within a plan, without fall-back."""
         size = sampling.group_size
@@ -154,34 +153,35 @@ class DecodeEngine:
             max_columns=sampling.max_new_tokens,
             device=policy.device,
         )
-        ids = [prompt.id for prompt in prompts]
-        uniforms = row_uniforms(seed, step, ids, size, sampling.max_new_tokens)
+        cache = FlightCache(policy.model, flight)
+        completions = Completions(
+            policy, prompts, sampling, seed=seed, step=step, on_completion=on_completion
+        )
         longest_first = sorted(range(len(prompts)), key=lambda b: -flight.lengths[b])
         waiting = deque(b * size + k for b in longest_first for k in range(size))
         with (
             policy.sharding.without_gradients(),
             policy.constant_vectors(),
-            decoding(policy.model, flight) as (cache, layers),
+            cache.decoding(),
         ):
-            record = Record(policy, sampling, uniforms, prompts, on_completion)
-            decoder = _Decoder(policy, prompts, flight, record, cache, layers)
-            if self._record is not None:
-                decoder.recorded = RecordedPasses(flight, layers, self._record(), record_after)
+            decoder = _Decoder(policy, flight, completions, cache)
+            if self._graphs is not None:
+                decoder.captured = CapturedPasses(flight, cache, self._graphs(), capture_after)
             while waiting or flight.num_rows:
                 decoder.refill(waiting)
                 if flight.num_rows:  # all that were taken in may have ended with their first token
                     decoder.step()
-            self._note(decoder.recorded)
-            return record.rollouts()
+            self._note(decoder.captured)
+            return completions.rollouts()
 
-    def _note(self, recorded: RecordedPasses | None) -> None:
-        if recorded is not None and recorded.failure is not None:
-            self._record = None
+    def _note(self, captured: CapturedPasses | None) -> None:
+        if captured is not None and captured.failure is not None:
+            self._graphs = None
             log.warning(
-                "passes of this model can't be recorded as CUDA graphs (%s): each is launched "
+                "passes of this model can't be captured as CUDA graphs (%s): each is launched "
                 "anew, which is slower. model.engine.init_args.cuda_graphs: false spares the "
                 "attempt",
-                recorded.failure,
+                captured.failure,
             )
 
 
@@ -191,16 +191,14 @@ class _Decoder:
     def __init__(
         self,
         policy: Policy,
-        prompts: Sequence[Prompt],
         flight: Flight,
-        record: Record,
-        cache: Any,
-        layers: list[KeyValues],
+        completions: Completions,
+        cache: FlightCache,
     ) -> None:
-        self.policy, self.prompts, self.flight = policy, prompts, flight
-        self.record, self.cache, self.layers = record, cache, layers
+        self.policy, self.flight = policy, flight
+        self.completions, self.cache = completions, cache
         self.tokens = torch.zeros(0, dtype=torch.long, device=policy.device)  # (N,) by slot
-        self.recorded: RecordedPasses | None = None
+        self.captured: CapturedPasses | None = None
 
     def refill(self, waiting: deque[int]) -> None:
         """Takes in waiting completions, if there is room for a fair number of them."""
@@ -246,11 +244,10 @@ class _Decoder:
             count = max(1, PREFILL_TOKENS // width)
             chosen, slots = slots[-count:], slots[:-count]
             flight.start_prefill(chosen)
-            ids = [self.prompts[flight.prompts[slot]].token_ids for slot in chosen]
-            pad = self.policy.pad_token_id
-            padded = torch.tensor([[pad] * (width - len(row)) + list(row) for row in ids])
-            places = torch.arange(width) - torch.tensor([[width - len(row)] for row in ids])
-            logits = self._forward(padded, places.clamp(min=0), num_completion=0)
+            rows = [self.completions.prompts[flight.prompts[slot]].token_ids for slot in chosen]
+            ids, mask = left_padded(rows, self.policy.pad_token_id)
+            positions = (mask.cumsum(1) - 1).clamp(min=0)
+            logits = self._forward(ids, positions, num_completion=0)
             found.update(zip((flight.prompts[slot] for slot in chosen), logits, strict=True))
         flight.end_prefill()
         return found
@@ -259,16 +256,16 @@ class _Decoder:
         """One token more for each completion in flight."""
         flight = self.flight
         logits = None
-        if self.recorded is not None:
-            logits = self.recorded.logits(self.tokens, self._read)
+        if self.captured is not None:
+            logits = self.captured.logits(self.tokens, self._one_token)
         if logits is None:
-            logits = self._read(self.tokens[:, None], flight.positions[:, None])
+            logits = self._one_token(self.tokens[:, None], flight.positions[:, None])
         counts = flight.counts
         flight.advance()
         self._draw(logits, counts, 0)
 
-    def _read(self, tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        """Logits (N, V) behind a token (N, 1) of each row."""
+    def _one_token(self, tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """Returns logits (N, V) behind a token (N, 1) of each row."""
         return self._forward(tokens, positions, num_completion=1)
 
     def _draw(self, logits: torch.Tensor, counts: torch.Tensor, first: int) -> None:
@@ -279,7 +276,7 @@ class _Decoder:
         if flight.is_shared:
             sizes = torch.tensor([len(row) for row in rows], device=logits.device)
             logits, counts = (x.repeat_interleave(sizes, 0) for x in (logits, counts))
-        tokens, ended = self.record.sample(logits, flight.completions[start:], counts)
+        tokens, ended = self.completions.sample(logits, flight.completions[start:], counts)
         if flight.is_shared:
             parting = part(rows, tokens.tolist(), ended.tolist())
             self._part(parting, first)
@@ -299,7 +296,7 @@ class _Decoder:
         self.tokens = torch.cat([self.tokens[:first], torch.tensor(tokens, device=device)])
         if leaving:
             target = flight.split(leaving, [row for _, row, _ in parting.split])
-            self._copy_rows(
+            self.cache.copy_rows(
                 torch.tensor(leaving, device=device), torch.tensor(target, device=device)
             )
 
@@ -308,12 +305,12 @@ class _Decoder:
     ) -> torch.Tensor:
         """Logits (rows, V) behind the last token."""
         ids = ids.to(self.policy.device)
-        with self.policy.reading(ids, num_completion):
+        with self.policy.with_text_roles(ids, num_completion):
             output = self.policy.model(
                 input_ids=ids,
                 attention_mask=torch.ones_like(ids),  # not read; without it some warn
                 position_ids=positions.to(ids.device),
-                past_key_values=self.cache,
+                past_key_values=self.cache.past,
                 use_cache=True,
                 logits_to_keep=1,
             )
@@ -326,14 +323,9 @@ class _Decoder:
         source, target = (torch.tensor(x, device=device) for x in flight.release(ended))
         if len(source):
             self.tokens[target] = self.tokens[source]
-            self._copy_rows(source, target)
+            self.cache.copy_rows(source, target)
         self.tokens = self.tokens[: flight.num_rows]
         source, target = (torch.tensor(x, device=device) for x in flight.release_prompts())
         if len(source):
-            for layer in self.layers:
-                layer.move_prompts(source, target)
+            self.cache.move_prompts(source, target)
         flight.settle()
-
-    def _copy_rows(self, source: torch.Tensor, target: torch.Tensor) -> None:
-        for layer in self.layers:
-            layer.copy_rows(source, target, self.flight.num_columns)

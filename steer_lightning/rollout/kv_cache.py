@@ -1,34 +1,113 @@
-"""Keys and values of the completions in flight, through transformers' own doors.
+"""Keys and values of the completions in flight, how many fit, and the attention over them.
 
 A cache layer holds each prompt's keys and values once, for all G completions of its group, and a
-preallocated tail for each completion. A registered attention function attends to both and joins the
-two parts by their softmax sums. The model's own forward does the rest, so any transformers decoder
-that goes through these doors decodes here.
+preallocated tail for each completion. The attention function attends to both and joins the two
+parts by their softmax sums. The model's own forward pass does the rest, so any decoder that goes
+through the doors of `model.attention` decodes here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface
-from transformers.cache_utils import Cache, CacheLayerMixin
 
-from steer_lightning.rollout.attention_view import View
-from steer_lightning.rollout.flight import Flight
-
-ATTENTION = "steer_decode"
-"""Name of the attention function; as no mask function has it, transformers builds no masks."""
+from steer_lightning.errors import UNKNOWN, ConfigError
+from steer_lightning.model.attention import CacheLayer, attention_by, cache_of, check_arguments
+from steer_lightning.rollout.flight import Flight, View
+from steer_lightning.rollout.sampling import Sampling
+from steer_lightning.types import Prompt
 
 FIRST_COLUMNS = 64
 """Tail columns allocated at first; they double as completions grow."""
 
 
-class KeyValues(CacheLayerMixin):
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How many rows and prompts are in flight at once."""
+
+    max_rows: int
+    max_prompts: int
+    tokens: int
+    """Most tokens that they take together."""
+    least: int
+    """Tokens that the longest prompt takes with one completion."""
+
+
+def plan_flight(
+    prompts: Sequence[Prompt], sampling: Sampling, budget: int, fitting: int | None = None
+) -> Plan:
+    """Fits as many completions as possible into a budget of tokens.
+
+    Args:
+        prompts: B prompts.
+        sampling: How they are answered.
+        budget: Most tokens in flight, as the user has set it.
+        fitting: Tokens for which memory has sufficed, where it did not for the budget.
+
+    Raises:
+        ConfigError: If the budget does not even hold one prompt with one completion.
+    """
+    size, columns = sampling.group_size, sampling.max_new_tokens
+    width = max(len(prompt.token_ids) for prompt in prompts)
+    num_prompts, num_rows, least = len(prompts), len(prompts) * size, width + columns
+    if least > budget:
+        raise ConfigError(
+            "model.engine.max_tokens_in_flight",
+            budget,
+            rule=f"must hold the longest prompt, {width} tokens, and one completion of "
+            f"{columns} tokens",
+            fix=f"Set it to {least} or more, or max_new_tokens lower",
+        )
+    if fitting is not None:
+        budget = max(least, min(budget, fitting))
+    if num_rows * columns + num_prompts * width > budget:
+        # stragglers keep their prompts: half as many slots again as full groups need
+        share = columns + 1.5 * width / size
+        num_rows = max(1, min(num_rows, int((budget - 2 * width) / share)))
+        spare = (budget - num_rows * columns) // width
+        num_prompts = max(1, min(num_prompts, num_rows, spare))
+    tokens = num_rows * columns + num_prompts * width
+    return Plan(max_rows=num_rows, max_prompts=num_prompts, tokens=tokens, least=least)
+
+
+def smaller(plan: Plan, in_step: bool) -> int:
+    """Returns how many tokens to try after memory ran out.
+
+    Args:
+        plan: For which it did.
+        in_step: Whether other processes are in the middle of the same pass.
+
+    Raises:
+        ConfigError: If the rollout can't begin anew, or a single completion does not fit.
+    """
+    if in_step:
+        raise ConfigError(
+            "model.engine.max_tokens_in_flight",
+            plan.tokens,
+            rule="memory ran out",
+            why="The base is gathered layer by layer, in step with other processes, which are in "
+            "the middle of the same pass: the rollout can't begin anew on one of them",
+            fix=f"Set it to {max(plan.least, plan.tokens // 2)} or less",
+        )
+    if plan.max_rows == 1:
+        raise ConfigError(
+            "model.sampling.max_new_tokens",
+            UNKNOWN,
+            rule=f"memory ran out with a single completion in flight, of {plan.least} tokens with "
+            "its prompt",
+            why="Fewer than one can't be sampled at once",
+            fix="Set it or data.max_prompt_tokens lower, or take a smaller base or model.dtype: "
+            "bfloat16",
+        )
+    return max(plan.least, plan.tokens // 2)
+
+
+class KeyValues(CacheLayer):
     """Keys and values of one decoder layer.
 
     Prompts (P, K, T0, D) are flush right, as left-padded text is; tails (N, K, T, D) flush left.
@@ -39,8 +118,6 @@ class KeyValues(CacheLayerMixin):
     Attributes:
         view: What the pass under way sees of it; the flight itself, or a padded view.
     """
-
-    is_sliding = False  # a sliding window is a mask here
 
     def __init__(self, flight: Flight) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -108,88 +185,97 @@ class KeyValues(CacheLayerMixin):
         for room in self.prefix:
             room[target] = room[source]
 
-    def get_seq_length(self) -> int:
-        """Nothing asks for it where positions are given and no mask is built."""
-        return 0
 
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """As `get_seq_length`."""
-        return query_length, 0
-
-    def get_max_length(self) -> int:
-        """No bound of its own."""
-        return -1
-
-
-_LAYERS: ContextVar[list[KeyValues]] = ContextVar("layers")
-
-
-@contextmanager
-def decoding(model: Any, flight: Flight) -> Iterator[tuple[Cache, list[KeyValues]]]:
-    """Lets a model attend through `KeyValues` while the block runs; yields its cache."""
-    text = model.config.get_text_config()
-    layers = [KeyValues(flight) for _ in range(text.num_hidden_layers)]
-    before = text._attn_implementation
-    token = _LAYERS.set(layers)
-    model.set_attn_implementation(ATTENTION)
-    try:
-        yield Cache(layers=layers), layers  # type: ignore[arg-type]  # a list of a subclass
-    finally:
-        model.set_attn_implementation(before)
-        _LAYERS.reset(token)
-
-
-@contextmanager
-def seen_as(layers: list[KeyValues], view: View) -> Iterator[None]:
-    """Lets passes see the flight by another view while the block runs."""
-    for layer in layers:
-        layer.view = view
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer.view = layer.flight
-
-
-def attend(
-    module: torch.nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float | None = None,
-    sliding_window: int | None = None,
-    softcap: float | None = None,
-    s_aux: torch.Tensor | None = None,
-    **kwargs: Any,
-) -> tuple[torch.Tensor, None]:
-    """Attention over prompts and tails; registered with transformers.
+class FlightCache:
+    """Keys and values of all decoder layers, and the attention of a model over them.
 
     Args:
-        module: The attention module, which knows its layer.
-        query: (rows, H, T, D).
-        key: (rows, K, T, D), of these tokens alone.
-        value: The same.
-        attention_mask: Not used: the flight knows what each row may see.
-        scaling: Default D ** -0.5.
-        sliding_window: Width of the window that this layer sees; None sees all.
-        softcap: Not supported.
-        s_aux: Not supported.
-        kwargs: Others, such as `dropout`, which is 0 in eval mode.
+        model: Language model.
+        flight: What is in flight.
 
-    Returns:
-        (rows, T, H, D), and None for the weights.
-
-    Raises:
-        NotImplementedError: For what is not supported; the engine's self-check falls back then.
+    Attributes:
+        layers: One for each decoder layer.
+        past: The same as the model takes them, as `past_key_values`.
     """
-    if softcap is not None or s_aux is not None:
-        raise NotImplementedError("attention with softcap or sinks")
-    layer = _LAYERS.get()[module.layer_idx]  # type: ignore[index]
-    view = layer.view
-    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    if view.prefilling is not None:
-        mask = layer.flight.prefill_mask(sliding_window)
+
+    def __init__(self, model: Any, flight: Flight) -> None:
+        self._model, self._flight = model, flight
+        num_layers = model.config.get_text_config().num_hidden_layers
+        self.layers = [KeyValues(flight) for _ in range(num_layers)]
+        self.past = cache_of(self.layers)
+
+    @contextmanager
+    def decoding(self) -> Iterator[None]:
+        """Lets the model attend through the layers while the block runs."""
+        with attention_by(self._model, self.attend):
+            yield
+
+    @contextmanager
+    def seen_as(self, view: View) -> Iterator[None]:
+        """Lets passes see the flight by another view while the block runs."""
+        for layer in self.layers:
+            layer.view = view
+        try:
+            yield
+        finally:
+            for layer in self.layers:
+                layer.view = self._flight
+
+    def reserve(self, num_columns: int) -> int:
+        """Makes room for so many tail columns; returns how many there is room for."""
+        for layer in self.layers:
+            layer.reserve(num_columns)
+        return max(layer.num_columns for layer in self.layers)
+
+    def copy_rows(self, source: torch.Tensor, target: torch.Tensor) -> None:
+        """Copies tails from row slots into others that are free."""
+        for layer in self.layers:
+            layer.copy_rows(source, target, self._flight.num_columns)
+
+    def move_prompts(self, source: torch.Tensor, target: torch.Tensor) -> None:
+        """Moves prompts into slots that have become free."""
+        for layer in self.layers:
+            layer.move_prompts(source, target)
+
+    def attend(
+        self,
+        module: torch.nn.Module,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        scaling: float | None = None,
+        sliding_window: int | None = None,
+        softcap: float | None = None,
+        s_aux: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, None]:
+        """Attends over prompts and tails.
+
+        Args:
+            module: Attention module, which knows its layer.
+            query: (rows, H, T, D).
+            key: (rows, K, T, D), of these tokens alone.
+            value: The same.
+            attention_mask: Not used: the flight knows what each row may see.
+            scaling: Factor on the scores; default D ** -0.5.
+            sliding_window: Width of the window that this layer sees; None sees all.
+            softcap: Not supported.
+            s_aux: Not supported.
+            kwargs: Others, such as `dropout`, which is 0 in eval mode.
+
+        Returns:
+            (rows, T, H, D), and None for the weights.
+
+        Raises:
+            NotImplementedError: For what is not supported.
+        """
+        check_arguments(softcap=softcap, s_aux=s_aux)
+        layer = self.layers[module.layer_idx]  # type: ignore[index]
+        scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+        if layer.view.prefilling is None:
+            return _decode(layer.view, layer, query * scaling, sliding_window), None
+        mask = self._flight.prefill_mask(sliding_window)
         output = scaled_dot_product_attention(
             query,
             key,
@@ -200,7 +286,6 @@ def attend(
             enable_gqa=query.shape[1] != key.shape[1],
         )
         return output.transpose(1, 2), None
-    return _decode(view, layer, query * scaling, sliding_window), None
 
 
 def _decode(view: View, layer: KeyValues, query: torch.Tensor, window: int | None) -> torch.Tensor:
@@ -247,6 +332,3 @@ def _join(one: Any, two: Any) -> torch.Tensor:
     total = one[1] * share_one + two[1] * share_two
     joined: torch.Tensor = (one[0] * share_one + two[0] * share_two) / total
     return joined
-
-
-AttentionInterface.register(ATTENTION, attend)

@@ -1,12 +1,9 @@
-"""How completions are sampled: settings and seeds."""
+"""Settings of a rollout: how completions are sampled."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-
-import numpy as np
-import torch
 
 from steer_lightning.errors import ConfigError
 
@@ -50,31 +47,3 @@ class Sampling:
         for key, (holds, rule) in rules.items():
             if not holds:
                 raise ConfigError(f"sampling.{key}", getattr(self, key), rule=rule)
-
-
-def row_uniforms(
-    seed: int, step: int, prompt_ids: Sequence[int], group_size: int, length: int
-) -> torch.Tensor:
-    """One stream of random numbers a row, from (seed, step, prompt, sample) alone.
-
-    A row's stream does not depend on which other rows share its batch, so that neither batching nor
-    the number of processes changes what is sampled.
-
-    Args:
-        seed: Seed of the run.
-        step: Optimizer step.
-        prompt_ids: B ids.
-        group_size: G.
-        length: Numbers a row, T.
-
-    Returns:
-        (B * G, T) float64 in [0, 1).
-    """
-    rows = [
-        np.random.Generator(
-            np.random.Philox(np.random.SeedSequence((seed, step, prompt, sample)))
-        ).random(length)
-        for prompt in prompt_ids
-        for sample in range(group_size)
-    ]
-    return torch.from_numpy(np.stack(rows))

@@ -1,25 +1,27 @@
-"""Whether a model decodes rightly in `DecodeEngine`."""
+"""Checks that a model decodes rightly in `DecodeEngine`, against plain forward passes."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import torch
 
 from steer_lightning.model.policy import Policy
-from steer_lightning.rollout.plan import is_out_of_memory, plan_flight
+from steer_lightning.rollout.kv_cache import plan_flight
 from steer_lightning.rollout.sampling import Sampling
-from steer_lightning.types import Problem, Prompt
-
-if TYPE_CHECKING:
-    from steer_lightning.rollout.decode_engine import DecodeEngine
+from steer_lightning.system.out_of_memory import is_out_of_memory
+from steer_lightning.types import Problem, Prompt, Rollouts
 
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.25, torch.float16: 0.1}
 """Largest difference of a log-probability, in nats; 16 bits round differently in another order."""
 
 
-def why_not(engine: DecodeEngine, policy: Policy) -> str | None:
+def why_not(policy: Policy, decode: Callable[..., Rollouts]) -> str | None:
     """Decodes a few tokens of made-up prompts and compares them with a plain forward pass.
+
+    Args:
+        policy: Policy that decodes.
+        decode: `DecodeEngine.decode`.
 
     Returns:
         None if all is well, else what went wrong.
@@ -35,10 +37,10 @@ def why_not(engine: DecodeEngine, policy: Policy) -> str | None:
     sampling = Sampling(group_size=2, max_new_tokens=4)
     plan = plan_flight(prompts, sampling, 2 * 4 + 2 * 9)  # two rows at once: others wait
     try:
-        rollouts = engine.decode(policy, prompts, sampling, plan, seed=0, step=0, record_after=0)
+        rollouts = decode(policy, prompts, sampling, plan, seed=0, step=0, capture_after=0)
     except (RuntimeError, TypeError, ValueError, AttributeError, LookupError) as error:
         # a model that does not go through these doors, in one of many ways
-        if isinstance(error, RuntimeError) and is_out_of_memory(error):
+        if is_out_of_memory(error):
             raise
         return f"{type(error).__name__}: {error}"
     worst = 0.0

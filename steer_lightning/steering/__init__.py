@@ -5,7 +5,7 @@ Knows nothing of reinforcement learning.
 
 from steer_lightning.steering.adaptive import AdaptiveVectors
 from steer_lightning.steering.attach import attach
-from steer_lightning.steering.base import Attachment, Steering
+from steer_lightning.steering.base import Attachment, ConstantVector, Steering
 from steer_lightning.steering.biases import BitFit
 from steer_lightning.steering.full import FullFinetune
 from steer_lightning.steering.io import (
@@ -33,6 +33,7 @@ __all__ = [
     "VectorFit",
     "load_steering",
     "Attachment",
+    "ConstantVector",
     "SiteVectors",
     "Steering",
     "SteeringVectors",

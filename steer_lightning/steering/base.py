@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,6 +19,20 @@ Batches = Iterable[tuple[torch.Tensor, torch.Tensor]]
 """Prompts (B, T) int64, right-padded, with masks (B, T), 0 where padded."""
 
 
+@dataclass
+class ConstantVector:
+    """A vector that is added to every token's stream alike, while it does not change."""
+
+    layer: nn.Module
+    """Decoder layer that it steers."""
+    site: str
+    """Place in the layer, of `steering.sites`."""
+    vector: torch.Tensor
+    """(D,) float32, what is added."""
+    is_folded: bool = False
+    """Whether something else adds it for now, such as a bias of the model."""
+
+
 class Attachment(ABC):
     """What was learned, at work on a model; `remove()`, or leaving the `with` block, takes it off.
 
@@ -29,15 +44,19 @@ class Attachment(ABC):
     scale: float
     needs_roles = False
 
-    def constant(self) -> AbstractContextManager[None]:
-        """While the block runs the parameters do not change, and need no gradients."""
-        return nullcontext()
+    def constant(self) -> AbstractContextManager[Sequence[ConstantVector]]:
+        """While the block runs the parameters do not change, and need no gradients.
 
-    def reading(self, roles: torch.Tensor) -> AbstractContextManager[None]:
+        Yields:
+            Vectors that might as well be added by something else, see `ConstantVector.is_folded`.
+        """
+        return nullcontext(())
+
+    def with_roles(self, roles: torch.Tensor) -> AbstractContextManager[None]:
         """Says what the tokens of the block's forward passes are.
 
         Args:
-            roles: (rows, T), of `steering.tokens`.
+            roles: Roles of the tokens (rows, T), of `steering.tokens`.
         """
         return nullcontext()
 
@@ -70,12 +89,19 @@ class Steering(nn.Module, ABC):
         file_name: Of the result in a run's folder; a folder for some kinds.
         beside_base: Whether it leaves the model's own modules alone, which a sharded base needs.
         trains_head: Whether it changes the output layer itself, which then needs a gradient.
+        first_layer: Index of a decoder layer below which it changes nothing; 0 where that is not
+            known.
     """
 
     file_name: str
     metadata: dict[str, str]
     beside_base = True
     trains_head = False
+
+    @property
+    def first_layer(self) -> int:
+        """See `Steering`; known once it is built."""
+        return 0
 
     @abstractmethod
     def build(self, model: nn.Module) -> None:

@@ -164,6 +164,11 @@ class LoRA(Steering):
 
     # ---- using
 
+    @property
+    def first_layer(self) -> int:
+        """See `Steering.first_layer`."""
+        return min(parse_layers(self.chosen), default=0)
+
     def attach(self, model: nn.Module, scale: float = 1.0) -> Attachment:
         """See `Steering.attach`."""
         return InjectedLoRA(model, self, scale)

@@ -165,6 +165,11 @@ class SiteVectors(Steering):
 
     # ---- using
 
+    @property
+    def first_layer(self) -> int:
+        """See `Steering.first_layer`."""
+        return self.layers[0]
+
     def attach(self, model: nn.Module, scale: float = 1.0) -> HookedVectors:
         """See `Steering.attach`."""
         return HookedVectors(model, self, scale)

@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 
-from steer_lightning.steering.base import Attachment
+from steer_lightning.steering.base import Attachment, ConstantVector
 from steer_lightning.steering.layers import find_layers
-from steer_lightning.steering.sites import find_sites
-from steer_lightning.steering.tokens import is_steered, roles_of_call
-
-if TYPE_CHECKING:
-    from steer_lightning.steering.site_vectors import SiteVectors
-
-BIAS_LAYERS = {f"{family}DecoderLayer" for family in ("Llama", "Mistral", "Phi3", "Qwen2", "Qwen3")}
-"""Layers that end in `residual + mlp.down_proj(x)`, by name: a subclass may end otherwise."""
+from steer_lightning.steering.sites import Site, find_sites
+from steer_lightning.steering.tokens import Tokens, is_steered, roles_of_call
 
 Output = torch.Tensor | tuple[torch.Tensor, ...]
+
+
+class Vectors(Protocol):
+    """What the hooks ask of `SiteVectors`, which says more."""
+
+    layers: tuple[int, ...]
+    layers_path: str | None
+    site: Site
+    tokens: Tokens
+    by_token: bool
+
+    def plain(self, row: int, scale: float = 1.0) -> torch.Tensor:
+        """See `SiteVectors.plain`."""
+
+    def gate(self, row: int, stream: torch.Tensor) -> torch.Tensor:
+        """See `SiteVectors.gate`."""
 
 
 class HookedVectors(Attachment):
@@ -29,18 +39,17 @@ class HookedVectors(Attachment):
 
     Args:
         model: The model.
-        vectors: Built for it.
+        vectors: Vectors that have been built for it.
         scale: Factor on all vectors.
     """
 
-    def __init__(self, model: nn.Module, vectors: SiteVectors, scale: float) -> None:
+    def __init__(self, model: nn.Module, vectors: Vectors, scale: float) -> None:
         self.scale = scale
         self._vectors = vectors
         layers = find_layers(model, vectors.layers_path)
+        self._layers = [layers[layer] for layer in vectors.layers]
         places = find_sites(layers, vectors.layers, vectors.site)
-        self._homes = [self._home(layers[layer]) for layer in vectors.layers]
-        self._constant: list[torch.Tensor] = []
-        self._folded: list[nn.Linear | None] = [None] * len(places)
+        self._constant: list[ConstantVector] = []
         self._handles = [
             place.register_forward_hook(partial(self._add, row)) for row, place in enumerate(places)
         ]
@@ -50,11 +59,6 @@ class HookedVectors(Attachment):
         if self.needs_roles:
             look = model.register_forward_pre_hook(self._look, with_kwargs=True)
             self._handles.append(look)
-
-    def _home(self, layer: nn.Module) -> nn.Linear | None:
-        vectors = self._vectors
-        alike = vectors.tokens == "all" and not vectors.by_token
-        return bias_home(layer, vectors.site) if alike else None
 
     def _look(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Finds out which tokens of a pass are steered.
@@ -70,10 +74,11 @@ class HookedVectors(Attachment):
 
         Some modules return a tuple that starts with h.
         """
-        if self._folded[row] is not None:
+        constant = self._constant[row] if self._constant else None
+        if constant is not None and constant.is_folded:
             return None
         stream = output if isinstance(output, torch.Tensor) else output[0]
-        vector = self._constant[row] if self._constant else self._plain(row)
+        vector = self._plain(row) if constant is None else constant.vector
         change = vector.to(stream)
         if self._vectors.by_token:
             change = self._vectors.gate(row, stream) * change
@@ -86,8 +91,8 @@ class HookedVectors(Attachment):
         return self._vectors.plain(row, self.scale)
 
     @contextmanager
-    def reading(self, roles: torch.Tensor) -> Iterator[None]:
-        """See `Attachment.reading`."""
+    def with_roles(self, roles: torch.Tensor) -> Iterator[None]:
+        """See `Attachment.with_roles`."""
         self._told = roles
         try:
             yield
@@ -95,46 +100,27 @@ class HookedVectors(Attachment):
             self._told = None
 
     @contextmanager
-    def constant(self) -> Iterator[None]:
+    def constant(self) -> Iterator[Sequence[ConstantVector]]:
         """While the block runs the vectors do not change: they are multiplied out once.
 
-        A token-by-token loop would do so again for each token and layer. Where what is steered ends
-        in a linear layer, its vector becomes that layer's bias for that time: the same sum, without
-        an operation of its own. Without gradients.
+        A token-by-token loop would do so again for each token and layer.
+
+        Yields:
+            The vectors, where they act on all tokens alike.
         """
         with torch.no_grad():
-            self._constant = [self._plain(row) for row in range(len(self._homes))]
-        for row, (home, vector) in enumerate(zip(self._homes, self._constant, strict=True)):
-            # a zero vector stays outside: the base's products with a bias differ in the last bit
-            if home is not None and bool(vector.any()):
-                plain = vector.to(home.weight.dtype)
-                home.bias = nn.Parameter(plain, requires_grad=False)
-                self._folded[row] = home
+            self._constant = [
+                ConstantVector(layer, self._vectors.site, self._plain(row))
+                for row, layer in enumerate(self._layers)
+            ]
+        alike = self._vectors.tokens == "all" and not self._vectors.by_token
         try:
-            yield
+            yield self._constant if alike else ()
         finally:
-            for home in self._folded:
-                if home is not None:
-                    home.bias = None  # type: ignore[assignment]  # as nn.Linear itself does
-            self._constant, self._folded = [], [None] * len(self._homes)
+            self._constant = []
 
     def remove(self) -> None:
         """See `Attachment.remove`."""
         for handle in self._handles:
             handle.remove()
         self._handles = []
-
-
-def bias_home(layer: nn.Module, site: str) -> nn.Linear | None:
-    """The linear layer whose bias is the same as a vector at a site; None if there is none.
-
-    A layer whose last operation is `residual + down_proj(x)` adds that bias to its output. Layers
-    that normalise after the MLP, as in Gemma and OLMo 2, do not.
-    """
-    # FSDP2 makes a class of its own of a layer's
-    if type(layer).__name__.removeprefix("FSDP") not in BIAS_LAYERS:
-        return None
-    if site not in ("layer_output", "mlp_output"):
-        return None
-    home = layer.get_submodule("mlp.down_proj")
-    return home if type(home) is nn.Linear and home.bias is None else None  # not if quantised

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from steer_lightning.errors import ConfigError
-from steer_lightning.steering.base import Attachment, Steering
+from steer_lightning.steering.base import Attachment, ConstantVector, Steering
 from steer_lightning.steering.result_file import read_metadata, read_tensors, refusal, write_result
 
 
@@ -205,13 +205,13 @@ class ChangedWeights(Attachment):
                 module.__dict__.pop(name, None)
 
     @contextmanager
-    def constant(self) -> Iterator[None]:
+    def constant(self) -> Iterator[Sequence[ConstantVector]]:
         """See `Attachment.constant`: the weights are changed once for all passes of the block."""
         with torch.no_grad():
             self._place()
         self._is_constant = True
         try:
-            yield
+            yield ()
         finally:
             self._is_constant = False
             self._clear()

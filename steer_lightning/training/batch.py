@@ -1,13 +1,13 @@
-"""What an update learns from, cut into micro-batches that fit into memory."""
+"""What an update learns from: the batch of a step, and the parts that fit into memory."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
-from steer_lightning.training.skipped_layers import Kept
+from steer_lightning.training.skipped_layers import KeptStream
 from steer_lightning.types import Rollouts
 
 
@@ -16,7 +16,7 @@ class Batch:
     """What an update learns from: B prompts, some of which are this process's."""
 
     rollouts: Rollouts
-    """Of this process: b prompts."""
+    """Completions of this process: b prompts."""
     own: torch.Tensor
     """(b,) int64, which of the B prompts they are."""
     advantages: torch.Tensor
@@ -28,11 +28,11 @@ class Batch:
 
     @classmethod
     def alone(cls, rollouts: Rollouts, advantages: torch.Tensor) -> Batch:
-        """The batch of a run with one process.
+        """Returns the batch of a run with one process.
 
         Args:
-            rollouts: Of B prompts.
-            advantages: (B, G).
+            rollouts: Completions of B prompts.
+            advantages: Advantage of each completion, (B, G).
         """
         return cls(
             rollouts=rollouts,
@@ -47,7 +47,7 @@ class Batch:
 class MicroBatch:
     """Some rows of a batch, padded no further than their own longest.
 
-    Left before the prompt, right behind it.
+    Prompts are padded on the left, completions on the right.
     """
 
     rows: torch.Tensor
@@ -70,11 +70,13 @@ class MicroBatch:
 
 @dataclass(kw_only=True)
 class Part:
-    """A micro-batch with what has been measured of its rows; it may be read several times."""
+    """A micro-batch on its way through the optimizer steps of a batch, each of which reads it."""
 
     micro_batch: MicroBatch
-    kept: Kept
-    """Of the layers below the first steered one."""
+    prepared: Any
+    """The rows as `Forward.prepare` returned them, ready to be read."""
+    stream: KeptStream | None = None
+    """What enters the first steered layer, kept between passes; None where nothing is skipped."""
     is_idle: bool = False
     """Whether its rows count for nothing: read because other processes still read something."""
     old_logprobs: torch.Tensor | None = None
@@ -83,56 +85,15 @@ class Part:
     """(n, T) float32, of the base with the vectors off."""
 
 
-def micro_batches(
-    rollouts: Rollouts, rows: torch.Tensor, max_tokens: int, pad: int
-) -> Iterator[MicroBatch]:
-    """Packs rows by length, longest first, so that each micro-batch holds little padding.
+@dataclass(frozen=True, kw_only=True)
+class MiniBatch:
+    """What one optimizer step learns from: this process's share of it."""
 
-    Args:
-        rollouts: The batch.
-        rows: (n,) int64, the rows to take.
-        max_tokens: Most tokens a micro-batch, padding included; a single longer row makes one of
-            its own.
-        pad: Token to pad with; always masked.
-
-    Yields:
-        Micro-batches that hold each row once.
-    """
-    prompt_lengths = torch.tensor([len(p.token_ids) for p in rollouts.prompts]).repeat_interleave(
-        rollouts.group_size
-    )
-    lengths = rollouts.num_tokens
-    order = sorted(rows.tolist(), key=lambda n: (-int(prompt_lengths[n] + lengths[n]), n))
-    chosen: list[int] = []
-    prompt_width = width = 0
-    for n in order:
-        wider = max(prompt_width, int(prompt_lengths[n])), max(width, int(lengths[n]))
-        if chosen and sum(wider) * (len(chosen) + 1) > max_tokens:
-            yield _build(rollouts, chosen, prompt_width, width, pad)
-            chosen, wider = [], (int(prompt_lengths[n]), int(lengths[n]))
-        chosen.append(n)
-        prompt_width, width = wider
-    if chosen:
-        yield _build(rollouts, chosen, prompt_width, width, pad)
-
-
-def _build(
-    rollouts: Rollouts, rows: list[int], prompt_width: int, width: int, pad: int
-) -> MicroBatch:
-    groups = [n // rollouts.group_size for n in rows]
-    prompts = [rollouts.prompts[group].token_ids for group in groups]
-    left = torch.tensor([[pad] * (prompt_width - len(p)) + list(p) for p in prompts])
-    left_mask = torch.tensor([[0] * (prompt_width - len(p)) + [1] * len(p) for p in prompts])
-    index = torch.tensor(rows)
-    completion_ids = rollouts.completion_ids[index, :width]
-    completion_mask = rollouts.completion_mask[index, :width]
-    return MicroBatch(
-        rows=index,
-        prompts=prompts,
-        groups=groups,
-        ids=torch.cat([left, completion_ids], 1),
-        mask=torch.cat([left_mask, completion_mask.long()], 1),
-        completion_ids=completion_ids,
-        completion_mask=completion_mask,
-        sampling_logprobs=rollouts.logprobs[index, :width],
-    )
+    advantages: torch.Tensor
+    """(N,) float32, of all rows of this process's rollouts."""
+    parts: list[Part]
+    """As many in each process that shares the base: each pass gathers weights."""
+    num_rows: int
+    """Completions of the step, of all processes."""
+    num_tokens: int
+    """Tokens of these completions."""

@@ -10,12 +10,13 @@ import torch
 from lightning.pytorch.strategies import SingleDeviceStrategy
 
 from steer_lightning.errors import ConfigError
-from steer_lightning.rewards import LengthReward, RewardSum, reward_name
+from steer_lightning.losses import needs_of
+from steer_lightning.rewards import LengthReward, reward_name
 from steer_lightning.rollout import Sampling
 from steer_lightning.strategy import STRATEGIES, SteeringStrategy
 from steer_lightning.system.collectives import gather_objects
 from steer_lightning.training.sample import DynamicSampling
-from steer_lightning.training.update import Updates
+from steer_lightning.training.update import OptimizerSteps
 
 
 def check_trainer(trainer: L.Trainer) -> None:
@@ -83,34 +84,34 @@ def num_steps_of(trainer: L.Trainer) -> int:
     return int(found)
 
 
-def check_training(
-    sampling: Sampling,
-    advantage: Any,
-    loss: Any,
-    updates: Updates,
-    dynamic_sampling: DynamicSampling | None,
-    rewards: RewardSum,
-) -> None:
-    """Raises a ConfigError if these settings of the module contradict each other."""
-    check_group_size(sampling, advantage)
-    check_training_sampling(sampling)
-    check_updates(updates, loss)
-    if dynamic_sampling is not None:
-        check_signal(advantage)
-    for part in rewards.parts.values():
+def check_training(module: Any, loss: Any) -> None:
+    """Raises a ConfigError if settings of the module contradict each other.
+
+    Args:
+        module: Module of the run, with its `sampling`, `advantage` and so on.
+        loss: Loss of the run.
+    """
+    check_group_size(module.sampling, module.advantage)
+    check_training_sampling(module.sampling)
+    check_updates(module.updates, loss)
+    if module.dynamic_sampling is not None:
+        check_signal(module.advantage)
+    for part in module.reward.parts.values():
         if isinstance(part.reward, LengthReward):
-            check_length_reward(part.reward, sampling)
+            check_length_reward(part.reward, module.sampling)
+    check_scoring(module, loss)
 
 
 def check_scoring(module: Any, loss: Any) -> None:
     """Raises a ConfigError if rewards are missing, or given to a loss that has none.
 
     Args:
-        module: Of the run, with `sampling`, `reward`, `advantage` and what makes use of rewards.
-        loss: Of the same.
+        module: Module of the run, with what makes use of rewards.
+        loss: Loss of the run.
     """
     names = list(module.reward.parts)
-    if not hasattr(loss, "base_sampling"):
+    base_sampling = needs_of(loss).base_sampling
+    if base_sampling is None:
         if not names:
             raise ConfigError(
                 "model.rewards",
@@ -119,7 +120,7 @@ def check_scoring(module: Any, loss: Any) -> None:
                 why="With no reward there is nothing to learn",
             )
         return
-    loss.base_sampling(module.sampling)  # which checks the two
+    base_sampling(module.sampling)  # which checks the two
     unused = {
         "rewards": (names, []),
         "advantage": (reward_name(module.advantage), reward_name(torch.ones_like)),
@@ -224,16 +225,16 @@ def check_training_sampling(sampling: Sampling) -> None:
             )
 
 
-def check_updates(updates: Updates, loss: Any) -> None:
+def check_updates(updates: OptimizerSteps, loss: Any) -> None:
     """Raises a ConfigError for a loss that does not go with the number of updates of a batch.
 
     Args:
         updates: Of each batch of rollouts.
         loss: May say by an attribute `uses_ratio` whether it serves for several.
     """
-    uses_ratio = getattr(loss, "uses_ratio", None)
+    uses_ratio = needs_of(loss).uses_ratio
     name = type(getattr(loss, "objective", loss)).__name__
-    if uses_ratio and updates.num_steps == 1:
+    if uses_ratio and updates.total == 1:
         raise ConfigError(
             "model.loss.objective",
             name,
@@ -244,7 +245,7 @@ def check_updates(updates: Updates, loss: Any) -> None:
             fix="Set model.updates.num_mini_batches: 4, say, or take the objective ScoreFunction, "
             "which has the same gradient there",
         )
-    if uses_ratio is False and updates.num_steps > 1:
+    if uses_ratio is False and updates.total > 1:
         key = "num_passes" if updates.num_passes > 1 else "num_mini_batches"
         raise ConfigError(
             f"model.updates.{key}",

@@ -3,56 +3,43 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 
 from steer_lightning.errors import ConfigError
-from steer_lightning.losses import Loss
+from steer_lightning.losses import Loss, needs_of
 from steer_lightning.model.head import TokenStates
 from steer_lightning.model.policy import Policy
+from steer_lightning.rollout.completions import left_padded
 from steer_lightning.system.collectives import gather_objects, world_size
-from steer_lightning.training.batch import Batch, Part, micro_batches
-from steer_lightning.training.forward import first_steered, read
-from steer_lightning.training.packing import packed_attention
-from steer_lightning.training.skipped_layers import Kept, Streams
+from steer_lightning.training.batch import Batch, MicroBatch, MiniBatch, Part
+from steer_lightning.training.forward import Forward
+from steer_lightning.training.packing import PackedForward
+from steer_lightning.training.padding import PaddedForward
+from steer_lightning.training.skipped_layers import KeptStream, SkippedLayers
 from steer_lightning.types import LossInputs, LossOutput, Rollouts
 
-Backward = Callable[[torch.Tensor], None]
 
-
-@dataclass(frozen=True, kw_only=True)
-class MiniBatch:
-    """What one optimizer step learns from: this process's share of it."""
-
-    advantages: torch.Tensor
-    """(N,) float32, of all rows of this process's rollouts."""
-    parts: list[Part]
-    """As many in each process that shares the base: each pass gathers weights."""
-    num_rows: int
-    """Completions of the step, of all processes."""
-    num_tokens: int
-    """Their tokens."""
-
-
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class BatchGradient:
     """Accumulates the gradient of what is trained over micro-batches.
 
     Attributes:
+        policy: Policy whose steering is trained.
         loss: From `LossInputs` to a `LossOutput`.
-        temperature: Of the sampled distribution.
+        temperature: Temperature of the sampled distribution.
         max_tokens: Most tokens of a micro-batch, padding included.
         activation_checkpointing: Recomputes activations in the backward pass.
         packed: Reads what rows of a group have in common once, and no padding; `why_not_packed`
             says whether a model allows it. The gradient is the same.
         kept_tokens: Most tokens of which the stream below the first steered layer is kept, if they
-            are read again; packed rows alone.
+            are read again; 0 keeps none. `can_skip_layers` says whether a model allows it.
     """
 
+    policy: Policy
     loss: Loss
     temperature: float
     max_tokens: int
@@ -68,143 +55,135 @@ class BatchGradient:
             )
         if self.kept_tokens < 0:
             raise ConfigError("model.kept_tokens", self.kept_tokens, rule="must be 0 or more")
+        self._needs = needs_of(self.loss)
+        self._forward: Forward = (PackedForward if self.packed else PaddedForward)(self.policy)
 
-    def streams(self, policy: Policy) -> Streams:
-        """What a batch of rollouts may keep of the layers below the first steered one."""
-        max_tokens = self.kept_tokens if self.packed else 0
-        return Streams(policy.layers, first_steered(policy), max_tokens)
+    # ---- what is read
 
     def plan(
         self,
-        policy: Policy,
         batch: Batch,
         prompts: torch.Tensor | None = None,
         *,
         num_reads: int = 1,
-        streams: Streams | None = None,
+        skipped: SkippedLayers | None = None,
     ) -> MiniBatch:
         """Chooses the rows of an optimizer step and cuts them into micro-batches.
 
         Args:
-            policy: Whose steering is trained.
-            batch: Of all processes.
-            prompts: (b,) int64, which of the B prompts the step is of; default: all.
+            batch: Batch of all processes.
+            prompts: Which of the B prompts the step is of, (b,) int64; default: all.
             num_reads: How often the policy is going to read them.
-            streams: Shared by the steps of a batch; default: its own.
+            skipped: Shared by the steps of a batch; default: one of its own.
         """
         chosen = batch.takes_part.clone()
         if prompts is not None:
             chosen &= torch.isin(torch.arange(len(chosen)), prompts)[:, None]
         advantages, needed = batch.advantages[batch.own], chosen[batch.own]
-        if not self._needs("all_rows"):  # with advantage 0 the policy gradient is 0, exactly
+        if not self._needs.all_rows:  # with advantage 0 the policy gradient is 0, exactly
             needed = needed & (advantages != 0)
         rows = needed.flatten().nonzero().squeeze(1)
-        num_reads += self._needs("reference")  # once more, with the vectors off
-        streams = streams or self.streams(policy)
+        num_reads += self._needs.reference  # once more, with the vectors off
         return MiniBatch(
             advantages=advantages.flatten(),
-            parts=self._parts(policy, batch.rollouts, rows, streams, num_reads),
+            parts=self._parts(batch.rollouts, rows, skipped or self.skipped_layers(), num_reads),
             num_rows=int(chosen.sum()),
             num_tokens=int(batch.num_tokens[chosen].sum()),
         )
 
-    def _needs(self, what: str) -> bool:
-        return bool(getattr(self.loss, f"needs_{what}", False))
+    def skipped_layers(self) -> SkippedLayers | None:
+        """Returns what a batch of rollouts may keep of the layers below the first steered one."""
+        first = self.policy.steering.first_layer
+        if not (self.packed and self.kept_tokens and first):
+            return None
+        return SkippedLayers(self.policy.layers, first, self.kept_tokens)
 
     def _parts(
-        self,
-        policy: Policy,
-        rollouts: Rollouts,
-        rows: torch.Tensor,
-        streams: Streams,
-        num_reads: int,
+        self, rollouts: Rollouts, rows: torch.Tensor, skipped: SkippedLayers | None, num_reads: int
     ) -> list[Part]:
         """As many in each process: each pass gathers the weights of a sharded base."""
-        cut = partial(micro_batches, rollouts, max_tokens=self.max_tokens, pad=policy.pad_token_id)
-        parts = [Part(micro_batch=part, kept=Kept(streams, num_reads)) for part in cut(rows)]
-        for _ in range(policy.sharding.most_passes(len(parts)) - len(parts)):
-            (first,) = cut(torch.tensor([0]))
-            parts.append(Part(micro_batch=first, kept=Kept(streams, num_reads), is_idle=True))
+        pad = self.policy.pad_token_id
+
+        def part(rows: MicroBatch, is_idle: bool = False) -> Part:
+            stream = KeptStream(skipped, num_reads) if skipped else None
+            prepared = self._forward.prepare(rows)
+            return Part(micro_batch=rows, prepared=prepared, stream=stream, is_idle=is_idle)
+
+        parts = [part(rows) for rows in micro_batches(rollouts, rows, self.max_tokens, pad)]
+        for _ in range(self.policy.sharding.most_passes(len(parts)) - len(parts)):
+            (first,) = micro_batches(rollouts, torch.tensor([0]), self.max_tokens, pad)
+            parts.append(part(first, is_idle=True))
         return parts
 
-    def accumulate(
-        self, policy: Policy, step: MiniBatch, backward: Backward = torch.Tensor.backward
-    ) -> Totals:
+    # ---- reading
+
+    def accumulate(self, step: MiniBatch) -> Totals:
         """Leaves the gradient of this process's share in the `.grad` of what is trained.
 
         Args:
-            policy: Whose steering is trained.
             step: What is learned from.
-            backward: Called with each micro-batch's loss.
 
         Returns:
-            What it did.
+            Sums over the micro-batches.
         """
-        for parameter in policy.steering.parameters():
+        for parameter in self.policy.steering.parameters():
             parameter.grad = torch.zeros_like(parameter)
         totals = Totals()
-        with self._passes(policy):
+        with self._passes():
             for part in step.parts:
-                if self._needs("reference") and part.reference_logprobs is None:
-                    part.reference_logprobs = self._measure(policy, part, base=True)
-                with self._read(policy, part, self._needs("entropy")) as found:
+                if self._needs.reference and part.reference_logprobs is None:
+                    part.reference_logprobs = self._logprobs(part, of_base=True)
+                with self._token_states(part, self._needs.entropy) as found:
                     if part.is_idle:
-                        backward((found.logprobs * 0).sum())
+                        torch.autograd.backward((found.logprobs * 0).sum())
                         continue
                     inputs = _inputs(step, part, found)
-                    output = self.loss(inputs)
-                    backward(output.loss)
+                    output: LossOutput = self.loss(inputs)
+                    torch.autograd.backward(output.loss)
                 totals.add(inputs, output)
         return totals
 
-    def measure(self, policy: Policy, step: MiniBatch) -> None:
-        """Takes down the policy's log-probabilities, before the vectors change."""
-        with self._passes(policy):
+    def measure(self, step: MiniBatch) -> None:
+        """Notes the policy's log-probabilities, before the vectors change."""
+        with self._passes():
             for part in step.parts:
-                part.old_logprobs = self._measure(policy, part)
+                part.old_logprobs = self._logprobs(part)
 
-    def reference_logprobs(self, policy: Policy, rollouts: Rollouts) -> torch.Tensor:
-        """(N, T) float32 on the CPU, of the base with the vectors off; 0 where padded."""
+    def reference_logprobs(self, rollouts: Rollouts) -> torch.Tensor:
+        """Returns the log-probabilities of the base, with the vectors off.
+
+        Returns:
+            (N, T) float32 on the CPU; 0 where padded.
+        """
         found = torch.zeros_like(rollouts.logprobs)
-        rows, streams = torch.arange(len(found)), self.streams(policy)
-        with self._passes(policy):
-            for part in self._parts(policy, rollouts, rows, streams, num_reads=1):
-                logprobs = self._measure(policy, part, base=True).cpu()
+        with self._passes():
+            for part in self._parts(rollouts, torch.arange(len(found)), None, num_reads=1):
+                logprobs = self._logprobs(part, of_base=True).cpu()
                 mask = part.micro_batch.completion_mask
                 found[part.micro_batch.rows, : mask.shape[1]] = logprobs * mask
         return found
 
-    def _measure(self, policy: Policy, part: Part, base: bool = False) -> torch.Tensor:
-        vectors = policy.at_scale(0.0) if base else nullcontext()
-        with torch.no_grad(), vectors, self._read(policy, part) as found:
+    def _logprobs(self, part: Part, of_base: bool = False) -> torch.Tensor:
+        vectors = self.policy.at_scale(0.0) if of_base else nullcontext()
+        with torch.no_grad(), vectors, self._token_states(part) as found:
             return found.logprobs
 
     @contextmanager
-    def _passes(self, policy: Policy) -> Iterator[None]:
+    def _passes(self) -> Iterator[None]:
         """Micro-batches are read in the block."""
-        with ExitStack() as stack:
-            stack.enter_context(policy.checkpointed(self.activation_checkpointing))
-            if self.packed:
-                stack.enter_context(packed_attention(policy.model))
+        with self.policy.checkpointed(self.activation_checkpointing), self._forward.passes():
             yield
 
     @contextmanager
-    def _read(
-        self, policy: Policy, part: Part, with_entropy: bool = False
-    ) -> Iterator[TokenStates]:
-        reading = read(
-            policy,
-            part.micro_batch,
-            self.temperature,
-            is_packed=self.packed,
-            with_entropy=with_entropy,
-        )
-        with part.kept.reading(), reading as found:
+    def _token_states(self, part: Part, with_entropy: bool = False) -> Iterator[TokenStates]:
+        skipping = part.stream.one_pass() if part.stream else nullcontext()
+        reading = self._forward.token_states(part.prepared, self.temperature, with_entropy)
+        with skipping, reading as found:
             yield found
 
 
 def _inputs(step: MiniBatch, part: Part, found: TokenStates) -> LossInputs:
-    """What the loss sees."""
+    """Returns what the loss sees of a micro-batch."""
     rows, device = part.micro_batch, found.logprobs.device
     if part.old_logprobs is None:  # the first update: the policy has not moved yet
         part.old_logprobs = found.logprobs.detach()
@@ -221,12 +200,63 @@ def _inputs(step: MiniBatch, part: Part, found: TokenStates) -> LossInputs:
     )
 
 
+def micro_batches(
+    rollouts: Rollouts, rows: torch.Tensor, max_tokens: int, pad: int
+) -> Iterator[MicroBatch]:
+    """Cuts rows into micro-batches, longest first, so that each holds little padding.
+
+    Args:
+        rollouts: Completions of the batch.
+        rows: Which rows to take, (n,) int64.
+        max_tokens: Most tokens of a micro-batch, padding included; a longer row is one by itself.
+        pad: Token to pad with; it is always masked.
+
+    Yields:
+        Micro-batches that hold each row once.
+    """
+    prompt_lengths = torch.tensor([len(p.token_ids) for p in rollouts.prompts]).repeat_interleave(
+        rollouts.group_size
+    )
+    lengths = rollouts.completion_mask.sum(1)
+    order = sorted(rows.tolist(), key=lambda n: (-int(prompt_lengths[n] + lengths[n]), n))
+    chosen: list[int] = []
+    prompt_width = width = 0
+    for n in order:
+        wider = max(prompt_width, int(prompt_lengths[n])), max(width, int(lengths[n]))
+        if chosen and sum(wider) * (len(chosen) + 1) > max_tokens:
+            yield _build(rollouts, chosen, width, pad)
+            chosen, wider = [], (int(prompt_lengths[n]), int(lengths[n]))
+        chosen.append(n)
+        prompt_width, width = wider
+    if chosen:
+        yield _build(rollouts, chosen, width, pad)
+
+
+def _build(rollouts: Rollouts, rows: list[int], width: int, pad: int) -> MicroBatch:
+    groups = [n // rollouts.group_size for n in rows]
+    prompts = [rollouts.prompts[group].token_ids for group in groups]
+    left, left_mask = left_padded(prompts, pad)
+    index = torch.tensor(rows)
+    completion_ids = rollouts.completion_ids[index, :width]
+    completion_mask = rollouts.completion_mask[index, :width]
+    return MicroBatch(
+        rows=index,
+        prompts=prompts,
+        groups=groups,
+        ids=torch.cat([left, completion_ids], 1),
+        mask=torch.cat([left_mask, completion_mask.long()], 1),
+        completion_ids=completion_ids,
+        completion_mask=completion_mask,
+        sampling_logprobs=rollouts.logprobs[index, :width],
+    )
+
+
 class Totals:
-    """Sums over the micro-batches of a batch.
+    """Sums over the micro-batches of an update.
 
     Attributes:
-        loss: Of the batch.
-        metrics: The loss's own.
+        loss: Sum of the losses.
+        metrics: Sums of what the loss itself reports, by name.
     """
 
     def __init__(self) -> None:
@@ -236,7 +266,7 @@ class Totals:
         self._num_tokens = 0
 
     def add(self, inputs: LossInputs, output: LossOutput) -> None:
-        """Takes in a micro-batch."""
+        """Adds a micro-batch."""
         self.loss += float(output.loss.detach())
         for name, value in output.metrics.items():
             self.metrics[name] = self.metrics.get(name, 0.0) + float(value.detach())
@@ -246,7 +276,7 @@ class Totals:
         self._num_tokens += gaps.numel()
 
     def join(self, other: Totals) -> None:
-        """Takes in those of another process, or of another step."""
+        """Adds the sums of another process, or of another optimizer step."""
         self.loss += other.loss
         for name, value in other.metrics.items():
             self.metrics[name] = self.metrics.get(name, 0.0) + value
@@ -269,8 +299,8 @@ def gather_totals(own: Totals, parameters: Sequence[torch.Tensor]) -> Totals:
     """Joins the totals of all processes.
 
     Args:
-        own: Of this one.
-        parameters: What is trained, which must be the same everywhere.
+        own: Totals of this process.
+        parameters: Trained parameters, which must be the same everywhere.
 
     Raises:
         RuntimeError: If they are not: each process would go its own way.

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import torch
 
 from steer_lightning.losses import KLEstimator, check_kl_weight, k1
-from steer_lightning.model.policy import Policy
 from steer_lightning.system.collectives import gather_objects
 from steer_lightning.training.gradient import BatchGradient
 from steer_lightning.training.step import Sampled
@@ -38,19 +37,18 @@ class KLInReward:
             "model.kl_in_reward.weight", self.weight, "set model.kl_in_reward: null for none"
         )
 
-    def measure(self, policy: Policy, gradient: BatchGradient, sampled: Sampled) -> torch.Tensor:
+    def measure(self, gradient: BatchGradient, sampled: Sampled) -> torch.Tensor:
         """Computes the KL of each completion.
 
         Args:
-            policy: That sampled.
-            gradient: What reads it.
+            gradient: Reads completions with the policy that sampled them.
             sampled: Completions of all processes.
 
         Returns:
             (B, G) float32 in nats, of all processes.
         """
         rollouts = sampled.rollouts
-        reference = gradient.reference_logprobs(policy, rollouts)
+        reference = gradient.reference_logprobs(rollouts)
         estimates = self.estimator(rollouts.logprobs, reference) * rollouts.completion_mask
         share = estimates.sum(1).view(len(sampled.own), rollouts.group_size)
         found = torch.empty_like(sampled.rewards)

@@ -12,7 +12,8 @@ from steer_lightning.advantages import DrGRPO, has_signal
 from steer_lightning.errors import ConfigError
 from steer_lightning.model.policy import Policy
 from steer_lightning.steering import SteeringVectors, find_sites
-from steer_lightning.training.batch import MicroBatch, micro_batches
+from steer_lightning.training.batch import MicroBatch
+from steer_lightning.training.gradient import micro_batches
 from steer_lightning.types import Rollouts
 
 

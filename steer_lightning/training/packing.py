@@ -10,17 +10,17 @@ tokens apart into rows again, right-padded, in buckets of similar length, and pu
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface
 
+from steer_lightning.model.attention import attention_by, check_arguments
+from steer_lightning.model.head import Head, TokenStates, token_states
+from steer_lightning.model.policy import Policy
 from steer_lightning.steering.tokens import COMPLETION, LAST_PROMPT, PROMPT
-
-ATTENTION = "steer_packed"
-"""Name of the attention function; as no mask function has it, transformers builds no masks."""
+from steer_lightning.training.batch import MicroBatch
 
 
 class Packing:
@@ -39,6 +39,7 @@ class Packing:
         predictors: (Q,) places in the sequence whose logits predict tokens of completions.
         targets: (Q,) these tokens; no pair of place and token comes twice.
         copies: (number of all completions' tokens,) for each of them, row by row, its pair.
+        mask: (n, T) bool, True for tokens of the n completions, right-padded.
     """
 
     def __init__(
@@ -68,6 +69,8 @@ class Packing:
         self.predictors = torch.tensor(predictors, device=device)
         self.targets = torch.tensor(targets, device=device)
         self.copies = torch.tensor(copies, device=device)
+        lengths = torch.tensor([len(completion) for completion in completions], device=device)
+        self.mask = torch.arange(int(lengths.max()), device=device) < lengths[:, None]
         self._bucket(rows, device)
 
     def _bucket(self, rows: list[list[int]], device: torch.device) -> None:
@@ -84,17 +87,17 @@ class Packing:
             offset += len(bucket) * width
             self.buckets.append(torch.tensor(padded, device=device))
         self._place = torch.tensor(place, device=device)
-        self._masks: dict[tuple[int, int], torch.Tensor] = {}
+        self._windows: dict[tuple[int, int], torch.Tensor] = {}
 
-    def mask(self, width: int, window: int | None) -> torch.Tensor | None:
+    def window(self, width: int, window: int | None) -> torch.Tensor | None:
         """(T, T) bool for a sliding window; None where plain causality is enough."""
         if window is None or width <= window:
             return None
-        if (width, window) not in self._masks:
+        if (width, window) not in self._windows:
             places = torch.arange(width, device=self.ids.device)
             distance = places[:, None] - places
-            self._masks[width, window] = (distance >= 0) & (distance < window)
-        return self._masks[width, window]
+            self._windows[width, window] = (distance >= 0) & (distance < window)
+        return self._windows[width, window]
 
     def attend(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float, window: Any
@@ -102,7 +105,7 @@ class Packing:
         """(1, H, S, D) to (1, S, H, D)."""
         outputs = []
         for places in self.buckets:
-            mask = self.mask(places.shape[1], window)
+            mask = self.window(places.shape[1], window)
             output = scaled_dot_product_attention(
                 _take(query, places),
                 _take(key, places),
@@ -114,6 +117,11 @@ class Packing:
             )
             outputs.append(output.transpose(1, 2).flatten(0, 1))  # (n * T, H, D)
         return torch.cat(outputs).index_select(0, self._place)[None]
+
+    def spread(self, values: torch.Tensor) -> torch.Tensor:
+        """Puts values (Q,) at the places of the completions' tokens, (n, T); 0 where padded."""
+        empty = torch.zeros(self.mask.shape, device=values.device)
+        return empty.masked_scatter(self.mask, values[self.copies])
 
 
 def share_beginnings(
@@ -166,53 +174,71 @@ def _take(states: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
     return taken.view(states.shape[1], *places.shape, states.shape[3]).transpose(0, 1)
 
 
-# not a context variable: with activation checkpointing autograd's own threads call `attend`, too
-_CURRENT: list[Packing] = []
+class PackedForward:
+    """Reads micro-batches as packed sequences; see `Forward`.
 
-
-@contextmanager
-def packed_attention(model: Any) -> Iterator[None]:
-    """While the block runs, the model attends by the packing of `packed`."""
-    text = model.config.get_text_config()
-    before = text._attn_implementation
-    model.set_attn_implementation(ATTENTION)
-    try:
-        yield
-    finally:
-        model.set_attn_implementation(before)
-
-
-@contextmanager
-def packed(packing: Packing) -> Iterator[None]:
-    """Forward and backward passes of the block are of this packing."""
-    _CURRENT.append(packing)
-    try:
-        yield
-    finally:
-        _CURRENT.pop()
-
-
-def attend(
-    module: torch.nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float | None = None,
-    sliding_window: int | None = None,
-    softcap: float | None = None,
-    s_aux: torch.Tensor | None = None,
-    **kwargs: Any,
-) -> tuple[torch.Tensor, None]:
-    """The attention function that transformers calls.
-
-    Raises:
-        NotImplementedError: For softcap and sinks; such models are trained on padded rows.
+    Args:
+        policy: Policy whose model attends through the doors of `model.attention`.
     """
-    if softcap is not None or s_aux is not None:
-        raise NotImplementedError("attention with softcap or sinks")
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    return _CURRENT[-1].attend(query, key, value, scale, sliding_window), None
 
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+        # not a context variable: with activation checkpointing autograd's own threads attend, too
+        self._packing: Packing | None = None
 
-AttentionInterface.register(ATTENTION, attend)
+    def passes(self) -> AbstractContextManager[None]:
+        """Lets the model attend by packings while the block runs."""
+        return attention_by(self._policy.model, self._attend)
+
+    def prepare(self, rows: MicroBatch) -> Packing:
+        """Packs the rows of a micro-batch."""
+        lengths = rows.completion_mask.sum(1).tolist()
+        completions = [
+            row[:length] for row, length in zip(rows.completion_ids.tolist(), lengths, strict=True)
+        ]
+        return Packing(rows.prompts, rows.groups, completions, self._policy.device)
+
+    @contextmanager
+    def token_states(
+        self, prepared: Packing, temperature: float, with_entropy: bool = False
+    ) -> Iterator[TokenStates]:
+        """See `Forward.token_states`."""
+        with self.attending(prepared):
+            states, head = self.head_states(prepared)
+            flat = token_states(states, prepared.targets, head, temperature, with_entropy)
+            entropy = None if flat.entropy is None else prepared.spread(flat.entropy)
+            yield TokenStates(logprobs=prepared.spread(flat.logprobs), entropy=entropy)
+
+    @contextmanager
+    def attending(self, packing: Packing) -> Iterator[None]:
+        """Makes forward and backward passes of the block those of a packing."""
+        self._packing = packing
+        try:
+            yield
+        finally:
+            self._packing = None
+
+    def head_states(self, packing: Packing) -> tuple[torch.Tensor, Head]:
+        """Returns what enters the head at the predictors, (Q, D), and the head."""
+        return self._policy.head_states(
+            packing.ids, packing.positions, packing.predictors, packing.roles
+        )
+
+    def _attend(
+        self,
+        module: torch.nn.Module,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        scaling: float | None = None,
+        sliding_window: int | None = None,
+        softcap: float | None = None,
+        s_aux: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, None]:
+        """Attends as transformers asks; see `model.attention.Attention`."""
+        check_arguments(softcap=softcap, s_aux=s_aux)
+        assert self._packing is not None
+        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+        return self._packing.attend(query, key, value, scale, sliding_window), None

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.nn.functional import pad
 
 from steer_lightning.advantages import RLOO, has_signal
 from steer_lightning.errors import ConfigError
+from steer_lightning.losses import needs_of
 from steer_lightning.model.policy import Policy
-from steer_lightning.rewards import MathReward, RewardSum, WeightedReward
-from steer_lightning.rollout import RolloutEngine, Sampling
-from steer_lightning.system.collectives import rank, world_size
-from steer_lightning.training.step import Sampled, gather_rows
+from steer_lightning.rewards import MathReward, RewardSum, Scores, WeightedReward
+from steer_lightning.rollout import RolloutEngine, Sampling, completions_of
+from steer_lightning.system.collectives import gather_objects, rank, world_size
+from steer_lightning.training.step import Rows, Sampled
 from steer_lightning.types import Prompt, Rollouts
-
-Round = Callable[[Sequence[Prompt]], Sampled]
-More = Callable[[int, Sequence[Prompt]], Sequence[Prompt]]
-"""Takes a number of prompts and those of this step so far; returns as many others, or fewer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,39 +49,80 @@ class DynamicSampling:
                 fix="Set it to 4, say, or model.dynamic_sampling: null",
             )
 
-    def refill(
-        self, prompts: list[Prompt], sampled: Sampled, one_round: Round, more: More
-    ) -> tuple[list[Prompt], Sampled]:
-        """Samples further prompts in the place of those whose group has no signal.
+
+class Sampler:
+    """Samples and scores the completions of each training step; lives as long as a run.
+
+    Args:
+        policy: Policy that answers.
+        engine: Engine that has been set up with it.
+        reward: What completions are worth.
+        sampling: How completions are sampled.
+        seed: Seed of the run.
+        dynamic_sampling: Refills groups without signal; null does not.
+        base_sampling: How the base is sampled instead, with the vectors off, see `LossNeeds`; null
+            samples the policy.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        engine: RolloutEngine,
+        reward: RewardSum,
+        sampling: Sampling,
+        *,
+        seed: int = 0,
+        dynamic_sampling: DynamicSampling | None = None,
+        base_sampling: Callable[[Sampling], Sampling] | None = None,
+    ) -> None:
+        self.policy, self.engine, self.reward = policy, engine, reward
+        self.sampling = base_sampling(sampling) if base_sampling else sampling
+        self.seed, self.dynamic_sampling = seed, dynamic_sampling
+        self.scale = 0.0 if base_sampling else 1.0
+
+    def sample(self, prompts: Sequence[Prompt], step: int, data: Any = None) -> Sampled:
+        """Returns completions with their rewards; with dynamic sampling of further prompts, too.
 
         Args:
-            prompts: B, of the first round.
-            sampled: What came of them.
-            one_round: Samples and scores.
-            more: Where further prompts come from.
-
-        Returns:
-            All prompts, and what was sampled of them.
+            prompts: B prompts, the same for all processes.
+            step: Number of the training step.
+            data: Data module of the run, from which further prompts come, and which is told the
+                rewards if its `learns_from_rewards` is true.
         """
-        num_groups = len(prompts)
-        assert self.max_rounds is not None  # checked
-        for _ in range(self.max_rounds):
-            missing = num_groups - int(has_signal(sampled.rewards).sum())
-            further = more(missing, prompts) if missing else []
+        drawn = list(prompts)
+        with self.policy.at_scale(self.scale):
+            sampled = self._round(drawn, step)
+        rounds = self.dynamic_sampling.max_rounds if self.dynamic_sampling else 0
+        for _ in range(rounds or 0):
+            missing = len(prompts) - int(has_signal(sampled.rewards).sum())
+            further = data.further_prompts(missing, drawn) if missing else []
             if not further:
                 break
-            prompts, sampled = [*prompts, *further], sampled.join(one_round(further))
-        return prompts, sampled
+            drawn, sampled = [*drawn, *further], joined(sampled, self._round(further, step))
+        if getattr(data, "learns_from_rewards", hasattr(data, "record")):
+            data.record(drawn, sampled.rewards)
+        return sampled
+
+    def _round(self, prompts: Sequence[Prompt], step: int) -> Sampled:
+        return sample_round(
+            prompts,
+            policy=self.policy,
+            engine=self.engine,
+            reward=self.reward,
+            sampling=self.sampling,
+            seed=self.seed,
+            step=step,
+        )
 
 
 def default_rewards(loss: Any) -> list[WeightedReward]:
-    """Of a run that names none; a loss of the base's own completions needs none."""
-    return [] if hasattr(loss, "base_sampling") else [WeightedReward(reward=MathReward())]
+    """Returns the rewards of a run that names none; a loss of the base's completions needs none."""
+    return [] if needs_of(loss).base_sampling else [WeightedReward(reward=MathReward())]
 
 
 def default_advantage(loss: Any) -> Any:
-    """Of a run that names none; where nothing is scored, each completion counts 1."""
-    return torch.ones_like if hasattr(loss, "base_sampling") else RLOO()
+    """Returns the estimator of a run that names none; where nothing is scored, each counts 1."""
+    return torch.ones_like if needs_of(loss).base_sampling else RLOO()
 
 
 def sample_round(
@@ -98,13 +138,13 @@ def sample_round(
     """Samples and scores G completions of each prompt, shared among the processes.
 
     Args:
-        prompts: B, the same for all processes.
-        policy: That samples.
-        engine: Set up with the policy.
+        prompts: B prompts, the same for all processes.
+        policy: Policy that answers.
+        engine: Engine that has been set up with it.
         reward: What completions are worth.
         sampling: How completions are sampled.
-        seed: Of the run.
-        step: Of training.
+        seed: Seed of the run.
+        step: Number of the training step.
     """
     start = time.perf_counter()
     own = torch.arange(len(prompts))[rank() :: world_size()]
@@ -120,13 +160,13 @@ def sample_round(
                 on_completion=scoring.add,
             )
     seconds = time.perf_counter() - start
-    scores = scoring.result(rollouts.completions())  # None where unscored
+    scores = scoring.result(completions_of(rollouts))  # None where unscored
     rows = gather_rows(rollouts, scores, seconds)  # of all processes
     return Sampled(**vars(rows), rollouts=rollouts, scores=scores, own=own)
 
 
 def no_rollouts(group_size: int) -> Rollouts:
-    """Of a process that has no prompt in a round."""
+    """Returns the rollouts of a process that has no prompt in a round."""
     nothing = torch.zeros(0, 1)
     return Rollouts(
         prompts=(),
@@ -143,7 +183,7 @@ def who_takes_part(sampled: Sampled, num_groups: int, mask_overlong: bool) -> to
     """Chooses the completions that the update is of.
 
     Args:
-        sampled: Of B prompts, or of more.
+        sampled: Completions of B prompts, or of more.
         num_groups: B, so many groups; first those with signal, each in their order.
         mask_overlong: Whether completions that were cut off are left out.
 
@@ -155,3 +195,98 @@ def who_takes_part(sampled: Sampled, num_groups: int, mask_overlong: bool) -> to
     chosen = torch.isin(torch.arange(len(signal)), order[:num_groups])
     takes_part = chosen[:, None].expand_as(sampled.finished)
     return takes_part & sampled.finished if mask_overlong else takes_part
+
+
+# ---- tables of all processes, and of several rounds
+
+
+def gather_rows(rollouts: Rollouts, scores: Scores, rollout_seconds: float) -> Rows:
+    """Joins what each process knows of its own rows: a few numbers a completion, no text.
+
+    Args:
+        rollouts: Completions of this process.
+        scores: Scores of the same completions.
+        rollout_seconds: Seconds that they took.
+
+    Returns:
+        The same on every process, in the order of the batch's prompts.
+    """
+    size = rollouts.group_size
+    shape = (len(rollouts.prompts), size)  # there may be none
+    own = {
+        "rewards": as_matrix(scores.total, size).float(),
+        "num_tokens": rollouts.completion_mask.sum(1).view(shape),
+        "finished": rollouts.finished.view(shape),
+        "logprob_sums": rollouts.logprobs.double().sum(1).view(shape),
+    }
+    own_parts = {name: as_matrix(part, size) for name, part in scores.parts.items()}
+    found = gather_objects((own, own_parts, scores.outcomes, rollout_seconds))
+    tables, parts, outcomes, seconds = zip(*found, strict=True)
+    return Rows(
+        **{name: interleave([table[name] for table in tables]) for name in own},
+        parts={name: interleave([table[name] for table in parts]) for name in own_parts},
+        outcomes=_added_up(outcomes),
+        rollout_seconds=max(seconds),
+    )
+
+
+def as_matrix(scores: Sequence[float | None], group_size: int) -> torch.Tensor:
+    """Returns N scores as (B, G) float64, NaN for None."""
+    values = [float("nan") if score is None else score for score in scores]
+    return torch.tensor(values, dtype=torch.float64).view(len(scores) // group_size, group_size)
+
+
+def interleave(shares: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Joins shares, each of every n-th prompt, one row a prompt, in the prompts' order."""
+    joined = shares[0].new_empty(sum(map(len, shares)), *shares[0].shape[1:])
+    for number, share in enumerate(shares):
+        joined[number :: world_size()] = share
+    return joined
+
+
+def joined(one: Sampled, two: Sampled) -> Sampled:
+    """Returns the completions of further prompts behind those of a first round."""
+    tables = {
+        name: torch.cat([getattr(one, name), getattr(two, name)])
+        for name in ("rewards", "num_tokens", "finished", "logprob_sums")
+    }
+    return Sampled(
+        **tables,
+        parts={name: torch.cat([part, two.parts[name]]) for name, part in one.parts.items()},
+        outcomes=_added_up([one.outcomes, two.outcomes]),
+        rollout_seconds=one.rollout_seconds + two.rollout_seconds,
+        rollouts=_joined_rollouts(one.rollouts, two.rollouts),
+        scores=Scores(
+            total=one.scores.total + two.scores.total,
+            parts={name: x + two.scores.parts[name] for name, x in one.scores.parts.items()},
+            outcomes=_added_up([one.scores.outcomes, two.scores.outcomes]),
+        ),
+        own=torch.cat([one.own, two.own + len(one.rewards)]),
+    )
+
+
+def _joined_rollouts(one: Rollouts, two: Rollouts) -> Rollouts:
+    """Completions padded to the same length."""
+    width = max(one.completion_ids.shape[1], two.completion_ids.shape[1])
+
+    def together(name: str) -> torch.Tensor:
+        tables = [getattr(rollouts, name) for rollouts in (one, two)]
+        return torch.cat([pad(table, (0, width - table.shape[1])) for table in tables])
+
+    return Rollouts(
+        prompts=one.prompts + two.prompts,
+        group_size=one.group_size,
+        completion_ids=together("completion_ids"),
+        completion_mask=together("completion_mask"),
+        logprobs=together("logprobs"),
+        finished=torch.cat([one.finished, two.finished]),
+        texts=one.texts + two.texts,
+    )
+
+
+def _added_up(every: Sequence[Mapping[str, Mapping[str, int]]]) -> dict[str, dict[str, int]]:
+    found: dict[str, Counter[str]] = {name: Counter() for name in every[0]}
+    for outcomes in every:
+        for name, counts in outcomes.items():
+            found[name].update(dict.fromkeys(counts, 0) | dict(counts))
+    return {name: dict(counts) for name, counts in found.items()}

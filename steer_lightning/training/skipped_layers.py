@@ -12,62 +12,62 @@ from torch import nn
 from steer_lightning.model.replaced_forward import Forward, replaced_forwards
 
 
-class Streams:
-    """Room for streams that enter the first steered layer, of micro-batches that are read again.
+class SkippedLayers:
+    """The layers below the first steered one, and room for the streams that leave them.
 
-    No vector reaches what is below, so it comes out the same for each update of a batch, and with
-    the vectors off: bit for bit, and so does the gradient.
+    No vector reaches these layers, so what leaves them is the same for each update of a batch, and
+    with the vectors off: bit for bit, and so is the gradient.
 
     Args:
-        layers: The decoder layers.
-        first: Index of the first steered one; below layer 0 there is nothing to keep.
+        layers: Decoder layers of the model.
+        first: Index of the first steered one, at least 1.
         max_tokens: Tokens to keep at most, each D numbers in the base's dtype; micro-batches beyond
             are read from the bottom.
     """
 
     def __init__(self, layers: nn.ModuleList, first: int, max_tokens: int) -> None:
         self.below, self.first = list(layers)[:first], layers[first]
-        self._room = max_tokens if first else 0
+        self._room = max_tokens
 
     def take_in(self, num_tokens: int) -> bool:
-        """Whether there is room for so many more tokens; if so, it is taken."""
+        """Returns whether there is room for so many more tokens; if so, it is taken."""
         fits = num_tokens <= self._room
         self._room -= num_tokens if fits else 0
         return fits
 
 
-class Kept:
-    """What is kept of one micro-batch, until the batch has been used.
+class KeptStream:
+    """What enters the first steered layer in the passes over one micro-batch.
 
     Args:
-        streams: Shared by the micro-batches of a batch.
-        num_reads: How often it is going to be read.
+        skipped: Layers that are skipped, shared by the micro-batches of a batch.
+        num_passes: How often the micro-batch is going to be read.
 
     Attributes:
-        stream: (1, S, D) in the base's dtype, what enters the first steered layer; None before the
-            first read, and where there is no room.
+        stream: (1, S, D) in the base's dtype; None before the first pass, and where there is no
+            room.
     """
 
-    def __init__(self, streams: Streams, num_reads: int) -> None:
-        self._streams, self._num_reads = streams, num_reads
+    def __init__(self, skipped: SkippedLayers, num_passes: int) -> None:
+        self._skipped, self._num_passes = skipped, num_passes
         self.stream: torch.Tensor | None = None
 
     @contextmanager
-    def reading(self) -> Iterator[None]:
-        """While the block runs the model reads the micro-batch, once."""
-        self._num_reads -= 1
-        streams = self._streams
+    def one_pass(self) -> Iterator[None]:
+        """Skips the layers below if the stream is there, else keeps it, for one pass."""
+        self._num_passes -= 1
+        skipped = self._skipped
         with ExitStack() as stack:
             if self.stream is not None:
-                stack.enter_context(replaced_forwards(streams.below, lambda forward: _hand_on))
-                stack.enter_context(_before(streams.first, self._put_in))
-            elif self._num_reads:
-                stack.enter_context(_before(streams.first, self._take_down))
+                stack.enter_context(replaced_forwards(skipped.below, lambda forward: _hand_on))
+                stack.enter_context(_before(skipped.first, self._put_in))
+            elif self._num_passes:
+                stack.enter_context(_before(skipped.first, self._take_down))
             yield
 
     def _take_down(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         stream = args[0] if args else kwargs["hidden_states"]
-        if self._streams.take_in(stream.shape[0] * stream.shape[1]):
+        if self._skipped.take_in(stream.shape[0] * stream.shape[1]):
             self.stream = stream
 
     def _put_in(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

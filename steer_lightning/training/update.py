@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from steer_lightning.errors import ConfigError
-from steer_lightning.model.policy import Policy
 from steer_lightning.system.collectives import sum_gradients
-from steer_lightning.training.batch import Batch
-from steer_lightning.training.gradient import (
-    Backward,
-    BatchGradient,
-    MiniBatch,
-    Totals,
-    gather_totals,
-)
-from steer_lightning.training.step import Update
+from steer_lightning.training.batch import Batch, MiniBatch
+from steer_lightning.training.gradient import BatchGradient, Totals, gather_totals
+from steer_lightning.training.step import UpdateResult
+
+log = logging.getLogger(__name__)
 
 Clip = Callable[[list[torch.nn.Parameter]], torch.Tensor]
 """Clips gradients in place; returns the norm before, a scalar."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Updates:
+class OptimizerSteps:
     """How often a batch of rollouts is used; by default for one optimizer step on policy.
 
     More than one needs a loss with a ratio, such as `PolicyGradient` with the objective `Clip`.
@@ -47,7 +44,7 @@ class Updates:
                 raise ConfigError(f"model.updates.{key}", value, rule="must be at least 1")
 
     @property
-    def num_steps(self) -> int:
+    def total(self) -> int:
         """Optimizer steps on each batch of rollouts."""
         return self.num_passes * self.num_mini_batches
 
@@ -63,75 +60,112 @@ class Updates:
         return list(torch.tensor_split(prompts, self.num_mini_batches))
 
 
-def learn(
-    policy: Policy,
-    batch: Batch,
-    prompts: list[torch.Tensor],
-    *,
-    num_passes: int,
-    gradient: BatchGradient,
-    clip: Clip,
-    take_step: Callable[[bool], None],
-    backward: Backward,
-    learning_rate: float,
-) -> Update:
-    """Takes the optimizer steps of a batch of rollouts.
+class Updater:
+    """Takes the optimizer steps of each batch of rollouts; lives as long as its optimizer.
 
     A step whose loss or gradient is not finite is skipped: neither vectors, optimizer nor clip take
     it in.
 
     Args:
-        policy: Whose steering is trained.
-        batch: Of all processes.
-        prompts: Of each mini-batch, which of the B prompts it is of.
-        num_passes: How often to go through all of them.
-        gradient: What accumulates it.
-        clip: Of the gradient.
-        take_step: The optimizer's; told whether it is the last one of the batch.
-        backward: Called with each micro-batch's loss.
-        learning_rate: Of the optimizer.
+        gradient: Accumulates the gradient.
+        clip: Clips it.
+        optimizer: Optimizer of what is trained.
+        scheduler: Scheduler of its learning rate, which counts batches.
+        counted: Lightning's wrapper of the optimizer, by which `global_step` counts batches;
+            default: none.
+        steps: How often a batch is used.
+        seed: Seed of the run, from which mini-batches are drawn.
+        off_policy: Whether completions come from another distribution than the policy's on purpose.
     """
-    streams = gradient.streams(policy)
-    steps = [  # the first one meets the policy as it is, the others are measured before
-        gradient.plan(policy, batch, chosen, num_reads=num_passes + (k > 0), streams=streams)
-        for k, chosen in enumerate(prompts)
-    ]
-    for later in steps[1:]:
-        gradient.measure(policy, later)
-    last = num_passes * len(steps) - 1
-    totals, norms = Totals(), []
-    for number in range(last + 1):
-        found, norm = _step(policy, steps[number % len(steps)], gradient, clip, backward)
-        take_step(number == last)  # also when no group has signal: momentum goes on
-        totals.join(found)
-        norms.append(norm)
-    taken = [norm for norm in norms if norm is not None]
-    return Update(
-        loss=totals.loss / len(norms),
-        loss_metrics={name: value / len(norms) for name, value in totals.metrics.items()},
-        mismatch=totals.mismatch,
-        gradient_norm=sum(taken) / len(taken) if taken else float("nan"),
-        skipped=len(taken) < len(norms),
-        learning_rate=learning_rate,
-    )
 
+    def __init__(
+        self,
+        gradient: BatchGradient,
+        clip: Clip,
+        optimizer: torch.optim.Optimizer,
+        scheduler: torch.optim.lr_scheduler.LRScheduler,
+        *,
+        counted: Any = None,
+        steps: OptimizerSteps = OptimizerSteps(),  # frozen
+        seed: int = 0,
+        off_policy: bool = False,
+    ) -> None:
+        self.gradient, self.clip = gradient, clip
+        self.optimizer, self.scheduler = optimizer, scheduler
+        self.counted = counted or optimizer
+        self.steps, self.seed, self.off_policy = steps, seed, off_policy
+        self._has_warned = False
 
-def _step(
-    policy: Policy, step: MiniBatch, gradient: BatchGradient, clip: Clip, backward: Backward
-) -> tuple[Totals, float | None]:
-    """Leaves the clipped gradient of all processes in `.grad`, or None if it is to be skipped.
+    def update(self, batch: Batch, step: int) -> UpdateResult:
+        """Takes the optimizer steps of a batch.
 
-    Returns:
-        What it did, and the norm before clipping, or None.
-    """
-    parameters = list(policy.steering.parameters())
-    own = gradient.accumulate(policy, step, backward)
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    sum_gradients(gradients)  # the one thing of any size that is ever sent
-    totals = gather_totals(own, parameters)
-    # a finite gradient may have an infinite norm, by which the clip would divide
-    norm = torch.nn.utils.get_total_norm(gradients)
-    if math.isfinite(totals.loss) and bool(norm.isfinite()):
-        return totals, float(clip(parameters))
-    policy.steering.zero_grad()  # the optimizer passes it by; the step counts all the same
-    return totals, None
+        Args:
+            batch: Batch of all processes.
+            step: Number of the training step.
+        """
+        learning_rate = self.optimizer.param_groups[0]["lr"]
+        mini_batches = self._mini_batches(batch, step)
+        last = self.steps.total - 1
+        totals, norms = Totals(), []
+        for number in range(last + 1):
+            found, norm = self._accumulate(mini_batches[number % len(mini_batches)])
+            # also when no group has signal: momentum goes on
+            (self.counted if number == last else self.optimizer).step()
+            totals.join(found)
+            norms.append(norm)
+        self.scheduler.step()  # also when the update was skipped
+        mismatch = {} if self.off_policy else totals.mismatch
+        self._compare(mismatch, step)
+        taken = [norm for norm in norms if norm is not None]
+        return UpdateResult(
+            loss=totals.loss / len(norms),
+            loss_metrics={name: value / len(norms) for name, value in totals.metrics.items()},
+            mismatch=mismatch,
+            gradient_norm=sum(taken) / len(taken) if taken else float("nan"),
+            skipped=len(taken) < len(norms),
+            learning_rate=learning_rate,
+        )
+
+    def _mini_batches(self, batch: Batch, step: int) -> list[MiniBatch]:
+        gradient, skipped = self.gradient, self.gradient.skipped_layers()
+        found = [  # the first one meets the policy as it is, the others are measured before
+            gradient.plan(batch, chosen, num_reads=self.steps.num_passes + (k > 0), skipped=skipped)
+            for k, chosen in enumerate(self.steps.split(batch, self.seed, step))
+        ]
+        for later in found[1:]:
+            gradient.measure(later)
+        return found
+
+    def _accumulate(self, mini_batch: MiniBatch) -> tuple[Totals, float | None]:
+        """Leaves the clipped gradient of all processes in `.grad`, or None if it is to be skipped.
+
+        Returns:
+            Totals of all processes, and the norm before clipping, or None.
+        """
+        steering = self.gradient.policy.steering
+        parameters = list(steering.parameters())
+        own = self.gradient.accumulate(mini_batch)
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        sum_gradients(gradients)  # the one thing of any size that is ever sent
+        totals = gather_totals(own, parameters)
+        # a finite gradient may have an infinite norm, by which the clip would divide
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if math.isfinite(totals.loss) and bool(norm.isfinite()):
+            return totals, float(self.clip(parameters))
+        steering.zero_grad()  # the optimizer passes it by; the step counts all the same
+        return totals, None
+
+    def _compare(self, mismatch: Mapping[str, float], step: int) -> None:
+        """Warns once if the sampler and the trainer part: the update would be off policy."""
+        exact = self.gradient.policy.model.dtype == torch.float32
+        if self._has_warned or mismatch.get("mean", 0.0) <= (1e-3 if exact else 0.05):
+            return
+        self._has_warned = True
+        log.warning(
+            "step %d: the engine's log-probabilities differ from the trainer's by %.2g nats a "
+            "token (%.2g at most): the update is off its policy. Try model.dtype: float32, or "
+            "model.engine: steer_lightning.rollout.GenerateEngine",
+            step,
+            mismatch["mean"],
+            mismatch["max"],
+        )

@@ -59,12 +59,14 @@ def test_both_engines_draw_the_same_tokens(architecture: str) -> None:
 @pytest.mark.parametrize("architecture", ["llama", "qwen2", "gemma3"])
 def test_the_gradient_is_that_of_a_cpu(architecture: str, packed: bool) -> None:
     advantages = torch.linspace(-1, 1, len(TEXTS) * 4).view(len(TEXTS), 4)
-    gradient = BatchGradient(loss=PolicyGradient(), temperature=1.0, max_tokens=4096, packed=packed)
     rollouts = completions(on("cpu", architecture), DecodeEngine())
     found = []
     for device in ("cpu", "cuda"):
         policy = on(device, architecture)
-        gradient.accumulate(policy, gradient.plan(policy, Batch.alone(rollouts, advantages)))
+        gradient = BatchGradient(
+            policy=policy, loss=PolicyGradient(), temperature=1.0, max_tokens=4096, packed=packed
+        )
+        gradient.accumulate(gradient.plan(Batch.alone(rollouts, advantages)))
         (vectors,) = policy.steering.parameters()
         assert vectors.grad is not None
         found.append(vectors.grad.cpu())
@@ -75,14 +77,16 @@ def test_the_gradient_is_that_of_a_cpu(architecture: str, packed: bool) -> None:
 @pytest.mark.parametrize("kind", [LoRA, FullFinetune])
 def test_other_kinds_have_the_gradient_of_a_cpu(kind: type[Steering]) -> None:
     advantages = torch.linspace(-1, 1, len(TEXTS) * 4).view(len(TEXTS), 4)
-    gradient = BatchGradient(loss=PolicyGradient(), temperature=1.0, max_tokens=4096)
     rollouts = completions(on("cpu", "qwen2"), DecodeEngine())
     torch.manual_seed(0)
     first = on("cpu", "qwen2", kind())
     second = on("cuda", "qwen2", kind())
     second.steering.load_state_dict(first.steering.state_dict())
     for policy in (first, second):
-        gradient.accumulate(policy, gradient.plan(policy, Batch.alone(rollouts, advantages)))
+        gradient = BatchGradient(
+            policy=policy, loss=PolicyGradient(), temperature=1.0, max_tokens=4096
+        )
+        gradient.accumulate(gradient.plan(Batch.alone(rollouts, advantages)))
     for one, two in zip(first.steering.parameters(), second.steering.parameters(), strict=True):
         if one.grad is None:
             assert two.grad is None

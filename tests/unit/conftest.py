@@ -12,7 +12,7 @@ from tests.unit.training.helpers import PROMPTS, SAMPLING
 
 
 @pytest.fixture
-def module(tmp_path, monkeypatch: pytest.MonkeyPatch) -> SteeringModule:
+def module(tmp_path) -> SteeringModule:
     module = SteeringModule(
         base=save_tiny(tmp_path, "llama"),
         sampling=SAMPLING,
@@ -23,5 +23,4 @@ def module(tmp_path, monkeypatch: pytest.MonkeyPatch) -> SteeringModule:
     module.policy.measure_units([prompt.token_ids for prompt in PROMPTS])
     module.policy.steering.weight.data[:, :32].normal_(std=0.1)
     module.on_fit_start()
-    monkeypatch.setattr(module, "manual_backward", lambda loss: loss.backward())  # needs no trainer
     return module

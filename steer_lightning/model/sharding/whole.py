@@ -35,22 +35,19 @@ class Sharding:
         """
         return load().requires_grad_(False).eval()
 
-    def without_gradients(self) -> AbstractContextManager[Any]:
-        """In which completions are sampled."""
-        return torch.inference_mode()
-
-    def for_rollouts(self, model: Any) -> AbstractContextManager[None]:
-        """While the block runs, each process may make as many forward passes as it likes."""
-        return nullcontext()
+    without_gradients: Callable[..., AbstractContextManager[Any]] = torch.inference_mode
+    """Makes the context in which completions are sampled."""
+    for_rollouts: Callable[..., AbstractContextManager[Any]] = nullcontext
+    """Takes the model; in the context that it makes, each process may make as many forward passes
+    as it likes."""
+    most_passes: Callable[..., int] = int
+    """Takes how many forward and backward passes this process needs; returns how many all must
+    make."""
 
     @property
     def in_step(self) -> bool:
         """Whether each pass of a rollout takes all processes, so that none may begin it anew."""
         return False
-
-    def most_passes(self, count: int) -> int:
-        """How often all processes must pass forward and backward, if this one needs `count`."""
-        return count
 
     def full_tensors(self, model: Any) -> Iterator[tuple[str, torch.Tensor]]:
         """All weights and buffers by name, one after the other; every process must take them."""

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from steer_lightning.advantages import RLOO
-from steer_lightning.training.step import as_matrix
+from steer_lightning.training.sample import as_matrix
 
 NAN = float("nan")
 

@@ -24,6 +24,7 @@ from steer_lightning.losses import (
     TokenMean,
     TruncatedImportance,
     k2,
+    needs_of,
 )
 from steer_lightning.types import LossInputs
 from tests.unit.losses.helpers import inputs, slope
@@ -80,7 +81,7 @@ def test_a_loss_says_what_it_needs() -> None:
     assert plain.uses_ratio is False
     assert PolicyGradient(objective=Clip()).uses_ratio is True
     unknown = SimpleNamespace(gains=lambda inputs: (inputs.logprobs, {}))
-    assert not hasattr(PolicyGradient(objective=unknown), "uses_ratio")
+    assert needs_of(PolicyGradient(objective=unknown)).uses_ratio is None
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ def test_the_loss_and_its_gradient_by_hand() -> None:
 
 
 @pytest.fixture
-def module(tmp_path, monkeypatch: pytest.MonkeyPatch) -> SteeringModule:
+def module(tmp_path) -> SteeringModule:
     module = SteeringModule(
         base=save_tiny(tmp_path, "llama"),
         sampling=SAMPLING,
@@ -47,20 +47,19 @@ def module(tmp_path, monkeypatch: pytest.MonkeyPatch) -> SteeringModule:
     module.configure_model()
     module.policy.measure_units([prompt.token_ids for prompt in PROMPTS])
     module.on_fit_start()
-    monkeypatch.setattr(SteeringModule, "_data", None)  # there is no trainer
     return module
 
 
 def test_samples_are_the_bases_and_the_gradient_is_of_the_steered_model(
     module: SteeringModule,
 ) -> None:
-    before = module.sample(PROMPTS)
+    before = module.sampler.sample(PROMPTS, 0)
     sharper = Sampling(group_size=2, max_new_tokens=3, temperature=0.05)
     plain = module.engine.generate(PROMPTS, sharper, seed=0, step=0)
     assert torch.equal(before.rollouts.completion_ids, plain.completion_ids)
     policy = module.policy
     policy.steering.set_vectors(torch.randn(2, 32))
-    sampled = module.sample(PROMPTS)
+    sampled = module.sampler.sample(PROMPTS, 0)
     assert sampled.rollouts.texts == before.rollouts.texts, "the vectors are off"
     steered = module.engine.generate(PROMPTS, sharper, seed=0, step=0)
     assert steered.texts != sampled.rollouts.texts
@@ -72,7 +71,7 @@ def test_samples_are_the_bases_and_the_gradient_is_of_the_steered_model(
     assert advantages.tolist() == [[1.0, 1.0]] * 3
     gradient = module.batch_gradient
     batch = Batch.alone(sampled.rollouts, advantages)
-    totals = gradient.accumulate(policy, gradient.plan(policy, batch))
+    totals = gradient.accumulate(gradient.plan(batch))
     found = policy.steering.weight.grad.clone()
     policy.steering.zero_grad()
     total = torch.zeros(())
@@ -91,9 +90,9 @@ def test_steps_make_what_the_base_begins_with_likelier(module: SteeringModule) -
     optimizer = torch.optim.AdamW(policy.steering.parameters(), lr=0.1)
     losses = []
     for _ in range(15):
-        sampled = module.sample(PROMPTS)
+        sampled = module.sampler.sample(PROMPTS, 0)
         batch = Batch.alone(sampled.rollouts, module.advantage(sampled.rewards))
-        losses.append(gradient.accumulate(policy, gradient.plan(policy, batch)).loss)
+        losses.append(gradient.accumulate(gradient.plan(batch)).loss)
         optimizer.step()
     assert losses[-1] < losses[0] - 0.1  # logits of so small a model do not reach far
 

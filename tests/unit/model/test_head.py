@@ -8,7 +8,13 @@ import pytest
 import torch
 
 from steer_lightning.model import head as head_module
-from steer_lightning.model.head import Head, TokenStates, read_head, read_logits, token_logprobs
+from steer_lightning.model.head import (
+    Head,
+    TokenStates,
+    token_logprobs,
+    token_states,
+    token_states_of_logits,
+)
 
 
 def test_temperature_reaches_the_trainers_logprobs() -> None:
@@ -37,30 +43,34 @@ def test_logits_in_chunks_give_the_same_numbers_and_slopes(
 
     logits = hidden @ weight.T + (0 if bias is None else bias)
     logits = logits if softcap is None else softcap * torch.tanh(logits / softcap)
-    expected = read_logits(logits, tokens, 0.7, with_entropy)
+    expected = token_states_of_logits(logits, tokens, 0.7, with_entropy)
     seen = []
     plain = head_module._chunk
     monkeypatch.setattr(head_module, "_chunk", lambda *a: seen.append(len(a[0])) or plain(*a))
     monkeypatch.setattr(head_module, "CHUNK_NUMBERS", 3 * 50)
-    found = read_head(hidden, tokens, head, 0.7, with_entropy)
+    found = token_states(hidden, tokens, head, 0.7, with_entropy)
     for name, values in vars(expected).items():
         torch.testing.assert_close(getattr(found, name), values)
     torch.testing.assert_close(slope(found), slope(expected))
     assert seen == [3, 3, 3, 1], "logits never exist as a whole"
     with torch.no_grad():
-        again = read_head(hidden, tokens, head, 0.7, with_entropy)
+        again = token_states(hidden, tokens, head, 0.7, with_entropy)
     torch.testing.assert_close(again.logprobs, expected.logprobs)
 
 
 def test_the_entropy_of_an_even_choice_by_hand() -> None:
     tokens = torch.tensor([0])
-    even = read_logits(torch.tensor([[7.0, 7.0, 7.0, 7.0]]), tokens, 1.0, with_entropy=True)
+    even = token_states_of_logits(
+        torch.tensor([[7.0, 7.0, 7.0, 7.0]]), tokens, 1.0, with_entropy=True
+    )
     assert even.entropy is not None
     assert even.entropy.item() == pytest.approx(math.log(4))
     # logits ln 3 and 0 at temperature 1/2: chances 9/10 and 1/10
-    uneven = read_logits(torch.tensor([[math.log(3), 0.0]]), tokens, 0.5, with_entropy=True)
+    uneven = token_states_of_logits(
+        torch.tensor([[math.log(3), 0.0]]), tokens, 0.5, with_entropy=True
+    )
     assert uneven.entropy is not None
     assert uneven.entropy.item() == pytest.approx(-0.9 * math.log(0.9) - 0.1 * math.log(0.1))
     head = Head(weight=torch.tensor([[math.log(3)], [0.0]]))
-    found = read_head(torch.ones(1, 1), tokens, head, 0.5, with_entropy=True)
+    found = token_states(torch.ones(1, 1), tokens, head, 0.5, with_entropy=True)
     torch.testing.assert_close(found.entropy, uneven.entropy)

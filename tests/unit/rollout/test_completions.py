@@ -8,9 +8,7 @@ import pytest
 import torch
 
 from steer_lightning.rollout import DecodeEngine, GenerateEngine, Sampling
-from steer_lightning.rollout.draw import BLOCK, draw, warp
-from steer_lightning.rollout.sampling import row_uniforms
-from steer_lightning.rollout.stop import StopText
+from steer_lightning.rollout.completions import BLOCK, StopText, draw, row_uniforms, warp
 from steer_lightning.testing import byte_tokenizer
 from tests.unit.rollout.helpers import PROMPTS, steered
 

@@ -1,4 +1,4 @@
-"""Padded passes that are recorded and replayed; `tests/gpu` records real CUDA graphs."""
+"""Padded passes that are captured and replayed; `tests/gpu` captures real CUDA graphs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PROMPTS = make_prompts(["a", "two words", "a rather longer prompt, for windows o
 
 
 class Replays:
-    """Records nothing: runs a pass again, on the memory that it was made with."""
+    """Captures nothing: runs a pass again, on the memory that it was made with."""
 
     def __init__(self) -> None:
         self.made = self.replayed = 0
@@ -36,12 +36,12 @@ class Replays:
 
 
 def engines(policy, **settings):  # type: ignore[no-untyped-def]
-    plain, recording, replays = GenerateEngine(), DecodeEngine(**settings), Replays()
+    plain, capturing, replays = GenerateEngine(), DecodeEngine(**settings), Replays()
     plain.setup(policy)
-    recording.setup(policy)
-    assert recording.fallback is None
-    recording._record = lambda: replays
-    return plain, recording, replays
+    capturing.setup(policy)
+    assert capturing.fallback is None
+    capturing._graphs = lambda: replays
+    return plain, capturing, replays
 
 
 def test_counts_are_rounded_up() -> None:
@@ -61,10 +61,10 @@ def test_padded_passes_draw_the_same_tokens(
     policy.steering.set_vectors(torch.randn(3, 32) * 0.1)
     sampling = Sampling(group_size=5, max_new_tokens=30, eos_token_ids=list(range(60, 66)))
     for budget in (262_144, 400):
-        plain, recording, replays = engines(policy, max_tokens_in_flight=budget)
+        plain, capturing, replays = engines(policy, max_tokens_in_flight=budget)
         expected = plain.generate(PROMPTS, sampling, seed=1, step=2)
         assert len(set(expected.num_tokens.tolist())) > 3, "rows end at different times"
-        found = recording.generate(PROMPTS, sampling, seed=1, step=2)
+        found = capturing.generate(PROMPTS, sampling, seed=1, step=2)
         assert torch.equal(found.completion_ids, expected.completion_ids)
         assert found.texts == expected.texts
         torch.testing.assert_close(found.logprobs, expected.logprobs, atol=1e-5, rtol=0)
@@ -72,25 +72,25 @@ def test_padded_passes_draw_the_same_tokens(
         assert replays.replayed > 10
 
 
-def test_a_shape_is_recorded_once_it_has_come_often() -> None:
+def test_a_shape_is_captured_once_it_has_come_often() -> None:
     policy = tiny_policy("llama")
-    _, recording, replays = engines(policy)
+    _, capturing, replays = engines(policy)
     sampling = Sampling(group_size=1, max_new_tokens=2 + 3)
-    recording.generate(PROMPTS[:1], sampling, seed=0, step=0)
+    capturing.generate(PROMPTS[:1], sampling, seed=0, step=0)
     assert (replays.made, replays.replayed) == (1, 2)  # the first token comes of the prompt
 
 
-def test_a_model_that_cant_be_recorded_goes_on_without(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_model_that_cant_be_captured_goes_on_without(caplog: pytest.LogCaptureFixture) -> None:
     policy = tiny_policy("llama")
-    plain, recording, _ = engines(policy)
+    plain, capturing, _ = engines(policy)
 
     def refuse(run):  # type: ignore[no-untyped-def]
         raise RuntimeError("operation not permitted when\nstream is capturing")
 
-    recording._record = lambda: refuse
+    capturing._graphs = lambda: refuse
     sampling = Sampling(group_size=2, max_new_tokens=9)
     with caplog.at_level(logging.WARNING):
-        found = [recording.generate(PROMPTS, sampling, seed=0, step=0) for _ in range(2)]
+        found = [capturing.generate(PROMPTS, sampling, seed=0, step=0) for _ in range(2)]
     expected = plain.generate(PROMPTS, sampling, seed=0, step=0)
     assert all(torch.equal(one.completion_ids, expected.completion_ids) for one in found)
     (told,) = caplog.messages
@@ -98,9 +98,9 @@ def test_a_model_that_cant_be_recorded_goes_on_without(caplog: pytest.LogCapture
     assert "cuda_graphs: false" in told
 
 
-def test_memory_that_runs_out_in_a_recording_is_not_taken_for_a_model_that_cant() -> None:
+def test_memory_that_runs_out_in_a_capturing_is_not_taken_for_a_model_that_cant() -> None:
     policy = tiny_policy("llama")
-    _, recording, _ = engines(policy, max_tokens_in_flight=2000)
+    _, capturing, _ = engines(policy, max_tokens_in_flight=2000)
     calls = []
 
     def refuse_once(run):  # type: ignore[no-untyped-def]
@@ -109,24 +109,24 @@ def test_memory_that_runs_out_in_a_recording_is_not_taken_for_a_model_that_cant(
             raise torch.OutOfMemoryError("CUDA out of memory")
         return Replays()(run)
 
-    recording._record = lambda: refuse_once
+    capturing._graphs = lambda: refuse_once
     sampling = Sampling(group_size=2, max_new_tokens=9)
-    recording.generate(PROMPTS, sampling, seed=0, step=0)
+    capturing.generate(PROMPTS, sampling, seed=0, step=0)
     assert len(calls) > 1
-    assert recording.max_tokens_in_flight < 1000
-    assert recording._record is not None
+    assert capturing._fitting < 1000
+    assert capturing._graphs is not None
 
 
 def test_a_rollout_leaves_no_memory_behind() -> None:
     """Keys and values go with it, and do not wait for the garbage collector."""
     policy = tiny_policy("llama")
-    _, recording, _ = engines(policy)
+    _, capturing, _ = engines(policy)
 
     def keep_logits_alone(run):  # type: ignore[no-untyped-def]  # as a CUDA graph does
         logits = run()
         return lambda: logits
 
-    recording._record = lambda: keep_logits_alone
+    capturing._graphs = lambda: keep_logits_alone
     made: list[weakref.ref[KeyValues]] = []
     before = KeyValues.__init__
 
@@ -139,7 +139,7 @@ def test_a_rollout_leaves_no_memory_behind() -> None:
         gc.collect()
         gc.disable()
         try:
-            recording.generate(PROMPTS, Sampling(group_size=2, max_new_tokens=9), seed=0, step=0)
+            capturing.generate(PROMPTS, Sampling(group_size=2, max_new_tokens=9), seed=0, step=0)
             assert len(made) == 3
             assert [layer() for layer in made] == [None] * 3
         finally:

@@ -10,8 +10,8 @@ import torch
 from steer_lightning import ConfigError
 from steer_lightning.model.sharding import Sharding
 from steer_lightning.rollout import DecodeEngine, GenerateEngine, Sampling
-from steer_lightning.rollout.plan import is_out_of_memory
 from steer_lightning.steering import SteeringVectors
+from steer_lightning.system.out_of_memory import is_out_of_memory
 from steer_lightning.testing import check_engine, tiny_policy
 from tests.unit.rollout.helpers import OPEN_DOORS, PROMPTS, engine_for, steered
 
@@ -94,8 +94,9 @@ def test_memory_that_runs_out_halves_what_is_in_flight(caplog: pytest.LogCapture
     engine.setup(policy)
     found = engine.generate(PROMPTS, sampling, seed=0, step=0)
     assert torch.equal(found.completion_ids, expected.completion_ids), "the step is not lost"
-    assert engine.max_tokens_in_flight <= 140
-    assert "begins anew with half" in caplog.text
+    assert engine._fitting <= 140
+    assert "the rollout begins anew with" in caplog.text
+    assert engine.max_tokens_in_flight == 262_144, "what the user has set stays"
     message = "[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory"
     assert is_out_of_memory(RuntimeError(message))
     assert not is_out_of_memory(RuntimeError("shape mismatch"))

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from steer_lightning.rollout.flight import Flight
-from steer_lightning.rollout.shared_rows import part
+from steer_lightning.rollout.flight import Flight, part
 
 
 def apart(flight: Flight) -> None:

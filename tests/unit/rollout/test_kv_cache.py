@@ -7,7 +7,7 @@ import torch
 
 from steer_lightning import ConfigError
 from steer_lightning.rollout import DecodeEngine, GenerateEngine, Sampling
-from steer_lightning.rollout.plan import plan_flight
+from steer_lightning.rollout.kv_cache import plan_flight
 from steer_lightning.testing import make_prompts
 from tests.unit.rollout.helpers import PROMPTS, engine_for, steered
 

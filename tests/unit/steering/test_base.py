@@ -16,8 +16,8 @@ from steer_lightning.rollout import DecodeEngine, GenerateEngine, Sampling
 from steer_lightning.steering import BitFit, FullFinetune, LoRA, Steering, VectorFit, load_steering
 from steer_lightning.testing import check_engine, make_prompts, save_tiny, tiny_model, tiny_policy
 from steer_lightning.training.batch import Batch
-from steer_lightning.training.forward import why_not_packed
 from steer_lightning.training.gradient import BatchGradient
+from steer_lightning.training.selfcheck import why_not_packed
 from steer_lightning.types import Rollouts
 from tests.unit.steering.helpers import IDS, KINDS, Make, by_kind, disturb
 
@@ -148,6 +148,7 @@ def test_sampler_and_trainer_agree_and_the_gradient_is_autograds(kind: str) -> N
     for settings in ({}, {"activation_checkpointing": True}, {"packed": False}):
         gradients = BatchGradient(
             **{
+                "policy": policy,
                 "loss": PolicyGradient(),
                 "temperature": 1.0,
                 "max_tokens": 40,
@@ -155,8 +156,8 @@ def test_sampler_and_trainer_agree_and_the_gradient_is_autograds(kind: str) -> N
                 **settings,
             }
         )
-        step = gradients.plan(policy, Batch.alone(rollouts, advantages))
-        totals = gradients.accumulate(policy, step)
+        step = gradients.plan(Batch.alone(rollouts, advantages))
+        totals = gradients.accumulate(step)
         assert totals.mismatch["max"] < 1e-5
         for parameter, gradient in zip(steering.parameters(), expected, strict=True):
             torch.testing.assert_close(parameter.grad, gradient, rtol=1e-3, atol=1e-5)

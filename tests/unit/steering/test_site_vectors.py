@@ -12,8 +12,8 @@ from steer_lightning.rollout import DecodeEngine, Sampling
 from steer_lightning.steering import AdaptiveVectors, LowRankVectors, SiteVectors, SteeringVectors
 from steer_lightning.testing import check_engine, make_prompts, save_tiny, tiny_model, tiny_policy
 from steer_lightning.training.batch import Batch
-from steer_lightning.training.forward import why_not_packed
 from steer_lightning.training.gradient import BatchGradient
+from steer_lightning.training.selfcheck import why_not_packed
 
 
 @pytest.mark.parametrize(
@@ -51,13 +51,14 @@ def test_sampler_and_trainer_agree_and_the_gradient_is_autograds(make) -> None:
     expected = torch.autograd.grad(-total / 9, parameters)
     for checkpointing in (False, True):
         gradients = BatchGradient(
+            policy=policy,
             loss=PolicyGradient(),
             temperature=1.0,
             max_tokens=40,
             activation_checkpointing=checkpointing,
         )
-        step = gradients.plan(policy, Batch.alone(rollouts, advantages))
-        totals = gradients.accumulate(policy, step)
+        step = gradients.plan(Batch.alone(rollouts, advantages))
+        totals = gradients.accumulate(step)
         assert totals.mismatch["max"] < 1e-5
         for parameter, gradient in zip(parameters, expected, strict=True):
             torch.testing.assert_close(parameter.grad, gradient, rtol=1e-3, atol=1e-5)

@@ -24,8 +24,8 @@ from steer_lightning.testing import (
     tiny_policy,
 )
 from steer_lightning.training.batch import Batch
-from steer_lightning.training.forward import why_not_packed
 from steer_lightning.training.gradient import BatchGradient
+from steer_lightning.training.selfcheck import why_not_packed
 from steer_lightning.types import Rollouts
 
 IDS = torch.tensor([[1, 10, 20, 30, 40], [1, 50, 60, 70, 80]])
@@ -204,9 +204,9 @@ def test_sampler_and_trainer_steer_the_same_tokens(
         {"packed": False, "activation_checkpointing": True},
     ):
         plain = {"loss": PolicyGradient(), "temperature": 1.0, "max_tokens": 10_000}
-        gradients = BatchGradient(**{**plain, **settings})
-        step = gradients.plan(policy, Batch.alone(rollouts, advantages))
-        totals = gradients.accumulate(policy, step)
+        gradients = BatchGradient(policy=policy, **{**plain, **settings})
+        step = gradients.plan(Batch.alone(rollouts, advantages))
+        totals = gradients.accumulate(step)
         assert totals.mismatch["max"] < 1e-5
         found.append(policy.steering.weight.grad.clone())
     expected = formula(policy, rollouts, advantages)

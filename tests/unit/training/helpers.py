@@ -23,9 +23,7 @@ def gradient(
     module: SteeringModule, rollouts: Rollouts, advantages: torch.Tensor, **settings: object
 ) -> torch.Tensor:
     gradients = replace(module.batch_gradient, **settings)
-    gradients.accumulate(
-        module.policy, gradients.plan(module.policy, Batch.alone(rollouts, advantages))
-    )
+    gradients.accumulate(gradients.plan(Batch.alone(rollouts, advantages)))
     found = module.policy.steering.weight.grad
     assert found is not None
     return found.clone()

@@ -8,7 +8,8 @@ import torch
 
 from steer_lightning.rewards import Scores
 from steer_lightning.testing import make_prompts
-from steer_lightning.training.step import Sampled, gather_rows
+from steer_lightning.training.sample import gather_rows
+from steer_lightning.training.step import Sampled
 from steer_lightning.types import Prompt, Rollouts
 
 NAN = float("nan")

@@ -8,7 +8,7 @@ import torch
 
 from steer_lightning.evaluation import Estimate
 from steer_lightning.rewards import FormatReward, RewardSum, WeightedReward
-from steer_lightning.rollout import GenerateEngine, Sampling
+from steer_lightning.rollout import GenerateEngine, Sampling, completions_of
 from steer_lightning.testing import make_prompts, tiny_policy
 from steer_lightning.training.best_scale import Trial, best_of, find_scale
 
@@ -44,7 +44,7 @@ def test_the_most_accurate_scale_is_taken() -> None:
     torch.testing.assert_close(policy.steering.vectors.detach(), -30 * direction)
     policy.steering.set_vectors(torch.zeros(3, 32))
     plain = engine.generate(prompts, sampling, seed=0, step=2**32 - 1)
-    accuracy = np.mean([score or 0.0 for score in LETTERS(plain.completions()).total])
+    accuracy = np.mean([score or 0.0 for score in LETTERS(completions_of(plain)).total])
     assert trials[1].accuracy.value == pytest.approx(accuracy), "scale 0 is the base"
 
 

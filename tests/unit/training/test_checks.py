@@ -16,7 +16,7 @@ from steer_lightning.rollout import Sampling
 from steer_lightning.training.checks import check_batch_size, check_further_prompts
 from steer_lightning.training.kl_in_reward import KLInReward
 from steer_lightning.training.sample import DynamicSampling
-from steer_lightning.training.update import Updates
+from steer_lightning.training.update import OptimizerSteps
 from tests.unit.training.made_up_rounds import PROMPTS
 
 
@@ -40,11 +40,11 @@ def test_a_group_of_one_needs_an_estimator_that_allows_it() -> None:
             r"model.loss.objective = 'Clip': needs several updates.*model.updates.num_passes",
         ),
         (
-            {"updates": Updates(num_passes=2)},
+            {"updates": OptimizerSteps(num_passes=2)},
             r"model.updates.num_passes = 2: must be 1 with model.loss.objective = ScoreFunction",
         ),
         (
-            {"updates": Updates(num_mini_batches=2)},
+            {"updates": OptimizerSteps(num_mini_batches=2)},
             r"model.updates.num_mini_batches = 2: must be 1 with model.loss.objective",
         ),
     ],
@@ -56,7 +56,7 @@ def test_ratio_and_number_of_updates_must_go_together(settings, told: str) -> No
 
 def test_counts_of_updates_are_checked() -> None:
     with pytest.raises(ConfigError, match=r"model.updates.num_passes = 0"):
-        Updates(num_passes=0)
+        OptimizerSteps(num_passes=0)
     with pytest.raises(
         ConfigError, match=r"model.updates.num_mini_batches = 3: must divide data.batch_size = 32"
     ):

@@ -14,7 +14,8 @@ from steer_lightning.steering import SteeringVectors
 from steer_lightning.testing import tiny_policy
 from steer_lightning.training.gradient import BatchGradient
 from steer_lightning.training.kl_in_reward import KLInReward
-from steer_lightning.training.step import Sampled, gather_rows
+from steer_lightning.training.sample import gather_rows
+from steer_lightning.training.step import Sampled
 from tests.unit.training.made_up_rounds import PROMPTS
 
 
@@ -32,10 +33,10 @@ def test_the_kl_in_the_reward_is_of_the_sampled_tokens() -> None:
         scores=scores,
         own=torch.arange(3),
     )
-    gradient = BatchGradient(loss=PolicyGradient(), temperature=1.0, max_tokens=40)
+    gradient = BatchGradient(policy=policy, loss=PolicyGradient(), temperature=1.0, max_tokens=40)
     shaping = KLInReward(weight=0.1)
-    kl = shaping.measure(policy, gradient, found)
-    squares = KLInReward(weight=0.1, estimator=k2).measure(policy, gradient, found)
+    kl = shaping.measure(gradient, found)
+    squares = KLInReward(weight=0.1, estimator=k2).measure(gradient, found)
     with policy.at_scale(0.0), torch.no_grad():
         for n in range(6):
             prompt = list(PROMPTS[n // 2].token_ids)

@@ -8,7 +8,7 @@ import torch
 from steer_lightning import ConfigError
 from steer_lightning.steering import SteeringVectors
 from steer_lightning.testing import make_prompts, tiny_policy
-from steer_lightning.training.batch import micro_batches
+from steer_lightning.training.gradient import micro_batches
 from steer_lightning.training.mean_difference import (
     MeanDifference,
     difference_of_means,

@@ -10,9 +10,9 @@ from steer_lightning.rollout import GenerateEngine, Sampling
 from steer_lightning.steering import SteeringVectors
 from steer_lightning.testing import ARCHITECTURES, make_prompts, tiny_policy
 from steer_lightning.training.batch import Batch
-from steer_lightning.training.forward import why_not_packed
 from steer_lightning.training.gradient import BatchGradient
 from steer_lightning.training.packing import Packing, buckets_by_length, common_length
+from steer_lightning.training.selfcheck import why_not_packed
 
 PROMPTS = make_prompts(["a", "two words", "a rather longer prompt, for windows of 8", "z9"])
 CPU = torch.device("cpu")
@@ -76,8 +76,8 @@ def test_packed_and_padded_gradients_agree(architecture: str, layers) -> None:
         {"packed": True, "activation_checkpointing": True},
     ):
         plain = {"loss": PolicyGradient(), "temperature": 0.8, "max_tokens": 10_000}
-        gradients = BatchGradient(**{**plain, **settings})
-        totals = gradients.accumulate(policy, gradients.plan(policy, batch))
+        gradients = BatchGradient(policy=policy, **{**plain, **settings})
+        totals = gradients.accumulate(gradients.plan(batch))
         assert totals.mismatch["max"] < 1e-5
         assert policy.steering.weight.grad is not None
         found.append((totals.loss, policy.steering.weight.grad.clone()))
@@ -103,10 +103,10 @@ def test_rows_that_begin_alike_have_the_same_gradient_as_rows_apart(architecture
     found = []
     for packed in (False, True):
         gradient = BatchGradient(
-            loss=PolicyGradient(), temperature=1.0, max_tokens=10_000, packed=packed
+            policy=policy, loss=PolicyGradient(), temperature=1.0, max_tokens=10_000, packed=packed
         )
-        step = gradient.plan(policy, Batch.alone(rollouts, advantages))
-        totals = gradient.accumulate(policy, step)
+        step = gradient.plan(Batch.alone(rollouts, advantages))
+        totals = gradient.accumulate(step)
         assert policy.steering.weight.grad is not None
         found.append((totals.loss, totals.mismatch["mean"], policy.steering.weight.grad.clone()))
     assert found[1][:2] == pytest.approx(found[0][:2], rel=1e-4)

@@ -3,39 +3,61 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from steer_lightning import ConfigError
-from steer_lightning.training.sample import DynamicSampling, who_takes_part
+from steer_lightning.rewards import Scores
+from steer_lightning.rollout import Sampling
+from steer_lightning.training.sample import (
+    DynamicSampling,
+    Sampler,
+    gather_rows,
+    joined,
+    no_rollouts,
+    who_takes_part,
+)
 from steer_lightning.training.step import Sampled
 from steer_lightning.types import Prompt
 from tests.unit.training.made_up_rounds import EQUAL, MIXED, NAN, PROMPTS, sampled
 
 
-class Source:
-    """Hands out prompts, whose rewards are known beforehand."""
+class Rounds(Sampler):
+    """A sampler whose rewards are known beforehand; it is its own data module, too."""
 
-    def __init__(self, rewards: dict[int, list[float]], width: int = 2) -> None:
-        self.rewards, self.width = rewards, width
+    def __init__(self, rewards: dict[int, list[float]], max_rounds: int) -> None:
+        super().__init__(
+            SimpleNamespace(at_scale=nullcontext),  # type: ignore[arg-type]
+            None,  # type: ignore[arg-type]
+            None,  # type: ignore[arg-type]
+            Sampling(group_size=2),
+            dynamic_sampling=DynamicSampling(max_rounds=max_rounds),
+        )
+        self.rewards, self.width = rewards, 2
         self.asked: list[int] = []
 
-    def one_round(self, prompts: Sequence[Prompt]) -> Sampled:
+    def _round(self, prompts: Sequence[Prompt], step: int) -> Sampled:
         self.width += 1  # rounds of unequal length
         return sampled(prompts, [self.rewards[prompt.id] for prompt in prompts], self.width)
 
-    def more(self, count: int, without: Sequence[Prompt]) -> list[Prompt]:
+    def further_prompts(self, count: int, without: Sequence[Prompt]) -> list[Prompt]:
         self.asked.append(count)
         taken = {prompt.id for prompt in without}
         return [p for p in PROMPTS if p.id in self.rewards and p.id not in taken][:count]
 
+    def record(self, prompts: Sequence[Prompt], rewards: torch.Tensor) -> None:
+        self.drawn, self.told = list(prompts), rewards
+
 
 def test_groups_without_signal_are_refilled_until_there_are_enough() -> None:
-    source = Source({0: EQUAL, 1: MIXED, 2: [NAN, 1.0], 3: EQUAL, 4: MIXED, 5: MIXED, 6: MIXED})
-    first = PROMPTS[:3]
-    drawn, found = DynamicSampling(max_rounds=5).refill(
-        first, source.one_round(first), source.one_round, source.more
-    )
+    rewards = {0: EQUAL, 1: MIXED, 2: [NAN, 1.0], 3: EQUAL, 4: MIXED, 5: MIXED, 6: MIXED}
+    source = Rounds(rewards, max_rounds=5)
+    found = source.sample(PROMPTS[:3], 0, source)
+    drawn = source.drawn
+    torch.testing.assert_close(source.told, found.rewards, equal_nan=True)
     assert source.asked == [2, 1], "as many as are missing, and no more"
     assert [prompt.id for prompt in drawn] == [0, 1, 2, 3, 4, 5]
     assert found.rewards[[0, 1, 3, 4, 5]].tolist() == [EQUAL, MIXED, EQUAL, MIXED, MIXED]
@@ -52,11 +74,9 @@ def test_groups_without_signal_are_refilled_until_there_are_enough() -> None:
 
 
 def test_the_bound_holds_and_others_fill_up_the_update() -> None:
-    source = Source(dict.fromkeys(range(9), EQUAL) | {3: MIXED})
-    first = PROMPTS[:2]
-    drawn, found = DynamicSampling(max_rounds=2).refill(
-        first, source.one_round(first), source.one_round, source.more
-    )
+    source = Rounds(dict.fromkeys(range(9), EQUAL) | {3: MIXED}, max_rounds=2)
+    found = source.sample(PROMPTS[:2], 0, source)
+    drawn = source.drawn
     assert source.asked == [2, 1]
     assert len(drawn) == 5
     counts = who_takes_part(found, num_groups=2, mask_overlong=False)[:, 0]
@@ -64,12 +84,9 @@ def test_the_bound_holds_and_others_fill_up_the_update() -> None:
 
 
 def test_a_source_that_is_used_up_ends_the_rounds() -> None:
-    source = Source({0: EQUAL, 1: EQUAL, 2: EQUAL})
-    first = PROMPTS[:2]
-    drawn, _ = DynamicSampling(max_rounds=9).refill(
-        first, source.one_round(first), source.one_round, source.more
-    )
-    assert len(drawn) == 3
+    source = Rounds({0: EQUAL, 1: EQUAL, 2: EQUAL}, max_rounds=9)
+    source.sample(PROMPTS[:2], 0, source)
+    assert len(source.drawn) == 3
     assert source.asked == [2, 2]
 
 
@@ -84,3 +101,16 @@ def test_dynamic_sampling_needs_a_bound(max_rounds: int | None) -> None:
     told = r"model.dynamic_sampling.max_rounds = .*never end"
     with pytest.raises(ConfigError, match=told):
         DynamicSampling(max_rounds=max_rounds)
+
+
+def test_a_process_without_a_prompt_takes_part_in_a_round() -> None:
+    nothing = no_rollouts(2)
+    rows = gather_rows(nothing, Scores(total=[], parts={"r": []}, outcomes={"r": {}}), 0.5)
+    assert rows.rewards.shape == rows.parts["r"].shape == rows.finished.shape == (0, 2)
+    own = torch.arange(0)
+    empty = Sampled(
+        **vars(rows), rollouts=nothing, scores=Scores(total=[], parts={"r": []}), own=own
+    )
+    both = joined(sampled(PROMPTS[:1], [MIXED]), empty)
+    assert both.rewards.tolist() == [MIXED]
+    assert both.rollouts.texts == ("p00", "p01")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from steer_lightning.testing import ARCHITECTURES
-from steer_lightning.training.forward import can_skip_layers
+from steer_lightning.training.selfcheck import can_skip_layers
 from tests.unit.training.helpers import policy_with_vectors
 
 

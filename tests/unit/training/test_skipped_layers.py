@@ -11,8 +11,8 @@ from steer_lightning.rollout import GenerateEngine, Sampling
 from steer_lightning.testing import make_prompts
 from steer_lightning.training.batch import Batch
 from steer_lightning.training.gradient import BatchGradient
-from steer_lightning.training.skipped_layers import Kept, Streams
-from steer_lightning.training.update import learn
+from steer_lightning.training.skipped_layers import KeptStream, SkippedLayers
+from steer_lightning.training.update import OptimizerSteps, Updater
 from tests.unit.training.helpers import policy_with_vectors
 
 PROMPTS = make_prompts(["a", "two words", "a rather longer prompt", "z9"])
@@ -43,23 +43,22 @@ def two_passes(kept_tokens: int, checkpointing: bool = False) -> tuple[torch.Ten
     weight = policy.steering.weight
     optimizer = torch.optim.SGD([weight], lr=0.5)
     runs = count_runs(policy)
-    learn(
-        policy,
-        batch,
-        [torch.tensor([0, 2]), torch.tensor([1, 3])],
-        num_passes=2,
-        gradient=BatchGradient(
-            loss=PolicyGradient(objective=Clip(), terms=[KLToBase(0.1)]),
-            temperature=1.0,
-            max_tokens=60,
-            kept_tokens=kept_tokens,
-            activation_checkpointing=checkpointing,
-        ),
-        clip=lambda parameters: torch.zeros(()),
-        take_step=lambda is_last: optimizer.step(),
-        backward=torch.Tensor.backward,
-        learning_rate=0.5,
+    gradient = BatchGradient(
+        policy=policy,
+        loss=PolicyGradient(objective=Clip(), terms=[KLToBase(0.1)]),
+        temperature=1.0,
+        max_tokens=60,
+        kept_tokens=kept_tokens,
+        activation_checkpointing=checkpointing,
     )
+    updater = Updater(
+        gradient,
+        lambda parameters: torch.zeros(()),
+        optimizer,
+        torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0),
+        steps=OptimizerSteps(num_passes=2, num_mini_batches=2),
+    )
+    updater.update(batch, step=0)
     return weight.detach().clone(), runs
 
 
@@ -86,15 +85,15 @@ def test_what_has_no_room_is_read_from_the_bottom() -> None:
 
 def test_room_is_counted_in_tokens() -> None:
     policy = policy_with_vectors()
-    streams = Streams(policy.layers, 2, max_tokens=10)
+    streams = SkippedLayers(policy.layers, 2, max_tokens=10)
     found = []
     for length in (6, 5, 4):  # the second one has no room
-        kept = Kept(streams, num_reads=2)
-        with kept.reading():
+        kept = KeptStream(streams, num_passes=2)
+        with kept.one_pass():
             policy.model(input_ids=torch.ones(1, length, dtype=torch.long))
         found.append(kept.stream is not None)
     assert found == [True, False, True]
-    last = Kept(Streams(policy.layers, 2, max_tokens=10), num_reads=1)
-    with last.reading():
+    last = KeptStream(SkippedLayers(policy.layers, 2, max_tokens=10), num_passes=1)
+    with last.one_pass():
         policy.model(input_ids=torch.ones(1, 2, dtype=torch.long))
     assert last.stream is None, "nothing is kept of what is not read again"

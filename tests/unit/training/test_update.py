@@ -15,13 +15,13 @@ from steer_lightning.model.head import token_logprobs
 from steer_lightning.optim import NormClip
 from steer_lightning.testing import make_prompts
 from steer_lightning.training.batch import Batch
-from steer_lightning.training.update import Updates
+from steer_lightning.training.update import OptimizerSteps, Updater
 from steer_lightning.types import LossInputs, LossOutput, Rollouts
 from tests.unit.training.helpers import PROMPTS, SAMPLING
 
 
 def test_a_gradient_that_is_not_finite_is_skipped_and_taken_in_by_nothing(
-    module: SteeringModule, monkeypatch: pytest.MonkeyPatch
+    module: SteeringModule,
 ) -> None:
     rollouts = module.engine.generate(PROMPTS, SAMPLING, seed=0, step=0)
     weight = module.policy.steering.weight
@@ -29,11 +29,9 @@ def test_a_gradient_that_is_not_finite_is_skipped_and_taken_in_by_nothing(
         torch.optim.AdamW([weight], lr=0.1),
         bnb.optim.AdamW8bit([weight], lr=0.1, min_8bit_size=0),
     ):
-        scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer)
-        monkeypatch.setattr(module, "optimizers", lambda optimizer=optimizer, **_: optimizer)
-        monkeypatch.setattr(module, "lr_schedulers", lambda scheduler=scheduler: scheduler)
+        updater = updater_of(module, optimizer)
         before = weight.detach().clone()
-        update = module.update(Batch.alone(rollouts, torch.full((4, 4), float("inf"))))
+        update = updater.update(Batch.alone(rollouts, torch.full((4, 4), float("inf"))), 0)
         assert update.skipped
         assert math.isnan(update.gradient_norm)
         assert torch.equal(weight, before)
@@ -41,12 +39,11 @@ def test_a_gradient_that_is_not_finite_is_skipped_and_taken_in_by_nothing(
         assert module.gradient_clip.running == 0
     # a finite gradient whose norm is not, which the clip would divide by; and a loss alone
     for loss in (Times(1e30), Plus(float("inf"))):
-        module.batch_gradient = replace(module.batch_gradient, loss=loss)
-        assert module.update(Batch.alone(rollouts, torch.randn(4, 4))).skipped
+        updater = updater_of(module, optimizer, loss=loss)
+        assert updater.update(Batch.alone(rollouts, torch.randn(4, 4)), 0).skipped
         assert torch.equal(weight, before)
         assert module.gradient_clip.running == 0
-    module.batch_gradient = replace(module.batch_gradient, loss=PolicyGradient())
-    update = module.update(Batch.alone(rollouts, torch.randn(4, 4)))
+    update = updater_of(module, optimizer).update(Batch.alone(rollouts, torch.randn(4, 4)), 0)
     assert not update.skipped
     assert not torch.equal(weight, before)
 
@@ -65,23 +62,45 @@ class Plus(Times):
         return LossOutput(loss=PolicyGradient.__call__(self, inputs).loss + self.factor)
 
 
-def set_up_updates(module: SteeringModule, monkeypatch: pytest.MonkeyPatch, **updates: int) -> None:
-    """As a trainer would, with plain gradient descent."""
+class Counted:
+    """Counts the steps that it is asked for, as Lightning's wrapper of an optimizer does."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self.optimizer, self.num_steps = optimizer, 0
+
+    def step(self) -> None:
+        self.num_steps += 1
+        self.optimizer.step()
+
+
+def updater_of(
+    module: SteeringModule, optimizer: torch.optim.Optimizer, **settings: object
+) -> Updater:
+    """As the module makes it."""
+    return Updater(
+        replace(module.batch_gradient, **settings),
+        module.gradient_clip,
+        optimizer,
+        torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0),
+        counted=Counted(optimizer),
+        steps=module.updates,
+        seed=module.seed,
+    )
+
+
+def ppo_of(module: SteeringModule, **updates: int) -> Updater:
+    """The clipped objective by plain gradient descent."""
+    module.updates, module.gradient_clip = OptimizerSteps(**updates), NormClip(1e9)
     optimizer = torch.optim.SGD([module.policy.steering.weight], lr=5.0)
-    counted: list[bool] = []
-
-    def optimizers(use_pl_optimizer: bool = True) -> torch.optim.Optimizer:
-        counted.append(use_pl_optimizer)
-        return optimizer
-
-    scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
-    monkeypatch.setattr(module, "optimizers", optimizers)
-    monkeypatch.setattr(module, "lr_schedulers", lambda: scheduler)
-    monkeypatch.setattr(module, "counted", counted, raising=False)
-    module.updates = Updates(**updates)
-    module.gradient_clip = NormClip(1e9)
     loss = PolicyGradient(objective=Clip(low=0.01, high=0.02), aggregation=TokenMean())
-    module.batch_gradient = replace(module.batch_gradient, loss=loss, max_tokens=60)
+    return updater_of(module, optimizer, loss=loss, max_tokens=60)
+
+
+def count_steps(optimizer: torch.optim.Optimizer) -> list[int]:
+    """A list that grows by each step that is really taken."""
+    steps: list[int] = []
+    optimizer.register_step_post_hook(lambda *_: steps.append(1))
+    return steps
 
 
 def token_logprobs_of(module: SteeringModule, rollouts: Rollouts, n: int) -> torch.Tensor:
@@ -95,10 +114,10 @@ def token_logprobs_of(module: SteeringModule, rollouts: Rollouts, n: int) -> tor
 
 @pytest.mark.parametrize("shape", [{"num_passes": 3}, {"num_mini_batches": 2, "num_passes": 2}])
 def test_several_updates_are_ppo_step_by_step(
-    module: SteeringModule, monkeypatch: pytest.MonkeyPatch, shape: dict[str, int]
+    module: SteeringModule, shape: dict[str, int]
 ) -> None:
     """Against the formula, one unpadded row at a time, with the ratio to before the first step."""
-    set_up_updates(module, monkeypatch, **shape)
+    updater = ppo_of(module, **shape)
     rollouts = module.engine.generate(PROMPTS, SAMPLING, seed=0, step=0)
     batch = Batch.alone(rollouts, torch.randn(4, 4))
     weight = module.policy.steering.weight
@@ -125,14 +144,14 @@ def test_several_updates_are_ppo_step_by_step(
     expected, weight.data = weight.detach().clone(), start.clone()
     assert clipped > 0
 
-    update = module.update(batch)
+    steps = count_steps(updater.optimizer)
+    update = updater.update(batch, 0)
     torch.testing.assert_close(weight.detach(), expected, rtol=1e-4, atol=1e-6)
     assert (weight - start).abs().max() > 0.01
     assert update.loss_metrics["clip_share"] > 0
     assert update.mismatch["max"] < 1e-5, "of before the first step, not of the policy as it moves"
-    num_steps = module.updates.num_steps
-    # the first look at the learning rate, then the steps: Lightning counts the last one alone
-    assert module.counted == [True, *[False] * (num_steps - 1), True]
+    assert len(steps) == module.updates.total
+    assert updater.counted.num_steps == 1, "Lightning counts the last one alone"
 
 
 def test_mini_batches_come_from_seed_and_step_and_leave_out_what_takes_no_part() -> None:
@@ -140,7 +159,7 @@ def test_mini_batches_come_from_seed_and_step_and_leave_out_what_takes_no_part()
     batch = Batch.alone(rollouts, torch.randn(6, 2))
     batch.takes_part[2] = False
     batch.takes_part[3, 0] = False
-    updates = Updates(num_mini_batches=2)
+    updates = OptimizerSteps(num_mini_batches=2)
     found = updates.split(batch, seed=1, step=7)
     assert [part.tolist() for part in found] == [x.tolist() for x in updates.split(batch, 1, 7)]
     assert any(
@@ -149,7 +168,7 @@ def test_mini_batches_come_from_seed_and_step_and_leave_out_what_takes_no_part()
     )
     assert sorted(torch.cat(found).tolist()) == [0, 1, 3, 4, 5]
     assert [len(part) for part in found] == [3, 2]
-    (every,) = Updates().split(batch, seed=1, step=7)
+    (every,) = OptimizerSteps().split(batch, seed=1, step=7)
     assert every.tolist() == [0, 1, 3, 4, 5], "one mini-batch keeps the order"
 
 
@@ -163,3 +182,14 @@ def make_rollouts(num_prompts: int) -> Rollouts:
         finished=torch.ones(2 * num_prompts, dtype=torch.bool),
         texts=("",) * 2 * num_prompts,
     )
+
+
+def test_a_sampler_that_parts_from_the_trainer_is_told_once(
+    module: SteeringModule, caplog: pytest.LogCaptureFixture
+) -> None:
+    updater = ppo_of(module)
+    updater._compare({}, 0)
+    for step, mean in enumerate((5e-4, 0.01, 1.0)):
+        updater._compare({"mean": mean, "max": 2.0}, step)
+    assert caplog.text.count("differ from the trainer's") == 1
+    assert "0.01 nats" in caplog.text

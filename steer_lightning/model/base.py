@@ -1,0 +1,136 @@
+"""The frozen base: where it comes from, and what is known of it before its weights load."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+)
+
+from steer_lightning.errors import ConfigError
+from steer_lightning.model.hub import hub_errors, resolve_base
+from steer_lightning.types import Prompt
+
+log = logging.getLogger(__name__)
+
+
+class FrozenBase(nn.Module):
+    """A causal language model of transformers, by name.
+
+    Making it reads nothing: configuration, tokenizer and weights load when they are asked for, so
+    that mistakes show before the weights load.
+
+    Args:
+        base: Hub id, local folder, or `quickstart`.
+        revision: Branch, tag or commit on the hub.
+        dtype: Data type of the weights; `auto` takes the checkpoint's.
+        attn_implementation: As in transformers; null takes its default.
+        trust_remote_code: Runs code that comes with the model. Only for authors whom you trust.
+
+    Attributes:
+        model: The model, once it is loaded.
+    """
+
+    def __init__(
+        self,
+        base: str,
+        *,
+        revision: str | None = None,
+        dtype: Literal["auto", "float32", "bfloat16"] = "auto",
+        attn_implementation: str | None = None,
+        trust_remote_code: bool = False,
+    ) -> None:
+        super().__init__()
+        self.base, self.path = base, resolve_base(base)
+        self.revision, self.dtype = revision, dtype
+        self.attn_implementation = attn_implementation
+        self.trust_remote_code = trust_remote_code
+        if trust_remote_code:  # before any of it runs: its configuration and tokenizer may be code
+            log.warning("trust_remote_code is on: code of %s runs on this machine", base)
+        self.model: Any = None  # transformers models are typed too loosely for a narrower type
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The base's tokenizer, loaded at the first use: data needs it before the weights."""
+        with hub_errors(self.base):
+            found: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+                self.path, revision=self.revision, trust_remote_code=self.trust_remote_code
+            )
+        return found
+
+    @cached_property
+    def model_config(self) -> Any:
+        """The base's configuration, which is there long before its weights.
+
+        Raises:
+            ConfigError: If the base can't be found, or would be loaded in float16.
+        """
+        with hub_errors(self.base):
+            config = AutoConfig.from_pretrained(
+                self.path, revision=self.revision, trust_remote_code=self.trust_remote_code
+            )
+        if self.dtype == "auto" and config.dtype == torch.float16:
+            raise ConfigError(
+                "model.dtype",
+                "auto",
+                rule=f"{self.base} is stored in float16",
+                why="Gradients leave the range of float16",
+                fix="Set model.dtype: bfloat16 or float32",
+            )
+        return config
+
+    @property
+    def commit(self) -> str | None:
+        """The commit of the hub that was loaded; the requested revision for a local folder."""
+        found: str | None = getattr(self.model.config, "_commit_hash", None)
+        return found or self.revision
+
+    def check_length(self, prompts: Sequence[Prompt], max_new_tokens: int, key: str) -> None:
+        """Raises a ConfigError if prompt and completion exceed the positions that the base knows.
+
+        Args:
+            prompts: At least one.
+            max_new_tokens: Tokens of a completion at most.
+            key: Of `max_new_tokens` in the configuration.
+        """
+        known = getattr(self.model_config.get_text_config(), "max_position_embeddings", None)
+        longest = max(len(prompt.token_ids) for prompt in prompts)
+        if known is not None and longest + max_new_tokens > known:
+            raise ConfigError(
+                key,
+                max_new_tokens,
+                rule=f"with the longest prompt of {longest} tokens it exceeds the {known} "
+                f"positions of {self.base}",
+                why="Beyond them it has never been trained",
+                fix=f"Set it to {max(1, known - longest)} or less, or data.max_prompt_tokens lower",
+            )
+
+    def _load_base(self) -> Any:
+        """The base with its weights, on the CPU."""
+        with hub_errors(self.base):
+            return AutoModelForCausalLM.from_pretrained(
+                self.path,
+                config=self.model_config,
+                dtype=self.dtype,
+                attn_implementation=self.attn_implementation,
+                revision=self.revision,
+                trust_remote_code=self.trust_remote_code,
+            )
+
+    def empty_base(self) -> Any:
+        """The base without its weights, on torch's meta device."""
+        with hub_errors(self.base), torch.device("meta"):
+            return AutoModelForCausalLM.from_config(
+                self.model_config,
+                attn_implementation=self.attn_implementation,
+                trust_remote_code=self.trust_remote_code,
+            )

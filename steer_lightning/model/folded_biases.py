@@ -1,0 +1,53 @@
+"""The door to biases: vectors that stand in a linear layer's bias while they do not change.
+
+A decoder layer whose last operation is `residual + down_proj(x)` adds a bias of `down_proj` to its
+output: the same sum as a vector at that place, without an operation of its own for each token and
+layer. Layers that normalise after the MLP, as in Gemma and OLMo 2, do not. Tried with the classes
+of transformers 5.23.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from torch import nn
+
+from steer_lightning.steering import ConstantVector
+
+BIAS_LAYERS = {f"{family}DecoderLayer" for family in ("Llama", "Mistral", "Phi3", "Qwen2", "Qwen3")}
+"""Layers that end in `residual + mlp.down_proj(x)`, by name: a subclass may end otherwise."""
+
+
+@contextmanager
+def folded_into_biases(vectors: Sequence[ConstantVector]) -> Iterator[None]:
+    """Lets biases add vectors while the block runs, where a layer has a bias for them.
+
+    Args:
+        vectors: Vectors of the block; those in a bias are marked as folded.
+    """
+    homes = []
+    for constant in vectors:
+        home = bias_home(constant.layer, constant.site)
+        # a zero vector stays outside: the base's products with a bias differ in the last bit
+        if home is not None and bool(constant.vector.any()):
+            plain = constant.vector.to(home.weight.dtype)
+            home.bias = nn.Parameter(plain, requires_grad=False)
+            constant.is_folded = True
+            homes.append(home)
+    try:
+        yield
+    finally:
+        for home in homes:
+            home.bias = None  # type: ignore[assignment]  # as nn.Linear itself does
+
+
+def bias_home(layer: nn.Module, site: str) -> nn.Linear | None:
+    """Returns the linear layer whose bias is the same as a vector at a site, if there is one."""
+    # FSDP2 makes a class of its own of a layer's
+    if type(layer).__name__.removeprefix("FSDP") not in BIAS_LAYERS:
+        return None
+    if site not in ("layer_output", "mlp_output"):
+        return None
+    home = layer.get_submodule("mlp.down_proj")
+    return home if type(home) is nn.Linear and home.bias is None else None  # not if quantised

@@ -1,0 +1,51 @@
+"""The plain way to read micro-batches: padded rows, for models that can't read packed ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+
+from steer_lightning.model.head import TokenStates, token_states_of_logits
+from steer_lightning.model.policy import Policy
+from steer_lightning.training.batch import MicroBatch
+
+
+class PaddedForward:
+    """Reads micro-batches as padded rows; see `Forward`.
+
+    Args:
+        policy: Policy that reads them.
+    """
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+
+    def passes(self) -> AbstractContextManager[None]:
+        """Changes nothing: the model's own forward pass does."""
+        return nullcontext()
+
+    def prepare(self, rows: MicroBatch) -> MicroBatch:
+        """Returns the rows: they are padded already."""
+        return rows
+
+    @contextmanager
+    def token_states(
+        self, prepared: MicroBatch, temperature: float, with_entropy: bool = False
+    ) -> Iterator[TokenStates]:
+        """See `Forward.token_states`."""
+        device = self._policy.device
+        tokens = prepared.completion_ids.to(device)
+        ids, mask = prepared.ids.to(device), prepared.mask.to(device)
+        logits = self._policy.logits(ids, mask, tokens.shape[1] + 1)[:, :-1]
+        # a row at a time: the whole batch in float32 would be another copy of the logits
+        found = [
+            token_states_of_logits(row, chosen, temperature, with_entropy)
+            for row, chosen in zip(logits, tokens, strict=True)
+        ]
+        entropy = [row.entropy for row in found if row.entropy is not None]
+        yield TokenStates(
+            logprobs=torch.stack([row.logprobs for row in found]),
+            entropy=torch.stack(entropy) if entropy else None,
+        )
