@@ -1,4 +1,4 @@
-"""The loss: an objective for each token, and how much each token counts."""
+"""The policy-gradient loss, which combines an objective, an aggregation and further terms."""
 
 from __future__ import annotations
 
@@ -13,21 +13,24 @@ from steer_lightning.types import LossInputs, LossOutput
 
 
 class PolicyGradient:
-    """loss = - sum_{i,t} w_{i,t} * (c_{i,t} * gain_{i,t} - sum_k cost^k_{i,t}).
+    """Maximises the weighted gains of the sampled tokens, less their costs.
 
-    By default the paper's (arXiv 2505.18706): with `ScoreFunction` and `SequenceSum` it is
+    loss = - sum_{i,t} w_{i,t} * (c_{i,t} * gain_{i,t} - sum_k cost^k_{i,t}).
+
+    The default is the paper's loss (arXiv 2505.18706): with `ScoreFunction` and `SequenceSum` it is
     - mean_i [ A_i * sum_t log pi(y_{i,t} | x, y_{i,<t}) ], the mean over all N completions of the
-    batch, log-probabilities summed and not averaged over a completion: REINFORCE, for one update on
-    policy for each batch of rollouts. Its value says little: advantages of a group sum to 0, so it
-    hovers around 0 from the start; its gradient is what counts.
+    batch, with log-probabilities summed and not averaged over a completion. This is REINFORCE, with
+    one on-policy update per batch of rollouts. The value of the loss says little: the advantages of
+    a group sum to 0, so it hovers around 0 from the start. Its gradient is what counts.
 
     Args:
-        objective: gain, what a token contributes; default `ScoreFunction`. For several updates of a
-            batch `Clip`, or `SequenceClip` for a ratio of whole completions.
-        aggregation: w, how much a token counts; default `SequenceSum`. Also `TokenMean`,
-            `SequenceMean`, `ConstantLength`.
-        correction: c, for a sampler that is not the trainer, `TruncatedImportance`; null for none.
-        terms: cost, what else is made smaller: `KLToBase`, `EntropyBonus`.
+        objective: The gain of a token; `ScoreFunction` by default. For several updates per batch
+            take `Clip`, or `SequenceClip` for a ratio of whole completions.
+        aggregation: The weight w of a token; `SequenceSum` by default. Others are `TokenMean`,
+            `SequenceMean` and `ConstantLength`.
+        correction: The factor c for a sampler that is not the trainer, such as
+            `TruncatedImportance`; null for none.
+        terms: The costs, further quantities to make smaller: `KLToBase`, `EntropyBonus`.
     """
 
     def __init__(
@@ -41,14 +44,14 @@ class PolicyGradient:
         self.aggregation: Aggregation = aggregation or SequenceSum()
         self.correction = correction
         self.terms: Sequence[Term] = terms or []
-        self.needs_all_rows = bool(self.terms)  # their gradient is not 0 where the advantage is
+        self.needs_all_rows = bool(self.terms)  # a term has a gradient where the advantage is 0
         self.needs_reference = any(getattr(x, "needs_reference", False) for x in self.terms)
         self.needs_entropy = any(getattr(x, "needs_entropy", False) for x in self.terms)
         if hasattr(self.objective, "uses_ratio"):
             self.uses_ratio = bool(self.objective.uses_ratio)
 
     def __call__(self, inputs: LossInputs) -> LossOutput:
-        """Loss of one micro-batch."""
+        """Returns the loss of one micro-batch."""
         gains: PerToken = self.objective.gains(inputs)
         total, report = gains[0], dict(gains[1])
         if self.correction is not None:

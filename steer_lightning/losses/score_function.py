@@ -7,15 +7,15 @@ from steer_lightning.types import LossInputs
 
 
 class ScoreFunction:
-    """gain_{i,t} = A_i * log pi(y_{i,t} | x, y_{i,<t}) (Williams 1992; arXiv 2505.18706).
+    """Weighs log-probabilities by the advantage (Williams 1992; arXiv 2505.18706).
 
-    Its gradient is that of the expected reward on policy alone: right for the one update that a
-    batch of rollouts serves for. For several of them `Clip` takes its place; where the policy has
-    not moved yet, both have the same gradient.
+    gain_{i,t} = A_i * log pi(y_{i,t} | x, y_{i,<t}). Its gradient is that of the expected reward
+    only on policy: it is correct if a batch of rollouts serves for one update. For several updates
+    `Clip` takes its place; while the policy has not moved yet, both have the same gradient.
     """
 
     uses_ratio = False
 
     def gains(self, inputs: LossInputs) -> PerToken:
-        """(n, T)."""
+        """Returns gains (n, T), with nothing to report."""
         return inputs.advantages[:, None] * inputs.logprobs, {}

@@ -1,4 +1,4 @@
-"""The paper's aggregation."""
+"""The paper's aggregation: the sum over a completion's tokens, then the mean over completions."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from steer_lightning.types import LossInputs
 
 
 class SequenceSum:
-    """w_{i,t} = 1 / N: tokens are summed over a completion, completions averaged.
+    """Sums over the tokens of a completion and averages over completions (arXiv 2505.18706).
 
-    The gradient of log pi(y | x), and so the exact policy gradient of the mean reward
-    (arXiv 2505.18706). A long completion has a long gradient.
+    w_{i,t} = 1 / N. The sum has the gradient of log pi(y | x), which makes it the exact policy
+    gradient of the mean reward. A long completion has a long gradient.
     """
 
     def weights(self, inputs: LossInputs) -> float:
-        """The same for all tokens."""
+        """Returns one weight for all tokens."""
         return 1 / inputs.num_rows
