@@ -1,24 +1,23 @@
-"""The one exception for mistakes that a user can mend."""
+"""The exception for mistakes that a user can mend."""
 
 from __future__ import annotations
 
 UNKNOWN = object()
-"""Stands for a value that is not known, or not worth showing."""
+"""Placeholder for a value that is not known or not worth showing."""
 
 
 class ConfigError(ValueError):
-    """A mistake in a configuration or an input.
+    """Reports a mistake in a configuration or an input.
 
-    What is wrong, the rule, why, and what to set instead.
-
-    The command line prints it as one message, without a traceback.
+    Its message says what is wrong, the rule, why the rule holds, and what to set instead. The
+    command line prints the message without a traceback.
 
     Args:
         key: The option or input that is wrong, as the user wrote it, such as
             `model.sampling.group_size`.
-        value: Its value; `UNKNOWN` is not shown.
-        rule: What must hold for it.
-        why: The reason for the rule.
+        value: Value of the option; `UNKNOWN` is not shown.
+        rule: Rule that the value breaks.
+        why: Reason for the rule.
         fix: What to set instead.
     """
 

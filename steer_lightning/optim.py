@@ -1,4 +1,4 @@
-"""Optimizers, gradient clips and the learning-rate schedule."""
+"""The optimizers, the gradient clips and the learning-rate schedule."""
 
 from __future__ import annotations
 
@@ -17,25 +17,26 @@ OptimizerFactory = Callable[[Any], torch.optim.Optimizer]
 
 
 def default_optimizer(parameters: Any) -> torch.optim.Optimizer:
-    """AdamW without weight decay, which would pull the vectors back to zero."""
+    """Makes AdamW without weight decay, which would pull the vectors back to zero."""
     return torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.0)
 
 
 class AdamWByKind(torch.optim.AdamW):
-    """AdamW whose learning rate is looked up by what is trained.
+    """AdamW whose learning rate depends on the kind of change that is trained.
 
-    For configurations composed of parts: the part of a model holds its rates, the part that says
-    what is trained names its kind, and they can't be paired wrongly, in whatever order they come.
+    The class serves configurations that are composed of parts: the part about a model holds the
+    rates, the part about what is trained names the kind, and the two can't be paired wrongly, in
+    whatever order they come.
 
     Args:
-        params: As torch takes them.
-        kind: Class that is trained, such as `LoRA`; another one in `model.steering` is refused
-            before the model loads.
+        params: Parameters or parameter groups, in any form that torch accepts.
+        kind: Name of the class that is trained, such as `LoRA`; if `model.steering` has another
+            class, the configuration is refused before the model loads.
         rates: Learning rate of each kind.
-        weight_decay: As torch takes it; it pulls what is trained to the base.
+        weight_decay: Weight decay as in torch; it pulls what is trained towards the base.
 
     Attributes:
-        kind: As given.
+        kind: Name of the class that is trained.
 
     Raises:
         ConfigError: If there is no rate for the kind.
@@ -56,10 +57,10 @@ class AdamWByKind(torch.optim.AdamW):
 
 
 class NormClip(nn.Module):
-    """Scales the gradient down to a fixed norm. The paper clips at 2.0.
+    """Scales the gradient down to a fixed norm; the paper clips at 2.0.
 
     Args:
-        max_norm: The bound, in the units of the parameters; above 0.
+        max_norm: Largest norm of the gradient; above 0.
     """
 
     def __init__(self, max_norm: float = 2.0) -> None:
@@ -69,23 +70,21 @@ class NormClip(nn.Module):
         self.max_norm = max_norm
 
     def forward(self, parameters: list[nn.Parameter]) -> torch.Tensor:
-        """Clips in place; returns the norm before, a scalar."""
+        """Clips the gradients in place and returns their norm before the clip, a scalar."""
         return nn.utils.clip_grad_norm_(parameters, self.max_norm)
 
 
 class RunningNormClip(nn.Module):
-    """Scales the gradient down to its own running norm.
+    """Scales the gradient down to its own running norm, so that no single batch outweighs others.
 
-    So that no single batch outweighs the others.
-
-    With summed log-probabilities a few rare tokens make one batch's gradient many times as long as
-    the next one's, and no fixed bound fits all models. The bound here is an exponential average of
-    past norms, each counted with at most `tail` times the average, so that an outlier can't raise
-    the bound by itself. The first batches define it.
+    With summed log-probabilities a few rare tokens can make the gradient of one batch many times as
+    long as that of the next, and no fixed bound fits all models. The bound here is an exponential
+    average of past norms, each counted as at most `tail` times the average, so that an outlier
+    can't raise the bound by itself. The first batches define the bound.
 
     Args:
-        decay: Of the average; 0.9 remembers some 10 steps.
-        tail: Largest factor by which one norm may stand above the average.
+        decay: Decay of the average; 0.9 remembers some 10 steps.
+        tail: Largest factor by which one norm may exceed the average; at least 1.
     """
 
     running: torch.Tensor
@@ -103,10 +102,10 @@ class RunningNormClip(nn.Module):
 
     @torch.no_grad()
     def forward(self, parameters: list[nn.Parameter]) -> torch.Tensor:
-        """Clips in place; returns the norm before, a scalar."""
+        """Clips the gradients in place and returns their norm before the clip, a scalar."""
         gradients = [p.grad for p in parameters if p.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
-        if norm > 0:  # a batch without signal says nothing of the typical norm
+        if norm > 0:  # a batch without signal says nothing about the typical norm
             if self.running == 0:
                 self.running.copy_(norm)
             capped = torch.minimum(norm, self.tail * self.running)
@@ -118,18 +117,18 @@ class RunningNormClip(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """Learning rate over the run: warm-up, then constant or a cosine down to 0.
+    """Schedule of the learning rate: a warm-up, then a constant rate or a cosine down to 0.
 
     Attributes:
-        kind: What follows the warm-up.
-        warmup: Share of the run's steps in which the rate rises from 0; the paper's is 3 %.
+        kind: Shape of the schedule after the warm-up.
+        warmup: Share of the run's steps in which the rate rises from 0; 3 % in the paper.
     """
 
     kind: Literal["constant", "cosine"] = "constant"
     warmup: float = 0.03
 
     def __post_init__(self) -> None:
-        """Raises a ConfigError for a warm-up out of range."""
+        """Raises a ConfigError if the warm-up is out of range."""
         if not 0 <= self.warmup < 1:
             raise ConfigError(
                 "model.schedule.warmup",
@@ -140,14 +139,14 @@ class Schedule:
     def build(
         self, optimizer: torch.optim.Optimizer, num_steps: int
     ) -> torch.optim.lr_scheduler.LambdaLR:
-        """Makes the scheduler of a run of `num_steps` optimizer steps."""
+        """Makes the scheduler for a run of `num_steps` optimizer steps."""
         warmup = round(self.warmup * num_steps)
 
         def factor(step: int) -> float:
             if step < warmup:
                 return (
                     step + 1
-                ) / warmup  # the first step has a rate, too: its rollouts are not for nothing
+                ) / warmup  # not 0 at the first step, whose rollouts would be wasted
             if self.kind == "constant":
                 return 1.0
             return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, num_steps - warmup)))
@@ -156,10 +155,10 @@ class Schedule:
 
 
 def state_facts(optimizer: torch.optim.Optimizer) -> tuple[int, list[str]]:
-    """Bytes of the state that an optimizer keeps of its parameters, and the moments' dtypes.
+    """Returns the size of an optimizer's state in bytes, and the dtypes of its moments.
 
-    Counters and bitsandbytes' quantisation tables count as bytes; a dtype is named if a tensor of
-    it is as large as a parameter.
+    The size includes counters and bitsandbytes' quantisation tables. A dtype is named if a tensor
+    of that dtype has as many elements as its parameter.
     """
     total, kinds = 0, set()
     for parameter, state in optimizer.state.items():
@@ -174,19 +173,19 @@ def state_facts(optimizer: torch.optim.Optimizer) -> tuple[int, list[str]]:
 def check_optimizer(
     factory: Callable[[Any], torch.optim.Optimizer], trained: nn.Module, device: torch.device
 ) -> None:
-    """Makes the optimizer and takes a step on nothing, before a model is loaded.
+    """Tries the optimizer on a gradient of zeros, before a model is loaded.
 
     Args:
-        factory: As configured.
-        trained: What is trained, as `Steering.build` makes it.
-        device: Where it will be.
+        factory: Maker of the optimizer, as configured.
+        trained: Module that is trained, as `Steering.build` makes it.
+        device: Device on which the module will be trained.
 
     Raises:
-        ConfigError: If its arguments are refused, its rate is of another kind, its step needs a
-            closure, it has no kernel for the device, or an 8-bit one would silently keep 32-bit
-            state.
+        ConfigError: If the optimizer's arguments are refused, its rate is that of another kind, its
+            step needs a closure, it has no kernel for the device, or an 8-bit optimizer would
+            silently keep 32-bit state.
     """
-    # the smallest parameter is the first whose state an 8-bit optimizer keeps in 32 bits
+    # an 8-bit optimizer keeps the state of small parameters in 32 bits, so try the smallest one
     name, least = min(trained.named_parameters(), key=lambda item: item[1].numel())
     weight = nn.Parameter(torch.zeros(least.shape, device=device))
     try:

@@ -1,8 +1,8 @@
-"""Lightning's strategies for several processes: the base is shared out, the vectors are not.
+"""Lightning's strategies for several processes: they may shard the base, never the vectors.
 
-The vectors are replicated in float32 and stand outside of everything that is sharded. Their
-gradient is summed by the module itself, once a step, so no strategy wraps the module, and
-checkpoints, which hold the vectors alone, are those of a single process.
+The vectors are replicated in float32 and stay outside of everything that is sharded. The module
+itself sums their gradient once per step, so no strategy wraps the module. Checkpoints hold the
+vectors alone and look like those of a single process.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from steer_lightning.model.sharding import FlatSharding, LayerSharding, Sharding
 from steer_lightning.system.peer_watch import PeerWatch, all_arrive
 
 HOURS = 24.0
-"""A rollout may take long; processes that died are noticed by the `PeerWatch`."""
+"""Default time-out of a collective call: rollouts take long, and `PeerWatch` notices deaths."""
 
 MINUTES = 10.0
-"""To connect all processes; before that nothing notices one that has failed."""
+"""Default time to connect all processes; until then nothing notices one that has failed."""
 
 
 class SteeringStrategy(ParallelStrategy):
-    """What the three strategies have in common; not one by itself.
+    """Base class of the three strategies, with what they have in common.
 
     Attributes:
-        agreed: What the first process told the others when the run began, see `tell`.
+        agreed: Message of the first process to the others when the run began, see `tell`.
     """
 
-    # the module is not wrapped, and its state is kilobytes: as with a single process
+    # the module is not wrapped and its state has kilobytes, so all this works as in one process
     setup_optimizers = Strategy.setup_optimizers
     lightning_module_state_dict = Strategy.lightning_module_state_dict
     load_model_state_dict = Strategy.load_model_state_dict
@@ -49,13 +49,13 @@ class SteeringStrategy(ParallelStrategy):
     restore_checkpoint_after_setup = False
 
     connect_minutes: float
-    shards = False  # whether a process holds a part of the base alone, known before it is connected
+    shards = False  # whether a process holds only a part of the base; known before they connect
     agreed: Any = None
     _told: Any = None
     _peers: PeerWatch | None = None
 
     def tell(self, message: Any) -> None:
-        """Sets what the first process tells the others as soon as they are connected."""
+        """Sets the message that the first process sends the others once they are connected."""
         self._told = message
 
     def setup_environment(self) -> None:
@@ -72,15 +72,15 @@ class SteeringStrategy(ParallelStrategy):
         self.agreed = self.broadcast(self._told)
 
     def _connect(self) -> None:
-        """Makes the process group."""
+        """Creates the process group."""
         raise NotImplementedError
 
     def sharding(self) -> Sharding:
-        """How the base lies in memory; once the processes are connected."""
+        """Returns how the base lies in memory; requires that the processes are connected."""
         raise NotImplementedError
 
     def setup(self, trainer: L.Trainer) -> None:
-        """As with a single process, but that no precision plugin touches the base."""
+        """Sets up as with a single process, except that no precision plugin touches the base."""
         assert self.accelerator is not None
         self.accelerator.setup(trainer)
         self.model_to_device()
@@ -89,24 +89,24 @@ class SteeringStrategy(ParallelStrategy):
         self.setup_precision_plugin()
 
     def model_to_device(self) -> None:
-        """Moves the vectors, and a base that is not sharded."""
+        """Moves the vectors to the device, and the base if it is not sharded."""
         assert self.model is not None
         self.model.to(self.root_device)
 
     def load_checkpoint(self, checkpoint_path: _PATH, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """The first process reads it and hands it on: others need not see its disk."""
+        """Reads a checkpoint in the first process for all, as the others may not see its disk."""
         found: dict[str, Any] = {}
         if self.is_global_zero:
             found = Strategy.load_checkpoint(self, checkpoint_path, *args, **kwargs)
         return self.broadcast(found)
 
     def on_exception(self, exception: BaseException) -> None:
-        """Tells the others, which could only wait."""
+        """Tells the other processes of the exception, since they would wait in vain."""
         if self._peers is not None:
             self._peers.leave(exception)
 
     def teardown(self) -> None:
-        """Takes leave of the others."""
+        """Tells the other processes that this one ends regularly."""
         if self._peers is not None:
             self._peers.leave()
             self._peers = None
@@ -114,12 +114,14 @@ class SteeringStrategy(ParallelStrategy):
 
 
 class SteeringDDP(SteeringStrategy, DDPStrategy):
-    """Each process holds the whole base.
+    """Strategy in which each process holds the whole base.
 
     Args:
-        timeout_hours: Of a collective call: the longest time that one process may wait for another.
-        connect_minutes: Until all processes have connected; one that fails earlier is not noticed.
-        process_group_backend: As in Lightning; null takes NCCL on GPUs, gloo on CPUs.
+        timeout_hours: Time-out of a collective call, in hours: how long one process may wait for
+            another.
+        connect_minutes: Longest time until all processes have connected, in minutes; a process that
+            fails earlier is not noticed.
+        process_group_backend: Backend of the process group; null takes NCCL on GPUs, gloo on CPUs.
     """
 
     def __init__(
@@ -138,21 +140,25 @@ class SteeringDDP(SteeringStrategy, DDPStrategy):
         self.setup_distributed()
 
     def sharding(self) -> Sharding:
-        """The whole base in each process."""
+        """Returns the plain placement: the whole base in each process."""
         return Sharding()
 
 
 class SteeringFSDP2(SteeringStrategy, ModelParallelStrategy):
-    """The base is sharded a decoder layer at a time, by FSDP2.
+    """Strategy that shards the base one decoder layer at a time, by FSDP2.
 
     Args:
-        shard_size: Processes that share one copy of the base; null takes those of one node, so that
-            no weight ever travels between nodes. All processes must divide into such groups.
-        gather_for_rollouts: Gathers the whole base once for each rollout, instead of layer by layer
-            for each token; null does so if it takes at most half of the device's memory.
-        timeout_hours: Of a collective call: the longest time that one process may wait for another.
-        connect_minutes: Until all processes have connected; one that fails earlier is not noticed.
-        process_group_backend: As in Lightning; null takes NCCL on GPUs, gloo on CPUs.
+        shard_size: Number of processes that share one copy of the base; null takes those of one
+            node, so that no weight ever travels between nodes. The number of all processes must be
+            a multiple of it.
+        gather_for_rollouts: Whether to gather the whole base once for each rollout, instead of
+            layer by layer for each token; null does so if the base takes at most half of the
+            device's memory.
+        timeout_hours: Time-out of a collective call, in hours: how long one process may wait for
+            another.
+        connect_minutes: Longest time until all processes have connected, in minutes; a process that
+            fails earlier is not noticed.
+        process_group_backend: Backend of the process group; null takes NCCL on GPUs, gloo on CPUs.
 
     Raises:
         ConfigError: If the processes do not divide into groups of `shard_size`.
@@ -193,20 +199,22 @@ class SteeringFSDP2(SteeringStrategy, ModelParallelStrategy):
         )
 
     def sharding(self) -> Sharding:
-        """By layer."""
+        """Returns the sharding by decoder layer."""
         return LayerSharding(self.device_mesh, self.root_device, self.gather_for_rollouts)
 
 
 class SteeringFSDP(SteeringStrategy, FSDPStrategy):
-    """The base is sharded a decoder layer at a time, by FSDP1; `SteeringFSDP2` is its successor.
+    """Strategy that shards the base one decoder layer at a time, by FSDP1; prefer `SteeringFSDP2`.
 
     Args:
-        sharding_strategy: As in Lightning. `SHARD_GRAD_OP` gathers each layer once for a rollout
-            and the update after it; `FULL_SHARD` for each token, which is slow but needs the least
-            memory.
-        timeout_hours: Of a collective call: the longest time that one process may wait for another.
-        connect_minutes: Until all processes have connected; one that fails earlier is not noticed.
-        process_group_backend: As in Lightning; null takes NCCL on GPUs, gloo on CPUs.
+        sharding_strategy: How often layers are gathered: with `SHARD_GRAD_OP` once for a rollout
+            and the update after it, with `FULL_SHARD` for each token, which is slow but needs the
+            least memory.
+        timeout_hours: Time-out of a collective call, in hours: how long one process may wait for
+            another.
+        connect_minutes: Longest time until all processes have connected, in minutes; a process that
+            fails earlier is not noticed.
+        process_group_backend: Backend of the process group; null takes NCCL on GPUs, gloo on CPUs.
         kwargs: Further arguments of Lightning's `FSDPStrategy`.
     """
 
@@ -230,7 +238,7 @@ class SteeringFSDP(SteeringStrategy, FSDPStrategy):
 
     @property
     def precision_plugin(self) -> Any:
-        """A plain one: FSDP's own would convert the base to float32, and fails on prompts."""
+        """A plain plugin: FSDP's own would convert the base to float32 and fail on prompts."""
         given = self._precision_plugin
         return Precision() if given is None or given.precision == "32-true" else given
 
@@ -242,14 +250,14 @@ class SteeringFSDP(SteeringStrategy, FSDPStrategy):
         FSDPStrategy.setup_environment(self)
 
     def sharding(self) -> Sharding:
-        """By flat parameter; with one process there is nothing to shard, and FSDP1 refuses."""
+        """Returns the sharding by flat parameter, or none for one process, which FSDP1 refuses."""
         if self.world_size == 1:
             return Sharding()
         return FlatSharding(self.root_device, self.sharding_strategy, self.kwargs)
 
 
 def allow_open_files() -> None:
-    """As many as the system lets: the first process holds connections to all others."""
+    """Raises the limit of open files, since the first process holds connections to all others."""
     if sys.platform != "win32":
         import resource
 
@@ -270,9 +278,9 @@ STRATEGIES: dict[str, type[SteeringStrategy]] = {
     "fsdp": SteeringFSDP,
     "fsdp2": SteeringFSDP2,
 }
-"""Names for `trainer.strategy`, with default settings; `auto` with one process needs none."""
+"""Strategies that `trainer.strategy` can name; `auto` with one process needs none of them."""
 
 
 def wants_several(devices: Any, num_nodes: Any) -> bool:
-    """Whether `trainer.devices` and `trainer.num_nodes` may ask for more than one process."""
+    """Tells if `trainer.devices` and `trainer.num_nodes` may ask for more than one process."""
     return str(devices) not in ("1", "[0]") or int(num_nodes or 1) > 1

@@ -1,4 +1,4 @@
-"""For tests of your own plug-ins: tiny models, a byte tokenizer, and checkers of the protocols."""
+"""Tools to test your own plug-ins: tiny models, a byte tokenizer, and checkers of protocols."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ VOCABULARY = len(SPECIAL) + 256
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """One token a byte, and <pad>, <bos>, <eos>; no chat template."""
+    """Makes a tokenizer with one token per byte, and <pad>, <bos>, <eos>; no chat template."""
     alphabet = SPECIAL + sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE({character: k for k, character in enumerate(alphabet)}, []))
     tokenizer.add_special_tokens(SPECIAL)
@@ -113,17 +113,17 @@ ARCHITECTURES: dict[str, Callable[[int, int], Any]] = {
         eos_token_id=EOS,
     ),
 }
-"""Makers of configurations, from (layers, width), by architecture."""
+"""Functions that make a configuration from (layers, width), by architecture."""
 
 
 def tiny_model(architecture: str = "llama", layers: int = 3, width: int = 32, seed: int = 0) -> Any:
-    """A random causal language model of `byte_tokenizer`'s vocabulary, float32, in eval mode.
+    """Makes a random causal language model for `byte_tokenizer`, float32, in eval mode.
 
     Args:
-        architecture: A key of `ARCHITECTURES`.
-        layers: Decoder layers.
-        width: Of the residual stream; a multiple of 8.
-        seed: Of the weights.
+        architecture: Key of `ARCHITECTURES`.
+        layers: Number of decoder layers.
+        width: Width of the residual stream; a multiple of 8.
+        seed: Seed of the weights.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -133,10 +133,7 @@ def tiny_model(architecture: str = "llama", layers: int = 3, width: int = 32, se
 
 
 def save_tiny(folder: str | Path, architecture: str = "llama", **options: Any) -> str:
-    """Saves a tiny model with the byte tokenizer.
-
-    Returns the folder, to be used as `model.base`.
-    """
+    """Saves a tiny model with the byte tokenizer; returns the folder, to use as `model.base`."""
     tiny_model(architecture, **options).save_pretrained(folder)
     byte_tokenizer().save_pretrained(folder)
     return str(folder)
@@ -145,7 +142,7 @@ def save_tiny(folder: str | Path, architecture: str = "llama", **options: Any) -
 def tiny_policy(
     architecture: str = "llama", steering: Steering | None = None, **options: Any
 ) -> Policy:
-    """A policy on a tiny random model."""
+    """Makes a policy on a tiny random model."""
     policy = Policy("tiny", steering=steering)
     policy.tokenizer = byte_tokenizer()
     policy.adopt(tiny_model(architecture, **options))
@@ -153,7 +150,7 @@ def tiny_policy(
 
 
 def make_prompts(texts: Sequence[str], answers: Sequence[str] | None = None) -> list[Prompt]:
-    """Prompts of the byte tokenizer."""
+    """Makes prompts tokenized by the byte tokenizer; the default answer is "0"."""
     tokenizer = byte_tokenizer()
     return [
         Prompt(
@@ -167,17 +164,17 @@ def make_prompts(texts: Sequence[str], answers: Sequence[str] | None = None) -> 
 
 
 def check_reward(reward: Any, completions: Sequence[Completion]) -> list[float | None]:
-    """Checks a reward as training will use it; raises what training would raise.
+    """Checks a reward as training will use it, and raises what training would raise.
 
     Args:
-        reward: A function or an object of the `Reward` protocol.
-        completions: At least two.
+        reward: Function or object of the `Reward` protocol.
+        completions: Completions to score, at least two.
 
     Returns:
-        The scores.
+        The scores of the completions.
 
     Raises:
-        ConfigError: If it returns the wrong count, NaN or a non-number.
+        ConfigError: If the reward returns a wrong number of scores, NaN or a non-number.
         AssertionError: If a completion's score depends on the order, or on what else is in the
             batch.
     """
@@ -204,12 +201,12 @@ def check_engine(
     """Checks a rollout engine on a policy.
 
     Args:
-        engine: Not yet set up.
-        policy: Loaded.
-        prompts: At least two; default: three of different lengths.
+        engine: Engine that is not yet set up.
+        policy: Policy that is loaded.
+        prompts: Prompts to answer, at least two; by default three of different lengths.
 
     Returns:
-        The rollouts.
+        The rollouts of the engine.
 
     Raises:
         AssertionError: If shapes or masks are wrong, equal seeds give unequal rows, or the

@@ -1,7 +1,7 @@
 """The typed carriers between the stages of a training step.
 
-Axes, everywhere in the package: B prompts, G completions of a prompt (a group), N = B * G rows,
-T tokens, V vocabulary, L steered layers, D width.
+The names of the axes are the same everywhere in the package: B prompts, G completions of a prompt
+(a group), N = B * G rows, T tokens, V vocabulary, L steered layers, D width.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-if TYPE_CHECKING:  # reward workers read these types, too, and should not wait for torch
+if TYPE_CHECKING:  # reward workers import this module, too, and should not wait for torch
     import torch
 
 
@@ -21,30 +21,30 @@ class Problem:
     question: str
     answer: str
     columns: Mapping[str, object] = field(default_factory=dict)
-    """Further columns of the source, handed on to rewards untouched."""
+    """Further columns of the source, which rewards receive unchanged."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prompt:
-    """A problem as the model reads it."""
+    """A problem in the form in which the model reads it."""
 
     id: int
     """Position of the problem in its source; part of the sampling seed."""
     problem: Problem
     text: str
-    """The rendered template."""
+    """Rendered template."""
     token_ids: tuple[int, ...]
-    """`text` as tokens, special tokens included."""
+    """Tokens of `text`, special tokens included."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Completion:
-    """One answer of the model, as a reward sees it: text and facts, never tensors."""
+    """One answer of the model, as rewards see it: text and facts, never tensors."""
 
     text: str
     question: str
     answer: str
-    """The gold answer."""
+    """Gold answer."""
     num_tokens: int
     finished: bool
     """True if the model ended by itself (EOS), False if it was cut off at the token limit."""
@@ -53,15 +53,15 @@ class Completion:
 
 @runtime_checkable
 class Source(Protocol):
-    """Where problems come from. Any class with this method plugs in by `class_path`.
+    """Loads problems; any class with this method plugs in by `class_path`.
 
-    In this and the other plug-in protocols types stand in the docstring: jsonargparse compares
-    annotations to the letter, and would refuse a plug-in that writes `list` for `Sequence`, or none
-    at all.
+    This and the other plug-in protocols name their types in the docstring only: jsonargparse
+    compares annotations to the letter, and would refuse a plug-in that writes `list` for
+    `Sequence`, or that has no annotation.
     """
 
     def load(self) -> Any:
-        """Returns a sequence of all problems (`Problem`), in a fixed order."""
+        """Returns the sequence of all problems (`Problem`), in a fixed order."""
         ...
 
 
@@ -70,65 +70,71 @@ class Rollouts:
     """B prompts with G completions each; row n answers prompt n // G."""
 
     prompts: tuple[Prompt, ...]
-    """B prompts."""
+    """The B prompts."""
     group_size: int
-    """G."""
+    """Number G of completions per prompt."""
     completion_ids: torch.Tensor
-    """(N, T) int64, right-padded; the EOS token, where there is one, is part of the completion."""
+    """Tokens of the completions, (N, T) int64, right-padded; an EOS token is part of its row."""
     completion_mask: torch.Tensor
-    """(N, T) bool, True for tokens of the completion."""
+    """Mask of the completions, (N, T) bool, False where padded."""
     logprobs: torch.Tensor
-    """(N, T) float32, log-probability in nats under the distribution that was sampled.
+    """Log-probabilities of the tokens under the distribution that was sampled, (N, T) float32.
 
-    0 where padded.
+    They are in nats, and 0 where padded.
     """
     finished: torch.Tensor
-    """(N,) bool, True where the row ended by an EOS token."""
+    """Whether a row ended by an EOS token, (N,) bool."""
     texts: tuple[str, ...]
-    """N decoded completions, without special tokens."""
+    """The N decoded completions, without special tokens."""
 
     @property
     def num_tokens(self) -> torch.Tensor:
-        """(N,) int64, tokens of each completion, EOS included."""
+        """Number of tokens of each completion, EOS included, (N,) int64."""
         return self.completion_mask.sum(1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LossInputs:
-    """What a loss sees of one micro-batch: n of the N rows that an optimizer step learns from."""
+    """The input of a loss for one micro-batch: n of the N rows that an optimizer step learns from.
+
+    All log-probabilities are in nats.
+    """
 
     logprobs: torch.Tensor
-    """(n, T) float32, of the current policy, differentiable; arbitrary where masked."""
+    """Log-probabilities under the current policy, (n, T) float32, differentiable; arbitrary where
+    masked."""
     old_logprobs: torch.Tensor
-    """(n, T) float32, the trainer's before the first update of this batch; in that one `logprobs`
-    itself, without gradient."""
+    """Log-probabilities that the trainer computed before the first update of this batch, (n, T)
+    float32; in the first update they are `logprobs` without gradient."""
     sampling_logprobs: torch.Tensor
-    """(n, T) float32, of the distribution that was sampled, as the engine gave them."""
+    """Log-probabilities under the sampled distribution, as the engine gave them, (n, T) float32."""
     mask: torch.Tensor
-    """(n, T) bool, True for tokens of the completion."""
+    """Mask of the completions, (n, T) bool, False where padded."""
     advantages: torch.Tensor
-    """(n,) float32."""
+    """Advantage of each completion, (n,) float32."""
     num_rows: int
-    """N, completions of the whole step, of all processes: losses of micro-batches add up."""
+    """Number N of completions in the whole step, over all processes, so that losses of
+    micro-batches add up."""
     num_tokens: int
-    """Their tokens."""
+    """Number of tokens of those N completions."""
     reference_logprobs: torch.Tensor | None = None
-    """(n, T) float32, of the base with the vectors off; for losses with `needs_reference`."""
+    """Log-probabilities under the base with the vectors off, (n, T) float32; for losses with
+    `needs_reference`."""
     entropy: torch.Tensor | None = None
-    """(n, T) float32 in nats, of the current policy's distribution at each sampled position,
+    """Entropy of the current policy at each sampled position, in nats, (n, T) float32,
     differentiable; for losses with `needs_entropy`."""
 
     @property
     def lengths(self) -> torch.Tensor:
-        """(n,) int64, tokens of each completion, at least 1."""
+        """Number of tokens of each completion, at least 1, (n,) int64."""
         return self.mask.sum(1).clamp(min=1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LossOutput:
-    """What a loss returns for one micro-batch."""
+    """The result of a loss for one micro-batch."""
 
     loss: torch.Tensor
-    """Scalar, already divided by what the whole step holds: micro-batches add up."""
+    """Loss, a scalar, divided by the size of the whole step, so that micro-batches add up."""
     metrics: Mapping[str, torch.Tensor] = field(default_factory=dict)
-    """Detached scalars that add up over micro-batches in the same way."""
+    """Metrics, detached scalars that add up over micro-batches in the same way."""

@@ -1,4 +1,4 @@
-"""Advantage estimators, one a file: (B, G) rewards to (B, G) advantages."""
+"""The advantage estimators, one per file: from rewards (B, G) to advantages (B, G)."""
 
 from steer_lightning.advantages.base import Advantage
 from steer_lightning.advantages.dr_grpo import DrGRPO

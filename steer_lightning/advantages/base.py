@@ -1,4 +1,4 @@
-"""What an advantage estimator is."""
+"""The protocol of an advantage estimator."""
 
 from __future__ import annotations
 
@@ -9,15 +9,11 @@ from typing import Any, Protocol, runtime_checkable
 class Advantage(Protocol):
     """Turns rewards into advantages.
 
-    Pure, knows no text. A plain function of the same form is one, too.
-
-    An estimator that needs several completions of a prompt says so in an attribute
+    An estimator is pure and knows nothing of text. A plain function of the same form is an
+    estimator, too. One that needs several completions of a prompt says so in an attribute
     `min_group_size`.
     """
 
     def __call__(self, rewards: Any, /) -> Any:
-        """Takes rewards, a tensor (B, G) with NaN where unscored.
-
-        Returns finite advantages (B, G).
-        """
+        """Takes rewards (B, G), NaN where unscored, and returns finite advantages (B, G)."""
         ...

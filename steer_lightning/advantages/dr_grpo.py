@@ -1,4 +1,4 @@
-"""Group-relative advantages without the standard deviation."""
+"""Dr. GRPO: group-relative advantages that are not divided by the standard deviation."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ from steer_lightning.advantages.scored import has_signal, split_scored
 
 
 class DrGRPO:
-    """A_i = r_i - mean(r), over the group ("GRPO done right", arXiv 2503.20783).
+    """Subtracts the mean reward of the group ("GRPO done right", arXiv 2503.20783).
 
-    The mean takes in r_i itself, so this is `RLOO` times (n - 1) / n for n scored completions:
-    unbiased but for that factor. Assumes rewards of one scale over all prompts, as of a verifier.
-    A group whose scored rewards are all equal has advantages 0, as has one with a single scored
-    completion; unscored ones (NaN) are left out of the mean and have advantage 0.
+    A_i = r_i - mean(r). The mean includes r_i itself, so this is `RLOO` times (n - 1) / n for n
+    scored completions: unbiased up to that factor. The estimator assumes that the rewards of all
+    prompts have one scale, as those of a verifier do. The advantages are 0 in a group whose scored
+    rewards are all equal, and in one with a single scored completion; unscored completions (NaN)
+    are left out of the mean and have advantage 0.
     """
 
     min_group_size = 2
 
     def __call__(self, rewards: torch.Tensor) -> torch.Tensor:
-        """Advantages of a batch.
+        """Returns the advantages of a batch.
 
         Args:
             rewards: (B, G) float, NaN where a completion could not be scored.

@@ -1,4 +1,4 @@
-"""Group-relative advantages, divided by the group's standard deviation."""
+"""GRPO: group-relative advantages, divided by the group's standard deviation."""
 
 from __future__ import annotations
 
@@ -8,23 +8,24 @@ from steer_lightning.advantages.dr_grpo import DrGRPO
 from steer_lightning.advantages.scored import split_scored
 
 EPSILON = 1e-4
-"""As in TRL: bounds the advantage in a group whose rewards hardly differ."""
+"""Addend of the standard deviation, as in TRL: bounds advantages where rewards hardly differ."""
 
 
 class GRPO:
-    """A_i = (r_i - mean(r)) / (std(r) + 1e-4), over the group (arXiv 2402.03300).
+    """Standardises each reward within its group (arXiv 2402.03300).
 
-    The standard deviation is the unbiased one, as in TRL. Assumes that groups of any difficulty
-    should weigh the same: a prompt with one right answer in G counts as much as one with G / 2,
-    which makes the gradient no longer that of the mean reward (arXiv 2503.20783 calls it a bias,
-    and leaves it out: `DrGRPO`). A group whose scored rewards are all equal has advantages 0, as
-    has one with a single scored completion; unscored ones (NaN) are left out of mean and deviation.
+    A_i = (r_i - mean(r)) / (std(r) + 1e-4). The standard deviation is the unbiased one, as in TRL.
+    The estimator assumes that groups of any difficulty should weigh the same: a prompt with one
+    right answer in G counts as much as one with G / 2, so the gradient is no longer that of the
+    mean reward (arXiv 2503.20783 calls this a bias, and `DrGRPO` avoids it). The advantages are 0
+    in a group whose scored rewards are all equal, and in one with a single scored completion;
+    unscored completions (NaN) are left out of mean and deviation, and have advantage 0.
     """
 
     min_group_size = 2
 
     def __call__(self, rewards: torch.Tensor) -> torch.Tensor:
-        """Advantages of a batch.
+        """Returns the advantages of a batch.
 
         Args:
             rewards: (B, G) float, NaN where a completion could not be scored.

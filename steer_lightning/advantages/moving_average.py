@@ -10,21 +10,22 @@ from steer_lightning.errors import ConfigError
 
 
 class MovingAverage(nn.Module):
-    """A_i = r_i - b, then b <- decay * b + (1 - decay) * mean(r), over all prompts of the batch.
+    """Subtracts the moving average b of past rewards, over all prompts of a batch.
 
-    REINFORCE with a baseline (Williams 1992, "reinforcement comparison"). Unbiased: b is of earlier
-    batches alone, so that no completion's baseline depends on it. Assumes prompts of similar
-    difficulty, since they share one b; serves any group size, 1 included. The average is divided by
-    1 - decay^t, t batches seen, so that its start at 0 does not pull it down; the first batch has
-    b = 0. Unscored completions (NaN) are left out of the mean and have advantage 0; a batch without
-    a score leaves b as it was.
+    A_i = r_i - b, then b <- decay * b + (1 - decay) * mean(r). This is REINFORCE with a baseline
+    (Williams 1992, "reinforcement comparison"). It is unbiased: b stems from earlier batches alone,
+    so no completion's baseline depends on that completion. The estimator assumes prompts of similar
+    difficulty, since they share one b, and serves any group size, 1 included. The average is
+    divided by 1 - decay^t after t batches, so that its start at 0 does not pull it down; the first
+    batch has b = 0. Unscored completions (NaN) are left out of the mean and have advantage 0; a
+    batch without a score leaves b unchanged.
 
     Args:
-        decay: Of the average; 0.9 remembers some 10 batches.
+        decay: Decay of the average; 0.9 remembers some 10 batches.
 
     Attributes:
-        total: Scalar, the average before that division; with `weight` it is in the checkpoint.
-        weight: Scalar, 1 - decay^t; 0 before the first batch.
+        total: Average before that division, a scalar; the checkpoint holds it and `weight`.
+        weight: Divisor 1 - decay^t, a scalar; 0 before the first batch.
 
     Raises:
         ConfigError: If the decay is not at least 0 and below 1.
@@ -43,12 +44,12 @@ class MovingAverage(nn.Module):
 
     @property
     def baseline(self) -> float:
-        """b, of the batches seen so far."""
+        """Baseline b, from the batches seen so far."""
         return float(self.total / self.weight) if self.weight > 0 else 0.0
 
     @torch.no_grad()
     def forward(self, rewards: torch.Tensor) -> torch.Tensor:
-        """Advantages of a batch; takes its mean into the baseline of the next ones.
+        """Returns the advantages of a batch, then updates the baseline with its mean reward.
 
         Args:
             rewards: (B, G) float, NaN where a completion could not be scored.

@@ -1,4 +1,4 @@
-"""REINFORCE leave-one-out."""
+"""RLOO: REINFORCE with a leave-one-out baseline."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from steer_lightning.advantages.scored import has_signal, split_scored
 
 
 class RLOO:
-    """A_i = r_i - b_i with b_i = sum_{j != i} r_j / (G - 1).
+    """Subtracts the mean reward b_i of the group's other completions.
 
-    b_i is the mean reward of the group's other completions. Unbiased: the baseline of a completion
-    does not depend on it (Ahmadian et al., arXiv 2402.14740; Kool et al. 2019). A group whose
-    rewards are all equal has no signal: its advantages are 0. Unscored completions (NaN) are left
-    out of the baseline and have advantage 0, as has the only scored one of its group, for which
-    there is no baseline.
+    A_i = r_i - b_i with b_i = sum_{j != i} r_j / (G - 1). The estimator is unbiased: the baseline
+    of a completion does not depend on that completion (Ahmadian et al., arXiv 2402.14740; Kool et
+    al. 2019). A group whose rewards are all equal has no signal: its advantages are 0. Unscored
+    completions (NaN) are left out of the baseline and have advantage 0; so has the only scored
+    completion of its group, for which there is no baseline.
     """
 
     min_group_size = 2
 
     def __call__(self, rewards: torch.Tensor) -> torch.Tensor:
-        """Advantages of a batch.
+        """Returns the advantages of a batch.
 
         Args:
             rewards: (B, G) float, NaN where a completion could not be scored.
@@ -29,7 +29,7 @@ class RLOO:
             (B, G) float, finite.
         """
         values, scored = split_scored(rewards)
-        others = scored.sum(1, keepdim=True) - 1  # of a scored completion
+        others = scored.sum(1, keepdim=True) - 1  # other scored completions, seen from a scored one
         baseline = (values.sum(1, keepdim=True) - values) / others.clamp(min=1)
         takes_part = scored & has_signal(rewards)[:, None]
         return torch.where(takes_part, values - baseline, torch.zeros_like(values))

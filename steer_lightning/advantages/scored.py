@@ -1,4 +1,4 @@
-"""What all estimators need: rewards of which some are missing."""
+"""Helpers for rewards of which some are missing, which all estimators need."""
 
 from __future__ import annotations
 
@@ -6,26 +6,26 @@ import torch
 
 
 def split_scored(rewards: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Tells rewards from gaps.
+    """Separates the rewards from the gaps.
 
     Args:
-        rewards: Of any shape, NaN where unscored.
+        rewards: Rewards of any shape, NaN where unscored.
 
     Returns:
-        The rewards with 0 in the gaps, and a bool mask, True where scored.
+        The rewards with 0 in the gaps, and a bool mask that is True where scored.
     """
     scored = ~rewards.isnan()
     return torch.where(scored, rewards, torch.zeros_like(rewards)), scored
 
 
 def has_signal(rewards: torch.Tensor) -> torch.Tensor:
-    """Whether a group tells better completions from worse ones: its scored rewards differ.
+    """Tells whether the scored rewards of a group differ, so that there is something to learn.
 
     Args:
-        rewards: (B, G), NaN where unscored.
+        rewards: Rewards (B, G), NaN where unscored.
 
     Returns:
-        (B,) bool. Exact, where `rewards - mean` may leave a rounding error instead of 0.
+        (B,) bool. It is exact, whereas `rewards - mean` may leave a rounding error instead of 0.
     """
     gap = rewards.isnan()
     lowest = rewards.masked_fill(gap, float("inf")).amin(1)

@@ -1,4 +1,4 @@
-"""Evaluation: benchmarks, metrics with intervals, and what runs them."""
+"""Evaluation: the benchmarks, the metrics with intervals, and the code that runs them."""
 
 from steer_lightning.evaluation.at_k import (
     AvgAtK,

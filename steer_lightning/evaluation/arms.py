@@ -1,4 +1,4 @@
-"""What is compared: the base, the base steered, other scales, layers left out, other results."""
+"""The arms of a comparison: the base, results of runs, other scales, layers that are left out."""
 
 from __future__ import annotations
 
@@ -28,13 +28,14 @@ LeaveOut = Sequence[int] | Literal["each"] | None
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """One way to steer the model.
+    """One way to steer the model, to be compared with others.
 
     Attributes:
-        name: In tables and files.
-        steering: What steers it; what is zero, or at scale 0, is the base, bit for bit.
-        scale: Factor on it.
-        facts: Tells it from others of the same name.
+        name: Name of the arm in tables and files.
+        steering: Steering of the model; if it is zero, or at scale 0, the arm is the base, bit for
+            bit.
+        scale: Factor on the steering.
+        facts: Text that distinguishes the arm from others of the same name.
     """
 
     name: str
@@ -44,13 +45,16 @@ class Arm:
 
 
 def load_files(paths: Sequence[str]) -> dict[str, Steering]:
-    """Results of runs by the name of their arm: `steered` for one, else what tells them apart.
+    """Loads results of runs by the name of their arm.
+
+    A single result is called `steered`; several are named after the stems of their paths, or after
+    the whole paths if two stems are the same.
 
     Args:
         paths: Files, folders of adapters, or folders of runs.
 
     Raises:
-        ConfigError: If there is no such file, it is damaged, or is named twice.
+        ConfigError: If a file is missing, damaged or named twice.
     """
     files = [find_result(path) for path in paths]
     if len(set(files)) < len(files):
@@ -64,10 +68,10 @@ def load_files(paths: Sequence[str]) -> dict[str, Steering]:
 
 
 def base_of(files: Mapping[str, Steering], trust_remote_code: bool) -> str:
-    """The base that all files were trained on.
+    """Returns the base that all files were trained on.
 
     Raises:
-        ConfigError: If they name none, or several, or its code is to run.
+        ConfigError: If the files name no base or several, or if code of the base is to run.
     """
     if trust_remote_code:
         raise ConfigError(
@@ -84,7 +88,7 @@ def base_of(files: Mapping[str, Steering], trust_remote_code: bool) -> str:
 
 
 def check_fit(files: Mapping[str, Steering], policy: Policy) -> None:
-    """Raises a ConfigError if a result does not fit the base, before that is loaded."""
+    """Raises a ConfigError if a result does not fit the base, before the base is loaded."""
     model = policy.empty_base()
     for name, steering in files.items():
         try:
@@ -99,17 +103,17 @@ def check_fit(files: Mapping[str, Steering], policy: Policy) -> None:
 def make_arms(
     files: Mapping[str, Steering], scales: Sequence[float], leave_out: LeaveOut
 ) -> list[Arm]:
-    """All arms, the base first.
+    """Makes all arms, the base first.
 
     Args:
-        files: From `load_files`.
-        scales: Factors on all that was learned, an arm for each.
-        leave_out: Layers of which each is left out once, at scale 1; `each` takes every steered
-            one.
+        files: Results of runs, from `load_files`.
+        scales: Factors on each result, with an arm for each.
+        leave_out: Layers, each of which is left out once, at scale 1; `each` takes every steered
+            layer.
 
     Raises:
-        ConfigError: If a layer is left out that is not steered, or of something else than plain
-            vectors, or two arms have the same name.
+        ConfigError: If a layer to leave out is not steered, or the result is not plain vectors, or
+            two arms have the same name.
     """
     arms = [Arm(name=BASE, steering=SteeringVectors())]
     for name, steering in files.items():
@@ -133,7 +137,7 @@ def make_arms(
 def _left_out(
     leave_out: LeaveOut, steering: Steering, name: str
 ) -> Iterator[tuple[int, SteeringVectors]]:
-    """Each chosen layer, and the vectors without it."""
+    """Yields each layer to leave out, with the vectors that remain without it."""
     if leave_out is None:
         return
     if type(steering) is not SteeringVectors:

@@ -1,6 +1,6 @@
-"""Metrics over several samples a problem, as torchmetrics classes that join over processes.
+"""Metrics over several samples per problem, as torchmetrics classes that join over processes.
 
-Each keeps one number a problem, so that intervals and paired differences can be computed.
+Each metric keeps one number per problem, so that intervals and paired differences can be computed.
 """
 
 from __future__ import annotations
@@ -21,21 +21,22 @@ from steer_lightning.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """One completion of a problem."""
+    """One completion of a problem, as the metrics see it."""
 
     verdict: float | None
-    """1 for right, 0 for wrong, None for what can't be judged."""
+    """Verdict of the verifier: 1 for right, 0 for wrong, None if it can't be judged."""
     num_tokens: int
     finished: bool
-    """Ended by itself; False if it was cut off."""
+    """Whether the completion ended by itself; False if it was cut off."""
     vote: int | None = None
-    """Number of its answer: equal answers of a problem have the same one. None without answer."""
+    """Number of the answer, the same for equal answers of a problem; None without an answer."""
 
 
 class PerProblem(Metric):
-    """A number for each problem; `compute` gives the mean over those that have one.
+    """Base class of metrics with a number for each problem, and their mean as the result.
 
-    A subclass says in `number` what it is of a problem's samples.
+    A subclass computes the number from the samples of a problem in `number`. Problems without a
+    number are left out of the mean.
     """
 
     full_state_update = False
@@ -48,15 +49,15 @@ class PerProblem(Metric):
         self.add_state("values", [], dist_reduce_fx="cat")
 
     def number(self, samples: Sequence[Sample]) -> float:
-        """NaN where the samples allow none."""
+        """Returns the number of one problem, or NaN if the samples allow none."""
         raise NotImplementedError
 
     def update(self, problem: int, samples: Sequence[Sample]) -> None:
-        """Takes in all samples of one problem.
+        """Adds all samples of one problem.
 
         Args:
-            problem: Its number, the same in every process.
-            samples: At least one.
+            problem: Id of the problem, the same in every process.
+            samples: Samples of the problem, at least one.
         """
         device = self.device
         self.problems.append(torch.tensor([problem], device=device))
@@ -64,12 +65,12 @@ class PerProblem(Metric):
         self.values.append(value)
 
     def compute(self) -> torch.Tensor:
-        """Float64 scalar, NaN if no problem has a number."""
+        """Returns the mean over problems, a float64 scalar; NaN if no problem has a number."""
         return torch.from_numpy(self._sorted()[1]).nanmean()
 
     def by_problem(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Numbers of the problems, ascending, and their values, of all processes."""
-        if not self.problems:  # a process without problems takes part in joining all the same
+        """Returns the ids of all processes' problems, ascending, and the metric's value of each."""
+        if not self.problems:  # a process without problems must take part in joining, too
             self.problems.append(torch.empty(0, dtype=torch.int64, device=self.device))
             self.values.append(torch.empty(0, dtype=torch.float64, device=self.device))
         with self.sync_context():
@@ -83,29 +84,29 @@ class PerProblem(Metric):
 
 
 def _joined(state: list[torch.Tensor] | torch.Tensor) -> NDArray[Any]:
-    """A list state is one tensor once it has been joined over processes."""
+    """Joins a list state, which is one tensor once it has been joined over processes."""
     parts = [state] if isinstance(state, torch.Tensor) else state
     return torch.cat(parts).cpu().numpy() if parts else np.empty(0)
 
 
 class AvgAtK(PerProblem):
-    """avg@k: the share of right samples among those that could be judged."""
+    """Computes avg@k, the share of right samples among those that could be judged."""
 
     def number(self, samples: Sequence[Sample]) -> float:
-        """Their mean verdict."""
+        """Returns the mean verdict of the judged samples."""
         scored = [sample.verdict for sample in samples if sample.verdict is not None]
         return sum(scored) / len(scored) if scored else math.nan
 
 
 class PassAtK(PerProblem):
-    """pass@k: the chance that one of k samples is right, by the unbiased estimator.
+    """Computes pass@k, the chance that one of k samples is right, by the unbiased estimator.
 
-    1 - C(n - c, k) / C(n, k) of n judged samples, c of them right (Chen et al. 2021, arXiv
-    2107.03374, eq. 1).
+    The estimate is 1 - C(n - c, k) / C(n, k) for n judged samples, c of them right (Chen et al.
+    2021, arXiv 2107.03374, eq. 1).
 
     Args:
-        k: At least 1. A problem with fewer judged samples has no number.
-        kwargs: Of `torchmetrics.Metric`.
+        k: Number of samples drawn, at least 1. A problem with fewer judged samples has no number.
+        kwargs: Further arguments of `torchmetrics.Metric`.
 
     Raises:
         ConfigError: If k is less than 1.
@@ -118,7 +119,7 @@ class PassAtK(PerProblem):
         self.k = k
 
     def number(self, samples: Sequence[Sample]) -> float:
-        """A verdict counts as right from 1 on."""
+        """Returns the estimate of one problem; a verdict of 1 or more counts as right."""
         scored = [sample.verdict for sample in samples if sample.verdict is not None]
         n, c = len(scored), sum(verdict >= 1 for verdict in scored)
         if n < self.k:
@@ -127,43 +128,43 @@ class PassAtK(PerProblem):
 
 
 class MajAtK(PerProblem):
-    """maj@k: whether the answer that most samples give is right (Wang et al., arXiv 2203.11171).
+    """Computes maj@k, whether the answer of most samples is right (Wang et al., arXiv 2203.11171).
 
-    Answers that are mathematically equal vote together; of several with the same number of votes
-    the first that was given counts. Samples without an answer have no vote; a problem without any
-    vote is wrong.
+    Answers that are mathematically equal vote together. Of several answers with the same number of
+    votes, the one that was given first counts. Samples without an answer have no vote; a problem
+    without any vote is wrong.
     """
 
     def number(self, samples: Sequence[Sample]) -> float:
-        """NaN if the chosen answer could not be judged."""
+        """Returns 1 or 0 for a right or wrong majority, or NaN if its answer can't be judged."""
         votes = Counter(sample.vote for sample in samples if sample.vote is not None)
         if not votes:
             return 0.0
-        chosen = max(votes, key=lambda vote: votes[vote])  # the first of equals, in order of votes
+        chosen = max(votes, key=lambda vote: votes[vote])  # of equals the one that came first
         judged = (x.verdict for x in samples if x.vote == chosen and x.verdict is not None)
         verdict = next(judged, None)
         return math.nan if verdict is None else float(verdict >= 1)
 
 
 class CompletionLength(PerProblem):
-    """Mean tokens of a completion."""
+    """Computes the mean length of a completion."""
 
     def number(self, samples: Sequence[Sample]) -> float:
-        """In tokens."""
+        """Returns the mean length of a problem's samples, in tokens."""
         return sum(sample.num_tokens for sample in samples) / len(samples)
 
 
 class CutOffShare(PerProblem):
-    """Share of completions that did not end by themselves."""
+    """Computes the share of completions that did not end by themselves."""
 
     def number(self, samples: Sequence[Sample]) -> float:
-        """Of a problem's samples."""
+        """Returns the share among a problem's samples."""
         return sum(not sample.finished for sample in samples) / len(samples)
 
 
 class FormatShare(PerProblem):
-    """Share of completions with an answer where the verifier looks for it."""
+    """Computes the share of completions with an answer where the verifier looks for it."""
 
     def number(self, samples: Sequence[Sample]) -> float:
-        """Of a problem's samples."""
+        """Returns the share among a problem's samples."""
         return sum(sample.vote is not None for sample in samples) / len(samples)

@@ -1,4 +1,4 @@
-"""95 % intervals by the bootstrap over problems, and paired differences."""
+"""Means with 95 % intervals by the bootstrap over problems, and paired differences."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ from numpy.typing import NDArray
 RESAMPLES = 10_000
 LEVEL = 0.95
 CHUNK = 2**22
-"""Drawn indices that exist at once."""
+"""Largest number of drawn indices that are in memory at once."""
 
 Values = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """A mean over problems and its interval."""
+    """A mean over problems, with its interval."""
 
     value: float
     low: float | None
-    """None where a single problem leaves nothing to resample."""
+    """Lower end of the interval; None if there is at most one problem, and nothing to resample."""
     high: float | None
 
 
 def estimate(values: Values) -> Estimate:
-    """Mean over problems with the percentile bootstrap's 95 % interval (Efron 1979).
+    """Estimates the mean over problems, with the percentile bootstrap's 95 % interval (Efron 1979).
 
-    Problems are drawn with replacement, each with all its samples: they are what another benchmark
-    of the same kind would have had others of. The draw is the same each time.
+    Problems are drawn with replacement, each with all its samples, because another benchmark of the
+    same kind would have had other problems. The draw is the same each time.
 
     Args:
-        values: (P,) one number a problem, NaN where there is none; those are left out.
+        values: One number per problem, (P,); NaN for problems without one, which are left out.
 
     Returns:
-        NaN with no interval if no problem has a number.
+        The estimate: NaN without an interval if no problem has a number.
     """
     kept = values[~np.isnan(values)]
     if not len(kept):
@@ -54,13 +54,13 @@ def estimate(values: Values) -> Estimate:
 
 
 def difference(values: Values, base: Values) -> Estimate:
-    """Mean of the paired differences `values - base` over the same problems, with its interval.
+    """Estimates the mean of the paired differences `values - base` over the same problems.
 
-    Much narrower than the difference of two intervals: what makes a problem hard for both arms
-    cancels.
+    Its interval is much narrower than the difference of two intervals, because the part of a
+    problem's difficulty that both arms share cancels.
 
     Args:
-        values: (P,) of one arm.
-        base: (P,) of the other, for the same problems in the same order.
+        values: Numbers of one arm, (P,).
+        base: Numbers of the other arm, (P,), for the same problems in the same order.
     """
     return estimate(values - base)

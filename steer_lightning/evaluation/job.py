@@ -1,4 +1,4 @@
-"""An evaluation from its settings to its table: one loaded model, several arms and benchmarks."""
+"""The evaluation job: one loaded model, several arms and benchmarks, from settings to a table."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _Batch:
-    """Some problems for one arm."""
+    """A batch of problems of one benchmark for one arm."""
 
     arm: int
     benchmark: str
@@ -68,40 +68,45 @@ class _Batch:
 
 
 class Evaluation:
-    """Answers benchmarks with the base and with the base steered, and compares them.
+    """Answers benchmarks with the base and with the steered base, and compares them.
 
     All arms draw the same random numbers and answer the same problems, so that they differ by the
     vectors alone.
 
     Args:
         benchmarks: Sources of problems by name.
-        vectors: What a run has learned, of any kind: its file, or the folder of the run; or
-            several. None evaluates the base alone.
-        base: Hub id, local folder or `quickstart`; null takes the one that the files name.
-        template: How problems are put to the model.
-        sampling: How they are answered; its `group_size` is the number of samples of benchmarks
-            that name none of their own (AIME and AMC name 32).
-        base_sampling: The same for the base alone, such as greedily; null takes `sampling`.
-        num_samples: Of each problem of all benchmarks; null leaves that to them.
-        scales: Factors on what was learned, an arm for each.
-        leave_out_layers: Layers of plain vectors of which each is left out once, in an arm of its
-            own; `each` takes every steered one.
-        pass_at: k of each pass@k; null takes the number of samples. Those above it, which may
-            differ between benchmarks, are left out.
-        verifier: What counts as right. Answers vote (maj@k) if it is a `MathReward`.
-        reward_pool: Processes that verify.
-        engine: Answers prompts.
+        vectors: Result of a run, of any kind: its file or the folder of the run; or a list of
+            them. Null evaluates the base alone.
+        base: Base model: hub id, local folder or `quickstart`; null takes the one that the files
+            name.
+        template: Template that turns problems into prompts.
+        sampling: How problems are answered; its `group_size` is the number of samples for
+            benchmarks that set none of their own (AIME and AMC set 32).
+        base_sampling: How the base alone answers problems, such as greedily; null takes `sampling`.
+        num_samples: Number of samples of each problem, for all benchmarks; null leaves it to the
+            benchmarks.
+        scales: Factors on the vectors or other changes, with an arm for each.
+        leave_out_layers: Layers of plain vectors, each of which is left out once, in an arm of its
+            own; `each` takes every steered layer.
+        pass_at: Numbers k for which to compute pass@k; null takes the number of samples. Numbers
+            above that of a benchmark's samples are left out.
+        verifier: Reward that says what counts as right. Answers vote (maj@k) if it is a
+            `MathReward`.
+        reward_pool: Pool of processes that verify.
+        engine: Engine that answers prompts.
         output: Folder of the results; null takes `evaluation` beside the first file.
-        overwrite: Deletes an earlier evaluation there.
-        rescore: Verifies the completions of a finished evaluation anew; loads no model.
-        batch_size: Problems answered at once; an interrupted evaluation goes on behind the last
-            whole batch.
-        max_prompt_tokens: Longer prompts are left out, and counted.
-        seed: Of the samples.
-        device: `auto` takes a GPU where there is one.
-        dtype: Of the base.
-        revision: Of the base, on the hub.
-        trust_remote_code: Runs code that comes with the base, which must then be named.
+        overwrite: Whether to delete an earlier evaluation in that folder.
+        rescore: Whether to verify the completions of a finished evaluation anew, without loading a
+            model.
+        batch_size: Number of problems to answer at once; an interrupted evaluation continues after
+            the last whole batch.
+        max_prompt_tokens: Largest number of tokens in a prompt; longer prompts are left out and
+            counted.
+        seed: Seed of the samples.
+        device: Device of the model; `auto` takes a GPU if there is one.
+        dtype: Dtype of the base.
+        revision: Revision of the base on the hub.
+        trust_remote_code: Whether to run code that comes with the base; `base` must then be given.
 
     Raises:
         ConfigError: If a setting is out of range, a file is damaged, or the base is not known.
@@ -167,13 +172,13 @@ class Evaluation:
         return folder / "evaluation"
 
     def run(self) -> dict[str, Any]:
-        """Evaluates, or goes on with what was interrupted.
+        """Runs the evaluation, or continues an interrupted one.
 
         Returns:
-            What `results.json` holds: `rows`, one for each benchmark, arm and metric.
+            The content of `results.json`: `rows`, one for each benchmark, arm and metric.
 
         Raises:
-            ConfigError: If benchmarks, vectors or folder do not fit; before the base is loaded.
+            ConfigError: If benchmarks, vectors or folder do not fit; raised before the base loads.
         """
         judge, voting = self._judges()
         try:
@@ -203,7 +208,7 @@ class Evaluation:
             self.store.open(self._settings(prompts), self.overwrite)
         batches = list(self._batches(prompts))
         parts = [self.store.part(x.arm, x.benchmark, x.number) for x in batches]
-        if gather_objects(self.store.completions.exists())[0]:  # as the first one has opened it
+        if gather_objects(self.store.completions.exists())[0]:  # as the first process sees it
             log.warning("%s is finished: nothing is sampled again", self.store.folder)
             return gather_objects(read_rows(self.store.completions) if rank() == 0 else [])[0]
         done = gather_objects({path for path in parts if path.exists()})[0]
@@ -219,7 +224,7 @@ class Evaluation:
         return gather_objects(self.store.read(parts) if rank() == 0 else [])[0]
 
     def _prompts(self) -> dict[str, list[Prompt]]:
-        """Of each benchmark, checked before anything is loaded."""
+        """Makes the prompts of each benchmark, and checks them before anything is loaded."""
         check_template(self.template, self.policy.tokenizer)
         found = {}
         for name, source in self.benchmarks.items():
@@ -235,7 +240,7 @@ class Evaluation:
         return found
 
     def _settings(self, prompts: dict[str, list[Prompt]]) -> dict[str, Any]:
-        """All that completions and verdicts depend on."""
+        """Returns everything that completions and verdicts depend on."""
         return {
             "base": self.base,
             "revision": self.policy.revision,
@@ -269,7 +274,7 @@ class Evaluation:
         self.engine.setup(self.policy)
 
     def _answer(self, batch: _Batch, arm: Arm, path: Path, judge: RewardSum) -> None:
-        """Samples, verifies and keeps a batch; each process takes every n-th problem."""
+        """Samples, verifies and stores a batch; each of n processes takes every n-th problem."""
         self.policy.steer(arm.steering, arm.scale)
         self.engine.sync(self.policy.steering)
         own = batch.prompts[rank() :: world_size()]
@@ -294,7 +299,7 @@ class Evaluation:
     # ---- verifying and counting
 
     def _verified_anew(self, judge: RewardSum) -> list[Row]:
-        """Each process verifies every n-th completion."""
+        """Verifies all completions again; each of n processes takes every n-th completion."""
         rows = read_rows(self.store.completions)
         own = rows[rank() :: world_size()]
         verdicts: list[float | None] = []
@@ -314,7 +319,7 @@ class Evaluation:
             of_it = [row for row in rows if row["benchmark"] == benchmark]
             for arm in dict.fromkeys(row["arm"] for row in of_it):
                 of_arm = [row for row in of_it if row["arm"] == arm]
-                # torchmetrics joins what each process puts in
+                # each process adds its share of the problems, and torchmetrics joins the shares
                 own = [row for row in of_arm if row["problem"] % world_size() == rank()]
                 size = 1 + max(row["sample"] for row in of_arm)
                 ks = [size] if self.pass_at is None else self.pass_at
@@ -325,14 +330,14 @@ class Evaluation:
 
 
 def verifier_facts(verifier: Reward) -> dict[str, Any]:
-    """Name and settings of a verifier, as far as they are plain."""
+    """Returns the name of a verifier and those of its settings that are plain values."""
     facts = {k: getattr(v, "pattern", v) for k, v in getattr(verifier, "__dict__", {}).items()}
     plain = {k: v for k, v in facts.items() if isinstance(v, (str, int, float, type(None)))}
     return {"name": reward_name(verifier)} | {k: plain[k] for k in plain if not k.startswith("_")}
 
 
 def _hash(prompts: Sequence[Prompt]) -> str:
-    """Of what the model reads, and of the gold answers."""
+    """Hashes the tokens that the model reads, and the gold answers."""
     found = hashlib.sha256()
     for prompt in prompts:
         found.update(repr((prompt.id, prompt.token_ids, prompt.problem.answer)).encode())

@@ -1,4 +1,4 @@
-"""Metrics of a benchmark, as torchmetrics classes that add up over batches and processes."""
+"""The metrics of a benchmark in training, which add up over batches and processes."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from steer_lightning.types import Rollouts
 
 
 class BenchmarkMetrics(MetricCollection):
-    """What a benchmark measures.
+    """Collects the metrics of a benchmark.
 
-    accuracy (over the scored completions) with its 95 % interval (by the bootstrap over problems),
-    completion_length in tokens, cut_off_share, num_unscored.
+    They are accuracy (over the scored completions) with its 95 % interval (by the bootstrap over
+    problems), completion_length in tokens, cut_off_share and num_unscored.
     """
 
     def __init__(self) -> None:
@@ -34,10 +34,7 @@ class BenchmarkMetrics(MetricCollection):
         )
 
     def update_with(self, rollouts: Rollouts, verdicts: Sequence[float | None]) -> None:
-        """Takes in N completions and the verifier's N verdicts.
-
-        None counts as unscored, not as wrong.
-        """
+        """Adds N completions with their N verdicts; None counts as unscored, not as wrong."""
         scored = [verdict for verdict in verdicts if verdict is not None]
         size = rollouts.group_size
         lengths, finished = rollouts.num_tokens.tolist(), rollouts.finished.tolist()
@@ -55,24 +52,25 @@ class BenchmarkMetrics(MetricCollection):
         self["num_unscored"].update(float(len(verdicts) - len(scored)))
 
     def by_problem(self) -> Values:
-        """(P,) accuracy on each problem in the order of their ids, over all processes.
+        """Returns the accuracy on each problem in the order of the ids, over all processes, (P,).
 
-        NaN where no completion could be scored.
+        The accuracy is NaN where no completion could be scored.
         """
         problems = self["problems"]
         assert isinstance(problems, AvgAtK)
         return problems.by_problem()[1]
 
     def result(self) -> dict[str, float]:
-        """The numbers so far, over all processes.
+        """Computes the metrics so far, over all processes.
 
         Returns:
-            Those above; `accuracy_low` and `accuracy_high` where there are several problems.
+            The metrics by name, with `accuracy_low` and `accuracy_high` if there are several
+            problems.
 
         Raises:
-            ConfigError: If no completion could be scored: there is no accuracy then.
+            ConfigError: If no completion could be scored, so that there is no accuracy.
         """
-        # first: it lets a process without problems take part in joining
+        # this comes first, so that a process without problems can take part in joining
         interval = estimate(self.by_problem())
         with warnings.catch_warnings():  # a process may have had no problem
             warnings.filterwarnings("ignore", message="The ``compute`` method of metric")
@@ -85,7 +83,7 @@ class BenchmarkMetrics(MetricCollection):
                 why="The verifier could make nothing of any gold answer",
                 fix="Check the answer column of the source, and the verifier",
             )
-        del found["problems"]  # as the accuracy, but for completions that could not be scored
+        del found["problems"]  # equals the accuracy, unless some completions were not scored
         if interval.low is not None and interval.high is not None:
             found |= {"accuracy_low": interval.low, "accuracy_high": interval.high}
         return found

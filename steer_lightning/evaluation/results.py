@@ -1,4 +1,4 @@
-"""From completions with verdicts to figures with intervals."""
+"""The figures of an evaluation: from completions with verdicts to metrics with intervals."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from steer_lightning.system.printable import aligned
 
 @dataclass(frozen=True, kw_only=True)
 class Voting:
-    """How samples vote: with the answers that a `MathReward` finds.
+    """Says how samples vote: by the answers that a `MathReward` finds in them.
 
     Attributes:
-        answer_in: Where it looks.
-        compare: Which answers are equal.
+        answer_in: Place in which the reward looks for an answer.
+        compare: Function that says which answers are equal.
     """
 
     answer_in: AnswerIn
@@ -41,11 +41,12 @@ class Voting:
 
 
 def samples_of(rows: Sequence[Row], voting: Voting | None) -> dict[int, list[Sample]]:
-    """Samples of each problem, in their order.
+    """Groups the samples by problem, in the order of their numbers.
 
     Args:
-        rows: Of one benchmark and one arm.
-        voting: None if the verdicts are not those of a `MathReward`: then nobody votes.
+        rows: Rows of one benchmark and one arm.
+        voting: How samples vote; None if the verdicts are not those of a `MathReward`, so that no
+            sample has a vote.
     """
     grouped: dict[int, list[Row]] = {}
     for row in sorted(rows, key=lambda row: (row["problem"], row["sample"])):
@@ -71,19 +72,19 @@ def samples_of(rows: Sequence[Row], voting: Voting | None) -> dict[int, list[Sam
 
 
 def _unjudged(answers: Sequence[str | None], rows: Sequence[Row]) -> set[str]:
-    """Answers of a problem on which there is no verdict at all."""
+    """Returns the answers of a problem that have no verdict in any sample."""
     pairs = [(answer, row["verdict"]) for answer, row in zip(answers, rows, strict=True) if answer]
     judged = {answer for answer, verdict in pairs if verdict is not None}
     return {answer for answer, _ in pairs} - judged
 
 
 def metrics_for(num_samples: int, pass_at: Sequence[int], votes: bool) -> dict[str, PerProblem]:
-    """Metrics by their names, such as `avg@32`.
+    """Makes the metrics, by names such as `avg@32`.
 
     Args:
-        num_samples: Of each problem.
-        pass_at: k of each pass@k; those above `num_samples` are left out.
-        votes: Whether answers are known, so that they can vote.
+        num_samples: Number of samples of each problem.
+        pass_at: Numbers k for which to compute pass@k; those above `num_samples` are left out.
+        votes: Whether samples have votes, so that maj@k and the format can be computed.
     """
     found: dict[str, PerProblem] = {f"avg@{num_samples}": AvgAtK()}
     for k in pass_at:
@@ -96,7 +97,7 @@ def metrics_for(num_samples: int, pass_at: Sequence[int], votes: bool) -> dict[s
 
 
 def measure(samples: dict[int, list[Sample]], metrics: dict[str, PerProblem]) -> dict[str, Values]:
-    """Each metric's values, by problem in ascending order, over all processes."""
+    """Returns the values of each metric over all processes, by problem in ascending order."""
     for problem, found in samples.items():
         for metric in metrics.values():
             metric.update(problem, found)
@@ -104,11 +105,11 @@ def measure(samples: dict[int, list[Sample]], metrics: dict[str, PerProblem]) ->
 
 
 def table_rows(benchmark: str, values: dict[str, dict[str, Values]]) -> list[dict[str, Any]]:
-    """A row for each arm and metric of a benchmark, with the paired difference to the base.
+    """Makes a row for each arm and metric of a benchmark, with the paired difference to the base.
 
     Args:
-        benchmark: Its name.
-        values: By arm, then by metric; (P,) for the same problems in the same order.
+        benchmark: Name of the benchmark.
+        values: Values by arm, then by metric; (P,) each, for the same problems in the same order.
     """
     rows = []
     for arm, found in values.items():
@@ -124,7 +125,7 @@ def table_rows(benchmark: str, values: dict[str, dict[str, Values]]) -> list[dic
 
 
 def _twin(metric: str, base: dict[str, Values]) -> str:
-    """The base's metric of the same kind: a greedy base has avg@1 where the others have avg@32."""
+    """Names the base's metric of the same kind, such as avg@1 of a greedy base for avg@32."""
     kind = metric.split("@")[0]
     if metric in base or kind != "avg":
         return metric
@@ -138,7 +139,7 @@ def _named(prefix: str, found: Estimate) -> dict[str, float | None]:
 
 
 def as_text(rows: Sequence[dict[str, Any]]) -> str:
-    """The table for the console: a block for each benchmark, a line for each arm."""
+    """Formats the table for the console: a block for each benchmark, a line for each arm."""
     blocks = []
     for benchmark in dict.fromkeys(row["benchmark"] for row in rows):
         of_it = [row for row in rows if row["benchmark"] == benchmark]
@@ -147,13 +148,13 @@ def as_text(rows: Sequence[dict[str, Any]]) -> str:
 
 
 KINDS = ("avg", "pass", "maj", "length", "cut off", "format")
-"""Of metrics, in the order of the table's columns."""
+"""Kinds of metrics, in the order of the table's columns."""
 
 
 def _block(rows: Sequence[dict[str, Any]]) -> str:
     names = dict.fromkeys(row["metric"] for row in rows)
     metrics = sorted(names, key=lambda metric: KINDS.index(metric.split("@")[0]))
-    means = [metric for metric in metrics if metric.startswith("avg@")]  # two of a greedy base
+    means = [metric for metric in metrics if metric.startswith("avg@")]  # two with a greedy base
     lines = [["", *means, "against base", *metrics[len(means) :]]]
     for arm in dict.fromkeys(row["arm"] for row in rows):
         found = {row["metric"]: row for row in rows if row["arm"] == arm}

@@ -1,4 +1,4 @@
-"""Runs problems through an engine and a verifier."""
+"""The evaluation of a batch: problems go through an engine and a verifier."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from steer_lightning.rollout import RolloutEngine, Sampling, completions_of
 from steer_lightning.types import Prompt
 
 EVALUATION_STEP = 2**32 - 1
-"""Stands for the step in the sampling seed.
+"""Number that stands for the training step in the sampling seed of an evaluation.
 
-Every evaluation of a run draws the same random numbers, so that two of them differ by the vectors
-alone; no training step reaches it.
+Every evaluation of a run draws the same random numbers, so that two evaluations differ by the
+vectors alone; no training step reaches this number.
 """
 
 
@@ -28,14 +28,14 @@ def evaluate_batch(
     """Answers prompts and adds the verdicts to `metrics`.
 
     Args:
-        metrics: Changed in place.
-        engine: Set up with the policy.
-        prompts: B problems; none is allowed.
-        sampling: How they are answered, `group_size` completions each.
-        verifier: 1 for right, 0 for wrong, None for what can't be judged.
+        metrics: Metrics of the benchmark, changed in place.
+        engine: Engine that has been set up with the policy.
+        prompts: The B problems; may be empty.
+        sampling: How the problems are answered, with `group_size` completions each.
+        verifier: Reward that gives 1 for right, 0 for wrong, None for what can't be judged.
         seed: Seed of the run.
     """
-    if not prompts:  # fewer problems than processes
+    if not prompts:  # happens if there are fewer problems than processes
         return
     scoring = verifier.start()
     rollouts = engine.generate(

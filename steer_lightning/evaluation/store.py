@@ -1,4 +1,4 @@
-"""The folder of an evaluation: every completion, kept batch by batch, so that it can go on."""
+"""The folder of an evaluation, which keeps completions batch by batch, so that it can continue."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ SCHEMA = pa.schema(
         ("verdict", pa.float64()),
     ]
 )
-"""A row for each completion; `verdict` is null where it could not be judged."""
+"""Columns of the completions, a row each; `verdict` is null if a completion can't be judged."""
 
 
 def row_of(place: Row, completion: Completion, verdict: float | None) -> Row:
-    """A row of `SCHEMA`.
+    """Makes a row of `SCHEMA`.
 
     Args:
-        place: `benchmark`, `arm`, `problem` and `sample`.
-        completion: What the model wrote.
-        verdict: On it.
+        place: Values of `benchmark`, `arm`, `problem` and `sample`.
+        completion: Completion of the problem.
+        verdict: Verdict on the completion.
     """
     return {
         **place,
@@ -55,7 +55,7 @@ def row_of(place: Row, completion: Completion, verdict: float | None) -> Row:
 
 
 def completion_of(row: Row) -> Completion:
-    """What a verifier sees of a row; further columns of the source are not kept."""
+    """Restores the completion of a row for a verifier, without further columns of the source."""
     return Completion(
         text=row["completion"],
         question=row["question"],
@@ -66,17 +66,17 @@ def completion_of(row: Row) -> Completion:
 
 
 VERIFIER = "verifier"
-"""Of the settings the one that `--rescore` changes."""
+"""Key of the one setting that `--rescore` changes."""
 
 
 class Store:
-    """Reads and writes an evaluation's folder.
+    """Reads and writes the folder of an evaluation.
 
-    `settings.json` says what is evaluated, `parts/` holds finished batches, `completions.parquet`
-    all of them at the end, and `results.json` the figures.
+    `settings.json` says what is evaluated, `parts/` holds the finished batches,
+    `completions.parquet` holds all completions at the end, and `results.json` the figures.
 
     Args:
-        folder: Made if it is missing.
+        folder: Folder of the evaluation, created if it is missing.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -87,20 +87,20 @@ class Store:
         self._settings = folder / "settings.json"
 
     def open(self, settings: Mapping[str, Any], overwrite: bool) -> None:
-        """Begins, or goes on with the same settings.
+        """Begins an evaluation, or continues one with the same settings.
 
         Args:
-            settings: All that completions and verdicts depend on, as JSON holds it.
-            overwrite: Deletes what another evaluation has left there.
+            settings: Everything that completions and verdicts depend on, as JSON values.
+            overwrite: Whether to delete the files that another evaluation has left in the folder.
 
         Raises:
-            ConfigError: If the folder holds something else, or was made with other settings.
+            ConfigError: If the folder has other contents, or an evaluation with other settings.
         """
         if self._settings.exists():
             if not overwrite:
                 self._check_same(settings)
                 return
-            self._clear()  # what else lies there, such as pictures, stays
+            self._clear()  # other files in the folder, such as pictures, stay
         elif self.folder.exists() and any(self.folder.iterdir()):
             raise ConfigError(
                 "output",
@@ -112,7 +112,7 @@ class Store:
         self._write_settings(settings)
 
     def _clear(self) -> None:
-        """Deletes an evaluation."""
+        """Deletes the files of an evaluation."""
         shutil.rmtree(self._parts, ignore_errors=True)
         for path in (self.completions, self.results, self._settings):
             path.unlink(missing_ok=True)
@@ -125,7 +125,7 @@ class Store:
                 continue
             anew = "give --rescore to verify its completions anew"
             fix = "Name another output, or " + (anew if key == VERIFIER else "give --overwrite")
-            if isinstance(was, dict) and isinstance(now, dict):  # what differs in them
+            if isinstance(was, dict) and isinstance(now, dict):  # name the first inner difference
                 inner = next(k for k in {**was, **now} if was.get(k) != now.get(k))
                 key, was, now = f"{key}, {inner}", was.get(inner), now.get(inner)
             raise ConfigError(
@@ -136,7 +136,7 @@ class Store:
             )
 
     def verified_by(self, verifier: Mapping[str, Any]) -> None:
-        """Notes that all completions have been verified anew."""
+        """Records the verifier with which all completions have been verified anew."""
         if self._settings.exists():
             self._write_settings({**self._read_settings(), VERIFIER: verifier})
 
@@ -152,15 +152,15 @@ class Store:
             aside.write_text(json.dumps(settings, indent=2) + "\n")
 
     def part(self, arm: int, benchmark: str, batch: int) -> Path:
-        """File of a batch."""
+        """Returns the path of a batch's file."""
         return self._parts / f"{arm:03d}.{benchmark}.{batch:06d}.parquet"
 
     def write_part(self, path: Path, rows: Sequence[Row]) -> None:
-        """Keeps a batch, whole or not at all."""
+        """Stores the rows of a batch, whole or not at all."""
         write_rows(path, rows)
 
     def read(self, paths: Iterable[Path]) -> list[Row]:
-        """All rows of some batches.
+        """Reads the rows of several batches.
 
         Raises:
             ConfigError: If a file is damaged.
@@ -171,7 +171,7 @@ class Store:
         return rows
 
     def finish(self, rows: Sequence[Row], results: Mapping[str, Any]) -> None:
-        """Writes completions and figures."""
+        """Writes the completions and the figures, and deletes the files of single batches."""
         write_rows(self.completions, rows)
         with written_aside(self.results) as aside:
             aside.write_text(json.dumps(results, indent=2) + "\n")
@@ -179,7 +179,7 @@ class Store:
 
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:
-    """Writes Parquet, whole or not at all."""
+    """Writes rows as a Parquet file, whole or not at all."""
     clean = [{**row, **{key: valid_unicode(row[key]) for key in _TEXTS}} for row in rows]
     path.parent.mkdir(parents=True, exist_ok=True)
     with written_aside(path) as aside:
@@ -190,10 +190,10 @@ _TEXTS = ("question", "answer", "completion")
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Reads what `write_rows` has written.
+    """Reads the rows of a file that `write_rows` has written.
 
     Raises:
-        ConfigError: If there is no such file, or it is damaged or of another kind.
+        ConfigError: If the file is missing, damaged or of another kind.
     """
     if not path.exists():
         raise ConfigError(
@@ -205,7 +205,7 @@ def read_rows(path: Path) -> list[Row]:
     try:
         table = pq.read_table(path)
         rows: list[Row] = table.to_pylist()
-    except (ValueError, OSError) as error:  # Arrow's own, and text that is not UTF-8
+    except (ValueError, OSError) as error:  # Arrow's errors, and text that is not UTF-8
         raise _damaged(path, error) from error
     if not table.schema.equals(SCHEMA):
         missing = sorted(set(SCHEMA.names) - set(table.schema.names))

@@ -1,4 +1,4 @@
-"""Which answers of a problem are the same answer."""
+"""The comparison of a problem's answers, which finds those that are the same answer."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from steer_lightning.types import Completion
 
 Pairs = Sequence[tuple[str, str]]
 Compare = Callable[[Pairs], list[bool]]
-"""Says of pairs of answers whether they are mathematically equal."""
+"""Function that says for each pair of answers whether they are mathematically equal."""
 
 
 def compare_by(judge: RewardSum) -> Compare:
-    """Compares through a `MathReward`, with its pool's deadline; what it can't judge is not equal.
+    """Makes a comparison by a `MathReward`; a pair that it can't judge is not equal.
 
     Args:
-        judge: Of a `MathReward` that looks for a boxed answer.
+        judge: Sum of one `MathReward` that looks for a boxed answer; the deadline is its pool's.
     """
 
     def compare(pairs: Pairs) -> list[bool]:
@@ -42,16 +42,16 @@ def number_answers(
     compare: Compare,
     alone: Sequence[Set[str]] | None = None,
 ) -> list[list[int | None]]:
-    """Numbers the answers of each problem, equal ones alike, in the order they are given.
+    """Numbers the answers of each problem from 0 in their order; equal answers share a number.
 
-    Plain numbers are compared exactly, equal texts are equal; the rest is compared with one answer
-    of each class so far, all problems in one call a round.
+    Plain numbers are compared exactly, and equal texts are equal. Any other answer is compared with
+    one answer of each class so far; a round compares the answers of all problems in one call.
 
     Args:
-        problems: For each problem its samples' answers, None without one.
-        compare: For what can't be seen at once.
-        alone: For each problem the answers that are equal to none but themselves: those that could
-            not be judged in time would take as long again with every other answer.
+        problems: For each problem the answers of its samples, None for a sample without one.
+        compare: Comparison of the answers whose equality is not obvious.
+        alone: For each problem the answers that are equal only to themselves. These are answers
+            that could not be judged in time, and would take as long with every other answer.
     """
     sets = alone or [frozenset[str]()] * len(problems)
     classes = [_Classes(answers, its) for answers, its in zip(problems, sets, strict=True)]
@@ -65,7 +65,7 @@ def number_answers(
 
 
 class _Classes:
-    """Answers of one problem on their way into classes."""
+    """Sorts the answers of one problem into classes of equal answers."""
 
     def __init__(self, answers: Sequence[str | None], alone: Set[str]) -> None:
         self._alone = {_key(answer) for answer in alone}
@@ -77,7 +77,7 @@ class _Classes:
         self._compared = 0
 
     def next_pair(self) -> tuple[str, str] | None:
-        """An answer without class, and a class's first answer; None when all have one."""
+        """Returns an unclassified answer with the first answer of a class, or None at the end."""
         while self._open:
             answer = self._open[0]
             if self._compared == len(self._members) or answer in self._alone:
@@ -87,14 +87,14 @@ class _Classes:
                 continue
             member = self._members[self._compared]
             numbers = isinstance(answer, Fraction) and isinstance(member, Fraction)
-            if numbers or member in self._alone:  # different keys are different numbers
+            if numbers or member in self._alone:  # numbers with different keys are different
                 self._compared += 1
                 continue
             return str(answer), str(member)
         return None
 
     def tell(self, equal: bool) -> None:
-        """The verdict on that pair."""
+        """Takes the verdict on the pair that `next_pair` returned last."""
         if equal:
             self._class[self._open[0]] = self._compared
             self._close()

@@ -1,4 +1,4 @@
-"""The loss and its parts, one a file."""
+"""The losses and the parts they are made of, one per file."""
 
 from steer_lightning.losses.base import (
     Aggregation,

@@ -1,4 +1,4 @@
-"""What a loss is, and the parts that one is made of."""
+"""The protocols of a loss and of the parts that a loss is made of."""
 
 from __future__ import annotations
 
@@ -9,27 +9,30 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 
 PerToken = tuple[torch.Tensor, dict[str, torch.Tensor]]
-"""Values (n, T), and what to report: tensors (n, T) by name, of which the mean is logged."""
+"""Values of shape (n, T), and metrics to report: tensors (n, T) by name, whose means are logged."""
 
 
 @runtime_checkable
 class Loss(Protocol):
-    """Turns log-probabilities and advantages into a scalar; pure, knows no rewards.
+    """Turns log-probabilities and advantages into a scalar.
 
-    Rows of advantage 0 are left out before a loss sees them, since their policy gradient is 0.
-    What else a loss needs it says in attributes, all optional, which `needs_of` reads:
+    A loss is pure and knows nothing of rewards. Rows of advantage 0 are left out before a loss sees
+    them, since their policy gradient is 0. A loss declares anything else it needs in optional
+    attributes, which `needs_of` reads:
 
-    - `needs_all_rows = True`: those rows, too, for a term of its own;
-    - `needs_reference = True`: `LossInputs.reference_logprobs`, at the price of a forward pass;
-    - `needs_entropy = True`: `LossInputs.entropy`;
-    - `uses_ratio`: whether it takes in how far the policy has moved from `old_logprobs`, so that a
-      batch may serve for several updates; a loss without this attribute is not checked;
-    - `base_sampling(sampling)`: that its completions are the base's, drawn with the vectors off by
-      the `Sampling` that this method returns. Nothing is scored then, and there are no advantages.
+    - `needs_all_rows = True`: the loss needs the rows of advantage 0, too, for a term of its own;
+    - `needs_reference = True`: it needs `LossInputs.reference_logprobs`, which cost a forward pass;
+    - `needs_entropy = True`: it needs `LossInputs.entropy`;
+    - `uses_ratio`: whether the loss takes into account how far the policy has moved from
+      `old_logprobs`, so that a batch may serve for several updates; a loss without this attribute
+      is not checked;
+    - `base_sampling(sampling)`: a method whose presence says that the completions come from the
+      base, drawn with the vectors off by the `Sampling` that the method returns. Nothing is scored
+      then, and there are no advantages.
     """
 
     def __call__(self, inputs: Any, /) -> Any:
-        """Takes the `LossInputs` of a micro-batch; returns a `LossOutput`."""
+        """Takes the `LossInputs` of a micro-batch and returns a `LossOutput`."""
         ...
 
 
@@ -60,41 +63,42 @@ def needs_of(loss: Any) -> LossNeeds:
 
 @runtime_checkable
 class Objective(Protocol):
-    """What `PolicyGradient` makes larger, token by token.
+    """Computes the gain of each token, which `PolicyGradient` makes larger.
 
-    An attribute `uses_ratio` says whether it takes in how far the policy has moved.
+    The attribute `uses_ratio` says whether the objective takes into account how far the policy has
+    moved.
     """
 
     def gains(self, inputs: Any, /) -> Any:
-        """Takes `LossInputs`; returns (n, T) and what to report, see `PerToken`."""
+        """Takes `LossInputs` and returns gains (n, T) with metrics to report, see `PerToken`."""
         ...
 
 
 @runtime_checkable
 class Aggregation(Protocol):
-    """How much each token counts in the loss of a batch."""
+    """Decides how much each token counts in the loss of a batch."""
 
     def weights(self, inputs: Any, /) -> Any:
-        """Takes `LossInputs`; returns weights that broadcast to (n, T)."""
+        """Takes `LossInputs` and returns weights that broadcast to (n, T)."""
         ...
 
 
 @runtime_checkable
 class Correction(Protocol):
-    """Weighs tokens that the sampler drew from another distribution than the trainer's."""
+    """Weighs tokens that the sampler drew from a distribution other than the trainer's."""
 
     def factors(self, inputs: Any, /) -> Any:
-        """Takes `LossInputs`; returns (n, T) without gradient, and what to report."""
+        """Takes `LossInputs` and returns factors (n, T), no gradient, with metrics to report."""
         ...
 
 
 @runtime_checkable
 class Term(Protocol):
-    """What `PolicyGradient` makes smaller beside its objective, token by token.
+    """Computes a cost of each token, which `PolicyGradient` makes smaller beside its objective.
 
-    Attributes `needs_reference` and `needs_entropy` as of a `Loss`.
+    The attributes `needs_reference` and `needs_entropy` mean the same as in a `Loss`.
     """
 
     def costs(self, inputs: Any, /) -> Any:
-        """Takes `LossInputs`; returns (n, T), its weight applied, and what to report."""
+        """Takes `LossInputs` and returns weighted costs (n, T) with metrics to report."""
         ...

@@ -1,4 +1,4 @@
-"""The clipped objective of PPO, with bounds of its own above and below."""
+"""The clipped objective of PPO, with separate bounds above and below."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from steer_lightning.types import LossInputs
 
 
 class Clip:
-    """gain = min(rho * A, clip(rho, 1 - low, 1 + high) * A), rho = pi(y_t) / pi_old(y_t).
+    """Clips the probability ratio of each token (PPO, eq. 7 of arXiv 1707.06347).
 
-    pi_old is the policy before the first update of this batch (PPO, eq. 7 of arXiv 1707.06347).
-    Token by token: once rho has left the bounds in the direction of A, the token teaches nothing
-    more. With `high` above `low` it is DAPO's clip-higher (eq. 8 of arXiv 2503.14476: 0.2 and
-    0.28), which leaves rare tokens room to become likely. Assumes several updates of a batch: in
-    the first one rho = 1, nothing is clipped, and the gradient is that of `ScoreFunction`.
+    gain = min(rho * A, clip(rho, 1 - low, 1 + high) * A), where rho = pi(y_t) / pi_old(y_t) and
+    pi_old is the policy before the first update of this batch. Once rho of a token has left the
+    bounds in the direction of A, the token teaches nothing more. With `high` above `low` this is
+    DAPO's clip-higher (eq. 8 of arXiv 2503.14476: 0.2 and 0.28), which leaves rare tokens room to
+    become likely. The objective assumes several updates per batch: in the first one rho = 1,
+    nothing is clipped, and the gradient is that of `ScoreFunction`.
 
     Args:
-        low: Bound below 1, above 0 and below 1.
-        high: Bound above 1, above 0.
+        low: Distance of the lower bound from 1; above 0 and below 1.
+        high: Distance of the upper bound from 1; above 0.
 
     Raises:
         ConfigError: If a bound is out of range.
@@ -33,13 +34,13 @@ class Clip:
         self.low, self.high = low, high
 
     def gains(self, inputs: LossInputs) -> PerToken:
-        """(n, T); reports `clip_share`, the share of tokens that teach nothing more."""
+        """Returns gains (n, T) and `clip_share`, the share of tokens that teach nothing more."""
         moved = torch.where(inputs.mask, inputs.logprobs - inputs.old_logprobs, 0.0)
         return clipped(moved.exp(), inputs.advantages[:, None], self.low, self.high)
 
 
 def clipped(ratio: torch.Tensor, advantages: torch.Tensor, low: float, high: float) -> PerToken:
-    """The clipped objective of ratios, which broadcast with the advantages."""
+    """Returns the clipped objective of `ratio`, which broadcasts with the advantages."""
     bounded = ratio.clamp(1 - low, 1 + high)
     gains = torch.minimum(ratio * advantages, bounded * advantages)
     beyond = (ratio > 1 + high) & (advantages > 0) | (ratio < 1 - low) & (advantages < 0)
@@ -47,7 +48,7 @@ def clipped(ratio: torch.Tensor, advantages: torch.Tensor, low: float, high: flo
 
 
 def check_bounds(name: str, low: float, high: float) -> None:
-    """Raises a ConfigError for bounds that are none."""
+    """Raises a ConfigError if a bound is out of range."""
     if not 0 < low < 1:
         raise ConfigError(f"{name}.low", low, rule="must be above 0 and below 1")
     if not 0 < high < float("inf"):

@@ -1,4 +1,4 @@
-"""The sum over a completion's tokens, divided by a constant."""
+"""The aggregation that divides the sum over a completion's tokens by a constant length."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from steer_lightning.types import LossInputs
 
 
 class ConstantLength:
-    """w_{i,t} = 1 / (N * length), the same length for all completions (Dr. GRPO, arXiv 2503.20783).
+    """Divides by the same length for all completions (Dr. GRPO, arXiv 2503.20783).
 
-    `SequenceSum` by another name: the exact policy gradient, in the size of `SequenceMean`, so that
-    learning rates and weights of other terms carry over.
+    w_{i,t} = 1 / (N * length). Up to that constant it is `SequenceSum`: the exact policy gradient,
+    at the size of `SequenceMean`, so that learning rates and weights of other terms carry over.
 
     Args:
-        length: Tokens; the authors take the most that a completion may have,
-            `model.sampling.max_new_tokens`.
+        length: Number of tokens to divide by; the authors take the largest that a completion may
+            have, `model.sampling.max_new_tokens`.
 
     Raises:
-        ConfigError: If it is less than 1.
+        ConfigError: If the length is less than 1.
     """
 
     def __init__(self, length: int) -> None:
@@ -26,5 +26,5 @@ class ConstantLength:
         self.length = length
 
     def weights(self, inputs: LossInputs) -> float:
-        """The same for all tokens."""
+        """Returns one weight for all tokens."""
         return 1 / (inputs.num_rows * self.length)

@@ -1,4 +1,4 @@
-"""A bonus for an undecided policy."""
+"""The entropy bonus, a loss term that rewards an undecided policy."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from steer_lightning.types import LossInputs
 
 
 class EntropyBonus:
-    """cost = - weight * H(pi(. | x, y_{<t})), over the whole vocabulary at each sampled position.
+    """Rewards the entropy of the policy, which keeps it from settling on one answer early.
 
-    In nats, of the distribution that is sampled, temperature applied (Williams and Peng 1991; A3C,
-    arXiv 1602.01783). Keeps a policy from settling on one answer early. Exact at each position, but
-    the gradient leaves out that the positions, too, depend on the policy, as everywhere in the
-    field. A negative weight makes the policy more decided.
+    cost = - weight * H(pi(. | x, y_{<t})), the entropy in nats over the whole vocabulary at each
+    sampled position, of the distribution that is sampled, temperature applied (Williams and Peng
+    1991; A3C, arXiv 1602.01783). The entropy is exact at each position, but the gradient ignores
+    that the positions depend on the policy, too, as is usual in the field. A negative weight makes
+    the policy more decided.
 
     Args:
-        weight: Not 0.
+        weight: Factor of the entropy; any finite number other than 0.
 
     Raises:
         ConfigError: If the weight is 0 or not finite.
@@ -38,6 +39,6 @@ class EntropyBonus:
         self.weight = weight
 
     def costs(self, inputs: LossInputs) -> PerToken:
-        """(n, T); reports `entropy`, nats a token."""
-        assert inputs.entropy is not None  # asked for by `needs_entropy`
+        """Returns costs (n, T) and `entropy`, in nats per token."""
+        assert inputs.entropy is not None  # `needs_entropy` asks for it
         return -self.weight * inputs.entropy, {"entropy": inputs.entropy.detach()}

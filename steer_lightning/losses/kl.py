@@ -1,4 +1,4 @@
-"""Distance from the base model: estimators, and the term of the loss."""
+"""The KL divergence from the base model: its estimators, and the loss term."""
 
 from __future__ import annotations
 
@@ -14,40 +14,43 @@ from steer_lightning.types import LossInputs
 log = logging.getLogger(__name__)
 
 KLEstimator = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""From log pi(y_t) and log pi_ref(y_t) of sampled tokens to estimates of KL(pi || pi_ref)."""
+"""Function of log pi(y_t) and log pi_ref(y_t) of sampled tokens that estimates KL(pi || pi_ref)."""
 
 
 def k1(logprobs: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-    """Log pi - log pi_ref: unbiased, negative for many tokens (Schulman 2020).
+    """Returns log pi - log pi_ref: unbiased, but negative for many tokens.
 
-    "Approximating KL divergence", joschu.net/blog/kl-approx.html; k2 and k3 are from there, too.
+    The estimators k1, k2 and k3 come from Schulman 2020, "Approximating KL divergence",
+    joschu.net/blog/kl-approx.html.
     """
     return logprobs - reference
 
 
 def k2(logprobs: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-    """(log pi - log pi_ref)^2 / 2: biased, never negative; its own gradient is that of KL."""
+    """Returns (log pi - log pi_ref)^2 / 2: biased, never negative; its gradient is that of KL."""
     return (logprobs - reference).square() / 2
 
 
 def k3(logprobs: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-    """pi_ref / pi - 1 - log (pi_ref / pi): unbiased, never negative; GRPO's."""
+    """Returns pi_ref / pi - 1 - log(pi_ref / pi): unbiased, never negative; GRPO uses it."""
     return torch.expm1(reference - logprobs) - (reference - logprobs)
 
 
 class KLToBase:
-    """cost = weight * KL(pi || base), estimated on the sampled tokens.
+    """Penalises the policy's KL divergence from the base, estimated on the sampled tokens.
 
-    The base is the same model with the vectors off: no second copy, one more forward pass. What is
-    differentiated is the estimate, whose gradient is not that of what it estimates: at each
-    position it has the mean of the gradient of KL(pi || base) with `k2`, of KL(base || pi) with
-    `k3`, and of 0 with `k1`, which only adds noise (its place is the reward: `model.kl_in_reward`).
-    Assumes completions of the current policy: in later updates of a batch the estimate lags behind.
-    While the vectors are 0, so are cost and gradient.
+    cost = weight * KL(pi || base). The base is the same model with the vectors off: there is no
+    second copy, but one more forward pass. It is the estimate that is differentiated, and its
+    gradient is not that of the quantity it estimates: the mean of the gradient at each position is
+    that of KL(pi || base) with `k2`, that of KL(base || pi) with `k3`, and 0 with `k1`, which only
+    adds noise (its place is the reward: `model.kl_in_reward`). The estimate assumes completions of
+    the current policy: in later updates of a batch it lags behind. While the vectors are 0, cost
+    and gradient are 0, too.
 
     Args:
-        weight: Above 0; GRPO's authors take 0.04.
-        estimator: `steer_lightning.losses.k1`, `k2` or `k3`, or a function of that form.
+        weight: Factor of the KL; above 0. GRPO's authors take 0.04.
+        estimator: Estimator of the KL: `steer_lightning.losses.k1`, `k2` or `k3`, or a function of
+            that form.
 
     Raises:
         ConfigError: If the weight is not above 0.
@@ -65,15 +68,15 @@ class KLToBase:
         self.weight, self.estimator = weight, estimator
 
     def costs(self, inputs: LossInputs) -> PerToken:
-        """(n, T); reports `kl`, nats a token."""
-        assert inputs.reference_logprobs is not None  # asked for by `needs_reference`
+        """Returns costs (n, T) and `kl`, in nats per token."""
+        assert inputs.reference_logprobs is not None  # `needs_reference` asks for them
         reference = torch.where(inputs.mask, inputs.reference_logprobs, 0.0)
         estimate = self.estimator(torch.where(inputs.mask, inputs.logprobs, 0.0), reference)
         return self.weight * estimate, {"kl": estimate.detach()}
 
 
 def check_kl_weight(key: str, weight: float, fix: str) -> None:
-    """Raises a ConfigError for a weight that does nothing, or drives the policy away."""
+    """Raises a ConfigError for a weight that does nothing or drives the policy from the base."""
     if not 0 < weight < float("inf"):
         raise ConfigError(
             key,

@@ -1,4 +1,4 @@
-"""The loss: an objective for each token, and how much each token counts; by default the paper's."""
+"""The policy-gradient loss, which combines an objective, an aggregation and further terms."""
 
 from __future__ import annotations
 
@@ -18,48 +18,51 @@ from steer_lightning.types import LossInputs, LossOutput
 
 
 class ScoreFunction:
-    """gain_{i,t} = A_i * log pi(y_{i,t} | x, y_{i,<t}) (Williams 1992; arXiv 2505.18706).
+    """Weighs log-probabilities by the advantage (Williams 1992; arXiv 2505.18706).
 
-    Its gradient is that of the expected reward on policy alone: right for the one update that a
-    batch of rollouts serves for. For several of them `Clip` takes its place; where the policy has
-    not moved yet, both have the same gradient.
+    gain_{i,t} = A_i * log pi(y_{i,t} | x, y_{i,<t}). Its gradient is that of the expected reward
+    only on policy: it is correct if a batch of rollouts serves for one update. For several updates
+    `Clip` takes its place; while the policy has not moved yet, both have the same gradient.
     """
 
     uses_ratio = False
 
     def gains(self, inputs: LossInputs) -> PerToken:
-        """(n, T)."""
+        """Returns gains (n, T), with nothing to report."""
         return inputs.advantages[:, None] * inputs.logprobs, {}
 
 
 class SequenceSum:
-    """w_{i,t} = 1 / N: tokens are summed over a completion, completions averaged.
+    """Sums over the tokens of a completion and averages over completions (arXiv 2505.18706).
 
-    The gradient of log pi(y | x), and so the exact policy gradient of the mean reward
-    (arXiv 2505.18706). A long completion has a long gradient.
+    w_{i,t} = 1 / N. The sum has the gradient of log pi(y | x), which makes it the exact policy
+    gradient of the mean reward. A long completion has a long gradient.
     """
 
     def weights(self, inputs: LossInputs) -> float:
-        """The same for all tokens."""
+        """Returns one weight for all tokens."""
         return 1 / inputs.num_rows
 
 
 class PolicyGradient:
-    """loss = - sum_{i,t} w_{i,t} * (c_{i,t} * gain_{i,t} - sum_k cost^k_{i,t}).
+    """Maximises the weighted gains of the sampled tokens, less their costs.
 
-    By default the paper's (arXiv 2505.18706): with `ScoreFunction` and `SequenceSum` it is
+    loss = - sum_{i,t} w_{i,t} * (c_{i,t} * gain_{i,t} - sum_k cost^k_{i,t}).
+
+    The default is the paper's loss (arXiv 2505.18706): with `ScoreFunction` and `SequenceSum` it is
     - mean_i [ A_i * sum_t log pi(y_{i,t} | x, y_{i,<t}) ], the mean over all N completions of the
-    batch, log-probabilities summed and not averaged over a completion: REINFORCE, for one update on
-    policy for each batch of rollouts. Its value says little: advantages of a group sum to 0, so it
-    hovers around 0 from the start; its gradient is what counts.
+    batch, with log-probabilities summed and not averaged over a completion. This is REINFORCE, with
+    one on-policy update per batch of rollouts. The value of the loss says little: the advantages of
+    a group sum to 0, so it hovers around 0 from the start. Its gradient is what counts.
 
     Args:
-        objective: gain, what a token contributes; default `ScoreFunction`. For several updates of a
-            batch `Clip`, or `SequenceClip` for a ratio of whole completions.
-        aggregation: w, how much a token counts; default `SequenceSum`. Also `TokenMean`,
-            `SequenceMean`, `ConstantLength`.
-        correction: c, for a sampler that is not the trainer, `TruncatedImportance`; null for none.
-        terms: cost, what else is made smaller: `KLToBase`, `EntropyBonus`.
+        objective: The gain of a token; `ScoreFunction` by default. For several updates per batch
+            take `Clip`, or `SequenceClip` for a ratio of whole completions.
+        aggregation: The weight w of a token; `SequenceSum` by default. Others are `TokenMean`,
+            `SequenceMean` and `ConstantLength`.
+        correction: The factor c for a sampler that is not the trainer, such as
+            `TruncatedImportance`; null for none.
+        terms: The costs, further quantities to make smaller: `KLToBase`, `EntropyBonus`.
     """
 
     def __init__(
@@ -73,13 +76,13 @@ class PolicyGradient:
         self.aggregation: Aggregation = aggregation or SequenceSum()
         self.correction = correction
         self.terms: Sequence[Term] = terms or []
-        self.needs_all_rows = bool(self.terms)  # their gradient is not 0 where the advantage is
+        self.needs_all_rows = bool(self.terms)  # a term has a gradient where the advantage is 0
         self.needs_reference = any(needs_of(term).reference for term in self.terms)
         self.needs_entropy = any(needs_of(term).entropy for term in self.terms)
         self.uses_ratio = needs_of(self.objective).uses_ratio
 
     def __call__(self, inputs: LossInputs) -> LossOutput:
-        """Loss of one micro-batch."""
+        """Returns the loss of one micro-batch."""
         gains: PerToken = self.objective.gains(inputs)
         total, report = gains[0], dict(gains[1])
         if self.correction is not None:

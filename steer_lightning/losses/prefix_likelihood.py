@@ -1,4 +1,4 @@
-"""The first tokens of the base's own completions, made likelier."""
+"""The loss of prefix fine-tuning, which makes the beginnings of the base's completions likelier."""
 
 from __future__ import annotations
 
@@ -12,23 +12,24 @@ from steer_lightning.types import LossInputs, LossOutput
 
 
 class PrefixLikelihood:
-    """loss = - mean_i sum_{t <= k} log pi(y_{i,t} | x, y_{i,<t}), y drawn from the frozen base.
+    """Makes the first tokens of completions of the frozen base likelier (UPFT, arXiv 2503.02875).
 
-    Unsupervised prefix fine-tuning (UPFT, arXiv 2503.02875), without the share of whole completions
-    that its authors mix in: no verifier, no reward, no advantage. Where several ways of answering
-    begin alike, the beginning that most of them share is made likelier.
+    loss = - mean_i sum_{t <= k} log pi(y_{i,t} | x, y_{i,<t}), where y is drawn from the base. This
+    is unsupervised prefix fine-tuning, without the share of whole completions that its authors mix
+    in; there is no verifier, no reward and no advantage. Where several ways of answering begin
+    alike, the beginning that most of them share is made likelier.
 
-    What is drawn from the policy itself teaches nothing: the expected gradient of its
-    log-likelihood is 0. So the samples stay those of the base, the vectors being off, while the
-    vectors move, and are drawn sharper than the policy that is trained, at a lower temperature or
-    from fewer tokens; `temperature: 1`, `top_p: 1` would have the base itself as its optimum, and
-    is refused. No sample depends on the vectors, so that several updates of a batch are as right as
+    Samples of the policy itself would teach nothing: the expected gradient of their log-likelihood
+    is 0. So the samples stay those of the base, with the vectors off, while the vectors move. They
+    are drawn more sharply than the policy that is trained, at a lower temperature or from fewer
+    tokens; with `temperature: 1`, `top_p: 1` the base itself would be the optimum, and the setting
+    is refused. No sample depends on the vectors, so several updates per batch are as correct as
     one.
 
     Args:
-        num_tokens: k; the authors take 8 to 32. Only so many are drawn.
-        temperature: Of the base that draws them; 0 takes the most likely tokens.
-        top_p: Of the same.
+        num_tokens: Length k of the prefix; the authors take 8 to 32. No further tokens are drawn.
+        temperature: Temperature at which the base is sampled; 0 takes the most likely tokens.
+        top_p: Probability mass of the tokens from which the base is sampled (nucleus sampling).
 
     Raises:
         ConfigError: If a value is out of range.
@@ -49,13 +50,13 @@ class PrefixLikelihood:
         self.num_tokens, self.temperature, self.top_p = num_tokens, temperature, top_p
 
     def base_sampling(self, sampling: Any) -> Any:
-        """How the base draws the completions; see `Loss`.
+        """Returns the `Sampling` by which the base draws the completions; see `Loss`.
 
         Args:
             sampling: The `Sampling` of `model.sampling`, whose distribution is trained.
 
         Raises:
-            ConfigError: If the two contradict each other.
+            ConfigError: If the settings of this loss contradict `model.sampling`.
         """
         if self.num_tokens > sampling.max_new_tokens:
             raise ConfigError(
@@ -83,7 +84,7 @@ class PrefixLikelihood:
         )
 
     def __call__(self, inputs: LossInputs) -> LossOutput:
-        """Loss of one micro-batch, in nats a completion."""
+        """Returns the loss of one micro-batch, in nats per completion."""
         inside = inputs.mask & (inputs.mask.cumsum(1) <= self.num_tokens)
         kept = torch.where(inside, inputs.logprobs, torch.zeros_like(inputs.logprobs))
         return LossOutput(loss=-kept.sum() / inputs.num_rows)

@@ -1,4 +1,4 @@
-"""The clipped objective with one ratio for a whole completion."""
+"""The clipped objective of GSPO, with one ratio for a whole completion."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from steer_lightning.types import LossInputs
 
 
 class SequenceClip:
-    """gain = min(s * A, clip(s, 1 - low, 1 + high) * A), s = (pi(y) / pi_old(y))^(1 / |y|).
+    """Clips the probability ratio of a whole completion (GSPO, eq. 5 and 7 of arXiv 2507.18071).
 
-    GSPO (eq. 5 and 7 of arXiv 2507.18071): the geometric mean of the tokens' ratios, so that a
-    completion is clipped as a whole, since it is rewarded as a whole. Every token has the gain of
-    its completion: with `SequenceMean` the loss is GSPO's. s moves far less than a token's ratio,
-    which is why its bounds are so narrow. Assumes several updates of a batch, as `Clip` does.
+    gain = min(s * A, clip(s, 1 - low, 1 + high) * A), where s = (pi(y) / pi_old(y))^(1 / |y|) is
+    the geometric mean of the tokens' ratios: a completion is clipped as a whole, since it is
+    rewarded as a whole. Every token has the gain of its completion: with `SequenceMean` the loss is
+    GSPO's. s moves far less than the ratio of a token, which is why its bounds are so narrow. Like
+    `Clip`, the objective assumes several updates per batch.
 
     Args:
-        low: Bound below 1, above 0 and below 1; the paper's by default.
-        high: Bound above 1, above 0; the paper's by default.
+        low: Distance of the lower bound from 1; above 0 and below 1. The default is the paper's.
+        high: Distance of the upper bound from 1; above 0. The default is the paper's.
 
     Raises:
         ConfigError: If a bound is out of range.
@@ -32,7 +33,7 @@ class SequenceClip:
         self.low, self.high = low, high
 
     def gains(self, inputs: LossInputs) -> PerToken:
-        """(n, T); reports `clip_share`, the share of tokens in clipped completions."""
+        """Returns gains (n, T) and `clip_share`, the share of tokens in clipped completions."""
         moved = torch.where(inputs.mask, inputs.logprobs - inputs.old_logprobs, 0.0)
         ratio = (moved.sum(1, keepdim=True) / inputs.lengths[:, None]).exp()
         return clipped(

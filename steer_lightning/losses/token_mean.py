@@ -1,4 +1,4 @@
-"""The mean over the tokens of a batch."""
+"""The aggregation of DAPO: the mean over all tokens of a batch."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from steer_lightning.types import LossInputs
 
 
 class TokenMean:
-    """w_{i,t} = 1 / (tokens of the batch): each token counts the same (DAPO, arXiv 2503.14476).
+    """Lets each token of a batch count the same (DAPO, arXiv 2503.14476).
 
-    `SequenceSum` divided by the mean length of this batch's completions: the direction is the exact
-    policy gradient's, while its size depends on how long the completions came out.
+    w_{i,t} = 1 / (tokens of the batch). This is `SequenceSum` divided by the mean length of the
+    batch's completions: the direction is that of the exact policy gradient, while the size depends
+    on how long the completions turned out.
     """
 
     def weights(self, inputs: LossInputs) -> float:
-        """The same for all tokens."""
+        """Returns one weight for all tokens."""
         return 1 / inputs.num_tokens

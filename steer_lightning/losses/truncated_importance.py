@@ -1,4 +1,4 @@
-"""Importance weights for a sampler that is not the trainer."""
+"""Truncated importance weights, for a sampler that is not the trainer."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from steer_lightning.types import LossInputs
 
 
 class TruncatedImportance:
-    """c_{i,t} = min(pi_old(y_t) / pi_sampler(y_t), cap), without gradient.
+    """Weighs tokens by how likely the trainer finds them against the sampler, up to a cap.
 
-    Truncated importance sampling (Ionides 2008; for language models Yao et al. 2025, "Your
-    efficient RL framework secretly brings you off-policy RL training", with cap 2): a sampler with
-    other kernels, or of a quantised base, draws from a distribution that is not quite the policy's,
-    and the weight makes up for it; the cap bounds the variance, at the price of some bias. pi_old
-    is the trainer's, before the first update of the batch. Where sampler and trainer agree
-    (`mismatch/*` near 0) all weights are 1.
+    c_{i,t} = min(pi_old(y_t) / pi_sampler(y_t), cap), without gradient. This is truncated
+    importance sampling (Ionides 2008; for language models Yao et al. 2025, "Your efficient RL
+    framework secretly brings you off-policy RL training", with cap 2). A sampler with other kernels
+    or a quantised base draws from a distribution that is not quite the policy's, and the weight
+    makes up for it; the cap bounds the variance at the price of some bias. pi_old is the trainer's
+    policy before the first update of the batch. Where sampler and trainer agree (`mismatch/*` near
+    0), all weights are 1.
 
     Args:
         cap: Largest weight; at least 1.
@@ -37,7 +38,7 @@ class TruncatedImportance:
         self.cap = cap
 
     def factors(self, inputs: LossInputs) -> PerToken:
-        """(n, T); reports `capped_share`, the share of tokens whose weight is the cap."""
+        """Returns factors (n, T) and `capped_share`, the share of tokens that have weight `cap`."""
         gap = torch.where(inputs.mask, inputs.old_logprobs - inputs.sampling_logprobs, 0.0)
         weights = gap.exp()
         return weights.clamp(max=self.cap), {"capped_share": (weights > self.cap).float()}

@@ -1,1 +1,1 @@
-"""What every room may use: files, processes, plain values; nothing of language models."""
+"""Helpers for all other packages: files, processes, plain values; nothing about language models."""

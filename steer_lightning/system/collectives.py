@@ -1,4 +1,4 @@
-"""What the processes of a run tell each other; with one process, nothing."""
+"""Collective calls between the processes of a run, which do nothing with a single process."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ T = TypeVar("T")
 
 
 def is_distributed() -> bool:
-    """Whether there is a process group."""
+    """Tells whether there is a process group."""
     return dist.is_available() and dist.is_initialized()
 
 
 def rank() -> int:
-    """Which process this is, from 0."""
+    """Returns the number of this process, from 0."""
     return dist.get_rank() if is_distributed() else 0
 
 
 def world_size() -> int:
-    """How many there are."""
+    """Returns the number of processes."""
     return dist.get_world_size() if is_distributed() else 1
 
 
 def device() -> torch.device:
-    """Where tensors must be for a collective call."""
+    """Returns the device that tensors must be on for a collective call."""
     if is_distributed() and dist.get_backend() == "nccl":
         return torch.device("cuda", torch.cuda.current_device())
     return torch.device("cpu")
 
 
 def sum_gradients(gradients: Sequence[torch.Tensor]) -> None:
-    """Sums the gradients of what is trained over the processes, in place, by one all-reduce."""
+    """Sums gradients over the processes, in place, by one all-reduce."""
     if world_size() == 1:
         return
     if len(gradients) == 1:
@@ -48,7 +48,7 @@ def sum_gradients(gradients: Sequence[torch.Tensor]) -> None:
 
 
 def gather_objects(own: T) -> list[T]:
-    """A small object of each process, by its number."""
+    """Returns the small objects of all processes, in the order of their numbers."""
     if world_size() == 1:
         return [own]
     found: list[Any] = [None] * world_size()
@@ -57,7 +57,7 @@ def gather_objects(own: T) -> list[T]:
 
 
 def first_tells(own: T) -> T:
-    """The first process's object, on all."""
+    """Returns the object of the first process, on all processes."""
     told = [own]
     if world_size() > 1:
         dist.broadcast_object_list(told, 0)
@@ -65,12 +65,12 @@ def first_tells(own: T) -> T:
 
 
 def largest(number: int, group: Any = None) -> int:
-    """The largest of the processes' integers."""
+    """Returns the largest of the integers of all processes."""
     return _reduced(number, "MAX", group)
 
 
 def total(number: int, group: Any = None) -> int:
-    """Their sum."""
+    """Returns the sum of the integers of all processes."""
     return _reduced(number, "SUM", group)
 
 

@@ -1,4 +1,4 @@
-"""Asks the hub once, before libraries do that would wait for its answer without end."""
+"""A check that the hub answers, before libraries ask it that would wait without end."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ ENDPOINT = "https://huggingface.co"
 
 
 def check_hub_answers(key: str, name: str, fix: str) -> None:
-    """Raises a ConfigError if the hub takes a connection and then says nothing.
+    """Raises a ConfigError if the hub accepts a connection and then does not answer.
 
-    Without a network the libraries notice by themselves, and use their cache where they can; of
-    a silent hub some of their requests wait for ever, and others try again for minutes.
+    Without a network the libraries notice by themselves, and use their cache where they can; if the
+    hub is silent, some of their requests wait for ever, and others try again for minutes.
 
     Args:
-        key: The option that names something of the hub.
-        name: Its value.
-        fix: The local way.
+        key: Option that names something on the hub.
+        name: Value of the option.
+        fix: Way to do without the hub, for the message.
     """
     endpoint = os.environ.get("HF_ENDPOINT", ENDPOINT)
     offline = os.environ.get("HF_HUB_OFFLINE", "0").upper() not in ("0", "", "FALSE", "NO", "OFF")
@@ -32,7 +32,7 @@ def check_hub_answers(key: str, name: str, fix: str) -> None:
         with urllib.request.urlopen(request, timeout=SECONDS):
             pass
     except urllib.error.HTTPError as error:
-        error.close()  # any answer will do
+        error.close()  # any answer will do, even an error
     except (TimeoutError, urllib.error.URLError) as error:
         if not isinstance(getattr(error, "reason", error), TimeoutError):
             return
@@ -43,5 +43,5 @@ def check_hub_answers(key: str, name: str, fix: str) -> None:
             fix=f"{fix}; or set HF_HUB_OFFLINE=1 in the environment if it has been downloaded "
             "before",
         ) from error
-    except (OSError, ValueError):  # the libraries have a message of their own
+    except (OSError, ValueError):  # the libraries report these themselves
         return

@@ -1,9 +1,9 @@
-"""Notices at once when a process of the run ends, so that no other one waits for it in vain.
+"""A watch that notices at once when a process of the run ends, so that none waits for it in vain.
 
-A collective call waits for all processes, and can't be interrupted; its time-out must be longer
-than the longest rollout. So the first process holds a connection to each other one, which the
-system closes when a process dies, whatever it died of. Whoever sees that tells the rest, says why,
-and ends.
+A collective call waits for all processes and can't be interrupted; its time-out must be longer than
+the longest rollout. Therefore the first process holds a connection to each other process, which the
+operating system closes when either of them dies, for whatever reason. The process that sees this
+tells the others, says why, and ends.
 """
 
 from __future__ import annotations
@@ -30,31 +30,32 @@ Broadcast = Callable[[Any], Any]
 Message = Mapping[str, Any]
 
 SILENCE = 30
-"""Seconds after which a machine that does not answer is taken for gone."""
+"""Seconds after which a machine that does not answer is considered gone."""
 
 SETTLING = 3.0
-"""Seconds in which it shows that an error of this process comes of the end of another one."""
+"""Seconds to wait and see whether the end of another process caused the error of this one."""
 
 GRACE = 20.0
-"""Seconds that a process has to end by itself, when another one was asked to stop."""
+"""Seconds that a process has to end by itself after another one was asked to stop."""
 
 
 class PeerWatch:
-    """Connections between the first process and all others, and a thread that listens to them.
+    """Holds connections between the first process and all others, and listens to them in a thread.
 
     Args:
         rank: Number of this process.
-        world_size: Of all processes.
-        host: Where the first one can be reached.
-        broadcast: Hands an object of the first process to all.
+        world_size: Number of all processes.
+        host: Host on which the first process can be reached.
+        broadcast: Function that returns the first process's object on all processes.
     """
 
     def __init__(self, rank: int, world_size: int, host: str, broadcast: Broadcast) -> None:
         self.rank, self.world_size = rank, world_size
         self._lock = threading.Lock()
         self._has_left = False
-        self._stopped: str | None = None  # by whom, once another process was asked to
-        self._status_if_stopped = 0 if rank else 143  # a launcher takes any other's for a failure
+        self._stopped: str | None = None  # "process N was asked to stop", once another one was
+        # launchers take any status but 0 of a process other than the first for a failure
+        self._status_if_stopped = 0 if rank else 143
         self._names: dict[socket.socket, int] = {}
         self._selector = selectors.DefaultSelector()
         self._listener: socket.socket | None = None
@@ -94,14 +95,15 @@ class PeerWatch:
     # ---- leaving
 
     def leave(self, exception: BaseException | None = None) -> None:
-        """Says that this process ends, and why; later calls do nothing.
+        """Tells the others that this process ends, and why; later calls do nothing.
 
         Args:
-            exception: What ends it; none at the regular end.
+            exception: Exception that ends the process; none at the regular end.
         """
         if self._has_left:
             return
-        if isinstance(exception, RuntimeError):  # as of a collective call, which can't say of whom
+        # a collective call that fails raises this, too, but can't say which process has ended
+        if isinstance(exception, RuntimeError):
             time.sleep(SETTLING)
             if self._stopped is not None:
                 self._die(self._stopped, self._status_if_stopped)
@@ -168,7 +170,7 @@ class PeerWatch:
     def _receive(peer: socket.socket) -> bytes:
         try:
             return peer.recv(65536)
-        except OSError as error:  # reset, or silent for too long
+        except OSError as error:  # the connection was reset, or silent for too long
             log.debug("lost a process: %s", error)
             return b""
 
@@ -200,7 +202,7 @@ class PeerWatch:
 
 
 def open_door(backlog: int) -> socket.socket:
-    """A port for connections by IPv4 and, where there is IPv6, by that."""
+    """Opens a port for connections by IPv4 and, where available, by IPv6."""
     if not socket.has_dualstack_ipv6():
         return socket.create_server(("", 0), backlog=backlog)
     return socket.create_server(
@@ -210,13 +212,14 @@ def open_door(backlog: int) -> socket.socket:
 
 @contextmanager
 def all_arrive(minutes: float, host: str) -> Iterator[None]:
-    """Ends this process if the block, in which all processes connect, takes longer.
+    """Ends this process if the block in which all processes connect takes too long.
 
-    It can't be interrupted otherwise, and before it has ended nothing tells of one that failed.
+    The block can't be interrupted in another way, and until it is done nothing tells of a process
+    that has failed.
 
     Args:
-        minutes: Its longest time.
-        host: Where the first process is.
+        minutes: Longest time that the block may take, in minutes.
+        host: Host of the first process, for the message.
     """
 
     def give_up() -> None:
@@ -236,7 +239,7 @@ def all_arrive(minutes: float, host: str) -> Iterator[None]:
 
 
 def keep_alive(peer: socket.socket) -> None:
-    """Lets the system ask an idle connection whether the other machine is still there."""
+    """Has the system check on an idle connection whether the other machine is still there."""
     peer.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     if sys.platform == "linux":
         peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, SILENCE // 3)

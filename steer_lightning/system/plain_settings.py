@@ -1,4 +1,4 @@
-"""Settings of a plug-in as plain values, to compare runs by."""
+"""The settings of a plug-in as plain values, by which runs can be compared."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ DEPTH = 4
 
 
 def describe(value: Any, depth: int = DEPTH) -> Any:
-    """Describes what an object was made with: its class, and its public attributes.
+    """Describes an object by its class and its public attributes.
 
     Args:
-        value: A plain value, a function, or an object, as a configuration gives it.
-        depth: Objects within objects, so deep; further down the class alone.
+        value: Plain value, function or object, as a configuration gives it.
+        depth: Number of levels of objects within objects to describe; further down only the class
+            is named.
 
     Returns:
-        Numbers, texts, None, lists and dictionaries of them.
+        A number, a text, None, or lists and dictionaries of them.
     """
     if isinstance(value, PLAIN):
         return value
@@ -24,7 +25,7 @@ def describe(value: Any, depth: int = DEPTH) -> Any:
         return [describe(item, depth) for item in value]
     if isinstance(value, dict):
         return {str(key): describe(item, depth) for key, item in value.items()}
-    name = getattr(value, "__name__", None)  # of a function or class
+    name = getattr(value, "__name__", None)  # functions and classes have one
     if name is not None:
         return name
     public = {k: v for k, v in getattr(value, "__dict__", {}).items() if not k.startswith("_")}

@@ -1,4 +1,4 @@
-"""Text of unknown origin, made safe for terminals and files; and text in columns."""
+"""Functions that make text of unknown origin safe for terminals and files, and align columns."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from unicodedata import category
 
 
 def printable(text: str) -> str:
-    """Text with controls, text directions and lone surrogates shown, not sent.
+    """Escapes control characters, marks of text direction and lone surrogates in a text.
 
-    What a model writes must not drive a terminal, nor fail to be written to one.
+    The output of a model must neither control a terminal nor fail to be written to one.
     """
-    if text.replace("\n", "").replace("\t", "").isprintable():  # most text; a hundred times faster
+    # true of most texts, and a hundred times faster than the loop over characters
+    if text.replace("\n", "").replace("\t", "").isprintable():
         return text
     return "".join(map(_shown, text))
 
@@ -24,17 +25,17 @@ def _shown(character: str) -> str:
 
 
 def quoted(text: str) -> str:
-    """One line, in quotes, that shows where a text begins and ends."""
+    """Returns a text as one line in quotes, which show where it begins and ends."""
     line = printable(text).replace("\n", "\\n").replace("\t", "\\t")
     return f'"{line}"'
 
 
 def aligned(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> str:
-    """Rows of cells as columns.
+    """Aligns rows of cells in columns.
 
     Args:
-        rows: All of the same length.
-        right: Columns that are flush right, as numbers should be.
+        rows: Rows of cells, all of the same length.
+        right: Numbers of the columns that are flush right, as columns of numbers should be.
     """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
@@ -47,16 +48,16 @@ def aligned(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> str:
 
 
 def valid_unicode(text: str) -> str:
-    """Text with lone surrogates, which neither tokenizers nor Parquet take, as question marks."""
+    """Replaces lone surrogates, which tokenizers and Parquet refuse, by question marks."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
 class PrintableRecord(logging.LogRecord):
-    """A log record whose message is safe for a terminal, whichever library it is of.
+    """A log record whose message is safe for a terminal, whichever library wrote it.
 
-    Messages hold what comes from files, such as the base that vectors name.
+    Messages contain text that comes from files, such as the name of the base in a file of vectors.
     """
 
-    def getMessage(self) -> str:  # logging's name
-        """See `logging.LogRecord`."""
+    def getMessage(self) -> str:  # the name is given by logging
+        """Returns the message of `logging.LogRecord`, made printable."""
         return printable(super().getMessage())

@@ -1,4 +1,4 @@
-"""Where runs lie: `root/run-1`, `root/run-2`, ..."""
+"""The folders of runs: `root/run-1`, `root/run-2`, ..."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from steer_lightning.errors import ConfigError
 
 
 def new_run_folder(root: Path) -> Path:
-    """Makes `root/run-N` with the first free N; no run ever writes into another's folder.
+    """Creates `root/run-N` with the first free N; no run ever writes into another run's folder.
 
     Raises:
-        ConfigError: If there can be no such folder.
+        ConfigError: If the folder can't be created because a file is in its way.
     """
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -28,18 +28,18 @@ def new_run_folder(root: Path) -> Path:
         folder = root / f"run-{number}"
         try:
             folder.mkdir()
-        except FileExistsError:  # another process was faster
+        except FileExistsError:  # another process has just taken this number
             number += 1
         else:
             return folder
 
 
 def run_folders(root: Path) -> list[Path]:
-    """The runs under a folder, the newest first."""
+    """Returns the folders of the runs under `root`, the newest first."""
     return sorted(root.glob("run-*"), key=run_number, reverse=True)
 
 
 def run_number(path: Path) -> int:
-    """N of `run-N`; 0 for any other name."""
+    """Returns N of a folder `run-N`, or 0 for any other name."""
     match = re.fullmatch(r"run-(\d+)", path.name)
     return int(match[1]) if match else 0

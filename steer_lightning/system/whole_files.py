@@ -1,4 +1,4 @@
-"""Files and folders that are whole or absent: written aside, flushed to the disk, then renamed."""
+"""Writers of files and folders that are whole or absent: written aside, flushed, then renamed."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from pathlib import Path
 
 @contextmanager
 def written_aside(path: Path, keep: Path | None = None) -> Iterator[Path]:
-    """Yields a temporary path in the same folder.
+    """Yields a temporary file in the same folder, and renames it to `path` at the end.
 
-    Renames it to `path` at the end, or deletes it on an error.
+    After an error the temporary file is deleted.
 
     Args:
-        path: The file to write; its folder is made where it is missing.
-        keep: The name that an earlier `path` is given, once the new one is on the disk.
+        path: File to write; its folder is created if it is missing.
+        keep: New name of an earlier `path`, which it gets once the new file is on the disk.
 
     Raises:
         OSError: If the disk is full or the folder can't be written; an earlier `path` is left as it
@@ -41,23 +41,23 @@ def written_aside(path: Path, keep: Path | None = None) -> Iterator[Path]:
 
 
 def write_bytes(path: Path, data: bytes, keep: Path | None = None) -> None:
-    """Writes a whole file or nothing; see `written_aside`."""
+    """Writes a whole file or none; see `written_aside`."""
     with written_aside(path, keep) as aside:
         aside.write_bytes(data)
 
 
 @contextmanager
 def folder_written_aside(path: Path) -> Iterator[Path]:
-    """Yields an empty temporary folder beside `path`.
+    """Yields an empty temporary folder beside `path`, and renames it to `path` at the end.
 
-    Renames it to `path` at the end, or deletes it on an error.
+    After an error the temporary folder is deleted.
 
     Args:
-        path: The folder to write; one that exists is replaced, so ask before.
+        path: Folder to write. A folder of this name is replaced, so check for one before.
 
     Raises:
-        OSError: If the disk is full or the folder above can't be written; an earlier `path` is left
-            as it was.
+        OSError: If the disk is full or the parent folder can't be written; an earlier `path` is
+            left as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))

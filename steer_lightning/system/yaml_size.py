@@ -1,4 +1,4 @@
-"""Refuses YAML that would unfold into more than memory holds."""
+"""A check that refuses YAML which would unfold into more than memory holds."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ import yaml
 from jsonargparse import get_loader, set_loader
 
 MAX_NODES = 100_000
-"""Values of a configuration, each alias counted as what it stands for."""
+"""Largest number of values in a configuration, where an alias counts as what it stands for."""
 
 JSONARGPARSE = get_loader("yaml")
 
 
 def bound_yaml() -> None:
-    """Has jsonargparse look at the size of whatever it reads: files that files name, and values."""
+    """Has jsonargparse check the size of all YAML it reads, in nested files and values, too."""
     set_loader("yaml", load_bounded, (yaml.YAMLError,))
 
 
 def load_bounded(text: str) -> Any:
-    """What jsonargparse makes of a YAML.
+    """Parses a YAML text as jsonargparse does, unless it would unfold too far.
 
     Raises:
-        yaml.YAMLError: If it is none, or a few lines unfold, alias by alias, into a huge tree.
+        yaml.YAMLError: If the text is not valid YAML, or its aliases unfold into a huge tree.
     """
     check_yaml_size(text)
     return JSONARGPARSE(text)
 
 
 def check_yaml_size(text: str) -> None:
-    """Raises a YAMLError for a YAML, or one inside its texts, that unfolds too far.
+    """Raises a YAMLError for a YAML text that unfolds too far, or contains a text that does.
 
-    What is no readable YAML is left to the parser, which tells the line.
+    A text that is not valid YAML is left to the parser, whose error names the line.
     """
     if "&" not in text or "*" not in text:  # no aliases
         return
@@ -47,15 +47,15 @@ def check_yaml_size(text: str) -> None:
 
 
 def _size(node: yaml.Node, known: dict[int, int]) -> int:
-    """Nodes of a tree whose aliases are shared nodes; infinite where one holds itself."""
+    """Counts the nodes of a tree whose aliases are shared; too many if a node contains itself."""
     if id(node) not in known:
-        known[id(node)] = MAX_NODES + 1  # should it hold itself
+        known[id(node)] = MAX_NODES + 1  # stays so if the node contains itself
         inner: list[yaml.Node] = []
         if isinstance(node, yaml.MappingNode):
             inner = [part for pair in node.value for part in pair]
         elif isinstance(node, yaml.SequenceNode):
             inner = node.value
-        elif isinstance(node, yaml.ScalarNode):  # a text is parsed, too, where it may be a number
+        elif isinstance(node, yaml.ScalarNode):  # jsonargparse parses a text where a number fits
             check_yaml_size(node.value)
         known[id(node)] = 1 + sum(_size(part, known) for part in inner)
     return known[id(node)]

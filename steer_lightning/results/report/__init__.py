@@ -1,4 +1,4 @@
-"""Pictures and the page of a run, made from its folder alone."""
+"""The pictures and the page of a run, made from its folder alone."""
 
 from steer_lightning.results.report.comparison import draw_comparison
 from steer_lightning.results.report.curve import draw_reward_curve

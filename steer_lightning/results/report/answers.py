@@ -1,4 +1,4 @@
-"""What base and steered model answered in an evaluation, problem by problem, side by side."""
+"""The answers of base and steered model in an evaluation, side by side for each problem."""
 
 from __future__ import annotations
 
@@ -21,19 +21,20 @@ from steer_lightning.results.report.texts import (
 
 FILE = "completions.parquet"
 SAMPLES = 2
-"""Of a problem and an arm: what differs between arms shows in the first ones."""
+"""Number of samples shown per problem and arm: the first ones show how the arms differ."""
 NEEDED = ("benchmark", "arm", "problem", "sample", "question", "answer", "completion", "verdict")
 
 
 def read_answers(folder: Path, num_problems: int) -> dict[str, Any] | None:
-    """Completions of some problems by all arms; the file is read through, a batch at a time.
+    """Reads the completions of some problems by all arms, one batch of the file at a time.
 
     Args:
-        folder: Of an evaluation.
-        num_problems: Of each benchmark, the first ones.
+        folder: Folder of an evaluation.
+        num_problems: Number of problems per benchmark, from the first on.
 
     Returns:
-        `rule`, the sentence that says what was chosen, and `groups`; None if there is nothing.
+        `rule`, the sentence that says what was chosen, and `groups`; None if there are no
+        completions.
 
     Raises:
         ConfigError: If the file is damaged.

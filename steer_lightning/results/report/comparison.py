@@ -1,4 +1,4 @@
-"""The arms of an evaluation side by side."""
+"""The picture that compares the arms of an evaluation."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from steer_lightning.system.whole_files import written_aside
 
 
 def draw_comparison(folder: Path) -> Path:
-    """Draws each benchmark's accuracy by arm, with its interval, to `comparison.png`.
+    """Draws the accuracy of each arm on each benchmark, with intervals, to `comparison.png`.
 
     Args:
-        folder: Of an evaluation, with `results.json`.
+        folder: Folder of an evaluation, with `results.json`.
 
     Returns:
-        The picture's path.
+        The path of the picture.
 
     Raises:
         ModuleNotFoundError: If matplotlib is not installed.
@@ -40,7 +40,7 @@ def draw_comparison(folder: Path) -> Path:
 
 
 def _panel(axes: Any, rows: list[dict[str, Any]]) -> None:
-    """A point with its interval for each arm, the base on top, with a line down from it."""
+    """Draws a point with its interval for each arm, and a vertical line through the base's."""
     for place, row in enumerate(rows):
         low = row["value"] if row["low"] is None else row["low"]
         high = row["value"] if row["high"] is None else row["high"]

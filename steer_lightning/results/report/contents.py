@@ -1,4 +1,4 @@
-"""What a page says of a run, as plain data: read from the run's folder alone."""
+"""The contents of a run's page as plain data, read from the run's folder alone."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from steer_lightning.results.report.series import FILE as METRICS
 from steer_lightning.results.report.series import Series, as_curve, first_step, joined, read_series
 
 MOST_LOOKS = 200
-"""Of the lens in the course of training."""
+"""Largest number of the lens's looks in the course of training that a page shows."""
 BENCHMARK = re.compile(r"benchmark/(.+)/(\w+)")
 ELSEWHERE = re.compile(r"benchmark/.+|lens/\w+/layer_\d+")
-"""Metrics that have a place of their own in the page."""
+"""Metrics that have their own place in the page, and are not among its curves."""
 
 SETTINGS: dict[str, tuple[str, ...]] = {
     "Base": ("model", "base"),
@@ -57,17 +57,17 @@ SETTINGS: dict[str, tuple[str, ...]] = {
 
 
 def read_contents(folder: Path, num_steps: int, num_prompts: int) -> Record:
-    """All that a page shows of a run.
+    """Reads everything that a page shows of a run.
 
-    What an interrupted run has not written is None or empty here.
+    Entries for files that an interrupted run has not written are None or empty.
 
     Args:
-        folder: Of the run.
-        num_steps: Steps whose completions are shown.
-        num_prompts: Prompts of each, and problems of each benchmark.
+        folder: Folder of the run.
+        num_steps: Number of steps whose completions are shown.
+        num_prompts: Number of prompts shown per step, and of problems per benchmark.
 
     Raises:
-        ConfigError: If a file in it is damaged.
+        ConfigError: If a file in the folder is damaged.
     """
     stages = find_stages(folder)
     every = [read_series(stage) if (stage / METRICS).exists() else {} for stage in stages]
@@ -98,7 +98,7 @@ def read_contents(folder: Path, num_steps: int, num_prompts: int) -> Record:
 
 
 def _benchmarks(series: Series, summary: Mapping[str, Any]) -> list[Record]:
-    """Each benchmark's figures by step; before and after from the summary where that is all."""
+    """Returns the figures of each benchmark by step, from the summary if there are no metrics."""
     found: dict[str, Record] = {}
     for name, points in series.items():
         match = BENCHMARK.fullmatch(name)
@@ -116,7 +116,7 @@ def _benchmarks(series: Series, summary: Mapping[str, Any]) -> list[Record]:
 def _figure(
     name: str, when: str, points: Sequence[Any], row: Record, summary: Mapping[str, Any]
 ) -> Record | None:
-    """The accuracy before the first step or the last one so far, with its interval."""
+    """Returns the accuracy before the first step, or the latest one, with its interval."""
     wanted = [point for point in points if when == "after" or point[0] == 0]
     if wanted:
         step, value = wanted[-1]
@@ -130,7 +130,7 @@ def _figure(
 
 
 def _evaluation(folder: Path) -> list[Record] | None:
-    """The figures of `steer-lightning evaluate`, beside the vectors."""
+    """Reads the figures of `steer-lightning evaluate`, which lie beside the vectors."""
     path = folder / EVALUATION / "results.json"
     found = read_record(path, {"rows": list})
     if found is None:
@@ -148,17 +148,17 @@ def _some(looks: list[Record]) -> list[Record]:
 
 
 def _shown(settings: Record) -> list[list[Any]]:
-    """The settings that matter most, by name; classes without their modules."""
+    """Returns the settings that matter most, by name, with classes without their modules."""
     rows = [[name, _short(setting(settings, *keys))] for name, keys in SETTINGS.items()]
     return [row for row in rows if row[1] is not None]
 
 
 def _short(value: Any) -> Any:
-    """A class or function without its module, a list in one line, others as they are."""
+    """Shortens a class or function to its name and a list to one line; other values stay."""
     if isinstance(value, list):
         return ", ".join(str(_short(item)) for item in value)
     if isinstance(value, dict):
-        if "reward" in value:  # with its weight
+        if "reward" in value:  # a reward is shown with its weight
             reward = value["reward"]
             name = reward.rsplit(".", 1)[-1] if isinstance(reward, str) else _short(reward)
             return f"{name} x {value.get('weight', 1)}"

@@ -1,4 +1,4 @@
-"""The reward curve of a run."""
+"""The picture of a run's reward curve."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from steer_lightning.system.whole_files import written_aside
 
 
 def draw_reward_curve(folder: Path) -> Path:
-    """Draws the reward of each step and the benchmarks' accuracies to `reward_curve.png`.
+    """Draws the reward of each step and the accuracy on benchmarks to `reward_curve.png`.
 
     Args:
-        folder: Of a run.
+        folder: Folder of a run.
 
     Returns:
-        The picture's path.
+        The path of the picture.
 
     Raises:
         ModuleNotFoundError: If matplotlib is not installed.

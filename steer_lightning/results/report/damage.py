@@ -1,4 +1,4 @@
-"""What is said of a file in a run's folder that can't be read."""
+"""The error for a file in a run's folder that can't be read."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from steer_lightning.errors import ConfigError
 
 
 def damaged(path: Path, why: object) -> ConfigError:
-    """The error for a file that is there, but is not what a run writes.
+    """Makes the error for a file that exists but is not as a run writes it.
 
     Args:
-        path: The file.
-        why: What is wrong with it.
+        path: File that is damaged.
+        why: What is wrong with the file.
     """
     return ConfigError(
         "run",

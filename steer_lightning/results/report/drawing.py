@@ -1,4 +1,4 @@
-"""Pictures are an extra: what to say where matplotlib is not installed."""
+"""The drawing of pictures where matplotlib, which is an extra, may not be installed."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from pathlib import Path
 
 
 def drawn(draw: Callable[[Path], Path], folder: Path) -> str:
-    """Draws a picture if that can be done.
+    """Draws a picture if matplotlib is installed.
 
     Args:
-        draw: Takes a folder and returns the picture's path.
-        folder: With the numbers.
+        draw: Function that takes a folder and returns the path of the picture.
+        folder: Folder with the numbers to draw.
 
     Returns:
-        The path, or how to get what is missing.
+        The path of the picture, or a hint on how to install matplotlib.
     """
     try:
         return str(draw(folder))

@@ -1,4 +1,4 @@
-"""Reads what a run has left in its folder; a run that was interrupted has left less."""
+"""The readers of the files in a run's folder, some of which an interrupted run may not have."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ LENS, LOOKS = "lens.json", "lens.jsonl"
 ROLLOUTS, PARTS = "rollouts.parquet", "rollouts"
 EVALUATION = "evaluation"
 SIGNS = (METRICS, SUMMARY, ROLLOUTS, PARTS, LENS)
-"""A folder with any of them is a run's."""
+"""Files that only runs write: a folder with any of them is the folder of a run."""
 
 Record = dict[str, Any]
 
 
 def is_run(folder: Path) -> bool:
-    """Whether a folder holds what a run leaves."""
+    """Tells whether a folder is the folder of a run."""
     return any((folder / name).exists() for name in SIGNS)
 
 
 def read_text(path: Path) -> str | None:
-    """A text file; None if there is none.
+    """Reads a text file; returns None if there is none.
 
     Raises:
-        ConfigError: If it is no text.
+        ConfigError: If the file is not text in UTF-8.
     """
     try:
         return path.read_text(encoding="utf-8")
@@ -44,26 +44,26 @@ def read_text(path: Path) -> str | None:
 
 
 def read_record(path: Path, needed: Mapping[str, type | tuple[type, ...]]) -> Record | None:
-    """A JSON object; None if there is no such file.
+    """Reads a JSON object; returns None if there is no such file.
 
     Args:
-        path: The file.
-        needed: Its keys, and the types of what they hold.
+        path: File to read.
+        needed: Keys that the object must have, with the types of their values.
 
     Raises:
-        ConfigError: If the file is damaged, or lacks a key.
+        ConfigError: If the file is damaged or lacks a key.
     """
     text = read_text(path)
     return None if text is None else _parsed(path, text, needed)
 
 
 def read_records(path: Path, needed: Mapping[str, type | tuple[type, ...]]) -> list[Record]:
-    """JSON objects, one a line; none if there is no such file.
+    """Reads JSON objects, one per line; returns an empty list if there is no such file.
 
     A last line without its end was being written when the run was killed, and is left out.
 
     Raises:
-        ConfigError: If a line is damaged, or lacks a key.
+        ConfigError: If a line is damaged or lacks a key.
     """
     lines = (read_text(path) or "").split("\n")[:-1]
     return [_parsed(path, line, needed, f"Line {k}: ") for k, line in enumerate(lines, 1) if line]
@@ -85,15 +85,15 @@ def _parsed(
 
 
 def read_settings(folder: Path) -> Record:
-    """The configuration of a run; empty if there is none.
+    """Reads the configuration of a run; returns an empty dictionary if there is none.
 
     Raises:
-        ConfigError: If the file is no YAML.
+        ConfigError: If the file is not valid YAML.
     """
     path = folder / CONFIG
     try:
         text = read_text(path) or ""
-        check_yaml_size(text)  # the page shows what it finds, and aliases would unfold
+        check_yaml_size(text)  # the page shows the settings, in which aliases would unfold
         found = yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         if isinstance(error, ConfigError):
@@ -103,9 +103,9 @@ def read_settings(folder: Path) -> Record:
 
 
 def setting(settings: Any, *keys: str) -> Any:
-    """A setting by its keys, from the outermost on; None where there is none.
+    """Returns a setting by its keys, from the outermost on, or None if there is none.
 
-    `init_args`, the arguments of a class, need not be named.
+    The key `init_args`, which holds the arguments of a class, need not be named.
     """
     for key in keys:
         if not isinstance(settings, dict):
@@ -117,10 +117,10 @@ def setting(settings: Any, *keys: str) -> Any:
 
 
 def find_stages(folder: Path) -> list[Path]:
-    """The folders of one run that was interrupted, the oldest first.
+    """Finds the folders of one interrupted run, the oldest first.
 
-    A run that goes on has a new folder, `run-2`, and a checkpoint of the one before in its
-    configuration; that counts if it lies beside it.
+    A run that is resumed has a new folder, such as `run-2`, and its configuration names a
+    checkpoint in the earlier folder, which must lie beside the new one.
     """
     found = [folder.absolute()]
     while (before := _stage_before(found[0])) is not None and before not in found:
@@ -134,7 +134,7 @@ def _stage_before(folder: Path) -> Path | None:
         return None
     run = Path(path).parents[1]
     beside = folder.parent / run.name
-    # a relative path is of the folder where the command was started
+    # a relative path starts at the folder in which the command was run
     same = run.parent.name in (folder.parent.name, "") and Path(path).parent.name == "checkpoints"
     return beside if same and beside.is_dir() else None
 
@@ -144,12 +144,12 @@ LOOK_KEYS: dict[str, type | tuple[type, ...]] = {"step": int, "norms": list, "la
 
 
 def read_lens(folder: Path) -> Record | None:
-    """`lens.json`: that of the command `lens`, which was asked for last, or that of the run."""
+    """Reads `lens.json`, preferably that of the command `lens`, else that of the run itself."""
     by_command = read_record(folder / "lens" / LENS, LENS_KEYS)
     return by_command or read_record(folder / LENS, LENS_KEYS)
 
 
 def read_looks(stages: Sequence[Path]) -> list[Record]:
-    """`lens.jsonl` of all stages of a run, each step once, the later stage's."""
+    """Reads `lens.jsonl` of all stages of a run; the latest stage counts for a repeated step."""
     found = {look["step"]: look for s in stages for look in read_records(s / LOOKS, LOOK_KEYS)}
     return [found[step] for step in sorted(found)]

@@ -1,4 +1,4 @@
-"""What the lens shows, as pictures."""
+"""The pictures of what the lens shows."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from steer_lightning.system.printable import quoted
 from steer_lightning.system.whole_files import written_aside
 
 NUMBERED = 8
-"""Heat maps of at most so many rows have their numbers written in."""
+"""Largest number of rows or columns of a heat map whose numbers are written into its cells."""
 MAX_TICKS = 20
 LEAST_CHANGE = 1e-3
-"""Of a probability: a smaller one can't be seen."""
+"""Smallest change of a probability that is drawn; a smaller one can't be seen."""
 
 
 def draw_lens(folder: Path) -> Path:
     """Draws norms, singular values, cosines between layers and the first token to `lens.png`.
 
     Args:
-        folder: With `lens.json`.
+        folder: Folder with `lens.json`.
 
     Returns:
-        The picture's path.
+        The path of the picture.
 
     Raises:
         ModuleNotFoundError: If matplotlib is not installed.
@@ -45,13 +45,13 @@ def draw_lens(folder: Path) -> Path:
 
 
 def draw_between(folder: Path) -> Path:
-    """Draws the cosines between the vectors of each two files to `between.png`.
+    """Draws the cosines between the vectors of each pair of files to `between.png`.
 
     Args:
-        folder: With `between.json`.
+        folder: Folder with `between.json`.
 
     Returns:
-        The picture's path.
+        The path of the picture.
 
     Raises:
         ModuleNotFoundError: If matplotlib is not installed.
@@ -75,7 +75,7 @@ def _saved(figure: Any, path: Path) -> Path:
 
 
 def _norms(axes: Any, layers: Sequence[dict[str, Any]]) -> None:
-    """Bars, and, where it is known, how they compare with the stream, as a line."""
+    """Draws the norms as bars and, if known, their ratio to the norm of the stream as a line."""
     places = range(len(layers))
     axes.bar(places, [layer["norm"] for layer in layers])
     _ticks(axes.set_xticks, [str(layer["layer"]) for layer in layers])
@@ -90,7 +90,7 @@ def _norms(axes: Any, layers: Sequence[dict[str, Any]]) -> None:
 
 
 def _ticks(place: Callable[..., Any], names: Sequence[str]) -> None:
-    """Names as many as can be read."""
+    """Sets ticks with names, leaving out some if there are too many to read."""
     step = -(-len(names) // MAX_TICKS)
     place(range(0, len(names), step), names[::step], fontsize=8)
 
@@ -117,7 +117,7 @@ def _heat_map(
 
 
 def _first_token(axes: Any, found: dict[str, Any] | None) -> None:
-    """Probabilities with and without the vectors: what rises most on top, what falls most below."""
+    """Draws token probabilities without and with the vectors, from largest rise to largest fall."""
     axes.set_title("first generated token", loc="left")
     if found is None:
         axes.set_axis_off()
@@ -139,7 +139,7 @@ def _first_token(axes: Any, found: dict[str, Any] | None) -> None:
 
 
 def _in_font(text: str) -> str:
-    """Characters that the font lacks as their codes: an empty box tells nothing."""
+    """Replaces characters that the font lacks by their codes: an empty box tells nothing."""
     from matplotlib import font_manager
 
     font = font_manager.get_font(font_manager.findfont(font_manager.FontProperties()))

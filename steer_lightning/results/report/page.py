@@ -1,4 +1,4 @@
-"""From a run's data to one HTML file that needs nothing else."""
+"""The page of a run: one HTML file that needs nothing else."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ SCRIPTS = (
     *("browser.js", "setup.js", "main.js"),
 )
 PLOT_STYLE = "sha256-jSYQUrW7J0b3jPqhZP9C2Xh1PyJKHKXd4s0fpGGKrww="
-"""Of the style that Observable Plot puts into each picture; it changes with the library."""
+"""Hash of the style that Observable Plot puts into each picture; it changes with the library."""
 
 ESCAPES = {ord(sign): f"\\u{ord(sign):04x}" for sign in "<>&\u2028\u2029"}
-"""So that no text ends the element that holds the data, or a line of JavaScript."""
+"""Escapes of signs with which a text could end the data's element, or a line of JavaScript."""
 
 
 def write_report(
@@ -43,14 +43,14 @@ def write_report(
     """Writes the page of a run.
 
     Args:
-        folder: Of the run; it may have been interrupted.
-        output: The file; default: `report.html` in the folder.
-        overwrite: Replaces an earlier file.
-        num_steps: Steps whose completions are shown.
-        num_prompts: Prompts of each of them, and problems of each benchmark.
+        folder: Folder of the run, which may have been interrupted.
+        output: File to write; by default `report.html` in the folder.
+        overwrite: Whether to replace an earlier file.
+        num_steps: Number of steps whose completions are shown.
+        num_prompts: Number of prompts shown per step, and of problems per benchmark.
 
     Returns:
-        The file.
+        The path of the page.
 
     Raises:
         ConfigError: If the folder holds no run, a file in it is damaged, or `output` exists.
@@ -80,10 +80,10 @@ def write_report(
 
 
 def as_page(contents: Record) -> str:
-    """The page: data, styles and scripts in one file.
+    """Returns the page as HTML, with data, styles and scripts in one file.
 
-    The data is JSON that no browser runs. Should a script get in all the same, the policy in the
-    page's head lets only those run that this function has put there, by their hashes.
+    The data is JSON, which no browser runs. Should a script get in nevertheless, the policy in the
+    head of the page allows only the scripts of this function, by their hashes.
     """
     style = _read("report.css")
     scripts = [_read(name) for name in SCRIPTS]
@@ -103,7 +103,7 @@ def _read(name: str) -> str:
 
 
 def _policy(styles: Sequence[str], scripts: Sequence[str]) -> str:
-    """Nothing is loaded from anywhere; only these scripts and styles apply; no text is markup."""
+    """Returns a policy that loads nothing, allows only these scripts and styles, and no markup."""
     own = " ".join([*(f"'{_hash(style)}'" for style in styles), f"'{PLOT_STYLE}'"])
     return "; ".join(
         [
@@ -123,9 +123,10 @@ def _hash(text: str) -> str:
 
 
 def as_json(contents: Any) -> str:
-    """JSON for an HTML page.
+    """Encodes data as JSON for an HTML page.
 
-    Controls, text directions and lone surrogates are shown as escapes; what is not finite is null.
+    Control characters, marks of text direction and lone surrogates appear as escapes; numbers that
+    are not finite become null.
     """
     text = json.dumps(_clean(contents), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return text.translate(ESCAPES)

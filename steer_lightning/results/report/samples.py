@@ -1,4 +1,4 @@
-"""Which of a run's completions go into its page: a bounded number, by a rule that it states."""
+"""The choice of a run's completions for its page: a bounded number, by a rule that it states."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from steer_lightning.results.report.texts import (
 
 NEEDED = ("step", "prompt_id", "sample", "prompt", "completion", "reward", "advantage")
 BATCH = 1024
-"""Rows in memory at once."""
+"""Number of rows that are in memory at once."""
 
 
 @dataclass(frozen=True)
 class _Part:
-    """Row groups of a file that hold rows of one step, and perhaps of others."""
+    """Row groups of a file that contain rows of one step, and perhaps of others."""
 
     file: pq.ParquetFile
     path: Path
     row_groups: tuple[int, ...]
 
     def count(self, step: int) -> int:
-        """Rows of a step."""
+        """Counts the rows of a step."""
         steps = self.file.read_row_groups(list(self.row_groups), columns=["step"])["step"]
         return int(pc.sum(pc.equal(steps, step)).as_py())
 
@@ -45,16 +45,18 @@ class _Part:
 def read_training(
     stages: Sequence[tuple[Path, float]], num_steps: int, num_prompts: int
 ) -> dict[str, Any] | None:
-    """Completions of some steps of a run; only those steps are read from the disk.
+    """Reads the completions of some steps of a run; only those steps are read from the disk.
 
     Args:
-        stages: Folders of the run, the oldest first; of each the step from which on the next one
-            has done the work again.
-        num_steps: Steps to show, evenly spaced, the first and the last among them.
-        num_prompts: Prompts of each, the first of the batch; fewer if the texts exceed the budget.
+        stages: Folders of the run, the oldest first, each with the step from which on the next
+            folder repeats its steps.
+        num_steps: Number of steps to show, evenly spaced, the first and the last among them.
+        num_prompts: Number of prompts per step, from the first of the batch on; fewer if the texts
+            exceed the budget.
 
     Returns:
-        `rule`, the sentence that says what was chosen, and `groups`; None if there is nothing.
+        `rule`, the sentence that says what was chosen, and `groups`; None if there are no
+        completions.
 
     Raises:
         ConfigError: If a file is damaged.
@@ -75,7 +77,7 @@ def read_training(
 
 
 def evenly(items: Sequence[int], most: int) -> list[int]:
-    """At most so many of some items, evenly spaced, first and last among them."""
+    """Returns at most `most` of the items, evenly spaced, the first and the last among them."""
     if len(items) <= most:
         return list(items)
     if most == 1:
@@ -97,7 +99,7 @@ def _rule(groups: Sequence[Group], chosen: Sequence[int], steps: int, rows: int)
 
 
 def _parts_of(folder: Path, files: ExitStack) -> Iterator[tuple[int, _Part]]:
-    """Steps of a folder with where they lie: in one file, or one a step and process."""
+    """Yields the steps of a folder with their place: one file, or one per step and process."""
     whole = folder / ROLLOUTS
     paths = [whole] if whole.exists() else sorted((folder / PARTS).glob("step_*.parquet"))
     for path in paths:
@@ -115,7 +117,7 @@ def _parts_of(folder: Path, files: ExitStack) -> Iterator[tuple[int, _Part]]:
 
 
 def _steps_in(file: pq.ParquetFile, row_group: int) -> list[int]:
-    """By the statistics, where they tell: a run writes a row group a step."""
+    """Returns the steps of a row group, by its statistics if it has a single step, as is usual."""
     column = file.schema_arrow.names.index("step")
     found = file.metadata.row_group(row_group).column(column).statistics
     if found is not None and found.has_min_max and found.min == found.max:
@@ -126,7 +128,7 @@ def _steps_in(file: pq.ParquetFile, row_group: int) -> list[int]:
 
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """Turns what Arrow says of a damaged file into an error that names it."""
+    """Turns Arrow's errors about a damaged file into an error that names the file."""
     try:
         yield
     except PermissionError:
@@ -136,7 +138,7 @@ def readable(path: Path) -> Iterator[None]:
 
 
 def _groups(step: int, parts: Sequence[_Part], most: int) -> Iterator[Group]:
-    """The first prompts of a step, each with its completions."""
+    """Yields the first prompts of a step, each with its completions."""
     group: Group | None = None
     count = 0
     for row in _rows(step, parts):
@@ -167,7 +169,7 @@ def _new_group(row: dict[str, Any]) -> Group:
 
 
 def _named(row: dict[str, Any]) -> dict[str, Any]:
-    """Each reward by its name, where there are several."""
+    """Returns the rewards of a completion by name if there are several."""
     found = {key.removeprefix("reward_"): row[key] for key in row if key.startswith("reward_")}
     return found if len(found) > 1 else {}
 

@@ -1,4 +1,4 @@
-"""Numbers over the steps of a run, and fewer of them for a picture."""
+"""The metrics of a run by step, and curves with fewer points for pictures."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ Series = dict[str, list[tuple[int, float]]]
 FILE = "metrics.csv"
 SMOOTHING = 5  # steps
 MOST_POINTS = 500
-"""Of one curve in a page: as many as a screen has room for."""
+"""Largest number of points of a curve in a page, which is as many as a screen has room for."""
 
 
 def read_series(folder: Path) -> Series:
-    """Reads `metrics.csv` of a run's folder.
+    """Reads `metrics.csv` from the folder of a run.
 
-    The last line of a run that was killed may be half written: without a line end it is left out.
+    A run that was killed may have written half of its last line: a line without its end is left
+    out.
 
     Raises:
         ConfigError: If the file is damaged.
@@ -57,9 +58,10 @@ def _add(series: Series, row: dict[str, str | None]) -> None:
 
 
 def joined(stages: Sequence[Series]) -> Series:
-    """One run that was interrupted, from its folders' series, the oldest first.
+    """Joins the series of an interrupted run's folders, the oldest first.
 
-    What a folder has from the first step of the next one on was done again there.
+    The steps of a folder from the first step of the next folder on are dropped, since the next
+    folder repeats them.
     """
     found: Series = {}
     for stage in stages:
@@ -71,27 +73,28 @@ def joined(stages: Sequence[Series]) -> Series:
 
 
 def first_step(series: Series) -> float:
-    """The first step of any metric; infinite if there is none."""
+    """Returns the first step of any metric, or infinity if there is none."""
     return min((points[0][0] for points in series.values()), default=math.inf)
 
 
 def trailing_mean(values: Sequence[float], width: int = SMOOTHING) -> list[float]:
-    """Mean of each value and those before it, `width` in all."""
+    """Returns for each value the mean of it and those before it, over at most `width` values."""
     return [
         sum(values[max(0, k - width + 1) : k + 1]) / min(k + 1, width) for k in range(len(values))
     ]
 
 
 def as_curve(points: Sequence[tuple[int, float]], most: int = MOST_POINTS) -> dict[str, Any]:
-    """A curve for a page: each step, or, of a long run, mean and range of neighbouring steps.
+    """Makes a curve of each step or, for a long run, of mean and range of neighbouring steps.
 
     Args:
-        points: (step, value) in order of the steps; values that are not finite are left out.
-        most: Points of the curve.
+        points: Pairs (step, value) in order of the steps; values that are not finite are left out.
+        most: Largest number of points of the curve.
 
     Returns:
-        `width`, the steps that a point stands for; `x`, the middle of them; `y`, their mean; for a
-        width of 1 `smooth`, else `low` and `high`, the smallest and largest of them.
+        `width`, the number of steps that a point stands for; `x`, the middle of those steps; `y`,
+        the mean of their values; and for a width of 1 `smooth`, else `low` and `high`, the smallest
+        and the largest of their values.
     """
     points = [(step, value) for step, value in points if math.isfinite(value)]
     if not points:
@@ -116,5 +119,5 @@ def as_curve(points: Sequence[tuple[int, float]], most: int = MOST_POINTS) -> di
 
 
 def _short(values: Sequence[float]) -> list[float]:
-    """Six digits, more than a picture can show."""
+    """Rounds to six digits, which are more than a picture can show."""
     return [float(f"{value:.6g}") for value in values]

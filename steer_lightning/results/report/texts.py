@@ -1,4 +1,4 @@
-"""Prompts and completions, bounded in length and number so that a page stays small."""
+"""Limits on the length and number of prompts and completions, so that a page stays small."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from itertools import zip_longest
 from typing import Any
 
 MAX_CHARACTERS = 4000
-"""Of a text; a longer one is shown without its middle."""
+"""Largest number of characters of a text; a longer text is shown without its middle."""
 MAX_COMPLETIONS = 16
-"""Of a prompt, or of a problem and an arm."""
+"""Largest number of completions of a prompt, or of a problem."""
 BUDGET = 3_000_000
-"""Characters of all texts of a source."""
+"""Largest number of characters of all texts of training, or of the evaluation."""
 
 Group = dict[str, Any]
-"""A prompt: `prompt`, `answer`, `completions`, and what tells it from others, such as `step`."""
+"""A prompt with `prompt`, `answer`, `completions`, and keys that identify it, such as `step`."""
 
 
 def shortened(text: str, most: int = MAX_CHARACTERS) -> str:
-    """A text without its middle if it is too long: the beginning shows the way, the end the answer.
+    """Leaves out the middle of a long text: its beginning shows the approach, its end the answer.
 
     Args:
-        text: Any.
-        most: Characters that are kept, two thirds of them of the beginning.
+        text: Text of any length.
+        most: Number of characters to keep, two thirds of them from the beginning.
     """
     if len(text) <= most:
         return text
@@ -32,11 +32,11 @@ def shortened(text: str, most: int = MAX_CHARACTERS) -> str:
 
 
 def as_completion(row: Mapping[str, Any], **more: Any) -> dict[str, Any]:
-    """A completion as the page shows it.
+    """Makes the record of a completion that the page shows.
 
     Args:
-        row: With `completion`, `num_tokens` and `finished`.
-        more: Further numbers and names, such as its reward.
+        row: Row with `completion`, `num_tokens` and `finished`.
+        more: Further numbers and names, such as the reward of the completion.
     """
     return {
         "text": shortened(str(row["completion"])),
@@ -47,14 +47,14 @@ def as_completion(row: Mapping[str, Any], **more: Any) -> dict[str, Any]:
 
 
 def within_budget(piles: Sequence[Sequence[Group]], budget: int = BUDGET) -> list[Group]:
-    """Groups of several piles until the budget is spent: the first of each, the second of each, ...
+    """Keeps groups of several piles until the budget is spent: the first of each, then the second.
 
     Args:
         piles: Groups of each step, or of each benchmark.
-        budget: Characters of all texts.
+        budget: Largest number of characters of all texts.
 
     Returns:
-        What is kept, pile by pile; the very first group in any case.
+        The groups that are kept, pile by pile; the very first group is always kept.
     """
     kept: list[list[Group]] = [[] for _ in piles]
     for place in zip_longest(*piles):
@@ -77,7 +77,7 @@ def _flat(piles: Iterable[Iterable[Group]]) -> list[Group]:
 
 
 def some_of(count: int, total: int, what: str) -> str:
-    """`3 of 8 prompts`, `all 8 prompts` or `the only prompt`."""
+    """Returns a phrase such as `3 of 8 prompts`, `all 8 prompts` or `the only prompt`."""
     if total == 1:
         return f"the only {what}"
     return f"all {total:,} {what}s" if count >= total else f"{count:,} of {total:,} {what}s"
