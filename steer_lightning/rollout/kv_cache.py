@@ -120,6 +120,8 @@ class KeyValues(CacheLayerMixin):
         """No bound of its own."""
         return -1
 
+    get_max_cache_shape = get_max_length  # its name before transformers 5.16, abstract there
+
 
 _LAYERS: ContextVar[list[KeyValues]] = ContextVar("layers")
 
