@@ -17,7 +17,7 @@ import torch
 from steer_lightning.rollout.attention_view import View
 from steer_lightning.rollout.flight import Flight
 from steer_lightning.rollout.kv_cache import KeyValues, seen_as
-from steer_lightning.rollout.plan import is_out_of_memory
+from steer_lightning.system.out_of_memory import is_out_of_memory
 
 log = logging.getLogger(__name__)
 

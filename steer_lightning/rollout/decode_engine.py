@@ -17,11 +17,12 @@ from steer_lightning.rollout.engine import OnCompletion, ignore
 from steer_lightning.rollout.flight import Flight
 from steer_lightning.rollout.generate_engine import GenerateEngine
 from steer_lightning.rollout.kv_cache import KeyValues, decoding
-from steer_lightning.rollout.plan import Plan, is_out_of_memory, out_of_step, plan_flight
+from steer_lightning.rollout.plan import Plan, out_of_step, plan_flight
 from steer_lightning.rollout.sampling import Sampling, row_uniforms
 from steer_lightning.rollout.selfcheck import why_not
 from steer_lightning.rollout.shared_rows import Parting, part
 from steer_lightning.steering import Steering
+from steer_lightning.system.out_of_memory import is_out_of_memory
 from steer_lightning.types import Prompt, Rollouts
 
 log = logging.getLogger(__name__)

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-
 from steer_lightning.errors import ConfigError
 from steer_lightning.rollout.sampling import Sampling
 from steer_lightning.types import Prompt
@@ -59,8 +57,3 @@ def out_of_step(plan: Plan) -> ConfigError:
         "middle of the same pass: the rollout can't begin anew on one of them",
         fix=f"Set it to {plan.tokens // 2} or less",
     )
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether torch has run out of memory; on a CPU it says so by the message alone."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from steer_lightning.model.policy import Policy
-from steer_lightning.rollout.plan import is_out_of_memory, plan_flight
+from steer_lightning.rollout.plan import plan_flight
 from steer_lightning.rollout.sampling import Sampling
+from steer_lightning.system.out_of_memory import is_out_of_memory
 from steer_lightning.types import Problem, Prompt
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def why_not(engine: DecodeEngine, policy: Policy) -> str | None:
         rollouts = engine.decode(policy, prompts, sampling, plan, seed=0, step=0, record_after=0)
     except (RuntimeError, TypeError, ValueError, AttributeError, LookupError) as error:
         # a model that does not go through these doors, in one of many ways
-        if isinstance(error, RuntimeError) and is_out_of_memory(error):
+        if is_out_of_memory(error):
             raise
         return f"{type(error).__name__}: {error}"
     worst = 0.0

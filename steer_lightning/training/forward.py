@@ -10,6 +10,7 @@ import torch
 from steer_lightning.model.head import Head, TokenStates, read_head, read_logits
 from steer_lightning.model.policy import Policy
 from steer_lightning.steering import SteeringVectors
+from steer_lightning.system.out_of_memory import is_out_of_memory
 from steer_lightning.training.batch import MicroBatch
 from steer_lightning.training.packing import Packing, packed, packed_attention
 from steer_lightning.training.skipped_layers import Kept, Streams
@@ -133,7 +134,7 @@ def why_not_packed(policy: Policy) -> str | None:
         states, head = read_made_up(policy, packing)
         found = head.logits(states)[packing.copies]
     except (RuntimeError, TypeError, ValueError, AttributeError, LookupError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
+        if is_out_of_memory(error):
             raise
         return f"{type(error).__name__}: {error}"  # a model that does not go through these doors
     expected = []
@@ -166,7 +167,7 @@ def can_skip_layers(policy: Policy) -> bool:
         with kept.reading():
             skipped, _ = read_made_up(policy, packing)
     except (RuntimeError, TypeError, ValueError, AttributeError, LookupError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
+        if is_out_of_memory(error):
             raise
         return False
     return torch.equal(whole, skipped)

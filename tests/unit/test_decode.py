@@ -11,10 +11,11 @@ from steer_lightning import ConfigError
 from steer_lightning.model.sharding import Sharding
 from steer_lightning.rollout import DecodeEngine, GenerateEngine, Sampling
 from steer_lightning.rollout.flight import Flight
-from steer_lightning.rollout.plan import is_out_of_memory, plan_flight
+from steer_lightning.rollout.plan import plan_flight
 from steer_lightning.rollout.shared_rows import part
 from steer_lightning.rollout.stop import StopText
 from steer_lightning.steering import SteeringVectors
+from steer_lightning.system.out_of_memory import is_out_of_memory
 from steer_lightning.testing import (
     ARCHITECTURES,
     byte_tokenizer,
