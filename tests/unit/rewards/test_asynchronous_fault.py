@@ -1,0 +1,41 @@
+"""Collecting the answers of many calls takes time in proportion to their number."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+from collections.abc import Iterable
+from contextlib import closing
+from typing import Any
+
+import pytest
+
+from steer_lightning.rewards import AsyncReward
+from steer_lightning.types import Completion, Problem
+
+COUNT = 64
+
+
+async def judge(completion: Completion) -> float:
+    await asyncio.sleep(0.002 * int(completion.text))  # one answer after the other
+    return float(completion.text)
+
+
+def test_each_call_is_looked_at_a_few_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = 0
+    wait = concurrent.futures.wait
+
+    def counted(futures: Iterable[Any], *args: Any, **kwargs: Any) -> Any:
+        nonlocal looks
+        futures = list(futures)
+        looks += len(futures)
+        return wait(futures, *args, **kwargs)
+
+    monkeypatch.setattr(concurrent.futures, "wait", counted)
+    problem = Problem(question="", answer="")
+    completions = [
+        Completion.of(problem, text=str(n), num_tokens=1, finished=True) for n in range(COUNT)
+    ]
+    with closing(AsyncReward(judge, max_concurrency=COUNT)) as reward:
+        assert reward(completions) == list(range(COUNT))
+    assert looks <= 2 * COUNT
