@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from typing import Any
 
@@ -16,9 +16,10 @@ from steer_lightning.types import Completion, Problem
 COUNT = 64
 
 
-async def judge(completion: Completion) -> float:
-    await asyncio.sleep(0.002 * int(completion.text))  # one answer after the other
-    return float(completion.text)
+async def judge(completions: Sequence[Completion]) -> list[float]:
+    (number,) = (int(completion.text) for completion in completions)
+    await asyncio.sleep(0.005 * number)  # one answer after the other
+    return [float(number)]
 
 
 def test_each_call_is_looked_at_a_few_times(monkeypatch: pytest.MonkeyPatch) -> None:
