@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from steer_lightning.errors import UNKNOWN, ConfigError
+from steer_lightning.system.out_of_memory import is_out_of_memory
 
 OptimizerFactory = Callable[[Any], torch.optim.Optimizer]
 
@@ -210,6 +211,8 @@ def check_optimizer(
     try:
         optimizer.step()
     except (NotImplementedError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise
         raise ConfigError(
             "model.optimizer",
             kind,

@@ -17,16 +17,17 @@ log = logging.getLogger(__name__)
 
 
 class VectorCheckpoint(Callback):
-    """Writes `steering_vectors.safetensors` every n steps.
+    """Writes what is trained every n steps, such as `steering_vectors.safetensors`.
 
-    And at the end, and when the run is interrupted. The vectors alone, to use them; to go on
-    training, use Lightning's checkpoints.
+    And at the end, and when the run is interrupted. The result alone, to use it; to go on training,
+    use Lightning's checkpoints.
 
     Cost: milliseconds and some kilobytes each time.
 
     Args:
         every_n_steps: Steps between two writes.
-        keep_all: Also keeps each as `vectors/step_000010.safetensors`.
+        keep_all: Also keeps each as `vectors/step_000010.safetensors`, or as the folder
+            `vectors/step_000010` where the result is a folder, as that of LoRA.
     """
 
     def __init__(self, every_n_steps: int = 10, keep_all: bool = False) -> None:
@@ -55,7 +56,7 @@ class VectorCheckpoint(Callback):
         if trainer.global_step % self.every_n_steps == 0:
             self._save(trainer, pl_module, self.path)
             if self.keep_all:
-                name = f"step_{trainer.global_step:06d}.safetensors"
+                name = f"step_{trainer.global_step:06d}{self.path.suffix}"
                 self._save(trainer, pl_module, self.path.parent / "vectors" / name)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

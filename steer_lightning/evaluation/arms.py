@@ -61,7 +61,9 @@ def load_files(paths: Sequence[str]) -> dict[str, Steering]:
         raise ConfigError("vectors", list(paths), rule="names a file twice")
     if len(files) == 1:
         return {"steered": load_steering(files[0])}
-    names = [printable(Path(path).stem) for path in paths]
+    places = [Path(path).expanduser() for path in paths]
+    # a dot in the name of a folder begins no ending: `lr-0.1`
+    names = [printable(place.stem if place.is_file() else place.name) for place in places]
     if len({BASE, *names}) <= len(names):
         names = [printable(path) for path in paths]
     return {name: load_steering(path) for name, path in zip(names, files, strict=True)}

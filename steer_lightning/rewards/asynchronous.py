@@ -97,9 +97,8 @@ class AsyncReward:
         """
         waiting = set(futures)
         while waiting:
-            done, waiting = concurrent.futures.wait(
-                waiting, self.deadline + PATIENCE, concurrent.futures.FIRST_COMPLETED
-            )
+            # not FIRST_COMPLETED: each of N answers would cost a look at all that are still to come
+            done, waiting = concurrent.futures.wait(waiting, self.deadline + PATIENCE)
             if not done:
                 raise ConfigError(
                     f"reward {self.__name__}",

@@ -162,11 +162,13 @@ class RewardPool:
             RuntimeError: If the keeper dies twice without an answer in between.
         """
         restarted = False
-        while any(task not in self._answers for task in tasks):
+        missing = {task for task in tasks if task not in self._answers}
+        while missing:
             answer = self._receive()
             if answer is not None:
                 if self._open.pop(answer["id"], None) is not None:  # nobody waits for the others
                     self._answers[answer["id"]] = answer
+                    missing.discard(answer["id"])
                 restarted = False
             elif restarted:
                 self.close()

@@ -13,6 +13,7 @@ from steer_lightning.model.policy import Policy
 from steer_lightning.steering import (
     AdaptiveVectors,
     FullFinetune,
+    LoRA,
     LowRankVectors,
     Steering,
     SteeringVectors,
@@ -88,3 +89,20 @@ def test_results_that_do_not_fit_the_base_are_named(tmp_path: Path) -> None:
     tuned.build(tiny_model("qwen2"))  # with biases, which this base has not
     with pytest.raises(ConfigError, match=r"vectors = 't': does not fit .*q_proj\.bias"):
         check_fit({"s": SteeringVectors().shaped(32, 3), "t": tuned}, policy)
+
+
+def test_files_lose_their_ending_and_folders_keep_their_whole_name(tmp_path: Path) -> None:
+    model = tiny_model()
+    lora, vectors = LoRA(rank=1), SteeringVectors()
+    for steering in (lora, vectors):
+        steering.build(model)
+    run, adapter, file = tmp_path / "lr-0.1", tmp_path / "lr-0.2", tmp_path / "half.safetensors"
+    vectors.save(run / vectors.file_name, base_model="tiny")
+    lora.save(adapter, base_model="tiny")
+    vectors.save(file, base_model="tiny")
+    found = load_files([str(run), str(adapter), str(file)])
+    assert {name: type(steering) for name, steering in found.items()} == {
+        "lr-0.1": SteeringVectors,
+        "lr-0.2": LoRA,
+        "half": SteeringVectors,
+    }

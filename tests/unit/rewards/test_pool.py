@@ -1,0 +1,57 @@
+"""Collecting the answers of many tasks takes time in proportion to their number."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+from unittest.mock import Mock
+
+import pytest
+
+from steer_lightning.rewards import pool as pool_module
+from steer_lightning.rewards.pool import RewardPool
+
+
+class Counted(dict[int, Any]):
+    """Counts how often it is asked for a task."""
+
+    num_looks = 0
+
+    def __contains__(self, key: object) -> bool:
+        self.num_looks += 1
+        return super().__contains__(key)
+
+
+def answered_by(frames: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> RewardPool:
+    """A pool whose keeper is ready, and sends these frames."""
+    waiting = iter([{"ready": True}, *frames])
+    monkeypatch.setattr(
+        pool_module, "receive_frame", lambda connection: json.dumps(next(waiting)).encode()
+    )
+    pool = RewardPool()
+    pool._connection = Mock()
+    pool._answers = Counted()
+    return pool
+
+
+@pytest.mark.parametrize("count", [100, 1000])
+def test_each_task_is_looked_up_a_few_times(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    order = range(1, count + 1)
+    pool = answered_by([{"id": task, "score": task / 2} for task in order], monkeypatch)
+    pool._open = dict.fromkeys(range(1, count + 1), b"")
+    found = pool.collect(range(1, count + 1))
+    assert [answer["score"] for answer in found] == [task / 2 for task in range(1, count + 1)]
+    assert isinstance(pool._answers, Counted)
+    assert pool._answers.num_looks <= 3 * count
+    assert not pool._answers
+    assert not pool._open
+
+
+def test_answers_to_others_are_kept_and_to_forgotten_ones_dropped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pool = answered_by([{"id": 3}, {"id": 2}, {"id": 1}, {"id": 4}], monkeypatch)
+    pool._open = dict.fromkeys((1, 3, 4), b"")  # 2 is forgotten
+    assert [answer["id"] for answer in pool.collect([4, 1])] == [4, 1]
+    assert list(pool._answers) == [3]
+    assert pool.collect([3]) == [{"id": 3}], "without another frame"
