@@ -56,6 +56,9 @@ class BenchmarkEval(Callback):
         verdict: What the mean of the verdicts is called.
     """
 
+    state_key = ""
+    """Tells several of them apart in a checkpoint."""
+
     def __init__(
         self,
         benchmarks: dict[str, Source] | None = None,
@@ -86,13 +89,10 @@ class BenchmarkEval(Callback):
         self.results: list[Result] = []
         self._prompts: dict[str, list[Prompt]] = {}
         self._samplings: dict[str, Sampling] = {}
-
-    @property
-    def state_key(self) -> str:
-        """Tells several of them apart in a checkpoint."""
-        names = sorted(self.benchmarks or ["validation"])
-        sampling = None if self.sampling is None else asdict(self.sampling)
-        return self._generate_state_key(benchmarks=names, sampling=sampling)
+        self.state_key = self._generate_state_key(
+            benchmarks=sorted(benchmarks or ["validation"]),
+            sampling=None if sampling is None else asdict(sampling),
+        )
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Loads the problems, before the model is loaded."""

@@ -93,10 +93,10 @@ class BatchGradient:
 
     def skipped_layers(self) -> SkippedLayers | None:
         """Returns what a batch of rollouts may keep of the layers below the first steered one."""
-        first = self.policy.steering.first_layer
-        if not (self.packed and self.kept_tokens and first):
+        if not (self.packed and self.kept_tokens):
             return None
-        return SkippedLayers(self.policy.layers, first, self.kept_tokens)
+        first = self.policy.steering.first_layer
+        return SkippedLayers(self.policy.layers, first, self.kept_tokens) if first else None
 
     def _parts(
         self, rollouts: Rollouts, rows: torch.Tensor, skipped: SkippedLayers | None, num_reads: int

@@ -12,7 +12,7 @@ import pytest
 
 from steer_lightning.rewards import AsyncReward
 from steer_lightning.rollout import completion_of
-from steer_lightning.types import Problem
+from steer_lightning.types import Completion, Problem
 
 COUNT = 64
 
