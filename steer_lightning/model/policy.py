@@ -15,7 +15,6 @@ from torch.utils.checkpoint import checkpoint
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
     GenerationConfig,
     PreTrainedTokenizerBase,
 )
@@ -23,7 +22,13 @@ from transformers import (
 from steer_lightning.errors import ConfigError
 from steer_lightning.model.fingerprint import checksum, sha256
 from steer_lightning.model.head import Head
-from steer_lightning.model.hub import eos_token_ids, hub_errors, pad_token_id, resolve_base
+from steer_lightning.model.hub import (
+    eos_token_ids,
+    hub_errors,
+    load_tokenizer,
+    pad_token_id,
+    resolve_base,
+)
 from steer_lightning.model.replaced_forward import replaced_forwards
 from steer_lightning.model.sharding import Sharding
 from steer_lightning.steering import (
@@ -87,10 +92,8 @@ class Policy(nn.Module):
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The base's tokenizer, loaded at the first use: data needs it before the weights."""
         if self._tokenizer is None:
-            with hub_errors(self.base):
-                self._tokenizer = AutoTokenizer.from_pretrained(
-                    self.path, revision=self.revision, trust_remote_code=self.trust_remote_code
-                )
+            code: Any = {"trust_remote_code": self.trust_remote_code}
+            self._tokenizer = load_tokenizer(self.path, self.base, revision=self.revision, **code)
         return self._tokenizer
 
     @cached_property
@@ -162,6 +165,7 @@ class Policy(nn.Module):
         self.sharding = sharding or Sharding()
         self.steering.check_sharding(self.sharding.shards)
         self.prepare()
+        _ = self.tokenizer  # a base without one is refused before its weights load
         self.adopt(self.sharding.build(self._load_base, self.empty_base, self._find_layers))
 
     def _load_base(self) -> Any:
