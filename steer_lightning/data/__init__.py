@@ -1,12 +1,13 @@
 """Data: problems from the hub, local files or a generator, rendered as prompts."""
 
 from steer_lightning.data.arithmetic import Arithmetic
-from steer_lightning.data.datamodule import PromptDataModule, make_prompts
+from steer_lightning.data.datamodule import PromptDataModule
 from steer_lightning.data.deepscaler import DeepScaleR
 from steer_lightning.data.gsm8k import GSM8K
 from steer_lightning.data.math import Math
 from steer_lightning.data.order import PromptOrder, Shuffled
 from steer_lightning.data.pass_rate import ByPassRate
+from steer_lightning.data.prompts import make_prompts
 from steer_lightning.data.records import Records
 from steer_lightning.data.templates import ChatTemplate, PlainTemplate, Template
 

@@ -14,59 +14,14 @@ from torch.utils.data import DataLoader
 
 from steer_lightning.data.loader import PromptList, ResumableLoader
 from steer_lightning.data.order import PromptOrder, Shuffled
+from steer_lightning.data.prompts import make_prompts, tell_of_overlap
 from steer_lightning.data.templates import ChatTemplate, Template, check_template
 from steer_lightning.errors import ConfigError
 from steer_lightning.system.plain_settings import describe
+from steer_lightning.system.printable import one_line
 from steer_lightning.types import Prompt, Source
 
 log = logging.getLogger(__name__)
-
-
-def make_prompts(
-    source: Source, template: Template, tokenizer: Any, max_prompt_tokens: int
-) -> list[Prompt]:
-    """Renders and tokenizes all problems of a source.
-
-    Args:
-        source: Where they come from.
-        template: How they are put to the model.
-        tokenizer: The model's.
-        max_prompt_tokens: Longer prompts are dropped and counted: cut off, they would ask another
-            question.
-
-    Returns:
-        At least one prompt.
-
-    Raises:
-        ConfigError: If the source is empty, or no prompt is short enough.
-    """
-    problems = source.load()
-    name = type(source).__name__
-    if not problems:
-        raise ConfigError("data source", name, rule="holds no problems")
-    prompts = []
-    for index, problem in enumerate(problems):
-        text = template.render(problem.question, tokenizer)
-        ids = template.encode(text, tokenizer)
-        if len(ids) <= max_prompt_tokens:
-            prompts.append(Prompt(id=index, problem=problem, text=text, token_ids=tuple(ids)))
-    dropped = len(problems) - len(prompts)
-    if not prompts:
-        raise ConfigError(
-            "data.max_prompt_tokens",
-            max_prompt_tokens,
-            rule=f"all {len(problems)} prompts of {name} are longer",
-            fix="Set it higher, or use a shorter template",
-        )
-    if dropped:
-        log.warning(
-            "%s: dropped %d of %d prompts longer than data.max_prompt_tokens = %d",
-            name,
-            dropped,
-            len(problems),
-            max_prompt_tokens,
-        )
-    return prompts
 
 
 class PromptDataModule(L.LightningDataModule):
@@ -133,6 +88,8 @@ class PromptDataModule(L.LightningDataModule):
             source = self.sources[split]
             if source is not None and split not in self.prompts:
                 self.prompts[split] = self.make_prompts(source)
+        if stage == "fit":
+            self._compare_splits()
         if stage == "fit" and len(self.prompts["train"]) < self.batch_size:
             raise ConfigError(
                 "data.batch_size",
@@ -144,8 +101,35 @@ class PromptDataModule(L.LightningDataModule):
             raise ConfigError(f"data.{needed[0]}", None, rule="is where the problems come from")
 
     def make_prompts(self, source: Source) -> list[Prompt]:
-        """Renders a source with this module's template and tokenizer."""
-        return make_prompts(source, self.template, self._tokenizer(), self.max_prompt_tokens)
+        """Renders a source with this module's template and tokenizer.
+
+        Warns if its problems are among the training problems, once those are there.
+        """
+        found = make_prompts(source, self.template, self._tokenizer(), self.max_prompt_tokens)
+        if not any(source is known for known in self.sources.values()):
+            self._compare([prompt.problem.question for prompt in found], type(source).__name__)
+        return found
+
+    def _compare_splits(self) -> None:
+        """Warns if problems for validation or test are among the training problems.
+
+        A source that can't be read now is told, and no reason not to train.
+        """
+        for split in ("val", "test"):
+            source = self.sources[split]
+            if source is None:
+                continue
+            try:
+                questions = [problem.question for problem in source.load()]
+            except (ConfigError, OSError) as error:
+                told = (f"data.{split}", one_line(error))
+                log.warning("%s could not be compared with data.train: %s", *told)
+            else:
+                self._compare(questions, f"data.{split}")
+
+    def _compare(self, questions: Sequence[str], name: str) -> None:
+        train = self.prompts.get("train", [])
+        tell_of_overlap((prompt.problem.question for prompt in train), questions, name)
 
     def _tokenizer(self) -> Any:
         """The model's, which loads it without its weights.

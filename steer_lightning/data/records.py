@@ -1,122 +1,26 @@
-"""Rows with named columns, from a local file or the hub."""
+"""Problems from rows with named columns, of a local file or a data set of the hub."""
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from steer_lightning.data.columns import (
+    MISSING,
+    OddValueError,
+    as_text,
+    names_of,
+    question_in,
+    value_at,
+)
+from steer_lightning.data.files import Row, read_file
 from steer_lightning.errors import ConfigError
 from steer_lightning.system.hub_answers import check_hub_answers
-from steer_lightning.system.printable import valid_unicode
+from steer_lightning.system.printable import one_line, valid_unicode
 from steer_lightning.types import Problem
 
 log = logging.getLogger(__name__)
-
-Row = Mapping[str, Any]
-
-MAX_LINE = 2**24
-"""Characters of a JSONL line; to parse and tokenize a longer one would take the run's memory."""
-
-MAX_UNFOLDED, MAX_RATIO = 2**30, 1000
-"""Characters, and times a Parquet file's size, beyond which its rows are taken for a bomb."""
-
-
-def read_file(path: str | Path) -> list[Row]:
-    """Reads all rows of a JSONL, JSON (a list of objects) or Parquet file.
-
-    Raises:
-        ConfigError: If the file is missing, of another kind, empty or damaged; it names the line.
-    """
-    path = Path(path).expanduser()
-    if not path.is_file():
-        raise ConfigError("data path", str(path), rule="there is no such file")
-    if path.suffix == ".parquet":
-        rows = _read_parquet(path)
-    elif path.suffix == ".jsonl":
-        rows = _read_jsonl(path)
-    elif path.suffix == ".json":
-        rows = _read_json(path)
-    else:
-        raise ConfigError("data path", str(path), rule="must end in .jsonl, .json or .parquet")
-    if not rows:
-        raise ConfigError("data path", str(path), rule="holds no rows")
-    return rows
-
-
-def _read_parquet(path: Path) -> list[Row]:
-    import pyarrow.parquet as pq
-
-    rows: list[Row] = []
-    left = max(MAX_UNFOLDED, MAX_RATIO * path.stat().st_size)
-    try:
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=256):
-                found = batch.to_pylist()  # what a dictionary repeats takes memory only here
-                left -= sum(_length(value) for row in found for value in row.values())
-                if left < 0:
-                    raise ConfigError(
-                        "data path",
-                        str(path),
-                        rule=f"unfolds into more than {MAX_RATIO:,} times its size",
-                        why="It repeats the same values to take the run's memory",
-                    )
-                rows += found
-    except ConfigError:
-        raise
-    except (OSError, ValueError) as error:  # Arrow's own, and text that is not UTF-8
-        raise ConfigError(
-            "data path", str(path), rule=f"is no readable Parquet file ({error})"
-        ) from error
-    return rows
-
-
-def _length(value: object) -> int:
-    return len(value if isinstance(value, (str, bytes)) else str(value))
-
-
-def _read_jsonl(path: Path) -> list[Row]:
-    rows = []
-    with path.open(encoding="utf-8") as file:
-        number = 0
-        try:
-            for number, line in enumerate(iter(lambda: file.readline(MAX_LINE + 1), ""), 1):
-                if len(line) > MAX_LINE:
-                    raise ConfigError(
-                        "data path",
-                        str(path),
-                        rule=f"line {number} has more than {MAX_LINE:,} characters",
-                        why="No problem is that long; the line breaks of the file may be missing",
-                    )
-                if line.strip():
-                    rows.append(_object(path, number, json.loads(line)))
-        except ConfigError:
-            raise
-        except (ValueError, RecursionError) as error:  # a number of 5,000 digits is one, too
-            raise ConfigError(
-                "data path", str(path), rule=f"line {number} is not JSON ({error})"
-            ) from error
-    return rows
-
-
-def _read_json(path: Path) -> list[Row]:
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ConfigError("data path", str(path), rule=f"is not JSON ({error})") from error
-    if not isinstance(rows, list):
-        raise ConfigError("data path", str(path), rule="must be a JSON list of objects")
-    return [_object(path, number, row) for number, row in enumerate(rows, 1)]
-
-
-def _object(path: Path, number: int, row: object) -> Row:
-    if not isinstance(row, dict):
-        raise ConfigError(
-            "data path", str(path), rule=f"row {number} must be a JSON object with named columns"
-        )
-    return row
 
 
 def read_hub(
@@ -128,8 +32,7 @@ def read_hub(
         ConfigError: If the hub or the data set can't be reached; it names the option for a local
             file.
     """
-    fix = "Check name and network, or set `path` of the source to a local .jsonl, .json or "
-    fix += ".parquet file"
+    fix = "Check name and network, or set `path` of the source to a local file"
     check_hub_answers("data set", name, fix)
     import datasets
 
@@ -154,58 +57,84 @@ def to_problems(rows: Sequence[Row], question: str, answer: str, origin: str) ->
 
     Args:
         rows: With at least both columns.
-        question: Column of the question.
-        answer: Column of the gold answer.
+        question: Column of the question, or a path into one; see `value_at`.
+        answer: Column of the gold answer, or a path into one.
         origin: Name of file or data set, for messages.
 
     Returns:
-        Problems with the remaining columns attached; rows without question or answer are dropped
-        and counted in a warning. Halves of surrogate pairs become question marks.
+        Problems with the remaining columns attached. A warning counts rows that are dropped, since
+        they have no question or answer, and texts in which half of a surrogate pair became a
+        question mark.
 
     Raises:
-        ConfigError: If there are no rows, or a column is missing.
+        ConfigError: If there are no rows, a column is missing, or a value is neither text nor a
+            number; it names the row.
     """
     if not rows:
         raise ConfigError("data", origin, rule="holds no rows")
     for column in (question, answer):
-        if column not in rows[0]:
+        if all(value_at(row, column) is MISSING for row in rows):
+            raise _no_column(column, rows[0], origin)
+    problems, dropped, num_mended = [], [], 0
+    for number, row in enumerate(rows, 1):
+        try:
+            asked = question_in(value_at(row, column := question), column)
+            gold = as_text(value_at(row, column := answer), column)
+        except OddValueError as error:
+            where = f"row {number} of {one_line(origin)}"
             raise ConfigError(
-                "data column",
-                column,
-                rule=f"{origin} has no such column",
-                why=f"Its columns are {', '.join(map(str, rows[0]))}",
-                fix="Set question_column and answer_column to two of them",
-            )
-    problems = [
-        Problem(
-            question=valid_unicode(str(row[question])),
-            answer=valid_unicode(str(row[answer])),
+                "data column", column, rule=f"in {where} it {error.rule}", fix=error.fix
+            ) from error
+        if asked is None or gold is None:
+            dropped.append(number)
+            continue
+        whole = Problem(
+            question=valid_unicode(asked),
+            answer=valid_unicode(gold),
             columns={key: value for key, value in row.items() if key not in (question, answer)},
         )
-        for row in rows
-        if row.get(question) not in (None, "") and row.get(answer) not in (None, "")
-    ]
+        num_mended += (whole.question, whole.answer) != (asked, gold)
+        problems.append(whole)
     if not problems:
         raise ConfigError("data", origin, rule="no row has both a question and an answer")
-    if len(problems) < len(rows):
-        dropped = len(rows) - len(problems)
+    if dropped:
         log.warning(
-            "%s: dropped %d of %d rows without question or answer", origin, dropped, len(rows)
+            "%s: dropped %d of %d rows without question or answer, the first being row %d",
+            *(one_line(origin), len(dropped), len(rows), dropped[0]),
+        )
+    if num_mended:
+        log.warning(
+            "%s: %d of %d problems hold half of a surrogate pair, which is read as a question mark",
+            *(one_line(origin), num_mended, len(rows)),
         )
     return problems
 
 
+def _no_column(column: str, row: Row, origin: str) -> ConfigError:
+    names = ", ".join(map(one_line, names_of(row)))
+    return ConfigError(
+        "data column",
+        column,
+        rule=f"{one_line(origin)} has no such column",
+        why=f"Its columns are {names}" if names else "Its rows have no columns",
+        fix="Set question_column and answer_column to two of them",
+    )
+
+
 class Records:
-    """Problems from any local file or hub data set with named columns.
+    """Problems from any local file, or data set of the hub, with named columns.
 
     Args:
-        path: Local .jsonl, .json or .parquet file; or null, with `hub_name`.
+        path: Local .jsonl, .ndjson, .json, .csv (each also .gz) or .parquet file; or null, with
+            `hub_name`.
         hub_name: Data set of the hub, such as `openai/gsm8k`.
         hub_config: Its configuration.
         split: Its split.
         revision: Its revision.
-        question_column: Column of the question.
-        answer_column: Column of the gold answer.
+        question_column: Column of the question, or a path such as `extra_info.question`. It holds
+            text, or a conversation of one message of the user.
+        answer_column: Column of the gold answer, or a path such as `reward_model.ground_truth`. It
+            holds text, a number, or a list of one of them.
         limit: Takes the first so many rows; null takes all.
 
     Raises:

@@ -1,15 +1,28 @@
-"""Turns a question into the text that the model reads."""
+"""Turns a question into the text that the model reads, and that text into tokens."""
 
 from __future__ import annotations
 
+import logging
+import re
+from inspect import signature
 from typing import Any, Protocol, runtime_checkable
 
 from jinja2 import TemplateError
 
 from steer_lightning.errors import ConfigError
+from steer_lightning.system.printable import one_line, quoted
+
+log = logging.getLogger(__name__)
 
 INSTRUCTION = "Please reason step by step, and put your final answer within \\boxed{}."
 PROBE = "How many legs do 2 spiders and 1 cat have?"
+KEY = "data.template"
+
+OURS = ("tokenize", "add_generation_prompt", "return_tensors", "return_dict")
+"""Arguments of `apply_chat_template` that `ChatTemplate` sets itself."""
+
+RAISED = (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError)
+"""What a chat template raises: its own refusals, and whatever its expressions run into."""
 
 
 @runtime_checkable
@@ -31,46 +44,98 @@ class Template(Protocol):
 class ChatTemplate:
     """The chat template that comes with the model, with a system message.
 
+    Some chat templates have no place for a system message: that of Gemma 2 refuses it, and that of
+    Phi-3 skips it without a word, so that the model would never read the instruction. Both are
+    errors here. Putting the message before the question instead changes what the model reads and
+    what its results mean, and should stand in the run's configuration. So it is a setting of its
+    own, and nothing that happens by itself.
+
     Args:
         system: The system message; null leaves it out.
         options: Further variables for the model's template, such as `enable_thinking: false` of
             Qwen3.
+        system_in_user: Puts the system message before the question, into the user's message, for
+            chat templates that take none.
+
+    Raises:
+        ConfigError: If an option is one that this class sets itself, or there is no system message
+            to put before the question.
     """
 
     def __init__(
-        self, system: str | None = INSTRUCTION, options: dict[str, Any] | None = None
+        self,
+        system: str | None = INSTRUCTION,
+        options: dict[str, Any] | None = None,
+        system_in_user: bool = False,
     ) -> None:
-        self.system, self.options = system, options or {}
+        self.system, self.options, self.system_in_user = system, options or {}, system_in_user
+        taken = sorted(set(self.options) & set(OURS))
+        if taken:
+            raise ConfigError(
+                f"{KEY}.init_args.options",
+                self.options,
+                rule=f"must not set {', '.join(taken)}",
+                why="A prompt is text that ends where the model's answer begins",
+            )
+        if system_in_user and not system:
+            raise ConfigError(
+                f"{KEY}.init_args.system_in_user",
+                system_in_user,
+                rule="needs a system message, and system is null",
+                fix="Set one of the two",
+            )
 
     def render(self, question: str, tokenizer: Any) -> str:
         """See `Template.render`.
 
         Raises:
-            ConfigError: If the tokenizer has no chat template, or it refuses the system message.
+            ConfigError: If the tokenizer has no chat template, or it refuses or drops the system
+                message.
         """
         if not tokenizer.chat_template:
             raise ConfigError(
-                "data.template",
+                KEY,
                 type(self).__name__,
-                rule=f"the tokenizer of {tokenizer.name_or_path} has no chat template",
+                rule=f"the tokenizer{_of(tokenizer)} has no chat template",
                 why="It is a base model's",
                 fix="Set data.template.class_path: steer_lightning.data.PlainTemplate",
             )
-        messages = [{"role": "system", "content": self.system}] if self.system else []
-        messages.append({"role": "user", "content": question})
         try:
             text: str = tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=True, **self.options
+                self._messages(question), tokenize=False, add_generation_prompt=True, **self.options
             )
-        except TemplateError as error:  # Gemma 2 and others refuse a system message
+        except RAISED as error:  # Gemma 2 and others refuse a system message
+            told = one_line(error) or type(error).__name__
             raise ConfigError(
-                "data.template",
+                KEY,
                 type(self).__name__,
-                rule=f"the chat template of {tokenizer.name_or_path} refuses the messages: {error}",
-                fix="Set data.template.init_args.system: null where it takes no system message, or "
-                "use steer_lightning.data.PlainTemplate",
+                rule=f"the chat template{_of(tokenizer)} refuses the messages: {told}",
+                fix=f"{self._remedy()}, or use steer_lightning.data.PlainTemplate",
             ) from error
+        if self.system and text.strip() and _words(self.system) not in _words(text):
+            raise ConfigError(
+                f"{KEY}.init_args.system",
+                self.system,
+                rule=f"the chat template{_of(tokenizer)} drops it",
+                why="The model would never read it",
+                fix=self._remedy(),
+            )
         return text
+
+    def _messages(self, question: str) -> list[dict[str, str]]:
+        if self.system and self.system_in_user:
+            return [{"role": "user", "content": f"{self.system}\n\n{question}"}]
+        messages = [{"role": "system", "content": self.system}] if self.system else []
+        return [*messages, {"role": "user", "content": question}]
+
+    def _remedy(self) -> str:
+        """What to set where the chat template does not take the messages."""
+        if not self.system or self.system_in_user:
+            return "Mend the model's chat template"
+        return (
+            f"Where it takes no system message, set {KEY}.init_args.system_in_user: true to put it "
+            f"before the question, or {KEY}.init_args.system: null to leave it out"
+        )
 
     def encode(self, text: str, tokenizer: Any) -> list[int]:
         """See `Template.encode`; the rendered text holds its special tokens already."""
@@ -103,19 +168,84 @@ class PlainTemplate:
         return self.text.replace("{question}", question)
 
     def encode(self, text: str, tokenizer: Any) -> list[int]:
-        """See `Template.encode`; the tokenizer adds its special tokens, such as BOS."""
+        """See `Template.encode`; the tokenizer adds its special tokens, such as BOS.
+
+        Two of them are taken off again: EOS behind the text, which tokenizers add that are set up
+        for training texts and which would say that nothing follows, and BOS where the text begins
+        with one.
+        """
         ids: list[int] = tokenizer(text)["input_ids"]
-        return ids
+        bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+        ends, begins_twice = ids[-1:] == [eos], bos is not None and ids[:2] == [bos, bos]
+        if not ends and not begins_twice:
+            return ids
+        own: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+        if ends and own[-1:] != [eos]:
+            ids = ids[:-1]
+        return ids[1:] if begins_twice and own[:1] == [bos] != own[1:2] else ids
 
 
 def check_template(template: Template, tokenizer: Any) -> None:
-    """Raises a ConfigError if the template drops the question: some chat templates ignore roles."""
-    rendered = template.render(PROBE, tokenizer)
+    """Raises a ConfigError if the template drops the question: some chat templates ignore roles.
+
+    Warns of options that the model's chat template does not know.
+    """
+    rendered = render(template, PROBE, tokenizer)
     if PROBE not in rendered:
         raise ConfigError(
-            "data.template",
+            KEY,
             type(template).__name__,
             rule="drops the question",
             why=f"The question {PROBE!r} is rendered as {rendered[:200]!r}",
             fix="Use another template, or mend the model's chat template",
         )
+    if isinstance(template, ChatTemplate):
+        source = str(tokenizer.chat_template)  # of several it is a dictionary
+        known = set(re.findall(r"\w+", source))
+        known |= set(signature(tokenizer.apply_chat_template).parameters)
+        unknown = [name for name in template.options if name not in known]
+        if unknown:
+            log.warning(
+                "%s.init_args.options: the chat template%s does not read %s",
+                *(KEY, _of(tokenizer), one_line(", ".join(unknown))),
+            )
+
+
+def render(template: Template, question: str, tokenizer: Any) -> str:
+    """What a template makes of a question.
+
+    Args:
+        template: Any; it may be a user's own.
+        question: Text.
+        tokenizer: The model's.
+
+    Raises:
+        ConfigError: If the template raises, or returns something else than text, or nothing.
+    """
+    name = type(template).__name__
+    fix = "Use another template, or mend this one or the model's chat template"
+    why = f"The question is {quoted(question[:200])}"
+    try:
+        text: Any = template.render(question, tokenizer)
+    except ConfigError:
+        raise
+    except Exception as error:  # a user's own code raises anything
+        rule = f"fails to render a question: {type(error).__name__}: {one_line(error)}"
+        raise ConfigError(KEY, name, rule=rule, why=why, fix=fix) from error
+    if not isinstance(text, str):
+        rule = f"must render text, and returned {text!r:.100}"
+        raise ConfigError(KEY, name, rule=rule, why=why, fix=fix)
+    if not text.strip():
+        raise ConfigError(KEY, name, rule="renders nothing", why=why, fix=fix)
+    return text
+
+
+def _of(tokenizer: Any) -> str:
+    """Whose tokenizer it is, as far as it says so."""
+    name = getattr(tokenizer, "name_or_path", "")
+    return f" of {one_line(name)}" if name else ""
+
+
+def _words(text: str) -> str:
+    """The same text however it is broken into lines."""
+    return " ".join(text.split())

@@ -12,12 +12,11 @@ from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
     PreTrainedTokenizerBase,
 )
 
 from steer_lightning.errors import ConfigError
-from steer_lightning.model.hub import hub_errors, resolve_base
+from steer_lightning.model.hub import hub_errors, load_tokenizer, resolve_base
 from steer_lightning.types import Prompt
 
 log = logging.getLogger(__name__)
@@ -61,11 +60,8 @@ class FrozenBase(nn.Module):
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The base's tokenizer, loaded at the first use: data needs it before the weights."""
-        with hub_errors(self.base):
-            found: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-                self.path, revision=self.revision, trust_remote_code=self.trust_remote_code
-            )
-        return found
+        code: Any = {"trust_remote_code": self.trust_remote_code}
+        return load_tokenizer(self.path, self.base, revision=self.revision, **code)
 
     @cached_property
     def model_config(self) -> Any:

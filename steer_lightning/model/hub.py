@@ -9,13 +9,22 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from transformers import PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from steer_lightning.errors import ConfigError
 from steer_lightning.system.hub_answers import check_hub_answers
+from steer_lightning.system.printable import one_line
 
 QUICKSTART = "quickstart"
 """Name of the language model that ships inside the package."""
+
+
+TOKENIZER_FILES = (
+    *("tokenizer*", "vocab.*", "merges.txt", "*.model", "*.tiktoken", "tekken.json"),
+    *("spiece*", "sentencepiece*"),
+)
+TEXT = "2 + 2 = 4, as one and one is two."
+"""Any tokenizer makes some tokens of it."""
 
 
 def resolve_base(base: str, key: str = "model.base") -> str:
@@ -61,6 +70,43 @@ def hub_errors(base: str, key: str = "model.base") -> Iterator[None]:
             why=" ".join(str(error).split()).rstrip("."),
             fix=fix,
         ) from error
+
+
+def load_tokenizer(
+    path: str, base: str, key: str = "model.base", **options: Any
+) -> PreTrainedTokenizerBase:
+    """Loads the tokenizer of a base, before anything is read or written with it.
+
+    Without its files transformers raises an error for some models, and for others makes a tokenizer
+    with no vocabulary, which reads every text as nothing.
+
+    Args:
+        path: What transformers loads: a hub id or a folder.
+        base: The same as the user names it.
+        key: The option that names it.
+        options: As in `AutoTokenizer.from_pretrained`.
+
+    Raises:
+        ConfigError: If there is no tokenizer, or the base can't be found.
+    """
+    why = "Texts are read and written by a tokenizer, and each model needs its own"
+    fix = "Save it there: AutoTokenizer.from_pretrained(ORIGINAL).save_pretrained(FOLDER)"
+    with hub_errors(base, key):
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(path, **options)
+        except Exception as error:  # of damaged files transformers and tokenizers raise anything
+            if Path(path).is_dir() and not has_tokenizer_files(Path(path)):
+                raise ConfigError(key, base, rule="has no tokenizer", why=why, fix=fix) from error
+            told = f"{type(error).__name__}: {one_line(error)}"
+            raise OSError(f"its tokenizer can't be read ({told})") from error
+    if not tokenizer(TEXT, add_special_tokens=False)["input_ids"]:
+        raise ConfigError(key, base, rule="has no usable tokenizer", why=why, fix=fix)
+    return tokenizer
+
+
+def has_tokenizer_files(folder: Path) -> bool:
+    """Whether a model's folder holds a tokenizer of any kind."""
+    return any(path for pattern in TOKENIZER_FILES for path in folder.glob(pattern))
 
 
 def eos_token_ids(model: Any, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:

@@ -91,6 +91,7 @@ class Policy(FrozenBase):
         self.sharding = sharding or Sharding()
         self.steering.check_sharding(self.sharding.shards)
         self.prepare()
+        _ = self.tokenizer  # a base without one is refused before its weights load
         self.adopt(self.sharding.build(self._load_base, self.empty_base, self._find_layers))
 
     def adopt(self, model: Any) -> None:

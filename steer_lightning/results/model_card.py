@@ -28,7 +28,8 @@ SETTINGS = (
     *("data.train", "data.template", "data.batch_size", "model.sampling.group_size"),
     *("model.sampling.temperature", "model.sampling.max_new_tokens", "model.rewards"),
     *("model.advantage", "model.loss", "model.optimizer", "model.schedule", "model.gradient_clip"),
-    *("model.steering.layers", "model.steering.scale", "model.dtype", "seed_everything"),
+    *("model.steering.layers", "model.steering.site", "model.steering.tokens"),
+    *("model.steering.scale", "model.dtype", "seed_everything"),
 )
 """Keys of a run's configuration that the card shows."""
 
@@ -61,7 +62,7 @@ def model_card(folder: Path, repo_id: str) -> ModelCard:
         ConfigError: If the folder is no run's, or a file is damaged.
     """
     vectors, summary, config = read_run(folder)
-    base = vectors.metadata.get("base_model") or "an unnamed model"
+    base = vectors.metadata.get("base_model", "")
     data = ModelCardData(
         base_model=base if is_hub_id(base) else None,
         datasets=_datasets(config),
@@ -95,11 +96,11 @@ def _sections(
     yield (
         f"Steering vectors for {_link(base)}: one vector of width {vectors.width} for each of "
         f"{len(vectors.layers)} of its {vectors.num_layers} decoder layers, "
-        f"{vectors.num_trained:,} numbers in all, added to the layer's output. Learned by "
+        f"{vectors.num_trained:,} numbers in all, {_place(vectors)}. Learned by "
         f"reinforcement learning{f' in {step} steps' if step else ''}, while the model itself "
         "stayed frozen (method: [arXiv 2505.18706](https://arxiv.org/abs/2505.18706))."
     )
-    where = f'resolve_base("{base}")' if base == QUICKSTART else json.dumps(base)
+    where = f'resolve_base("{base}")' if base == QUICKSTART else json.dumps(base or "BASE_MODEL")
     yield (
         "```python\n"
         "from transformers import AutoModelForCausalLM\n"
@@ -117,6 +118,13 @@ def _sections(
         yield f"## Settings\n\nAll of them are in `{CONFIG}`.\n\n" + _table(["key", "value"], rows)
     if summary.get("versions"):
         yield "Made with " + ", ".join(f"{k} {v}" for k, v in summary["versions"].items()) + "."
+
+
+def _place(vectors: SteeringVectors) -> str:
+    """Where the vectors are added, and to which tokens."""
+    behind = vectors.site == "layer_output"
+    site = "added to the layer's output" if behind else f"added at the layer's `{vectors.site}`"
+    return site + ("" if vectors.tokens == "all" else f", for `{vectors.tokens}` tokens alone")
 
 
 def _figures(summary: dict[str, Any], folder: Path) -> Iterator[str]:
@@ -160,10 +168,16 @@ def _datasets(config: dict[str, Any]) -> list[str] | None:
 
 
 def _value(config: dict[str, Any], key: str) -> str | None:
-    """A setting as a cell shows it; None where it is not set."""
+    """A setting as a cell shows it; None where it is not set.
+
+    Settings of a plug-in lie under its `init_args`, or beside its `class_path` where the YAML has
+    left that out.
+    """
     found: Any = config
     for part in key.split("."):
-        found = found.get(part) if isinstance(found, dict) else None
+        options = found if isinstance(found, dict) else {}
+        inner = options.get("init_args")
+        found = inner.get(part) if isinstance(inner, dict) and part in inner else options.get(part)
     return None if found is None else _shown(found)
 
 
@@ -183,7 +197,11 @@ def _short(plugin: dict[str, Any]) -> str:
 
 
 def _link(base: str) -> str:
-    return f"[{base}](https://huggingface.co/{base})" if is_hub_id(base) else f"`{base}`"
+    if not base:
+        return "an unnamed model"
+    if is_hub_id(base):
+        return f"[{base}](https://huggingface.co/{base})"
+    return "`" + base.replace("`", "'") + "`"  # a name must not end the code that it is shown as
 
 
 def _percent(value: float | None) -> str:

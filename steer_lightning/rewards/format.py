@@ -13,6 +13,9 @@ from steer_lightning.types import Completion
 class FormatReward:
     r"""1 if the completion has the form that is asked for, else 0.
 
+    Tags such as `<think>` are part of the text even where the tokenizer has a special token for
+    each of them.
+
     Args:
         pattern: Python regular expression that must match somewhere; `.` matches newlines, too.
             null asks for a closed and filled `\boxed{}`.

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from steer_lightning.errors import ConfigError
-from steer_lightning.steering.layers import parse_layers
+from steer_lightning.steering.layers import in_layer_order, parse_layers
 from steer_lightning.steering.sites import Site
 from steer_lightning.steering.tokens import Tokens
 from steer_lightning.steering.vectors import SteeringVectors
@@ -168,16 +168,15 @@ def plain_vectors(
 
     Args:
         rows: (L, D), in the scale of the stream.
-        layers: 0-based and ascending, L of them.
+        layers: 0-based indices of the L layers that the rows belong to, in any order.
         num_layers: Decoder layers of the model.
         metadata: What a file says about them.
         site: Where they are added.
         tokens: Which tokens they steer.
     """
-    found = SteeringVectors(list(layers), site=site, tokens=tokens).shaped(
-        rows.shape[1], num_layers
-    )
-    found.set_vectors(rows.detach())
+    rows, layers = in_layer_order(rows.detach(), layers, num_layers)
+    found = SteeringVectors(list(layers), site=site, tokens=tokens)
+    found.shaped(rows.shape[1], num_layers).set_vectors(rows)
     found.metadata = dict(metadata or {})
     found.requires_grad_(False)
     return found

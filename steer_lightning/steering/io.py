@@ -18,7 +18,7 @@ from steer_lightning.steering.adaptive import AdaptiveVectors
 from steer_lightning.steering.base import Steering
 from steer_lightning.steering.biases import BitFit
 from steer_lightning.steering.full import FullFinetune
-from steer_lightning.steering.layers import parse_layers
+from steer_lightning.steering.layers import in_layer_order, parse_layers
 from steer_lightning.steering.lora import CONFIG, LoRA, load_lora
 from steer_lightning.steering.result_file import read_metadata, read_tensors, refusal, write_result
 from steer_lightning.steering.site_vectors import SiteVectors
@@ -63,7 +63,8 @@ def save_vectors(
         base_model: Hub id or folder of the base model.
         revision: Its revision.
         step: Optimizer steps taken.
-        layers: For a tensor: 0-based indices of its L layers; default the first L.
+        layers: For a tensor: 0-based indices of the layers that its L rows belong to, in any order;
+            default the first L. The file holds them in ascending order, rows and all.
         num_layers: For a tensor: decoder layers of the model; default L.
 
     Raises:
@@ -128,19 +129,19 @@ def _from_rows(
             "vectors", tuple(tensor.shape), rule="must have two dimensions, (layers, width)"
         )
     count = tensor.shape[0]
-    chosen = list(range(count) if layers is None else layers)
-    vectors = SteeringVectors(chosen).shaped(tensor.shape[1], num_layers or count)
-    if len(vectors.layers) != count:
-        raise ConfigError("layers", layers, rule=f"must name {count} layers, one for each row")
-    vectors.set_vectors(tensor)
+    num_layers = count if num_layers is None else num_layers
+    rows, chosen = in_layer_order(tensor, range(count) if layers is None else layers, num_layers)
+    vectors = SteeringVectors(list(chosen)).shaped(tensor.shape[1], num_layers)
+    vectors.set_vectors(rows)
     return vectors
 
 
 def load_vectors(path: str | Path) -> SteeringVectors:
-    """Loads vectors; the file's metadata is the result's `metadata`.
+    """Loads vectors; the file's metadata is the result's `metadata`, as text without controls.
 
     Args:
-        path: A file written by `save_vectors`.
+        path: A file written by `save_vectors`, or another one of its format; layers may come in any
+            order, and their rows are sorted with them.
 
     Returns:
         Frozen vectors on the CPU, in plain units; an `AdaptiveVectors` if they are.
@@ -169,9 +170,12 @@ def load_vectors(path: str | Path) -> SteeringVectors:
                 f"says {len(layers)} layers of width {width}, "
                 f"but its tensor is {tuple(tensor.shape)}",
             )
-    vectors = KINDS[where.pop("kind")](list(layers), **where).shaped(width, num_layers)
-    vectors.metadata = metadata
-    vectors.set_result(tensors)
+    # another program may have written the layers in an order of its own
+    in_order = {name: in_layer_order(x, layers, num_layers) for name, x in tensors.items()}
+    ascending = sorted(layers)
+    vectors = KINDS[where.pop("kind")](ascending, **where).shaped(width, num_layers)
+    vectors.metadata = metadata | {"layers": json.dumps(ascending)}
+    vectors.set_result({name: rows for name, (rows, _) in in_order.items()})
     return vectors.requires_grad_(False)
 
 
@@ -208,7 +212,8 @@ def _where(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
     return found
 
 
-def _shape_facts(path: Path, metadata: dict[str, str]) -> tuple[tuple[int, ...], int, int]:
+def _shape_facts(path: Path, metadata: dict[str, str]) -> tuple[list[int], int, int]:
+    """Layers, in the order of the rows, number of decoder layers, and width."""
     try:
         layers = json.loads(metadata["layers"])
         num_layers, width = int(metadata["num_layers"]), int(metadata["width"])
@@ -218,4 +223,5 @@ def _shape_facts(path: Path, metadata: dict[str, str]) -> tuple[tuple[int, ...],
         ) from error
     if not isinstance(layers, list) or not all(type(layer) is int for layer in layers) or width < 1:
         raise refusal(path, f"has layers {layers!r} and width {width} in its metadata")
-    return parse_layers(layers, num_layers), num_layers, width
+    parse_layers(layers, num_layers)
+    return layers, num_layers, width

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
+import torch
 from torch import nn
 
 from steer_lightning.errors import ConfigError
@@ -78,7 +80,7 @@ def parse_layers(
     Raises:
         ConfigError: If the form is wrong, an index repeats, or one is out of range.
     """
-    if layers == "all":
+    if isinstance(layers, str) and layers == "all":
         return tuple(range(num_layers or 0))
     if isinstance(layers, str):
         first, dash, last = layers.partition("-")
@@ -91,7 +93,9 @@ def parse_layers(
             raise _wrong_layers(key, layers, "no model has so many decoder layers")
         indices: Sequence[int] = range(int(first), int(last) + 1)
     else:
-        indices = sorted(layers)
+        if any(isinstance(x, bool) or not isinstance(x, Integral) for x in layers):
+            raise _wrong_layers(key, layers, "layer indices must be whole numbers")
+        indices = sorted(int(index) for index in layers)
     if not indices or len(set(indices)) != len(indices):
         raise _wrong_layers(
             key, layers, "must name at least one layer, each once, the smaller first in a range"
@@ -104,6 +108,33 @@ def parse_layers(
         )
         raise _wrong_layers(key, layers, f"layer indices must be {bound}")
     return tuple(indices)
+
+
+def in_layer_order(
+    rows: torch.Tensor, layers: str | Sequence[int], num_layers: int, key: str = "layers"
+) -> tuple[torch.Tensor, tuple[int, ...]]:
+    """Sorts rows together with the layers that they belong to.
+
+    `parse_layers` sorts indices. Wherever numbers come along with a list of layers, they must be
+    sorted with it, or vectors change places.
+
+    Args:
+        rows: (L, D), the k-th one for `layers[k]`.
+        layers: `all`, a range, or L 0-based indices in any order.
+        num_layers: Number of decoder layers.
+        key: What names the layers, for errors.
+
+    Returns:
+        The rows (L, D) and their layers, ascending.
+
+    Raises:
+        ConfigError: If `layers` is wrong, or does not name one layer for each row.
+    """
+    ascending = parse_layers(layers, num_layers, key)
+    if len(ascending) != len(rows):
+        raise ConfigError(key, layers, rule=f"must name {len(rows)} layers, one for each row")
+    given = ascending if isinstance(layers, str) else list(layers)
+    return rows[[given.index(layer) for layer in ascending]], ascending
 
 
 def _wrong_layers(key: str, layers: object, rule: str) -> ConfigError:

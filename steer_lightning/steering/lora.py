@@ -18,6 +18,7 @@ from steer_lightning.errors import ConfigError
 from steer_lightning.steering.base import Attachment, Steering
 from steer_lightning.steering.layers import find_layers, parse_layers
 from steer_lightning.steering.result_file import read_metadata, read_tensors, refusal
+from steer_lightning.system.printable import one_line
 from steer_lightning.system.whole_files import write_bytes
 
 ADAPTER = "default"
@@ -158,7 +159,7 @@ class LoRA(Steering):
             raise ConfigError(
                 "LoRA",
                 self.metadata.get("base_model", ""),
-                rule=f"does not fit {type(model).__name__}, for instance at {odd}",
+                rule=f"does not fit {type(model).__name__}, for instance at {one_line(odd)}",
                 fix="Use it with the model, and the settings, that it was trained with",
             )
 
@@ -290,7 +291,7 @@ def _read_config(path: Path) -> tuple[LoRA, str]:
         rank, alpha, modules = (config[key] for key in ("r", "lora_alpha", "target_modules"))
         layers, base = config.get("layers_to_transform"), config.get("base_model_name_or_path")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise refusal(path, f"has no usable {CONFIG} ({error})") from error
+        raise refusal(path, f"has no usable {CONFIG} ({one_line(error)})") from error
     odd = [key for key in NOT_PLAIN if config.get(key)]
     odd += ["peft_type"] if config.get("peft_type") != "LORA" else []
     if odd:
@@ -302,7 +303,7 @@ def _read_config(path: Path) -> tuple[LoRA, str]:
     if not known:
         raise refusal(path, f"has values of unknown types in its {CONFIG}")
     chosen = "all" if layers is None else layers
-    return LoRA(rank=rank, alpha=alpha, target_modules=modules, layers=chosen), base or ""
+    return LoRA(rank=rank, alpha=alpha, target_modules=modules, layers=chosen), one_line(base or "")
 
 
 def _is_list(value: object, kind: type) -> bool:

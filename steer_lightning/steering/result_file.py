@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from steer_lightning.errors import ConfigError
+from steer_lightning.system.printable import one_line
 from steer_lightning.system.whole_files import write_bytes
 
 
@@ -38,6 +39,9 @@ def write_result(
 def read_metadata(path: Path) -> tuple[dict[str, str], list[str]]:
     """A file's metadata and the names of its tensors, which are not read.
 
+    Whoever wrote the file chose the metadata, and logs, tables and pages show it. So each text is
+    one line without controls from here on.
+
     Raises:
         FileNotFoundError: If there is no such file.
         ConfigError: If it is no safetensors file.
@@ -46,9 +50,12 @@ def read_metadata(path: Path) -> tuple[dict[str, str], list[str]]:
         raise FileNotFoundError(f"no vectors file at {path}")
     try:
         with safe_open(path, framework="pt") as file:
-            return dict(file.metadata() or {}), sorted(file.keys())
+            told = file.metadata() or {}
+            names = sorted(file.keys())
+            return {one_line(key): one_line(text) for key, text in told.items()}, names
     except SafetensorError as error:
-        raise refusal(path, f"is not a readable safetensors file ({error})") from error
+        rule = f"is not a readable safetensors file ({one_line(error)})"
+        raise refusal(path, rule) from error
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
@@ -61,7 +68,7 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
     for name, tensor in tensors.items():
         if tensor.dtype != torch.float32:
-            raise refusal(path, f"must be in float32; {name} is in {tensor.dtype}")
+            raise refusal(path, f"must be in float32; {one_line(name)} is in {tensor.dtype}")
         if not bool(torch.isfinite(tensor).all()):
             raise refusal(path, "holds NaN or infinity, which would break the model")
     return tensors

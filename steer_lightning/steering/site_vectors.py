@@ -19,6 +19,7 @@ from steer_lightning.steering.sites import Site, find_sites
 from steer_lightning.steering.tokens import Tokens
 from steer_lightning.steering.units import measure_rms
 from steer_lightning.steering.vector_hooks import HookedVectors
+from steer_lightning.system.printable import one_line
 
 log = logging.getLogger(__name__)
 
@@ -192,7 +193,7 @@ class SiteVectors(Steering):
         """Sets the plain vectors, as nearly as the parameters allow.
 
         Args:
-            vectors: (L, D).
+            vectors: (L, D), in the order of `layers`, which is ascending.
 
         Raises:
             ValueError: If the shape is another.
@@ -300,4 +301,5 @@ def warn_of_another_base(steering: Steering, base: str) -> None:
     """
     trained_on = steering.metadata.get("base_model", "")
     if trained_on and base and Path(trained_on).name != Path(base).name:
-        log.warning("these vectors were trained on %s, not on %s", trained_on, base)
+        told = (one_line(trained_on), one_line(base))
+        log.warning("these vectors were trained on %s, not on %s", *told)

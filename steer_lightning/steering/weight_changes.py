@@ -15,6 +15,7 @@ from torch import nn
 from steer_lightning.errors import ConfigError
 from steer_lightning.steering.base import Attachment, ConstantVector, Steering
 from steer_lightning.steering.result_file import read_metadata, read_tensors, refusal, write_result
+from steer_lightning.system.printable import one_line
 
 
 class WeightChanges(Steering):
@@ -91,7 +92,7 @@ class WeightChanges(Steering):
                 "weights file",
                 self.metadata.get("base_model", ""),
                 rule=f"changes weights that {type(model).__name__} has not, or not in this shape, "
-                f"or leaves some out: {', '.join(odd[:3])}",
+                f"or leaves some out: {', '.join(map(one_line, odd[:3]))}",
                 fix="Use it with the model that it was trained on",
             )
 

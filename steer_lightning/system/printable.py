@@ -24,10 +24,18 @@ def _shown(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
 
 
+def one_line(text: object) -> str:
+    """Returns a text on one line: a line break in a name must not look like a message of its own.
+
+    Args:
+        text: A text, or a path or exception that is shown as one.
+    """
+    return printable(str(text)).replace("\n", "\\n").replace("\t", "\\t")
+
+
 def quoted(text: str) -> str:
     """Returns a text as one line in quotes, which show where it begins and ends."""
-    line = printable(text).replace("\n", "\\n").replace("\t", "\\t")
-    return f'"{line}"'
+    return f'"{one_line(text)}"'
 
 
 def aligned(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> str:

@@ -26,7 +26,8 @@ from steer_lightning import ConfigError, load_vectors
 from steer_lightning.callbacks import RolloutTable
 from steer_lightning.callbacks.checkpoint_file import DamagedCheckpointError, load_checkpoint
 from steer_lightning.cli.resumable_runs import check_same_settings, find_checkpoint
-from steer_lightning.data.records import MAX_LINE, read_file, to_problems
+from steer_lightning.data.files import MAX_LINE, read_file
+from steer_lightning.data.records import to_problems
 from steer_lightning.results.report.files import read_settings
 from tests.integration.conftest import Config
 from tests.reliability import hostile
@@ -312,7 +313,7 @@ def test_parquet_runs_nothing_and_takes_no_memory(
     read_file(path)
     assert not mark.exists(), "pyarrow once unpickled this"
 
-    monkeypatch.setattr("steer_lightning.data.records.MAX_UNFOLDED", 10**7)
+    monkeypatch.setattr("steer_lightning.data.files.MAX_UNFOLDED", 10**7)
     texts = pa.DictionaryArray.from_arrays(pa.array([0] * 100_000, pa.int32()), ["x" * 10_000])
     table = pa.table({"question": texts, "answer": texts})  # two gigabytes
     for kept in (True, False):  # as dictionaries, and as texts

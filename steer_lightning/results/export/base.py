@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from steer_lightning.errors import ConfigError
-from steer_lightning.model.hub import hub_errors, resolve_base
+from steer_lightning.model.hub import hub_errors, load_tokenizer, resolve_base
 
 KEY = "merge_from"
 """The option of an export that names the base."""
@@ -72,9 +72,12 @@ class Base:
         return found if isinstance(found, torch.dtype) else torch.float32
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """Its tokenizer."""
-        with hub_errors(self.name, self.key):
-            return AutoTokenizer.from_pretrained(self.path, revision=self.revision)
+        """Its tokenizer.
+
+        Raises:
+            ConfigError: If it has none.
+        """
+        return load_tokenizer(self.path, self.name, self.key, revision=self.revision)
 
     def load(self, dtype: torch.dtype) -> Any:
         """The whole model in eval mode, on a GPU where there is one."""

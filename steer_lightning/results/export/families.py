@@ -82,6 +82,15 @@ def check_llama_form(base: Base, to: str) -> None:
         raise _refusal(base, to, f"It has {used}, and a Llama attends to all tokens")
 
 
+def has_llama_form(base: Base) -> bool:
+    """Whether `check_llama_form` lets a base pass, so that a text may recommend such an export."""
+    try:
+        check_llama_form(base, "transformers")
+    except ConfigError:
+        return False
+    return True
+
+
 def _refusal(base: Base, to: str, why: str, formats: tuple[str, ...] | None = None) -> ConfigError:
     """A ConfigError that names the formats that do work."""
     if formats is None:

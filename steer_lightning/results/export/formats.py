@@ -16,7 +16,7 @@ from steer_lightning.results.export.control_vector import (
     require_gguf,
     write_control_vector,
 )
-from steer_lightning.results.export.families import LLAMA_FORM, bias_home, check_llama_form
+from steer_lightning.results.export.families import bias_home, check_llama_form, has_llama_form
 from steer_lightning.results.export.merged import write_merged
 from steer_lightning.results.export.peft_adapter import require_peft, write_adapter
 from steer_lightning.results.export.proofs import (
@@ -131,9 +131,9 @@ class Peft:
             f"model = AutoModelForCausalLM.from_pretrained({_quoted(plan.base.path)})",
             f"model = PeftModel.from_pretrained(model, {_quoted(plan.output)})",
         )
-        return (
-            f"{code}\nPEFT can't merge it into a base without biases; `--to transformers` does.\n"
-        )
+        told = "PEFT can't merge it into a base without biases"
+        does = "; `--to transformers` does" if has_llama_form(plan.base) else ""
+        return f"{code}\n{told}{does}.\n"
 
 
 class Gguf:
@@ -148,7 +148,7 @@ class Gguf:
                 "gguf",
                 rule="can't hold a vector of layer 0, and there is no other one",
                 why="llama.cpp has no control vector for layer 0",
-                fix=KEEP_LAYER_0,
+                fix=KEEP_LAYER_0 if has_llama_form(plan.base) else NO_LAYER_0,
             )
 
     def write(self, plan: Plan, folder: Path) -> None:
@@ -170,8 +170,7 @@ class Gguf:
         told += f"`BASE.gguf` is {plan.base.name}, converted for llama.cpp.\n"
         if 0 in plan.vectors.layers:
             told += "\nLayer 0's vector is left out: llama.cpp has no control vector for it. "
-            exact = plan.base.config.model_type in LLAMA_FORM
-            told += f"{KEEP_LAYER_0 if exact else NO_LAYER_0}.\n"
+            told += f"{KEEP_LAYER_0 if has_llama_form(plan.base) else NO_LAYER_0}.\n"
         return told
 
 

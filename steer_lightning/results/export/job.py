@@ -84,6 +84,8 @@ def export_vectors(
     plain.metadata.clear()  # no more warnings of another base
     plan = Plan(base=base, vectors=plain, output=target)
     form.check(plan)
+    if verify:
+        _check_tokenizer(base)
     with folder_written_aside(target) as folder:
         form.write(plan, folder)
         findings = form.compare(plan, folder) if verify else None
@@ -126,6 +128,17 @@ def _find_base(vectors: SteeringVectors, merge_from: str | None, revision: str |
     if merge_from is None or merge_from == named:
         revision = revision or vectors.metadata.get("revision") or None
     return Base(merge_from or str(named), revision)
+
+
+def _check_tokenizer(base: Base) -> None:
+    """Raises a ConfigError if the texts of the comparison can't be read, before anything loads."""
+    try:
+        base.tokenizer()
+    except ConfigError as error:
+        fix = f"{error.fix}; or leave the comparison out by --verify=false"
+        raise ConfigError(
+            error.key, error.value, rule=error.rule, why=error.why, fix=fix
+        ) from error
 
 
 def _check_place(vectors: SteeringVectors) -> None:

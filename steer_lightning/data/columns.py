@@ -1,0 +1,150 @@
+"""Takes questions and gold answers out of a row's columns as text, or says why they are none.
+
+Python would write any value as some text: a list as `['70']`, a large number as `1e+16`. No answer
+of a model equals such a gold answer, and nobody would notice. So each value either has one plain
+text, or is refused.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from decimal import Decimal
+from numbers import Integral
+from typing import Any, TypeGuard
+
+MISSING = object()
+"""Stands for a column that a row does not have."""
+
+
+class OddValueError(ValueError):
+    """A value that is no text.
+
+    Args:
+        rule: What it is, or must be.
+        fix: What to set instead.
+    """
+
+    def __init__(self, rule: str, fix: str) -> None:
+        super().__init__(rule)
+        self.rule, self.fix = rule, fix
+
+
+def value_at(row: Mapping[str, object], column: str) -> object:
+    """The value of a column.
+
+    Args:
+        row: By column.
+        column: A column's name, or a path with dots into nested values, such as
+            `reward_model.ground_truth`, or `prompt.0.content` for the first item of a list.
+
+    Returns:
+        The value; `MISSING` if the row has none there.
+    """
+    if column in row:
+        return row[column]
+    found: object = row
+    for part in column.split("."):
+        if isinstance(found, Mapping):
+            found = found.get(part, MISSING)
+        elif _is_list(found) and part.isascii() and part.isdecimal() and int(part) < len(found):
+            found = found[int(part)]
+        else:
+            return MISSING
+    return found
+
+
+def names_of(row: Mapping[str, object]) -> Iterator[str]:
+    """The columns of a row, for errors; those with nested values by the paths that lead inside."""
+    for name, value in row.items():
+        if isinstance(value, Mapping) and value:
+            yield from (f"{name}.{inner}" for inner in value)
+        else:
+            yield str(name)
+
+
+def as_text(value: object, column: str) -> str | None:
+    """A value as text.
+
+    Args:
+        value: Text, a number, or a list that holds nothing but one of them.
+        column: Where it comes from, for errors.
+
+    Returns:
+        Text as it is, numbers as plain decimals without an exponent; None where there is nothing:
+        null, NaN, or blank text.
+
+    Raises:
+        OddValueError: If it is anything else.
+    """
+    if value is None or value is MISSING:
+        return None
+    if isinstance(value, str):
+        return value if value.strip() else None
+    if isinstance(value, bool):
+        raise OddValueError("is true or false, not text or a number", "Write it as text")
+    if isinstance(value, (Integral, float, Decimal)):
+        return _as_decimal(value)
+    if _is_list(value):
+        if len(value) == 1:
+            return as_text(value[0], column)
+        raise OddValueError(
+            f"is a list of {len(value)} values, and one is needed",
+            f"Name one of them by its path, such as {column}.0, or join them in the file",
+        )
+    if isinstance(value, Mapping):
+        names = list(map(str, value))
+        raise OddValueError(
+            f"holds named values: {', '.join(map(repr, names[:5]))}",
+            f"Name one of them by its path, such as {column}.{names[0] if names else 'NAME'}",
+        )
+    kind = type(value).__name__
+    raise OddValueError(f"is of type {kind}, not text or a number", "Write it as text")
+
+
+def question_in(value: object, column: str) -> str | None:
+    """A question as text; see `as_text`.
+
+    Args:
+        value: What `as_text` takes, or a conversation of one message, as verl's data sets have it:
+            `[{"role": "user", "content": ...}]`.
+        column: Where it comes from, for errors.
+
+    Raises:
+        OddValueError: If it is anything else, such as a conversation of several messages: the
+            template writes the other ones.
+    """
+    if not _is_list(value) or not value or not all(map(_is_message, value)):
+        return as_text(value, column)
+    roles = [str(message["role"]) for message in value]
+    if roles == ["user"]:
+        return as_text(value[0]["content"], f"{column}.0.content")
+    place = roles.index("user") if "user" in roles else 0
+    raise OddValueError(
+        f"is a conversation of {', '.join(map(repr, roles[:5]))}, not one message of the user",
+        f"Name the message with the question by its path, {column}.{place}.content; "
+        "data.template writes the system message",
+    )
+
+
+def _is_message(value: object) -> bool:
+    return isinstance(value, Mapping) and {"role", "content"} <= set(value)
+
+
+def _is_list(value: object) -> TypeGuard[Sequence[Any]]:
+    return isinstance(value, (list, tuple))
+
+
+def _as_decimal(value: Integral | float | Decimal) -> str | None:
+    """A number without an exponent, as short as it can be written exactly."""
+    if isinstance(value, Integral):
+        number = Decimal(int(value))
+    else:
+        if math.isnan(value):
+            return None
+        if math.isinf(value):
+            raise OddValueError("is infinite", "Write it as text")
+        # of a float the shortest decimal that reads back as the same number
+        number = value if isinstance(value, Decimal) else Decimal(repr(float(value)))
+    text = format(number, "f")
+    return "0" if not number else text.removesuffix(".0")

@@ -1,0 +1,104 @@
+"""Turns the tokens of completions into the text that rewards read, and knows what ends them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from steer_lightning.data.templates import RAISED
+from steer_lightning.system.printable import one_line, quoted
+
+log = logging.getLogger(__name__)
+
+NAMES = ("bos", "eos", "pad", "unk", "sep", "cls", "mask")
+"""Special tokens that every tokenizer gives these roles; none of them is text."""
+
+MARK = "What ends this message?"
+
+
+class CompletionText:
+    """Decodes completions for rewards.
+
+    A tokenizer's `skip_special_tokens` leaves out every special token. Some models write their
+    form in such tokens, for instance `<think>` or `[THINK]`: then a reward for that form would
+    never see it and be 0 for good. So only tokens that say where a text begins or ends are left
+    out here: the model's EOS tokens, those that end a turn in its chat template, and the
+    tokenizer's own BOS, EOS, padding and the like. Spaces stay as the model wrote them, whatever
+    the tokenizer would tidy up.
+
+    Args:
+        tokenizer: The model's.
+        ending_ids: The model's EOS tokens. Tokens that the sampling settings add to them belong
+            not here: one such as `</answer>` may end a completion and be part of its form.
+
+    Attributes:
+        left_out: All tokens that are no text.
+    """
+
+    def __init__(self, tokenizer: Any, ending_ids: Collection[int]) -> None:
+        self._tokenizer = tokenizer
+        named = (getattr(tokenizer, f"{name}_token_id", None) for name in NAMES)
+        self.left_out = frozenset(ending_ids) | turn_end_ids(tokenizer)
+        self.left_out |= {token for token in named if token is not None}
+
+    def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
+        """Decodes completions, a text for each.
+
+        Args:
+            rows: Tokens of each completion, without padding.
+        """
+        kept = [[token for token in row if token not in self.left_out] for row in rows]
+        texts: list[str] = self._tokenizer.batch_decode(
+            kept, skip_special_tokens=False, clean_up_tokenization_spaces=False
+        )
+        return texts
+
+
+def turn_end_ids(tokenizer: Any) -> frozenset[int]:
+    """The special tokens that a model's chat template writes behind the model's own message.
+
+    Args:
+        tokenizer: The model's.
+
+    Returns:
+        None of them where there is no chat template, or it does not take such a message.
+    """
+    if not getattr(tokenizer, "chat_template", None):
+        return frozenset()
+    messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": MARK}]
+    try:
+        text: str = tokenizer.apply_chat_template(messages, tokenize=False)
+    except RAISED as error:
+        log.debug("the chat template shows no end of a turn: %s", one_line(error))
+        return frozenset()
+    _, mark, behind = text.rpartition(MARK)
+    ids: list[int] = tokenizer(behind, add_special_tokens=False)["input_ids"] if mark else []
+    return frozenset(ids) & special_ids(tokenizer)
+
+
+def special_ids(tokenizer: Any) -> frozenset[int]:
+    """All special tokens of a tokenizer, those included that have no role of their own."""
+    added = tokenizer.added_tokens_decoder.items()
+    return frozenset({*tokenizer.all_special_ids, *(k for k, token in added if token.special)})
+
+
+def tell_of_endings(tokenizer: Any, ending_ids: Collection[int], key: str) -> None:
+    """Warns where completions would run to the token limit, since nothing ends them.
+
+    Args:
+        tokenizer: The model's.
+        ending_ids: Tokens that end a completion: the model's EOS tokens and those of the sampling
+            settings.
+        key: The sampling settings in the configuration, such as `model.sampling`.
+    """
+    if ending_ids:
+        return
+    ends = sorted(turn_end_ids(tokenizer))
+    names = ", ".join(map(quoted, tokenizer.convert_ids_to_tokens(ends)))
+    hint = f": {ends}, which the chat template writes as {names}" if ends else ""
+    log.warning(
+        "neither the model nor its tokenizer names an EOS token: every completion runs to "
+        "%s.max_new_tokens and counts as cut off. Set %s.eos_token_ids%s, or %s.stop_strings",
+        *(key, key, hint, key),
+    )

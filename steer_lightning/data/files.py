@@ -1,0 +1,203 @@
+"""Reads rows with named columns from a local file: JSON lines, JSON, CSV or Parquet."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from steer_lightning.errors import ConfigError
+
+Row = Mapping[str, Any]
+
+MAX_LINE = 2**24
+"""Characters of a line; to parse and tokenize a longer one would take the run's memory."""
+
+MAX_UNFOLDED, MAX_RATIO = 2**30, 1000
+"""Characters, and times a file's size, beyond which its rows are taken for a bomb."""
+
+
+def read_file(path: str | Path) -> list[Row]:
+    """Reads all rows of a file.
+
+    The ending of its name, in upper or lower case, says what it is: `.jsonl` or `.ndjson` (an
+    object a line), `.json` (a list of objects), `.csv` (names in the first line) or `.parquet`. A
+    `.gz` behind any of the first four is unpacked. Text is UTF-8, UTF-16 or UTF-32, with or without
+    a byte order mark.
+
+    Raises:
+        ConfigError: If the file is missing, of another kind, empty or damaged; it names the line.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise ConfigError("data path", str(path), rule="there is no such file")
+    kind = _kind(path)
+    if kind not in READERS:
+        endings = ", ".join(sorted(set(READERS) - {".parquet"}))
+        raise _refused(path, f"must end in {endings}, each also with .gz behind it, or .parquet")
+    rows = READERS[kind](path)
+    if not rows:
+        raise _refused(path, "holds no rows")
+    return rows
+
+
+def _kind(path: Path) -> str:
+    """The ending in lower case; that in front of `.gz`, except for Parquet, which packs itself."""
+    endings = [ending.lower() for ending in path.suffixes]
+    packed = endings[-1:] == [".gz"] and endings[-2:-1] != [".parquet"]
+    return "".join(endings[-2:-1] if packed else endings[-1:])
+
+
+def _refused(path: Path, rule: str, why: str = "") -> ConfigError:
+    return ConfigError("data path", str(path), rule=rule, why=why)
+
+
+# ---- text
+
+
+@contextmanager
+def _text(path: Path, form: str) -> Iterator[IO[str]]:
+    """Opens a file as text, unpacked, with line ends as they are.
+
+    Args:
+        path: The file.
+        form: What it should be, for errors.
+    """
+    packed = path.suffix.lower() == ".gz"
+    with gzip.open(path, "rb") if packed else path.open("rb") as raw:
+        try:
+            encoding = json.detect_encoding(raw.read(4))  # by a byte order mark or by zero bytes
+            raw.seek(0)
+            with io.TextIOWrapper(raw, encoding=encoding, newline="") as text:
+                yield text
+        except UnicodeDecodeError as error:
+            rule = f"is not {form}: some of its bytes are no text in {encoding} ({error})"
+            raise _refused(path, rule, "Text must be in UTF-8, UTF-16 or UTF-32") from error
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise _refused(path, f"is damaged, or not packed by gzip ({error})") from error
+
+
+def _limit(path: Path) -> int:
+    """Characters that a file may unfold into."""
+    return max(MAX_UNFOLDED, MAX_RATIO * path.stat().st_size)
+
+
+def _bomb(path: Path) -> ConfigError:
+    return _refused(
+        path,
+        f"unfolds into more than {MAX_RATIO:,} times its size",
+        "It repeats the same values to take the run's memory",
+    )
+
+
+def _lines(path: Path, form: str) -> Iterator[tuple[int, str]]:
+    """The lines of a text file with their numbers from 1."""
+    left = _limit(path)
+    with _text(path, form) as file:
+        for number, line in enumerate(iter(lambda: file.readline(MAX_LINE + 1), ""), 1):
+            if len(line) > MAX_LINE:
+                raise _refused(
+                    path,
+                    f"line {number} has more than {MAX_LINE:,} characters",
+                    "No problem is that long; the line breaks of the file may be missing",
+                )
+            left -= len(line)
+            if left < 0:
+                raise _bomb(path)
+            yield number, line
+
+
+def _read_jsonl(path: Path) -> list[Row]:
+    rows = []
+    for number, line in _lines(path, "JSON lines"):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:  # a number of 5,000 digits is one, too
+            raise _refused(path, f"line {number} is not JSON ({error})") from error
+        rows.append(_object(path, number, row))
+    return rows
+
+
+def _read_json(path: Path) -> list[Row]:
+    limit = _limit(path)
+    with _text(path, "JSON") as file:
+        text = file.read(limit + 1)
+    if len(text) > limit:
+        raise _bomb(path)
+    try:
+        rows = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise _refused(path, f"is not JSON ({error})") from error
+    if not isinstance(rows, list):
+        raise _refused(path, "must be a JSON list of objects")
+    return [_object(path, number, row) for number, row in enumerate(rows, 1)]
+
+
+def _object(path: Path, number: int, row: object) -> Row:
+    if not isinstance(row, dict):
+        raise _refused(path, f"row {number} must be a JSON object with named columns")
+    return row
+
+
+def _read_csv(path: Path) -> list[Row]:
+    reader = csv.reader((line for _, line in _lines(path, "CSV")), strict=True)
+    rows: list[Row] = []
+    try:
+        names = next(reader, [])
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise _refused(path, f"names the columns {', '.join(map(repr, twice))} twice")
+        for fields in reader:
+            if len(fields) not in (0, len(names)):  # 0: a blank line
+                rule = f"row {len(rows) + 1} has {len(fields)} fields for {len(names)} columns"
+                raise _refused(path, rule, "A comma may stand outside of quotes")
+            if fields:
+                rows.append(dict(zip(names, fields, strict=True)))
+    except csv.Error as error:
+        raise _refused(path, f"row {len(rows) + 1} is not CSV ({error})") from error
+    return rows
+
+
+# ---- Parquet
+
+
+def _read_parquet(path: Path) -> list[Row]:
+    import pyarrow.parquet as pq
+
+    rows: list[Row] = []
+    left = _limit(path)
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=256):
+                found = batch.to_pylist()  # what a dictionary repeats takes memory only here
+                left -= sum(_length(value) for row in found for value in row.values())
+                if left < 0:
+                    raise _bomb(path)
+                rows += found
+    except ConfigError:
+        raise
+    except (OSError, ValueError) as error:  # Arrow's own, and text that is not UTF-8
+        raise _refused(path, f"is no readable Parquet file ({error})") from error
+    return rows
+
+
+def _length(value: object) -> int:
+    return len(value if isinstance(value, (str, bytes)) else str(value))
+
+
+READERS: dict[str, Callable[[Path], list[Row]]] = {
+    ".jsonl": _read_jsonl,
+    ".ndjson": _read_jsonl,
+    ".json": _read_json,
+    ".csv": _read_csv,
+    ".parquet": _read_parquet,
+}
+"""Readers by the ending of the file's name."""

@@ -1,0 +1,236 @@
+"""Makes prompts of problems, checks each one, and tells what is odd about them."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from steer_lightning.data.templates import KEY, Template, render
+from steer_lightning.errors import ConfigError
+from steer_lightning.system.printable import one_line, quoted
+from steer_lightning.types import Problem, Prompt, Source
+
+log = logging.getLogger(__name__)
+
+SHOWN = 80
+"""Characters of a question that a message shows."""
+
+
+def make_prompts(
+    source: Source, template: Template, tokenizer: Any, max_prompt_tokens: int
+) -> list[Prompt]:
+    """Renders and tokenizes all problems of a source.
+
+    Warnings count prompts that are dropped, that repeat each other, and whose tokens differ from
+    what the text or the tokenizer seem to say.
+
+    Args:
+        source: Where they come from.
+        template: How they are put to the model.
+        tokenizer: The model's.
+        max_prompt_tokens: Longer prompts are dropped and counted: cut off, they would ask another
+            question.
+
+    Returns:
+        At least one prompt.
+
+    Raises:
+        ConfigError: If the source is empty, the template makes no prompt of a problem, or no prompt
+            is short enough.
+    """
+    problems = source.load()
+    name = type(source).__name__
+    if not problems:
+        raise ConfigError("data source", name, rule="holds no problems")
+    prompts = []
+    for index, problem in enumerate(problems):
+        prompt = make_prompt(index, problem, template, tokenizer, name)
+        if len(prompt.token_ids) <= max_prompt_tokens:
+            prompts.append(prompt)
+    dropped = len(problems) - len(prompts)
+    if not prompts:
+        raise ConfigError(
+            "data.max_prompt_tokens",
+            max_prompt_tokens,
+            rule=f"all {len(problems)} prompts of {name} are longer",
+            fix="Set it higher, or use a shorter template",
+        )
+    if dropped:
+        log.warning(
+            "%s: dropped %d of %d prompts longer than data.max_prompt_tokens = %d",
+            *(name, dropped, len(problems), max_prompt_tokens),
+        )
+    tell_of_repeats(prompts, name)
+    tell_of_tokens(prompts, tokenizer, name)
+    return prompts
+
+
+def make_prompt(
+    index: int, problem: Problem, template: Template, tokenizer: Any, source: str
+) -> Prompt:
+    """Renders and tokenizes one problem.
+
+    Args:
+        index: Its place in the source, from 0.
+        problem: The problem.
+        template: How it is put to the model.
+        tokenizer: The model's.
+        source: Name of the source, for errors.
+
+    Raises:
+        ConfigError: If the template fails, or what it makes is no prompt; it names the problem.
+    """
+    name = type(template).__name__
+    try:
+        text = render(template, problem.question, tokenizer)
+        ids = _encode(template, text, tokenizer)
+    except ConfigError as error:
+        place = f"{error.rule} (problem {index + 1} of {source})"
+        raise ConfigError(
+            error.key, error.value, rule=place, why=error.why, fix=error.fix
+        ) from error
+    if ids[-1] == tokenizer.eos_token_id:
+        raise ConfigError(
+            KEY,
+            name,
+            rule=f"its prompts end in {tokenizer.eos_token} (problem {index + 1} of {source})",
+            why=f"That token says that nothing follows. The prompt ends in {text[-60:]!r}",
+            fix="Use a template that ends where the answer begins, or mend the model's chat "
+            "template: it should open the assistant's message if add_generation_prompt is true",
+        )
+    return Prompt(id=index, problem=problem, text=text, token_ids=tuple(ids))
+
+
+def _encode(template: Template, text: str, tokenizer: Any) -> list[int]:
+    """A rendered prompt as tokens, at least one."""
+    name, fix = type(template).__name__, "Use another template, or mend what its encode returns"
+    try:
+        ids = template.encode(text, tokenizer)
+    except ConfigError:
+        raise
+    except Exception as error:  # a user's own code raises anything
+        rule = f"fails to encode a prompt: {type(error).__name__}: {one_line(error)}"
+        raise ConfigError(KEY, name, rule=rule, fix=fix) from error
+    if not isinstance(ids, (list, tuple)) or not all(type(token) is int for token in ids):
+        rule = f"must encode a prompt as a list of whole numbers, and returned {ids!r:.100}"
+        raise ConfigError(KEY, name, rule=rule, fix=fix)
+    if not ids:
+        raise ConfigError(
+            KEY,
+            name,
+            rule=f"the prompt {text[:200]!r} has no tokens",
+            fix="Check that the tokenizer of model.base is whole",
+        )
+    return list(ids)
+
+
+# ---- telling what is odd
+
+
+def tell_of_repeats(prompts: Sequence[Prompt], name: str) -> None:
+    """Warns of prompts that a source has several times, and of contradictory gold answers.
+
+    Args:
+        prompts: Of one source.
+        name: Of the source.
+    """
+    first: dict[str, Prompt] = {}
+    for prompt in prompts:
+        first.setdefault(prompt.text, prompt)
+    repeats = [prompt for prompt in prompts if first[prompt.text] is not prompt]
+    answers = {text: prompt.problem.answer for text, prompt in first.items()}
+    contradictions = sum(answers[prompt.text] != prompt.problem.answer for prompt in repeats)
+    if repeats:
+        log.warning(
+            "%s: %d of %d prompts repeat an earlier one, such as %s; %d of them have another gold "
+            "answer",
+            *(name, len(repeats), len(prompts), _shown(repeats[0].problem.question)),
+            contradictions,
+        )
+
+
+def tell_of_overlap(
+    train: Iterable[str], others: Sequence[str], name: str, train_name: str = "data.train"
+) -> None:
+    """Warns if problems that measure what was learned are among those that it is learned from.
+
+    Args:
+        train: Questions for training.
+        others: Questions that are held out.
+        name: Of their source.
+        train_name: Of the source of the training problems.
+    """
+    known = set(map(_key, train))
+    shared = [question for question in others if _key(question) in known]
+    if shared:
+        log.warning(
+            "%s: %d of its %d problems are in %s, too, such as %s: accuracy on them does not show "
+            "what is learned for others",
+            *(name, len(shared), len(others), train_name, _shown(shared[0])),
+        )
+
+
+def tell_of_tokens(prompts: Sequence[Prompt], tokenizer: Any, name: str) -> None:
+    """Warns where tokens are not what a reader of the texts would expect.
+
+    Args:
+        prompts: At least one, all of one template.
+        tokenizer: The model's.
+        name: Of their source.
+    """
+    _tell_of_added_tokens(prompts[0], tokenizer, name)
+    special = re.compile("|".join(map(re.escape, tokenizer.all_special_tokens)) or "(?!)")
+    found = [(p, match) for p in prompts if (match := special.search(p.problem.question))]
+    if found:
+        log.warning(
+            "%s: %d of %d questions hold text that is a special token of the model, such as %s in "
+            "problem %d: the model does not read it as text",
+            *(name, len(found), len(prompts), quoted(found[0][1][0]), found[0][0].id + 1),
+        )
+    unknown = tokenizer.unk_token_id
+    if unknown is None or unknown in (tokenizer.eos_token_id, tokenizer.pad_token_id):
+        return  # tokenizers that know every byte name another token here
+    lost = [prompt for prompt in prompts if unknown in prompt.token_ids]
+    if lost:
+        log.warning(
+            "%s: %d of %d prompts hold characters that the tokenizer does not know, such as %s",
+            *(name, len(lost), len(prompts), _shown(lost[0].problem.question)),
+        )
+
+
+def _tell_of_added_tokens(prompt: Prompt, tokenizer: Any, name: str) -> None:
+    """Compares a prompt with what the tokenizer makes of the same text by itself."""
+    ids, alone = list(prompt.token_ids), list(tokenizer(prompt.text)["input_ids"])
+    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+    added = len(alone) - len(ids)
+    starts = [k for k in range(max(0, added + 1)) if alone[k : k + len(ids)] == ids]
+    if not starts:
+        return
+    before, behind = alone[: starts[0]], alone[starts[0] + len(ids) :]
+    if eos is not None and eos in behind:
+        log.warning(
+            "%s: the tokenizer adds %s behind texts, which says that nothing follows: prompts are "
+            "without it",
+            *(name, quoted(tokenizer.eos_token)),
+        )
+    if bos is not None and before == [bos]:
+        told = (
+            "the text begins with it already, so it is not added again"
+            if ids[0] == bos
+            else "the template renders none, and none is added"
+        )
+        log.warning(
+            "%s: the tokenizer adds %s in front of texts: %s",
+            *(name, quoted(tokenizer.bos_token), told),
+        )
+
+
+def _key(question: str) -> str:
+    """The same question however its spaces and lines are broken."""
+    return " ".join(question.split())
+
+
+def _shown(question: str) -> str:
+    return quoted(question if len(question) <= SHOWN else f"{question[:SHOWN]}...")
