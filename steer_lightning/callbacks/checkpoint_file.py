@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
+from steer_lightning.system.run_files import LAST_CHECKPOINT, PREVIOUS_CHECKPOINT
 from steer_lightning.system.whole_files import write_bytes
 
-LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 CHECKSUM = "sha256"
 """Where a checkpoint keeps the checksum of all the rest."""
 
@@ -44,7 +44,7 @@ def save_checkpoint(checkpoint: Mapping[str, Any], path: Path) -> None:
     """
     buffer = io.BytesIO()  # kilobytes; on a full disk torch.save itself raises no OSError
     torch.save({**checkpoint, CHECKSUM: checksum(checkpoint)}, buffer)
-    keep = path.with_name(PREVIOUS) if path.name == LAST else None
+    keep = path.with_name(PREVIOUS_CHECKPOINT) if path.name == LAST_CHECKPOINT else None
     write_bytes(path, buffer.getvalue(), keep=keep)
 
 

@@ -16,6 +16,7 @@ from steer_lightning.callbacks.run_folder import claim
 from steer_lightning.errors import ConfigError
 from steer_lightning.module import SteeringModule
 from steer_lightning.system.collectives import rank, world_size
+from steer_lightning.system.run_files import SKIPPED, step_name
 from steer_lightning.system.whole_files import write_bytes
 from steer_lightning.training.step import Step
 
@@ -48,7 +49,7 @@ class Guard(Callback):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Refuses a folder that holds another run's."""
         if stage == "fit":
-            self._folder = claim(trainer, "skipped")
+            self._folder = claim(trainer, SKIPPED)
 
     def on_train_batch_end(
         self,
@@ -74,7 +75,7 @@ class Guard(Callback):
             log.warning(why_no_signal(step, self._silent))
 
     def _keep(self, trainer: L.Trainer, step: Step) -> None:
-        name = f"step_{trainer.global_step:06d}"  # each process keeps its own share
+        name = step_name(trainer.global_step)  # each process keeps its own share
         name += f".process_{rank()}" if world_size() > 1 else ""
         path = self._folder / f"{name}.pt"
         if self._num_kept < MAX_KEPT:

@@ -10,12 +10,10 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.fabric.utilities.types import _PATH
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from steer_lightning.callbacks.checkpoint_file import LAST, load_checkpoint, save_checkpoint
+from steer_lightning.callbacks.checkpoint_file import load_checkpoint, save_checkpoint
 from steer_lightning.callbacks.run_folder import claim, run_folder
 from steer_lightning.errors import ConfigError
-
-FOLDER = "checkpoints"
-"""In the run's folder."""
+from steer_lightning.system.run_files import CHECKPOINTS, LAST_CHECKPOINT
 
 
 class WholeFileCheckpointIO(TorchCheckpointIO):
@@ -63,8 +61,8 @@ class LastCheckpoint(ModelCheckpoint):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Places it in the run's folder; refuses one that holds another run's."""
         if stage == "fit":
-            claim(trainer, f"{FOLDER}/{LAST}")
-        self.dirpath = str(run_folder(trainer) / FOLDER)
+            claim(trainer, f"{CHECKPOINTS}/{LAST_CHECKPOINT}")
+        self.dirpath = str(run_folder(trainer) / CHECKPOINTS)
         super().setup(trainer, pl_module, stage)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -96,5 +94,5 @@ def bring_up_to_date(trainer: L.Trainer) -> None:
     """Saves the last step, if there is a `LastCheckpoint` and it has not done so."""
     for callback in trainer.checkpoint_callbacks:
         if isinstance(callback, LastCheckpoint) and callback.saved_step != trainer.global_step:
-            trainer.save_checkpoint(run_folder(trainer) / FOLDER / LAST)
+            trainer.save_checkpoint(run_folder(trainer) / CHECKPOINTS / LAST_CHECKPOINT)
             callback.saved_step = trainer.global_step

@@ -23,6 +23,7 @@ from steer_lightning.results.lens import (
     token_text,
 )
 from steer_lightning.steering import SiteVectors
+from steer_lightning.system.run_files import LENS, LENS_LINES
 from steer_lightning.system.whole_files import write_bytes
 from steer_lightning.types import Prompt
 
@@ -69,8 +70,8 @@ class LensCallback(Callback):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Refuses a folder that holds another run's looks."""
         if stage == "fit":
-            self._lines = claim(trainer, "lens.jsonl")
-            self._file = claim(trainer, "lens.json")
+            self._lines = claim(trainer, LENS_LINES)
+            self._file = claim(trainer, LENS)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Sees whether tokens can be found."""

@@ -15,6 +15,7 @@ from steer_lightning.errors import ConfigError
 from steer_lightning.module import SteeringModule
 from steer_lightning.system.collectives import rank, world_size
 from steer_lightning.system.printable import printable, valid_unicode
+from steer_lightning.system.run_files import ROLLOUT_PARTS, ROLLOUTS, rollout_parts, step_name
 from steer_lightning.system.whole_files import written_aside
 from steer_lightning.training.step import Step
 
@@ -88,8 +89,8 @@ class RolloutTable(Callback):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Refuses a folder that holds another run's rollouts."""
         if stage == "fit":
-            self._file = claim(trainer, "rollouts.parquet")
-            self._folder = claim(trainer, "rollouts")
+            self._file = claim(trainer, ROLLOUTS)
+            self._folder = claim(trainer, ROLLOUT_PARTS)
 
     def on_train_batch_end(
         self,
@@ -105,7 +106,7 @@ class RolloutTable(Callback):
         assert step is not None
         # each process writes its own share: text never goes over the wire
         share = f".process_{rank():04d}" if world_size() > 1 else ""
-        with written_aside(self._folder / f"step_{number:06d}{share}.parquet") as aside:
+        with written_aside(self._folder / f"{step_name(number)}{share}.parquet") as aside:
             pq.write_table(as_table(step, number), aside)
         if self.every_n_steps and number % self.every_n_steps == 0:
             tell(trainer, self._show(step, number))
@@ -141,7 +142,7 @@ def _shown(score: float | None) -> str:
 
 def merge(folder: Path, file: Path) -> None:
     """Joins the parts of a folder to one Parquet file, a part at a time, and deletes them."""
-    parts = sorted(folder.glob("step_*.parquet"))
+    parts = rollout_parts(folder)
     with written_aside(file) as aside, pq.ParquetWriter(aside, pq.read_schema(parts[0])) as writer:
         for part in parts:
             writer.write_table(pq.read_table(part))

@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import Callback
 from steer_lightning.callbacks.run_folder import claim
 from steer_lightning.errors import ConfigError
 from steer_lightning.module import SteeringModule
+from steer_lightning.system.run_files import EVERY_VECTORS, step_name
 
 log = logging.getLogger(__name__)
 
@@ -55,8 +56,8 @@ class VectorCheckpoint(Callback):
         if trainer.global_step % self.every_n_steps == 0:
             self._save(trainer, pl_module, self.path)
             if self.keep_all:
-                name = f"step_{trainer.global_step:06d}.safetensors"
-                self._save(trainer, pl_module, self.path.parent / "vectors" / name)
+                name = f"{step_name(trainer.global_step)}.safetensors"
+                self._save(trainer, pl_module, self.path.parent / EVERY_VECTORS / name)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Writes the final vectors."""

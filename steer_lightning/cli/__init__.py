@@ -8,7 +8,8 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import version
@@ -51,7 +52,8 @@ COMMANDS = {
     ),
 }
 
-ERROR, USAGE_ERROR = 1, 2
+ERROR, USAGE_ERROR, INTERRUPTED = 1, 2, 130
+"""Exit statuses; the last one is what a shell gives a command that Ctrl-C has ended."""
 
 
 def help_text() -> str:
@@ -120,6 +122,20 @@ def _run(arguments: Sequence[str] | None) -> int:
         told = f"can't {what}{where}: {error.strerror}. What was saved before is whole"
         return _complain(told, error)
     return 0
+
+
+@contextmanager
+def interruptible(told: str) -> Iterator[None]:
+    """Ends the process with one sentence and status 130 if Ctrl-C interrupts the block.
+
+    Args:
+        told: The sentence, which says what is left of the work.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(f"interrupted: {told}", file=sys.stderr)
+        sys.exit(INTERRUPTED)
 
 
 def _complain(message: str, error: Exception | None = None) -> int:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import Literal
 
+from steer_lightning.cli import interruptible
 from steer_lightning.cli.options import read_options
 from steer_lightning.system.printable import printable
-
-INTERRUPTED = 130
 
 
 def run(words: Sequence[str]) -> None:
@@ -27,11 +25,8 @@ def run(words: Sequence[str]) -> None:
         prog="steer-lightning export",
         description="Writes vectors in the format of another tool, reads them back and compares.",
     )
-    try:
+    with interruptible(f"nothing was written to {options['output']}"):
         export(**options)
-    except KeyboardInterrupt:
-        print(f"interrupted: nothing was written to {options['output']}", file=sys.stderr)
-        sys.exit(INTERRUPTED)
 
 
 def export(

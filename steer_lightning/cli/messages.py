@@ -30,12 +30,21 @@ def explain(message: str, options: Sequence[str]) -> ConfigError:
     return ConfigError(key, UNKNOWN, rule=" ".join(message.split()))
 
 
-def explain_refusal(message: str) -> ConfigError:
-    """What a plug-in's own `__init__` refused, found in a message of jsonargparse.
+def explain_refusal(error: Exception) -> ConfigError:
+    """What a plug-in's own `__init__` refused, found in an error of jsonargparse.
 
     Args:
-        message: The message, which lists every type that was tried.
+        error: The error, whose message lists every type that was tried.
+
+    Returns:
+        The ConfigError that jsonargparse has wrapped, or a new one from what its message says.
     """
+    link: BaseException | None = error
+    while link is not None:
+        if isinstance(link, ConfigError):
+            return link
+        link = link.__cause__ or link.__context__
+    message = str(error)
     classes = re.findall(r"class_path='?\"?([\w.]+)", message)
     specific = _specific(message)
     return ConfigError(

@@ -63,10 +63,7 @@ def read_options(
     except ConfigError:
         raise
     except (ValueError, TypeError, ImportError) as error:
-        link: BaseException | None = error
-        while link is not None and not isinstance(link, ConfigError):
-            link = link.__cause__ or link.__context__
-        raise (link or explain_refusal(str(error))) from error
+        raise explain_refusal(error) from error
     return {key: value for key, value in vars(made).items() if key != "config"}
 
 

@@ -14,8 +14,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from steer_lightning.errors import ConfigError
 from steer_lightning.model.hub import QUICKSTART
 from steer_lightning.steering import SteeringVectors, load_vectors
-
-SUMMARY, CONFIG, EVALUATION = "summary.json", "config.yaml", "evaluation/results.json"
+from steer_lightning.system.run_files import CONFIG, EVALUATION, RESULTS, SUMMARY
 
 HUB_DATA = {
     "GSM8K": "openai/gsm8k",
@@ -128,7 +127,7 @@ def _figures(summary: dict[str, Any], folder: Path) -> Iterator[str]:
         )
     rows = [
         [row["benchmark"], row["arm"], row["metric"], _interval(row)]
-        for row in _read(folder / EVALUATION).get("rows", [])
+        for row in _read(folder / EVALUATION / RESULTS).get("rows", [])
         if row["metric"] != "length"
     ]
     if rows:

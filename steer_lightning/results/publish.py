@@ -14,11 +14,12 @@ from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError
 
 from steer_lightning.errors import ConfigError
-from steer_lightning.results.model_card import CONFIG, SUMMARY, model_card
+from steer_lightning.results.model_card import model_card
 from steer_lightning.steering import SteeringVectors, load_vectors
 from steer_lightning.system.hub_answers import ENDPOINT, check_hub_answers
+from steer_lightning.system.run_files import CONFIG, REWARD_CURVE, SUMMARY
 
-FILES = (SteeringVectors.file_name, SUMMARY, CONFIG, "reward_curve.png")
+FILES = (SteeringVectors.file_name, SUMMARY, CONFIG, REWARD_CURVE)
 """What is uploaded of a run, where it is there; completions stay here."""
 
 HUB_ERRORS = (OSError, ValueError, cast("type[Exception]", HfHubHTTPError.__bases__[0]))

@@ -14,6 +14,7 @@ from steer_lightning.rewards import LengthReward, RewardSum, reward_name
 from steer_lightning.rollout import Sampling
 from steer_lightning.strategy import STRATEGIES, SteeringStrategy
 from steer_lightning.system.collectives import gather_objects
+from steer_lightning.system.plain_settings import check_same
 from steer_lightning.training.sample import DynamicSampling
 from steer_lightning.training.update import Updates
 
@@ -282,14 +283,12 @@ def check_same_everywhere(facts: Mapping[str, Any]) -> None:
     Args:
         facts: Of this process, by configuration key.
     """
-    every = gather_objects(dict(facts))
-    for number, others in enumerate(every):
-        for key, value in every[0].items():
-            if others.get(key) != value:
-                raise ConfigError(
-                    key,
-                    value,
-                    rule=f"process {number} has {others.get(key)!r}",
-                    why="All processes must train the same vectors on the same data",
-                    fix="Bring the same files to every node",
-                )
+    first, *others = gather_objects(dict(facts))
+    for number, found in enumerate(others, 1):
+        check_same(
+            found,
+            first,
+            told=f"process {number} has",
+            why="All processes must train the same vectors on the same data",
+            fix="Bring the same files to every node",
+        )

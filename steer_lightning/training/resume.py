@@ -1,19 +1,27 @@
-"""What a checkpoint must have in common with the run that goes on from it."""
+"""What a checkpoint holds beside the vectors: the facts of its run, and the random states.
+
+The run that goes on from a checkpoint must have those facts, too. Rollouts and the data's order do
+not need the random states: they are seeded from (seed, step) and (seed, epoch). A user's reward or
+data source may draw from the global generators.
+"""
 
 from __future__ import annotations
 
+import random
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 
 from steer_lightning.errors import ConfigError
 from steer_lightning.model.policy import Policy
 from steer_lightning.rewards import RewardSum
 from steer_lightning.rollout import Sampling
-from steer_lightning.system.plain_settings import describe
+from steer_lightning.system.plain_settings import check_same, describe
+from steer_lightning.system.run_files import SUMMARY, run_of_checkpoint
 
 KEY = "steering_run"
 """Where a checkpoint keeps the facts of its run."""
@@ -60,29 +68,19 @@ def training_facts(
 
 
 def check_same_run(saved: dict[str, Any], now: dict[str, Any]) -> None:
-    """Raises a ConfigError that shows both sides if a checkpoint is of another run.
+    """Raises a ConfigError that shows both sides if a checkpoint belongs to another run.
 
     Args:
         saved: Facts of the checkpoint.
         now: Facts of this run.
     """
-    for key, value in now.items():
-        if _comparable(saved.get(key)) != _comparable(value):
-            raise ConfigError(
-                key,
-                value,
-                rule=f"the checkpoint was made with {saved.get(key)!r}",
-                why="Its vectors and its optimizer's state mean something else here",
-                fix="Set it as it was; or start anew from the vectors alone by "
-                "model.steering.init_from",
-            )
-
-
-def _comparable(value: Any) -> Any:
-    """Tuples and lists mean the same."""
-    if isinstance(value, dict):
-        return {key: _comparable(item) for key, item in value.items()}
-    return list(value) if isinstance(value, tuple) else value
+    check_same(
+        saved,
+        now,
+        told="the checkpoint was made with",
+        why="Its vectors and its optimizer's state mean something else here",
+        fix="Set it as it was; or start anew from the vectors alone by model.steering.init_from",
+    )
 
 
 def check_not_finished(trainer: L.Trainer, checkpoint: dict[str, Any]) -> None:
@@ -94,7 +92,7 @@ def check_not_finished(trainer: L.Trainer, checkpoint: dict[str, Any]) -> None:
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
     cursor = checkpoint.get(type(data).__qualname__, {}).get("cursor")
     epochs = cursor["epoch"] if cursor else 0
-    ended = (Path(str(trainer.ckpt_path)).absolute().parents[1] / "summary.json").exists()
+    ended = (run_of_checkpoint(Path(str(trainer.ckpt_path))) / SUMMARY).exists()
     least = 0 if ended else 1  # steps or epochs beyond the bound that make it another run's
     if trainer.max_steps != -1 and done >= trainer.max_steps + least:
         raise ConfigError(
@@ -112,3 +110,34 @@ def check_not_finished(trainer: L.Trainer, checkpoint: dict[str, Any]) -> None:
             rule=f"the checkpoint has gone through the data {epochs} times already",
             fix=f"Set trainer.max_epochs above {epochs} to go on",
         )
+
+
+def get_random_states() -> dict[str, Any]:
+    """States of Python's, NumPy's and torch's generators, those of all GPUs included.
+
+    They are of types that a checkpoint loads with `weights_only=True`.
+    """
+    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    return {
+        "python": random.getstate(),
+        "numpy": (
+            str(name),
+            [int(key) for key in keys],
+            int(position),
+            int(has_gauss),
+            float(cached),
+        ),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def set_random_states(states: dict[str, Any]) -> None:
+    """Restores what `get_random_states` returned; GPUs only where there are as many as then."""
+    version, internal, gauss = states["python"]
+    random.setstate((version, tuple(internal), gauss))
+    name, keys, position, has_gauss, cached = states["numpy"]
+    np.random.set_state((name, np.array(keys, dtype=np.uint32), position, has_gauss, cached))
+    torch.set_rng_state(states["torch"])
+    if states["cuda"] and len(states["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(states["cuda"])

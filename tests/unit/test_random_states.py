@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from steer_lightning.training.random_states import get_random_states, set_random_states
+from steer_lightning.training.resume import get_random_states, set_random_states
 
 
 def draws() -> tuple[float, float, float]:

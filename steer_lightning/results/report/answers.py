@@ -18,8 +18,8 @@ from steer_lightning.results.report.texts import (
     shortened,
     within_budget,
 )
+from steer_lightning.system.run_files import COMPLETIONS
 
-FILE = "completions.parquet"
 SAMPLES = 2
 """Of a problem and an arm: what differs between arms shows in the first ones."""
 NEEDED = ("benchmark", "arm", "problem", "sample", "question", "answer", "completion", "verdict")
@@ -38,7 +38,7 @@ def read_answers(folder: Path, num_problems: int) -> dict[str, Any] | None:
     Raises:
         ConfigError: If the file is damaged.
     """
-    path = folder / FILE
+    path = folder / COMPLETIONS
     if not path.exists():
         return None
     piles: dict[str, dict[int, Group]] = {}
