@@ -20,9 +20,12 @@ from steer_lightning.system.printable import PrintableRecord, printable
 
 @dataclass(frozen=True)
 class Command:
-    """Where a command is implemented.
+    """A command of `steer-lightning`.
 
-    `module.run(arguments)`, the command itself being the first argument.
+    Attributes:
+        module: The module whose function `run` does the command; it takes the words of the command
+            line, of which the command itself is the first.
+        help: What `steer-lightning --help` says about the command.
     """
 
     module: str
@@ -57,7 +60,7 @@ ERROR, USAGE_ERROR, INTERRUPTED = 1, 2, 130
 
 
 def help_text() -> str:
-    """What `steer-lightning --help` prints."""
+    """Returns what `steer-lightning --help` prints."""
     width = max(map(len, COMMANDS))
     lines = [f"  {name:<{width}}  {command.help}" for name, command in COMMANDS.items()]
     return "\n".join(
@@ -88,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.setLogRecordFactory(PrintableRecord)
     try:
         return _run(arguments)
-    except Exception:  # of a user's code in this process, too: it may tell what a model wrote
+    except Exception:  # a user's code may raise any, and tell what a model wrote
         print(printable(traceback.format_exc()), end="", file=sys.stderr)
         return ERROR
 

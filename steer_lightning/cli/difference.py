@@ -1,4 +1,4 @@
-"""`difference`: vectors without training, from the model's own right and wrong completions."""
+"""The command `difference`: makes vectors without training, from a model's own completions."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from steer_lightning.training.difference import FILES, Difference, Settings, as_
 
 
 def device_of(trainer: Mapping[str, Any]) -> str:
-    """The device that `trainer.accelerator` means, for one process.
+    """Returns the device that `trainer.accelerator` means for one process.
 
     Raises:
-        ConfigError: If it names none that is there.
+        ConfigError: If this machine has no such device.
     """
     accelerator = trainer.get("accelerator", "auto")
     there = {"cpu": True, "cuda": torch.cuda.is_available()}

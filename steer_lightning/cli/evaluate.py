@@ -1,4 +1,4 @@
-"""`evaluate`: benchmarks with and without vectors, several arms on one loaded model."""
+"""The command `evaluate`: answers benchmarks with and without vectors."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def run(words: Sequence[str]) -> None:
 
 
 def _tell(evaluation: Evaluation, results: dict[str, Any]) -> None:
-    """Prints the table and where everything is."""
+    """Prints the table, and where the files of the evaluation are."""
     print(f"\n{printable(as_text(results['rows']))}\n")
     print("Shares in percent, with 95 % intervals by the bootstrap over problems.")
     store = evaluation.store

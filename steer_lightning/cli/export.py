@@ -1,4 +1,4 @@
-"""`export`: vectors in the formats of other tools."""
+"""The command `export`: writes vectors in the formats of other tools."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def export(
     overwrite: bool = False,
     verify: bool = True,
 ) -> None:
-    """Exports, and tells what was found.
+    """Exports vectors, and prints how the export compares with the steered base.
 
     Args:
         vectors: A file of vectors.
@@ -48,8 +48,9 @@ def export(
             vector; `easysteer`, a request's steering for EasySteer's build of vLLM.
         output: The folder to make.
         merge_from: Hub id, local folder or `quickstart`; null takes the base that the vectors name.
-        revision: Of the base, on the hub; null takes the one that the vectors name.
-        scale: Factor on all vectors.
+        revision: The base's branch, tag or commit on the hub; null takes the one that the vectors
+            name.
+        scale: The factor on all vectors.
         overwrite: Replaces an earlier export there.
         verify: Compares with the steered base: `transformers` and `vllm` with a layer in memory at
             a time, the others with the whole base in float32.

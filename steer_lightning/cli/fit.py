@@ -1,4 +1,4 @@
-"""`fit`, `validate` and `test`: LightningCLI with one folder a run and messages that teach."""
+"""The commands `fit`, `validate` and `test`: LightningCLI with a folder for each run."""
 
 from __future__ import annotations
 
@@ -41,6 +41,7 @@ from steer_lightning.cli.run_log import RunLog
 from steer_lightning.data import PromptDataModule
 from steer_lightning.errors import UNKNOWN, ConfigError
 from steer_lightning.module import SteeringModule
+from steer_lightning.results.report import draw_reward_curve, drawn, write_report
 from steer_lightning.strategy import STRATEGIES, SteeringStrategy, wants_several
 from steer_lightning.system.run_files import METRICS, RUNS
 from steer_lightning.system.yaml_size import bound_yaml
@@ -70,10 +71,10 @@ HARMLESS = (
 
 
 class SteeringCLI(LightningCLI):
-    """LightningCLI with the callbacks that every run has. Building it runs the command.
+    """LightningCLI with the callbacks that every run has; building the object does the command.
 
     Args:
-        run: Takes the run's folder.
+        run: Makes and keeps the run's folder; whoever builds the object closes it.
 
     Raises:
         ConfigError: For any mistake in the configuration.
@@ -101,18 +102,18 @@ class SteeringCLI(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """`predict` has no meaning here."""
+        """Leaves out `predict`, which has no meaning here."""
         every = LightningCLI.subcommands()
         return {name: every[name] for name in ("fit", "validate", "test")}
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """One seed for everything."""
+        """Adds the option of one seed for everything."""
         parser.add_argument(
             "--seed_everything", type=int, default=0, help="Seed of everything random, 0 or more."
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Hands the seed on, and says what is trained where nothing is said."""
+        """Hands the seed on, and names what is trained by default."""
         parser.set_defaults(
             {"model.steering": {"class_path": "steer_lightning.steering.SteeringVectors"}}
         )
@@ -122,7 +123,7 @@ class SteeringCLI(LightningCLI):
         self.options = sorted(name.lstrip("-") for name in names if name.startswith("--"))
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Checks the seed, too, before it is used."""
+        """Reads the words, and checks the seed before it is used."""
         super().parse_arguments(parser, args)
         seed = self.config[self.config.subcommand].seed_everything
         if not 0 <= seed < 2**32:
@@ -147,28 +148,24 @@ class SteeringCLI(LightningCLI):
             self.run.begin(root, self._text(config), config.ckpt_path)
 
     def _text(self, config: Any) -> str:
-        """The resolved configuration as YAML."""
+        """Returns the resolved configuration as YAML."""
         text: str = self._parser(self.config.subcommand).dump(config, skip_none=False)
         return text
 
     def _checkpoint(self, config: Any, root: Path) -> str | None:
-        """The checkpoint to go on from, told where nobody has asked for it; None for a new run."""
+        """Finds the checkpoint to go on from, and says so if nobody has asked for it."""
         asked = config.get("ckpt_path")
         if self.config.subcommand != "fit":
             found = checkpoint_to_measure(asked, root)
         else:
             found = checkpoint_to_fit(asked, root, self._text(config))
-        if found is None:
-            return None
-        if asked is None:
-            print(
-                f"going on with {found}: the same settings, interrupted "
-                "(--ckpt_path=new starts anew)"
-            )
-        return str(found)
+        if found is not None and asked is None:
+            anew = "(--ckpt_path=new starts anew)"
+            print(f"going on with {found}: the same settings, interrupted {anew}")
+        return None if found is None else str(found)
 
     def _parse_ckpt_path(self) -> None:
-        """Nothing: Lightning would read hyper-parameters from the checkpoint; ours hold none."""
+        """Does nothing: Lightning would look for hyper-parameters, which our checkpoints lack."""
 
     def instantiate_classes(self) -> None:
         """Turns what a plug-in refuses into one message."""
@@ -180,10 +177,7 @@ class SteeringCLI(LightningCLI):
             raise explain_refusal(error) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
-        """Adds what every run has.
-
-        The run's folder, its CSV log, and the callbacks that the configuration does not have.
-        """
+        """Adds the run's folder, its CSV log, and the callbacks that the configuration lacks."""
         config = self._get(self.config_init, "trainer")
         assert config is not None
         name, several = config["strategy"], wants_several(config["devices"], config["num_nodes"])
@@ -269,21 +263,12 @@ class SteeringCLI(LightningCLI):
 
     def after_fit(self) -> None:
         """Draws the reward curve and writes the run's page."""
-        from steer_lightning.results.report import draw_reward_curve, write_report
-
         folder = self.run.folder
         if folder is None:  # not the first process
             return
         if not (folder / METRICS).exists():  # fast_dev_run, max_steps of 0
             return
-        try:
-            path = draw_reward_curve(folder)
-        except ModuleNotFoundError as error:
-            if error.name != "matplotlib":
-                raise
-            print('curve:       not drawn: pip install "steer-lightning[report]" for matplotlib')
-        else:
-            print(f"curve:       {path}")
+        print(f"curve:       {drawn(draw_reward_curve, folder)}")
         try:
             print(f"report:      {write_report(folder, overwrite=True)}")
         except ConfigError as error:  # what was trained is worth more
@@ -291,14 +276,14 @@ class SteeringCLI(LightningCLI):
 
 
 def _with_whole_files(plugins: Any) -> list[Any]:
-    """Adds the writer of whole checkpoints, where the user has not named one."""
+    """Adds the writer of whole checkpoints, unless the user has named another one."""
     given = plugins if isinstance(plugins, list) else [plugins] if plugins is not None else []
     own = any(isinstance(plugin, CheckpointIO) for plugin in given)
     return given if own else [*given, WholeFileCheckpointIO()]
 
 
 def _bound_the_run(trainer: Any) -> None:
-    """One epoch, where nothing else is asked for; with `max_steps` as many epochs as that takes."""
+    """Sets one epoch where nothing bounds the run; `max_steps` may take any number of epochs."""
     if trainer.max_epochs is None:
         trainer.max_epochs = 1 if trainer.max_steps == -1 else -1
 

@@ -1,4 +1,4 @@
-"""`lens`: which tokens vectors push, and how far, through the unembedding of their base."""
+"""The command `lens`: shows which tokens vectors push, and how far."""
 
 from __future__ import annotations
 

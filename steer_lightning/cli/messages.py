@@ -1,4 +1,4 @@
-"""Turns jsonargparse's messages into one that names key, value, rule and remedy."""
+"""Turns messages of jsonargparse into errors that name key, value, rule and remedy."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def explain(message: str, options: Sequence[str]) -> ConfigError:
 
 
 def explain_refusal(error: Exception) -> ConfigError:
-    """What a plug-in's own `__init__` refused, found in an error of jsonargparse.
+    """Finds in an error of jsonargparse what a plug-in's own `__init__` refused.
 
     Args:
         error: The error, whose message lists every type that was tried.
@@ -66,7 +66,7 @@ GENERIC = (
 
 
 def _specific(message: str) -> str:
-    """The first of the listed errors that says more than that a type was not matched."""
+    """Returns the first listed error that says more than that a type was not matched."""
     lines = [line.strip() for line in message.splitlines()]
     told = [line.removeprefix("- ") for line in lines if line]
     body = told[told.index("Errors:") + 1 :] if "Errors:" in told else told

@@ -1,4 +1,4 @@
-"""`report`: a run's folder as one HTML file that opens from disk."""
+"""The command `report`: makes one HTML file from a run's folder."""
 
 from __future__ import annotations
 

@@ -33,13 +33,13 @@ SETTINGS = (
     *("advantage", "dtype", "dynamic_sampling", "gradient_clip", "kl_in_reward", "loss"),
     *("mask_overlong", "optimizer", "rewards", "sampling", "schedule", "steering", "updates"),
 )
-"""Parts of `model` that a run goes on with as they were; checkpoints know of base and data."""
+"""The parts of `model` that must stay as they were; checkpoints themselves know base and data."""
 
 
 def is_first_process() -> bool:
-    """Whether this process is the first one of the run, before the processes are connected.
+    """Tells whether this process is the first one of the run, before they are connected.
 
-    The variables of torchrun, SLURM and Lightning's own launcher tell.
+    The answer comes from the variables of torchrun, SLURM and Lightning's own launcher.
     """
     names = ("RANK", "LOCAL_RANK", "GROUP_RANK", "NODE_RANK", "SLURM_PROCID")
     return all(os.environ.get(name, "0") == "0" for name in names)
@@ -91,7 +91,7 @@ class RunInProgress:
 
 
 def checkpoint_to_fit(asked: str | None, root: Path, config_text: str) -> Path | None:
-    """The checkpoint that `fit` goes on from.
+    """Finds the checkpoint that `fit` goes on from.
 
     Args:
         asked: What `ckpt_path` says; null takes an interrupted run of the same settings, and `new`
@@ -117,7 +117,7 @@ def checkpoint_to_fit(asked: str | None, root: Path, config_text: str) -> Path |
 
 
 def checkpoint_to_measure(asked: str | None, root: Path) -> Path | None:
-    """The checkpoint that `validate` and `test` load; none for the vectors of the configuration.
+    """Finds the checkpoint that `validate` and `test` load; without one they load none.
 
     Raises:
         ConfigError: If there is no such checkpoint.
@@ -132,7 +132,7 @@ def checkpoint_to_measure(asked: str | None, root: Path) -> Path | None:
 
 
 def find_checkpoint(checkpoint: str, root: Path, config_text: str = "") -> Path | None:
-    """The checkpoint that is asked for.
+    """Finds the checkpoint that is asked for.
 
     Args:
         checkpoint: A file, or `last` for the newest run under `root` that has one and is not under
@@ -165,7 +165,7 @@ def find_checkpoint(checkpoint: str, root: Path, config_text: str = "") -> Path 
 
 
 def unfinished_run(root: Path, config_text: str) -> Path | None:
-    """The newest run of a configuration, if it was interrupted.
+    """Finds the newest run of a configuration, if it was interrupted.
 
     Args:
         root: The folder of all runs.
@@ -189,7 +189,7 @@ def unfinished_run(root: Path, config_text: str) -> Path | None:
 
 
 def _has_config(folder: Path, config_text: str) -> bool:
-    """Whether a run has this resolved configuration, wherever it went on from."""
+    """Tells whether a run has this resolved configuration, wherever it went on from."""
     path = folder / CONFIG
     if not path.is_file():
         return False
@@ -229,7 +229,7 @@ def check_same_settings(checkpoint: Path, config_text: str) -> None:
 
 
 def _flat(config_text: str) -> dict[str, Any]:
-    """The settings that must not change, by dotted key."""
+    """Returns the settings that must not change, by dotted key."""
     found: dict[str, Any] = {}
 
     def walk(key: str, value: Any) -> None:
@@ -251,7 +251,7 @@ def _flat(config_text: str) -> dict[str, Any]:
 
 
 def whole_checkpoint(folder: Path) -> Path:
-    """A run's `last.ckpt`, or, with a warning, the one before it if that is damaged.
+    """Finds a run's `last.ckpt`, or, with a warning, the one before if that is damaged.
 
     Raises:
         ConfigError: If both are damaged.
@@ -287,5 +287,5 @@ def _no_checkpoint(path: Path, rule: str) -> ConfigError:
 
 
 def has_checkpoint(folder: Path) -> bool:
-    """Whether a run has come as far as its first checkpoint."""
+    """Tells whether a run has come as far as its first checkpoint."""
     return any(path.is_file() for path in checkpoint_files(folder))

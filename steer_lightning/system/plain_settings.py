@@ -12,14 +12,15 @@ DEPTH = 4
 
 
 def describe(value: Any, depth: int = DEPTH) -> Any:
-    """Describes what an object was made with: its class, and its public attributes.
+    """Describes an object by its class and its public attributes.
 
     Args:
-        value: A plain value, a function, or an object, as a configuration gives it.
-        depth: How many levels of objects within objects are described; below, the class alone is.
+        value: Plain value, function or object, as a configuration gives it.
+        depth: Number of levels of objects within objects to describe; further down only the class
+            is named.
 
     Returns:
-        Numbers, texts, None, lists and dictionaries of them.
+        A number, a text, None, or lists and dictionaries of them.
     """
     if isinstance(value, PLAIN):
         return value
@@ -27,7 +28,7 @@ def describe(value: Any, depth: int = DEPTH) -> Any:
         return [describe(item, depth) for item in value]
     if isinstance(value, dict):
         return {str(key): describe(item, depth) for key, item in value.items()}
-    name = getattr(value, "__name__", None)  # of a function or class
+    name = getattr(value, "__name__", None)  # functions and classes have one
     if name is not None:
         return name
     public = {k: v for k, v in getattr(value, "__dict__", {}).items() if not k.startswith("_")}

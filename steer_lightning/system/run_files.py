@@ -1,7 +1,7 @@
 """The map of a run's folder: the name of every file in it, and how runs are numbered and locked.
 
     runs/                                 RUNS, or `trainer.default_root_dir`
-      run-1/                              a run; whoever goes on from it gets the folder run-2
+      run-1/                              a run; one that goes on from it has the folder run-2
         config.yaml                       CONFIG
         metrics.csv                       METRICS
         rollouts/step_000001.parquet      ROLLOUT_PARTS, during the run
@@ -131,40 +131,40 @@ DIFFERENCE_NUMBERS = "difference.json"
 """The numbers of a difference of means, and how each scale did."""
 
 SIGNS = (METRICS, SUMMARY, ROLLOUTS, ROLLOUT_PARTS, LENS)
-"""A folder that holds any of them is a run's."""
+"""Files that only runs write: a folder with any of them is the folder of a run."""
 
 
 def step_name(step: int) -> str:
-    """The beginning of the name of a file that belongs to one step, without its ending."""
+    """Returns how the name of a file begins that belongs to one step."""
     return f"step_{step:06d}"
 
 
 def rollout_parts(folder: Path) -> list[Path]:
-    """The files of a folder `ROLLOUT_PARTS` in the order of their steps."""
+    """Lists the files of a folder `ROLLOUT_PARTS` in the order of their steps."""
     return sorted(folder.glob("step_*.parquet"))
 
 
 def checkpoint_files(run: Path) -> tuple[Path, Path]:
-    """Where a run's newest checkpoint lies, and the one before it; either may be missing."""
+    """Returns where a run keeps its newest checkpoint and the one before; both may be missing."""
     folder = run / CHECKPOINTS
     return folder / LAST_CHECKPOINT, folder / PREVIOUS_CHECKPOINT
 
 
 def run_of_checkpoint(checkpoint: Path) -> Path:
-    """The folder of the run that a checkpoint belongs to, if it lies in a run's folder."""
+    """Returns the folder of the run that wrote a checkpoint, unless the file has been moved."""
     return checkpoint.absolute().parents[1]
 
 
 def is_run(folder: Path) -> bool:
-    """Whether a folder holds what a run leaves."""
+    """Tells whether a folder is the folder of a run."""
     return any((folder / name).exists() for name in SIGNS)
 
 
 def new_run_folder(root: Path) -> Path:
-    """Makes `root/run-N` with the first free N; no run ever writes into another's folder.
+    """Creates `root/run-N` with the first free N; no run ever writes into another run's folder.
 
     Raises:
-        ConfigError: If there can be no such folder.
+        ConfigError: If the folder can't be created because a file is in its way.
     """
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -180,24 +180,24 @@ def new_run_folder(root: Path) -> Path:
         folder = root / f"run-{number}"
         try:
             folder.mkdir()
-        except FileExistsError:  # another process was faster
+        except FileExistsError:  # another process has just taken this number
             number += 1
         else:
             return folder
 
 
 def run_folders(root: Path) -> list[Path]:
-    """The runs under a folder, the newest first."""
+    """Returns the folders of the runs under `root`, the newest first."""
     return sorted(root.glob("run-*"), key=run_number, reverse=True)
 
 
 def find_runs(folder: Path) -> list[Path]:
-    """The folder itself if it is a run's, else the runs in it that have begun, the newest first."""
+    """Returns the folder itself if it is a run's, else the runs in it, the newest first."""
     return [folder] if is_run(folder) else [run for run in run_folders(folder) if is_run(run)]
 
 
 def run_number(path: Path) -> int:
-    """N of `run-N`; 0 for any other name."""
+    """Returns N of a folder `run-N`, or 0 for any other name."""
     match = re.fullmatch(r"run-(\d+)", path.name)
     return int(match[1]) if match else 0
 
@@ -206,7 +206,7 @@ def lock(run: Path) -> int:
     """Marks a run as under way.
 
     Returns:
-        A descriptor: the mark goes with its closing, or with the end of this process.
+        A descriptor; closing it, or the end of this process, takes the mark away.
     """
     descriptor = os.open(run, os.O_RDONLY)
     _take_lock(descriptor)
@@ -214,7 +214,7 @@ def lock(run: Path) -> int:
 
 
 def is_locked(run: Path) -> bool:
-    """Whether a run is under way."""
+    """Tells whether a run is under way."""
     descriptor = os.open(run, os.O_RDONLY)
     free = _take_lock(descriptor)
     os.close(descriptor)

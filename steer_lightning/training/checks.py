@@ -1,4 +1,4 @@
-"""Settings that contradict each other, refused before a model is loaded."""
+"""Refuses settings that contradict each other, before a model is loaded."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def _check_deterministic(trainer: L.Trainer) -> None:
 
 
 def num_steps_of(trainer: L.Trainer) -> int:
-    """How many steps a run takes; raises a ConfigError if nothing bounds it."""
+    """Returns how many steps a run takes; raises a ConfigError if nothing bounds it."""
     found = trainer.estimated_stepping_batches
     if found == float("inf"):
         raise ConfigError(
@@ -107,8 +107,8 @@ def check_scoring(module: Any, loss: Any) -> None:
     """Raises a ConfigError if rewards are missing, or given to a loss that has none.
 
     Args:
-        module: Of the run, with `sampling`, `reward`, `advantage` and what makes use of rewards.
-        loss: Of the same.
+        module: The run's module, with `sampling`, `reward`, `advantage` and what uses rewards.
+        loss: The module's loss.
     """
     names = list(module.reward.parts)
     if not hasattr(loss, "base_sampling"):
@@ -229,8 +229,8 @@ def check_updates(updates: Updates, loss: Any) -> None:
     """Raises a ConfigError for a loss that does not go with the number of updates of a batch.
 
     Args:
-        updates: Of each batch of rollouts.
-        loss: May say by an attribute `uses_ratio` whether it serves for several.
+        updates: The updates that are made of each batch of rollouts.
+        loss: The loss, which may say by an attribute `uses_ratio` whether it serves for several.
     """
     uses_ratio = getattr(loss, "uses_ratio", None)
     name = type(getattr(loss, "objective", loss)).__name__
@@ -281,7 +281,7 @@ def check_same_everywhere(facts: Mapping[str, Any]) -> None:
     """Raises a ConfigError if processes train different things.
 
     Args:
-        facts: Of this process, by configuration key.
+        facts: What this process trains, by configuration key.
     """
     first, *others = gather_objects(dict(facts))
     for number, found in enumerate(others, 1):

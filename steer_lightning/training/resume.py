@@ -28,7 +28,7 @@ KEY = "steering_run"
 
 
 def policy_facts(policy: Policy) -> dict[str, Any]:
-    """What the numbers of a checkpoint belong to, by configuration key."""
+    """Returns what the numbers of a checkpoint belong to, by configuration key."""
     return {
         "model.base (checksum of its weights)": policy.checksum,
         "model.steering": type(policy.steering).__name__,
@@ -44,16 +44,16 @@ def training_facts(
     sampling: Sampling,
     **parts: object,
 ) -> dict[str, Any]:
-    """What a run optimises and how, by configuration key.
+    """Returns what a run optimises and how, by configuration key.
 
     The optimizer's settings are part of its state: a checkpoint would silently bring back its own.
 
     Args:
-        optimizer: Of the vectors.
-        gradient_clip: Which may have a state.
-        rewards: Of completions.
-        sampling: Of training completions.
-        parts: Others of `model`, by name.
+        optimizer: The optimizer of what is trained.
+        gradient_clip: The clip of the gradient, which may have a state.
+        rewards: The rewards of completions.
+        sampling: How training completions are sampled.
+        parts: Other parts of `model`, by name.
     """
     plain = (int, float, bool, str, tuple)
     settings = {k: v for k, v in optimizer.defaults.items() if isinstance(v, plain)}
@@ -71,8 +71,8 @@ def check_same_run(saved: dict[str, Any], now: dict[str, Any]) -> None:
     """Raises a ConfigError that shows both sides if a checkpoint belongs to another run.
 
     Args:
-        saved: Facts of the checkpoint.
-        now: Facts of this run.
+        saved: The facts that the checkpoint holds.
+        now: The facts of this run.
     """
     check_same(
         saved,
@@ -84,9 +84,9 @@ def check_same_run(saved: dict[str, Any], now: dict[str, Any]) -> None:
 
 
 def check_not_finished(trainer: L.Trainer, checkpoint: dict[str, Any]) -> None:
-    """Raises a ConfigError if a checkpoint is of a run that has ended already.
+    """Raises a ConfigError if a checkpoint belongs to a run that has ended already.
 
-    One that was interrupted behind its last step, as in the last evaluation, may still go on.
+    A run that was interrupted behind its last step, as in the last evaluation, may still go on.
     """
     done = checkpoint["global_step"]
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
@@ -113,7 +113,7 @@ def check_not_finished(trainer: L.Trainer, checkpoint: dict[str, Any]) -> None:
 
 
 def get_random_states() -> dict[str, Any]:
-    """States of Python's, NumPy's and torch's generators, those of all GPUs included.
+    """Returns the states of the generators of Python, NumPy and torch, all GPUs included.
 
     They are of types that a checkpoint loads with `weights_only=True`.
     """

@@ -164,7 +164,7 @@ class Lens:
         )
 
     def pairs(self) -> list[dict[str, Any]]:
-        """Cosines between the vectors of each two files."""
+        """Computes the cosines between the vectors of each two files."""
         return [
             {
                 "a": one,
@@ -189,7 +189,7 @@ def _vectors(name: str, found: Steering) -> SiteVectors:
 
 
 def _folders(folder: Path, names: Sequence[str]) -> dict[str, Path]:
-    """Where each file's results go; several have a folder of their own."""
+    """Says where each file's results go; each of several files has a folder of its own."""
     if len(names) == 1:
         return {names[0]: folder}
     plain = [re.sub(r"[^\w.-]+", "_", name).strip("._") for name in names]
