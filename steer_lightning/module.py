@@ -43,12 +43,13 @@ from steer_lightning.training.checks import (
 from steer_lightning.training.gradient import BatchGradient
 from steer_lightning.training.held_out import HeldOut
 from steer_lightning.training.kl_in_reward import KLInReward
-from steer_lightning.training.random_states import get_random_states, set_random_states
 from steer_lightning.training.resume import (
     KEY,
     check_not_finished,
     check_same_run,
+    get_random_states,
     policy_facts,
+    set_random_states,
     training_facts,
 )
 from steer_lightning.training.sample import (

@@ -16,7 +16,7 @@ os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 import numpy as np
 import torch
 
-from steer_lightning.training.random_states import get_random_states, set_random_states
+from steer_lightning.training.resume import get_random_states, set_random_states
 
 ROOT = Path(__file__).parent.parent
 

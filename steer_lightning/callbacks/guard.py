@@ -16,6 +16,7 @@ from steer_lightning.callbacks.run_folder import claim
 from steer_lightning.errors import ConfigError
 from steer_lightning.module import SteeringModule
 from steer_lightning.system.collectives import rank, world_size
+from steer_lightning.system.run_files import SKIPPED, step_name
 from steer_lightning.system.whole_files import write_bytes
 from steer_lightning.training.step import Step
 
@@ -32,8 +33,8 @@ class Guard(Callback):
     Cost: microseconds a step.
 
     Args:
-        max_skipped: Stops the run after so many skipped updates in a row.
-        no_signal_steps: Warns once no group has had signal for so many steps in a row.
+        max_skipped: Number of skipped updates in a row after which the run stops.
+        no_signal_steps: Number of steps in a row without signal in any group after which it warns.
     """
 
     def __init__(self, max_skipped: int = 5, no_signal_steps: int = 10) -> None:
@@ -46,9 +47,9 @@ class Guard(Callback):
         self._num_kept = 0
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Refuses a folder that holds another run's."""
+        """Refuses a folder that holds another run's batches."""
         if stage == "fit":
-            self._folder = claim(trainer, "skipped")
+            self._folder = claim(trainer, SKIPPED)
 
     def on_train_batch_end(
         self,
@@ -74,7 +75,7 @@ class Guard(Callback):
             log.warning(why_no_signal(step, self._silent))
 
     def _keep(self, trainer: L.Trainer, step: Step) -> None:
-        name = f"step_{trainer.global_step:06d}"  # each process keeps its own share
+        name = step_name(trainer.global_step)  # each process keeps its own share
         name += f".process_{rank()}" if world_size() > 1 else ""
         path = self._folder / f"{name}.pt"
         if self._num_kept < MAX_KEPT:
@@ -95,16 +96,16 @@ class Guard(Callback):
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """Counts in a row."""
+        """Returns how many updates in a row were skipped, and how many steps had no signal."""
         return {"skipped": self._skipped, "silent": self._silent}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on counting."""
+        """Goes on counting from there."""
         self._skipped, self._silent = state_dict["skipped"], state_dict["silent"]
 
 
 def keep_batch(step: Step, path: Path) -> None:
-    """Writes what an update was made from, in types that load with `weights_only=True`."""
+    """Writes the batch of an update, in types that load with `weights_only=True`."""
     rollouts = step.rollouts
     buffer = io.BytesIO()  # on a full disk torch.save itself raises no OSError
     torch.save(
@@ -122,7 +123,7 @@ def keep_batch(step: Step, path: Path) -> None:
 
 
 MAX_KEPT = 20
-"""Skipped batches that are kept; they are as large as the rollouts."""
+"""Most batches that are kept: they are as large as the rollouts."""
 
 NAMES = {
     "right": "right",
@@ -132,11 +133,11 @@ NAMES = {
     "timed_out": "timed out",
     "crashed": "crashed",
 }
-"""Outcomes of rewards that point to a cause."""
+"""Outcomes of rewards that point to a cause, and what they are called in the warning."""
 
 
 def why_no_signal(step: Step, num_steps: int) -> str:
-    """The likely cause, with the counts that point to it."""
+    """Says what the likely cause is, with the counts that point to it."""
     total = step.rewards.numel()
     unscored = int(step.rewards.isnan().sum())
     cut = int((~step.finished).sum())

@@ -1,4 +1,4 @@
-"""Checkpoints to go on from: written after every step, whole or not at all."""
+"""Keeps the checkpoint that a run goes on from, written after every step."""
 
 from __future__ import annotations
 
@@ -10,27 +10,25 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.fabric.utilities.types import _PATH
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from steer_lightning.callbacks.checkpoint_file import LAST, load_checkpoint, save_checkpoint
+from steer_lightning.callbacks.checkpoint_file import load_checkpoint, save_checkpoint
 from steer_lightning.callbacks.run_folder import claim, run_folder
 from steer_lightning.errors import ConfigError
-
-FOLDER = "checkpoints"
-"""In the run's folder."""
+from steer_lightning.system.run_files import CHECKPOINTS, LAST_CHECKPOINT
 
 
 class WholeFileCheckpointIO(TorchCheckpointIO):
-    """Checkpoints with a checksum, written aside, loaded without running their code."""
+    """Writes checkpoints aside with a checksum, and loads them without running their code."""
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any | None = None
     ) -> None:
-        """See `lightning.fabric.plugins.CheckpointIO`."""
+        """Saves a checkpoint; see Lightning's `CheckpointIO`."""
         save_checkpoint(checkpoint, Path(path))
 
     def load_checkpoint(
         self, path: _PATH, map_location: Any = "cpu", weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """See `lightning.fabric.plugins.CheckpointIO`; `weights_only` is always true."""
+        """Loads a checkpoint; `weights_only` is always true. See Lightning's `CheckpointIO`."""
         return load_checkpoint(Path(path), map_location)
 
 
@@ -43,7 +41,7 @@ class LastCheckpoint(ModelCheckpoint):
     Cost: milliseconds and some kilobytes a step.
 
     Args:
-        every_n_steps: Steps between two of them.
+        every_n_steps: Number of steps from one checkpoint to the next.
     """
 
     def __init__(self, every_n_steps: int = 1) -> None:
@@ -61,14 +59,14 @@ class LastCheckpoint(ModelCheckpoint):
         self.saved_step = 0
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Places it in the run's folder; refuses one that holds another run's."""
+        """Places the checkpoint in the run's folder; refuses a folder that holds another run's."""
         if stage == "fit":
-            claim(trainer, f"{FOLDER}/{LAST}")
-        self.dirpath = str(run_folder(trainer) / FOLDER)
+            claim(trainer, f"{CHECKPOINTS}/{LAST_CHECKPOINT}")
+        self.dirpath = str(run_folder(trainer) / CHECKPOINTS)
         super().setup(trainer, pl_module, stage)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Also leaves one when the run goes on with its last step already behind it."""
+        """Also saves one when the run goes on with its last step already behind it."""
         bring_up_to_date(trainer)
 
     def on_train_batch_end(
@@ -85,16 +83,16 @@ class LastCheckpoint(ModelCheckpoint):
             self.saved_step = trainer.global_step
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing: a resumed run has a folder of its own."""
+        """Returns nothing: a resumed run has a folder of its own."""
         return {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Nothing, for the same reason."""
+        """Takes nothing over, for the same reason."""
 
 
 def bring_up_to_date(trainer: L.Trainer) -> None:
     """Saves the last step, if there is a `LastCheckpoint` and it has not done so."""
     for callback in trainer.checkpoint_callbacks:
         if isinstance(callback, LastCheckpoint) and callback.saved_step != trainer.global_step:
-            trainer.save_checkpoint(run_folder(trainer) / FOLDER / LAST)
+            trainer.save_checkpoint(run_folder(trainer) / CHECKPOINTS / LAST_CHECKPOINT)
             callback.saved_step = trainer.global_step

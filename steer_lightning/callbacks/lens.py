@@ -1,4 +1,4 @@
-"""What the vectors come to point at, while they are trained."""
+"""Watches what the vectors come to point at while they are trained."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from steer_lightning.results.lens import (
     token_text,
 )
 from steer_lightning.steering import SiteVectors
+from steer_lightning.system.run_files import LENS, LENS_LINES
 from steer_lightning.system.whole_files import write_bytes
 from steer_lightning.types import Prompt
 
@@ -42,9 +43,10 @@ class LensCallback(Callback):
     time; at the end three short forward passes for each of a few prompts.
 
     Args:
-        every_n_steps: Steps between two looks; 0 looks at the end alone.
-        num_tokens: Tokens of each list.
-        num_prompts: Training prompts on which `lens.json` measures the stream and the first token.
+        every_n_steps: Number of steps between two looks; 0 looks at the end alone.
+        num_tokens: Number of tokens in each list.
+        num_prompts: Number of training prompts on which `lens.json` measures the stream and the
+            first token.
         final_norm: Passes vectors through the norm before the unembedding first.
     """
 
@@ -69,8 +71,8 @@ class LensCallback(Callback):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Refuses a folder that holds another run's looks."""
         if stage == "fit":
-            self._lines = claim(trainer, "lens.jsonl")
-            self._file = claim(trainer, "lens.json")
+            self._lines = claim(trainer, LENS_LINES)
+            self._file = claim(trainer, LENS)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Sees whether tokens can be found."""
@@ -113,13 +115,13 @@ class LensCallback(Callback):
             write_bytes(self._file, (json.dumps(found) + "\n").encode())
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """The same for a run that goes on when its last step is already behind it."""
+        """Does the same for a run that goes on with its last step already behind it."""
         if not self._described:
             self.on_train_start(trainer, pl_module)
             self.on_train_end(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the vectors were at the start and at the last look."""
+        """Returns where the vectors were at the start and at the last look."""
         return {"start": self._start, "last": self._last}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -162,7 +164,7 @@ class LensCallback(Callback):
                 file.write(json.dumps(line) + "\n")
 
     def _tokens(self, policy: Policy, vectors: torch.Tensor) -> list[list[str]]:
-        """Top tokens of each layer by their dot products; none of a vector of zeros."""
+        """Finds the top tokens of each layer by their dot products; a vector of zeros has none."""
         ranks = look_at_tokens(policy, vectors, self.how)
         if not ranks:
             return [[] for _ in vectors]
@@ -178,11 +180,11 @@ def _policy(module: L.LightningModule) -> Policy:
 
 
 def _vectors(module: L.LightningModule) -> SiteVectors | None:
-    """What is trained, if that is vectors."""
+    """Returns what is trained, if that is vectors."""
     steering = _policy(module).steering
     return steering if isinstance(steering, SiteVectors) else None
 
 
 def _plain(vectors: SiteVectors) -> torch.Tensor:
-    """(L, D) plain vectors as they are now, on the CPU."""
+    """Copies the plain vectors (L, D), as they are now, to the CPU."""
     return vectors.vectors.detach().cpu().clone()

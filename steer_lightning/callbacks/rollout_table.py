@@ -1,4 +1,4 @@
-"""What the model writes: a few completions on the console, all of them in a Parquet file."""
+"""Shows a few completions on the console, and keeps all of them in a Parquet file."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ from steer_lightning.module import SteeringModule
 from steer_lightning.rollout import completions_of
 from steer_lightning.system.collectives import rank, world_size
 from steer_lightning.system.printable import printable, valid_unicode
+from steer_lightning.system.run_files import ROLLOUT_PARTS, ROLLOUTS, rollout_parts, step_name
 from steer_lightning.system.whole_files import written_aside
 from steer_lightning.training.step import Step
 
 
 def as_table(step: Step, number: int) -> pa.Table:
-    """One row a completion.
+    """Makes a table of one row for each completion.
 
     Args:
         step: What a training step did.
-        number: Of the step.
+        number: The number of the step.
     """
     rollouts, size = step.rollouts, step.rollouts.group_size
     rows = completions_of(step.rollouts)
@@ -54,15 +55,15 @@ def as_table(step: Step, number: int) -> pa.Table:
 class RolloutTable(Callback):
     """Shows a few prompts with completions and rewards, and keeps all completions.
 
-    During the run each step's are a file of their own under `rollouts/`, so that a crash loses
-    none; at the end they become one file, `rollouts.parquet`.
+    During the run each step's completions are a file of their own under `rollouts/`, so that a
+    crash loses none; at the end they become one file, `rollouts.parquet`.
 
     Cost: some milliseconds a step, and the disk space of the text.
 
     Args:
-        every_n_steps: Steps between two shows on the console; 0 shows none.
-        num_prompts: Prompts a show, the first ones of the batch.
-        num_completions: Completions of each.
+        every_n_steps: Number of steps between two shows on the console; 0 shows none.
+        num_prompts: Number of prompts in a show, the first ones of the batch.
+        num_completions: Number of completions of each prompt.
         max_characters: A longer text is cut on the console, never in the file.
     """
 
@@ -89,8 +90,8 @@ class RolloutTable(Callback):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Refuses a folder that holds another run's rollouts."""
         if stage == "fit":
-            self._file = claim(trainer, "rollouts.parquet")
-            self._folder = claim(trainer, "rollouts")
+            self._file = claim(trainer, ROLLOUTS)
+            self._folder = claim(trainer, ROLLOUT_PARTS)
 
     def on_train_batch_end(
         self,
@@ -106,13 +107,13 @@ class RolloutTable(Callback):
         assert step is not None
         # each process writes its own share: text never goes over the wire
         share = f".process_{rank():04d}" if world_size() > 1 else ""
-        with written_aside(self._folder / f"step_{number:06d}{share}.parquet") as aside:
+        with written_aside(self._folder / f"{step_name(number)}{share}.parquet") as aside:
             pq.write_table(as_table(step, number), aside)
         if self.every_n_steps and number % self.every_n_steps == 0:
             tell(trainer, self._show(step, number))
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Makes one file of all steps."""
+        """Joins all steps to one file."""
         trainer.strategy.barrier()  # until all have written their shares
         if trainer.is_global_zero and self._folder.is_dir():
             merge(self._folder, self._file)
@@ -130,7 +131,7 @@ class RolloutTable(Callback):
         return "\n".join(lines)
 
     def _cut(self, text: str) -> str:
-        """One line, in quotes, of at most `max_characters`; the rest stands as it was written."""
+        """Cuts a text at `max_characters`, and puts it in one line and in quotes."""
         more = "" if len(text) <= self.max_characters else f" ... ({len(text)} characters)"
         line = printable(text[: self.max_characters]).replace("\n", "\\n")
         return f'"{line}"{more}'
@@ -142,7 +143,7 @@ def _shown(score: float | None) -> str:
 
 def merge(folder: Path, file: Path) -> None:
     """Joins the parts of a folder to one Parquet file, a part at a time, and deletes them."""
-    parts = sorted(folder.glob("step_*.parquet"))
+    parts = rollout_parts(folder)
     with written_aside(file) as aside, pq.ParquetWriter(aside, pq.read_schema(parts[0])) as writer:
         for part in parts:
             writer.write_table(pq.read_table(part))

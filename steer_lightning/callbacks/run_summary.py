@@ -1,4 +1,4 @@
-"""`summary.json`: what came out of a run, on one page."""
+"""Writes `summary.json`, which says what came out of a run."""
 
 from __future__ import annotations
 
@@ -15,9 +15,17 @@ from steer_lightning.callbacks.benchmark_eval import BenchmarkEval
 from steer_lightning.callbacks.run_folder import claim, run_folder, tell
 from steer_lightning.module import SteeringModule
 from steer_lightning.optim import state_facts
+from steer_lightning.system.run_files import (
+    CHECKPOINTS,
+    LAST_CHECKPOINT,
+    LENS,
+    METRICS,
+    ROLLOUTS,
+    SUMMARY,
+    checkpoint_files,
+)
 from steer_lightning.system.whole_files import write_bytes
 
-LAST = "checkpoints/last.ckpt"
 PACKAGES = ("steer-lightning", "torch", "lightning", "transformers", "bitsandbytes")
 
 
@@ -41,7 +49,7 @@ class RunSummary(Callback):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Refuses a folder that holds another run's summary."""
         if stage == "fit":
-            self._path = claim(trainer, "summary.json")
+            self._path = claim(trainer, SUMMARY)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Starts the clock."""
@@ -83,7 +91,7 @@ class RunSummary(Callback):
         return {"name": name, "state_bytes": size, "moments": kinds}
 
     def state_dict(self) -> dict[str, Any]:
-        """Counters that a resumed run goes on with."""
+        """Returns the counters that a resumed run goes on with."""
         return {
             "tokens": self._tokens,
             "rollout_seconds": self._rollout_seconds,
@@ -120,7 +128,7 @@ class RunSummary(Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
         """Says where an interrupted run stands, and how it goes on."""
-        path = run_folder(trainer) / LAST
+        path, _ = checkpoint_files(run_folder(trainer))
         if not trainer.global_step or not path.exists():
             return
         how = (
@@ -128,7 +136,7 @@ class RunSummary(Callback):
         )
         tell(
             trainer,
-            f"\nstopped after step {trainer.global_step} of {path.parents[1]}\n"
+            f"\nstopped after step {trainer.global_step} of {run_folder(trainer)}\n"
             f"to go on: {how}--ckpt_path={path}",
         )
 
@@ -166,9 +174,9 @@ class RunSummary(Callback):
             for name, after in callback.accuracy(last=True).items():
                 start = f"{before[name]:.1%}" if name in before else "not measured"
                 lines.append(f"{callback.verdict} on {name}: {start} before, {after:.1%} after")
-        names = [("vectors", result), ("metrics", "metrics.csv")]
-        names += [("completions", "rollouts.parquet"), ("checkpoint", LAST)]
-        names += [("lens", "lens.json"), ("summary", self._path.name)]
+        names = [("vectors", result), ("metrics", METRICS)]
+        names += [("completions", ROLLOUTS), ("checkpoint", f"{CHECKPOINTS}/{LAST_CHECKPOINT}")]
+        names += [("lens", LENS), ("summary", self._path.name)]
         lines += [f"{k + ':':<13}{folder / v}" for k, v in names if (folder / v).exists()]
         return "\n".join(lines)
 

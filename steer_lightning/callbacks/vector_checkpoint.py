@@ -1,4 +1,4 @@
-"""The trained vectors as a file, kept up to date."""
+"""Keeps a file of the trained vectors up to date."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import Callback
 from steer_lightning.callbacks.run_folder import claim
 from steer_lightning.errors import ConfigError
 from steer_lightning.module import SteeringModule
+from steer_lightning.system.run_files import EVERY_VECTORS, step_name
 
 log = logging.getLogger(__name__)
 
@@ -56,15 +57,15 @@ class VectorCheckpoint(Callback):
         if trainer.global_step % self.every_n_steps == 0:
             self._save(trainer, pl_module, self.path)
             if self.keep_all:
-                name = f"step_{trainer.global_step:06d}{self.path.suffix}"
-                self._save(trainer, pl_module, self.path.parent / "vectors" / name)
+                name = f"{step_name(trainer.global_step)}{self.path.suffix}"
+                self._save(trainer, pl_module, self.path.parent / EVERY_VECTORS / name)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Writes the final vectors."""
         self._save(trainer, pl_module, self.path)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """The same for a run that goes on when its last step is already behind it."""
+        """Does the same for a run that goes on with its last step already behind it."""
         if not self.path.exists():
             self._save(trainer, pl_module, self.path)
 

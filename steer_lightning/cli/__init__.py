@@ -8,7 +8,8 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import version
@@ -19,9 +20,12 @@ from steer_lightning.system.printable import PrintableRecord, printable
 
 @dataclass(frozen=True)
 class Command:
-    """Where a command is implemented.
+    """A command of `steer-lightning`.
 
-    `module.run(arguments)`, the command itself being the first argument.
+    Attributes:
+        module: The module whose function `run` does the command; it takes the words of the command
+            line, of which the command itself is the first.
+        help: What `steer-lightning --help` says about the command.
     """
 
     module: str
@@ -51,11 +55,12 @@ COMMANDS = {
     ),
 }
 
-ERROR, USAGE_ERROR = 1, 2
+ERROR, USAGE_ERROR, INTERRUPTED = 1, 2, 130
+"""Exit statuses; the last one is what a shell gives a command that Ctrl-C has ended."""
 
 
 def help_text() -> str:
-    """What `steer-lightning --help` prints."""
+    """Returns what `steer-lightning --help` prints."""
     width = max(map(len, COMMANDS))
     lines = [f"  {name:<{width}}  {command.help}" for name, command in COMMANDS.items()]
     return "\n".join(
@@ -86,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.setLogRecordFactory(PrintableRecord)
     try:
         return _run(arguments)
-    except Exception:  # of a user's code in this process, too: it may tell what a model wrote
+    except Exception:  # a user's code may raise any, and tell what a model wrote
         print(printable(traceback.format_exc()), end="", file=sys.stderr)
         return ERROR
 
@@ -120,6 +125,20 @@ def _run(arguments: Sequence[str] | None) -> int:
         told = f"can't {what}{where}: {error.strerror}. What was saved before is whole"
         return _complain(told, error)
     return 0
+
+
+@contextmanager
+def interruptible(told: str) -> Iterator[None]:
+    """Ends the process with one sentence and status 130 if Ctrl-C interrupts the block.
+
+    Args:
+        told: The sentence, which says what is left of the work.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(f"interrupted: {told}", file=sys.stderr)
+        sys.exit(INTERRUPTED)
 
 
 def _complain(message: str, error: Exception | None = None) -> int:

@@ -1,15 +1,13 @@
-"""`export`: vectors in the formats of other tools."""
+"""The command `export`: writes vectors in the formats of other tools."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import Literal
 
+from steer_lightning.cli import interruptible
 from steer_lightning.cli.options import read_options
 from steer_lightning.system.printable import printable
-
-INTERRUPTED = 130
 
 
 def run(words: Sequence[str]) -> None:
@@ -27,11 +25,8 @@ def run(words: Sequence[str]) -> None:
         prog="steer-lightning export",
         description="Writes vectors in the format of another tool, reads them back and compares.",
     )
-    try:
+    with interruptible(f"nothing was written to {options['output']}"):
         export(**options)
-    except KeyboardInterrupt:
-        print(f"interrupted: nothing was written to {options['output']}", file=sys.stderr)
-        sys.exit(INTERRUPTED)
 
 
 def export(
@@ -44,7 +39,7 @@ def export(
     overwrite: bool = False,
     verify: bool = True,
 ) -> None:
-    """Exports, and tells what was found.
+    """Exports vectors, and prints how the export compares with the steered base.
 
     Args:
         vectors: A file of vectors.
@@ -53,8 +48,9 @@ def export(
             vector; `easysteer`, a request's steering for EasySteer's build of vLLM.
         output: The folder to make.
         merge_from: Hub id, local folder or `quickstart`; null takes the base that the vectors name.
-        revision: Of the base, on the hub; null takes the one that the vectors name.
-        scale: Factor on all vectors.
+        revision: The base's branch, tag or commit on the hub; null takes the one that the vectors
+            name.
+        scale: The factor on all vectors.
         overwrite: Replaces an earlier export there.
         verify: Compares with the steered base: `transformers` and `vllm` with a layer in memory at
             a time, the others with the whole base in float32.

@@ -1,12 +1,12 @@
-"""`fit`, `validate` and `test`: LightningCLI with one folder a run and messages that teach."""
+"""The commands `fit`, `validate` and `test`: LightningCLI with a folder for each run."""
 
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -32,26 +32,23 @@ from steer_lightning.callbacks import (
 from steer_lightning.callbacks.last_checkpoint import WholeFileCheckpointIO
 from steer_lightning.cli.messages import explain, explain_refusal
 from steer_lightning.cli.resumable_runs import (
-    begin,
-    check_same_settings,
-    drop_if_unused,
-    find_checkpoint,
+    RunInProgress,
+    checkpoint_to_fit,
+    checkpoint_to_measure,
     is_first_process,
-    lock,
-    unfinished_run,
-    whole_checkpoint,
 )
 from steer_lightning.cli.run_log import RunLog
 from steer_lightning.data import PromptDataModule
 from steer_lightning.errors import UNKNOWN, ConfigError
 from steer_lightning.module import SteeringModule
+from steer_lightning.results.report import draw_reward_curve, drawn, write_report
 from steer_lightning.strategy import STRATEGIES, SteeringStrategy, wants_several
-from steer_lightning.system.run_files import new_run_folder
+from steer_lightning.system.run_files import METRICS, RUNS
 from steer_lightning.system.yaml_size import bound_yaml
 from steer_lightning.training.checks import check_trainer
 
 TRAINER_DEFAULTS: dict[str, Any] = {
-    "default_root_dir": "runs",
+    "default_root_dir": RUNS,
     "devices": 1,
     "log_every_n_steps": 1,
     "enable_model_summary": False,  # it would count the frozen base
@@ -74,36 +71,59 @@ HARMLESS = (
 
 
 class SteeringCLI(LightningCLI):
-    """LightningCLI with the callbacks that every run has."""
+    """LightningCLI with the callbacks that every run has; building the object does the command.
 
-    folder: Path | None = None  # on the class: it is also read when building the object fails
-    lock: int | None = None
-    options: Sequence[str] = ()
+    Args:
+        run: Makes and keeps the run's folder; whoever builds the object closes it.
+
+    Raises:
+        ConfigError: For any mistake in the configuration.
+    """
+
+    def __init__(self, run: RunInProgress) -> None:
+        self.run = run
+        self.options: list[str] = []
+        strict = {"exit_on_error": False, "allow_abbrev": False}
+        try:
+            super().__init__(
+                SteeringModule,
+                PromptDataModule,
+                trainer_defaults=TRAINER_DEFAULTS,
+                save_config_callback=None,
+                auto_configure_optimizers=False,
+                parser_kwargs={
+                    "prog": "steer-lightning",
+                    **strict,
+                    **dict.fromkeys(self.subcommands(), strict),
+                },
+            )
+        except ArgumentError as error:
+            raise explain(str(error), self.options) from error
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """`predict` has no meaning here."""
+        """Leaves out `predict`, which has no meaning here."""
         every = LightningCLI.subcommands()
         return {name: every[name] for name in ("fit", "validate", "test")}
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """One seed for everything."""
+        """Adds the option of one seed for everything."""
         parser.add_argument(
             "--seed_everything", type=int, default=0, help="Seed of everything random, 0 or more."
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Hands the seed on, and says what is trained where nothing is said."""
+        """Hands the seed on, and names what is trained by default."""
         parser.set_defaults(
             {"model.steering": {"class_path": "steer_lightning.steering.SteeringVectors"}}
         )
         parser.link_arguments("seed_everything", "model.seed")
         parser.link_arguments("seed_everything", "data.seed")
         names = (name for action in parser._actions for name in action.option_strings)
-        SteeringCLI.options = sorted(name.lstrip("-") for name in names if name.startswith("--"))
+        self.options = sorted(name.lstrip("-") for name in names if name.startswith("--"))
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Checks the seed, too, before it is used."""
+        """Reads the words, and checks the seed before it is used."""
         super().parse_arguments(parser, args)
         seed = self.config[self.config.subcommand].seed_everything
         if not 0 <= seed < 2**32:
@@ -125,48 +145,27 @@ class SteeringCLI(LightningCLI):
             return
         config.ckpt_path = self._checkpoint(config, root)
         if self.config.subcommand == "fit":
-            SteeringCLI.folder = new_run_folder(root)
-            SteeringCLI.lock = lock(SteeringCLI.folder)
-            begin(SteeringCLI.folder, self._text(config), config.ckpt_path)
+            self.run.begin(root, self._text(config), config.ckpt_path)
 
     def _text(self, config: Any) -> str:
-        """The resolved configuration as YAML."""
+        """Returns the resolved configuration as YAML."""
         text: str = self._parser(self.config.subcommand).dump(config, skip_none=False)
         return text
 
     def _checkpoint(self, config: Any, root: Path) -> str | None:
-        """The checkpoint that is asked for, or that of an interrupted run of the same settings."""
+        """Finds the checkpoint to go on from, and says so if nobody has asked for it."""
         asked = config.get("ckpt_path")
-        if asked == "new":
-            return None
         if self.config.subcommand != "fit":
-            found = None if asked is None else find_checkpoint(asked, root)
-            if found is None and asked is not None:
-                rule = f"there is no checkpoint under trainer.default_root_dir = {root}"
-                raise ConfigError("ckpt_path", asked, rule=rule)
-            return None if found is None else str(found)
-        text = self._text(config)
-        if asked is not None:
-            found = find_checkpoint(asked, root, text)
-            if found is not None:
-                check_same_settings(found, text)
-            return None if found is None else str(found)
-        folder = unfinished_run(root, text)
-        if folder is None:
-            return None
-        path = whole_checkpoint(folder)
-        print(f"going on with {path}: the same settings, interrupted (--ckpt_path=new starts anew)")
-        return str(path)
-
-    @classmethod
-    def end_run(cls) -> None:
-        """Gives the run's folder free, and deletes it if nothing came of the run."""
-        if cls.lock is not None:
-            os.close(cls.lock)
-        drop_if_unused(cls.folder)
+            found = checkpoint_to_measure(asked, root)
+        else:
+            found = checkpoint_to_fit(asked, root, self._text(config))
+        if found is not None and asked is None:
+            anew = "(--ckpt_path=new starts anew)"
+            print(f"going on with {found}: the same settings, interrupted {anew}")
+        return None if found is None else str(found)
 
     def _parse_ckpt_path(self) -> None:
-        """Nothing: Lightning would read hyper-parameters from the checkpoint; ours hold none."""
+        """Does nothing: Lightning would look for hyper-parameters, which our checkpoints lack."""
 
     def instantiate_classes(self) -> None:
         """Turns what a plug-in refuses into one message."""
@@ -175,16 +174,10 @@ class SteeringCLI(LightningCLI):
         except ConfigError:
             raise
         except (MisconfigurationException, ValueError, TypeError, ImportError) as error:
-            original = _original(error)
-            if isinstance(original, ConfigError):
-                raise original from error
-            raise explain_refusal(str(error)) from error
+            raise explain_refusal(error) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
-        """Adds what every run has.
-
-        The run's folder, its CSV log, and the callbacks that the configuration does not have.
-        """
+        """Adds the run's folder, its CSV log, and the callbacks that the configuration lacks."""
         config = self._get(self.config_init, "trainer")
         assert config is not None
         name, several = config["strategy"], wants_several(config["devices"], config["num_nodes"])
@@ -206,9 +199,9 @@ class SteeringCLI(LightningCLI):
             *stops,
         ]
         loggers = [x for x in loggers if x not in (None, True, False)]
-        if self.folder is not None:
-            kwargs["default_root_dir"] = str(self.folder)
-            loggers.insert(0, RunLog(self.folder))
+        if self.run.folder is not None:
+            kwargs["default_root_dir"] = str(self.run.folder)
+            loggers.insert(0, RunLog(self.run.folder))
         return self._make_trainer(logger=loggers, **kwargs)
 
     def _make_trainer(self, **kwargs: Any) -> L.Trainer:
@@ -270,50 +263,29 @@ class SteeringCLI(LightningCLI):
 
     def after_fit(self) -> None:
         """Draws the reward curve and writes the run's page."""
-        from steer_lightning.results.report import draw_reward_curve, write_report
-
-        if self.folder is None:  # not the first process
+        folder = self.run.folder
+        if folder is None:  # not the first process
             return
-        if not (self.folder / "metrics.csv").exists():  # fast_dev_run, max_steps of 0
+        if not (folder / METRICS).exists():  # fast_dev_run, max_steps of 0
             return
+        print(f"curve:       {drawn(draw_reward_curve, folder)}")
         try:
-            path = draw_reward_curve(self.folder)
-        except ModuleNotFoundError as error:
-            if error.name != "matplotlib":
-                raise
-            print('curve:       not drawn: pip install "steer-lightning[report]" for matplotlib')
-        else:
-            print(f"curve:       {path}")
-        try:
-            print(f"report:      {write_report(self.folder, overwrite=True)}")
+            print(f"report:      {write_report(folder, overwrite=True)}")
         except ConfigError as error:  # what was trained is worth more
             print(f"report:      not written: {error}")
 
 
 def _with_whole_files(plugins: Any) -> list[Any]:
-    """Adds the writer of whole checkpoints, where the user has not named one."""
+    """Adds the writer of whole checkpoints, unless the user has named another one."""
     given = plugins if isinstance(plugins, list) else [plugins] if plugins is not None else []
     own = any(isinstance(plugin, CheckpointIO) for plugin in given)
     return given if own else [*given, WholeFileCheckpointIO()]
 
 
 def _bound_the_run(trainer: Any) -> None:
-    """One epoch, where nothing else is asked for; with `max_steps` as many epochs as that takes."""
+    """Sets one epoch where nothing bounds the run; `max_steps` may take any number of epochs."""
     if trainer.max_epochs is None:
         trainer.max_epochs = 1 if trainer.max_steps == -1 else -1
-
-
-def _original(error: Exception) -> Exception:
-    """The ConfigError that jsonargparse has wrapped into a list of the types that it tried.
-
-    Or the error itself.
-    """
-    link: BaseException | None = error
-    while link is not None:
-        if isinstance(link, ConfigError):
-            return link
-        link = link.__cause__ or link.__context__
-    return error
 
 
 def run(words: Sequence[str]) -> None:
@@ -325,7 +297,6 @@ def run(words: Sequence[str]) -> None:
     Raises:
         ConfigError: For any mistake in the configuration.
     """
-    SteeringCLI.folder, SteeringCLI.lock = None, None
     bound_yaml()
     # seeds, accelerators and tips: nothing to act on
     for name in ("lightning.pytorch", "lightning.fabric"):
@@ -336,22 +307,8 @@ def run(words: Sequence[str]) -> None:
         logging.getLogger("steer_lightning").setLevel(logging.ERROR)
     # LightningCLI reads and starts further processes from there
     before, sys.argv = sys.argv, [sys.argv[0], *words]
-    strict = {"exit_on_error": False, "allow_abbrev": False}
     try:
-        SteeringCLI(
-            SteeringModule,
-            PromptDataModule,
-            trainer_defaults=TRAINER_DEFAULTS,
-            save_config_callback=None,
-            auto_configure_optimizers=False,
-            parser_kwargs={
-                "prog": "steer-lightning",
-                **strict,
-                **dict.fromkeys(SteeringCLI.subcommands(), strict),
-            },
-        )
-    except ArgumentError as error:
-        raise explain(str(error), SteeringCLI.options) from error
+        with closing(RunInProgress()) as run_in_progress:
+            SteeringCLI(run_in_progress)
     finally:
         sys.argv = before
-        SteeringCLI.end_run()

@@ -1,4 +1,4 @@
-"""Turns jsonargparse's messages into one that names key, value, rule and remedy."""
+"""Turns messages of jsonargparse into errors that name key, value, rule and remedy."""
 
 from __future__ import annotations
 
@@ -30,12 +30,21 @@ def explain(message: str, options: Sequence[str]) -> ConfigError:
     return ConfigError(key, UNKNOWN, rule=" ".join(message.split()))
 
 
-def explain_refusal(message: str) -> ConfigError:
-    """What a plug-in's own `__init__` refused, found in a message of jsonargparse.
+def explain_refusal(error: Exception) -> ConfigError:
+    """Finds in an error of jsonargparse what a plug-in's own `__init__` refused.
 
     Args:
-        message: The message, which lists every type that was tried.
+        error: The error, whose message lists every type that was tried.
+
+    Returns:
+        The ConfigError that jsonargparse has wrapped, or a new one from what its message says.
     """
+    link: BaseException | None = error
+    while link is not None:
+        if isinstance(link, ConfigError):
+            return link
+        link = link.__cause__ or link.__context__
+    message = str(error)
     classes = re.findall(r"class_path='?\"?([\w.]+)", message)
     specific = _specific(message)
     return ConfigError(
@@ -57,7 +66,7 @@ GENERIC = (
 
 
 def _specific(message: str) -> str:
-    """The first of the listed errors that says more than that a type was not matched."""
+    """Returns the first listed error that says more than that a type was not matched."""
     lines = [line.strip() for line in message.splitlines()]
     told = [line.removeprefix("- ") for line in lines if line]
     body = told[told.index("Errors:") + 1 :] if "Errors:" in told else told

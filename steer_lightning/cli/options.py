@@ -24,7 +24,7 @@ def read_options(
     positional: str | None = None,
     also: Callable[[ArgumentParser], None] | None = None,
 ) -> dict[str, Any]:
-    """Arguments for a class or function, from options and YAML files.
+    """Reads the arguments of a class or function from options and YAML files.
 
     Args:
         words: What follows the command. `--help` prints and exits.
@@ -35,7 +35,7 @@ def read_options(
         also: Adds further options to the parser.
 
     Returns:
-        Its arguments, and the further ones, classes among them made.
+        The arguments and the further options, by name, with the objects that they describe.
 
     Raises:
         ConfigError: For any mistake, in one message.
@@ -63,16 +63,18 @@ def read_options(
     except ConfigError:
         raise
     except (ValueError, TypeError, ImportError) as error:
-        link: BaseException | None = error
-        while link is not None and not isinstance(link, ConfigError):
-            link = link.__cause__ or link.__context__
-        raise (link or explain_refusal(str(error))) from error
+        raise explain_refusal(error) from error
     return {key: value for key, value in vars(made).items() if key != "config"}
 
 
 @dataclass(frozen=True)
 class _ListOption:
-    """An option whose value may be a list."""
+    """An option whose value may be a list.
+
+    Attributes:
+        of_text: Whether the items of the list are texts.
+        nothing_else: Whether the value can be nothing but a list, or null.
+    """
 
     of_text: bool
     nothing_else: bool
@@ -91,7 +93,7 @@ def _lists(parser: ArgumentParser) -> dict[str, _ListOption]:
 
 
 def _joined(words: Sequence[str], lists: Mapping[str, _ListOption]) -> list[str]:
-    """`--vectors a b` is a list of two; jsonargparse wants it in brackets."""
+    """Puts `--vectors a b`, a list of two, in brackets, as jsonargparse wants it."""
     found: list[str] = []
     rest = list(words)
     while rest:
@@ -108,13 +110,13 @@ def _joined(words: Sequence[str], lists: Mapping[str, _ListOption]) -> list[str]
 
 
 def _with_underscores(word: str) -> str:
-    """`--merge-from` is `--merge_from`: an option has the name of its parameter."""
+    """Turns `--merge-from` into `--merge_from`: an option has the name of its parameter."""
     name, equals, value = word.partition("=")
     return name[:2] + name[2:].replace("-", "_") + equals + value if name[:2] == "--" else word
 
 
 def _switches(parser: ArgumentParser) -> set[str]:
-    """Options that are true or false."""
+    """Returns the options that are true or false."""
     return {
         name
         for action in parser._actions
@@ -124,7 +126,7 @@ def _switches(parser: ArgumentParser) -> set[str]:
 
 
 def _switched_on(words: Sequence[str], switches: set[str]) -> list[str]:
-    """`--overwrite` alone means true; jsonargparse wants the value."""
+    """Turns `--overwrite` alone into `--overwrite=true`: jsonargparse wants the value."""
     following = [*words[1:], ""]
     return [
         f"{word}=true" if word in switches and after not in ("true", "false") else word
@@ -133,7 +135,7 @@ def _switched_on(words: Sequence[str], switches: set[str]) -> list[str]:
 
 
 def _named(words: Sequence[str], positional: str) -> list[str]:
-    """The first word that is no option, nor an option's value, gets the name of its own."""
+    """Names the first word that is no option, nor the value of one, by the positional option."""
     before = ["", *words]
     for k, word in enumerate(words):
         is_value = before[k].startswith("--") and "=" not in before[k]

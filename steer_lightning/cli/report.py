@@ -1,4 +1,4 @@
-"""`report`: a run's folder as one HTML file that opens from disk."""
+"""The command `report`: makes one HTML file from a run's folder."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from pathlib import Path
 
 from steer_lightning.cli.options import read_options
 from steer_lightning.results.report import write_report
-from steer_lightning.results.report.files import is_run
-from steer_lightning.system.run_files import run_folders
+from steer_lightning.system.run_files import find_runs
 
 
 def report(
@@ -34,22 +33,17 @@ def report(
     Raises:
         ConfigError: If there is no run, one of its files is damaged, or the output exists.
     """
+    runs = find_runs(Path(run))
+    folder = runs[0] if runs else Path(run)  # without a run in it, `write_report` says so
+    if folder != Path(run):
+        print(f"{folder} is the newest of {len(runs)} runs in {run}")
     return write_report(
-        _newest(Path(run)),
+        folder,
         None if output is None else Path(output),
         overwrite=overwrite,
         num_steps=num_steps,
         num_prompts=num_prompts,
     )
-
-
-def _newest(folder: Path) -> Path:
-    """The folder itself if it is a run's, else the newest of the runs in it."""
-    runs = [path for path in run_folders(folder) if is_run(path)] if folder.is_dir() else []
-    if is_run(folder) or not runs:
-        return folder
-    print(f"{runs[0]} is the newest of {len(runs)} runs in {folder}")
-    return runs[0]
 
 
 def run(words: Sequence[str]) -> None:

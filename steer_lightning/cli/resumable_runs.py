@@ -1,81 +1,143 @@
-"""Runs that go on: checkpoints, settings and locks in their folders."""
+"""Finds the checkpoint that a run goes on from, and keeps the folder of the present run."""
 
 from __future__ import annotations
 
 import logging
 import os
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from steer_lightning.callbacks.checkpoint_file import (
-    LAST,
-    PREVIOUS,
-    DamagedCheckpointError,
-    load_checkpoint,
-)
+from steer_lightning.callbacks.checkpoint_file import DamagedCheckpointError, load_checkpoint
 from steer_lightning.errors import UNKNOWN, ConfigError
-from steer_lightning.system.run_files import run_folders
+from steer_lightning.system.plain_settings import check_same
+from steer_lightning.system.run_files import (
+    CONFIG,
+    SUMMARY,
+    checkpoint_files,
+    is_locked,
+    lock,
+    new_run_folder,
+    run_folders,
+    run_of_checkpoint,
+)
 from steer_lightning.system.whole_files import write_bytes
 from steer_lightning.system.yaml_size import check_yaml_size
 from steer_lightning.training.resume import KEY
 
-if sys.platform != "win32":
-    import fcntl
-
 log = logging.getLogger(__name__)
-
-CONFIG, FOLDER = "config.yaml", "checkpoints"
-"""In a run's folder."""
 
 SETTINGS = (
     *("advantage", "dtype", "dynamic_sampling", "gradient_clip", "kl_in_reward", "loss"),
     *("mask_overlong", "optimizer", "rewards", "sampling", "schedule", "steering", "updates"),
 )
-"""Parts of `model` that a run goes on with as they were; checkpoints know of base and data."""
+"""The parts of `model` that must stay as they were; checkpoints themselves know base and data."""
 
 
 def is_first_process() -> bool:
-    """Whether this process is the first one of the run, before the processes are connected.
+    """Tells whether this process is the first one of the run, before they are connected.
 
-    By the variables of torchrun, SLURM and Lightning's own launcher.
+    The answer comes from the variables of torchrun, SLURM and Lightning's own launcher.
     """
     names = ("RANK", "LOCAL_RANK", "GROUP_RANK", "NODE_RANK", "SLURM_PROCID")
     return all(os.environ.get(name, "0") == "0" for name in names)
 
 
-def begin(folder: Path, config_text: str, checkpoint: str | None) -> None:
-    """Leaves in a new run's folder what it begins with.
+class RunInProgress:
+    """The folder of the run that one command does, for as long as the command lasts.
+
+    `begin` makes the folder and locks it, once the configuration is known. `close` is called at the
+    end of the command, whether it has begun a run or not.
+
+    Attributes:
+        folder: The folder; None before `begin`.
+    """
+
+    def __init__(self) -> None:
+        self.folder: Path | None = None
+        self._given: set[Path] = set()
+        self._lock: int | None = None
+
+    def begin(self, root: Path, config_text: str, checkpoint: str | None) -> None:
+        """Makes a new folder, and leaves in it what the run begins with.
+
+        Args:
+            root: The folder of all runs.
+            config_text: The resolved configuration, for `config.yaml`.
+            checkpoint: The checkpoint that the run goes on from; a copy takes the place of the one
+                before its first.
+
+        Raises:
+            ConfigError: If there can be no such folder.
+        """
+        self.folder = new_run_folder(root)
+        self._lock = lock(self.folder)
+        _, previous = checkpoint_files(self.folder)
+        self._given = {self.folder / CONFIG, previous}
+        write_bytes(self.folder / CONFIG, config_text.encode())
+        if checkpoint is not None:
+            write_bytes(previous, Path(checkpoint).read_bytes())
+
+    def close(self) -> None:
+        """Gives the folder free, and deletes it if the run has added nothing to it."""
+        if self._lock is not None:
+            os.close(self._lock)
+        if self.folder is None:
+            return
+        if all(path in self._given for path in self.folder.rglob("*") if not path.is_dir()):
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def checkpoint_to_fit(asked: str | None, root: Path, config_text: str) -> Path | None:
+    """Finds the checkpoint that `fit` goes on from.
 
     Args:
-        folder: Of the run.
-        config_text: The resolved configuration, for `config.yaml`.
-        checkpoint: That it goes on from; a copy takes the place of the one before its first.
+        asked: What `ckpt_path` says; null takes an interrupted run of the same settings, and `new`
+            none at all. See `find_checkpoint` for the rest.
+        root: The folder of all runs.
+        config_text: The resolved configuration.
+
+    Returns:
+        None for a new run.
+
+    Raises:
+        ConfigError: If there is no such checkpoint, or it belongs to a run of other settings.
     """
-    write_bytes(folder / CONFIG, config_text.encode())
-    if checkpoint is not None:
-        write_bytes(folder / FOLDER / PREVIOUS, Path(checkpoint).read_bytes())
+    if asked == "new":
+        return None
+    if asked is not None:
+        found = find_checkpoint(asked, root, config_text)
+        if found is not None:
+            check_same_settings(found, config_text)
+        return found
+    folder = unfinished_run(root, config_text)
+    return None if folder is None else whole_checkpoint(folder)
 
 
-def drop_if_unused(folder: Path | None) -> None:
-    """Deletes the folder of a run that never got as far as adding something to it."""
-    if folder is None:
-        return
-    given = {folder / CONFIG, folder / FOLDER / PREVIOUS}
-    if all(path in given for path in folder.rglob("*") if not path.is_dir()):
-        shutil.rmtree(folder, ignore_errors=True)
+def checkpoint_to_measure(asked: str | None, root: Path) -> Path | None:
+    """Finds the checkpoint that `validate` and `test` load; without one they load none.
+
+    Raises:
+        ConfigError: If there is no such checkpoint.
+    """
+    if asked in (None, "new"):
+        return None
+    found = find_checkpoint(str(asked), root)
+    if found is None:
+        rule = f"there is no checkpoint under trainer.default_root_dir = {root}"
+        raise ConfigError("ckpt_path", asked, rule=rule)
+    return found
 
 
 def find_checkpoint(checkpoint: str, root: Path, config_text: str = "") -> Path | None:
-    """The checkpoint to go on from.
+    """Finds the checkpoint that is asked for.
 
     Args:
         checkpoint: A file, or `last` for the newest run under `root` that has one and is not under
             way; those of the same settings come first.
-        root: Of the runs.
+        root: The folder of all runs.
         config_text: The resolved configuration.
 
     Returns:
@@ -103,14 +165,15 @@ def find_checkpoint(checkpoint: str, root: Path, config_text: str = "") -> Path 
 
 
 def unfinished_run(root: Path, config_text: str) -> Path | None:
-    """The newest run of a configuration, if it was interrupted.
+    """Finds the newest run of a configuration, if it was interrupted.
 
     Args:
-        root: Of the runs.
-        config_text: Resolved, as in a run's `config.yaml`.
+        root: The folder of all runs.
+        config_text: The resolved configuration, as a run's `config.yaml` holds it.
 
     Returns:
-        Its folder; None if there is none, it has ended, or, with a warning, is still under way.
+        The run's folder; None if there is none, it has ended, or, with a warning, is still under
+        way.
     """
     for folder in run_folders(root):
         if not _has_config(folder, config_text):
@@ -118,7 +181,7 @@ def unfinished_run(root: Path, config_text: str) -> Path | None:
         if is_locked(folder):
             log.warning("%s, of the same settings, is under way: this is a new run", folder)
             return None
-        if (folder / "summary.json").exists():
+        if (folder / SUMMARY).exists():
             return None
         if has_checkpoint(folder):
             return folder
@@ -126,7 +189,7 @@ def unfinished_run(root: Path, config_text: str) -> Path | None:
 
 
 def _has_config(folder: Path, config_text: str) -> bool:
-    """Whether a run has this resolved configuration, wherever it went on from."""
+    """Tells whether a run has this resolved configuration, wherever it went on from."""
     path = folder / CONFIG
     if not path.is_file():
         return False
@@ -138,17 +201,17 @@ def _settings(config_text: str) -> list[str]:
 
 
 def check_same_settings(checkpoint: Path, config_text: str) -> None:
-    """Compares what a run optimises, and how, with the run that a checkpoint is of.
+    """Compares what a run optimises, and how, with the run that a checkpoint belongs to.
 
     Args:
-        checkpoint: In a run's folder; one that lies elsewhere is not compared.
+        checkpoint: A file in a run's folder; one that lies elsewhere is not compared.
         config_text: The resolved configuration.
 
     Raises:
         ConfigError: With both values of the first setting that differs, or if the run's
             configuration is damaged.
     """
-    path = checkpoint.absolute().parents[1] / CONFIG
+    path = run_of_checkpoint(checkpoint) / CONFIG
     if not path.is_file():
         return
     try:
@@ -156,20 +219,17 @@ def check_same_settings(checkpoint: Path, config_text: str) -> None:
     except (yaml.YAMLError, ValueError) as error:
         raise _no_checkpoint(path, f"can't be read ({error})") from error
     now = _flat(config_text)
-    for key in sorted(saved.keys() | now.keys()):
-        if saved.get(key) != now.get(key):
-            raise ConfigError(
-                key,
-                now.get(key),
-                rule=f"the run of {checkpoint} had {saved.get(key)!r}",
-                why="It would not be the same run",
-                fix="Set it as it was; or start anew from the vectors alone by "
-                "model.steering.init_from",
-            )
+    check_same(
+        saved,
+        {key: now.get(key) for key in sorted(saved.keys() | now.keys())},
+        told=f"the run of {checkpoint} had",
+        why="It would not be the same run",
+        fix="Set it as it was; or start anew from the vectors alone by model.steering.init_from",
+    )
 
 
 def _flat(config_text: str) -> dict[str, Any]:
-    """The settings that must not change, by dotted key."""
+    """Returns the settings that must not change, by dotted key."""
     found: dict[str, Any] = {}
 
     def walk(key: str, value: Any) -> None:
@@ -191,14 +251,13 @@ def _flat(config_text: str) -> dict[str, Any]:
 
 
 def whole_checkpoint(folder: Path) -> Path:
-    """A run's `last.ckpt`, or, with a warning, the one before it if that is damaged.
+    """Finds a run's `last.ckpt`, or, with a warning, the one before if that is damaged.
 
     Raises:
         ConfigError: If both are damaged.
     """
     damage: list[str] = []
-    for name in (LAST, PREVIOUS):
-        path = folder / FOLDER / name
+    for path in checkpoint_files(folder):
         if not path.exists():  # killed between two renames
             continue
         try:
@@ -228,36 +287,5 @@ def _no_checkpoint(path: Path, rule: str) -> ConfigError:
 
 
 def has_checkpoint(folder: Path) -> bool:
-    """Whether a run has come as far as its first checkpoint."""
-    return any((folder / FOLDER / name).is_file() for name in (LAST, PREVIOUS))
-
-
-def lock(folder: Path) -> int:
-    """Marks a run as under way, for as long as this process lives; keep the descriptor."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    _take_lock(descriptor)
-    return descriptor
-
-
-def is_locked(folder: Path) -> bool:
-    """Whether a run is under way."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    free = _take_lock(descriptor)
-    os.close(descriptor)
-    return not free
-
-
-def _take_lock(descriptor: int) -> bool:
-    if sys.platform == "win32":
-        return True
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        log.warning(
-            "this file system has no locks (%s): a second start of the same command would go on "
-            "from a run that is still under way",
-            error,
-        )
-    return True
+    """Tells whether a run has come as far as its first checkpoint."""
+    return any(path.is_file() for path in checkpoint_files(folder))

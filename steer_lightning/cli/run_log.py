@@ -1,4 +1,4 @@
-"""`metrics.csv` of a run."""
+"""The CSV log of a run's metrics."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ log = logging.getLogger(__name__)
 
 
 class RunLog(CSVLogger):
-    """A CSV log that outlives the removal of its folder: what was trained is worth more.
+    """Writes `metrics.csv`, and goes on if the run's folder is removed: training is worth more.
 
     Args:
-        folder: Of the run; the file is written after every line.
+        folder: The folder of the run; the file is written after every line.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""`vectors`: arithmetic on files of vectors, and the hub."""
+"""The command `vectors`: shows files of vectors, calculates with them, and uploads them."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def run(words: Sequence[str]) -> None:
 
 
 def help_text() -> str:
-    """What `steer-lightning vectors --help` prints."""
+    """Returns what `steer-lightning vectors --help` prints."""
     width = max(map(len, VERBS))
     lines = [
         f"  {verb:<{width}}  {str(act.__doc__).splitlines()[0]}" for verb, act in VERBS.items()
@@ -65,7 +65,7 @@ def _summary(act: Callable[..., None]) -> str:
 
 
 def _files(words: Sequence[str]) -> list[str]:
-    """The words before the first option."""
+    """Returns the words before the first option."""
     first = next((k for k, word in enumerate(words) if word.startswith("-")), len(words))
     return list(words[:first])
 
@@ -148,7 +148,7 @@ def transplant(
         files: One file of vectors.
         base: Hub id, local folder or `quickstart`; only its configuration is read.
         output: The file to write.
-        revision: Of the base, on the hub.
+        revision: The base's branch, tag or commit on the hub.
         overwrite: Replaces a file that is there.
     """
     from steer_lightning.results.export.base import Base
@@ -187,11 +187,11 @@ VERBS: dict[str, Callable[..., None]] = {
 
 
 def describe(path: str, vectors: SteeringVectors) -> str:
-    """A file's vectors as a table: a line for each layer.
+    """Shows the vectors of a file as a table with one line for each layer.
 
     Args:
-        path: Of the file.
-        vectors: What it holds.
+        path: The file's path, for the title.
+        vectors: The vectors that the file holds.
     """
     facts = vectors.metadata
     plain = vectors.vectors.detach()

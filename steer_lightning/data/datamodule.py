@@ -17,7 +17,7 @@ from steer_lightning.data.order import PromptOrder, Shuffled
 from steer_lightning.data.prompts import make_prompts, tell_of_overlap
 from steer_lightning.data.templates import ChatTemplate, Template, check_template
 from steer_lightning.errors import ConfigError
-from steer_lightning.system.plain_settings import describe
+from steer_lightning.system.plain_settings import check_same, describe
 from steer_lightning.system.printable import one_line
 from steer_lightning.types import Prompt, Source
 
@@ -188,17 +188,14 @@ class PromptDataModule(L.LightningDataModule):
         """
         if "train" not in self.prompts:  # `validate` and `test` read none of it
             return
-        saved, now = state_dict["facts"], self.facts
-        for key, value in now.items():
-            if saved[key] != value:
-                raise ConfigError(
-                    key,
-                    value,
-                    rule=f"the checkpoint was made with {saved[key]!r}",
-                    why="It stands in the middle of an order that is not this one",
-                    fix="Set data as it was; or start anew from the vectors alone by "
-                    "model.steering.init_from",
-                )
+        check_same(
+            state_dict["facts"],
+            self.facts,
+            told="the checkpoint was made with",
+            why="It stands in the middle of an order that is not this one",
+            fix="Set data as it was; or start anew from the vectors alone by "
+            "model.steering.init_from",
+        )
         self._cursor = state_dict["cursor"]
 
     @cached_property

@@ -52,6 +52,7 @@ from steer_lightning.rewards import (
 from steer_lightning.rollout import DecodeEngine, RolloutEngine, Sampling, completions_of
 from steer_lightning.steering import find_result
 from steer_lightning.system.collectives import gather_objects, rank, world_size
+from steer_lightning.system.run_files import EVALUATION
 from steer_lightning.types import Prompt, Source
 
 log = logging.getLogger(__name__)
@@ -169,7 +170,7 @@ class Evaluation:
 
     def _default_output(self) -> Path:
         folder = find_result(self.paths[0]).parent if self.paths else Path()
-        return folder / "evaluation"
+        return folder / EVALUATION
 
     def run(self) -> dict[str, Any]:
         """Runs the evaluation, or continues an interrupted one.

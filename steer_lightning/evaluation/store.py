@@ -13,6 +13,12 @@ import pyarrow.parquet as pq
 
 from steer_lightning.errors import ConfigError
 from steer_lightning.system.printable import valid_unicode
+from steer_lightning.system.run_files import (
+    COMPLETIONS,
+    EVALUATION_PARTS,
+    EVALUATION_SETTINGS,
+    RESULTS,
+)
 from steer_lightning.system.whole_files import written_aside
 from steer_lightning.types import Completion
 
@@ -81,10 +87,10 @@ class Store:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.completions = folder / "completions.parquet"
-        self.results = folder / "results.json"
-        self._parts = folder / "parts"
-        self._settings = folder / "settings.json"
+        self.completions = folder / COMPLETIONS
+        self.results = folder / RESULTS
+        self._parts = folder / EVALUATION_PARTS
+        self._settings = folder / EVALUATION_SETTINGS
 
     def open(self, settings: Mapping[str, Any], overwrite: bool) -> None:
         """Begins an evaluation, or continues one with the same settings.

@@ -1,4 +1,4 @@
-"""The model card of a run: what was trained, on what, how, and what came out of it."""
+"""Writes the model card of a run: what was trained, on what, how, and with which result."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from steer_lightning.errors import ConfigError
 from steer_lightning.model.hub import QUICKSTART
 from steer_lightning.steering import SteeringVectors, load_vectors
-
-SUMMARY, CONFIG, EVALUATION = "summary.json", "config.yaml", "evaluation/results.json"
+from steer_lightning.system.run_files import CONFIG, EVALUATION, RESULTS, SUMMARY
 
 HUB_DATA = {
     "GSM8K": "openai/gsm8k",
@@ -35,7 +34,7 @@ SETTINGS = (
 
 
 def read_run(folder: Path) -> tuple[SteeringVectors, dict[str, Any], dict[str, Any]]:
-    """Vectors, summary and configuration of a run; the last two are empty where they are missing.
+    """Reads vectors, summary and configuration of a run; a missing one of the last two is empty.
 
     Raises:
         ConfigError: If there are no vectors, or a file is damaged.
@@ -52,11 +51,11 @@ def read_run(folder: Path) -> tuple[SteeringVectors, dict[str, Any], dict[str, A
 
 
 def model_card(folder: Path, repo_id: str) -> ModelCard:
-    """The card of a run.
+    """Makes the card of a run.
 
     Args:
-        folder: The run's.
-        repo_id: Where it goes, USER/NAME.
+        folder: The run's folder.
+        repo_id: The repository that the card is for, USER/NAME.
 
     Raises:
         ConfigError: If the folder is no run's, or a file is damaged.
@@ -77,7 +76,7 @@ def model_card(folder: Path, repo_id: str) -> ModelCard:
 
 
 def is_hub_id(base: str) -> bool:
-    """Whether a base is named as on the hub, so that others can find it."""
+    """Tells whether a base is named as on the hub, so that others can find it."""
     return bool(re.fullmatch(r"[\w.-]+/[\w.-]+", base)) and not (
         base.startswith(".") or Path(base).is_dir()
     )
@@ -136,7 +135,7 @@ def _figures(summary: dict[str, Any], folder: Path) -> Iterator[str]:
         )
     rows = [
         [row["benchmark"], row["arm"], row["metric"], _interval(row)]
-        for row in _read(folder / EVALUATION).get("rows", [])
+        for row in _read(folder / EVALUATION / RESULTS).get("rows", [])
         if row["metric"] != "length"
     ]
     if rows:
@@ -220,12 +219,12 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _cell(text: str) -> str:
-    """Text that can't leave its cell."""
+    """Makes a text that can't leave its cell."""
     return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """A JSON or YAML file; empty where it is missing."""
+    """Reads a JSON or YAML file; a missing one counts as empty."""
     if not path.is_file():
         return {}
     try:

@@ -1,4 +1,4 @@
-"""Vectors to the hub with a model card, and back."""
+"""Uploads vectors to the hub with a model card, and loads them from there."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError
 
 from steer_lightning.errors import ConfigError
-from steer_lightning.results.model_card import CONFIG, SUMMARY, model_card
+from steer_lightning.results.model_card import model_card
 from steer_lightning.steering import SteeringVectors, load_vectors
 from steer_lightning.system.hub_answers import ENDPOINT, check_hub_answers
+from steer_lightning.system.run_files import CONFIG, REWARD_CURVE, SUMMARY
 
-FILES = (SteeringVectors.file_name, SUMMARY, CONFIG, "reward_curve.png")
-"""What is uploaded of a run, where it is there; completions stay here."""
+FILES = (SteeringVectors.file_name, SUMMARY, CONFIG, REWARD_CURVE)
+"""The files of a run that are uploaded, where they exist; completions stay here."""
 
 HUB_ERRORS = (OSError, ValueError, cast("type[Exception]", HfHubHTTPError.__bases__[0]))
-"""What the hub's client raises; the last one is of the HTTP library that it happens to use."""
+"""What the hub's client raises; the last one comes from the HTTP library that it happens to use."""
 
 
 def push_to_hub(

@@ -1,8 +1,11 @@
-"""The settings of a plug-in as plain values, by which runs can be compared."""
+"""Describes the settings of plug-ins as plain values, and compares those of two runs."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
+
+from steer_lightning.errors import ConfigError
 
 PLAIN = (bool, int, float, str, type(None))
 DEPTH = 4
@@ -33,3 +36,31 @@ def describe(value: Any, depth: int = DEPTH) -> Any:
         return type(value).__name__
     attributes = {key: describe(item, depth - 1) for key, item in public.items()}
     return {"class": type(value).__name__, **attributes}
+
+
+def check_same(
+    saved: Mapping[str, Any], now: Mapping[str, Any], *, told: str, why: str, fix: str
+) -> None:
+    """Raises a ConfigError for the first setting that differs, with both of its values.
+
+    A tuple equals a list of the same items: checkpoints and YAML keep one, Python has the other.
+
+    Args:
+        saved: Settings of the other side, by configuration key; a key that it lacks counts as None.
+        now: Settings of this side; its keys are compared, in their order.
+        told: What comes before the other side's value, such as `the checkpoint was made with`.
+        why: Why the two must be the same.
+        fix: What to do about it.
+    """
+    for key, value in now.items():
+        if _comparable(saved.get(key)) != _comparable(value):
+            raise ConfigError(key, value, rule=f"{told} {saved.get(key)!r}", why=why, fix=fix)
+
+
+def _comparable(value: Any) -> Any:
+    """The value with each tuple in it as a list."""
+    if isinstance(value, Mapping):
+        return {key: _comparable(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_comparable(item) for item in value]
+    return value

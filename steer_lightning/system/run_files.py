@@ -1,11 +1,163 @@
-"""The folders of runs: `root/run-1`, `root/run-2`, ..."""
+"""The map of a run's folder: the name of every file in it, and how runs are numbered and locked.
+
+    runs/                                 RUNS, or `trainer.default_root_dir`
+      run-1/                              a run; one that goes on from it has the folder run-2
+        config.yaml                       CONFIG
+        metrics.csv                       METRICS
+        rollouts/step_000001.parquet      ROLLOUT_PARTS, during the run
+        rollouts.parquet                  ROLLOUTS, at its end
+        skipped/step_000001.pt            SKIPPED
+        steering_vectors.safetensors      `file_name` of what is trained; other kinds, other names
+        vectors/step_000010.safetensors   EVERY_VECTORS
+        lens.jsonl                        LENS_LINES
+        lens.json                         LENS
+        checkpoints/last.ckpt             CHECKPOINTS, LAST_CHECKPOINT
+        checkpoints/previous.ckpt         CHECKPOINTS, PREVIOUS_CHECKPOINT
+        summary.json                      SUMMARY
+        reward_curve.png                  REWARD_CURVE
+        report.html                       REPORT
+        lens/                             LENS_FOLDER, from the command `lens`
+          lens.json                       LENS
+          lens.png                        LENS_PICTURE
+          between.json                    BETWEEN
+          between.png                     BETWEEN_PICTURE
+        evaluation/                       EVALUATION, from the command `evaluate`
+          settings.json                   EVALUATION_SETTINGS
+          parts/                          EVALUATION_PARTS
+          completions.parquet             COMPLETIONS
+          results.json                    RESULTS
+          comparison.png                  COMPARISON
+      difference/                         DIFFERENCE, from the command `difference`
+        steering_vectors.safetensors      `file_name` of SteeringVectors
+        difference.json                   DIFFERENCE_NUMBERS
+
+Whoever writes or reads one of these files takes its name from here.
+"""
 
 from __future__ import annotations
 
+import logging
+import os
 import re
+import sys
 from pathlib import Path
 
 from steer_lightning.errors import ConfigError
+
+if sys.platform != "win32":
+    import fcntl
+
+log = logging.getLogger(__name__)
+
+RUNS = "runs"
+"""The folder of all runs, where a configuration names no other."""
+
+CONFIG = "config.yaml"
+"""The resolved configuration of the run, written before anything else."""
+
+METRICS = "metrics.csv"
+"""One line of metrics for each logged step; Lightning's CSV log gives the file this name."""
+
+ROLLOUT_PARTS = "rollouts"
+"""A folder with the completions of each step, one file for each step and process."""
+
+ROLLOUTS = "rollouts.parquet"
+"""All completions of a run that has ended, joined from `ROLLOUT_PARTS`."""
+
+SKIPPED = "skipped"
+"""A folder with the batches whose update was skipped, since its gradient was not finite."""
+
+EVERY_VECTORS = "vectors"
+"""A folder with the vectors of earlier steps, where `VectorCheckpoint` keeps them all."""
+
+LENS_LINES = "lens.jsonl"
+"""What the lens sees during training, one line for each look."""
+
+LENS = "lens.json"
+"""All that the lens shows of the vectors of one file, or of the final vectors of a run."""
+
+CHECKPOINTS = "checkpoints"
+"""A folder with the states that a run goes on from."""
+
+LAST_CHECKPOINT = "last.ckpt"
+"""The newest state of the run."""
+
+PREVIOUS_CHECKPOINT = "previous.ckpt"
+"""The state before the newest one: one of the two is whole, whenever the run is killed."""
+
+SUMMARY = "summary.json"
+"""What came out of the run; a run without it has not ended."""
+
+REWARD_CURVE = "reward_curve.png"
+"""The reward and the accuracies over the steps, as a picture."""
+
+REPORT = "report.html"
+"""The page about the run."""
+
+LENS_FOLDER = "lens"
+"""The folder of the command `lens`, beside the vectors that it looks at."""
+
+LENS_PICTURE = "lens.png"
+"""The content of `LENS` as a picture."""
+
+BETWEEN = "between.json"
+"""Cosines between the vectors of several files."""
+
+BETWEEN_PICTURE = "between.png"
+"""The content of `BETWEEN` as a picture."""
+
+EVALUATION = "evaluation"
+"""The folder of the command `evaluate`, beside the vectors that it evaluates."""
+
+EVALUATION_SETTINGS = "settings.json"
+"""Everything that the completions and verdicts of an evaluation depend on."""
+
+EVALUATION_PARTS = "parts"
+"""A folder with the finished batches of an evaluation that has not ended."""
+
+COMPLETIONS = "completions.parquet"
+"""All completions of an evaluation, with their verdicts."""
+
+RESULTS = "results.json"
+"""The figures of an evaluation, one row for each benchmark, arm and metric."""
+
+COMPARISON = "comparison.png"
+"""The figures of an evaluation as a picture."""
+
+DIFFERENCE = "difference"
+"""The folder of the command `difference`, beside the runs."""
+
+DIFFERENCE_NUMBERS = "difference.json"
+"""The numbers of a difference of means, and how each scale did."""
+
+SIGNS = (METRICS, SUMMARY, ROLLOUTS, ROLLOUT_PARTS, LENS)
+"""Files that only runs write: a folder with any of them is the folder of a run."""
+
+
+def step_name(step: int) -> str:
+    """Returns how the name of a file begins that belongs to one step."""
+    return f"step_{step:06d}"
+
+
+def rollout_parts(folder: Path) -> list[Path]:
+    """Lists the files of a folder `ROLLOUT_PARTS` in the order of their steps."""
+    return sorted(folder.glob("step_*.parquet"))
+
+
+def checkpoint_files(run: Path) -> tuple[Path, Path]:
+    """Returns where a run keeps its newest checkpoint and the one before; both may be missing."""
+    folder = run / CHECKPOINTS
+    return folder / LAST_CHECKPOINT, folder / PREVIOUS_CHECKPOINT
+
+
+def run_of_checkpoint(checkpoint: Path) -> Path:
+    """Returns the folder of the run that wrote a checkpoint, unless the file has been moved."""
+    return checkpoint.absolute().parents[1]
+
+
+def is_run(folder: Path) -> bool:
+    """Tells whether a folder is the folder of a run."""
+    return any((folder / name).exists() for name in SIGNS)
 
 
 def new_run_folder(root: Path) -> Path:
@@ -39,7 +191,47 @@ def run_folders(root: Path) -> list[Path]:
     return sorted(root.glob("run-*"), key=run_number, reverse=True)
 
 
+def find_runs(folder: Path) -> list[Path]:
+    """Returns the folder itself if it is a run's, else the runs in it, the newest first."""
+    return [folder] if is_run(folder) else [run for run in run_folders(folder) if is_run(run)]
+
+
 def run_number(path: Path) -> int:
     """Returns N of a folder `run-N`, or 0 for any other name."""
     match = re.fullmatch(r"run-(\d+)", path.name)
     return int(match[1]) if match else 0
+
+
+def lock(run: Path) -> int:
+    """Marks a run as under way.
+
+    Returns:
+        A descriptor; closing it, or the end of this process, takes the mark away.
+    """
+    descriptor = os.open(run, os.O_RDONLY)
+    _take_lock(descriptor)
+    return descriptor
+
+
+def is_locked(run: Path) -> bool:
+    """Tells whether a run is under way."""
+    descriptor = os.open(run, os.O_RDONLY)
+    free = _take_lock(descriptor)
+    os.close(descriptor)
+    return not free
+
+
+def _take_lock(descriptor: int) -> bool:
+    if sys.platform == "win32":
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        log.warning(
+            "this file system has no locks (%s): a second start of the same command would go on "
+            "from a run that is still under way",
+            error,
+        )
+    return True

@@ -1,4 +1,4 @@
-"""Settings that contradict each other, refused before a model is loaded."""
+"""Refuses settings that contradict each other, before a model is loaded."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from steer_lightning.rewards import LengthReward, reward_name
 from steer_lightning.rollout import Sampling
 from steer_lightning.strategy import STRATEGIES, SteeringStrategy
 from steer_lightning.system.collectives import gather_objects
+from steer_lightning.system.plain_settings import check_same
 from steer_lightning.training.sample import DynamicSampling
 from steer_lightning.training.update import OptimizerSteps
 
@@ -71,7 +72,7 @@ def _check_deterministic(trainer: L.Trainer) -> None:
 
 
 def num_steps_of(trainer: L.Trainer) -> int:
-    """How many steps a run takes; raises a ConfigError if nothing bounds it."""
+    """Returns how many steps a run takes; raises a ConfigError if nothing bounds it."""
     found = trainer.estimated_stepping_batches
     if found == float("inf"):
         raise ConfigError(
@@ -229,8 +230,8 @@ def check_updates(updates: OptimizerSteps, loss: Any) -> None:
     """Raises a ConfigError for a loss that does not go with the number of updates of a batch.
 
     Args:
-        updates: Of each batch of rollouts.
-        loss: May say by an attribute `uses_ratio` whether it serves for several.
+        updates: The updates that are made of each batch of rollouts.
+        loss: The loss, which may say by an attribute `uses_ratio` whether it serves for several.
     """
     uses_ratio = needs_of(loss).uses_ratio
     name = type(getattr(loss, "objective", loss)).__name__
@@ -281,16 +282,14 @@ def check_same_everywhere(facts: Mapping[str, Any]) -> None:
     """Raises a ConfigError if processes train different things.
 
     Args:
-        facts: Of this process, by configuration key.
+        facts: What this process trains, by configuration key.
     """
-    every = gather_objects(dict(facts))
-    for number, others in enumerate(every):
-        for key, value in every[0].items():
-            if others.get(key) != value:
-                raise ConfigError(
-                    key,
-                    value,
-                    rule=f"process {number} has {others.get(key)!r}",
-                    why="All processes must train the same vectors on the same data",
-                    fix="Bring the same files to every node",
-                )
+    first, *others = gather_objects(dict(facts))
+    for number, found in enumerate(others, 1):
+        check_same(
+            found,
+            first,
+            told=f"process {number} has",
+            why="All processes must train the same vectors on the same data",
+            fix="Bring the same files to every node",
+        )

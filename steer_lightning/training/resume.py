@@ -1,26 +1,34 @@
-"""What a checkpoint must have in common with the run that goes on from it."""
+"""What a checkpoint holds beside the vectors: the facts of its run, and the random states.
+
+The run that goes on from a checkpoint must have those facts, too. Rollouts and the data's order do
+not need the random states: they are seeded from (seed, step) and (seed, epoch). A user's reward or
+data source may draw from the global generators.
+"""
 
 from __future__ import annotations
 
+import random
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 
 from steer_lightning.errors import ConfigError
 from steer_lightning.model.policy import Policy
 from steer_lightning.rewards import RewardSum
 from steer_lightning.rollout import Sampling
-from steer_lightning.system.plain_settings import describe
+from steer_lightning.system.plain_settings import check_same, describe
+from steer_lightning.system.run_files import SUMMARY, run_of_checkpoint
 
 KEY = "steering_run"
 """Where a checkpoint keeps the facts of its run."""
 
 
 def policy_facts(policy: Policy) -> dict[str, Any]:
-    """What the numbers of a checkpoint belong to, by configuration key."""
+    """Returns what the numbers of a checkpoint belong to, by configuration key."""
     return {
         "model.base (checksum of its weights)": policy.checksum,
         "model.steering": type(policy.steering).__name__,
@@ -36,16 +44,16 @@ def training_facts(
     sampling: Sampling,
     **parts: object,
 ) -> dict[str, Any]:
-    """What a run optimises and how, by configuration key.
+    """Returns what a run optimises and how, by configuration key.
 
     The optimizer's settings are part of its state: a checkpoint would silently bring back its own.
 
     Args:
-        optimizer: Of the vectors.
-        gradient_clip: Which may have a state.
-        rewards: Of completions.
-        sampling: Of training completions.
-        parts: Others of `model`, by name.
+        optimizer: The optimizer of what is trained.
+        gradient_clip: The clip of the gradient, which may have a state.
+        rewards: The rewards of completions.
+        sampling: How training completions are sampled.
+        parts: Other parts of `model`, by name.
     """
     plain = (int, float, bool, str, tuple)
     settings = {k: v for k, v in optimizer.defaults.items() if isinstance(v, plain)}
@@ -60,41 +68,31 @@ def training_facts(
 
 
 def check_same_run(saved: dict[str, Any], now: dict[str, Any]) -> None:
-    """Raises a ConfigError that shows both sides if a checkpoint is of another run.
+    """Raises a ConfigError that shows both sides if a checkpoint belongs to another run.
 
     Args:
-        saved: Facts of the checkpoint.
-        now: Facts of this run.
+        saved: The facts that the checkpoint holds.
+        now: The facts of this run.
     """
-    for key, value in now.items():
-        if _comparable(saved.get(key)) != _comparable(value):
-            raise ConfigError(
-                key,
-                value,
-                rule=f"the checkpoint was made with {saved.get(key)!r}",
-                why="Its vectors and its optimizer's state mean something else here",
-                fix="Set it as it was; or start anew from the vectors alone by "
-                "model.steering.init_from",
-            )
-
-
-def _comparable(value: Any) -> Any:
-    """Tuples and lists mean the same."""
-    if isinstance(value, dict):
-        return {key: _comparable(item) for key, item in value.items()}
-    return list(value) if isinstance(value, tuple) else value
+    check_same(
+        saved,
+        now,
+        told="the checkpoint was made with",
+        why="Its vectors and its optimizer's state mean something else here",
+        fix="Set it as it was; or start anew from the vectors alone by model.steering.init_from",
+    )
 
 
 def check_not_finished(trainer: L.Trainer, checkpoint: dict[str, Any]) -> None:
-    """Raises a ConfigError if a checkpoint is of a run that has ended already.
+    """Raises a ConfigError if a checkpoint belongs to a run that has ended already.
 
-    One that was interrupted behind its last step, as in the last evaluation, may still go on.
+    A run that was interrupted behind its last step, as in the last evaluation, may still go on.
     """
     done = checkpoint["global_step"]
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
     cursor = checkpoint.get(type(data).__qualname__, {}).get("cursor")
     epochs = cursor["epoch"] if cursor else 0
-    ended = (Path(str(trainer.ckpt_path)).absolute().parents[1] / "summary.json").exists()
+    ended = (run_of_checkpoint(Path(str(trainer.ckpt_path))) / SUMMARY).exists()
     least = 0 if ended else 1  # steps or epochs beyond the bound that make it another run's
     if trainer.max_steps != -1 and done >= trainer.max_steps + least:
         raise ConfigError(
@@ -112,3 +110,34 @@ def check_not_finished(trainer: L.Trainer, checkpoint: dict[str, Any]) -> None:
             rule=f"the checkpoint has gone through the data {epochs} times already",
             fix=f"Set trainer.max_epochs above {epochs} to go on",
         )
+
+
+def get_random_states() -> dict[str, Any]:
+    """Returns the states of the generators of Python, NumPy and torch, all GPUs included.
+
+    They are of types that a checkpoint loads with `weights_only=True`.
+    """
+    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    return {
+        "python": random.getstate(),
+        "numpy": (
+            str(name),
+            [int(key) for key in keys],
+            int(position),
+            int(has_gauss),
+            float(cached),
+        ),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def set_random_states(states: dict[str, Any]) -> None:
+    """Restores what `get_random_states` returned; GPUs only where there are as many as then."""
+    version, internal, gauss = states["python"]
+    random.setstate((version, tuple(internal), gauss))
+    name, keys, position, has_gauss, cached = states["numpy"]
+    np.random.set_state((name, np.array(keys, dtype=np.uint32), position, has_gauss, cached))
+    torch.set_rng_state(states["torch"])
+    if states["cuda"] and len(states["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(states["cuda"])

@@ -18,8 +18,8 @@ from steer_lightning.results.report.texts import (
     shortened,
     within_budget,
 )
+from steer_lightning.system.run_files import COMPLETIONS
 
-FILE = "completions.parquet"
 SAMPLES = 2
 """Number of samples shown per problem and arm: the first ones show how the arms differ."""
 NEEDED = ("benchmark", "arm", "problem", "sample", "question", "answer", "completion", "verdict")
@@ -39,7 +39,7 @@ def read_answers(folder: Path, num_problems: int) -> dict[str, Any] | None:
     Raises:
         ConfigError: If the file is damaged.
     """
-    path = folder / FILE
+    path = folder / COMPLETIONS
     if not path.exists():
         return None
     piles: dict[str, dict[int, Group]] = {}

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from steer_lightning.system.run_files import COMPARISON, RESULTS
 from steer_lightning.system.whole_files import written_aside
 
 
@@ -23,7 +24,7 @@ def draw_comparison(folder: Path) -> Path:
     """
     from matplotlib.figure import Figure
 
-    rows = json.loads((folder / "results.json").read_text())["rows"]
+    rows = json.loads((folder / RESULTS).read_text())["rows"]
     rows = [row for row in rows if row["metric"].startswith("avg@") and row["value"] is not None]
     benchmarks = list(dict.fromkeys(row["benchmark"] for row in rows))
     arms = list(dict.fromkeys(row["arm"] for row in rows))
@@ -33,7 +34,7 @@ def draw_comparison(folder: Path) -> Path:
     for benchmark, axes in zip(benchmarks, panels[:, 0], strict=True):
         _panel(axes, [row for row in rows if row["benchmark"] == benchmark])
     panels[-1, 0].set_xlabel("accuracy, 95 % interval")
-    path = folder / "comparison.png"
+    path = folder / COMPARISON
     with written_aside(path) as aside:
         figure.savefig(aside, format="png")
     return path

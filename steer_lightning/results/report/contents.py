@@ -12,9 +12,6 @@ from typing import Any
 from steer_lightning.results.report.answers import read_answers
 from steer_lightning.results.report.damage import damaged
 from steer_lightning.results.report.files import (
-    CONFIG,
-    EVALUATION,
-    SUMMARY,
     Record,
     find_stages,
     read_lens,
@@ -25,8 +22,8 @@ from steer_lightning.results.report.files import (
     setting,
 )
 from steer_lightning.results.report.samples import evenly, read_training
-from steer_lightning.results.report.series import FILE as METRICS
 from steer_lightning.results.report.series import Series, as_curve, first_step, joined, read_series
+from steer_lightning.system.run_files import CONFIG, EVALUATION, METRICS, RESULTS, SUMMARY
 
 MOST_LOOKS = 200
 """Largest number of the lens's looks in the course of training that a page shows."""
@@ -131,7 +128,7 @@ def _figure(
 
 def _evaluation(folder: Path) -> list[Record] | None:
     """Reads the figures of `steer-lightning evaluate`, which lie beside the vectors."""
-    path = folder / EVALUATION / "results.json"
+    path = folder / EVALUATION / RESULTS
     found = read_record(path, {"rows": list})
     if found is None:
         return None

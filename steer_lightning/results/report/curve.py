@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from steer_lightning.results.report.series import SMOOTHING, read_series, trailing_mean
+from steer_lightning.system.run_files import REWARD_CURVE
 from steer_lightning.system.whole_files import written_aside
 
 
@@ -48,7 +49,7 @@ def draw_reward_curve(folder: Path) -> Path:
     axes.set_ylabel("reward, accuracy")
     axes.grid(alpha=0.3)
     axes.legend(loc="best", frameon=False)
-    path = folder / "reward_curve.png"
+    path = folder / REWARD_CURVE
     with written_aside(path) as aside:
         figure.savefig(aside, format="png")
     return path

@@ -11,22 +11,10 @@ import yaml
 
 from steer_lightning.errors import ConfigError
 from steer_lightning.results.report.damage import damaged
-from steer_lightning.results.report.series import FILE as METRICS
+from steer_lightning.system.run_files import CHECKPOINTS, CONFIG, LENS, LENS_FOLDER, LENS_LINES
 from steer_lightning.system.yaml_size import check_yaml_size
 
-CONFIG, SUMMARY = "config.yaml", "summary.json"
-LENS, LOOKS = "lens.json", "lens.jsonl"
-ROLLOUTS, PARTS = "rollouts.parquet", "rollouts"
-EVALUATION = "evaluation"
-SIGNS = (METRICS, SUMMARY, ROLLOUTS, PARTS, LENS)
-"""Files that only runs write: a folder with any of them is the folder of a run."""
-
 Record = dict[str, Any]
-
-
-def is_run(folder: Path) -> bool:
-    """Tells whether a folder is the folder of a run."""
-    return any((folder / name).exists() for name in SIGNS)
 
 
 def read_text(path: Path) -> str | None:
@@ -135,7 +123,7 @@ def _stage_before(folder: Path) -> Path | None:
     run = Path(path).parents[1]
     beside = folder.parent / run.name
     # a relative path starts at the folder in which the command was run
-    same = run.parent.name in (folder.parent.name, "") and Path(path).parent.name == "checkpoints"
+    same = run.parent.name in (folder.parent.name, "") and Path(path).parent.name == CHECKPOINTS
     return beside if same and beside.is_dir() else None
 
 
@@ -145,11 +133,11 @@ LOOK_KEYS: dict[str, type | tuple[type, ...]] = {"step": int, "norms": list, "la
 
 def read_lens(folder: Path) -> Record | None:
     """Reads `lens.json`, preferably that of the command `lens`, else that of the run itself."""
-    by_command = read_record(folder / "lens" / LENS, LENS_KEYS)
+    by_command = read_record(folder / LENS_FOLDER / LENS, LENS_KEYS)
     return by_command or read_record(folder / LENS, LENS_KEYS)
 
 
 def read_looks(stages: Sequence[Path]) -> list[Record]:
     """Reads `lens.jsonl` of all stages of a run; the latest stage counts for a repeated step."""
-    found = {look["step"]: look for s in stages for look in read_records(s / LOOKS, LOOK_KEYS)}
+    found = {look["step"]: look for s in stages for look in read_records(s / LENS_LINES, LOOK_KEYS)}
     return [found[step] for step in sorted(found)]

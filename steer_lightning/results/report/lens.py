@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from steer_lightning.system.printable import quoted
+from steer_lightning.system.run_files import BETWEEN, BETWEEN_PICTURE, LENS, LENS_PICTURE
 from steer_lightning.system.whole_files import written_aside
 
 NUMBERED = 8
@@ -31,7 +32,7 @@ def draw_lens(folder: Path) -> Path:
     """
     from matplotlib.figure import Figure
 
-    found = json.loads((folder / "lens.json").read_text())
+    found = json.loads((folder / LENS).read_text())
     figure = Figure(figsize=(11, 8.5), dpi=120, layout="constrained")
     (norms, values), (angles, tokens) = figure.subplots(2, 2)
     names = [str(layer["layer"]) for layer in found["layers"]]
@@ -41,7 +42,7 @@ def draw_lens(folder: Path) -> Path:
     values.xaxis.get_major_locator().set_params(integer=True)
     _heat_map(figure, angles, names, names, found["cosines"], "cosines between layers")
     _first_token(tokens, found["first_token"])
-    return _saved(figure, folder / "lens.png")
+    return _saved(figure, folder / LENS_PICTURE)
 
 
 def draw_between(folder: Path) -> Path:
@@ -58,14 +59,14 @@ def draw_between(folder: Path) -> Path:
     """
     from matplotlib.figure import Figure
 
-    pairs = json.loads((folder / "between.json").read_text())["pairs"]
+    pairs = json.loads((folder / BETWEEN).read_text())["pairs"]
     figure = Figure(figsize=(5.5, 5 * len(pairs)), dpi=120, layout="constrained")
     for axes, pair in zip(figure.subplots(len(pairs), squeeze=False)[:, 0], pairs, strict=True):
         rows, columns = ([str(x) for x in pair[f"layers_{side}"]] for side in ("a", "b"))
         _heat_map(figure, axes, rows, columns, pair["cosines"], "cosines between layers")
         axes.set_ylabel(pair["a"], parse_math=False)
         axes.set_xlabel(pair["b"], parse_math=False)
-    return _saved(figure, folder / "between.png")
+    return _saved(figure, folder / BETWEEN_PICTURE)
 
 
 def _saved(figure: Any, path: Path) -> Path:

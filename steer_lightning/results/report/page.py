@@ -15,11 +15,11 @@ from typing import Any
 
 from steer_lightning.errors import ConfigError
 from steer_lightning.results.report.contents import read_contents
-from steer_lightning.results.report.files import Record, is_run
+from steer_lightning.results.report.files import Record
 from steer_lightning.system.printable import printable
+from steer_lightning.system.run_files import REPORT, is_run
 from steer_lightning.system.whole_files import write_bytes
 
-FILE = "report.html"
 SCRIPTS = (
     *("vendor/d3.min.js", "vendor/plot.umd.min.js"),
     *("dom.js", "charts.js", "summary.js", "curves.js", "evaluation.js", "lens.js"),
@@ -59,7 +59,7 @@ def write_report(
     for key, value in (("num_steps", num_steps), ("num_prompts", num_prompts)):
         if value < 1:
             raise ConfigError(key, value, rule="must be at least 1")
-    path = folder / FILE if output is None else output
+    path = folder / REPORT if output is None else output
     if path.is_dir():
         raise ConfigError("output", str(path), rule="must be a file", why="It is a folder")
     if path.exists() and not overwrite:

@@ -13,7 +13,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from steer_lightning.results.report.damage import damaged
-from steer_lightning.results.report.files import PARTS, ROLLOUTS
 from steer_lightning.results.report.texts import (
     MAX_COMPLETIONS,
     Group,
@@ -22,6 +21,7 @@ from steer_lightning.results.report.texts import (
     some_of,
     within_budget,
 )
+from steer_lightning.system.run_files import ROLLOUT_PARTS, ROLLOUTS, rollout_parts
 
 NEEDED = ("step", "prompt_id", "sample", "prompt", "completion", "reward", "advantage")
 BATCH = 1024
@@ -101,7 +101,7 @@ def _rule(groups: Sequence[Group], chosen: Sequence[int], steps: int, rows: int)
 def _parts_of(folder: Path, files: ExitStack) -> Iterator[tuple[int, _Part]]:
     """Yields the steps of a folder with their place: one file, or one per step and process."""
     whole = folder / ROLLOUTS
-    paths = [whole] if whole.exists() else sorted((folder / PARTS).glob("step_*.parquet"))
+    paths = [whole] if whole.exists() else rollout_parts(folder / ROLLOUT_PARTS)
     for path in paths:
         with readable(path):
             file = files.enter_context(pq.ParquetFile(path))

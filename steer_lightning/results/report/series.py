@@ -11,11 +11,11 @@ from typing import Any
 
 from steer_lightning.errors import ConfigError
 from steer_lightning.results.report.damage import damaged
+from steer_lightning.system.run_files import METRICS
 
 Series = dict[str, list[tuple[int, float]]]
 """(step, value) pairs by metric, in order of the steps."""
 
-FILE = "metrics.csv"
 SMOOTHING = 5  # steps
 MOST_POINTS = 500
 """Largest number of points of a curve in a page, which is as many as a screen has room for."""
@@ -30,7 +30,7 @@ def read_series(folder: Path) -> Series:
     Raises:
         ConfigError: If the file is damaged.
     """
-    path = folder / FILE
+    path = folder / METRICS
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:

@@ -1,0 +1,214 @@
+"""A look at the vectors of one file or of several: what the command `lens` does."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from steer_lightning.data import ChatTemplate, PlainTemplate, Template, make_prompts
+from steer_lightning.errors import ConfigError
+from steer_lightning.evaluation.arms import base_of, check_fit, load_files
+from steer_lightning.model.policy import Policy
+from steer_lightning.results.lens.geometry import cosines
+from steer_lightning.results.lens.look import Look, check_unembedding, describe
+from steer_lightning.steering import SiteVectors, Steering, find_result
+from steer_lightning.system.run_files import (
+    BETWEEN,
+    BETWEEN_PICTURE,
+    LENS,
+    LENS_FOLDER,
+    LENS_PICTURE,
+)
+from steer_lightning.system.whole_files import write_bytes
+from steer_lightning.types import Problem, Prompt, Source
+
+
+class Problems:
+    """A source of a few questions that are already there.
+
+    Args:
+        problems: The questions.
+    """
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = list(problems)
+
+    def load(self) -> list[Problem]:
+        """Returns the questions."""
+        return self.problems
+
+
+class Lens:
+    """Describes what vectors do, and writes that as JSON.
+
+    Args:
+        vectors: A file or the folder of a run, or several.
+        base: Hub id, local folder or `quickstart`; null takes the one that the vectors' file names.
+        final_norm: Passes vectors through the norm before the unembedding first: its weight, not
+            its division by the size of the stream.
+        num_tokens: How many tokens each list has.
+        prompts: A source of problems, on which the stream and the first generated token are
+            measured; null, and no texts, leaves both out.
+        texts: The same with texts that the model reads as they stand.
+        template: How the problems of a source are put to the model.
+        num_prompts: How many problems are taken from the source, the first ones.
+        max_prompt_tokens: Longer prompts are left out.
+        output: The folder for what is written; null takes `lens` beside the first vectors' file.
+        overwrite: Replaces what an earlier look has left there.
+        device: `auto` takes a GPU where there is one.
+        dtype: The data type of the base.
+        revision: The base's branch, tag or commit on the hub.
+        trust_remote_code: Runs code that comes with the base, which must then be named.
+
+    Raises:
+        ConfigError: If a setting is out of range, files do not fit the base, or something would be
+            overwritten; before the base is loaded.
+
+    Attributes:
+        folder: The folder for what is written.
+        folders: Where the results of each file go, by the file's name.
+    """
+
+    def __init__(
+        self,
+        vectors: str | list[str],
+        base: str | None = None,
+        final_norm: bool = False,
+        num_tokens: int = 10,
+        prompts: Source | None = None,
+        texts: list[str] | None = None,
+        template: Template | None = None,
+        num_prompts: int = 16,
+        max_prompt_tokens: int = 1024,
+        output: str | None = None,
+        overwrite: bool = False,
+        device: str = "auto",
+        dtype: Literal["auto", "float32", "bfloat16"] = "auto",
+        revision: str | None = None,
+        trust_remote_code: bool = False,
+    ) -> None:
+        for key, value in (("num_prompts", num_prompts), ("max_prompt_tokens", max_prompt_tokens)):
+            if value < 1:
+                raise ConfigError(key, value, rule="must be at least 1")
+        if prompts is not None and texts is not None:
+            raise ConfigError("texts", texts, rule="can't be given beside prompts")
+        self.look = Look(num_tokens=num_tokens, final_norm=final_norm)
+        self.device = device
+        paths = [vectors] if isinstance(vectors, str) else vectors
+        if not paths:
+            raise ConfigError("vectors", vectors, rule="must name at least one file")
+        self.files = {name: _vectors(name, found) for name, found in load_files(paths).items()}
+        folder = Path(output) if output else find_result(paths[0]).parent / LENS_FOLDER
+        self.folder = folder
+        self.folders = _folders(folder, list(self.files))
+        if not overwrite:
+            _refuse_to_overwrite([folder, *self.folders.values()])
+        self.policy = Policy(
+            base or base_of(self.files, trust_remote_code),
+            revision=revision,
+            dtype=dtype,
+            trust_remote_code=trust_remote_code,
+        )
+        check_fit(self.files, self.policy)
+        self.prompts = self._prompts(prompts, texts, template, num_prompts, max_prompt_tokens)
+
+    def _prompts(
+        self,
+        source: Source | None,
+        texts: Sequence[str] | None,
+        template: Template | None,
+        count: int,
+        max_tokens: int,
+    ) -> list[Prompt]:
+        if texts is not None:
+            problems = [Problem(question=text, answer="") for text in texts]
+            template = PlainTemplate("{question}")
+        elif source is not None:
+            problems, template = source.load()[:count], template or ChatTemplate()
+        else:
+            return []
+        found = make_prompts(Problems(problems), template, self.policy.tokenizer, max_tokens)
+        if not all(prompt.token_ids for prompt in found):
+            raise ConfigError("texts", "", rule="holds no token", why="There is no next one")
+        self.policy.check_length(found, 1, "max_prompt_tokens")
+        return found
+
+    def run(self) -> dict[str, dict[str, Any]]:
+        """Looks at each file, and writes its `lens.json`; for several, `between.json`, too.
+
+        Returns:
+            What each `lens.json` holds, by the name of its file.
+        """
+        self.policy.load()
+        check_unembedding(self.policy)
+        kind = "cuda" if torch.cuda.is_available() else "cpu"
+        self.policy.to(kind if self.device == "auto" else self.device)
+        found = {name: self._describe(vectors) for name, vectors in self.files.items()}
+        for name, description in found.items():
+            _write(self.folders[name] / LENS, description)
+        if len(self.files) > 1:
+            _write(self.folder / BETWEEN, {"pairs": self.pairs()})
+        return found
+
+    def _describe(self, vectors: SiteVectors) -> dict[str, Any]:
+        self.policy.steer(vectors)
+        step = vectors.metadata.get("step", "")
+        return describe(
+            self.policy, vectors, self.prompts, self.look, int(step) if step.isdecimal() else None
+        )
+
+    def pairs(self) -> list[dict[str, Any]]:
+        """Computes the cosines between the vectors of each two files."""
+        return [
+            {
+                "a": one,
+                "b": other,
+                "layers_a": list(ours.layers),
+                "layers_b": list(theirs.layers),
+                "cosines": cosines(ours.vectors.cpu(), theirs.vectors.cpu()).tolist(),
+            }
+            for (one, ours), (other, theirs) in combinations(self.files.items(), 2)
+        ]
+
+
+def _vectors(name: str, found: Steering) -> SiteVectors:
+    if not isinstance(found, SiteVectors):
+        raise ConfigError(
+            "vectors",
+            name,
+            rule=f"holds {found.describe()}",
+            why="The lens looks at vectors alone: one a layer, in the model's stream",
+        )
+    return found
+
+
+def _folders(folder: Path, names: Sequence[str]) -> dict[str, Path]:
+    """Says where each file's results go; each of several files has a folder of its own."""
+    if len(names) == 1:
+        return {names[0]: folder}
+    plain = [re.sub(r"[^\w.-]+", "_", name).strip("._") for name in names]
+    if len(set(plain)) < len(plain) or not all(plain):
+        plain = [f"file-{number}" for number in range(1, 1 + len(names))]
+    return {name: folder / part for name, part in zip(names, plain, strict=True)}
+
+
+def _refuse_to_overwrite(folders: Sequence[Path]) -> None:
+    for folder in folders:
+        for name in (LENS, LENS_PICTURE, BETWEEN, BETWEEN_PICTURE):
+            if (folder / name).exists():
+                raise ConfigError(
+                    "output",
+                    str(folder),
+                    rule=f"already holds {name}",
+                    fix="Name another folder, or give --overwrite",
+                )
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    write_bytes(path, (json.dumps(content) + "\n").encode())

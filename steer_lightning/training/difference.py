@@ -1,0 +1,309 @@
+"""Vectors from a difference of means, and their scale: what the command `difference` does."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from steer_lightning.data import PromptDataModule, Shuffled, make_prompts
+from steer_lightning.data.templates import check_template
+from steer_lightning.errors import ConfigError
+from steer_lightning.evaluation import Estimate
+from steer_lightning.model.policy import Policy
+from steer_lightning.rewards import RewardSum
+from steer_lightning.rollout import RolloutEngine, Sampling
+from steer_lightning.steering import SteeringVectors
+from steer_lightning.system.printable import aligned
+from steer_lightning.system.run_files import DIFFERENCE_NUMBERS
+from steer_lightning.system.whole_files import write_bytes
+from steer_lightning.training.best_scale import Trial, best_of, find_scale
+from steer_lightning.training.mean_difference import MeanDifference, in_units
+from steer_lightning.training.sample import sample_round
+from steer_lightning.types import Prompt
+
+FILES = (SteeringVectors.file_name, DIFFERENCE_NUMBERS)
+"""What the folder holds at the end."""
+
+SCALES = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6)
+"""The scales that are tried where none are named."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What is asked for beside a configuration of `fit`.
+
+    Attributes:
+        num_prompts: Training prompts from whose completions the difference is made.
+        num_tokens: First tokens of each completion that are read; null reads all.
+        num_held_out: Further training prompts, on which the scale is found.
+        scales: Sizes to try, 1 being as long as a typical state in the mean over layers; 0, the
+            base, is always tried.
+        output: Folder of the results; null takes `difference` in `trainer.default_root_dir`.
+        overwrite: Replaces what an earlier command has left there.
+    """
+
+    num_prompts: int = 512
+    num_tokens: int | None = None
+    num_held_out: int = 256
+    scales: list[float] | None = None
+    output: str | None = None
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises a ConfigError for a number out of range."""
+        for key in ("num_prompts", "num_tokens", "num_held_out"):
+            value = getattr(self, key)
+            if value is not None and value < 1:
+                raise ConfigError(key, value, rule="must be at least 1")
+        if self.scales is not None and not all(map(math.isfinite, self.scales)):
+            raise ConfigError("scales", self.scales, rule="must be finite")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """Vectors from the difference of means, and their scale.
+
+    Attributes:
+        policy: The model, not yet loaded, with `SteeringVectors`, which hold the result.
+        engine: Answers prompts.
+        sampling: How the completions are drawn that are compared.
+        reward: What these completions are worth.
+        eval_sampling: How problems are answered at each scale.
+        verifier: What counts as right there.
+        data: Holds the training problems, the template and the sizes of batches.
+        seed: The seed of the prompts that are drawn and of their completions.
+        max_tokens: Most tokens of a forward pass that reads completions, padding included.
+        settings: What is asked for.
+        folder: The folder of the results.
+        device: The device on which the model runs.
+
+    Raises:
+        ConfigError: If something contradicts, or would be overwritten; before the model is loaded.
+    """
+
+    policy: Policy
+    engine: RolloutEngine
+    sampling: Sampling
+    reward: RewardSum
+    eval_sampling: Sampling
+    verifier: RewardSum
+    data: PromptDataModule
+    seed: int
+    max_tokens: int
+    settings: Settings
+    folder: Path
+    device: str
+
+    def __post_init__(self) -> None:
+        """Raises a ConfigError for what contradicts, or would be overwritten."""
+        self._check_steering()
+        if self.sampling.group_size < 2:
+            raise ConfigError(
+                "model.sampling.group_size",
+                self.sampling.group_size,
+                rule="must be at least 2",
+                why="Completions are compared with others of the same prompt",
+                fix="Set model.sampling.group_size: 8 or more",
+            )
+        there = [name for name in FILES if (self.folder / name).exists()]
+        if there and not self.settings.overwrite:
+            fix = "Name another folder, or give --overwrite"
+            raise ConfigError("output", str(self.folder), rule=f"already holds {there[0]}", fix=fix)
+
+    def _check_steering(self) -> None:
+        steering = self.policy.steering
+        if not isinstance(steering, SteeringVectors):
+            raise ConfigError(
+                "model.steering",
+                type(steering).__name__,
+                rule="must be SteeringVectors",
+                why="A difference of means is one vector a layer, without constraints",
+                fix="Take SteeringVectors here; other vectors may start from the file by "
+                "model.steering.init_from",
+            )
+        if steering.init_from is not None:
+            raise ConfigError(
+                "model.steering.init_from",
+                steering.init_from,
+                rule="must be null",
+                why="The completions are those of the base",
+            )
+
+    def run(self) -> dict[str, Any]:
+        """Samples, reads, finds the scale and writes.
+
+        Returns:
+            What `difference.json` holds.
+
+        Raises:
+            ConfigError: If settings or data do not fit, before the model is loaded; or if no prompt
+                has both better and worse completions.
+        """
+        prompts, held_out = self._prompts()
+        self.policy.prepare()
+        try:
+            self._load()
+            found = self._difference(prompts)
+            units = self._units(prompts)
+            trials = find_scale(
+                self.policy,
+                self.engine,
+                in_units(found.vectors.to(units), units),
+                held_out,
+                scales=list(SCALES if self.settings.scales is None else self.settings.scales),
+                sampling=self.eval_sampling,
+                verifier=self.verifier,
+                seed=self.seed,
+                batch_size=self.data.eval_batch_size,
+                progress=True,
+            )
+        finally:
+            self.reward.close()
+            self.verifier.close()
+        return self._write(found, units, trials)
+
+    def _load(self) -> None:
+        if self.reward.pool is not None:
+            self.reward.pool.start()  # it loads rewards meanwhile
+        self.policy.load()
+        self.policy.to(self.device)
+        self.engine.setup(self.policy)
+
+    def _prompts(self) -> tuple[list[Prompt], list[Prompt]]:
+        """Prompts for the difference, and others for the scale, drawn from the seed alone."""
+        data, tokenizer = self.data, self.policy.tokenizer
+        check_template(data.template, tokenizer)
+        source = data.sources["train"]
+        assert source is not None  # as PromptDataModule requires
+        every = make_prompts(source, data.template, tokenizer, data.max_prompt_tokens)
+        num, held_out = self.settings.num_prompts, self.settings.num_held_out
+        if num + held_out > len(every):
+            raise ConfigError(
+                "num_prompts",
+                num,
+                rule=f"with num_held_out = {held_out} more than the {len(every)} prompts of "
+                "data.train",
+                why="The scale is found on prompts that have no part in the difference",
+                fix="Set one of them lower",
+            )
+        order = Shuffled()
+        order.start(len(every), self.seed)
+        drawn = [every[k] for k in order.take(num + held_out)]
+        for key, sampling in (("sampling", self.sampling), ("eval_sampling", self.eval_sampling)):
+            most = sampling.max_new_tokens
+            self.policy.check_length(drawn, most, f"model.{key}.max_new_tokens")
+        return drawn[:num], drawn[num:]
+
+    def _batches(self, prompts: Sequence[Prompt]) -> Iterator[Sequence[Prompt]]:
+        for start in range(0, len(prompts), self.data.batch_size):
+            yield prompts[start : start + self.data.batch_size]
+
+    def _difference(self, prompts: Sequence[Prompt]) -> MeanDifference:
+        found = MeanDifference(self.settings.num_tokens)
+        with tqdm(total=len(prompts), unit="prompt", desc="sampling and reading") as bar:
+            for batch in self._batches(prompts):
+                sampled = sample_round(
+                    batch,
+                    policy=self.policy,
+                    engine=self.engine,
+                    reward=self.reward,
+                    sampling=self.sampling,
+                    seed=self.seed,
+                    step=0,
+                )
+                found.read(self.policy, sampled.rollouts, sampled.rewards, self.max_tokens)
+                bar.update(len(batch))
+                bar.set_postfix_str(f"mean reward {found.mean_reward:.2f}")
+        return found
+
+    @property
+    def _vectors(self) -> SteeringVectors:
+        assert isinstance(self.policy.steering, SteeringVectors)
+        return self.policy.steering
+
+    def _units(self, prompts: Sequence[Prompt]) -> torch.Tensor:
+        """(L,) size of the stream, measured on a batch of prompts, as training does."""
+        ids = [prompt.token_ids for prompt in next(self._batches(prompts))]
+        return self.policy.stream_rms(ids, self._vectors.layers, self._vectors.site)
+
+    def _write(
+        self, found: MeanDifference, units: torch.Tensor, trials: Sequence[Trial]
+    ) -> dict[str, Any]:
+        """Writes the vectors of the best scale, and all numbers."""
+        policy, steering = self.policy, self._vectors
+        numbers = zip(
+            steering.layers,
+            units.tolist(),
+            found.vectors.norm(dim=1).tolist(),
+            steering.vectors.detach().norm(dim=1).tolist(),
+            strict=True,
+        )
+        names = ("layer", "stream_rms", "norm_of_difference", "norm")
+        facts = {
+            "base_model": policy.base,
+            "base_revision": policy.commit,
+            "seed": self.seed,
+            "site": steering.site,
+            "tokens": steering.tokens,
+            "sampling": asdict(self.sampling),
+            "eval_sampling": asdict(self.eval_sampling),
+            **{key: value for key, value in vars(found).items() if key[0] != "_"},
+            "mean_reward": found.mean_reward,
+            "num_held_out": self.settings.num_held_out,
+            "scales": [_as_row(trial) for trial in trials],
+            "scale": best_of(trials).scale,
+            "layers": [dict(zip(names, row, strict=True)) for row in numbers],
+        }
+        vectors, table = (self.folder / name for name in FILES)
+        steering.save(vectors, base_model=policy.base, revision=policy.commit)
+        write_bytes(table, (json.dumps(facts, indent=2) + "\n").encode())
+        return facts
+
+
+def _as_row(trial: Trial) -> dict[str, Any]:
+    return {
+        "scale": trial.scale,
+        **_flat("accuracy", trial.accuracy),
+        **_flat("difference", trial.against_base),
+        "completion_length": trial.completion_length,
+        "cut_off_share": trial.cut_off_share,
+        "num_unscored": trial.num_unscored,
+    }
+
+
+def _flat(name: str, found: Estimate) -> dict[str, float | None]:
+    return {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
+
+
+def as_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The table of the scales, in percent.
+
+    Args:
+        rows: The entry `scales` of `difference.json`.
+    """
+
+    def shown(row: Mapping[str, Any], name: str, form: str) -> str:
+        numbers = [row[name], row[f"{name}_low"], row[f"{name}_high"]]
+        value, *ends = [None if x is None else format(100 * x, form) for x in numbers]
+        return f"{value}" if None in ends else f"{value} [{', '.join(map(str, ends))}]"
+
+    lines = [["scale", "accuracy", "against base", "length", "cut off"]]
+    for row in rows:
+        base = row["scale"] == 0
+        lines.append(
+            [
+                f"{row['scale']:g}",
+                shown(row, "accuracy", ".1f"),
+                "" if base else shown(row, "difference", "+.1f"),
+                f"{row['completion_length']:.1f}",
+                f"{100 * row['cut_off_share']:.1f}",
+            ]
+        )
+    return aligned(lines)

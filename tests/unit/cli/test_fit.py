@@ -1,0 +1,31 @@
+"""Two runs in one process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from steer_lightning.cli import main
+from steer_lightning.cli.fit import SteeringCLI
+from steer_lightning.system.run_files import is_locked
+
+
+def test_a_run_within_a_run_does_not_see_it(
+    tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["fit", "--config", str(root / "configs/quickstart.yaml")]
+    folders: list[Path] = []
+
+    def start(cli: SteeringCLI, name: str) -> None:
+        folder = Path(cli.trainer.default_root_dir)
+        folders.append(folder)
+        if len(folders) == 1:
+            assert main([*words, f"--trainer.default_root_dir={tmp_path / 'inner'}"]) == 0
+            assert main([*words, "--nope"]) == 2
+            assert is_locked(folder), "it is still under way"
+
+    monkeypatch.setattr(SteeringCLI, "_run_subcommand", start)
+    assert main([*words, f"--trainer.default_root_dir={tmp_path / 'outer'}"]) == 0
+    assert folders == [tmp_path / "outer/run-1", tmp_path / "inner/run-1"]
+    assert not any(folder.exists() for folder in folders), "nothing came of either"
