@@ -1,4 +1,4 @@
-"""The model card of a run: what was trained, on what, how, and what came out of it."""
+"""The model card of a run, which says what was trained, on what, how, and with which results."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HUB_DATA = {
     "Math": "DigitalLearningGmbH/MATH-lighteval",
     "DeepScaleR": "agentica-org/DeepScaleR-Preview-Dataset",
 }
-"""Data sets of the hub by the class that reads them."""
+"""Data sets on the hub, by the class that reads them."""
 
 SETTINGS = (
     *("data.train", "data.template", "data.batch_size", "model.sampling.group_size"),
@@ -34,10 +34,10 @@ SETTINGS = (
 
 
 def read_run(folder: Path) -> tuple[SteeringVectors, dict[str, Any], dict[str, Any]]:
-    """Vectors, summary and configuration of a run; the last two are empty where they are missing.
+    """Reads vectors, summary and configuration of a run; the last two are empty if missing.
 
     Raises:
-        ConfigError: If there are no vectors, or a file is damaged.
+        ConfigError: If there are no vectors or a file is damaged.
     """
     path = folder / SteeringVectors.file_name
     if not path.is_file():
@@ -51,14 +51,14 @@ def read_run(folder: Path) -> tuple[SteeringVectors, dict[str, Any], dict[str, A
 
 
 def model_card(folder: Path, repo_id: str) -> ModelCard:
-    """The card of a run.
+    """Makes the card of a run.
 
     Args:
-        folder: The run's.
-        repo_id: Where it goes, USER/NAME.
+        folder: Folder of the run.
+        repo_id: Repository for which the card is made, USER/NAME.
 
     Raises:
-        ConfigError: If the folder is no run's, or a file is damaged.
+        ConfigError: If the folder holds no run or a file is damaged.
     """
     vectors, summary, config = read_run(folder)
     base = vectors.metadata.get("base_model") or "an unnamed model"
@@ -76,7 +76,7 @@ def model_card(folder: Path, repo_id: str) -> ModelCard:
 
 
 def is_hub_id(base: str) -> bool:
-    """Whether a base is named as on the hub, so that others can find it."""
+    """Tells whether a base is named by its hub id, so that others can find it."""
     return bool(re.fullmatch(r"[\w.-]+/[\w.-]+", base)) and not (
         base.startswith(".") or Path(base).is_dir()
     )
@@ -160,7 +160,7 @@ def _datasets(config: dict[str, Any]) -> list[str] | None:
 
 
 def _value(config: dict[str, Any], key: str) -> str | None:
-    """A setting as a cell shows it; None where it is not set."""
+    """Formats a setting for a cell of the table; returns None if it is not set."""
     found: Any = config
     for part in key.split("."):
         found = found.get(part) if isinstance(found, dict) else None
@@ -202,12 +202,12 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _cell(text: str) -> str:
-    """Text that can't leave its cell."""
+    """Escapes a text so that it can't break out of its cell."""
     return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """A JSON or YAML file; empty where it is missing."""
+    """Reads a JSON or YAML file; returns an empty dictionary if it is missing."""
     if not path.is_file():
         return {}
     try:
