@@ -1,4 +1,4 @@
-"""Watches for updates that were skipped, and for rewards from which nothing can be learned."""
+"""The callback that watches for skipped updates, and for rewards that teach nothing."""
 
 from __future__ import annotations
 
@@ -25,15 +25,16 @@ log = logging.getLogger(__name__)
 class Guard(Callback):
     """Keeps batches of skipped updates, stops after several in a row, and warns of lost signal.
 
-    The module by itself skips an update whose loss or gradient is not finite. Its batch is kept for
-    a look under `skipped/`, as a file for `torch.load`: token ids, masks, log-probabilities,
-    advantages, texts.
+    The module skips an update by itself if loss or gradient are not finite. The batch of such an
+    update is kept for inspection under `skipped/`, as a file for `torch.load`: token ids, masks,
+    log-probabilities, advantages, texts.
 
-    Cost: microseconds a step.
+    Cost: microseconds per step.
 
     Args:
-        max_skipped: Stops the run after so many skipped updates in a row.
-        no_signal_steps: Warns once no group has had signal for so many steps in a row.
+        max_skipped: Number of skipped updates in a row after which the run stops.
+        no_signal_steps: Number of steps in a row without signal in any group, after which the
+            callback warns.
     """
 
     def __init__(self, max_skipped: int = 5, no_signal_steps: int = 10) -> None:
@@ -42,11 +43,11 @@ class Guard(Callback):
             if value < 1:
                 raise ConfigError(f"Guard.{key}", value, rule="must be at least 1")
         self.max_skipped, self.no_signal_steps = max_skipped, no_signal_steps
-        self._skipped = self._silent = 0  # in a row
+        self._skipped = self._silent = 0  # numbers of such steps in a row
         self._num_kept = 0
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Refuses a folder that holds another run's."""
+        """Refuses a folder that holds the skipped batches of another run."""
         if stage == "fit":
             self._folder = claim(trainer, "skipped")
 
@@ -58,7 +59,7 @@ class Guard(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Looks at the step that has just ended.
+        """Inspects the step that has just ended.
 
         Raises:
             FloatingPointError: After `max_skipped` skipped updates in a row.
@@ -74,7 +75,7 @@ class Guard(Callback):
             log.warning(why_no_signal(step, self._silent))
 
     def _keep(self, trainer: L.Trainer, step: Step) -> None:
-        name = f"step_{trainer.global_step:06d}"  # each process keeps its own share
+        name = f"step_{trainer.global_step:06d}"  # each process keeps its share of the batch
         name += f".process_{rank()}" if world_size() > 1 else ""
         path = self._folder / f"{name}.pt"
         if self._num_kept < MAX_KEPT:
@@ -95,18 +96,18 @@ class Guard(Callback):
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """Counts in a row."""
+        """Returns the numbers of skipped updates and of steps without signal in a row."""
         return {"skipped": self._skipped, "silent": self._silent}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on counting."""
+        """Restores the numbers of skipped updates and of steps without signal in a row."""
         self._skipped, self._silent = state_dict["skipped"], state_dict["silent"]
 
 
 def keep_batch(step: Step, path: Path) -> None:
-    """Writes what an update was made from, in types that load with `weights_only=True`."""
+    """Writes the batch of an update, in types that load with `weights_only=True`."""
     rollouts = step.rollouts
-    buffer = io.BytesIO()  # on a full disk torch.save itself raises no OSError
+    buffer = io.BytesIO()  # on a full disk torch.save by itself raises no OSError
     torch.save(
         {
             "prompt_ids": [list(prompt.token_ids) for prompt in rollouts.prompts],
@@ -122,7 +123,7 @@ def keep_batch(step: Step, path: Path) -> None:
 
 
 MAX_KEPT = 20
-"""Skipped batches that are kept; they are as large as the rollouts."""
+"""Largest number of skipped batches to keep; they are as large as the rollouts."""
 
 NAMES = {
     "right": "right",
@@ -132,11 +133,11 @@ NAMES = {
     "timed_out": "timed out",
     "crashed": "crashed",
 }
-"""Outcomes of rewards that point to a cause."""
+"""Outcomes of rewards that point to a cause, with their names for people."""
 
 
 def why_no_signal(step: Step, num_steps: int) -> str:
-    """The likely cause, with the counts that point to it."""
+    """Names the likely cause of lost signal, with the counts that point to it."""
     total = step.rewards.numel()
     unscored = int(step.rewards.isnan().sum())
     cut = int((~step.finished).sum())

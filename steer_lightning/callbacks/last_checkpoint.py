@@ -1,4 +1,4 @@
-"""Checkpoints to go on from: written after every step, whole or not at all."""
+"""The callback that writes a checkpoint to resume from after every step, whole or not at all."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ from steer_lightning.callbacks.run_folder import claim, run_folder
 from steer_lightning.errors import ConfigError
 
 FOLDER = "checkpoints"
-"""In the run's folder."""
+"""Folder of the checkpoints within that of the run."""
 
 
 class WholeFileCheckpointIO(TorchCheckpointIO):
-    """Checkpoints with a checksum, written aside, loaded without running their code."""
+    """Writes checkpoints whole and with a checksum, and loads them without running their code."""
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any | None = None
     ) -> None:
-        """See `lightning.fabric.plugins.CheckpointIO`."""
+        """Saves a checkpoint, as `lightning.fabric.plugins.CheckpointIO` asks."""
         save_checkpoint(checkpoint, Path(path))
 
     def load_checkpoint(
         self, path: _PATH, map_location: Any = "cpu", weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """See `lightning.fabric.plugins.CheckpointIO`; `weights_only` is always true."""
+        """Loads a checkpoint; whatever `weights_only` says, it counts as true."""
         return load_checkpoint(Path(path), map_location)
 
 
 class LastCheckpoint(ModelCheckpoint):
     """Keeps `last.ckpt` up to date after every step.
 
-    A checkpoint is kilobytes, so an interrupted run need lose no step. It stands beside any
-    `ModelCheckpoint` of the user's own.
+    A checkpoint takes kilobytes, so an interrupted run need not lose a step. A `ModelCheckpoint`
+    that the user has configured works beside this callback.
 
-    Cost: milliseconds and some kilobytes a step.
+    Cost: milliseconds and some kilobytes per step.
 
     Args:
-        every_n_steps: Steps between two of them.
+        every_n_steps: Number of steps between two checkpoints.
     """
 
     def __init__(self, every_n_steps: int = 1) -> None:
@@ -61,14 +61,14 @@ class LastCheckpoint(ModelCheckpoint):
         self.saved_step = 0
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Places it in the run's folder; refuses one that holds another run's."""
+        """Sets the folder of the checkpoint; refuses one that holds another run's checkpoint."""
         if stage == "fit":
             claim(trainer, f"{FOLDER}/{LAST}")
         self.dirpath = str(run_folder(trainer) / FOLDER)
         super().setup(trainer, pl_module, stage)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Also leaves one when the run goes on with its last step already behind it."""
+        """Saves a checkpoint in a resumed run whose last step was already done, too."""
         bring_up_to_date(trainer)
 
     def on_train_batch_end(
@@ -85,15 +85,15 @@ class LastCheckpoint(ModelCheckpoint):
             self.saved_step = trainer.global_step
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing: a resumed run has a folder of its own."""
+        """Returns nothing, because a resumed run has a folder of its own."""
         return {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Nothing, for the same reason."""
+        """Restores nothing, for the same reason."""
 
 
 def bring_up_to_date(trainer: L.Trainer) -> None:
-    """Saves the last step, if there is a `LastCheckpoint` and it has not done so."""
+    """Saves the last step if there is a `LastCheckpoint` that has not done so."""
     for callback in trainer.checkpoint_callbacks:
         if isinstance(callback, LastCheckpoint) and callback.saved_step != trainer.global_step:
             trainer.save_checkpoint(run_folder(trainer) / FOLDER / LAST)

@@ -1,4 +1,4 @@
-"""What the vectors come to point at, while they are trained."""
+"""The callback that records which tokens the vectors point at while they are trained."""
 
 from __future__ import annotations
 
@@ -32,20 +32,21 @@ log = logging.getLogger(__name__)
 class LensCallback(Callback):
     """Looks at the vectors every n steps and at the end.
 
-    Norms, how far each vector has moved since the start and since the last look, the stable rank
-    and the tokens with the largest products become a line of `lens.jsonl`, and all but the tokens
-    go to the loggers as `lens/...`. At the end `lens.json` has all that the command `lens` shows.
+    The norms, the distance of each vector from its start and from the last look, the stable rank
+    and the tokens with the largest products become a line of `lens.jsonl`; all but the tokens go to
+    the loggers as `lens/...`. At the end `lens.json` has all that the command `lens` shows.
 
-    LoRA and changes of weights are no vectors to look at: then it does nothing.
+    LoRA and changes of weights are not vectors to look at; for them the callback does nothing.
 
-    Cost: a forward pass of one token, and the product of L vectors with the unembedding, each
-    time; at the end three short forward passes for each of a few prompts.
+    Cost: a forward pass of one token and the product of L vectors with the unembedding at each
+    look; at the end three short forward passes for each of a few prompts.
 
     Args:
-        every_n_steps: Steps between two looks; 0 looks at the end alone.
-        num_tokens: Tokens of each list.
-        num_prompts: Training prompts on which `lens.json` measures the stream and the first token.
-        final_norm: Passes vectors through the norm before the unembedding first.
+        every_n_steps: Number of steps between two looks; 0 looks only at the end.
+        num_tokens: Number of tokens in each list.
+        num_prompts: Number of training prompts on which `lens.json` measures the stream and the
+            first token.
+        final_norm: Whether to pass vectors through the norm before the unembedding first.
     """
 
     def __init__(
@@ -63,17 +64,17 @@ class LensCallback(Callback):
         self.how = Look(num_tokens=num_tokens, final_norm=final_norm)
         self._start: torch.Tensor | None = None
         self._last: torch.Tensor | None = None
-        self._looked_at: int | None = None  # step
+        self._looked_at: int | None = None  # step of the last look
         self._described = False
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Refuses a folder that holds another run's looks."""
+        """Refuses a folder that holds the looks of another run."""
         if stage == "fit":
             self._lines = claim(trainer, "lens.jsonl")
             self._file = claim(trainer, "lens.json")
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Sees whether tokens can be found."""
+        """Warns if the base allows no lists of tokens."""
         if _vectors(pl_module) is None:
             return
         try:
@@ -82,7 +83,7 @@ class LensCallback(Callback):
             log.warning("the lens shows no tokens: %s", error)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Remembers where the vectors start; a resumed run knows it from its checkpoint."""
+        """Stores the vectors at the start; a resumed run has them from its checkpoint."""
         vectors = _vectors(pl_module)
         if self._start is None and vectors is not None:
             self._start = self._last = _plain(vectors)
@@ -100,7 +101,7 @@ class LensCallback(Callback):
             self._look(trainer, pl_module)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Looks at the final vectors, and writes `lens.json`."""
+        """Looks at the final vectors and writes `lens.json`."""
         vectors = _vectors(pl_module)
         if vectors is None:
             return
@@ -113,17 +114,17 @@ class LensCallback(Callback):
             write_bytes(self._file, (json.dumps(found) + "\n").encode())
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """The same for a run that goes on when its last step is already behind it."""
+        """Looks at the vectors of a resumed run whose last step was already done."""
         if not self._described:
             self.on_train_start(trainer, pl_module)
             self.on_train_end(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the vectors were at the start and at the last look."""
+        """Returns the vectors at the start and at the last look."""
         return {"start": self._start, "last": self._last}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on measuring from there."""
+        """Restores the vectors at the start and at the last look."""
         self._start, self._last = state_dict["start"], state_dict["last"]
 
     def _prompts(self, trainer: L.Trainer) -> list[Prompt]:
@@ -157,12 +158,12 @@ class LensCallback(Callback):
             logger.log_metrics(metrics, step=step)
         if trainer.is_global_zero:
             line = {"step": step, **columns, "stable_rank": rank, "layers": layers, "top": top}
-            self._lines.parent.mkdir(parents=True, exist_ok=True)  # it may have been removed
+            self._lines.parent.mkdir(parents=True, exist_ok=True)  # someone may have removed it
             with self._lines.open("a") as file:
                 file.write(json.dumps(line) + "\n")
 
     def _tokens(self, policy: Policy, vectors: torch.Tensor) -> list[list[str]]:
-        """Top tokens of each layer by their dot products; none of a vector of zeros."""
+        """Returns the top tokens of each layer by dot product, or none for a vector of zeros."""
         ranks = look_at_tokens(policy, vectors, self.how)
         if not ranks:
             return [[] for _ in vectors]
@@ -178,11 +179,11 @@ def _policy(module: L.LightningModule) -> Policy:
 
 
 def _vectors(module: L.LightningModule) -> SiteVectors | None:
-    """What is trained, if that is vectors."""
+    """Returns the trained vectors, or None if something else is trained."""
     steering = _policy(module).steering
     return steering if isinstance(steering, SiteVectors) else None
 
 
 def _plain(vectors: SiteVectors) -> torch.Tensor:
-    """(L, D) plain vectors as they are now, on the CPU."""
+    """Copies the vectors as they are now to the CPU, as plain vectors (L, D)."""
     return vectors.vectors.detach().cpu().clone()

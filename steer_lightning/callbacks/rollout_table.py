@@ -1,4 +1,4 @@
-"""What the model writes: a few completions on the console, all of them in a Parquet file."""
+"""The callback that shows a few completions on the console and writes all to a Parquet file."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from steer_lightning.training.step import Step
 
 
 def as_table(step: Step, number: int) -> pa.Table:
-    """One row a completion.
+    """Makes a table with one row per completion.
 
     Args:
-        step: What a training step did.
-        number: Of the step.
+        step: Record of a training step.
+        number: Number of the step.
     """
     rollouts, size = step.rollouts, step.rollouts.group_size
     rows = step.rollouts.completions()
@@ -53,16 +53,17 @@ def as_table(step: Step, number: int) -> pa.Table:
 class RolloutTable(Callback):
     """Shows a few prompts with completions and rewards, and keeps all completions.
 
-    During the run each step's are a file of their own under `rollouts/`, so that a crash loses
-    none; at the end they become one file, `rollouts.parquet`.
+    During the run the completions of each step have a file of their own under `rollouts/`, so that
+    a crash loses none; at the end they become one file, `rollouts.parquet`.
 
-    Cost: some milliseconds a step, and the disk space of the text.
+    Cost: some milliseconds per step, and the disk space of the text.
 
     Args:
-        every_n_steps: Steps between two shows on the console; 0 shows none.
-        num_prompts: Prompts a show, the first ones of the batch.
-        num_completions: Completions of each.
-        max_characters: A longer text is cut on the console, never in the file.
+        every_n_steps: Number of steps between two displays on the console; 0 displays nothing.
+        num_prompts: Number of prompts per display, from the first of the batch on.
+        num_completions: Number of completions shown per prompt.
+        max_characters: Largest number of characters shown of a text on the console; the file has
+            the whole text.
     """
 
     def __init__(
@@ -86,7 +87,7 @@ class RolloutTable(Callback):
         self.num_prompts, self.num_completions = num_prompts, num_completions
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Refuses a folder that holds another run's rollouts."""
+        """Refuses a folder that holds the rollouts of another run."""
         if stage == "fit":
             self._file = claim(trainer, "rollouts.parquet")
             self._folder = claim(trainer, "rollouts")
@@ -99,11 +100,11 @@ class RolloutTable(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Keeps the step's completions, and shows some."""
+        """Writes the completions of the step, and shows some."""
         assert isinstance(pl_module, SteeringModule)
         step, number = pl_module.last_step, trainer.global_step
         assert step is not None
-        # each process writes its own share: text never goes over the wire
+        # each process writes its own share, so that no text travels between processes
         share = f".process_{rank():04d}" if world_size() > 1 else ""
         with written_aside(self._folder / f"step_{number:06d}{share}.parquet") as aside:
             pq.write_table(as_table(step, number), aside)
@@ -111,8 +112,8 @@ class RolloutTable(Callback):
             tell(trainer, self._show(step, number))
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Makes one file of all steps."""
-        trainer.strategy.barrier()  # until all have written their shares
+        """Joins the files of all steps into one."""
+        trainer.strategy.barrier()  # waits until all processes have written their shares
         if trainer.is_global_zero and self._folder.is_dir():
             merge(self._folder, self._file)
 
@@ -129,7 +130,7 @@ class RolloutTable(Callback):
         return "\n".join(lines)
 
     def _cut(self, text: str) -> str:
-        """One line, in quotes, of at most `max_characters`; the rest stands as it was written."""
+        """Returns at most `max_characters` of a text as one line in quotes, otherwise unchanged."""
         more = "" if len(text) <= self.max_characters else f" ... ({len(text)} characters)"
         line = printable(text[: self.max_characters]).replace("\n", "\\n")
         return f'"{line}"{more}'
@@ -140,7 +141,7 @@ def _shown(score: float | None) -> str:
 
 
 def merge(folder: Path, file: Path) -> None:
-    """Joins the parts of a folder to one Parquet file, a part at a time, and deletes them."""
+    """Joins the parts in a folder to one Parquet file, one part at a time, and deletes them."""
     parts = sorted(folder.glob("step_*.parquet"))
     with written_aside(file) as aside, pq.ParquetWriter(aside, pq.read_schema(parts[0])) as writer:
         for part in parts:

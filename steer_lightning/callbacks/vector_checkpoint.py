@@ -1,4 +1,4 @@
-"""The trained vectors as a file, kept up to date."""
+"""The callback that keeps a file of the trained vectors up to date."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ log = logging.getLogger(__name__)
 
 
 class VectorCheckpoint(Callback):
-    """Writes `steering_vectors.safetensors` every n steps.
+    """Writes `steering_vectors.safetensors` every n steps, at the end and when interrupted.
 
-    And at the end, and when the run is interrupted. The vectors alone, to use them; to go on
-    training, use Lightning's checkpoints.
+    The file holds only the vectors, for use; to resume training, use Lightning's checkpoints.
 
     Cost: milliseconds and some kilobytes each time.
 
     Args:
-        every_n_steps: Steps between two writes.
-        keep_all: Also keeps each as `vectors/step_000010.safetensors`.
+        every_n_steps: Number of steps between two writes.
+        keep_all: Whether to keep the vectors of each write, too, in files such as
+            `vectors/step_000010.safetensors`.
     """
 
     def __init__(self, every_n_steps: int = 10, keep_all: bool = False) -> None:
@@ -38,7 +38,7 @@ class VectorCheckpoint(Callback):
         self.every_n_steps, self.keep_all = every_n_steps, keep_all
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Refuses a folder that holds another run's vectors."""
+        """Refuses a folder that holds the vectors of another run."""
         if stage == "fit":
             assert isinstance(pl_module, SteeringModule)
             self.path = claim(trainer, pl_module.policy.steering.file_name)
@@ -63,14 +63,14 @@ class VectorCheckpoint(Callback):
         self._save(trainer, pl_module, self.path)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """The same for a run that goes on when its last step is already behind it."""
+        """Writes the vectors of a resumed run whose last step was already done."""
         if not self.path.exists():
             self._save(trainer, pl_module, self.path)
 
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
-        """Writes what has been learned so far; a failure to do so must not hide the exception."""
+        """Writes the vectors so far; a failure to do so must not hide the exception."""
         if trainer.global_step > 0:
             try:
                 self._save(trainer, pl_module, self.path)

@@ -50,7 +50,7 @@ class Probe:
 
     @property
     def real(self) -> torch.Tensor:
-        """Mask of the places to compare, (B, T) bool, without padding and the last token of rows."""
+        """Mask of the places to compare, (B, T) bool, without padding and last tokens of rows."""
         end = self.lengths[:, None] + NUM_GREEDY - 1
         return torch.arange(self.tokens.shape[1]) < end
 
