@@ -17,16 +17,16 @@ log = logging.getLogger(__name__)
 
 
 class VectorCheckpoint(Callback):
-    """Writes `steering_vectors.safetensors` every n steps, at the end and when interrupted.
+    """Writes `steering_vectors.safetensors` every n steps.
 
-    The file holds only the vectors, for use; to resume training, use Lightning's checkpoints.
+    And at the end, and when the run is interrupted. The vectors alone, to use them; to go on
+    training, use Lightning's checkpoints.
 
     Cost: milliseconds and some kilobytes each time.
 
     Args:
-        every_n_steps: Number of steps between two writes.
-        keep_all: Whether to keep the vectors of each write, too, in files such as
-            `vectors/step_000010.safetensors`.
+        every_n_steps: Steps between two writes.
+        keep_all: Also keeps each as `vectors/step_000010.safetensors`.
     """
 
     def __init__(self, every_n_steps: int = 10, keep_all: bool = False) -> None:

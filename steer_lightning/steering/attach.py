@@ -48,7 +48,7 @@ def attach(
         vectors.layers_path = layers_path
     vectors.build(model)  # the parameters exist already, so this checks that they fit
     warn_of_another_base(vectors, getattr(model, "name_or_path", ""))
-    vectors.to(next(model.parameters()).device)  # once, instead of at every token
+    vectors.to(next(model.parameters()).device)  # moved once, instead of at every token
     return vectors.attach(model, scale)
 
 

@@ -22,7 +22,7 @@ LAYER_PATHS = (
 )
 
 
-MAX_DIGITS = 5  # longest layer index: a longer range would fill the memory before it is refused
+MAX_DIGITS = 5  # in a layer index: a longer range would fill the memory before it is refused
 
 
 def find_layers(model: nn.Module, layers_path: str | None = None) -> nn.ModuleList:

@@ -25,7 +25,7 @@ def _shown(character: str) -> str:
 
 
 def quoted(text: str) -> str:
-    """Returns a text as one line in quotes, which show where it begins and ends."""
+    """One line, in quotes, that shows where a text begins and ends."""
     line = printable(text).replace("\n", "\\n").replace("\t", "\\t")
     return f'"{line}"'
 

@@ -13,7 +13,7 @@ from steer_lightning.errors import ConfigError
 from steer_lightning.results.report.damage import damaged
 
 Series = dict[str, list[tuple[int, float]]]
-"""(step, value) pairs by metric, in order of the steps."""
+"""Pairs (step, value) by metric, in order of the steps."""
 
 FILE = "metrics.csv"
 SMOOTHING = 5  # steps
