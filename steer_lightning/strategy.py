@@ -38,7 +38,7 @@ class SteeringStrategy(ParallelStrategy):
         agreed: Message of the first process to the others when the run began, see `tell`.
     """
 
-    # the module is not wrapped and its state has kilobytes, so all this works as in one process
+    # the module is not wrapped and its state takes kilobytes, so all this works as in one process
     setup_optimizers = Strategy.setup_optimizers
     lightning_module_state_dict = Strategy.lightning_module_state_dict
     load_model_state_dict = Strategy.load_model_state_dict

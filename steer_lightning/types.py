@@ -47,7 +47,7 @@ class Completion:
     """Gold answer."""
     num_tokens: int
     finished: bool
-    """True if the model ended by itself (EOS), False if it was cut off at the token limit."""
+    """Whether the model ended by itself (EOS); False if it was cut off at the token limit."""
     columns: Mapping[str, object] = field(default_factory=dict)
 
 

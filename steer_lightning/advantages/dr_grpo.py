@@ -23,10 +23,10 @@ class DrGRPO:
         """Returns the advantages of a batch.
 
         Args:
-            rewards: (B, G) float, NaN where a completion could not be scored.
+            rewards: Rewards (B, G), float, NaN where a completion could not be scored.
 
         Returns:
-            (B, G) float, finite.
+            The advantages (B, G), float, finite.
         """
         values, scored = split_scored(rewards)
         mean = values.sum(1, keepdim=True) / scored.sum(1, keepdim=True).clamp(min=1)

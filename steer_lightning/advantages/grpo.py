@@ -28,10 +28,10 @@ class GRPO:
         """Returns the advantages of a batch.
 
         Args:
-            rewards: (B, G) float, NaN where a completion could not be scored.
+            rewards: Rewards (B, G), float, NaN where a completion could not be scored.
 
         Returns:
-            (B, G) float, finite.
+            The advantages (B, G), float, finite.
         """
         centred = DrGRPO()(rewards)  # 0 where unscored
         _, scored = split_scored(rewards)

@@ -52,10 +52,10 @@ class MovingAverage(nn.Module):
         """Returns the advantages of a batch, then updates the baseline with its mean reward.
 
         Args:
-            rewards: (B, G) float, NaN where a completion could not be scored.
+            rewards: Rewards (B, G), float, NaN where a completion could not be scored.
 
         Returns:
-            (B, G) float, finite.
+            The advantages (B, G), float, finite.
         """
         values, scored = split_scored(rewards)
         advantages = torch.where(scored, values - self.baseline, torch.zeros_like(values))

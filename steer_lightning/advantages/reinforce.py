@@ -21,10 +21,10 @@ class Reinforce:
         """Returns the advantages of a batch.
 
         Args:
-            rewards: (B, G) float, NaN where a completion could not be scored.
+            rewards: Rewards (B, G), float, NaN where a completion could not be scored.
 
         Returns:
-            (B, G) float, finite.
+            The advantages (B, G), float, finite.
         """
         values, _ = split_scored(rewards)
         return values

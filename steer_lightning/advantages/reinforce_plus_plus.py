@@ -24,11 +24,11 @@ class ReinforcePlusPlus:
         """Returns the advantages of a batch.
 
         Args:
-            rewards: Rewards of all processes, (B, G) float, NaN where a completion could not be
+            rewards: Rewards (B, G) of all processes, float, NaN where a completion could not be
                 scored.
 
         Returns:
-            (B, G) float, finite.
+            The advantages (B, G), float, finite.
         """
         values, scored = split_scored(rewards)
         if not has_signal(rewards.reshape(1, -1)):

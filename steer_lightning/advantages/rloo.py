@@ -23,10 +23,10 @@ class RLOO:
         """Returns the advantages of a batch.
 
         Args:
-            rewards: (B, G) float, NaN where a completion could not be scored.
+            rewards: Rewards (B, G), float, NaN where a completion could not be scored.
 
         Returns:
-            (B, G) float, finite.
+            The advantages (B, G), float, finite.
         """
         values, scored = split_scored(rewards)
         others = scored.sum(1, keepdim=True) - 1  # other scored completions, seen from a scored one

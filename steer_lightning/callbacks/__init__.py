@@ -1,4 +1,4 @@
-"""Callbacks that watch a run: they read public attributes and never change loss or data."""
+"""The callbacks that watch a run: they read public attributes and never change loss or data."""
 
 from steer_lightning.callbacks.benchmark_eval import BenchmarkEval
 from steer_lightning.callbacks.graceful_stop import GracefulStop, SignalWatch

@@ -1,4 +1,4 @@
-"""Accuracy on held-out problems while training."""
+"""The callback that measures the accuracy on held-out problems while training."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from steer_lightning.types import Prompt, Source
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """One evaluation of one benchmark."""
+    """The result of one evaluation of one benchmark."""
 
     benchmark: str
     step: int
@@ -30,30 +30,32 @@ class Result:
     cut_off_share: float
     num_unscored: float
     accuracy_low: float | None = None
-    """Of the 95 % interval; None for a single problem, or from a checkpoint without it."""
+    """Lower end of the 95 % interval; None for a single problem, or if a checkpoint lacks it."""
     accuracy_high: float | None = None
 
 
 class BenchmarkEval(Callback):
     """Evaluates benchmarks at the start, every n steps and at the end.
 
-    Cost: the time to answer the problems, each time. All evaluations of a run draw the same random
-        numbers, so that
-    two of them differ by the vectors alone.
+    All evaluations of a run draw the same random numbers, so that two of them differ by the vectors
+    alone.
+
+    Cost: the time to answer the problems, at each evaluation.
 
     Args:
-        benchmarks: Sources of problems by name, put to the model by the data module's template;
-            default: the data module's validation problems, as `validation`.
-        every_n_steps: Steps between evaluations; 0 evaluates at the start and the end alone.
-        sampling: How problems are answered; `group_size` completions each, accuracy is their mean
-            (avg@k). Null takes `model.eval_sampling`, and of each problem as many completions as
-            its source names: AIME and AMC name 32.
-        verifier: What counts as right; default: `MathReward`.
-        batch_size: Problems answered at once.
+        benchmarks: Sources of problems by name, which the data module's template turns into
+            prompts; null takes the validation problems of the data module, as `validation`.
+        every_n_steps: Number of steps between evaluations; 0 evaluates only at the start and the
+            end.
+        sampling: How problems are answered, with `group_size` completions each, over which the
+            accuracy is the mean (avg@k). Null takes `model.eval_sampling`, and as many completions
+            of each problem as its source sets: AIME and AMC set 32.
+        verifier: Reward that says what counts as right; `MathReward` by default.
+        batch_size: Number of problems to answer at once.
 
     Attributes:
-        results: All evaluations so far, in order.
-        verdict: What the mean of the verdicts is called.
+        results: All results so far, in order.
+        verdict: Name of the mean verdict.
     """
 
     state_key = ""
@@ -82,7 +84,7 @@ class BenchmarkEval(Callback):
                 raise ConfigError(f"BenchmarkEval.{key}", value, rule=f"must be at least {least}")
         self.benchmarks, self.every_n_steps, self.sampling = benchmarks, every_n_steps, sampling
         self.verifier: Reward = verifier or MathReward()
-        # what a mean verdict is to be called: that of a form or a length is no accuracy
+        # the mean verdict on a form or a length is no accuracy, so it is named after its reward
         name = reward_name(self.verifier)
         self.verdict = "accuracy" if isinstance(self.verifier, MathReward) else f"mean {name}"
         self.batch_size = batch_size
@@ -95,7 +97,7 @@ class BenchmarkEval(Callback):
         )
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Loads the problems, before the model is loaded."""
+        """Loads the problems before the model is loaded."""
         if stage != "fit":
             return
         assert isinstance(pl_module, SteeringModule)
@@ -149,7 +151,7 @@ class BenchmarkEval(Callback):
             )
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Evaluates before the first step; a resumed run has done so."""
+        """Evaluates before the first step, unless the run was resumed."""
         if trainer.global_step == 0:
             self._evaluate(trainer, pl_module)
 
@@ -166,36 +168,36 @@ class BenchmarkEval(Callback):
             self._evaluate(trainer, pl_module)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Evaluates after the last step, if that has not just been done."""
+        """Evaluates after the last step, unless that has just been done."""
         if not self.results or self.results[-1].step != trainer.global_step:
             self._evaluate(trainer, pl_module)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """The same for a run that goes on when its last step is already behind it."""
+        """Evaluates in a resumed run whose last step was already done, so that none is trained."""
         self.on_train_end(trainer, pl_module)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Ends the threads of a verifier that has some."""
+        """Ends the threads of the verifier, if it has any."""
         if stage == "fit":
             self._judge.close()
 
     def state_dict(self) -> dict[str, Any]:
-        """The results so far: a resumed run knows its accuracy before training."""
+        """Returns the results so far, so that a resumed run knows its accuracy before training."""
         return {"results": [asdict(result) for result in self.results]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes over the results so far."""
+        """Restores the results so far."""
         self.results = [Result(**result) for result in state_dict["results"]]
 
     def accuracy(self, last: bool) -> dict[str, float]:
-        """Accuracy of each benchmark at its last evaluation, or before the first step.
+        """Returns the accuracy on each benchmark, at its last evaluation or before the first step.
 
-        A benchmark that a resumed run was given later has none from before.
+        A benchmark that was added to a resumed run has no accuracy from before the first step.
         """
         return {result.benchmark: result.accuracy for result in self._ordered(last)}
 
     def interval(self, last: bool) -> dict[str, list[float | None]]:
-        """The 95 % interval of each of these accuracies, low and high."""
+        """Returns the 95 % intervals, low and high, of the accuracies that `accuracy` returns."""
         return {x.benchmark: [x.accuracy_low, x.accuracy_high] for x in self._ordered(last)}
 
     def _ordered(self, last: bool) -> list[Result]:
@@ -227,7 +229,7 @@ class BenchmarkEval(Callback):
     ) -> dict[str, float]:
         metrics = BenchmarkMetrics().to(module.device)
         policy = module.policy
-        prompts = prompts[module.own]  # the metrics join what the processes find
+        prompts = prompts[module.own]  # the share of this process; the metrics join all shares
         starts = range(0, len(prompts), self.batch_size)
         quiet = trainer.progress_bar_callback is None or len(starts) <= 1
         quiet |= not trainer.is_global_zero

@@ -16,7 +16,7 @@ from steer_lightning.system.run_files import LAST_CHECKPOINT, PREVIOUS_CHECKPOIN
 from steer_lightning.system.whole_files import write_bytes
 
 CHECKSUM = "sha256"
-"""Where a checkpoint keeps the checksum of all the rest."""
+"""Key under which a checkpoint stores the checksum of all its other entries."""
 
 
 MAX_DEPTH, VALUE_BYTES = 100, 64
@@ -32,8 +32,8 @@ class DamagedCheckpointError(RuntimeError):
 def save_checkpoint(checkpoint: Mapping[str, Any], path: Path) -> None:
     """Writes a checkpoint aside and renames it.
 
-    An earlier `last.ckpt` stays beside it as `previous.ckpt`: a crash at any moment leaves at
-    least one of the two whole.
+    An earlier `last.ckpt` stays beside it as `previous.ckpt`, so that a crash at any moment leaves
+    at least one of the two whole.
 
     Args:
         checkpoint: Values of types that `torch.load` takes with `weights_only=True`.
@@ -42,31 +42,31 @@ def save_checkpoint(checkpoint: Mapping[str, Any], path: Path) -> None:
     Raises:
         OSError: If the disk is full or the folder can't be written.
     """
-    buffer = io.BytesIO()  # kilobytes; on a full disk torch.save itself raises no OSError
+    buffer = io.BytesIO()  # a few kilobytes; on a full disk torch.save by itself raises no OSError
     torch.save({**checkpoint, CHECKSUM: checksum(checkpoint)}, buffer)
     keep = path.with_name(PREVIOUS_CHECKPOINT) if path.name == LAST_CHECKPOINT else None
     write_bytes(path, buffer.getvalue(), keep=keep)
 
 
 def load_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
-    """Loads a checkpoint, running none of its code, and compares its checksum.
+    """Loads a checkpoint without running any of its code, and compares its checksum.
 
     Args:
-        path: The file.
-        map_location: As in `torch.load`.
+        path: File of the checkpoint.
+        map_location: Where tensors are loaded to, as in `torch.load`.
 
     Returns:
         What was saved. A file without a checksum, which others write, is taken as it is.
 
     Raises:
-        DamagedCheckpointError: If it can't be read, holds more than plain values and tensors, or
-            its checksum is another.
+        DamagedCheckpointError: If the file can't be read, holds more than plain values and tensors,
+            or does not match its checksum.
     """
     try:
         return _load(path, map_location)
     except DamagedCheckpointError:
         raise
-    except Exception as error:  # zip, pickle and tensors that were tampered with raise anything
+    except Exception as error:  # a zip, pickle or tensor that was tampered with can raise anything
         told = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DamagedCheckpointError(f"can't be read ({told})") from error
 
@@ -80,7 +80,7 @@ def _load(path: Path, map_location: Any) -> dict[str, Any]:
         raise DamagedCheckpointError(f"is damaged: the checksum of {bad} is another")
     try:
         found: Any = torch.load(path, map_location=map_location, weights_only=True)
-    except pickle.UnpicklingError as error:  # torch's own message says how to run its code
+    except pickle.UnpicklingError as error:  # torch's message would say how to run the file's code
         raise DamagedCheckpointError("holds more than plain values and tensors") from error
     if not isinstance(found, dict):
         raise DamagedCheckpointError(f"holds a {type(found).__name__}, not a mapping")
@@ -95,8 +95,8 @@ def _measure(value: Any, left: int, depth: int = 0) -> int:
     """Counts bytes down from `left`: those of tensors, and `VALUE_BYTES` for each other value.
 
     Raises:
-        DamagedCheckpointError: Below 0, or where values are nested too deep: a tensor of one number
-            may be spread over terabytes, and a list may hold itself.
+        DamagedCheckpointError: If the count falls below 0, or values are nested too deep: a tensor
+            of one number may be expanded to terabytes, and a list may contain itself.
     """
     left -= value.nbytes if isinstance(value, torch.Tensor) else VALUE_BYTES
     if left < 0 or depth > MAX_DEPTH:
@@ -110,7 +110,7 @@ def _measure(value: Any, left: int, depth: int = 0) -> int:
 
 
 def checksum(value: Any) -> str:
-    """SHA-256 over plain values and tensors, nested in mappings, lists and tuples."""
+    """Computes SHA-256 over plain values and tensors, nested in mappings, lists and tuples."""
     digest = hashlib.sha256()
     _feed(digest, value)
     return digest.hexdigest()

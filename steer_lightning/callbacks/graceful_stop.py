@@ -1,4 +1,4 @@
-"""Ends a run at a signal, saved, so that the same command goes on with it."""
+"""The callback that saves and ends a run at a signal, so that the same command resumes it."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from steer_lightning.callbacks.last_checkpoint import bring_up_to_date
 from steer_lightning.system.collectives import largest, rank
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name))
-"""How clusters announce that they take a machine away: SLURM's pre-emption and time limit."""
+"""Signals by which clusters announce that a machine goes: SLURM's pre-emption and time limit."""
 
 
 PATIENCE = 20.0
-"""Seconds that callbacks have at a failure, before the other processes are told of it."""
+"""Seconds that callbacks have after a failure, before the other processes are told of it."""
 
 
 class GracefulStop(Callback):
-    """At SIGTERM or SIGUSR1 finishes the step, saves a checkpoint and exits with 128 + the signal.
+    """Finishes the step at SIGTERM or SIGUSR1, saves a checkpoint and exits with 128 + the signal.
 
-    Before the first step and in the last evaluation it exits at once; a second signal, or a second
-    Ctrl-C, does so anywhere. Under SLURM, Lightning's handler that puts the job back into the queue
-    is called first. It should be the last callback of a run, and its `SignalWatch` the first; the
-    command line sees to both.
+    Before the first step and in the last evaluation it exits at once; after a second signal, or a
+    second Ctrl-C, it exits at once anywhere. Under SLURM, Lightning's handler that puts the job
+    back into the queue is called first. This callback should be the last one of a run, and its
+    `SignalWatch` the first; the command line places both.
 
     Cost: none.
     """
@@ -40,17 +40,17 @@ class GracefulStop(Callback):
         self._before: dict[int, Any] = {}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Takes the signals over from Lightning, which would only log them."""
+        """Takes over the signals from Lightning, which would only log them."""
         if self._before or threading.current_thread() is not threading.main_thread():
-            return  # Python allows it in the main thread alone
+            return  # Python allows signal handlers in the main thread only
         self._before = {number: signal.signal(number, self._handle) for number in SIGNALS}
-        if trainer.received_sigterm:  # a moment ago
+        if trainer.received_sigterm:  # the signal came just before this handler was set
             self._handle(signal.SIGTERM, None)
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """From here on a signal waits for the end of a step."""
+        """Marks the start of a step, from which on a signal waits for the end of the step."""
         self._is_stepping = True
 
     def on_train_batch_end(
@@ -61,36 +61,36 @@ class GracefulStop(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Saves and exits, if a signal came during the step."""
+        """Saves and exits if a signal came during the step."""
         if self._agreed():
             bring_up_to_date(trainer)
             self._exit()
 
     def _agreed(self) -> bool:
-        """Whether any process has received a signal; then all of them stop behind this step."""
+        """Tells whether any process has received a signal; then all of them stop after the step."""
         self._received = largest(self._received or 0) or None
         return self._received is not None
 
     def at_train_end(self, trainer: L.Trainer) -> None:
-        """Steps are over; what comes now need not be waited for."""
+        """Saves after the last step; from here on a signal need not wait for anything."""
         bring_up_to_date(trainer)
         self._is_stepping = False
         if self._agreed():
             self._exit()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Gives the signals back."""
+        """Returns the signals to their earlier handlers."""
         self._give_back()
 
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
-        """From now on a second Ctrl-C exits."""
+        """Returns the signals to their earlier handlers, and lets a second Ctrl-C exit at once."""
         if callable(self._before.get(signal.SIGTERM)):
-            # Lightning's is a collective call, for which the other processes may not come any more
+            # Lightning's handler makes a collective call, which other processes may never join
             self._before[signal.SIGTERM] = signal.SIG_DFL
         self._give_back()
-        # Lightning ignores further Ctrl-C while it shuts down, however long that takes
+        # without this Lightning ignores any further Ctrl-C until it has shut down
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, lambda number, _: os._exit(128 + number))
 
@@ -102,17 +102,18 @@ class GracefulStop(Callback):
         if not self._is_stepping:
             self._exit()
         told = f"\n{name}: finishing the step and saving; once more to exit at once\n"
-        os.write(2, told.encode())  # print() fails if the signal came in the middle of another
+        os.write(2, told.encode())  # print() fails if the signal has interrupted another print()
 
     def _exit(self) -> None:
         assert self._received is not None
         before = self._before.get(self._received)
-        if callable(before) and self._received != signal.SIGTERM:  # SLURM's requeue
-            # with which SLURM ends the job: by a SIGTERM to what is about to end by itself
+        # such a handler is Lightning's, which has SLURM requeue the job
+        if callable(before) and self._received != signal.SIGTERM:
+            # to requeue it SLURM ends the job by a SIGTERM, but this process ends by itself anyway
             self._before[signal.SIGTERM] = signal.SIG_IGN
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             before(self._received, None)
-        # a launcher would take the status of another process than the first for a failure
+        # launchers take any status but 0 of a process other than the first for a failure
         raise SystemExit(128 + self._received if rank() == 0 else 0)
 
     def _give_back(self) -> None:
@@ -122,12 +123,12 @@ class GracefulStop(Callback):
 
 
 class SignalWatch(Callback):
-    """Gives signals to a `GracefulStop` before any other callback acts, which may take long.
+    """Has a `GracefulStop` handle signals before any other callback acts, which may take long.
 
     Cost: none.
 
     Args:
-        stop: What handles them; it is the last callback, since it may end the run.
+        stop: Callback that handles the signals; it is the last one, since it may end the run.
     """
 
     def __init__(self, stop: GracefulStop) -> None:
@@ -135,20 +136,20 @@ class SignalWatch(Callback):
         self.stop = stop
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Before the first evaluation."""
+        """Takes over the signals before the first evaluation."""
         self.stop.on_train_start(trainer, pl_module)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Before the last evaluation."""
+        """Saves the last step before the last evaluation."""
         self.stop.at_train_end(trainer)
 
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
-        """Before others save what they have."""
+        """Lets a second Ctrl-C exit, before other callbacks save their results."""
         self.stop.on_exception(trainer, pl_module, exception)
-        # one that waits for the other processes, as a checkpoint's barrier, would do so for ever:
-        # once they know they end, and then its wait does
+        # a callback that waits for the other processes, such as at the barrier of a checkpoint,
+        # would wait for ever; once they are told, they end, and so does the wait
         told = threading.Timer(PATIENCE, trainer.strategy.on_exception, [exception])
         told.daemon = True
         told.start()

@@ -1,4 +1,4 @@
-"""Watches for updates that were skipped, and for rewards from which nothing can be learned."""
+"""The callback that watches for skipped updates, and for rewards that teach nothing."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ log = logging.getLogger(__name__)
 class Guard(Callback):
     """Keeps batches of skipped updates, stops after several in a row, and warns of lost signal.
 
-    The module by itself skips an update whose loss or gradient is not finite. Its batch is kept for
-    a look under `skipped/`, as a file for `torch.load`: token ids, masks, log-probabilities,
-    advantages, texts.
+    The module skips an update by itself if loss or gradient are not finite. The batch of such an
+    update is kept for inspection under `skipped/`, as a file for `torch.load`: token ids, masks,
+    log-probabilities, advantages, texts.
 
-    Cost: microseconds a step.
+    Cost: microseconds per step.
 
     Args:
         max_skipped: Number of skipped updates in a row after which the run stops.
@@ -43,7 +43,7 @@ class Guard(Callback):
             if value < 1:
                 raise ConfigError(f"Guard.{key}", value, rule="must be at least 1")
         self.max_skipped, self.no_signal_steps = max_skipped, no_signal_steps
-        self._skipped = self._silent = 0  # in a row
+        self._skipped = self._silent = 0  # numbers of such steps in a row
         self._num_kept = 0
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -59,7 +59,7 @@ class Guard(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Looks at the step that has just ended.
+        """Inspects the step that has just ended.
 
         Raises:
             FloatingPointError: After `max_skipped` skipped updates in a row.
@@ -107,7 +107,7 @@ class Guard(Callback):
 def keep_batch(step: Step, path: Path) -> None:
     """Writes the batch of an update, in types that load with `weights_only=True`."""
     rollouts = step.rollouts
-    buffer = io.BytesIO()  # on a full disk torch.save itself raises no OSError
+    buffer = io.BytesIO()  # on a full disk torch.save by itself raises no OSError
     torch.save(
         {
             "prompt_ids": [list(prompt.token_ids) for prompt in rollouts.prompts],

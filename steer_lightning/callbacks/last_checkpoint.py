@@ -35,10 +35,10 @@ class WholeFileCheckpointIO(TorchCheckpointIO):
 class LastCheckpoint(ModelCheckpoint):
     """Keeps `last.ckpt` up to date after every step.
 
-    A checkpoint is kilobytes, so an interrupted run need lose no step. It stands beside any
-    `ModelCheckpoint` of the user's own.
+    A checkpoint takes kilobytes, so an interrupted run need not lose a step. A `ModelCheckpoint`
+    that the user has configured works beside this callback.
 
-    Cost: milliseconds and some kilobytes a step.
+    Cost: milliseconds and some kilobytes per step.
 
     Args:
         every_n_steps: Number of steps from one checkpoint to the next.
@@ -91,7 +91,7 @@ class LastCheckpoint(ModelCheckpoint):
 
 
 def bring_up_to_date(trainer: L.Trainer) -> None:
-    """Saves the last step, if there is a `LastCheckpoint` and it has not done so."""
+    """Saves the last step if there is a `LastCheckpoint` that has not done so."""
     for callback in trainer.checkpoint_callbacks:
         if isinstance(callback, LastCheckpoint) and callback.saved_step != trainer.global_step:
             trainer.save_checkpoint(run_folder(trainer) / CHECKPOINTS / LAST_CHECKPOINT)

@@ -33,14 +33,14 @@ log = logging.getLogger(__name__)
 class LensCallback(Callback):
     """Looks at the vectors every n steps and at the end.
 
-    Norms, how far each vector has moved since the start and since the last look, the stable rank
-    and the tokens with the largest products become a line of `lens.jsonl`, and all but the tokens
-    go to the loggers as `lens/...`. At the end `lens.json` has all that the command `lens` shows.
+    The norms, the distance of each vector from its start and from the last look, the stable rank
+    and the tokens with the largest products become a line of `lens.jsonl`; all but the tokens go to
+    the loggers as `lens/...`. At the end `lens.json` has all that the command `lens` shows.
 
-    LoRA and changes of weights are no vectors to look at: then it does nothing.
+    LoRA and changes of weights are not vectors to look at; for them the callback does nothing.
 
-    Cost: a forward pass of one token, and the product of L vectors with the unembedding, each
-    time; at the end three short forward passes for each of a few prompts.
+    Cost: a forward pass of one token and the product of L vectors with the unembedding at each
+    look; at the end three short forward passes for each of a few prompts.
 
     Args:
         every_n_steps: Number of steps between two looks; 0 looks at the end alone.
@@ -65,17 +65,17 @@ class LensCallback(Callback):
         self.how = Look(num_tokens=num_tokens, final_norm=final_norm)
         self._start: torch.Tensor | None = None
         self._last: torch.Tensor | None = None
-        self._looked_at: int | None = None  # step
+        self._looked_at: int | None = None  # step of the last look
         self._described = False
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Refuses a folder that holds another run's looks."""
+        """Refuses a folder that holds the looks of another run."""
         if stage == "fit":
             self._lines = claim(trainer, LENS_LINES)
             self._file = claim(trainer, LENS)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Sees whether tokens can be found."""
+        """Warns if the base allows no lists of tokens."""
         if _vectors(pl_module) is None:
             return
         try:
@@ -84,7 +84,7 @@ class LensCallback(Callback):
             log.warning("the lens shows no tokens: %s", error)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Remembers where the vectors start; a resumed run knows it from its checkpoint."""
+        """Stores the vectors at the start; a resumed run has them from its checkpoint."""
         vectors = _vectors(pl_module)
         if self._start is None and vectors is not None:
             self._start = self._last = _plain(vectors)
@@ -102,7 +102,7 @@ class LensCallback(Callback):
             self._look(trainer, pl_module)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Looks at the final vectors, and writes `lens.json`."""
+        """Looks at the final vectors and writes `lens.json`."""
         vectors = _vectors(pl_module)
         if vectors is None:
             return
@@ -125,7 +125,7 @@ class LensCallback(Callback):
         return {"start": self._start, "last": self._last}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on measuring from there."""
+        """Restores the vectors at the start and at the last look."""
         self._start, self._last = state_dict["start"], state_dict["last"]
 
     def _prompts(self, trainer: L.Trainer) -> list[Prompt]:
@@ -159,7 +159,7 @@ class LensCallback(Callback):
             logger.log_metrics(metrics, step=step)
         if trainer.is_global_zero:
             line = {"step": step, **columns, "stable_rank": rank, "layers": layers, "top": top}
-            self._lines.parent.mkdir(parents=True, exist_ok=True)  # it may have been removed
+            self._lines.parent.mkdir(parents=True, exist_ok=True)  # someone may have removed it
             with self._lines.open("a") as file:
                 file.write(json.dumps(line) + "\n")
 

@@ -1,4 +1,4 @@
-"""A progress bar over the whole run that shows the reward rising."""
+"""The progress bar of the whole run, which shows how the reward develops."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ BARS = "▁▂▃▄▅▆▇█"
 
 
 def sparkline(values: list[float], width: int = 12) -> str:
-    """A line of bars for a series, from its smallest to its largest value.
+    """Draws a series as a line of bars, scaled from the smallest to the largest bar.
 
-    Each bar is the mean of a stretch.
+    Each bar is the mean of a stretch of the series.
     """
     count = min(width, len(values))
     edges = [round(k * len(values) / count) for k in range(count + 1)] if count else []
@@ -29,9 +29,9 @@ def sparkline(values: list[float], width: int = 12) -> str:
 
 
 class SteeringProgressBar(TQDMProgressBar):
-    """Steps of the whole run, with the reward.
+    """Shows the steps of the whole run, the reward and the speed.
 
-    It shows the reward so far as a small curve, its recent mean, and tokens per second.
+    The reward appears as its recent mean and a small curve, the speed in tokens per second.
     """
 
     def __init__(self, refresh_rate: int = 1) -> None:
@@ -39,7 +39,7 @@ class SteeringProgressBar(TQDMProgressBar):
         self._rewards: list[float] = []
 
     def init_train_tqdm(self) -> Tqdm:
-        """A bar as long as the run, not as an epoch."""
+        """Makes a bar for the whole run instead of one epoch."""
         bar = super().init_train_tqdm()
         bar.bar_format = (
             "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
@@ -47,7 +47,7 @@ class SteeringProgressBar(TQDMProgressBar):
         return bar
 
     def on_train_epoch_start(self, trainer: L.Trainer, *_: Any) -> None:
-        """Sets the length of the bar; later epochs go on with it."""
+        """Sets the length of the bar, which later epochs continue."""
         bar = self.train_progress_bar
         bar.total = int(trainer.estimated_stepping_batches)
         bar.n = trainer.global_step
@@ -61,12 +61,12 @@ class SteeringProgressBar(TQDMProgressBar):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Moves on by one step."""
+        """Advances the bar by one step."""
         assert isinstance(pl_module, SteeringModule)
         step = pl_module.last_step
         assert step is not None
         reward = float(step.rewards.nanmean())
-        if not math.isnan(reward):  # no completion of the batch could be scored
+        if not math.isnan(reward):  # NaN if no completion of the batch could be scored
             self._rewards.append(reward)
         recent = self._rewards[-5:] or [float("nan")]
         speed = float(step.num_tokens.sum()) / step.rollout_seconds
@@ -81,4 +81,4 @@ class SteeringProgressBar(TQDMProgressBar):
             )
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Nothing: the bar is the run's, not the epoch's."""
+        """Does nothing, because the bar belongs to the run and not to the epoch."""

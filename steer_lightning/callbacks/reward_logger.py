@@ -1,4 +1,4 @@
-"""Logs what reinforcement learning does, to any Lightning logger."""
+"""The callback that logs rewards and completions to any Lightning logger."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from steer_lightning.training.step import Step
 
 
 def reward_metrics(step: Step) -> dict[str, float]:
-    """Mean and spread of the rewards, share of groups without signal, and each reward's own mean.
+    """Computes mean and spread of the rewards, share of groups without signal, mean of each reward.
 
-    Of all completions, those included that take no part in the update. `reward/kl`, where the
-    reward takes it in, in nats a completion.
+    The metrics cover all completions, including those that take no part in the update. If the
+    reward includes the KL to the base, `reward/kl` is its mean, in nats per completion.
 
     Args:
-        step: With rewards (B, G); unscored completions count in `num_unscored` alone.
+        step: Step with rewards (B, G); unscored completions count only in `num_unscored`.
     """
     scored = step.rewards[~step.rewards.isnan()]
     no_signal = (step.advantages == 0).all(1).float()
@@ -38,7 +38,7 @@ def reward_metrics(step: Step) -> dict[str, float]:
 
 
 def completion_metrics(step: Step) -> dict[str, float]:
-    """Lengths in tokens, share of cut-off completions, and entropy in nats a token.
+    """Computes lengths in tokens, the share of cut-off completions, and entropy in nats per token.
 
     The entropy is estimated by the mean of -log pi over the sampled tokens.
     """
@@ -54,7 +54,7 @@ def completion_metrics(step: Step) -> dict[str, float]:
 class RewardLogger(Callback):
     """Logs rewards, completions, vectors and speed after each step.
 
-    Cost: microseconds a step.
+    Cost: microseconds per step.
     """
 
     def on_train_batch_end(
@@ -75,7 +75,8 @@ class RewardLogger(Callback):
             **self._update(step),
             **self._state(pl_module, step),
         }
-        # for callbacks that monitor a metric; Lightning would count the first step as 0 in logs
+        # this is for callbacks that monitor a metric; the loggers get the metrics below, since
+        # Lightning would count the first step as 0 in logs
         pl_module.log_dict(metrics, on_step=True, logger=False, batch_size=1)
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
         if every and trainer.global_step % every == 0:

@@ -58,7 +58,7 @@ class RolloutTable(Callback):
     During the run each step's completions are a file of their own under `rollouts/`, so that a
     crash loses none; at the end they become one file, `rollouts.parquet`.
 
-    Cost: some milliseconds a step, and the disk space of the text.
+    Cost: some milliseconds per step, and the disk space of the text.
 
     Args:
         every_n_steps: Number of steps between two shows on the console; 0 shows none.
@@ -88,7 +88,7 @@ class RolloutTable(Callback):
         self.num_prompts, self.num_completions = num_prompts, num_completions
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Refuses a folder that holds another run's rollouts."""
+        """Refuses a folder that holds the rollouts of another run."""
         if stage == "fit":
             self._file = claim(trainer, ROLLOUTS)
             self._folder = claim(trainer, ROLLOUT_PARTS)
@@ -101,11 +101,11 @@ class RolloutTable(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Keeps the step's completions, and shows some."""
+        """Writes the completions of the step, and shows some."""
         assert isinstance(pl_module, SteeringModule)
         step, number = pl_module.last_step, trainer.global_step
         assert step is not None
-        # each process writes its own share: text never goes over the wire
+        # each process writes its own share, so that no text travels between processes
         share = f".process_{rank():04d}" if world_size() > 1 else ""
         with written_aside(self._folder / f"{step_name(number)}{share}.parquet") as aside:
             pq.write_table(as_table(step, number), aside)

@@ -1,4 +1,4 @@
-"""The folder of one run: `trainer.default_root_dir`. The command line gives every run a new one."""
+"""Access to the folder of a run, `trainer.default_root_dir`, which the command line makes new."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from steer_lightning.system.printable import printable
 
 
 def run_folder(trainer: L.Trainer) -> Path:
-    """Where the run's files go."""
+    """Returns the folder of the run's files."""
     return Path(trainer.default_root_dir)
 
 
 def claim(trainer: L.Trainer, name: str) -> Path:
-    """The path of a file that this run is going to write.
+    """Returns the path of a file that this run is going to write.
 
     Raises:
-        ConfigError: If an earlier run has left one there.
+        ConfigError: If an earlier run has left a file of this name there.
     """
     path = run_folder(trainer) / name
     if path.exists():
@@ -35,7 +35,7 @@ def claim(trainer: L.Trainer, name: str) -> Path:
 
 
 def tell(trainer: L.Trainer, text: str) -> None:
-    """Prints on the first process, above the progress bar where there is one."""
+    """Prints on the first process, above the progress bar if there is one."""
     if not trainer.is_global_zero:
         return
     tqdm.write(printable(text), file=sys.stdout)

@@ -35,7 +35,7 @@ class RunSummary(Callback):
     Cost: a hash of the base's weights before and after, some seconds for each 10 GB.
 
     Args:
-        hash_base: Shows by a hash that training has left the base unchanged.
+        hash_base: Whether to check by a hash that training has left the base unchanged.
     """
 
     def __init__(self, hash_base: bool = True) -> None:
@@ -44,15 +44,15 @@ class RunSummary(Callback):
         self._tokens = 0
         self._optimizer: dict[str, Any] | None = None
         self._rollout_seconds = 0.0
-        self._seconds_before = 0.0  # of the run that this one goes on with
+        self._seconds_before = 0.0  # duration of the earlier run that this one resumes
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Refuses a folder that holds another run's summary."""
+        """Refuses a folder that holds the summary of another run."""
         if stage == "fit":
             self._path = claim(trainer, SUMMARY)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Starts the clock."""
+        """Starts the clock, hashes the base, and prints what is trained."""
         assert isinstance(pl_module, SteeringModule)
         self._start = time.perf_counter()
         self._before = pl_module.policy.base_sha256() if self.hash_base else None
@@ -73,11 +73,12 @@ class RunSummary(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Counts tokens."""
+        """Adds the tokens and the time of the step."""
         assert isinstance(pl_module, SteeringModule)
         step = pl_module.last_step
         assert step is not None
-        if self._optimizer is None and trainer.optimizers[0].state:  # made in its first step
+        # an optimizer makes its state in its first step
+        if self._optimizer is None and trainer.optimizers[0].state:
             self._optimizer = self._state_of(trainer)
         self._tokens += int(step.num_tokens.sum())
         self._rollout_seconds += step.rollout_seconds
@@ -99,7 +100,7 @@ class RunSummary(Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on with the counters."""
+        """Restores the counters."""
         self._tokens, self._rollout_seconds = state_dict["tokens"], state_dict["rollout_seconds"]
         self._seconds_before = state_dict["seconds"]
 
@@ -110,7 +111,7 @@ class RunSummary(Callback):
         """Writes and prints the summary.
 
         Raises:
-            RuntimeError: If the base has changed: the run's result would mean nothing.
+            RuntimeError: If the base has changed, so that the result of the run means nothing.
         """
         assert isinstance(pl_module, SteeringModule)
         after = pl_module.policy.base_sha256() if self.hash_base else None

@@ -40,7 +40,7 @@ class VectorCheckpoint(Callback):
         self.every_n_steps, self.keep_all = every_n_steps, keep_all
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Refuses a folder that holds another run's vectors."""
+        """Refuses a folder that holds the vectors of another run."""
         if stage == "fit":
             assert isinstance(pl_module, SteeringModule)
             self.path = claim(trainer, pl_module.policy.steering.file_name)
@@ -72,7 +72,7 @@ class VectorCheckpoint(Callback):
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
-        """Writes what has been learned so far; a failure to do so must not hide the exception."""
+        """Writes the vectors so far; a failure to do so must not hide the exception."""
         if trainer.global_step > 0:
             try:
                 self._save(trainer, pl_module, self.path)

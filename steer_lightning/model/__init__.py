@@ -1,1 +1,1 @@
-"""The frozen language model, how it lies in memory, and the doors to its insides."""
+"""The frozen language model: its policy, its placement in memory, and access to its internals."""

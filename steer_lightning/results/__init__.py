@@ -1,1 +1,1 @@
-"""What is made of a run: what its vectors say, its page, and files for other tools."""
+"""Everything made from a finished run: the lens on its vectors, its page, files for other tools."""

@@ -21,7 +21,7 @@ HUB_DATA = {
     "Math": "DigitalLearningGmbH/MATH-lighteval",
     "DeepScaleR": "agentica-org/DeepScaleR-Preview-Dataset",
 }
-"""Data sets of the hub by the class that reads them."""
+"""Data sets on the hub, by the class that reads them."""
 
 SETTINGS = (
     *("data.train", "data.template", "data.batch_size", "model.sampling.group_size"),
@@ -37,7 +37,7 @@ def read_run(folder: Path) -> tuple[SteeringVectors, dict[str, Any], dict[str, A
     """Reads vectors, summary and configuration of a run; a missing one of the last two is empty.
 
     Raises:
-        ConfigError: If there are no vectors, or a file is damaged.
+        ConfigError: If there are no vectors or a file is damaged.
     """
     path = folder / SteeringVectors.file_name
     if not path.is_file():
@@ -58,7 +58,7 @@ def model_card(folder: Path, repo_id: str) -> ModelCard:
         repo_id: The repository that the card is for, USER/NAME.
 
     Raises:
-        ConfigError: If the folder is no run's, or a file is damaged.
+        ConfigError: If the folder holds no run or a file is damaged.
     """
     vectors, summary, config = read_run(folder)
     base = vectors.metadata.get("base_model", "")

@@ -33,21 +33,21 @@ def push_to_hub(
     private: bool | None = None,
     overwrite: bool = False,
 ) -> str:
-    """Uploads a run's vectors, configuration, summary and curve with a generated model card.
+    """Uploads the vectors, configuration, summary and curve of a run, with a new model card.
 
-    The account is that of `hf auth login`, or of the environment's HF_TOKEN.
+    The account is that of `hf auth login`, or that of HF_TOKEN in the environment.
 
     Args:
-        run: A run's folder.
-        repo_id: The repository, USER/NAME; it is made if it is missing.
+        run: Folder of the run.
+        repo_id: Repository, USER/NAME; it is created if it is missing.
         private: Whether a new repository is private; None takes the hub's default.
-        overwrite: Adds a commit to a repository that holds vectors already.
+        overwrite: Whether to add a commit to a repository that holds vectors already.
 
     Returns:
         The address of the commit.
 
     Raises:
-        ConfigError: If the folder is no run's or damaged, or the hub refuses.
+        ConfigError: If the folder holds no run, a file is damaged, or the hub refuses.
     """
     folder = Path(run)
     card = model_card(folder, repo_id)
@@ -74,14 +74,14 @@ def push_to_hub(
 
 
 def from_hub(repo_id: str, revision: str | None = None) -> SteeringVectors:
-    """Loads vectors from the hub; what was downloaded before is taken from the cache.
+    """Loads vectors from the hub, or from the cache if they were downloaded before.
 
         with attach(model, from_hub("user/name")):
             model.generate(**inputs)
 
     Args:
-        repo_id: The repository, USER/NAME.
-        revision: Branch, tag or commit.
+        repo_id: Repository, USER/NAME.
+        revision: Branch, tag or commit of the repository.
 
     Raises:
         ConfigError: If the hub has no such vectors or can't be reached.
@@ -93,7 +93,7 @@ def from_hub(repo_id: str, revision: str | None = None) -> SteeringVectors:
 
 @contextmanager
 def _hub_errors(key: str, repo_id: str) -> Iterator[None]:
-    """Turns what the hub's client raises into a ConfigError."""
+    """Turns errors of the hub's client into a ConfigError."""
     endpoint = os.environ.get("HF_ENDPOINT", ENDPOINT)
     fix = f"Check the name and the network ({endpoint}), and log in by `hf auth login` or HF_TOKEN"
     try:

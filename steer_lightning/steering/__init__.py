@@ -1,6 +1,6 @@
-"""What is trained: steering vectors, where they are added, and their file.
+"""Everything that can be trained: steering vectors, changes of weights, LoRA, and their files.
 
-Knows nothing of reinforcement learning.
+This package knows nothing of reinforcement learning.
 """
 
 from steer_lightning.steering.adaptive import AdaptiveVectors

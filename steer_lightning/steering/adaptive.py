@@ -1,4 +1,4 @@
-"""Vectors whose size depends on the token that they are added to."""
+"""The vectors whose size depends on the token to which they are added."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from steer_lightning.steering.vectors import SteeringVectors
 
 
 class AdaptiveVectors(SteeringVectors):
-    """Token-wise scale: `h_t <- h_t + g_t v` with `g_t = 2 sigmoid(w . h_t / (rms(h_t) sqrt(D)))`.
+    """Vectors that a gate scales for each token.
 
-    h_t is what the place puts out for token t, and g_t lies between 0 and 2. The gates w start at
-    zero, where g_t = 1 and the vectors are plain ones. 2 * L * D numbers. The follow-up of the
+    `h_t <- h_t + g_t v` with `g_t = 2 sigmoid(w . h_t / (rms(h_t) sqrt(D)))`, where h_t is the
+    output of the place for token t, and g_t lies between 0 and 2. The gates w start at zero, where
+    g_t = 1 and the vectors are plain ones. 2 * L * D numbers are trained. The follow-up of the
     paper (arXiv 2509.06608) scales its vectors token by token; this form of the gate is the
     package's own.
 
     Attributes:
-        gates: (L, D padded to a multiple of 256) float32 parameter, w.
+        gates: Weights w of the gates, (L, D padded to a multiple of 256) float32 parameter.
     """
 
     file_name = "adaptive_vectors.safetensors"
@@ -33,7 +34,7 @@ class AdaptiveVectors(SteeringVectors):
         self.gates = nn.Parameter(torch.zeros_like(self.weight))
 
     def gate(self, row: int, stream: torch.Tensor) -> torch.Tensor:
-        """See `SiteVectors.gate`."""
+        """Returns g_t for each token of a stream; see `SiteVectors.gate`."""
         exact = stream.float()
         size = exact.pow(2).mean(-1, keepdim=True).add(1e-12).sqrt()
         weight = self.gates[row, : self.width, None] / self.width**0.5
@@ -41,20 +42,20 @@ class AdaptiveVectors(SteeringVectors):
 
     @property
     def num_trained(self) -> int:
-        """Trained numbers, 2 * L * D; the padding is not one of them."""
+        """Count of trained numbers, 2 * L * D, without padding."""
         return 2 * super().num_trained
 
     def describe(self) -> str:
-        """See `Steering.describe`."""
+        """Describes the trained numbers; see `Steering.describe`."""
         return f"{super().describe()} and as many gates"
 
     def result(self) -> dict[str, torch.Tensor]:
-        """See `SiteVectors.result`."""
+        """Returns the vectors and the gates; see `SiteVectors.result`."""
         return {**super().result(), "gates": self.gates[:, : self.width]}
 
     @torch.no_grad()
     def set_result(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """See `SiteVectors.set_result`."""
+        """Takes over vectors and, if there are any, gates; see `SiteVectors.set_result`."""
         super().set_result(tensors)
         if "gates" in tensors:
             self.gates[:, : self.width] = tensors["gates"].to(self.gates)

@@ -1,6 +1,6 @@
-"""Arithmetic on vectors: scaled, added, averaged, cut to some layers, given to another model.
+"""Arithmetic on vectors: scale, add, average, choose layers, transplant to another model.
 
-A layer without a vector counts as one with the vector zero, which is what it does to the model.
+A layer without a vector counts as one with a vector of zeros, which has the same effect.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from steer_lightning.steering.vectors import SteeringVectors
 
 
 def scaled(vectors: SteeringVectors, factor: float) -> SteeringVectors:
-    """`factor * v_l` for each layer.
+    """Computes `factor * v_l` for each layer.
 
     Args:
-        vectors: Of any base.
-        factor: Finite; a negative one steers the other way.
+        vectors: Vectors for any base.
+        factor: Finite factor; a negative one steers the other way.
 
     Raises:
-        ConfigError: If the factor is not finite, or the result is not.
+        ConfigError: If the factor or the result is not finite.
     """
     if factor != factor or abs(factor) == float("inf"):
         raise ConfigError("scale", factor, rule="must be finite")
@@ -34,14 +34,14 @@ def scaled(vectors: SteeringVectors, factor: float) -> SteeringVectors:
 def summed(
     vectors: Sequence[SteeringVectors], weights: Sequence[float] | None = None
 ) -> SteeringVectors:
-    """`sum_k weights_k * v_{k,l}` for each layer that any of them steers.
+    """Computes `sum_k weights_k * v_{k,l}` for each layer that any of the vectors steer.
 
     Args:
-        vectors: At least one, all of the same width and number of decoder layers.
-        weights: A factor for each; default: 1.
+        vectors: Sets of vectors, at least one, all of the same width and number of decoder layers.
+        weights: Factor for each set of vectors; 1 by default.
 
     Raises:
-        ConfigError: If shapes differ, or the number of weights does.
+        ConfigError: If the shapes differ, or the number of weights is wrong.
     """
     factors = [1.0] * len(vectors) if weights is None else list(weights)
     if len(factors) != len(vectors):
@@ -55,27 +55,27 @@ def summed(
     layers = sorted(set().union(*(one.layers for one in vectors)))
     found = _made(whole[layers], layers, first)
     if len(vectors) > 1:
-        found.metadata.pop("step", None)  # the sum was trained for no number of steps
+        found.metadata.pop("step", None)  # no number of training steps describes the sum
     return found
 
 
 def averaged(vectors: Sequence[SteeringVectors]) -> SteeringVectors:
-    """The mean of vectors; a layer that some do not steer is averaged with zeros.
+    """Computes the mean of vectors; a layer that some do not steer is averaged with zeros.
 
     Args:
-        vectors: At least one, all of the same width and number of decoder layers.
+        vectors: Sets of vectors, at least one, all of the same width and number of decoder layers.
 
     Raises:
-        ConfigError: If shapes differ.
+        ConfigError: If the shapes differ.
     """
     return summed(vectors, [1 / len(vectors)] * len(vectors))
 
 
 def sliced(vectors: SteeringVectors, layers: str | Sequence[int]) -> SteeringVectors:
-    """The vectors of some layers; the others are steered no more.
+    """Keeps the vectors of some layers; the others are no longer steered.
 
     Args:
-        vectors: Of any base.
+        vectors: Vectors for any base.
         layers: `all`, a range such as `"8-15"` with both ends, or a list of 0-based indices.
 
     Raises:
@@ -97,14 +97,14 @@ def sliced(vectors: SteeringVectors, layers: str | Sequence[int]) -> SteeringVec
 def transplanted(
     vectors: SteeringVectors, base: str, num_layers: int, width: int, revision: str | None = None
 ) -> SteeringVectors:
-    """The same vectors for another model of the family.
+    """Returns the same vectors for another model of the family.
 
     Args:
-        vectors: Of any base.
+        vectors: Vectors for any base.
         base: Hub id or folder of the other model.
-        num_layers: Its decoder layers.
-        width: Of its stream.
-        revision: On the hub.
+        num_layers: Number of the other model's decoder layers.
+        width: Width of the other model's stream.
+        revision: Revision of the other model on the hub.
 
     Raises:
         ConfigError: If the other model has another width or number of layers.
@@ -164,7 +164,7 @@ def plain_vectors(
     site: Site = "layer_output",
     tokens: Tokens = "all",
 ) -> SteeringVectors:
-    """Frozen vectors of given numbers.
+    """Makes frozen vectors from given numbers.
 
     Args:
         rows: (L, D), in the scale of the stream.
@@ -183,7 +183,7 @@ def plain_vectors(
 
 
 def _made(tensor: torch.Tensor, layers: Sequence[int], like: SteeringVectors) -> SteeringVectors:
-    """Vectors (L, D) with the shape, place and metadata of others."""
+    """Makes vectors from rows (L, D), with the shape, place and metadata of others."""
     if like.saved_as != SteeringVectors.__name__:
         raise ConfigError(
             "vectors", like.saved_as, rule="is not known to arithmetic", why="It has gates, too"

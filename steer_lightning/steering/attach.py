@@ -1,4 +1,4 @@
-"""Steers a model in two lines of Python."""
+"""The function that steers a model in two lines of Python."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ def attach(
             model.generate(**inputs)
 
     Args:
-        model: A transformers causal language model.
-        vectors: The path of what a run has learned, of any kind; a loaded object, which is moved
-            to the model's device; or a tensor (number of decoder layers, D) of plain vectors.
-        scale: Factor on what was learned; 0 is the base model.
-        layers_path: Dotted path of the decoder layers, where they are not found by themselves.
+        model: Transformers causal language model.
+        vectors: Path of a run's result, of any kind; a loaded object, which is moved to the
+            model's device; or a tensor (number of decoder layers, D) of plain vectors.
+        scale: Factor on the vectors; 0 is the base model.
+        layers_path: Dotted path of the decoder layers, if they are not found automatically.
 
     Returns:
         A context manager with `.remove()` and a `scale` that can be changed.
 
     Raises:
-        ConfigError: If the vectors do not fit the model; it shows both widths or layer counts.
-            Vectors that fit, but come from a model of another name, are warned of.
+        ConfigError: If the vectors do not fit the model; the error shows both widths or layer
+            counts. Vectors that fit but come from a model of another name only cause a warning.
     """
     if isinstance(vectors, (str, Path)):
         vectors = load_steering(vectors)
@@ -46,9 +46,9 @@ def attach(
         vectors = _from_tensor(vectors, num_layers=len(find_layers(model, layers_path)))
     if layers_path is not None and isinstance(vectors, SiteVectors):
         vectors.layers_path = layers_path
-    vectors.build(model)  # made already: it checks that they fit
+    vectors.build(model)  # the parameters exist already, so this checks that they fit
     warn_of_another_base(vectors, getattr(model, "name_or_path", ""))
-    vectors.to(next(model.parameters()).device)  # once, instead of at every token
+    vectors.to(next(model.parameters()).device)  # moved once, instead of at every token
     return vectors.attach(model, scale)
 
 

@@ -1,4 +1,4 @@
-"""What can be trained: numbers beside a frozen model, and how they change what it computes."""
+"""The base classes of what can be trained: parameters beside a frozen model, and their effect."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ class ConstantVector:
 
 
 class Attachment(ABC):
-    """What was learned, at work on a model; `remove()`, or leaving the `with` block, takes it off.
+    """A steering at work on a model, until `remove()` is called or the `with` block is left.
 
     Attributes:
-        scale: Factor on all of it, 0 being the base; may be changed at any time.
-        needs_roles: Whether it acts on some tokens alone, and must be told which is which.
+        scale: Factor on the steering, 0 for the base; it may be changed at any time.
+        needs_roles: Whether the steering acts only on some tokens, and must be told their roles.
     """
 
     scale: float
@@ -62,7 +62,7 @@ class Attachment(ABC):
 
     @abstractmethod
     def remove(self) -> None:
-        """Takes it off; the model is as it was. A second call does nothing."""
+        """Restores the model as it was; a second call does nothing."""
 
     def __enter__(self) -> Attachment:
         return self
@@ -77,16 +77,16 @@ class Attachment(ABC):
 
 
 class Steering(nn.Module, ABC):
-    """What is trained. A subclass plugs in at `model.steering` by its class_path.
+    """Base class of what is trained; a subclass plugs in at `model.steering` by its class_path.
 
-    It is made of settings alone, before any model is known, and checks them. `build` then makes its
-    parameters for a model, and `attach` puts them to work on it. The parameters are float32, all of
-    them are optimised, and the model's own are not: at the start, and at any time at scale 0, the
+    An object is made from settings alone, which it checks before any model is known. `build` then
+    makes its parameters for a model, and `attach` puts them to work on it. All of its float32
+    parameters are optimised, and none of the model's: at the start, and at any time at scale 0, the
     model is the base bit for bit. Checkpoints hold its `state_dict`.
 
     Attributes:
-        metadata: What a file says about what it holds, such as `base_model` and `step`.
-        file_name: Of the result in a run's folder; a folder for some kinds.
+        metadata: Facts about the content of a file, such as `base_model` and `step`.
+        file_name: Name of the result in the folder of a run; for some kinds it is a folder.
         beside_base: Whether it leaves the model's own modules alone, which a sharded base needs.
         trains_head: Whether it changes the output layer itself, which then needs a gradient.
         first_layer: Index of a decoder layer below which it changes nothing; 0 where that is not
@@ -105,10 +105,10 @@ class Steering(nn.Module, ABC):
 
     @abstractmethod
     def build(self, model: nn.Module) -> None:
-        """Makes the parameters, or checks that those it has fit; a second call does nothing.
+        """Makes the parameters, or checks that existing ones fit; a second call does nothing.
 
         Args:
-            model: A transformers causal language model. Only its structure is read: it may be on
+            model: Transformers causal language model. Only its structure is read, so it may be on
                 the meta device.
 
         Raises:
@@ -120,45 +120,45 @@ class Steering(nn.Module, ABC):
         """Lets every forward pass of a model, `generate` included, use the parameters.
 
         Args:
-            model: A model that `build` has seen, or one of the same structure.
-            scale: Factor on what was learned.
+            model: Model that `build` has seen, or one of the same structure.
+            scale: Factor on the effect of the parameters.
         """
 
     @abstractmethod
     def save(
         self, path: Path, *, base_model: str, revision: str | None = None, step: int | None = None
     ) -> None:
-        """Saves what was learned, to use it; an existing result is replaced in one go.
+        """Saves the result for use; an existing result is replaced in one go.
 
         Args:
-            path: Where, named as `file_name`.
+            path: File or folder to write, named as `file_name` says.
             base_model: Hub id or folder of the base model.
-            revision: Its revision.
-            step: Optimizer steps taken.
+            revision: Revision of the base model.
+            step: Number of optimizer steps taken.
         """
 
     @abstractmethod
     def facts(self) -> dict[str, Any]:
-        """What a checkpoint's numbers belong to, by configuration key."""
+        """Returns the settings that the numbers of a checkpoint depend on, by configuration key."""
 
     @abstractmethod
     def describe(self) -> str:
-        """A few words on what the trained numbers are, such as `6 vectors of width 128`."""
+        """Describes the trained numbers in a few words, such as `6 vectors of width 128`."""
 
     @property
     def num_trained(self) -> int:
-        """Trained numbers, padding not counted."""
+        """Count of trained numbers, without padding."""
         return sum(parameter.numel() for parameter in self.parameters())
 
     def base_name(self, name: str) -> str | None:
-        """Name that a tensor of the model's state dict has in the base; None if it is not in it."""
+        """Returns a state-dict tensor's name in the base, or None if the base lacks it."""
         return name
 
     def check_sharding(self, shards: bool) -> None:
-        """Raises a ConfigError if what is trained can't be, where the base is sharded.
+        """Raises a ConfigError if this kind can't be trained with a sharded base.
 
         Args:
-            shards: Whether each process holds a part of the base alone.
+            shards: Whether each process holds only a part of the base.
         """
         if shards and not self.beside_base:
             raise ConfigError(
@@ -170,8 +170,8 @@ class Steering(nn.Module, ABC):
             )
 
     def measure(self, model: nn.Module, batches: Batches) -> None:
-        """Looks once at the first prompts, the model being at scale 0, before any training."""
+        """Takes measurements on the first prompts, once before any training and at scale 0."""
 
     def metrics(self) -> dict[str, float]:
-        """What is logged of it after each step."""
+        """Returns the metrics that are logged after each step."""
         return {}

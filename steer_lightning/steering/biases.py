@@ -1,4 +1,4 @@
-"""BitFit: the biases that a model already has."""
+"""BitFit, which trains the biases that a model already has."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from steer_lightning.steering.weight_changes import WeightChanges
 
 
 class BitFit(WeightChanges):
-    """b <- b + d for each bias of the model (arXiv 2106.10199).
+    """Changes each bias of the model by b <- b + d (arXiv 2106.10199).
 
-    Qwen2 has them in the query, key and value projections; Llama and Gemma have none.
+    Qwen2 has biases in the query, key and value projections; Llama and Gemma have none.
     """
 
     def chosen(self, model: nn.Module) -> Mapping[str, torch.Size]:
-        """See `WeightChanges.chosen`."""
+        """Returns the biases with their shapes; see `WeightChanges.chosen`."""
         found = {
             name: weight.shape
             for name, weight in model.named_parameters()
@@ -34,5 +34,5 @@ class BitFit(WeightChanges):
         return found
 
     def describe(self) -> str:
-        """See `Steering.describe`."""
+        """Describes the trained numbers; see `Steering.describe`."""
         return f"the changes of {len(self.names)} biases"

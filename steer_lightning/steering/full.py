@@ -1,4 +1,4 @@
-"""Full fine-tuning, the baseline that all others are measured by."""
+"""Full fine-tuning, the baseline by which all others are measured."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from steer_lightning.steering.weight_changes import WeightChanges
 
 
 class FullFinetune(WeightChanges):
-    """W <- W + D for every weight of the model, tied ones once.
+    """Changes every weight of the model by W <- W + D, and tied weights once.
 
-    D is in float32, as are its gradient and what the optimizer keeps of it. With weight decay an
-    optimizer pulls W back to the base, not to zero.
+    D is in float32, as are its gradient and its optimizer state. With weight decay an optimizer
+    pulls W back to the base, not to zero.
     """
 
     def chosen(self, model: nn.Module) -> Mapping[str, torch.Size]:
-        """See `WeightChanges.chosen`."""
+        """Returns all weights with their shapes; see `WeightChanges.chosen`."""
         return {name: weight.shape for name, weight in model.named_parameters()}
 
     def describe(self) -> str:
-        """See `Steering.describe`."""
+        """Describes the trained numbers; see `Steering.describe`."""
         return f"the changes of all {len(self.names)} weights"

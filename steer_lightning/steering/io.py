@@ -1,7 +1,8 @@
-"""Vectors on disk: one safetensors file, tensor `vectors` (L, D) float32, plain, with metadata.
+"""The files of vectors: safetensors with a plain tensor `vectors`, (L, D) float32, and metadata.
 
-Format version 1 is of vectors that are added to the output of layers, for all tokens. Others are of
-version 2, which names kind, place and tokens, so that what reads version 1 alone refuses them.
+Format version 1 is for vectors that are added to the output of layers, for all tokens. Others have
+version 2, which names kind, place and tokens, so that a program that reads only version 1 refuses
+them.
 """
 
 from __future__ import annotations
@@ -33,14 +34,14 @@ CHANGES: dict[str, type[WeightChanges]] = {
 }
 KINDS = {"SteeringVectors": SteeringVectors, "AdaptiveVectors": AdaptiveVectors}
 PLAIN = {"kind": "SteeringVectors", "site": "layer_output", "tokens": "all"}
-"""Of format version 1."""
+"""Values that format version 1 implies."""
 KNOWN = {"kind": tuple(KINDS), "site": get_args(Site), "tokens": get_args(Tokens)}
-"""Of format version 2."""
+"""Values that format version 2 allows."""
 RESULTS = (
     *(SteeringVectors.file_name, AdaptiveVectors.file_name),
     *(LoRA.file_name, WeightChanges.file_name),
 )
-"""What a run leaves, by what it has trained."""
+"""Names of the results of runs, which depend on the kind that was trained."""
 
 
 def save_vectors(
@@ -53,15 +54,13 @@ def save_vectors(
     layers: Sequence[int] | None = None,
     num_layers: int | None = None,
 ) -> None:
-    """Saves plain vectors (units multiplied out) as one safetensors file.
-
-    Written aside, then renamed.
+    """Saves plain vectors (units multiplied out) as one safetensors file, whole or not at all.
 
     Args:
-        vectors: The trained object, or a tensor (L, D).
-        path: The file; an existing one is replaced in one go.
+        vectors: Trained object, or a tensor (L, D).
+        path: File to write; an existing one is replaced in one go.
         base_model: Hub id or folder of the base model.
-        revision: Its revision.
+        revision: Revision of the base model.
         step: Optimizer steps taken.
         layers: For a tensor: 0-based indices of the layers that its L rows belong to, in any order;
             default the first L. The file holds them in ascending order, rows and all.
@@ -89,19 +88,19 @@ def save_vectors(
 
 
 def find_vectors(path: str | Path) -> Path:
-    """The file of vectors: the path itself, or the one in the folder of a run.
+    """Finds a file of vectors: the path itself, or the file in the folder of a run.
 
     Raises:
-        ConfigError: If there is none.
+        ConfigError: If there is no such file.
     """
     return _find(Path(path).expanduser(), (SteeringVectors.file_name,))
 
 
 def find_result(path: str | Path) -> Path:
-    """What a run has learned, of any kind: the path itself, or what is in the folder of a run.
+    """Finds the result of a run, of any kind: the path itself, or the result in a run's folder.
 
     Raises:
-        ConfigError: If there is none, or several.
+        ConfigError: If there is no result, or there are several.
     """
     path = Path(path).expanduser()
     return path if (path / CONFIG).is_file() else _find(path, RESULTS)
@@ -180,14 +179,14 @@ def load_vectors(path: str | Path) -> SteeringVectors:
 
 
 def load_steering(path: str | Path) -> Steering:
-    """Loads what a run has learned, of any kind.
+    """Loads the result of a run, of any kind.
 
     Args:
-        path: A file, or for LoRA a folder, as `Steering.save` writes it.
+        path: File, or for LoRA folder, as `Steering.save` writes it.
 
     Raises:
-        FileNotFoundError: If there is none.
-        ConfigError: If it is damaged, or of no kind that is known here.
+        FileNotFoundError: If there is no such file.
+        ConfigError: If the file is damaged or of an unknown kind.
     """
     path = Path(path)
     if path.is_dir():
@@ -201,7 +200,7 @@ def load_steering(path: str | Path) -> Steering:
 
 
 def _where(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
-    """Kind, place and tokens."""
+    """Reads kind, place and tokens from the metadata, and checks them."""
     found = {**PLAIN, "site": "", **{key: metadata[key] for key in PLAIN if key in metadata}}
     plain = metadata["format_version"] == "1"
     known = {key: (value,) for key, value in PLAIN.items()} if plain else KNOWN

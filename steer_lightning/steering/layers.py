@@ -1,4 +1,4 @@
-"""Finds the decoder layers of a transformers causal language model."""
+"""Functions that find and choose decoder layers of a transformers causal language model."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ LAYER_PATHS = (
 )
 
 
-MAX_DIGITS = 5  # of a layer's index: a longer range would fill the memory before it is refused
+MAX_DIGITS = 5  # in a layer index: a longer range would fill the memory before it is refused
 
 
 def find_layers(model: nn.Module, layers_path: str | None = None) -> nn.ModuleList:
-    """Finds the model's stack of decoder layers.
+    """Finds the stack of decoder layers in a model.
 
     Args:
-        model: A transformers causal language model.
-        layers_path: Dotted path of the `ModuleList`; None tries the known ones.
+        model: Transformers causal language model.
+        layers_path: Dotted path of the `ModuleList`; None tries the known paths.
 
     Returns:
         The decoder layers, in order.
 
     Raises:
-        ConfigError: If no path leads to a `ModuleList`; it names the paths tried.
+        ConfigError: If no path leads to a `ModuleList`; the error names the paths tried.
     """
     tried = (layers_path,) if layers_path else LAYER_PATHS
     for path in tried:
@@ -60,7 +60,7 @@ def find_layers(model: nn.Module, layers_path: str | None = None) -> nn.ModuleLi
 
 
 def stream_width(model: Any) -> int:
-    """Width D of the residual stream, from the model's configuration."""
+    """Returns the width D of the residual stream, from the configuration of the model."""
     return int(model.config.get_text_config().hidden_size)
 
 
@@ -70,9 +70,9 @@ def parse_layers(
     """Resolves `all`, `"8-15"` or a list of 0-based indices.
 
     Args:
-        layers: The choice; a range includes both ends.
-        num_layers: Number of decoder layers; None checks the form alone, before a model is known.
-        key: The option, for errors.
+        layers: Choice of layers; a range includes both ends.
+        num_layers: Number of decoder layers; None checks only the form, before a model is known.
+        key: Option that holds the choice, for errors.
 
     Returns:
         Ascending 0-based indices; empty for `all` while `num_layers` is None.

@@ -1,4 +1,4 @@
-"""LoRA, through PEFT."""
+"""LoRA, trained in the modules of PEFT."""
 
 from __future__ import annotations
 
@@ -24,39 +24,38 @@ from steer_lightning.system.whole_files import write_bytes
 ADAPTER = "default"
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
-"""That PEFT's files put before the names of a model's modules."""
+"""Prefix that PEFT's files put before the names of a model's modules."""
 MATRIX = re.compile(rf"{re.escape(PREFIX)}(.+)\.lora_([AB])\.weight")
 NOT_PLAIN = (
     *("use_dora", "use_rslora", "lora_bias", "rank_pattern", "alpha_pattern"),
     *("modules_to_save", "trainable_token_indices", "target_parameters"),
 )
-"""Settings of PEFT that make a LoRA compute something else."""
+"""Settings of PEFT with which a LoRA computes something else."""
 
 
 class LoRA(Steering):
-    """y <- W x + (alpha / r) B A x for linear layers (arXiv 2106.09685); PEFT's own modules.
+    """Adds a product of low rank to linear layers, in PEFT's own modules (arXiv 2106.09685).
 
-    A (r, inputs) starts as PEFT draws it, B (outputs, r) at zero. The result is a folder in PEFT's
-    format.
+    y <- W x + (alpha / r) B A x, where A (r, inputs) starts as PEFT draws it and B (outputs, r)
+    starts at zero. The result is a folder in PEFT's format.
 
     Args:
-        rank: r; the paper's baselines have 4 and 1.
-        alpha: Over r the factor of the product; null takes r, a factor of 1.
-        target_modules: Names of linear layers, such as `[down_proj]`, or `all-linear`: all but the
-            output layer.
+        rank: Rank r of the product; the paper's baselines have 4 and 1.
+        alpha: Value that, divided by r, is the factor of the product; null takes r, a factor of 1.
+        target_modules: Names of linear layers, such as `[down_proj]`, or `all-linear` for all but
+            the output layer.
         layers: Decoder layers: `all`, a range such as `"8-15"`, or a list of 0-based indices.
-        init_from: A folder in PEFT's format to start from, of the same settings; null starts at
+        init_from: Folder in PEFT's format to start from, with the same settings; null starts at
             zero.
-        layers_path: Dotted path of the model's decoder layers, where they are not found by
-            themselves.
+        layers_path: Dotted path of the model's decoder layers, if they are not found automatically.
 
     Attributes:
-        names: Of the steered linear layers in the model.
-        down: A of each, float32.
-        up: B of each, float32.
+        names: Names of the steered linear layers in the model.
+        down: Matrix A of each layer, float32.
+        up: Matrix B of each layer, float32.
 
     Raises:
-        ConfigError: If PEFT is missing, or a setting is out of range.
+        ConfigError: If PEFT is missing or a setting is out of range.
     """
 
     file_name = "lora_adapter"
@@ -89,7 +88,7 @@ class LoRA(Steering):
     # ---- making
 
     def build(self, model: nn.Module) -> None:
-        """See `Steering.build`."""
+        """Makes the parameters, or checks that they fit; see `Steering.build`."""
         tuner, found = self._inject(model)
         shapes = {name: (layer.in_features, layer.out_features) for name, layer in found.items()}
         _take_out(tuner)
@@ -100,7 +99,7 @@ class LoRA(Steering):
         self.names = list(shapes)
         for inputs, outputs in shapes.values():
             down = torch.empty(self.rank, inputs)
-            nn.init.kaiming_uniform_(down, a=math.sqrt(5))  # as PEFT does
+            nn.init.kaiming_uniform_(down, a=math.sqrt(5))  # the same as in PEFT
             self.down.append(nn.Parameter(down))
             self.up.append(nn.Parameter(torch.zeros(outputs, self.rank)))
         if self.init_from is not None:
@@ -113,7 +112,7 @@ class LoRA(Steering):
                     self.up[row].copy_(start.up[place])
 
     def _inject(self, model: nn.Module) -> tuple[Any, dict[str, Any]]:
-        """Puts PEFT's modules, still empty, around the model's own; returns them by name."""
+        """Puts PEFT's modules, still empty, around the model's own, and returns them by name."""
         peft = _import_peft()
         layers = parse_layers(self.chosen, len(find_layers(model, self.layers_path)))
         try:
@@ -171,21 +170,21 @@ class LoRA(Steering):
         return min(parse_layers(self.chosen), default=0)
 
     def attach(self, model: nn.Module, scale: float = 1.0) -> Attachment:
-        """See `Steering.attach`."""
+        """Puts PEFT's modules into a model; see `Steering.attach`."""
         return InjectedLoRA(model, self, scale)
 
     def base_name(self, name: str) -> str | None:
-        """See `Steering.base_name`."""
+        """Returns a tensor's name in the base; see `Steering.base_name`."""
         return None if ".lora_" in name else name.replace(".base_layer.", ".")
 
     # ---- telling
 
     def describe(self) -> str:
-        """See `Steering.describe`."""
+        """Describes the trained numbers; see `Steering.describe`."""
         return f"LoRA of rank {self.rank} on {len(self.names)} linear layers"
 
     def facts(self) -> dict[str, Any]:
-        """See `Steering.facts`."""
+        """Returns the settings of a checkpoint; see `Steering.facts`."""
         names = zlib.crc32(repr(self.names).encode())
         return {
             "model.steering.rank": self.rank,
@@ -195,7 +194,7 @@ class LoRA(Steering):
 
     @torch.no_grad()
     def metrics(self) -> dict[str, float]:
-        """The norm of all changes of weights together."""
+        """Returns the norm of all changes of weights together."""
         pairs = zip(self.up, self.down, strict=True)
         norms = torch.stack([(up @ down).norm() for up, down in pairs])
         return {"norm": self.alpha / self.rank * norms.norm().item()}
@@ -203,7 +202,7 @@ class LoRA(Steering):
     def save(
         self, path: Path, *, base_model: str, revision: str | None = None, step: int | None = None
     ) -> None:
-        """Saves a folder that `peft.PeftModel.from_pretrained` reads, and `load_steering`, too."""
+        """Saves a folder that `peft.PeftModel.from_pretrained` and `load_steering` can read."""
         tensors = {}
         for name, down, up in zip(self.names, self.down, self.up, strict=True):
             for part, weight in (("lora_A", down), ("lora_B", up)):
@@ -222,7 +221,7 @@ class LoRA(Steering):
 
 
 class InjectedLoRA(Attachment):
-    """PEFT's modules in a model, with the parameters of a `LoRA`."""
+    """Runs PEFT's modules in a model, with the parameters of a `LoRA`."""
 
     def __init__(self, model: nn.Module, lora: LoRA, scale: float) -> None:
         self._tuner, found = lora._inject(model)
@@ -245,14 +244,14 @@ class InjectedLoRA(Attachment):
             layer.scaling[ADAPTER] = self._factor * scale
 
     def remove(self) -> None:
-        """See `Attachment.remove`."""
+        """Takes PEFT's modules out; see `Attachment.remove`."""
         if self._tuner is not None:
             _take_out(self._tuner)
             self._tuner = None
 
 
 def _take_out(tuner: Any) -> None:
-    """Takes PEFT's modules out of a model, and the note that it leaves there."""
+    """Takes PEFT's modules out of a model, and the configuration that PEFT leaves there."""
     model = tuner.unload()
     vars(model).pop("peft_config", None)
 
@@ -261,12 +260,12 @@ def load_lora(path: Path) -> LoRA:
     """Loads a folder in PEFT's format.
 
     Raises:
-        ConfigError: If it is damaged, or holds something else than plain LoRA.
+        ConfigError: If the folder is damaged or holds something other than plain LoRA.
     """
     lora, base = _read_config(path)
     if not (path / WEIGHTS).is_file():
         raise refusal(path, f"has no {WEIGHTS}")
-    read_metadata(path / WEIGHTS)  # that it is one
+    read_metadata(path / WEIGHTS)  # raises if the file is not a safetensors file
     pairs: dict[str, dict[str, torch.Tensor]] = {}
     for key, tensor in read_tensors(path / WEIGHTS).items():
         match = MATRIX.fullmatch(key)
@@ -285,7 +284,7 @@ def load_lora(path: Path) -> LoRA:
 
 
 def _read_config(path: Path) -> tuple[LoRA, str]:
-    """A LoRA without its matrices, and the name of its base."""
+    """Reads the configuration; returns a LoRA without matrices, and the name of its base."""
     try:
         config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
         rank, alpha, modules = (config[key] for key in ("r", "lora_alpha", "target_modules"))

@@ -1,4 +1,4 @@
-"""Fewer numbers: the vectors of all layers in a space of few directions."""
+"""The vectors that need fewer numbers, since those of all layers share a few directions."""
 
 from __future__ import annotations
 
@@ -13,25 +13,26 @@ from steer_lightning.steering.site_vectors import SiteVectors
 
 
 class LowRankVectors(SiteVectors):
-    """S = U A B: all vectors are mixtures of `rank` directions, S (L, D), A (L, r), B (r, D).
+    """Vectors that are mixtures of `rank` directions.
 
-    U are the units, a factor a layer. With rank 1 it is one shared vector with a scale for each
-    layer. L * r + r * D numbers are trained. At the start B is zero and A holds smooth profiles
-    over the depth, a_lk = sqrt(2 / r) cos(pi k (l + 1/2) / L), without the 2 for k = 0: rank 1
-    starts as the same vector in all layers.
+    S = U A B with the vectors S (L, D), scales A (L, r) and directions B (r, D); U are the units,
+    one factor per layer. Rank 1 is one shared vector with a scale for each layer. The count of
+    trained numbers is L * r + r * D. At the start B is zero and A holds smooth profiles over the
+    depth, a_lk = sqrt(2 / r) cos(pi k (l + 1/2) / L), without the 2 for k = 0: rank 1 starts as the
+    same vector in all layers.
 
     With `directions: random` B is drawn once, from a normal distribution, and stays; A starts at
     zero, and L * r numbers are trained, down to one for rank 1 and a single layer.
 
     Args:
-        rank: r, at most the smaller one of L and D.
-        directions: `trained`, or `random` and fixed.
-        seed: Of random directions.
-        kwargs: See `SiteVectors`.
+        rank: Number r of directions, at most the smaller one of L and D.
+        directions: Whether the directions are `trained`, or `random` and fixed.
+        seed: Seed of random directions.
+        kwargs: Further arguments of `SiteVectors`.
 
     Attributes:
-        scales: (L, r) float32 parameter, A.
-        directions: (r, D) float32, B: a parameter, or a buffer where it is fixed.
+        scales: Matrix A, (L, r) float32 parameter.
+        directions: Matrix B, (r, D) float32: a parameter, or a buffer if it is fixed.
     """
 
     scales: nn.Parameter
@@ -73,26 +74,26 @@ class LowRankVectors(SiteVectors):
         self.directions = nn.Parameter(torch.zeros(rank, self.width))
 
     def plain(self, row: int, scale: float = 1.0) -> torch.Tensor:
-        """See `SiteVectors.plain`."""
+        """Returns one plain vector; see `SiteVectors.plain`."""
         return (self.scales[row] @ self.directions) * (self.unit[row] * scale)
 
     def _set_in_units(self, vectors: torch.Tensor) -> None:
-        """The nearest mixture: by least squares, or the leading singular vectors."""
+        """Sets the nearest mixture, by least squares or from the leading singular vectors."""
         if self.fixed:
             self.scales.copy_(vectors @ torch.linalg.pinv(self.directions))
             return
         left, sizes, right = torch.linalg.svd(vectors, full_matrices=False)
-        size = math.sqrt(len(self.layers) / self.rank)  # of A's columns, as at the start
+        size = math.sqrt(len(self.layers) / self.rank)  # norm of A's columns at the start, too
         self.scales.copy_(left[:, : self.rank] * size)
         self.directions.copy_(right[: self.rank] * sizes[: self.rank, None] / size)
 
     def describe(self) -> str:
-        """See `Steering.describe`."""
+        """Describes the trained numbers; see `Steering.describe`."""
         kind = "fixed" if self.fixed else "trained"
         return f"{super().describe()}, mixtures of {self.rank} {kind} directions"
 
     def facts(self) -> dict[str, Any]:
-        """See `Steering.facts`."""
+        """Returns the settings of a checkpoint; see `Steering.facts`."""
         return {
             **super().facts(),
             "model.steering.rank": self.rank,

@@ -1,4 +1,4 @@
-"""The file of what was learned: safetensors in float32, with metadata, whole and finite."""
+"""The file of a result: safetensors in float32, with metadata, whole and finite."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from steer_lightning.system.whole_files import write_bytes
 def write_result(
     path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str | int | None]
 ) -> None:
-    """Writes a file aside, then renames it.
+    """Writes tensors and metadata to a file, whole or not at all.
 
     Raises:
         ConfigError: If a value is not finite.
@@ -37,14 +37,14 @@ def write_result(
 
 
 def read_metadata(path: Path) -> tuple[dict[str, str], list[str]]:
-    """A file's metadata and the names of its tensors, which are not read.
+    """Reads the metadata of a file and the names of its tensors, but not the tensors.
 
     Whoever wrote the file chose the metadata, and logs, tables and pages show it. So each text is
     one line without controls from here on.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ConfigError: If it is no safetensors file.
+        ConfigError: If the file is not a safetensors file.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no vectors file at {path}")
@@ -59,10 +59,10 @@ def read_metadata(path: Path) -> tuple[dict[str, str], list[str]]:
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """All tensors of a file whose metadata was read.
+    """Reads all tensors of a file whose metadata was read before.
 
     Raises:
-        ConfigError: If one is not in float32, or not finite.
+        ConfigError: If a tensor is not in float32 or not finite.
     """
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
@@ -75,7 +75,7 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def refusal(path: Path, rule: str) -> ConfigError:
-    """What to raise for a file that can't be used."""
+    """Makes the error for a file that can't be used."""
     return ConfigError(
         "vectors file",
         str(path),

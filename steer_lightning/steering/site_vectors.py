@@ -1,4 +1,4 @@
-"""What is common to vectors that are added at a place of each decoder layer."""
+"""The base class of vectors that are added at a place of each decoder layer."""
 
 from __future__ import annotations
 
@@ -25,31 +25,32 @@ log = logging.getLogger(__name__)
 
 
 class SiteVectors(Steering):
-    """Vectors v_l in units of the activations of their places; how they come about is a subclass's.
+    """Vectors v_l in units of the activations at their places; subclasses say how they are made.
 
     Args:
-        layers: `all`, a range such as `"8-15"` with both ends, or a list of 0-based indices.
-        site: Where in a layer the vector is added: to its output as in the paper, or to the output
-            of its input norm, of its attention, of the norm before its MLP, or of its MLP.
-        tokens: Which tokens are steered: all, those of the prompt, those of the completion, or the
-            last one of the prompt alone.
-        scale: `rms` trains each vector in units of its place's typical activation size, measured
-            once on the first batch of prompts, so that one learning rate serves streams of any
-            size; `none` is the paper's parametrisation.
-        init_from: A vectors file to start from; null starts at zero.
-        layers_path: Dotted path of the model's decoder layers, where they are not found by
-            themselves.
+        layers: Layers to steer: `all`, a range such as `"8-15"` with both ends, or a list of
+            0-based indices.
+        site: Place in a layer at which the vector is added: the output of the layer, as in the
+            paper, or the output of its input norm, its attention, the norm before its MLP, or its
+            MLP.
+        tokens: Tokens to steer: all, those of the prompt, those of the completion, or only the last
+            one of the prompt.
+        scale: Units of the vectors: with `rms` each vector is trained in units of the typical
+            activation size at its place, measured once on the first batch of prompts, so that one
+            learning rate serves streams of any size; `none` is the paper's parametrisation.
+        init_from: File of vectors to start from; null starts at zero.
+        layers_path: Dotted path of the model's decoder layers, if they are not found automatically.
 
     Attributes:
-        layers: 0-based indices of the L steered decoder layers, ascending; once built.
-        width: Width D of the residual stream; once built.
+        layers: 0-based indices of the L steered decoder layers, ascending; known once built.
+        width: Width D of the residual stream; known once built.
         num_layers: Number of decoder layers of the model; 0 until built.
-        unit: (L,) float32 buffer, the size of one unit in each layer; 1 is the paper's own
+        unit: Size of one unit in each layer, (L,) float32 buffer; 1 is the paper's own
             parametrisation.
-        units_measured: bool buffer, True once `set_unit` has been called.
+        units_measured: Whether `set_unit` has been called, a bool buffer.
         by_token: Whether `gate` scales the vector for each token.
-        saved_as: The kind that its file is of; mixtures are saved as the vectors that they make.
-        result_names: Names of the tensors in its file.
+        saved_as: Kind named in the file; mixtures are saved as the vectors that they make.
+        result_names: Names of the tensors in the file.
 
     Raises:
         ConfigError: If the form of `layers` is wrong, or `init_from` is missing.
@@ -86,7 +87,7 @@ class SiteVectors(Steering):
     # ---- making
 
     def build(self, model: nn.Module) -> None:
-        """See `Steering.build`."""
+        """Makes the parameters, or checks that they fit; see `Steering.build`."""
         width, layers = stream_width(model), find_layers(model, self.layers_path)
         if self.num_layers:
             self._check_fit(type(model).__name__, width, len(layers))
@@ -111,7 +112,7 @@ class SiteVectors(Steering):
 
     @abstractmethod
     def _make(self) -> None:
-        """Makes the parameters, of which the vectors are zero."""
+        """Makes the parameters, such that the vectors are zero."""
 
     def _start_from(self, path: str, base: str) -> None:
         from steer_lightning.steering.io import load_vectors
@@ -172,20 +173,20 @@ class SiteVectors(Steering):
         return self.layers[0]
 
     def attach(self, model: nn.Module, scale: float = 1.0) -> HookedVectors:
-        """See `Steering.attach`."""
+        """Attaches the vectors to a model; see `Steering.attach`."""
         return HookedVectors(model, self, scale)
 
     @abstractmethod
     def plain(self, row: int, scale: float = 1.0) -> torch.Tensor:
-        """(D,) float32, the vector of the row-th steered layer times a factor; differentiable."""
+        """Returns the vector of a row times a factor, (D,) float32; differentiable."""
 
     def gate(self, row: int, stream: torch.Tensor) -> torch.Tensor:
-        """(rows, T, 1), the factor of each token of a stream (rows, T, D); if `by_token`."""
+        """Returns factors (rows, T, 1) for the tokens of a stream (rows, T, D), if `by_token`."""
         raise NotImplementedError
 
     @property
     def vectors(self) -> torch.Tensor:
-        """(L, D) float32, the plain vectors in the scale of the stream; differentiable."""
+        """Plain vectors in the scale of the stream, (L, D) float32; differentiable."""
         return torch.stack([self.plain(row) for row in range(len(self.layers))])
 
     @torch.no_grad()
@@ -209,11 +210,11 @@ class SiteVectors(Steering):
         """Sets the vectors (L, D), given in their units."""
 
     def result(self) -> dict[str, torch.Tensor]:
-        """What its file holds: `vectors`, and of some kinds more, each (L, D)."""
+        """Returns the tensors for the file: `vectors`, and for some kinds more, each (L, D)."""
         return {"vectors": self.vectors}
 
     def set_result(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Takes over what a file holds."""
+        """Takes over the tensors of a file."""
         self.set_vectors(tensors["vectors"])
 
     # ---- units
@@ -233,11 +234,11 @@ class SiteVectors(Steering):
         """Sets the size of one unit per layer, before any training.
 
         Args:
-            unit: (L,) positive.
+            unit: Sizes of the units, (L,), positive.
 
         Raises:
-            ConfigError: If a unit is not positive and finite: a vector in such units could not be
-                trained.
+            ConfigError: If a unit is not positive and finite, so that a vector in such units could
+                not be trained.
         """
         usable = torch.isfinite(unit) & (unit > 0)
         if not bool(usable.all()):
@@ -256,7 +257,7 @@ class SiteVectors(Steering):
     # ---- telling
 
     def describe(self) -> str:
-        """See `Steering.describe`."""
+        """Describes the trained numbers; see `Steering.describe`."""
         return f"{len(self.layers)} vectors of width {self.width}{self._place()}"
 
     def _place(self) -> str:
@@ -264,7 +265,7 @@ class SiteVectors(Steering):
         return site + ("" if self.tokens == "all" else f", {self.tokens} tokens alone")
 
     def facts(self) -> dict[str, Any]:
-        """See `Steering.facts`."""
+        """Returns the settings of a checkpoint; see `Steering.facts`."""
         return {
             "model.steering.layers": list(self.layers),
             "model.steering.site": self.site,
@@ -276,7 +277,7 @@ class SiteVectors(Steering):
 
     @torch.no_grad()
     def metrics(self) -> dict[str, float]:
-        """Norms of the plain vectors, and their size: 1 is as large as a typical activation."""
+        """Returns norms of the plain vectors, and their size in units of a typical activation."""
         norms = self.vectors.norm(dim=1)
         sizes = norms / (self.unit * self.width**0.5)
         return {
@@ -288,16 +289,16 @@ class SiteVectors(Steering):
     def save(
         self, path: Path, *, base_model: str, revision: str | None = None, step: int | None = None
     ) -> None:
-        """Saves plain vectors: see `save_vectors`."""
+        """Saves plain vectors; see `save_vectors`."""
         from steer_lightning.steering.io import save_vectors
 
         save_vectors(self, path, base_model=base_model, revision=revision, step=step)
 
 
 def warn_of_another_base(steering: Steering, base: str) -> None:
-    """Says so if vectors that fit were trained on a model of another name.
+    """Warns if vectors that fit were trained on a model of another name.
 
-    They may well serve: vectors carry over within a family.
+    Such vectors may well be of use, since vectors carry over within a family.
     """
     trained_on = steering.metadata.get("base_model", "")
     if trained_on and base and Path(trained_on).name != Path(base).name:

@@ -1,4 +1,4 @@
-"""Places in a decoder layer at which a vector can be added."""
+"""The places in a decoder layer at which a vector can be added."""
 
 from __future__ import annotations
 
@@ -16,31 +16,32 @@ Site = Literal[
 MODULES: dict[str, tuple[str, ...]] = {
     "input_norm": ("input_layernorm", "ln_1"),
     "attention_output": ("self_attn", "attn", "attention", "self_attention"),
-    # Gemma's norm of this name normalises the attention's output; what enters the MLP is another's
+    # in Gemma `post_attention_layernorm` normalises the attention's output, and the MLP reads
+    # the output of `pre_feedforward_layernorm`
     "post_attention_norm": ("pre_feedforward_layernorm", "post_attention_layernorm", "ln_2"),
     "mlp_output": ("mlp",),
 }
-"""Modules whose output a site is, the first that a layer has; `layer_output` is the layer's own.
+"""Names of the modules whose output is a site; of several, the first that a layer has counts.
 
-A site is named by what reads it: `input_norm` is what enters the attention, `post_attention_norm`
-what enters the MLP, the two outputs are what a norm, where there is one, or the residual stream
-takes up.
+`layer_output` is the output of the layer itself. A site is named by its reader: `input_norm` enters
+the attention, `post_attention_norm` enters the MLP, and the two outputs enter a norm, if there is
+one, or else the residual stream.
 """
 
 
 def find_sites(layers: nn.ModuleList, indices: Sequence[int], site: str) -> list[nn.Module]:
-    """The modules whose output is steered.
+    """Finds the modules whose output is steered.
 
     Args:
         layers: Decoder layers of a model.
-        indices: Which of them.
-        site: A name of `Site`.
+        indices: Indices of the steered layers.
+        site: Name of the place, one of `Site`.
 
     Returns:
         A module for each index.
 
     Raises:
-        ConfigError: If a layer has no such place; it names those that it has.
+        ConfigError: If a layer has no such place; the error names the places that it has.
     """
     found = [_find(layers[index], site) for index in indices]
     missing = [index for index, module in zip(indices, found, strict=True) if module is None]
@@ -63,6 +64,6 @@ def _find(layer: nn.Module, site: str) -> nn.Module | None:
         return layer
     parts = dict(layer.named_children())
     if "post_feedforward_layernorm" in parts and "pre_feedforward_layernorm" not in parts:
-        # OLMo 2: its norms stand behind attention and MLP, which read the plain stream
+        # in OLMo 2 the norms come after attention and MLP, which read the plain stream
         parts = {name: part for name, part in parts.items() if not name.endswith("layernorm")}
     return next((parts[name] for name in MODULES[site] if name in parts), None)

@@ -1,8 +1,9 @@
-"""Which tokens are steered: those of the prompt, of the completion, or the prompt's last one.
+"""The choice of steered tokens: those of the prompt, of the completion, or the prompt's last one.
 
-A token counts by where it enters the model. The completion's first token is predicted where the
-prompt's last one enters, so that `completion` leaves its distribution alone, and `last_prompt` acts
-on it, and through the keys and values of that position on all that follow.
+A token counts at the position at which it enters the model. The first token of the completion is
+predicted at the position of the prompt's last token. So `completion` leaves the distribution of
+that first token unchanged, while `last_prompt` acts on it and, through the keys and values of its
+position, on all tokens that follow.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch
 Tokens = Literal["all", "prompt", "completion", "last_prompt"]
 
 PROMPT, LAST_PROMPT, COMPLETION = 0, 1, 2
-"""Roles of tokens in a forward pass; padding has any."""
+"""Roles of tokens in a forward pass; padding may have any of them."""
 
 ROLES: dict[str, tuple[int, ...]] = {
     "prompt": (PROMPT, LAST_PROMPT),
@@ -25,15 +26,15 @@ ROLES: dict[str, tuple[int, ...]] = {
 
 
 def is_steered(roles: torch.Tensor, tokens: str) -> torch.Tensor:
-    """(rows, T) roles to (rows, T, 1) bool."""
+    """Turns roles (rows, T) into a mask of the steered tokens, (rows, T, 1) bool."""
     found = torch.stack([roles == role for role in ROLES[tokens]])
     return found.any(0).unsqueeze(-1)
 
 
 def text_roles(ids: torch.Tensor, num_completion: int) -> torch.Tensor:
-    """Roles of tokens (rows, T): a left-padded prompt, then a right-padded completion.
+    """Returns the roles of tokens (rows, T): a left-padded prompt, then a right-padded completion.
 
-    Either may be missing.
+    Either of them may be missing.
     """
     roles = torch.full(ids.shape, PROMPT, device=ids.device)
     border = ids.shape[1] - num_completion
@@ -43,9 +44,9 @@ def text_roles(ids: torch.Tensor, num_completion: int) -> torch.Tensor:
 
 
 def roles_of_call(inputs: Mapping[str, Any]) -> torch.Tensor:
-    """Roles in a forward pass that nobody has explained, as of `generate`.
+    """Infers the roles in a forward pass whose roles were not given, such as one of `generate`.
 
-    What is read while the cache is empty is the prompt; what follows is the completion.
+    The tokens read while the cache is empty are the prompt; those that follow are the completion.
 
     Args:
         inputs: Keyword arguments of the model's forward pass.
@@ -57,6 +58,6 @@ def roles_of_call(inputs: Mapping[str, Any]) -> torch.Tensor:
         return torch.full(ids.shape, COMPLETION, device=ids.device)
     roles = torch.full(ids.shape, PROMPT, device=ids.device)
     last = torch.full((ids.shape[0],), ids.shape[1] - 1, device=ids.device)
-    if isinstance(mask, torch.Tensor) and mask.shape == ids.shape:  # padded on either side
+    if isinstance(mask, torch.Tensor) and mask.shape == ids.shape:  # padding may be on either side
         last = last - mask.flip(1).long().argmax(1)
     return roles.scatter_(1, last[:, None], LAST_PROMPT)

@@ -1,4 +1,4 @@
-"""Measures how large activations are."""
+"""The measurement of how large activations are."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ def measure_rms(
     places: Sequence[nn.Module],
     batches: Iterable[tuple[torch.Tensor, torch.Tensor]],
 ) -> torch.Tensor:
-    """Typical size of the output of some modules.
+    """Measures the typical size of the output of some modules.
 
-    The median over tokens of the root mean square over the width: the median, because the first
-    token of many models carries activations a thousand times larger than the rest.
+    The size is the median over tokens of the root mean square over the width. It is the median
+    because in many models the first token carries activations a thousand times larger than others.
 
     Args:
-        model: The language model, unsteered.
-        places: L of its modules, such as decoder layers.
+        model: Language model, unsteered.
+        places: The L modules to measure, such as decoder layers.
         batches: Prompts (B, T) int64, right-padded, with masks (B, T), 0 where padded.
 
     Returns:
-        (L,) float32.
+        The size for each module, (L,) float32.
     """
     found: dict[int, list[torch.Tensor]] = {row: [] for row in range(len(places))}
     real = torch.zeros(0)

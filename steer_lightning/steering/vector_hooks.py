@@ -1,4 +1,4 @@
-"""Adds vectors at places of a model, by forward hooks."""
+"""The forward hooks that add vectors at places of a model."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Vectors(Protocol):
 
 
 class HookedVectors(Attachment):
-    """Vectors attached to a model.
+    """Adds vectors to a model to which they are attached.
 
     Args:
         model: The model.
@@ -63,14 +63,14 @@ class HookedVectors(Attachment):
     def _look(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Finds out which tokens of a pass are steered.
 
-        It stays known behind the pass: activation checkpointing computes it again.
+        This stays known after the pass, of which activation checkpointing computes parts again.
         """
         named = {"input_ids": args[0], **kwargs} if args else kwargs
         roles = roles_of_call(named) if self._told is None else self._told
         self._steered = is_steered(roles, self._vectors.tokens)
 
     def _add(self, row: int, module: nn.Module, args: object, output: Output) -> Output | None:
-        """`h <- h + scale * v`, in the stream's dtype.
+        """Computes `h <- h + scale * v` in the dtype of the stream.
 
         Some modules return a tuple that starts with h.
         """
@@ -120,7 +120,7 @@ class HookedVectors(Attachment):
             self._constant = []
 
     def remove(self) -> None:
-        """See `Attachment.remove`."""
+        """Removes the hooks; see `Attachment.remove`."""
         for handle in self._handles:
             handle.remove()
         self._handles = []

@@ -1,4 +1,4 @@
-"""VectorFit: the singular values of a model's matrices, and its biases."""
+"""VectorFit, which trains the singular values of a model's matrices, and its biases."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from steer_lightning.steering.weight_changes import WeightChanges
 
 
 class VectorFit(WeightChanges):
-    """W = U diag(s) V^T; s <- s + d for the linear layers of all decoder layers, b <- b + d.
+    """Changes the singular values and biases of the linear layers in all decoder layers.
 
-    After arXiv 2503.19530, without its schedule that freezes some of the vectors for a while. U and
-    V are kept in the base's dtype and never change. W <- W + U diag(d) V^T, so that zero changes
+    W = U diag(s) V^T; s <- s + d and b <- b + d. The method is that of arXiv 2503.19530, without
+    the schedule that freezes some of the vectors for a while. U and V are kept in the dtype of the
+    base and never change. The change is applied as W <- W + U diag(d) V^T, so that changes of zero
     leave W as it is, to the bit. The decomposition takes a while for large models.
 
     Args:
-        init_from: See `WeightChanges`.
-        layers_path: Dotted path of the model's decoder layers, where they are not found by
-            themselves.
+        init_from: File of the same kind to start from; null starts at zero.
+        layers_path: Dotted path of the model's decoder layers, if they are not found automatically.
     """
 
     def __init__(self, init_from: str | None = None, layers_path: str | None = None) -> None:
@@ -31,7 +31,7 @@ class VectorFit(WeightChanges):
         self.layers_path = layers_path
 
     def chosen(self, model: nn.Module) -> Mapping[str, torch.Size]:
-        """See `WeightChanges.chosen`."""
+        """Returns the weights to change with their shapes; see `WeightChanges.chosen`."""
         prefix = next(
             name
             for name, module in model.named_modules()
@@ -54,14 +54,14 @@ class VectorFit(WeightChanges):
         return found
 
     def prepared(self, name: str, weight: torch.Tensor) -> Any:
-        """U (m, k) and V^T (k, n) of a matrix; None of a bias."""
+        """Returns U (m, k) and V^T (k, n) of a matrix, or None for a bias."""
         if weight.dim() != 2:
             return None
         left, _, right = torch.linalg.svd(weight.float(), full_matrices=False)
         return left.to(weight.dtype), right.to(weight.dtype)
 
     def change(self, numbers: torch.Tensor, prepared: Any) -> torch.Tensor:
-        """U diag(d) V^T, or the bias's own change."""
+        """Returns U diag(d) V^T for a matrix, or d for a bias."""
         if prepared is None:
             return numbers
         left, right = prepared
@@ -69,5 +69,5 @@ class VectorFit(WeightChanges):
         return changed
 
     def describe(self) -> str:
-        """See `Steering.describe`."""
+        """Describes the trained numbers; see `Steering.describe`."""
         return f"the changes of the singular values or biases of {len(self.names)} weights"

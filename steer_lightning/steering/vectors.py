@@ -1,4 +1,4 @@
-"""The paper's way: one vector per steered decoder layer, in one stacked parameter."""
+"""The vectors of the paper: one vector per steered decoder layer, in one stacked parameter."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from torch import nn
 from steer_lightning.steering.site_vectors import SiteVectors
 
 OPTIMIZER_BLOCK = 256
-"""bitsandbytes quantises an optimizer's state in blocks of 256 elements of a parameter."""
+"""Number of elements of a parameter in a block in which bitsandbytes quantises optimizer state."""
 
 
 class SteeringVectors(SiteVectors):
-    """Vectors v_l = unit_l * weight_l, zero at the start.
+    """Vectors v_l = unit_l * weight_l, which are zero at the start.
 
-    `h_l <- h_l + v_l` for every token (arXiv 2505.18706); other places and some tokens alone are
-    settings, see `SiteVectors`. L * D numbers.
+    `h_l <- h_l + v_l` for every token (arXiv 2505.18706); settings choose other places, or only
+    some of the tokens, see `SiteVectors`. L * D numbers are trained.
 
     All layers share one parameter: several small ones would fall under bitsandbytes' 4,096-element
     threshold and silently keep 32-bit optimizer state. Each row is padded to a multiple of 256, so
@@ -23,7 +23,7 @@ class SteeringVectors(SiteVectors):
     The padding never gets a gradient.
 
     Attributes:
-        weight: (L, D padded to a multiple of 256) float32 parameter, in units of `unit`.
+        weight: Vectors in units of `unit`, (L, D padded to a multiple of 256) float32 parameter.
     """
 
     weight: nn.Parameter
@@ -33,12 +33,12 @@ class SteeringVectors(SiteVectors):
         self.weight = nn.Parameter(torch.zeros(len(self.layers), padded, dtype=torch.float32))
 
     def plain(self, row: int, scale: float = 1.0) -> torch.Tensor:
-        """See `SiteVectors.plain`."""
+        """Returns one plain vector; see `SiteVectors.plain`."""
         return self.weight[row, : self.width] * (self.unit[row] * scale)
 
     @property
     def vectors(self) -> torch.Tensor:
-        """(L, D) float32, the plain vectors in the scale of the stream; differentiable."""
+        """Plain vectors in the scale of the stream, (L, D) float32; differentiable."""
         return self.weight[:, : self.width] * self.unit[:, None]
 
     def _set_in_units(self, vectors: torch.Tensor) -> None:
@@ -46,5 +46,5 @@ class SteeringVectors(SiteVectors):
 
     @property
     def num_trained(self) -> int:
-        """Trained numbers, L * D; the padding is not one of them."""
+        """Count of trained numbers, L * D, without padding."""
         return len(self.layers) * self.width

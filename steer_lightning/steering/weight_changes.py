@@ -1,4 +1,4 @@
-"""Changes of a model's own weights, kept beside them: what the baselines train."""
+"""The changes of a model's own weights that the baselines train, kept beside the weights."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from steer_lightning.system.printable import one_line
 
 
 class WeightChanges(Steering):
-    """W <- W + scale * D, with D zero at the start; W itself never changes.
+    """Base class of kinds that change weights by W <- W + scale * D, with D zero at the start.
 
-    So the base is still there: scale 0 is the base bit for bit, which a KL to it needs, its hash
-    can be compared, and small steps are not rounded away in a base of 16 bits. The price is a copy
-    of the changed weights in the base's dtype while the model runs.
+    W itself never changes, so the base is still there: scale 0 is the base bit for bit, which a KL
+    to the base needs; the hash of the base can be compared; and small steps are not rounded away in
+    a base of 16 bits. The price is a copy of the changed weights in the base's dtype while the
+    model runs.
 
     Args:
-        init_from: A file of the same kind to start from; null starts at zero.
+        init_from: File of the same kind to start from; null starts at zero.
 
     Attributes:
-        names: Of the changed weights in the model, in the order of `changes`.
-        changes: float32 parameters.
-        shapes: Of the weights.
+        names: Names of the changed weights in the model, in the order of `changes`.
+        changes: Parameters that change the weights, float32.
 
     Raises:
         ConfigError: If `init_from` is missing.
@@ -53,23 +53,23 @@ class WeightChanges(Steering):
 
     @abstractmethod
     def chosen(self, model: nn.Module) -> Mapping[str, torch.Size]:
-        """Which weights are changed, by name, and the shape of the numbers that change them.
+        """Returns the names of the weights to change, and the shapes of the numbers for them.
 
         Raises:
-            ConfigError: If the model has none of these.
+            ConfigError: If the model has no such weights.
         """
 
     def prepared(self, name: str, weight: torch.Tensor) -> Any:
-        """What `change` needs of a weight, computed once."""
+        """Computes once what `change` needs to know of a weight."""
 
     def change(self, numbers: torch.Tensor, prepared: Any) -> torch.Tensor:
-        """The change of a weight, of its shape; differentiable."""
+        """Returns the change of a weight, in the shape of that weight; differentiable."""
         return numbers
 
     # ---- making
 
     def build(self, model: nn.Module) -> None:
-        """See `Steering.build`."""
+        """Makes the parameters, or checks that they fit; see `Steering.build`."""
         shapes = self.chosen(model)
         if self.names:
             self._check_fit(model, shapes)
@@ -121,11 +121,11 @@ class WeightChanges(Steering):
         write_result(path, dict(zip(self.names, self.changes, strict=True)), metadata)
 
     def load(self, path: Path) -> None:
-        """Takes over what a file holds.
+        """Takes over the content of a file.
 
         Raises:
             FileNotFoundError: If there is no such file.
-            ConfigError: If it is of another kind, or damaged.
+            ConfigError: If the file is of another kind or damaged.
         """
         self.metadata, _ = read_metadata(path)
         kind = self.metadata.get("kind")
@@ -140,30 +140,30 @@ class WeightChanges(Steering):
     # ---- using and telling
 
     def attach(self, model: nn.Module, scale: float = 1.0) -> Attachment:
-        """See `Steering.attach`."""
+        """Attaches the changes to a model; see `Steering.attach`."""
         return ChangedWeights(model, self, scale)
 
     def facts(self) -> dict[str, Any]:
-        """See `Steering.facts`."""
+        """Returns a checksum of names and shapes; see `Steering.facts`."""
         shapes = [tuple(change.shape) for change in self.changes]
         crc = zlib.crc32(repr(sorted(zip(self.names, shapes, strict=True))).encode())
         return {"model.steering (checksum of the names of weights)": crc}
 
     @torch.no_grad()
     def metrics(self) -> dict[str, float]:
-        """The norm of all changes together."""
+        """Returns the norm of all changes together."""
         return {"norm": nn.utils.get_total_norm(list(self.changes)).item()}
 
 
 class ChangedWeights(Attachment):
-    """Stands changed weights in front of a model's own while it runs.
+    """Puts changed weights in front of the model's own weights while the model runs.
 
-    An attribute of a module's instance hides the parameter of that name: the forward pass reads
-    W + scale * D, while the module's parameters and its state dict still are W.
+    An attribute of a module's instance hides the parameter of the same name: the forward pass reads
+    W + scale * D, while the parameters and the state dict of the module are still W.
 
     Args:
-        model: The model.
-        steering: Built for it.
+        model: Model whose weights are changed.
+        steering: Weight changes that have been built for the model.
         scale: Factor on all changes.
     """
 
@@ -174,7 +174,7 @@ class ChangedWeights(Attachment):
         weights = dict(model.named_parameters())
         self._weights = [weights[name] for name in steering.names]
         places: dict[int, list[tuple[nn.Module, str]]] = {}
-        for module in model.modules():  # tied weights have several places
+        for module in model.modules():  # a tied weight has several places
             for name, weight in module.named_parameters(recurse=False):
                 places.setdefault(id(weight), []).append((module, name))
         self._places = [places[id(weight)] for weight in self._weights]
@@ -185,7 +185,7 @@ class ChangedWeights(Attachment):
         self._handles = [model.register_forward_pre_hook(self._stand_in)]
 
     def _stand_in(self, module: nn.Module, args: object) -> None:
-        """Before each pass; behind it they stay, since checkpointing computes layers again."""
+        """Places the weights before each pass; they stay, as checkpointing recomputes layers."""
         if not self._is_constant:
             self._place()
 
@@ -218,7 +218,7 @@ class ChangedWeights(Attachment):
             self._clear()
 
     def remove(self) -> None:
-        """See `Attachment.remove`."""
+        """Removes hook and changed weights; see `Attachment.remove`."""
         for handle in self._handles:
             handle.remove()
         self._handles = []

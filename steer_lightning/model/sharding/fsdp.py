@@ -1,4 +1,4 @@
-"""The base sharded a decoder layer at a time by FSDP1, `FullyShardedDataParallel`."""
+"""The sharding of the base, one decoder layer at a time, by FSDP1, `FullyShardedDataParallel`."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from steer_lightning.system.collectives import largest
 
 
 class FlatSharding(Sharding):
-    """Each process holds its part of every layer's flat parameter.
+    """Places in each process a part of every layer's flat parameter.
 
-    Each process reads the whole base into the memory of its host first.
+    Each process first reads the whole base into the memory of its host.
 
     Args:
-        device: Of this process.
-        strategy: What is kept gathered, and how long.
+        device: Device of this process.
+        strategy: Strategy that says what stays gathered, and for how long.
         settings: Further arguments of `FullyShardedDataParallel`.
     """
 
@@ -36,7 +36,7 @@ class FlatSharding(Sharding):
         self.device, self.strategy, self.settings = device, strategy, settings
 
     def build(self, load: Callable[[], Any], make_empty: Callable[[], Any], layers: Layers) -> Any:
-        """See `Sharding.build`."""
+        """Makes the model; see `Sharding.build`."""
         model = load().requires_grad_(False).eval()
         self._names = set(model.state_dict())
         self._num_parameters = super().num_parameters(model)
@@ -49,47 +49,47 @@ class FlatSharding(Sharding):
         )
 
     def without_gradients(self) -> AbstractContextManager[Any]:
-        """No inference mode: what is gathered there could not be read by an update."""
+        """Turns gradients off; an update could not read weights gathered in inference mode."""
         return torch.no_grad()
 
     def for_rollouts(self, model: Any) -> AbstractContextManager[None]:
-        """Gathers all weights by one pass that all processes make, or lets them pass in step."""
+        """Gathers all weights by one pass of all processes, or keeps their passes in step."""
         if self.in_step:
             return in_step(model)
-        one_token(model)  # what is gathered stays so until the next backward pass
+        one_token(model)  # the weights stay gathered until the next backward pass
         return nullcontext()
 
     @property
     def in_step(self) -> bool:
-        """See `Sharding.in_step`."""
+        """Whether each pass of a rollout takes all processes; see `Sharding.in_step`."""
         return self.strategy is not ShardingStrategy.SHARD_GRAD_OP
 
     def most_passes(self, count: int) -> int:
-        """The most that any process needs."""
+        """Returns the largest number of passes that any process needs."""
         return largest(count)
 
     def full_tensors(self, model: Any) -> Iterator[tuple[str, torch.Tensor]]:
-        """See `Sharding.full_tensors`."""
+        """Yields all weights and buffers; see `Sharding.full_tensors`."""
         for name, unit in model.named_modules():
             if not isinstance(unit, FullyShardedDataParallel):
                 continue
             with FullyShardedDataParallel.summon_full_params(unit, recurse=False, writeback=False):
                 for full_name, tensor in _own(_plain(name), unit):
                     if full_name in self._names:
-                        yield full_name, tensor.detach().clone()  # the original is freed
+                        yield full_name, tensor.detach().clone()  # FSDP frees the original
 
     def num_parameters(self, model: Any) -> int:
-        """Parameters of the whole base."""
+        """Returns the number of parameters of the whole base."""
         return self._num_parameters
 
 
 def _plain(name: str) -> str:
-    """A name as it was before the units were wrapped."""
+    """Returns a name as it was before the units were wrapped."""
     return name.replace("_fsdp_wrapped_module.", "").removesuffix("_fsdp_wrapped_module")
 
 
 def _own(prefix: str, unit: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """Weights and buffers of a unit, by full name, that belong to no unit within it."""
+    """Yields the weights and buffers of a unit that belong to no unit within it, by full name."""
     inner = [
         _plain(name) + "."
         for name, module in unit.named_modules()

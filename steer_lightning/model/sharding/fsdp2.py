@@ -1,4 +1,4 @@
-"""The base sharded a decoder layer at a time by FSDP2, `torch.distributed.fsdp.fully_shard`."""
+"""The sharding of the base, one decoder layer at a time, by FSDP2's `fully_shard`."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from steer_lightning.model.sharding.whole import Layers, Sharding
 from steer_lightning.system.collectives import gather_objects, largest, rank
 
 ROOM = 0.5
-"""The base is gathered for rollouts if it takes at most so much of a device's memory."""
+"""Largest share of a device's memory that the base may take to be gathered for rollouts."""
 
 
 class LayerSharding(Sharding):
-    """Each process of a group holds its part of every layer.
+    """Places in each process of a group a part of every layer.
 
-    Weights are read by the first process alone and sent to the others, so that no other one ever
-    holds them all. For a rollout they are gathered once, where there is room.
+    Only the first process reads the weights and sends them to the others, so that no other process
+    ever holds all of them. For a rollout they are gathered once, if there is room.
 
     Args:
-        mesh: One-dimensional, the processes that share one copy of the base.
-        device: Of this process.
+        mesh: One-dimensional mesh of the processes that share one copy of the base.
+        device: Device of this process.
         gather: Whether the whole base is gathered for rollouts; None decides by the memory.
     """
 
@@ -39,7 +39,7 @@ class LayerSharding(Sharding):
         self.mesh, self.device, self.gather = mesh, device, gather
 
     def build(self, load: Callable[[], Any], make_empty: Callable[[], Any], layers: Layers) -> Any:
-        """See `Sharding.build`."""
+        """Makes the model; see `Sharding.build`."""
         weights: dict[str, Any] = {}
         buffers: dict[str, torch.Tensor] = {}
         if rank() == 0:
@@ -55,7 +55,7 @@ class LayerSharding(Sharding):
             full_state_dict=True, broadcast_from_rank0=True, cpu_offload=False, strict=False
         )
         set_model_state_dict(model, weights, options=options)
-        for name, buffer in model.named_buffers():  # those that a state dict leaves out, too
+        for name, buffer in model.named_buffers():  # includes those that a state dict leaves out
             if rank() == 0:
                 buffer.copy_(buffers[name])
             dist.broadcast(buffer, 0)
@@ -65,23 +65,24 @@ class LayerSharding(Sharding):
         for layer in layers:
             fully_shard(layer, mesh=self.mesh)
         fully_shard(model, mesh=self.mesh)
-        # each gathers the next one's weights while it works; backward passes do so by themselves
+        # each module gathers the weights of the next one while it works; in backward passes FSDP2
+        # does so by itself
         for module, following in pairwise([model, *layers]):
             module.set_modules_to_forward_prefetch([following])
 
     def without_gradients(self) -> AbstractContextManager[Any]:
-        """No inference mode: what is gathered there could not be read by an update."""
+        """Turns gradients off; an update could not read weights gathered in inference mode."""
         return torch.no_grad()
 
     def for_rollouts(self, model: Any) -> AbstractContextManager[None]:
-        """Gathers all weights once, or lets processes pass forward in step."""
+        """Gathers all weights once, or keeps the passes of the processes in step."""
         if self.gather is None:
             self.gather = self._has_room(model)
         return _gathered(model) if self.gather else in_step(model, self.mesh.get_group())
 
     @property
     def in_step(self) -> bool:
-        """See `Sharding.in_step`; it is known once the first rollout has begun."""
+        """Whether passes take all processes; known once the first rollout has begun."""
         return not self.gather
 
     def _has_room(self, model: Any) -> bool:
@@ -89,24 +90,24 @@ class LayerSharding(Sharding):
             return True
         needed = sum(p.numel() * p.element_size() for p in model.parameters())
         most = torch.cuda.get_device_properties(self.device).total_memory
-        return not largest(int(needed > ROOM * most))  # all processes do the same
+        return not largest(int(needed > ROOM * most))  # all processes must decide alike
 
     def most_passes(self, count: int) -> int:
-        """The most that any process of the group needs."""
+        """Returns the largest number of passes that any process of the group needs."""
         return largest(count, self.mesh.get_group())
 
     def full_tensors(self, model: Any) -> Iterator[tuple[str, torch.Tensor]]:
-        """See `Sharding.full_tensors`."""
+        """Yields all weights and buffers; see `Sharding.full_tensors`."""
         for name, tensor in model.state_dict().items():
             yield name, tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
 @contextmanager
 def _gathered(model: Any) -> Iterator[None]:
-    """All weights of all layers, in each process, while the block runs."""
+    """Gathers all weights of all layers in each process while the block runs."""
     modules = [module for module in model.modules() if isinstance(module, FSDPModule)]
     inner = [module for module in modules if module is not model]
-    for module in inner:  # otherwise each token would gather anew
+    for module in inner:  # otherwise each token would gather the weights again
         module.set_reshard_after_forward(False, recurse=False)
     for module in modules:
         module.unshard()

@@ -1,4 +1,4 @@
-"""Equal numbers of forward passes for processes that need unequal ones."""
+"""Helpers that give processes equal numbers of forward passes, though they need unequal ones."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from steer_lightning.system.collectives import total
 
 @contextmanager
 def in_step(model: Any, group: Any = None) -> Iterator[None]:
-    """Lets processes pass forward in step: each pass gathers weights, which takes all of them.
+    """Keeps the forward passes of processes in step, since all are needed to gather the weights.
 
-    A process that is done goes on with passes of a single token until the last one is done.
+    A process that is done continues with passes of a single token until the last process is done.
 
     Args:
-        model: Sharded; every forward pass goes through its `__call__`.
-        group: The processes that share it.
+        model: Sharded model; every forward pass goes through its `__call__`.
+        group: Group of the processes that share the model.
     """
 
     def announce(module: torch.nn.Module, args: object) -> None:
         total(1, group)
 
-    # before the model's own hook, which gathers
+    # the hook must run before the model's own hook, which gathers
     handle = model.register_forward_pre_hook(announce, prepend=True)
     try:
         yield
@@ -37,6 +37,6 @@ def in_step(model: Any, group: Any = None) -> Iterator[None]:
 
 @torch.no_grad()
 def one_token(model: Any) -> None:
-    """The smallest forward pass."""
+    """Runs the smallest forward pass, of a single token."""
     ids = torch.zeros(1, 1, dtype=torch.long, device=model.device)
     model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)

@@ -1,4 +1,4 @@
-"""The whole base in each process; what the other ways change."""
+"""The plain placement, with the whole base in each process; the shardings are subclasses of it."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from typing import Any
 import torch
 
 Layers = Callable[[Any], torch.nn.ModuleList]
-"""Finds the decoder layers of a model."""
+"""Function that finds the decoder layers of a model."""
 
 
 class Sharding:
-    """Each process holds the whole base, and nothing of it is ever sent."""
+    """Places the whole base in each process, so that nothing of it is ever sent."""
 
     shards = False
-    """Whether a process holds some of the base alone."""
+    """Whether a process holds only a part of the base."""
     why_not_packed: str | None = None
-    """Why an update must go through the model's own output, if it must."""
+    """Reason why an update must go through the model's own output, or None if it need not."""
     why_not_generate: str | None = None
-    """Why transformers' `generate` can't be used, if it can't."""
+    """Reason why transformers' `generate` can't be used, or None if it can."""
 
     def build(self, load: Callable[[], Any], make_empty: Callable[[], Any], layers: Layers) -> Any:
         """Makes the model.
 
         Args:
-            load: Returns it with its weights, on the CPU.
-            make_empty: Returns it without, on torch's meta device.
-            layers: Finds its decoder layers.
+            load: Function that returns the model with its weights, on the CPU.
+            make_empty: Function that returns the model without weights, on torch's meta device.
+            layers: Function that finds the decoder layers of the model.
 
         Returns:
             The frozen model, in eval mode.
@@ -50,9 +50,9 @@ class Sharding:
         return False
 
     def full_tensors(self, model: Any) -> Iterator[tuple[str, torch.Tensor]]:
-        """All weights and buffers by name, one after the other; every process must take them."""
+        """Yields all weights and buffers with their names; every process must take all of them."""
         yield from model.state_dict().items()
 
     def num_parameters(self, model: Any) -> int:
-        """Parameters of the whole base."""
+        """Counts the parameters of the whole base."""
         return sum(p.numel() for p in model.parameters() if not p.requires_grad)

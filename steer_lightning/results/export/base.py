@@ -16,7 +16,7 @@ from steer_lightning.errors import ConfigError
 from steer_lightning.model.hub import hub_errors, load_tokenizer, resolve_base
 
 KEY = "merge_from"
-"""The option of an export that names the base."""
+"""Option of an export that names the base."""
 
 INDEX = "model.safetensors.index.json"
 WEIGHTS = "model*.safetensors"
@@ -25,17 +25,17 @@ CARRIED = (
     *("*.model", "*.tiktoken", "tekken.json", "chat_template*", "generation_config.json"),
     *("LICENSE*", "NOTICE*"),
 )
-"""Files beside the weights that belong to the model, and are copied as they are."""
+"""Files beside the weights that belong to the model and are copied unchanged."""
 
 
 @dataclass(frozen=True)
 class Base:
-    """A base model; nothing is read before it is asked for.
+    """A base model whose parts are read only when they are needed.
 
     Attributes:
         name: Hub id, local folder, or `quickstart`.
         revision: Branch, tag or commit on the hub.
-        key: The option that names it.
+        key: Option that names the base, for messages.
     """
 
     name: str
@@ -44,30 +44,30 @@ class Base:
 
     @cached_property
     def path(self) -> str:
-        """What transformers loads: a hub id or a folder."""
+        """Hub id or folder that transformers loads."""
         return resolve_base(self.name, self.key)
 
     @cached_property
     def config(self) -> Any:
-        """Its configuration."""
+        """Configuration of the base."""
         with hub_errors(self.name, self.key):
             return AutoConfig.from_pretrained(self.path, revision=self.revision)
 
     @property
     def kind(self) -> str:
-        """Its architecture as a message names it, such as `LlamaForCausalLM (llama)`."""
+        """Architecture of the base for messages, such as `LlamaForCausalLM (llama)`."""
         named = self.config.architectures or ["a model"]
         return f"{named[0]} ({self.config.model_type})"
 
     @cached_property
     def shape(self) -> tuple[int, int]:
-        """Decoder layers and width."""
+        """Number of decoder layers, and width."""
         text = self.config.get_text_config()
         return int(text.num_hidden_layers), int(text.hidden_size)
 
     @cached_property
     def dtype(self) -> torch.dtype:
-        """Of its weights, as its configuration says."""
+        """Dtype of the weights, according to the configuration."""
         found = self.config.dtype
         return found if isinstance(found, torch.dtype) else torch.float32
 
@@ -80,7 +80,7 @@ class Base:
         return load_tokenizer(self.path, self.name, self.key, revision=self.revision)
 
     def load(self, dtype: torch.dtype) -> Any:
-        """The whole model in eval mode, on a GPU where there is one."""
+        """Loads the whole model in eval mode, on a GPU if there is one."""
         with hub_errors(self.name, self.key):
             model = AutoModelForCausalLM.from_pretrained(
                 self.path, revision=self.revision, dtype=dtype
@@ -88,13 +88,13 @@ class Base:
         return model.requires_grad_(False).eval().to(device())
 
     def empty(self) -> Any:
-        """The model without its weights, on torch's meta device."""
+        """Makes the model without its weights, on torch's meta device."""
         with hub_errors(self.name, self.key), torch.device("meta"):
             return AutoModelForCausalLM.from_config(self.config)
 
     @cached_property
     def folder(self) -> Path:
-        """Its files, downloaded if they are not there yet."""
+        """Folder of the base's files, which are downloaded if they are not there yet."""
         if Path(self.path).is_dir():
             return Path(self.path)
         from huggingface_hub import snapshot_download
@@ -104,21 +104,21 @@ class Base:
                 self.path,
                 revision=self.revision,
                 allow_patterns=[WEIGHTS, "*.json", *CARRIED],
-                ignore_patterns="*/*",  # the same weights in other formats
+                ignore_patterns="*/*",  # subfolders hold the same weights in other formats
             )
         return Path(found)
 
 
 def device() -> str:
-    """Where models are compared."""
+    """Returns the device on which models are compared."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def weight_files(folder: Path) -> dict[str, Path]:
-    """In which file of a checkpoint each tensor is.
+    """Returns the file of each tensor of a checkpoint.
 
     Args:
-        folder: With `model.safetensors`, or several such files and their index.
+        folder: Folder with `model.safetensors`, or with several such files and their index.
 
     Raises:
         ConfigError: If there are no safetensors weights, or a file is missing or damaged.

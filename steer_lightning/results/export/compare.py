@@ -1,4 +1,4 @@
-"""What is compared: logits on a few texts and on their greedy continuation."""
+"""The comparison of two models by their logits on a few texts and their greedy continuations."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ TEXTS = (
     "The capital of France is Paris. It lies on the river",
 )
 ODD_TEXT = "  Zwölf\tBoxkämpfer, 12345678 \n\n漢字 🙂 <|im_start|> \\boxed{7}"
-"""What tokenizers are likely to disagree about."""
+"""Text of parts that tokenizers are likely to disagree about."""
 
 NUM_GREEDY = 16
-"""Tokens of each greedy continuation."""
+"""Number of tokens in each greedy continuation."""
 
 TOLERANCE = 1e-5
-"""Largest difference of logits in float32 that counts as the same, for logits up to 1."""
+"""Largest difference of float32 logits that counts as the same, for logits up to 1."""
 
 
 @dataclass(frozen=True)
 class Probe:
     """Texts as tokens, each with room for its continuation.
 
-    Causal models do not look at what stands behind, so the padding needs no mask.
+    Causal models do not look at later tokens, so the padding needs no mask.
 
     Attributes:
-        tokens: (B, T) int64, padded on the right.
-        lengths: (B,) int64, tokens of each text before its continuation.
+        tokens: Tokens of the texts, (B, T) int64, padded on the right.
+        lengths: Number of tokens of each text before its continuation, (B,) int64.
     """
 
     tokens: torch.Tensor
@@ -45,18 +45,18 @@ class Probe:
 
     @property
     def predicting(self) -> torch.Tensor:
-        """(B, NUM_GREEDY) int64, places whose logits predict the continuation."""
+        """Places whose logits predict the continuation, (B, NUM_GREEDY) int64."""
         return self.lengths[:, None] - 1 + torch.arange(NUM_GREEDY)
 
     @property
     def real(self) -> torch.Tensor:
-        """(B, T) bool, places that are compared: no padding, and no continuation's last token."""
+        """Mask of the places to compare, (B, T) bool, without padding and last tokens of rows."""
         end = self.lengths[:, None] + NUM_GREEDY - 1
         return torch.arange(self.tokens.shape[1]) < end
 
 
 def make_probe(tokenizer: PreTrainedTokenizerBase) -> Probe:
-    """`TEXTS` in a model's tokens."""
+    """Tokenizes `TEXTS`."""
     rows = [list(tokenizer(text)["input_ids"]) or [0] for text in TEXTS]
     longest = max(map(len, rows)) + NUM_GREEDY
     tokens = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows])
@@ -64,13 +64,14 @@ def make_probe(tokenizer: PreTrainedTokenizerBase) -> Probe:
 
 
 def read_differently(tokenizer: PreTrainedTokenizerBase, folder: Path) -> str | None:
-    """A text that a folder's tokenizer turns into other tokens; None if there is none.
+    """Finds a text that the tokenizer in a folder turns into other tokens; returns None if none.
 
-    A tokenizer's class is chosen by the model type, too, which an export changes.
+    The tokenizers can differ because the class of a tokenizer depends on the model type, too, which
+    an export changes.
 
     Args:
-        tokenizer: The base's.
-        folder: Of the export.
+        tokenizer: Tokenizer of the base.
+        folder: Folder of the export.
     """
     theirs = AutoTokenizer.from_pretrained(folder)
     for text in (*TEXTS, ODD_TEXT):
@@ -81,19 +82,19 @@ def read_differently(tokenizer: PreTrainedTokenizerBase, folder: Path) -> str | 
 
 @torch.no_grad()
 def logits_of(model: Any, probe: Probe) -> torch.Tensor:
-    """(B, T, V) float32, on the CPU."""
+    """Returns the logits of a model on the probe, (B, T, V) float32, on the CPU."""
     logits: torch.Tensor = model(input_ids=probe.tokens.to(device()), use_cache=False).logits
     return logits.float().cpu()
 
 
 @torch.no_grad()
 def continue_greedily(model: Any, probe: Probe) -> tuple[Probe, torch.Tensor]:
-    """The most likely continuation of each text, with the logits of all of it.
+    """Continues each text greedily, and computes the logits of the text with its continuation.
 
-    Whole forward passes, without a cache: a comparison should not depend on one.
+    Each token takes a whole forward pass, because a comparison should not depend on a cache.
 
     Returns:
-        The probe with its continuation, and logits (B, T, V) float32.
+        The probe with its continuations, and the logits, (B, T, V) float32.
     """
     tokens, rows = probe.tokens.clone(), torch.arange(len(probe.lengths))
     for n in tqdm(range(NUM_GREEDY), desc="steered base", unit="token", leave=False):
@@ -107,16 +108,16 @@ def continue_greedily(model: Any, probe: Probe) -> tuple[Probe, torch.Tensor]:
 
 @dataclass(frozen=True)
 class Difference:
-    """Of a candidate to a reference, over all texts.
+    """The difference of a candidate from a reference, over all texts.
 
     Attributes:
-        largest: Of logits, absolute.
-        logits: The reference's largest logit, absolute.
-        kl: Mean KL divergence of the next token's distributions, in nats.
-        largest_kl: The largest.
-        num_tokens: Greedy tokens.
-        num_equal: Of these, how many are the candidate's choice, too.
-        gap: Where a choice differs first: by how much the reference's choice was ahead.
+        largest: Largest absolute difference of logits.
+        logits: Largest absolute logit of the reference.
+        kl: Mean KL divergence of the distributions of the next token, in nats.
+        largest_kl: Largest KL divergence, in nats.
+        num_tokens: Number of greedy tokens.
+        num_equal: Number of those tokens that the candidate chooses, too.
+        gap: Difference of the reference's two best logits where a choice differs first.
     """
 
     largest: float
@@ -129,12 +130,12 @@ class Difference:
 
     @property
     def same(self) -> bool:
-        """Whether it is rounding of float32 alone."""
+        """Whether the logits differ by no more than float32 rounding."""
         return self.largest <= TOLERANCE * max(1.0, self.logits)
 
     @property
     def greedy(self) -> str:
-        """Whether the greedy text is equal, in words."""
+        """Text that says whether the greedy text is equal."""
         if self.num_equal == self.num_tokens:
             return "greedy text equal"
         return (
@@ -143,20 +144,20 @@ class Difference:
         )
 
     def facts(self) -> dict[str, float]:
-        """For JSON."""
+        """Returns the attributes as a dictionary, for JSON."""
         return asdict(self)
 
 
 def difference(reference: torch.Tensor, candidate: torch.Tensor, probe: Probe) -> Difference:
-    """Compares logits at all places that are no padding.
+    """Compares logits at all places that are not padding.
 
-    The greedy text is the same if the candidate, given the reference's text, chooses the next
-    token of it at each place.
+    The greedy texts are equal if the candidate, given the reference's text, chooses the next token
+    of that text at each place.
 
     Args:
-        reference: (B, T, V) float32.
-        candidate: (B, T, V) float32.
-        probe: What both read, with the continuation.
+        reference: Logits of the reference, (B, T, V) float32.
+        candidate: Logits of the candidate, (B, T, V) float32.
+        probe: Texts that both models read, with their continuations.
     """
     real = probe.real
     ours, theirs = reference[real], candidate[real]

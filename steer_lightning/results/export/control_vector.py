@@ -1,8 +1,8 @@
-"""`gguf`: a llama.cpp control vector, tensors `direction.N`.
+"""The format `gguf`: a llama.cpp control vector, which consists of tensors `direction.N`.
 
-llama.cpp adds `direction.N` to the stream behind decoder layer N, counted from 0, and has no
-tensor for layer 0: it refuses a file with `direction.0`. EasySteer reads the same files, and does
-take `direction.0`.
+llama.cpp adds `direction.N` to the stream after decoder layer N, counted from 0, and has no tensor
+for layer 0: it refuses a file with `direction.0`. EasySteer reads the same files and does accept
+`direction.0`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def require_gguf(to: str) -> None:
     """Raises a ConfigError if the package gguf is missing.
 
     Args:
-        to: The format that needs it.
+        to: Format that needs the package, for the message.
     """
     try:
         import gguf  # noqa: F401
@@ -38,9 +38,9 @@ def write_control_vector(path: Path, vectors: SteeringVectors, model_hint: str) 
     """Writes the vectors in float32.
 
     Args:
-        path: The file.
-        vectors: In the scale of the stream.
-        model_hint: Architecture of the model, for readers.
+        path: File to write.
+        vectors: Vectors in the scale of the stream.
+        model_hint: Architecture of the model, for programs that read the file.
     """
     import gguf
 
@@ -59,8 +59,8 @@ def read_control_vector(path: Path, num_layers: int) -> SteeringVectors:
     """Reads a control vector.
 
     Args:
-        path: The file.
-        num_layers: Decoder layers of the model, which the file does not say.
+        path: File of the control vector.
+        num_layers: Number of decoder layers of the model, which the file does not contain.
     """
     import gguf
 

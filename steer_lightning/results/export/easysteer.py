@@ -1,9 +1,10 @@
-"""`easysteer`: what EasySteer's build of vLLM takes with each request (arXiv 2509.25175).
+"""The format `easysteer`: steering that EasySteer's build of vLLM takes with each request.
 
-A `SteeringSpec` as JSON, as the `steering` field of a request or as `--steering-config`: one
-vector of algorithm `direct`, which adds to a decoder layer's output, on all tokens of prompt and
-completion. Its weights travel in the JSON, in EasySteer's wire form (version 1): float32 bytes in
-base64, and a hash of their content. Repository ZJU-REAL/EasySteer, docs/api-reference/payloads.md.
+The export is a `SteeringSpec` as JSON, for the `steering` field of a request or for
+`--steering-config`: one vector of algorithm `direct`, which is added to the output of decoder
+layers, on all tokens of prompt and completion. Its weights travel in the JSON, in EasySteer's wire
+form (version 1): float32 bytes in base64, and a hash of their content (arXiv 2509.25175; repository
+ZJU-REAL/EasySteer, docs/api-reference/payloads.md).
 """
 
 from __future__ import annotations
@@ -29,10 +30,10 @@ EVERYWHERE = {"prompt": "all", "generation": "all"}
 
 
 def steering_spec(vectors: SteeringVectors) -> dict[str, Any]:
-    """The specification, ready for JSON.
+    """Makes the specification, ready for JSON.
 
     Args:
-        vectors: In the scale of the stream.
+        vectors: Vectors in the scale of the stream.
     """
     plain = vectors.vectors.detach().numpy().astype("<f4")
     tensors = {
@@ -55,14 +56,14 @@ def steering_spec(vectors: SteeringVectors) -> dict[str, Any]:
 
 
 def read_spec(path: Path, num_layers: int) -> SteeringVectors:
-    """Reads a specification back, checking what EasySteer checks.
+    """Reads a specification back, with the checks that EasySteer makes.
 
     Args:
-        path: The file.
-        num_layers: Decoder layers of the model, which the file does not say.
+        path: File of the specification.
+        num_layers: Number of decoder layers of the model, which the file does not contain.
 
     Raises:
-        ConfigError: If it is not of the form that `steering_spec` writes.
+        ConfigError: If the file does not have the form that `steering_spec` writes.
     """
     (vector,) = json.loads(path.read_text())["vectors"]
     data = vector["data"]
@@ -81,11 +82,11 @@ def read_spec(path: Path, num_layers: int) -> SteeringVectors:
 
 
 def usage(base: str, output: Path) -> str:
-    """How the files are used, in Markdown.
+    """Explains in Markdown how the files are used.
 
     Args:
         base: Hub id or folder of the base.
-        output: Where the files are.
+        output: Folder of the files.
     """
     serve, file = shlex.join(["vllm", "serve", base]), str(output / FILE)
     return f"""Serve the base with EasySteer's build of vLLM:
@@ -115,7 +116,7 @@ client.completions.create(
 
 
 def _digest(tensors: dict[str, Any]) -> str:
-    """EasySteer's hash of a payload without further fields."""
+    """Returns EasySteer's hash of a payload that has no further fields."""
     found = hashlib.sha256(f"{KIND}:{WIRE_VERSION}".encode())
     for name, part in sorted(tensors.items()):
         found.update(name.encode())

@@ -1,7 +1,7 @@
-"""Which architecture can hold vectors in which format, and why not.
+"""The rules that say which architecture can hold vectors in which format, and why not.
 
-A vector is added to a decoder layer's output. Where a layer ends in `residual + linear(x)`, a bias
-of that linear layer is the same (tested for each of `BIAS_HOMES`).
+A vector is added to the output of a decoder layer. If the layer ends in `residual + linear(x)`, a
+bias of that linear layer has the same effect (tested for each of `BIAS_HOMES`).
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ BIAS_HOMES = {
     "phi": "mlp.fc2",
     "opt": "fc2",
 }
-"""The linear layer that ends a decoder layer, by model type; from the decoder layer on."""
+"""Path of the linear layer that ends a decoder layer, within that layer, by model type."""
 
 LLAMA_FORM = ("llama", "qwen2", "mistral")
-"""Models that are a Llama in all but the name: `LlamaForCausalLM` computes the same."""
+"""Model types that are a Llama in all but the name: `LlamaForCausalLM` computes the same."""
 
 NORM_AFTER_MLP = (
     *("gemma2", "gemma3", "gemma3_text", "gemma3n", "gemma3n_text", "gemma4", "gemma4_text"),
@@ -40,10 +40,10 @@ OTHER_FORM = "Its layers can't be written as those of a Llama"
 
 
 def bias_home(base: Base) -> str:
-    """The linear layer whose bias is a vector, from the decoder layer on.
+    """Returns the path, within a decoder layer, of the linear layer whose bias can be a vector.
 
     Raises:
-        ConfigError: If the architecture has none, or it is not known.
+        ConfigError: If the architecture has no such layer or is not known.
     """
     config, kind = base.config, base.config.model_type
     if kind in NORM_AFTER_MLP:
@@ -63,8 +63,8 @@ def check_llama_form(base: Base, to: str) -> None:
     """Raises a ConfigError if a base can't be written as a stock Llama with the same logits.
 
     Args:
-        base: The base.
-        to: The format that is wanted.
+        base: Base model to check.
+        to: Format of the export, for the message.
     """
     config, kind = base.config, base.config.model_type
     if kind in NORM_AFTER_MLP:
@@ -92,7 +92,7 @@ def has_llama_form(base: Base) -> bool:
 
 
 def _refusal(base: Base, to: str, why: str, formats: tuple[str, ...] | None = None) -> ConfigError:
-    """A ConfigError that names the formats that do work."""
+    """Makes a ConfigError that names the formats that do work."""
     if formats is None:
         formats = ("easysteer", "gguf")
         if to != "peft" and _has_bias_home(base):

@@ -1,4 +1,4 @@
-"""The formats: what each checks before anything loads, writes, compares, and tells its users."""
+"""The formats of an export: how each checks, writes and compares, and what it tells its users."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ from steer_lightning.steering.arithmetic import sliced
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What is exported, and where to.
+    """The plan of an export.
 
     Attributes:
-        base: The base.
-        vectors: In the scale of the stream, with the factor of the export.
-        output: The folder.
+        base: Base model that the vectors steer.
+        vectors: Vectors in the scale of the stream, times the factor of the export.
+        output: Folder of the export.
     """
 
     base: Base
@@ -47,38 +47,38 @@ class Plan:
 
 
 class Format(Protocol):
-    """A format of `--to`."""
+    """Writes one of the formats of `--to`."""
 
     def check(self, plan: Plan) -> None:
-        """Raises a ConfigError if it can't hold these vectors; reads the configuration alone."""
+        """Raises a ConfigError if the format can't hold the vectors; reads only configurations."""
 
     def write(self, plan: Plan, folder: Path) -> None:
-        """Writes its files into an empty folder."""
+        """Writes the files of the export into an empty folder."""
 
     def compare(self, plan: Plan, folder: Path) -> Findings:
-        """Reads the files back, and compares them with the steered base."""
+        """Reads the files back and compares them with the steered base."""
 
     def usage(self, plan: Plan) -> str:
-        """How the export is used, in Markdown."""
+        """Explains in Markdown how the export is used."""
 
 
 class Transformers:
-    """A stock checkpoint of Hugging Face transformers."""
+    """Writes a stock checkpoint of Hugging Face transformers."""
 
     def check(self, plan: Plan) -> None:
-        """The base must be a Llama in all but the name."""
+        """Requires that the base is a Llama in all but the name."""
         check_llama_form(plan.base, "transformers")
 
     def write(self, plan: Plan, folder: Path) -> None:
-        """A copy of the base with biases."""
+        """Writes a copy of the base with biases."""
         write_merged(plan.base, plan.vectors, folder)
 
     def compare(self, plan: Plan, folder: Path) -> Findings:
-        """Both models, a layer in memory at a time."""
+        """Compares both models, with one layer in memory at a time."""
         return compare_merged(plan.base, plan.vectors, folder)
 
     def usage(self, plan: Plan) -> str:
-        """Two lines of Python."""
+        """Returns two lines of Python."""
         return _python(
             "from transformers import AutoModelForCausalLM",
             f"model = AutoModelForCausalLM.from_pretrained({_quoted(plan.output)})",
@@ -86,45 +86,45 @@ class Transformers:
 
 
 class VLLM:
-    """The same checkpoint, for vLLM."""
+    """Writes the checkpoint of `Transformers` for vLLM."""
 
     def check(self, plan: Plan) -> None:
-        """The base must be a Llama in all but the name."""
+        """Requires that the base is a Llama in all but the name."""
         check_llama_form(plan.base, "vllm")
 
     def write(self, plan: Plan, folder: Path) -> None:
-        """A copy of the base with biases, checked for what vLLM reads."""
+        """Writes a copy of the base with biases, and checks that vLLM can read it."""
         write_merged(plan.base, plan.vectors, folder)
         check_for_vllm(folder)
 
     def compare(self, plan: Plan, folder: Path) -> Findings:
-        """Both models by transformers, a layer in memory at a time."""
+        """Compares both models by transformers, with one layer in memory at a time."""
         return compare_merged(plan.base, plan.vectors, folder)
 
     def usage(self, plan: Plan) -> str:
-        """The command of the server."""
+        """Returns the command that starts the server."""
         dtype = str(plan.base.dtype).removeprefix("torch.")
         return f"```bash\n{serve_command(plan.output, dtype)}\n```\n"
 
 
 class Peft:
-    """An adapter of PEFT."""
+    """Writes an adapter of PEFT."""
 
     def check(self, plan: Plan) -> None:
-        """Each decoder layer must end in a linear layer."""
+        """Requires that each decoder layer ends in a linear layer, and that PEFT is installed."""
         bias_home(plan.base)
         require_peft()
 
     def write(self, plan: Plan, folder: Path) -> None:
-        """The adapter alone."""
+        """Writes only the adapter."""
         write_adapter(plan.base, plan.vectors, folder)
 
     def compare(self, plan: Plan, folder: Path) -> Findings:
-        """The base with the adapter."""
+        """Compares the base that has the adapter with the steered base."""
         return compare_adapter(plan.base, plan.vectors, folder)
 
     def usage(self, plan: Plan) -> str:
-        """Four lines of Python."""
+        """Returns four lines of Python."""
         code = _python(
             "from peft import PeftModel",
             "from transformers import AutoModelForCausalLM",
@@ -137,10 +137,10 @@ class Peft:
 
 
 class Gguf:
-    """A control vector of llama.cpp."""
+    """Writes a control vector of llama.cpp."""
 
     def check(self, plan: Plan) -> None:
-        """There must be a layer but the first."""
+        """Requires a vector of another layer than layer 0, and the package gguf."""
         require_gguf("gguf")
         if plan.vectors.layers == (0,):
             raise ConfigError(
@@ -152,18 +152,18 @@ class Gguf:
             )
 
     def write(self, plan: Plan, folder: Path) -> None:
-        """All vectors but that of layer 0."""
+        """Writes all vectors except that of layer 0."""
         vectors = sliced(plan.vectors, [layer for layer in plan.vectors.layers if layer > 0])
         path = folder / control_vector.FILE
         write_control_vector(path, vectors, plan.base.config.model_type)
 
     def compare(self, plan: Plan, folder: Path) -> Findings:
-        """The vectors, and what the model loses with that of layer 0."""
+        """Compares the vectors, and measures what the lack of layer 0's vector costs."""
         read = read_control_vector(folder / control_vector.FILE, plan.vectors.num_layers)
         return compare_vectors(plan.base, plan.vectors, read)
 
     def usage(self, plan: Plan) -> str:
-        """The command, and what is missing."""
+        """Returns the command, and says if layer 0's vector is missing."""
         file = plan.output / control_vector.FILE
         command = f"llama-cli -m BASE.gguf --control-vector {shlex.quote(str(file))} -p PROMPT"
         told = f"```bash\n{command}\n```\n\n"
@@ -182,21 +182,21 @@ NO_LAYER_0 = "No file of this architecture can hold it in llama.cpp"
 
 
 class EasySteer:
-    """A request's steering for EasySteer's build of vLLM."""
+    """Writes the steering of a request for EasySteer's build of vLLM."""
 
     def check(self, plan: Plan) -> None:
-        """Any decoder will do."""
+        """Requires only the package gguf: any decoder will do."""
         require_gguf("easysteer")
 
     def write(self, plan: Plan, folder: Path) -> None:
-        """The specification with the weights in it, and the weights alone."""
+        """Writes the specification, which contains the weights, and a file of the weights alone."""
         spec = json.dumps(easysteer.steering_spec(plan.vectors), indent=2)
         (folder / easysteer.FILE).write_text(f"{spec}\n")
         path = folder / control_vector.FILE
         write_control_vector(path, plan.vectors, plan.base.config.model_type)
 
     def compare(self, plan: Plan, folder: Path) -> Findings:
-        """The vectors of both files."""
+        """Compares the vectors of both files."""
         num_layers = plan.vectors.num_layers
         source = read_control_vector(folder / control_vector.FILE, num_layers)
         check_read(plan.vectors, source)
@@ -204,7 +204,7 @@ class EasySteer:
         return compare_vectors(plan.base, plan.vectors, read)
 
     def usage(self, plan: Plan) -> str:
-        """The server's command, and a request."""
+        """Returns the command of the server and an example of a request."""
         return easysteer.usage(plan.base.path, plan.output)
 
 

@@ -1,4 +1,4 @@
-"""An export from vectors and base to a folder that is whole, compared, and says how it is used."""
+"""The export job, which makes a folder that is whole, compared with the base, and documented."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from steer_lightning.steering.arithmetic import scaled
 from steer_lightning.system.whole_files import folder_written_aside
 
 MARK = "export.json"
-"""Says what a folder is; no other folder is ever overwritten."""
+"""File that marks a folder as an export; no other folder is ever overwritten."""
 
 PACKAGES = ("steer-lightning", "torch", "transformers", "safetensors", "peft", "gguf")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What an export has left.
+    """The result of an export.
 
     Attributes:
-        folder: Where it is.
-        size: Bytes of its files.
-        findings: Of the comparison; None if it was left out.
-        usage: How the export is used, in Markdown.
+        folder: Folder of the export.
+        size: Size of its files, in bytes.
+        findings: Findings of the comparison; None if it was left out.
+        usage: Explanation of how to use the export, in Markdown.
     """
 
     folder: Path
@@ -55,17 +55,18 @@ def export_vectors(
     overwrite: bool = False,
     verify: bool = True,
 ) -> Report:
-    """Writes vectors in a format of other tools, reads them back, and compares.
+    """Writes vectors in a format of other tools, reads them back, and compares them.
 
     Args:
-        vectors: A file of vectors, or loaded ones.
-        to: A key of `FORMATS`.
-        output: The folder to make.
-        merge_from: Hub id or folder of the base; None takes the one that the vectors name.
-        revision: Of the base, on the hub; None takes the one that the vectors name with their base.
+        vectors: File of vectors, or vectors that have been loaded.
+        to: Format of the export, a key of `FORMATS`.
+        output: Folder to create.
+        merge_from: Hub id or folder of the base; None takes the base that the vectors name.
+        revision: Revision of the base on the hub; None takes the one that the vectors name with
+            their base.
         scale: Factor on all vectors.
-        overwrite: Replaces an earlier export there.
-        verify: Compares with the steered base.
+        overwrite: Whether to replace an earlier export in the folder.
+        verify: Whether to compare the export with the steered base.
 
     Raises:
         ConfigError: If the format can't hold the vectors exactly, they do not fit the base, the
@@ -81,7 +82,7 @@ def export_vectors(
     _check_fit(vectors, base)
     warn_of_another_base(vectors, base.name)
     plain = scaled(vectors, scale)
-    plain.metadata.clear()  # no more warnings of another base
+    plain.metadata.clear()  # prevents further warnings of another base
     plan = Plan(base=base, vectors=plain, output=target)
     form.check(plan)
     if verify:
@@ -98,7 +99,7 @@ def export_vectors(
 
 
 def check_output(folder: Path, overwrite: bool) -> None:
-    """Raises a ConfigError if a folder can't be written, or holds what must be kept."""
+    """Raises a ConfigError if a folder can't be written, or contains files that must be kept."""
     if folder.is_file():
         raise ConfigError("output", str(folder), rule="is a file", fix="Name a folder")
     if not folder.is_dir() or not any(folder.iterdir()):
@@ -213,5 +214,5 @@ def _facts(
 def _version(package: str) -> str | None:
     try:
         return version(package)
-    except ImportError:  # an extra that this format does not need
+    except ImportError:  # the package is an extra that this format does not need
         return None

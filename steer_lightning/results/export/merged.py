@@ -1,8 +1,7 @@
-"""`transformers`: a stock Llama whose `down_proj.bias` are the vectors, for any tool of that kind.
+"""The format `transformers`: a stock Llama whose `down_proj.bias` tensors are the vectors.
 
-The base's shards are copied as they are and one more is added, of biases: the memory needed is
-that of the biases. Only a base that has such biases already has its shards written anew, one at a
-time.
+The shards of the base are copied unchanged and a shard of biases is added, so only the biases need
+memory. If the base has such biases already, the shards that hold them are rewritten, one at a time.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ SETTINGS = (
     *("initializer_range", "rms_norm_eps", "use_cache", "pad_token_id", "bos_token_id"),
     *("eos_token_id", "tie_word_embeddings", "rope_parameters", "attention_dropout"),
 )
-"""What a Llama, a Qwen2 and a Mistral call by the same name."""
+"""Settings that have the same name in the configurations of Llama, Qwen2 and Mistral."""
 
 DOWN = "mlp.down_proj"
 MLP = ("mlp.gate_proj", "mlp.up_proj", DOWN)
@@ -42,12 +41,12 @@ def write_merged(base: Base, vectors: SteeringVectors, folder: Path) -> None:
     """Writes the checkpoint.
 
     Args:
-        base: Of the Llama form.
-        vectors: In the scale of the stream.
-        folder: Empty.
+        base: Base model of the Llama form.
+        vectors: Vectors in the scale of the stream.
+        folder: Empty folder for the checkpoint.
 
     Raises:
-        ConfigError: If the base's weights are missing, damaged, or not named like a Llama's.
+        ConfigError: If the weights of the base are missing, damaged, or not named like a Llama's.
     """
     files = weight_files(base.folder)
     biases = make_biases(vectors, files)
@@ -58,21 +57,22 @@ def write_merged(base: Base, vectors: SteeringVectors, folder: Path) -> None:
 
 
 def _carry_over(base: Base, folder: Path) -> None:
-    """Tokenizer, generation settings and licence, as they are."""
+    """Copies tokenizer, generation settings and licence unchanged."""
     for pattern in CARRIED:
         for path in base.folder.glob(pattern):
             if path.is_file():
                 shutil.copyfile(path, folder / path.name)
     named = (folder / "tokenizer_config.json").is_file()
     if named and read_differently(base.tokenizer(), folder) is not None:
-        base.tokenizer().save_pretrained(folder)  # which names its class, whatever the model type
+        # the saved files name the tokenizer's class, which then does not depend on the model type
+        base.tokenizer().save_pretrained(folder)
 
 
 def config_as_llama(config: Any, attention_bias: bool) -> dict[str, Any]:
-    """The configuration of the same model as a `LlamaForCausalLM` with MLP biases.
+    """Returns the configuration of the same model as a `LlamaForCausalLM` with MLP biases.
 
     Args:
-        config: Of a Llama, Qwen2 or Mistral with full attention.
+        config: Configuration of a Llama, Qwen2 or Mistral with full attention.
         attention_bias: Whether queries, keys and values have biases.
     """
     head_dim = getattr(config, "head_dim", None)
@@ -85,7 +85,7 @@ def config_as_llama(config: Any, attention_bias: bool) -> dict[str, Any]:
         dtype=config.dtype,
     )
     found: dict[str, Any] = json.loads(llama.to_json_string(use_diff=False))
-    # the names of transformers 4, which engines built on it read: a missed rope_theta is silent
+    # engines built on transformers 4 read these names, and miss a rope_theta without a message
     rope = dict(found["rope_parameters"])
     found["rope_theta"] = rope.pop("rope_theta")
     found["rope_scaling"] = None if rope.get("rope_type") == "default" else rope
@@ -93,15 +93,15 @@ def config_as_llama(config: Any, attention_bias: bool) -> dict[str, Any]:
 
 
 def make_biases(vectors: SteeringVectors, files: dict[str, Path]) -> Tensors:
-    """All biases of the merged model that the base lacks, or that the vectors change.
+    """Makes all biases of the merged model that the base lacks or that the vectors change.
 
     Args:
-        vectors: In the scale of the stream.
-        files: Where the base's tensors are.
+        vectors: Vectors in the scale of the stream.
+        files: File of each tensor of the base.
 
     Returns:
-        By name, in the dtype of the base's weights: `down_proj.bias` is the base's own plus the
-        vector, all others are zero.
+        The biases by name, in the dtype of the base's weights: `down_proj.bias` is the base's own
+        bias plus the vector, all others are zero.
     """
     plain = dict(zip(vectors.layers, vectors.vectors.detach(), strict=True))
     parts = (*MLP, *ATTENTION) if has_attention_bias(files) else MLP
@@ -120,12 +120,12 @@ def make_biases(vectors: SteeringVectors, files: dict[str, Path]) -> Tensors:
 
 
 def has_attention_bias(files: dict[str, Path]) -> bool:
-    """Whether a checkpoint's queries, keys and values have biases."""
+    """Tells whether the queries, keys and values of a checkpoint have biases."""
     return "model.layers.0.self_attn.q_proj.bias" in files
 
 
 def _no_bias(place: str, files: dict[str, Path]) -> torch.Tensor:
-    """Zeros in the dtype of a linear layer's weights, one for each output."""
+    """Returns zeros in the dtype of a linear layer's weights, one for each output."""
     name = f"{place}.weight"
     if name not in files:
         raise ConfigError(
@@ -141,19 +141,19 @@ def _no_bias(place: str, files: dict[str, Path]) -> torch.Tensor:
 
 
 def read_tensor(files: dict[str, Path], name: str) -> torch.Tensor:
-    """A tensor of a checkpoint, from its file."""
+    """Reads a tensor of a checkpoint from its file."""
     with safe_open(files[name], framework="pt") as file:
         found: torch.Tensor = file.get_tensor(name)
     return found
 
 
 def down_bias(layer: int) -> str:
-    """Name of the bias that holds a layer's vector."""
+    """Returns the name of the bias that holds the vector of a layer."""
     return f"model.layers.{layer}.{DOWN}.bias"
 
 
 def _write_shards(files: dict[str, Path], biases: Tensors, folder: Path) -> None:
-    """Copies the base's shards, adds one of biases, and an index of all."""
+    """Copies the shards of the base, and adds a shard of biases and an index of all shards."""
     shards = sorted(set(files.values()))
     weight_map: dict[str, str] = {}
     for number, source in enumerate(tqdm(shards, desc="copying", unit="shard"), start=1):
@@ -170,7 +170,7 @@ def _write_shards(files: dict[str, Path], biases: Tensors, folder: Path) -> None
 
 
 def _copy_shard(source: Path, target: Path, replaced: set[str]) -> None:
-    """A shard as it is; without tensors that the shard of biases has anew."""
+    """Copies a shard unchanged, except for tensors that the shard of biases replaces."""
     if not replaced:
         shutil.copyfile(source, target)
         return
@@ -180,6 +180,6 @@ def _copy_shard(source: Path, target: Path, replaced: set[str]) -> None:
 
 
 def _tensor_bytes(path: Path) -> int:
-    """Bytes of a safetensors file behind its header."""
+    """Returns the size of a safetensors file without its header, in bytes."""
     with path.open("rb") as file:
         return path.stat().st_size - 8 - int.from_bytes(file.read(8), "little")

@@ -1,8 +1,8 @@
-"""`peft`: an adapter beside the untouched base, a bias on the layer that ends each decoder layer.
+"""The format `peft`: an adapter that adds a bias to the linear layer at the end of decoder layers.
 
-BEFT (arXiv 2509.15974) adds a bias to a linear layer's output. It knows `nn.Linear` alone, so
-GPT-2, whose layers are `Conv1D`, gets a LoRA of rank 1 whose matrices are zero and whose bias is
-the vector.
+The base stays untouched. BEFT (arXiv 2509.15974) adds a bias to the output of a linear layer. It
+supports only `nn.Linear`, so GPT-2, whose layers are `Conv1D`, gets a LoRA of rank 1 whose matrices
+are zero and whose bias is the vector.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from steer_lightning.steering import SteeringVectors, find_layers
 
 
 def require_peft() -> None:
-    """Raises a ConfigError if PEFT is missing, or too old for BEFT."""
+    """Raises a ConfigError if PEFT is missing or too old for BEFT."""
     try:
         from peft import BeftConfig  # noqa: F401
     except ImportError as error:
@@ -36,12 +36,12 @@ def require_peft() -> None:
 
 
 def write_adapter(base: Base, vectors: SteeringVectors, folder: Path) -> None:
-    """Writes `adapter_config.json` and `adapter_model.safetensors`; loads no weights.
+    """Writes `adapter_config.json` and `adapter_model.safetensors`, without loading weights.
 
     Args:
-        base: Of an architecture in `BIAS_HOMES`.
-        vectors: In the scale of the stream.
-        folder: Empty.
+        base: Base model of an architecture in `BIAS_HOMES`.
+        vectors: Vectors in the scale of the stream.
+        folder: Empty folder for the adapter.
     """
     from peft import BeftConfig, LoraConfig, PeftConfig, get_peft_model
 
@@ -75,7 +75,7 @@ def _set_lora(module: Any, vector: torch.Tensor) -> None:
 
 
 def load_adapter(model: Any, folder: Path) -> Any:
-    """The model with the adapter, as a user loads it."""
+    """Adds the adapter to the model, as a user does."""
     from peft import PeftModel
 
     with known_warnings():
@@ -84,7 +84,7 @@ def load_adapter(model: Any, folder: Path) -> Any:
 
 @contextmanager
 def known_warnings() -> Iterator[None]:
-    """Leaves out what PEFT says of any base without biases, and what does not hold here."""
+    """Silences PEFT's warnings about bases without biases, and those that do not apply here."""
     with warnings.catch_warnings():
         # the bias of a LoRA is one-dimensional, as it should be
         warnings.filterwarnings("ignore", message="Adapter .* LoRA tensor.s. have invalid shape")

@@ -1,4 +1,4 @@
-"""Reads an export back and compares it with the steered base."""
+"""The proof that an export, read back, computes the same as the steered base."""
 
 from __future__ import annotations
 
@@ -32,32 +32,32 @@ Open = Callable[[torch.dtype], Any]
 
 @dataclass
 class Findings:
-    """What a comparison has found.
+    """The findings of a comparison.
 
     Attributes:
-        lines: For people.
-        facts: The same as JSON holds it.
+        lines: Findings as lines of text.
+        facts: The same findings as JSON values.
     """
 
     lines: list[str] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
 
     def add(self, name: str, found: Difference, line: str) -> None:
-        """Keeps a difference and the line that tells it."""
+        """Adds a difference and the line that describes it."""
         self.facts[name] = found.facts()
         self.lines.append(line)
 
 
 def compare_merged(base: Base, vectors: SteeringVectors, folder: Path) -> Findings:
-    """A merged checkpoint against the steered base, a layer in memory at a time.
+    """Compares a merged checkpoint with the steered base, with one layer in memory at a time.
 
     Args:
-        base: The base.
-        vectors: In the scale of the stream.
-        folder: The checkpoint.
+        base: Base model.
+        vectors: Vectors in the scale of the stream.
+        folder: Folder of the checkpoint.
 
     Raises:
-        ConfigError: If they differ by more than rounding.
+        ConfigError: If the two differ by more than rounding.
     """
     tokenizer = base.tokenizer()
     differing = read_differently(tokenizer, folder)
@@ -68,7 +68,7 @@ def compare_merged(base: Base, vectors: SteeringVectors, folder: Path) -> Findin
     stored = read_tensor(after, down_bias(vectors.layers[0])).dtype
 
     def merged_vectors() -> SteeringVectors:
-        """What the checkpoint's biases add, rounded as they are."""
+        """Returns the vectors that the biases of the checkpoint add, as rounded there."""
         rows = []
         for layer in vectors.layers:
             row = read_tensor(after, down_bias(layer)).float()
@@ -87,15 +87,15 @@ def compare_merged(base: Base, vectors: SteeringVectors, folder: Path) -> Findin
 
 
 def compare_adapter(base: Base, vectors: SteeringVectors, folder: Path) -> Findings:
-    """A PEFT adapter, loaded by PEFT, against the steered base.
+    """Compares a PEFT adapter, loaded by PEFT, with the steered base.
 
     Args:
-        base: The base.
-        vectors: In the scale of the stream.
-        folder: The adapter.
+        base: Base model.
+        vectors: Vectors in the scale of the stream.
+        folder: Folder of the adapter.
 
     Raises:
-        ConfigError: If they differ by more than rounding.
+        ConfigError: If the two differ by more than rounding.
     """
     return _compare_models(
         probe=make_probe(base.tokenizer()),
@@ -116,15 +116,15 @@ def _compare_models(
     rounded: SteeringVectors,
     stored: torch.dtype,
 ) -> Findings:
-    """Compares in float32, where nothing but the sum's order may differ, and in the base's dtype.
+    """Compares two models in float32, where only the order of sums may differ, and as stored.
 
     Args:
-        probe: Texts.
-        reference: Opens the base.
-        candidate: Opens the export; neither model is kept while the other one runs.
-        vectors: That steer the base.
-        rounded: The vectors as the export holds them.
-        stored: The dtype of the export's weights.
+        probe: Texts on which to compare.
+        reference: Function that opens the base; no model is kept while the other one runs.
+        candidate: Function that opens the export.
+        vectors: Vectors that steer the base.
+        rounded: Vectors as the export holds them.
+        stored: Dtype of the export's weights.
     """
     found = Findings()
     model = reference(torch.float32)
@@ -160,7 +160,7 @@ def _compare_stored(
     vectors: SteeringVectors,
     stored: torch.dtype,
 ) -> None:
-    """Adds what users of the base's own dtype will see."""
+    """Adds the comparison in the dtype of the weights, which is what users will see."""
     model = reference(stored)
     with vectors.attach(model):
         probe, steered = continue_greedily(model, probe)
@@ -171,15 +171,15 @@ def _compare_stored(
 
 
 def compare_vectors(base: Base, vectors: SteeringVectors, read: SteeringVectors) -> Findings:
-    """Vectors that were read back against those that should have been written.
+    """Compares vectors that were read back with those that should have been written.
 
     Args:
-        base: The base, which is loaded to see what the vectors do.
-        vectors: In the scale of the stream.
-        read: From the export; some layers may be left out.
+        base: Base model, which is loaded to measure the effect of the vectors.
+        vectors: Vectors in the scale of the stream.
+        read: Vectors read from the export, which may lack some layers.
 
     Raises:
-        ConfigError: If those that are there are not the same.
+        ConfigError: If the vectors of a layer that was read are not the same.
     """
     check_read(vectors, read)
     found = Findings()
@@ -206,8 +206,8 @@ def check_read(vectors: SteeringVectors, read: SteeringVectors) -> None:
     """Raises a ConfigError if vectors that were read back are not the same, bit for bit.
 
     Args:
-        vectors: In the scale of the stream.
-        read: From the export; some layers may be left out.
+        vectors: Vectors in the scale of the stream.
+        read: Vectors read from the export, which may lack some layers.
     """
     if not torch.equal(sliced(vectors, read.layers).vectors, read.vectors):
         raise _differs("the vectors read back are not those that were written")

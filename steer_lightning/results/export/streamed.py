@@ -1,4 +1,4 @@
-"""A model that runs with one layer in memory at a time, read from its checkpoint when it is due."""
+"""A model that keeps one layer in memory at a time, which it reads from its checkpoint when due."""
 
 from __future__ import annotations
 
@@ -19,19 +19,20 @@ HEAD = "lm_head"
 
 
 def open_streamed(folder: Path, dtype: torch.dtype) -> Any:
-    """A model of the Llama form that holds no weights but those of the layer at work.
+    """Opens a model of the Llama form that holds only the weights of the layer at work.
 
-    Slow, since each forward pass reads the whole checkpoint; a model that does not fit into memory
-    can be compared no other way.
+    The model is slow, since each forward pass reads the whole checkpoint. A model that does not fit
+    into memory can't be compared in another way.
 
     Args:
-        folder: A checkpoint of safetensors whose names are the model's: Llama, Qwen2, Mistral.
-        dtype: That the weights are turned into.
+        folder: Folder of a safetensors checkpoint whose tensors are named as in the model: Llama,
+            Qwen2 or Mistral.
+        dtype: Dtype to which the weights are converted.
     """
     config = AutoConfig.from_pretrained(folder)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
-    # computed, not loaded; on the meta device it has no values
+    # this module is computed, not loaded, and has no values on the meta device
     rotary = model.get_submodule("model.rotary_emb")
     with torch.device(device()):
         model.model.rotary_emb = type(rotary)(config=config)

@@ -1,7 +1,7 @@
-"""`vllm`: the merged checkpoint, checked for what vLLM's Llama reads, and a command that serves it.
+"""The format `vllm`: the merged checkpoint, checked for vLLM's Llama, and a command to serve it.
 
-vLLM (`model_executor/models/llama.py`) takes biases from `mlp_bias` and `attention_bias`, and
-fails on a tensor that it has no place for.
+vLLM (`model_executor/models/llama.py`) expects biases according to `mlp_bias` and `attention_bias`,
+and fails on a tensor that it has no place for.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ TENSOR = re.compile(
 
 
 def serve_command(folder: Path, dtype: str) -> str:
-    """The command that serves a merged checkpoint with vLLM.
+    """Returns the command that serves a merged checkpoint with vLLM.
 
     Args:
-        folder: The checkpoint.
-        dtype: Of its weights: vLLM would turn float32 into float16.
+        folder: Folder of the checkpoint.
+        dtype: Dtype of the weights; without it vLLM would turn float32 into float16.
     """
     words = ["vllm", "serve", str(folder), "--served-model-name", folder.name, "--dtype", dtype]
     return shlex.join(words)
 
 
 def check_for_vllm(folder: Path) -> None:
-    """Raises a ConfigError if vLLM's Llama would read a merged checkpoint otherwise than intended.
+    """Raises a ConfigError if vLLM's Llama would not read a merged checkpoint as intended.
 
     Args:
-        folder: The checkpoint.
+        folder: Folder of the checkpoint.
     """
     config: dict[str, Any] = json.loads((folder / "config.json").read_text())
     names = set(weight_files(folder))

@@ -1,4 +1,4 @@
-"""What a model's final norm does to a vector that is added to the stream."""
+"""The effect of a model's final norm on a vector that is added to the stream."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from torch import nn
 from steer_lightning.errors import ConfigError
 
 PROBE = 1024.0
-"""Size of the made-up streams that a norm is tried on: its epsilon is nothing beside it."""
+"""Size of the artificial streams on which a norm is tried; its epsilon is negligible beside it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NormDirection:
-    """A norm without its division: v becomes g * v, elementwise.
+    """Applies a norm without its division: v becomes g * v, elementwise.
 
-    A norm maps the stream h to g * h / size(h), plus a bias; a LayerNorm takes the mean off first.
-    To first order a vector v added to h moves that by g * v / size(h), and by a multiple of the
-    norm's own output, since v changes the size: that scales the logits which are there anyway, and
-    is left out. So is size(h), a number of each text that favours no token. Products behind the
-    norm are thus changes of the logits at a stream of root mean square 1.
+    A norm maps the stream h to g * h / size(h), plus a bias; a LayerNorm subtracts the mean first.
+    To first order, a vector v added to h moves the result by g * v / size(h), and by a multiple of
+    the norm's own output, since v changes the size. That multiple only scales the existing logits,
+    and is left out. So is size(h), a number that depends on the text but favours no token. Products
+    after the norm are thus changes of the logits at a stream of root mean square 1.
 
     Attributes:
-        weight: g, (D,) float32; 1 + w for the norms of Gemma, which store w.
-        centred: Whether the norm takes the mean over the width off.
+        weight: Weight g of the norm, (D,) float32; 1 + w for the norms of Gemma, which store w.
+        centred: Whether the norm subtracts the mean over the width.
     """
 
     weight: torch.Tensor
     centred: bool
 
     def __call__(self, vectors: torch.Tensor) -> torch.Tensor:
-        """(L, D) of vectors (L, D)."""
+        """Returns the vectors (L, D) as they are after the norm, (L, D)."""
         moved = vectors.to(self.weight)
         if self.centred:
             moved = moved - moved.mean(-1, keepdim=True)
@@ -47,11 +47,11 @@ def norm_direction(
     """Finds out what a norm does by trying it, however it stores its weight.
 
     Args:
-        norm: Maps (1, 1, D) to (1, 1, D).
-        width: D, at least 2.
-        like: Of the dtype and on the device of what enters the norm.
+        norm: Norm that maps (1, 1, D) to (1, 1, D).
+        width: Width D, at least 2.
+        like: Tensor with the dtype and device of the norm's input.
     """
-    # of mean 0, so that it does not matter here whether the norm takes it off
+    # the probe has mean 0, so it does not matter yet whether the norm subtracts the mean
     signs = torch.ones(width, dtype=torch.float64)
     signs[1::2] = -1
     if width % 2:
@@ -59,7 +59,7 @@ def norm_direction(
     probe = (signs * PROBE).to(like)
 
     def odd(stream: torch.Tensor) -> torch.Tensor:
-        """Without the bias."""
+        """Returns what the norm makes of a stream, without the bias."""
         ahead, back = norm(stream[None, None]), norm(-stream[None, None])
         return (ahead.float() - back.float())[0, 0] / 2
 
@@ -72,14 +72,14 @@ def norm_direction(
 
 
 def find_final_norm(model: nn.Module, layers: nn.ModuleList) -> nn.Module:
-    """The norm behind the decoder layers: the last one that stands beside them.
+    """Finds the norm after the decoder layers: the last norm beside them in their parent module.
 
     Args:
-        model: The language model.
-        layers: Its decoder layers.
+        model: Language model.
+        layers: Decoder layers of the model.
 
     Raises:
-        ConfigError: If there is none.
+        ConfigError: If there is no such norm.
     """
     for module in model.modules():
         beside = list(module.children())

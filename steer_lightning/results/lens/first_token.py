@@ -1,4 +1,4 @@
-"""What vectors do to the first generated token: its probabilities with and without them."""
+"""The effect of vectors on the first generated token: its probabilities with and without them."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import torch
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """Next-token probabilities of the base and of the steered model."""
+    """The next-token probabilities of the base and of the steered model."""
 
     base: torch.Tensor
-    """(V,) float64."""
+    """Probabilities of the base, (V,) float64."""
     steered: torch.Tensor
-    """(V,) float64."""
+    """Probabilities of the steered model, (V,) float64."""
 
     def up(self, count: int) -> list[int]:
-        """Tokens that gain the most probability, the largest gain first."""
+        """Returns the tokens that gain the most probability, the largest gain first."""
         return self._most(self.steered - self.base, count)
 
     def down(self, count: int) -> list[int]:
-        """Tokens that lose the most, the largest loss first."""
+        """Returns the tokens that lose the most probability, the largest loss first."""
         return self._most(self.base - self.steered, count)
 
     @staticmethod
@@ -31,17 +31,17 @@ class Change:
 
 
 def change_of(base: torch.Tensor, steered: torch.Tensor) -> Change:
-    """The change of one prompt.
+    """Computes the change for one prompt.
 
     Args:
-        base: (V,) logits.
-        steered: (V,) logits.
+        base: Logits of the base, (V,).
+        steered: Logits of the steered model, (V,).
     """
     return Change(base=base.double().softmax(-1), steered=steered.double().softmax(-1))
 
 
 def mean_change(changes: list[Change]) -> Change:
-    """Mean probabilities over at least one prompt."""
+    """Averages the probabilities over at least one prompt."""
     return Change(
         base=torch.stack([change.base for change in changes]).mean(0),
         steered=torch.stack([change.steered for change in changes]).mean(0),
@@ -49,11 +49,11 @@ def mean_change(changes: list[Change]) -> Change:
 
 
 def divergence(base: torch.Tensor, steered: torch.Tensor) -> float:
-    """KL(steered || base) = sum_t p(t) (log p(t) - log q(t)), in nats.
+    """Computes KL(steered || base) = sum_t p(t) (log p(t) - log q(t)), in nats.
 
     Args:
-        base: (V,) logits of q.
-        steered: (V,) logits of p.
+        base: Logits of the base q, (V,).
+        steered: Logits of the steered model p, (V,).
     """
     ours, theirs = steered.double().log_softmax(-1), base.double().log_softmax(-1)
     return float((ours.exp() * (ours - theirs)).sum())

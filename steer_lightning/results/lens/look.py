@@ -1,4 +1,4 @@
-"""Looks at vectors through a loaded model: what `lens.json` holds."""
+"""The look at vectors through a loaded model, which makes the content of `lens.json`."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from steer_lightning.types import Prompt
 T = TypeVar("T")
 Scored = list[tuple[str, float]]
 PROMPT_TOKENS = 3
-"""Tokens that are listed for each single prompt, up and down."""
+"""Number of tokens listed for each single prompt, up and down."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Look:
-    """How the vectors are looked at.
+    """Settings of a look at vectors.
 
     Attributes:
-        num_tokens: Tokens of each list.
-        final_norm: Passes the vectors through the norm before the unembedding, see
+        num_tokens: Number of tokens in each list.
+        final_norm: Whether to pass the vectors through the norm before the unembedding, see
             `NormDirection`.
     """
 
@@ -44,7 +44,7 @@ class Look:
 
 
 def check_unembedding(policy: Policy) -> None:
-    """Raises a ConfigError if a loaded model has no matrix that leads to its tokens."""
+    """Raises a ConfigError if a loaded model has no usable unembedding matrix."""
     if not _has_unembedding(policy):
         raise ConfigError(
             "base",
@@ -63,13 +63,13 @@ def _has_unembedding(policy: Policy) -> bool:
 def look_at_tokens(policy: Policy, vectors: torch.Tensor, look: Look) -> dict[str, TokenRanks]:
     """Ranks tokens by their products with vectors; see `rank_tokens`.
 
-    All processes must call it: a sharded base is gathered by the forward pass of a single token,
-    within which the products are taken.
+    All processes must call it: the forward pass of a single token gathers a sharded base, and the
+    products are taken within that pass.
 
     Args:
-        policy: Loaded.
-        vectors: (L, D).
-        look: How.
+        policy: Policy whose model is loaded.
+        vectors: Vectors (L, D).
+        look: Settings of the look.
 
     Returns:
         The ranks by `dot` and by `cosine`; empty if there is no unembedding, see
@@ -83,7 +83,7 @@ def look_at_tokens(policy: Policy, vectors: torch.Tensor, look: Look) -> dict[st
         if look.final_norm:
             norm = find_final_norm(policy.model, policy.layers)
             seen = norm_direction(norm, vectors.shape[1], state[0, 0])(seen)
-        # rows behind the tokenizer's are padding, never trained, and no text
+        # rows beyond the tokenizer's last token are padding: never trained, and no text
         return rank_tokens(seen, unembedding[: len(policy.tokenizer)], look.num_tokens)
 
     return _at_the_head(policy.model, products)
@@ -105,14 +105,14 @@ def _at_the_head(model: Any, what: Callable[[torch.Tensor, torch.Tensor], T]) ->
 
 
 def token_text(tokenizer: Any, token: int) -> str:
-    """The text that a token stands for.
+    """Returns the text that a token stands for.
 
-    Its name in the tokenizer where it is no text by itself, such as half a letter.
+    A token that is no text by itself, such as half a letter, is given by its name in the tokenizer.
     """
     name, text = str(tokenizer.convert_ids_to_tokens(token)), str(tokenizer.decode([token]))
     if not text or "\ufffd" in text:
         return name
-    # some decoders drop the space in front of a text's first word
+    # some decoders drop the space before the first word of a text
     return f" {text}" if name.startswith("\u2581") and not text.startswith(" ") else text
 
 
@@ -123,16 +123,17 @@ def describe(
     look: Look,
     step: int | None,
 ) -> dict[str, Any]:
-    """Everything that the lens shows, as JSON holds it.
+    """Returns everything that the lens shows, as JSON values.
 
     All processes must call it, see `look_at_tokens`.
 
     Args:
-        policy: Loaded, and steered by these vectors.
-        vectors: Plain (L, D), with the layers that they belong to.
-        prompts: On which the stream and the first token are measured; none leaves both out.
-        look: How.
-        step: Optimizer steps that the vectors have had, where known.
+        policy: Policy that is loaded and steered by these vectors.
+        vectors: Vectors (L, D), with the layers to which they belong.
+        prompts: Prompts on which the stream and the first token are measured; with none, both are
+            left out.
+        look: Settings of the look.
+        step: Number of optimizer steps that the vectors have had, if known.
 
     Returns:
         The content of `lens.json`; docs/lens.md explains the keys.
@@ -171,14 +172,14 @@ def describe(
 
 
 def _short(number: float) -> float:
-    """Six digits: more than anyone reads, and a small file."""
+    """Rounds to six digits, more than anyone reads, which keeps the file small."""
     return float(f"{number:.6g}")
 
 
 def _stream_sizes(
     policy: Policy, prompts: Sequence[Prompt], layers: tuple[int, ...]
 ) -> dict[int, float]:
-    """Root mean square of the base's stream behind each steered layer; see `measure_rms`."""
+    """Returns the root mean square of the base's stream after each steered layer."""
     if not prompts:
         return {}
     sizes = policy.stream_rms([prompt.token_ids for prompt in prompts], layers)
@@ -186,7 +187,7 @@ def _stream_sizes(
 
 
 def _lists(policy: Policy, ranks: dict[str, TokenRanks], row: int) -> dict[str, dict[str, Scored]]:
-    """Tokens and scores of a vector; empty lists without ranks: zeros point nowhere."""
+    """Lists tokens and scores of a vector; without ranks, as for a vector of zeros, none."""
 
     def texts(ranked: Ranked) -> Scored:
         pairs = zip(ranked.ids[row].tolist(), ranked.scores[row].tolist(), strict=True)
@@ -200,7 +201,7 @@ def _lists(policy: Policy, ranks: dict[str, TokenRanks], row: int) -> dict[str, 
 
 @torch.no_grad()
 def _first_token(policy: Policy, prompts: Sequence[Prompt], count: int) -> dict[str, Any]:
-    """Next-token probabilities behind each prompt, with and without the vectors."""
+    """Measures next-token probabilities after each prompt, with and without the vectors."""
     steered = [_next_token_logits(policy, prompt) for prompt in prompts]
     with policy.at_scale(0.0):
         base = [_next_token_logits(policy, prompt) for prompt in prompts]
@@ -222,7 +223,7 @@ def _first_token(policy: Policy, prompts: Sequence[Prompt], count: int) -> dict[
 
 
 def _next_token_logits(policy: Policy, prompt: Prompt) -> torch.Tensor:
-    """(V,) float32, on the CPU."""
+    """Returns the logits of the token after a prompt, (V,) float32, on the CPU."""
     ids = torch.tensor([prompt.token_ids], device=policy.device)
     return policy.logits(ids, torch.ones_like(ids), 1)[0, -1].float().cpu()
 

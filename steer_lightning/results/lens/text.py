@@ -1,4 +1,4 @@
-"""What the lens shows, for the console."""
+"""The tables that the lens prints on the console."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Any
 from steer_lightning.system.printable import aligned, printable, quoted
 
 MAX_COLUMNS = 16
-"""A wider matrix of cosines is left to file and picture."""
+"""Largest number of columns of a matrix of cosines; only file and picture show a wider one."""
 LEAST_POINTS = 0.01
-"""Tokens whose probability changes by fewer percentage points are left to the file."""
+"""Least change of a token's probability, in percentage points; only the file has smaller ones."""
 
 
 def as_text(found: dict[str, Any]) -> str:
-    """The tables of one vectors file.
+    """Formats the tables of one vectors file.
 
     Args:
-        found: From `describe`.
+        found: Content of `lens.json`, from `describe`.
     """
     layers, step = found["layers"], found["step"]
     head = (
@@ -58,10 +58,10 @@ def _directions(found: dict[str, Any]) -> str:
 
 
 def between_as_text(pair: dict[str, Any]) -> str:
-    """Cosines between the vectors of two files.
+    """Formats the cosines between the vectors of two files.
 
     Args:
-        pair: One of `between.json`.
+        pair: Pair of files, from `between.json`.
     """
     title = f"{printable(pair['a'])} (rows) and {printable(pair['b'])} (columns)"
     ours, theirs = pair["layers_a"], pair["layers_b"]

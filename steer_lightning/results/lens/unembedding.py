@@ -1,4 +1,4 @@
-"""Which tokens vectors point to: their products with the rows of the unembedding."""
+"""The ranking of tokens by the products of vectors with the rows of the unembedding."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 CHUNK_NUMBERS = 2**24
-"""Numbers of the unembedding and of products that exist in float32 at once: 64 MB."""
+"""Count of float32 numbers, of the unembedding and of products, in memory at once: 64 MB."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,14 +15,14 @@ class Ranked:
     """The first tokens of an order, for each vector."""
 
     ids: torch.Tensor
-    """(L, K) int64, on the CPU."""
+    """Ids of the tokens, (L, K) int64, on the CPU."""
     scores: torch.Tensor
-    """(L, K) float32, on the CPU."""
+    """Scores of the tokens, (L, K) float32, on the CPU."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenRanks:
-    """Tokens with the largest products and with the smallest, the most extreme first."""
+    """The tokens with the largest and the smallest products, the most extreme first."""
 
     top: Ranked
     bottom: Ranked
@@ -34,14 +34,14 @@ def rank_tokens(
 ) -> dict[str, TokenRanks]:
     """Ranks the vocabulary by its products with each vector, a chunk of it at a time.
 
-    `dot` is W_t . v: what v, entering the output layer as it is, adds to the logit of token t.
-    `cosine` is the same divided by both norms; it does not favour tokens with long rows. A row or
-    vector of zeros has cosine 0.
+    `dot` is W_t . v: the amount by which v changes the logit of token t if it enters the output
+    layer unchanged. `cosine` is that product divided by both norms; it does not favour tokens with
+    long rows. A row or vector of zeros has cosine 0.
 
     Args:
-        vectors: (L, D), any float dtype.
-        unembedding: W, (V, D), any float dtype.
-        num_tokens: K; at most V are returned.
+        vectors: Vectors (L, D) of any float dtype.
+        unembedding: Matrix W of the unembedding, (V, D), of any float dtype.
+        num_tokens: Number K of tokens to return; at most V are returned.
 
     Returns:
         The ranks by `dot` and by `cosine`.
@@ -72,7 +72,7 @@ def _merged(
     count: int,
     largest: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scores and ids of the best so far, with a chunk of scores whose first token is `first`."""
+    """Merges the best scores and ids so far with a chunk of scores from token `first` on."""
     ids = torch.arange(first, first + scores.shape[1], device=scores.device).expand_as(scores)
     if best is not None:
         scores, ids = torch.cat([best[0], scores], 1), torch.cat([best[1], ids], 1)

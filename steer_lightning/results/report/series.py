@@ -14,7 +14,7 @@ from steer_lightning.results.report.damage import damaged
 from steer_lightning.system.run_files import METRICS
 
 Series = dict[str, list[tuple[int, float]]]
-"""(step, value) pairs by metric, in order of the steps."""
+"""Pairs (step, value) by metric, in order of the steps."""
 
 SMOOTHING = 5  # steps
 MOST_POINTS = 500
