@@ -18,17 +18,18 @@ log = logging.getLogger(__name__)
 
 
 class VectorCheckpoint(Callback):
-    """Writes what is trained every n steps, such as `steering_vectors.safetensors`.
+    """Writes the result of training every n steps, at the end and when the run is interrupted.
 
-    And at the end, and when the run is interrupted. The result alone, to use it; to go on training,
-    use Lightning's checkpoints.
+    The file, such as `steering_vectors.safetensors`, holds only the result, for use; to resume
+    training, use Lightning's checkpoints.
 
     Cost: milliseconds and some kilobytes each time.
 
     Args:
-        every_n_steps: Steps between two writes.
-        keep_all: Also keeps each as `vectors/step_000010.safetensors`, or as the folder
-            `vectors/step_000010` where the result is a folder, as that of LoRA.
+        every_n_steps: Number of steps between two writes.
+        keep_all: Whether to keep the result of each write, too, as a file such as
+            `vectors/step_000010.safetensors`, or as a folder `vectors/step_000010` if the result is
+            a folder, as for LoRA.
     """
 
     def __init__(self, every_n_steps: int = 10, keep_all: bool = False) -> None:

@@ -167,12 +167,12 @@ def plain_vectors(
     """Makes frozen vectors from given numbers.
 
     Args:
-        rows: (L, D), in the scale of the stream.
-        layers: 0-based indices of the L layers that the rows belong to, in any order.
-        num_layers: Decoder layers of the model.
-        metadata: What a file says about them.
-        site: Where they are added.
-        tokens: Which tokens they steer.
+        rows: Vectors (L, D), in the scale of the stream.
+        layers: 0-based indices of the L layers to which the rows belong, in any order.
+        num_layers: Number of decoder layers of the model.
+        metadata: Facts about the vectors, as in a file.
+        site: Place at which the vectors are added.
+        tokens: Tokens that the vectors steer.
     """
     rows, layers = in_layer_order(rows.detach(), layers, num_layers)
     found = SteeringVectors(list(layers), site=site, tokens=tokens)

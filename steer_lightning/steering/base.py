@@ -21,16 +21,16 @@ Batches = Iterable[tuple[torch.Tensor, torch.Tensor]]
 
 @dataclass
 class ConstantVector:
-    """A vector that is added to every token's stream alike, while it does not change."""
+    """A vector that does not change for now, and is added to the stream of every token alike."""
 
     layer: nn.Module
-    """Decoder layer that it steers."""
+    """Decoder layer that the vector steers."""
     site: str
-    """Place in the layer, of `steering.sites`."""
+    """Place in the layer, one of `steering.sites`."""
     vector: torch.Tensor
-    """(D,) float32, what is added."""
+    """Vector to add, (D,) float32."""
     is_folded: bool = False
-    """Whether something else adds it for now, such as a bias of the model."""
+    """Whether something else adds the vector for now, such as a bias of the model."""
 
 
 class Attachment(ABC):
@@ -45,15 +45,15 @@ class Attachment(ABC):
     needs_roles = False
 
     def constant(self) -> AbstractContextManager[Sequence[ConstantVector]]:
-        """While the block runs the parameters do not change, and need no gradients.
+        """Declares that in the block the parameters do not change and need no gradients.
 
         Yields:
-            Vectors that might as well be added by something else, see `ConstantVector.is_folded`.
+            Vectors that something else may add instead, see `ConstantVector.is_folded`.
         """
         return nullcontext(())
 
     def with_roles(self, roles: torch.Tensor) -> AbstractContextManager[None]:
-        """Says what the tokens of the block's forward passes are.
+        """Sets the roles of the tokens in the forward passes of the block.
 
         Args:
             roles: Roles of the tokens (rows, T), of `steering.tokens`.
@@ -100,7 +100,7 @@ class Steering(nn.Module, ABC):
 
     @property
     def first_layer(self) -> int:
-        """See `Steering`; known once it is built."""
+        """Index of a decoder layer below which nothing changes; known once built."""
         return 0
 
     @abstractmethod

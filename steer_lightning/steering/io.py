@@ -61,10 +61,10 @@ def save_vectors(
         path: File to write; an existing one is replaced in one go.
         base_model: Hub id or folder of the base model.
         revision: Revision of the base model.
-        step: Optimizer steps taken.
-        layers: For a tensor: 0-based indices of the layers that its L rows belong to, in any order;
-            default the first L. The file holds them in ascending order, rows and all.
-        num_layers: For a tensor: decoder layers of the model; default L.
+        step: Number of optimizer steps taken.
+        layers: 0-based indices of the layers to which the L rows of a tensor belong, in any order;
+            by default the first L. The file holds layers and rows in ascending order.
+        num_layers: Number of decoder layers of the model, for a tensor; L by default.
 
     Raises:
         ConfigError: If a tensor's rows do not match `layers`, or a value is not finite.
@@ -136,18 +136,18 @@ def _from_rows(
 
 
 def load_vectors(path: str | Path) -> SteeringVectors:
-    """Loads vectors; the file's metadata is the result's `metadata`, as text without controls.
+    """Loads vectors, with the metadata of the file, without control characters, as `metadata`.
 
     Args:
-        path: A file written by `save_vectors`, or another one of its format; layers may come in any
-            order, and their rows are sorted with them.
+        path: File of `save_vectors`, or another one of its format; layers may come in any order,
+            and their rows are sorted with them.
 
     Returns:
         Frozen vectors on the CPU, in plain units; an `AdaptiveVectors` if they are.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ConfigError: If it is no vectors file, or tensor and metadata contradict each other.
+        ConfigError: If the file holds no vectors, or tensor and metadata contradict each other.
     """
     path = Path(path)
     metadata, names = read_metadata(path)
@@ -212,7 +212,7 @@ def _where(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
 
 
 def _shape_facts(path: Path, metadata: dict[str, str]) -> tuple[list[int], int, int]:
-    """Layers, in the order of the rows, number of decoder layers, and width."""
+    """Reads the layers, in the order of the rows, the number of decoder layers, and the width."""
     try:
         layers = json.loads(metadata["layers"])
         num_layers, width = int(metadata["num_layers"]), int(metadata["width"])

@@ -119,10 +119,10 @@ def in_layer_order(
     sorted with it, or vectors change places.
 
     Args:
-        rows: (L, D), the k-th one for `layers[k]`.
-        layers: `all`, a range, or L 0-based indices in any order.
+        rows: Vectors (L, D), of which the k-th belongs to `layers[k]`.
+        layers: Choice of layers: `all`, a range, or L 0-based indices in any order.
         num_layers: Number of decoder layers.
-        key: What names the layers, for errors.
+        key: Option that holds the choice, for errors.
 
     Returns:
         The rows (L, D) and their layers, ascending.

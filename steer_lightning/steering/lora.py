@@ -166,7 +166,7 @@ class LoRA(Steering):
 
     @property
     def first_layer(self) -> int:
-        """See `Steering.first_layer`."""
+        """Index of the first chosen layer; see `Steering.first_layer`."""
         return min(parse_layers(self.chosen), default=0)
 
     def attach(self, model: nn.Module, scale: float = 1.0) -> Attachment:

@@ -39,8 +39,8 @@ def write_result(
 def read_metadata(path: Path) -> tuple[dict[str, str], list[str]]:
     """Reads the metadata of a file and the names of its tensors, but not the tensors.
 
-    Whoever wrote the file chose the metadata, and logs, tables and pages show it. So each text is
-    one line without controls from here on.
+    Whoever wrote the file chose the metadata, and logs, tables and pages show it. So each text
+    becomes one line without control characters here.
 
     Raises:
         FileNotFoundError: If there is no such file.

@@ -169,7 +169,7 @@ class SiteVectors(Steering):
 
     @property
     def first_layer(self) -> int:
-        """See `Steering.first_layer`."""
+        """Index of the first steered layer; see `Steering.first_layer`."""
         return self.layers[0]
 
     def attach(self, model: nn.Module, scale: float = 1.0) -> HookedVectors:
@@ -194,10 +194,10 @@ class SiteVectors(Steering):
         """Sets the plain vectors, as nearly as the parameters allow.
 
         Args:
-            vectors: (L, D), in the order of `layers`, which is ascending.
+            vectors: Plain vectors (L, D), in the order of `layers`, which is ascending.
 
         Raises:
-            ValueError: If the shape is another.
+            ValueError: If the vectors have another shape.
         """
         if tuple(vectors.shape) != (len(self.layers), self.width):
             raise ValueError(

@@ -19,7 +19,7 @@ Output = torch.Tensor | tuple[torch.Tensor, ...]
 
 
 class Vectors(Protocol):
-    """What the hooks ask of `SiteVectors`, which says more."""
+    """The part of `SiteVectors` that the hooks need; the docstrings are there."""
 
     layers: tuple[int, ...]
     layers_path: str | None
@@ -28,18 +28,18 @@ class Vectors(Protocol):
     by_token: bool
 
     def plain(self, row: int, scale: float = 1.0) -> torch.Tensor:
-        """See `SiteVectors.plain`."""
+        """Returns one plain vector; see `SiteVectors.plain`."""
 
     def gate(self, row: int, stream: torch.Tensor) -> torch.Tensor:
-        """See `SiteVectors.gate`."""
+        """Returns the factor of each token; see `SiteVectors.gate`."""
 
 
 class HookedVectors(Attachment):
     """Adds vectors to a model to which they are attached.
 
     Args:
-        model: The model.
-        vectors: Vectors that have been built for it.
+        model: Model to steer.
+        vectors: Vectors that have been built for the model.
         scale: Factor on all vectors.
     """
 
@@ -92,7 +92,7 @@ class HookedVectors(Attachment):
 
     @contextmanager
     def with_roles(self, roles: torch.Tensor) -> Iterator[None]:
-        """See `Attachment.with_roles`."""
+        """Sets the roles of the tokens; see `Attachment.with_roles`."""
         self._told = roles
         try:
             yield
@@ -101,12 +101,12 @@ class HookedVectors(Attachment):
 
     @contextmanager
     def constant(self) -> Iterator[Sequence[ConstantVector]]:
-        """While the block runs the vectors do not change: they are multiplied out once.
+        """Multiplies the vectors out once for the block, in which they do not change.
 
-        A token-by-token loop would do so again for each token and layer.
+        Otherwise a token-by-token loop would do so for each token and layer.
 
         Yields:
-            The vectors, where they act on all tokens alike.
+            The vectors if they act on all tokens alike, else none.
         """
         with torch.no_grad():
             self._constant = [

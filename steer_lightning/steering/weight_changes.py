@@ -207,7 +207,7 @@ class ChangedWeights(Attachment):
 
     @contextmanager
     def constant(self) -> Iterator[Sequence[ConstantVector]]:
-        """See `Attachment.constant`: the weights are changed once for all passes of the block."""
+        """Changes the weights once for all passes of the block; see `Attachment.constant`."""
         with torch.no_grad():
             self._place()
         self._is_constant = True

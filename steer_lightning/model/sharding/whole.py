@@ -36,13 +36,13 @@ class Sharding:
         return load().requires_grad_(False).eval()
 
     without_gradients: Callable[..., AbstractContextManager[Any]] = torch.inference_mode
-    """Makes the context in which completions are sampled."""
+    """Function that returns the context in which completions are sampled."""
     for_rollouts: Callable[..., AbstractContextManager[Any]] = nullcontext
-    """Takes the model; in the context that it makes, each process may make as many forward passes
-    as it likes."""
+    """Function of the model that returns a context, in which each process may make any number of
+    forward passes."""
     most_passes: Callable[..., int] = int
-    """Takes how many forward and backward passes this process needs; returns how many all must
-    make."""
+    """Function of the number of forward and backward passes that this process needs, which returns
+    the number that all processes must make."""
 
     @property
     def in_step(self) -> bool:

@@ -72,10 +72,10 @@ class Base:
         return found if isinstance(found, torch.dtype) else torch.float32
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """Its tokenizer.
+        """Loads the tokenizer.
 
         Raises:
-            ConfigError: If it has none.
+            ConfigError: If the base has no tokenizer.
         """
         return load_tokenizer(self.path, self.name, self.key, revision=self.revision)
 
