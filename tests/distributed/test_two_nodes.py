@@ -139,6 +139,7 @@ def test_two_nodes_train_as_one(nodes: TwoNodes, config: Config, tmp_path: Path)
     torch.testing.assert_close(found, alone, rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_no_weight_of_the_base_travels_between_nodes(
     nodes: TwoNodes, config: Config, tmp_path: Path
 ) -> None:
@@ -156,6 +157,7 @@ def test_no_weight_of_the_base_travels_between_nodes(
     assert (sent[1] - sent[0]) / 20 < base / 4, "a single gathering of half the base would be more"
 
 
+@pytest.mark.slow
 def test_a_node_that_falls_silent_ends_the_run_and_what_was_saved_is_whole(
     nodes: TwoNodes, config: Config, tmp_path: Path
 ) -> None:

@@ -48,7 +48,12 @@ def gathered(step: Counts) -> int:
     return sum(calls for name, (calls, _) in step.items() if name.startswith("update: allgather"))
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+def slow(*strategies: str) -> list[object]:
+    """Strategies that only the slow set tries here."""
+    return [pytest.param(strategy, marks=pytest.mark.slow) for strategy in strategies]
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2", *slow("fsdp", "fsdp2, layer by layer")])
 def test_the_gradient_does_not_grow_with_the_base(
     bases: dict[str, str], tmp_path: Path, strategy: str
 ) -> None:
@@ -69,7 +74,9 @@ def test_the_gradient_does_not_grow_with_the_base(
         assert small["rollout: allgather_base"][0] == 4 * tokens + 1, "each layer for each token"
 
 
-@pytest.mark.parametrize("strategy", ["fsdp2", "fsdp2, layer by layer", "fsdp", "FULL_SHARD"])
+@pytest.mark.parametrize(
+    "strategy", ["fsdp2", "fsdp2, layer by layer", *slow("fsdp", "FULL_SHARD")]
+)
 def test_a_process_without_signal_keeps_up_with_one_that_has_some(
     bases: dict[str, str], tmp_path: Path, strategy: str
 ) -> None:

@@ -27,6 +27,7 @@ def test_a_benchmark_runs_and_writes_its_result(name: str, root: Path, tmp_path:
     assert {"command", "commit", "machine", "versions"} <= set(result)
 
 
+@pytest.mark.slow
 def test_eight_bits_against_32(root: Path, tmp_path: Path) -> None:
     command = [sys.executable, str(root / "benchmarks/eight_bit.py"), "--steps=1", "--seeds=1"]
     command += [f"--json={tmp_path}/eight_bit.json"]

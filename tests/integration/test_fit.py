@@ -136,8 +136,18 @@ class Killer(Callback):
 """
 
 
-@pytest.mark.parametrize("optimizer", [None, BNB], ids=["AdamW", "AdamW8bit"])
-@pytest.mark.parametrize("step", [3, 5, 6])  # 5 steps an epoch: before, at and behind its end
+@pytest.mark.parametrize(
+    ("step", "optimizer"),  # 5 steps an epoch: before, at and behind its end
+    [
+        (3, BNB),
+        (5, None),
+        (6, BNB),
+        pytest.param(3, None, marks=pytest.mark.slow),
+        pytest.param(5, BNB, marks=pytest.mark.slow),
+        pytest.param(6, None, marks=pytest.mark.slow),
+    ],
+    ids=["3-AdamW8bit", "5-AdamW", "6-AdamW8bit", "3-AdamW", "5-AdamW8bit", "6-AdamW"],
+)
 def test_a_killed_run_goes_on_bit_for_bit(config, run, tmp_path: Path, optimizer, step) -> None:
     config["model"]["optimizer"] = optimizer or config["model"]["optimizer"]
     config["model"]["schedule"] = {"kind": "cosine", "warmup": 0.3}
