@@ -5,9 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+BROKEN = "\N{REPLACEMENT CHARACTER}"
+"""Stands in a text for bytes that are no whole character."""
+
 
 class StopText:
-    """Whether the newest token has completed a stop string.
+    """Whether the newest token has brought a stop string into the text of a completion.
+
+    That text is what the tokenizer makes of the completion's tokens alone; the prompt does not
+    count. At each token only the last ones are decoded, in a window that can't miss a stop string:
+
+    - A token spells at least one byte, so that a stop string of n bytes lies within n tokens.
+    - Decoders change the beginning of a text, such as the space that it starts with, within its
+      first token. So the window begins one token earlier.
+    - Tokens that spell single bytes may decode to replacement characters, all of those in a row,
+      where the first one continues a character. So a window that shows any is extended, by the
+      three tokens that a character may have had before.
+
+    A window may show a stop string that is not in the text, so the whole text is decoded then.
 
     Args:
         tokenizer: Of the policy.
@@ -16,10 +31,22 @@ class StopText:
 
     def __init__(self, tokenizer: Any, strings: Sequence[str]) -> None:
         self._tokenizer, self._strings = tokenizer, strings
-        # each token holds at least one byte, so that no stop string reaches further back
-        self._window = max(len(string.encode()) for string in strings)
+        # a clean-up drops up to two spaces, tokens of their own, beside a character: " ' " is "'"
+        cleans_up = getattr(tokenizer, "clean_up_tokenization_spaces", False)
+        longest = max(len(string.encode()) for string in strings)
+        self._window = longest * 3 if cleans_up else longest
 
     def __call__(self, tokens: Sequence[int]) -> bool:
         """Looks at the end of a completion's tokens."""
-        text = self._tokenizer.decode(tokens[-self._window :])
-        return any(string in text for string in self._strings)
+        for before in range(1, 5):
+            text = self._tokenizer.decode(tokens[-self._window - before :])
+            if any(string in text for string in self._strings):
+                return self._is_new(tokens)
+            if BROKEN not in text:
+                break
+        return False
+
+    def _is_new(self, tokens: Sequence[int]) -> bool:
+        """Whether the whole text holds a stop string, and did not without the newest token."""
+        text, earlier = self._tokenizer.decode(tokens), self._tokenizer.decode(tokens[:-1])
+        return any(string in text and string not in earlier for string in self._strings)
