@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import nn
@@ -18,7 +17,8 @@ class VectorFit(WeightChanges):
 
     After arXiv 2503.19530, without its schedule that freezes some of the vectors for a while. U and
     V are kept in the base's dtype and never change. W <- W + U diag(d) V^T, so that zero changes
-    leave W as it is, to the bit. The decomposition takes a while for large models.
+    leave W as it is, to the bit. The decomposition is computed at the first pass, on the device of
+    the base, which takes a while for large models.
 
     Args:
         init_from: See `WeightChanges`.
@@ -53,16 +53,16 @@ class VectorFit(WeightChanges):
             )
         return found
 
-    def prepared(self, name: str, weight: torch.Tensor) -> Any:
-        """U (m, k) and V^T (k, n) of a matrix; None of a bias."""
+    def prepared(self, name: str, weight: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """U (m, k) and V^T (k, n) of a matrix; nothing of a bias."""
         if weight.dim() != 2:
-            return None
+            return ()
         left, _, right = torch.linalg.svd(weight.float(), full_matrices=False)
         return left.to(weight.dtype), right.to(weight.dtype)
 
-    def change(self, numbers: torch.Tensor, prepared: Any) -> torch.Tensor:
+    def change(self, numbers: torch.Tensor, prepared: tuple[torch.Tensor, ...]) -> torch.Tensor:
         """U diag(d) V^T, or the bias's own change."""
-        if prepared is None:
+        if not prepared:
             return numbers
         left, right = prepared
         changed: torch.Tensor = (left * numbers.to(left.dtype)) @ right
