@@ -18,11 +18,12 @@ class StopText:
     - A token spells at least one byte, so that a stop string of n bytes lies within n tokens.
     - Decoders change the beginning of a text, such as the space that it starts with, within its
       first token. So the window begins one token earlier.
-    - Tokens that spell single bytes may decode to replacement characters, all of those in a row,
-      where the first one continues a character. So a window that shows any is extended, by the
-      three tokens that a character may have had before.
+    - Some decoders turn a whole run of single-byte tokens into replacement characters if the run
+      begins inside a character. So a window that shows one is tried again up to three tokens
+      earlier: a byte has at most three others of its character in front of it.
 
-    A window may show a stop string that is not in the text, so the whole text is decoded then.
+    A window may also show a stop string that the text does not hold. So the whole text is decoded
+    where a window shows one.
 
     Args:
         tokenizer: Of the policy.
