@@ -192,8 +192,8 @@ class ChangedWeights(Attachment):
         rows = zip(self._places, self._steering.changes, strict=True)
         for row, (places, numbers) in enumerate(rows):
             module, name = places[0]
-            # not as an attribute, which it is hidden as, nor once and for all: a model that is
-            # moved to some kinds of devices has other parameters then
+            # the changed weight hides the parameter as an attribute, and none is kept here, since a
+            # move to some kinds of devices replaces a model's parameters
             weight = dict(module.named_parameters(recurse=False))[name].detach()
             change = self._steering.change(numbers, self._prepare(row, weight))
             changed = (weight.float() + self.scale * change.float()).to(weight.dtype)
