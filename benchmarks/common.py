@@ -20,12 +20,24 @@ from steer_lightning.types import Problem, Prompt
 ROOT = Path(__file__).parent.parent
 
 
-def add_arguments(parser: argparse.ArgumentParser, results: str, steps: int) -> None:
+def add_arguments(parser: argparse.ArgumentParser, steps: int) -> None:
     """The options that every benchmark has."""
     parser.add_argument("--model", default="quickstart", help="quickstart, gemma3-270m or a folder")
     parser.add_argument("--steps", type=int, default=steps, help="measured ones, of each side")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--json", type=Path, default=ROOT / "benchmarks/results" / results)
+    parser.add_argument(
+        "--json", type=Path, help="file for the results; default: one for each model in results/"
+    )
+
+
+def results_file(args: argparse.Namespace, name: str) -> Path:
+    """The very file that `--json` names; by default `results/NAME_MODEL.json`.
+
+    Args:
+        args: Of a parser with `add_arguments`.
+        name: Of the benchmark.
+    """
+    return args.json or ROOT / f"benchmarks/results/{name}_{Path(args.model).name}.json"
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:

@@ -13,7 +13,7 @@ import statistics
 import time
 
 import torch
-from common import add_arguments, prompts_for, resolve_model, write_json
+from common import add_arguments, prompts_for, resolve_model, results_file, write_json
 
 from steer_lightning.losses import PolicyGradient
 from steer_lightning.model.policy import Policy
@@ -29,7 +29,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    add_arguments(parser, "doubling.json", steps=5)
+    add_arguments(parser, steps=5)
     parser.add_argument("--prompts", type=int, default=16)
     parser.add_argument("--group-size", type=int, default=8)
     args = parser.parse_args()
@@ -60,7 +60,7 @@ def main() -> None:
     for row in rows:
         print(f"{row['length']} tokens: {row['seconds']:.3f} s, {row['ratio']:.2f} x the half")
     write_json(
-        args.json.with_stem(f"{args.json.stem}_{args.model.split('/')[-1]}"),
+        results_file(args, "doubling"),
         {"model": args.model, "first_seconds": medians[LENGTHS[0]], "rows": rows},
     )
 

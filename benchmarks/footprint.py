@@ -17,7 +17,7 @@ from collections.abc import Iterable
 
 import bitsandbytes as bnb
 import torch
-from common import add_arguments, resolve_model, write_json
+from common import add_arguments, resolve_model, results_file, write_json
 from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import AutoModelForCausalLM
@@ -72,7 +72,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    add_arguments(parser, "footprint.json", steps=5)
+    add_arguments(parser, steps=5)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     path = resolve_base(resolve_model(args.model))
@@ -103,7 +103,7 @@ def main() -> None:
     count = sum(p.numel() for p in full)
     ways.append(measure("full", full, torch.optim.AdamW(full), count, args.steps))
     result = {"model": args.model, "ways": ways}
-    write_json(args.json.with_stem(f"{args.json.stem}_{args.model.split('/')[-1]}"), result)
+    write_json(results_file(args, "footprint"), result)
 
 
 if __name__ == "__main__":

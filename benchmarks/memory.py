@@ -19,7 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import add_arguments, peak_memory, reset_peak_memory, resolve_model, write_json
+from common import (
+    add_arguments,
+    peak_memory,
+    reset_peak_memory,
+    resolve_model,
+    results_file,
+    write_json,
+)
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from steer_lightning.losses import PolicyGradient
@@ -126,7 +133,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    add_arguments(parser, "memory.json", steps=1)
+    add_arguments(parser, steps=1)
     parser.add_argument("--rows", type=int, default=16)
     parser.add_argument("--length", type=int, default=512, help="tokens of a completion")
     parser.add_argument("--tokens-per-micro-batch", type=int, default=2048)
@@ -147,7 +154,7 @@ def main() -> None:
         "by_length": [in_a_process(args, length=length) for length in lengths],
         "checkpointed": in_a_process(args, length=lengths[-1], activation_checkpointing=True),
     }
-    write_json(args.json.with_stem(f"{args.json.stem}_{args.model.split('/')[-1]}"), result)
+    write_json(results_file(args, "memory"), result)
 
 
 if __name__ == "__main__":

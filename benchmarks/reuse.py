@@ -13,7 +13,7 @@ import statistics
 import time
 
 import torch
-from common import add_arguments, prompts_for, resolve_model, write_json
+from common import add_arguments, prompts_for, resolve_model, results_file, write_json
 
 from steer_lightning.losses import Clip, PolicyGradient
 from steer_lightning.model.policy import Policy
@@ -61,7 +61,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    add_arguments(parser, "reuse.json", steps=5)
+    add_arguments(parser, steps=5)
     parser.add_argument("--prompts", type=int, default=16)
     parser.add_argument("--group-size", type=int, default=8)
     parser.add_argument("--new-tokens", type=int, default=64)
@@ -92,7 +92,7 @@ def main() -> None:
             f"layers from {first} of {num_layers}: {without:.3f} s, kept {kept:.3f} s", flush=True
         )
     result = {"model": args.model, "passes": PASSES, "rows": rows}
-    write_json(args.json.with_stem(f"{args.json.stem}_{args.model.split('/')[-1]}"), result)
+    write_json(results_file(args, "reuse"), result)
 
 
 if __name__ == "__main__":

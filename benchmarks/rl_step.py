@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from common import add_arguments, add_device, resolve_model, write_json
+from common import add_arguments, add_device, resolve_model, results_file, write_json
 
 PARTS = ("rollout", "reward", "update", "step", "peak_memory_mb", "tokens")
 
@@ -67,7 +67,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    add_arguments(parser, "rl_step.json", steps=5)
+    add_arguments(parser, steps=5)
     add_device(parser)
     parser.add_argument("--peer", choices=["trl"], default="trl")
     parser.add_argument("--prompts", type=int, default=16)
@@ -110,7 +110,7 @@ def main() -> None:
         "medians": medians,
     }
     print("  ".join(f"{k} {v:.2f}" for k, v in result.items() if k.startswith("ratio")))
-    write_json(args.json.with_stem(f"{args.json.stem}_{args.model.split('/')[-1]}"), result)
+    write_json(results_file(args, "rl_step"), result)
 
 
 if __name__ == "__main__":

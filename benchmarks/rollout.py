@@ -14,7 +14,15 @@ import argparse
 import statistics
 
 import torch
-from common import add_arguments, add_device, now, prompts_for, resolve_model, write_json
+from common import (
+    add_arguments,
+    add_device,
+    now,
+    prompts_for,
+    resolve_model,
+    results_file,
+    write_json,
+)
 from limit import BareProducts, rollout_passes
 
 from steer_lightning.model.policy import Policy
@@ -26,7 +34,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    add_arguments(parser, "rollout.json", steps=5)
+    add_arguments(parser, steps=5)
     add_device(parser)
     parser.add_argument("--prompts", type=int, help="default: 32, or 4 for larger models")
     parser.add_argument("--prompt-tokens", type=int, default=256)
@@ -75,7 +83,7 @@ def main() -> None:
         f"{result['ratio_generate']:.2f} x transformers.generate, "
         f"{result['share_of_limit']:.0%} of the bare matrix products' speed"
     )
-    write_json(args.json.with_stem(f"{args.json.stem}_{args.model.split('/')[-1]}"), result)
+    write_json(results_file(args, "rollout"), result)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,9 @@ from steer_lightning.rollout.engine import OnCompletion
 from steer_lightning.rollout.sampling import Sampling
 from steer_lightning.types import Completion, Problem, Prompt, Rollouts
 
+BROKEN = "\N{REPLACEMENT CHARACTER}"
+"""Stands in a text for bytes that are no whole character."""
+
 BLOCK = 512
 """Tokens are summed up in blocks: a plain cumulative sum over 262,144 tokens would take long."""
 
@@ -134,7 +137,20 @@ def _first_above(ends: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 
 class StopText:
-    """Whether the newest token has completed a stop string.
+    """Whether the newest token has brought a stop string into the text of a completion.
+
+    That text is what the tokenizer makes of the completion's tokens alone; the prompt does not
+    count. At each token only the last ones are decoded, in a window that can't miss a stop string:
+
+    - A token spells at least one byte, so that a stop string of n bytes lies within n tokens.
+    - Decoders change the beginning of a text, such as the space that it starts with, within its
+      first token. So the window begins one token earlier.
+    - Some decoders turn a whole run of single-byte tokens into replacement characters if the run
+      begins inside a character. So a window that shows one is tried again up to three tokens
+      earlier: a byte has at most three others of its character in front of it.
+
+    A window may also show a stop string that the text does not hold. So the whole text is decoded
+    where a window shows one.
 
     Args:
         tokenizer: Of the policy.
@@ -143,13 +159,25 @@ class StopText:
 
     def __init__(self, tokenizer: Any, strings: Sequence[str]) -> None:
         self._tokenizer, self._strings = tokenizer, strings
-        # each token holds at least one byte, so that no stop string reaches further back
-        self._window = max(len(string.encode()) for string in strings)
+        # a clean-up drops up to two spaces, tokens of their own, beside a character: " ' " is "'"
+        cleans_up = getattr(tokenizer, "clean_up_tokenization_spaces", False)
+        longest = max(len(string.encode()) for string in strings)
+        self._window = longest * 3 if cleans_up else longest
 
     def __call__(self, tokens: Sequence[int]) -> bool:
         """Looks at the end of a completion's tokens."""
-        text = self._tokenizer.decode(tokens[-self._window :])
-        return any(string in text for string in self._strings)
+        for before in range(1, 5):
+            text = self._tokenizer.decode(tokens[-self._window - before :])
+            if any(string in text for string in self._strings):
+                return self._is_new(tokens)
+            if BROKEN not in text:
+                break
+        return False
+
+    def _is_new(self, tokens: Sequence[int]) -> bool:
+        """Whether the whole text holds a stop string, and did not without the newest token."""
+        text, earlier = self._tokenizer.decode(tokens), self._tokenizer.decode(tokens[:-1])
+        return any(string in text and string not in earlier for string in self._strings)
 
 
 class Completions:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import nn
@@ -19,7 +18,8 @@ class VectorFit(WeightChanges):
     W = U diag(s) V^T; s <- s + d and b <- b + d. The method is that of arXiv 2503.19530, without
     the schedule that freezes some of the vectors for a while. U and V are kept in the dtype of the
     base and never change. The change is applied as W <- W + U diag(d) V^T, so that changes of zero
-    leave W as it is, to the bit. The decomposition takes a while for large models.
+    leave W as it is, to the bit. The decomposition is computed at the first pass, on the device of
+    the base, which takes a while for large models.
 
     Args:
         init_from: File of the same kind to start from; null starts at zero.
@@ -53,16 +53,16 @@ class VectorFit(WeightChanges):
             )
         return found
 
-    def prepared(self, name: str, weight: torch.Tensor) -> Any:
-        """Returns U (m, k) and V^T (k, n) of a matrix, or None for a bias."""
+    def prepared(self, name: str, weight: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Returns U (m, k) and V^T (k, n) of a matrix, or nothing for a bias."""
         if weight.dim() != 2:
-            return None
+            return ()
         left, _, right = torch.linalg.svd(weight.float(), full_matrices=False)
         return left.to(weight.dtype), right.to(weight.dtype)
 
-    def change(self, numbers: torch.Tensor, prepared: Any) -> torch.Tensor:
+    def change(self, numbers: torch.Tensor, prepared: tuple[torch.Tensor, ...]) -> torch.Tensor:
         """Returns U diag(d) V^T for a matrix, or d for a bias."""
-        if prepared is None:
+        if not prepared:
             return numbers
         left, right = prepared
         changed: torch.Tensor = (left * numbers.to(left.dtype)) @ right

@@ -59,10 +59,11 @@ class WeightChanges(Steering):
             ConfigError: If the model has no such weights.
         """
 
-    def prepared(self, name: str, weight: torch.Tensor) -> Any:
+    def prepared(self, name: str, weight: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Computes once what `change` needs to know of a weight."""
+        return ()
 
-    def change(self, numbers: torch.Tensor, prepared: Any) -> torch.Tensor:
+    def change(self, numbers: torch.Tensor, prepared: tuple[torch.Tensor, ...]) -> torch.Tensor:
         """Returns the change of a weight, in the shape of that weight; differentiable."""
         return numbers
 
@@ -172,16 +173,12 @@ class ChangedWeights(Attachment):
         self._steering = steering
         self._is_constant = False
         weights = dict(model.named_parameters())
-        self._weights = [weights[name] for name in steering.names]
         places: dict[int, list[tuple[nn.Module, str]]] = {}
         for module in model.modules():  # a tied weight has several places
             for name, weight in module.named_parameters(recurse=False):
                 places.setdefault(id(weight), []).append((module, name))
-        self._places = [places[id(weight)] for weight in self._weights]
-        self._prepared = [
-            steering.prepared(name, weight.detach())
-            for name, weight in zip(steering.names, self._weights, strict=True)
-        ]
+        self._places = [places[id(weights[name])] for name in steering.names]
+        self._prepared: list[tuple[torch.Tensor, ...] | None] = [None] * len(self._places)
         self._handles = [model.register_forward_pre_hook(self._stand_in)]
 
     def _stand_in(self, module: nn.Module, args: object) -> None:
@@ -193,12 +190,30 @@ class ChangedWeights(Attachment):
         if self.scale == 0:
             self._clear()
             return
-        rows = zip(self._weights, self._places, self._prepared, self._steering.changes, strict=True)
-        for weight, places, prepared, numbers in rows:
-            change = self._steering.change(numbers, prepared)
-            changed = (weight.detach().float() + self.scale * change.float()).to(weight.dtype)
+        rows = zip(self._places, self._steering.changes, strict=True)
+        for row, (places, numbers) in enumerate(rows):
+            module, name = places[0]
+            # the changed weight hides the parameter as an attribute, and none is kept here, since a
+            # move to some kinds of devices replaces a model's parameters
+            weight = dict(module.named_parameters(recurse=False))[name].detach()
+            change = self._steering.change(numbers, self._prepare(row, weight))
+            changed = (weight.float() + self.scale * change.float()).to(weight.dtype)
             for module, name in places:
                 module.__dict__[name] = changed
+
+    def _prepare(self, row: int, weight: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """What the steering needs of a weight: made at the first use, and moved with the weight.
+
+        When it is attached the model may still be on the CPU, and Lightning moves it later. Nobody
+        moves these tensors but this method, since they belong to no module.
+        """
+        # a rollout's inference mode would make tensors that no gradient can be computed with
+        with torch.inference_mode(False), torch.no_grad():
+            known = self._prepared[row]
+            if known is None:
+                known = self._steering.prepared(self._steering.names[row], weight)
+            self._prepared[row] = found = tuple(part.to(weight) for part in known)
+        return found
 
     def _clear(self) -> None:
         for places in self._places:

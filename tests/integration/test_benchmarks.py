@@ -22,7 +22,7 @@ def test_a_benchmark_runs_and_writes_its_result(name: str, root: Path, tmp_path:
     command += [*words, f"--json={tmp_path}/{name}.json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    result = json.loads((tmp_path / f"{name}_quickstart.json").read_text())
+    result = json.loads((tmp_path / f"{name}.json").read_text())
     assert result[key]
     assert {"command", "commit", "machine", "versions"} <= set(result)
 

@@ -32,7 +32,7 @@ from steer_lightning.steering.layers import parse_layers
 from steer_lightning.system.printable import printable
 from steer_lightning.system.yaml_size import JSONARGPARSE, load_bounded
 from steer_lightning.testing import byte_tokenizer, make_prompts
-from steer_lightning.training.batch import micro_batches
+from steer_lightning.training.gradient import micro_batches
 from steer_lightning.training.packing import Packing
 from steer_lightning.types import Rollouts
 from tests.reliability.conftest import Figure
