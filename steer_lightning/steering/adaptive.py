@@ -25,7 +25,6 @@ class AdaptiveVectors(SteeringVectors):
 
     file_name = "adaptive_vectors.safetensors"
     saved_as = "AdaptiveVectors"
-    result_names = ("vectors", "gates")
     by_token = True
     gates: nn.Parameter
 

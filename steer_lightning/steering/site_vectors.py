@@ -19,6 +19,12 @@ from steer_lightning.steering.sites import Site, find_sites
 from steer_lightning.steering.tokens import Tokens
 from steer_lightning.steering.units import measure_rms
 from steer_lightning.steering.vector_hooks import HookedVectors
+from steer_lightning.steering.vectors_file import (
+    TENSORS,
+    VectorsFile,
+    read_vectors_file,
+    write_vectors_file,
+)
 from steer_lightning.system.printable import one_line
 
 log = logging.getLogger(__name__)
@@ -50,7 +56,6 @@ class SiteVectors(Steering):
         units_measured: Whether `set_unit` has been called, a bool buffer.
         by_token: Whether `gate` scales the vector for each token.
         saved_as: Kind named in the file; mixtures are saved as the vectors that they make.
-        result_names: Names of the tensors in the file.
 
     Raises:
         ConfigError: If the form of `layers` is wrong, or `init_from` is missing.
@@ -58,7 +63,6 @@ class SiteVectors(Steering):
 
     file_name = "steering_vectors.safetensors"
     saved_as = "SteeringVectors"
-    result_names: tuple[str, ...] = ("vectors",)
     by_token = False
     layers: tuple[int, ...]
     width: int
@@ -115,9 +119,7 @@ class SiteVectors(Steering):
         """Makes the parameters, such that the vectors are zero."""
 
     def _start_from(self, path: str, base: str) -> None:
-        from steer_lightning.steering.io import load_vectors
-
-        found = load_vectors(path)
+        found = read_vectors_file(Path(path))
         shape = (found.layers, found.width, found.num_layers)
         if shape != (self.layers, self.width, self.num_layers):
             raise ConfigError(
@@ -136,14 +138,14 @@ class SiteVectors(Steering):
                     f"{getattr(found, key)!r}",
                     fix="Set both to the same, or init_from: null",
                 )
-        if not set(found.result_names) <= set(self.result_names):
+        if not set(found.tensors) <= set(TENSORS[self.saved_as]):
             raise ConfigError(
                 "model.steering.init_from",
                 path,
-                rule=f"holds {found.saved_as}; model.steering is {type(self).__name__}",
+                rule=f"holds {found.kind}; model.steering is {type(self).__name__}",
             )
-        self.set_result(found.result())
-        ours, theirs = (float(x.vectors.detach().norm()) for x in (self, found))
+        self.set_result(found.tensors)
+        ours, theirs = (float(x.detach().norm()) for x in (self.vectors, found.tensors["vectors"]))
         if ours < (1 - 1e-4) * theirs:
             share = 100 * ours / theirs
             log.warning("model.steering.init_from: %.1f %% of the vectors' norm are kept", share)
@@ -290,17 +292,25 @@ class SiteVectors(Steering):
         self, path: Path, *, base_model: str, revision: str | None = None, step: int | None = None
     ) -> None:
         """Saves plain vectors; see `save_vectors`."""
-        from steer_lightning.steering.io import save_vectors
+        content = VectorsFile(
+            kind=self.saved_as,
+            site=self.site,
+            tokens=self.tokens,
+            layers=self.layers,
+            num_layers=self.num_layers,
+            width=self.width,
+            tensors=self.result(),
+            metadata={"base_model": base_model, "revision": revision, "step": step},
+        )
+        write_vectors_file(path, content)
 
-        save_vectors(self, path, base_model=base_model, revision=revision, step=step)
 
-
-def warn_of_another_base(steering: Steering, base: str) -> None:
+def warn_of_another_base(found: Steering | VectorsFile, base: str) -> None:
     """Warns if vectors that fit were trained on a model of another name.
 
     Such vectors may well be of use, since vectors carry over within a family.
     """
-    trained_on = steering.metadata.get("base_model", "")
+    trained_on = str(found.metadata.get("base_model", ""))
     if trained_on and base and Path(trained_on).name != Path(base).name:
         told = (one_line(trained_on), one_line(base))
         log.warning("these vectors were trained on %s, not on %s", *told)

@@ -61,7 +61,7 @@ def left_behind() -> list[int]:
     found = []
     for pid in marked(f"{os.getpid()}-"):
         with suppress(FileNotFoundError, ProcessLookupError):
-            if b"rewards.keeper" not in Path(f"/proc/{pid}/cmdline").read_bytes():
+            if b"rewards.pool_keeper" not in Path(f"/proc/{pid}/cmdline").read_bytes():
                 found.append(pid)
     return found
 

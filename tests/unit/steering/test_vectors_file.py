@@ -13,9 +13,10 @@ import torch
 from safetensors.torch import save_file
 
 from steer_lightning import ConfigError, attach, load_vectors, save_vectors
-from steer_lightning.steering import AdaptiveVectors, LoRA, load_steering
+from steer_lightning.steering import LoRA, load_steering
 from steer_lightning.steering.arithmetic import plain_vectors, sliced
 from steer_lightning.steering.layers import in_layer_order, parse_layers
+from steer_lightning.steering.vectors_file import TENSORS
 from steer_lightning.testing import tiny_model
 
 METADATA = {
@@ -99,7 +100,7 @@ def test_a_file_whose_metadata_names_layers_in_another_order_keeps_its_rows_besi
 
 
 def test_every_tensor_of_a_kind_is_sorted(tmp_path: Path) -> None:
-    tensors = {name: two_rows(2.0, 0.0) for name in AdaptiveVectors.result_names}
+    tensors = {name: two_rows(2.0, 0.0) for name in TENSORS["AdaptiveVectors"]}
     where = {"kind": "AdaptiveVectors", "site": "layer_output", "tokens": "all"}
     path = tmp_path / "v.safetensors"
     save_file(tensors, path, {**METADATA, **where, "format_version": "2"})
