@@ -47,14 +47,15 @@ def disturbed(kind: str) -> Policy:
 
 
 @by_kind
+@pytest.mark.parametrize("device", ["meta", pytest.param("cuda", marks=pytest.mark.gpu)])
 @pytest.mark.parametrize("is_used_before", [False, True])
-def test_a_policy_runs_where_it_was_moved_to(kind: str, is_used_before: bool) -> None:
+def test_a_policy_runs_where_it_was_moved_to(kind: str, is_used_before: bool, device: str) -> None:
     """The meta device is another one than the CPU: torch refuses a product of the two."""
     policy = disturbed(kind)
     if is_used_before:
         policy.model(IDS)
-    policy.to("meta")
-    assert policy.model(IDS.to("meta")).logits.device.type == "meta"
+    policy.to(device)
+    assert policy.model(IDS.to(device)).logits.device.type == device
 
 
 @by_kind
