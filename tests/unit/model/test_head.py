@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+import weakref
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from steer_lightning.model import head as head_module
 from steer_lightning.model.head import (
     Head,
     TokenStates,
+    read_head,
     token_logprobs,
     token_states,
     token_states_of_logits,
@@ -74,3 +77,108 @@ def test_the_entropy_of_an_even_choice_by_hand() -> None:
     head = Head(weight=torch.tensor([[math.log(3)], [0.0]]))
     found = token_states(torch.ones(1, 1), tokens, head, 0.5, with_entropy=True)
     torch.testing.assert_close(found.entropy, uneven.entropy)
+
+
+VOCABULARY, WIDTH, COUNT = 1000, 64, 40
+TEMPERATURE = 0.7
+
+
+def certain_states(
+    probability: float, head: Head, seed: int = 0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """States (Q, D) at which the head gives some tokens (Q,) about this probability."""
+    generator = torch.Generator().manual_seed(seed)
+    states = torch.randn(COUNT, WIDTH, generator=generator, dtype=torch.float64)
+    tokens = torch.randint(VOCABULARY, (COUNT,), generator=generator)
+    direction = head.weight.double()[tokens]
+    low, high = torch.zeros(COUNT, 1), torch.full((COUNT, 1), 30.0)
+    for _ in range(60):
+        middle = (low + high) / 2
+        found = exact_logprobs(states + middle * direction, tokens, head).exp()
+        is_low = found.unsqueeze(-1) < probability
+        low, high = torch.where(is_low, middle, low), torch.where(is_low, high, middle)
+    return (states + low * direction).to(head.weight.dtype), tokens
+
+
+def exact_logits(states: torch.Tensor, head: Head) -> torch.Tensor:
+    raw = states @ head.weight.double().T
+    return raw if head.softcap is None else head.softcap * torch.tanh(raw / head.softcap)
+
+
+def exact_logprobs(states: torch.Tensor, tokens: torch.Tensor, head: Head) -> torch.Tensor:
+    scaled = (exact_logits(states, head) / TEMPERATURE).log_softmax(-1)
+    return scaled.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
+
+
+def exact_slopes(
+    states: torch.Tensor, tokens: torch.Tensor, head: Head
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Gradients (Q, D) of log-probabilities and entropies, in float64, at the head's own logits.
+
+    A head of 16 bits rounds its logits, which changes the probabilities themselves.
+    """
+    logits = head.logits(states).double()
+    shape = 1.0 if head.softcap is None else 1 - (logits / head.softcap).square()
+    logprobs = (logits / TEMPERATURE).log_softmax(-1)
+    weights = logprobs.exp()
+    entropy = -(weights * logprobs).sum(-1, keepdim=True)
+    chosen = torch.nn.functional.one_hot(tokens, VOCABULARY)
+    head_weight = head.weight.double()
+    return (
+        ((chosen - weights) * shape / TEMPERATURE) @ head_weight,
+        (-weights * (logprobs + entropy) * shape / TEMPERATURE) @ head_weight,
+    )
+
+
+def relative_errors(found: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
+    """(Q,) of vectors (Q, D)."""
+    return (found.double() - expected).norm(dim=-1) / expected.norm(dim=-1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("softcap", [None, 30.0])
+@pytest.mark.parametrize("with_entropy", [False, True])
+@pytest.mark.parametrize("probability", [0.9, 0.99, 0.999])
+def test_slopes_of_nearly_certain_tokens(
+    dtype: torch.dtype, softcap: float | None, with_entropy: bool, probability: float
+) -> None:
+    """16 bits round each number by up to 0.4 %; float32 keeps 1 - p to some 1e-7."""
+    generator = torch.Generator().manual_seed(1)
+    weight = torch.randn(VOCABULARY, WIDTH, generator=generator) / math.sqrt(WIDTH)
+    head = Head(weight=weight.to(dtype), softcap=softcap)
+    states, tokens = certain_states(probability, head)
+    states.requires_grad_(True)
+    found = read_head(states, tokens, head, TEMPERATURE, with_entropy)
+    assert float(found.logprobs.detach().exp().median()) == pytest.approx(probability, rel=0.02)
+    slopes, entropy_slopes = exact_slopes(states.detach(), tokens, head)
+    (gradient,) = torch.autograd.grad(found.logprobs.sum(), states, retain_graph=with_entropy)
+    errors = relative_errors(gradient, slopes)
+    bound = 0.01 if dtype == torch.bfloat16 else 1e-6 / (1 - probability)
+    assert float(errors.max()) < bound, errors
+    if found.entropy is not None:
+        (gradient,) = torch.autograd.grad(found.entropy.sum(), states)
+        errors = relative_errors(gradient, entropy_slopes)
+        assert float(errors.max()) < (0.01 if dtype == torch.bfloat16 else 1e-5), errors
+
+
+def test_one_buffer_of_logits_serves_where_no_entropy_is_asked_for() -> None:
+    """What exists at once is counted in tensors of (q, V) that are still alive."""
+    head = Head(weight=torch.randn(VOCABULARY, WIDTH))
+    states = torch.randn(COUNT, WIDTH, requires_grad=True)
+    tokens = torch.arange(COUNT)
+    made: list[weakref.ref[torch.UntypedStorage]] = []
+    most = 0
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            nonlocal most
+            result = func(*args, **(kwargs or {}))
+            if isinstance(result, torch.Tensor) and result.shape == (COUNT, VOCABULARY):
+                made.append(weakref.ref(result.untyped_storage()))
+            alive = {storage.data_ptr() for ref in made if (storage := ref()) is not None}
+            most = max(most, len(alive))
+            return result
+
+    with Watch():
+        read_head(states, tokens, head, TEMPERATURE).logprobs.sum().backward()
+    assert most == 1
