@@ -388,9 +388,6 @@ def test_code_of_a_model_runs_only_if_the_yaml_says_so_and_is_logged(
 
 FORBIDDEN = {"eval", "exec", "compile", "__import__"}
 UNPICKLERS = {"rewards/pool_keeper.py", "rewards/pool_worker.py"}  # of what the trainer has sent
-    "rewards/pool_keeper.py",
-    "rewards/pool_worker.py",
-}  # of what the training process has sent
 
 
 def test_nothing_in_the_package_evaluates_text() -> None:

@@ -13,7 +13,6 @@ from steer_lightning.model import head as head_module
 from steer_lightning.model.head import (
     Head,
     TokenStates,
-    read_head,
     token_logprobs,
     token_states,
     token_states_of_logits,
@@ -148,7 +147,7 @@ def test_slopes_of_nearly_certain_tokens(
     head = Head(weight=weight.to(dtype), softcap=softcap)
     states, tokens = certain_states(probability, head)
     states.requires_grad_(True)
-    found = read_head(states, tokens, head, TEMPERATURE, with_entropy)
+    found = token_states(states, tokens, head, TEMPERATURE, with_entropy)
     assert float(found.logprobs.detach().exp().median()) == pytest.approx(probability, rel=0.02)
     slopes, entropy_slopes = exact_slopes(states.detach(), tokens, head)
     (gradient,) = torch.autograd.grad(found.logprobs.sum(), states, retain_graph=with_entropy)
@@ -180,5 +179,5 @@ def test_one_buffer_of_logits_serves_where_no_entropy_is_asked_for() -> None:
             return result
 
     with Watch():
-        read_head(states, tokens, head, TEMPERATURE).logprobs.sum().backward()
+        token_states(states, tokens, head, TEMPERATURE).logprobs.sum().backward()
     assert most == 1
