@@ -70,45 +70,51 @@ log = logging.getLogger(__name__)
 class SteeringModule(HeldOut):
     """Trains steering vectors of a frozen language model by online reinforcement learning.
 
-    Nothing is loaded here: settings are checked, the model comes with `configure_model`.
+    The constructor checks the settings and loads nothing; `configure_model` loads the model.
 
     Args:
         base: Language model: hub id, local folder, or `quickstart`, which ships with the package.
         revision: Branch, tag or commit on the hub.
         dtype: Data type of the frozen base; the vectors are always float32.
-        attn_implementation: As in transformers; null takes its default.
-        trust_remote_code: Runs code that comes with the model; only for authors whom you trust.
-        steering: What is trained; default `SteeringVectors`, whose settings need no class_path.
-        sampling: How training completions are sampled.
-        engine: What samples them; default `DecodeEngine`.
-        rewards: What completions are worth, a weighted sum; default `MathReward`.
-        advantage: From rewards (B, G) to advantages (B, G); default `RLOO`.
-        loss: From log-probabilities and advantages to a scalar; default `PolicyGradient`.
-        updates: For how many optimizer steps a batch of rollouts serves.
-        dynamic_sampling: Refills groups without signal from further prompts; null does not.
-        mask_overlong: Leaves completions that were cut off at the token limit out of the update
-            (DAPO's overlong filtering): neither right nor wrong. Their rewards stay in their
-            group's baseline.
-        kl_in_reward: Takes the KL to the base off the rewards; null does not. `KLToBase` puts it
-            into the loss.
+        attn_implementation: Attention implementation, named as in transformers; null takes the
+            default of transformers.
+        trust_remote_code: Whether to run code that comes with the model; set it only for authors
+            whom you trust.
+        steering: Parameters that are trained; default `SteeringVectors`, whose settings need no
+            class_path.
+        sampling: Settings by which training completions are sampled.
+        engine: Engine that generates completions; default `DecodeEngine`.
+        rewards: Rewards of a completion, which are added up by weight; default `MathReward`.
+        advantage: Estimator from rewards (B, G) to advantages (B, G); default `RLOO`.
+        loss: Function from log-probabilities and advantages to a scalar; default `PolicyGradient`.
+        updates: Number of optimizer steps that each batch of rollouts serves for.
+        dynamic_sampling: Replacement of groups without signal by further prompts; null has none.
+        mask_overlong: Whether completions that were cut off at the token limit are left out of the
+            update, as neither right nor wrong (DAPO's overlong filtering). Their rewards stay in
+            their group's baseline.
+        kl_in_reward: KL to the base, which is subtracted from the rewards; null subtracts none.
+            `KLToBase` puts the KL into the loss instead.
         optimizer: Any torch or bitsandbytes optimizer.
         schedule: Learning rate over the run.
-        gradient_clip: Clips the gradient in place and returns its norm; default `RunningNormClip`.
+        gradient_clip: Module that clips the gradient in place and returns its norm; default
+            `RunningNormClip`.
         tokens_per_micro_batch: Most tokens, padding included, in one forward and backward pass;
             bounds memory.
-        activation_checkpointing: Recomputes activations in the backward pass: less memory, more
-            time.
-        kept_tokens: Most tokens of a batch of which the stream that enters the first steered layer
-            is kept, where they are read again, for several updates or for the KL to the base: the
-            layers below are not run again. Bounds memory; 0 keeps none.
-        reward_pool: The processes that score completions; default `RewardPool`.
-        verifier: What counts as right in `validate` and `test`; default `MathReward`.
-        eval_sampling: How problems are answered there; default: as in training, one completion
-            each. Accuracy is the mean over `group_size` completions.
-        seed: Of everything random in training; on the command line it is `seed_everything`.
+        activation_checkpointing: Whether activations are recomputed in the backward pass, which
+            takes less memory and more time.
+        kept_tokens: Most tokens of a batch for which the stream that enters the first steered layer
+            is kept. It serves where tokens are read again, for several updates or for the KL to the
+            base: the layers below are not run again. Bounds memory; 0 keeps none.
+        reward_pool: Processes that score completions; default `RewardPool`.
+        verifier: Reward that decides which answers are right in `validate` and `test`; default
+            `MathReward`.
+        eval_sampling: Settings by which problems are answered in `validate` and `test`; default:
+            those of training, with one completion each. Accuracy is the mean over `group_size`
+            completions.
+        seed: Seed of everything random in training; on the command line it is `seed_everything`.
 
     Attributes:
-        last_step: What the last training step did, for callbacks.
+        last_step: Record of the last training step, for callbacks.
 
     Raises:
         ConfigError: If settings are out of range or contradict each other.
@@ -183,7 +189,7 @@ class SteeringModule(HeldOut):
     # ---- setting up
 
     def setup(self, stage: str) -> None:
-        """Refuses what would falsify the run, before the model's weights are loaded."""
+        """Refuses settings that would falsify the run, before the model's weights are loaded."""
         check_trainer(self.trainer)
         if stage == TrainerFn.FITTING and self._data is not None:
             check_batch_size(
@@ -202,7 +208,7 @@ class SteeringModule(HeldOut):
 
     def configure_model(self) -> None:
         """Loads the frozen base, after all data and settings have been checked."""
-        self.reward_pool.start()  # it loads rewards meanwhile
+        self.reward_pool.start()  # its processes load the rewards meanwhile
         strategy = self._trainer.strategy if self._trainer else None
         self.policy.load(strategy.sharding() if isinstance(strategy, SteeringStrategy) else None)
 
@@ -234,7 +240,7 @@ class SteeringModule(HeldOut):
         return getattr(self.trainer, "datamodule", None)
 
     def configure_optimizers(self) -> Any:
-        """One optimizer on all that is trained."""
+        """Returns one optimizer for all trained parameters, with its learning-rate schedule."""
         optimizer = self.optimizer_factory(list(self.policy.steering.parameters()))
         training = training_facts(
             optimizer=optimizer,
@@ -258,12 +264,12 @@ class SteeringModule(HeldOut):
     def transfer_batch_to_device(
         self, batch: Any, device: torch.device, dataloader_idx: int
     ) -> Any:
-        """Leaves prompts alone: they are text and plain integers."""
+        """Returns the prompts as they are, since they are text and plain integers."""
         return batch
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]  # torch overloads it
-        """What is trained, and what the clip remembers: kilobytes, never the frozen base."""
-        # the base is not even asked: sharded, it would be gathered
+        """Returns the trained parameters and the clip's state: kilobytes, never the frozen base."""
+        # the base's own state_dict is not called: it would gather a sharded base
         parts = {f"{name}.": part for name, part in self.named_children() if name != "policy"}
         parts["policy.steering."] = self.policy.steering
         return {
@@ -273,12 +279,12 @@ class SteeringModule(HeldOut):
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the process's random states, and what the numbers belong to."""
+        """Adds the process's random states, and the facts of the run that the numbers belong to."""
         checkpoint["random_states"] = get_random_states()
         checkpoint[KEY] = self._facts
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuses another run's checkpoint, before its numbers are taken over.
+        """Refuses the checkpoint of another run, before its numbers are taken over.
 
         The random states wait for `on_train_start`: setting up the run still draws from them.
         """
@@ -288,7 +294,7 @@ class SteeringModule(HeldOut):
         self._checkpoint = checkpoint
 
     def on_train_start(self) -> None:
-        """Goes on with a checkpoint's random states, and puts the optimizer to work."""
+        """Restores the random states of a checkpoint, and builds the `Updater`."""
         if self._checkpoint is not None:
             set_random_states(self._checkpoint["random_states"])
         scheduler: Any = self.lr_schedulers()
@@ -316,9 +322,9 @@ class SteeringModule(HeldOut):
     # ---- the step
 
     def training_step(self, batch: Sequence[Prompt], batch_idx: int) -> None:
-        """One step of online reinforcement learning on B prompts, shared among the processes."""
+        """Takes one step of reinforcement learning on B prompts, shared among the processes."""
         start, number = time.perf_counter(), self.global_step
-        sampled = self.sampler.sample(batch, number, self._data)  # G completions each, scored
+        sampled = self.sampler.sample(batch, number, self._data)  # G scored completions a prompt
         rewards, kl = self._shaped(sampled)  # (B, G)
         advantages: torch.Tensor = self.advantage(rewards)  # (B, G)
         takes_part = who_takes_part(sampled, len(batch), self.mask_overlong)  # (B, G)
@@ -330,7 +336,7 @@ class SteeringModule(HeldOut):
             takes_part=takes_part,
         )
         update = self._updater.update(learned_from, number)
-        self.engine.sync(self.policy.steering)  # what is trained, nothing else
+        self.engine.sync(self.policy.steering)  # the trained parameters alone
         self.last_step = Step(
             **vars(sampled),
             advantages=advantages,
@@ -341,7 +347,7 @@ class SteeringModule(HeldOut):
         )
 
     def _shaped(self, sampled: Sampled) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Returns what advantages are made of, and the KL to the base if that is part of it."""
+        """Returns the rewards behind the advantages, and the KL to the base if they contain it."""
         if self.kl_in_reward is None:
             return sampled.rewards, None
         kl = self.kl_in_reward.measure(self.batch_gradient, sampled)

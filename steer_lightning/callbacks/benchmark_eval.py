@@ -47,10 +47,10 @@ class BenchmarkEval(Callback):
             prompts; null takes the validation problems of the data module, as `validation`.
         every_n_steps: Number of steps between evaluations; 0 evaluates only at the start and the
             end.
-        sampling: How problems are answered, with `group_size` completions each, over which the
-            accuracy is the mean (avg@k). Null takes `model.eval_sampling`, and as many completions
-            of each problem as its source sets: AIME and AMC set 32.
-        verifier: Reward that says what counts as right; `MathReward` by default.
+        sampling: Settings by which problems are answered, with `group_size` completions each, over
+            which the accuracy is the mean (avg@k). Null takes `model.eval_sampling`, and as many
+            completions of each problem as its source sets: AIME and AMC set 32.
+        verifier: Reward that decides which answers are right; `MathReward` by default.
         batch_size: Number of problems to answer at once.
 
     Attributes:

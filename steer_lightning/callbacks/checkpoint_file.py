@@ -1,4 +1,4 @@
-"""Writes and reads checkpoint files, which are whole or absent and hold a checksum."""
+"""The writing and reading of checkpoint files, which are whole or absent and hold a checksum."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def save_checkpoint(checkpoint: Mapping[str, Any], path: Path) -> None:
 
     Args:
         checkpoint: Values of types that `torch.load` takes with `weights_only=True`.
-        path: The file.
+        path: File to write.
 
     Raises:
         OSError: If the disk is full or the folder can't be written.
@@ -53,10 +53,10 @@ def load_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
 
     Args:
         path: File of the checkpoint.
-        map_location: Where tensors are loaded to, as in `torch.load`.
+        map_location: Device to which tensors are loaded, as in `torch.load`.
 
     Returns:
-        What was saved. A file without a checksum, which others write, is taken as it is.
+        Content of the checkpoint. A file without a checksum, which others write, is taken as it is.
 
     Raises:
         DamagedCheckpointError: If the file can't be read, holds more than plain values and tensors,

@@ -1,4 +1,4 @@
-"""Keeps the checkpoint that a run goes on from, written after every step."""
+"""The callback that writes the checkpoint from which a run goes on, after every step."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class LastCheckpoint(ModelCheckpoint):
         super().setup(trainer, pl_module, stage)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Also saves one when the run goes on with its last step already behind it."""
+        """Saves a checkpoint when the run goes on with its last step already behind it, too."""
         bring_up_to_date(trainer)
 
     def on_train_batch_end(
@@ -87,7 +87,7 @@ class LastCheckpoint(ModelCheckpoint):
         return {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes nothing over, for the same reason."""
+        """Restores nothing, since a resumed run has a folder of its own."""
 
 
 def bring_up_to_date(trainer: L.Trainer) -> None:

@@ -1,4 +1,4 @@
-"""Watches what the vectors come to point at while they are trained."""
+"""The callback that watches what the vectors come to point at while they are trained."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class LensCallback(Callback):
         num_tokens: Number of tokens in each list.
         num_prompts: Number of training prompts on which `lens.json` measures the stream and the
             first token.
-        final_norm: Passes vectors through the norm before the unembedding first.
+        final_norm: Whether vectors first pass through the norm before the unembedding.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class LensCallback(Callback):
             self.on_train_end(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns where the vectors were at the start and at the last look."""
+        """Returns the vectors at the start and at the last look."""
         return {"start": self._start, "last": self._last}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -180,7 +180,7 @@ def _policy(module: L.LightningModule) -> Policy:
 
 
 def _vectors(module: L.LightningModule) -> SiteVectors | None:
-    """Returns what is trained, if that is vectors."""
+    """Returns the vectors that are trained; None if the steering is of another kind."""
     steering = _policy(module).steering
     return steering if isinstance(steering, SiteVectors) else None
 

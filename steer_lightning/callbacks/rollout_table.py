@@ -1,4 +1,4 @@
-"""Shows a few completions on the console, and keeps all of them in a Parquet file."""
+"""The callback that prints a few completions, and keeps all of them in a Parquet file."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def as_table(step: Step, number: int) -> pa.Table:
     """Makes a table of one row for each completion.
 
     Args:
-        step: What a training step did.
-        number: The number of the step.
+        step: Record of the training step.
+        number: Number of the step.
     """
     rollouts, size = step.rollouts, step.rollouts.group_size
     rows = completions_of(step.rollouts)
@@ -64,7 +64,8 @@ class RolloutTable(Callback):
         every_n_steps: Number of steps between two shows on the console; 0 shows none.
         num_prompts: Number of prompts in a show, the first ones of the batch.
         num_completions: Number of completions of each prompt.
-        max_characters: A longer text is cut on the console, never in the file.
+        max_characters: Number of characters beyond which a text is cut on the console, never in the
+            file.
     """
 
     def __init__(
@@ -114,7 +115,7 @@ class RolloutTable(Callback):
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Joins all steps to one file."""
-        trainer.strategy.barrier()  # until all have written their shares
+        trainer.strategy.barrier()  # waits until all processes have written their shares
         if trainer.is_global_zero and self._folder.is_dir():
             merge(self._folder, self._file)
 

@@ -1,4 +1,4 @@
-"""Writes `summary.json`, which says what came out of a run."""
+"""The callback that writes `summary.json`, the results of a run."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ class RunSummary(Callback):
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
-        """Says where an interrupted run stands, and how it goes on."""
+        """Prints how far an interrupted run has come, and how to go on with it."""
         path, _ = checkpoint_files(run_folder(trainer))
         if not trainer.global_step or not path.exists():
             return

@@ -1,4 +1,4 @@
-"""Keeps a file of the trained vectors up to date."""
+"""The callback that keeps a file of the trained vectors up to date."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command line: looks at the first word and imports only what that command needs."""
+"""The entry of the command line, which imports only what the command in the first word needs."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Command:
     """A command of `steer-lightning`.
 
     Attributes:
-        module: The module whose function `run` does the command; it takes the words of the command
+        module: Module whose function `run` does the command; it takes the words of the command
             line, of which the command itself is the first.
-        help: What `steer-lightning --help` says about the command.
+        help: Text of `steer-lightning --help` about the command.
     """
 
     module: str
@@ -56,11 +56,11 @@ COMMANDS = {
 }
 
 ERROR, USAGE_ERROR, INTERRUPTED = 1, 2, 130
-"""Exit statuses; the last one is what a shell gives a command that Ctrl-C has ended."""
+"""Exit statuses; the last one is that of a command which Ctrl-C has ended, as in a shell."""
 
 
 def help_text() -> str:
-    """Returns what `steer-lightning --help` prints."""
+    """Returns the text of `steer-lightning --help`."""
     width = max(map(len, COMMANDS))
     lines = [f"  {name:<{width}}  {command.help}" for name, command in COMMANDS.items()]
     return "\n".join(
@@ -85,8 +85,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Words of the command line; default: those of this process.
 
     Returns:
-        The exit status: 0; 2 for a mistake that the user can mend, told in one message; 1 for any
-        other error, with its traceback.
+        Exit status: 0 for success; 2 for a mistake that the user can mend, told in one message; 1
+        for any other error, with its traceback.
     """
     logging.setLogRecordFactory(PrintableRecord)
     try:
@@ -109,8 +109,8 @@ def _run(arguments: Sequence[str] | None) -> int:
         close = difflib.get_close_matches(words[0], COMMANDS, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"the commands are {', '.join(COMMANDS)}"
         return _complain(f"there is no command {words[0]!r}: {hint}")
-    # a user's rewards and callbacks lie where the command is started; behind the installed
-    # packages, so that a file such as `datasets.py` there does not stand in for one
+    # a user's rewards and callbacks lie in the folder where the command is started; it comes behind
+    # the installed packages, so that a file such as `datasets.py` there does not hide one of them
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     try:
@@ -132,7 +132,7 @@ def interruptible(told: str) -> Iterator[None]:
     """Ends the process with one sentence and status 130 if Ctrl-C interrupts the block.
 
     Args:
-        told: The sentence, which says what is left of the work.
+        told: Sentence that says what is left of the work.
     """
     try:
         yield

@@ -20,7 +20,7 @@ from steer_lightning.training.difference import FILES, Difference, Settings, as_
 
 
 def device_of(trainer: Mapping[str, Any]) -> str:
-    """Returns the device that `trainer.accelerator` means for one process.
+    """Returns the device that `trainer.accelerator` stands for with one process.
 
     Raises:
         ConfigError: If this machine has no such device.
@@ -39,7 +39,7 @@ def device_of(trainer: Mapping[str, Any]) -> str:
 
 
 def _add_configuration(parser: ArgumentParser) -> None:
-    """Adds the options of `fit`; two of the trainer's are read."""
+    """Adds the options of `fit`, of which only two of the trainer's are read."""
     parser.add_argument("--seed_everything", type=int, default=0, help="Seed of everything random.")
     parser.add_class_arguments(SteeringModule, "model")
     parser.add_class_arguments(PromptDataModule, "data")

@@ -34,7 +34,7 @@ def run(words: Sequence[str]) -> None:
     evaluation = Evaluation(**options)
     folder = evaluation.store.folder
     with connected_processes():
-        if rank() > 0:  # what all processes would say is said once
+        if rank() > 0:  # all processes would print the same messages
             logging.getLogger("steer_lightning").setLevel(logging.ERROR)
         with interruptible(f"the same command goes on from {folder}"):
             results = evaluation.run()
@@ -43,7 +43,7 @@ def run(words: Sequence[str]) -> None:
 
 
 def _tell(evaluation: Evaluation, results: dict[str, Any]) -> None:
-    """Prints the table, and where the files of the evaluation are."""
+    """Prints the table, and the place of the evaluation's files."""
     print(f"\n{printable(as_text(results['rows']))}\n")
     print("Shares in percent, with 95 % intervals by the bootstrap over problems.")
     store = evaluation.store

@@ -42,18 +42,20 @@ def export(
     """Exports vectors, and prints how the export compares with the steered base.
 
     Args:
-        vectors: A file of vectors.
-        to: `transformers`, a stock checkpoint with the vectors as biases; `vllm`, the same with the
-            command that serves it; `peft`, an adapter beside the base; `gguf`, a llama.cpp control
-            vector; `easysteer`, a request's steering for EasySteer's build of vLLM.
-        output: The folder to make.
-        merge_from: Hub id, local folder or `quickstart`; null takes the base that the vectors name.
-        revision: The base's branch, tag or commit on the hub; null takes the one that the vectors
+        vectors: File of vectors.
+        to: Format of the export: `transformers`, a stock checkpoint with the vectors as biases;
+            `vllm`, the same with the command that serves it; `peft`, an adapter beside the base;
+            `gguf`, a llama.cpp control vector; `easysteer`, a request's steering for EasySteer's
+            build of vLLM.
+        output: Folder to make.
+        merge_from: Base of the export, a hub id, local folder or `quickstart`; null takes the base
+            that the vectors name.
+        revision: Branch, tag or commit of the base on the hub; null takes the one that the vectors
             name.
-        scale: The factor on all vectors.
-        overwrite: Replaces an earlier export there.
-        verify: Compares with the steered base: `transformers` and `vllm` with a layer in memory at
-            a time, the others with the whole base in float32.
+        scale: Factor of all vectors.
+        overwrite: Whether to replace an earlier export in that folder.
+        verify: Whether to compare the export with the steered base: `transformers` and `vllm` with
+            one layer in memory at a time, the others with the whole base in float32.
     """
     from steer_lightning.results.export import export_vectors
 

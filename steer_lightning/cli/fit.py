@@ -58,7 +58,7 @@ TRAINER_DEFAULTS: dict[str, Any] = {
 
 
 HARMLESS = (
-    # a run goes on from the state after the optimizer's step
+    # a run resumes from the state after the optimizer's step
     "Using ModelCheckpoint with manual optimization",
     "Experiment logs directory",  # the run's folder: it is new, but for its configuration
     "You have overridden `transfer_batch_to_device`",  # prompts are text, for every kind of loader
@@ -67,14 +67,14 @@ HARMLESS = (
     r"The .*dataloader.* does not have many workers",  # prompts are in memory
     r"It is recommended to use `self.log\(",  # metrics have been joined over the processes
 )
-"""Advice of Lightning that does not apply here, by the beginning of its message."""
+"""Beginnings of Lightning's messages whose advice does not apply here."""
 
 
 class SteeringCLI(LightningCLI):
-    """LightningCLI with the callbacks that every run has; building the object does the command.
+    """LightningCLI with the callbacks that every run has; building the object runs the command.
 
     Args:
-        run: Makes and keeps the run's folder; whoever builds the object closes it.
+        run: Object that makes and keeps the run's folder; whoever builds the CLI closes it.
 
     Raises:
         ConfigError: For any mistake in the configuration.
@@ -102,18 +102,18 @@ class SteeringCLI(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """Leaves out `predict`, which has no meaning here."""
+        """Returns Lightning's commands without `predict`, which has no meaning here."""
         every = LightningCLI.subcommands()
         return {name: every[name] for name in ("fit", "validate", "test")}
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Adds the option of one seed for everything."""
+        """Adds the option of one seed for all random numbers."""
         parser.add_argument(
             "--seed_everything", type=int, default=0, help="Seed of everything random, 0 or more."
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Hands the seed on, and names what is trained by default."""
+        """Passes the seed on to model and data, and sets the default steering."""
         parser.set_defaults(
             {"model.steering": {"class_path": "steer_lightning.steering.SteeringVectors"}}
         )
@@ -141,7 +141,7 @@ class SteeringCLI(LightningCLI):
             _bound_the_run(config.trainer)
             # benchmarks during a run belong to BenchmarkEval; `data.val` is for `validate`
             config.trainer.limit_val_batches = config.trainer.limit_val_batches or 0
-        if not is_first_process():  # the first one tells it, see `_connect`
+        if not is_first_process():  # the first process tells the others, see `_connect`
             return
         config.ckpt_path = self._checkpoint(config, root)
         if self.config.subcommand == "fit":
@@ -168,7 +168,7 @@ class SteeringCLI(LightningCLI):
         """Does nothing: Lightning would look for hyper-parameters, which our checkpoints lack."""
 
     def instantiate_classes(self) -> None:
-        """Turns what a plug-in refuses into one message."""
+        """Makes the objects, and turns the refusal of a plug-in into one message."""
         try:
             super().instantiate_classes()
         except ConfigError:
@@ -192,7 +192,7 @@ class SteeringCLI(LightningCLI):
         given = list(given) if isinstance(given, (list, tuple)) else [given]
         every = [*given, *self._missing(given, config)]
         stops = [callback for callback in every if isinstance(callback, GracefulStop)]
-        # signals come first to it, and it comes last: it may end the run
+        # the watch comes first, to receive signals; the stop comes last, since it may end the run
         config["callbacks"] = [
             *(SignalWatch(stop) for stop in stops),
             *(callback for callback in every if callback not in stops),
@@ -207,9 +207,9 @@ class SteeringCLI(LightningCLI):
     def _make_trainer(self, **kwargs: Any) -> L.Trainer:
         try:
             trainer = super().instantiate_trainer(**kwargs)
-            check_trainer(trainer)  # before it starts further processes
+            check_trainer(trainer)  # before the trainer starts further processes
             return trainer
-        # how Lightning tells of wrong settings; RuntimeError: two callbacks that are the same
+        # Lightning's errors for wrong settings; RuntimeError is that for two equal callbacks
         except (
             MisconfigurationException,
             RuntimeError,
@@ -249,7 +249,7 @@ class SteeringCLI(LightningCLI):
         strategy, config = self.trainer.strategy, self.config_init[self.config.subcommand]
         if not isinstance(strategy, SteeringStrategy):
             return
-        # before there are other processes
+        # checked before there are other processes
         self.model.policy.steering.check_sharding(strategy.shards)
         if is_first_process():
             folder = self.trainer.default_root_dir
@@ -271,7 +271,7 @@ class SteeringCLI(LightningCLI):
         print(f"curve:       {drawn(draw_reward_curve, folder)}")
         try:
             print(f"report:      {write_report(folder, overwrite=True)}")
-        except ConfigError as error:  # what was trained is worth more
+        except ConfigError as error:  # the trained vectors are worth more than the page
             print(f"report:      not written: {error}")
 
 
@@ -298,12 +298,12 @@ def run(words: Sequence[str]) -> None:
         ConfigError: For any mistake in the configuration.
     """
     bound_yaml()
-    # seeds, accelerators and tips: nothing to act on
+    # messages about seeds and accelerators, and tips, on which nobody has to act
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in HARMLESS:
         warnings.filterwarnings("ignore", message=message)
-    if not is_first_process():  # what all processes would say is said once
+    if not is_first_process():  # all processes would print the same messages
         logging.getLogger("steer_lightning").setLevel(logging.ERROR)
     # LightningCLI reads and starts further processes from there
     before, sys.argv = sys.argv, [sys.argv[0], *words]

@@ -1,4 +1,4 @@
-"""The command `lens`: shows which tokens vectors push, and how far."""
+"""The command `lens`, which shows which tokens vectors push, and how far."""
 
 from __future__ import annotations
 

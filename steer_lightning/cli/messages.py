@@ -1,4 +1,4 @@
-"""Turns messages of jsonargparse into errors that name key, value, rule and remedy."""
+"""The translation of jsonargparse's messages into errors with key, value, rule and remedy."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ def explain(message: str, options: Sequence[str]) -> ConfigError:
     """Finds the mistake in a message of jsonargparse.
 
     Args:
-        message: The message, which lists every type that was tried.
+        message: Message that lists every type that was tried.
         options: All options of the command, such as `model.base`.
 
     Returns:
-        The same as one sentence with a suggestion; a message of unknown form keeps its text.
+        Error with one sentence and a suggestion; a message of unknown form keeps its text.
     """
     key = ".".join(re.findall(r'Parser key "([^"]+)"', message)) or "configuration"
     classes = re.findall(r"(?:given class_path|Import path) '?([\w.]+)'?", message)
@@ -31,13 +31,13 @@ def explain(message: str, options: Sequence[str]) -> ConfigError:
 
 
 def explain_refusal(error: Exception) -> ConfigError:
-    """Finds in an error of jsonargparse what a plug-in's own `__init__` refused.
+    """Finds the refusal of a plug-in's own `__init__` in an error of jsonargparse.
 
     Args:
-        error: The error, whose message lists every type that was tried.
+        error: Error whose message lists every type that was tried.
 
     Returns:
-        The ConfigError that jsonargparse has wrapped, or a new one from what its message says.
+        ConfigError that jsonargparse has wrapped, or a new one made from its message.
     """
     link: BaseException | None = error
     while link is not None:
@@ -206,7 +206,7 @@ def _missing_option(
     key: str, found: re.Match[str], classes: Sequence[str], options: Sequence[str]
 ) -> ConfigError:
     name = re.sub(r"^(fit|validate|test)\.", "", found[1])
-    if key != "configuration":  # of the class that stands there
+    if key != "configuration":  # the option belongs to the class at that key
         name = f"{key}.init_args.{name}"
     fix = f"Set it by --{name}, or in the YAML of --config FILE"
     return ConfigError(name, None, rule="must be set", fix=fix)

@@ -1,4 +1,4 @@
-"""Reads the words of a command that is one class or function: its parameters are the options."""
+"""The reading of a command's words into the parameters of one class or function."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ def read_options(
     """Reads the arguments of a class or function from options and YAML files.
 
     Args:
-        words: What follows the command. `--help` prints and exits.
-        target: The class or function; its signature and docstring make the options.
-        prog: The command, such as `steer-lightning evaluate`.
+        words: Words that follow the command. `--help` prints and exits.
+        target: Class or function, whose signature and docstring make the options.
+        prog: Command, such as `steer-lightning evaluate`.
         description: One sentence for `--help`.
-        positional: The option that a word without an option's name stands for.
-        also: Adds further options to the parser.
+        positional: Option that a word without an option's name stands for.
+        also: Function that adds further options to the parser.
 
     Returns:
-        The arguments and the further options, by name, with the objects that they describe.
+        Arguments and further options by name, with the objects that they describe.
 
     Raises:
         ConfigError: For any mistake, in one message.

@@ -1,4 +1,4 @@
-"""The command `report`: makes one HTML file from a run's folder."""
+"""The command `report`, which makes one HTML file from a run's folder."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ def report(
     """Writes one HTML file about a run: curves, benchmarks, vectors, completions, settings.
 
     Args:
-        run: The run's folder, or the folder of several runs, whose newest one is taken.
-        output: The file; null takes `report.html` in the run's folder.
-        overwrite: Replaces an earlier file.
-        num_steps: Steps whose completions are shown, evenly spaced.
-        num_prompts: Prompts of each of them, and problems of each benchmark; fewer where their
-            texts exceed what a page can hold.
+        run: Folder of the run, or the folder of several runs, whose newest one is taken.
+        output: File to write; null takes `report.html` in the run's folder.
+        overwrite: Whether to replace an earlier file.
+        num_steps: Number of steps whose completions are shown, evenly spaced.
+        num_prompts: Number of prompts of each of these steps, and of problems of each benchmark;
+            fewer where their texts exceed what a page can hold.
 
     Returns:
-        The file.
+        Path of the file.
 
     Raises:
         ConfigError: If there is no run, one of its files is damaged, or the output exists.

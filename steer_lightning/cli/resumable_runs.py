@@ -1,4 +1,4 @@
-"""Finds the checkpoint that a run goes on from, and keeps the folder of the present run."""
+"""The checkpoint that a run goes on from, and the folder of the present run."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SETTINGS = (
     *("advantage", "dtype", "dynamic_sampling", "gradient_clip", "kl_in_reward", "loss"),
     *("mask_overlong", "optimizer", "rewards", "sampling", "schedule", "steering", "updates"),
 )
-"""The parts of `model` that must stay as they were; checkpoints themselves know base and data."""
+"""Parts of `model` that must stay as they were; checkpoints themselves know base and data."""
 
 
 def is_first_process() -> bool:
@@ -61,7 +61,7 @@ class RunInProgress:
         self._lock: int | None = None
 
     def begin(self, root: Path, config_text: str, checkpoint: str | None) -> None:
-        """Makes a new folder, and leaves in it what the run begins with.
+        """Makes a new folder with the files that the run begins with.
 
         Args:
             root: The folder of all runs.
@@ -81,7 +81,7 @@ class RunInProgress:
             write_bytes(previous, Path(checkpoint).read_bytes())
 
     def close(self) -> None:
-        """Gives the folder free, and deletes it if the run has added nothing to it."""
+        """Unlocks the folder, and deletes it if the run has added nothing to it."""
         if self._lock is not None:
             os.close(self._lock)
         if self.folder is None:
@@ -94,8 +94,8 @@ def checkpoint_to_fit(asked: str | None, root: Path, config_text: str) -> Path |
     """Finds the checkpoint that `fit` goes on from.
 
     Args:
-        asked: What `ckpt_path` says; null takes an interrupted run of the same settings, and `new`
-            none at all. See `find_checkpoint` for the rest.
+        asked: Value of `ckpt_path`; null takes an interrupted run of the same settings, and `new`
+            none at all. See `find_checkpoint` for other values.
         root: The folder of all runs.
         config_text: The resolved configuration.
 
@@ -201,10 +201,10 @@ def _settings(config_text: str) -> list[str]:
 
 
 def check_same_settings(checkpoint: Path, config_text: str) -> None:
-    """Compares what a run optimises, and how, with the run that a checkpoint belongs to.
+    """Refuses a checkpoint whose run optimised something else, or in another way.
 
     Args:
-        checkpoint: A file in a run's folder; one that lies elsewhere is not compared.
+        checkpoint: File in a run's folder; one that lies elsewhere is not compared.
         config_text: The resolved configuration.
 
     Raises:
@@ -258,7 +258,7 @@ def whole_checkpoint(folder: Path) -> Path:
     """
     damage: list[str] = []
     for path in checkpoint_files(folder):
-        if not path.exists():  # killed between two renames
+        if not path.exists():  # the run was killed between two renames
             continue
         try:
             found = load_checkpoint(path)
@@ -287,5 +287,5 @@ def _no_checkpoint(path: Path, rule: str) -> ConfigError:
 
 
 def has_checkpoint(folder: Path) -> bool:
-    """Tells whether a run has come as far as its first checkpoint."""
+    """Tells whether a run has written a checkpoint."""
     return any(path.is_file() for path in checkpoint_files(folder))

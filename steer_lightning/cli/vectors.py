@@ -1,4 +1,4 @@
-"""The command `vectors`: shows files of vectors, calculates with them, and uploads them."""
+"""The command `vectors`, which shows, combines and uploads files of vectors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def run(words: Sequence[str]) -> None:
     """Runs a verb of `vectors`.
 
     Args:
-        words: The command, the verb, its files, its options.
+        words: Command, verb, files and options.
 
     Raises:
         ConfigError: For any mistake, before anything is written.
@@ -43,7 +43,7 @@ def run(words: Sequence[str]) -> None:
 
 
 def help_text() -> str:
-    """Returns what `steer-lightning vectors --help` prints."""
+    """Returns the text of `steer-lightning vectors --help`."""
     width = max(map(len, VERBS))
     lines = [
         f"  {verb:<{width}}  {str(act.__doc__).splitlines()[0]}" for verb, act in VERBS.items()
@@ -85,9 +85,9 @@ def scale(files: list[str], factor: float, output: str, overwrite: bool = False)
 
     Args:
         files: One file of vectors.
-        factor: Any finite number; a negative one steers the other way.
-        output: The file to write.
-        overwrite: Replaces a file that is there.
+        factor: Factor, any finite number; a negative one steers the other way.
+        output: File to write.
+        overwrite: Whether to replace an existing file.
     """
     from steer_lightning.steering.arithmetic import scaled
 
@@ -101,9 +101,9 @@ def add(
 
     Args:
         files: Two files of vectors or more, of the same width and number of decoder layers.
-        output: The file to write.
-        weights: A factor for each file; null takes 1.
-        overwrite: Replaces a file that is there.
+        output: File to write.
+        weights: Factor of each file; null takes 1.
+        overwrite: Whether to replace an existing file.
     """
     from steer_lightning.steering.arithmetic import summed
 
@@ -115,8 +115,8 @@ def average(files: list[str], output: str, overwrite: bool = False) -> None:
 
     Args:
         files: Two files of vectors or more, of the same width and number of decoder layers.
-        output: The file to write.
-        overwrite: Replaces a file that is there.
+        output: File to write.
+        overwrite: Whether to replace an existing file.
     """
     from steer_lightning.steering.arithmetic import averaged
 
@@ -130,9 +130,9 @@ def slice_layers(
 
     Args:
         files: One file of vectors.
-        layers: `"8-15"` with both ends, `"8"`, or `[8, 9]`.
-        output: The file to write.
-        overwrite: Replaces a file that is there.
+        layers: Layers to keep: `"8-15"` with both ends, `"8"`, or `[8, 9]`.
+        output: File to write.
+        overwrite: Whether to replace an existing file.
     """
     from steer_lightning.steering.arithmetic import sliced
 
@@ -147,9 +147,9 @@ def transplant(
     Args:
         files: One file of vectors.
         base: Hub id, local folder or `quickstart`; only its configuration is read.
-        output: The file to write.
-        revision: The base's branch, tag or commit on the hub.
-        overwrite: Replaces a file that is there.
+        output: File to write.
+        revision: Branch, tag or commit of the base on the hub.
+        overwrite: Whether to replace an existing file.
     """
     from steer_lightning.results.export.base import Base
     from steer_lightning.steering.arithmetic import transplanted
@@ -163,10 +163,10 @@ def push(files: list[str], to: str, private: bool = False, overwrite: bool = Fal
     """Uploads a run's vectors to the hub, with a model card.
 
     Args:
-        files: One run's folder.
-        to: The repository, USER/NAME; it is made if it is missing.
-        private: Makes a new repository a private one; else the hub's default holds.
-        overwrite: Adds a commit to a repository that holds vectors already.
+        files: Folder of one run.
+        to: Repository, USER/NAME; it is made if it is missing.
+        private: Whether a new repository is private; else the hub's default holds.
+        overwrite: Whether to add a commit to a repository that holds vectors already.
     """
     from steer_lightning.results.publish import push_to_hub
 
@@ -190,8 +190,8 @@ def describe(path: str, vectors: SteeringVectors) -> str:
     """Shows the vectors of a file as a table with one line for each layer.
 
     Args:
-        path: The file's path, for the title.
-        vectors: The vectors that the file holds.
+        path: Path of the file, for the title.
+        vectors: Vectors that the file holds.
     """
     facts = vectors.metadata
     plain = vectors.vectors.detach()

@@ -1,4 +1,4 @@
-"""Data: problems from the hub, local files or a generator, rendered as prompts."""
+"""The data: problems from the hub, from local files or from a generator, rendered as prompts."""
 
 from steer_lightning.data.arithmetic import Arithmetic
 from steer_lightning.data.datamodule import PromptDataModule

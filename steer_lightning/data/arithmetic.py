@@ -1,4 +1,4 @@
-"""Sums and differences made on the spot: the quickstart's data."""
+"""The quickstart's data: sums and differences, generated on the spot."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ HELD_OUT_SHARE = 10  # one problem in ten belongs to the test split
 
 
 def is_held_out(question: str) -> bool:
-    """Whether a problem belongs to the test split.
+    """Tells whether a problem belongs to the test split.
 
-    By a hash of its text, so the splits never overlap.
+    A hash of its text decides, so that the splits never overlap.
     """
     return zlib.crc32(question.encode()) % HELD_OUT_SHARE == 0
 
@@ -33,7 +33,7 @@ def draw(rng: random.Random, largest: int, operations: str) -> tuple[int, str, i
 
 
 def solve(a: int, operation: str, b: int) -> int:
-    """The answer."""
+    """Returns the answer."""
     return a + b if operation == "+" else a - b
 
 
@@ -41,11 +41,11 @@ class Arithmetic:
     """Problems such as `47+38` with their answers.
 
     Args:
-        num_problems: How many to make; all different.
-        split: `train` or `test`. No problem is in both, whatever the seeds.
+        num_problems: Number of problems, all different.
+        split: Split, `train` or `test`. No problem is in both, whatever the seeds.
         largest: Largest operand, at least 19.
-        operations: `+`, `-` or both, as one string.
-        seed: The same seed gives the same problems in the same order.
+        operations: Operations `+`, `-` or both, as one string.
+        seed: Seed of the problems and of their order.
 
     Raises:
         ConfigError: If a value is out of range, or there are not that many different problems.

@@ -1,4 +1,4 @@
-"""Takes questions and gold answers out of a row's columns as text, or says why they are none.
+"""The questions and gold answers in a row's columns, taken as text or refused.
 
 Python would write any value as some text: a list as `['70']`, a large number as `1e+16`. No answer
 of a model equals such a gold answer, and nobody would notice. So each value either has one plain
@@ -14,15 +14,15 @@ from numbers import Integral
 from typing import Any, TypeGuard
 
 MISSING = object()
-"""Stands for a column that a row does not have."""
+"""Value that stands for a column which a row does not have."""
 
 
 class OddValueError(ValueError):
-    """A value that is no text.
+    """The error for a value that can't be taken as text.
 
     Args:
-        rule: What it is, or must be.
-        fix: What to set instead.
+        rule: Rule that the value breaks.
+        fix: Remedy.
     """
 
     def __init__(self, rule: str, fix: str) -> None:
@@ -31,15 +31,15 @@ class OddValueError(ValueError):
 
 
 def value_at(row: Mapping[str, object], column: str) -> object:
-    """The value of a column.
+    """Returns the value of a column.
 
     Args:
-        row: By column.
-        column: A column's name, or a path with dots into nested values, such as
+        row: Values by column.
+        column: Name of a column, or a path with dots into nested values, such as
             `reward_model.ground_truth`, or `prompt.0.content` for the first item of a list.
 
     Returns:
-        The value; `MISSING` if the row has none there.
+        Value; `MISSING` if the row has none there.
     """
     if column in row:
         return row[column]
@@ -55,7 +55,7 @@ def value_at(row: Mapping[str, object], column: str) -> object:
 
 
 def names_of(row: Mapping[str, object]) -> Iterator[str]:
-    """The columns of a row, for errors; those with nested values by the paths that lead inside."""
+    """Yields the columns of a row, for errors; for nested values the paths that lead inside."""
     for name, value in row.items():
         if isinstance(value, Mapping) and value:
             yield from (f"{name}.{inner}" for inner in value)
@@ -64,18 +64,18 @@ def names_of(row: Mapping[str, object]) -> Iterator[str]:
 
 
 def as_text(value: object, column: str) -> str | None:
-    """A value as text.
+    """Returns a value as text.
 
     Args:
         value: Text, a number, or a list that holds nothing but one of them.
-        column: Where it comes from, for errors.
+        column: Column of the value, for errors.
 
     Returns:
-        Text as it is, numbers as plain decimals without an exponent; None where there is nothing:
-        null, NaN, or blank text.
+        Text as it is, numbers as plain decimals without an exponent; None for null, NaN and blank
+        text.
 
     Raises:
-        OddValueError: If it is anything else.
+        OddValueError: If the value is anything else.
     """
     if value is None or value is MISSING:
         return None
@@ -103,16 +103,16 @@ def as_text(value: object, column: str) -> str | None:
 
 
 def question_in(value: object, column: str) -> str | None:
-    """A question as text; see `as_text`.
+    """Returns a question as text; see `as_text`.
 
     Args:
-        value: What `as_text` takes, or a conversation of one message, as verl's data sets have it:
-            `[{"role": "user", "content": ...}]`.
-        column: Where it comes from, for errors.
+        value: Value of a kind that `as_text` takes, or a conversation of one message, as in verl's
+            data sets: `[{"role": "user", "content": ...}]`.
+        column: Column of the value, for errors.
 
     Raises:
-        OddValueError: If it is anything else, such as a conversation of several messages: the
-            template writes the other ones.
+        OddValueError: If the value is anything else, such as a conversation of several messages:
+            the template writes the other ones.
     """
     if not _is_list(value) or not value or not all(map(_is_message, value)):
         return as_text(value, column)
@@ -136,7 +136,7 @@ def _is_list(value: object) -> TypeGuard[Sequence[Any]]:
 
 
 def _as_decimal(value: Integral | float | Decimal) -> str | None:
-    """A number without an exponent, as short as it can be written exactly."""
+    """Returns a number without an exponent, as short as it can be written exactly."""
     if isinstance(value, Integral):
         number = Decimal(int(value))
     else:
@@ -144,7 +144,7 @@ def _as_decimal(value: Integral | float | Decimal) -> str | None:
             return None
         if math.isinf(value):
             raise OddValueError("is infinite", "Write it as text")
-        # of a float the shortest decimal that reads back as the same number
+        # the repr of a float is the shortest decimal that reads back as the same number
         number = value if isinstance(value, Decimal) else Decimal(repr(float(value)))
     text = format(number, "f")
     return "0" if not number else text.removesuffix(".0")

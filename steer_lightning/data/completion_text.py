@@ -1,4 +1,4 @@
-"""Turns the tokens of completions into the text that rewards read, and knows what ends them."""
+"""The text of completions that rewards read, and the tokens that end completions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from steer_lightning.system.printable import one_line, quoted
 log = logging.getLogger(__name__)
 
 NAMES = ("bos", "eos", "pad", "unk", "sep", "cls", "mask")
-"""Special tokens that every tokenizer gives these roles; none of them is text."""
+"""Roles that tokenizers give to special tokens, none of which is text."""
 
 MARK = "What ends this message?"
 
@@ -28,12 +28,12 @@ class CompletionText:
     the tokenizer would tidy up.
 
     Args:
-        tokenizer: The model's.
-        ending_ids: The model's EOS tokens. Tokens that the sampling settings add to them belong
-            not here: one such as `</answer>` may end a completion and be part of its form.
+        tokenizer: Tokenizer of the model.
+        ending_ids: EOS tokens of the model. Tokens that the sampling settings add to them do not
+            belong here: one such as `</answer>` may end a completion and be part of its form.
 
     Attributes:
-        left_out: All tokens that are no text.
+        left_out: All tokens that are not text.
     """
 
     def __init__(self, tokenizer: Any, ending_ids: Collection[int]) -> None:
@@ -43,7 +43,7 @@ class CompletionText:
         self.left_out |= {token for token in named if token is not None}
 
     def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
-        """Decodes completions, a text for each.
+        """Decodes completions into one text for each.
 
         Args:
             rows: Tokens of each completion, without padding.
@@ -56,13 +56,13 @@ class CompletionText:
 
 
 def turn_end_ids(tokenizer: Any) -> frozenset[int]:
-    """The special tokens that a model's chat template writes behind the model's own message.
+    """Returns the special tokens that a chat template writes behind the model's own message.
 
     Args:
-        tokenizer: The model's.
+        tokenizer: Tokenizer of the model.
 
     Returns:
-        None of them where there is no chat template, or it does not take such a message.
+        Token ids; empty if there is no chat template, or it does not take such a message.
     """
     if not getattr(tokenizer, "chat_template", None):
         return frozenset()
@@ -78,19 +78,19 @@ def turn_end_ids(tokenizer: Any) -> frozenset[int]:
 
 
 def special_ids(tokenizer: Any) -> frozenset[int]:
-    """All special tokens of a tokenizer, those included that have no role of their own."""
+    """Returns all special tokens of a tokenizer, including those without a role of their own."""
     added = tokenizer.added_tokens_decoder.items()
     return frozenset({*tokenizer.all_special_ids, *(k for k, token in added if token.special)})
 
 
 def tell_of_endings(tokenizer: Any, ending_ids: Collection[int], key: str) -> None:
-    """Warns where completions would run to the token limit, since nothing ends them.
+    """Warns if completions would run to the token limit, since nothing ends them.
 
     Args:
-        tokenizer: The model's.
+        tokenizer: Tokenizer of the model.
         ending_ids: Tokens that end a completion: the model's EOS tokens and those of the sampling
             settings.
-        key: The sampling settings in the configuration, such as `model.sampling`.
+        key: Key of the sampling settings in the configuration, such as `model.sampling`.
     """
     if ending_ids:
         return

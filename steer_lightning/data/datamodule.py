@@ -1,4 +1,4 @@
-"""Prompts for training and held-out sets."""
+"""The data module with the prompts for training and for held-out sets."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ log = logging.getLogger(__name__)
 
 
 class PromptDataModule(L.LightningDataModule):
-    """Prompts for training, validation and test.
+    """Loads the prompts for training, validation and test.
 
     Args:
         train: Source of the training problems.
         val: Source for `validate`, and for the callback `BenchmarkEval` where it names none of its
             own; null for none.
         test: Source for `test`.
-        template: How a question is put to the model; default: the model's chat template with a
-            system message.
-        order: How training prompts are drawn; default `Shuffled`, each once an epoch. `ByPassRate`
-            is a curriculum.
-        batch_size: Prompts of a training step, B.
-        eval_batch_size: Prompts of an evaluation batch.
-        max_prompt_tokens: Longer prompts are dropped and counted.
-        seed: Of the training order; on the command line it is `seed_everything`.
+        template: Template that puts a question to the model; default: the model's chat template
+            with a system message.
+        order: Order in which training prompts are drawn; default `Shuffled`, each once an epoch.
+            `ByPassRate` is a curriculum.
+        batch_size: Number of prompts of a training step, B.
+        eval_batch_size: Number of prompts of an evaluation batch.
+        max_prompt_tokens: Most tokens of a prompt; longer prompts are dropped and counted.
+        seed: Seed of the training order; on the command line it is `seed_everything`.
 
     Attributes:
-        learns_from_rewards: Whether `record` must be told the rewards of each step.
+        learns_from_rewards: Whether `record` must receive the rewards of each step.
 
     Raises:
         ConfigError: If a number is out of range.
@@ -81,7 +81,7 @@ class PromptDataModule(L.LightningDataModule):
         self._cursor: dict[str, Any] | None = None
 
     def setup(self, stage: str) -> None:
-        """Loads what the stage needs, before the model's weights are loaded."""
+        """Loads the prompts that the stage needs, before the model's weights are loaded."""
         check_template(self.template, self._tokenizer())
         needed = {"fit": ("train",), "validate": ("val",), "test": ("test",)}[stage]
         for split in needed:
@@ -103,7 +103,7 @@ class PromptDataModule(L.LightningDataModule):
     def make_prompts(self, source: Source) -> list[Prompt]:
         """Renders a source with this module's template and tokenizer.
 
-        Warns if its problems are among the training problems, once those are there.
+        Warns if its problems are among the training problems, once those are loaded.
         """
         found = make_prompts(source, self.template, self._tokenizer(), self.max_prompt_tokens)
         if not any(source is known for known in self.sources.values()):
@@ -113,7 +113,7 @@ class PromptDataModule(L.LightningDataModule):
     def _compare_splits(self) -> None:
         """Warns if problems for validation or test are among the training problems.
 
-        A source that can't be read now is told, and no reason not to train.
+        A source that can't be read now causes a warning, and does not stop the training.
         """
         for split in ("val", "test"):
             source = self.sources[split]
@@ -132,16 +132,16 @@ class PromptDataModule(L.LightningDataModule):
         tell_of_overlap((prompt.problem.question for prompt in train), questions, name)
 
     def _tokenizer(self) -> Any:
-        """The model's, which loads it without its weights.
+        """Returns the tokenizer of the model, which loads it without the weights.
 
-        So there is one tokenizer and one setting for it.
+        It is the model's own, so that there is one tokenizer and one setting for it.
         """
         assert self.trainer is not None
         module: Any = self.trainer.lightning_module
         return module.policy.tokenizer
 
     def train_dataloader(self) -> ResumableLoader:
-        """Batches of B prompts, resumable."""
+        """Returns the resumable loader of batches of B prompts."""
         prompts = self.prompts["train"]
         self._loader = ResumableLoader(prompts, self.batch_size, self.seed, self.order)
         if self._cursor is not None:
@@ -149,31 +149,30 @@ class PromptDataModule(L.LightningDataModule):
         return self._loader
 
     def further_prompts(self, count: int, without: Sequence[Prompt]) -> list[Prompt]:
-        """Training prompts beyond a step's batch; fewer than `count` only if there are no more.
+        """Draws prompts beyond a step's batch; fewer than `count` only if there are no more.
 
         Args:
-            count: How many.
-            without: Those of the step so far.
+            count: Number of prompts.
+            without: Prompts of the step so far.
         """
         assert self._loader is not None
         return self._loader.take(count, without)
 
     def record(self, prompts: Sequence[Prompt], rewards: torch.Tensor) -> None:
-        """Tells the order what came of a step's prompts.
+        """Tells the order the rewards of a step's prompts.
 
         Args:
-            prompts: B.
-            rewards: (B, G), NaN where unscored.
+            prompts: B prompts.
+            rewards: Rewards (B, G), NaN where unscored.
         """
         assert self._loader is not None
         self._loader.record(prompts, rewards)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the training order stands.
+        """Returns the position in the training order.
 
-        Lightning saves the loader's own state, too, but has already built the loader when it would
-        restore it: the learning-rate schedule asks for the number of steps, and with it for the
-        loader, before.
+        Lightning saves the loader's own state, too, but would restore it too late: the loader has
+        been built by then, since the learning-rate schedule asks for the number of steps.
         """
         return {
             "cursor": None if self._loader is None else self._loader.state_dict(),
@@ -181,12 +180,12 @@ class PromptDataModule(L.LightningDataModule):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on from there.
+        """Restores the position in the training order.
 
         Raises:
             ConfigError: If the prompts or their order are others: the cursor would point elsewhere.
         """
-        if "train" not in self.prompts:  # `validate` and `test` read none of it
+        if "train" not in self.prompts:  # `validate` and `test` do not need it
             return
         check_same(
             state_dict["facts"],
@@ -200,9 +199,9 @@ class PromptDataModule(L.LightningDataModule):
 
     @cached_property
     def facts(self) -> dict[str, Any]:
-        """What the training order depends on, by configuration key.
+        """Facts that the training order depends on, by configuration key.
 
-        Prompts and gold answers as a checksum.
+        Prompts and gold answers are given as a checksum.
         """
         crc = 0
         for prompt in self.prompts["train"]:
@@ -217,11 +216,11 @@ class PromptDataModule(L.LightningDataModule):
         }
 
     def val_dataloader(self) -> DataLoader[Prompt] | list[DataLoader[Prompt]]:
-        """The validation problems in order."""
+        """Returns the loader of the validation problems, in order."""
         return self._in_order(self.prompts["val"]) if "val" in self.prompts else []
 
     def test_dataloader(self) -> DataLoader[Prompt]:
-        """The test problems in order."""
+        """Returns the loader of the test problems, in order."""
         return self._in_order(self.prompts["test"])
 
     def _in_order(self, prompts: Sequence[Prompt]) -> DataLoader[Prompt]:

@@ -1,4 +1,4 @@
-"""Reads rows with named columns from a local file: JSON lines, JSON, CSV or Parquet."""
+"""The reading of rows with named columns from JSON lines, JSON, CSV or Parquet files."""
 
 from __future__ import annotations
 
@@ -17,22 +17,23 @@ from steer_lightning.errors import ConfigError
 Row = Mapping[str, Any]
 
 MAX_LINE = 2**24
-"""Characters of a line; to parse and tokenize a longer one would take the run's memory."""
+"""Most characters of a line; to parse and tokenize a longer one would take the run's memory."""
 
 MAX_UNFOLDED, MAX_RATIO = 2**30, 1000
-"""Characters, and times a file's size, beyond which its rows are taken for a bomb."""
+"""Number of characters, and multiple of a file's size, beyond which rows are taken for a bomb."""
 
 
 def read_file(path: str | Path) -> list[Row]:
     """Reads all rows of a file.
 
-    The ending of its name, in upper or lower case, says what it is: `.jsonl` or `.ndjson` (an
-    object a line), `.json` (a list of objects), `.csv` (names in the first line) or `.parquet`. A
-    `.gz` behind any of the first four is unpacked. Text is UTF-8, UTF-16 or UTF-32, with or without
-    a byte order mark.
+    The ending of the file's name, in upper or lower case, tells its format: `.jsonl` or `.ndjson`
+    (an object a line), `.json` (a list of objects), `.csv` (names in the first line) or `.parquet`.
+    A `.gz` behind any of the first four is unpacked. Text is UTF-8, UTF-16 or UTF-32, with or
+    without a byte order mark.
 
     Raises:
-        ConfigError: If the file is missing, of another kind, empty or damaged; it names the line.
+        ConfigError: If the file is missing, of another kind, empty or damaged; the error names the
+            line.
     """
     path = Path(path).expanduser()
     if not path.is_file():
@@ -48,7 +49,10 @@ def read_file(path: str | Path) -> list[Row]:
 
 
 def _kind(path: Path) -> str:
-    """The ending in lower case; that in front of `.gz`, except for Parquet, which packs itself."""
+    """Returns the ending in lower case, or the one in front of `.gz`, except for Parquet.
+
+    Parquet packs its data itself.
+    """
     endings = [ending.lower() for ending in path.suffixes]
     packed = endings[-1:] == [".gz"] and endings[-2:-1] != [".parquet"]
     return "".join(endings[-2:-1] if packed else endings[-1:])
@@ -66,13 +70,13 @@ def _text(path: Path, form: str) -> Iterator[IO[str]]:
     """Opens a file as text, unpacked, with line ends as they are.
 
     Args:
-        path: The file.
-        form: What it should be, for errors.
+        path: File to open.
+        form: Format that it should have, for errors.
     """
     packed = path.suffix.lower() == ".gz"
     with gzip.open(path, "rb") if packed else path.open("rb") as raw:
         try:
-            encoding = json.detect_encoding(raw.read(4))  # by a byte order mark or by zero bytes
+            encoding = json.detect_encoding(raw.read(4))  # from a byte order mark or zero bytes
             raw.seek(0)
             with io.TextIOWrapper(raw, encoding=encoding, newline="") as text:
                 yield text
@@ -84,7 +88,7 @@ def _text(path: Path, form: str) -> Iterator[IO[str]]:
 
 
 def _limit(path: Path) -> int:
-    """Characters that a file may unfold into."""
+    """Returns the number of characters that a file may unfold into."""
     return max(MAX_UNFOLDED, MAX_RATIO * path.stat().st_size)
 
 
@@ -97,7 +101,7 @@ def _bomb(path: Path) -> ConfigError:
 
 
 def _lines(path: Path, form: str) -> Iterator[tuple[int, str]]:
-    """The lines of a text file with their numbers from 1."""
+    """Yields the lines of a text file with their numbers from 1."""
     left = _limit(path)
     with _text(path, form) as file:
         for number, line in enumerate(iter(lambda: file.readline(MAX_LINE + 1), ""), 1):
@@ -120,7 +124,7 @@ def _read_jsonl(path: Path) -> list[Row]:
             continue
         try:
             row = json.loads(line)
-        except (ValueError, RecursionError) as error:  # a number of 5,000 digits is one, too
+        except (ValueError, RecursionError) as error:  # a number of 5,000 digits is a ValueError
             raise _refused(path, f"line {number} is not JSON ({error})") from error
         rows.append(_object(path, number, row))
     return rows
@@ -177,14 +181,14 @@ def _read_parquet(path: Path) -> list[Row]:
     try:
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=256):
-                found = batch.to_pylist()  # what a dictionary repeats takes memory only here
+                found = batch.to_pylist()  # only now a value that a dictionary repeats takes memory
                 left -= sum(_length(value) for row in found for value in row.values())
                 if left < 0:
                     raise _bomb(path)
                 rows += found
     except ConfigError:
         raise
-    except (OSError, ValueError) as error:  # Arrow's own, and text that is not UTF-8
+    except (OSError, ValueError) as error:  # errors of Arrow, and text that is not UTF-8
         raise _refused(path, f"is no readable Parquet file ({error})") from error
     return rows
 

@@ -1,4 +1,4 @@
-"""A loader that can go on in the middle of an epoch."""
+"""The loader of training prompts, which can go on in the middle of an epoch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from steer_lightning.types import Prompt
 
 
 class PromptList(Dataset[Prompt]):
-    """Prompts in memory."""
+    """The prompts in memory, as a data set of torch."""
 
     def __init__(self, prompts: Sequence[Prompt]) -> None:
         self.prompts = prompts
@@ -28,16 +28,16 @@ class PromptList(Dataset[Prompt]):
 class ResumableLoader(DataLoader[Prompt]):
     """Yields as many batches an epoch as the prompts make, drawn by an order of its own.
 
-    A loader with a random sampler starts a resumed epoch over, in another order. This one keeps
-    (epoch, batches served), and where the order stands, in its state, which Lightning saves in
-    checkpoints. Further prompts in the middle of a step come from the same order, without making an
-    epoch shorter.
+    A loader with a random sampler starts a resumed epoch over, in another order. The state of this
+    one, which Lightning saves in checkpoints, is (epoch, batches served) and the state of the
+    order. Further prompts in the middle of a step come from the same order, without making an epoch
+    shorter.
 
     Args:
-        prompts: All of them.
-        batch_size: B.
-        seed: Of the order.
-        order: Draws them; not yet started.
+        prompts: All training prompts.
+        batch_size: Number of prompts of a batch, B.
+        seed: Seed of the order.
+        order: Order that draws prompts, not yet started.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class ResumableLoader(DataLoader[Prompt]):
             yield self.take(self.batch_size or 1)
 
     def take(self, count: int, without: Sequence[Prompt] = ()) -> list[Prompt]:
-        """The next prompts, other than those of this step; fewer only if there are no more."""
+        """Draws the next prompts, none of this step's; fewer only if there are no more."""
         numbers = self._order.take(count, [self._number[prompt.id] for prompt in without])
         return [self._prompts[k] for k in numbers]
 
@@ -70,7 +70,7 @@ class ResumableLoader(DataLoader[Prompt]):
         self._order.record([self._number[prompt.id] for prompt in prompts], rewards)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the loader stands."""
+        """Returns the position of the loader and of its order."""
         return {
             "epoch": self._epoch,
             "served": self._served,
@@ -78,6 +78,6 @@ class ResumableLoader(DataLoader[Prompt]):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from there."""
+        """Restores the position of the loader and of its order."""
         self._epoch, self._served = state["epoch"], state["served"]
         self._order.load_state_dict(state["order"])

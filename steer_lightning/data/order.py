@@ -1,4 +1,4 @@
-"""In which order prompts are drawn for training."""
+"""The order in which prompts are drawn for training."""
 
 from __future__ import annotations
 
@@ -12,41 +12,41 @@ import torch
 class PromptOrder(Protocol):
     """Draws prompts, by their number among the training prompts; goes on exactly from its state.
 
-    The same on every process: it may depend on what it is told alone. An order whose attribute
-    `learns_from_rewards` is false is not told any rewards.
+    An order must draw the same prompts on every process, so it may depend on its inputs alone. One
+    whose attribute `learns_from_rewards` is false receives no rewards.
     """
 
     def start(self, num_prompts: Any, seed: Any, /) -> Any:
-        """Begins, before anything else is asked."""
+        """Begins the order; it is called before all other methods."""
         ...
 
     def take(self, count: Any, without: Any, /) -> Any:
         """Draws `count` different prompts, none of the collection `without`; returns a list.
 
-        Fewer only if there are no more.
+        The list is shorter only if there are no more.
         """
         ...
 
     def record(self, numbers: Any, rewards: Any, /) -> Any:
-        """Is told the rewards (b, G) of the prompts of a step, NaN where unscored."""
+        """Takes the rewards (b, G) of the prompts of a step, NaN where unscored."""
         ...
 
     def state_dict(self) -> Any:
-        """What a checkpoint keeps."""
+        """Returns the state that a checkpoint keeps."""
         ...
 
     def load_state_dict(self, state: Any, /) -> Any:
-        """Goes on from there."""
+        """Restores the state."""
         ...
 
 
 class Shuffled:
-    """Each prompt once, in an order from (seed, round) alone, then anew; whatever the rewards."""
+    """Draws each prompt once a round, in an order that depends on (seed, round) alone."""
 
     learns_from_rewards = False
 
     def start(self, num_prompts: int, seed: int) -> None:
-        """See `PromptOrder`."""
+        """Begins the order; see `PromptOrder.start`."""
         self._num_prompts, self._seed = num_prompts, seed
         self._turn(0)
 
@@ -56,14 +56,14 @@ class Shuffled:
         self._round, self._taken = number, 0
 
     def take(self, count: int, without: Collection[int] = ()) -> list[int]:
-        """See `PromptOrder`; a rest too small for `count` is left out."""
+        """Draws prompts; a rest of the round that is too small for `count` is left out."""
         found: list[int] = []
         out = set(without)
         count = min(count, self._num_prompts - len(out))
         if self._num_prompts - self._taken < count:
             self._turn(self._round + 1)
         while len(found) < count:
-            if self._taken == self._num_prompts:  # so many of them were to be left out
+            if self._taken == self._num_prompts:  # too many of the round are in `without`
                 self._turn(self._round + 1)
             number = self._order[self._taken]
             self._taken += 1
@@ -73,13 +73,13 @@ class Shuffled:
         return found
 
     def record(self, numbers: list[int], rewards: torch.Tensor) -> None:
-        """Nothing depends on rewards."""
+        """Does nothing, since the order does not depend on rewards."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the order stands."""
+        """Returns the position in the order."""
         return {"round": self._round, "taken": self._taken}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from there."""
+        """Restores the position in the order."""
         self._turn(state["round"])
         self._taken = state["taken"]

@@ -1,4 +1,4 @@
-"""A curriculum: prompts that the model solves sometimes come up more often."""
+"""The curriculum that draws prompts more often which the model solves sometimes."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ from steer_lightning.errors import ConfigError
 class ByPassRate:
     """Draws each prompt with a chance in proportion to p (1 - p) + floor, p its pass rate so far.
 
-    p (1 - p) is the variance of a reward of 0 or 1, and so what a group can be expected to teach:
-    most at one half, nothing where all is solved or none (learnability, arXiv 2502.12272). p is an
-    average over the prompt's past groups, later ones weighing more, since the model changes. A
-    prompt not yet measured counts as the mean of those that are. The draws of a step are without
-    replacement, those of different steps are not: a prompt may come up again before all others
-    have. Assumes rewards that tell right from wrong (`passes_at`), and that pass rates change
-    slowly. With all prompts alike it draws evenly.
+    p (1 - p) is the variance of a reward of 0 or 1, and measures how much a group can be expected
+    to teach: most at one half, nothing where all is solved or none (learnability, arXiv
+    2502.12272). p is an average over the prompt's past groups, in which later ones weigh more,
+    since the model changes. A prompt that has not been measured yet counts as the mean of those
+    that have. The draws of a step are without replacement, those of different steps are not: a
+    prompt may come up again before all others have. The curriculum assumes rewards that tell right
+    from wrong (`passes_at`), and pass rates that change slowly. With all prompts alike it draws
+    evenly.
 
     Args:
-        floor: Keeps solved and hopeless prompts in the draw, so that they are measured anew; above
-            0. The default makes them about ten times rarer than those at one half.
-        decay: Of the average; 0 looks at the last group alone.
-        passes_at: A completion has passed if its reward is at least so high.
+        floor: Number above 0 that keeps solved and hopeless prompts in the draw, so that they are
+            measured anew. The default makes them about ten times rarer than those at one half.
+        decay: Weight of the past in the average; 0 looks at the last group alone.
+        passes_at: Least reward of a completion that has passed.
 
     Raises:
         ConfigError: If a number is out of range.
@@ -45,32 +46,32 @@ class ByPassRate:
         self.floor, self.decay, self.passes_at = floor, decay, passes_at
 
     def start(self, num_prompts: int, seed: int) -> None:
-        """See `PromptOrder`."""
+        """Begins the order; see `PromptOrder.start`."""
         self._seed, self._draws = seed, 0
         self.rates = torch.full((num_prompts,), float("nan"))
 
     def weights(self) -> torch.Tensor:
-        """(number of prompts,) float64, in proportion to the chance of each."""
+        """Returns weights in proportion to each prompt's chance, (number of prompts,) float64."""
         known = ~self.rates.isnan()
         teaches = (self.rates * (1 - self.rates)).double()
         typical = teaches[known].mean() if known.any() else teaches.new_tensor(0.25)
         return torch.where(known, teaches, typical) + self.floor
 
     def take(self, count: int, without: Collection[int] = ()) -> list[int]:
-        """See `PromptOrder`."""
+        """Draws prompts; see `PromptOrder.take`."""
         weights = self.weights()
         weights[list(without)] = 0.0
         count = min(count, int((weights > 0).sum()))
         generator = torch.Generator().manual_seed(self._seed * 1_000_003 + self._draws)
         self._draws += 1
-        # the largest of log w + Gumbel noise: a weighted draw without replacement
+        # the largest of log w + Gumbel noise are a weighted draw without replacement
         uniforms = torch.rand(len(weights), generator=generator, dtype=torch.float64)
         keys = weights.log() - (-uniforms.log()).log()
         found: list[int] = keys.topk(count).indices.tolist()
         return found
 
     def record(self, numbers: list[int], rewards: torch.Tensor) -> None:
-        """See `PromptOrder`; a group without a score leaves its prompt's rate as it was."""
+        """Updates the pass rates; a group without a score leaves its prompt's rate as it was."""
         scored = ~rewards.isnan()
         passed = ((rewards >= self.passes_at) & scored).sum(1) / scored.sum(1)
         index = torch.tensor(numbers)
@@ -80,9 +81,9 @@ class ByPassRate:
         self.rates[index] = torch.where(passed.isnan(), before, after)
 
     def state_dict(self) -> dict[str, Any]:
-        """The pass rates, 4 bytes a prompt, and how often was drawn."""
+        """Returns the pass rates, 4 bytes a prompt, and the number of draws so far."""
         return {"draws": self._draws, "rates": self.rates.clone()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from there."""
+        """Restores the pass rates and the number of draws."""
         self._draws, self.rates = state["draws"], state["rates"].clone()

@@ -1,4 +1,4 @@
-"""Makes prompts of problems, checks each one, and tells what is odd about them."""
+"""The making of prompts from problems, with checks and warnings about what is odd in them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from steer_lightning.types import Problem, Prompt, Source
 log = logging.getLogger(__name__)
 
 SHOWN = 80
-"""Characters of a question that a message shows."""
+"""Number of characters of a question that a message shows."""
 
 
 def make_prompts(
@@ -27,14 +27,14 @@ def make_prompts(
     what the text or the tokenizer seem to say.
 
     Args:
-        source: Where they come from.
-        template: How they are put to the model.
-        tokenizer: The model's.
-        max_prompt_tokens: Longer prompts are dropped and counted: cut off, they would ask another
-            question.
+        source: Source of the problems.
+        template: Template that puts them to the model.
+        tokenizer: Tokenizer of the model.
+        max_prompt_tokens: Most tokens of a prompt. Longer prompts are dropped and counted: cut off,
+            they would ask another question.
 
     Returns:
-        At least one prompt.
+        Prompts, at least one.
 
     Raises:
         ConfigError: If the source is empty, the template makes no prompt of a problem, or no prompt
@@ -73,14 +73,14 @@ def make_prompt(
     """Renders and tokenizes one problem.
 
     Args:
-        index: Its place in the source, from 0.
-        problem: The problem.
-        template: How it is put to the model.
-        tokenizer: The model's.
+        index: Place of the problem in the source, from 0.
+        problem: Problem to render.
+        template: Template that puts it to the model.
+        tokenizer: Tokenizer of the model.
         source: Name of the source, for errors.
 
     Raises:
-        ConfigError: If the template fails, or what it makes is no prompt; it names the problem.
+        ConfigError: If the template fails, or its result is no prompt; the error names the problem.
     """
     name = type(template).__name__
     try:
@@ -104,13 +104,13 @@ def make_prompt(
 
 
 def _encode(template: Template, text: str, tokenizer: Any) -> list[int]:
-    """A rendered prompt as tokens, at least one."""
+    """Returns the tokens of a rendered prompt, at least one."""
     name, fix = type(template).__name__, "Use another template, or mend what its encode returns"
     try:
         ids = template.encode(text, tokenizer)
     except ConfigError:
         raise
-    except Exception as error:  # a user's own code raises anything
+    except Exception as error:  # a user's own code may raise anything
         rule = f"fails to encode a prompt: {type(error).__name__}: {one_line(error)}"
         raise ConfigError(KEY, name, rule=rule, fix=fix) from error
     if not isinstance(ids, (list, tuple)) or not all(type(token) is int for token in ids):
@@ -126,15 +126,15 @@ def _encode(template: Template, text: str, tokenizer: Any) -> list[int]:
     return list(ids)
 
 
-# ---- telling what is odd
+# ---- warnings about what is odd
 
 
 def tell_of_repeats(prompts: Sequence[Prompt], name: str) -> None:
     """Warns of prompts that a source has several times, and of contradictory gold answers.
 
     Args:
-        prompts: Of one source.
-        name: Of the source.
+        prompts: Prompts of one source.
+        name: Name of the source.
     """
     first: dict[str, Prompt] = {}
     for prompt in prompts:
@@ -154,13 +154,13 @@ def tell_of_repeats(prompts: Sequence[Prompt], name: str) -> None:
 def tell_of_overlap(
     train: Iterable[str], others: Sequence[str], name: str, train_name: str = "data.train"
 ) -> None:
-    """Warns if problems that measure what was learned are among those that it is learned from.
+    """Warns if held-out problems are among the training problems.
 
     Args:
         train: Questions for training.
         others: Questions that are held out.
-        name: Of their source.
-        train_name: Of the source of the training problems.
+        name: Name of the source of the held-out questions.
+        train_name: Name of the source of the training problems.
     """
     known = set(map(_key, train))
     shared = [question for question in others if _key(question) in known]
@@ -176,9 +176,9 @@ def tell_of_tokens(prompts: Sequence[Prompt], tokenizer: Any, name: str) -> None
     """Warns where tokens are not what a reader of the texts would expect.
 
     Args:
-        prompts: At least one, all of one template.
-        tokenizer: The model's.
-        name: Of their source.
+        prompts: Prompts of one template, at least one.
+        tokenizer: Tokenizer of the model.
+        name: Name of their source.
     """
     _tell_of_added_tokens(prompts[0], tokenizer, name)
     special = re.compile("|".join(map(re.escape, tokenizer.all_special_tokens)) or "(?!)")
@@ -191,7 +191,7 @@ def tell_of_tokens(prompts: Sequence[Prompt], tokenizer: Any, name: str) -> None
         )
     unknown = tokenizer.unk_token_id
     if unknown is None or unknown in (tokenizer.eos_token_id, tokenizer.pad_token_id):
-        return  # tokenizers that know every byte name another token here
+        return  # a tokenizer that knows every byte has some other token in this role
     lost = [prompt for prompt in prompts if unknown in prompt.token_ids]
     if lost:
         log.warning(
@@ -201,7 +201,7 @@ def tell_of_tokens(prompts: Sequence[Prompt], tokenizer: Any, name: str) -> None
 
 
 def _tell_of_added_tokens(prompt: Prompt, tokenizer: Any, name: str) -> None:
-    """Compares a prompt with what the tokenizer makes of the same text by itself."""
+    """Warns if a prompt lacks tokens that the tokenizer by itself adds to the same text."""
     ids, alone = list(prompt.token_ids), list(tokenizer(prompt.text)["input_ids"])
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
     added = len(alone) - len(ids)
@@ -228,7 +228,7 @@ def _tell_of_added_tokens(prompt: Prompt, tokenizer: Any, name: str) -> None:
 
 
 def _key(question: str) -> str:
-    """The same question however its spaces and lines are broken."""
+    """Returns a key that is the same however a question's spaces and lines are broken."""
     return " ".join(question.split())
 
 

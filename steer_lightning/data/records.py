@@ -1,4 +1,4 @@
-"""Problems from rows with named columns, of a local file or a data set of the hub."""
+"""The problems in rows with named columns, from a local file or from a data set of the hub."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def read_hub(
     """Reads all rows of a data set of the hub.
 
     Raises:
-        ConfigError: If the hub or the data set can't be reached; it names the option for a local
-            file.
+        ConfigError: If the hub or the data set can't be reached; the error names the option for a
+            local file.
     """
     fix = "Check name and network, or set `path` of the source to a local file"
     check_hub_answers("data set", name, fix)
@@ -41,7 +41,7 @@ def read_hub(
     except (
         OSError,
         ValueError,
-    ) as error:  # what datasets raises for: no network, no such data set, config or split
+    ) as error:  # `datasets` raises these without network, data set, config or split
         raise ConfigError(
             "data set",
             name,
@@ -56,10 +56,10 @@ def to_problems(rows: Sequence[Row], question: str, answer: str, origin: str) ->
     """Makes problems from rows.
 
     Args:
-        rows: With at least both columns.
+        rows: Rows with at least both columns.
         question: Column of the question, or a path into one; see `value_at`.
         answer: Column of the gold answer, or a path into one.
-        origin: Name of file or data set, for messages.
+        origin: Name of the file or data set, for messages.
 
     Returns:
         Problems with the remaining columns attached. A warning counts rows that are dropped, since
@@ -68,7 +68,7 @@ def to_problems(rows: Sequence[Row], question: str, answer: str, origin: str) ->
 
     Raises:
         ConfigError: If there are no rows, a column is missing, or a value is neither text nor a
-            number; it names the row.
+            number; the error names the row.
     """
     if not rows:
         raise ConfigError("data", origin, rule="holds no rows")
@@ -122,20 +122,20 @@ def _no_column(column: str, row: Row, origin: str) -> ConfigError:
 
 
 class Records:
-    """Problems from any local file, or data set of the hub, with named columns.
+    """Loads problems from any local file, or data set of the hub, with named columns.
 
     Args:
         path: Local .jsonl, .ndjson, .json, .csv (each also .gz) or .parquet file; or null, with
             `hub_name`.
         hub_name: Data set of the hub, such as `openai/gsm8k`.
-        hub_config: Its configuration.
-        split: Its split.
-        revision: Its revision.
+        hub_config: Configuration of the data set.
+        split: Split of the data set.
+        revision: Revision of the data set.
         question_column: Column of the question, or a path such as `extra_info.question`. It holds
             text, or a conversation of one message of the user.
         answer_column: Column of the gold answer, or a path such as `reward_model.ground_truth`. It
             holds text, a number, or a list of one of them.
-        limit: Takes the first so many rows; null takes all.
+        limit: Number of first rows that are taken; null takes all.
 
     Raises:
         ConfigError: If not exactly one of `path` and `hub_name` is set, or the file is missing.

@@ -1,4 +1,4 @@
-"""Turns a question into the text that the model reads, and that text into tokens."""
+"""The templates that turn a question into the text that the model reads, and then into tokens."""
 
 from __future__ import annotations
 
@@ -22,40 +22,40 @@ OURS = ("tokenize", "add_generation_prompt", "return_tensors", "return_dict")
 """Arguments of `apply_chat_template` that `ChatTemplate` sets itself."""
 
 RAISED = (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError)
-"""What a chat template raises: its own refusals, and whatever its expressions run into."""
+"""Errors that a chat template raises: its own refusals, and those of its expressions."""
 
 
 @runtime_checkable
 class Template(Protocol):
-    """Renders a question."""
+    """Renders a question as a prompt, and encodes the prompt as tokens."""
 
     def render(self, question: Any, tokenizer: Any, /) -> Any:
         """Takes a question and the model's tokenizer; returns the whole prompt as text."""
         ...
 
     def encode(self, text: Any, tokenizer: Any, /) -> Any:
-        """Takes a rendered prompt.
+        """Takes a rendered prompt and the model's tokenizer.
 
-        Returns its tokens as a list of integers, special tokens included.
+        Returns the tokens of the prompt as a list of integers, special tokens included.
         """
         ...
 
 
 class ChatTemplate:
-    """The chat template that comes with the model, with a system message.
+    """Renders questions by the model's own chat template, with a system message.
 
     Some chat templates have no place for a system message: that of Gemma 2 refuses it, and that of
-    Phi-3 skips it without a word, so that the model would never read the instruction. Both are
-    errors here. Putting the message before the question instead changes what the model reads and
-    what its results mean, and should stand in the run's configuration. So it is a setting of its
-    own, and nothing that happens by itself.
+    Phi-3 silently skips it, so that the model would never read the instruction. Both are errors
+    here. Putting the message before the question instead changes what the model reads and what its
+    results mean, and should stand in the run's configuration. It is therefore a setting of its own,
+    and does not happen by itself.
 
     Args:
-        system: The system message; null leaves it out.
+        system: System message; null leaves it out.
         options: Further variables for the model's template, such as `enable_thinking: false` of
             Qwen3.
-        system_in_user: Puts the system message before the question, into the user's message, for
-            chat templates that take none.
+        system_in_user: Whether the system message is put before the question, into the user's
+            message, for chat templates that take none.
 
     Raises:
         ConfigError: If an option is one that this class sets itself, or there is no system message
@@ -86,11 +86,11 @@ class ChatTemplate:
             )
 
     def render(self, question: str, tokenizer: Any) -> str:
-        """See `Template.render`.
+        """Renders a question; see `Template.render`.
 
         Raises:
-            ConfigError: If the tokenizer has no chat template, or it refuses or drops the system
-                message.
+            ConfigError: If the tokenizer has no chat template, or the template refuses or drops the
+                system message.
         """
         if not tokenizer.chat_template:
             raise ConfigError(
@@ -129,7 +129,7 @@ class ChatTemplate:
         return [*messages, {"role": "user", "content": question}]
 
     def _remedy(self) -> str:
-        """What to set where the chat template does not take the messages."""
+        """Returns the remedy for a chat template that does not take the messages."""
         if not self.system or self.system_in_user:
             return "Mend the model's chat template"
         return (
@@ -138,16 +138,17 @@ class ChatTemplate:
         )
 
     def encode(self, text: str, tokenizer: Any) -> list[int]:
-        """See `Template.encode`; the rendered text holds its special tokens already."""
+        """Encodes a rendered text, which holds its special tokens already."""
         ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
 
 
 class PlainTemplate:
-    r"""A plain text, for base models that have no chat template.
+    r"""Renders questions by a plain text, for base models that have no chat template.
 
     Args:
-        text: Holds `{question}`; other braces stand for themselves, so `\boxed{}` needs no escape.
+        text: Text with `{question}` in it; other braces stand for themselves, so that `\boxed{}`
+            needs no escape.
 
     Raises:
         ConfigError: If the text drops the question.
@@ -164,15 +165,15 @@ class PlainTemplate:
         self.text = text
 
     def render(self, question: str, tokenizer: Any) -> str:
-        """See `Template.render`."""
+        """Renders a question; see `Template.render`."""
         return self.text.replace("{question}", question)
 
     def encode(self, text: str, tokenizer: Any) -> list[int]:
-        """See `Template.encode`; the tokenizer adds its special tokens, such as BOS.
+        """Encodes a rendered text, to which the tokenizer adds special tokens such as BOS.
 
         Two of them are taken off again: EOS behind the text, which tokenizers add that are set up
-        for training texts and which would say that nothing follows, and BOS where the text begins
-        with one.
+        for training texts, and which would tell the model that nothing follows; and BOS where the
+        text begins with one already.
         """
         ids: list[int] = tokenizer(text)["input_ids"]
         bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
@@ -200,7 +201,7 @@ def check_template(template: Template, tokenizer: Any) -> None:
             fix="Use another template, or mend the model's chat template",
         )
     if isinstance(template, ChatTemplate):
-        source = str(tokenizer.chat_template)  # of several it is a dictionary
+        source = str(tokenizer.chat_template)  # a dictionary if there are several
         known = set(re.findall(r"\w+", source))
         known |= set(signature(tokenizer.apply_chat_template).parameters)
         unknown = [name for name in template.options if name not in known]
@@ -212,15 +213,15 @@ def check_template(template: Template, tokenizer: Any) -> None:
 
 
 def render(template: Template, question: str, tokenizer: Any) -> str:
-    """What a template makes of a question.
+    """Renders a question by any template.
 
     Args:
-        template: Any; it may be a user's own.
-        question: Text.
-        tokenizer: The model's.
+        template: Template, which may be a user's own.
+        question: Text of the question.
+        tokenizer: Tokenizer of the model.
 
     Raises:
-        ConfigError: If the template raises, or returns something else than text, or nothing.
+        ConfigError: If the template raises an error, or returns no text or an empty one.
     """
     name = type(template).__name__
     fix = "Use another template, or mend this one or the model's chat template"
@@ -229,7 +230,7 @@ def render(template: Template, question: str, tokenizer: Any) -> str:
         text: Any = template.render(question, tokenizer)
     except ConfigError:
         raise
-    except Exception as error:  # a user's own code raises anything
+    except Exception as error:  # a user's own code may raise anything
         rule = f"fails to render a question: {type(error).__name__}: {one_line(error)}"
         raise ConfigError(KEY, name, rule=rule, why=why, fix=fix) from error
     if not isinstance(text, str):
@@ -241,11 +242,11 @@ def render(template: Template, question: str, tokenizer: Any) -> str:
 
 
 def _of(tokenizer: Any) -> str:
-    """Whose tokenizer it is, as far as it says so."""
+    """Returns " of" and the tokenizer's name for errors; nothing if the name is unknown."""
     name = getattr(tokenizer, "name_or_path", "")
     return f" of {one_line(name)}" if name else ""
 
 
 def _words(text: str) -> str:
-    """The same text however it is broken into lines."""
+    """Returns a text in one line, the same however it was broken into lines."""
     return " ".join(text.split())

@@ -1,4 +1,4 @@
-"""The door to transformers' attention: functions of our own, and the layers of their caches.
+"""The interface to transformers' attention: functions of our own, and the layers of their caches.
 
 Models ask `ALL_ATTENTION_FUNCTIONS` for the function that their configuration names, and build no
 mask for a name that has no mask function. Tried with transformers 5.23.
@@ -16,10 +16,12 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 Attention = Callable[..., tuple[torch.Tensor, None]]
-"""Takes the attention module, its query, key and value, (rows, heads, T, D), and what else models
-hand to an attention function; returns (rows, T, heads, D), and None for the weights."""
+"""Attention function of the form that transformers calls.
 
-_NUMBERS = count()  # of names, so that two models can be in a block at once
+It takes the attention module, the query, key and value, (rows, heads, T, D), and any further
+arguments that models pass; it returns the output (rows, T, heads, D), and None for the weights."""
+
+_NUMBERS = count()  # numbers for the names, so that two models can be in a block at once
 
 
 @contextmanager
@@ -47,12 +49,12 @@ def attention_by(model: Any, attend: Attention) -> Iterator[None]:
 
 
 def check_arguments(**unsupported: object) -> None:
-    """Raises a NotImplementedError for arguments that change what is computed.
+    """Raises a NotImplementedError for arguments that would change the result.
 
-    The self-checks of engine and update fall back to the model's own attention then.
+    The self-checks of the engine and of the update then fall back to the model's own attention.
 
     Args:
-        unsupported: Arguments by name, such as `softcap`; None where a model has none.
+        unsupported: Arguments by name, such as `softcap`; None where a model passes none.
     """
     given = [name for name, value in unsupported.items() if value is not None]
     if given:
@@ -65,20 +67,24 @@ class CacheLayer(CacheLayerMixin):
     is_sliding = False  # a sliding window is a mask here
 
     def get_seq_length(self) -> int:
-        """Returns 0: nothing asks for it where positions are given and no mask is built."""
+        """Returns 0; the length has no use where positions are given and no mask is built."""
         return 0
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """Returns the sizes of a mask over the new tokens alone; none is built."""
+        """Returns the sizes of a mask over the new tokens alone; no mask is built."""
         return query_length, 0
 
     def get_max_length(self) -> int:
         """Returns -1: the layer has no bound of its own."""
         return -1
 
-    get_max_cache_shape = get_max_length  # what it is called before transformers 5.16
+    get_max_cache_shape = get_max_length  # its name before transformers 5.16
 
 
 def cache_of(layers: list[Any]) -> Cache:
-    """Returns the cache that a model takes as `past_key_values`, of one `CacheLayer` a layer."""
+    """Returns the cache that a model takes as `past_key_values`, made of one `CacheLayer` a layer.
+
+    Args:
+        layers: Cache layer of each decoder layer.
+    """
     return Cache(layers=layers)

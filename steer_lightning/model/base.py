@@ -1,4 +1,4 @@
-"""The frozen base: where it comes from, and what is known of it before its weights load."""
+"""The frozen base model, and its configuration and tokenizer before its weights load."""
 
 from __future__ import annotations
 
@@ -23,20 +23,22 @@ log = logging.getLogger(__name__)
 
 
 class FrozenBase(nn.Module):
-    """A causal language model of transformers, by name.
+    """A causal language model of transformers, given by its name.
 
-    Making it reads nothing: configuration, tokenizer and weights load when they are asked for, so
-    that mistakes show before the weights load.
+    The constructor reads nothing: configuration, tokenizer and weights load when they are first
+    used, so that mistakes show before the weights load.
 
     Args:
         base: Hub id, local folder, or `quickstart`.
         revision: Branch, tag or commit on the hub.
         dtype: Data type of the weights; `auto` takes the checkpoint's.
-        attn_implementation: As in transformers; null takes its default.
-        trust_remote_code: Runs code that comes with the model. Only for authors whom you trust.
+        attn_implementation: Attention implementation, named as in transformers; null takes the
+            default of transformers.
+        trust_remote_code: Whether to run code that comes with the model; set it only for authors
+            whom you trust.
 
     Attributes:
-        model: The model, once it is loaded.
+        model: Language model; None until it is loaded.
     """
 
     def __init__(
@@ -53,19 +55,19 @@ class FrozenBase(nn.Module):
         self.revision, self.dtype = revision, dtype
         self.attn_implementation = attn_implementation
         self.trust_remote_code = trust_remote_code
-        if trust_remote_code:  # before any of it runs: its configuration and tokenizer may be code
+        if trust_remote_code:  # warns before any code runs: configuration and tokenizer may be code
             log.warning("trust_remote_code is on: code of %s runs on this machine", base)
         self.model: Any = None  # transformers models are typed too loosely for a narrower type
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The base's tokenizer, loaded at the first use: data needs it before the weights."""
+        """Tokenizer of the base, loaded at the first use: data needs it before the weights."""
         code: Any = {"trust_remote_code": self.trust_remote_code}
         return load_tokenizer(self.path, self.base, revision=self.revision, **code)
 
     @cached_property
     def model_config(self) -> Any:
-        """The base's configuration, which is there long before its weights.
+        """Configuration of the base, which is known before the weights load.
 
         Raises:
             ConfigError: If the base can't be found, or would be loaded in float16.
@@ -86,7 +88,7 @@ class FrozenBase(nn.Module):
 
     @property
     def commit(self) -> str | None:
-        """The commit of the hub that was loaded; the requested revision for a local folder."""
+        """Commit on the hub that was loaded; the requested revision for a local folder."""
         found: str | None = getattr(self.model.config, "_commit_hash", None)
         return found or self.revision
 
@@ -94,9 +96,9 @@ class FrozenBase(nn.Module):
         """Raises a ConfigError if prompt and completion exceed the positions that the base knows.
 
         Args:
-            prompts: At least one.
-            max_new_tokens: Tokens of a completion at most.
-            key: Of `max_new_tokens` in the configuration.
+            prompts: Prompts of the run, at least one.
+            max_new_tokens: Most tokens of a completion.
+            key: Key of `max_new_tokens` in the configuration.
         """
         known = getattr(self.model_config.get_text_config(), "max_position_embeddings", None)
         longest = max(len(prompt.token_ids) for prompt in prompts)
@@ -111,7 +113,7 @@ class FrozenBase(nn.Module):
             )
 
     def _load_base(self) -> Any:
-        """The base with its weights, on the CPU."""
+        """Returns the base with its weights, on the CPU."""
         with hub_errors(self.base):
             return AutoModelForCausalLM.from_pretrained(
                 self.path,
@@ -123,7 +125,7 @@ class FrozenBase(nn.Module):
             )
 
     def empty_base(self) -> Any:
-        """The base without its weights, on torch's meta device."""
+        """Returns the base without its weights, on torch's meta device."""
         with hub_errors(self.base), torch.device("meta"):
             return AutoModelForCausalLM.from_config(
                 self.model_config,

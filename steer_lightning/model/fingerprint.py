@@ -1,4 +1,4 @@
-"""What tells a model's weights from others."""
+"""The checksum and the hash that tell a model's weights from others."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ Tensors = Iterable[tuple[str, torch.Tensor]]
 
 
 def checksum(tensors: Tensors) -> int:
-    """Tells a model from another one of the same shape: of some numbers of each tensor."""
+    """Returns a checksum of some numbers of each tensor, which differs for other weights.
+
+    It tells models of the same shape apart, and takes little time.
+    """
     crc = 0
     for name, tensor in tensors:
         flat = tensor.detach().flatten()
@@ -23,7 +26,7 @@ def checksum(tensors: Tensors) -> int:
 
 
 def sha256(tensors: Tensors) -> str:
-    """Hash of every number."""
+    """Returns a hash of all numbers, in hexadecimal digits."""
     parts = []
     for name, tensor in tensors:
         plain = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()

@@ -1,9 +1,9 @@
-"""The door to biases: vectors that stand in a linear layer's bias while they do not change.
+"""The folding of vectors into the biases of linear layers while the vectors do not change.
 
 A decoder layer whose last operation is `residual + down_proj(x)` adds a bias of `down_proj` to its
-output: the same sum as a vector at that place, without an operation of its own for each token and
-layer. Layers that normalise after the MLP, as in Gemma and OLMo 2, do not. Tried with the classes
-of transformers 5.23.
+output. The sum is the same as with a vector at that place, but takes no operation of its own for
+each token and layer. Layers that normalise after the MLP, as in Gemma and OLMo 2, are different.
+Tried with the classes of transformers 5.23.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import nn
 from steer_lightning.steering import ConstantVector
 
 BIAS_LAYERS = {f"{family}DecoderLayer" for family in ("Llama", "Mistral", "Phi3", "Qwen2", "Qwen3")}
-"""Layers that end in `residual + mlp.down_proj(x)`, by name: a subclass may end otherwise."""
+"""Class names of layers that end in `residual + mlp.down_proj(x)`; a subclass may end otherwise."""
 
 
 @contextmanager
@@ -44,10 +44,11 @@ def folded_into_biases(vectors: Sequence[ConstantVector]) -> Iterator[None]:
 
 def bias_home(layer: nn.Module, site: str) -> nn.Linear | None:
     """Returns the linear layer whose bias is the same as a vector at a site, if there is one."""
-    # FSDP2 makes a class of its own of a layer's
+    # FSDP2 replaces the class of a layer by one with this prefix
     if type(layer).__name__.removeprefix("FSDP") not in BIAS_LAYERS:
         return None
     if site not in ("layer_output", "mlp_output"):
         return None
     home = layer.get_submodule("mlp.down_proj")
-    return home if type(home) is nn.Linear and home.bias is None else None  # not if quantised
+    # a quantised layer is of another class
+    return home if type(home) is nn.Linear and home.bias is None else None

@@ -1,4 +1,4 @@
-"""Log-probabilities of sampled tokens, and the entropy at their positions."""
+"""The output layer: log-probabilities of sampled tokens, and the entropy at their positions."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Any
 import torch
 
 CHUNK_NUMBERS = 2**24
-"""Logits that exist at once: 64 MB in float32."""
+"""Number of logits that exist at once, 64 MB in float32."""
 
 
 def token_logprobs(logits: torch.Tensor, tokens: torch.Tensor, temperature: float) -> torch.Tensor:
     """Computes log pi(y_t | y_<t) under the sampling distribution, temperature applied.
 
     Args:
-        logits: (..., V), any float dtype.
-        tokens: (...) int64.
-        temperature: Above 0.
+        logits: Logits (..., V) of any float dtype.
+        tokens: Sampled tokens (...) int64.
+        temperature: Temperature of the distribution, above 0.
 
     Returns:
-        (...) float32, in nats.
+        Log-probabilities in nats, (...) float32.
     """
     scaled = logits.float() / temperature
     picked = scaled.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
@@ -32,9 +32,9 @@ class Head:
     """A language model's frozen output layer: logits = softcap(W h + b).
 
     Attributes:
-        weight: W, (V, D).
-        bias: b, (V,), or None.
-        softcap: c of c * tanh(x / c), as in Gemma 2; None for none.
+        weight: Matrix W, (V, D).
+        bias: Bias b, (V,), or None.
+        softcap: Constant c of softcap(x) = c * tanh(x / c), as in Gemma 2; None has no softcap.
     """
 
     weight: torch.Tensor
@@ -42,19 +42,21 @@ class Head:
     softcap: float | None = None
 
     def logits(self, states: torch.Tensor) -> torch.Tensor:
-        """(Q, V) float32 of states (Q, D)."""
+        """Returns the logits (Q, V) float32 of states (Q, D)."""
         raw = torch.nn.functional.linear(states, self.weight, self.bias).float()
         return raw if self.softcap is None else raw.div_(self.softcap).tanh_().mul_(self.softcap)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenStates:
-    """What the head makes of Q hidden states.
+    """The log-probabilities and entropies of tokens, which the head makes of hidden states.
+
+    Tensors have the shape (Q,), or that of the tokens for which they are computed.
 
     Attributes:
-        logprobs: (Q,) float32, log pi(y_t | y_<t) in nats.
-        entropy: (Q,) float32, of pi(. | y_<t) over the vocabulary, in nats; None where not asked
-            for.
+        logprobs: Log-probabilities log pi(y_t | y_<t) in nats, (Q,) float32.
+        entropy: Entropies of pi(. | y_<t) over the vocabulary in nats, (Q,) float32; None where
+            they are not asked for.
     """
 
     logprobs: torch.Tensor
@@ -62,7 +64,7 @@ class TokenStates:
 
 
 class _ChunkedHead(torch.autograd.Function):
-    """The head a chunk at a time, so that (Q, V) logits never exist, nor their gradient.
+    """Applies the head chunk by chunk, so that neither all logits (Q, V) nor their gradient exist.
 
     log pi(y | h) and the entropy H(h) depend on their own hidden state alone, and their gradients
     are vectors of width D. With z = logits / temperature, p = softmax(z) and f_v = 1 - (logit_v /
@@ -71,8 +73,8 @@ class _ChunkedHead(torch.autograd.Function):
         d log pi / d h = (f_y W_y - sum_v p_v f_v W_v) / temperature,
         d H / d h      = - sum_v p_v (z_v - sum_u p_u z_u) f_v W_v / temperature.
 
-    They are computed while the chunk's logits are there, and kept instead of them: nothing is
-    computed twice, and the frozen head gets no gradient.
+    These gradients are computed while the logits of a chunk exist, and kept in place of the logits:
+    nothing is computed twice, and the frozen head gets no gradient.
     """
 
     @staticmethod
@@ -114,7 +116,10 @@ def _chunk(
     needs_slope: bool,
     with_entropy: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Log-probabilities (q,), slopes (q, D), entropies (q,), their slopes; empty if not needed."""
+    """Returns log-probabilities (q,), their slopes (q, D), entropies and theirs; empty if unused.
+
+    A slope is the gradient with respect to the hidden state.
+    """
     logits = head.logits(states)
     steep = None if head.softcap is None else 1 - (logits / head.softcap).square_()
     if temperature != 1:
@@ -145,7 +150,7 @@ def _chunk(
 def _through_head(
     weights: torch.Tensor, steep: torch.Tensor | None, total: torch.Tensor, head: Head
 ) -> torch.Tensor:
-    """sum_v w_v f_v W_v / total, (q, D); overwrites the weights (q, V)."""
+    """Returns sum_v w_v f_v W_v / total, (q, D); overwrites the weights w (q, V)."""
     if steep is not None:
         weights.mul_(steep)
     return (weights.to(head.weight.dtype) @ head.weight) / total.to(head.weight.dtype)
@@ -161,10 +166,10 @@ def token_states(
     """Computes log pi(y_t | y_<t), and the entropy, from the states that enter the head.
 
     Args:
-        hidden: (Q, D).
-        tokens: (Q,) int64.
-        head: Frozen.
-        temperature: Above 0.
+        hidden: Hidden states that enter the head, (Q, D).
+        tokens: Sampled tokens, (Q,) int64.
+        head: Frozen output layer.
+        temperature: Temperature of the distribution, above 0.
         with_entropy: Whether the entropy is asked for, which takes a second buffer of logits.
     """
     chunk = max(1, CHUNK_NUMBERS // len(head.weight))
@@ -177,12 +182,12 @@ def token_states(
 def token_states_of_logits(
     logits: torch.Tensor, tokens: torch.Tensor, temperature: float, with_entropy: bool = False
 ) -> TokenStates:
-    """The same from logits.
+    """Computes log pi(y_t | y_<t), and the entropy, from logits.
 
     Args:
-        logits: (..., V), any float dtype.
-        tokens: (...) int64.
-        temperature: Above 0.
+        logits: Logits (..., V) of any float dtype.
+        tokens: Sampled tokens (...) int64.
+        temperature: Temperature of the distribution, above 0.
         with_entropy: Whether the entropy is asked for.
     """
     logprobs = token_logprobs(logits, tokens, temperature)

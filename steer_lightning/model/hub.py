@@ -1,4 +1,4 @@
-"""Where a base model comes from: the hub, a folder, or this package."""
+"""The loading of base models and tokenizers, from the hub, from a folder, or from this package."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TOKENIZER_FILES = (
     *("spiece*", "sentencepiece*"),
 )
 TEXT = "2 + 2 = 4, as one and one is two."
-"""Any tokenizer makes some tokens of it."""
+"""Text of which any usable tokenizer makes some tokens."""
 
 
 def resolve_base(base: str, key: str = "model.base") -> str:
@@ -32,10 +32,10 @@ def resolve_base(base: str, key: str = "model.base") -> str:
 
     Args:
         base: Hub id, local folder, or `quickstart`.
-        key: The option that names it.
+        key: Option that names the base.
 
     Raises:
-        ConfigError: If it looks like a local path and there is no such folder.
+        ConfigError: If the name looks like a local path and there is no such folder.
     """
     if base == QUICKSTART:
         return str(files("steer_lightning") / "assets" / QUICKSTART)
@@ -53,7 +53,7 @@ def resolve_base(base: str, key: str = "model.base") -> str:
 
 @contextmanager
 def hub_errors(base: str, key: str = "model.base") -> Iterator[None]:
-    """Turns what loading raises into a ConfigError that names the base and its option."""
+    """Turns errors of loading into a ConfigError that names the base and its option."""
     fix = "Set a hub id that you can reach, a local folder with config.json and weights, or "
     fix += f'"{QUICKSTART}" for the model that ships with the package'
     if not Path(resolve_base(base, key)).is_dir():
@@ -77,14 +77,14 @@ def load_tokenizer(
 ) -> PreTrainedTokenizerBase:
     """Loads the tokenizer of a base, before anything is read or written with it.
 
-    Without its files transformers raises an error for some models, and for others makes a tokenizer
-    with no vocabulary, which reads every text as nothing.
+    Where the files of the tokenizer are missing, transformers raises an error for some models, and
+    for others makes a tokenizer without a vocabulary, which reads every text as no tokens.
 
     Args:
-        path: What transformers loads: a hub id or a folder.
-        base: The same as the user names it.
-        key: The option that names it.
-        options: As in `AutoTokenizer.from_pretrained`.
+        path: Hub id or folder that transformers loads.
+        base: Name that the user has given for it.
+        key: Option that names the base.
+        options: Further arguments of `AutoTokenizer.from_pretrained`.
 
     Raises:
         ConfigError: If there is no tokenizer, or the base can't be found.
@@ -94,7 +94,7 @@ def load_tokenizer(
     with hub_errors(base, key):
         try:
             tokenizer = AutoTokenizer.from_pretrained(path, **options)
-        except Exception as error:  # of damaged files transformers and tokenizers raise anything
+        except Exception as error:  # damaged files make transformers and tokenizers raise anything
             if Path(path).is_dir() and not has_tokenizer_files(Path(path)):
                 raise ConfigError(key, base, rule="has no tokenizer", why=why, fix=fix) from error
             told = f"{type(error).__name__}: {one_line(error)}"
@@ -105,14 +105,14 @@ def load_tokenizer(
 
 
 def has_tokenizer_files(folder: Path) -> bool:
-    """Whether a model's folder holds a tokenizer of any kind."""
+    """Tells whether a model's folder holds a tokenizer of any kind."""
     return any(path for pattern in TOKENIZER_FILES for path in folder.glob(pattern))
 
 
 def eos_token_ids(model: Any, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """All tokens that end a text.
+    """Returns all tokens that end a text.
 
-    Chat models name several, and a missed one silently runs to the token limit.
+    Chat models name several; with one missed, completions would silently run to the token limit.
     """
     found: set[int] = set()
     for value in (
@@ -125,6 +125,6 @@ def eos_token_ids(model: Any, tokenizer: PreTrainedTokenizerBase) -> tuple[int, 
 
 
 def pad_token_id(tokenizer: PreTrainedTokenizerBase, eos_token_ids: Sequence[int]) -> int:
-    """Padding is always masked, so any id will do where the tokenizer has none."""
+    """Returns the token to pad with; any will do where there is none, since padding is masked."""
     pad = tokenizer.pad_token_id
     return int(pad) if pad is not None else (eos_token_ids[0] if eos_token_ids else 0)

@@ -1,4 +1,4 @@
-"""The policy: a frozen language model with what steers it, and the passes over texts."""
+"""The policy: a frozen language model with its steering, and the forward passes over texts."""
 
 from __future__ import annotations
 
@@ -32,20 +32,22 @@ from steer_lightning.steering import (
 from steer_lightning.steering.tokens import text_roles
 
 UNIT_TOKENS = 8192
-"""Tokens of a forward pass that measures the units."""
+"""Most tokens of a forward pass that measures the units."""
 
 
 class Policy(FrozenBase):
-    """Frozen base and what is trained; the base is always in eval mode.
+    """The frozen base with its trained parameters; the base is always in eval mode.
 
     Args:
         base: Hub id, local folder, or `quickstart`.
         revision: Branch, tag or commit on the hub.
-        dtype: Data type of the frozen base; `auto` takes the checkpoint's. What is trained is
+        dtype: Data type of the frozen base; `auto` takes the checkpoint's. Trained parameters are
             always float32.
-        steering: What is trained; default `SteeringVectors`.
-        attn_implementation: As in transformers; null takes its default.
-        trust_remote_code: Runs code that comes with the model. Only for authors whom you trust.
+        steering: Parameters that are trained; default `SteeringVectors`.
+        attn_implementation: Attention implementation, named as in transformers; null takes the
+            default of transformers.
+        trust_remote_code: Whether to run code that comes with the model; set it only for authors
+            whom you trust.
     """
 
     def __init__(
@@ -70,7 +72,7 @@ class Policy(FrozenBase):
         self.sharding = Sharding()
 
     def prepare(self) -> None:
-        """Makes what is trained, from the base's configuration alone.
+        """Makes the trained parameters, from the base's configuration alone.
 
         Raises:
             ConfigError: If the base can't be found, or the settings do not fit it.
@@ -78,10 +80,10 @@ class Policy(FrozenBase):
         self.steering.build(self.empty_base())
 
     def load(self, sharding: Sharding | None = None) -> None:
-        """Loads and freezes the base, and puts what is trained to work on it.
+        """Loads and freezes the base, and attaches the steering to it.
 
         Args:
-            sharding: How the base lies in the memory of several processes; default: whole.
+            sharding: Placement of the base in the memory of several processes; default: whole.
 
         Raises:
             ConfigError: If the base can't be found, or the settings do not fit it.
@@ -95,10 +97,10 @@ class Policy(FrozenBase):
         self.adopt(self.sharding.build(self._load_base, self.empty_base, self._find_layers))
 
     def adopt(self, model: Any) -> None:
-        """Freezes a transformers causal language model and puts what is trained to work on it.
+        """Freezes a transformers causal language model, and attaches the steering to it.
 
         Args:
-            model: The model; it is changed in place.
+            model: Language model, which is changed in place.
         """
         self.model = model.requires_grad_(False).eval()
         self.eos_token_ids = eos_token_ids(self.model, self.tokenizer)
@@ -113,57 +115,57 @@ class Policy(FrozenBase):
         self._attachment = attach(self.model, self.steering)
 
     def steer(self, steering: Steering, scale: float = 1.0) -> None:
-        """Puts something else to work on the loaded base, in place of what is there.
+        """Attaches another steering to the loaded base, in place of the present one.
 
         Args:
-            steering: Of any kind.
-            scale: Factor on what was learned.
+            steering: Steering of any kind.
+            scale: Factor of its effect.
 
         Raises:
-            ConfigError: If it does not fit the base.
+            ConfigError: If the steering does not fit the base.
         """
         if steering is not self.steering:
-            self._attachment.remove()  # first: some kinds put modules of their own into the base
+            self._attachment.remove()  # before `build`: some kinds put modules into the base
             steering.build(self.model)
-            self.steering.cpu()  # of large kinds a GPU has no room for several
+            self.steering.cpu()  # a GPU may have no room for several large ones
             self.steering = steering.to(self.device)
             self._attachment = steering.attach(self.model)
         self._attachment.scale = scale
 
     @cached_property
     def checksum(self) -> int:
-        """Tells a base from another one of the same shape: of some numbers of each tensor."""
+        """Checksum of some numbers of each tensor, which tells bases of the same shape apart."""
         return checksum(self._base_tensors())
 
     @property
     def device(self) -> torch.device:
-        """Where the base's first weights are."""
+        """Device of the base's first weights."""
         device: torch.device = self.model.device
         return device
 
     @property
     def layers(self) -> nn.ModuleList:
-        """The base's decoder layers; an attribute would register them a second time."""
+        """Decoder layers of the base; an attribute would register them a second time."""
         return self._find_layers(self.model)
 
     def _find_layers(self, model: nn.Module) -> nn.ModuleList:
         return find_layers(model, getattr(self.steering, "layers_path", None))
 
     def train(self, mode: bool = True) -> Policy:
-        """Keeps the base in eval mode: dropout would make it another model."""
+        """Sets the mode of all parts but the base, which dropout would make another model."""
         super().train(mode)
         if self.model is not None:
             self.model.eval()
         return self
 
     def measure_units(self, prompts: Sequence[Sequence[int]]) -> None:
-        """Lets what is trained look once at a batch of tokenized prompts, read by the base."""
+        """Lets the steering measure its units once, while the base reads tokenized prompts."""
         with self.at_scale(0.0):
             self.steering.measure(self.model, self._in_batches(prompts))
 
     @contextmanager
     def at_scale(self, scale: float) -> Iterator[None]:
-        """What was learned acts with this factor while the block runs; 0 is the base."""
+        """Multiplies the effect of the steering by a factor in the block; 0 is the base."""
         before = self._attachment.scale
         self._attachment.scale = scale
         try:
@@ -177,7 +179,13 @@ class Policy(FrozenBase):
         layers: tuple[int, ...],
         site: str = "layer_output",
     ) -> torch.Tensor:
-        """(L,) size of the base's own stream at a site of L layers; see `measure_rms`."""
+        """Measures the size of the base's own stream at a site of L layers, (L,).
+
+        Args:
+            prompts: Tokens of each prompt.
+            layers: Indices of the L layers.
+            site: Site of the layers at which the stream is measured; see `measure_rms`.
+        """
         with self.at_scale(0.0):
             places = find_sites(self.layers, layers, site)
             return measure_rms(self.model, places, self._in_batches(prompts))
@@ -185,12 +193,12 @@ class Policy(FrozenBase):
     def with_text_roles(
         self, ids: torch.Tensor, num_completion: int
     ) -> AbstractContextManager[None]:
-        """Says what the tokens (rows, T) of the block's passes are.
+        """Tells the steering the roles of the tokens in the passes of the block.
 
         Args:
-            ids: Left-padded prompts, with right-padded completions or without, or tokens of
+            ids: Tokens (rows, T): left-padded prompts, with right-padded completions or without, or
                 completions alone.
-            num_completion: Columns of the completions, on the right.
+            num_completion: Number of columns of the completions, on the right.
         """
         if not self._attachment.needs_roles:
             return nullcontext()
@@ -199,7 +207,7 @@ class Policy(FrozenBase):
     def _in_batches(
         self, prompts: Sequence[Sequence[int]]
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Right-padded batches of at most UNIT_TOKENS tokens, with their masks."""
+        """Yields right-padded batches of at most UNIT_TOKENS tokens, with their masks."""
         longest = max(len(ids) for ids in prompts)
         count = max(1, UNIT_TOKENS // longest)
         for first in range(0, len(prompts), count):
@@ -210,18 +218,19 @@ class Policy(FrozenBase):
             yield torch.tensor(ids).to(self.device), torch.tensor(mask).to(self.device)
 
     def logits(self, ids: torch.Tensor, mask: torch.Tensor, num_last: int) -> torch.Tensor:
-        """Logits of the steered model.
+        """Returns the logits of the steered model.
 
         Args:
-            ids: (N, T) int64, left-padded prompts with right-padded completions.
-            mask: (N, T), 0 where padded.
-            num_last: Positions to return, from the right: the completions and the prompts' last.
+            ids: Left-padded prompts with right-padded completions, (N, T) int64.
+            mask: Mask of the tokens, (N, T), 0 where padded.
+            num_last: Number of positions to return, from the right: those of the completions and
+                the last one of the prompts.
 
         Returns:
-            (N, num_last, V), in the base's dtype.
+            Logits (N, num_last, V) in the base's dtype.
         """
         extra = {}
-        if self._takes_positions:  # models with ALiBi take none: they count from the mask
+        if self._takes_positions:  # models with ALiBi count positions from the mask
             extra["position_ids"] = (mask.long().cumsum(-1) - 1).clamp(min=0)
         with self.with_text_roles(ids, num_last - 1):
             output = self.model(
@@ -241,22 +250,23 @@ class Policy(FrozenBase):
         places: torch.Tensor,
         roles: torch.Tensor,
     ) -> tuple[torch.Tensor, Head]:
-        """What enters the head, of the steered model, and the head.
+        """Returns the steered model's states that enter the head, and the head.
 
         Args:
-            ids: (1, S) int64.
-            positions: (1, S) of each token in its text.
-            places: (Q,) places in the sequence to return.
-            roles: (1, S) of the tokens.
+            ids: Tokens of a packed sequence, (1, S) int64.
+            positions: Position of each token in its text, (1, S) int64.
+            places: Places in the sequence whose states are returned, (Q,) int64.
+            roles: Roles of the tokens, (1, S) int64.
 
         Returns:
-            (Q, D) in the base's dtype, and the output layer, whose weights may be there only now.
+            States (Q, D) in the base's dtype, and the output layer, whose weights may be gathered
+            only during this pass.
         """
         kept: list[tuple[torch.Tensor, Head]] = []
 
         def keep(module: nn.Module, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
             kept.append((inputs[0][0], self._head(module)))
-            return (inputs[0][:, :1],)  # the model's own logits are not wanted
+            return (inputs[0][:, :1],)  # one position, since the model's own logits have no use
 
         handle = self.model.get_output_embeddings().register_forward_pre_hook(keep)
         try:
@@ -277,11 +287,12 @@ class Policy(FrozenBase):
         return Head(weight=layer.weight, bias=getattr(layer, "bias", None), softcap=softcap)
 
     def checkpointed(self, enabled: bool = True) -> AbstractContextManager[None]:
-        """Activation checkpointing of the decoder layers while the block runs.
+        """Recomputes activations of the decoder layers in the backward passes of the block.
 
-        transformers' own switch works in train mode alone, in which functional dropout is on, and
+        The switch of transformers works in train mode alone, in which functional dropout is on, and
         makes the embeddings require a gradient, so that activations of the layers below the first
-        steered one are kept, too. So each layer's `forward` is wrapped here, inside its hooks.
+        steered one are kept, too. Therefore each layer's `forward` is wrapped here, inside its
+        hooks.
         """
         if not enabled:
             return nullcontext()
@@ -295,17 +306,20 @@ class Policy(FrozenBase):
 
     @contextmanager
     def constant_vectors(self) -> Iterator[None]:
-        """While the block runs the vectors do not change, which a rollout makes use of."""
+        """Multiplies the vectors out once for the block, in which they must not change.
+
+        Those that fit into biases are added there; see `folded_into_biases`.
+        """
         with self._attachment.constant() as vectors, folded_into_biases(vectors):
             yield
 
     def _base_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """Weights and buffers of the base by name, without what stands between them."""
+        """Yields the base's weights and buffers by their own names, without those of steering."""
         for name, tensor in self.sharding.full_tensors(self.model):
             plain = self.steering.base_name(name)
             if plain is not None:
                 yield plain, tensor
 
     def base_sha256(self) -> str:
-        """Hash of every weight and buffer of the base: training leaves it unchanged."""
+        """Returns a hash of the base's weights and buffers, which training leaves unchanged."""
         return sha256(self._base_tensors())

@@ -1,4 +1,4 @@
-"""Modules whose `forward` is another one for a while."""
+"""The temporary replacement of the `forward` of modules."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ Forward = Callable[..., Any]
 def replaced_forwards(
     layers: Sequence[nn.Module], wrap: Callable[[Forward], Forward]
 ) -> Iterator[None]:
-    """While the block runs each layer's `forward`, inside of its hooks, is another one.
+    """Replaces each layer's `forward`, inside of its hooks, while the block runs.
 
     Args:
-        layers: Of a model.
-        wrap: From a layer's own `forward` to the one that takes its place.
+        layers: Layers of a model.
+        wrap: Function from a layer's own `forward` to the one that takes its place.
     """
     plain = [layer.__dict__.get("forward") for layer in layers]
     for layer in layers:

@@ -1,4 +1,4 @@
-"""Rollouts: prompts in, completions of the current policy out."""
+"""The rollout engines, which answer prompts with completions of the current policy."""
 
 from steer_lightning.rollout.completions import completion_of, completions_of
 from steer_lightning.rollout.decode_engine import DecodeEngine

@@ -1,4 +1,4 @@
-"""What all engines do alike: draw tokens, notice where a completion ends, and keep the result."""
+"""The part that all engines share: they draw tokens, see where completions end, and keep them."""
 
 from __future__ import annotations
 
@@ -17,26 +17,27 @@ BROKEN = "\N{REPLACEMENT CHARACTER}"
 """Stands in a text for bytes that are no whole character."""
 
 BLOCK = 512
-"""Tokens are summed up in blocks: a plain cumulative sum over 262,144 tokens would take long."""
+"""Number of tokens in a block of the vocabulary. Probabilities are summed up block by block, since
+a plain cumulative sum over 262,144 tokens would take long."""
 
 
 def row_uniforms(
     seed: int, step: int, prompt_ids: Sequence[int], group_size: int, length: int
 ) -> torch.Tensor:
-    """One stream of random numbers a row, from (seed, step, prompt, sample) alone.
+    """Draws one stream of random numbers a row, from (seed, step, prompt, sample) alone.
 
     A row's stream does not depend on which other rows share its batch, so that neither batching nor
     the number of processes changes what is sampled.
 
     Args:
         seed: Seed of the run.
-        step: Optimizer step.
-        prompt_ids: B ids.
-        group_size: G.
-        length: Numbers a row, T.
+        step: Number of the training step.
+        prompt_ids: Ids of the B prompts.
+        group_size: Number of completions of each prompt, G.
+        length: Number of random numbers a row, T.
 
     Returns:
-        (B * G, T) float64 in [0, 1).
+        Random numbers in [0, 1), (B * G, T) float64.
     """
     rows = [
         np.random.Generator(
@@ -49,14 +50,15 @@ def row_uniforms(
 
 
 def warp(logits: torch.Tensor, sampling: Sampling) -> torch.Tensor:
-    """Logits of the distribution that is sampled, up to a constant a row.
+    """Returns the logits of the sampled distribution, up to a constant a row.
 
     Args:
-        logits: (N, V).
-        sampling: Temperature above 0, then top-k, min-p and top-p, in this order.
+        logits: Logits of the model, (N, V).
+        sampling: Settings, applied in this order: temperature, which must be above 0, top-k, min-p
+            and top-p.
 
     Returns:
-        (N, V) float32; -inf for tokens that are cut away.
+        Logits (N, V) float32; -inf for tokens that are cut away.
     """
     logits = logits.float()
     if sampling.temperature != 1:
@@ -83,20 +85,21 @@ def draw(
     """Draws one token a row.
 
     Args:
-        logits: (N, V); overwritten, since a copy over a large vocabulary costs as much as a layer.
-        uniforms: (N,) in [0, 1).
-        sampling: The settings; temperature 0 takes the most likely token.
+        logits: Logits (N, V), which are overwritten, since a copy over a large vocabulary costs as
+            much as a layer.
+        uniforms: Random numbers in [0, 1), (N,).
+        sampling: Settings of the sampling; temperature 0 takes the most likely token.
 
     Returns:
-        Tokens (N,) int64, and their log-probabilities (N,) float32 under the sampled distribution.
-        At temperature 0 these are of the distribution at temperature 1, since the greedy one has no
-        information.
+        Tokens (N,) int64, and their log-probabilities (N,) float32 in nats under the sampled
+        distribution. At temperature 0 they are those of the distribution at temperature 1, since
+        the greedy one carries no information.
     """
     warped = logits.float() if sampling.temperature == 0 else warp(logits, sampling)
     largest, token = warped.max(-1, keepdim=True)
     weights = warped.sub_(largest).exp_()
-    # float64: over 262,144 tokens a sum in float32 would miss 1 by more than a rare token's
-    # probability; Apple's GPUs have none
+    # float64, since over 262,144 tokens a sum in float32 would miss 1 by more than the probability
+    # of a rare token; Apple's GPUs have no float64
     exact = torch.float32 if logits.device.type == "mps" else torch.float64
     blocks = _block_sums(weights).to(exact)
     if sampling.temperature != 0:
@@ -107,7 +110,7 @@ def draw(
 
 
 def _block_sums(weights: torch.Tensor) -> torch.Tensor:
-    """(N, V) to (N, number of blocks); the last block may be shorter."""
+    """Sums weights (N, V) within blocks, (N, number of blocks); the last may be shorter."""
     whole = weights.shape[-1] // BLOCK * BLOCK
     sums = weights[:, :whole].view(len(weights), -1, BLOCK).sum(-1)
     if whole == weights.shape[-1]:
@@ -116,11 +119,11 @@ def _block_sums(weights: torch.Tensor) -> torch.Tensor:
 
 
 def _invert(weights: torch.Tensor, blocks: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
-    """The first token (N, 1) at which the cumulative weight exceeds uniform * total."""
+    """Returns the first token (N, 1) at which the cumulative weight exceeds uniform * total."""
     ends = blocks.cumsum(-1)
     target = uniforms * ends[:, -1:]
     block = _first_above(ends, target)
-    # not below 0 by rounding: a first token of weight 0 would be taken then
+    # rounding must not push it below 0: a first token of weight 0 would be taken then
     rest = (target - (ends.gather(-1, block) - blocks.gather(-1, block))).clamp(min=0)
     columns = block * BLOCK + torch.arange(BLOCK, device=weights.device)
     inside = weights.gather(-1, columns.clamp(max=weights.shape[-1] - 1)).to(blocks.dtype)
@@ -129,15 +132,15 @@ def _invert(weights: torch.Tensor, blocks: torch.Tensor, uniforms: torch.Tensor)
 
 
 def _first_above(ends: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """First place (N, 1) whose end lies above the target, and whose weight is not 0."""
+    """Returns the first place (N, 1) whose end lies above the target and whose weight is not 0."""
     last = ends[:, -1:]
-    # rounded up to the last end it would land behind the last token that can be drawn
+    # a target rounded up to the last end would land behind the last token that can be drawn
     target = torch.minimum(target, torch.nextafter(last, torch.zeros_like(last)))
     return torch.searchsorted(ends, target, right=True).clamp(max=ends.shape[-1] - 1)
 
 
 class StopText:
-    """Whether the newest token has brought a stop string into the text of a completion.
+    """Tells whether the newest token has brought a stop string into the text of a completion.
 
     That text is what the tokenizer makes of the completion's tokens alone; the prompt does not
     count. At each token only the last ones are decoded, in a window that can't miss a stop string:
@@ -153,8 +156,8 @@ class StopText:
     where a window shows one.
 
     Args:
-        tokenizer: Of the policy.
-        strings: The stop strings.
+        tokenizer: Tokenizer of the policy.
+        strings: Stop strings.
     """
 
     def __init__(self, tokenizer: Any, strings: Sequence[str]) -> None:
@@ -165,7 +168,7 @@ class StopText:
         self._window = longest * 3 if cleans_up else longest
 
     def __call__(self, tokens: Sequence[int]) -> bool:
-        """Looks at the end of a completion's tokens."""
+        """Looks at the end of the tokens of a completion."""
         for before in range(1, 5):
             text = self._tokenizer.decode(tokens[-self._window - before :])
             if any(string in text for string in self._strings):
@@ -186,10 +189,10 @@ class Completions:
     Args:
         policy: Policy that samples; it names the tokens that end a completion.
         prompts: B prompts; row n answers prompt n // G.
-        sampling: How completions are sampled.
+        sampling: Settings by which completions are sampled.
         seed: Seed of the run.
         step: Number of the training step.
-        on_completion: Called with each row and its completion as soon as it has ended.
+        on_completion: Function called with each row and its completion as soon as it has ended.
     """
 
     def __init__(
@@ -227,11 +230,11 @@ class Completions:
 
         Args:
             logits: Logits behind the last token of each row, (n, V); they are overwritten.
-            rows: Which rows, (n,) int64.
-            counts: How many tokens each of them has already, (n,) int64.
+            rows: Numbers of the rows, (n,) int64.
+            counts: Number of tokens that each of them has already, (n,) int64.
 
         Returns:
-            Tokens (n,) int64, and bool (n,), True for rows that have ended with them.
+            Tokens (n,) int64, and whether each row has ended with its token, (n,) bool.
         """
         tokens, logprobs = draw(logits, self._uniforms[rows, counts], self.sampling)
         self._tokens[rows, counts] = tokens
@@ -275,13 +278,13 @@ class Completions:
 
 
 def completion_of(problem: Problem, text: str, num_tokens: int, finished: bool) -> Completion:
-    """Returns a completion as rewards see it.
+    """Returns a completion in the form that rewards receive.
 
     Args:
-        problem: Problem that it answers.
+        problem: Problem that the completion answers.
         text: Decoded text.
         num_tokens: Number of its tokens, EOS included.
-        finished: Whether it ended by itself.
+        finished: Whether the completion ended by itself.
     """
     return Completion(
         text=text,
@@ -294,7 +297,7 @@ def completion_of(problem: Problem, text: str, num_tokens: int, finished: bool) 
 
 
 def completions_of(rollouts: Rollouts) -> list[Completion]:
-    """Returns the N rows of a rollout as rewards see them."""
+    """Returns the N rows of a rollout in the form that rewards receive."""
     lengths, finished = rollouts.completion_mask.sum(1).tolist(), rollouts.finished.tolist()
     return [
         completion_of(

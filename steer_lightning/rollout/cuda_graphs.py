@@ -1,8 +1,8 @@
-"""CUDA graphs: passes over one token a row, captured once and replayed.
+"""The CUDA graphs of decoding: passes over one token a row, captured once and replayed.
 
-A pass over one token a row is some thousand small kernels. To launch them one by one takes Python
+A pass over one token a row is some thousand small kernels. Launching them one by one takes Python
 several times as long as a GPU needs to run them. A graph is launched as a whole, but its shapes and
-its memory are fixed: so rows, prompts and columns are padded to round numbers.
+its memory are fixed, which is why rows, prompts and columns are padded to round numbers.
 """
 
 from __future__ import annotations
@@ -21,43 +21,47 @@ from steer_lightning.system.out_of_memory import is_out_of_memory
 log = logging.getLogger(__name__)
 
 COLUMNS = 128
-"""Tail columns are padded to a multiple of it."""
+"""Number of tail columns to whose multiples passes are padded."""
 
 CAPTURE_AFTER = 2
-"""Passes of a shape that come before it is captured: a capture costs about two of them."""
+"""Number of passes of a shape before it is captured; a capture costs about two of them."""
 
 Forward = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""From tokens (N, 1) and positions (N, 1) to logits (N, V)."""
+"""Function from tokens (N, 1) and positions (N, 1) to logits (N, V)."""
 
 Pass = Callable[[], torch.Tensor]
-"""The same on tokens and positions at fixed places."""
+"""Forward pass on tokens and positions that lie at fixed places in memory."""
 
 
 class Shape(NamedTuple):
-    """What is fixed in a graph."""
+    """The sizes that are fixed in a graph."""
 
     rows: int
+    """Number of rows, N."""
     columns: int
+    """Number of tail columns."""
     prompts: int
+    """Number of prompts, P."""
     group: int
-    """Rows of a prompt at most."""
+    """Most rows of a prompt."""
     room: int
-    """Tail columns that there is memory for: another number is other memory."""
+    """Number of tail columns that memory is allocated for; with another number the memory is
+    another, too."""
 
 
 class Padded(View):
-    """A flight as a graph sees it: padded, in memory of its own.
+    """The view that a graph has of a flight: padded, in memory of its own.
 
     Rows that are padding read any token, see the first column of a free slot and the first prompt,
-    and nobody asks for their logits.
+    and their logits are thrown away.
 
     Args:
-        shape: To which it is padded.
-        width: Columns of the longest prompt.
-        device: Of the tensors.
+        shape: Shape to which the flight is padded.
+        width: Number of columns of the longest prompt.
+        device: Device of the tensors.
 
     Attributes:
-        tokens: (N,) to be read.
+        tokens: Tokens to read, (N,) int64.
     """
 
     def __init__(self, shape: Shape, width: int, device: torch.device) -> None:
@@ -75,16 +79,16 @@ class Padded(View):
 
     @property
     def num_rows(self) -> int:
-        """See `View.num_rows`."""
+        """Number of rows, padding included; see `View.num_rows`."""
         return self._shape.rows
 
     @property
     def num_prompts(self) -> int:
-        """See `View.num_prompts`."""
+        """Number of prompts, padding included; see `View.num_prompts`."""
         return self._shape.prompts
 
     def take(self, flight: Flight, tokens: torch.Tensor) -> None:
-        """Copies what the next pass is about."""
+        """Copies the inputs of the next pass."""
         prompt, place = flight.place // flight.largest_group, flight.place % flight.largest_group
         place = prompt * self.largest_group + place
         _fill(self.tokens, tokens, 0)
@@ -96,7 +100,7 @@ class Padded(View):
         self.slots_by_group[place] = flight.slots
 
     def begin(self) -> None:
-        """What is hidden is computed anew, by the pass itself, from what it was given."""
+        """Computes the masks anew from the inputs; this is part of the captured pass."""
         self._padding_bias = self.hide_padding()
         self._biases.clear()
 
@@ -107,14 +111,14 @@ def _fill(target: torch.Tensor, values: torch.Tensor, padding: int) -> None:
 
 
 class CudaGraphs:
-    """Captures passes as CUDA graphs, which share the memory of what they compute in between."""
+    """Captures passes as CUDA graphs, which share the memory of their intermediate results."""
 
     def __init__(self) -> None:
         self._pool = torch.cuda.graph_pool_handle()
 
     def __call__(self, run: Pass) -> Pass:
-        """Returns the replay of a pass, whose logits lie in the same memory each time."""
-        run()  # what libraries do at a first call can't be captured
+        """Captures a pass; returns its replay, whose logits lie in the same memory each time."""
+        run()  # first calls set libraries up, which can't be captured
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
             logits = run()
@@ -130,13 +134,13 @@ class CapturedPasses:
     """The graphs of one rollout.
 
     Args:
-        flight: What is in flight.
-        cache: Its keys and values.
-        capture: Makes a replay of a pass.
-        capture_after: See `CAPTURE_AFTER`.
+        flight: Rows and prompts in flight.
+        cache: Keys and values of the flight.
+        capture: Function that makes a replay of a pass.
+        capture_after: Number of passes before a capture, see `CAPTURE_AFTER`.
 
     Attributes:
-        failure: Why passes of this model can't be captured, once that is known.
+        failure: Reason why passes of this model can't be captured; None as long as none is known.
     """
 
     def __init__(
@@ -153,11 +157,11 @@ class CapturedPasses:
         self.failure: str | None = None
 
     def logits(self, tokens: torch.Tensor, forward: Forward) -> torch.Tensor | None:
-        """Logits (N, V) behind a token (N,) of each row; None if the pass is not captured.
+        """Returns the logits (N, V) behind each row's token; None if the pass is not captured.
 
         Args:
-            tokens: (N,) by slot.
-            forward: What is captured.
+            tokens: Last token of each row, (N,) int64, by slot.
+            forward: Forward pass to capture.
         """
         if self.failure is not None:
             return None
@@ -184,9 +188,9 @@ class CapturedPasses:
         )
 
     def _make(self, shape: Shape, tokens: torch.Tensor, forward: Forward) -> bool:
-        """Captures a pass; returns whether it can be captured."""
+        """Captures a pass; tells whether it could be captured."""
         for old in [known for known in self._known if known.room != shape.room]:
-            del self._known[old]  # of memory that is no more
+            del self._known[old]  # it reads memory that has been freed
         padded = Padded(shape, self._flight.max_width, self._flight.device)
         padded.take(self._flight, tokens)
 
@@ -206,6 +210,6 @@ class CapturedPasses:
 
 
 def round_up(count: int) -> int:
-    """The next of 1, 2, 3, 4, 6, 8, 12, 16, 24 ...: at most half as many again."""
+    """Rounds up to one of 1, 2, 3, 4, 6, 8, 12, 16, 24 ..., by at most a half."""
     power = 1 << (count - 1).bit_length()
     return power * 3 // 4 if power >= 4 and count <= power * 3 // 4 else power

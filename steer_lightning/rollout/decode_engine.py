@@ -1,4 +1,4 @@
-"""The package's own rollout engine: prompts are read once, and no finished row holds another."""
+"""The package's own rollout engine, which reads each prompt once and never waits for a long row."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from steer_lightning.types import Prompt, Rollouts
 log = logging.getLogger(__name__)
 
 PREFILL_TOKENS = 8192
-"""Prompts are read in batches of so many tokens: more would not be faster, and cost memory."""
+"""Most tokens of a batch in which prompts are read; more would cost memory and be no faster."""
 
 REFILL_SHARE = 8
-"""Waiting rows enter once an eighth of the slots is free, so that prompts are read in batches."""
+"""Waiting rows enter once one slot in so many is free, so that prompts are read in batches."""
 
 
 class DecodeEngine:
@@ -36,17 +36,17 @@ class DecodeEngine:
 
     Each prompt is read once for its whole group, completions that have drawn the same tokens so far
     share a row, keys and values are preallocated, rows that have ended leave the batch, and waiting
-    ones take their place. The model's forward pass is
-    transformers' own. A model that does not decode rightly this way is noticed by a self-check in
-    `setup`, and answered by `GenerateEngine`, with a warning.
+    ones take their place. The model's forward pass is that of transformers. A self-check in `setup`
+    notices a model that does not decode correctly this way; `GenerateEngine` then takes over, with
+    a warning.
 
     Args:
-        max_tokens_in_flight: Most tokens whose keys and values are kept at once; bounds memory. It
+        max_tokens_in_flight: Most tokens whose keys and values are kept at once; bounds memory, and
             does not change what is sampled. Where memory runs out all the same, the rollout begins
             anew with half as many tokens, with a warning.
-        cuda_graphs: On a GPU, captures the passes over one token a row and replays them, which
+        cuda_graphs: Whether, on a GPU, passes over one token a row are captured and replayed, which
             spares launching some thousand small operations for each token. A model for which that
-            does not work goes on without, with a warning.
+            does not work goes on without graphs, with a warning.
 
     Raises:
         ConfigError: If `max_tokens_in_flight` is less than 1.
@@ -66,9 +66,9 @@ class DecodeEngine:
         self._policy: Policy | None = None
 
     def setup(self, policy: Policy) -> None:
-        """Keeps the policy, whose vectors are read live, and checks that it decodes rightly."""
+        """Keeps the policy, whose vectors are read live, and checks that it decodes correctly."""
         self._policy, self.fallback = policy, None
-        # a sharded base is gathered in the middle of a pass
+        # a sharded base is gathered in the middle of a pass, which a graph can't do
         can_capture = policy.device.type == "cuda" and not policy.sharding.shards
         self._graphs = CudaGraphs if self.cuda_graphs and can_capture else None
         reason = why_not(policy, self.decode)
@@ -83,7 +83,7 @@ class DecodeEngine:
             self.fallback.setup(policy)
 
     def sync(self, steering: Steering) -> None:
-        """Does nothing: rollouts run on the very parameter that is trained."""
+        """Does nothing, since rollouts use the trained parameters themselves."""
 
     def generate(
         self,
@@ -94,7 +94,7 @@ class DecodeEngine:
         step: int,
         on_completion: OnCompletion = ignore,
     ) -> Rollouts:
-        """See `RolloutEngine.generate`."""
+        """Answers prompts; see `RolloutEngine.generate`."""
         policy = set_up(self._policy, type(self).__name__)
         if self.fallback is not None:
             return self.fallback.generate(
@@ -143,7 +143,7 @@ class DecodeEngine:
         on_completion: OnCompletion = ignore,
         capture_after: int = CAPTURE_AFTER,
     ) -> Rollouts:
-        """Decodes within a plan, without fall-back."""
+        """Decodes within a plan, without falling back to `GenerateEngine`."""
         size = sampling.group_size
         flight = Flight(
             [len(prompt.token_ids) for prompt in prompts],
@@ -169,7 +169,7 @@ class DecodeEngine:
                 decoder.captured = CapturedPasses(flight, cache, self._graphs(), capture_after)
             while waiting or flight.num_rows:
                 decoder.refill(waiting)
-                if flight.num_rows:  # all that were taken in may have ended with their first token
+                if flight.num_rows:  # all the new rows may have ended with their first token
                     decoder.step()
             self._note(decoder.captured)
             return completions.rollouts()
@@ -186,7 +186,7 @@ class DecodeEngine:
 
 
 class _Decoder:
-    """The loop's state: what is in flight, and each row's last token."""
+    """The state of the decoding loop: the flight, and the last token of each row."""
 
     def __init__(
         self,
@@ -197,11 +197,11 @@ class _Decoder:
     ) -> None:
         self.policy, self.flight = policy, flight
         self.completions, self.cache = completions, cache
-        self.tokens = torch.zeros(0, dtype=torch.long, device=policy.device)  # (N,) by slot
+        self.tokens = torch.zeros(0, dtype=torch.long, device=policy.device)  # (N,), by slot
         self.captured: CapturedPasses | None = None
 
     def refill(self, waiting: deque[int]) -> None:
-        """Takes in waiting completions, if there is room for a fair number of them."""
+        """Takes in waiting completions, if enough slots are free; see `REFILL_SHARE`."""
         flight = self.flight
         room = flight.max_rows - flight.num_completions
         if not waiting or (flight.num_rows and room < max(1, flight.max_rows // REFILL_SHARE)):
@@ -235,7 +235,7 @@ class _Decoder:
         self._draw(logits, flight.counts[before:] - 1, before)
 
     def _prefill(self, slots: list[int]) -> dict[int, torch.Tensor]:
-        """Reads prompts; returns the logits (V,) behind each."""
+        """Reads the prompts in some slots; returns the logits (V,) behind each prompt."""
         flight = self.flight
         found: dict[int, torch.Tensor] = {}
         slots = sorted(slots, key=lambda slot: flight.lengths[flight.prompts[slot]])
@@ -253,7 +253,7 @@ class _Decoder:
         return found
 
     def step(self) -> None:
-        """One token more for each completion in flight."""
+        """Draws one more token for each completion in flight."""
         flight = self.flight
         logits = None
         if self.captured is not None:
@@ -265,7 +265,7 @@ class _Decoder:
         self._draw(logits, counts, 0)
 
     def _one_token(self, tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        """Returns logits (N, V) behind a token (N, 1) of each row."""
+        """Returns the logits (N, V) behind a token (N, 1) of each row."""
         return self._forward(tokens, positions, num_completion=1)
 
     def _draw(self, logits: torch.Tensor, counts: torch.Tensor, first: int) -> None:
@@ -303,12 +303,12 @@ class _Decoder:
     def _forward(
         self, ids: torch.Tensor, positions: torch.Tensor, num_completion: int
     ) -> torch.Tensor:
-        """Logits (rows, V) behind the last token."""
+        """Returns the logits (rows, V) behind the last token."""
         ids = ids.to(self.policy.device)
         with self.policy.with_text_roles(ids, num_completion):
             output = self.policy.model(
                 input_ids=ids,
-                attention_mask=torch.ones_like(ids),  # not read; without it some warn
+                attention_mask=torch.ones_like(ids),  # not read, but some models warn without it
                 position_ids=positions.to(ids.device),
                 past_key_values=self.cache.past,
                 use_cache=True,
@@ -318,7 +318,7 @@ class _Decoder:
         return logits
 
     def _release(self, ended: list[int]) -> None:
-        """Lets rows go, and closes the gaps that they leave."""
+        """Removes rows that have ended, and closes the gaps that they leave."""
         flight, device = self.flight, self.policy.device
         source, target = (torch.tensor(x, device=device) for x in flight.release(ended))
         if len(source):

@@ -1,4 +1,4 @@
-"""What a rollout engine must do."""
+"""The protocol of a rollout engine."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any, Protocol, runtime_checkable
 from steer_lightning.types import Completion
 
 OnCompletion = Callable[[int, Completion], None]
-"""Takes a row of the batch and its completion."""
+"""Function that takes the number of a row in the batch and its completion."""
 
 
 def ignore(row: int, completion: Completion) -> None:
-    """For rollouts that nobody waits for."""
+    """Does nothing; for callers that only want the finished rollouts."""
 
 
 @runtime_checkable
@@ -31,16 +31,15 @@ class RolloutEngine(Protocol):
     ) -> Any:
         """Takes a list of `Prompt` and a `Sampling`.
 
-        Returns `Rollouts` with G completions of each prompt.
-
-        The same ones for the same (seed, step, prompt id, sample), whatever else is in the batch.
+        Returns `Rollouts` with G completions of each prompt. Completions are the same for the same
+        (seed, step, prompt id, sample), whatever else is in the batch.
 
         An engine may call `on_completion(row, completion)`, with a `Completion`, for each row that
-        has ended, so that it is scored while others are still sampled; what it leaves out is scored
-        at the end.
+        has ended, so that it is scored while others are still sampled; rows for which it makes no
+        call are scored at the end.
         """
         ...
 
     def sync(self, steering: Any, /) -> Any:
-        """Takes over what is trained, a `Steering`, after each optimizer step."""
+        """Takes over the trained parameters, a `Steering`, after each update."""
         ...

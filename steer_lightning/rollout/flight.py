@@ -1,4 +1,4 @@
-"""Which completions are in flight, where their keys and values lie, and what each row may see."""
+"""The flight: the completions being sampled, their slots in memory, and what each row may see."""
 
 from __future__ import annotations
 
@@ -9,25 +9,28 @@ from dataclasses import dataclass, field
 import torch
 
 HIDDEN = torch.finfo(torch.float32).min
-"""Added to a score that must not count; finite, so that a row that sees nothing stays a number."""
+"""Number added to a score that must not count; finite, so that a row that sees nothing gets no
+NaN."""
 
 
 class View(ABC):
-    """What attention asks about the rows that read one token each.
+    """The facts that attention needs about the rows that read one token each.
+
+    The current token of a row is the one that the pass reads. All tensors but the biases are int64.
 
     Attributes:
-        num_columns: Tail columns in use, that of the token under way included.
-        width: Columns of the longest prompt, T0.
-        column: Where the token under way goes, if that is the same for all rows.
-        slots: (N,) row slots.
-        counts: (N,) tokens sampled so far, by slot.
-        row_lengths: (N,) tokens of each row's prompt.
-        prompt_lengths: (P,) tokens of each prompt.
-        largest_group: Rows of a prompt at most.
-        slots_by_group: (P * largest group,) row slots by prompt, filled up with 0.
-        place: (N,) where each row lies in that.
-        device: Of the tensors.
-        prefilling: (P,) prompt slots that a prefill writes to; None while decoding.
+        num_columns: Number of tail columns in use, that of the current token included.
+        width: Number of columns of the longest prompt, T0.
+        column: Column of the current token, if it is the same for all rows, else None.
+        slots: Slots of the rows, (N,).
+        counts: Number of tokens sampled so far, (N,), by slot.
+        row_lengths: Number of tokens of each row's prompt, (N,), by slot.
+        prompt_lengths: Number of tokens of each prompt, (P,), by slot.
+        largest_group: Most rows of a prompt.
+        slots_by_group: Slots of the rows by prompt, filled up with 0, (P * largest group,).
+        place: Place of each row in `slots_by_group`, (N,).
+        device: Device of the tensors.
+        prefilling: Prompt slots that a prefill writes to, (P,); None while decoding.
     """
 
     num_columns: int
@@ -51,36 +54,36 @@ class View(ABC):
     @property
     @abstractmethod
     def num_rows(self) -> int:
-        """Rows of the pass, N."""
+        """Number of rows of the pass, N."""
 
     @property
     @abstractmethod
     def num_prompts(self) -> int:
-        """Prompts that they see, P."""
+        """Number of prompts that the rows see, P."""
 
-    # ---- positions, and what may be seen
+    # ---- positions and masks
 
     @property
     def columns(self) -> torch.Tensor:
-        """(N,) where the token under way goes in each row's tail."""
+        """Column of the current token in each row's tail, (N,) int64."""
         return self.counts - 1
 
     @property
     def positions(self) -> torch.Tensor:
-        """(N,) of the token under way in its text."""
+        """Position of each row's current token in its text, (N,) int64."""
         return self.row_lengths + self.columns
 
     def biases(
         self, window: int | None, heads: int
     ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """What is added to the scores on prompts and on tails; None where nothing is hidden.
+        """Returns the biases of the scores on prompts and on tails; None where nothing is hidden.
 
         Args:
-            window: Of the layer; None sees all.
-            heads: Query heads a key-value head.
+            window: Width of the layer's sliding window; None sees all.
+            heads: Number of query heads for each key-value head.
 
         Returns:
-            (P, 1, 1 or rows of the group * heads, T0) and (N, 1, 1, T).
+            Biases (P, 1, 1 or rows of the group * heads, T0) and (N, 1, 1, T).
         """
         longest = self.width + self.num_columns
         window = None if window is None or longest <= window else window
@@ -96,12 +99,12 @@ class View(ABC):
         return _bias(seen)[:, None, None]
 
     def _key_positions(self) -> torch.Tensor:
-        """(P, 1, T0) of each prompt's tokens; negative for padding."""
+        """Returns the positions of each prompt's tokens, (P, 1, T0); negative for padding."""
         places = torch.arange(self.width, device=self.device)
         return (places - (self.width - self.prompt_lengths)[:, None])[:, None]
 
     def hide_padding(self) -> torch.Tensor:
-        """What is added to the scores on prompts, (P, 1, 1, T0)."""
+        """Returns the bias of the scores on prompts that hides their padding, (P, 1, 1, T0)."""
         return _bias(self._key_positions() >= 0)[:, None]
 
     def _prompt_bias(self, window: int | None, heads: int) -> torch.Tensor | None:
@@ -112,17 +115,17 @@ class View(ABC):
         seen = (key_positions >= 0) & (row_positions - key_positions < window)
         return _bias(seen).repeat_interleave(heads, 1)[:, None]
 
-    # ---- rows by group and back
+    # ---- from rows to groups and back
 
     def to_groups(self, query: torch.Tensor) -> torch.Tensor:
-        """(N, K, g, D) by slot to (P, K, rows of the group * g, D)."""
+        """Reorders queries (N, K, g, D) by slot into (P, K, rows of the group * g, D)."""
         if not self._is_regular:
             query = query[self.slots_by_group]
         by_group = query.view(self.num_prompts, -1, *query.shape[1:]).transpose(1, 2)
         return by_group.flatten(2, 3)
 
     def from_groups(self, output: torch.Tensor, heads: int) -> torch.Tensor:
-        """(P, K, rows of the group * g, E) to (N, K, g, E) by slot."""
+        """Reorders outputs (P, K, rows of the group * g, E) into (N, K, g, E) by slot."""
         prompts, kv_heads, _, size = output.shape
         by_row = output.view(prompts, kv_heads, self.largest_group, heads, size)
         by_row = by_row.transpose(1, 2).flatten(0, 1)
@@ -134,7 +137,7 @@ def _bias(seen: torch.Tensor) -> torch.Tensor:
 
 
 class Flight(View):
-    """Slots for rows and prompts, kept without gaps, and what each row may see.
+    """The slots of rows and prompts, kept without gaps, and what each row may see.
 
     Completions and prompts are numbered as in the call: completion n answers prompt n // G. A row
     is what a forward pass reads: all completions of a prompt that have drawn the same tokens so
@@ -142,12 +145,13 @@ class Flight(View):
     moves into its place.
 
     Args:
-        lengths: Tokens of each prompt.
-        group_size: Completions of a prompt, G.
-        max_rows: Row slots; completions in flight at most, since each may come to need its own.
-        max_prompts: Prompt slots.
-        max_columns: Tokens of a completion at most.
-        device: Of the tensors.
+        lengths: Number of tokens of each prompt.
+        group_size: Number of completions of a prompt, G.
+        max_rows: Number of row slots, which is also the most completions in flight, since each may
+            come to need a row of its own.
+        max_prompts: Number of prompt slots.
+        max_columns: Most tokens of a completion.
+        device: Device of the tensors.
     """
 
     def __init__(
@@ -163,37 +167,37 @@ class Flight(View):
         self.lengths, self.group_size, self.device = lengths, group_size, device
         self.max_rows, self.max_prompts, self.max_columns = max_rows, max_prompts, max_columns
         self.max_width = max(lengths)
-        self.rows: list[list[int]] = []  # by slot: its completions
-        self.prompts: list[int] = []  # by slot
+        self.rows: list[list[int]] = []  # completions of the row in each slot
+        self.prompts: list[int] = []  # number of the prompt in each slot
         self._prefill_lengths = torch.zeros(0)
         self._clock = 0
-        self._born: list[int] = []  # by slot, on the clock
+        self._born: list[int] = []  # time on the clock at which the row in each slot began
         self._biases = {}
 
     @property
     def num_rows(self) -> int:
-        """Rows in flight."""
+        """Number of rows in flight."""
         return len(self.rows)
 
     @property
     def num_completions(self) -> int:
-        """Completions in flight."""
+        """Number of completions in flight."""
         return sum(map(len, self.rows))
 
     @property
     def num_prompts(self) -> int:
-        """Prompts in flight."""
+        """Number of prompts in flight."""
         return len(self.prompts)
 
-    # ---- taking in and letting go
+    # ---- taking in and removing
 
     def admit(self, completions: Sequence[int]) -> list[int]:
         """Gives a slot to all completions of a prompt together, since none has drawn a token yet.
 
-        Their columns are counted as if they had one, which is drawn before the next pass.
+        Columns are counted as if each had a token already, since one is drawn before the next pass.
 
         Returns:
-            Prompts that are new.
+            Numbers of the prompts that are new.
         """
         groups: dict[int, list[int]] = {}
         for n in completions:
@@ -205,14 +209,19 @@ class Flight(View):
         return new
 
     def split(self, slots: Sequence[int], rows: Sequence[list[int]]) -> list[int]:
-        """Gives slots of their own to rows that leave others; returns them."""
+        """Gives a slot to each row that separates from another one; returns the slots.
+
+        Args:
+            slots: Slots of the rows that they separate from.
+            rows: Completions of each new row.
+        """
         first = len(self.rows)
         self.rows += rows
         self._born += [self._born[slot] for slot in slots]
         return list(range(first, len(self.rows)))
 
     def release(self, ended: Sequence[int]) -> tuple[list[int], list[int]]:
-        """Takes rows away by slot; returns the slots of rows that move, and where they go."""
+        """Removes rows by slot; returns the slots of the rows that move, and their new slots."""
         source, target = _fill_gaps(len(self.rows), ended)
         for old, new in zip(source, target, strict=True):
             self.rows[new], self._born[new] = self.rows[old], self._born[old]
@@ -221,7 +230,7 @@ class Flight(View):
         return source, target
 
     def release_prompts(self) -> tuple[list[int], list[int]]:
-        """Takes prompts without rows away; returns slots as `release` does."""
+        """Removes prompts without rows; returns slots as `release` does."""
         needed = {row[0] // self.group_size for row in self.rows}
         ended = [slot for slot, prompt in enumerate(self.prompts) if prompt not in needed]
         source, target = _fill_gaps(len(self.prompts), ended)
@@ -231,7 +240,7 @@ class Flight(View):
         return source, target
 
     def settle(self) -> None:
-        """Brings the tensors up to date after rows came or went."""
+        """Brings the tensors up to date after rows have been taken in or removed."""
         slot_of = {prompt: slot for slot, prompt in enumerate(self.prompts)}
         groups: list[list[int]] = [[] for _ in self.prompts]
         place = []
@@ -248,7 +257,7 @@ class Flight(View):
         self.place = self._tensor([p * self.largest_group + j for p, j in place])
         self.slots = torch.arange(len(self.rows), device=self.device)
         self.completions = self._tensor([n for row in self.rows for n in row])
-        """All in flight, one slot's behind the other's."""
+        """Numbers of the completions in flight, (num_completions,) int64, slot after slot."""
         self.is_shared = len(self.completions) > len(self.rows)
         self.row_lengths = self._tensor([self.lengths[prompt] for prompt in prompts])
         self.prompt_lengths = self._tensor([self.lengths[p] for p in self.prompts])
@@ -261,17 +270,17 @@ class Flight(View):
         self._read_clock()
 
     def advance(self) -> None:
-        """Each row has one token more."""
+        """Counts one more token for each row."""
         self._clock += 1
         self._read_clock()
 
     def _read_clock(self) -> None:
         self.counts = self._clock - self._born_tensor
-        """(N,) tokens sampled so far, by slot."""
+        """Number of tokens sampled so far, (N,) int64, by slot."""
         self.num_columns = self._clock - self._oldest
-        """Tail columns in use, that of the token under way included."""
+        """Number of tail columns in use, that of the current token included."""
         self.column = self.num_columns - 1 if self._is_uniform else None
-        """Where the token under way goes, if that is the same for all rows."""
+        """Column of the current token, if it is the same for all rows, else None."""
         self._biases.clear()
 
     def _tensor(self, values: Sequence[int]) -> torch.Tensor:
@@ -280,16 +289,20 @@ class Flight(View):
     # ---- reading prompts
 
     def start_prefill(self, slots: Sequence[int]) -> None:
-        """The next forward pass reads these prompts, left-padded to the longest."""
+        """Prepares for a forward pass over these prompts, left-padded to the longest."""
         self.prefilling = self._tensor(slots)
         self._prefill_lengths = self._tensor([self.lengths[self.prompts[slot]] for slot in slots])
 
     def end_prefill(self) -> None:
-        """The next forward passes read one token a row."""
+        """Prepares for forward passes over one token a row."""
         self.prefilling = None
 
     def prefill_mask(self, window: int | None) -> torch.Tensor | None:
-        """(P, 1, T, T) bool, True where a prompt's token may look; None for plain causality."""
+        """Returns which tokens a prompt's token may see, (P, 1, T, T) bool; None if all before it.
+
+        Args:
+            window: Width of the layer's sliding window; None sees all.
+        """
         lengths = self._prefill_lengths
         width = int(lengths.max())
         if int(lengths.min()) == width and (window is None or width <= window):
@@ -298,11 +311,11 @@ class Flight(View):
         distance = places[:, None] - places[None, :]
         seen = (distance >= 0) & (distance < (window or width))
         real = places >= (width - lengths)[:, None, None]
-        return (seen & real | (distance == 0))[:, None]  # padding sees itself, to be a number
+        return (seen & real | (distance == 0))[:, None]  # padding sees itself, else it would be NaN
 
 
 def _fill_gaps(count: int, ended: Sequence[int]) -> tuple[list[int], list[int]]:
-    """Which of `count` slots move where, so that those left are the first ones."""
+    """Returns which of `count` slots move, and where to, so that those left are the first ones."""
     kept = count - len(ended)
     gone = set(ended)
     target = [slot for slot in sorted(gone) if slot < kept]
@@ -312,28 +325,29 @@ def _fill_gaps(count: int, ended: Sequence[int]) -> tuple[list[int], list[int]]:
 
 @dataclass
 class Parting:
-    """What becomes of rows once each of their completions has drawn its next token."""
+    """The separation of rows whose completions have drawn different next tokens."""
 
     rows: list[list[int]] = field(default_factory=list)
-    """By slot: completions that stay there; none if all have ended."""
+    """Completions that stay in each slot; none if all have ended."""
     tokens: list[int] = field(default_factory=list)
-    """By slot: what they have drawn; 0 if all have ended."""
+    """Token that the completions in each slot have drawn; 0 if all have ended."""
     split: list[tuple[int, list[int], int]] = field(default_factory=list)
-    """Slot that is left, completions that leave it, and what these have drawn."""
+    """New rows: the slot that each one leaves, its completions, and the token that they drew."""
 
     @property
     def ended(self) -> list[int]:
-        """Slots of which all completions have ended."""
+        """Slots whose completions have all ended."""
         return [slot for slot, row in enumerate(self.rows) if not row]
 
 
 def part(rows: Sequence[list[int]], tokens: Sequence[int], ended: Sequence[bool]) -> Parting:
-    """Keeps together what has drawn the same token, and lets go what has ended.
+    """Keeps completions together that have drawn the same token, and drops those that have ended.
 
     Args:
-        rows: By slot: its completions.
-        tokens: What all these completions have drawn, one slot's behind the other's.
-        ended: Whether they have ended with that; the same token ends all completions of a row.
+        rows: Completions in each slot.
+        tokens: Token that each of these completions has drawn, slot after slot.
+        ended: Whether each completion has ended with its token; the same token ends all
+            completions of a row.
     """
     drawn = zip(tokens, ended, strict=True)
     parting = Parting()
@@ -346,7 +360,7 @@ def part(rows: Sequence[list[int]], tokens: Sequence[int], ended: Sequence[bool]
 
 
 def _by_token(row: list[int], drawn: Iterator[tuple[int, bool]]) -> Iterator[tuple[list[int], int]]:
-    """Completions of a row that go on, by their token."""
+    """Yields the completions of a row that go on, grouped by their token, with that token."""
     groups: dict[int, list[int]] = {}
     for completion in row:
         token, ended = next(drawn)

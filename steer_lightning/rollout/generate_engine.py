@@ -1,4 +1,4 @@
-"""The rollout engine over `transformers.generate`."""
+"""The rollout engine that runs `transformers.generate`."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class GenerateEngine:
     """Runs `transformers.generate` on the policy in this process.
 
     Args:
-        max_rows: Most completions generated at once; bounds the memory of the key-value cache.
-            Prompts of similar length go together. It does not change what is sampled.
+        max_rows: Most completions generated at once; bounds the memory of the key-value cache, and
+            does not change what is sampled. Prompts of similar length go together.
 
     Raises:
         ConfigError: If `max_rows` is less than 1.
@@ -44,7 +44,7 @@ class GenerateEngine:
         """Keeps the policy; its vectors are read live.
 
         Raises:
-            ConfigError: If the base lies in memory in a way that `generate` can't read.
+            ConfigError: If the base is sharded in a way that `generate` can't read.
         """
         reason = policy.sharding.why_not_generate
         if reason is not None:
@@ -58,7 +58,7 @@ class GenerateEngine:
         self._policy = policy
 
     def sync(self, steering: Steering) -> None:
-        """Does nothing: rollouts run on the very parameter that is trained."""
+        """Does nothing, since rollouts use the trained parameters themselves."""
 
     @torch.no_grad()
     def generate(
@@ -70,7 +70,7 @@ class GenerateEngine:
         step: int,
         on_completion: OnCompletion = ignore,
     ) -> Rollouts:
-        """See `RolloutEngine.generate`."""
+        """Answers prompts; see `RolloutEngine.generate`."""
         policy, size = set_up(self._policy, type(self).__name__), sampling.group_size
         completions = Completions(
             policy, prompts, sampling, seed=seed, step=step, on_completion=on_completion
@@ -97,9 +97,9 @@ def _fill(
     Args:
         policy: Policy that samples.
         completions: Table of all rows.
-        ids: Prompts of these rows (n, T), left-padded.
-        mask: Masks of their prompts, one for each group.
-        rows: Numbers of the rows (n,).
+        ids: Tokens of these rows' prompts, (n, T) int64, left-padded.
+        mask: Masks of the prompts, one for each group, (n / G, T) int64, 0 where padded.
+        rows: Numbers of the rows in the table, (n,) int64.
     """
     draws = _Draws(completions, rows.to(policy.device), policy.pad_token_id)
     policy.model.generate(
@@ -108,7 +108,7 @@ def _fill(
         generation_config=GenerationConfig(
             do_sample=False,
             max_new_tokens=completions.sampling.max_new_tokens,
-            eos_token_id=None,  # `_HasEnded` tells
+            eos_token_id=None,  # `_HasEnded` tells which rows have ended
             pad_token_id=policy.pad_token_id,
         ),
         logits_processor=LogitsProcessorList([draws]),
@@ -120,12 +120,12 @@ def _fill(
 class _Draws(LogitsProcessor):
     """Draws each row's token from its own random stream, and keeps the token's log-probability.
 
-    `generate` itself can only sample a whole batch from one stream, and hands back
-    log-probabilities only with all (T, N, V) scores. So the draw happens here, and `generate` takes
-    the "most likely" token of what is returned.
+    `generate` itself can only sample a whole batch from one stream, and returns log-probabilities
+    only with all scores (T, N, V). So tokens are drawn here, and `generate` takes the "most likely"
+    token of the scores that this processor returns.
 
     Attributes:
-        ended: Bool (n,), True for rows that have ended.
+        ended: Whether each row has ended, (n,) bool.
     """
 
     def __init__(self, completions: Completions, rows: torch.Tensor, pad: int) -> None:
@@ -155,5 +155,5 @@ class _HasEnded(StoppingCriteria):
     def __call__(
         self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **kwargs: Any
     ) -> torch.BoolTensor:
-        """Returns bool (n,), True for rows that have ended."""
+        """Returns whether each row has ended, (n,) bool."""
         return self.draws.ended  # type: ignore[return-value]

@@ -1,9 +1,9 @@
-"""Keys and values of the completions in flight, how many fit, and the attention over them.
+"""The keys and values of the completions in flight, how many fit, and the attention over them.
 
 A cache layer holds each prompt's keys and values once, for all G completions of its group, and a
-preallocated tail for each completion. The attention function attends to both and joins the two
-parts by their softmax sums. The model's own forward pass does the rest, so any decoder that goes
-through the doors of `model.attention` decodes here.
+preallocated tail for each row. The attention function attends to both and joins the two parts by
+their softmax sums. The model's own forward pass does the rest, so that any decoder which uses the
+interface of `model.attention` decodes here.
 """
 
 from __future__ import annotations
@@ -23,19 +23,21 @@ from steer_lightning.rollout.sampling import Sampling
 from steer_lightning.types import Prompt
 
 FIRST_COLUMNS = 64
-"""Tail columns allocated at first; they double as completions grow."""
+"""Number of tail columns allocated at first; it doubles as completions grow."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """How many rows and prompts are in flight at once."""
+    """The number of rows and prompts in flight at once."""
 
     max_rows: int
+    """Most rows in flight."""
     max_prompts: int
+    """Most prompts in flight."""
     tokens: int
-    """Most tokens that they take together."""
+    """Most tokens of these rows and prompts together."""
     least: int
-    """Tokens that the longest prompt takes with one completion."""
+    """Most tokens of the longest prompt with one completion."""
 
 
 def plan_flight(
@@ -45,9 +47,9 @@ def plan_flight(
 
     Args:
         prompts: B prompts.
-        sampling: How they are answered.
+        sampling: Settings by which they are answered.
         budget: Most tokens in flight, as the user has set it.
-        fitting: Tokens for which memory has sufficed, where it did not for the budget.
+        fitting: Number of tokens to try instead, after memory has run out; None before.
 
     Raises:
         ConfigError: If the budget does not even hold one prompt with one completion.
@@ -76,10 +78,10 @@ def plan_flight(
 
 
 def smaller(plan: Plan, in_step: bool) -> int:
-    """Returns how many tokens to try after memory ran out.
+    """Returns the number of tokens to try after memory has run out.
 
     Args:
-        plan: For which it did.
+        plan: Plan for which memory has run out.
         in_step: Whether other processes are in the middle of the same pass.
 
     Raises:
@@ -108,15 +110,15 @@ def smaller(plan: Plan, in_step: bool) -> int:
 
 
 class KeyValues(CacheLayer):
-    """Keys and values of one decoder layer.
+    """The keys and values of one decoder layer.
 
     Prompts (P, K, T0, D) are flush right, as left-padded text is; tails (N, K, T, D) flush left.
 
     Args:
-        flight: What is in flight; all layers read the same one.
+        flight: Rows and prompts in flight, shared by all layers.
 
     Attributes:
-        view: What the pass under way sees of it; the flight itself, or a padded view.
+        view: View of the flight that the current pass has: the flight itself, or a padded view.
     """
 
     def __init__(self, flight: Flight) -> None:
@@ -125,7 +127,7 @@ class KeyValues(CacheLayer):
         self.view: View = flight
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        """Allocates room for all that can be in flight at once."""
+        """Allocates room for all rows and prompts that can be in flight at once."""
         flight = self.flight
 
         def room(like: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
@@ -141,7 +143,7 @@ class KeyValues(CacheLayer):
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Stores new keys and values (rows, K, T, D); the attention function reads them here."""
+        """Stores new keys and values (rows, K, T, D), from where the attention reads them."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         view, new = self.view, (key_states, value_states)
@@ -159,11 +161,11 @@ class KeyValues(CacheLayer):
 
     @property
     def num_columns(self) -> int:
-        """Tail columns that there is room for; 0 in a layer without attention."""
+        """Number of tail columns that there is room for; 0 in a layer without attention."""
         return self.tail[0].shape[2] if self.is_initialized else 0
 
     def reserve(self, num_columns: int) -> None:
-        """Makes room for so many tail columns, in other memory if there was too little."""
+        """Makes room for that many tail columns, in other memory if there was too little."""
         while 0 < self.num_columns < num_columns:
             self._grow()
 
@@ -176,7 +178,7 @@ class KeyValues(CacheLayer):
     def copy_rows(self, source: torch.Tensor, target: torch.Tensor, num_columns: int) -> None:
         """Copies tails into slots that are free."""
         if not self.is_initialized:
-            return  # a layer without attention has none
+            return  # a layer without attention has no tails
         for room in self.tail:
             room[target, :, :num_columns] = room[source, :, :num_columns]
 
@@ -187,15 +189,15 @@ class KeyValues(CacheLayer):
 
 
 class FlightCache:
-    """Keys and values of all decoder layers, and the attention of a model over them.
+    """The keys and values of all decoder layers, and the attention of a model over them.
 
     Args:
         model: Language model.
-        flight: What is in flight.
+        flight: Rows and prompts in flight.
 
     Attributes:
-        layers: One for each decoder layer.
-        past: The same as the model takes them, as `past_key_values`.
+        layers: Keys and values of each decoder layer.
+        past: Cache of these layers, which the model takes as `past_key_values`.
     """
 
     def __init__(self, model: Any, flight: Flight) -> None:
@@ -212,7 +214,7 @@ class FlightCache:
 
     @contextmanager
     def seen_as(self, view: View) -> Iterator[None]:
-        """Lets passes see the flight by another view while the block runs."""
+        """Lets passes see the flight through another view while the block runs."""
         for layer in self.layers:
             layer.view = view
         try:
@@ -222,7 +224,7 @@ class FlightCache:
                 layer.view = self._flight
 
     def reserve(self, num_columns: int) -> int:
-        """Makes room for so many tail columns; returns how many there is room for."""
+        """Makes room for that many tail columns; returns how many there is room for."""
         for layer in self.layers:
             layer.reserve(num_columns)
         return max(layer.num_columns for layer in self.layers)
@@ -254,21 +256,21 @@ class FlightCache:
 
         Args:
             module: Attention module, which knows its layer.
-            query: (rows, H, T, D).
-            key: (rows, K, T, D), of these tokens alone.
-            value: The same.
-            attention_mask: Not used: the flight knows what each row may see.
-            scaling: Factor on the scores; default D ** -0.5.
+            query: Queries (rows, H, T, D).
+            key: Keys of these tokens alone, (rows, K, T, D).
+            value: Values of these tokens alone, (rows, K, T, D).
+            attention_mask: Mask, which is ignored: the flight knows what each row may see.
+            scaling: Factor of the scores; default D ** -0.5.
             sliding_window: Width of the window that this layer sees; None sees all.
-            softcap: Not supported.
-            s_aux: Not supported.
-            kwargs: Others, such as `dropout`, which is 0 in eval mode.
+            softcap: Cap of the scores, which is not supported.
+            s_aux: Attention sinks, which are not supported.
+            kwargs: Other arguments, such as `dropout`, which is 0 in eval mode.
 
         Returns:
-            (rows, T, H, D), and None for the weights.
+            Output (rows, T, H, D), and None for the weights.
 
         Raises:
-            NotImplementedError: For what is not supported.
+            NotImplementedError: If an argument is given that is not supported.
         """
         check_arguments(softcap=softcap, s_aux=s_aux)
         layer = self.layers[module.layer_idx]  # type: ignore[index]
@@ -289,7 +291,7 @@ class FlightCache:
 
 
 def _decode(view: View, layer: KeyValues, query: torch.Tensor, window: int | None) -> torch.Tensor:
-    """One token a row: (N, H, 1, D) to (N, 1, H, D)."""
+    """Attends for one token a row, from queries (N, H, 1, D) to an output (N, 1, H, D)."""
     num_rows, heads, _, size = query.shape
     keys, values = (room[:num_rows, :, : view.num_columns] for room in layer.tail)
     kv_heads = keys.shape[1]
@@ -312,7 +314,7 @@ Part = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # weighted values, sums,
 def _part(
     query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, bias: torch.Tensor | None
 ) -> Part:
-    """Attention over a part of the tokens, not yet normalised; scores in float32."""
+    """Attends over a part of the tokens, without normalising yet; scores are float32."""
     scores = torch.matmul(query, keys.transpose(2, 3)).float()
     if bias is not None:
         scores += bias
@@ -326,7 +328,7 @@ def _part(
 
 
 def _join(one: Any, two: Any) -> torch.Tensor:
-    """The softmax over both parts: each is weighted by its share of the sum."""
+    """Joins two parts into the softmax over both: each is weighted by its share of the sum."""
     largest = torch.maximum(one[2], two[2])
     share_one, share_two = (one[2] - largest).exp_(), (two[2] - largest).exp_()
     total = one[1] * share_one + two[1] * share_two

@@ -1,4 +1,4 @@
-"""Settings of a rollout: how completions are sampled."""
+"""The settings by which the completions of a rollout are sampled."""
 
 from __future__ import annotations
 
@@ -13,15 +13,17 @@ class Sampling:
     """Settings of one kind of rollout. The defaults are the paper's.
 
     Attributes:
-        group_size: Completions of each prompt, G.
-        temperature: Divides the logits; 0 takes the most likely token.
-        top_p: Keeps the smallest set of tokens whose probability reaches it; 1 keeps all.
-        top_k: Keeps the k most likely tokens; 0 keeps all.
-        min_p: Keeps tokens at least so likely as this share of the most likely one; 0 keeps all.
-        max_new_tokens: A completion is cut off there.
-        eos_token_ids: Further tokens that end a completion, beside those the model and its
+        group_size: Number of completions of each prompt, G.
+        temperature: Divisor of the logits; 0 takes the most likely token.
+        top_p: Probability that the smallest set of most likely tokens must reach, which alone are
+            kept; 1 keeps all.
+        top_k: Number of most likely tokens that are kept; 0 keeps all.
+        min_p: Share of the most likely token's probability that a token must have to be kept; 0
+            keeps all.
+        max_new_tokens: Most tokens of a completion, which is cut off there.
+        eos_token_ids: Further tokens that end a completion, beside those that the model and its
             tokenizer name.
-        stop_strings: Texts that end a completion; they are part of it.
+        stop_strings: Texts that end a completion, and are part of it.
     """
 
     group_size: int = 16

@@ -1,4 +1,4 @@
-"""Checks that a model decodes rightly in `DecodeEngine`, against plain forward passes."""
+"""The check that a model decodes correctly in `DecodeEngine`, against plain forward passes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from steer_lightning.system.out_of_memory import is_out_of_memory
 from steer_lightning.types import Problem, Prompt, Rollouts
 
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.25, torch.float16: 0.1}
-"""Largest difference of a log-probability, in nats; 16 bits round differently in another order."""
+"""Largest difference of a log-probability that is let pass, in nats, by dtype of the base; 16-bit
+results depend on the order of operations."""
 
 
 def why_not(policy: Policy, decode: Callable[..., Rollouts]) -> str | None:
@@ -21,10 +22,10 @@ def why_not(policy: Policy, decode: Callable[..., Rollouts]) -> str | None:
 
     Args:
         policy: Policy that decodes.
-        decode: `DecodeEngine.decode`.
+        decode: Method `DecodeEngine.decode`.
 
     Returns:
-        None if all is well, else what went wrong.
+        None if they agree, else the reason why the model can't decode this way.
     """
     vocabulary = policy.model.config.get_text_config().vocab_size
     lengths = (5, 9, 9)
@@ -39,7 +40,7 @@ def why_not(policy: Policy, decode: Callable[..., Rollouts]) -> str | None:
     try:
         rollouts = decode(policy, prompts, sampling, plan, seed=0, step=0, capture_after=0)
     except (RuntimeError, TypeError, ValueError, AttributeError, LookupError) as error:
-        # a model that does not go through these doors, in one of many ways
+        # a model that does not fit the interfaces may fail in many ways
         if is_out_of_memory(error):
             raise
         return f"{type(error).__name__}: {error}"

@@ -1,1 +1,1 @@
-"""What happens between sampled completions and the vectors: the stages of a training step."""
+"""The stages of a training step, from sampled completions to the update of the vectors."""

@@ -1,4 +1,4 @@
-"""What an update learns from: the batch of a step, and the parts that fit into memory."""
+"""The carriers of an update: the batch of a step, and the parts of it that fit into memory."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from steer_lightning.types import Rollouts
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """What an update learns from: B prompts, some of which are this process's."""
+    """The completions of B prompts, from which an update learns; b prompts are this process's."""
 
     rollouts: Rollouts
-    """Completions of this process: b prompts."""
+    """Completions of this process's b prompts."""
     own: torch.Tensor
-    """(b,) int64, which of the B prompts they are."""
+    """Indices of these b prompts among the B, (b,) int64."""
     advantages: torch.Tensor
-    """(B, G) float32, of all processes."""
+    """Advantages of all processes' completions, (B, G) float32."""
     num_tokens: torch.Tensor
-    """(B, G) int64, tokens of each completion, of all processes."""
+    """Number of tokens of each completion, of all processes, (B, G) int64."""
     takes_part: torch.Tensor
-    """(B, G) bool, of all processes: the others are as if they had not been sampled."""
+    """Whether each completion, of all processes, takes part in the update, (B, G) bool. One that
+    does not counts as if it had not been sampled."""
 
     @classmethod
     def alone(cls, rollouts: Rollouts, advantages: torch.Tensor) -> Batch:
@@ -51,49 +52,53 @@ class MicroBatch:
     """
 
     rows: torch.Tensor
-    """(n,) int64, indices into the batch's N rows."""
+    """Indices of the n rows among the batch's N, (n,) int64."""
     prompts: list[tuple[int, ...]]
-    """n prompts as tokens, equal within a group."""
+    """Tokens of each row's prompt, equal within a group."""
     groups: list[int]
-    """n numbers of their prompts in the batch."""
+    """Number of each row's prompt in the batch."""
     ids: torch.Tensor
-    """(n, P + T) int64, prompts and completions."""
+    """Tokens of prompts and completions, (n, P + T) int64."""
     mask: torch.Tensor
-    """(n, P + T) int64, 0 where padded."""
+    """Mask of `ids`, (n, P + T) int64, 0 where padded."""
     completion_ids: torch.Tensor
-    """(n, T) int64, the last T columns of `ids`."""
+    """Tokens of the completions, the last T columns of `ids`, (n, T) int64."""
     completion_mask: torch.Tensor
-    """(n, T) bool."""
+    """Mask of `completion_ids`, (n, T) bool, False where padded."""
     sampling_logprobs: torch.Tensor
-    """(n, T) float32."""
+    """Log-probabilities of the tokens when they were sampled, in nats, (n, T) float32."""
 
 
 @dataclass(kw_only=True)
 class Part:
-    """A micro-batch on its way through the optimizer steps of a batch, each of which reads it."""
+    """A micro-batch with what is kept between the passes that read it."""
 
     micro_batch: MicroBatch
+    """Rows of this part."""
     prepared: Any
     """The rows as `Forward.prepare` returned them, ready to be read."""
     stream: KeptStream | None = None
-    """What enters the first steered layer, kept between passes; None where nothing is skipped."""
+    """Stream into the first steered layer, kept between passes; None where no layer is skipped."""
     is_idle: bool = False
-    """Whether its rows count for nothing: read because other processes still read something."""
+    """Whether the rows count for nothing, and are read only because other processes still read."""
     old_logprobs: torch.Tensor | None = None
-    """(n, T) float32, of the policy before the first update of the batch."""
+    """Log-probabilities under the policy before the batch's first update, in nats, (n, T) float32;
+    None until it is known."""
     reference_logprobs: torch.Tensor | None = None
-    """(n, T) float32, of the base with the vectors off."""
+    """Log-probabilities under the base, with the vectors off, in nats, (n, T) float32; None until
+    they have been asked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MiniBatch:
-    """What one optimizer step learns from: this process's share of it."""
+    """This process's share of the completions from which one optimizer step learns."""
 
     advantages: torch.Tensor
-    """(N,) float32, of all rows of this process's rollouts."""
+    """Advantages of all rows of this process's rollouts, (N,) float32."""
     parts: list[Part]
-    """As many in each process that shares the base: each pass gathers weights."""
+    """Micro-batches of the step. Processes that share a sharded base have equally many, since each
+    pass gathers weights."""
     num_rows: int
-    """Completions of the step, of all processes."""
+    """Number of completions of the step, over all processes."""
     num_tokens: int
-    """Tokens of these completions."""
+    """Number of tokens of these completions."""

@@ -1,4 +1,4 @@
-"""How strongly to steer: a scale found by accuracy."""
+"""The search for the scale of a direction at which held-out accuracy is highest."""
 
 from __future__ import annotations
 
@@ -20,17 +20,20 @@ from steer_lightning.types import Prompt
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """How a scale did."""
+    """The result of answering problems at one scale."""
 
     scale: float
+    """Factor of the direction."""
     accuracy: Estimate
-    """Over problems, with its interval."""
+    """Mean accuracy over problems, with its interval."""
     against_base: Estimate
-    """Paired difference to scale 0."""
+    """Paired difference of accuracy to scale 0, with its interval."""
     completion_length: float
+    """Mean number of tokens of a completion."""
     cut_off_share: float
+    """Share of completions that were cut off at the token limit."""
     num_unscored: int
-    """Completions on which there is no verdict."""
+    """Number of completions without a verdict."""
 
 
 def find_scale(
@@ -49,19 +52,20 @@ def find_scale(
     """Answers the same problems at each scale, with the same random numbers.
 
     Args:
-        policy: Loaded, with `SteeringVectors`; in the end they are those of the best scale.
-        engine: Set up with it.
-        direction: (L, D), which the scales multiply.
-        prompts: Neither of those that the direction comes from, nor of the test.
-        scales: To try; 0, the base, is always tried.
-        sampling: How they are answered.
-        verifier: What counts as right.
-        seed: Of the sampling.
-        batch_size: Prompts answered at once.
-        progress: Shows a bar.
+        policy: Loaded policy with `SteeringVectors`, which end up at the best scale.
+        engine: Engine that has been set up with the policy.
+        direction: Direction (L, D), which the scales multiply.
+        prompts: Prompts to answer, which belong neither to those behind the direction nor to the
+            test set.
+        scales: Scales to try; 0, the base, is always tried.
+        sampling: Settings by which the problems are answered.
+        verifier: Reward that decides which answers are right.
+        seed: Seed of the sampling.
+        batch_size: Number of prompts answered at once.
+        progress: Whether to show a progress bar.
 
     Returns:
-        A trial for each scale, ascending; see `best_of`.
+        One trial for each scale, ascending; `best_of` chooses among them.
     """
     steering = policy.steering
     assert isinstance(steering, SteeringVectors)
@@ -98,5 +102,5 @@ def _trial(scale: float, metrics: BenchmarkMetrics, values: Values, base: Values
 
 
 def best_of(trials: Sequence[Trial]) -> Trial:
-    """The most accurate; of equal ones the one that is nearest to the base."""
+    """Returns the most accurate trial; of equally accurate ones the one nearest to the base."""
     return max(trials, key=lambda trial: (trial.accuracy.value, -abs(trial.scale)))

@@ -1,4 +1,4 @@
-"""Refuses settings that contradict each other, before a model is loaded."""
+"""Checks that refuse settings which contradict each other, before a model is loaded."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from steer_lightning.training.update import OptimizerSteps
 
 
 def check_trainer(trainer: L.Trainer) -> None:
-    """Raises a ConfigError for settings of the trainer that would falsify the training."""
+    """Raises a ConfigError for trainer settings that would falsify the training."""
     if trainer.precision != "32-true":
         raise ConfigError(
             "trainer.precision",
@@ -72,7 +72,7 @@ def _check_deterministic(trainer: L.Trainer) -> None:
 
 
 def num_steps_of(trainer: L.Trainer) -> int:
-    """Returns how many steps a run takes; raises a ConfigError if nothing bounds it."""
+    """Returns the number of steps of a run; raises a ConfigError if nothing bounds it."""
     found = trainer.estimated_stepping_batches
     if found == float("inf"):
         raise ConfigError(
@@ -89,7 +89,7 @@ def check_training(module: Any, loss: Any) -> None:
     """Raises a ConfigError if settings of the module contradict each other.
 
     Args:
-        module: Module of the run, with its `sampling`, `advantage` and so on.
+        module: Module of the run, whose `sampling`, `advantage` and other settings are read.
         loss: Loss of the run.
     """
     check_group_size(module.sampling, module.advantage)
@@ -104,10 +104,10 @@ def check_training(module: Any, loss: Any) -> None:
 
 
 def check_scoring(module: Any, loss: Any) -> None:
-    """Raises a ConfigError if rewards are missing, or given to a loss that has none.
+    """Raises a ConfigError if rewards are missing, or are set for a loss that uses none.
 
     Args:
-        module: Module of the run, with what makes use of rewards.
+        module: Module of the run, whose rewards and settings about rewards are read.
         loss: Loss of the run.
     """
     names = list(module.reward.parts)
@@ -121,7 +121,7 @@ def check_scoring(module: Any, loss: Any) -> None:
                 why="With no reward there is nothing to learn",
             )
         return
-    base_sampling(module.sampling)  # which checks the two
+    base_sampling(module.sampling)  # checks that loss and sampling fit together
     unused = {
         "rewards": (names, []),
         "advantage": (reward_name(module.advantage), reward_name(torch.ones_like)),
@@ -204,7 +204,7 @@ def check_length_reward(reward: LengthReward, sampling: Sampling) -> None:
 
 
 def check_training_sampling(sampling: Sampling) -> None:
-    """Raises a ConfigError for sampling under which nothing, or something else, is learned."""
+    """Raises a ConfigError for sampling under which nothing, or the wrong thing, is learned."""
     if sampling.temperature == 0:
         raise ConfigError(
             "model.sampling.temperature",
@@ -259,7 +259,7 @@ def check_updates(updates: OptimizerSteps, loss: Any) -> None:
 
 
 def check_batch_size(batch_size: int, num_processes: int, num_mini_batches: int) -> None:
-    """Raises a ConfigError if a process would have no prompt, or mini-batches unequal ones."""
+    """Raises a ConfigError if a process would have no prompt, or mini-batches unequal sizes."""
     if batch_size < num_processes:
         raise ConfigError(
             "data.batch_size",
@@ -282,7 +282,7 @@ def check_same_everywhere(facts: Mapping[str, Any]) -> None:
     """Raises a ConfigError if processes train different things.
 
     Args:
-        facts: What this process trains, by configuration key.
+        facts: Facts of this process's training, by configuration key.
     """
     first, *others = gather_objects(dict(facts))
     for number, found in enumerate(others, 1):

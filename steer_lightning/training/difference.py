@@ -1,4 +1,4 @@
-"""Vectors from a difference of means, and their scale: what the command `difference` does."""
+"""The work of the command `difference`: vectors from a difference of means, and their scale."""
 
 from __future__ import annotations
 
@@ -29,24 +29,24 @@ from steer_lightning.training.sample import sample_round
 from steer_lightning.types import Prompt
 
 FILES = (SteeringVectors.file_name, DIFFERENCE_NUMBERS)
-"""What the folder holds at the end."""
+"""Names of the files that the folder holds at the end."""
 
 SCALES = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6)
-"""The scales that are tried where none are named."""
+"""Scales that are tried by default."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What is asked for beside a configuration of `fit`.
+    """Settings of the command beside a configuration of `fit`.
 
     Attributes:
-        num_prompts: Training prompts from whose completions the difference is made.
-        num_tokens: First tokens of each completion that are read; null reads all.
-        num_held_out: Further training prompts, on which the scale is found.
+        num_prompts: Number of training prompts from whose completions the difference is made.
+        num_tokens: Number of first tokens of each completion that are read; null reads all.
+        num_held_out: Number of further training prompts, on which the scale is found.
         scales: Sizes to try, 1 being as long as a typical state in the mean over layers; 0, the
             base, is always tried.
         output: Folder of the results; null takes `difference` in `trainer.default_root_dir`.
-        overwrite: Replaces what an earlier command has left there.
+        overwrite: Whether to replace the results of an earlier command in that folder.
     """
 
     num_prompts: int = 512
@@ -68,24 +68,25 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """Vectors from the difference of means, and their scale.
+    """Makes vectors from the difference of means, and finds their scale.
 
     Attributes:
-        policy: The model, not yet loaded, with `SteeringVectors`, which hold the result.
-        engine: Answers prompts.
-        sampling: How the completions are drawn that are compared.
-        reward: What these completions are worth.
-        eval_sampling: How problems are answered at each scale.
-        verifier: What counts as right there.
-        data: Holds the training problems, the template and the sizes of batches.
-        seed: The seed of the prompts that are drawn and of their completions.
+        policy: Policy, not yet loaded, with `SteeringVectors`, which hold the result.
+        engine: Engine that answers prompts.
+        sampling: Settings by which the completions are sampled that are compared.
+        reward: Reward of these completions.
+        eval_sampling: Settings by which problems are answered at each scale.
+        verifier: Reward that decides which of these answers are right.
+        data: Data module with the training problems, the template and the batch sizes.
+        seed: Seed of the drawn prompts and of their completions.
         max_tokens: Most tokens of a forward pass that reads completions, padding included.
-        settings: What is asked for.
-        folder: The folder of the results.
-        device: The device on which the model runs.
+        settings: Settings of the command.
+        folder: Folder of the results.
+        device: Device on which the model runs.
 
     Raises:
-        ConfigError: If something contradicts, or would be overwritten; before the model is loaded.
+        ConfigError: If settings contradict each other, or results would be overwritten; before the
+            model is loaded.
     """
 
     policy: Policy
@@ -102,7 +103,7 @@ class Difference:
     device: str
 
     def __post_init__(self) -> None:
-        """Raises a ConfigError for what contradicts, or would be overwritten."""
+        """Raises a ConfigError if settings contradict, or results would be overwritten."""
         self._check_steering()
         if self.sampling.group_size < 2:
             raise ConfigError(
@@ -137,10 +138,10 @@ class Difference:
             )
 
     def run(self) -> dict[str, Any]:
-        """Samples, reads, finds the scale and writes.
+        """Samples and reads completions, finds the scale, and writes the results.
 
         Returns:
-            What `difference.json` holds.
+            Content of `difference.json`.
 
         Raises:
             ConfigError: If settings or data do not fit, before the model is loaded; or if no prompt
@@ -171,13 +172,13 @@ class Difference:
 
     def _load(self) -> None:
         if self.reward.pool is not None:
-            self.reward.pool.start()  # it loads rewards meanwhile
+            self.reward.pool.start()  # its processes load the rewards meanwhile
         self.policy.load()
         self.policy.to(self.device)
         self.engine.setup(self.policy)
 
     def _prompts(self) -> tuple[list[Prompt], list[Prompt]]:
-        """Prompts for the difference, and others for the scale, drawn from the seed alone."""
+        """Draws prompts for the difference, and others for the scale, from the seed alone."""
         data, tokenizer = self.data, self.policy.tokenizer
         check_template(data.template, tokenizer)
         source = data.sources["train"]
@@ -229,7 +230,7 @@ class Difference:
         return self.policy.steering
 
     def _units(self, prompts: Sequence[Prompt]) -> torch.Tensor:
-        """(L,) size of the stream, measured on a batch of prompts, as training does."""
+        """Measures the size of the stream, (L,), on a batch of prompts, as training does."""
         ids = [prompt.token_ids for prompt in next(self._batches(prompts))]
         return self.policy.stream_rms(ids, self._vectors.layers, self._vectors.site)
 
@@ -283,7 +284,7 @@ def _flat(name: str, found: Estimate) -> dict[str, float | None]:
 
 
 def as_text(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The table of the scales, in percent.
+    """Returns the table of the scales as text, in percent.
 
     Args:
         rows: The entry `scales` of `difference.json`.

@@ -1,4 +1,4 @@
-"""What an update asks of a way to read micro-batches: packed (`packing`) or padded (`padding`)."""
+"""The protocol of reading micro-batches for an update, packed (`packing`) or padded (`padding`)."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from steer_lightning.training.batch import MicroBatch
 
 
 class Forward(Protocol):
-    """Reads micro-batches with the policy; all ways agree."""
+    """Reads micro-batches with the policy; all implementations give the same result."""
 
     def passes(self) -> AbstractContextManager[None]:
         """Prepares the model for the passes of the block."""
 
     def prepare(self, rows: MicroBatch, /) -> Any:
-        """Brings n rows into the form that is read, once for all passes over them."""
+        """Brings n rows into the form that the passes read, once for all of them."""
 
     def token_states(
         self, prepared: Any, /, temperature: float, with_entropy: bool = False
     ) -> AbstractContextManager[TokenStates]:
-        """Reads a micro-batch; the backward pass belongs into the block.
+        """Reads a micro-batch; the backward pass must run within the block.
 
         Args:
             prepared: Rows as `prepare` returned them.

@@ -1,4 +1,4 @@
-"""The gradient of a batch of rollouts, a micro-batch at a time."""
+"""The gradient of a batch of rollouts, accumulated over micro-batches."""
 
 from __future__ import annotations
 
@@ -25,18 +25,19 @@ from steer_lightning.types import LossInputs, LossOutput, Rollouts
 
 @dataclass(kw_only=True)
 class BatchGradient:
-    """Accumulates the gradient of what is trained over micro-batches.
+    """Accumulates the gradient of the trained parameters over micro-batches.
 
     Attributes:
         policy: Policy whose steering is trained.
-        loss: From `LossInputs` to a `LossOutput`.
+        loss: Function from `LossInputs` to a `LossOutput`.
         temperature: Temperature of the sampled distribution.
         max_tokens: Most tokens of a micro-batch, padding included.
-        activation_checkpointing: Recomputes activations in the backward pass.
-        packed: Reads what rows of a group have in common once, and no padding; `why_not_packed`
-            says whether a model allows it. The gradient is the same.
-        kept_tokens: Most tokens of which the stream below the first steered layer is kept, if they
-            are read again; 0 keeps none. `can_skip_layers` says whether a model allows it.
+        activation_checkpointing: Whether activations are recomputed in the backward pass.
+        packed: Whether rows are packed: what rows of a group have in common is read once, and no
+            padding is read. The gradient is the same; `why_not_packed` tells whether a model allows
+            it.
+        kept_tokens: Most tokens for which the stream into the first steered layer is kept, if they
+            are read again; 0 keeps none. `can_skip_layers` tells whether a model allows it.
     """
 
     policy: Policy
@@ -48,7 +49,7 @@ class BatchGradient:
     kept_tokens: int = 0
 
     def __post_init__(self) -> None:
-        """Raises a ConfigError for a budget that holds no token."""
+        """Raises a ConfigError for a number of tokens out of range."""
         if self.max_tokens < 1:
             raise ConfigError(
                 "model.tokens_per_micro_batch", self.max_tokens, rule="must be at least 1"
@@ -58,7 +59,7 @@ class BatchGradient:
         self._needs = needs_of(self.loss)
         self._forward: Forward = (PackedForward if self.packed else PaddedForward)(self.policy)
 
-    # ---- what is read
+    # ---- choosing what is read
 
     def plan(
         self,
@@ -72,9 +73,10 @@ class BatchGradient:
 
         Args:
             batch: Batch of all processes.
-            prompts: Which of the B prompts the step is of, (b,) int64; default: all.
-            num_reads: How often the policy is going to read them.
-            skipped: Shared by the steps of a batch; default: one of its own.
+            prompts: Indices of the step's prompts among the B, (b,) int64; default: all.
+            num_reads: Number of times that the policy is going to read them.
+            skipped: Skipped layers, shared by the steps of a batch; default: one object for this
+                step alone.
         """
         chosen = batch.takes_part.clone()
         if prompts is not None:
@@ -92,7 +94,7 @@ class BatchGradient:
         )
 
     def skipped_layers(self) -> SkippedLayers | None:
-        """Returns what a batch of rollouts may keep of the layers below the first steered one."""
+        """Returns the layers that a batch's later passes skip; None if they skip none."""
         if not (self.packed and self.kept_tokens):
             return None
         first = self.policy.steering.first_layer
@@ -101,7 +103,10 @@ class BatchGradient:
     def _parts(
         self, rollouts: Rollouts, rows: torch.Tensor, skipped: SkippedLayers | None, num_reads: int
     ) -> list[Part]:
-        """As many in each process: each pass gathers the weights of a sharded base."""
+        """Cuts rows into parts, equally many on each process that shares a sharded base.
+
+        Each pass gathers the weights of the base, so that all of them must take part.
+        """
         pad = self.policy.pad_token_id
 
         def part(rows: MicroBatch, is_idle: bool = False) -> Part:
@@ -118,10 +123,10 @@ class BatchGradient:
     # ---- reading
 
     def accumulate(self, step: MiniBatch) -> Totals:
-        """Leaves the gradient of this process's share in the `.grad` of what is trained.
+        """Leaves the gradient of this process's share in the `.grad` of the trained parameters.
 
         Args:
-            step: What is learned from.
+            step: Completions to learn from.
 
         Returns:
             Sums over the micro-batches.
@@ -144,7 +149,7 @@ class BatchGradient:
         return totals
 
     def measure(self, step: MiniBatch) -> None:
-        """Notes the policy's log-probabilities, before the vectors change."""
+        """Stores the policy's log-probabilities in the parts, before the vectors change."""
         with self._passes():
             for part in step.parts:
                 part.old_logprobs = self._logprobs(part)
@@ -153,7 +158,7 @@ class BatchGradient:
         """Returns the log-probabilities of the base, with the vectors off.
 
         Returns:
-            (N, T) float32 on the CPU; 0 where padded.
+            Log-probabilities in nats, (N, T) float32 on the CPU; 0 where padded.
         """
         found = torch.zeros_like(rollouts.logprobs)
         with self._passes():
@@ -170,7 +175,7 @@ class BatchGradient:
 
     @contextmanager
     def _passes(self) -> Iterator[None]:
-        """Micro-batches are read in the block."""
+        """Prepares the model to read micro-batches within the block."""
         with self.policy.checkpointed(self.activation_checkpointing), self._forward.passes():
             yield
 
@@ -183,7 +188,7 @@ class BatchGradient:
 
 
 def _inputs(step: MiniBatch, part: Part, found: TokenStates) -> LossInputs:
-    """Returns what the loss sees of a micro-batch."""
+    """Returns the loss's inputs for a micro-batch."""
     rows, device = part.micro_batch, found.logprobs.device
     if part.old_logprobs is None:  # the first update: the policy has not moved yet
         part.old_logprobs = found.logprobs.detach()
@@ -207,8 +212,9 @@ def micro_batches(
 
     Args:
         rollouts: Completions of the batch.
-        rows: Which rows to take, (n,) int64.
-        max_tokens: Most tokens of a micro-batch, padding included; a longer row is one by itself.
+        rows: Indices of the rows to take, (n,) int64.
+        max_tokens: Most tokens of a micro-batch, padding included; a longer row gets a micro-batch
+            of its own.
         pad: Token to pad with; it is always masked.
 
     Yields:
@@ -256,7 +262,7 @@ class Totals:
 
     Attributes:
         loss: Sum of the losses.
-        metrics: Sums of what the loss itself reports, by name.
+        metrics: Sums of the loss's own metrics, by name.
     """
 
     def __init__(self) -> None:
@@ -286,9 +292,9 @@ class Totals:
 
     @property
     def mismatch(self) -> dict[str, float]:
-        """How far the sampler's log-probabilities are from the trainer's, in nats a token.
+        """Mean and largest gap between the sampler's and the trainer's log-probabilities, in nats.
 
-        `mean` and `max`; empty if no row took part.
+        The keys are `mean` and `max`, over tokens; empty if no row took part.
         """
         if not self._num_tokens:
             return {}
@@ -303,7 +309,7 @@ def gather_totals(own: Totals, parameters: Sequence[torch.Tensor]) -> Totals:
         parameters: Trained parameters, which must be the same everywhere.
 
     Raises:
-        RuntimeError: If they are not: each process would go its own way.
+        RuntimeError: If the parameters differ: each process would train vectors of its own.
     """
     checksum = 0
     for parameter in parameters if world_size() > 1 else ():

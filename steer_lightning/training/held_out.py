@@ -1,4 +1,4 @@
-"""`validate` and `test`: held-out problems, answered and verified."""
+"""The measurement on held-out problems in `validate` and `test`."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from steer_lightning.types import Prompt
 
 
 class HeldOut(L.LightningModule):
-    """The part of `SteeringModule` that measures; it trains nothing.
+    """The part of `SteeringModule` that answers and verifies held-out problems; it trains nothing.
 
     Attributes:
-        policy: That answers.
-        engine: What samples.
-        verifier: What counts as right.
-        eval_sampling: How problems are answered.
-        seed: Of the sampling.
+        policy: Policy that answers.
+        engine: Engine that generates the answers.
+        verifier: Reward that decides which answers are right.
+        eval_sampling: Settings by which problems are answered.
+        seed: Seed of the sampling.
     """
 
     policy: Policy
@@ -33,7 +33,7 @@ class HeldOut(L.LightningModule):
 
     @property
     def own(self) -> slice:
-        """Which prompts of a batch are this process's."""
+        """Slice of a batch's prompts that are this process's."""
         return slice(rank(), None, world_size())
 
     def set_up_engine(self) -> None:
@@ -68,9 +68,9 @@ class HeldOut(L.LightningModule):
     test_step = validation_step
 
     def on_validation_epoch_end(self) -> None:
-        """Logs accuracy, completion length, share of cut-off answers, and unscored answers."""
+        """Logs accuracy, completion length, and the share of cut-off and unscored answers."""
         self.log_dict({f"validation/{k}": v for k, v in self._evaluation.result().items()})
 
     def on_test_epoch_end(self) -> None:
-        """Logs the same for the test set."""
+        """Logs the same metrics for the test set."""
         self.log_dict({f"test/{k}": v for k, v in self._evaluation.result().items()})

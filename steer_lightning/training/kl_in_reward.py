@@ -1,4 +1,4 @@
-"""The KL to the base as a part of the reward."""
+"""The KL to the base, subtracted from the reward."""
 
 from __future__ import annotations
 
@@ -14,18 +14,20 @@ from steer_lightning.training.step import Sampled
 
 @dataclass(frozen=True, kw_only=True)
 class KLInReward:
-    """r_i - weight * sum_t KL(pi || base), estimated on the completion's tokens.
+    """Subtracts the KL to the base from the rewards: r_i - weight * sum_t KL(pi || base).
 
-    As in RLHF (arXiv 1909.08593, 2203.02155) and RLOO (arXiv 2402.14740): the advantage is of the
-    reward less this. With `k1` the policy gradient of the whole is unbiased; `k2` and `k3` are
-    never negative, and biased here. The base is the same model with the vectors off: no second
-    copy, one more forward pass. While the vectors are 0, so is the KL. It counts once for a
-    completion, not token by token; unscored completions stay so. `reward/mean` and what is logged
-    beside it are of the rewards themselves, `reward/kl` is the KL.
+    The KL is estimated on the completion's tokens. As in RLHF (arXiv 1909.08593, 2203.02155) and
+    RLOO (arXiv 2402.14740), the advantage is computed from this difference. With `k1` the policy
+    gradient of the whole is unbiased; `k2` and `k3` are never negative, and biased here. The base
+    is the same model with the vectors off: it takes no second copy, but one more forward pass.
+    While the vectors are 0, so is the KL. The KL counts once for a completion, not token by token;
+    unscored completions stay unscored. `reward/mean` and the metrics beside it are those of the
+    rewards alone, `reward/kl` is the KL.
 
     Attributes:
-        weight: Above 0; a reward of 1 outweighs 1 / weight nats.
-        estimator: `steer_lightning.losses.k1`, `k2` or `k3`, or a function of that form.
+        weight: Factor of the KL, above 0; a reward of 1 outweighs 1 / weight nats.
+        estimator: Estimator of the KL: `steer_lightning.losses.k1`, `k2` or `k3`, or a function of
+            that form.
     """
 
     weight: float
@@ -41,11 +43,11 @@ class KLInReward:
         """Computes the KL of each completion.
 
         Args:
-            gradient: Reads completions with the policy that sampled them.
+            gradient: Object that reads completions with the policy that sampled them.
             sampled: Completions of all processes.
 
         Returns:
-            (B, G) float32 in nats, of all processes.
+            KL of all processes' completions in nats, (B, G) float32.
         """
         rollouts = sampled.rollouts
         reference = gradient.reference_logprobs(rollouts)

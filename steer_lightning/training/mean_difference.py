@@ -1,4 +1,4 @@
-"""The mean state of better completions minus that of worse ones, of each layer."""
+"""The difference of means: each layer's mean state of better completions minus that of worse."""
 
 from __future__ import annotations
 
@@ -18,28 +18,29 @@ from steer_lightning.types import Rollouts
 
 
 class MeanDifference:
-    """v_l = sum_i A_i h_{i,l} / (sum_i |A_i| / 2), A_i = r_i - mean reward of i's group.
+    """Adds up the difference of means over batches of completions.
 
-    h_{i,l} is the mean over the tokens of completion i of what layer l puts out. With rewards of 0
+    v_l = sum_i A_i h_{i,l} / (sum_i |A_i| / 2), where A_i = r_i - mean reward of i's group, and
+    h_{i,l} is the output of layer l, averaged over the tokens of completion i. With rewards of 0
     and 1 this is a weighted mean over prompts p of
 
         (mean h of the right completions of p) - (mean h of its wrong ones),
 
-    the difference of means of contrastive activation addition (arXiv 2312.06681) and SEAL
-    (arXiv 2504.07986, there of kinds of thoughts), within a prompt: pooled over prompts it would
-    also tell easy problems from hard ones. The weight of p is n_right n_wrong / (n_right +
+    the difference of means of contrastive activation addition (arXiv 2312.06681) and of SEAL
+    (arXiv 2504.07986, there between kinds of thoughts), taken within a prompt: pooled over prompts
+    it would also tell easy problems from hard ones. The weight of p is n_right n_wrong / (n_right +
     n_wrong), which has the least variance where completions scatter alike. Other rewards need no
     threshold. Prompts whose rewards are all equal, and completions without a score, count for
-    nothing. Batches add up.
+    nothing.
 
     Args:
-        num_tokens: First tokens of each completion that are read; null reads all.
+        num_tokens: Number of first tokens of each completion that are read; null reads all.
 
     Attributes:
-        num_prompts: Added so far.
-        num_completions: Of them.
-        num_unscored: Completions without a score.
-        num_contrasts: Prompts that have better completions and worse ones.
+        num_prompts: Number of prompts added so far.
+        num_completions: Number of their completions.
+        num_unscored: Number of completions without a score.
+        num_contrasts: Number of prompts that have both better and worse completions.
     """
 
     def __init__(self, num_tokens: int | None = None) -> None:
@@ -52,10 +53,10 @@ class MeanDifference:
         """Takes in the rewards of a batch, whose states are still to be added.
 
         Args:
-            rewards: (B, G), NaN where unscored.
+            rewards: Rewards (B, G), NaN where unscored.
 
         Returns:
-            (B * G,) A_i; rows of 0 need no state.
+            A_i of each completion, (B * G,) float64; completions with 0 need no state.
         """
         scored = ~rewards.isnan()
         self.num_prompts += len(rewards)
@@ -66,11 +67,11 @@ class MeanDifference:
         return DrGRPO()(rewards.double()).flatten()
 
     def add(self, states: torch.Tensor, advantages: torch.Tensor) -> None:
-        """Adds completions.
+        """Adds the states of n completions.
 
         Args:
-            states: (L, n, D), the mean over each completion's tokens.
-            advantages: (n,) of them.
+            states: States (L, n, D), averaged over each completion's tokens.
+            advantages: A_i of these completions, (n,).
         """
         weights = advantages.double().cpu()
         self._sum = self._sum + torch.einsum("n,lnd->ld", weights, states.double().cpu())
@@ -78,13 +79,13 @@ class MeanDifference:
 
     @property
     def mean_reward(self) -> float:
-        """Of what has a score; NaN if nothing has."""
+        """Mean reward of the scored completions; NaN if there are none."""
         scored = self.num_completions - self.num_unscored
         return self._reward_sum / scored if scored else float("nan")
 
     @property
     def vectors(self) -> torch.Tensor:
-        """(L, D) float32, in the scale of the stream.
+        """Vectors in the scale of the stream, (L, D) float32.
 
         Raises:
             ConfigError: If no prompt has both better and worse completions.
@@ -109,10 +110,10 @@ class MeanDifference:
         """Reads a batch of completions and adds them.
 
         Args:
-            policy: Loaded, with `SteeringVectors`, whose layers and place are read; the states are
-                those of the base, whatever the vectors are.
-            rollouts: B prompts x G completions.
-            rewards: (B, G), NaN where unscored.
+            policy: Loaded policy with `SteeringVectors`, at whose layers and site states are read;
+                the states are those of the base, whatever the vectors are.
+            rollouts: G completions of each of B prompts.
+            rewards: Rewards (B, G), NaN where unscored.
             max_tokens: Most tokens of a forward pass, padding included.
         """
         advantages = self.count(rewards)
@@ -131,7 +132,7 @@ def difference_of_means(
     num_tokens: int | None = None,
     max_tokens: int = 16384,
 ) -> torch.Tensor:
-    """The vectors (L, D) of a single batch; see `MeanDifference` and its `read`.
+    """Returns the vectors (L, D) of a single batch; see `MeanDifference` and its `read`.
 
     Raises:
         ConfigError: If no prompt has both better and worse completions.
@@ -142,18 +143,19 @@ def difference_of_means(
 
 
 def mean_states(policy: Policy, part: MicroBatch, num_tokens: int | None = None) -> torch.Tensor:
-    """What each steered place puts out, the mean over the first tokens of each completion.
+    """Returns the output of each steered site, averaged over each completion's first tokens.
 
-    Its very last token is left out: nothing is sampled behind it, and an EOS token would tell long
-    completions from short ones. A completion of one token has nothing else, and keeps it.
+    The very last token of a completion is left out: nothing is sampled behind it, and an EOS token
+    would tell long completions from short ones. A completion of one token keeps it, having no
+    other.
 
     Args:
-        policy: Loaded, with `SteeringVectors`.
-        part: n completions.
-        num_tokens: So many of the first; null for all.
+        policy: Loaded policy with `SteeringVectors`.
+        part: Micro-batch of n completions.
+        num_tokens: Number of first tokens that are averaged; null averages all.
 
     Returns:
-        (L, n, D) float32.
+        Mean states, (L, n, D) float32.
     """
     steering = policy.steering
     assert isinstance(steering, SteeringVectors)
@@ -177,20 +179,20 @@ def mean_states(policy: Policy, part: MicroBatch, num_tokens: int | None = None)
 
 
 def in_units(vectors: torch.Tensor, units: torch.Tensor) -> torch.Tensor:
-    """Vectors in the proportions that they have, and of size 1 in the mean over layers.
+    """Returns the vectors scaled by one factor to size 1 in the mean over layers.
 
-    size = mean_l |v_l| / (unit_l sqrt(D)): of size 1 they are as long as a typical state, whatever
-    the model. A trained vector's size is logged as `vectors/size_in_units`.
+    size = mean_l |v_l| / (unit_l sqrt(D)): at size 1 vectors are as long as a typical state, in any
+    model. The size of trained vectors is logged as `vectors/size_in_units`.
 
     Args:
-        vectors: (L, D).
-        units: (L,) typical size of the states of each layer, see `measure_rms`.
+        vectors: Vectors (L, D).
+        units: Typical size of the states of each layer, (L,), see `measure_rms`.
 
     Returns:
-        (L, D).
+        Scaled vectors (L, D).
 
     Raises:
-        ConfigError: If they are all 0.
+        ConfigError: If the vectors are all 0.
     """
     size = (vectors.norm(dim=1) / (units * vectors.shape[1] ** 0.5)).mean()
     if not size > 0:

@@ -1,10 +1,11 @@
-"""Packs the rows of a micro-batch into one sequence: no padding, and no token of a group twice.
+"""The packing of a micro-batch's rows into one sequence, without padding or repeated beginnings.
 
 Rows of a group have their prompt in common, and completions often begin with the same words, or are
 the same altogether: the sharper the policy, the more so. What two rows have in common from the
 start is read once, since a token's hidden state depends on the tokens before it alone. Everything
 but attention works token by token, and so runs on the packed tokens. Attention alone takes the
-tokens apart into rows again, right-padded, in buckets of similar length, and puts its output back.
+tokens apart into rows again, right-padded, in buckets of similar length, and puts its output back
+into the packed order.
 """
 
 from __future__ import annotations
@@ -24,22 +25,23 @@ from steer_lightning.training.batch import MicroBatch
 
 
 class Packing:
-    """Where each token of n rows lies in the packed sequence.
+    """The packed sequence of n rows, with the place of each of their tokens in it.
 
     Args:
-        prompts: Tokens of the prompts of n rows; they are equal within a group.
-        groups: For each row the number of its group.
+        prompts: Tokens of the n rows' prompts, equal within a group.
+        groups: Number of each row's group.
         completions: Tokens of each row's completion, at least one.
-        device: Of the tensors.
+        device: Device of the tensors.
 
     Attributes:
-        ids: (1, S) int64, the rows' tokens, each without its last one, which predicts nothing.
-        positions: (1, S) of each token in its text.
-        roles: (1, S) of each token, of `steering.tokens`.
-        predictors: (Q,) places in the sequence whose logits predict tokens of completions.
-        targets: (Q,) these tokens; no pair of place and token comes twice.
-        copies: (number of all completions' tokens,) for each of them, row by row, its pair.
-        mask: (n, T) bool, True for tokens of the n completions, right-padded.
+        ids: Tokens of the rows, (1, S) int64, without each row's last one, which predicts nothing.
+        positions: Position of each token in its text, (1, S) int64.
+        roles: Role of each token, (1, S) int64, as in `steering.tokens`.
+        predictors: Places in the sequence whose logits predict completion tokens, (Q,) int64.
+        targets: Predicted tokens, (Q,) int64; no pair of place and token occurs twice.
+        copies: Index of the pair of each completion token, row by row, (number of all completion
+            tokens,) int64.
+        mask: Mask of the n completions, right-padded, (n, T) bool, True for tokens.
     """
 
     def __init__(
@@ -74,8 +76,8 @@ class Packing:
         self._bucket(rows, device)
 
     def _bucket(self, rows: list[list[int]], device: torch.device) -> None:
-        """Rows of similar length together, right-padded; and the way back."""
-        self.buckets: list[torch.Tensor] = []  # of (n, T) places
+        """Puts rows of similar length together, right-padded, and notes the way back."""
+        self.buckets: list[torch.Tensor] = []  # places in the sequence, (n, T) each
         place = [0] * self.ids.shape[1]
         offset = 0
         for bucket in buckets_by_length(rows):
@@ -90,7 +92,7 @@ class Packing:
         self._windows: dict[tuple[int, int], torch.Tensor] = {}
 
     def window(self, width: int, window: int | None) -> torch.Tensor | None:
-        """(T, T) bool for a sliding window; None where plain causality is enough."""
+        """Returns the mask (T, T) bool of a sliding window; None where causality is enough."""
         if window is None or width <= window:
             return None
         if (width, window) not in self._windows:
@@ -102,7 +104,7 @@ class Packing:
     def attend(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float, window: Any
     ) -> torch.Tensor:
-        """(1, H, S, D) to (1, S, H, D)."""
+        """Attends within the rows, from packed tensors (1, H, S, D) to an output (1, S, H, D)."""
         outputs = []
         for places in self.buckets:
             mask = self.window(places.shape[1], window)
@@ -127,9 +129,10 @@ class Packing:
 def share_beginnings(
     texts: Sequence[Sequence[int]], groups: Sequence[int]
 ) -> tuple[list[int], list[int], list[list[int]]]:
-    """Lays texts out one behind the other, without what an earlier one of the group begins with.
+    """Lays texts out one behind the other, without beginnings shared with an earlier text.
 
-    In alphabetical order a text has its longest common beginning with the one before it.
+    Only texts of the same group share beginnings. In the order of their tokens, a text has its
+    longest common beginning with the text before it.
 
     Returns:
         Tokens and their positions in their texts, and for each text the places of its tokens.
@@ -151,13 +154,13 @@ def share_beginnings(
 
 
 def common_length(one: Sequence[int], two: Sequence[int]) -> int:
-    """How many tokens two texts have in common from the start."""
+    """Returns the number of tokens that two texts have in common from the start."""
     differ = (k for k, (a, b) in enumerate(zip(one, two, strict=False)) if a != b)
     return next(differ, min(len(one), len(two)))
 
 
 def buckets_by_length(rows: list[list[int]]) -> Iterator[list[list[int]]]:
-    """Rows, longest first, in buckets none of which holds a row of less than half its width."""
+    """Yields buckets of rows, longest first; no row is shorter than half its bucket's width."""
     bucket: list[list[int]] = []
     for row in sorted(rows, key=len, reverse=True):
         if bucket and 2 * len(row) < len(bucket[0]):
@@ -169,7 +172,7 @@ def buckets_by_length(rows: list[list[int]]) -> Iterator[list[list[int]]]:
 
 
 def _take(states: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-    """(1, H, S, D) to (n, H, T, D)."""
+    """Returns the packed states (1, H, S, D) at `places` (n, T), as (n, H, T, D)."""
     taken = states[0].index_select(1, places.flatten())
     return taken.view(states.shape[1], *places.shape, states.shape[3]).transpose(0, 1)
 
@@ -202,7 +205,7 @@ class PackedForward:
     def token_states(
         self, prepared: Packing, temperature: float, with_entropy: bool = False
     ) -> Iterator[TokenStates]:
-        """See `Forward.token_states`."""
+        """Reads a micro-batch; see `Forward.token_states`."""
         with self.attending(prepared):
             states, head = self.head_states(prepared)
             flat = token_states(states, prepared.targets, head, temperature, with_entropy)
@@ -211,7 +214,7 @@ class PackedForward:
 
     @contextmanager
     def attending(self, packing: Packing) -> Iterator[None]:
-        """Makes forward and backward passes of the block those of a packing."""
+        """Uses a packing in the forward and backward passes of the block."""
         self._packing = packing
         try:
             yield
@@ -219,7 +222,7 @@ class PackedForward:
             self._packing = None
 
     def head_states(self, packing: Packing) -> tuple[torch.Tensor, Head]:
-        """Returns what enters the head at the predictors, (Q, D), and the head."""
+        """Returns the head's input at the predictors, (Q, D), and the head."""
         return self._policy.head_states(
             packing.ids, packing.positions, packing.predictors, packing.roles
         )

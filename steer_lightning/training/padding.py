@@ -23,18 +23,18 @@ class PaddedForward:
         self._policy = policy
 
     def passes(self) -> AbstractContextManager[None]:
-        """Changes nothing: the model's own forward pass does."""
+        """Returns an empty context, since the model's own forward pass needs no preparation."""
         return nullcontext()
 
     def prepare(self, rows: MicroBatch) -> MicroBatch:
-        """Returns the rows: they are padded already."""
+        """Returns the rows as they are, since they are padded already."""
         return rows
 
     @contextmanager
     def token_states(
         self, prepared: MicroBatch, temperature: float, with_entropy: bool = False
     ) -> Iterator[TokenStates]:
-        """See `Forward.token_states`."""
+        """Reads a micro-batch; see `Forward.token_states`."""
         device = self._policy.device
         tokens = prepared.completion_ids.to(device)
         ids, mask = prepared.ids.to(device), prepared.mask.to(device)

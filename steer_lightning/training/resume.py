@@ -1,8 +1,8 @@
-"""What a checkpoint holds beside the vectors: the facts of its run, and the random states.
+"""The content of a checkpoint beside the vectors: the facts of its run, and the random states.
 
-The run that goes on from a checkpoint must have those facts, too. Rollouts and the data's order do
-not need the random states: they are seeded from (seed, step) and (seed, epoch). A user's reward or
-data source may draw from the global generators.
+A run that goes on from a checkpoint must have the same facts. Rollouts and the order of the data
+are seeded from (seed, step) and (seed, epoch), and do not need the random states; but a user's
+reward or data source may draw from the global generators.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from steer_lightning.system.plain_settings import check_same, describe
 from steer_lightning.system.run_files import SUMMARY, run_of_checkpoint
 
 KEY = "steering_run"
-"""Where a checkpoint keeps the facts of its run."""
+"""Key under which a checkpoint keeps the facts of its run."""
 
 
 def policy_facts(policy: Policy) -> dict[str, Any]:
-    """Returns what the numbers of a checkpoint belong to, by configuration key."""
+    """Returns facts of the policy that a checkpoint's numbers belong to, by configuration key."""
     return {
         "model.base (checksum of its weights)": policy.checksum,
         "model.steering": type(policy.steering).__name__,
@@ -44,15 +44,16 @@ def training_facts(
     sampling: Sampling,
     **parts: object,
 ) -> dict[str, Any]:
-    """Returns what a run optimises and how, by configuration key.
+    """Returns facts of what a run optimises and how, by configuration key.
 
-    The optimizer's settings are part of its state: a checkpoint would silently bring back its own.
+    The settings of the optimizer are among them, because they are part of its state: a checkpoint
+    would silently bring back its own.
 
     Args:
-        optimizer: The optimizer of what is trained.
-        gradient_clip: The clip of the gradient, which may have a state.
-        rewards: The rewards of completions.
-        sampling: How training completions are sampled.
+        optimizer: Optimizer of the trained parameters.
+        gradient_clip: Clip of the gradient, which may have a state.
+        rewards: Rewards of completions.
+        sampling: Settings by which training completions are sampled.
         parts: Other parts of `model`, by name.
     """
     plain = (int, float, bool, str, tuple)
@@ -71,8 +72,8 @@ def check_same_run(saved: dict[str, Any], now: dict[str, Any]) -> None:
     """Raises a ConfigError that shows both sides if a checkpoint belongs to another run.
 
     Args:
-        saved: The facts that the checkpoint holds.
-        now: The facts of this run.
+        saved: Facts that the checkpoint holds.
+        now: Facts of this run.
     """
     check_same(
         saved,
@@ -93,7 +94,7 @@ def check_not_finished(trainer: L.Trainer, checkpoint: dict[str, Any]) -> None:
     cursor = checkpoint.get(type(data).__qualname__, {}).get("cursor")
     epochs = cursor["epoch"] if cursor else 0
     ended = (run_of_checkpoint(Path(str(trainer.ckpt_path))) / SUMMARY).exists()
-    least = 0 if ended else 1  # steps or epochs beyond the bound that make it another run's
+    least = 0 if ended else 1  # number of steps or epochs beyond the bound that is refused
     if trainer.max_steps != -1 and done >= trainer.max_steps + least:
         raise ConfigError(
             "trainer.max_steps",
@@ -115,7 +116,7 @@ def check_not_finished(trainer: L.Trainer, checkpoint: dict[str, Any]) -> None:
 def get_random_states() -> dict[str, Any]:
     """Returns the states of the generators of Python, NumPy and torch, all GPUs included.
 
-    They are of types that a checkpoint loads with `weights_only=True`.
+    Their types are those that a checkpoint can hold and still load with `weights_only=True`.
     """
     name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     return {
@@ -133,7 +134,7 @@ def get_random_states() -> dict[str, Any]:
 
 
 def set_random_states(states: dict[str, Any]) -> None:
-    """Restores what `get_random_states` returned; GPUs only where there are as many as then."""
+    """Restores the states from `get_random_states`; those of GPUs if their number is the same."""
     version, internal, gauss = states["python"]
     random.setstate((version, tuple(internal), gauss))
     name, keys, position, has_gauss, cached = states["numpy"]

@@ -24,15 +24,15 @@ from steer_lightning.types import Prompt, Rollouts
 
 @dataclass(frozen=True, kw_only=True)
 class DynamicSampling:
-    """Refills groups without signal from further prompts (DAPO, arXiv 2503.14476).
+    """Replaces groups without signal by further prompts (DAPO, arXiv 2503.14476).
 
     A group whose rewards are all equal teaches nothing. As many further prompts as there are such
-    groups are sampled, and again, until `data.batch_size` groups have signal or the bound is
-    reached. The update is of those; at the bound, groups without signal fill up their number. All
-    completions are scored, counted and kept in `rollouts.parquet`.
+    groups are sampled, round after round, until `data.batch_size` groups have signal or the bound
+    is reached. The update learns from those groups; at the bound, groups without signal fill up
+    their number. All completions are scored, counted and kept in `rollouts.parquet`.
 
     Attributes:
-        max_rounds: Rounds of further prompts in a step at most; 1 or more.
+        max_rounds: Most rounds of further prompts in a step, 1 or more.
     """
 
     max_rounds: int | None = None
@@ -55,13 +55,13 @@ class Sampler:
 
     Args:
         policy: Policy that answers.
-        engine: Engine that has been set up with it.
-        reward: What completions are worth.
-        sampling: How completions are sampled.
+        engine: Engine that has been set up with the policy.
+        reward: Reward of the completions.
+        sampling: Settings by which completions are sampled.
         seed: Seed of the run.
-        dynamic_sampling: Refills groups without signal; null does not.
-        base_sampling: How the base is sampled instead, with the vectors off, see `LossNeeds`; null
-            samples the policy.
+        dynamic_sampling: Replacement of groups without signal; null has none.
+        base_sampling: Function from `sampling` to the settings by which the base is sampled
+            instead, with the vectors off, see `LossNeeds`; null samples the policy.
     """
 
     def __init__(
@@ -81,12 +81,12 @@ class Sampler:
         self.scale = 0.0 if base_sampling else 1.0
 
     def sample(self, prompts: Sequence[Prompt], step: int, data: Any = None) -> Sampled:
-        """Returns completions with their rewards; with dynamic sampling of further prompts, too.
+        """Samples and scores the prompts, and further ones with dynamic sampling.
 
         Args:
             prompts: B prompts, the same for all processes.
             step: Number of the training step.
-            data: Data module of the run, from which further prompts come, and which is told the
+            data: Data module of the run, which provides further prompts, and which receives the
                 rewards if its `learns_from_rewards` is true.
         """
         drawn = list(prompts)
@@ -116,12 +116,12 @@ class Sampler:
 
 
 def default_rewards(loss: Any) -> list[WeightedReward]:
-    """Returns the rewards of a run that names none; a loss of the base's completions needs none."""
+    """Returns the default rewards: none where the loss reads completions of the base."""
     return [] if needs_of(loss).base_sampling else [WeightedReward(reward=MathReward())]
 
 
 def default_advantage(loss: Any) -> Any:
-    """Returns the estimator of a run that names none; where nothing is scored, each counts 1."""
+    """Returns the default estimator; where nothing is scored, each completion counts 1."""
     return torch.ones_like if needs_of(loss).base_sampling else RLOO()
 
 
@@ -140,9 +140,9 @@ def sample_round(
     Args:
         prompts: B prompts, the same for all processes.
         policy: Policy that answers.
-        engine: Engine that has been set up with it.
-        reward: What completions are worth.
-        sampling: How completions are sampled.
+        engine: Engine that has been set up with the policy.
+        reward: Reward of the completions.
+        sampling: Settings by which completions are sampled.
         seed: Seed of the run.
         step: Number of the training step.
     """
@@ -161,7 +161,7 @@ def sample_round(
             )
     seconds = time.perf_counter() - start
     scores = scoring.result(completions_of(rollouts))  # None where unscored
-    rows = gather_rows(rollouts, scores, seconds)  # of all processes
+    rows = gather_rows(rollouts, scores, seconds)  # the rows of all processes
     return Sampled(**vars(rows), rollouts=rollouts, scores=scores, own=own)
 
 
@@ -180,15 +180,16 @@ def no_rollouts(group_size: int) -> Rollouts:
 
 
 def who_takes_part(sampled: Sampled, num_groups: int, mask_overlong: bool) -> torch.Tensor:
-    """Chooses the completions that the update is of.
+    """Chooses the completions from which the update learns.
 
     Args:
         sampled: Completions of B prompts, or of more.
-        num_groups: B, so many groups; first those with signal, each in their order.
+        num_groups: B, the number of groups to choose: first those with signal, then the others,
+            both in the order of the prompts.
         mask_overlong: Whether completions that were cut off are left out.
 
     Returns:
-        (number of prompts, G) bool.
+        Whether each completion takes part, (number of prompts, G) bool.
     """
     signal = has_signal(sampled.rewards)
     order = torch.sort(signal.int(), descending=True, stable=True).indices
@@ -197,22 +198,22 @@ def who_takes_part(sampled: Sampled, num_groups: int, mask_overlong: bool) -> to
     return takes_part & sampled.finished if mask_overlong else takes_part
 
 
-# ---- tables of all processes, and of several rounds
+# ---- joining the tables of all processes, and of several rounds
 
 
 def gather_rows(rollouts: Rollouts, scores: Scores, rollout_seconds: float) -> Rows:
-    """Joins what each process knows of its own rows: a few numbers a completion, no text.
+    """Joins the rows of all processes: a few numbers a completion, no text.
 
     Args:
         rollouts: Completions of this process.
         scores: Scores of the same completions.
-        rollout_seconds: Seconds that they took.
+        rollout_seconds: Seconds that the rollout took on this process.
 
     Returns:
-        The same on every process, in the order of the batch's prompts.
+        Rows of all prompts in the order of the batch, the same on every process.
     """
     size = rollouts.group_size
-    shape = (len(rollouts.prompts), size)  # there may be none
+    shape = (len(rollouts.prompts), size)  # a process may have no prompt
     own = {
         "rewards": as_matrix(scores.total, size).float(),
         "num_tokens": rollouts.completion_mask.sum(1).view(shape),
@@ -231,13 +232,13 @@ def gather_rows(rollouts: Rollouts, scores: Scores, rollout_seconds: float) -> R
 
 
 def as_matrix(scores: Sequence[float | None], group_size: int) -> torch.Tensor:
-    """Returns N scores as (B, G) float64, NaN for None."""
+    """Returns N scores as a tensor (B, G) float64, with NaN for None."""
     values = [float("nan") if score is None else score for score in scores]
     return torch.tensor(values, dtype=torch.float64).view(len(scores) // group_size, group_size)
 
 
 def interleave(shares: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Joins shares, each of every n-th prompt, one row a prompt, in the prompts' order."""
+    """Joins tables of every n-th prompt, one row a prompt, into one in the prompts' order."""
     joined = shares[0].new_empty(sum(map(len, shares)), *shares[0].shape[1:])
     for number, share in enumerate(shares):
         joined[number :: world_size()] = share
@@ -245,7 +246,7 @@ def interleave(shares: Sequence[torch.Tensor]) -> torch.Tensor:
 
 
 def joined(one: Sampled, two: Sampled) -> Sampled:
-    """Returns the completions of further prompts behind those of a first round."""
+    """Returns the completions of two rounds, those of the first round first."""
     tables = {
         name: torch.cat([getattr(one, name), getattr(two, name)])
         for name in ("rewards", "num_tokens", "finished", "logprob_sums")
@@ -266,7 +267,7 @@ def joined(one: Sampled, two: Sampled) -> Sampled:
 
 
 def _joined_rollouts(one: Rollouts, two: Rollouts) -> Rollouts:
-    """Completions padded to the same length."""
+    """Joins two rollouts, whose completions it pads to the same length."""
     width = max(one.completion_ids.shape[1], two.completion_ids.shape[1])
 
     def together(name: str) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Checks of the update's fast paths on made-up rows, against plain forward passes."""
+"""Checks of the update's fast paths against plain forward passes, on made-up rows."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from steer_lightning.training.packing import PackedForward, Packing
 from steer_lightning.training.skipped_layers import KeptStream, SkippedLayers
 
 REFUSALS = (RuntimeError, TypeError, ValueError, AttributeError, LookupError)
-"""What a model raises that does not go through the doors of `model`."""
+"""Errors raised by a model that does not fit the interfaces of `steer_lightning.model`."""
 
 
 def made_up_rows(policy: Policy) -> Iterator[tuple[list[int], int, list[int]]]:
-    """Yields (prompt, group, completion) of unequal lengths, two of them of one group."""
+    """Yields rows (prompt, group, completion) of unequal lengths, two of which share a group."""
     generator = torch.Generator().manual_seed(0)
     vocabulary = policy.model.config.get_text_config().vocab_size
 
@@ -32,13 +32,13 @@ def made_up_rows(policy: Policy) -> Iterator[tuple[list[int], int, list[int]]]:
 
 
 def made_up_packing(policy: Policy) -> Packing:
-    """Returns these rows, packed."""
+    """Returns the rows of `made_up_rows`, packed."""
     prompts, groups, completions = zip(*made_up_rows(policy), strict=True)
     return Packing(prompts, groups, completions, policy.device)
 
 
 def read_made_up(policy: Policy, packing: Packing) -> tuple[torch.Tensor, Head]:
-    """Returns what enters the head, and the head."""
+    """Returns the head's input at the predictors of a packing, (Q, D), and the head."""
     forward = PackedForward(policy)
     with forward.passes(), forward.attending(packing):
         return forward.head_states(packing)
@@ -49,7 +49,7 @@ def why_not_packed(policy: Policy) -> str | None:
     """Compares packed with plain forward passes on made-up rows.
 
     Returns:
-        None if they agree, else what went wrong.
+        None if they agree, else the reason why rows can't be packed.
     """
     if policy.sharding.why_not_packed is not None:
         return policy.sharding.why_not_packed
@@ -74,10 +74,10 @@ def why_not_packed(policy: Policy) -> str | None:
 
 @torch.no_grad()
 def can_skip_layers(policy: Policy) -> bool:
-    """Whether a packed pass is the same, bit for bit, without the layers below the steered ones.
+    """Tells whether a packed pass is the same, bit for bit, if it skips the unsteered first layers.
 
-    It is not where layers hand on more than their stream, and there is nothing to skip where what
-    is trained reaches the first layer.
+    It is not the same where layers hand on more than their stream. There is nothing to skip where
+    the trained parameters act on the first layer already.
     """
     if policy.steering.first_layer == 0:
         return False

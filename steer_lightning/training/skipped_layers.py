@@ -1,4 +1,4 @@
-"""Layers below the first steered one, skipped when a micro-batch is read again."""
+"""The skipping of the layers below the first steered one when a micro-batch is read again."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from steer_lightning.model.replaced_forward import Forward, replaced_forwards
 class SkippedLayers:
     """The layers below the first steered one, and room for the streams that leave them.
 
-    No vector reaches these layers, so what leaves them is the same for each update of a batch, and
-    with the vectors off: bit for bit, and so is the gradient.
+    No vector reaches these layers, so their output is the same, bit for bit, in each update of a
+    batch and with the vectors off, and the gradient is the same, too.
 
     Args:
         layers: Decoder layers of the model.
-        first: Index of the first steered one, at least 1.
-        max_tokens: Tokens to keep at most, each D numbers in the base's dtype; micro-batches beyond
-            are read from the bottom.
+        first: Index of the first steered layer, at least 1.
+        max_tokens: Most tokens to keep, each of D numbers in the base's dtype; micro-batches for
+            which there is no room are read from the first layer on.
     """
 
     def __init__(self, layers: nn.ModuleList, first: int, max_tokens: int) -> None:
@@ -30,22 +30,22 @@ class SkippedLayers:
         self._room = max_tokens
 
     def take_in(self, num_tokens: int) -> bool:
-        """Returns whether there is room for so many more tokens; if so, it is taken."""
+        """Tells whether there is room for that many more tokens, and takes it if so."""
         fits = num_tokens <= self._room
         self._room -= num_tokens if fits else 0
         return fits
 
 
 class KeptStream:
-    """What enters the first steered layer in the passes over one micro-batch.
+    """The stream that enters the first steered layer in the passes over one micro-batch.
 
     Args:
         skipped: Layers that are skipped, shared by the micro-batches of a batch.
-        num_passes: How often the micro-batch is going to be read.
+        num_passes: Number of times that the micro-batch is going to be read.
 
     Attributes:
-        stream: (1, S, D) in the base's dtype; None before the first pass, and where there is no
-            room.
+        stream: Kept stream, (1, S, D) in the base's dtype; None before the first pass, and where
+            there is no room.
     """
 
     def __init__(self, skipped: SkippedLayers, num_passes: int) -> None:
@@ -54,7 +54,7 @@ class KeptStream:
 
     @contextmanager
     def one_pass(self) -> Iterator[None]:
-        """Skips the layers below if the stream is there, else keeps it, for one pass."""
+        """Skips the layers below in one pass if the stream is kept already, else keeps it."""
         self._num_passes -= 1
         skipped = self._skipped
         with ExitStack() as stack:
@@ -77,7 +77,7 @@ class KeptStream:
 
 
 def _hand_on(hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-    """Stands for a layer that is skipped: what it returns is replaced further up."""
+    """Stands in for a skipped layer; its output is replaced before the first steered layer."""
     return hidden_states
 
 

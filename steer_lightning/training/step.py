@@ -1,4 +1,4 @@
-"""What a training step did, over all processes, for callbacks to read."""
+"""The record of a training step, over all processes, for callbacks to read."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ class Rows:
     """A few numbers of each completion of a step's batch: B prompts, G completions each."""
 
     rewards: torch.Tensor
-    """(B, G) float32, NaN where unscored."""
+    """Weighted sums of the rewards, (B, G) float32, NaN where unscored."""
     parts: Mapping[str, torch.Tensor]
-    """(B, G) float64 of each reward by name, NaN where unscored."""
+    """Values of each reward by its name, (B, G) float64, NaN where unscored."""
     outcomes: Mapping[str, Mapping[str, int]]
     """Number of completions with each outcome, by reward."""
     num_tokens: torch.Tensor
-    """(B, G) int64, tokens of each completion."""
+    """Number of tokens of each completion, (B, G) int64."""
     finished: torch.Tensor
-    """(B, G) bool, True where it ended by itself."""
+    """Whether each completion ended by itself, (B, G) bool."""
     logprob_sums: torch.Tensor
-    """(B, G) float64, log-probability of each completion in nats."""
+    """Log-probability of each completion in nats, (B, G) float64."""
     rollout_seconds: float
     """Seconds of the rollout on the slowest process."""
 
@@ -40,20 +40,20 @@ class Sampled(Rows):
     scores: Scores
     """Scores of the same completions."""
     own: torch.Tensor
-    """(b,) int64, which of the B prompts they are; all of them, if there is one process."""
+    """Indices of this process's prompts among the B, (b,) int64; all of them with one process."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class UpdateResult:
-    """What the update did to the vectors by one optimizer step, or by several."""
+    """The result of an update of the vectors, in one optimizer step or in several."""
 
     loss: float
     """Mean loss of the optimizer steps."""
     loss_metrics: Mapping[str, float]
-    """Means over the optimizer steps of what the loss itself reports, by name."""
+    """Means over the optimizer steps of the loss's own metrics, by name."""
     mismatch: Mapping[str, float]
-    """`mean` and `max` difference of the sampler's log-probabilities from the trainer's, before the
-    first step, in nats; empty if no row had an advantage."""
+    """Difference of the sampler's log-probabilities from the trainer's before the first step, in
+    nats, as `mean` and `max` over tokens; empty if no row had an advantage."""
     gradient_norm: float
     """Mean norm before clipping, in the units of the parameter; NaN if all steps were skipped."""
     skipped: bool
@@ -64,15 +64,16 @@ class UpdateResult:
 
 @dataclass(frozen=True, kw_only=True)
 class Step(Sampled):
-    """The whole of a training step."""
+    """The record of a whole training step."""
 
     advantages: torch.Tensor
-    """(B, G) float32."""
+    """Advantages of the completions, (B, G) float32."""
     takes_part: torch.Tensor
-    """(B, G) bool, whether the update is of this completion, too."""
+    """Whether the update learns from each completion, (B, G) bool."""
     kl: torch.Tensor | None
-    """(B, G) float32, nats of each completion's KL to the base, where the reward takes it in."""
+    """KL of each completion to the base in nats, (B, G) float32; None unless it is part of the
+    reward."""
     update: UpdateResult
-    """What the update did."""
+    """Result of the update."""
     seconds: float
     """Seconds of the step on this process."""

@@ -1,4 +1,4 @@
-"""The update: what a batch of rollouts does to what is trained."""
+"""The update of the trained parameters by a batch of rollouts."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from steer_lightning.training.step import UpdateResult
 log = logging.getLogger(__name__)
 
 Clip = Callable[[list[torch.nn.Parameter]], torch.Tensor]
-"""Clips gradients in place; returns the norm before, a scalar."""
+"""Function that clips gradients in place and returns the norm before clipping, a scalar."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerSteps:
-    """How often a batch of rollouts is used; by default for one optimizer step on policy.
+    """The number of optimizer steps on a batch of rollouts; by default one, which is on policy.
 
     More than one needs a loss with a ratio, such as `PolicyGradient` with the objective `Clip`.
 
     Attributes:
-        num_passes: How often all of the batch is gone through; PPO's epochs, GRPO's mu.
-        num_mini_batches: Optimizer steps of a pass, each on its share of the prompts; must divide
-            `data.batch_size`.
+        num_passes: Number of passes over the whole batch; PPO's epochs, GRPO's mu.
+        num_mini_batches: Number of optimizer steps in a pass, each on its share of the prompts;
+            must divide `data.batch_size`.
     """
 
     num_passes: int = 1
@@ -45,13 +45,13 @@ class OptimizerSteps:
 
     @property
     def total(self) -> int:
-        """Optimizer steps on each batch of rollouts."""
+        """Number of optimizer steps on each batch of rollouts."""
         return self.num_passes * self.num_mini_batches
 
     def split(self, batch: Batch, seed: int, step: int) -> list[torch.Tensor]:
-        """Draws the mini-batches from (seed, step): which of the B prompts each is of.
+        """Draws the prompts of each mini-batch from (seed, step), as indices among the B prompts.
 
-        Prompts of which no completion takes part are left out.
+        Prompts without a completion that takes part are left out.
         """
         prompts = batch.takes_part.any(1).nonzero().squeeze(1)
         if self.num_mini_batches > 1:
@@ -63,17 +63,17 @@ class OptimizerSteps:
 class Updater:
     """Takes the optimizer steps of each batch of rollouts; lives as long as its optimizer.
 
-    A step whose loss or gradient is not finite is skipped: neither vectors, optimizer nor clip take
-    it in.
+    A step whose loss or gradient is not finite is skipped: it changes neither the vectors nor the
+    state of the optimizer or of the clip.
 
     Args:
-        gradient: Accumulates the gradient.
-        clip: Clips it.
-        optimizer: Optimizer of what is trained.
-        scheduler: Scheduler of its learning rate, which counts batches.
+        gradient: Object that accumulates the gradient.
+        clip: Clip of the gradient.
+        optimizer: Optimizer of the trained parameters.
+        scheduler: Scheduler of the learning rate, which counts batches.
         counted: Lightning's wrapper of the optimizer, by which `global_step` counts batches;
             default: none.
-        steps: How often a batch is used.
+        steps: Number of optimizer steps on a batch.
         seed: Seed of the run, from which mini-batches are drawn.
         off_policy: Whether completions come from another distribution than the policy's on purpose.
     """
@@ -128,7 +128,7 @@ class Updater:
 
     def _mini_batches(self, batch: Batch, step: int) -> list[MiniBatch]:
         gradient, skipped = self.gradient, self.gradient.skipped_layers()
-        found = [  # the first one meets the policy as it is, the others are measured before
+        found = [  # all but the first are measured now: the policy will have moved by their turn
             gradient.plan(batch, chosen, num_reads=self.steps.num_passes + (k > 0), skipped=skipped)
             for k, chosen in enumerate(self.steps.split(batch, self.seed, step))
         ]
@@ -137,7 +137,7 @@ class Updater:
         return found
 
     def _accumulate(self, mini_batch: MiniBatch) -> tuple[Totals, float | None]:
-        """Leaves the clipped gradient of all processes in `.grad`, or None if it is to be skipped.
+        """Leaves the clipped gradient of all processes in `.grad`; None if the step is skipped.
 
         Returns:
             Totals of all processes, and the norm before clipping, or None.
@@ -152,11 +152,11 @@ class Updater:
         norm = torch.nn.utils.get_total_norm(gradients)
         if math.isfinite(totals.loss) and bool(norm.isfinite()):
             return totals, float(self.clip(parameters))
-        steering.zero_grad()  # the optimizer passes it by; the step counts all the same
+        steering.zero_grad()  # so the optimizer changes nothing; the step counts all the same
         return totals, None
 
     def _compare(self, mismatch: Mapping[str, float], step: int) -> None:
-        """Warns once if the sampler and the trainer part: the update would be off policy."""
+        """Warns once if the sampler and the trainer disagree: the update would be off policy."""
         exact = self.gradient.policy.model.dtype == torch.float32
         if self._has_warned or mismatch.get("mean", 0.0) <= (1e-3 if exact else 0.05):
             return
