@@ -215,15 +215,11 @@ def _tell_of_added_tokens(prompt: Prompt, tokenizer: Any, name: str) -> None:
             "without it",
             *(name, quoted(tokenizer.eos_token)),
         )
-    if bos is not None and before == [bos]:
-        told = (
-            "the text begins with it already, so it is not added again"
-            if ids[0] == bos
-            else "the template renders none, and none is added"
-        )
+    if bos is not None and before == [bos] and ids[0] != bos:
         log.warning(
-            "%s: the tokenizer adds %s in front of texts: %s",
-            *(name, quoted(tokenizer.bos_token), told),
+            "%s: the tokenizer adds %s in front of texts, but the chat template renders none, and "
+            "prompts are as it renders them",
+            *(name, quoted(tokenizer.bos_token)),
         )
 
 
