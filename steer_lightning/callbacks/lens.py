@@ -23,6 +23,7 @@ from steer_lightning.results.lens import (
     token_text,
 )
 from steer_lightning.steering import SiteVectors
+from steer_lightning.system.printable import one_line
 from steer_lightning.system.whole_files import write_bytes
 from steer_lightning.types import Prompt
 
@@ -79,7 +80,7 @@ class LensCallback(Callback):
         try:
             check_unembedding(_policy(pl_module))
         except ConfigError as error:
-            log.warning("the lens shows no tokens: %s", error)
+            log.warning("the lens shows no tokens: %s", one_line(error))
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Remembers where the vectors start; a resumed run knows it from its checkpoint."""

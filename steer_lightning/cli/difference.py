@@ -21,7 +21,7 @@ from steer_lightning.errors import ConfigError
 from steer_lightning.evaluation import Estimate
 from steer_lightning.module import SteeringModule
 from steer_lightning.steering import SteeringVectors
-from steer_lightning.system.printable import aligned
+from steer_lightning.system.printable import aligned, one_line, printable
 from steer_lightning.system.whole_files import write_bytes
 from steer_lightning.training.best_scale import Trial, best_of, find_scale
 from steer_lightning.training.mean_difference import MeanDifference, in_units
@@ -361,12 +361,12 @@ def run(words: Sequence[str]) -> None:
 
 def _tell(facts: Mapping[str, Any], folder: Path) -> None:
     print(
-        f"\n{facts['num_contrasts']} of {facts['num_prompts']} prompts have better and worse "
-        f"completions; mean reward {facts['mean_reward']:.3f}, {facts['num_unscored']} of "
-        f"{facts['num_completions']} completions unscored\n"
+        f"\n{facts['num_contrasts']:d} of {facts['num_prompts']:d} prompts have better and worse "
+        f"completions; mean reward {facts['mean_reward']:.3f}, {facts['num_unscored']:d} of "
+        f"{facts['num_completions']:d} completions unscored\n"
     )
-    print(as_text(facts["scales"]))
-    print(f"\n{facts['num_held_out']} training problems, with 95 % intervals by the bootstrap.")
+    print(printable(as_text(facts["scales"])))
+    print(f"\n{facts['num_held_out']:d} training problems, with 95 % intervals by the bootstrap.")
     scales = [row["scale"] for row in facts["scales"]]
     best = facts["scale"]
     print(f"best scale: {best:g}", end="")
@@ -375,5 +375,5 @@ def _tell(facts: Mapping[str, Any], folder: Path) -> None:
     else:
         at_the_end = best in (scales[0], scales[-1])
         print(", the last one tried: try further ones by --scales" if at_the_end else "")
-    print(f"vectors:    {folder / FILES[0]}")
-    print(f"numbers:    {folder / FILES[1]}")
+    print(f"vectors:    {one_line(folder / FILES[0])}")
+    print(f"numbers:    {one_line(folder / FILES[1])}")

@@ -14,7 +14,7 @@ from steer_lightning.cli.options import read_options
 from steer_lightning.evaluation.job import Evaluation
 from steer_lightning.evaluation.results import as_text
 from steer_lightning.system.collectives import rank
-from steer_lightning.system.printable import printable
+from steer_lightning.system.printable import one_line, printable
 
 INTERRUPTED = 130
 
@@ -42,7 +42,7 @@ def run(words: Sequence[str]) -> None:
             results = evaluation.run()
         except KeyboardInterrupt:
             folder = evaluation.store.folder
-            print(f"interrupted: the same command goes on from {folder}", file=sys.stderr)
+            print(f"interrupted: the same command goes on from {one_line(folder)}", file=sys.stderr)
             sys.exit(INTERRUPTED)
         if rank() == 0:
             _tell(evaluation, results)
@@ -81,8 +81,8 @@ def _tell(evaluation: Evaluation, results: dict[str, Any]) -> None:
     print(f"\n{printable(as_text(results['rows']))}\n")
     print("Shares in percent, with 95 % intervals by the bootstrap over problems.")
     store = evaluation.store
-    print(f"figures:     {store.results}")
-    print(f"completions: {store.completions}")
+    print(f"figures:     {one_line(store.results)}")
+    print(f"completions: {one_line(store.completions)}")
     from steer_lightning.results.report import draw_comparison, drawn
 
-    print(f"picture:     {drawn(draw_comparison, store.folder)}")
+    print(f"picture:     {one_line(drawn(draw_comparison, store.folder))}")

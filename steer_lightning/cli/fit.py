@@ -46,6 +46,7 @@ from steer_lightning.data import PromptDataModule
 from steer_lightning.errors import UNKNOWN, ConfigError
 from steer_lightning.module import SteeringModule
 from steer_lightning.strategy import STRATEGIES, SteeringStrategy, wants_several
+from steer_lightning.system.printable import one_line
 from steer_lightning.system.run_files import new_run_folder
 from steer_lightning.system.yaml_size import bound_yaml
 from steer_lightning.training.checks import check_trainer
@@ -155,7 +156,10 @@ class SteeringCLI(LightningCLI):
         if folder is None:
             return None
         path = whole_checkpoint(folder)
-        print(f"going on with {path}: the same settings, interrupted (--ckpt_path=new starts anew)")
+        print(
+            f"going on with {one_line(path)}: "
+            "the same settings, interrupted (--ckpt_path=new starts anew)"
+        )
         return str(path)
 
     @classmethod
@@ -283,11 +287,11 @@ class SteeringCLI(LightningCLI):
                 raise
             print('curve:       not drawn: pip install "steer-lightning[report]" for matplotlib')
         else:
-            print(f"curve:       {path}")
+            print(f"curve:       {one_line(path)}")
         try:
-            print(f"report:      {write_report(self.folder, overwrite=True)}")
+            print(f"report:      {one_line(write_report(self.folder, overwrite=True))}")
         except ConfigError as error:  # what was trained is worth more
-            print(f"report:      not written: {error}")
+            print(f"report:      not written: {one_line(error)}")
 
 
 def _with_whole_files(plugins: Any) -> list[Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from steer_lightning.cli.options import read_options
 from steer_lightning.results.report import write_report
 from steer_lightning.results.report.files import is_run
+from steer_lightning.system.printable import one_line
 from steer_lightning.system.run_files import run_folders
 
 
@@ -48,7 +49,7 @@ def _newest(folder: Path) -> Path:
     runs = [path for path in run_folders(folder) if is_run(path)] if folder.is_dir() else []
     if is_run(folder) or not runs:
         return folder
-    print(f"{runs[0]} is the newest of {len(runs)} runs in {folder}")
+    print(f"{one_line(runs[0])} is the newest of {len(runs)} runs in {one_line(folder)}")
     return runs[0]
 
 
@@ -68,4 +69,4 @@ def run(words: Sequence[str]) -> None:
         description="Makes one HTML file from a run's folder: no server, no network.",
         positional="run",
     )
-    print(f"report: {report(**options)}")
+    print(f"report: {one_line(report(**options))}")

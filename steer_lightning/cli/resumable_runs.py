@@ -18,6 +18,7 @@ from steer_lightning.callbacks.checkpoint_file import (
     load_checkpoint,
 )
 from steer_lightning.errors import UNKNOWN, ConfigError
+from steer_lightning.system.printable import one_line
 from steer_lightning.system.run_files import run_folders
 from steer_lightning.system.whole_files import write_bytes
 from steer_lightning.system.yaml_size import check_yaml_size
@@ -116,7 +117,8 @@ def unfinished_run(root: Path, config_text: str) -> Path | None:
         if not _has_config(folder, config_text):
             continue
         if is_locked(folder):
-            log.warning("%s, of the same settings, is under way: this is a new run", folder)
+            told = "%s, of the same settings, is under way: this is a new run"
+            log.warning(told, one_line(folder))
             return None
         if (folder / "summary.json").exists():
             return None
@@ -207,7 +209,8 @@ def whole_checkpoint(folder: Path) -> Path:
             damage.append(f"{path} {error}")
             continue
         if damage:
-            log.warning("%s: %s of step %d is used", damage[0], path.name, found["global_step"])
+            told = (one_line(damage[0]), one_line(path.name), found["global_step"])
+            log.warning("%s: %s of step %d is used", *told)
         return path
     raise ConfigError(
         "ckpt_path",
@@ -258,6 +261,6 @@ def _take_lock(descriptor: int) -> bool:
         log.warning(
             "this file system has no locks (%s): a second start of the same command would go on "
             "from a run that is still under way",
-            error,
+            one_line(error),
         )
     return True

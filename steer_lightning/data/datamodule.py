@@ -118,8 +118,8 @@ class PromptDataModule(L.LightningDataModule):
             try:
                 questions = [problem.question for problem in source.load()]
             except (ConfigError, OSError) as error:
-                told = (f"data.{split}", one_line(error))
-                log.warning("%s could not be compared with data.train: %s", *told)
+                told = "data.%s could not be compared with data.train: %s"
+                log.warning(told, one_line(split), one_line(error))
             else:
                 self._compare(questions, f"data.{split}")
 

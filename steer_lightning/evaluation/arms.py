@@ -19,7 +19,7 @@ from steer_lightning.steering import (
     warn_of_another_base,
 )
 from steer_lightning.steering.arithmetic import plain_vectors
-from steer_lightning.system.printable import printable
+from steer_lightning.system.printable import one_line
 
 BASE = "base"
 
@@ -57,9 +57,9 @@ def load_files(paths: Sequence[str]) -> dict[str, Steering]:
         raise ConfigError("vectors", list(paths), rule="names a file twice")
     if len(files) == 1:
         return {"steered": load_steering(files[0])}
-    names = [printable(Path(path).stem) for path in paths]
+    names = [one_line(Path(path).stem) for path in paths]
     if len({BASE, *names}) <= len(names):
-        names = [printable(path) for path in paths]
+        names = [one_line(path) for path in paths]
     return {name: load_steering(path) for name, path in zip(names, files, strict=True)}
 
 

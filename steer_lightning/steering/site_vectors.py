@@ -296,5 +296,5 @@ def warn_of_another_base(steering: Steering, base: str) -> None:
     """
     trained_on = steering.metadata.get("base_model", "")
     if trained_on and base and Path(trained_on).name != Path(base).name:
-        told = (one_line(trained_on), one_line(base))
-        log.warning("these vectors were trained on %s, not on %s", *told)
+        told = "these vectors were trained on %s, not on %s"
+        log.warning(told, one_line(trained_on), one_line(base))

@@ -129,11 +129,9 @@ def test_a_model_without_any_eos_is_told(caplog: pytest.LogCaptureFixture) -> No
         assert caplog.text == ""
         tell_of_endings(tokenizer, [], "model.sampling")
     (end,) = turn_end_ids(tokenizer)
-    assert "every completion runs to model.sampling.max_new_tokens" in caplog.text
-    assert (
-        f'Set model.sampling.eos_token_ids: [{end}], which the chat template writes as "<|im_'
-        in (caplog.text)
-    )
+    assert "every completion runs to max_new_tokens" in caplog.text
+    told = f'of model.sampling. The chat template ends a turn by "<|im_end|>", [{end}].'
+    assert told in caplog.text
     caplog.clear()
     tell_of_endings(tagged(None), (), "sampling")
-    assert "Set sampling.eos_token_ids, or sampling.stop_strings" in caplog.text
+    assert caplog.text.endswith("Set eos_token_ids or stop_strings of sampling.\n")
