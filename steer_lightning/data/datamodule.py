@@ -1,4 +1,4 @@
-"""Prompts for training and held-out sets."""
+"""The data module: prompts for training, validation and test, and where training stands in them."""
 
 from __future__ import annotations
 
@@ -27,6 +27,9 @@ log = logging.getLogger(__name__)
 class PromptDataModule(L.LightningDataModule):
     """Prompts for training, validation and test.
 
+    Before the model loads, it makes the prompts that are needed, and warns of held-out problems
+    that are among the training problems.
+
     Args:
         train: Source of the training problems.
         val: Source for `validate`, and for the callback `BenchmarkEval` where it names none of its
@@ -39,7 +42,7 @@ class PromptDataModule(L.LightningDataModule):
         batch_size: Prompts of a training step, B.
         eval_batch_size: Prompts of an evaluation batch.
         max_prompt_tokens: Longer prompts are dropped and counted.
-        seed: Of the training order; on the command line it is `seed_everything`.
+        seed: Seed of the training order; on the command line it is `seed_everything`.
 
     Raises:
         ConfigError: If a number is out of range.
@@ -128,7 +131,7 @@ class PromptDataModule(L.LightningDataModule):
         tell_of_overlap((prompt.problem.question for prompt in train), questions, name)
 
     def _tokenizer(self) -> Any:
-        """The model's, which loads it without its weights.
+        """The model's tokenizer, which loads without the model's weights.
 
         So there is one tokenizer and one setting for it.
         """
@@ -137,7 +140,7 @@ class PromptDataModule(L.LightningDataModule):
         return module.policy.tokenizer
 
     def train_dataloader(self) -> ResumableLoader:
-        """Batches of B prompts, resumable."""
+        """Makes the loader of batches of B prompts, which goes on where a checkpoint stood."""
         prompts = self.prompts["train"]
         self._loader = ResumableLoader(prompts, self.batch_size, self.seed, self.order)
         if self._cursor is not None:
@@ -145,11 +148,11 @@ class PromptDataModule(L.LightningDataModule):
         return self._loader
 
     def further_prompts(self, count: int, without: Sequence[Prompt]) -> list[Prompt]:
-        """Training prompts beyond a step's batch; fewer than `count` only if there are no more.
+        """Draws training prompts beyond a step's batch.
 
         Args:
-            count: How many.
-            without: Those of the step so far.
+            count: How many; fewer are returned only if there are no more.
+            without: The prompts of the step so far.
         """
         assert self._loader is not None
         return self._loader.take(count, without)
@@ -165,7 +168,7 @@ class PromptDataModule(L.LightningDataModule):
         self._loader.record(prompts, rewards)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the training order stands.
+        """Says where the training order stands.
 
         Lightning saves the loader's own state, too, but has already built the loader when it would
         restore it: the learning-rate schedule asks for the number of steps, and with it for the
@@ -177,7 +180,7 @@ class PromptDataModule(L.LightningDataModule):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on from there.
+        """Goes on where a checkpoint stood.
 
         Raises:
             ConfigError: If the prompts or their order are others: the cursor would point elsewhere.
@@ -201,7 +204,7 @@ class PromptDataModule(L.LightningDataModule):
     def facts(self) -> dict[str, Any]:
         """What the training order depends on, by configuration key.
 
-        Prompts and gold answers as a checksum.
+        Prompts and gold answers are there as a checksum.
         """
         crc = 0
         for prompt in self.prompts["train"]:
@@ -216,11 +219,11 @@ class PromptDataModule(L.LightningDataModule):
         }
 
     def val_dataloader(self) -> DataLoader[Prompt] | list[DataLoader[Prompt]]:
-        """The validation problems in order."""
+        """Makes the loader of the validation problems, which keeps their order."""
         return self._in_order(self.prompts["val"]) if "val" in self.prompts else []
 
     def test_dataloader(self) -> DataLoader[Prompt]:
-        """The test problems in order."""
+        """Makes the loader of the test problems, which keeps their order."""
         return self._in_order(self.prompts["test"])
 
     def _in_order(self, prompts: Sequence[Prompt]) -> DataLoader[Prompt]:

@@ -6,12 +6,12 @@ from steer_lightning.data.records import Records
 
 
 class DeepScaleR(Records):
-    """DeepScaleR-Preview from the hub.
+    """DeepScaleR-Preview from the hub, or from a local file with the same columns.
 
-    `agentica-org/DeepScaleR-Preview-Dataset`, or a local file of the same columns.
+    On the hub it is `agentica-org/DeepScaleR-Preview-Dataset`.
 
     Args:
-        path: Local file; null loads from the hub.
+        path: A local file; null loads from the hub.
         limit: Takes the first so many problems; null takes all.
     """
 

@@ -1,6 +1,6 @@
 """GSM8K: 7,473 training and 1,319 test problems of grade-school mathematics.
 
-By Cobbe et al., arXiv 2110.14168.
+Cobbe et al. made it (arXiv 2110.14168).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class GSM8K:
 
     Args:
         split: `train` or `test`.
-        path: Folder with `train.jsonl` and `test.jsonl`, or one file; null loads from the hub.
+        path: A folder with `train.jsonl` and `test.jsonl`, or one file; null loads from the hub.
         limit: Takes the first so many problems; null takes all.
 
     Raises:
@@ -55,7 +55,7 @@ class GSM8K:
 
 
 def final_answer(solution: str) -> str:
-    """What stands behind `####`, without thousands' commas.
+    """Takes what stands behind `####`, without thousands' commas.
 
     Raises:
         ConfigError: If there is no `####`.

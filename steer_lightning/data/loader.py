@@ -1,4 +1,4 @@
-"""A loader that can go on in the middle of an epoch."""
+"""Loads batches of prompts, and can go on in the middle of an epoch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from steer_lightning.types import Prompt
 
 
 class PromptList(Dataset[Prompt]):
-    """Prompts in memory."""
+    """A data set of prompts that are in memory."""
 
     def __init__(self, prompts: Sequence[Prompt]) -> None:
         self.prompts = prompts
@@ -34,10 +34,10 @@ class ResumableLoader(DataLoader[Prompt]):
     epoch shorter.
 
     Args:
-        prompts: All of them.
-        batch_size: B.
-        seed: Of the order.
-        order: Draws them; not yet started.
+        prompts: All prompts.
+        batch_size: Prompts of a batch, B.
+        seed: Seed of the order.
+        order: What draws prompts; it has not been started.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class ResumableLoader(DataLoader[Prompt]):
             yield self.take(self.batch_size or 1)
 
     def take(self, count: int, without: Sequence[Prompt] = ()) -> list[Prompt]:
-        """The next prompts, other than those of this step; fewer only if there are no more."""
+        """Draws the next prompts, other than those of this step; fewer if there are no more."""
         numbers = self._order.take(count, [self._number[prompt.id] for prompt in without])
         return [self._prompts[k] for k in numbers]
 
@@ -70,7 +70,7 @@ class ResumableLoader(DataLoader[Prompt]):
         self._order.record([self._number[prompt.id] for prompt in prompts], rewards)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the loader stands."""
+        """Says where the loader stands."""
         return {
             "epoch": self._epoch,
             "served": self._served,
@@ -78,6 +78,6 @@ class ResumableLoader(DataLoader[Prompt]):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from there."""
+        """Goes on where a checkpoint stood."""
         self._epoch, self._served = state["epoch"], state["served"]
         self._order.load_state_dict(state["order"])

@@ -1,4 +1,4 @@
-"""In which order prompts are drawn for training."""
+"""Draws prompts for training, each once an epoch or by an order of one's own."""
 
 from __future__ import annotations
 
@@ -12,35 +12,35 @@ import torch
 class PromptOrder(Protocol):
     """Draws prompts, by their number among the training prompts; goes on exactly from its state.
 
-    The same on every process: it may depend on what it is told alone.
+    It draws the same prompts on every process, so it may depend on nothing but what it is told.
     """
 
     def start(self, num_prompts: Any, seed: Any, /) -> Any:
-        """Begins, before anything else is asked."""
+        """Begins; it is called before anything else."""
         ...
 
     def take(self, count: Any, without: Any, /) -> Any:
         """Draws `count` different prompts, none of the collection `without`; returns a list.
 
-        Fewer only if there are no more.
+        It returns fewer only if there are no more.
         """
         ...
 
     def record(self, numbers: Any, rewards: Any, /) -> Any:
-        """Is told the rewards (b, G) of the prompts of a step, NaN where unscored."""
+        """Takes note of the rewards (b, G) of a step's prompts, NaN where unscored."""
         ...
 
     def state_dict(self) -> Any:
-        """What a checkpoint keeps."""
+        """Returns what a checkpoint keeps."""
         ...
 
     def load_state_dict(self, state: Any, /) -> Any:
-        """Goes on from there."""
+        """Goes on where a checkpoint stood."""
         ...
 
 
 class Shuffled:
-    """Each prompt once, in an order from (seed, round) alone, then anew; whatever the rewards."""
+    """Draws each prompt once, in an order from (seed, round) alone, then all of them anew."""
 
     def start(self, num_prompts: int, seed: int) -> None:
         """See `PromptOrder`."""
@@ -70,13 +70,13 @@ class Shuffled:
         return found
 
     def record(self, numbers: list[int], rewards: torch.Tensor) -> None:
-        """Nothing depends on rewards."""
+        """Does nothing: the order does not depend on rewards."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the order stands."""
+        """Says where the order stands."""
         return {"round": self._round, "taken": self._taken}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from there."""
+        """Goes on where a checkpoint stood."""
         self._turn(state["round"])
         self._taken = state["taken"]

@@ -1,4 +1,4 @@
-"""A curriculum: prompts that the model solves sometimes come up more often."""
+"""A curriculum, in which prompts that the model solves now and then come up more often."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class ByPassRate:
     average over the prompt's past groups, later ones weighing more, since the model changes. A
     prompt not yet measured counts as the mean of those that are. The draws of a step are without
     replacement, those of different steps are not: a prompt may come up again before all others
-    have. Assumes rewards that tell right from wrong (`passes_at`), and that pass rates change
+    have. This assumes rewards that tell right from wrong (`passes_at`), and that pass rates change
     slowly. With all prompts alike it draws evenly.
 
     Args:
@@ -50,7 +50,7 @@ class ByPassRate:
         self.rates = torch.full((num_prompts,), float("nan"))
 
     def weights(self) -> torch.Tensor:
-        """(number of prompts,) float64, in proportion to the chance of each."""
+        """Computes the weights (number of prompts,) float64, in proportion to each one's chance."""
         known = ~self.rates.isnan()
         teaches = (self.rates * (1 - self.rates)).double()
         typical = teaches[known].mean() if known.any() else teaches.new_tensor(0.25)
@@ -80,9 +80,9 @@ class ByPassRate:
         self.rates[index] = torch.where(passed.isnan(), before, after)
 
     def state_dict(self) -> dict[str, Any]:
-        """The pass rates, 4 bytes a prompt, and how often was drawn."""
+        """Returns the pass rates, 4 bytes a prompt, and the number of draws so far."""
         return {"draws": self._draws, "rates": self.rates.clone()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from there."""
+        """Goes on where a checkpoint stood."""
         self._draws, self.rates = state["draws"], state["rates"].clone()

@@ -1,7 +1,7 @@
 r"""Benchmarks of mathematics by the hub names that arXiv 2505.18706 evaluates on.
 
-Each reads the hub, or a local .jsonl, .json or .parquet file with the same columns. A benchmark of
-your own is `steer_lightning.data.Records` with its columns.
+Each reads the hub, or a local file with the same columns (docs/data.md). A benchmark of your own
+is `steer_lightning.data.Records` with its columns.
 """
 
 from __future__ import annotations
