@@ -16,6 +16,7 @@ from steer_lightning.callbacks.run_folder import claim
 from steer_lightning.errors import ConfigError
 from steer_lightning.module import SteeringModule
 from steer_lightning.system.collectives import rank, world_size
+from steer_lightning.system.printable import one_line
 from steer_lightning.system.run_files import SKIPPED, step_name
 from steer_lightning.system.whole_files import write_bytes
 from steer_lightning.training.step import Step
@@ -72,7 +73,7 @@ class Guard(Callback):
             self._keep(trainer, step)
         self._silent = self._silent + 1 if bool((step.advantages == 0).all()) else 0
         if self._silent == self.no_signal_steps:
-            log.warning(why_no_signal(step, self._silent))
+            log.warning("%s", one_line(why_no_signal(step, self._silent)))
 
     def _keep(self, trainer: L.Trainer, step: Step) -> None:
         name = step_name(trainer.global_step)  # each process keeps its own share
@@ -86,7 +87,7 @@ class Guard(Callback):
             "batches of such steps are in %s",
             trainer.global_step,
             self._skipped,
-            path.parent,
+            one_line(path.parent),
         )
         if self._skipped >= self.max_skipped:
             raise FloatingPointError(

@@ -23,6 +23,7 @@ from steer_lightning.results.lens import (
     token_text,
 )
 from steer_lightning.steering import SiteVectors
+from steer_lightning.system.printable import one_line
 from steer_lightning.system.run_files import LENS, LENS_LINES
 from steer_lightning.system.whole_files import write_bytes
 from steer_lightning.types import Prompt
@@ -81,7 +82,7 @@ class LensCallback(Callback):
         try:
             check_unembedding(_policy(pl_module))
         except ConfigError as error:
-            log.warning("the lens shows no tokens: %s", error)
+            log.warning("the lens shows no tokens: %s", one_line(error))
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Stores the vectors at the start; a resumed run has them from its checkpoint."""

@@ -111,7 +111,7 @@ class RolloutTable(Callback):
         with written_aside(self._folder / f"{step_name(number)}{share}.parquet") as aside:
             pq.write_table(as_table(step, number), aside)
         if self.every_n_steps and number % self.every_n_steps == 0:
-            tell(trainer, self._show(step, number))
+            tell(trainer, *self._show(step, number))
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Joins all steps to one file."""
@@ -119,7 +119,7 @@ class RolloutTable(Callback):
         if trainer.is_global_zero and self._folder.is_dir():
             merge(self._folder, self._file)
 
-    def _show(self, step: Step, number: int) -> str:
+    def _show(self, step: Step, number: int) -> list[str]:
         rollouts = step.rollouts
         lines = [f"step {number}"]
         for b, prompt in enumerate(rollouts.prompts[: self.num_prompts]):
@@ -129,7 +129,7 @@ class RolloutTable(Callback):
             for n in range(first, first + min(self.num_completions, rollouts.group_size)):
                 score = _shown(step.scores.total[n])
                 lines.append(f"    reward {score}  {self._cut(rollouts.texts[n])}")
-        return "\n".join(lines)
+        return lines
 
     def _cut(self, text: str) -> str:
         """Cuts a text at `max_characters`, and puts it in one line and in quotes."""

@@ -9,7 +9,7 @@ import lightning as L
 from tqdm import tqdm
 
 from steer_lightning.errors import ConfigError
-from steer_lightning.system.printable import printable
+from steer_lightning.system.printable import one_line
 
 
 def run_folder(trainer: L.Trainer) -> Path:
@@ -34,9 +34,14 @@ def claim(trainer: L.Trainer, name: str) -> Path:
     return path
 
 
-def tell(trainer: L.Trainer, text: str) -> None:
-    """Prints on the first process, above the progress bar if there is one."""
+def tell(trainer: L.Trainer, *lines: str) -> None:
+    """Prints on the first process, above the progress bar if there is one.
+
+    Args:
+        trainer: Trainer of the run.
+        lines: Lines, which stay single lines whatever the names and texts in them hold.
+    """
     if not trainer.is_global_zero:
         return
-    tqdm.write(printable(text), file=sys.stdout)
+    tqdm.write("\n".join(map(one_line, lines)), file=sys.stdout)
     sys.stdout.flush()

@@ -123,7 +123,7 @@ class RunSummary(Callback):
         if trainer.is_global_zero:
             write_bytes(self._path, (json.dumps(summary, indent=2) + "\n").encode())
             result = pl_module.policy.steering.file_name
-            tell(trainer, self._text(trainer, summary, result))
+            tell(trainer, *self._lines(trainer, summary, result))
 
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
@@ -137,7 +137,8 @@ class RunSummary(Callback):
         )
         tell(
             trainer,
-            f"\nstopped after step {trainer.global_step} of {run_folder(trainer)}\n"
+            "",
+            f"stopped after step {trainer.global_step} of {path.parents[1]}",
             f"to go on: {how}--ckpt_path={path}",
         )
 
@@ -164,7 +165,7 @@ class RunSummary(Callback):
             },
         }
 
-    def _text(self, trainer: L.Trainer, summary: dict[str, Any], result: str) -> str:
+    def _lines(self, trainer: L.Trainer, summary: dict[str, Any], result: str) -> list[str]:
         folder = run_folder(trainer)
         steps, max_steps = summary["num_steps"], trainer.max_steps
         ended = f", not trainer.max_steps = {max_steps}: " if 0 < steps < max_steps else ""
@@ -179,7 +180,7 @@ class RunSummary(Callback):
         names += [("completions", ROLLOUTS), ("checkpoint", f"{CHECKPOINTS}/{LAST_CHECKPOINT}")]
         names += [("lens", LENS), ("summary", self._path.name)]
         lines += [f"{k + ':':<13}{folder / v}" for k, v in names if (folder / v).exists()]
-        return "\n".join(lines)
+        return lines
 
     @staticmethod
     def _evals(trainer: L.Trainer) -> list[BenchmarkEval]:

@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import Callback
 from steer_lightning.callbacks.run_folder import claim
 from steer_lightning.errors import ConfigError
 from steer_lightning.module import SteeringModule
+from steer_lightning.system.printable import one_line
 from steer_lightning.system.run_files import EVERY_VECTORS, step_name
 
 log = logging.getLogger(__name__)
@@ -78,7 +79,8 @@ class VectorCheckpoint(Callback):
             try:
                 self._save(trainer, pl_module, self.path)
             except (OSError, ConfigError) as error:  # a full disk, or vectors that are not finite
-                log.warning("the vectors of step %d were not saved: %s", trainer.global_step, error)
+                told = one_line(error)
+                log.warning("the vectors of step %d were not saved: %s", trainer.global_step, told)
 
     def _save(self, trainer: L.Trainer, module: L.LightningModule, path: Path) -> None:
         assert isinstance(module, SteeringModule)

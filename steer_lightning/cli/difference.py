@@ -15,6 +15,7 @@ from steer_lightning.cli.options import read_options
 from steer_lightning.data import PromptDataModule
 from steer_lightning.errors import ConfigError
 from steer_lightning.module import SteeringModule
+from steer_lightning.system.printable import one_line, printable
 from steer_lightning.system.run_files import DIFFERENCE, RUNS
 from steer_lightning.training.difference import FILES, Difference, Settings, as_text
 
@@ -100,12 +101,12 @@ def run(words: Sequence[str]) -> None:
 
 def _tell(facts: Mapping[str, Any], folder: Path) -> None:
     print(
-        f"\n{facts['num_contrasts']} of {facts['num_prompts']} prompts have better and worse "
-        f"completions; mean reward {facts['mean_reward']:.3f}, {facts['num_unscored']} of "
-        f"{facts['num_completions']} completions unscored\n"
+        f"\n{facts['num_contrasts']:d} of {facts['num_prompts']:d} prompts have better and worse "
+        f"completions; mean reward {facts['mean_reward']:.3f}, {facts['num_unscored']:d} of "
+        f"{facts['num_completions']:d} completions unscored\n"
     )
-    print(as_text(facts["scales"]))
-    print(f"\n{facts['num_held_out']} training problems, with 95 % intervals by the bootstrap.")
+    print(printable(as_text(facts["scales"])))
+    print(f"\n{facts['num_held_out']:d} training problems, with 95 % intervals by the bootstrap.")
     scales = [row["scale"] for row in facts["scales"]]
     best = facts["scale"]
     print(f"best scale: {best:g}", end="")
@@ -114,5 +115,5 @@ def _tell(facts: Mapping[str, Any], folder: Path) -> None:
     else:
         at_the_end = best in (scales[0], scales[-1])
         print(", the last one tried: try further ones by --scales" if at_the_end else "")
-    print(f"vectors:    {folder / FILES[0]}")
-    print(f"numbers:    {folder / FILES[1]}")
+    print(f"vectors:    {one_line(folder / FILES[0])}")
+    print(f"numbers:    {one_line(folder / FILES[1])}")

@@ -13,7 +13,7 @@ from steer_lightning.evaluation.processes import connected_processes
 from steer_lightning.evaluation.results import as_text
 from steer_lightning.results.report import draw_comparison, drawn
 from steer_lightning.system.collectives import rank
-from steer_lightning.system.printable import printable
+from steer_lightning.system.printable import one_line, printable
 
 
 def run(words: Sequence[str]) -> None:
@@ -47,6 +47,6 @@ def _tell(evaluation: Evaluation, results: dict[str, Any]) -> None:
     print(f"\n{printable(as_text(results['rows']))}\n")
     print("Shares in percent, with 95 % intervals by the bootstrap over problems.")
     store = evaluation.store
-    print(f"figures:     {store.results}")
-    print(f"completions: {store.completions}")
-    print(f"picture:     {drawn(draw_comparison, store.folder)}")
+    print(f"figures:     {one_line(store.results)}")
+    print(f"completions: {one_line(store.completions)}")
+    print(f"picture:     {one_line(drawn(draw_comparison, store.folder))}")

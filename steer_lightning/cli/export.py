@@ -7,7 +7,7 @@ from typing import Literal
 
 from steer_lightning.cli import interruptible
 from steer_lightning.cli.options import read_options
-from steer_lightning.system.printable import printable
+from steer_lightning.system.printable import one_line, printable
 
 
 def run(words: Sequence[str]) -> None:
@@ -70,10 +70,10 @@ def export(
         verify=verify,
     )
     size = f"{report.size / 1e6:.1f} MB" if report.size > 1e6 else f"{report.size / 1e3:.0f} kB"
-    print(f"{report.folder} ({size})\n")
+    print(f"{one_line(report.folder)} ({size})\n")
     if report.findings is None:
         print("not compared with the steered base\n")
     else:
         print("compared with the steered base:")
-        print("".join(f"  {line}\n" for line in report.findings.lines))
+        print("".join(f"  {one_line(line)}\n" for line in report.findings.lines))
     print(printable(report.usage), end="")

@@ -43,6 +43,7 @@ from steer_lightning.errors import UNKNOWN, ConfigError
 from steer_lightning.module import SteeringModule
 from steer_lightning.results.report import draw_reward_curve, drawn, write_report
 from steer_lightning.strategy import STRATEGIES, SteeringStrategy, wants_several
+from steer_lightning.system.printable import one_line
 from steer_lightning.system.run_files import METRICS, RUNS
 from steer_lightning.system.yaml_size import bound_yaml
 from steer_lightning.training.checks import check_trainer
@@ -161,7 +162,7 @@ class SteeringCLI(LightningCLI):
             found = checkpoint_to_fit(asked, root, self._text(config))
         if found is not None and asked is None:
             anew = "(--ckpt_path=new starts anew)"
-            print(f"going on with {found}: the same settings, interrupted {anew}")
+            print(f"going on with {one_line(found)}: the same settings, interrupted {anew}")
         return None if found is None else str(found)
 
     def _parse_ckpt_path(self) -> None:
@@ -270,9 +271,9 @@ class SteeringCLI(LightningCLI):
             return
         print(f"curve:       {drawn(draw_reward_curve, folder)}")
         try:
-            print(f"report:      {write_report(folder, overwrite=True)}")
+            print(f"report:      {one_line(write_report(folder, overwrite=True))}")
         except ConfigError as error:  # the trained vectors are worth more than the page
-            print(f"report:      not written: {error}")
+            print(f"report:      not written: {one_line(error)}")
 
 
 def _with_whole_files(plugins: Any) -> list[Any]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from steer_lightning.cli.options import read_options
 from steer_lightning.results.report import write_report
+from steer_lightning.system.printable import one_line
 from steer_lightning.system.run_files import find_runs
 
 
@@ -62,4 +63,4 @@ def run(words: Sequence[str]) -> None:
         description="Makes one HTML file from a run's folder: no server, no network.",
         positional="run",
     )
-    print(f"report: {report(**options)}")
+    print(f"report: {one_line(report(**options))}")

@@ -13,6 +13,7 @@ import yaml
 from steer_lightning.callbacks.checkpoint_file import DamagedCheckpointError, load_checkpoint
 from steer_lightning.errors import UNKNOWN, ConfigError
 from steer_lightning.system.plain_settings import check_same
+from steer_lightning.system.printable import one_line
 from steer_lightning.system.run_files import (
     CONFIG,
     SUMMARY,
@@ -179,7 +180,8 @@ def unfinished_run(root: Path, config_text: str) -> Path | None:
         if not _has_config(folder, config_text):
             continue
         if is_locked(folder):
-            log.warning("%s, of the same settings, is under way: this is a new run", folder)
+            told = "%s, of the same settings, is under way: this is a new run"
+            log.warning(told, one_line(folder))
             return None
         if (folder / SUMMARY).exists():
             return None
@@ -266,7 +268,8 @@ def whole_checkpoint(folder: Path) -> Path:
             damage.append(f"{path} {error}")
             continue
         if damage:
-            log.warning("%s: %s of step %d is used", damage[0], path.name, found["global_step"])
+            told = (one_line(damage[0]), one_line(path.name), found["global_step"])
+            log.warning("%s: %s of step %d is used", *told)
         return path
     raise ConfigError(
         "ckpt_path",

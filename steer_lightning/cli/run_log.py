@@ -9,6 +9,8 @@ from pathlib import Path
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers import CSVLogger
 
+from steer_lightning.system.printable import one_line
+
 log = logging.getLogger(__name__)
 
 
@@ -28,7 +30,8 @@ class RunLog(CSVLogger):
         """Adds a line."""
         if not self._folder.is_dir():
             log.warning(
-                "%s was removed during the run: it is made anew, without its past", self._folder
+                "%s was removed during the run: it is made anew, without its past",
+                one_line(self._folder),
             )
             self._folder.mkdir(parents=True)
         super().log_metrics(dict(metrics), step)

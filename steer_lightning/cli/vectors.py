@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from steer_lightning.cli.options import read_options
 from steer_lightning.errors import UNKNOWN, ConfigError
-from steer_lightning.system.printable import printable
+from steer_lightning.system.printable import one_line, printable
 
 if TYPE_CHECKING:
     from steer_lightning.steering import SteeringVectors
@@ -172,7 +172,7 @@ def push(files: list[str], to: str, private: bool = False, overwrite: bool = Fal
 
     if len(files) != 1:
         raise ConfigError("files", files, rule="must be one folder of a run")
-    print(push_to_hub(files[0], to, private=private or None, overwrite=overwrite))
+    print(one_line(push_to_hub(files[0], to, private=private or None, overwrite=overwrite)))
 
 
 VERBS: dict[str, Callable[..., None]] = {
@@ -212,7 +212,7 @@ def describe(path: str, vectors: SteeringVectors) -> str:
     for layer, row, norm in zip(vectors.layers, plain, norms, strict=True):
         rms = float(norm) / vectors.width**0.5
         rows.append(f"{layer:>5}{float(norm):>10.4g}{rms:>10.4g}{float(row.abs().max()):>10.4g}")
-    return "\n".join([path, *rows])
+    return "\n".join([one_line(path), *rows])
 
 
 def _load(files: Sequence[str]) -> dict[str, SteeringVectors]:
@@ -244,11 +244,12 @@ def _save(vectors: SteeringVectors, output: str, overwrite: bool) -> None:
             "output", output, rule="exists", fix="Name another file, or give --overwrite"
         )
     facts: dict[str, Any] = vectors.metadata
+    step = facts.get("step", "")
     save_vectors(
         vectors,
         output,
         base_model=facts.get("base_model", ""),
         revision=facts.get("revision") or None,
-        step=int(facts["step"]) if facts.get("step") else None,
+        step=int(step) if step.isdecimal() else None,
     )
     print(printable(describe(output, vectors)))

@@ -1,4 +1,4 @@
-"""The data: problems from the hub, from local files or from a generator, rendered as prompts."""
+"""Reads problems from the hub, from files or from a generator, and makes prompts of them."""
 
 from steer_lightning.data.arithmetic import Arithmetic
 from steer_lightning.data.datamodule import PromptDataModule

@@ -1,4 +1,4 @@
-"""The quickstart's data: sums and differences, generated on the spot."""
+"""Makes sums and differences, the quickstart's problems."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ HELD_OUT_SHARE = 10  # one problem in ten belongs to the test split
 def is_held_out(question: str) -> bool:
     """Tells whether a problem belongs to the test split.
 
-    A hash of its text decides, so that the splits never overlap.
+    A hash of its text decides it, so that the splits never overlap.
     """
     return zlib.crc32(question.encode()) % HELD_OUT_SHARE == 0
 
@@ -33,7 +33,7 @@ def draw(rng: random.Random, largest: int, operations: str) -> tuple[int, str, i
 
 
 def solve(a: int, operation: str, b: int) -> int:
-    """Returns the answer."""
+    """Computes the answer."""
     return a + b if operation == "+" else a - b
 
 
@@ -41,14 +41,14 @@ class Arithmetic:
     """Problems such as `47+38` with their answers.
 
     Args:
-        num_problems: Number of problems, all different.
-        split: Split, `train` or `test`. No problem is in both, whatever the seeds.
-        largest: Largest operand, at least 19.
-        operations: Operations `+`, `-` or both, as one string.
-        seed: Seed of the problems and of their order.
+        num_problems: How many problems to make. All of them are different.
+        split: `train` or `test`. No problem is in both, whatever the seeds.
+        largest: The largest operand, at least 19.
+        operations: `+`, `-` or both, as one string.
+        seed: The same seed gives the same problems in the same order.
 
     Raises:
-        ConfigError: If a value is out of range, or there are not that many different problems.
+        ConfigError: If a value is out of range, or there are fewer different problems than that.
     """
 
     def __init__(

@@ -96,9 +96,10 @@ def tell_of_endings(tokenizer: Any, ending_ids: Collection[int], key: str) -> No
         return
     ends = sorted(turn_end_ids(tokenizer))
     names = ", ".join(map(quoted, tokenizer.convert_ids_to_tokens(ends)))
-    hint = f": {ends}, which the chat template writes as {names}" if ends else ""
+    hint = f" The chat template ends a turn by {names}, {ends!r}." if ends else ""
     log.warning(
         "neither the model nor its tokenizer names an EOS token: every completion runs to "
-        "%s.max_new_tokens and counts as cut off. Set %s.eos_token_ids%s, or %s.stop_strings",
-        *(key, key, hint, key),
+        "max_new_tokens and counts as cut off. Set eos_token_ids or stop_strings of %s.%s",
+        one_line(key),
+        hint,
     )

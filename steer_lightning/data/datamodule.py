@@ -1,4 +1,4 @@
-"""The data module with the prompts for training and for held-out sets."""
+"""The data module: prompts for training, validation and test, and where training stands in them."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ log = logging.getLogger(__name__)
 class PromptDataModule(L.LightningDataModule):
     """Loads the prompts for training, validation and test.
 
+    Before the model loads, it makes the prompts that are needed, and warns of held-out problems
+    that are among the training problems.
+
     Args:
         train: Source of the training problems.
         val: Source for `validate`, and for the callback `BenchmarkEval` where it names none of its
             own; null for none.
         test: Source for `test`.
-        template: Template that puts a question to the model; default: the model's chat template
-            with a system message.
-        order: Order in which training prompts are drawn; default `Shuffled`, each once an epoch.
-            `ByPassRate` is a curriculum.
-        batch_size: Number of prompts of a training step, B.
-        eval_batch_size: Number of prompts of an evaluation batch.
-        max_prompt_tokens: Most tokens of a prompt; longer prompts are dropped and counted.
+        template: How a question is put to the model; default: the model's chat template with a
+            system message.
+        order: How training prompts are drawn; default `Shuffled`, each once an epoch. `ByPassRate`
+            is a curriculum.
+        batch_size: Prompts of a training step, B.
+        eval_batch_size: Prompts of an evaluation batch.
+        max_prompt_tokens: Longer prompts are dropped and counted.
         seed: Seed of the training order; on the command line it is `seed_everything`.
-
-    Attributes:
-        learns_from_rewards: Whether `record` must receive the rewards of each step.
 
     Raises:
         ConfigError: If a number is out of range.
@@ -122,8 +122,8 @@ class PromptDataModule(L.LightningDataModule):
             try:
                 questions = [problem.question for problem in source.load()]
             except (ConfigError, OSError) as error:
-                told = (f"data.{split}", one_line(error))
-                log.warning("%s could not be compared with data.train: %s", *told)
+                told = "data.%s could not be compared with data.train: %s"
+                log.warning(told, one_line(split), one_line(error))
             else:
                 self._compare(questions, f"data.{split}")
 
@@ -132,7 +132,7 @@ class PromptDataModule(L.LightningDataModule):
         tell_of_overlap((prompt.problem.question for prompt in train), questions, name)
 
     def _tokenizer(self) -> Any:
-        """Returns the tokenizer of the model, which loads it without the weights.
+        """The model's tokenizer, which loads without the model's weights.
 
         It is the model's own, so that there is one tokenizer and one setting for it.
         """
@@ -141,7 +141,7 @@ class PromptDataModule(L.LightningDataModule):
         return module.policy.tokenizer
 
     def train_dataloader(self) -> ResumableLoader:
-        """Returns the resumable loader of batches of B prompts."""
+        """Makes the loader of batches of B prompts, which goes on where a checkpoint stood."""
         prompts = self.prompts["train"]
         self._loader = ResumableLoader(prompts, self.batch_size, self.seed, self.order)
         if self._cursor is not None:
@@ -149,11 +149,11 @@ class PromptDataModule(L.LightningDataModule):
         return self._loader
 
     def further_prompts(self, count: int, without: Sequence[Prompt]) -> list[Prompt]:
-        """Draws prompts beyond a step's batch; fewer than `count` only if there are no more.
+        """Draws training prompts beyond a step's batch.
 
         Args:
-            count: Number of prompts.
-            without: Prompts of the step so far.
+            count: How many; fewer are returned only if there are no more.
+            without: The prompts of the step so far.
         """
         assert self._loader is not None
         return self._loader.take(count, without)
@@ -169,7 +169,7 @@ class PromptDataModule(L.LightningDataModule):
         self._loader.record(prompts, rewards)
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the position in the training order.
+        """Says where the training order stands.
 
         Lightning saves the loader's own state, too, but would restore it too late: the loader has
         been built by then, since the learning-rate schedule asks for the number of steps.
@@ -180,7 +180,7 @@ class PromptDataModule(L.LightningDataModule):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores the position in the training order.
+        """Goes on where a checkpoint stood.
 
         Raises:
             ConfigError: If the prompts or their order are others: the cursor would point elsewhere.
@@ -201,7 +201,7 @@ class PromptDataModule(L.LightningDataModule):
     def facts(self) -> dict[str, Any]:
         """Facts that the training order depends on, by configuration key.
 
-        Prompts and gold answers are given as a checksum.
+        Prompts and gold answers are there as a checksum.
         """
         crc = 0
         for prompt in self.prompts["train"]:
@@ -216,11 +216,11 @@ class PromptDataModule(L.LightningDataModule):
         }
 
     def val_dataloader(self) -> DataLoader[Prompt] | list[DataLoader[Prompt]]:
-        """Returns the loader of the validation problems, in order."""
+        """Makes the loader of the validation problems, which keeps their order."""
         return self._in_order(self.prompts["val"]) if "val" in self.prompts else []
 
     def test_dataloader(self) -> DataLoader[Prompt]:
-        """Returns the loader of the test problems, in order."""
+        """Makes the loader of the test problems, which keeps their order."""
         return self._in_order(self.prompts["test"])
 
     def _in_order(self, prompts: Sequence[Prompt]) -> DataLoader[Prompt]:

@@ -11,8 +11,8 @@ class DeepScaleR(Records):
     On the hub it is `agentica-org/DeepScaleR-Preview-Dataset`.
 
     Args:
-        path: Local file; null loads from the hub.
-        limit: Number of first problems that are taken; null takes all.
+        path: A local file; null loads from the hub.
+        limit: Takes the first so many problems; null takes all.
     """
 
     def __init__(self, path: str | None = None, limit: int | None = None) -> None:

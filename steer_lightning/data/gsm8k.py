@@ -1,6 +1,6 @@
 """GSM8K: 7,473 training and 1,319 test problems of grade-school mathematics.
 
-The data set is by Cobbe et al., arXiv 2110.14168.
+Cobbe et al. made it (arXiv 2110.14168).
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ class GSM8K:
     The gold answer is what stands behind `####` in the last line of the solution.
 
     Args:
-        split: Split, `train` or `test`.
-        path: Folder with `train.jsonl` and `test.jsonl`, or one file; null loads from the hub.
-        limit: Number of first problems that are taken; null takes all.
+        split: `train` or `test`.
+        path: A folder with `train.jsonl` and `test.jsonl`, or one file; null loads from the hub.
+        limit: Takes the first so many problems; null takes all.
 
     Raises:
         ConfigError: If the file is missing.
@@ -55,7 +55,7 @@ class GSM8K:
 
 
 def final_answer(solution: str) -> str:
-    """Returns the text behind `####`, without commas between thousands.
+    """Takes what stands behind `####`, without thousands' commas.
 
     Raises:
         ConfigError: If there is no `####`.

@@ -1,4 +1,4 @@
-"""The loader of training prompts, which can go on in the middle of an epoch."""
+"""Loads batches of prompts, and can go on in the middle of an epoch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from steer_lightning.types import Prompt
 
 
 class PromptList(Dataset[Prompt]):
-    """The prompts in memory, as a data set of torch."""
+    """A data set of prompts that are in memory."""
 
     def __init__(self, prompts: Sequence[Prompt]) -> None:
         self.prompts = prompts
@@ -34,10 +34,10 @@ class ResumableLoader(DataLoader[Prompt]):
     shorter.
 
     Args:
-        prompts: All training prompts.
-        batch_size: Number of prompts of a batch, B.
+        prompts: All prompts.
+        batch_size: Prompts of a batch, B.
         seed: Seed of the order.
-        order: Order that draws prompts, not yet started.
+        order: What draws prompts; it has not been started.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class ResumableLoader(DataLoader[Prompt]):
             yield self.take(self.batch_size or 1)
 
     def take(self, count: int, without: Sequence[Prompt] = ()) -> list[Prompt]:
-        """Draws the next prompts, none of this step's; fewer only if there are no more."""
+        """Draws the next prompts, other than those of this step; fewer if there are no more."""
         numbers = self._order.take(count, [self._number[prompt.id] for prompt in without])
         return [self._prompts[k] for k in numbers]
 
@@ -70,7 +70,7 @@ class ResumableLoader(DataLoader[Prompt]):
         self._order.record([self._number[prompt.id] for prompt in prompts], rewards)
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the position of the loader and of its order."""
+        """Says where the loader stands."""
         return {
             "epoch": self._epoch,
             "served": self._served,
@@ -78,6 +78,6 @@ class ResumableLoader(DataLoader[Prompt]):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores the position of the loader and of its order."""
+        """Goes on where a checkpoint stood."""
         self._epoch, self._served = state["epoch"], state["served"]
         self._order.load_state_dict(state["order"])

@@ -1,6 +1,6 @@
 """MATH: 7,500 training and 5,000 test problems of competition mathematics.
 
-The data set is by Hendrycks et al., arXiv 2103.03874.
+Hendrycks et al. made it (arXiv 2103.03874).
 """
 
 from __future__ import annotations
@@ -13,14 +13,13 @@ from steer_lightning.data.records import Records
 class Math(Records):
     r"""MATH from the hub, or from a local file with the same columns.
 
-    On the hub it is `DigitalLearningGmbH/MATH-lighteval`.
-
-    The gold answer is the last `\boxed{}` of the solution; `MathReward` takes it from there.
+    On the hub it is `DigitalLearningGmbH/MATH-lighteval`. The gold answer is the last `\boxed{}` of
+    the solution; `MathReward` takes it from there.
 
     Args:
-        split: Split on the hub, `train` or `test`.
-        path: Local file; null loads from the hub.
-        limit: Number of first problems that are taken; null takes all.
+        split: `train` or `test`, on the hub.
+        path: A local file; null loads from the hub.
+        limit: Takes the first so many problems; null takes all.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The order in which prompts are drawn for training."""
+"""Draws prompts for training, each once an epoch or by an order of one's own."""
 
 from __future__ import annotations
 
@@ -12,38 +12,35 @@ import torch
 class PromptOrder(Protocol):
     """Draws prompts, by their number among the training prompts; goes on exactly from its state.
 
-    An order must draw the same prompts on every process, so it may depend on its inputs alone. One
-    whose attribute `learns_from_rewards` is false receives no rewards.
+    It draws the same prompts on every process, so it may depend on nothing but what it is told.
     """
 
     def start(self, num_prompts: Any, seed: Any, /) -> Any:
-        """Begins the order; it is called before all other methods."""
+        """Begins; it is called before anything else."""
         ...
 
     def take(self, count: Any, without: Any, /) -> Any:
         """Draws `count` different prompts, none of the collection `without`; returns a list.
 
-        The list is shorter only if there are no more.
+        It returns fewer only if there are no more.
         """
         ...
 
     def record(self, numbers: Any, rewards: Any, /) -> Any:
-        """Takes the rewards (b, G) of the prompts of a step, NaN where unscored."""
+        """Takes note of the rewards (b, G) of a step's prompts, NaN where unscored."""
         ...
 
     def state_dict(self) -> Any:
-        """Returns the state that a checkpoint keeps."""
+        """Returns what a checkpoint keeps."""
         ...
 
     def load_state_dict(self, state: Any, /) -> Any:
-        """Restores the state."""
+        """Goes on where a checkpoint stood."""
         ...
 
 
 class Shuffled:
-    """Draws each prompt once a round, in an order that depends on (seed, round) alone."""
-
-    learns_from_rewards = False
+    """Draws each prompt once, in an order from (seed, round) alone, then all of them anew."""
 
     def start(self, num_prompts: int, seed: int) -> None:
         """Begins the order; see `PromptOrder.start`."""
@@ -73,13 +70,13 @@ class Shuffled:
         return found
 
     def record(self, numbers: list[int], rewards: torch.Tensor) -> None:
-        """Does nothing, since the order does not depend on rewards."""
+        """Does nothing: the order does not depend on rewards."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the position in the order."""
+        """Says where the order stands."""
         return {"round": self._round, "taken": self._taken}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores the position in the order."""
+        """Goes on where a checkpoint stood."""
         self._turn(state["round"])
         self._taken = state["taken"]

@@ -1,4 +1,4 @@
-"""The curriculum that draws prompts more often which the model solves sometimes."""
+"""A curriculum, in which prompts that the model solves now and then come up more often."""
 
 from __future__ import annotations
 
@@ -13,14 +13,13 @@ from steer_lightning.errors import ConfigError
 class ByPassRate:
     """Draws each prompt with a chance in proportion to p (1 - p) + floor, p its pass rate so far.
 
-    p (1 - p) is the variance of a reward of 0 or 1, and measures how much a group can be expected
-    to teach: most at one half, nothing where all is solved or none (learnability, arXiv
-    2502.12272). p is an average over the prompt's past groups, in which later ones weigh more,
-    since the model changes. A prompt that has not been measured yet counts as the mean of those
-    that have. The draws of a step are without replacement, those of different steps are not: a
-    prompt may come up again before all others have. The curriculum assumes rewards that tell right
-    from wrong (`passes_at`), and pass rates that change slowly. With all prompts alike it draws
-    evenly.
+    p (1 - p) is the variance of a reward of 0 or 1, and so what a group can be expected to teach:
+    most at one half, nothing where all is solved or none (learnability, arXiv 2502.12272). p is an
+    average over the prompt's past groups, later ones weighing more, since the model changes. A
+    prompt not yet measured counts as the mean of those that are. The draws of a step are without
+    replacement, those of different steps are not: a prompt may come up again before all others
+    have. This assumes rewards that tell right from wrong (`passes_at`), and that pass rates change
+    slowly. With all prompts alike it draws evenly.
 
     Args:
         floor: Number above 0 that keeps solved and hopeless prompts in the draw, so that they are
@@ -51,7 +50,7 @@ class ByPassRate:
         self.rates = torch.full((num_prompts,), float("nan"))
 
     def weights(self) -> torch.Tensor:
-        """Returns weights in proportion to each prompt's chance, (number of prompts,) float64."""
+        """Computes the weights (number of prompts,) float64, in proportion to each one's chance."""
         known = ~self.rates.isnan()
         teaches = (self.rates * (1 - self.rates)).double()
         typical = teaches[known].mean() if known.any() else teaches.new_tensor(0.25)
@@ -85,5 +84,5 @@ class ByPassRate:
         return {"draws": self._draws, "rates": self.rates.clone()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores the pass rates and the number of draws."""
+        """Goes on where a checkpoint stood."""
         self._draws, self.rates = state["draws"], state["rates"].clone()

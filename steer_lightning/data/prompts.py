@@ -60,7 +60,7 @@ def make_prompts(
     if dropped:
         log.warning(
             "%s: dropped %d of %d prompts longer than data.max_prompt_tokens = %d",
-            *(name, dropped, len(problems), max_prompt_tokens),
+            *(one_line(name), dropped, len(problems), max_prompt_tokens),
         )
     tell_of_repeats(prompts, name)
     tell_of_tokens(prompts, tokenizer, name)
@@ -146,7 +146,10 @@ def tell_of_repeats(prompts: Sequence[Prompt], name: str) -> None:
         log.warning(
             "%s: %d of %d prompts repeat an earlier one, such as %s; %d of them have another gold "
             "answer",
-            *(name, len(repeats), len(prompts), _shown(repeats[0].problem.question)),
+            one_line(name),
+            len(repeats),
+            len(prompts),
+            quoted(shortened(repeats[0].problem.question)),
             contradictions,
         )
 
@@ -168,7 +171,11 @@ def tell_of_overlap(
         log.warning(
             "%s: %d of its %d problems are in %s, too, such as %s: accuracy on them does not show "
             "what is learned for others",
-            *(name, len(shared), len(others), train_name, _shown(shared[0])),
+            one_line(name),
+            len(shared),
+            len(others),
+            one_line(train_name),
+            quoted(shortened(shared[0])),
         )
 
 
@@ -187,7 +194,11 @@ def tell_of_tokens(prompts: Sequence[Prompt], tokenizer: Any, name: str) -> None
         log.warning(
             "%s: %d of %d questions hold text that is a special token of the model, such as %s in "
             "problem %d: the model does not read it as text",
-            *(name, len(found), len(prompts), quoted(found[0][1][0]), found[0][0].id + 1),
+            one_line(name),
+            len(found),
+            len(prompts),
+            quoted(found[0][1][0]),
+            found[0][0].id + 1,
         )
     unknown = tokenizer.unk_token_id
     if unknown is None or unknown in (tokenizer.eos_token_id, tokenizer.pad_token_id):
@@ -196,7 +207,10 @@ def tell_of_tokens(prompts: Sequence[Prompt], tokenizer: Any, name: str) -> None
     if lost:
         log.warning(
             "%s: %d of %d prompts hold characters that the tokenizer does not know, such as %s",
-            *(name, len(lost), len(prompts), _shown(lost[0].problem.question)),
+            one_line(name),
+            len(lost),
+            len(prompts),
+            quoted(shortened(lost[0].problem.question)),
         )
 
 
@@ -213,17 +227,15 @@ def _tell_of_added_tokens(prompt: Prompt, tokenizer: Any, name: str) -> None:
         log.warning(
             "%s: the tokenizer adds %s behind texts, which says that nothing follows: prompts are "
             "without it",
-            *(name, quoted(tokenizer.eos_token)),
+            one_line(name),
+            quoted(tokenizer.eos_token),
         )
-    if bos is not None and before == [bos]:
-        told = (
-            "the text begins with it already, so it is not added again"
-            if ids[0] == bos
-            else "the template renders none, and none is added"
-        )
+    if bos is not None and before == [bos] and ids[0] != bos:
         log.warning(
-            "%s: the tokenizer adds %s in front of texts: %s",
-            *(name, quoted(tokenizer.bos_token), told),
+            "%s: the tokenizer adds %s in front of texts, but the chat template renders none, and "
+            "prompts are as it renders them",
+            one_line(name),
+            quoted(tokenizer.bos_token),
         )
 
 
@@ -232,5 +244,6 @@ def _key(question: str) -> str:
     return " ".join(question.split())
 
 
-def _shown(question: str) -> str:
-    return quoted(question if len(question) <= SHOWN else f"{question[:SHOWN]}...")
+def shortened(question: str) -> str:
+    """As much of a question as a message shows."""
+    return question if len(question) <= SHOWN else f"{question[:SHOWN]}..."

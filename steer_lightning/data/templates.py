@@ -207,8 +207,9 @@ def check_template(template: Template, tokenizer: Any) -> None:
         unknown = [name for name in template.options if name not in known]
         if unknown:
             log.warning(
-                "%s.init_args.options: the chat template%s does not read %s",
-                *(KEY, _of(tokenizer), one_line(", ".join(unknown))),
+                "data.template.init_args.options: the chat template%s does not read %s",
+                one_line(_of(tokenizer)),
+                one_line(", ".join(unknown)),
             )
 
 

@@ -19,7 +19,7 @@ from steer_lightning.steering import (
     warn_of_another_base,
 )
 from steer_lightning.steering.arithmetic import plain_vectors
-from steer_lightning.system.printable import printable
+from steer_lightning.system.printable import one_line
 
 BASE = "base"
 
@@ -63,9 +63,9 @@ def load_files(paths: Sequence[str]) -> dict[str, Steering]:
         return {"steered": load_steering(files[0])}
     places = [Path(path).expanduser() for path in paths]
     # a dot in the name of a folder begins no ending: `lr-0.1`
-    names = [printable(place.stem if place.is_file() else place.name) for place in places]
+    names = [one_line(place.stem if place.is_file() else place.name) for place in places]
     if len({BASE, *names}) <= len(names):
-        names = [printable(path) for path in paths]
+        names = [one_line(path) for path in paths]
     return {name: load_steering(path) for name, path in zip(names, files, strict=True)}
 
 

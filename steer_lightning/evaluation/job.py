@@ -52,6 +52,7 @@ from steer_lightning.rewards import (
 from steer_lightning.rollout import DecodeEngine, RolloutEngine, Sampling, completions_of
 from steer_lightning.steering import find_result
 from steer_lightning.system.collectives import gather_objects, rank, world_size
+from steer_lightning.system.printable import one_line
 from steer_lightning.system.run_files import EVALUATION
 from steer_lightning.types import Prompt, Source
 
@@ -210,7 +211,7 @@ class Evaluation:
         batches = list(self._batches(prompts))
         parts = [self.store.part(x.arm, x.benchmark, x.number) for x in batches]
         if gather_objects(self.store.completions.exists())[0]:  # as the first process sees it
-            log.warning("%s is finished: nothing is sampled again", self.store.folder)
+            log.warning("%s is finished: nothing is sampled again", one_line(self.store.folder))
             return gather_objects(read_rows(self.store.completions) if rank() == 0 else [])[0]
         done = gather_objects({path for path in parts if path.exists()})[0]
         if len(done) < len(parts):

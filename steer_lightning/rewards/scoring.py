@@ -18,7 +18,7 @@ from steer_lightning.rewards.base import (
     reward_name,
 )
 from steer_lightning.rewards.pool import RewardPool
-from steer_lightning.system.printable import printable
+from steer_lightning.system.printable import one_line, printable
 from steer_lightning.types import Completion
 
 log = logging.getLogger(__name__)
@@ -149,7 +149,9 @@ class RewardSum:
         reason = self.pool.why_not(reward)
         if reason:
             log.warning(
-                "reward %s runs in the training process, without a deadline: %s", name, reason
+                "reward %s runs in the training process, without a deadline: %s",
+                one_line(name),
+                one_line(reason),
             )
             return _Here(reward)
         return _Pooled(reward, self.pool)
@@ -221,10 +223,10 @@ class RewardSum:
             log.warning(
                 "reward %s crashed on %d of %d completions, which have no score. Further ones are "
                 "counted in reward/%s/num_crashed. The first:\n%s",
-                name,
+                one_line(name),
                 len(crashed),
                 len(answers),
-                name,
+                one_line(name),
                 detail,
             )
 

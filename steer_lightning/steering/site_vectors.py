@@ -312,5 +312,5 @@ def warn_of_another_base(found: Steering | VectorsFile, base: str) -> None:
     """
     trained_on = str(found.metadata.get("base_model", ""))
     if trained_on and base and Path(trained_on).name != Path(base).name:
-        told = (one_line(trained_on), one_line(base))
-        log.warning("these vectors were trained on %s, not on %s", *told)
+        told = "these vectors were trained on %s, not on %s"
+        log.warning(told, one_line(trained_on), one_line(base))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from steer_lightning.system.printable import aligned, printable, quoted
+from steer_lightning.system.printable import aligned, one_line, quoted
 
 MAX_COLUMNS = 16
 """Largest number of columns of a matrix of cosines; only file and picture show a wider one."""
@@ -26,7 +26,7 @@ def as_text(found: dict[str, Any]) -> str:
     head += "" if found["site"] == "layer_output" else f", at {found['site']}"
     head += "" if found["tokens"] == "all" else f", for {found['tokens']} tokens alone"
     head += "" if step is None else f", after step {step}"
-    blocks = [f"{printable(found['base_model'])}: {head}", _sizes(layers), _directions(found)]
+    blocks = [f"{one_line(found['base_model'])}: {head}", _sizes(layers), _directions(found)]
     behind = ", behind the final norm" if found["final_norm"] else ""
     for end, name in (("top", "top tokens"), ("bottom", "bottom tokens")):
         for kind in ("dot", "cosine"):
@@ -63,7 +63,7 @@ def between_as_text(pair: dict[str, Any]) -> str:
     Args:
         pair: Pair of files, from `between.json`.
     """
-    title = f"{printable(pair['a'])} (rows) and {printable(pair['b'])} (columns)"
+    title = f"{one_line(pair['a'])} (rows) and {one_line(pair['b'])} (columns)"
     ours, theirs = pair["layers_a"], pair["layers_b"]
     if max(len(ours), len(theirs)) <= MAX_COLUMNS:
         return f"{title}\n{_matrix(list(map(str, ours)), list(map(str, theirs)), pair['cosines'])}"

@@ -35,7 +35,8 @@ def test_rollouts_round_trip_through_parquet(tmp_path: Path) -> None:
 
 def test_the_console_shows_text_as_it_was_written() -> None:
     table = RolloutTable(max_characters=12)
-    shown = table._show(make_step((r"so \boxed{1}", "two\nlines", "x" * 13, "")), 3)
+    lines = table._show(make_step((r"so \boxed{1}", "two\nlines", "x" * 13, "")), 3)
+    shown = "\n".join(lines)
     assert r'"so \boxed{1}"' in shown
     assert r'"two\nlines"' in shown
     assert f'"{"x" * 12}" ... (13 characters)' in shown

@@ -13,6 +13,7 @@ from steer_lightning.data import Arithmetic, PromptDataModule
 from steer_lightning.losses import Clip, PolicyGradient, PrefixLikelihood
 from steer_lightning.rewards import FormatReward, LengthReward, WeightedReward
 from steer_lightning.rollout import Sampling
+from steer_lightning.training import checks
 from steer_lightning.training.checks import check_batch_size, check_further_prompts
 from steer_lightning.training.kl_in_reward import KLInReward
 from steer_lightning.training.sample import DynamicSampling
@@ -125,3 +126,16 @@ def test_dynamic_sampling_needs_further_prompts() -> None:
         check_further_prompts(object(), dynamic)
     data.batch_size = 8
     check_further_prompts(data, dynamic)
+
+
+def test_the_process_that_differs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    others: list[dict[str, Any]] = [{"data.order": [1], "seed_everything": 0}]
+    monkeypatch.setattr(checks, "gather_objects", lambda own: [own, *others])
+    checks.check_same_everywhere({"data.order": (1,), "seed_everything": 0})
+    others.append({"data.order": [1], "seed_everything": 7})
+    with pytest.raises(ConfigError) as caught:
+        checks.check_same_everywhere({"data.order": (1,), "seed_everything": 0})
+    assert str(caught.value) == (
+        "seed_everything = 0: process 2 has 7. All processes must train the same vectors on the "
+        "same data. Bring the same files to every node."
+    )

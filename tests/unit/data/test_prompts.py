@@ -1,0 +1,104 @@
+"""Prompts that repeat each other, and held-out problems that are trained on, are told."""
+
+from __future__ import annotations
+
+import logging
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from steer_lightning import ConfigError
+from steer_lightning.data import Arithmetic, PlainTemplate, PromptDataModule, make_prompts
+from steer_lightning.testing import byte_tokenizer
+from steer_lightning.types import Problem
+
+TEMPLATE = PlainTemplate("{question}=")
+
+
+class Problems:
+    def __init__(self, *pairs: tuple[str, str]) -> None:
+        self.pairs = pairs
+
+    def load(self) -> list[Problem]:
+        return [Problem(question=question, answer=answer) for question, answer in self.pairs]
+
+
+class Broken:
+    def load(self) -> list[Problem]:
+        raise ConfigError("data set", "x", rule="can't be loaded\nerror: fake")
+
+
+def module(**sources: Any) -> PromptDataModule:
+    found = PromptDataModule(template=TEMPLATE, batch_size=1, **sources)
+    policy = SimpleNamespace(tokenizer=byte_tokenizer())
+    trainer: Any = SimpleNamespace(lightning_module=SimpleNamespace(policy=policy))
+    found.trainer = trainer
+    return found
+
+
+def test_repeated_prompts_are_counted_with_an_example_and_contradictions(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    pairs = [("1+1", "2"), ("2+2", "4"), ("1+1", "2"), ("1+1", "3"), ("2+2", "4")]
+    prompts = make_prompts(Problems(*pairs), TEMPLATE, byte_tokenizer(), 99)
+    assert len(prompts) == 5, "all are kept"
+    told = 'Problems: 3 of 5 prompts repeat an earlier one, such as "1+1"; 1 of them have another'
+    assert told in caplog.text
+    caplog.clear()
+    make_prompts(Arithmetic(64), TEMPLATE, byte_tokenizer(), 99)
+    assert caplog.text == ""
+
+
+def test_an_example_is_one_short_line_without_controls(caplog: pytest.LogCaptureFixture) -> None:
+    question = "\x1b[2J\nerror: fake " + "x" * 500
+    make_prompts(Problems(*[(question, "1")] * 2), TEMPLATE, byte_tokenizer(), 999)
+    (record,) = caplog.records
+    assert record.getMessage().isprintable()
+    assert r'such as "\x1b[2J\nerror: fake xxx' in record.getMessage()
+    assert len(record.getMessage()) < 250
+
+
+def test_held_out_problems_that_are_trained_on_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    train = Problems(("1+1", "2"), ("What is\n2+2 ?", "4"), ("3", "3"))
+    data = module(
+        train=train,
+        val=Problems(("5", "5")),
+        test=Problems(("What  is 2+2 ?", "4"), ("7", "7"), ("3", "3")),
+    )
+    data.setup("fit")
+    (record,) = caplog.records
+    assert record.getMessage().startswith(
+        'data.test: 2 of its 3 problems are in data.train, too, such as "What  is 2+2 ?": accuracy'
+    )
+    caplog.clear()
+    data.make_prompts(data.sources["test"])
+    assert caplog.text == "", "it has been told"
+    data.make_prompts(Problems(("1+1", "2"), ("9", "9")))  # such as that of a BenchmarkEval
+    assert "Problems: 1 of its 2 problems are in data.train, too" in caplog.text
+
+
+def test_splits_that_are_apart_are_not_told(caplog: pytest.LogCaptureFixture) -> None:
+    data = module(train=Arithmetic(256), val=Arithmetic(64, "test"), test=Arithmetic(64, "test"))
+    data.setup("fit")
+    data.make_prompts(Arithmetic(64, "test", seed=5))
+    assert caplog.text == ""
+
+
+def test_a_test_set_that_can_not_be_read_now_is_no_reason_not_to_train(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        module(train=Problems(("1+1", "2")), test=Broken()).setup("fit")
+    (record,) = caplog.records
+    told = (
+        r"data.test could not be compared with data.train: data set = 'x': can't be loaded\nerror"
+    )
+    assert record.getMessage().startswith(told)
+
+
+def test_the_test_stage_reads_its_own_problems_alone(caplog: pytest.LogCaptureFixture) -> None:
+    data = module(train=Broken(), test=Problems(("1+1", "2")))
+    data.setup("test")
+    assert [prompt.text for prompt in data.prompts["test"]] == ["1+1="]
+    assert caplog.text == ""

@@ -1,0 +1,211 @@
+"""No text of unknown origin reaches a terminal as it is: every print and log line, by its source.
+
+What is printed or logged holds constants, numbers, and texts that went through
+`steer_lightning.system.printable`. `tell`, by which callbacks print, sends all of its lines there.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from steer_lightning.callbacks import RunSummary
+from steer_lightning.callbacks.run_folder import tell
+from steer_lightning.system.printable import one_line, printable, quoted
+
+PACKAGE = Path(__file__).parents[3] / "steer_lightning"
+ROOMS = ("cli", "callbacks", "data", "steering", "results", "evaluation", "rewards")
+MADE_SAFE = {"one_line", "printable", "quoted", "len", "sum"}
+OURS = {"help_text", "version"}
+"""Functions of ours or the standard library whose text is constant."""
+NUMBER = re.compile(r"[<>+ ]?\d*,?(\.\d+)?[dgfe%,]")
+LOGS = {"debug", "info", "warning", "error", "exception"}
+CONVERSION = re.compile(r"%[-+#0-9.]*([a-zA-Z])")
+
+
+def called(node: ast.AST) -> str:
+    """Name of the function that a call is of, without what it belongs to."""
+    func = node.func if isinstance(node, ast.Call) else None
+    return func.attr if isinstance(func, ast.Attribute) else getattr(func, "id", "")
+
+
+class Scope:
+    """Decides which expressions of a function are plain, following its variables."""
+
+    def __init__(self, function: ast.AST) -> None:
+        self.values: dict[str, list[ast.expr]] = {}
+        for node in ast.walk(function):
+            targets = node.targets if isinstance(node, ast.Assign) else []
+            targets = [node.target] if isinstance(node, ast.AugAssign) else targets
+            for target in targets:
+                if isinstance(target, ast.Name):
+                    self.values.setdefault(target.id, []).append(node.value)
+
+    def parts(self, value: ast.expr) -> list[ast.expr]:
+        """A value, or those of a tuple with a star."""
+        if not isinstance(value, ast.Starred):
+            return [value]
+        inner = value.value
+        for found in self.values.get(inner.id, []) if isinstance(inner, ast.Name) else [inner]:
+            if isinstance(found, ast.Tuple):
+                return list(found.elts)
+        return [value]
+
+    def constant(self, message: ast.expr) -> str | None:
+        """The text of a log line, before anything is put into it."""
+        values = self.values.get(message.id, []) if isinstance(message, ast.Name) else [message]
+        if len(values) == 1 and isinstance(values[0], ast.Constant):
+            return str(values[0].value)
+        return None
+
+    def is_plain(self, node: ast.AST, depth: int = 0) -> bool:
+        """Whether an expression holds constants, numbers and texts made safe alone."""
+        if depth > 9 or isinstance(node, ast.Constant):
+            return depth <= 9
+        if isinstance(node, ast.JoinedStr):
+            return all(self.is_plain(part, depth) for part in node.values)
+        if isinstance(node, ast.FormattedValue):
+            spec = ast.unparse(node.format_spec)[2:-1] if node.format_spec else ""
+            is_safe = node.conversion == ord("r") or NUMBER.fullmatch(spec)
+            return bool(is_safe) or self.is_plain(node.value, depth)
+        if isinstance(node, ast.IfExp):
+            return self.is_plain(node.body, depth) and self.is_plain(node.orelse, depth)
+        if isinstance(node, ast.BinOp):
+            return self.is_plain(node.left, depth) and self.is_plain(node.right, depth)
+        if isinstance(node, ast.Name):
+            values = self.values.get(node.id)
+            if node.id.isupper():  # a constant of the module
+                return True
+            return bool(values) and all(self.is_plain(value, depth + 1) for value in values)
+        if isinstance(node, ast.Attribute):
+            return node.attr == "__name__"
+        if called(node) == "join" and isinstance(node, ast.Call):
+            (items,) = node.args
+            mapped = called(items) == "map" and ast.unparse(items.args[0]) in MADE_SAFE
+            return mapped or (
+                isinstance(items, ast.GeneratorExp) and self.is_plain(items.elt, depth)
+            )
+        return called(node) in MADE_SAFE | OURS
+
+
+def odd_prints(tree: ast.AST) -> Iterator[ast.Call]:
+    """Calls that print something which is not plain."""
+    for function in ast.walk(tree):
+        if not isinstance(function, ast.FunctionDef):
+            continue
+        scope = Scope(function)
+        for node in ast.walk(function):
+            name = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+            if name in ("print", "tqdm.write", "sys.stdout.write", "sys.stderr.write"):
+                assert isinstance(node, ast.Call)
+                if not all(map(scope.is_plain, node.args)):
+                    yield node
+
+
+def texts_of(kinds: list[str], values: list[ast.expr]) -> list[ast.expr]:
+    """The values of a log line that are no numbers by their conversion."""
+    return [value for kind, value in zip(kinds, values, strict=True) if kind in "sr"]
+
+
+def odd_logs(tree: ast.AST) -> Iterator[ast.Call]:
+    """Calls that log something which is not plain."""
+    for function in ast.walk(tree):
+        if not isinstance(function, ast.FunctionDef):
+            continue
+        scope = Scope(function)
+        for node in ast.walk(function):
+            if not isinstance(node, ast.Call) or called(node) not in LOGS:
+                continue
+            if not ast.unparse(node.func).startswith(("log.", "logger.", "logging.")):
+                continue
+            message, *values = node.args
+            found = [part for value in values for part in scope.parts(value)]
+            text = scope.constant(message)
+            kinds = CONVERSION.findall(text or "")
+            known = text is not None and len(kinds) == len(found)
+            if not known or not all(map(scope.is_plain, texts_of(kinds, found))):
+                yield node
+
+
+FILES = [path for room in ROOMS for path in sorted((PACKAGE / room).rglob("*.py"))]
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_what_is_printed_and_logged_is_made_safe(file: Path) -> None:
+    tree = ast.parse(file.read_text())
+    odd = [ast.unparse(node) for node in (*odd_prints(tree), *odd_logs(tree))]
+    assert not odd, "pass it through one_line, quoted or printable"
+
+
+@pytest.mark.parametrize(
+    ("body", "is_odd"),
+    [
+        ("print('x')", False),
+        ("print(f'{x}')", True),
+        ("print(x)", True),
+        ("print(f'{one_line(x)} {len(x)} {x:.1f} {x!r}')", False),
+        ("print(f'{x:>5}')", True),
+        ("y = one_line(x)\n    print('a' + y)", False),
+        ("y = x.name\n    print('a' + y)", True),
+        ("y = 'a' if x else f'{x}'\n    print(y)", True),
+        ("print(', '.join(map(quoted, x)))", False),
+        ("print(', '.join(x))", True),
+        ("print(''.join(f'{one_line(y)}' for y in x))", False),
+        ("tqdm.write(x)", True),
+        ("log.warning('%s', x)", True),
+        ("log.warning('%d %.1f %% %s', x, x, one_line(x))", False),
+        ("log.warning(x)", True),
+        ("log.warning(f'{x}')", True),
+        ("y = 'of %s'\n    log.info(y, type(x).__name__)", False),
+        ("log.error('%s %s', *(one_line(x), x))", True),
+        ("log.error('%s', *x)", True),
+    ],
+)
+def test_the_check_finds_what_it_should(body: str, is_odd: bool) -> None:
+    tree = ast.parse(f"def f(x):\n    {body}")
+    assert bool([*odd_prints(tree), *odd_logs(tree)]) == is_odd
+
+
+HOSTILE = "\x1b]0;owned\x07\x1b[2J\nerror: fake\t\u202e\u2028\x85\ud800 é 漢"
+SHOWN = r"\x1b]0;owned\x07\x1b[2J\nerror: fake\t\u202e\u2028\x85\ud800 é 漢"
+
+
+def test_one_line_is_one_line_and_keeps_what_can_be_read() -> None:
+    assert one_line(HOSTILE) == SHOWN
+    assert one_line(Path("a\nb")) == r"a\nb"
+    assert one_line(ValueError("a\nb")) == r"a\nb"
+    assert quoted(HOSTILE) == f'"{SHOWN}"'
+    assert printable("a\nb\tc") == "a\nb\tc"
+
+
+def test_tell_prints_lines_as_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    trainer: Any = SimpleNamespace(is_global_zero=True)
+    tell(trainer, "", f"run {HOSTILE}", "second")
+    assert capsys.readouterr().out == f"\nrun {SHOWN}\nsecond\n"
+    tell(SimpleNamespace(is_global_zero=False), "x")  # type: ignore[arg-type]
+    assert capsys.readouterr().out == ""
+
+
+def test_an_interrupted_run_shows_its_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "a\x1b[2J\nerror: fake"
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "checkpoints/last.ckpt").touch()
+    trainer: Any = SimpleNamespace(
+        is_global_zero=True, global_step=3, default_root_dir=str(folder), callbacks=[], max_steps=9
+    )
+    RunSummary().on_exception(trainer, None, KeyboardInterrupt())  # type: ignore[arg-type]
+    lines = capsys.readouterr().out.splitlines()
+    shown = rf"{tmp_path}/a\x1b[2J\nerror: fake"
+    assert lines == [
+        "",
+        f"stopped after step 3 of {shown}",
+        f"to go on: the same command again, or with --ckpt_path={shown}/checkpoints/last.ckpt",
+    ]
