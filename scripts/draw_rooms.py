@@ -34,6 +34,8 @@ STOREYS: tuple[dict[str, float], ...] = (
 Each storey has its rooms with the columns in which they are drawn; the last one is not drawn.
 """
 
+STOREY_OF = {room: number for number, storey in enumerate(STOREYS) for room in storey}
+
 CONTENTS = {
     "cli": "commands",
     "callbacks": "what watches a run",
@@ -110,7 +112,9 @@ def count_imports() -> Counts:
 
 def below(room: str, counts: Counts) -> set[str]:
     """Returns all rooms that a room reaches by imports, in any number of steps."""
-    return set(counts[room]).union(*(below(other, counts) for other in counts[room]))
+    # an import upwards, which the rule forbids, might lead in a circle
+    others = [other for other in counts[room] if STOREY_OF[other] < STOREY_OF[room]]
+    return set(counts[room]).union(*(below(other, counts) for other in others))
 
 
 def arrows(counts: Counts) -> list[tuple[str, str]]:
@@ -129,7 +133,6 @@ COLUMN, PITCH, MARGIN = 140, 80, 24
 WIDTH, HEIGHT = 128, 44  # of a box
 INK, PALE, LINE = "#1f2328", "#59636e", "#8c959f"
 FILLS = ("#f6f8fa", "#f6f8fa", "#ddf4ff", "#fff8c5", "#dafbe1", "#fbefff", "#ffeff7", "#fff1e5")
-STOREY_OF = {room: number for number, storey in enumerate(STOREYS) for room in storey}
 TOP = len(STOREYS) - 2
 CELL, CELL_HEIGHT, LABELS = 44, 24, 110  # of the table
 TABLE = MARGIN + (TOP + 1) * PITCH + 110
