@@ -7,24 +7,9 @@ from pathlib import Path
 
 import pytest
 
-UNIT = Path(__file__).parent
-ROOT = UNIT.parents[1]
-PACKAGE = ROOT / "steer_lightning"
+from scripts.draw_rooms import PACKAGE, ROOT, STOREY_OF, dotted, imports, other_rooms, room_of
 
-STOREYS: tuple[set[str], ...] = (
-    {"types", "errors"},
-    {"system"},
-    {"data", "rewards", "steering", "advantages", "losses", "optim"},
-    {"model"},
-    {"rollout", "strategy"},
-    {"evaluation"},
-    {"training", "results"},
-    {"module"},
-    {"callbacks", "testing"},
-    {"cli"},
-    {"__init__", "__main__"},
-)
-"""Rooms import what lies on lower storeys alone: neither upwards nor next door."""
+UNIT = Path(__file__).parent
 
 LIGHT = {
     *("", "__main__", "errors", "types", "rewards", "results.report"),
@@ -34,44 +19,13 @@ LIGHT = {
 """Start without torch, Lightning and transformers, which take seconds to import."""
 
 
-def room_of(name: str) -> str:
-    """The top-level place of a dotted name without `steer_lightning.`."""
-    return name.split(".")[0] or "__init__"
-
-
-def imports(file: Path) -> set[str]:
-    """Dotted names that a file imports when it runs."""
-    tree = ast.parse(file.read_text())
-    # what only a type checker reads is not imported
-    typing = [node for node in tree.body if isinstance(node, ast.If)]
-    typing = [node for node in typing if ast.unparse(node.test) == "TYPE_CHECKING"]
-    hidden = {id(inner) for block in typing for inner in ast.walk(block)}
-    found: set[str] = set()
-    for node in ast.walk(tree):
-        if id(node) in hidden:
-            continue
-        if isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module)
-        elif isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-    return found
-
-
 FILES = sorted(PACKAGE.rglob("*.py"))
-STOREY_OF = {room: number for number, rooms in enumerate(STOREYS) for room in rooms}
-
-
-def dotted(file: Path) -> str:
-    """A file's module, without `steer_lightning.`."""
-    parts = file.relative_to(PACKAGE).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
 @pytest.mark.parametrize("file", FILES, ids=dotted)
 def test_imports_go_downwards(file: Path) -> None:
     room = room_of(dotted(file))
-    own = {name.partition(".")[2] for name in imports(file) if name.startswith("steer_lightning.")}
-    for other in sorted({room_of(name) for name in own} - {room}):
+    for other in sorted(other_rooms(file)):
         assert STOREY_OF[other] < STOREY_OF[room], f"{room} must not import {other}"
     package = dotted(file).rpartition(".")[0]
     if dotted(file) in LIGHT or (package and package != "cli" and package in LIGHT):
