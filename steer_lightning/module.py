@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch.trainer.states import TrainerFn
 
 from steer_lightning.advantages import Advantage
+from steer_lightning.data.completion_text import tell_of_endings
 from steer_lightning.losses import Loss, PolicyGradient, needs_of
 from steer_lightning.model.policy import Policy
 from steer_lightning.optim import (
@@ -215,6 +216,9 @@ class SteeringModule(HeldOut):
     def on_fit_start(self) -> None:
         """Hands the policy to the engine and the sampler, and checks the update's fast paths."""
         self.set_up_engine()
+        if not self.sampling.stop_strings:
+            ends = {*self.policy.eos_token_ids, *self.sampling.eos_token_ids}
+            tell_of_endings(self.policy.tokenizer, ends, "model.sampling")
         self.sampler = Sampler(
             self.policy,
             self.engine,

@@ -1,9 +1,9 @@
-"""The text of completions that rewards read, and the tokens that end completions."""
+"""What of a completion is text for rewards: form in special tokens is, what ends a text is not."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from typing import Any
 
 from steer_lightning.data.templates import RAISED
@@ -17,42 +17,23 @@ NAMES = ("bos", "eos", "pad", "unk", "sep", "cls", "mask")
 MARK = "What ends this message?"
 
 
-class CompletionText:
-    """Decodes completions for rewards.
+def ids_without_text(tokenizer: Any, ending_ids: Collection[int]) -> frozenset[int]:
+    """Returns the tokens that are no part of the text that rewards read.
 
     A tokenizer's `skip_special_tokens` leaves out every special token. Some models write their
     form in such tokens, for instance `<think>` or `[THINK]`: then a reward for that form would
     never see it and be 0 for good. So only tokens that say where a text begins or ends are left
-    out here: the model's EOS tokens, those that end a turn in its chat template, and the
-    tokenizer's own BOS, EOS, padding and the like. Spaces stay as the model wrote them, whatever
-    the tokenizer would tidy up.
+    out: the model's EOS tokens, those that end a turn in its chat template, and the tokenizer's
+    own BOS, EOS, padding and the like.
 
     Args:
         tokenizer: Tokenizer of the model.
         ending_ids: EOS tokens of the model. Tokens that the sampling settings add to them do not
             belong here: one such as `</answer>` may end a completion and be part of its form.
-
-    Attributes:
-        left_out: All tokens that are not text.
     """
-
-    def __init__(self, tokenizer: Any, ending_ids: Collection[int]) -> None:
-        self._tokenizer = tokenizer
-        named = (getattr(tokenizer, f"{name}_token_id", None) for name in NAMES)
-        self.left_out = frozenset(ending_ids) | turn_end_ids(tokenizer)
-        self.left_out |= {token for token in named if token is not None}
-
-    def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
-        """Decodes completions into one text for each.
-
-        Args:
-            rows: Tokens of each completion, without padding.
-        """
-        kept = [[token for token in row if token not in self.left_out] for row in rows]
-        texts: list[str] = self._tokenizer.batch_decode(
-            kept, skip_special_tokens=False, clean_up_tokenization_spaces=False
-        )
-        return texts
+    named = (getattr(tokenizer, f"{name}_token_id", None) for name in NAMES)
+    ids = {token for token in named if token is not None}
+    return frozenset(ending_ids) | turn_end_ids(tokenizer) | ids
 
 
 def turn_end_ids(tokenizer: Any) -> frozenset[int]:

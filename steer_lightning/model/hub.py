@@ -115,11 +115,9 @@ def eos_token_ids(model: Any, tokenizer: PreTrainedTokenizerBase) -> tuple[int, 
     Chat models name several; with one missed, completions would silently run to the token limit.
     """
     found: set[int] = set()
-    for value in (
-        tokenizer.eos_token_id,
-        model.generation_config.eos_token_id,
-        model.config.eos_token_id,
-    ):
+    # wrappers of several modalities, as Gemma 3's, keep it in the text model's configuration alone
+    configs = (model.generation_config, model.config, model.config.get_text_config())
+    for value in (tokenizer.eos_token_id, *(getattr(x, "eos_token_id", None) for x in configs)):
         found |= {value} if isinstance(value, int) else set(value or ())
     return tuple(sorted(found))
 

@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import GenerationConfig
 
+from steer_lightning.data.completion_text import ids_without_text
 from steer_lightning.model.base import FrozenBase
 from steer_lightning.model.fingerprint import checksum, sha256
 from steer_lightning.model.folded_biases import folded_into_biases
@@ -105,6 +106,7 @@ class Policy(FrozenBase):
         self.model = model.requires_grad_(False).eval()
         self.eos_token_ids = eos_token_ids(self.model, self.tokenizer)
         self.pad_token_id = pad_token_id(self.tokenizer, self.eos_token_ids)
+        self.ids_without_text = ids_without_text(self.tokenizer, self.eos_token_ids)
         # What a checkpoint recommends for chatting (top-p, repetition penalty) must not leak into
         # rollouts: generate() fills every unset field from here, and the sampled distribution would
         # not be the policy's.

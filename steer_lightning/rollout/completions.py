@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -254,7 +254,7 @@ class Completions:
     def _hand_out(self, rows: torch.Tensor, finished: torch.Tensor) -> None:
         lengths, tokens = self._lengths[rows].tolist(), self._tokens[rows].tolist()
         ids = [row[:length] for row, length in zip(tokens, lengths, strict=True)]
-        texts = self.policy.tokenizer.batch_decode(ids, skip_special_tokens=True)
+        texts = decode_texts(self.policy.tokenizer, ids, self.policy.ids_without_text)
         for row, text, length, done in zip(
             rows.tolist(), texts, lengths, finished.tolist(), strict=True
         ):
@@ -275,6 +275,24 @@ class Completions:
             finished=self._finished.cpu(),
             texts=tuple(self._texts[row] for row in range(len(lengths))),
         )
+
+
+def decode_texts(
+    tokenizer: Any, rows: Sequence[Sequence[int]], left_out: Collection[int]
+) -> list[str]:
+    """Decodes completions into the texts that rewards read.
+
+    Args:
+        tokenizer: Tokenizer of the policy.
+        rows: Tokens of each completion, without padding.
+        left_out: Tokens that are no text, see `ids_without_text`. Spaces stay as the model wrote
+            them, whatever the tokenizer would tidy up.
+    """
+    kept = [[token for token in row if token not in left_out] for row in rows]
+    texts: list[str] = tokenizer.batch_decode(
+        kept, skip_special_tokens=False, clean_up_tokenization_spaces=False
+    )
+    return texts
 
 
 def completion_of(problem: Problem, text: str, num_tokens: int, finished: bool) -> Completion:

@@ -9,8 +9,9 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from steer_lightning.data.completion_text import CompletionText, tell_of_endings, turn_end_ids
+from steer_lightning.data.completion_text import ids_without_text, tell_of_endings, turn_end_ids
 from steer_lightning.rewards import FormatReward, MathReward
+from steer_lightning.rollout.completions import decode_texts
 from steer_lightning.testing import BOS, EOS, PAD, byte_tokenizer
 from steer_lightning.types import Completion
 
@@ -34,6 +35,10 @@ def ids_of(tokenizer: Any, text: str) -> list[int]:
     return ids
 
 
+def texts_of(tokenizer: Any, ending_ids: list[int], rows: list[list[int]]) -> list[str]:
+    return decode_texts(tokenizer, rows, ids_without_text(tokenizer, ending_ids))
+
+
 def completion(text: str) -> Completion:
     return Completion(text=text, question="2+3", answer="5", num_tokens=9, finished=True)
 
@@ -43,24 +48,24 @@ def test_tags_that_are_special_tokens_stay_and_ends_go(end: str) -> None:
     tokenizer = tagged()
     ids = ids_of(tokenizer, WRITTEN + end)
     assert len(ids) < 60, "each tag is one token"
-    assert CompletionText(tokenizer, [EOS]).decode([ids]) == [WRITTEN]
+    assert texts_of(tokenizer, [EOS], [ids]) == [WRITTEN]
     assert "<think>" not in tokenizer.decode(ids, skip_special_tokens=True)
 
 
 def test_a_reward_for_a_form_in_special_tokens_can_be_met() -> None:
     tokenizer, form = tagged(), FormatReward(r"^<think>.*</think>\[ANSWER\].*\[/ANSWER\]$")
     ids = ids_of(tokenizer, WRITTEN + "<eos>")
-    (text,) = CompletionText(tokenizer, [EOS]).decode([ids])
+    (text,) = texts_of(tokenizer, [EOS], [ids])
     assert form([completion(text)]) == [1.0]
     assert MathReward()([completion(text)]) == [1.0]
-    (text,) = CompletionText(tokenizer, [EOS]).decode([ids_of(tokenizer, "add: 5<eos>")])
+    (text,) = texts_of(tokenizer, [EOS], [ids_of(tokenizer, "add: 5<eos>")])
     assert form([completion(text)]) == [0.0]
 
 
 def test_a_tag_that_ends_completions_by_a_setting_is_part_of_the_text() -> None:
     tokenizer = tagged()
     (end,) = ids_of(tokenizer, "[/ANSWER]")
-    assert CompletionText(tokenizer, [EOS]).decode([[*ids_of(tokenizer, "[ANSWER]5"), end]]) == [
+    assert texts_of(tokenizer, [EOS], [[*ids_of(tokenizer, "[ANSWER]5"), end]]) == [
         "[ANSWER]5[/ANSWER]"
     ]
 
@@ -68,10 +73,10 @@ def test_a_tag_that_ends_completions_by_a_setting_is_part_of_the_text() -> None:
 def test_what_a_model_writes_without_special_tokens_is_what_the_tokenizer_decodes() -> None:
     tokenizer = tagged()
     rows = [ids_of(tokenizer, text) for text in ("", "x != y , f ( a )", " é\n", WRITTEN[7:20])]
-    found = CompletionText(tokenizer, [EOS]).decode(rows)
+    found = texts_of(tokenizer, [EOS], rows)
     assert found == tokenizer.batch_decode(rows, skip_special_tokens=True)
     half = ids_of(tokenizer, "é")[:1]  # half of a letter
-    assert CompletionText(tokenizer, [EOS]).decode([half]) == ["\ufffd"]
+    assert texts_of(tokenizer, [EOS], [half]) == ["\ufffd"]
 
 
 def test_spaces_are_as_the_model_wrote_them() -> None:
@@ -84,7 +89,7 @@ def test_spaces_are_as_the_model_wrote_them() -> None:
         tokenizer_object=inner, unk_token="<unk>", clean_up_tokenization_spaces=True
     )
     assert tokenizer.decode([1, 5, 4]) == "x, y", "tidied up by itself"
-    assert CompletionText(tokenizer, []).decode([[1, 5, 4], [6, 1]]) == ["x , y", "<tag> x"]
+    assert texts_of(tokenizer, [], [[1, 5, 4], [6, 1]]) == ["x , y", "<tag> x"]
 
 
 def test_a_tokenizer_as_of_llama_with_byte_fallback_and_spaces_in_front_of_words() -> None:
@@ -107,7 +112,7 @@ def test_a_tokenizer_as_of_llama_with_byte_fallback_and_spaces_in_front_of_words
     think, end = known.index("<think>"), known.index("</think>")
     word, accent = known.index("▁a"), [known.index(f"<0x{x:02X}>") for x in "é".encode()]
     row = [1, think, word, word, *accent, end, word, 2]
-    assert CompletionText(tokenizer, [2]).decode([row]) == ["<think> a aé</think> a"]
+    assert texts_of(tokenizer, [2], [row]) == ["<think> a aé</think> a"]
 
 
 def test_the_end_of_a_turn_is_read_off_the_chat_template() -> None:
@@ -118,8 +123,8 @@ def test_the_end_of_a_turn_is_read_off_the_chat_template() -> None:
     assert turn_end_ids(tagged("{{ messages[0].content }}")) == frozenset()
     assert turn_end_ids(tagged("{{ raise_exception('no answers') }}")) == frozenset()
     assert turn_end_ids(tagged("{{ messages[-1].content }}{{ eos_token }}")) == {EOS}
-    assert CompletionText(tagged(None), [EOS]).left_out == {PAD, BOS, EOS}
-    assert CompletionText(tokenizer, [EOS]).left_out == {PAD, BOS, EOS, end}
+    assert ids_without_text(tagged(None), [EOS]) == {PAD, BOS, EOS}
+    assert ids_without_text(tokenizer, [EOS]) == {PAD, BOS, EOS, end}
 
 
 def test_a_model_without_any_eos_is_told(caplog: pytest.LogCaptureFixture) -> None:
