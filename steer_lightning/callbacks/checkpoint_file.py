@@ -1,4 +1,4 @@
-"""Writes and reads checkpoint files, which are whole or absent and hold a checksum."""
+"""Checkpoint files: whole or absent, with a checksum, and the one before kept."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ CHECKSUM = "sha256"
 
 MAX_DEPTH, VALUE_BYTES = 100, 64
 MAX_RATIO, MARGIN = 10, 2**20
-"""A file may unfold into `MAX_RATIO` times its bytes, and `MARGIN` more: it packs small values
-densely, and parts of it may be shared."""
+"""A file may unfold into so many times its bytes, and so many more: small values are packed in it
+densely, and parts may be shared."""
 
 
 class DamagedCheckpointError(RuntimeError):
-    """Raised for a file that is no checkpoint, or not the one that was written."""
+    """A file that is no checkpoint, or not the one that was written."""
 
 
 def save_checkpoint(checkpoint: Mapping[str, Any], path: Path) -> None:
@@ -36,7 +36,7 @@ def save_checkpoint(checkpoint: Mapping[str, Any], path: Path) -> None:
     least one of the two whole.
 
     Args:
-        checkpoint: Values of types that `torch.load` takes with `weights_only=True`.
+        checkpoint: What `torch.load` takes with `weights_only=True`.
         path: The file.
 
     Raises:
@@ -56,7 +56,7 @@ def load_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
         map_location: As in `torch.load`.
 
     Returns:
-        What was saved. A file without a checksum, which others write, is taken as it is.
+        What was saved. A file without a checksum, of another writer, is taken as it is.
 
     Raises:
         DamagedCheckpointError: If it can't be read, holds more than plain values and tensors, or

@@ -33,8 +33,8 @@ class Guard(Callback):
     Cost: microseconds a step.
 
     Args:
-        max_skipped: Number of skipped updates in a row after which the run stops.
-        no_signal_steps: Number of steps in a row without signal in any group after which it warns.
+        max_skipped: Stops the run after so many skipped updates in a row.
+        no_signal_steps: Warns once no group has had signal for so many steps in a row.
     """
 
     def __init__(self, max_skipped: int = 5, no_signal_steps: int = 10) -> None:
@@ -47,7 +47,7 @@ class Guard(Callback):
         self._num_kept = 0
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Refuses a folder that holds another run's batches."""
+        """Refuses a folder that holds another run's."""
         if stage == "fit":
             self._folder = claim(trainer, SKIPPED)
 
@@ -96,16 +96,16 @@ class Guard(Callback):
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns how many updates in a row were skipped, and how many steps had no signal."""
+        """Counts in a row."""
         return {"skipped": self._skipped, "silent": self._silent}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on counting from there."""
+        """Goes on counting."""
         self._skipped, self._silent = state_dict["skipped"], state_dict["silent"]
 
 
 def keep_batch(step: Step, path: Path) -> None:
-    """Writes the batch of an update, in types that load with `weights_only=True`."""
+    """Writes what an update was made from, in types that load with `weights_only=True`."""
     rollouts = step.rollouts
     buffer = io.BytesIO()  # on a full disk torch.save itself raises no OSError
     torch.save(
@@ -123,7 +123,7 @@ def keep_batch(step: Step, path: Path) -> None:
 
 
 MAX_KEPT = 20
-"""Most batches that are kept: they are as large as the rollouts."""
+"""Skipped batches that are kept; they are as large as the rollouts."""
 
 NAMES = {
     "right": "right",
@@ -133,11 +133,11 @@ NAMES = {
     "timed_out": "timed out",
     "crashed": "crashed",
 }
-"""Outcomes of rewards that point to a cause, and what they are called in the warning."""
+"""Outcomes of rewards that point to a cause."""
 
 
 def why_no_signal(step: Step, num_steps: int) -> str:
-    """Says what the likely cause is, with the counts that point to it."""
+    """The likely cause, with the counts that point to it."""
     total = step.rewards.numel()
     unscored = int(step.rewards.isnan().sum())
     cut = int((~step.finished).sum())

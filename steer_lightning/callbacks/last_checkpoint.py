@@ -1,4 +1,4 @@
-"""Keeps the checkpoint that a run goes on from, written after every step."""
+"""Checkpoints to go on from: written after every step, whole or not at all."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from steer_lightning.system.run_files import CHECKPOINTS, LAST_CHECKPOINT
 
 
 class WholeFileCheckpointIO(TorchCheckpointIO):
-    """Writes checkpoints aside with a checksum, and loads them without running their code."""
+    """Checkpoints with a checksum, written aside, loaded without running their code."""
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any | None = None
     ) -> None:
-        """Saves a checkpoint; see Lightning's `CheckpointIO`."""
+        """See `lightning.fabric.plugins.CheckpointIO`."""
         save_checkpoint(checkpoint, Path(path))
 
     def load_checkpoint(
         self, path: _PATH, map_location: Any = "cpu", weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Loads a checkpoint; `weights_only` is always true. See Lightning's `CheckpointIO`."""
+        """See `lightning.fabric.plugins.CheckpointIO`; `weights_only` is always true."""
         return load_checkpoint(Path(path), map_location)
 
 
@@ -41,7 +41,7 @@ class LastCheckpoint(ModelCheckpoint):
     Cost: milliseconds and some kilobytes a step.
 
     Args:
-        every_n_steps: Number of steps from one checkpoint to the next.
+        every_n_steps: Steps between two of them.
     """
 
     def __init__(self, every_n_steps: int = 1) -> None:
@@ -59,14 +59,14 @@ class LastCheckpoint(ModelCheckpoint):
         self.saved_step = 0
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Places the checkpoint in the run's folder; refuses a folder that holds another run's."""
+        """Places it in the run's folder; refuses one that holds another run's."""
         if stage == "fit":
             claim(trainer, f"{CHECKPOINTS}/{LAST_CHECKPOINT}")
         self.dirpath = str(run_folder(trainer) / CHECKPOINTS)
         super().setup(trainer, pl_module, stage)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Also saves one when the run goes on with its last step already behind it."""
+        """Also leaves one when the run goes on with its last step already behind it."""
         bring_up_to_date(trainer)
 
     def on_train_batch_end(
@@ -83,11 +83,11 @@ class LastCheckpoint(ModelCheckpoint):
             self.saved_step = trainer.global_step
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns nothing: a resumed run has a folder of its own."""
+        """Nothing: a resumed run has a folder of its own."""
         return {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes nothing over, for the same reason."""
+        """Nothing, for the same reason."""
 
 
 def bring_up_to_date(trainer: L.Trainer) -> None:

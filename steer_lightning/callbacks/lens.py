@@ -1,4 +1,4 @@
-"""Watches what the vectors come to point at while they are trained."""
+"""What the vectors come to point at, while they are trained."""
 
 from __future__ import annotations
 
@@ -43,10 +43,9 @@ class LensCallback(Callback):
     time; at the end three short forward passes for each of a few prompts.
 
     Args:
-        every_n_steps: Number of steps between two looks; 0 looks at the end alone.
-        num_tokens: Number of tokens in each list.
-        num_prompts: Number of training prompts on which `lens.json` measures the stream and the
-            first token.
+        every_n_steps: Steps between two looks; 0 looks at the end alone.
+        num_tokens: Tokens of each list.
+        num_prompts: Training prompts on which `lens.json` measures the stream and the first token.
         final_norm: Passes vectors through the norm before the unembedding first.
     """
 
@@ -115,13 +114,13 @@ class LensCallback(Callback):
             write_bytes(self._file, (json.dumps(found) + "\n").encode())
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Does the same for a run that goes on with its last step already behind it."""
+        """The same for a run that goes on when its last step is already behind it."""
         if not self._described:
             self.on_train_start(trainer, pl_module)
             self.on_train_end(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns where the vectors were at the start and at the last look."""
+        """Where the vectors were at the start and at the last look."""
         return {"start": self._start, "last": self._last}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -164,7 +163,7 @@ class LensCallback(Callback):
                 file.write(json.dumps(line) + "\n")
 
     def _tokens(self, policy: Policy, vectors: torch.Tensor) -> list[list[str]]:
-        """Finds the top tokens of each layer by their dot products; a vector of zeros has none."""
+        """Top tokens of each layer by their dot products; none of a vector of zeros."""
         ranks = look_at_tokens(policy, vectors, self.how)
         if not ranks:
             return [[] for _ in vectors]
@@ -180,11 +179,11 @@ def _policy(module: L.LightningModule) -> Policy:
 
 
 def _vectors(module: L.LightningModule) -> SiteVectors | None:
-    """Returns what is trained, if that is vectors."""
+    """What is trained, if that is vectors."""
     steering = _policy(module).steering
     return steering if isinstance(steering, SiteVectors) else None
 
 
 def _plain(vectors: SiteVectors) -> torch.Tensor:
-    """Copies the plain vectors (L, D), as they are now, to the CPU."""
+    """(L, D) plain vectors as they are now, on the CPU."""
     return vectors.vectors.detach().cpu().clone()

@@ -1,4 +1,4 @@
-"""Shows a few completions on the console, and keeps all of them in a Parquet file."""
+"""What the model writes: a few completions on the console, all of them in a Parquet file."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from steer_lightning.training.step import Step
 
 
 def as_table(step: Step, number: int) -> pa.Table:
-    """Makes a table of one row for each completion.
+    """One row a completion.
 
     Args:
         step: What a training step did.
-        number: The number of the step.
+        number: Of the step.
     """
     rollouts, size = step.rollouts, step.rollouts.group_size
     rows = step.rollouts.completions()
@@ -54,15 +54,15 @@ def as_table(step: Step, number: int) -> pa.Table:
 class RolloutTable(Callback):
     """Shows a few prompts with completions and rewards, and keeps all completions.
 
-    During the run each step's completions are a file of their own under `rollouts/`, so that a
-    crash loses none; at the end they become one file, `rollouts.parquet`.
+    During the run each step's are a file of their own under `rollouts/`, so that a crash loses
+    none; at the end they become one file, `rollouts.parquet`.
 
     Cost: some milliseconds a step, and the disk space of the text.
 
     Args:
-        every_n_steps: Number of steps between two shows on the console; 0 shows none.
-        num_prompts: Number of prompts in a show, the first ones of the batch.
-        num_completions: Number of completions of each prompt.
+        every_n_steps: Steps between two shows on the console; 0 shows none.
+        num_prompts: Prompts a show, the first ones of the batch.
+        num_completions: Completions of each.
         max_characters: A longer text is cut on the console, never in the file.
     """
 
@@ -112,7 +112,7 @@ class RolloutTable(Callback):
             tell(trainer, self._show(step, number))
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Joins all steps to one file."""
+        """Makes one file of all steps."""
         trainer.strategy.barrier()  # until all have written their shares
         if trainer.is_global_zero and self._folder.is_dir():
             merge(self._folder, self._file)
@@ -130,7 +130,7 @@ class RolloutTable(Callback):
         return "\n".join(lines)
 
     def _cut(self, text: str) -> str:
-        """Cuts a text at `max_characters`, and puts it in one line and in quotes."""
+        """One line, in quotes, of at most `max_characters`; the rest stands as it was written."""
         more = "" if len(text) <= self.max_characters else f" ... ({len(text)} characters)"
         line = printable(text[: self.max_characters]).replace("\n", "\\n")
         return f'"{line}"{more}'

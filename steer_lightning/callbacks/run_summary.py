@@ -1,4 +1,4 @@
-"""Writes `summary.json`, which says what came out of a run."""
+"""`summary.json`: what came out of a run, on one page."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class RunSummary(Callback):
         return {"name": name, "state_bytes": size, "moments": kinds}
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the counters that a resumed run goes on with."""
+        """Counters that a resumed run goes on with."""
         return {
             "tokens": self._tokens,
             "rollout_seconds": self._rollout_seconds,

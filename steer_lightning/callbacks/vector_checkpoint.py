@@ -1,4 +1,4 @@
-"""Keeps a file of the trained vectors up to date."""
+"""The trained vectors as a file, kept up to date."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ log = logging.getLogger(__name__)
 
 
 class VectorCheckpoint(Callback):
-    """Writes `steering_vectors.safetensors` every n steps, at the end, and at an interruption.
+    """Writes `steering_vectors.safetensors` every n steps.
 
-    The file holds the vectors alone, for use; to go on training, use Lightning's checkpoints.
+    And at the end, and when the run is interrupted. The vectors alone, to use them; to go on
+    training, use Lightning's checkpoints.
 
     Cost: milliseconds and some kilobytes each time.
 
     Args:
-        every_n_steps: Number of steps between two writes.
+        every_n_steps: Steps between two writes.
         keep_all: Also keeps each as `vectors/step_000010.safetensors`.
     """
 
@@ -63,7 +64,7 @@ class VectorCheckpoint(Callback):
         self._save(trainer, pl_module, self.path)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Does the same for a run that goes on with its last step already behind it."""
+        """The same for a run that goes on when its last step is already behind it."""
         if not self.path.exists():
             self._save(trainer, pl_module, self.path)
 

@@ -1,4 +1,4 @@
-"""Writes the model card of a run: what was trained, on what, how, and with which result."""
+"""The model card of a run: what was trained, on what, how, and what came out of it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SETTINGS = (
 
 
 def read_run(folder: Path) -> tuple[SteeringVectors, dict[str, Any], dict[str, Any]]:
-    """Reads vectors, summary and configuration of a run; a missing one of the last two is empty.
+    """Vectors, summary and configuration of a run; the last two are empty where they are missing.
 
     Raises:
         ConfigError: If there are no vectors, or a file is damaged.
@@ -50,11 +50,11 @@ def read_run(folder: Path) -> tuple[SteeringVectors, dict[str, Any], dict[str, A
 
 
 def model_card(folder: Path, repo_id: str) -> ModelCard:
-    """Makes the card of a run.
+    """The card of a run.
 
     Args:
-        folder: The run's folder.
-        repo_id: The repository that the card is for, USER/NAME.
+        folder: The run's.
+        repo_id: Where it goes, USER/NAME.
 
     Raises:
         ConfigError: If the folder is no run's, or a file is damaged.
@@ -75,7 +75,7 @@ def model_card(folder: Path, repo_id: str) -> ModelCard:
 
 
 def is_hub_id(base: str) -> bool:
-    """Tells whether a base is named as on the hub, so that others can find it."""
+    """Whether a base is named as on the hub, so that others can find it."""
     return bool(re.fullmatch(r"[\w.-]+/[\w.-]+", base)) and not (
         base.startswith(".") or Path(base).is_dir()
     )
@@ -159,7 +159,7 @@ def _datasets(config: dict[str, Any]) -> list[str] | None:
 
 
 def _value(config: dict[str, Any], key: str) -> str | None:
-    """Shows a setting as a cell of a table; None where it is not set."""
+    """A setting as a cell shows it; None where it is not set."""
     found: Any = config
     for part in key.split("."):
         found = found.get(part) if isinstance(found, dict) else None
@@ -201,12 +201,12 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _cell(text: str) -> str:
-    """Makes a text that can't leave its cell."""
+    """Text that can't leave its cell."""
     return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """Reads a JSON or YAML file; a missing one counts as empty."""
+    """A JSON or YAML file; empty where it is missing."""
     if not path.is_file():
         return {}
     try:

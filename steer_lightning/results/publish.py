@@ -1,4 +1,4 @@
-"""Uploads vectors to the hub with a model card, and loads them from there."""
+"""Vectors to the hub with a model card, and back."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from steer_lightning.system.hub_answers import ENDPOINT, check_hub_answers
 from steer_lightning.system.run_files import CONFIG, REWARD_CURVE, SUMMARY
 
 FILES = (SteeringVectors.file_name, SUMMARY, CONFIG, REWARD_CURVE)
-"""The files of a run that are uploaded, where they exist; completions stay here."""
+"""What is uploaded of a run, where it is there; completions stay here."""
 
 HUB_ERRORS = (OSError, ValueError, cast("type[Exception]", HfHubHTTPError.__bases__[0]))
-"""What the hub's client raises; the last one comes from the HTTP library that it happens to use."""
+"""What the hub's client raises; the last one is of the HTTP library that it happens to use."""
 
 
 def push_to_hub(
