@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ def test_a_run_leaves_everything_in_its_folder(config, run, tmp_path: Path) -> N
     assert summary["seconds"] > 0
     assert summary["tokens_per_second"] > 0
     assert set(summary["accuracy_before"]) == set(summary["accuracy_after"]) == {"held_out"}
-    assert summary["versions"]["torch"] == torch.__version__
+    assert summary["versions"]["torch"] == version("torch")
 
     vectors = load_vectors(folder / "steering_vectors.safetensors")
     assert vectors.vectors.shape == (3, 32)
