@@ -253,7 +253,7 @@ def test_a_checkpoint_that_can_not_be_written_leaves_the_one_before_it(tmp_path:
 
 def test_the_console_shows_text_as_it_was_written() -> None:
     table = RolloutTable(max_characters=12)
-    shown = table._show(step((r"so \boxed{1}", "two\nlines", "x" * 13, "")), 3)
+    shown = "\n".join(table._show(step((r"so \boxed{1}", "two\nlines", "x" * 13, "")), 3))
     assert r'"so \boxed{1}"' in shown
     assert r'"two\nlines"' in shown
     assert f'"{"x" * 12}" ... (13 characters)' in shown
