@@ -131,7 +131,7 @@ def test_problems_of_a_source_go_through_the_template(folder: Path) -> None:
         (("--vectors=run-1", "--num_tokens=0"), "num_tokens = 0: must be at least 1"),
         (("--vectors=run-1", "--num_prompts=0"), "num_prompts = 0: must be at least 1"),
         (("--vectors=run-1", "--texts=[]"), "holds no problems"),
-        (("--vectors=run-1", "--texts", ""), "holds no token"),
+        (("--vectors=run-1", "--texts", ""), "renders nothing"),
         (("--vectors=run-1", "--prompts=steer_lightning.data.Arithmetik"), "has no Arithmetik"),
         (
             ("--vectors=run-1", "--prompts=steer_lightning.data.Arithmetic"),
