@@ -40,6 +40,10 @@ class Reward(Protocol):
         ...
 
 
+INCOMPARABLE = "incomparable"
+"""Outcome of a completion that can't be compared, by its own doing; its score is 0."""
+
+
 class Verdict(float):
     """A score that also says why, such as `Verdict(0, "no_answer")`.
 
