@@ -18,13 +18,20 @@ def _wrong_number(gold: str) -> Forms:
     value = value_of(gold)
     whole = value.denominator == 1 and abs(value) < 10**8
     shift = Fraction(1) if whole else abs(value) / 10
-    for other in (value + shift, value - shift, -value, 10 * value, value / 10, value + 1000 * shift):
+    for other in (
+        value + shift,
+        value - shift,
+        -value,
+        10 * value,
+        value / 10,
+        value + 1000 * shift,
+    ):
         if other != value:
             yield f"{other}" if whole or other.denominator < 10**6 else f"{float(other):.4e}"
     if value:
         yield rf"\frac{{{value.denominator}}}{{{abs(value.numerator)}}}" if abs(value) != 1 else "2"
         yield from (rf"{gold}\%", f"{gold} million", f"{gold} x", rf"{gold}\pi", f"{gold} + 1")
-        yield from (f"{gold}, {gold[0]}7", rf"({gold}, 5)", rf"{gold} \text{{ or }} 3.5")
+        yield from (f"{gold}, {gold[0]}97", rf"({gold}, 5)", rf"{gold} \text{{ or }} 3.5")
     if whole and value > 2:
         n = int(value)
         yield from (f"{n}!", f"{n}^2", rf"\sqrt{{{n}}}", f"{n}.1", f"{n} squared", f"{n}_7")
@@ -76,17 +83,26 @@ def _wrong_unit(gold: str) -> Forms:
                 yield from (f"{bare} {wrong}", rf"{bare}\text{{ {wrong}}}")
         if "percent" not in gold and r"\%" not in gold:
             yield rf"{bare}\%"
-        yield from (f"{bare}0", f"{bare}, 1", rf"{bare}\pi")
+        yield from (f"1{bare}", f"{bare}, 1", rf"{bare}\pi \pi")
 
 
 def _wrong_words(gold: str) -> Forms:
     yield from (r"\text{Zoe}", "Zoe", r"\text{green}", "5", "z", rf"\text{{not }} {gold}", "(Z)")
-    yield from (rf"{gold}, \text{{Zoe}}", gold.replace("{", "{un", 1) if "{" in gold else f"un{gold}")
+    yield from (
+        rf"{gold}, \text{{Zoe}}",
+        gold.replace("{", "{un", 1) if "{" in gold else f"un{gold}",
+    )
 
 
 def _wrong_date(gold: str) -> Forms:
     month, day = re.search(r"([A-Z][a-z]+) (\d+)", gold).groups()  # type: ignore[union-attr]
-    yield from (rf"\text{{{month} {int(day) - 1}}}", f"August {day}", month, day, f"{int(day) - 1} {month}")
+    yield from (
+        rf"\text{{{month} {int(day) - 1}}}",
+        f"August {day}",
+        month,
+        day,
+        f"{int(day) - 1} {month}",
+    )
 
 
 def _wrong_time(gold: str) -> Forms:
@@ -104,8 +120,16 @@ def _wrong_ratio(gold: str) -> Forms:
 
 def _wrong_base(gold: str) -> Forms:
     digits, base = re.fullmatch(r"(\w+?)_\{?(\d+)\}?", gold).groups()  # type: ignore[union-attr]
-    yield from (f"{digits}_{{{int(base) + 1}}}", f"{digits}0_{{{base}}}", str(int(digits, int(base))))
-    yield from (f"{digits[:-1]}1_{base}" if digits[-1] != "1" else f"{digits}1_{base}", rf"{digits}\%")
+    yield from (
+        f"{digits}_{{{int(base) + 1}}}",
+        f"{digits}0_{{{base}}}",
+        str(int(digits, int(base))),
+    )
+    yield from (
+        f"{digits[:-1]}1_{base}" if digits[-1] != "1" else f"{digits}1_{base}",
+        rf"{digits}\%",
+    )
+
 
 def _wrong_interval(gold: str) -> Forms:
     start, (low, high), end = inner(gold.removeprefix(r"x \in "))
@@ -136,8 +160,12 @@ def _wrong_inequality(gold: str) -> Forms:
     closed = {"<": r"\le", ">": r"\ge", r"\leq": "<", r"\geq": ">", r"\le": "<"}
     turned = {"<": ">", ">": "<", r"\leq": r"\geq", r"\geq": r"\leq", r"\le": r"\ge"}
     for table in (closed, turned):
-        yield " ".join([words[0], table[words[1]], *words[2:]]) if len(words) == 3 else " ".join(
-            [*words[:3], table[words[3]], *words[4:]] if table is closed else words[::-1]
+        yield (
+            " ".join([words[0], table[words[1]], *words[2:]])
+            if len(words) == 3
+            else " ".join(
+                [*words[:3], table[words[3]], *words[4:]] if table is closed else words[::-1]
+            )
         )
     yield from (f"{gold}1", gold.replace("x", "-x") if "x" in gold else f"{gold}0")
 
@@ -158,7 +186,7 @@ def _wrong_list(gold: str) -> Forms:
         if sorted(f"-{part}".replace("--", "") for part in parts) != sorted(parts):
             yield ", ".join(f"-{part}".replace("--", "") for part in parts)
     else:
-        yield from (gold.replace(r"\pm", "+"), gold.replace(r"\pm", "-"), f"{gold}1")
+        yield from (gold.replace(r"\pm", "+"), gold.replace(r"\pm", "-"), f"{gold}+1")
 
 
 def _wrong_tuple(gold: str) -> Forms:
@@ -178,7 +206,7 @@ def _wrong_tuples(gold: str) -> Forms:
 
 def _wrong_assignment(gold: str) -> Forms:
     name, value = (part.strip() for part in gold.split("="))
-    yield from (f"w = {value}", f"{name} = {value}+1", f"{value}1", f"{name} = -({value})")
+    yield from (f"w = {value}", f"{name} = {value}+1", f"{value}+1", f"{name} = -({value})")
     yield from (f"{name} = {value}, {name} = 77", f"{name} > {value}")
 
 
@@ -214,7 +242,9 @@ def _wrong_matrix(gold: str) -> Forms:
 
 WRONG: dict[str, Callable[[str], Forms]] = {
     **dict.fromkeys(("integer", "grouped", "decimal", "fraction", "mixed"), _wrong_number),
-    **dict.fromkeys(("radical", "constant", "power", "expression", "function", "complex"), _wrong_sum),
+    **dict.fromkeys(
+        ("radical", "constant", "power", "expression", "function", "complex"), _wrong_sum
+    ),
     **dict.fromkeys(("degrees", "percent", "money", "unit"), _wrong_unit),
     **dict.fromkeys(("text", "option"), _wrong_words),
     **{"scientific": _wrong_scientific, "date": _wrong_date, "time": _wrong_time},

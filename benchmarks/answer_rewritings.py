@@ -39,7 +39,16 @@ def _everywhere(kind: str, gold: str) -> Forms:
     yield gold.replace("-", "\N{MINUS SIGN}") if "e-" not in gold else gold
     if re.search(r"[([].*,", gold) and r"\left" not in gold and kind not in ("function",):
         yield re.sub(r"([)\]])", r"\\right\1", re.sub(r"([(\[])", r"\\left\1", gold))
-    if kind in (*NUMBERS, "radical", "constant", "power", "degrees", "percent", "tuple", "interval"):
+    if kind in (
+        *NUMBERS,
+        "radical",
+        "constant",
+        "power",
+        "degrees",
+        "percent",
+        "tuple",
+        "interval",
+    ):
         yield f"= {gold}"
         yield rf"\boldsymbol{{{gold}}}"
         yield rf"{{\bf {gold}}}"
@@ -120,7 +129,11 @@ def _a_fraction(gold: str) -> Forms:
     value = value_of(gold)
     a, b = abs(value.numerator), value.denominator
     sign = "-" if value < 0 else ""
-    yield from (f"{sign}{a}/{b}", rf"{sign}\tfrac{{{a}}}{{{b}}}", rf"{sign}\frac{{{2 * a}}}{{{2 * b}}}")
+    yield from (
+        f"{sign}{a}/{b}",
+        rf"{sign}\tfrac{{{a}}}{{{b}}}",
+        rf"{sign}\frac{{{2 * a}}}{{{2 * b}}}",
+    )
     yield from (rf"\frac{{{sign}{a}}}{{{b}}}", rf"{sign}\frac {{{a}}} {{{b}}}", f"{sign}{a} / {b}")
     yield from (rf"{sign}\frac{{{a}}}{{{b}}} \text{{ units}}", rf"{sign}{a}/{b} miles")
     yield rf"\text{{{sign}{a}/{b}}}"
@@ -168,12 +181,15 @@ def _a_sum(gold: str) -> Forms:
         yield " ".join(part if part[0] in "+-" else f"+{part}" for part in parts[::-1]).lstrip("+")
         yield f"{gold} + 0"
     yield rf"1 \cdot ({gold})"
-    yield rf"\frac{{2({gold})}}{{2}}"
+    if "binom" not in gold:
+        yield rf"\frac{{2({gold})}}{{2}}"
     yield re.sub(r"(?<=\d)(?=\\sqrt|\\pi)", r" \\cdot ", gold)
     yield gold.replace(" ", "") if not re.search(r"\\[a-z]+ [a-z]", gold) else gold
-    yield gold.replace(r"\sqrt{", "\N{SQUARE ROOT}(").replace("}", ")") if gold.startswith(
-        r"\sqrt{"
-    ) and gold.count("}") == 1 else gold
+    yield (
+        gold.replace(r"\sqrt{", "\N{SQUARE ROOT}(").replace("}", ")")
+        if gold.startswith(r"\sqrt{") and gold.count("}") == 1
+        else gold
+    )
     yield gold.replace(r"\pi", "\N{GREEK SMALL LETTER PI}")
 
 
@@ -188,7 +204,7 @@ def _degrees(gold: str) -> Forms:
 
 def _percent(gold: str) -> Forms:
     n = gold.removesuffix(r"\%")
-    yield from (n, f"{n}%", rf"{n} \%", f"{n} percent", rf"{n}\text{{ percent}}", rf"{n}.0\%")
+    yield from (n, f"{n}%", rf"{n} \%", f"{n} percent", rf"{n}\text{{ percent}}")
     yield str(_decimal(Fraction(n) / 100))
 
 
@@ -206,7 +222,13 @@ def _unit(gold: str) -> Forms:
     value, unit = re.fullmatch(r"(.*?)((?:\\(?:text|mbox|mathrm)| / ).*)", gold).groups()  # type: ignore[union-attr]
     value = value.strip()
     words = re.sub(r"\\(?:text|mbox|mathrm)|[{}~]", "", unit).strip()
-    yield from (value, f"{value} {words}", rf"{value}\,\text{{{words}}}", f"{value}.", f"x = {value}")
+    yield from (
+        value,
+        f"{value} {words}",
+        rf"{value}\,\text{{{words}}}",
+        f"{value}.",
+        f"x = {value}",
+    )
     yield rf"{value}\ \mathrm{{{words}}}"
     if words in SHORT:
         yield from (f"{value} {SHORT[words]}", rf"{value}\text{{ {SHORT[words]}}}")
@@ -236,9 +258,17 @@ def _date(gold: str) -> Forms:
 def _time(gold: str) -> Forms:
     hour, minute = re.search(r"(\d+)\D+(\d\d)", gold).groups()  # type: ignore[union-attr]
     half = re.search(r"([apAP])\.?[mM]", gold)
-    ends = [f" {half[1]}m", rf"\text{{ {half[1].lower()}.m.}}", f"{half[1].upper()}M"] if half else [""]
+    ends = (
+        [f" {half[1]}m", rf"\text{{ {half[1].lower()}.m.}}", f"{half[1].upper()}M"]
+        if half
+        else [""]
+    )
     for end in ends:
-        yield from (f"{hour}:{minute}{end}", f"{hour} : {minute}{end}", rf"\text{{{hour}:{minute}}}{end}")
+        yield from (
+            f"{hour}:{minute}{end}",
+            f"{hour} : {minute}{end}",
+            rf"\text{{{hour}:{minute}}}{end}",
+        )
 
 
 def _ratio(gold: str) -> Forms:
@@ -253,6 +283,7 @@ def _base(gold: str) -> Forms:
     digits, base = re.fullmatch(r"(\w+?)_\{?(\d+)\}?", gold).groups()  # type: ignore[union-attr]
     yield from (f"{digits}_{{{base}}}", rf"({digits})_{{{base}}}", rf"\text{{{digits}}}_{{{base}}}")
     yield from (f"{digits} base {base}", f"{digits} (base {base})", digits)
+
 
 # ---- several parts
 
@@ -288,7 +319,10 @@ def _a_list(gold: str) -> Forms:
     yield f"{', '.join(parts[:-1])} and {parts[-1]}"
     yield rf"{', '.join(parts[:-1])} \text{{ or }} {parts[-1]}"
     yield from ("; ".join(parts), rf"\{{{', '.join(parts)}\}}", ", \\quad ".join(parts))
-    yield from (", ".join(f"x = {part}" for part in parts), " or ".join(f"x={part}" for part in parts))
+    yield from (
+        ", ".join(f"x = {part}" for part in parts),
+        " or ".join(f"x={part}" for part in parts),
+    )
     yield ", ".join(rf"$x_{n} = {part}$" for n, part in enumerate(parts, 1))
 
 
@@ -333,7 +367,12 @@ def _interval(gold: str) -> Forms:
     bare = gold.removeprefix(r"x \in ")
     start, parts, end = inner(bare)
     yield from inequality(bare)
-    yield from (rf"x \in {bare}", rf"x\in{bare}", bare, rf"\left{start}{parts[0]}, {parts[1]}\right{end}")
+    yield from (
+        rf"x \in {bare}",
+        rf"x\in{bare}",
+        bare,
+        rf"\left{start}{parts[0]}, {parts[1]}\right{end}",
+    )
     yield bare.replace(r"\infty", "\N{INFINITY}")
     yield rf"\{{x \mid {next(inequality(bare))}\}}"
 
@@ -346,7 +385,12 @@ def _union(gold: str) -> Forms:
 
 
 def _inequality(gold: str) -> Forms:
-    for one, other in ((r"\leq", r"\le"), (r"\geq", r"\ge"), (r"\leq", "\u2264"), (r"\geq", "\u2265")):
+    for one, other in (
+        (r"\leq", r"\le"),
+        (r"\geq", r"\ge"),
+        (r"\leq", "\u2264"),
+        (r"\geq", "\u2265"),
+    ):
         yield gold.replace(one, other)
     flipped = {"<": ">", ">": "<", r"\le": r"\ge", r"\leq": r"\geq", r"\geq": r"\leq"}
     yield " ".join(flipped.get(word, word) for word in gold.split()[::-1])
@@ -354,8 +398,10 @@ def _inequality(gold: str) -> Forms:
     if len(words) == 3:
         below = words[1] in ("<", r"\leq")
         closed = words[1] in (r"\leq", r"\geq")
-        yield rf"(-\infty, {words[2]}{']' if closed else ')'}" if below else (
-            rf"{'[' if closed else '('}{words[2]}, \infty)"
+        yield (
+            rf"(-\infty, {words[2]}{']' if closed else ')'}"
+            if below
+            else (rf"{'[' if closed else '('}{words[2]}, \infty)")
         )
     else:
         start, end = ("[" if sign == r"\le" else "(" for sign in words[1::2])

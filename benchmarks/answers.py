@@ -60,7 +60,11 @@ def measure(golds: list[tuple[str, str]], workers: int) -> dict[str, Any]:
     forms += [(k, gold, form, False) for k, gold in golds for form in perturbations(k, gold)]
     completions = [
         Completion(
-            text=rf"So it is \boxed{{{form}}}", question="", answer=gold, num_tokens=1, finished=True
+            text=rf"So it is \boxed{{{form}}}",
+            question="",
+            answer=gold,
+            num_tokens=1,
+            finished=True,
         )
         for _, gold, form, _ in forms
     ]
@@ -102,7 +106,9 @@ def main() -> None:
     refused, accepted = found["false_refusals"], found["false_acceptances"]
     print(f"{found['num_golds']} gold answers")
     print(f"{refused:.2%} of {found['num_right']} right forms refused (at most {MOST_REFUSED:.1%})")
-    print(f"{accepted:.2%} of {found['num_wrong']} wrong ones accepted (at most {MOST_ACCEPTED:.1%})")
+    print(
+        f"{accepted:.2%} of {found['num_wrong']} wrong ones accepted (at most {MOST_ACCEPTED:.1%})"
+    )
     if options.json.name != "-":
         write_json(options.json, {**found, "mistakes": found["mistakes"][:SHOWN]})
     if refused > MOST_REFUSED or accepted > MOST_ACCEPTED:

@@ -18,6 +18,9 @@ from steer_lightning.types import Completion
 
 Row = dict[str, Any]
 
+OUTCOME = "outcome"
+"""Column that an evaluation of an earlier version lacks."""
+
 SCHEMA = pa.schema(
     [
         ("benchmark", pa.string()),
@@ -30,18 +33,20 @@ SCHEMA = pa.schema(
         ("num_tokens", pa.int64()),
         ("finished", pa.bool_()),
         ("verdict", pa.float64()),
+        (OUTCOME, pa.string()),
     ]
 )
 """A row for each completion; `verdict` is null where it could not be judged."""
 
 
-def row_of(place: Row, completion: Completion, verdict: float | None) -> Row:
+def row_of(place: Row, completion: Completion, verdict: float | None, outcome: str) -> Row:
     """A row of `SCHEMA`.
 
     Args:
         place: `benchmark`, `arm`, `problem` and `sample`.
         completion: What the model wrote.
-        verdict: On it.
+        verdict: What the verifier makes of it.
+        outcome: Why, in the verifier's own word.
     """
     return {
         **place,
@@ -51,6 +56,7 @@ def row_of(place: Row, completion: Completion, verdict: float | None) -> Row:
         "num_tokens": completion.num_tokens,
         "finished": completion.finished,
         "verdict": verdict,
+        OUTCOME: outcome,
     }
 
 
@@ -204,6 +210,8 @@ def read_rows(path: Path) -> list[Row]:
         )
     try:
         table = pq.read_table(path)
+        if OUTCOME not in table.schema.names:
+            table = table.append_column(OUTCOME, pa.nulls(len(table), pa.string()))
         rows: list[Row] = table.to_pylist()
     except (ValueError, OSError) as error:  # Arrow's own, and text that is not UTF-8
         raise _damaged(path, error) from error

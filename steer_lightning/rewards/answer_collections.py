@@ -22,7 +22,8 @@ TOKENS = re.compile(
 LISTING = frozenset((",", ";", "and", "or"))
 
 MATRIX = re.compile(
-    r"[(\[]? ?\\begin ?\{ ?((?:p|b|small)?matrix|array) ?\}(?:\{[lcr| ]*\})?(.*)\\end ?\{ ?\1 ?\} ?[)\]]?",
+    r"[(\[]? ?\\begin ?\{ ?((?:p|b|small)?matrix|array) ?\}(?:\{[lcr| ]*\})?(.*)"
+    r"\\end ?\{ ?\1 ?\} ?[)\]]?",
     re.DOTALL,
 )
 
@@ -79,7 +80,7 @@ def _both_signs(items: Sequence[str]) -> tuple[str, ...]:
         minus = re.sub(r"\\pm(?![a-zA-Z])", "-", item)
         for sign, text in (("-", plus), ("+", minus)):
             found.append(re.sub(r"\\mp(?![a-zA-Z])", sign, text).strip())
-    return tuple(dict.fromkeys(found))
+    return tuple(found)
 
 
 def compare_collections(answer: str, gold: str, same: Same) -> bool | None:
@@ -88,6 +89,8 @@ def compare_collections(answer: str, gold: str, same: Same) -> bool | None:
     if given is None or expected is None:
         return _single(given, gold, same) if expected is None else _single(expected, answer, same)
     kinds = {given.kind, expected.kind}
+    if "tuple" not in kinds:
+        given, expected = _once(given), _once(expected)
     if kinds == {"tuple", "set"} or len(given.items) != len(expected.items):
         return False
     if given.brackets != expected.brackets:
@@ -97,6 +100,10 @@ def compare_collections(answer: str, gold: str, same: Same) -> bool | None:
     if "tuple" in kinds or _one_is_named(given.items, expected.items):
         return _in_order(given.items, expected.items, same)
     return _in_any_order(given.items, expected.items, same)
+
+
+def _once(collection: Collection) -> Collection:
+    return collection._replace(items=tuple(dict.fromkeys(collection.items)))
 
 
 def _single(collection: Collection | None, other: str, same: Same) -> bool | None:

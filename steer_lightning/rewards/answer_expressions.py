@@ -12,6 +12,8 @@ from typing import Any
 
 MAX_CHARACTERS = 5000  # a longer text is no answer, and parsing it would only use up the deadline
 
+THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
+
 RELATIVE = 1e-6
 """Numbers further apart than that, as a share of the larger, differ however small they are."""
 
@@ -34,7 +36,8 @@ def parsed(answer: str) -> tuple[Any, ...]:
         basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none"
     )
     latex = LatexExtractionConfig(normalization_config=steps, boxed_match_priority=-1)
-    text = f"${answer}$".replace("\n", " ")
+    text = THOUSANDS.sub(lambda found: found.group().replace(",", ""), answer)
+    text = f"${text}$".replace("\n", " ")
     return tuple(parse(text, extraction_config=[latex], parsing_timeout=None))
 
 
@@ -60,7 +63,7 @@ def _differ(answer: str, gold: str) -> bool:
     if None in values:
         return False
     one, other = values
-    return abs(one - other) > RELATIVE * max(abs(one), abs(other))
+    return bool(abs(one - other) > RELATIVE * max(abs(one), abs(other)))
 
 
 def _value(text: str) -> Any:

@@ -18,7 +18,7 @@ from steer_lightning.rewards.answer_collections import (
 )
 from steer_lightning.rewards.answer_intervals import compare_intervals
 from steer_lightning.rewards.answer_numbers import Number, read_based, read_number
-from steer_lightning.rewards.answer_text import squeezed, tidy
+from steer_lightning.rewards.answer_text import squeezed, tidy, unmarked
 from steer_lightning.rewards.answer_units import conflict, read_measure
 from steer_lightning.rewards.answer_words import compare_times, compare_words, read_time
 
@@ -70,7 +70,7 @@ def _has_form(text: str) -> bool:
 
 
 def _same(answer: str, gold: str) -> bool:
-    if squeezed(answer) == squeezed(gold):
+    if squeezed(answer) == squeezed(gold) or _letters(answer) == _letters(gold):
         return True
     if not answer or not gold:
         return False
@@ -79,6 +79,10 @@ def _same(answer: str, gold: str) -> bool:
         if equal is not None:
             return equal
     return answer_expressions.is_equal(answer, gold)
+
+
+def _letters(text: str) -> str:
+    return squeezed(unmarked(text))
 
 
 def _numbers(answer: str, gold: str) -> bool | None:

@@ -18,7 +18,8 @@ VARIABLE = re.compile(
 )
 MEMBER = re.compile(rf"({VARIABLE.pattern}) ?\\in(?![a-zA-Z]) ?")
 BUILDER = re.compile(
-    rf"\\\{{ ?({VARIABLE.pattern})(?: ?\\in ?\\mathbb ?(?:\{{R\}}|R))? ?(?:\||:|\\mid|\\colon)(.*)\\\}}"
+    rf"\\\{{ ?({VARIABLE.pattern})(?: ?\\in ?\\mathbb ?(?:\{{R\}}|R))? ?"
+    r"(?:\||:|\\mid|\\colon)(.*)\\\}"
 )
 ALL = re.compile(r"\\mathbb ?\{? ?R ?\}?|(?:\\text\{)? ?all reals?(?: numbers)? ?\}?")
 INFINITE = {r"\infty": "oo", r"+\infty": "oo", r"-\infty": "-oo", "inf": "oo", "-inf": "-oo"}

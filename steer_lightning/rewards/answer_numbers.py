@@ -27,7 +27,8 @@ MIXED = re.compile(r"(\d+) ?\\frac ?\{ ?(\d+) ?\} ?\{ ?(\d+) ?\}|(\d+) (\d+) ?/ 
 REPEATING = re.compile(r"(\d*)\.(\d*)\\(?:overline|bar) ?\{ ?(\d+) ?\}")
 BASED = re.compile(
     r"\(?([0-9][0-9A-Fa-f]*|[A-F]+[0-9][0-9A-F]*)\)? ?"
-    r"(?:_ ?\{ ?(?P<a>\d{1,2}|[a-z]+) ?\}|_ ?(?P<b>\d{1,2})|\(?(?:in )?base[ -]?(?P<c>\d{1,2}|[a-z]+)\)?)"
+    r"(?:_ ?\{ ?(?P<a>\d{1,2}|[a-z]+) ?\}|_ ?(?P<b>\d{1,2})"
+    r"|\(?(?:in )?base[ -]?(?P<c>\d{1,2}|[a-z]+)\)?)"
 )
 BASES = ("two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 

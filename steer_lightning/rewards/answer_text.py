@@ -4,6 +4,8 @@ r"""One spelling for what can be typed in several ways, in an answer of a few ch
 an answer is typed, never what it says: units, names and brackets stay.
 """
 
+# ruff: noqa: RUF001  # signs that look like others are what this file is about
+
 from __future__ import annotations
 
 import re
@@ -71,7 +73,7 @@ REWRITTEN = tuple(
         (r"\\%", "%"),
         (r"\\(?:mathrm|operatorname) ?\{ ?([eid]) ?\}", r"\1"),
         (r"\\(?:mathrm|text(?:bf|rm|it|normal|sf|tt)|[mh]box|text) ?\{", r"\\text{"),
-        (r"\\text\{([^{}a-zA-Z\\]*)\}", r"\1"),  # a number in a text is a number
+        (r"\\text\{((?:[^{}a-zA-Z\\]|\\\$)*)\}", r"\1"),  # a number in a text is a number
         (r"(?<![a-zA-Z\\])infinity(?![a-zA-Z])", r"\\infty"),
         (r"\\text\{[ ,]*(and|or) *\}", r" \1 "),
         (r"\s+", " "),
@@ -94,9 +96,16 @@ def squeezed(text: str) -> str:
     return re.sub(r" (?![a-zA-Z0-9])|(?<![a-zA-Z0-9]) ", "", text)
 
 
+def unmarked(text: str) -> str:
+    r"""A tidy text without the marks of words: `5\text{ cm}` is `5 cm`."""
+    return re.sub(r"\\text\{([^{}]*)\}", r"\1", text)
+
+
 def without_wrappers(text: str) -> str:
     r"""`\mathbf{18}` is 18, and so is `\boxed{18}`; one pass, whatever the text is."""
-    kept, opened, end = [], [], 0
+    kept: list[str] = []
+    opened: list[bool] = []  # whether its closing brace is dropped, too
+    end = 0
     for brace in WRAPPERS.finditer(text):
         found = brace.group()
         drop = False

@@ -48,12 +48,27 @@ POWERS = {"square": 2, "sq": 2, "squared": 2, "cubic": 3, "cu": 3, "cubed": 3}
 SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 """Words that multiply, by the power of ten."""
 
-NO_UNITS = frozenset(
-    "and or not no if for when where with otherwise mod is are was all any each odd even times over"
-    " plus minus of to by pi sin cos tan cot sec csc log ln exp sqrt inf max min half halves"
-    " third thirds factorial infinity than then else at least most dozen x".split()
-    + list(SCALES)
-) - {"min", "sec", "of"}
+NO_UNITS = {
+    *("and", "or", "not", "no", "if", "for", "when", "where", "with", "otherwise", "then", "else"),
+    *(
+        "mod",
+        "is",
+        "are",
+        "was",
+        "all",
+        "any",
+        "each",
+        "odd",
+        "even",
+        "than",
+        "at",
+        "least",
+        "most",
+    ),
+    *("times", "over", "plus", "minus", "to", "by", "half", "halves", "third", "thirds", "dozen"),
+    *("pi", "sin", "cos", "tan", "cot", "csc", "log", "ln", "exp", "sqrt", "inf", "max", "x"),
+    *("factorial", "infinity", *SCALES),
+}
 """Words that change what a number says; one that begins with them is no unit."""
 
 TEXT_PIECE = re.compile(

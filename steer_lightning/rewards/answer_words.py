@@ -15,12 +15,14 @@ from steer_lightning.rewards.answer_numbers import read_number
 IN_WORDS = re.compile(r"(?:\\text\{[^{}\\]*\}|[A-Za-z0-9 ,.'()!?:-])+")
 MONTHS = {
     name[:3]: name
-    for name in "january february march april may june july august september october november"
-    " december".split()
+    for name in (
+        *("january", "february", "march", "april", "may", "june", "july", "august"),
+        *("september", "october", "november", "december"),
+    )
 }
 DATE = re.compile(r"(?:(\d{1,2}) (?:of )?([a-z]+)|([a-z]+) (\d{1,2}))(?: (\d{4}))?")
 FUNCTIONS = re.compile(r"sin|cos|tan|log|exp|sqrt|arc|frac|infty|det|gcd|lcm|max|min", re.I)
-TIME = re.compile(r"(\d{1,2})(?: ?: ?(\d\d))?(?: ?: ?(\d\d))? ?(?:(am|pm)|o'clock)?")
+TIME = re.compile(r"(\d{1,2})(?: ?: ?(\d\d))? ?(?:(am|pm)|o'clock)?")
 
 
 def _plain(text: str) -> str:
@@ -61,10 +63,10 @@ def is_said(text: str) -> bool:
 def compare_words(answer: str, gold: str) -> bool | None:
     """Whether two answers in words are the same; None if the gold one is not certainly in words."""
     given, expected = words_of(answer), words_of(gold)
-    if given is not None and given == expected and re.search("[a-z]", given):
-        if is_said(gold) or is_said(answer) or re.search("[a-z]{3}", given):
-            return True
-    return False if is_said(gold) else None
+    said = is_said(gold)
+    if given is None or given != expected or not re.search("[a-z]", given):
+        return False if said else None
+    return True if said or is_said(answer) or re.search("[a-z]{3}", given) else None
 
 
 class Time(NamedTuple):
@@ -72,13 +74,12 @@ class Time(NamedTuple):
 
     hour: int
     minute: int
-    second: int
     half: str | None
     """`am` or `pm`, None where it is not told."""
 
     def equals(self, other: Time) -> bool:
         """Whether both may be the same; what one of them leaves open is no difference."""
-        if self[1:3] != other[1:3]:
+        if self.minute != other.minute:
             return False
         if None not in (self.half, other.half):
             return (self.hour % 12, self.half) == (other.hour % 12, other.half)
@@ -93,12 +94,10 @@ def read_time(text: str) -> Time | None:
     """The time that an answer is."""
     plain = " ".join(_plain(text).lower().replace(".", "").split())
     found = TIME.fullmatch(plain)
-    if found is None or (found[2] is None and found[4] is None):
+    if found is None or (found[2] is None and found[3] is None):
         return None
-    hour, minute, second = (int(part or 0) for part in found.groups()[:3])
-    if hour > 24 or minute > 59 or second > 59:
-        return None
-    return Time(hour, minute, second, found[4])
+    hour, minute = int(found[1]), int(found[2] or 0)
+    return Time(hour, minute, found[3]) if hour < 24 and minute < 60 else None
 
 
 def read_ratio(text: str) -> tuple[Fraction, ...] | None:

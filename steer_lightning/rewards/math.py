@@ -15,8 +15,8 @@ from steer_lightning.rewards.answer_forms import (
     is_mathematics,
     is_readable,
 )
+from steer_lightning.rewards.answer_in_text import AnswerIn, find_answer, gold_answer, last_boxed
 from steer_lightning.rewards.answer_numbers import plain_number
-from steer_lightning.rewards.answer_places import AnswerIn, find_answer, gold_answer, last_boxed
 from steer_lightning.rewards.base import INCOMPARABLE, Verdict
 from steer_lightning.rewards.pool_memory import peak_share
 from steer_lightning.types import Completion

@@ -35,7 +35,7 @@ LAST_NUMBER = re.compile(
       | (?:{DIGITS}(?:\.\d+)?|(?<![\w.])\.\d+)
         (?:
             [eE][-+]?\d+(?!\w)
-          | [ ]?(?:\\times|\\cdot|[×*x])[ ]?10[ ]?\^(?:\{{[-+\u2212]?\d+\}}|[-+]?\d+)
+          | [ ]?(?:\\times|\\cdot|[\u00d7*x])[ ]?10[ ]?\^(?:\{{[-+\u2212]?\d+\}}|[-+]?\d+)
           | /\d+
           | :\d\d(?!\d)                                 # a time
         )?
@@ -61,8 +61,8 @@ def boxed_answer(text: str) -> str | None:
     unbraced = _last(UNBRACED, text)
     if unbraced is not None and (not boxes or boxes[-1][1] < unbraced.start()):
         content = unbraced[1]
-        end = UNBRACED_END.search(content)
-        return content[: end.start() if end else None].strip()
+        stop = UNBRACED_END.search(content)
+        return content[: stop.start() if stop else None].strip()
     if not boxes:
         return None
     content, start, end = boxes[-1]
@@ -95,8 +95,8 @@ def _boxes(text: str) -> list[tuple[str, int, int]]:
 def _last(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
     """The last match, without keeping the others."""
     found = None
-    for found in pattern.finditer(text):
-        pass
+    for match in pattern.finditer(text):
+        found = match
     return found
 
 
@@ -141,10 +141,10 @@ def is_prose(text: str) -> bool:
 
 NO_WORDS = re.compile(r"\\text ?\{[^{}]*\}|\\[a-zA-Z]+(?:\{[a-zA-Z]*\})?")
 WORD = re.compile(r"[A-Za-z]{2,}")
-SENTENCES = frozenset(
-    "is are so we have has get gives note thus hence therefore since then find because let answer"
-    " solution".split()
-)
+SENTENCES = {
+    *("is", "are", "so", "we", "have", "has", "get", "gives", "note", "thus", "hence", "then"),
+    *("therefore", "since", "find", "because", "let", "answer", "solution"),
+}
 """Words of which a sentence has one, and an answer none."""
 
 FEWEST_WORDS = 4
