@@ -16,7 +16,7 @@ Same = Callable[[str, str], bool]
 """Whether two parts, the answer's and the gold one's, are equal."""
 
 TOKENS = re.compile(
-    r"\\(?:[lr]angle|[lr]floor|[lr]ceil|cup)(?![a-zA-Z])|\\.|[()\[\]{},;]"
+    r"\\(?:[lr]angle|[lr]floor|[lr]ceil|cup)(?![a-zA-Z])|\\.|[()\[\]{};]|,(?!000(?!\d))"
     r"|(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z])"
 )
 LISTING = frozenset((",", ";", "and", "or"))
