@@ -37,6 +37,7 @@ def parsed(answer: str) -> tuple[Any, ...]:
     )
     latex = LatexExtractionConfig(normalization_config=steps, boxed_match_priority=-1)
     text = THOUSANDS.sub(lambda found: found.group().replace(",", ""), answer)
+    text = re.sub(r"(?<=\d) ?i(?![a-zA-Z])", " i", text)  # else 2i is no complex number to it
     text = f"${text}$".replace("\n", " ")
     return tuple(parse(text, extraction_config=[latex], parsing_timeout=None))
 
@@ -46,10 +47,25 @@ def expressions(answer: str) -> list[Any]:
     return [part for part in parsed(answer) if not isinstance(part, str)]
 
 
+NAME = re.compile(r"\\(?:text|operatorname|mathbb|begin|end) ?\{[^{}]*\}|\\[A-Za-z]+|[A-Za-z]")
+SPARE = "qwzkvujhgbnmpfaxycltsro"
+"""Letters that may stand for a capital one."""
+
+
+def with_cases_apart(*texts: str) -> list[str]:
+    """Texts in which no two names differ by their case alone: to math-verify R and r are one."""
+    names = {name for text in texts for name in NAME.findall(text)}
+    spare = iter(letter for letter in SPARE if not names & {letter, letter.upper()})
+    clashes = sorted(name for name in names if name != name.lower() and name.lower() in names)
+    others = dict(zip(clashes, spare, strict=False))
+    return [NAME.sub(lambda found: others.get(found.group(), found.group()), x) for x in texts]
+
+
 def is_equal(answer: str, gold: str) -> bool:
     """Whether two tidy texts are the same expression."""
     from math_verify import verify
 
+    answer, gold = with_cases_apart(answer, gold)
     # what it can't compare is an exception, not a wrong answer
     equal = verify(
         list(parsed(gold)), list(parsed(answer)), timeout_seconds=None, raise_on_error=True

@@ -85,6 +85,18 @@ def _letters(text: str) -> str:
     return squeezed(unmarked(text))
 
 
+LABEL = re.compile(r"(?:\\text\{ ?\(?([A-E])\) ?\}|\(([A-E])\)|([A-E])[.:)])[ .:]*(?=.)")
+
+
+def _labels(answer: str, gold: str) -> bool | None:
+    r"""`\text{(C)} 18` is an answer to a question with choices; the gold one is either part."""
+    label = LABEL.match(answer)
+    if label is None:
+        return None
+    letter = label[1] or label[2] or label[3]
+    return _letters(gold).strip("()") == letter or _same(answer[label.end() :].strip(), gold)
+
+
 def _numbers(answer: str, gold: str) -> bool | None:
     given, expected = read_number(answer), read_number(gold)
     return None if given is None or expected is None else given.equals(expected)
@@ -163,6 +175,7 @@ def _named(text: str) -> tuple[str | None, str]:
 
 
 RULES: tuple[Callable[[str, str], bool | None], ...] = (
+    _labels,
     _numbers,
     _bases,
     compare_times,

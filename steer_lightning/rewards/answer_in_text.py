@@ -11,7 +11,7 @@ from typing import Literal
 AnswerIn = Literal["boxed", "boxed_or_last_number", "last_number"]
 
 BOX = r"\\(?:boxed|fbox|framebox)"
-BRACE = re.compile(rf"{BOX} ?\{{|(?<!\\)[{{}}]")
+BRACE = re.compile(rf"{BOX} ?\{{|\\\\(?=[{{}}])|\\[{{}}]|[{{}}]")
 BETWEEN = re.compile(r"(?:[\s$,;.]|\\[()\[\],; ]|\\quad|\\text ?\{ ?(?:and|or) ?\}|and|or){1,12}")
 """What may stand between two boxes that are one answer together, such as `and`."""
 
@@ -83,9 +83,10 @@ def _boxes(text: str) -> list[tuple[str, int, int]]:
     opened: list[tuple[int, int, bool]] = []
     found: list[tuple[str, int, int]] = []
     for brace in BRACE.finditer(text):
-        if brace.group() != "}":
-            opened.append((brace.start(), brace.end(), brace.group() != "{"))
-        elif opened:
+        sign = brace.group()
+        if sign == "{" or len(sign) > 2:
+            opened.append((brace.start(), brace.end(), sign != "{"))
+        elif sign == "}" and opened:
             start, inner, is_box = opened.pop()
             if is_box and not (found and start < found[-1][1]):
                 found.append((text[inner : brace.start()], start, brace.end()))

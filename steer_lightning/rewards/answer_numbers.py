@@ -24,7 +24,7 @@ FRACTION = re.compile(
     rf"\\frac ?\{{ ?(-? ?{DECIMAL}) ?\}} ?\{{ ?(-? ?{DECIMAL}) ?\}}|({DECIMAL}) ?/ ?({DECIMAL})"
 )
 MIXED = re.compile(r"(\d+) ?\\frac ?\{ ?(\d+) ?\} ?\{ ?(\d+) ?\}|(\d+) (\d+) ?/ ?(\d+)")
-REPEATING = re.compile(r"(\d*)\.(\d*)\\(?:overline|bar) ?\{ ?(\d+) ?\}")
+REPEATING = re.compile(r"(\d*)\.(\d*)\\(?:overline|bar|dot) ?\{ ?(\d+) ?\}")
 BASED = re.compile(
     r"\(?([0-9][0-9A-Fa-f]*|[A-F]+[0-9][0-9A-F]*)\)? ?"
     r"(?:_ ?\{ ?(?P<a>\d{1,2}|[a-z]+) ?\}|_ ?(?P<b>\d{1,2})"

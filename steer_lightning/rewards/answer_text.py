@@ -31,10 +31,12 @@ PLAIN_DIGITS = str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789")
 
 WRAPPERS = re.compile(
     r"\\(?:boxed|fbox|framebox|mathbf|mathit|mathsf|mathtt|mathnormal|boldsymbol|bm|pmb|emph"
-    r"|underline)\s*\{|\\.|[{}]",
+    r"|underline|textcolor ?\{\w*\})\s*\{|\\.|[{}]",
     re.DOTALL,
 )
 """Commands that change the looks of what they hold; and, to find their ends, all braces."""
+
+SIZES = "tiny|small|normalsize|large|Large|LARGE|huge|Huge"
 
 COMMAND_END = "(?![a-zA-Z])"
 
@@ -49,9 +51,10 @@ REWRITTEN = tuple(
         (r"(?<!\\)\\[()\[\]]|(?<!\\)\$", ""),  # what encloses mathematics in a text
         (rf"\\(?:left|right|[bB]igg?[lrm]?){COMMAND_END}\s?(?:\.(?=\s))?", ""),
         (rf"\\(?:display|text|script)style{COMMAND_END}|\\(?:no)?limits{COMMAND_END}", " "),
-        (rf"\\(?:bf|rm|it|sf|tt|bfseries|rmfamily|boldmath|large|Large){COMMAND_END}", " "),
+        (rf"\\(?:bf|rm|it|sf|tt|bfseries|rmfamily|boldmath|{SIZES}){COMMAND_END}", " "),
         (r"(?:\{,\}|,\\!) ?(?=\d{3})", ","),  # a thousands' comma without the space behind it
         (r"(?<!\\)\\!", ""),
+        (r"\\(?:color|hspace|vspace|phantom|hphantom) ?\{[^{}]*\}", " "),
         (rf"(?:(?<!\\)\\[,;:>~ ]|~|\\(?:quad|qquad|thinspace|medspace|enspace){COMMAND_END})", " "),
         (rf"\\[dtc]frac{COMMAND_END}", r"\\frac"),
         (r"\\frac ?(\d) ?(\d)(?!\d)", r"\\frac{\1}{\2}"),
@@ -68,6 +71,7 @@ REWRITTEN = tuple(
         (rf"\\(?:lbrack){COMMAND_END}", "["),
         (rf"\\(?:rbrack){COMMAND_END}", "]"),
         (rf"\\(?:dots|cdots|dotsc){COMMAND_END}|\.\.\.", r"\\ldots"),
+        (r"¢", r"\\text{ cents}"),
         (rf"\\(?:varnothing){COMMAND_END}|\\\{{ ?\\\}}", r"\\emptyset "),
         (rf"\^ ?\\degree{COMMAND_END}|\\degree{COMMAND_END}|\^ ?\{{ ?\\circ ?\}}", r"^\\circ "),
         (r"\\%", "%"),
@@ -127,8 +131,8 @@ def _bare(text: str) -> str:
         text = text.strip()
         if text.startswith("**") and text.endswith("**"):
             text = text[2:-2]
-        text = text.strip('"`').lstrip("=:").rstrip(",;")
-        text = text.removesuffix("\\\\") if not text.endswith("\\\\\\") else text
+        text = text.strip('"`').lstrip("=:+").removeprefix(r"\approx").rstrip(",;")
+        text = text.removesuffix("\\\\")
         text = text.removesuffix(".")
         text = re.sub(r"\\text\{ ?([-+.\d][^{}]*)\}", r"\1", text) if text[-1:] == "}" else text
         if text.startswith("{") and closing(text, 0) == len(text) - 1:

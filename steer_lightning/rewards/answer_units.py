@@ -153,7 +153,7 @@ def _of_words(text: str, bare_letters: bool) -> Measure | None:
         return None
     value, words = text[: len(text) - len(found[1])].strip(), found[1]
     first = re.split(r"[ ./^*]", words.strip())[0]
-    if first not in KNOWN and (len(first) < 3 or not words.startswith(" ")):
+    if first not in KNOWN and first not in POWERS and (len(first) < 3 or not words.startswith(" ")):
         return None
     if len(first) == 1 and not bare_letters:
         return None

@@ -105,6 +105,9 @@ def test_boxes() -> None:
     assert find_answer(r"\boxed 7 and \boxed{8}") == "8"
     assert find_answer(r"\boxed{8} (as \boxed asks)") == "8"
     assert find_answer(r"\fbox{\boxed{3}}") == "3"
+    assert find_answer(r"\\boxed{4}") == "4"
+    assert find_answer(r"\boxed{18\\}") == r"18\\"
+    assert find_answer(r"\boxed{\{1\}}") == r"\{1\}"
     assert last_boxed(r"\boxed{\frac{1}{2}} \boxed{") == r"\frac{1}{2}"
 
 
