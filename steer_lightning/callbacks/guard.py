@@ -131,6 +131,7 @@ NAMES = {
     "wrong": "wrong",
     "no_answer": "without an answer",
     "unparseable": "unparseable",
+    "incomparable": "incomparable",
     "timed_out": "timed out",
     "crashed": "crashed",
 }
@@ -156,7 +157,7 @@ def why_no_signal(step: Step, num_steps: int) -> str:
         cause = "the gold answers can't be parsed: check the source's answer column"
     elif 2 * cut > total:
         cause = "answers are cut off before they end: raise model.sampling.max_new_tokens"
-    elif 2 * outcomes["unparseable"] > total:
+    elif 2 * (outcomes["unparseable"] + outcomes["incomparable"]) > total:
         cause = "what stands in the answer's place is no mathematics: ask for the bare answer in "
         cause += "data.template"
     elif 2 * outcomes["no_answer"] > total:

@@ -30,6 +30,8 @@ class Sample:
     """Whether the completion ended by itself; False if it was cut off."""
     vote: int | None = None
     """Number of the answer, the same for equal answers of a problem; None without an answer."""
+    is_incomparable: bool = False
+    """Whether the sample is wrong because its answer can't be compared with the gold one."""
 
 
 class PerProblem(Metric):
@@ -168,3 +170,19 @@ class FormatShare(PerProblem):
     def number(self, samples: Sequence[Sample]) -> float:
         """Returns the share among a problem's samples."""
         return sum(sample.vote is not None for sample in samples) / len(samples)
+
+
+class IncomparableShare(PerProblem):
+    """Share of completions that are wrong because their answers can't be compared."""
+
+    def number(self, samples: Sequence[Sample]) -> float:
+        """Of a problem's samples."""
+        return sum(sample.is_incomparable for sample in samples) / len(samples)
+
+
+class UnjudgedShare(PerProblem):
+    """Share of completions without a verdict, which avg@k leaves out."""
+
+    def number(self, samples: Sequence[Sample]) -> float:
+        """Of a problem's samples."""
+        return sum(sample.verdict is None for sample in samples) / len(samples)

@@ -32,6 +32,7 @@ from steer_lightning.evaluation.results import (
 )
 from steer_lightning.evaluation.runner import EVALUATION_STEP
 from steer_lightning.evaluation.store import (
+    OUTCOME,
     VERIFIER,
     Row,
     Store,
@@ -46,6 +47,7 @@ from steer_lightning.rewards import (
     Reward,
     RewardPool,
     RewardSum,
+    Scores,
     WeightedReward,
     reward_name,
 )
@@ -288,12 +290,12 @@ class Evaluation:
                 own, sampling, seed=self.seed, step=EVALUATION_STEP, on_completion=scoring.add
             )
             completions = completions_of(rollouts)
-            verdicts = scoring.result(completions).total
-            for n, (completion, verdict) in enumerate(zip(completions, verdicts, strict=True)):
+            judged = zip(completions, *_verdicts(scoring.result(completions)), strict=True)
+            for n, (completion, verdict, outcome) in enumerate(judged):
                 prompt = own[n // sampling.group_size]
                 place = {"benchmark": batch.benchmark, "arm": arm.name, "problem": prompt.id}
                 sample = n % sampling.group_size
-                rows.append(row_of({**place, "sample": sample}, completion, verdict))
+                rows.append(row_of({**place, "sample": sample}, completion, verdict, outcome))
         every = [row for share in gather_objects(rows) for row in share]
         if rank() == 0:
             self.store.write_part(path, sorted(every, key=lambda x: (x["problem"], x["sample"])))
@@ -304,15 +306,18 @@ class Evaluation:
         """Verifies all completions again; each of n processes takes every n-th completion."""
         rows = read_rows(self.store.completions)
         own = rows[rank() :: world_size()]
-        verdicts: list[float | None] = []
+        verdicts: list[tuple[float | None, str]] = []
         with tqdm(total=len(own), unit="completion", desc="verifying", disable=rank() > 0) as bar:
             for start in range(0, len(own), 1000):
                 part = [completion_of(row) for row in own[start : start + 1000]]
-                verdicts += judge(part).total
+                verdicts += zip(*_verdicts(judge(part)), strict=True)
                 bar.update(len(part))
         shares = gather_objects(verdicts)
         found = (shares[n % len(shares)][n // len(shares)] for n in range(len(rows)))
-        return [{**row, "verdict": v} for row, v in zip(rows, found, strict=True)]
+        return [
+            {**row, "verdict": verdict, OUTCOME: outcome}
+            for row, (verdict, outcome) in zip(rows, found, strict=True)
+        ]
 
     def _figures(self, rows: list[Row], voting: Voting | None) -> list[dict[str, Any]]:
         found = []
@@ -329,6 +334,12 @@ class Evaluation:
                 values[arm] = measure(samples_of(own, voting), metrics)
             found += table_rows(benchmark, values)
         return found
+
+
+def _verdicts(scores: Scores) -> tuple[list[float | None], list[str]]:
+    """What the verifier makes of each completion, and why."""
+    (outcomes,) = scores.each.values()
+    return scores.total, outcomes
 
 
 def verifier_facts(verifier: Reward) -> dict[str, Any]:

@@ -15,15 +15,18 @@ from steer_lightning.evaluation.at_k import (
     CompletionLength,
     CutOffShare,
     FormatShare,
+    IncomparableShare,
     MajAtK,
     PassAtK,
     PerProblem,
     Sample,
+    UnjudgedShare,
 )
 from steer_lightning.evaluation.intervals import Estimate, Values, difference, estimate
-from steer_lightning.evaluation.store import Row
+from steer_lightning.evaluation.store import OUTCOME, Row
 from steer_lightning.evaluation.votes import Compare, number_answers
-from steer_lightning.rewards.math import AnswerIn, find_answer
+from steer_lightning.rewards.answer_in_text import AnswerIn, find_answer
+from steer_lightning.rewards.base import INCOMPARABLE
 from steer_lightning.system.printable import aligned
 
 
@@ -64,6 +67,7 @@ def samples_of(rows: Sequence[Row], voting: Voting | None) -> dict[int, list[Sam
                 num_tokens=row["num_tokens"],
                 finished=row["finished"],
                 vote=vote,
+                is_incomparable=row.get(OUTCOME) == INCOMPARABLE,
             )
             for row, vote in zip(group, found, strict=True)
         ]
@@ -72,9 +76,13 @@ def samples_of(rows: Sequence[Row], voting: Voting | None) -> dict[int, list[Sam
 
 
 def _unjudged(answers: Sequence[str | None], rows: Sequence[Row]) -> set[str]:
-    """Returns the answers of a problem that have no verdict in any sample."""
-    pairs = [(answer, row["verdict"]) for answer, row in zip(answers, rows, strict=True) if answer]
-    judged = {answer for answer, verdict in pairs if verdict is not None}
+    """Returns the answers of a problem that could never be compared with the gold one."""
+    pairs = [(answer, row) for answer, row in zip(answers, rows, strict=True) if answer]
+    judged = {
+        answer
+        for answer, row in pairs
+        if row["verdict"] is not None and row.get(OUTCOME) != INCOMPARABLE
+    }
     return {answer for answer, _ in pairs} - judged
 
 
@@ -93,7 +101,12 @@ def metrics_for(num_samples: int, pass_at: Sequence[int], votes: bool) -> dict[s
     if votes and num_samples > 1:
         found[f"maj@{num_samples}"] = MajAtK()
     found |= {"length": CompletionLength(), "cut off": CutOffShare()}
-    return found | ({"format": FormatShare()} if votes else {})
+    found |= {"format": FormatShare()} if votes else {}
+    return found | {"incomparable": IncomparableShare(), "unjudged": UnjudgedShare()}
+
+
+APART = ("incomparable", "unjudged")
+"""Metrics that are shown where they are not 0 throughout."""
 
 
 def measure(samples: dict[int, list[Sample]], metrics: dict[str, PerProblem]) -> dict[str, Values]:
@@ -112,8 +125,15 @@ def table_rows(benchmark: str, values: dict[str, dict[str, Values]]) -> list[dic
         values: Values by arm, then by metric; (P,) each, for the same problems in the same order.
     """
     rows = []
+    silent = {
+        metric
+        for metric in APART
+        if not any(np.any(found.get(metric, 0.0)) for found in values.values())
+    }
     for arm, found in values.items():
         for metric, numbers in found.items():
+            if metric in silent:
+                continue
             row: dict[str, Any] = {"benchmark": benchmark, "arm": arm, "metric": metric}
             row |= {"num_problems": len(numbers), "num_without": int(np.isnan(numbers).sum())}
             row |= _named("", estimate(numbers))
@@ -147,7 +167,7 @@ def as_text(rows: Sequence[dict[str, Any]]) -> str:
     return "\n\n".join(blocks)
 
 
-KINDS = ("avg", "pass", "maj", "length", "cut off", "format")
+KINDS = ("avg", "pass", "maj", "length", "cut off", "format", *APART)
 """Kinds of metrics, in the order of the table's columns."""
 
 

@@ -24,6 +24,9 @@ from steer_lightning.types import Completion
 
 Row = dict[str, Any]
 
+OUTCOME = "outcome"
+"""Column that an evaluation of an earlier version lacks."""
+
 SCHEMA = pa.schema(
     [
         ("benchmark", pa.string()),
@@ -36,18 +39,20 @@ SCHEMA = pa.schema(
         ("num_tokens", pa.int64()),
         ("finished", pa.bool_()),
         ("verdict", pa.float64()),
+        (OUTCOME, pa.string()),
     ]
 )
 """Columns of the completions, a row each; `verdict` is null if a completion can't be judged."""
 
 
-def row_of(place: Row, completion: Completion, verdict: float | None) -> Row:
+def row_of(place: Row, completion: Completion, verdict: float | None, outcome: str) -> Row:
     """Makes a row of `SCHEMA`.
 
     Args:
         place: Values of `benchmark`, `arm`, `problem` and `sample`.
         completion: Completion of the problem.
         verdict: Verdict on the completion.
+        outcome: Reason for the verdict, in the verifier's own word.
     """
     return {
         **place,
@@ -57,6 +62,7 @@ def row_of(place: Row, completion: Completion, verdict: float | None) -> Row:
         "num_tokens": completion.num_tokens,
         "finished": completion.finished,
         "verdict": verdict,
+        OUTCOME: outcome,
     }
 
 
@@ -210,6 +216,8 @@ def read_rows(path: Path) -> list[Row]:
         )
     try:
         table = pq.read_table(path)
+        if OUTCOME not in table.schema.names:
+            table = table.append_column(OUTCOME, pa.nulls(len(table), pa.string()))
         rows: list[Row] = table.to_pylist()
     except (ValueError, OSError) as error:  # Arrow's errors, and text that is not UTF-8
         raise _damaged(path, error) from error

@@ -6,7 +6,9 @@ No tensors here: a reward sees text and facts.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
+from decimal import Decimal
 from numbers import Real
 from typing import Any, Protocol, runtime_checkable
 
@@ -21,7 +23,7 @@ class Reward(Protocol):
     of its group's baseline and counted. A `Verdict` is a number that also says why.
 
     Each completion is scored by itself in a worker process, under a deadline (`RewardPool`); one
-    that takes too long or raises an exception has no score, since a crash is never a reward of 0. A
+    that takes too long or raises an exception has no score, since what crashed may be the reward. A
     reward that can't be pickled, or has an attribute `in_process = True`, runs in the training
     process on all completions of a step at once, without a deadline, and an exception stops the
     run. A coroutine function (`async def`) is run as an `AsyncReward`.
@@ -29,7 +31,10 @@ class Reward(Protocol):
     Attributes that a reward may have: `in_process`; `outcomes`, the names of its verdicts, which
     are counted and logged; `warm_up()`, called once before the workers start, for slow imports;
     `quickly(completion)`, which scores in the training process what takes microseconds whatever the
-    text is, and returns NotImplemented for the rest.
+    text is, and returns NotImplemented for the rest; `probe(completion)`, which makes a harmless
+    completion of the same problem: where that one is scored, a completion that takes too long or
+    crashes is at fault itself, and its score is 0 with the outcome `incomparable`, so that a policy
+    can't choose to have no score.
     """
 
     def __call__(self, completions: Any, /) -> Any:
@@ -38,6 +43,10 @@ class Reward(Protocol):
         Returns a list of as many numbers or None.
         """
         ...
+
+
+INCOMPARABLE = "incomparable"
+"""Outcome of a completion that can't be compared, by its own doing; its score is 0."""
 
 
 class Verdict(float):
@@ -92,6 +101,8 @@ class Scores:
     """Each reward's own N numbers, unweighted, by name."""
     outcomes: dict[str, dict[str, int]] = field(default_factory=dict)
     """How often each outcome came up, by reward: `timed_out`, `crashed`, and the reward's own."""
+    each: dict[str, list[str]] = field(default_factory=dict)
+    """The outcome of each of the N completions, by reward."""
 
 
 def reward_name(reward: Reward) -> str:
@@ -102,11 +113,21 @@ def reward_name(reward: Reward) -> str:
 def check_scores(name: str, scores: Any, num_completions: int) -> list[float | None]:
     """Turns what a reward returned into floats.
 
+    Args:
+        name: Of the reward.
+        scores: A list, or what can be read in its order as one: a tuple, a one-dimensional array
+            or tensor, a column of a table. Its numbers may be of any kind.
+        num_completions: Scores that there must be.
+
     Raises:
         ConfigError: If it returned the wrong count, NaN, infinity, or something that is no number;
             it names the reward.
     """
-    if isinstance(scores, (str, bytes)) or not hasattr(scores, "__len__"):
+    if isinstance(scores, (Mapping, Set)):  # in no order that is the completions'
+        kind = "dict" if isinstance(scores, Mapping) else "set"
+        raise _wrong(name, type(scores).__name__, f"must return a list of numbers, not a {kind}")
+    scalar = getattr(scores, "shape", None) == ()  # has a length by its type, and no elements
+    if isinstance(scores, (str, bytes)) or scalar or not hasattr(scores, "__len__"):
         raise _wrong(name, type(scores).__name__, "must return a list of numbers")
     if len(scores) != num_completions:
         raise _wrong(
@@ -116,14 +137,28 @@ def check_scores(name: str, scores: Any, num_completions: int) -> list[float | N
         )
     checked: list[float | None] = []
     for score in scores:
-        finite = isinstance(score, Real) and math.isfinite(score)
-        if score is not None and not finite:
+        value = None if score is None else _finite(score)
+        if score is not None and value is None:
             raise _wrong(
                 name, score, "must return finite numbers, or None for what can't be scored"
             )
-        plain = score is None or isinstance(score, Verdict)
-        checked.append(score if plain else float(score))
+        checked.append(value)
     return checked
+
+
+def _finite(score: Any) -> float | None:
+    """A number of any kind as a float, a verdict as it is; None for anything else."""
+    if isinstance(score, Verdict):
+        return score if math.isfinite(score) else None
+    if getattr(score, "shape", None) == () and hasattr(score, "item"):  # of an array or a tensor
+        score = score.item()
+    if not isinstance(score, (Real, Decimal)):
+        return None
+    try:
+        value = float(score)
+    except (OverflowError, ValueError):  # a fraction beyond all floats; a signalling NaN
+        return None
+    return value if math.isfinite(value) else None
 
 
 def _wrong(name: str, value: object, rule: str) -> ConfigError:

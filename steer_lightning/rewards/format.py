@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from steer_lightning.errors import ConfigError
-from steer_lightning.rewards.math import last_boxed
+from steer_lightning.rewards.answer_in_text import last_boxed
 from steer_lightning.types import Completion
 
 

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 KEEPER = (
     "import sys; sys.path[:] = [entry for entry in sys.path if entry]; "
     "import json; sys.path[:] = json.loads(sys.argv[1]); "
-    "from steer_lightning.rewards.pool_keeper import main; main(int(sys.argv[2]))"
+    "from steer_lightning.rewards.pool_keeper import main; main(*map(int, sys.argv[2:]))"
 )
 """Without the current folder, a file of which would stand in for the standard module json."""
 
@@ -109,15 +109,21 @@ class RewardPool:
         return len(self._rewards) - 1
 
     def start(self) -> None:
-        """Starts the keeper, if it does not run; it loads the rewards while others go on."""
+        """Starts the keeper, if it does not run; it loads the rewards while others go on.
+
+        Raises:
+            ConfigError: In a process of a pool.
+        """
         if self._end is not None:
             return
+        refuse_inside_a_pool()
         ours, theirs = socket.socketpair()
         mark = f"{os.getpid()}-{next(KEEPERS)}."
         path = [entry or os.getcwd() for entry in sys.path]
         with theirs:
+            numbers = theirs.fileno(), os.getpid()
             process = subprocess.Popen(
-                [sys.executable, "-c", KEEPER, json.dumps(path), str(theirs.fileno())],
+                [sys.executable, "-c", KEEPER, json.dumps(path), *map(str, numbers)],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,  # Ctrl-C is for the training process
@@ -248,6 +254,25 @@ class RewardPool:
             **self.__dict__,
             **{"_end": None, "_connection": None, "_open": {}, "_answers": {}},
         }
+
+
+def refuse_inside_a_pool() -> None:
+    """Keeps a pool from starting a pool, whose keeper would start the next one, without end.
+
+    Raises:
+        ConfigError: In a process of a pool.
+    """
+    if MARK not in os.environ:
+        return
+    raise ConfigError(
+        "model.rewards",
+        UNKNOWN,
+        rule="a process of a reward pool must not start a run or a pool itself",
+        why="The pool imports the modules of its rewards, and one of them starts a run or a pool "
+        "when it is imported, or its reward does when it scores",
+        fix="Put what a script does when it is run under `if __name__ == '__main__':`, or the "
+        "rewards into a module of their own",
+    )
 
 
 def environment(mark: str) -> dict[str, str]:

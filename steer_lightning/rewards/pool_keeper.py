@@ -143,7 +143,7 @@ class Keeper:
     def _become_worker(self, connection: socket.socket, other: socket.socket) -> NoReturn:
         try:
             os.setsid()
-            control_process(PR_SET_PDEATHSIG, signal.SIGKILL)  # should the keeper be killed
+            end_with_parent(True)  # should the keeper be killed
             adopt_orphans()  # so that a reward's stray daemons are its worker's children
             # an end left open here would hide from its owner that the other side is gone
             for end in (other, self.upstream, *(worker.connection for worker in self.workers)):
@@ -236,6 +236,7 @@ async def keep(upstream: socket.socket) -> None:
         return
     try:
         keeper = Keeper(pickle.loads(first), upstream, writer)
+        end_with_parent(False)  # from now on the closed connection tells, and all is cleared away
     except BaseException:  # loading runs a user's code; the training process tells the user
         write_frame(writer, json.dumps({"unloadable": traceback.format_exc(limit=-4)}).encode())
         await writer.drain()
@@ -247,8 +248,21 @@ async def keep(upstream: socket.socket) -> None:
         keeper.kill_all()
 
 
-def main(descriptor: int) -> None:
-    """Runs the keeper on an inherited socket."""
+def end_with_parent(does: bool) -> None:
+    """Whether this process is killed when its parent dies; Linux only."""
+    control_process(PR_SET_PDEATHSIG, signal.SIGKILL if does else 0)
+
+
+def main(descriptor: int, parent: int) -> None:
+    """Runs the keeper.
+
+    Args:
+        descriptor: Of the inherited socket.
+        parent: Process id of the training process.
+    """
+    end_with_parent(True)  # loading rewards may take minutes, in which nothing else is noticed
+    if os.getppid() != parent:  # it died before
+        os._exit(0)
     for name in ("SIGINT", "SIGTERM", "SIGUSR1"):  # it ends when the training process does
         signal.signal(getattr(signal, name), signal.SIG_IGN)
     adopt_orphans()

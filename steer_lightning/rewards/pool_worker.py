@@ -77,12 +77,14 @@ def judge(reward: Reward, pickled: bytes) -> dict[str, Any]:
         sys.modules["numpy"].random.seed(seed)
     answer: dict[str, Any] = {"score": None, "detail": ""}
     try:
-        (score,) = check_scores(reward_name(reward), reward([completion]), 1)
-    except ConfigError as error:
-        return {**answer, "outcome": "wrong_return", "detail": wrong_return(error)}
+        returned = reward([completion])
     except BaseException:  # whatever a reward does ends here, sys.exit included
         detail = traceback.format_exc(limit=-8)[-MAX_DETAIL:]
         return {**answer, "outcome": "crashed", "detail": detail}
+    try:
+        (score,) = check_scores(reward_name(reward), returned, 1)
+    except ConfigError as error:
+        return {**answer, "outcome": "wrong_return", "detail": wrong_return(error)}
     return {**answer, "score": score, "outcome": outcome_of(score)}
 
 

@@ -5,26 +5,17 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from steer_lightning.errors import UNKNOWN, ConfigError
 from steer_lightning.rewards.asynchronous import AsyncReward, is_async
-from steer_lightning.rewards.base import (
-    Reward,
-    Scores,
-    WeightedReward,
-    check_scores,
-    outcome_of,
-    reward_name,
-)
+from steer_lightning.rewards.base import Reward, Scores, WeightedReward, reward_name
 from steer_lightning.rewards.pool import RewardPool
+from steer_lightning.rewards.scoring_places import FAILURES, Answer, Here, Place, Pooled
 from steer_lightning.system.printable import one_line, printable
 from steer_lightning.types import Completion
 
 log = logging.getLogger(__name__)
-
-FAILURES = ("timed_out", "crashed")
-"""Outcomes that are counted for every reward, whatever its own are."""
 
 RESERVED = {*FAILURES, "scored", "unscored", "wrong_return"}
 """What a verdict can't be called."""
@@ -32,72 +23,10 @@ RESERVED = {*FAILURES, "scored", "unscored", "wrong_return"}
 MANY = 4
 """So many completions that all crash, before any was scored, are a mistake of the reward."""
 
-Answer = dict[str, Any]
-"""`score` (float or None), `outcome`, `detail`."""
-
-
-class _Place(Protocol):
-    """Where a reward runs."""
-
-    def submit(self, completion: Completion) -> Any:
-        """Begins; returns what `collect` takes."""
-
-    def collect(self, tickets: Sequence[Any]) -> list[Answer]:
-        """Ends."""
-
-    def forget(self, ticket: Any) -> None:
-        """Of a completion whose place another one has taken."""
-
-
-class _Here:
-    """In the training process, all completions at once."""
-
-    def __init__(self, reward: Reward) -> None:
-        self.reward = reward
-
-    def submit(self, completion: Completion) -> Completion:
-        return completion
-
-    def collect(self, tickets: Sequence[Completion]) -> list[Answer]:
-        returned = self.reward(list(tickets))
-        scores = check_scores(reward_name(self.reward), returned, len(tickets))
-        return [_answer(score) for score in scores]
-
-    def forget(self, ticket: Completion) -> None:
-        pass
-
-
-class _Pooled:
-    """In the pool's workers, but for what the reward can tell at once."""
-
-    def __init__(self, reward: Reward, pool: RewardPool) -> None:
-        self.name, self.pool, self.number = reward_name(reward), pool, pool.register(reward)
-        self.quickly = getattr(reward, "quickly", lambda completion: NotImplemented)
-
-    def submit(self, completion: Completion) -> int | Answer:
-        score = self.quickly(completion)
-        if score is NotImplemented:
-            return self.pool.submit(self.number, completion)
-        (score,) = check_scores(f"{self.name}.quickly", [score], 1)
-        return _answer(score)
-
-    def collect(self, tickets: Sequence[int | Answer]) -> list[Answer]:
-        numbers = [ticket for ticket in tickets if isinstance(ticket, int)]
-        found = dict(zip(numbers, self.pool.collect(numbers), strict=True))
-        return [found[ticket] if isinstance(ticket, int) else ticket for ticket in tickets]
-
-    def forget(self, ticket: int | Answer) -> None:
-        if isinstance(ticket, int):
-            self.pool.forget(ticket)
-
 
 def _own_outcomes(reward: Reward) -> tuple[str, ...]:
     reward = reward.judge if isinstance(reward, AsyncReward) else reward
     return tuple(getattr(reward, "outcomes", ()))
-
-
-def _answer(score: float | None) -> Answer:
-    return {"score": score, "outcome": outcome_of(score), "detail": ""}
 
 
 class RewardSum:
@@ -131,7 +60,7 @@ class RewardSum:
         self._has_told: set[str] = set()
         self._has_scored: set[str] = set()
 
-    def _place(self, name: str, reward: Reward) -> _Place:
+    def _place(self, name: str, reward: Reward) -> Place:
         taken = RESERVED & set(_own_outcomes(reward))
         if taken:
             raise ConfigError(
@@ -145,7 +74,7 @@ class RewardSum:
         if is_async(reward):
             return AsyncReward(reward)
         if self.pool is None or getattr(reward, "in_process", False):
-            return _Here(reward)
+            return Here(reward)
         reason = self.pool.why_not(reward)
         if reason:
             log.warning(
@@ -153,8 +82,8 @@ class RewardSum:
                 one_line(name),
                 one_line(reason),
             )
-            return _Here(reward)
-        return _Pooled(reward, self.pool)
+            return Here(reward)
+        return Pooled(reward, self.pool)
 
     def start(self) -> Scoring:
         """Begins with a batch."""
@@ -266,11 +195,13 @@ class Scoring:
             self.add(row, completion)
         parts: dict[str, list[float | None]] = {}
         outcomes: dict[str, dict[str, int]] = {}
+        each: dict[str, list[str]] = {}
         for name, place in self._rewards._places.items():
             answers = place.collect([self._tickets[n][name] for n in range(len(completions))])
             self._rewards._check(name, answers)
             parts[name] = [answer["score"] for answer in answers]
-            counts = Counter(answer["outcome"] for answer in answers)
+            each[name] = [answer["outcome"] for answer in answers]
+            counts = Counter(each[name])
             outcomes[name] = {key: counts[key] for key in self._rewards._outcomes(name)}
         total = self._rewards._total(parts, len(completions))
-        return Scores(total=total, parts=parts, outcomes=outcomes)
+        return Scores(total=total, parts=parts, outcomes=outcomes, each=each)

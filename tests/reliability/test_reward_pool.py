@@ -160,13 +160,13 @@ def test_the_memory_of_a_worker_is_capped() -> None:
     assert after["score"] == 1.0
 
 
-def test_memory_that_math_verify_runs_out_of_is_a_crash_and_no_wrong_answer() -> None:
+def test_an_answer_that_takes_all_memory_is_wrong_by_its_own_doing() -> None:
     power = make(boxed("(x+1)^{100000}"), r"\sqrt{2}")
     good = make(r"\boxed{\frac{2}{4}}", r"\frac{1}{2}")
     with closing(RewardPool(num_workers=1, deadline=60, memory_mb=128)) as pool:
         scores = rewards(pool, MathReward())([power, good, make(r"\boxed{3}", r"\sqrt{2}")])
-    assert scores.total == [None, 1.0, 0.0]
-    assert scores.outcomes["MathReward"]["crashed"] == 1
+    assert scores.total == [0.0, 1.0, 0.0]
+    assert scores.outcomes["MathReward"]["incomparable"] == 1
 
 
 @pytest.mark.usefixtures("nothing_left")
@@ -420,7 +420,7 @@ def test_outcomes_of_math_are_counted_apart() -> None:
         scores = rewards(pool, MathReward())(completions)
     assert scores.total == [1.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, None]
     failures = {"timed_out": 0, "crashed": 0}
-    right = {"right": 2, "wrong": 2, "no_answer": 2, "unparseable": 1}
+    right = {"right": 2, "wrong": 2, "no_answer": 2, "unparseable": 1, "incomparable": 0}
     assert scores.outcomes["MathReward"] == {**right, **failures}
 
 

@@ -37,7 +37,8 @@ def draw_reward_curve(folder: Path) -> Path:
         name for name in series if name.startswith("benchmark/") and name.endswith("/accuracy")
     ]
     for number, name in enumerate(benchmarks, 1):
-        label = f"accuracy on held-out {name.split('/')[1]}"
+        shown = name.removeprefix("benchmark/").removesuffix("/accuracy")
+        label = f"accuracy on held-out {shown}"
         axes.plot(
             *zip(*series[name], strict=True),
             color=f"C{number}",

@@ -1,0 +1,161 @@
+r"""Answers of several parts: lists `1, -2`, sets `\{1, 2\}`, tuples `(1, 2)`, and matrices.
+
+The order counts in tuples and matrices alone. A list is compared with a set as a set, and with a
+tuple as a tuple; a set is never a tuple. Texts are those of `answer_text.tidy`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
+
+from steer_lightning.rewards.answer_text import CLOSING, OPENING, closing, squeezed
+
+Same = Callable[[str, str], bool]
+"""Whether two parts, the answer's and the gold one's, are equal."""
+
+TOKENS = re.compile(
+    r"\\(?:[lr]angle|[lr]floor|[lr]ceil|cup)(?![a-zA-Z])|\\.|[()\[\]{};]|,(?!000(?!\d))"
+    r"|(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z])"
+)
+LISTING = frozenset((",", ";", "and", "or"))
+
+MATRIX = re.compile(
+    r"[(\[]? ?\\begin ?\{ ?((?:p|b|small)?matrix|array) ?\}(?:\{[lcr| ]*\})?(.*)"
+    r"\\end ?\{ ?\1 ?\} ?[)\]]?",
+    re.DOTALL,
+)
+
+
+class Collection(NamedTuple):
+    """An answer of several parts."""
+
+    kind: Literal["list", "set", "tuple"]
+    brackets: str
+    items: tuple[str, ...]
+
+
+def separated(text: str, separators: frozenset[str] = LISTING) -> list[str]:
+    """The parts between separators that stand within no brackets."""
+    parts, depth, start = [], 0, 0
+    for token in TOKENS.finditer(text):
+        found = token.group()
+        if found in OPENING:
+            depth += 1
+        elif found in CLOSING:
+            depth -= 1
+            if depth < 0:
+                return [text]
+        elif depth == 0 and found in separators:
+            parts.append(text[start : token.start()])
+            start = token.end()
+    parts.append(text[start:])
+    return [part.strip() for part in parts if part.strip()]
+
+
+def read_collection(text: str) -> Collection | None:
+    """The parts of an answer; None if it has one alone."""
+    opening = re.match(r"\\\{|\\langle ?|[(\[]", text)
+    if opening is not None and closing(text, 0) == len(text) - 1:
+        end = len(text) - len(re.search(r"(?:\\\}|\\rangle|[)\]])$", text).group())  # type: ignore[union-attr]
+        items = separated(text[opening.end() : end])
+        if opening.group() == r"\{":
+            return Collection("set", "", _both_signs(items))
+        if len(items) > 1 and r"\pm" not in text:
+            brackets = "()" if opening.group().startswith("\\") else text[0] + text[-1]
+            return Collection("tuple", brackets, tuple(items))
+    items = list(_both_signs(separated(text)))
+    return Collection("list", "", tuple(items)) if len(items) > 1 else None
+
+
+def _both_signs(items: Sequence[str]) -> tuple[str, ...]:
+    r"""`1 \pm x` is two parts."""
+    found: list[str] = []
+    for item in items:
+        plus = re.sub(r"\\pm(?![a-zA-Z])", "+", item)
+        if plus == item:
+            found.append(item)
+            continue
+        minus = re.sub(r"\\pm(?![a-zA-Z])", "-", item)
+        for sign, text in (("-", plus), ("+", minus)):
+            found.append(re.sub(r"\\mp(?![a-zA-Z])", sign, text).strip())
+    return tuple(found)
+
+
+def compare_collections(answer: str, gold: str, same: Same) -> bool | None:
+    """Whether two collections are equal; None unless both are some."""
+    given, expected = read_collection(answer), read_collection(gold)
+    if given is None or expected is None:
+        return _single(given, gold, same) if expected is None else _single(expected, answer, same)
+    kinds = {given.kind, expected.kind}
+    if "tuple" not in kinds:
+        given, expected = _once(given), _once(expected)
+    if kinds == {"tuple", "set"} or len(given.items) != len(expected.items):
+        return False
+    if given.brackets != expected.brackets:
+        if "list" not in kinds or "()" not in (given.brackets, expected.brackets):
+            return False
+        return _in_order(given.items, expected.items, same)
+    if "tuple" in kinds or _one_is_named(given.items, expected.items):
+        return _in_order(given.items, expected.items, same)
+    return _in_any_order(given.items, expected.items, same)
+
+
+def _once(collection: Collection) -> Collection:
+    return collection._replace(items=tuple(dict.fromkeys(collection.items)))
+
+
+def _single(collection: Collection | None, other: str, same: Same) -> bool | None:
+    r"""`\{5\}` is 5."""
+    if collection is None or collection.kind != "set" or len(collection.items) != 1:
+        return None
+    return same(collection.items[0], other)
+
+
+def _one_is_named(given: Sequence[str], expected: Sequence[str]) -> bool:
+    """Whether one alone says which part is whose, as `a = 1, b = 2` does."""
+    names = [all("=" in item for item in items) for items in (given, expected)]
+    heads = [{item.split("=")[0] for item in items} for items in (given, expected)]
+    apart = any(len(head) == len(given) for name, head in zip(names, heads, strict=True) if name)
+    return names[0] != names[1] and apart
+
+
+def _in_order(given: Sequence[str], expected: Sequence[str], same: Same) -> bool:
+    return all(same(one, other) for one, other in zip(given, expected, strict=True))
+
+
+def _in_any_order(given: Sequence[str], expected: Sequence[str], same: Same) -> bool:
+    left = list(given)
+    waiting = []
+    for part in expected:  # equal texts first: they cost nothing
+        equal = next((one for one in left if squeezed(one) == squeezed(part)), None)
+        if equal is None:
+            waiting.append(part)
+        else:
+            left.remove(equal)
+    for part in waiting:
+        equal = next((one for one in left if same(one, part)), None)
+        if equal is None:
+            return False
+        left.remove(equal)
+    return True
+
+
+def compare_matrices(answer: str, gold: str, same: Same) -> bool | None:
+    """Whether two matrices are equal, cell by cell; None unless both are some."""
+    given, expected = _cells(answer), _cells(gold)
+    if given is None or expected is None:
+        return None
+    if [len(row) for row in given] != [len(row) for row in expected]:
+        return False
+    pairs = zip(given, expected, strict=True)
+    return all(_in_order(one, other, same) for one, other in pairs)
+
+
+def _cells(text: str) -> list[list[str]] | None:
+    found = MATRIX.fullmatch(text)
+    if found is None or r"\begin" in found[2]:
+        return None
+    rows = [row for row in found[2].split(r"\\") if row.strip()]
+    return [[cell.strip() for cell in row.split("&")] for row in rows]

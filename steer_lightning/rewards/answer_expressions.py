@@ -1,0 +1,91 @@
+"""Expressions, compared by math-verify (sympy): what `answer_forms` does not decide itself.
+
+It runs without a deadline and may take forever on a hostile text: call it in a worker of the pool.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from functools import lru_cache
+from typing import Any
+
+MAX_CHARACTERS = 5000  # a longer text is no answer, and parsing it would only use up the deadline
+
+THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
+
+RELATIVE = 1e-6
+"""Numbers further apart than that, as a share of the larger, differ however small they are."""
+
+
+@lru_cache(maxsize=4096)  # a gold answer is compared with every completion of its group
+def parsed(answer: str) -> tuple[Any, ...]:
+    """What math-verify reads in a tidy answer: expressions of sympy, and the text itself."""
+    if len(answer) > MAX_CHARACTERS:
+        return ()
+    # it imports sympy, a second that no other command should pay
+    from math_verify import LatexExtractionConfig, parse
+    from math_verify.parser import NormalizationConfig
+
+    # its own time-outs are signals, which fail off the main thread; the reward pool has a deadline
+    logging.getLogger("math_verify").setLevel(logging.ERROR)  # it would warn of just that
+    # LaTeX alone: what can't be read as such would be searched for a number, so that 9**9 is 9, and
+    # its arithmetic be handed to Python's eval. Units are `answer_units`'s: among math-verify's is
+    # the letter t, so that 3t would be 3
+    steps = NormalizationConfig(
+        basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none"
+    )
+    latex = LatexExtractionConfig(normalization_config=steps, boxed_match_priority=-1)
+    text = THOUSANDS.sub(lambda found: found.group().replace(",", ""), answer)
+    text = re.sub(r"(?<=\d) ?i(?![a-zA-Z])", " i", text)  # else 2i is no complex number to it
+    text = f"${text}$".replace("\n", " ")
+    return tuple(parse(text, extraction_config=[latex], parsing_timeout=None))
+
+
+def expressions(answer: str) -> list[Any]:
+    """Those of `parsed` that are mathematics."""
+    return [part for part in parsed(answer) if not isinstance(part, str)]
+
+
+NAME = re.compile(r"\\(?:text|operatorname|mathbb|begin|end) ?\{[^{}]*\}|\\[A-Za-z]+|[A-Za-z]")
+SPARE = "qwzkvujhgbnmpfaxycltsro"
+"""Letters that may stand for a capital one."""
+
+
+def with_cases_apart(*texts: str) -> list[str]:
+    """Texts in which no two names differ by their case alone: to math-verify R and r are one."""
+    names = {name for text in texts for name in NAME.findall(text)}
+    spare = iter(letter for letter in SPARE if not names & {letter, letter.upper()})
+    clashes = sorted(name for name in names if name != name.lower() and name.lower() in names)
+    others = dict(zip(clashes, spare, strict=False))
+    return [NAME.sub(lambda found: others.get(found.group(), found.group()), x) for x in texts]
+
+
+def is_equal(answer: str, gold: str) -> bool:
+    """Whether two tidy texts are the same expression."""
+    from math_verify import verify
+
+    answer, gold = with_cases_apart(answer, gold)
+    # what it can't compare is an exception, not a wrong answer
+    equal = verify(
+        list(parsed(gold)), list(parsed(answer)), timeout_seconds=None, raise_on_error=True
+    )
+    return bool(equal) and not _differ(answer, gold)
+
+
+def _differ(answer: str, gold: str) -> bool:
+    """Whether two numbers are equal to math-verify only because both are tiny."""
+    values = [_value(text) for text in (answer, gold)]
+    if None in values:
+        return False
+    one, other = values
+    return bool(abs(one - other) > RELATIVE * max(abs(one), abs(other)))
+
+
+def _value(text: str) -> Any:
+    """A number's value in floating point; None for what has variables."""
+    found = expressions(text)
+    if len(found) != 1 or not getattr(found[0], "is_number", False):
+        return None
+    value = found[0].evalf(20)
+    return value if value.is_Number or value.is_complex else None

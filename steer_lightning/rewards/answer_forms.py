@@ -1,0 +1,189 @@
+r"""Which answers say the same, form by form, as the authors of the benchmarks mean them.
+
+Each rule knows one form: numbers, bases, times, words, units, matrices, intervals, collections,
+names. It says that two answers are equal, that they are not, or nothing. What no rule decides is
+compared as an expression. `docs/evaluate.md` has the table of forms.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from steer_lightning.rewards import answer_expressions
+from steer_lightning.rewards.answer_collections import (
+    compare_collections,
+    compare_matrices,
+    separated,
+)
+from steer_lightning.rewards.answer_intervals import compare_intervals
+from steer_lightning.rewards.answer_numbers import Number, read_based, read_number
+from steer_lightning.rewards.answer_text import squeezed, tidy, unmarked
+from steer_lightning.rewards.answer_units import conflict, read_measure
+from steer_lightning.rewards.answer_words import compare_times, compare_words, read_time
+
+
+def is_equal(answer: str, gold: str) -> bool:
+    """Whether an answer says the same as the gold answer.
+
+    Args:
+        answer: The model's, without `boxed`.
+        gold: The gold one, without `boxed`; `is_readable` holds for it.
+    """
+    if answer.strip() == gold.strip():
+        return True
+    if len(answer) > answer_expressions.MAX_CHARACTERS:
+        return False
+    return _same(tidy(answer), tidy(gold))
+
+
+def is_readable(gold: str) -> bool:
+    """Whether a gold answer is something that can be compared at all."""
+    if len(gold) > answer_expressions.MAX_CHARACTERS:
+        return False
+    text = tidy(gold)
+    if not text:
+        return False
+    return _has_form(text) or bool(answer_expressions.parsed(text))
+
+
+def is_mathematics(answer: str) -> bool:
+    """Whether an answer is read as mathematics, not just as text."""
+    if len(answer) > answer_expressions.MAX_CHARACTERS:
+        return False
+    text = tidy(answer)
+    return _has_form(text) or bool(answer_expressions.expressions(text))
+
+
+def exact_number(answer: str) -> Number | None:
+    """The value of an answer that is a number; None for all others. Takes microseconds."""
+    return read_number(tidy(answer)) if len(answer) <= MAX_EXACT else None
+
+
+MAX_EXACT = 120
+"""Characters beyond which no answer is read as a number."""
+
+
+def _has_form(text: str) -> bool:
+    measure = read_measure(text, bare_letters=True)
+    return measure.number() is not None or bool(read_time(text) or read_based(text))
+
+
+def _same(answer: str, gold: str) -> bool:
+    if squeezed(answer) == squeezed(gold) or _letters(answer) == _letters(gold):
+        return True
+    if not answer or not gold:
+        return False
+    for rule in RULES:
+        equal = rule(answer, gold)
+        if equal is not None:
+            return equal
+    return answer_expressions.is_equal(answer, gold)
+
+
+def _letters(text: str) -> str:
+    return squeezed(unmarked(text))
+
+
+LABEL = re.compile(r"(?:\\text\{ ?\(?([A-E])\) ?\}|\(([A-E])\)|([A-E])[.:)])[ .:]*(?=.)")
+
+
+def _labels(answer: str, gold: str) -> bool | None:
+    r"""`\text{(C)} 18` is an answer to a question with choices; the gold one is either part."""
+    label = LABEL.match(answer)
+    if label is None:
+        return None
+    letter = label[1] or label[2] or label[3]
+    return _letters(gold).strip("()") == letter or _same(answer[label.end() :].strip(), gold)
+
+
+def _numbers(answer: str, gold: str) -> bool | None:
+    given, expected = read_number(answer), read_number(gold)
+    return None if given is None or expected is None else given.equals(expected)
+
+
+def _bases(answer: str, gold: str) -> bool | None:
+    """Digits of another base are another number; without a base they are meant in the gold's."""
+    given, expected = read_based(answer), read_based(gold)
+    if expected is not None:
+        digits = re.sub("[ ,]", "", answer).lstrip("0").upper()
+        return given == expected if given is not None else digits == expected.digits
+    if given is not None and read_number(gold) is not None:
+        return given.base == 10 and _same(given.digits, gold)
+    return None
+
+
+def _measures(answer: str, gold: str) -> bool | None:
+    """A value with its unit; a question names it, so that one of both may leave it out."""
+    expected = read_measure(gold, bare_letters=False)
+    given = read_measure(answer, bare_letters=expected.number() is not None)
+    one, other = given.number(), expected.number()
+    if (given.value, expected.value) == (answer, gold):  # nothing stands beside them
+        return None
+    if (one is None and len(separated(answer)) > 1) or (other is None and len(separated(gold)) > 1):
+        return None  # each part of a list has its own
+    if conflict(given, expected):
+        return False
+    if one is None or other is None:
+        same_sign = given.percent <= expected.percent  # 204 % is not 204
+        return same_sign and _same(given.value, expected.value)
+    if given.percent == expected.percent:
+        return one.equals(other)
+    if given.percent:
+        return _percent(one).equals(other)
+    return one.equals(other) or one.equals(_percent(other))  # a question asks for `what percent`
+
+
+def _percent(number: Number) -> Number:
+    places = None if number.places is None else number.places + 2
+    return Number(number.value / 100, places)
+
+
+NAMED = re.compile(
+    r"(\\?[A-Za-z]+'*(?: ?_ ?(?:\{[^{}]*\}|\w))?(?: ?\( ?[A-Za-z](?:, ?[A-Za-z])* ?\))?"
+    r"|\\text\{[^{}]*\}) ?(?:=|\\in(?![a-zA-Z])) ?"
+)
+
+
+def _names(answer: str, gold: str) -> bool | None:
+    """`x = 5` is 5; `y = 5` is not `x = 5`."""
+    given, expected = _named(answer), _named(gold)
+    if given == (None, answer) and expected == (None, gold):
+        return None
+    if given[0] is not None and expected[0] is not None:
+        same = squeezed(given[0]) == squeezed(expected[0])
+        return _same(given[1], expected[1]) if same else None
+    if expected[0] is None and "=" in gold:  # an equation that is no name's value
+        return None
+    if given[0] is None and "=" in answer and expected[0] is not None:
+        return None
+    return _same(given[1], expected[1])
+
+
+def _named(text: str) -> tuple[str | None, str]:
+    """A name and its value, the last of a chain; without a name the last of the chain."""
+    found = NAMED.match(text)
+    if len(separated(text)) > 1 or re.search(r"[<>]|\\[lg]e(?![a-zA-Z])", text):
+        if found is None or not found.group().rstrip().endswith("in"):
+            return None, text
+        return found[1].strip(), text[found.end() :].strip()
+    value = text[found.end() :] if found is not None else text
+    last = value.rsplit("=", 1)[-1].strip()
+    if not last:
+        return None, text
+    return (found[1].strip() if found is not None else None), last
+
+
+RULES: tuple[Callable[[str, str], bool | None], ...] = (
+    _labels,
+    _numbers,
+    _bases,
+    compare_times,
+    lambda answer, gold: compare_intervals(answer, gold, _same),
+    compare_words,
+    _measures,
+    lambda answer, gold: compare_matrices(answer, gold, _same),
+    _names,
+    lambda answer, gold: compare_collections(answer, gold, _same),
+)
+"""In their order of certainty."""

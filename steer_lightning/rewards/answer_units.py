@@ -1,0 +1,206 @@
+r"""What stands beside a value: a per cent sign, a currency, a unit, or just words.
+
+An answer of `18 eggs` is 18, as the authors of the benchmarks mean it: their questions name the
+unit, and their gold answers have one or have none. Two units that are both known and differ do
+tell two answers apart. Texts are those of `answer_text.tidy`.
+"""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+from typing import NamedTuple
+
+from steer_lightning.rewards.answer_numbers import MAX_DIGITS, Number, leading_number, read_number
+
+NAMES = {
+    **{"mm": "millimeter millimetre", "cm": "centimeter centimetre", "m": "meter metre"},
+    **{"km": "kilometer kilometre", "in": "inch inches", "ft": "foot feet", "yd": "yard"},
+    **{"mi": "mile", "s": "sec second", "min": "minute", "h": "hr hour", "day": "", "week": ""},
+    **{"month": "", "year": "yr", "mg": "milligram", "g": "gram gm", "kg": "kilogram"},
+    **{
+        "lb": "lbs pound",
+        "oz": "ounce",
+        "ml": "mL milliliter",
+        "l": "L liter litre",
+        "gal": "gallon",
+    },
+    **{"cent": "", "dollar": "USD", "euro": "EUR", "degree": "deg", "radian": "rad", "mph": ""},
+    **{"J": "joule", "N": "newton", "W": "watt", "V": "volt", "Pa": "pascal", "Hz": "hertz"},
+    **{"eV": "electronvolt", "K": "kelvin", "C": "celsius", "F": "fahrenheit", "mol": "mole"},
+    **{"nm": "nanometer nanometre", "kW": "kilowatt", "kJ": "kilojoule", "acre": "", "A": "ampere"},
+    **{"erg": "", "dyne": "", "AU": "", "pc": "parsec", "ms": "millisecond"},
+}
+"""Units by the short name that stands for all others of the same."""
+
+KNOWN = {
+    form: short
+    for short, names in NAMES.items()
+    for name in (short, *names.split())
+    for form in ({name, f"{name}s", f"{name}es"} if len(name) > 2 else {name})
+}
+
+ANY = {"unit", "units"}
+"""Stand for whatever unit is meant."""
+
+POWERS = {"square": 2, "sq": 2, "squared": 2, "cubic": 3, "cu": 3, "cubed": 3}
+
+SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
+"""Words that multiply, by the power of ten."""
+
+NO_UNITS = {
+    *("and", "or", "not", "no", "if", "for", "when", "where", "with", "otherwise", "then", "else"),
+    *(
+        "mod",
+        "is",
+        "are",
+        "was",
+        "all",
+        "any",
+        "each",
+        "odd",
+        "even",
+        "than",
+        "at",
+        "least",
+        "most",
+    ),
+    *("times", "over", "plus", "minus", "to", "by", "half", "halves", "third", "thirds", "dozen"),
+    *("pi", "sin", "cos", "tan", "cot", "csc", "log", "ln", "exp", "sqrt", "inf", "max", "x"),
+    *("factorial", "infinity", *SCALES),
+}
+"""Words that change what a number says; one that begins with them is no unit."""
+
+TEXT_PIECE = re.compile(
+    r"(?:\\text\{[^{}]*\}(?: ?\^ ?(?:\{ ?-?\d ?\}|-?\d))?"
+    r"|\\frac ?\{ ?\\text\{[^{}]*\} ?\} ?\{ ?\\text\{[^{}]*\}(?:\^ ?\{?\d\}?)? ?\}|/|\\cdot) ?$"
+)
+WORDS = re.compile(r" ?[A-Za-z][A-Za-z0-9 .'/*^{}-]*$")
+KNOWN_TAIL = re.compile(
+    r"(?<=[\d})i ]) ?([A-Za-z]{2,}(?: [A-Za-z]{2,})?)(?:\^ ?\{? ?([23]) ?\}?)?$"
+)
+PERCENT = re.compile(r" ?(?:%|\\text\{ ?(?:percent|per cent|%) ?\}|percent(?:age)?|per cent|pct)$")
+DEGREES = re.compile(r" ?\^ ?\\circ ?(?:\\text\{ ?([CF]) ?\}|([CF]))?$")
+FUNCTIONS = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)")
+CURRENCY = re.compile(r"^(-?) ?(?:\\\$|US\\\$|USD|€|\\euro|£|\\pounds|¥|Rs\.?) ?(?=[-\d.\\{])")
+
+MAX_WORDS = 60
+
+
+class Measure(NamedTuple):
+    """A value and what stands beside it."""
+
+    value: str
+    percent: bool = False
+    unit: str | None = None
+    """Its short name; None without a unit, and for one that is not known."""
+    scale: int = 0
+    """Power of ten that a word such as `million` stands for."""
+
+    def number(self) -> Number | None:
+        """The value, if it is a number as a whole."""
+        found = read_number(self.value)
+        if found is None or not self.scale:
+            return found
+        return Number(found.value * Fraction(10) ** self.scale, found.places)
+
+
+def read_measure(text: str, bare_letters: bool) -> Measure:
+    """Parts an answer from its unit.
+
+    Args:
+        text: Tidy.
+        bare_letters: Whether `18 m` may be metres; in a gold answer it is a product.
+    """
+    found = PERCENT.search(text)
+    if found is not None and found.start():
+        return Measure(text[: found.start()].strip(), percent=True)
+    found = DEGREES.search(text)
+    if found is not None and found.start() and not FUNCTIONS.search(text):
+        return Measure(text[: found.start()].strip(), unit=found[1] or found[2] or "degree")
+    found = CURRENCY.match(text)
+    if found is not None:
+        rest = read_measure(found[1] + text[found.end() :], bare_letters)
+        dollars = "$" in found.group() or "USD" in found.group()
+        return rest._replace(unit="dollar" if dollars and rest.unit is None else rest.unit)
+    return _of_texts(text) or _of_words(text, bare_letters) or _of_known(text) or Measure(text)
+
+
+def _of_texts(text: str) -> Measure | None:
+    r"""Of units in `\text{}` at the end."""
+    end = len(text)
+    for _ in range(6):
+        piece = TEXT_PIECE.search(text[:end])
+        if piece is None:
+            break
+        end = piece.start()
+    value, tail = text[:end].strip(), text[end:]
+    if not tail.startswith(("\\text", "\\frac")) and not tail.startswith("/"):
+        return None
+    if not re.search(r"\d|\\|^[a-zA-Z]$", value):
+        return None
+    words = re.sub(r"\\frac ?\{ ?(\\text\{[^{}]*\}) ?\} ?\{(.*)\}", r"\1/\2", tail)
+    words = re.sub(r"\\text\{([^{}]*)\}", r"\1", words).replace(r"\cdot", " ")
+    return _measure(value, words.strip())
+
+
+def _of_words(text: str, bare_letters: bool) -> Measure | None:
+    """Of words behind a plain number."""
+    if len(text) > MAX_DIGITS + MAX_WORDS:
+        return None
+    found = leading_number(text)
+    if found is None or not WORDS.fullmatch(found[1]):
+        return None
+    value, words = text[: len(text) - len(found[1])].strip(), found[1]
+    first = re.split(r"[ ./^*]", words.strip())[0]
+    if first not in KNOWN and first not in POWERS and (len(first) < 3 or not words.startswith(" ")):
+        return None
+    if len(first) == 1 and not bare_letters:
+        return None
+    return _measure(value, words.strip())
+
+
+def _of_known(text: str) -> Measure | None:
+    """Of a known unit behind any value."""
+    found = KNOWN_TAIL.search(text[-MAX_WORDS:])
+    if found is None:
+        return None
+    unit = short_name(f"{found[1]}^{found[2]}" if found[2] else found[1])
+    value = text[: len(text) - len(found.group())].strip()
+    if unit is None and found[1] not in ANY and found[1].split()[-1] not in ANY:
+        return None
+    return Measure(value, unit=unit) if re.search(r"\d|\\", value) else None
+
+
+def _measure(value: str, words: str) -> Measure | None:
+    first, _, rest = words.partition(" ")
+    if first in SCALES:
+        beside = _measure(value, rest) if rest else Measure(value)
+        return beside and beside._replace(scale=SCALES[first])
+    if not words or first in ("squared", "cubed"):
+        return None
+    if NO_UNITS & set(re.findall("[a-z]+", words.lower())):
+        return None
+    return Measure(value, unit=short_name(words))
+
+
+def short_name(words: str) -> str | None:
+    """One name for all names of a unit, such as `cm^2`; None for one that is not known."""
+    power, parts = 1, []
+    spelled = re.sub(r"[{}. ]+", " ", words.replace("^ ", "^")).replace(" per ", "/")
+    for word in re.findall(r"[A-Za-z]+(?:\^? ?-?\d)?|/", spelled):
+        name, raised = re.fullmatch(r"([A-Za-z]+|/)\^? ?(-?\d)?", word).groups()  # type: ignore[union-attr]
+        if name in POWERS:
+            power = POWERS[name]
+            continue
+        if name not in KNOWN and name != "/":
+            return None
+        power = int(raised) if raised else power
+        parts.append(KNOWN.get(name, name) + (f"^{power}" if power != 1 else ""))
+        power = 1
+    return "".join(parts) or None
+
+
+def conflict(one: Measure, other: Measure) -> bool:
+    """Whether both units are known, and are not the same."""
+    return None not in (one.unit, other.unit) and one.unit != other.unit

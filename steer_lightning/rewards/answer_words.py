@@ -1,0 +1,128 @@
+r"""Answers in words, dates, times and ratios: `\text{June 20}`, `3:00 PM`, `3:2`.
+
+Texts are those of `answer_text.tidy`.
+"""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+from typing import NamedTuple
+
+from steer_lightning.rewards.answer_collections import separated
+from steer_lightning.rewards.answer_numbers import read_number
+
+IN_WORDS = re.compile(r"(?:\\text\{[^{}\\]*\}|[A-Za-z0-9 ,.'()!?:-])+")
+MONTHS = {
+    name[:3]: name
+    for name in (
+        *("january", "february", "march", "april", "may", "june", "july", "august"),
+        *("september", "october", "november", "december"),
+    )
+}
+DATE = re.compile(r"(?:(\d{1,2}) (?:of )?([a-z]+)|([a-z]+) (\d{1,2}))(?: (\d{4}))?")
+FUNCTIONS = re.compile(r"sin|cos|tan|log|exp|sqrt|arc|frac|infty|det|gcd|lcm|max|min", re.I)
+TIME = re.compile(r"(\d{1,2})(?: ?: ?(\d\d))? ?(?:(am|pm)|o'clock)?")
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"\\text\{([^{}]*)\}", r"\1", text)
+
+
+def words_of(text: str) -> str | None:
+    """An answer in words, in one spelling; None for mathematics."""
+    if not IN_WORDS.fullmatch(text):
+        return None
+    words = re.sub(r"[().!?]", "", _plain(text).lower()).strip()
+    words = re.sub(r"(?<=\d)(?:st|nd|rd|th)(?![a-z])", "", words)
+    words = re.sub(r"^(?:the|an?) (?=[a-z]{2})", "", " ".join(words.split()))
+    return _date(words) or words
+
+
+def _date(words: str) -> str | None:
+    found = DATE.fullmatch(" ".join(words.replace(",", " ").split()))
+    if found is None:
+        return None
+    name, day = found[2] or found[3], found[1] or found[4]
+    month = MONTHS.get(name[:3], "")
+    if name not in (month, month[:3], "sept"):
+        return None
+    return f"{month} {int(day)} {found[5] or ''}".strip()
+
+
+def is_said(text: str) -> bool:
+    """Whether an answer is certainly meant as words, not as a product of its letters."""
+    words = words_of(text)
+    if not words or not words[0].isalpha():
+        return False
+    if text.startswith("\\text{"):
+        return True
+    return re.search("[A-Za-z]{4}", text) is not None and not FUNCTIONS.search(text)
+
+
+def compare_words(answer: str, gold: str) -> bool | None:
+    """Whether two answers in words are the same; None if the gold one is not certainly in words."""
+    given, expected = words_of(answer), words_of(gold)
+    said = is_said(gold)
+    if given is None or given != expected or not re.search("[a-z]", given):
+        return False if said else None
+    return True if said or is_said(answer) or re.search("[a-z]{3}", given) else None
+
+
+class Time(NamedTuple):
+    """A time of day."""
+
+    hour: int
+    minute: int
+    half: str | None
+    """`am` or `pm`, None where it is not told."""
+
+    def equals(self, other: Time) -> bool:
+        """Whether both may be the same; what one of them leaves open is no difference."""
+        if self.minute != other.minute:
+            return False
+        if None not in (self.half, other.half):
+            return (self.hour % 12, self.half) == (other.hour % 12, other.half)
+        if self.half is other.half:
+            return self.hour == other.hour
+        told, open_ = (self, other) if self.half else (other, self)
+        of_day = told.hour % 12 + 12 * (told.half == "pm")
+        return open_.hour in (of_day, told.hour)
+
+
+def read_time(text: str) -> Time | None:
+    """The time that an answer is."""
+    plain = " ".join(_plain(text).lower().replace(".", "").split())
+    found = TIME.fullmatch(plain)
+    if found is None or (found[2] is None and found[3] is None):
+        return None
+    hour, minute = int(found[1]), int(found[2] or 0)
+    return Time(hour, minute, found[3]) if hour < 24 and minute < 60 else None
+
+
+def read_ratio(text: str) -> tuple[Fraction, ...] | None:
+    """The parts of a ratio as shares of their sum; None for anything else."""
+    plain = _plain(text).replace(r"\colon", ":")
+    parts = re.split(r" ?: ?| to ", plain)
+    if len(parts) < 2 or len(parts) > 10:
+        return None
+    numbers = [read_number(part.strip()) for part in parts]
+    values = [number.value for number in numbers if number is not None]
+    if len(values) < len(parts) or min(values) <= 0:
+        return None
+    return tuple(value / sum(values) for value in values)
+
+
+def compare_times(answer: str, gold: str) -> bool | None:
+    """Whether times or ratios are equal; None if the gold answer is neither."""
+    given, expected = read_time(answer), read_time(gold)
+    if given is not None and expected is not None:
+        return given.equals(expected)
+    shares, of_gold = read_ratio(answer), read_ratio(gold)
+    if shares is not None and of_gold is not None:
+        return shares == of_gold
+    number = read_number(answer if of_gold else gold)
+    ratio = of_gold or shares
+    if ratio is not None and number is not None and len(ratio) == 2:
+        return ratio[0] == number.value * ratio[1]
+    return False if expected is not None and not of_gold and len(separated(answer)) == 1 else None
