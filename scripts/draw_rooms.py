@@ -92,7 +92,8 @@ def imports(file: Path) -> set[str]:
 
 def other_rooms(file: Path) -> set[str]:
     """Returns the rooms that a file imports beside its own."""
-    own = [name.partition(".")[2] for name in imports(file) if name.startswith("steer_lightning.")]
+    found = [name for name in imports(file) if name.split(".")[0] == PACKAGE.name]
+    own = [name.partition(".")[2] for name in found]
     return {room_of(name) for name in own} - {room_of(dotted(file))}
 
 

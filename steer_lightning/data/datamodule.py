@@ -44,6 +44,9 @@ class PromptDataModule(L.LightningDataModule):
         max_prompt_tokens: Longer prompts are dropped and counted.
         seed: Seed of the training order; on the command line it is `seed_everything`.
 
+    Attributes:
+        learns_from_rewards: Whether the order must be told the rewards of each step by `record`.
+
     Raises:
         ConfigError: If a number is out of range.
     """

@@ -12,7 +12,8 @@ import torch
 class PromptOrder(Protocol):
     """Draws prompts, by their number among the training prompts; goes on exactly from its state.
 
-    It draws the same prompts on every process, so it may depend on nothing but what it is told.
+    It draws the same prompts on every process, so it may depend on nothing but what it is told. An
+    order whose attribute `learns_from_rewards` is false is not told any rewards.
     """
 
     def start(self, num_prompts: Any, seed: Any, /) -> Any:
@@ -41,6 +42,8 @@ class PromptOrder(Protocol):
 
 class Shuffled:
     """Draws each prompt once, in an order from (seed, round) alone, then all of them anew."""
+
+    learns_from_rewards = False
 
     def start(self, num_prompts: int, seed: int) -> None:
         """Begins the order; see `PromptOrder.start`."""

@@ -99,7 +99,7 @@ class Sampler:
             if not further:
                 break
             drawn, sampled = [*drawn, *further], joined(sampled, self._round(further, step))
-        if getattr(data, "learns_from_rewards", hasattr(data, "record")):
+        if getattr(data, "learns_from_rewards", False):
             data.record(drawn, sampled.rewards)
         return sampled
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from steer_lightning import ConfigError
-from steer_lightning.data import PlainTemplate, make_prompts
+from steer_lightning.data import ByPassRate, PlainTemplate, PromptDataModule, Shuffled, make_prompts
 from steer_lightning.testing import byte_tokenizer
 from steer_lightning.types import Problem
 
@@ -27,3 +27,14 @@ def test_over_long_prompts_are_dropped_and_counted(caplog: pytest.LogCaptureFixt
         make_prompts(Fixed("abcdef"), template, byte_tokenizer(), 3)
     with pytest.raises(ConfigError, match="no problems"):
         make_prompts(Fixed(), template, byte_tokenizer(), 3)
+
+
+def test_only_an_order_that_learns_is_told_rewards() -> None:
+    class Own(Shuffled):
+        learns_from_rewards = True
+
+    found = [
+        PromptDataModule(Fixed("a"), order=order).learns_from_rewards
+        for order in (None, Shuffled(), ByPassRate(), Own())
+    ]
+    assert found == [False, False, True, True]

@@ -28,6 +28,8 @@ from tests.unit.training.made_up_rounds import EQUAL, MIXED, NAN, PROMPTS, sampl
 class Rounds(Sampler):
     """A sampler whose rewards are known beforehand; it is its own data module, too."""
 
+    learns_from_rewards = True
+
     def __init__(self, rewards: dict[int, list[float]], max_rounds: int) -> None:
         super().__init__(
             SimpleNamespace(at_scale=nullcontext),  # type: ignore[arg-type]
@@ -114,3 +116,10 @@ def test_a_process_without_a_prompt_takes_part_in_a_round() -> None:
     both = joined(sampled(PROMPTS[:1], [MIXED]), empty)
     assert both.rewards.tolist() == [MIXED]
     assert both.rollouts.texts == ("p00", "p01")
+
+
+def test_a_data_module_that_does_not_learn_is_told_no_rewards() -> None:
+    source = Rounds({0: MIXED}, max_rounds=1)
+    source.learns_from_rewards = False
+    source.sample(PROMPTS[:1], 0, source)
+    assert not hasattr(source, "told")
