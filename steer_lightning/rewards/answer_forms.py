@@ -85,7 +85,7 @@ def _letters(text: str) -> str:
     return squeezed(unmarked(text))
 
 
-LABEL = re.compile(r"(?:\\text\{ ?\(?([A-E])\) ?\}|\(([A-E])\)|([A-E])[.:)])[ .:]*(?=.)")
+LABEL = re.compile(r"(?:\\text\{ ?\(?([A-E])\) ?\}|\(([A-E])\)|([A-E])[.:)])[ .:]*(?=[^ .:,;])")
 
 
 def _labels(answer: str, gold: str) -> bool | None:
@@ -93,8 +93,12 @@ def _labels(answer: str, gold: str) -> bool | None:
     label = LABEL.match(answer)
     if label is None:
         return None
-    letter = label[1] or label[2] or label[3]
-    return _letters(gold).strip("()") == letter or _same(answer[label.end() :].strip(), gold)
+    rest = answer[label.end() :].strip()
+    letter = _letters(gold).strip("()")
+    if len(letter) == 1 and letter.isupper():
+        told = label[1] or label[2] or label[3]
+        return told == letter and not LABEL.search(f"{rest} ") and len(separated(answer)) == 1
+    return _same(rest, gold)
 
 
 def _numbers(answer: str, gold: str) -> bool | None:
