@@ -6,7 +6,8 @@ import re
 from collections.abc import Callable
 from fractions import Fraction
 
-from answer_rewritings import Forms, inner, parts_of, powers, terms, unlike, value_of
+from answer_plain_forms import Forms, powers, terms, value_of
+from answer_rewritings import inner, parts_of, unlike
 
 
 def perturbations(kind: str, gold: str) -> list[str]:
