@@ -6,7 +6,8 @@ import re
 from collections.abc import Callable
 from fractions import Fraction
 
-from answer_rewritings import Forms, inner, parts_of, powers, terms, unlike, value_of
+from answer_plain_forms import Forms, powers, terms, value_of
+from answer_rewritings import inner, parts_of, unlike
 
 
 def perturbations(kind: str, gold: str) -> list[str]:
@@ -31,7 +32,7 @@ def _wrong_number(gold: str) -> Forms:
     if value:
         yield rf"\frac{{{value.denominator}}}{{{abs(value.numerator)}}}" if abs(value) != 1 else "2"
         yield from (rf"{gold}\%", f"{gold} million", f"{gold} x", rf"{gold}\pi", f"{gold} + 1")
-        yield from (f"{gold}, {gold[0]}97", rf"({gold}, 5)", rf"{gold} \text{{ or }} 3.5")
+        yield from (f"{gold}, {gold}1", rf"({gold}, 5)", rf"{gold} \text{{ or }} 3.5")
     if whole and value > 2:
         n = int(value)
         yield from (f"{n}!", f"{n}^2", rf"\sqrt{{{n}}}", f"{n}.1", f"{n} squared", f"{n}_7")

@@ -57,9 +57,9 @@ def separated(text: str, separators: frozenset[str] = LISTING) -> list[str]:
 def read_collection(text: str) -> Collection | None:
     """The parts of an answer; None if it has one alone."""
     opening = re.match(r"\\\{|\\langle ?|[(\[]", text)
-    if opening is not None and closing(text, 0) == len(text) - 1:
-        end = len(text) - len(re.search(r"(?:\\\}|\\rangle|[)\]])$", text).group())  # type: ignore[union-attr]
-        items = separated(text[opening.end() : end])
+    ending = re.search(r"(?:\\\}|\\rangle|[)\]])$", text)
+    if opening is not None and ending is not None and closing(text, 0) == len(text) - 1:
+        items = separated(text[opening.end() : ending.start()])
         if opening.group() == r"\{":
             return Collection("set", "", _both_signs(items))
         if len(items) > 1 and r"\pm" not in text:

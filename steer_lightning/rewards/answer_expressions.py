@@ -70,7 +70,19 @@ def is_equal(answer: str, gold: str) -> bool:
     equal = verify(
         list(parsed(gold)), list(parsed(answer)), timeout_seconds=None, raise_on_error=True
     )
-    return bool(equal) and not _differ(answer, gold)
+    return not _differ(answer, gold) if equal else _proportional(answer, gold)
+
+
+def _proportional(answer: str, gold: str) -> bool:
+    """Whether one equation is a multiple of the other, as 2x + 2y = 10 is of x + y = 5."""
+    from sympy import Eq, simplify
+
+    sides = [part for text in (answer, gold) for part in expressions(text)]
+    if len(sides) != 2 or not all(isinstance(part, Eq) for part in sides):
+        return False
+    given, expected = (part.lhs - part.rhs for part in sides)
+    ratio = simplify(given / expected) if expected != 0 else None
+    return ratio is not None and ratio.is_number and ratio.is_finite and ratio != 0
 
 
 def _differ(answer: str, gold: str) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import partial
 
 from steer_lightning.rewards import answer_expressions
 from steer_lightning.rewards.answer_collections import (
@@ -69,13 +70,21 @@ def _has_form(text: str) -> bool:
     return measure.number() is not None or bool(read_time(text) or read_based(text))
 
 
-def _same(answer: str, gold: str) -> bool:
+Same = Callable[[str, str], bool]
+"""Whether two parts, the answer's and the gold one's, are equal."""
+
+MAX_DEPTH = 12
+"""Parts within parts, beyond which no rule is asked: a hostile text has thousands."""
+
+
+def _same(answer: str, gold: str, depth: int = 0) -> bool:
     if squeezed(answer) == squeezed(gold) or _letters(answer) == _letters(gold):
         return True
     if not answer or not gold:
         return False
-    for rule in RULES:
-        equal = rule(answer, gold)
+    same = partial(_same, depth=depth + 1)
+    for rule in RULES if depth < MAX_DEPTH else ():
+        equal = rule(answer, gold, same)
         if equal is not None:
             return equal
     return answer_expressions.is_equal(answer, gold)
@@ -85,35 +94,39 @@ def _letters(text: str) -> str:
     return squeezed(unmarked(text))
 
 
-LABEL = re.compile(r"(?:\\text\{ ?\(?([A-E])\) ?\}|\(([A-E])\)|([A-E])[.:)])[ .:]*(?=.)")
+LABEL = re.compile(r"(?:\\text\{ ?\(?([A-E])\) ?\}|\(([A-E])\)|([A-E])[.:)])[ .:]*(?=[^ .:,;])")
 
 
-def _labels(answer: str, gold: str) -> bool | None:
+def _labels(answer: str, gold: str, same: Same) -> bool | None:
     r"""`\text{(C)} 18` is an answer to a question with choices; the gold one is either part."""
     label = LABEL.match(answer)
     if label is None:
         return None
-    letter = label[1] or label[2] or label[3]
-    return _letters(gold).strip("()") == letter or _same(answer[label.end() :].strip(), gold)
+    rest = answer[label.end() :].strip()
+    letter = _letters(gold).strip("()")
+    if len(letter) == 1 and letter.isupper():
+        told = label[1] or label[2] or label[3]
+        return told == letter and not LABEL.search(f"{rest} ") and len(separated(answer)) == 1
+    return same(rest, gold)
 
 
-def _numbers(answer: str, gold: str) -> bool | None:
+def _numbers(answer: str, gold: str, same: Same) -> bool | None:
     given, expected = read_number(answer), read_number(gold)
     return None if given is None or expected is None else given.equals(expected)
 
 
-def _bases(answer: str, gold: str) -> bool | None:
+def _bases(answer: str, gold: str, same: Same) -> bool | None:
     """Digits of another base are another number; without a base they are meant in the gold's."""
     given, expected = read_based(answer), read_based(gold)
     if expected is not None:
         digits = re.sub("[ ,]", "", answer).lstrip("0").upper()
         return given == expected if given is not None else digits == expected.digits
     if given is not None and read_number(gold) is not None:
-        return given.base == 10 and _same(given.digits, gold)
+        return given.base == 10 and same(given.digits, gold)
     return None
 
 
-def _measures(answer: str, gold: str) -> bool | None:
+def _measures(answer: str, gold: str, same: Same) -> bool | None:
     """A value with its unit; a question names it, so that one of both may leave it out."""
     expected = read_measure(gold, bare_letters=False)
     given = read_measure(answer, bare_letters=expected.number() is not None)
@@ -126,7 +139,7 @@ def _measures(answer: str, gold: str) -> bool | None:
         return False
     if one is None or other is None:
         same_sign = given.percent <= expected.percent  # 204 % is not 204
-        return same_sign and _same(given.value, expected.value)
+        return same_sign and same(given.value, expected.value)
     if given.percent == expected.percent:
         return one.equals(other)
     if given.percent:
@@ -145,19 +158,19 @@ NAMED = re.compile(
 )
 
 
-def _names(answer: str, gold: str) -> bool | None:
+def _names(answer: str, gold: str, same: Same) -> bool | None:
     """`x = 5` is 5; `y = 5` is not `x = 5`."""
     given, expected = _named(answer), _named(gold)
     if given == (None, answer) and expected == (None, gold):
         return None
     if given[0] is not None and expected[0] is not None:
-        same = squeezed(given[0]) == squeezed(expected[0])
-        return _same(given[1], expected[1]) if same else None
+        agree = squeezed(given[0]) == squeezed(expected[0])
+        return same(given[1], expected[1]) if agree else None
     if expected[0] is None and "=" in gold:  # an equation that is no name's value
         return None
     if given[0] is None and "=" in answer and expected[0] is not None:
         return None
-    return _same(given[1], expected[1])
+    return same(given[1], expected[1])
 
 
 def _named(text: str) -> tuple[str | None, str]:
@@ -174,16 +187,16 @@ def _named(text: str) -> tuple[str | None, str]:
     return (found[1].strip() if found is not None else None), last
 
 
-RULES: tuple[Callable[[str, str], bool | None], ...] = (
+RULES: tuple[Callable[[str, str, Same], bool | None], ...] = (
     _labels,
     _numbers,
     _bases,
-    compare_times,
-    lambda answer, gold: compare_intervals(answer, gold, _same),
-    compare_words,
+    lambda answer, gold, _: compare_times(answer, gold),
+    compare_intervals,
+    lambda answer, gold, _: compare_words(answer, gold),
     _measures,
-    lambda answer, gold: compare_matrices(answer, gold, _same),
+    compare_matrices,
     _names,
-    lambda answer, gold: compare_collections(answer, gold, _same),
+    compare_collections,
 )
 """In their order of certainty."""

@@ -77,11 +77,15 @@ def read_region(text: str) -> Region | None:
     """The intervals that an answer names; None if it names none."""
     builder = BUILDER.fullmatch(text)
     if builder is not None:
-        return read_region(builder[2].strip())
+        return _spans(builder[2].strip())
     member = MEMBER.match(text)
     if member is not None:
-        inner = read_region(text[member.end() :].strip())
+        inner = _spans(text[member.end() :].strip())
         return inner and inner._replace(variable=squeezed(member[1]), is_sure=True)
+    return _spans(text)
+
+
+def _spans(text: str) -> Region | None:
     if ALL.fullmatch(text):
         return Region((EVERYTHING,), None, True)
     parts = separated(text, frozenset((r"\cup",)))

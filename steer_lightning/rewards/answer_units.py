@@ -120,9 +120,14 @@ def read_measure(text: str, bare_letters: bool) -> Measure:
         return Measure(text[: found.start()].strip(), unit=found[1] or found[2] or "degree")
     found = CURRENCY.match(text)
     if found is not None:
-        rest = read_measure(found[1] + text[found.end() :], bare_letters)
+        rest = _beside(found[1] + text[found.end() :], bare_letters)
         dollars = "$" in found.group() or "USD" in found.group()
         return rest._replace(unit="dollar" if dollars and rest.unit is None else rest.unit)
+    return _beside(text, bare_letters)
+
+
+def _beside(text: str, bare_letters: bool) -> Measure:
+    """The unit behind a value."""
     return _of_texts(text) or _of_words(text, bare_letters) or _of_known(text) or Measure(text)
 
 

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from steer_lightning.results.report.series import SMOOTHING, read_series, trailing_mean
 from steer_lightning.system.run_files import REWARD_CURVE
 from steer_lightning.system.whole_files import written_aside
+
+ACCURACY = re.compile("benchmark/(.+)/accuracy")
+
+
+def benchmark_of(series: str) -> str | None:
+    """The benchmark whose accuracy a series is, which may have slashes; None for other series."""
+    found = ACCURACY.fullmatch(series)
+    return None if found is None else found[1]
 
 
 def draw_reward_curve(folder: Path) -> Path:
@@ -33,12 +42,9 @@ def draw_reward_curve(folder: Path) -> Path:
     axes.plot(
         steps, trailing_mean(values), color="tab:blue", label=f"reward, mean of {SMOOTHING} steps"
     )
-    benchmarks = [
-        name for name in series if name.startswith("benchmark/") and name.endswith("/accuracy")
-    ]
-    for number, name in enumerate(benchmarks, 1):
-        shown = name.removeprefix("benchmark/").removesuffix("/accuracy")
-        label = f"accuracy on held-out {shown}"
+    benchmarks = {name: benchmark_of(name) for name in series if benchmark_of(name) is not None}
+    for number, (name, benchmark) in enumerate(benchmarks.items(), 1):
+        label = f"accuracy on held-out {benchmark}"
         axes.plot(
             *zip(*series[name], strict=True),
             color=f"C{number}",

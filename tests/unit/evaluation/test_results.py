@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from steer_lightning.evaluation.results import Voting, as_text, samples_of, table_rows
+from steer_lightning.evaluation.at_k import IncomparableShare, Sample, UnjudgedShare
+from steer_lightning.evaluation.job import _verdicts
+from steer_lightning.evaluation.results import (
+    Voting,
+    as_text,
+    measure,
+    metrics_for,
+    samples_of,
+    table_rows,
+)
+from steer_lightning.evaluation.store import SCHEMA, read_rows, row_of, write_rows
+from steer_lightning.results.report.curve import benchmark_of
+from steer_lightning.rewards import MathReward, RewardSum, WeightedReward
+from steer_lightning.types import Completion
 from tests.reliability.hostile import boxed
 
 
@@ -49,3 +65,106 @@ def test_the_table_shows_the_difference_to_the_base() -> None:
     assert second.split()[:3] == ["steered", "-", "62.5"]
     assert "  +37.5 [" in second, "of a base that is sampled once"
     assert "12.0 [12.0, 12.0]" in second
+
+
+def completion(answer: str, gold: str) -> Completion:
+    text = rf"\boxed{{{answer}}}"
+    return Completion(text=text, question="q", answer=gold, num_tokens=1, finished=True)
+
+
+def evaluated(answers: list[str], gold: str) -> list[dict[str, Any]]:
+    """Rows of one problem, as `evaluate` keeps them."""
+    completions = [completion(answer, gold) for answer in answers]
+    scores = RewardSum([WeightedReward(reward=MathReward())])(completions)
+    rows = []
+    for n, (one, verdict, outcome) in enumerate(zip(completions, *_verdicts(scores), strict=True)):
+        place = {"benchmark": "clock", "arm": "base", "problem": 0, "sample": n}
+        rows.append(row_of(place, one, verdict, outcome))
+    return rows
+
+
+def figures(rows: list[dict[str, Any]]) -> dict[str, float | None]:
+    voting = Voting(answer_in="boxed", compare=lambda pairs: [False] * len(pairs))
+    metrics = metrics_for(len(rows), [], votes=True)
+    values = measure(samples_of(rows, voting), metrics)
+    return {row["metric"]: row["value"] for row in table_rows("clock", {"base": values})}
+
+
+def test_one_right_of_eight_is_an_eighth() -> None:
+    clocks = ["3:00", "1:00", "5", "3:30", "x", r"\frac{1}{0}", "2", "12"]
+    found = figures(evaluated(clocks, "3:00"))
+    assert found["avg@8"] == 0.125
+    assert "incomparable" not in found
+    assert "unjudged" not in found
+
+
+def test_incomparable_answers_count_as_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    def verify(gold: Any, target: Any, **_: Any) -> bool:
+        if "w" in str(target):
+            raise ValueError("can't be compared")
+        return False
+
+    monkeypatch.setattr("math_verify.verify", verify)
+    found = figures(evaluated([r"\sqrt{2}", "w", "3", "w+1"], r"\sqrt{2}"))
+    assert (found["avg@4"], found["incomparable"]) == (0.25, 0.5)
+    assert "unjudged" not in found
+
+
+def test_a_gold_answer_at_fault_is_left_out_and_told() -> None:
+    found = figures(evaluated(["5", "x"], r"\frac{1}{0}"))
+    assert found["avg@2"] is None
+    assert found["unjudged"] == 1.0
+    assert "incomparable" not in found
+
+
+def test_both_shares_by_hand() -> None:
+    verdicts = [(None, False), (0.0, True), (0.0, False), (1.0, False)]
+    samples = [
+        Sample(verdict=verdict, num_tokens=1, finished=True, is_incomparable=incomparable)
+        for verdict, incomparable in verdicts
+    ]
+    assert IncomparableShare().number(samples) == UnjudgedShare().number(samples) == 0.25
+
+
+def test_the_table_shows_them_where_one_arm_has_some() -> None:
+    silent, loud = evaluated(["3:00", "5"], "3:00"), evaluated(["5", "x"], r"\frac{1}{0}")
+    metrics = [
+        measure(samples_of(rows, None), metrics_for(2, [], False)) for rows in (silent, loud)
+    ]
+    rows = table_rows("clock", {"base": metrics[0], "steered": metrics[1]})
+    shares = {(row["arm"], row["metric"]): row["value"] for row in rows}
+    assert shares["base", "unjudged"] == 0.0
+    assert shares["steered", "unjudged"] == 1.0
+    assert "unjudged" in as_text(rows)
+    assert "unjudged" not in as_text(table_rows("clock", {"base": metrics[0]}))
+
+
+def test_what_could_not_be_compared_is_compared_with_no_other_answer() -> None:
+    asked: list[tuple[str, str]] = []
+
+    def compare(pairs: Any) -> list[bool]:
+        asked.extend(pairs)
+        return [False] * len(pairs)
+
+    rows = evaluated(["x", "y", "8^{8^8}"], r"\sqrt{2}")[:2]
+    tower = {**rows[0], "sample": 2, "completion": r"\boxed{9^{9^9}}", "outcome": "incomparable"}
+    found = samples_of([*rows, tower], Voting(answer_in="boxed", compare=compare))
+    assert [sample.vote for sample in found[0]] == [0, 1, 2]
+    assert [sample.is_incomparable for sample in found[0]] == [False, False, True]
+    assert asked == [("y", "x")]
+
+
+def test_outcomes_are_kept_and_earlier_files_have_none(tmp_path: Path) -> None:
+    rows = evaluated(["3:00", "5"], "3:00")
+    write_rows(tmp_path / "new.parquet", rows)
+    assert [row["outcome"] for row in read_rows(tmp_path / "new.parquet")] == ["right", "wrong"]
+    earlier = pa.schema([field for field in SCHEMA if field.name != "outcome"])
+    pq.write_table(pa.Table.from_pylist(rows, schema=earlier), tmp_path / "old.parquet")
+    assert [row["outcome"] for row in read_rows(tmp_path / "old.parquet")] == [None, None]
+
+
+def test_a_benchmark_may_have_slashes_in_its_name() -> None:
+    assert benchmark_of("benchmark/math/algebra/accuracy") == "math/algebra"
+    assert benchmark_of("benchmark/gsm8k/accuracy") == "gsm8k"
+    assert benchmark_of("benchmark/gsm8k/cut_off_share") is None
+    assert benchmark_of("reward/mean") is None

@@ -157,6 +157,7 @@ FORMS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "R+r": (("r+R",), ("2r", "2R", "x+r")),
     "\\Omega": (("\\Omega",), ("\\omega",)),
     "2k+2": (("2(k+1)", "2 + 2k"), ("2k", "2n+2", "2k-2")),
+    "x+y=5": (("y = 5-x", "2x+2y=10", "x+y-5=0", "5 = x+y"), ("x-y=5", "x+y=6", "x+z=5")),
     "6-5i": (("-5i+6", r"6 - 5 \cdot i", "6 - 5 i"), ("6+5i", "6", "-6-5i")),
     r"\begin{pmatrix} 1/5 \\ -2 \end{pmatrix}": (
         (
