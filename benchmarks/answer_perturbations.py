@@ -32,7 +32,7 @@ def _wrong_number(gold: str) -> Forms:
     if value:
         yield rf"\frac{{{value.denominator}}}{{{abs(value.numerator)}}}" if abs(value) != 1 else "2"
         yield from (rf"{gold}\%", f"{gold} million", f"{gold} x", rf"{gold}\pi", f"{gold} + 1")
-        yield from (f"{gold}, {gold}1", rf"({gold}, 5)", rf"{gold} \text{{ or }} 3.5")
+        yield from (f"{gold}, 83.5", rf"({gold}, 5)", rf"{gold} \text{{ or }} 3.5")
     if whole and value > 2:
         n = int(value)
         yield from (f"{n}!", f"{n}^2", rf"\sqrt{{{n}}}", f"{n}.1", f"{n} squared", f"{n}_7")

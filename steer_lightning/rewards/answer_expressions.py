@@ -14,6 +14,8 @@ MAX_CHARACTERS = 5000  # a longer text is no answer, and parsing it would only u
 
 THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
 
+PRODUCT = re.compile(r"((?<![\w^.])\d+(?:\.\d+)?(?= ?\([-\d])|\)(?= ?[\d(]))")
+
 RELATIVE = 1e-6
 """Numbers further apart than that, as a share of the larger, differ however small they are."""
 
@@ -38,6 +40,7 @@ def parsed(answer: str) -> tuple[Any, ...]:
     latex = LatexExtractionConfig(normalization_config=steps, boxed_match_priority=-1)
     text = THOUSANDS.sub(lambda found: found.group().replace(",", ""), answer)
     text = re.sub(r"(?<=\d) ?i(?![a-zA-Z])", " i", text)  # else 2i is no complex number to it
+    text = PRODUCT.sub(r"\1 \\cdot ", text)  # 2(5) would be a mixed number, 2 + 5
     text = f"${text}$".replace("\n", " ")
     return tuple(parse(text, extraction_config=[latex], parsing_timeout=None))
 

@@ -45,6 +45,7 @@ REWRITTEN = tuple(
     for pattern, replacement in (
         (r"(?<![a-zA-Z\\])sqrt ?\(([^()]*)\)", r"\\sqrt{\1}"),
         (r"(?<![a-zA-Z\\])(pi|sqrt)(?![a-zA-Z])", r"\\\1 "),
+        (r"(?<![a-zA-Z\\])((?:arc)?(?:sin|cos|tan)|cot|sec|csc|log|ln|exp)(?= ?\()", r"\\\1"),
         (r"√ ?\(([^()]*)\)", r"\\sqrt{\1}"),
         (r"√ ?(\d+|[a-z])", r"\\sqrt{\1}"),
         (r"\\\\ ?\[-?[\d.]+ ?(?:pt|em|ex|mm|cm)\]", r"\\\\"),  # the distance of two rows
