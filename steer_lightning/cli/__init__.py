@@ -15,7 +15,7 @@ from importlib import import_module
 from importlib.metadata import version
 
 from steer_lightning.errors import ConfigError
-from steer_lightning.system.printable import PrintableRecord, printable
+from steer_lightning.system.printable import PrintableRecord, one_line, printable
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def interruptible(told: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        print(f"interrupted: {told}", file=sys.stderr)
+        print(f"interrupted: {one_line(told)}", file=sys.stderr)
         sys.exit(INTERRUPTED)
 
 

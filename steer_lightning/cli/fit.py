@@ -269,7 +269,7 @@ class SteeringCLI(LightningCLI):
             return
         if not (folder / METRICS).exists():  # fast_dev_run, max_steps of 0
             return
-        print(f"curve:       {drawn(draw_reward_curve, folder)}")
+        print(f"curve:       {one_line(drawn(draw_reward_curve, folder))}")
         try:
             print(f"report:      {one_line(write_report(folder, overwrite=True))}")
         except ConfigError as error:  # the trained vectors are worth more than the page

@@ -37,7 +37,7 @@ def report(
     runs = find_runs(Path(run))
     folder = runs[0] if runs else Path(run)  # without a run in it, `write_report` says so
     if folder != Path(run):
-        print(f"{folder} is the newest of {len(runs)} runs in {run}")
+        print(f"{one_line(folder)} is the newest of {len(runs)} runs in {one_line(run)}")
     return write_report(
         folder,
         None if output is None else Path(output),

@@ -99,7 +99,8 @@ def load_tokenizer(
                 raise ConfigError(key, base, rule="has no tokenizer", why=why, fix=fix) from error
             told = f"{type(error).__name__}: {one_line(error)}"
             raise OSError(f"its tokenizer can't be read ({told})") from error
-    if not tokenizer(TEXT, add_special_tokens=False)["input_ids"]:
+    ids = tokenizer(TEXT, add_special_tokens=False)["input_ids"]
+    if all(token == tokenizer.unk_token_id for token in ids):  # also of no tokens
         raise ConfigError(key, base, rule="has no usable tokenizer", why=why, fix=fix)
     return tokenizer
 

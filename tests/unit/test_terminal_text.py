@@ -19,7 +19,7 @@ from steer_lightning.callbacks import RunSummary
 from steer_lightning.callbacks.run_folder import tell
 from steer_lightning.system.printable import one_line, printable, quoted
 
-PACKAGE = Path(__file__).parents[3] / "steer_lightning"
+PACKAGE = Path(__file__).parents[2] / "steer_lightning"
 ROOMS = ("cli", "callbacks", "data", "steering", "results", "evaluation", "rewards")
 MADE_SAFE = {"one_line", "printable", "quoted", "len", "sum"}
 OURS = {"help_text", "version"}
