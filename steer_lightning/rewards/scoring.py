@@ -9,7 +9,13 @@ from typing import Any
 
 from steer_lightning.errors import UNKNOWN, ConfigError
 from steer_lightning.rewards.asynchronous import AsyncReward, is_async
-from steer_lightning.rewards.base import Reward, Scores, WeightedReward, reward_name
+from steer_lightning.rewards.base import (
+    INCOMPARABLE,
+    Reward,
+    Scores,
+    WeightedReward,
+    reward_name,
+)
 from steer_lightning.rewards.pool import RewardPool
 from steer_lightning.rewards.scoring_places import FAILURES, Answer, Here, Place, Pooled
 from steer_lightning.system.printable import one_line, printable
@@ -26,7 +32,8 @@ MANY = 4
 
 def _own_outcomes(reward: Reward) -> tuple[str, ...]:
     reward = reward.judge if isinstance(reward, AsyncReward) else reward
-    return tuple(getattr(reward, "outcomes", ()))
+    own = tuple(getattr(reward, "outcomes", ()))
+    return own if INCOMPARABLE in own or not hasattr(reward, "probe") else (*own, INCOMPARABLE)
 
 
 class RewardSum:

@@ -166,6 +166,24 @@ def test_a_reward_without_a_probe_has_no_score_where_it_fails() -> None:
     assert scores.outcomes["half"] == {"timed_out": 1, "crashed": 0}
 
 
+class Half:
+    """A reward of a user's own, with a probe."""
+
+    def __call__(self, completions: list[Completion]) -> list[float]:
+        return [0.5] * len(completions)
+
+    def probe(self, completion: Completion) -> Completion:
+        return make("0", completion.answer)
+
+
+def test_a_reward_of_ones_own_may_have_a_probe() -> None:
+    scores = RewardSum([WeightedReward(reward=Half())], FakePool({"never": "crashed"}))(
+        [make("never", "1"), make("2", "1"), make("2", "never")]
+    )
+    assert scores.total == [0.0, 0.5, None]
+    assert scores.outcomes["Half"] == {INCOMPARABLE: 1, "timed_out": 0, "crashed": 1}
+
+
 def test_an_answer_at_which_the_comparison_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     def verify(gold: Any, target: Any, **_: Any) -> bool:
         if "w" in str(target) or "g" in str(gold):
