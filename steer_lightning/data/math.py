@@ -13,9 +13,9 @@ from steer_lightning.data.records import Records
 class Math(Records):
     r"""MATH from the hub, or from a local file with the same columns.
 
-    On the hub it is `DigitalLearningGmbH/MATH-lighteval`. The gold answer is what the solution boxes
-    at its end, as `\boxed{2}`, `\boxed 2` or `\fbox{2}`; `MathReward` takes it from there, and
-    scores no completion of a row without a box.
+    On the hub it is `DigitalLearningGmbH/MATH-lighteval`. The gold answer is what the solution
+    boxes at its end, as `\boxed{2}`, `\boxed 2` or `\fbox{2}`; `MathReward` takes it from there,
+    and scores no completion of a row without a box.
 
     Args:
         split: `train` or `test`, on the hub.
