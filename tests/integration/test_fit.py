@@ -105,6 +105,37 @@ def test_a_run_leaves_everything_in_its_folder(config, run, tmp_path: Path) -> N
     )
 
 
+def test_problems_of_val_are_answered_where_an_option_says_when(
+    config, run, tmp_path: Path
+) -> None:
+    kinds = "lightning.pytorch.callbacks"
+    watched = {"monitor": "validation/accuracy", "mode": "max"}
+    best = {**watched, "filename": "best-{step}", "save_top_k": -1}
+    stop = {**watched, "patience": 2, "min_delta": 1.0}  # no accuracy is ever that much better
+    config["model"]["verifier"] = config["model"]["rewards"][0]["reward"]
+    config["trainer"].update(
+        max_steps=9,
+        val_check_interval=2,
+        check_val_every_n_epoch=None,
+        callbacks=[
+            {"class_path": f"{kinds}.ModelCheckpoint", "init_args": best},
+            {"class_path": f"{kinds}.EarlyStopping", "init_args": stop},
+        ],
+    )
+    done = run(config)
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "runs/run-1"
+    with (folder / "metrics.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["validation/accuracy"]]
+    # the third validation, behind an epoch of 5 batches, is the second without a better accuracy
+    assert [row["step"] for row in rows] == ["2", "4", "6"]
+    assert all(0 < float(row["validation/accuracy"]) <= 1 for row in rows)
+    saved = {path.name for path in (folder / "checkpoints").glob("best*")}
+    assert saved == {f"best-step={step}.ckpt" for step in (2, 4, 6)}
+    assert "6 steps" in done.stdout
+    assert "not trainer.max_steps = 9: trainer.max_time or a callback has ended it" in done.stdout
+
+
 BNB = {
     "class_path": "bitsandbytes.optim.AdamW8bit",
     "init_args": {"lr": 0.05, "weight_decay": 0, "min_8bit_size": 0},
