@@ -201,7 +201,7 @@ class SteeringModule(HeldOut):
             training = split == "train"
             key = "model.sampling" if training else "model.eval_sampling"
             sampling = self.sampling if training else self.eval_sampling
-            self.policy.check_length(rows, sampling.max_new_tokens, f"{key}.max_new_tokens")
+            self.policy.check_prompts(rows, sampling.max_new_tokens, f"{key}.max_new_tokens")
         if stage == TrainerFn.FITTING:
             device = self.trainer.strategy.root_device
             self.policy.prepare()

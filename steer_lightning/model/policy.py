@@ -105,7 +105,8 @@ class Policy(FrozenBase):
         """
         self.model = model.requires_grad_(False).eval()
         self.eos_token_ids = eos_token_ids(self.model, self.tokenizer)
-        self.pad_token_id = pad_token_id(self.tokenizer, self.eos_token_ids)
+        num_tokens = self.model.config.get_text_config().vocab_size
+        self.pad_token_id = pad_token_id(self.tokenizer, self.eos_token_ids, num_tokens)
         self.ids_without_text = ids_without_text(self.tokenizer, self.eos_token_ids)
         # What a checkpoint recommends for chatting (top-p, repetition penalty) must not leak into
         # rollouts: generate() fills every unset field from here, and the sampled distribution would

@@ -93,7 +93,8 @@ def draw(
     Returns:
         Tokens (N,) int64, and their log-probabilities (N,) float32 in nats under the sampled
         distribution. At temperature 0 they are those of the distribution at temperature 1, since
-        the greedy one carries no information.
+        the greedy one carries no information. Where the logits of a row are not finite, its token
+        is any of the vocabulary, and its log-probability NaN.
     """
     warped = logits.float() if sampling.temperature == 0 else warp(logits, sampling)
     largest, token = warped.max(-1, keepdim=True)
@@ -128,7 +129,8 @@ def _invert(weights: torch.Tensor, blocks: torch.Tensor, uniforms: torch.Tensor)
     columns = block * BLOCK + torch.arange(BLOCK, device=weights.device)
     inside = weights.gather(-1, columns.clamp(max=weights.shape[-1] - 1)).to(blocks.dtype)
     inside = inside.masked_fill(columns >= weights.shape[-1], 0.0)
-    return block * BLOCK + _first_above(inside.cumsum(-1), rest)
+    token = block * BLOCK + _first_above(inside.cumsum(-1), rest)
+    return token.clamp(max=weights.shape[-1] - 1)  # of NaN the first place above is the last one
 
 
 def _first_above(ends: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -142,8 +144,9 @@ def _first_above(ends: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 class StopText:
     """Tells whether the newest token has brought a stop string into the text of a completion.
 
-    That text is what the tokenizer makes of the completion's tokens alone; the prompt does not
-    count. At each token only the last ones are decoded, in a window that can't miss a stop string:
+    That text is what the tokenizer makes of the completion's tokens alone, with all spaces; the
+    prompt does not count. At each token only the last ones are decoded, in a window that can't miss
+    a stop string:
 
     - A token spells at least one byte, so that a stop string of n bytes lies within n tokens.
     - Decoders change the beginning of a text, such as the space that it starts with, within its
@@ -162,15 +165,12 @@ class StopText:
 
     def __init__(self, tokenizer: Any, strings: Sequence[str]) -> None:
         self._tokenizer, self._strings = tokenizer, strings
-        # a clean-up drops up to two spaces, tokens of their own, beside a character: " ' " is "'"
-        cleans_up = getattr(tokenizer, "clean_up_tokenization_spaces", False)
-        longest = max(len(string.encode()) for string in strings)
-        self._window = longest * 3 if cleans_up else longest
+        self._window = max(len(string.encode()) for string in strings)
 
     def __call__(self, tokens: Sequence[int]) -> bool:
         """Looks at the end of the tokens of a completion."""
         for before in range(1, 5):
-            text = self._tokenizer.decode(tokens[-self._window - before :])
+            text = self._decode(tokens[-self._window - before :])
             if any(string in text for string in self._strings):
                 return self._is_new(tokens)
             if BROKEN not in text:
@@ -179,8 +179,13 @@ class StopText:
 
     def _is_new(self, tokens: Sequence[int]) -> bool:
         """Whether the whole text holds a stop string, and did not without the newest token."""
-        text, earlier = self._tokenizer.decode(tokens), self._tokenizer.decode(tokens[:-1])
+        text, earlier = self._decode(tokens), self._decode(tokens[:-1])
         return any(string in text and string not in earlier for string in self._strings)
+
+    def _decode(self, tokens: Sequence[int]) -> str:
+        """Decodes tokens as rewards read them, see `decode_texts`."""
+        text: str = self._tokenizer.decode(tokens, clean_up_tokenization_spaces=False)
+        return text
 
 
 class Completions:
@@ -252,6 +257,7 @@ class Completions:
         return tokens, ended
 
     def _hand_out(self, rows: torch.Tensor, finished: torch.Tensor) -> None:
+        self._check_finite(rows)
         lengths, tokens = self._lengths[rows].tolist(), self._tokens[rows].tolist()
         ids = [row[:length] for row, length in zip(tokens, lengths, strict=True)]
         texts = decode_texts(self.policy.tokenizer, ids, self.policy.ids_without_text)
@@ -261,6 +267,23 @@ class Completions:
             self._texts[row] = text
             problem = self.prompts[row // self.sampling.group_size].problem
             self.on_completion(row, completion_of(problem, text, length, done))
+
+    def _check_finite(self, rows: torch.Tensor) -> None:
+        """Raises a FloatingPointError if the logits of a completion were not finite.
+
+        They are looked at where completions end, since each look waits for the GPU.
+        """
+        broken = self._logprobs[rows].isnan()
+        if bool(broken.any()):
+            row, place = (int(x) for x in broken.nonzero()[0])
+            prompt = self.prompts[int(rows[row]) // self.sampling.group_size]
+            raise FloatingPointError(
+                f"the logits of the model, whose base is in {self.policy.model.dtype}, are not "
+                f"finite: the first ones behind prompt {prompt.id + 1} and {place} tokens of its "
+                "completion. If that is so from the first step on, set model.dtype: float32, or "
+                "bfloat16; later the vectors have diverged: start anew with a lower learning rate "
+                "in model.optimizer, and if model.steering.scale is none, with rms"
+            )
 
     def rollouts(self) -> Rollouts:
         """Returns all completions, in the order of the prompts; all rows must have ended."""

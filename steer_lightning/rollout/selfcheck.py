@@ -39,7 +39,14 @@ def why_not(policy: Policy, decode: Callable[..., Rollouts]) -> str | None:
     plan = plan_flight(prompts, sampling, 2 * 4 + 2 * 9)  # two rows at once: others wait
     try:
         rollouts = decode(policy, prompts, sampling, plan, seed=0, step=0, capture_after=0)
-    except (RuntimeError, TypeError, ValueError, AttributeError, LookupError) as error:
+    except (
+        RuntimeError,
+        ArithmeticError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        LookupError,
+    ) as error:
         # a model that does not fit the interfaces may fail in many ways
         if is_out_of_memory(error):
             raise

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 from steer_lightning.rollout import DecodeEngine, GenerateEngine, Sampling
 from steer_lightning.rollout.completions import BLOCK, StopText, draw, row_uniforms, warp
-from steer_lightning.testing import byte_tokenizer
+from steer_lightning.testing import byte_tokenizer, tiny_policy
 from tests.unit.rollout.helpers import PROMPTS, steered
 
 LOGITS = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log()
@@ -118,6 +118,41 @@ def test_a_stop_string_ends_a_row_and_is_part_of_it(engine) -> None:
         assert text not in policy.tokenizer.decode(body)
 
 
+@pytest.mark.parametrize("size", [338, 512, 1100])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_of_logits_that_are_not_finite_a_token_is_drawn_that_exists(
+    size: int, temperature: float
+) -> None:
+    for value in ("nan", "inf", "-inf"):
+        logits = torch.zeros(3, size)
+        logits[1, 7], logits[2] = float(value), float(value)
+        tokens, logprobs = draw(
+            logits, torch.full((3,), 0.999).double(), Sampling(temperature=temperature)
+        )
+        assert all(0 <= token < size for token in tokens.tolist())
+        # a single -inf is a token that is never drawn
+        assert logprobs.isnan().tolist() == [False, value != "-inf", True]
+
+
+@pytest.mark.parametrize("make", [DecodeEngine, GenerateEngine])
+def test_logits_that_are_not_finite_end_the_rollout_in_words(make) -> None:
+    policy, engine, scored = tiny_policy(), make(), []
+    engine.setup(policy)
+    sampling = Sampling(group_size=2, max_new_tokens=6)
+    add = lambda row, completion: scored.append(row)  # noqa: E731
+    engine.generate(PROMPTS, sampling, seed=0, step=0, on_completion=add)
+    assert len(scored) == 2 * len(PROMPTS)
+    scored.clear()
+    policy.model.get_output_embeddings().weight.data[3] = float("nan")
+    told = r"base is in torch.float32, are not finite: .* prompt \d and 0 tokens.*model.dtype"
+    with pytest.raises(FloatingPointError, match=told):
+        engine.generate(PROMPTS, sampling, seed=0, step=0, on_completion=add)
+    assert not scored, "what comes of such logits is no answer"
+    engine.setup(policy)  # the check of `DecodeEngine` does not raise it: `generate` may do
+    with pytest.raises(FloatingPointError, match=told):
+        engine.generate(PROMPTS, sampling, seed=0, step=0)
+
+
 def test_a_stop_string_may_lie_across_tokens() -> None:
     tokenizer = byte_tokenizer()
     stop = StopText(tokenizer, ["né", "xyz"])
@@ -197,7 +232,8 @@ def first_stop(tokenizer: Any, strings: Sequence[str], ids: list[int]) -> int | 
 def expected_stop(tokenizer: Any, strings: Sequence[str], ids: list[int]) -> int | None:
     """By the whole text at each token."""
     for k in range(1, len(ids) + 1):
-        if any(string in tokenizer.decode(ids[:k]) for string in strings):
+        text = tokenizer.decode(ids[:k], clean_up_tokenization_spaces=False)
+        if any(string in text for string in strings):
             return k
     return None
 
@@ -234,12 +270,12 @@ def test_stops_by_hand(kind: str, tokens: str, string: str, expected: int | None
     assert first_stop(tokenizer, [string], ids) == expected
 
 
-def test_spaces_that_a_clean_up_drops_are_tokens_too() -> None:
+def test_a_clean_up_does_not_hide_spaces_from_stop_strings() -> None:
     tokenizer = wrapped("byte_fallback", cleans_up=True)
     ids = ids_of(tokenizer, "a ▁ . ▁ . ▁ . a")
     assert tokenizer.decode(ids) == "a...a"
-    assert first_stop(tokenizer, ["a..."], ids) == 7
-    assert first_stop(wrapped("byte_fallback"), ["a..."], ids) is None
+    assert first_stop(tokenizer, [" ."], ids) == 3, "as the rewards read it"
+    assert first_stop(tokenizer, ["a..."], ids) is None
 
 
 def test_a_mark_that_a_decoder_drops_within_a_text_is_no_text() -> None:
@@ -269,7 +305,7 @@ def test_stops_are_those_of_the_whole_text(kind: str, cleans_up: bool) -> None:
                 ids += tokenizer(chance.choice(TEXTS)[chance.randrange(60) :][:5])["input_ids"]
             else:
                 ids.append(chance.randrange(len(tokenizer)))
-        text = tokenizer.decode(ids)
+        text = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
         start = chance.randrange(len(text) + 1)
         string = text[start : start + chance.randrange(1, 6)]
         if not string or "\N{REPLACEMENT CHARACTER}" in string:
@@ -290,9 +326,9 @@ def test_what_is_decoded_at_a_token_does_not_grow_with_the_text(kind: str) -> No
     ids = [chance.randrange(len(tokenizer)) for _ in range(500)]
 
     class Counting:
-        def decode(self, tokens: list[int]) -> str:
+        def decode(self, tokens: list[int], **options: Any) -> str:
             decoded.append(len(tokens))
-            return str(decode(tokens))
+            return str(decode(tokens, **options))
 
     stop = StopText(Counting(), ["not there", "12345"])
     assert not any(stop(ids[:k]) for k in range(1, len(ids) + 1))
