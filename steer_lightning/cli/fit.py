@@ -45,6 +45,7 @@ from steer_lightning.results.report import draw_reward_curve, drawn, write_repor
 from steer_lightning.strategy import STRATEGIES, SteeringStrategy, wants_several
 from steer_lightning.system.printable import one_line
 from steer_lightning.system.run_files import METRICS, RUNS
+from steer_lightning.system.showing import told_not_raised
 from steer_lightning.system.yaml_size import bound_yaml
 from steer_lightning.training.trainer_options import check_barebones, check_trainer
 
@@ -270,10 +271,8 @@ class SteeringCLI(LightningCLI):
         if not (folder / METRICS).exists():  # fast_dev_run, max_steps of 0
             return
         print(f"curve:       {one_line(drawn(draw_reward_curve, folder))}")
-        try:
+        with told_not_raised("the report"):  # the trained vectors are worth more than the page
             print(f"report:      {one_line(write_report(folder, overwrite=True))}")
-        except ConfigError as error:  # the trained vectors are worth more than the page
-            print(f"report:      not written: {one_line(error)}")
 
 
 def _with_whole_files(plugins: Any) -> list[Any]:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from transformers import GenerationConfig
+from transformers import GenerationConfig, PreTrainedModel
 
 from steer_lightning.data.completion_text import ids_without_text
 from steer_lightning.model.base import FrozenBase
@@ -114,7 +114,9 @@ class Policy(FrozenBase):
         self.model.generation_config = GenerationConfig(
             eos_token_id=list(self.eos_token_ids) or None, pad_token_id=self.pad_token_id
         )
-        self._takes_positions = "position_ids" in inspect.signature(model.forward).parameters
+        # FSDP1's wrapper takes arguments of any name: those of the model inside it are meant
+        inner = next(part for part in model.modules() if isinstance(part, PreTrainedModel))
+        self._takes_positions = "position_ids" in inspect.signature(inner.forward).parameters
         self._attachment = attach(self.model, self.steering)
 
     def steer(self, steering: Steering, scale: float = 1.0) -> None:

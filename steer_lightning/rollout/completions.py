@@ -280,9 +280,9 @@ class Completions:
             raise FloatingPointError(
                 f"the logits of the model, whose base is in {self.policy.model.dtype}, are not "
                 f"finite: the first ones behind prompt {prompt.id + 1} and {place} tokens of its "
-                "completion. If that is so from the first step on, set model.dtype: float32, or "
-                "bfloat16; later the vectors have diverged: start anew with a lower learning rate "
-                "in model.optimizer, and if model.steering.scale is none, with rms"
+                "completion. From the first step on that is a matter of the base: its weights are "
+                "damaged, or model.dtype must be float32 or bfloat16. Later the vectors have "
+                "diverged: start anew with a lower learning rate in model.optimizer"
             )
 
     def rollouts(self) -> Rollouts:

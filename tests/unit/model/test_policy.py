@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -121,6 +122,31 @@ def test_a_padding_token_that_was_added_to_the_tokenizer_alone_is_not_used() -> 
         make_prompts(["a", "four"]), Sampling(group_size=1, max_new_tokens=2), seed=0, step=0
     )
     assert len(found.texts) == 2
+
+
+class Wrapper(torch.nn.Module):
+    """Takes any arguments, as the wrapper of FSDP1 does."""
+
+    def __init__(self, inner: torch.nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "inner" or "inner" not in self._modules:
+            return super().__getattr__(name)
+        return getattr(self.inner, name)
+
+    def forward(self, *args: Any, **options: Any) -> Any:
+        return self.inner(*args, **options)
+
+
+def test_positions_of_padded_rows_are_told_through_a_wrapper() -> None:
+    policy = tiny_policy()
+    policy.adopt(Wrapper(tiny_model("gpt2")))  # its positions are absolute
+    alone = policy.logits(IDS, torch.ones_like(IDS), 2)
+    padded = torch.cat([torch.zeros(2, 3, dtype=torch.long), IDS], 1)
+    found = policy.logits(padded, (padded > 0).long(), 2)
+    torch.testing.assert_close(found, alone)
 
 
 def test_a_damaged_weights_file_is_one_message(tmp_path) -> None:
