@@ -226,7 +226,7 @@ class SteeringModule(HeldOut):
             self.sampling,
             seed=self.seed,
             dynamic_sampling=self.dynamic_sampling,
-            base_sampling=needs_of(self.batch_gradient.loss).base_sampling,
+            base_sampling=needs_of(self.loss).base_sampling,
         )
         reason = why_not_packed(self.policy)
         if reason is not None:
@@ -240,25 +240,18 @@ class SteeringModule(HeldOut):
         self.batch_gradient = replace(self.batch_gradient, packed=reason is None, kept_tokens=kept)
 
     @property
+    def loss(self) -> Loss:
+        """Loss of the update."""
+        return self.batch_gradient.loss
+
+    @property
     def _data(self) -> Any:
         return getattr(self.trainer, "datamodule", None)
 
     def configure_optimizers(self) -> Any:
         """Returns one optimizer for all trained parameters, with its learning-rate schedule."""
         optimizer = self.optimizer_factory(list(self.policy.steering.parameters()))
-        training = training_facts(
-            optimizer=optimizer,
-            gradient_clip=self.gradient_clip,
-            rewards=self.reward,
-            sampling=self.sampling,
-            advantage=self.advantage,
-            loss=self.batch_gradient.loss,
-            updates=self.updates,
-            dynamic_sampling=self.dynamic_sampling,
-            mask_overlong=self.mask_overlong,
-            kl_in_reward=self.kl_in_reward,
-        )
-        self._facts = {**policy_facts(self.policy), **training}
+        self._facts = {**policy_facts(self.policy), **training_facts(self, optimizer)}
         check_same_everywhere({**self._facts, **getattr(self._data, "facts", {})})
         if self._checkpoint is not None:
             check_same_run(self._checkpoint[KEY], self._facts)
@@ -311,7 +304,7 @@ class SteeringModule(HeldOut):
             counted=self.optimizers(),  # `global_step` is the number of batches
             steps=self.updates,
             seed=self.seed,
-            off_policy=needs_of(self.batch_gradient.loss).base_sampling is not None,
+            off_policy=needs_of(self.loss).base_sampling is not None,
         )
 
     def on_train_batch_start(self, batch: Sequence[Prompt], batch_idx: int) -> None:
