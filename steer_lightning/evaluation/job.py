@@ -30,7 +30,7 @@ from steer_lightning.evaluation.results import (
     samples_of,
     table_rows,
 )
-from steer_lightning.evaluation.runner import EVALUATION_STEP
+from steer_lightning.evaluation.runner import EVALUATION_STEP, sampling_for
 from steer_lightning.evaluation.store import (
     OUTCOME,
     VERIFIER,
@@ -263,8 +263,9 @@ class Evaluation:
     def _sampling(self, benchmark: str, arm: str) -> Sampling:
         if arm == BASE and self.base_sampling is not self.sampling:
             return self.base_sampling
-        own = getattr(self.benchmarks[benchmark], "num_samples", self.sampling.group_size)
-        return replace(self.sampling, group_size=self.num_samples or own)
+        if self.num_samples is not None:
+            return replace(self.sampling, group_size=self.num_samples)
+        return sampling_for(self.benchmarks[benchmark], self.sampling)
 
     def _batches(self, prompts: dict[str, list[Prompt]]) -> Iterator[_Batch]:
         for name, found in prompts.items():

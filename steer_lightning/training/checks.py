@@ -9,6 +9,7 @@ import lightning as L
 import torch
 from lightning.pytorch.strategies import SingleDeviceStrategy
 
+from steer_lightning.advantages.base import min_group_size_of
 from steer_lightning.errors import ConfigError
 from steer_lightning.losses import needs_of
 from steer_lightning.rewards import LengthReward, reward_name
@@ -144,7 +145,7 @@ def check_scoring(module: Any, loss: Any) -> None:
 
 def check_group_size(sampling: Sampling, advantage: Any) -> None:
     """Raises a ConfigError for groups too small for the estimator."""
-    needed = getattr(advantage, "min_group_size", 1)
+    needed = min_group_size_of(advantage)
     if sampling.group_size < needed:
         name = reward_name(advantage)
         raise ConfigError(
@@ -159,7 +160,7 @@ def check_group_size(sampling: Sampling, advantage: Any) -> None:
 
 def check_signal(advantage: Any) -> None:
     """Raises a ConfigError if an estimator learns from groups that would be refilled."""
-    if getattr(advantage, "min_group_size", 1) < 2:
+    if min_group_size_of(advantage) < 2:
         raise ConfigError(
             "model.dynamic_sampling",
             "on",
