@@ -88,7 +88,7 @@ class SteeringModule(HeldOut):
         rewards: Rewards of a completion, which are added up by weight; default `MathReward`.
         advantage: Estimator from rewards (B, G) to advantages (B, G); default `RLOO`.
         loss: Function from log-probabilities and advantages to a scalar; default `PolicyGradient`.
-        updates: Number of optimizer steps that each batch of rollouts serves for.
+        updates: Number of optimizer steps that each update takes, on one batch of rollouts.
         dynamic_sampling: Replacement of groups without signal by further prompts; null has none.
         mask_overlong: Whether completions that were cut off at the token limit are left out of the
             update, as neither right nor wrong (DAPO's overlong filtering). Their rewards stay in
@@ -104,8 +104,8 @@ class SteeringModule(HeldOut):
         activation_checkpointing: Whether activations are recomputed in the backward pass, which
             takes less memory and more time.
         kept_tokens: Most tokens of a batch for which the stream that enters the first steered layer
-            is kept. It serves where tokens are read again, for several updates or for the KL to the
-            base: the layers below are not run again. Bounds memory; 0 keeps none.
+            is kept. It serves where tokens are read again, for several optimizer steps or for the
+            KL to the base: the layers below are not run again. Bounds memory; 0 keeps none.
         reward_pool: Processes that score completions; default `RewardPool`.
         verifier: Reward that decides which answers are right in `validate` and `test`; default
             `MathReward`.

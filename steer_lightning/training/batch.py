@@ -82,8 +82,8 @@ class Part:
     is_idle: bool = False
     """Whether the rows count for nothing, and are read only because other processes still read."""
     old_logprobs: torch.Tensor | None = None
-    """Log-probabilities under the policy before the batch's first update, in nats, (n, T) float32;
-    None until it is known."""
+    """Log-probabilities under the policy before the batch's first optimizer step, in nats, (n, T)
+    float32; None until they are known."""
     reference_logprobs: torch.Tensor | None = None
     """Log-probabilities under the base, with the vectors off, in nats, (n, T) float32; None until
     they have been asked for."""

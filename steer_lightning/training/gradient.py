@@ -190,7 +190,7 @@ class BatchGradient:
 def _inputs(step: MiniBatch, part: Part, found: TokenStates) -> LossInputs:
     """Returns the loss's inputs for a micro-batch."""
     rows, device = part.micro_batch, found.logprobs.device
-    if part.old_logprobs is None:  # the first update: the policy has not moved yet
+    if part.old_logprobs is None:  # the first step: the policy has not moved yet
         part.old_logprobs = found.logprobs.detach()
     return LossInputs(
         logprobs=found.logprobs,

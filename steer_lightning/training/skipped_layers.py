@@ -15,8 +15,8 @@ from steer_lightning.model.replaced_forward import Forward, replaced_forwards
 class SkippedLayers:
     """The layers below the first steered one, and room for the streams that leave them.
 
-    No vector reaches these layers, so their output is the same, bit for bit, in each update of a
-    batch and with the vectors off, and the gradient is the same, too.
+    No vector reaches these layers, so their output is the same, bit for bit, in each optimizer
+    step on a batch and with the vectors off, and the gradient is the same, too.
 
     Args:
         layers: Decoder layers of the model.
