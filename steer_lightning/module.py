@@ -115,7 +115,7 @@ class SteeringModule(HeldOut):
         seed: Seed of everything random in training; on the command line it is `seed_everything`.
 
     Attributes:
-        last_step: Record of the last training step, for callbacks.
+        last_step: What the last training step did, for callbacks.
 
     Raises:
         ConfigError: If settings are out of range or contradict each other.

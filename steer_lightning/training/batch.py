@@ -70,11 +70,11 @@ class MicroBatch:
 
 
 @dataclass(kw_only=True)
-class Part:
+class KeptMicroBatch:
     """A micro-batch with what is kept between the passes that read it."""
 
     micro_batch: MicroBatch
-    """Rows of this part."""
+    """The n rows."""
     prepared: Any
     """The rows as `Forward.prepare` returned them, ready to be read."""
     stream: KeptStream | None = None
@@ -95,7 +95,7 @@ class MiniBatch:
 
     advantages: torch.Tensor
     """Advantages of all rows of this process's rollouts, (N,) float32."""
-    parts: list[Part]
+    micro_batches: list[KeptMicroBatch]
     """Micro-batches of the step. Processes that share a sharded base have equally many, since each
     pass gathers weights."""
     num_rows: int

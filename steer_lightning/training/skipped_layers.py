@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from steer_lightning.model.replaced_forward import Forward, replaced_forwards
+from steer_lightning.model.replaced_forward import ForwardMethod, replaced_forwards
 
 
 class SkippedLayers:
@@ -82,7 +82,7 @@ def _hand_on(hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Te
 
 
 @contextmanager
-def _before(layer: nn.Module, hook: Forward) -> Iterator[None]:
+def _before(layer: nn.Module, hook: ForwardMethod) -> Iterator[None]:
     handle = layer.register_forward_pre_hook(hook, with_kwargs=True)
     try:
         yield
