@@ -88,7 +88,7 @@ class SteeringModule(HeldOut):
         rewards: Rewards of a completion, which are added up by weight; default `MathReward`.
         advantage: Estimator from rewards (B, G) to advantages (B, G); default `RLOO`.
         loss: Function from log-probabilities and advantages to a scalar; default `PolicyGradient`.
-        updates: Number of optimizer steps that each batch of rollouts serves for.
+        updates: Number of optimizer steps that each update takes, on one batch of rollouts.
         dynamic_sampling: Replacement of groups without signal by further prompts; null has none.
         mask_overlong: Whether completions that were cut off at the token limit are left out of the
             update, as neither right nor wrong (DAPO's overlong filtering). Their rewards stay in
@@ -104,8 +104,8 @@ class SteeringModule(HeldOut):
         activation_checkpointing: Whether activations are recomputed in the backward pass, which
             takes less memory and more time.
         kept_tokens: Most tokens of a batch for which the stream that enters the first steered layer
-            is kept. It serves where tokens are read again, for several updates or for the KL to the
-            base: the layers below are not run again. Bounds memory; 0 keeps none.
+            is kept. It serves where tokens are read again, for several optimizer steps or for the
+            KL to the base: the layers below are not run again. Bounds memory; 0 keeps none.
         reward_pool: Processes that score completions; default `RewardPool`.
         verifier: Reward that decides which answers are right in `validate` and `test`; default
             `MathReward`.
@@ -115,7 +115,7 @@ class SteeringModule(HeldOut):
         seed: Seed of everything random in training; on the command line it is `seed_everything`.
 
     Attributes:
-        last_step: Record of the last training step, for callbacks.
+        last_step: What the last training step did, for callbacks.
 
     Raises:
         ConfigError: If settings are out of range or contradict each other.
@@ -226,9 +226,14 @@ class SteeringModule(HeldOut):
             self.sampling,
             seed=self.seed,
             dynamic_sampling=self.dynamic_sampling,
-            base_sampling=needs_of(self.batch_gradient.loss).base_sampling,
+            base_sampling=needs_of(self.loss).base_sampling,
         )
         self.batch_gradient = fastest(self.batch_gradient)
+
+    @property
+    def loss(self) -> Loss:
+        """Loss of the update."""
+        return self.batch_gradient.loss
 
     @property
     def _data(self) -> Any:
@@ -237,19 +242,7 @@ class SteeringModule(HeldOut):
     def configure_optimizers(self) -> Any:
         """Returns one optimizer for all trained parameters, with its learning-rate schedule."""
         optimizer = self.optimizer_factory(list(self.policy.steering.parameters()))
-        training = training_facts(
-            optimizer=optimizer,
-            gradient_clip=self.gradient_clip,
-            rewards=self.reward,
-            sampling=self.sampling,
-            advantage=self.advantage,
-            loss=self.batch_gradient.loss,
-            updates=self.updates,
-            dynamic_sampling=self.dynamic_sampling,
-            mask_overlong=self.mask_overlong,
-            kl_in_reward=self.kl_in_reward,
-        )
-        self._facts = {**policy_facts(self.policy), **training}
+        self._facts = {**policy_facts(self.policy), **training_facts(self, optimizer)}
         check_same_everywhere({**self._facts, **getattr(self._data, "facts", {})})
         if self._checkpoint is not None:
             check_same_run(self._checkpoint[KEY], self._facts)
@@ -302,7 +295,7 @@ class SteeringModule(HeldOut):
             counted=self.optimizers(),  # `global_step` is the number of batches
             steps=self.updates,
             seed=self.seed,
-            off_policy=needs_of(self.batch_gradient.loss).base_sampling is not None,
+            off_policy=needs_of(self.loss).base_sampling is not None,
         )
 
     def on_train_batch_start(self, batch: Sequence[Prompt], batch_idx: int) -> None:

@@ -151,7 +151,7 @@ class Policy(FrozenBase):
         return self._find_layers(self.model)
 
     def _find_layers(self, model: nn.Module) -> nn.ModuleList:
-        return find_layers(model, getattr(self.steering, "layers_path", None))
+        return find_layers(model, self.steering.layers_path)
 
     def train(self, mode: bool = True) -> Policy:
         """Sets the mode of all parts but the base, which dropout would make another model."""

@@ -1,4 +1,4 @@
-"""The record of a training step, over all processes, for callbacks to read."""
+"""What a training step did, over all processes, for callbacks to read."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class UpdateResult:
 
 @dataclass(frozen=True, kw_only=True)
 class Step(Sampled):
-    """The record of a whole training step."""
+    """A whole training step: its completions, their advantages, and the update by them."""
 
     advantages: torch.Tensor
     """Advantages of the completions, (B, G) float32."""
