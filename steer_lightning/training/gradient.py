@@ -161,8 +161,8 @@ class BatchGradient:
         every, pad = torch.arange(len(rollouts.texts)), self.policy.pad_token_id
         rows = next(micro_batches(rollouts, every, self.max_tokens, pad))
         with self._passes():
-            part = Part(micro_batch=rows, prepared=self._forward.prepare(rows))
-            return rows, self._logprobs(part)
+            kept = KeptMicroBatch(micro_batch=rows, prepared=self._forward.prepare(rows))
+            return rows, self._logprobs(kept)
 
     def measure(self, step: MiniBatch) -> None:
         """Stores the policy's log-probabilities in the micro-batches, before the vectors change."""
