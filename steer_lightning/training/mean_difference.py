@@ -118,6 +118,8 @@ class MeanDifference:
         """
         advantages = self.count(rewards)
         rows = advantages.nonzero().squeeze(1)
+        if not policy.takes_padding:
+            max_tokens = 1  # a row at a time
         with policy.at_scale(0.0):
             for micro_batch in micro_batches(rollouts, rows, max_tokens, policy.pad_token_id):
                 states = mean_states(policy, micro_batch, self.num_tokens)
