@@ -173,7 +173,8 @@ def mean_states(policy: Policy, rows: MicroBatch, num_tokens: int | None = None)
 
     handles = [place.register_forward_hook(partial(keep, row)) for row, place in enumerate(places)]
     try:
-        policy.logits(rows.ids.to(policy.device), rows.mask.to(policy.device), num_last=1)
+        ids, mask = rows.ids.to(policy.device), rows.mask.to(policy.device)
+        policy.padded_logits(ids, mask, num_last=1)
     finally:
         for handle in handles:
             handle.remove()
