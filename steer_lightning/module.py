@@ -60,7 +60,7 @@ from steer_lightning.training.sample import (
     default_rewards,
     who_takes_part,
 )
-from steer_lightning.training.selfcheck import can_skip_layers, why_not_packed
+from steer_lightning.training.selfcheck import fastest
 from steer_lightning.training.step import Sampled, Step
 from steer_lightning.training.update import OptimizerSteps, Updater
 from steer_lightning.types import Prompt
@@ -228,16 +228,7 @@ class SteeringModule(HeldOut):
             dynamic_sampling=self.dynamic_sampling,
             base_sampling=needs_of(self.loss).base_sampling,
         )
-        reason = why_not_packed(self.policy)
-        if reason is not None:
-            log.warning(
-                "rows of %s can't be packed for the update (%s): they are padded, which is slower",
-                type(self.policy.model).__name__,
-                reason,
-            )
-        skips = reason is None and can_skip_layers(self.policy)
-        kept = self.batch_gradient.kept_tokens if skips else 0
-        self.batch_gradient = replace(self.batch_gradient, packed=reason is None, kept_tokens=kept)
+        self.batch_gradient = fastest(self.batch_gradient)
 
     @property
     def loss(self) -> Loss:
@@ -331,6 +322,7 @@ class SteeringModule(HeldOut):
             advantages=advantages,
             num_tokens=sampled.num_tokens,
             takes_part=takes_part,
+            longest=sampled.longest,
         )
         update = self._updater.update(learned_from, number)
         self.engine.sync(self.policy.steering)  # the trained parameters alone

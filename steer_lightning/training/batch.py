@@ -26,6 +26,8 @@ class Batch:
     takes_part: torch.Tensor
     """Whether each completion, of all processes, takes part in the update, (B, G) bool. One that
     does not counts as if it had not been sampled."""
+    longest: int
+    """Number of tokens of the longest text, prompt included, of all processes."""
 
     @classmethod
     def alone(cls, rollouts: Rollouts, advantages: torch.Tensor) -> Batch:
@@ -41,6 +43,7 @@ class Batch:
             advantages=advantages,
             num_tokens=rollouts.num_tokens.view(advantages.shape),
             takes_part=torch.ones_like(advantages, dtype=torch.bool),
+            longest=max(rollouts.text_lengths),
         )
 
 

@@ -152,6 +152,18 @@ class BatchGradient:
                 totals.add(inputs, output)
         return totals
 
+    def read_longest(self, rollouts: Rollouts) -> tuple[MicroBatch, torch.Tensor]:
+        """Reads the micro-batch that begins with the longest row.
+
+        Returns:
+            The micro-batch, and the log-probabilities of its completions in nats, (n, T).
+        """
+        every, pad = torch.arange(len(rollouts.texts)), self.policy.pad_token_id
+        rows = next(micro_batches(rollouts, every, self.max_tokens, pad))
+        with self._passes():
+            kept = KeptMicroBatch(micro_batch=rows, prepared=self._forward.prepare(rows))
+            return rows, self._logprobs(kept)
+
     def measure(self, step: MiniBatch) -> None:
         """Stores the policy's log-probabilities in the micro-batches, before the vectors change."""
         with self._passes():

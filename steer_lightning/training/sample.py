@@ -190,12 +190,14 @@ def gather_rows(rollouts: Rollouts, scores: Scores, rollout_seconds: float) -> R
         "logprob_sums": rollouts.logprobs.double().sum(1).view(shape),
     }
     own_parts = {name: as_matrix(part, size) for name, part in scores.parts.items()}
-    found = gather_objects((own, own_parts, scores.outcomes, rollout_seconds))
-    tables, parts, outcomes, seconds = zip(*found, strict=True)
+    longest = max(rollouts.text_lengths, default=0)
+    found = gather_objects((own, own_parts, scores.outcomes, longest, rollout_seconds))
+    tables, parts, outcomes, longest_texts, seconds = zip(*found, strict=True)
     return Rows(
         **{name: interleave([table[name] for table in tables]) for name in own},
         parts={name: interleave([table[name] for table in parts]) for name in own_parts},
         outcomes=_added_up(outcomes),
+        longest=max(longest_texts),
         rollout_seconds=max(seconds),
     )
 
@@ -224,6 +226,7 @@ def joined(one: Sampled, two: Sampled) -> Sampled:
         **tables,
         parts={name: torch.cat([part, two.parts[name]]) for name, part in one.parts.items()},
         outcomes=_added_up([one.outcomes, two.outcomes]),
+        longest=max(one.longest, two.longest),
         rollout_seconds=one.rollout_seconds + two.rollout_seconds,
         rollouts=_joined_rollouts(one.rollouts, two.rollouts),
         scores=Scores(

@@ -27,6 +27,8 @@ class Rows:
     """Whether each completion ended by itself, (B, G) bool."""
     logprob_sums: torch.Tensor
     """Log-probability of each completion in nats, (B, G) float64."""
+    longest: int
+    """Number of tokens of the longest text, prompt included."""
     rollout_seconds: float
     """Seconds of the rollout on the slowest process."""
 
