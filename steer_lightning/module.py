@@ -30,6 +30,7 @@ from steer_lightning.rewards import (
     WeightedReward,
 )
 from steer_lightning.rollout import DecodeEngine, RolloutEngine, Sampling
+from steer_lightning.rollout.exact_engine import ExactEngine
 from steer_lightning.steering import Steering, SteeringVectors
 from steer_lightning.strategy import SteeringStrategy
 from steer_lightning.training.batch import Batch
@@ -60,7 +61,7 @@ from steer_lightning.training.sample import (
     default_rewards,
     who_takes_part,
 )
-from steer_lightning.training.selfcheck import fastest
+from steer_lightning.training.selfcheck import fastest, one_by_one
 from steer_lightning.training.step import Sampled, Step
 from steer_lightning.training.update import OptimizerSteps, Updater
 from steer_lightning.types import Prompt
@@ -112,6 +113,9 @@ class SteeringModule(HeldOut):
         eval_sampling: Settings by which problems are answered in `validate` and `test`; default:
             those of training, with one completion each. Accuracy is the mean over `group_size`
             completions.
+        exact: Whether the engine's log-probabilities are those of the update to the last bit, so
+            that a policy which has not moved has a ratio of exactly 1. Rows are then read one at a
+            time, which is slower; see `ExactEngine`.
         seed: Seed of everything random in training; on the command line it is `seed_everything`.
 
     Attributes:
@@ -152,6 +156,7 @@ class SteeringModule(HeldOut):
         reward_pool: RewardPool | None = None,
         verifier: Reward | None = None,
         eval_sampling: Sampling | None = None,
+        exact: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -166,7 +171,10 @@ class SteeringModule(HeldOut):
             trust_remote_code=trust_remote_code,
         )
         self.sampling, self.seed = sampling, seed
+        self.exact = exact
         self.engine: RolloutEngine = engine or DecodeEngine()
+        if exact:
+            self.engine = ExactEngine(self.engine)
         pool = self.reward_pool = reward_pool or RewardPool()
         loss = loss or PolicyGradient()
         self.reward = RewardSum(default_rewards(loss) if rewards is None else rewards, pool)
@@ -228,7 +236,10 @@ class SteeringModule(HeldOut):
             dynamic_sampling=self.dynamic_sampling,
             base_sampling=needs_of(self.loss).base_sampling,
         )
-        self.batch_gradient = fastest(self.batch_gradient)
+        if self.exact:
+            self.batch_gradient = one_by_one(self.batch_gradient)
+        else:
+            self.batch_gradient = fastest(self.batch_gradient)
 
     @property
     def loss(self) -> Loss:
@@ -296,6 +307,7 @@ class SteeringModule(HeldOut):
             steps=self.updates,
             seed=self.seed,
             off_policy=needs_of(self.loss).base_sampling is not None,
+            exact=self.exact,
         )
 
     def on_train_batch_start(self, batch: Sequence[Prompt], batch_idx: int) -> None:

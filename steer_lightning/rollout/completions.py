@@ -256,6 +256,26 @@ class Completions:
             self._hand_out(rows[ended], finished[ended])
         return tokens, ended
 
+    def sample_row(self, logits: torch.Tensor, row: int, count: int) -> tuple[int, bool]:
+        """Draws the next token of one row that has not ended; see `sample`.
+
+        Args:
+            logits: Logits behind its last token, (V,).
+            row: Number of the row.
+            count: Number of tokens that it has already; more are forgotten.
+        """
+        device = logits.device
+        tokens, ended = self.sample(
+            logits[None].clone(), torch.tensor([row]).to(device), torch.tensor([count]).to(device)
+        )
+        return int(tokens), bool(ended)
+
+    def note_logprobs(self, row: int, logprobs: torch.Tensor) -> None:
+        """Stores the log-probabilities (T,) of a row that has ended, in place of those drawn."""
+        length = len(logprobs)
+        self._logprobs[row, :length], self._logprobs[row, length:] = logprobs, 0.0
+        self._tokens[row, length:] = self.policy.pad_token_id
+
     def _hand_out(self, rows: torch.Tensor, finished: torch.Tensor) -> None:
         lengths, tokens = self._lengths[rows].tolist(), self._tokens[rows].tolist()
         ids = [row[:length] for row, length in zip(tokens, lengths, strict=True)]
