@@ -17,6 +17,10 @@ MOST_COMPARED = 128
 """Most tokens at the end of a completion that are compared: logits of more would fill the memory
 where the vocabulary is large. Windows and states matter most at the end."""
 
+LONGEST_MADE_UP = 256
+"""Longest length that matters for which texts are made up. Whether longer texts are read as they
+should be shows when a run first meets them."""
+
 LENGTHS = "window|chunk|block_size|index_topk"
 """Pattern of the names under which configurations give such lengths."""
 
@@ -95,3 +99,18 @@ def lengths_that_matter(config: Any) -> list[int]:
     named = vars(config.get_text_config()).items()
     numbers = {value for name, value in named if re.search(LENGTHS, name) and type(value) is int}
     return sorted(number for number in numbers if number > 1)
+
+
+def made_up_tokens(config: Any) -> list[tuple[int, ...]]:
+    """Makes up texts of unlike lengths, on both sides of each short length that matters.
+
+    Args:
+        config: Configuration of a transformers model.
+    """
+    lengths = [5, 14, 9]
+    for length in lengths_that_matter(config):
+        if length <= LONGEST_MADE_UP:
+            lengths += [max(1, length - 2), length + 5]  # completions cross it; or it is beyond
+    vocabulary, generator = config.get_text_config().vocab_size, torch.Generator().manual_seed(0)
+    ids = torch.randint(vocabulary, (sum(lengths),), generator=generator)
+    return [tuple(row.tolist()) for row in torch.split(ids, lengths)]

@@ -10,8 +10,9 @@ from functools import partial
 import torch
 
 from steer_lightning.errors import ConfigError
+from steer_lightning.model.padding import left_padded
 from steer_lightning.model.policy import Policy
-from steer_lightning.rollout.completions import Completions, left_padded, set_up
+from steer_lightning.rollout.completions import Completions, set_up
 from steer_lightning.rollout.cuda_graphs import CAPTURE_AFTER, CapturedPasses, CudaGraphs, Pass
 from steer_lightning.rollout.engine import OnCompletion, ignore
 from steer_lightning.rollout.flight import Flight, Parting, part

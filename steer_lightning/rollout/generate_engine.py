@@ -17,8 +17,9 @@ from transformers import (
 )
 
 from steer_lightning.errors import ConfigError
+from steer_lightning.model.padding import left_padded
 from steer_lightning.model.policy import Policy
-from steer_lightning.rollout.completions import Completions, left_padded, set_up
+from steer_lightning.rollout.completions import Completions, set_up
 from steer_lightning.rollout.engine import OnCompletion, ignore
 from steer_lightning.rollout.sampling import Sampling
 from steer_lightning.rollout.selfcheck import RealTexts, why_not

@@ -5,12 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 
-import torch
-
 from steer_lightning.model.plain_pass import (
     gap_of,
-    lengths_that_matter,
     logprobs_of,
+    made_up_tokens,
     plain_logits,
     tolerance,
 )
@@ -25,27 +23,17 @@ log = logging.getLogger(__name__)
 Generate = Callable[[Sequence[Prompt], Sampling], Rollouts]
 """Function that samples completions."""
 
-LONGEST_MADE_UP = 256
-"""Most tokens of a made-up prompt. Longer texts are compared when a run first meets them."""
-
 
 def made_up_prompts(policy: Policy) -> list[Prompt]:
-    """Makes up prompts of unlike lengths, on both sides of each short window of the base.
+    """Makes up prompts of unlike lengths; see `made_up_tokens`.
 
     Args:
         policy: Policy that reads them.
     """
-    config = policy.model.config
-    lengths = [5, 14, 9]
-    for length in lengths_that_matter(config):
-        if length <= LONGEST_MADE_UP:
-            lengths += [max(1, length - 2), length + 5]  # its completions cross it; it is beyond
-    vocabulary = config.get_text_config().vocab_size
-    ids = torch.randint(vocabulary, (sum(lengths),), generator=torch.Generator().manual_seed(0))
     problem = Problem(question="", answer="")
     return [
-        Prompt(id=k, problem=problem, text="", token_ids=tuple(row.tolist()))
-        for k, row in enumerate(torch.split(ids, lengths))
+        Prompt(id=k, problem=problem, text="", token_ids=tokens)
+        for k, tokens in enumerate(made_up_tokens(policy.model.config))
     ]
 
 

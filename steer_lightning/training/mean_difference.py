@@ -115,6 +115,8 @@ class MeanDifference:
         """
         advantages = self.count(rewards)
         rows = advantages.nonzero().squeeze(1)
+        if not policy.takes_padding:
+            max_tokens = 1  # a row at a time
         with policy.at_scale(0.0):
             for micro_batch in micro_batches(rollouts, rows, max_tokens, policy.pad_token_id):
                 states = mean_states(policy, micro_batch, self.num_tokens)
@@ -165,8 +167,9 @@ def mean_states(policy: Policy, rows: MicroBatch, num_tokens: int | None = None)
     def keep(row: int, stream: torch.Tensor) -> None:
         found[row] = torch.einsum("nt,ntd->nd", weights, stream[:, -width:].float())
 
+    ids, mask = rows.ids.to(policy.device), rows.mask.to(policy.device)
     with outputs_seen(places, keep):
-        policy.logits(rows.ids.to(policy.device), rows.mask.to(policy.device), num_last=1)
+        policy.padded_logits(ids, mask, num_last=1)
     return torch.stack([found[row] for row in range(len(places))])
 
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 import torch
 
 from steer_lightning.errors import ConfigError
+from steer_lightning.model.padding import COMPLETION_LENGTHS, has_experts
 from steer_lightning.model.plain_pass import gap_of, logprobs_of, plain_logits, tolerance
 from steer_lightning.model.policy import Policy
 from steer_lightning.rollout.selfcheck import made_up_prompts
@@ -29,9 +30,6 @@ log = logging.getLogger(__name__)
 
 REFUSALS = (RuntimeError, TypeError, ValueError, AttributeError, LookupError)
 """Errors raised by a model that does not fit the interfaces of `steer_lightning.model`."""
-
-COMPLETION_LENGTHS = (7, 1, 4)
-"""Numbers of tokens of the made-up completions of each prompt."""
 
 
 def made_up_rollouts(policy: Policy) -> Rollouts:
@@ -126,7 +124,7 @@ def _leak(
 
     Rounding hides a weak dependence from a comparison with plain passes, above all in 16 bits. But
     a row is the same to the last bit if tokens that it must not see are exchanged for others.
-    Experts are an exception: how many tokens each of them reads changes the order of operations.
+    Experts are an exception, see `has_experts`.
 
     Args:
         policy: Policy that reads.
@@ -138,8 +136,7 @@ def _leak(
     one, two = (logprobs_by(forward, found)[same.to(policy.device)] for found in (rows, others))
     mask = rows.completion_mask[same].to(one.device)
     gap = float((one - two)[mask].abs().max())
-    has_experts = any("experts" in name for name, _ in policy.model.named_modules())
-    if gap <= (tolerance(policy) / 10 if has_experts else 0.0):
+    if gap <= (tolerance(policy) / 10 if has_experts(policy.model) else 0.0):
         return None
     return f"a text changes with the texts that stand beside it, by {gap:.2g}"
 
@@ -158,15 +155,6 @@ def _with_other_neighbours(policy: Policy, rows: MicroBatch) -> tuple[MicroBatch
     return replace(rows, prompts=prompts, completion_ids=shifted, ids=ids), same
 
 
-def _with_other_padding(policy: Policy, rows: MicroBatch) -> tuple[MicroBatch, torch.Tensor]:
-    """Exchanges the tokens that are padding for others; all rows keep theirs."""
-    other = (policy.pad_token_id + 1) % policy.model.config.get_text_config().vocab_size
-    width = rows.completion_ids.shape[1]
-    ids = rows.ids.masked_fill(rows.mask == 0, other)
-    changed = replace(rows, ids=ids, completion_ids=ids[:, -width:])
-    return changed, torch.ones(len(rows.groups), dtype=torch.bool)
-
-
 def why_not_packed(policy: Policy) -> str | None:
     """Compares packed rows with plain passes, and looks for what leaks from row to row.
 
@@ -183,20 +171,6 @@ def why_not_packed(policy: Policy) -> str | None:
     forward, rows = PackedForward(policy), made_up_rows(policy)
     reason = why_not_by(policy, forward, rows)
     return reason or _leak(policy, forward, rows, *_with_other_neighbours(policy, rows))
-
-
-def why_not_padded(policy: Policy) -> str | None:
-    """Compares padded rows with plain passes, and looks for what leaks from the padding.
-
-    Args:
-        policy: Policy that reads.
-
-    Returns:
-        None if they agree, else the reason why rows can't be padded.
-    """
-    forward, rows = PaddedForward(policy), made_up_rows(policy)
-    reason = why_not_by(policy, forward, rows)
-    return reason or _leak(policy, forward, rows, *_with_other_padding(policy, rows))
 
 
 def why_not_one_by_one(policy: Policy) -> str | None:
@@ -232,10 +206,10 @@ def fastest(gradient: BatchGradient) -> BatchGradient:
         kept = gradient.kept_tokens if can_skip_layers(policy) else 0
         return replace(gradient, packed=True, kept_tokens=kept)
     found = slower(replace(gradient, packed=True), reason)
-    reason = why_not_padded(policy)
-    if reason is not None:
-        found = slower(found, reason)
-        reason = why_not_one_by_one(policy)
+    if policy.takes_padding:
+        return found
+    found = replace(found, max_tokens=1)
+    reason = why_not_one_by_one(policy)
     return found if reason is None else slower(found, reason)
 
 
