@@ -25,6 +25,7 @@ from steer_lightning.model.head import Head, before_head, head_of
 from steer_lightning.model.hub import eos_token_ids, pad_token_id
 from steer_lightning.model.padding import why_not_padded
 from steer_lightning.model.replaced_forward import replaced_forwards
+from steer_lightning.model.rotary import switch_length
 from steer_lightning.model.sharding import Sharding
 from steer_lightning.steering import (
     Attachment,
@@ -121,6 +122,7 @@ class Policy(FrozenBase):
             eos_token_id=list(self.eos_token_ids) or None, pad_token_id=self.pad_token_id
         )
         self.__dict__.pop("takes_padding", None)  # of another base
+        self.switches_rotary = switch_length(model.config) is not None
         self._takes_positions = "position_ids" in inspect.signature(model.forward).parameters
         self._attachment = attach(self.model, self.steering)
 

@@ -1,9 +1,10 @@
-"""The interface to transformers' rotary position embeddings: where they switch, and their values.
+"""The interface to the rotary position embeddings of transformers.
 
-With the types `longrope` (Phi-3, Phi-4) and `dynamic` a text has other positions, and so other
-probabilities for the same tokens, once it is longer than a certain length. transformers switches
-all rows of a call by the longest one, and leaves keys in the cache as they were. Tried with
-transformers 5.23; `compute_rotary` also with 5.0.
+They are computed, not loaded: a checkpoint does not hold them, and a model that was made on torch's
+meta device has none. With the types `longrope` (Phi-3, Phi-4) and `dynamic` a text has other
+frequencies, and so other probabilities for the same tokens, once it is longer than a certain
+length. transformers switches all rows of a call by the longest one, and leaves keys in the cache as
+they were. Tested with transformers 5.0 (`compute_rotary`) and 5.23.
 """
 
 from __future__ import annotations
@@ -67,9 +68,7 @@ def check_switch(config: Any, prompts: Sequence[int], max_new_tokens: int, key: 
 
 
 def compute_rotary(model: Any, device: torch.device | str) -> None:
-    """Computes the position embeddings of a model that was made on torch's meta device.
-
-    They are computed, not loaded: no checkpoint holds them.
+    """Computes the position embeddings of a model on the meta device.
 
     Args:
         model: Language model of the Llama form, changed in place.

@@ -1,4 +1,4 @@
-"""Texts that cross a switch of the rotary frequencies are refused; values on an empty model."""
+"""Position embeddings: computed for empty models, and switches that texts may not cross."""
 
 from __future__ import annotations
 
