@@ -7,7 +7,7 @@ Models hand it over as the first argument or as `hidden_states`. Tested with tra
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -16,45 +16,29 @@ from torch import nn
 from steer_lightning.model.replaced_forward import replaced_forwards
 
 
-@contextmanager
-def stream_seen(layer: nn.Module, see: Callable[[torch.Tensor], None]) -> Iterator[None]:
-    """Shows the stream (rows, T, D) that enters a layer in the forward passes of the block."""
+def skipped(layers: Sequence[nn.Module]) -> AbstractContextManager[None]:
+    """Lets layers hand on the stream as it is while the block runs."""
 
-    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        see(args[0] if args else kwargs["hidden_states"])
+    def hand_on(hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        return hidden_states
 
-    with _before(layer, hook):
-        yield
+    return replaced_forwards(layers, lambda forward: hand_on)
 
 
 @contextmanager
-def stream_given(
-    below: Sequence[nn.Module], layer: nn.Module, stream: torch.Tensor
-) -> Iterator[None]:
-    """Skips layers in the forward passes of the block.
+def stream_into(layer: nn.Module, change: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
+    """Lets another stream enter a layer while the block runs.
 
     Args:
-        below: Layers that do nothing.
-        layer: Layer above them, which a stream of ours enters instead.
-        stream: That stream, (rows, T, D).
+        layer: Decoder layer.
+        change: Function from the stream (rows, T, D) to the one that takes its place.
     """
 
     def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if args:
-            return (stream, *args[1:]), kwargs
-        return args, {**kwargs, "hidden_states": stream}
+            return (change(args[0]), *args[1:]), kwargs
+        return args, {**kwargs, "hidden_states": change(kwargs["hidden_states"])}
 
-    with replaced_forwards(below, lambda forward: _hand_on), _before(layer, hook):
-        yield
-
-
-def _hand_on(hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-    """Stands in for a skipped layer; its output is replaced before the first steered layer."""
-    return hidden_states
-
-
-@contextmanager
-def _before(layer: nn.Module, hook: Callable[..., Any]) -> Iterator[None]:
     handle = layer.register_forward_pre_hook(hook, with_kwargs=True)
     try:
         yield

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import nn
 
-from steer_lightning.model.layer_stream import stream_given, stream_seen
+from steer_lightning.model.layer_stream import skipped, stream_into
 
 
 class SkippedLayers:
@@ -55,16 +55,15 @@ class KeptStream:
     def one_pass(self) -> Iterator[None]:
         """Skips the layers below in one pass if the stream is kept already, else keeps it."""
         self._num_passes -= 1
-        below, first = self._skipped.below, self._skipped.first
-        if self.stream is not None:
-            with stream_given(below, first, self.stream):
-                yield
-        elif self._num_passes:
-            with stream_seen(first, self._keep):
-                yield
-        else:
+        with ExitStack() as stack:
+            if self.stream is not None:
+                stack.enter_context(skipped(self._skipped.below))
+            if self.stream is not None or self._num_passes:
+                stack.enter_context(stream_into(self._skipped.first, self._kept))
             yield
 
-    def _keep(self, stream: torch.Tensor) -> None:
-        if self._skipped.take_in(stream.shape[0] * stream.shape[1]):
+    def _kept(self, stream: torch.Tensor) -> torch.Tensor:
+        """Keeps a stream if there is room, or returns the one that was kept in its place."""
+        if self.stream is None and self._skipped.take_in(stream.shape[0] * stream.shape[1]):
             self.stream = stream
+        return stream if self.stream is None else self.stream

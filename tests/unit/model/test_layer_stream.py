@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from steer_lightning.model.layer_stream import stream_given, stream_seen
+from steer_lightning.model.layer_stream import skipped, stream_into
 
 
 class Plus(nn.Module):
@@ -23,7 +23,7 @@ class Plus(nn.Module):
 
 
 @pytest.mark.parametrize("by_name", [False, True])
-def test_a_stream_is_seen_and_then_given_without_the_layers_below(by_name: bool) -> None:
+def test_another_stream_enters_a_layer_without_the_layers_below(by_name: bool) -> None:
     first, second, third = Plus(1.0), Plus(10.0), Plus(100.0)
 
     def run() -> float:
@@ -32,11 +32,11 @@ def test_a_stream_is_seen_and_then_given_without_the_layers_below(by_name: bool)
             stream = layer(hidden_states=stream, mask=0) if by_name else layer(stream, 0)
         return float(stream)
 
-    seen: list[torch.Tensor] = []
-    with stream_seen(third, seen.append):
-        assert run() == 111
-    assert [float(stream) for stream in seen] == [11]
-    with stream_given([first, second], third, torch.full((1, 1, 1), 5.0)):
+    assert run() == 111
+    with stream_into(third, lambda stream: 2 * stream):
+        assert run() == 122
+        with skipped([first, second]):
+            assert run() == 100
+    with skipped([first, second]), stream_into(third, lambda stream: torch.tensor(5.0)):
         assert run() == 105
     assert run() == 111
-    assert len(seen) == 1
