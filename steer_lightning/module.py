@@ -61,7 +61,7 @@ from steer_lightning.training.sample import (
     default_rewards,
     who_takes_part,
 )
-from steer_lightning.training.selfcheck import fastest, one_by_one
+from steer_lightning.training.selfcheck import fastest
 from steer_lightning.training.step import Sampled, Step
 from steer_lightning.training.update import OptimizerSteps, Updater
 from steer_lightning.types import Prompt
@@ -114,8 +114,8 @@ class SteeringModule(HeldOut):
             those of training, with one completion each. Accuracy is the mean over `group_size`
             completions.
         exact: Whether the engine's log-probabilities are those of the update to the last bit, so
-            that a policy which has not moved has a ratio of exactly 1. Rows are then read one at a
-            time, which is slower; see `ExactEngine`.
+            that a policy which has not moved has a ratio of exactly 1. Completions are then read
+            once more, and without packing, which is slower; see `ExactEngine`.
         seed: Seed of everything random in training; on the command line it is `seed_everything`.
 
     Attributes:
@@ -174,7 +174,7 @@ class SteeringModule(HeldOut):
         self.exact = exact
         self.engine: RolloutEngine = engine or DecodeEngine()
         if exact:
-            self.engine = ExactEngine(self.engine)
+            self.engine = ExactEngine(self.engine, tokens_per_micro_batch)
         pool = self.reward_pool = reward_pool or RewardPool()
         loss = loss or PolicyGradient()
         self.reward = RewardSum(default_rewards(loss) if rewards is None else rewards, pool)
@@ -189,6 +189,7 @@ class SteeringModule(HeldOut):
             max_tokens=tokens_per_micro_batch,
             activation_checkpointing=activation_checkpointing,
             kept_tokens=kept_tokens,
+            exact=exact,
         )
         self.optimizer_factory, self.schedule = optimizer, schedule
         self.gradient_clip = gradient_clip or RunningNormClip()
@@ -236,9 +237,7 @@ class SteeringModule(HeldOut):
             dynamic_sampling=self.dynamic_sampling,
             base_sampling=needs_of(self.loss).base_sampling,
         )
-        if self.exact:
-            self.batch_gradient = one_by_one(self.batch_gradient)
-        else:
+        if not self.exact:
             self.batch_gradient = fastest(self.batch_gradient)
 
     @property
