@@ -59,6 +59,7 @@ def test_checkpoints_hold_what_is_trained_alone(tmp_path: Path) -> None:
     assert module.policy.sharding.num_parameters(module.policy.model) == count
 
 
+@pytest.mark.filterwarnings("ignore")  # those of Lightning, which the command leaves out
 @pytest.mark.parametrize("exact", [False, True])
 def test_an_exact_module_has_a_ratio_of_exactly_1(tmp_path: Path, exact: bool) -> None:
     module = SteeringModule(
