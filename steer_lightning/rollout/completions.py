@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from steer_lightning.model.policy import Policy
+from steer_lightning.model.rotary import check_switch
 from steer_lightning.rollout.engine import OnCompletion
 from steer_lightning.rollout.sampling import Sampling
 from steer_lightning.types import Completion, Problem, Prompt, Rollouts
@@ -210,6 +211,10 @@ class Completions:
         step: int,
         on_completion: OnCompletion,
     ) -> None:
+        if policy.switches_rotary:
+            lengths = [len(prompt.token_ids) for prompt in prompts]
+            key = "sampling.max_new_tokens"
+            check_switch(policy.model.config, lengths, sampling.max_new_tokens, key)
         self.policy, self.sampling = policy, sampling
         self.prompts, self.on_completion = prompts, on_completion
         self._texts: dict[int, str] = {}
@@ -255,6 +260,48 @@ class Completions:
         if bool(ended.any()):
             self._hand_out(rows[ended], finished[ended])
         return tokens, ended
+
+    def sample_row(self, logits: torch.Tensor, row: int, count: int) -> tuple[int, bool]:
+        """Draws the next token of one row that has not ended; see `sample`.
+
+        Args:
+            logits: Logits behind its last token, (V,).
+            row: Number of the row.
+            count: Number of tokens that it has already; more are forgotten.
+        """
+        device = logits.device
+        tokens, ended = self.sample(
+            logits[None].clone(), torch.tensor([row]).to(device), torch.tensor([count]).to(device)
+        )
+        return int(tokens), bool(ended)
+
+    def redraw(self, row: int, logits: torch.Tensor) -> torch.Tensor:
+        """Draws the first T tokens of a row, each as if those before it were known, (T,) int64.
+
+        Args:
+            row: Number of the row.
+            logits: Logits (T, V) that predict them.
+        """
+        uniforms = self._uniforms[row, : len(logits)]
+        return draw(logits.clone(), uniforms, self.sampling)[0]
+
+    def note_logprobs(self, row: int, logprobs: torch.Tensor) -> None:
+        """Stores the log-probabilities (T,) of a row that has ended, in place of those drawn."""
+        self._logprobs[row, : len(logprobs)] = logprobs
+
+    def cut(self, row: int, length: int) -> None:
+        """Forgets what lay behind the end of a row before it was sampled anew."""
+        self._logprobs[row, length:] = 0.0
+        self._tokens[row, length:] = self.policy.pad_token_id
+
+    def take(self, rollouts: Rollouts) -> None:
+        """Takes over completions of the same prompts that all have ended."""
+        width = rollouts.completion_ids.shape[1]
+        self._tokens[:, :width] = rollouts.completion_ids.to(self._tokens.device)
+        self._logprobs[:, :width] = rollouts.logprobs.to(self._logprobs.device)
+        self._lengths = rollouts.num_tokens.to(self._lengths.device)
+        self._finished = rollouts.finished.to(self._finished.device).clone()
+        self._texts = dict(enumerate(rollouts.texts))
 
     def _hand_out(self, rows: torch.Tensor, finished: torch.Tensor) -> None:
         self._check_finite(rows)
@@ -362,6 +409,14 @@ def left_padded(rows: Sequence[Sequence[int]], pad: int) -> tuple[torch.Tensor, 
     ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in rows])
     lengths = torch.tensor([[len(row)] for row in rows])
     return ids, (torch.arange(width) >= width - lengths).long()
+
+
+def longest_text(rollouts: Rollouts) -> int:
+    """Returns the number of tokens of the longest text, prompt included; 0 without any."""
+    counts = rollouts.completion_mask.sum(1).view(len(rollouts.prompts), rollouts.group_size)
+    longest = counts.amax(1).tolist() if len(counts) else []
+    rows = zip(rollouts.prompts, longest, strict=True)
+    return max((len(prompt.token_ids) + count for prompt, count in rows), default=0)
 
 
 def set_up(policy: Policy | None, engine: str) -> Policy:

@@ -17,7 +17,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from steer_lightning.errors import UNKNOWN, ConfigError
-from steer_lightning.model.attention import CacheLayer, attention_by, cache_of, check_arguments
+from steer_lightning.model.attention import AttentionCall, CacheLayer, attention_by, cache_of
 from steer_lightning.rollout.flight import Flight, View
 from steer_lightning.rollout.sampling import Sampling
 from steer_lightning.types import Prompt
@@ -239,55 +239,33 @@ class FlightCache:
         for layer in self.layers:
             layer.move_prompts(source, target)
 
-    def attend(
-        self,
-        module: torch.nn.Module,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        attention_mask: torch.Tensor | None,
-        scaling: float | None = None,
-        sliding_window: int | None = None,
-        softcap: float | None = None,
-        s_aux: torch.Tensor | None = None,
-        **kwargs: Any,
-    ) -> tuple[torch.Tensor, None]:
+    def attend(self, call: AttentionCall) -> torch.Tensor:
         """Attends over prompts and tails.
 
         Args:
-            module: Attention module, which knows its layer.
-            query: Queries (rows, H, T, D).
-            key: Keys of these tokens alone, (rows, K, T, D).
-            value: Values of these tokens alone, (rows, K, T, D).
-            attention_mask: Mask, which is ignored: the flight knows what each row may see.
-            scaling: Factor of the scores; default D ** -0.5.
-            sliding_window: Width of the window that this layer sees; None sees all.
-            softcap: Cap of the scores, which is not supported.
-            s_aux: Attention sinks, which are not supported.
-            kwargs: Other arguments, such as `dropout`, which is 0 in eval mode.
+            call: Queries, keys and values of the new tokens alone.
 
         Returns:
-            Output (rows, T, H, D), and None for the weights.
+            Output (rows, T, H, D).
 
         Raises:
-            NotImplementedError: If an argument is given that is not supported.
+            NotImplementedError: If the model caps scores or has attention sinks.
         """
-        check_arguments(softcap=softcap, s_aux=s_aux)
-        layer = self.layers[module.layer_idx]  # type: ignore[index]
-        scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+        call.refuse("softcap", "sinks")
+        layer = self.layers[call.layer]
         if layer.view.prefilling is None:
-            return _decode(layer.view, layer, query * scaling, sliding_window), None
-        mask = self._flight.prefill_mask(sliding_window)
+            return _decode(layer.view, layer, call.query * call.scale, call.window)
+        mask = self._flight.prefill_mask(call.window)
         output = scaled_dot_product_attention(
-            query,
-            key,
-            value,
+            call.query,
+            call.key,
+            call.value,
             attn_mask=mask,
             is_causal=mask is None,
-            scale=scaling,
-            enable_gqa=query.shape[1] != key.shape[1],
+            scale=call.scale,
+            enable_gqa=call.query.shape[1] != call.key.shape[1],
         )
-        return output.transpose(1, 2), None
+        return output.transpose(1, 2)
 
 
 def _decode(view: View, layer: KeyValues, query: torch.Tensor, window: int | None) -> torch.Tensor:

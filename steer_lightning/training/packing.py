@@ -12,12 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from steer_lightning.model.attention import attention_by, check_arguments
+from steer_lightning.model.attention import AttentionCall, attention_by
 from steer_lightning.model.head import Head, TokenStates, token_states
 from steer_lightning.model.policy import Policy
 from steer_lightning.steering.tokens import COMPLETION, LAST_PROMPT, PROMPT
@@ -101,21 +100,20 @@ class Packing:
             self._windows[width, window] = (distance >= 0) & (distance < window)
         return self._windows[width, window]
 
-    def attend(
-        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float, window: Any
-    ) -> torch.Tensor:
+    def attend(self, call: AttentionCall) -> torch.Tensor:
         """Attends within the rows, from packed tensors (1, H, S, D) to an output (1, S, H, D)."""
+        call.refuse("softcap", "sinks")
         outputs = []
         for places in self.buckets:
-            mask = self.window(places.shape[1], window)
+            mask = self.window(places.shape[1], call.window)
             output = scaled_dot_product_attention(
-                _take(query, places),
-                _take(key, places),
-                _take(value, places),
+                _take(call.query, places),
+                _take(call.key, places),
+                _take(call.value, places),
                 attn_mask=mask,
                 is_causal=mask is None,
-                scale=scale,
-                enable_gqa=query.shape[1] != key.shape[1],
+                scale=call.scale,
+                enable_gqa=call.query.shape[1] != call.key.shape[1],
             )
             outputs.append(output.transpose(1, 2).flatten(0, 1))  # (n * T, H, D)
         return torch.cat(outputs).index_select(0, self._place)[None]
@@ -227,21 +225,6 @@ class PackedForward:
             packing.ids, packing.positions, packing.predictors, packing.roles
         )
 
-    def _attend(
-        self,
-        module: torch.nn.Module,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        attention_mask: torch.Tensor | None,
-        scaling: float | None = None,
-        sliding_window: int | None = None,
-        softcap: float | None = None,
-        s_aux: torch.Tensor | None = None,
-        **kwargs: Any,
-    ) -> tuple[torch.Tensor, None]:
-        """Attends as transformers asks; see `model.attention.Attention`."""
-        check_arguments(softcap=softcap, s_aux=s_aux)
+    def _attend(self, call: AttentionCall) -> torch.Tensor:
         assert self._packing is not None
-        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-        return self._packing.attend(query, key, value, scale, sliding_window), None
+        return self._packing.attend(call)
