@@ -1,0 +1,92 @@
+"""A model attends by a function of our own for as long as it is asked to."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+import pytest
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from steer_lightning.model.attention import CacheLayer, attention_by, cache_of, check_arguments
+from steer_lightning.testing import tiny_model
+
+IDS = torch.tensor([[1, 10, 20, 30, 40], [1, 50, 60, 70, 80]])
+
+
+def attend(
+    module: Any, query: Any, key: Any, value: Any, mask: Any, scaling: float, **_: Any
+) -> tuple[torch.Tensor, None]:
+    """Causal attention of the last tokens to all tokens."""
+    assert mask is None, "no mask is built for a name that has no mask function"
+    seen = torch.ones(query.shape[2], key.shape[2]).tril(key.shape[2] - query.shape[2]).bool()
+    output = scaled_dot_product_attention(
+        query, key, value, attn_mask=seen, scale=scaling, enable_gqa=True
+    )
+    return output.transpose(1, 2), None
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen3"])
+def test_a_function_of_ones_own_gives_the_models_logits(architecture: str) -> None:
+    model = tiny_model(architecture)
+    before, names = model.config._attn_implementation, set(ALL_ATTENTION_FUNCTIONS)
+    expected = model(IDS).logits
+    with attention_by(model, attend):
+        torch.testing.assert_close(model(IDS, use_cache=False).logits, expected)
+    assert model.config._attn_implementation == before
+    assert set(ALL_ATTENTION_FUNCTIONS) == names
+    assert torch.equal(model(IDS).logits, expected)
+
+
+def test_two_models_attend_each_by_its_own_and_an_error_ends_both() -> None:
+    one, two, calls = tiny_model(), tiny_model("qwen2"), []
+
+    def noted(name: str) -> Any:
+        return lambda *args, **kwargs: calls.append(name) or attend(*args, **kwargs)
+
+    with (
+        suppress(KeyError),
+        attention_by(one, noted("one")),
+        attention_by(two, noted("two")),
+    ):
+        one(IDS, use_cache=False)
+        two(IDS, use_cache=False)
+        raise KeyError
+    assert calls == ["one"] * 3 + ["two"] * 3, "once a layer"
+    one(IDS)
+    assert len(calls) == 6
+
+
+class Growing(CacheLayer):
+    """Keeps all keys and values."""
+
+    def lazy_initialization(self, *_: Any) -> None:
+        self.is_initialized = True
+
+    def update(self, keys: Any, values: Any, *_: Any, **__: Any) -> tuple[Any, Any]:
+        if self.is_initialized:
+            keys = torch.cat([self.keys, keys], 2)
+            values = torch.cat([self.values, values], 2)
+        self.is_initialized, self.keys, self.values = True, keys, values
+        return keys, values
+
+
+def test_a_cache_layer_serves_token_by_token() -> None:
+    model = tiny_model()
+    expected = model(IDS).logits
+    cache = cache_of([Growing() for _ in range(3)])
+    with attention_by(model, attend):
+        for first, end in ((0, 2), (2, 3), (3, 5)):
+            places = torch.arange(first, end)[None].expand(2, -1)
+            part = model(IDS[:, first:end], position_ids=places, past_key_values=cache)
+            torch.testing.assert_close(part.logits, expected[:, first:end])
+    assert cache.layers[0].keys.shape == (2, 2, 5, 8)
+    assert (cache.get_seq_length(), cache.layers[0].get_max_length()) == (0, -1)
+
+
+def test_arguments_that_are_not_computed_are_named() -> None:
+    check_arguments(softcap=None, s_aux=None)
+    with pytest.raises(NotImplementedError, match="attention with softcap and s_aux"):
+        check_arguments(softcap=30.0, window=None, s_aux=torch.zeros(1))
