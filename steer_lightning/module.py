@@ -29,8 +29,8 @@ from steer_lightning.rewards import (
     RewardSum,
     WeightedReward,
 )
-from steer_lightning.rollout import DecodeEngine, RolloutEngine, Sampling
-from steer_lightning.rollout.exact_engine import ExactEngine
+from steer_lightning.rollout import RolloutEngine, Sampling
+from steer_lightning.rollout.exact_engine import engine_of
 from steer_lightning.steering import Steering, SteeringVectors
 from steer_lightning.strategy import SteeringStrategy
 from steer_lightning.training.batch import Batch
@@ -159,8 +159,7 @@ class SteeringModule(HeldOut):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.automatic_optimization = False  # one optimizer step over many backward passes
-        self.strict_loading = False  # checkpoints hold the vectors, never the base
+        self.automatic_optimization = self.strict_loading = False  # see `Updater`, `state_dict`
         self.policy = Policy(
             base,
             revision=revision,
@@ -169,17 +168,14 @@ class SteeringModule(HeldOut):
             attn_implementation=attn_implementation,
             trust_remote_code=trust_remote_code,
         )
-        self.sampling, self.seed = sampling, seed
-        self.exact = exact
-        self.engine: RolloutEngine = engine or DecodeEngine()
-        if exact:
-            self.engine = ExactEngine(self.engine, tokens_per_micro_batch)
+        self.sampling, self.seed, self.updates, self.schedule = sampling, seed, updates, schedule
+        self.engine = engine_of(engine, tokens_per_micro_batch if exact else None)
         pool = self.reward_pool = reward_pool or RewardPool()
         loss = loss or PolicyGradient()
         self.reward = RewardSum(default_rewards(loss) if rewards is None else rewards, pool)
         self.advantage: Advantage = advantage or default_advantage(loss)
-        self.updates, self.dynamic_sampling = updates, dynamic_sampling
-        self.mask_overlong, self.kl_in_reward = mask_overlong, kl_in_reward
+        self.dynamic_sampling, self.mask_overlong = dynamic_sampling, mask_overlong
+        self.kl_in_reward, self.optimizer_factory = kl_in_reward, optimizer
         check_training(self, loss)
         self.batch_gradient = BatchGradient(
             policy=self.policy,
@@ -190,7 +186,6 @@ class SteeringModule(HeldOut):
             kept_tokens=kept_tokens,
             exact=exact,
         )
-        self.optimizer_factory, self.schedule = optimizer, schedule
         self.gradient_clip = gradient_clip or RunningNormClip()
         self.verifier = RewardSum([WeightedReward(reward=verifier or MathReward())], pool)
         self.eval_sampling = eval_sampling or replace(sampling, group_size=1)
@@ -237,8 +232,7 @@ class SteeringModule(HeldOut):
             dynamic_sampling=self.dynamic_sampling,
             base_sampling=needs_of(self.loss).base_sampling,
         )
-        if not self.exact:
-            self.batch_gradient = fastest(self.batch_gradient)
+        self.batch_gradient = fastest(self.batch_gradient)
 
     @property
     def loss(self) -> Loss:
@@ -306,7 +300,7 @@ class SteeringModule(HeldOut):
             steps=self.updates,
             seed=self.seed,
             off_policy=needs_of(self.loss).base_sampling is not None,
-            exact=self.exact,
+            exact=self.batch_gradient.exact,
         )
 
     def on_train_batch_start(self, batch: Sequence[Prompt], batch_idx: int) -> None:

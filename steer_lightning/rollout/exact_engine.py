@@ -16,6 +16,7 @@ import torch
 from steer_lightning.model.head import token_states_of_logits
 from steer_lightning.model.policy import Policy
 from steer_lightning.rollout.completions import Completions, set_up
+from steer_lightning.rollout.decode_engine import DecodeEngine
 from steer_lightning.rollout.engine import OnCompletion, RolloutEngine, ignore
 from steer_lightning.rollout.sampling import Sampling
 from steer_lightning.steering import Steering
@@ -89,6 +90,17 @@ class ExactEngine:
             "kernels are not deterministic, and model.exact needs that they are. Try "
             "trainer.deterministic: warn"
         )
+
+
+def engine_of(engine: RolloutEngine | None, exact_tokens: int | None) -> RolloutEngine:
+    """Returns the engine of a run.
+
+    Args:
+        engine: Engine of the configuration; null takes `DecodeEngine`.
+        exact_tokens: Most tokens of a micro-batch with which it must be exact; null has no need.
+    """
+    found = engine or DecodeEngine()
+    return found if exact_tokens is None else ExactEngine(found, exact_tokens)
 
 
 def blocks(rollouts: Rollouts, group: int, max_tokens: int) -> Iterator[list[int]]:

@@ -201,6 +201,8 @@ def fastest(gradient: BatchGradient) -> BatchGradient:
         ConfigError: If not even single rows agree with plain passes.
     """
     policy = gradient.policy
+    if gradient.exact:
+        return gradient  # rows are padded, on the right alone, or read one at a time
     reason = why_not_packed(policy)
     if reason is None:
         kept = gradient.kept_tokens if can_skip_layers(policy) else 0
