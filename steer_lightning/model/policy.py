@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from transformers import GenerationConfig
+from transformers import GenerationConfig, PreTrainedModel
 
 from steer_lightning.data.completion_text import ids_without_text
 from steer_lightning.model.base import FrozenBase
@@ -113,7 +113,8 @@ class Policy(FrozenBase):
         """
         self.model = model.requires_grad_(False).eval()
         self.eos_token_ids = eos_token_ids(self.model, self.tokenizer)
-        self.pad_token_id = pad_token_id(self.tokenizer, self.eos_token_ids)
+        num_tokens = self.model.config.get_text_config().vocab_size
+        self.pad_token_id = pad_token_id(self.tokenizer, self.eos_token_ids, num_tokens)
         self.ids_without_text = ids_without_text(self.tokenizer, self.eos_token_ids)
         # What a checkpoint recommends for chatting (top-p, repetition penalty) must not leak into
         # rollouts: generate() fills every unset field from here, and the sampled distribution would
@@ -123,7 +124,9 @@ class Policy(FrozenBase):
         )
         self.__dict__.pop("takes_padding", None)  # of another base
         self.switches_rotary = switch_length(model.config) is not None
-        self._takes_positions = "position_ids" in inspect.signature(model.forward).parameters
+        # FSDP1's wrapper takes arguments of any name: those of the model inside it are meant
+        inner = next(part for part in model.modules() if isinstance(part, PreTrainedModel))
+        self._takes_positions = "position_ids" in inspect.signature(inner.forward).parameters
         self._attachment = attach(self.model, self.steering)
 
     def steer(self, steering: Steering, scale: float = 1.0) -> None:
