@@ -12,6 +12,8 @@ from steer_lightning.advantages import DrGRPO, has_signal
 from steer_lightning.errors import ConfigError
 from steer_lightning.model.policy import Policy
 from steer_lightning.steering import SteeringVectors, find_sites
+from steer_lightning.steering.sites import stream_of
+from steer_lightning.steering.units import one_logit
 from steer_lightning.training.batch import MicroBatch
 from steer_lightning.training.gradient import micro_batches
 from steer_lightning.types import Rollouts
@@ -166,12 +168,13 @@ def mean_states(policy: Policy, part: MicroBatch, num_tokens: int | None = None)
     found: dict[int, torch.Tensor] = {}
 
     def keep(row: int, module: nn.Module, args: object, output: Any) -> None:
-        stream = output if isinstance(output, torch.Tensor) else output[0]
-        found[row] = torch.einsum("nt,ntd->nd", weights, stream[:, -width:].float())
+        found[row] = torch.einsum("nt,ntd->nd", weights, stream_of(output)[:, -width:].float())
 
     handles = [place.register_forward_hook(partial(keep, row)) for row, place in enumerate(places)]
     try:
-        policy.logits(part.ids.to(policy.device), part.mask.to(policy.device), num_last=1)
+        ids, mask = part.ids.to(policy.device), part.mask.to(policy.device)
+        with one_logit(policy.model):
+            policy.logits(ids, mask, num_last=width + 1)
     finally:
         for handle in handles:
             handle.remove()
