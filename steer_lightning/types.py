@@ -104,8 +104,8 @@ class LossInputs:
     """Log-probabilities under the current policy, (n, T) float32, differentiable; arbitrary where
     masked."""
     old_logprobs: torch.Tensor
-    """Log-probabilities that the trainer computed before the first update of this batch, (n, T)
-    float32; in the first update they are `logprobs` without gradient."""
+    """Log-probabilities that the trainer computed before the first optimizer step on this batch,
+    (n, T) float32; in the first step they are `logprobs` without gradient."""
     sampling_logprobs: torch.Tensor
     """Log-probabilities under the sampled distribution, as the engine gave them, (n, T) float32."""
     mask: torch.Tensor

@@ -1,127 +1,83 @@
-"""Small random models of architectures that are built otherwise than Llama."""
+"""Small random models that do not fit the fast ways to read texts, each in a way of its own."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 import transformers as tf
 
 from steer_lightning.model.policy import Policy
-from steer_lightning.steering import Steering
+from steer_lightning.steering import SteeringVectors
 from steer_lightning.testing import byte_tokenizer
 
-WIDTH, LAYERS = 64, 4
-
 IDS = {"vocab_size": 259, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-PLAIN = {
+LLAMA_LIKE = {
     **IDS,
-    "hidden_size": WIDTH,
+    "hidden_size": 64,
     "intermediate_size": 96,
-    "num_hidden_layers": LAYERS,
+    "num_hidden_layers": 4,
     "num_attention_heads": 4,
-    "num_key_value_heads": 4,
-    "max_position_embeddings": 256,
-}
-MAMBA = {**IDS, "hidden_size": WIDTH, "state_size": 8, "num_hidden_layers": LAYERS}
-GEMMA = {
-    **PLAIN,
-    "head_dim": 16,
-    "layer_types": ["sliding_attention", "full_attention"] * 2,
-    "num_kv_shared_layers": 2,
-    "vocab_size_per_layer_input": 259,
-    "hidden_size_per_layer_input": 8,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
 }
 
-ODD: dict[str, Callable[[], Any]] = {
-    # the norm that the MLP reads has a name of its own
-    "afmoe": lambda: tf.AfmoeConfig(
-        **PLAIN,
-        num_experts=4,
-        num_experts_per_tok=2,
-        moe_intermediate_size=32,
-        num_dense_layers=1,
-    ),
-    # norms after the residual sums, layers that return lists, and no cache
-    "gpt1": lambda: tf.OpenAIGPTConfig(
-        vocab_size=259, n_embd=WIDTH, n_layer=LAYERS, n_head=4, n_positions=256
-    ),
-    # two attentions a layer, in a list
-    "longcat": lambda: tf.LongcatFlashConfig(
-        **{key: value for key, value in PLAIN.items() if key != "num_hidden_layers"},
-        kv_lora_rank=16,
-        q_lora_rank=16,
-        qk_rope_head_dim=8,
-        qk_nope_head_dim=8,
-        v_head_dim=16,
-        head_dim=8,
-        ffn_hidden_size=96,
-        expert_ffn_hidden_size=32,
-        n_routed_experts=4,
-        moe_topk=2,
-        zero_expert_num=1,
-        num_layers=LAYERS,
-    ),
-    # states instead of keys and values
-    "mamba": lambda: tf.MambaConfig(**MAMBA, time_step_rank=8),
-    "falcon_mamba": lambda: tf.FalconMambaConfig(**MAMBA, time_step_rank=8),
-    # layers that hand on several streams
-    "gemma3n": lambda: tf.Gemma3nTextConfig(**GEMMA, laurel_rank=8, altup_num_inputs=2),
-    "deepseek_v4": lambda: tf.DeepseekV4Config(
+
+def phimoe(window: int = 16) -> Any:
+    """Windows that the mask alone tells of."""
+    return tf.PhimoeConfig(**LLAMA_LIKE, sliding_window=window, num_local_experts=4)
+
+
+def bart() -> Any:
+    """Positions that are counted from the padding on."""
+    return tf.BartConfig(
         **IDS,
-        hidden_size=WIDTH,
-        intermediate_size=32,
-        moe_intermediate_size=32,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=4,
-        n_routed_experts=4,
-        num_experts_per_tok=2,
-        head_dim=16,
-        q_lora_rank=16,
-        o_lora_rank=16,
-        o_groups=2,
-        qk_rope_head_dim=8,
+        d_model=64,
+        decoder_layers=4,
+        decoder_attention_heads=4,
+        decoder_ffn_dim=96,
         max_position_embeddings=256,
-    ),
-    "hy_v4": lambda: tf.HYV4Config(
-        **IDS,
-        hidden_size=WIDTH,
-        intermediate_size=64,
-        moe_intermediate_size=32,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=4,
-        n_routed_experts=4,
-        num_experts_per_tok=2,
-        q_lora_rank=16,
-        kv_lora_rank=16,
-        qk_nope_head_dim=8,
-        qk_rope_head_dim=8,
-        v_head_dim=16,
-        index_head_dim=16,
-        max_position_embeddings=256,
-    ),
-    # upper layers that share keys, and read only the positions whose logits are asked for
-    "gemma4": lambda: tf.Gemma4TextConfig(**GEMMA, global_head_dim=16),
-}
-"""Functions that make a configuration of width `WIDTH` with `LAYERS` decoder layers."""
+        is_decoder=True,
+        add_cross_attention=False,
+    )
 
 
-def odd_model(architecture: str, seed: int = 0) -> Any:
-    """Makes a frozen random causal language model, float32, with weights of some size."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = tf.AutoModelForCausalLM.from_config(ODD[architecture]()).eval()
-        with torch.no_grad():
-            for name, weight in model.named_parameters():
-                if weight.dim() >= 2 and "A_log" not in name:
-                    weight.normal_(std=0.12)
-    return model.requires_grad_(False)
+def mamba() -> Any:
+    """States that pass on from text to text."""
+    return tf.MambaConfig(
+        **IDS, hidden_size=64, state_size=8, num_hidden_layers=4, time_step_rank=8
+    )
 
 
-def odd_policy(architecture: str, steering: Steering) -> Policy:
-    """Makes a policy on an odd model."""
-    policy = Policy("odd", steering=steering)
+def longrope() -> Any:
+    """Frequencies that switch beyond 32 tokens."""
+    rope = {
+        "rope_type": "longrope",
+        "rope_theta": 10_000.0,
+        "short_factor": [1.0] * 8,
+        "long_factor": [4.0 + k for k in range(8)],
+        "original_max_position_embeddings": 32,
+    }
+    return tf.Phi3Config(**LLAMA_LIKE, original_max_position_embeddings=32, rope_parameters=rope)
+
+
+def dynamic() -> Any:
+    """Frequencies that change with each token beyond 32."""
+    rope = {"rope_type": "dynamic", "rope_theta": 10_000.0, "factor": 4.0}
+    return tf.LlamaConfig(**{**LLAMA_LIKE, "max_position_embeddings": 32}, rope_parameters=rope)
+
+
+def policy_of(config: Any, std: float = 0.12) -> Policy:
+    """Makes a policy on a random model, with weights so large that differences show."""
+    model = tf.AutoModelForCausalLM.from_config(config)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if weight.dim() >= 2 and "A_log" not in name:
+                weight.copy_(torch.randn(weight.shape, generator=generator) * std)
+    policy = Policy("tiny", steering=SteeringVectors(scale="none"))
     policy.tokenizer = byte_tokenizer()
-    policy.adopt(odd_model(architecture))
+    policy.adopt(model)
+    vectors = torch.randn(len(policy.steering.layers), 64, generator=generator) * 0.3
+    policy.steering.set_vectors(vectors)
     return policy

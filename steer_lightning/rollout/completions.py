@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from steer_lightning.model.policy import Policy
+from steer_lightning.model.rotary import check_switch
 from steer_lightning.rollout.engine import OnCompletion
 from steer_lightning.rollout.sampling import Sampling
 from steer_lightning.types import Completion, Problem, Prompt, Rollouts
@@ -205,6 +206,10 @@ class Completions:
         step: int,
         on_completion: OnCompletion,
     ) -> None:
+        if policy.switches_rotary:
+            lengths = [len(prompt.token_ids) for prompt in prompts]
+            key = "sampling.max_new_tokens"
+            check_switch(policy.model.config, lengths, sampling.max_new_tokens, key)
         self.policy, self.sampling = policy, sampling
         self.prompts, self.on_completion = prompts, on_completion
         self._texts: dict[int, str] = {}
@@ -250,6 +255,26 @@ class Completions:
         if bool(ended.any()):
             self._hand_out(rows[ended], finished[ended])
         return tokens, ended
+
+    def sample_row(self, logits: torch.Tensor, row: int, count: int) -> tuple[int, bool]:
+        """Draws the next token of one row that has not ended; see `sample`.
+
+        Args:
+            logits: Logits behind its last token, (V,).
+            row: Number of the row.
+            count: Number of tokens that it has already; more are forgotten.
+        """
+        device = logits.device
+        tokens, ended = self.sample(
+            logits[None].clone(), torch.tensor([row]).to(device), torch.tensor([count]).to(device)
+        )
+        return int(tokens), bool(ended)
+
+    def note_logprobs(self, row: int, logprobs: torch.Tensor) -> None:
+        """Stores the log-probabilities (T,) of a row that has ended, in place of those drawn."""
+        length = len(logprobs)
+        self._logprobs[row, :length], self._logprobs[row, length:] = logprobs, 0.0
+        self._tokens[row, length:] = self.policy.pad_token_id
 
     def _hand_out(self, rows: torch.Tensor, finished: torch.Tensor) -> None:
         lengths, tokens = self._lengths[rows].tolist(), self._tokens[rows].tolist()
@@ -339,6 +364,14 @@ def left_padded(rows: Sequence[Sequence[int]], pad: int) -> tuple[torch.Tensor, 
     ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in rows])
     lengths = torch.tensor([[len(row)] for row in rows])
     return ids, (torch.arange(width) >= width - lengths).long()
+
+
+def longest_text(rollouts: Rollouts) -> int:
+    """Returns the number of tokens of the longest text, prompt included; 0 without any."""
+    counts = rollouts.completion_mask.sum(1).view(len(rollouts.prompts), rollouts.group_size)
+    longest = counts.amax(1).tolist() if len(counts) else []
+    rows = zip(rollouts.prompts, longest, strict=True)
+    return max((len(prompt.token_ids) + count for prompt, count in rows), default=0)
 
 
 def set_up(policy: Policy | None, engine: str) -> Policy:

@@ -15,13 +15,8 @@ from torch.utils.hooks import RemovableHandle
 
 from steer_lightning.errors import ConfigError
 from steer_lightning.steering.layers import stream_width
-from steer_lightning.steering.sites import (
-    MODULES,
-    SeveralStreamsError,
-    find_sites,
-    named_sites,
-    stream_of,
-)
+from steer_lightning.steering.model_parts import SeveralStreamsError, stream_of
+from steer_lightning.steering.sites import MODULES, find_sites, named_sites
 
 NUM_TOKENS = 5
 """Number of tokens that the pass reads."""

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import torch
 
-from steer_lightning.errors import UNKNOWN, ConfigError
+from steer_lightning.steering.model_parts import has_cached_tokens
 
 Tokens = Literal["all", "prompt", "completion", "last_prompt"]
 
@@ -25,9 +25,6 @@ ROLES: dict[str, tuple[int, ...]] = {
     "completion": (COMPLETION,),
     "last_prompt": (LAST_PROMPT,),
 }
-
-CACHES = ("past_key_values", "cache_params", "state", "mems", "past_buckets_states", "cache")
-"""Names of the argument that holds what a model has read before."""
 
 
 def is_steered(roles: torch.Tensor, tokens: str) -> torch.Tensor:
@@ -74,26 +71,11 @@ def roles_of_call(inputs: Mapping[str, Any]) -> torch.Tensor:
     """
     ids, mask = inputs.get("input_ids"), inputs.get("attention_mask")
     ids = inputs["inputs_embeds"][..., 0] if ids is None else ids
-    if any(_is_filled(inputs[name]) for name in CACHES if inputs.get(name) is not None):
+    if has_cached_tokens(inputs):
         return torch.full(ids.shape, COMPLETION, device=ids.device)
     roles = torch.full(ids.shape, PROMPT, device=ids.device)
     last = torch.full((ids.shape[0],), ids.shape[1] - 1, device=ids.device)
+    mask = inputs.get("attention_mask")
     if isinstance(mask, torch.Tensor) and mask.shape == ids.shape:  # padding may be on either side
         last = last - mask.flip(1).long().argmax(1)
     return roles.scatter_(1, last[:, None], LAST_PROMPT)
-
-
-def _is_filled(cache: Any) -> bool:
-    """Whether a cache holds tokens; those of recurrent layers have states instead of a length."""
-    for method in ("get_seq_length", "has_previous_state"):
-        try:
-            return int(getattr(cache, method)()) > 0
-        except (AttributeError, ValueError):  # of another kind of layer
-            continue
-    raise ConfigError(
-        "model.steering.tokens",
-        UNKNOWN,
-        rule=f"the cache of this pass, {type(cache).__name__}, does not tell whether it is empty",
-        why="What is read into an empty cache is the prompt, and what follows is the completion",
-        fix="Call model.generate, which tells them apart, or set model.steering.tokens: all",
-    )

@@ -2,40 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import partial
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import nn
 
-from steer_lightning.steering.sites import stream_of
-
-
-@contextmanager
-def one_logit(model: Any) -> Iterator[None]:
-    """Lets a model compute the logits of the first position alone in the passes of the block.
-
-    It saves the memory of the others, as `logits_to_keep` does. But with that number, layers of
-    Gemma 4 that share keys read the kept positions alone.
-
-    Args:
-        model: Language model of transformers.
-    """
-
-    def cut(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        return (inputs[0][:, :1], *inputs[1:])
-
-    head = model.get_output_embeddings()
-    if head is None:  # the model does not tell its output layer, and computes them all
-        yield
-        return
-    handle = head.register_forward_pre_hook(cut)
-    try:
-        yield
-    finally:
-        handle.remove()
+from steer_lightning.steering.model_parts import one_logit, outputs_seen
 
 
 @torch.no_grad()
@@ -63,22 +35,12 @@ def measure_rms(
     found: dict[int, list[torch.Tensor]] = {row: [] for row in range(len(places))}
     real = torch.zeros(0)
 
-    def keep(
-        row: int,
-        module: nn.Module,
-        args: object,
-        output: torch.Tensor | tuple[torch.Tensor, ...],
-    ) -> None:
-        sizes = stream_of(output).float().pow(2).mean(-1).sqrt()  # (B, T)
+    def keep(row: int, stream: torch.Tensor) -> None:
+        sizes = stream.float().pow(2).mean(-1).sqrt()  # (B, T)
         found[row].append(sizes[real.to(sizes.device)].cpu())
 
-    handles = [place.register_forward_hook(partial(keep, row)) for row, place in enumerate(places)]
-    try:
+    with outputs_seen(places, keep), one_logit(model):
         for ids, mask in batches:
             real = mask.bool()
-            with one_logit(model):
-                model(input_ids=ids, attention_mask=mask, use_cache=False)
-    finally:
-        for handle in handles:
-            handle.remove()
+            model(input_ids=ids, attention_mask=mask, use_cache=False)
     return torch.stack([torch.cat(sizes).median() for sizes in found.values()])

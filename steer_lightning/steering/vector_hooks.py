@@ -16,8 +16,9 @@ from steer_lightning.steering.base import Attachment, ConstantVector
 from steer_lightning.steering.compiled import check_not_compiled
 from steer_lightning.steering.generate_calls import watched_generate
 from steer_lightning.steering.layers import find_layers, language_model
+from steer_lightning.steering.model_parts import stream_of
 from steer_lightning.steering.site_check import check_sites
-from steer_lightning.steering.sites import Site, find_sites, stream_of
+from steer_lightning.steering.sites import Site, find_sites
 from steer_lightning.steering.tokens import Tokens, is_steered, roles_of_call
 
 Output = torch.Tensor | tuple[torch.Tensor, ...] | list[torch.Tensor]

@@ -17,6 +17,7 @@ from steer_lightning.steering.base import Attachment, ConstantVector, Steering
 from steer_lightning.steering.compiled import check_not_compiled
 from steer_lightning.steering.generate_calls import watched_generate
 from steer_lightning.steering.layers import language_model
+from steer_lightning.steering.model_parts import output_layer
 from steer_lightning.steering.result_file import read_metadata, read_tensors, refusal, write_result
 from steer_lightning.system.printable import one_line
 
@@ -83,8 +84,7 @@ class WeightChanges(Steering):
                 self.changes.append(nn.Parameter(torch.zeros(shape)))
             if self.init_from is not None:
                 self._start_from(Path(self.init_from), model)
-        head: Any = model.get_output_embeddings()  # type: ignore[operator]
-        known = {id(parameter) for parameter in head.parameters()}
+        known = {id(parameter) for parameter in output_layer(model).parameters()}
         weights = dict(model.named_parameters())
         self.trains_head = any(id(weights[name]) in known for name in self.names)
 

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Any
-
 import torch
-from torch import nn
 
 from steer_lightning.advantages import DrGRPO, has_signal
 from steer_lightning.errors import ConfigError
 from steer_lightning.model.policy import Policy
 from steer_lightning.steering import SteeringVectors, find_sites
-from steer_lightning.steering.sites import stream_of
-from steer_lightning.steering.units import one_logit
+from steer_lightning.steering.model_parts import one_logit, outputs_seen
 from steer_lightning.training.batch import MicroBatch
 from steer_lightning.training.gradient import micro_batches
 from steer_lightning.types import Rollouts
@@ -120,10 +115,12 @@ class MeanDifference:
         """
         advantages = self.count(rewards)
         rows = advantages.nonzero().squeeze(1)
+        if not policy.takes_padding:
+            max_tokens = 1  # a row at a time
         with policy.at_scale(0.0):
-            for part in micro_batches(rollouts, rows, max_tokens, policy.pad_token_id):
-                states = mean_states(policy, part, self.num_tokens)
-                self.add(states, advantages[part.rows])
+            for micro_batch in micro_batches(rollouts, rows, max_tokens, policy.pad_token_id):
+                states = mean_states(policy, micro_batch, self.num_tokens)
+                self.add(states, advantages[micro_batch.rows])
 
 
 def difference_of_means(
@@ -144,7 +141,7 @@ def difference_of_means(
     return found.vectors
 
 
-def mean_states(policy: Policy, part: MicroBatch, num_tokens: int | None = None) -> torch.Tensor:
+def mean_states(policy: Policy, rows: MicroBatch, num_tokens: int | None = None) -> torch.Tensor:
     """Returns the output of each steered site, averaged over each completion's first tokens.
 
     The very last token of a completion is left out: nothing is sampled behind it, and an EOS token
@@ -153,7 +150,7 @@ def mean_states(policy: Policy, part: MicroBatch, num_tokens: int | None = None)
 
     Args:
         policy: Loaded policy with `SteeringVectors`.
-        part: Micro-batch of n completions.
+        rows: Micro-batch of n completions.
         num_tokens: Number of first tokens that are averaged; null averages all.
 
     Returns:
@@ -162,22 +159,17 @@ def mean_states(policy: Policy, part: MicroBatch, num_tokens: int | None = None)
     steering = policy.steering
     assert isinstance(steering, SteeringVectors)
     places = find_sites(policy.layers, steering.layers, steering.site)
-    width = part.completion_ids.shape[1]
-    counts = (part.completion_mask.sum(1, keepdim=True) - 1).clamp(1, num_tokens)  # (n, 1)
+    width = rows.completion_ids.shape[1]
+    counts = (rows.completion_mask.sum(1, keepdim=True) - 1).clamp(1, num_tokens)  # (n, 1)
     weights = ((torch.arange(width) < counts) / counts).to(policy.device)  # (n, T)
     found: dict[int, torch.Tensor] = {}
 
-    def keep(row: int, module: nn.Module, args: object, output: Any) -> None:
-        found[row] = torch.einsum("nt,ntd->nd", weights, stream_of(output)[:, -width:].float())
+    def keep(row: int, stream: torch.Tensor) -> None:
+        found[row] = torch.einsum("nt,ntd->nd", weights, stream[:, -width:].float())
 
-    handles = [place.register_forward_hook(partial(keep, row)) for row, place in enumerate(places)]
-    try:
-        ids, mask = part.ids.to(policy.device), part.mask.to(policy.device)
-        with one_logit(policy.model):
-            policy.logits(ids, mask, num_last=width + 1)
-    finally:
-        for handle in handles:
-            handle.remove()
+    ids, mask = rows.ids.to(policy.device), rows.mask.to(policy.device)
+    with outputs_seen(places, keep), one_logit(policy.model):
+        policy.padded_logits(ids, mask, num_last=width + 1)
     return torch.stack([found[row] for row in range(len(places))])
 
 

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
 
 import torch
 from torch import nn
 
-from steer_lightning.model.replaced_forward import Forward, replaced_forwards
+from steer_lightning.model.layer_stream import skipped, stream_into
 
 
 class SkippedLayers:
     """The layers below the first steered one, and room for the streams that leave them.
 
-    No vector reaches these layers, so their output is the same, bit for bit, in each update of a
-    batch and with the vectors off, and the gradient is the same, too.
+    No vector reaches these layers, so their output is the same, bit for bit, in each optimizer
+    step on a batch and with the vectors off, and the gradient is the same, too.
 
     Args:
         layers: Decoder layers of the model.
@@ -56,35 +55,15 @@ class KeptStream:
     def one_pass(self) -> Iterator[None]:
         """Skips the layers below in one pass if the stream is kept already, else keeps it."""
         self._num_passes -= 1
-        skipped = self._skipped
         with ExitStack() as stack:
             if self.stream is not None:
-                stack.enter_context(replaced_forwards(skipped.below, lambda forward: _hand_on))
-                stack.enter_context(_before(skipped.first, self._put_in))
-            elif self._num_passes:
-                stack.enter_context(_before(skipped.first, self._take_down))
+                stack.enter_context(skipped(self._skipped.below))
+            if self.stream is not None or self._num_passes:
+                stack.enter_context(stream_into(self._skipped.first, self._kept))
             yield
 
-    def _take_down(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        stream = args[0] if args else kwargs["hidden_states"]
-        if self._skipped.take_in(stream.shape[0] * stream.shape[1]):
+    def _kept(self, stream: torch.Tensor) -> torch.Tensor:
+        """Keeps a stream if there is room, or returns the one that was kept in its place."""
+        if self.stream is None and self._skipped.take_in(stream.shape[0] * stream.shape[1]):
             self.stream = stream
-
-    def _put_in(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if args:
-            return (self.stream, *args[1:]), kwargs
-        return args, {**kwargs, "hidden_states": self.stream}
-
-
-def _hand_on(hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-    """Stands in for a skipped layer; its output is replaced before the first steered layer."""
-    return hidden_states
-
-
-@contextmanager
-def _before(layer: nn.Module, hook: Forward) -> Iterator[None]:
-    handle = layer.register_forward_pre_hook(hook, with_kwargs=True)
-    try:
-        yield
-    finally:
-        handle.remove()
+        return stream if self.stream is None else self.stream

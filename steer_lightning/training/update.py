@@ -14,6 +14,7 @@ from steer_lightning.errors import ConfigError
 from steer_lightning.system.collectives import sum_gradients
 from steer_lightning.training.batch import Batch, MiniBatch
 from steer_lightning.training.gradient import BatchGradient, Totals, gather_totals
+from steer_lightning.training.selfcheck import RealRows
 from steer_lightning.training.step import UpdateResult
 
 log = logging.getLogger(__name__)
@@ -76,6 +77,7 @@ class Updater:
         steps: Number of optimizer steps on a batch.
         seed: Seed of the run, from which mini-batches are drawn.
         off_policy: Whether completions come from another distribution than the policy's on purpose.
+        exact: Whether the log-probabilities of the sampler must be the trainer's to the last bit.
     """
 
     def __init__(
@@ -89,11 +91,13 @@ class Updater:
         steps: OptimizerSteps = OptimizerSteps(),  # frozen
         seed: int = 0,
         off_policy: bool = False,
+        exact: bool = False,
     ) -> None:
         self.gradient, self.clip = gradient, clip
         self.optimizer, self.scheduler = optimizer, scheduler
         self.counted = counted or optimizer
-        self.steps, self.seed, self.off_policy = steps, seed, off_policy
+        self.steps, self.seed, self.off_policy, self.exact = steps, seed, off_policy, exact
+        self._real_rows = RealRows()
         self._has_warned = False
 
     def update(self, batch: Batch, step: int) -> UpdateResult:
@@ -103,6 +107,8 @@ class Updater:
             batch: Batch of all processes.
             step: Number of the training step.
         """
+        if batch.longest > self._real_rows.longest:
+            self.gradient = self._real_rows.right(self.gradient, batch.rollouts, batch.longest)
         learning_rate = self.optimizer.param_groups[0]["lr"]
         mini_batches = self._mini_batches(batch, step)
         last = self.steps.total - 1
@@ -157,8 +163,14 @@ class Updater:
 
     def _compare(self, mismatch: Mapping[str, float], step: int) -> None:
         """Warns once if the sampler and the trainer disagree: the update would be off policy."""
-        exact = self.gradient.policy.model.dtype == torch.float32
-        if self._has_warned or mismatch.get("mean", 0.0) <= (1e-3 if exact else 0.05):
+        if self.exact and mismatch.get("max", 0.0) > 0:
+            raise RuntimeError(
+                f"step {step}: log-probabilities of the sampler and the trainer differ by up to "
+                f"{mismatch['max']:.2g} nats, though model.exact is true: the model's kernels are "
+                "not deterministic. Try trainer.deterministic: warn, or model.exact: false"
+            )
+        single = self.gradient.policy.model.dtype == torch.float32
+        if self._has_warned or mismatch.get("mean", 0.0) <= (1e-3 if single else 0.05):
             return
         self._has_warned = True
         log.warning(

@@ -14,7 +14,7 @@ from transformers import CompileConfig, DynamicCache
 from steer_lightning import ConfigError, attach
 from steer_lightning.steering import FullFinetune, Steering, SteeringVectors, find_layers
 from steer_lightning.testing import tiny_model
-from tests.odd_models import LAYERS, WIDTH, odd_model
+from tests.odd_places import LAYERS, WIDTH, odd_model
 
 TOKENS = ["prompt", "completion", "last_prompt"]
 IDS = torch.randint(3, 259, (1, 12), generator=torch.Generator().manual_seed(0))

@@ -11,7 +11,7 @@ import torch
 from steer_lightning import ConfigError, attach
 from steer_lightning.steering import SteeringVectors, find_layers, find_sites
 from steer_lightning.testing import ARCHITECTURES, tiny_model
-from tests.odd_models import LAYERS, ODD, WIDTH, odd_model
+from tests.odd_places import LAYERS, ODD, WIDTH, odd_model
 
 IDS = torch.tensor([[1, 10, 20, 30, 40]])
 SITES = ["input_norm", "attention_output", "post_attention_norm", "mlp_output"]

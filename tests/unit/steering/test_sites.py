@@ -13,7 +13,7 @@ from steer_lightning.model.policy import Policy
 from steer_lightning.steering import SteeringVectors, find_layers
 from steer_lightning.steering.sites import find_sites
 from steer_lightning.testing import save_tiny, tiny_model
-from tests.odd_models import odd_model
+from tests.odd_places import odd_model
 
 IDS = torch.tensor([[1, 10, 20, 30, 40], [1, 50, 60, 70, 80]])
 SITES = ["layer_output", "input_norm", "attention_output", "post_attention_norm", "mlp_output"]

@@ -9,7 +9,7 @@ from transformers import DynamicCache
 from steer_lightning import ConfigError
 from steer_lightning.steering.tokens import column_roles, is_steered, roles_of_call, text_roles
 from steer_lightning.training.packing import Packing
-from tests.odd_models import odd_model
+from tests.odd_places import odd_model
 
 TOKENS = ["prompt", "completion", "last_prompt"]
 

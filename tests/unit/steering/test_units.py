@@ -11,7 +11,7 @@ from torch import nn
 from steer_lightning import ConfigError
 from steer_lightning.steering import SteeringVectors, find_layers, measure_rms
 from steer_lightning.testing import tiny_model
-from tests.odd_models import LAYERS, odd_model
+from tests.odd_places import LAYERS, odd_model
 
 TEXTS = ([3, 4, 5, 200], [6, 7, 8, 9, 10, 11], [90, 12, 13])
 

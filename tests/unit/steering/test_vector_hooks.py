@@ -27,7 +27,7 @@ from steer_lightning.training.batch import Batch
 from steer_lightning.training.gradient import BatchGradient
 from steer_lightning.training.selfcheck import why_not_packed
 from steer_lightning.types import Rollouts
-from tests.odd_models import LAYERS, WIDTH, odd_model
+from tests.odd_places import LAYERS, WIDTH, odd_model
 
 IDS = torch.tensor([[1, 10, 20, 30, 40], [1, 50, 60, 70, 80]])
 ALL = sorted(ARCHITECTURES)

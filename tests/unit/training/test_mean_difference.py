@@ -16,7 +16,7 @@ from steer_lightning.training.mean_difference import (
     mean_states,
 )
 from steer_lightning.types import Rollouts
-from tests.odd_models import odd_policy
+from tests.odd_places import odd_policy
 
 NAN = float("nan")
 

@@ -23,7 +23,7 @@ from steer_lightning.results.lens import (
 )
 from steer_lightning.steering import SteeringVectors
 from steer_lightning.testing import ARCHITECTURES, byte_tokenizer, make_prompts, tiny_policy
-from tests.odd_models import LAYERS, WIDTH, odd_policy
+from tests.odd_places import LAYERS, WIDTH, odd_policy
 
 ALL = sorted(ARCHITECTURES)
 
