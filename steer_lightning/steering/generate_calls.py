@@ -149,7 +149,8 @@ class _Call:
             if self.num_read == 0 and self.holds_all:
                 self.num_read = int(cache.get_seq_length()) if cache is not None else 0
             self.num_read += width
-            self.end = self.num_read if cache is not None else None
+            known = cache is not None and self.num_read <= self.width
+            self.end = self.num_read if known else None
 
     def roles(self, inputs: Mapping[str, Any]) -> torch.Tensor:
         """Returns the roles of the tokens of a pass; see `WatchedGenerate.roles`."""

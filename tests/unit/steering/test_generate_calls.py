@@ -240,10 +240,15 @@ def test_passes_that_nobody_prepared_are_refused() -> None:
         model(input_ids)
         return input_ids
 
+    def goes_on(model: Any, input_ids: torch.Tensor, **others: Any) -> torch.Tensor:
+        model(**model.prepare_inputs_for_generation(input_ids))
+        return loop(model, input_ids[:, -1:])
+
     model = lively_model()
     with attach(model, vectors_for("prompt")):
-        with pytest.raises(ConfigError, match=r"tokens whose place .* not known.*tokens: all"):
-            model.generate(IDS, custom_generate=loop, **SETTINGS)
+        for own in (loop, goes_on):
+            with pytest.raises(ConfigError, match=r"tokens whose place .* not known.*tokens: all"):
+                model.generate(IDS, custom_generate=own, **SETTINGS)
         model(IDS)  # outside of `generate` it is a prompt
     with attach(model, vectors_for("all")):
         model.generate(IDS, custom_generate=loop, **SETTINGS)
