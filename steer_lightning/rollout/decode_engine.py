@@ -10,6 +10,7 @@ import torch
 
 from steer_lightning.errors import ConfigError
 from steer_lightning.model.policy import Policy
+from steer_lightning.model.recurrence import recurrent_mixers
 from steer_lightning.rollout.completions import Completions, left_padded, set_up
 from steer_lightning.rollout.cuda_graphs import CAPTURE_AFTER, CapturedPasses, CudaGraphs, Pass
 from steer_lightning.rollout.engine import OnCompletion, ignore
@@ -199,6 +200,7 @@ class _Decoder:
         self.completions, self.cache = completions, cache
         self.tokens = torch.zeros(0, dtype=torch.long, device=policy.device)  # (N,), by slot
         self.captured: CapturedPasses | None = None
+        self._is_recurrent = bool(recurrent_mixers(policy.layers))
 
     def refill(self, waiting: deque[int]) -> None:
         """Takes in waiting completions, if enough slots are free; see `REFILL_SHARE`."""
@@ -238,11 +240,14 @@ class _Decoder:
         """Reads the prompts in some slots; returns the logits (V,) behind each prompt."""
         flight = self.flight
         found: dict[int, torch.Tensor] = {}
-        slots = sorted(slots, key=lambda slot: flight.lengths[flight.prompts[slot]])
+        lengths = {slot: flight.lengths[flight.prompts[slot]] for slot in slots}
+        slots = sorted(slots, key=lengths.__getitem__)
         while slots:
-            width = flight.lengths[flight.prompts[slots[-1]]]
-            count = max(1, PREFILL_TOKENS // width)
-            chosen, slots = slots[-count:], slots[:-count]
+            width = lengths[slots[-1]]
+            chosen = slots[-max(1, PREFILL_TOKENS // width) :]
+            if self._is_recurrent:  # padding would leave its mark on the states
+                chosen = [slot for slot in chosen if lengths[slot] == width]
+            slots = slots[: -len(chosen)]
             flight.start_prefill(chosen)
             rows = [self.completions.prompts[flight.prompts[slot]].token_ids for slot in chosen]
             ids, mask = left_padded(rows, self.policy.pad_token_id)
@@ -305,6 +310,7 @@ class _Decoder:
     ) -> torch.Tensor:
         """Returns the logits (rows, V) behind the last token."""
         ids = ids.to(self.policy.device)
+        last = torch.tensor([ids.shape[1] - 1], device=ids.device)
         with self.policy.with_text_roles(ids, num_completion):
             output = self.policy.model(
                 input_ids=ids,
@@ -312,7 +318,8 @@ class _Decoder:
                 position_ids=positions.to(ids.device),
                 past_key_values=self.cache.past,
                 use_cache=True,
-                logits_to_keep=1,
+                # given a number, Gemma 4 leaves the other tokens out of its upper layers
+                logits_to_keep=1 if num_completion else last,
             )
         logits: torch.Tensor = output.logits[:, -1]
         return logits

@@ -21,8 +21,8 @@ class SkippedLayers:
     Args:
         layers: Decoder layers of the model.
         first: Index of the first steered layer, at least 1.
-        max_tokens: Most tokens to keep, each of D numbers in the base's dtype; micro-batches for
-            which there is no room are read from the first layer on.
+        max_tokens: Most tokens to keep, each of D numbers in the base's dtype, several times D in a
+            Gemma 3n; micro-batches for which there is no room are read from the first layer on.
     """
 
     def __init__(self, layers: nn.ModuleList, first: int, max_tokens: int) -> None:
@@ -67,7 +67,7 @@ class KeptStream:
 
     def _take_down(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         stream = args[0] if args else kwargs["hidden_states"]
-        if self._skipped.take_in(stream.shape[0] * stream.shape[1]):
+        if self._skipped.take_in(stream.shape[-3] * stream.shape[-2]):
             self.stream = stream
 
     def _put_in(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -14,10 +14,20 @@ from steer_lightning.testing import ARCHITECTURES, tiny_policy
 from steer_lightning.training.selfcheck import can_skip_layers, why_not_packed
 from tests.unit.training.helpers import policy_with_vectors
 
+HANDING_ON = ["gemma3n", "gemma4"]
+"""Architectures whose upper layers read the keys and values of lower ones."""
 
-@pytest.mark.parametrize("architecture", sorted(set(ARCHITECTURES) - {"falcon"}))
+
+@pytest.mark.parametrize("architecture", sorted(set(ARCHITECTURES) - {"falcon", *HANDING_ON}))
 def test_every_architecture_can_skip_layers(architecture: str) -> None:
     assert can_skip_layers(policy_with_vectors(architecture))
+
+
+@pytest.mark.parametrize("architecture", HANDING_ON)
+def test_layers_whose_keys_are_read_above_are_not_skipped(architecture: str) -> None:
+    policy = policy_with_vectors(architecture)
+    assert why_not_packed(policy) is None
+    assert not can_skip_layers(policy)
 
 
 @pytest.mark.parametrize("default", [(), (0,)], ids=["raises", "differs"])
