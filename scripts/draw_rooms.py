@@ -72,11 +72,15 @@ def dotted(file: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def imports(file: Path) -> set[str]:
-    """Returns the dotted names that a file imports when it runs."""
+def imports(file: Path, for_types: bool = True) -> set[str]:
+    """Returns the dotted names that a file imports.
+
+    Args:
+        file: File of the package.
+        for_types: Whether imports that a type checker alone reads are among them.
+    """
     tree = ast.parse(file.read_text())
-    # what only a type checker reads is not imported
-    typing = [node for node in tree.body if isinstance(node, ast.If)]
+    typing = [node for node in tree.body if isinstance(node, ast.If) and not for_types]
     typing = [node for node in typing if ast.unparse(node.test) == "TYPE_CHECKING"]
     hidden = {id(inner) for block in typing for inner in ast.walk(block)}
     found: set[str] = set()

@@ -60,7 +60,7 @@ from steer_lightning.training.sample import (
     default_rewards,
     who_takes_part,
 )
-from steer_lightning.training.selfcheck import can_skip_layers, why_not_packed
+from steer_lightning.training.selfcheck import fastest
 from steer_lightning.training.step import Sampled, Step
 from steer_lightning.training.update import OptimizerSteps, Updater
 from steer_lightning.types import Prompt
@@ -88,7 +88,7 @@ class SteeringModule(HeldOut):
         rewards: Rewards of a completion, which are added up by weight; default `MathReward`.
         advantage: Estimator from rewards (B, G) to advantages (B, G); default `RLOO`.
         loss: Function from log-probabilities and advantages to a scalar; default `PolicyGradient`.
-        updates: Number of optimizer steps that each batch of rollouts serves for.
+        updates: Number of optimizer steps that each update takes, on one batch of rollouts.
         dynamic_sampling: Replacement of groups without signal by further prompts; null has none.
         mask_overlong: Whether completions that were cut off at the token limit are left out of the
             update, as neither right nor wrong (DAPO's overlong filtering). Their rewards stay in
@@ -104,8 +104,8 @@ class SteeringModule(HeldOut):
         activation_checkpointing: Whether activations are recomputed in the backward pass, which
             takes less memory and more time.
         kept_tokens: Most tokens of a batch for which the stream that enters the first steered layer
-            is kept. It serves where tokens are read again, for several updates or for the KL to the
-            base: the layers below are not run again. Bounds memory; 0 keeps none.
+            is kept. It serves where tokens are read again, for several optimizer steps or for the
+            KL to the base: the layers below are not run again. Bounds memory; 0 keeps none.
         reward_pool: Processes that score completions; default `RewardPool`.
         verifier: Reward that decides which answers are right in `validate` and `test`; default
             `MathReward`.
@@ -115,7 +115,7 @@ class SteeringModule(HeldOut):
         seed: Seed of everything random in training; on the command line it is `seed_everything`.
 
     Attributes:
-        last_step: Record of the last training step, for callbacks.
+        last_step: What the last training step did, for callbacks.
 
     Raises:
         ConfigError: If settings are out of range or contradict each other.
@@ -226,18 +226,14 @@ class SteeringModule(HeldOut):
             self.sampling,
             seed=self.seed,
             dynamic_sampling=self.dynamic_sampling,
-            base_sampling=needs_of(self.batch_gradient.loss).base_sampling,
+            base_sampling=needs_of(self.loss).base_sampling,
         )
-        reason = why_not_packed(self.policy)
-        if reason is not None:
-            log.warning(
-                "rows of %s can't be packed for the update (%s): they are padded, which is slower",
-                type(self.policy.model).__name__,
-                reason,
-            )
-        skips = reason is None and can_skip_layers(self.policy)
-        kept = self.batch_gradient.kept_tokens if skips else 0
-        self.batch_gradient = replace(self.batch_gradient, packed=reason is None, kept_tokens=kept)
+        self.batch_gradient = fastest(self.batch_gradient)
+
+    @property
+    def loss(self) -> Loss:
+        """Loss of the update."""
+        return self.batch_gradient.loss
 
     @property
     def _data(self) -> Any:
@@ -246,19 +242,7 @@ class SteeringModule(HeldOut):
     def configure_optimizers(self) -> Any:
         """Returns one optimizer for all trained parameters, with its learning-rate schedule."""
         optimizer = self.optimizer_factory(list(self.policy.steering.parameters()))
-        training = training_facts(
-            optimizer=optimizer,
-            gradient_clip=self.gradient_clip,
-            rewards=self.reward,
-            sampling=self.sampling,
-            advantage=self.advantage,
-            loss=self.batch_gradient.loss,
-            updates=self.updates,
-            dynamic_sampling=self.dynamic_sampling,
-            mask_overlong=self.mask_overlong,
-            kl_in_reward=self.kl_in_reward,
-        )
-        self._facts = {**policy_facts(self.policy), **training}
+        self._facts = {**policy_facts(self.policy), **training_facts(self, optimizer)}
         check_same_everywhere({**self._facts, **getattr(self._data, "facts", {})})
         if self._checkpoint is not None:
             check_same_run(self._checkpoint[KEY], self._facts)
@@ -311,7 +295,7 @@ class SteeringModule(HeldOut):
             counted=self.optimizers(),  # `global_step` is the number of batches
             steps=self.updates,
             seed=self.seed,
-            off_policy=needs_of(self.batch_gradient.loss).base_sampling is not None,
+            off_policy=needs_of(self.loss).base_sampling is not None,
         )
 
     def on_train_batch_start(self, batch: Sequence[Prompt], batch_idx: int) -> None:
@@ -338,6 +322,7 @@ class SteeringModule(HeldOut):
             advantages=advantages,
             num_tokens=sampled.num_tokens,
             takes_part=takes_part,
+            longest=sampled.longest,
         )
         update = self._updater.update(learned_from, number)
         self.engine.sync(self.policy.steering)  # the trained parameters alone

@@ -92,6 +92,13 @@ class Rollouts:
         """Number of tokens of each completion, EOS included, (N,) int64."""
         return self.completion_mask.sum(1)
 
+    @property
+    def text_lengths(self) -> list[int]:
+        """Number of tokens of each of the N texts, prompt and completion together."""
+        prompts = [len(prompt.token_ids) for prompt in self.prompts]
+        counts = self.num_tokens.tolist()
+        return [prompts[n // self.group_size] + count for n, count in enumerate(counts)]
+
 
 @dataclass(frozen=True, kw_only=True)
 class LossInputs:
@@ -104,8 +111,8 @@ class LossInputs:
     """Log-probabilities under the current policy, (n, T) float32, differentiable; arbitrary where
     masked."""
     old_logprobs: torch.Tensor
-    """Log-probabilities that the trainer computed before the first update of this batch, (n, T)
-    float32; in the first update they are `logprobs` without gradient."""
+    """Log-probabilities that the trainer computed before the first optimizer step on this batch,
+    (n, T) float32; in the first step they are `logprobs` without gradient."""
     sampling_logprobs: torch.Tensor
     """Log-probabilities under the sampled distribution, as the engine gave them, (n, T) float32."""
     mask: torch.Tensor

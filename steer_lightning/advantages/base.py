@@ -11,9 +11,14 @@ class Advantage(Protocol):
 
     An estimator is pure and knows nothing of text. A plain function of the same form is an
     estimator, too. One that needs several completions of a prompt says so in an attribute
-    `min_group_size`.
+    `min_group_size`, which `min_group_size_of` reads.
     """
 
     def __call__(self, rewards: Any, /) -> Any:
         """Takes rewards (B, G), NaN where unscored, and returns finite advantages (B, G)."""
         ...
+
+
+def min_group_size_of(advantage: Any) -> int:
+    """Returns the least number of completions of a prompt that an estimator needs, by default 1."""
+    return int(getattr(advantage, "min_group_size", 1))

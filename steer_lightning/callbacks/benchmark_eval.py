@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import lightning as L
@@ -13,6 +13,7 @@ from tqdm import tqdm
 from steer_lightning.callbacks.run_folder import tell
 from steer_lightning.errors import ConfigError
 from steer_lightning.evaluation import BenchmarkMetrics, evaluate_batch
+from steer_lightning.evaluation.runner import sampling_for
 from steer_lightning.module import SteeringModule
 from steer_lightning.rewards import MathReward, Reward, RewardSum, WeightedReward, reward_name
 from steer_lightning.rollout import Sampling
@@ -126,16 +127,10 @@ class BenchmarkEval(Callback):
         verifier = WeightedReward(reward=self.verifier)
         self._judge = RewardSum([verifier], pl_module.reward_pool)
         for name, prompts in self._prompts.items():
-            found = self._sampling_of(sources[name], pl_module.eval_sampling)
+            found = self.sampling or sampling_for(sources[name], pl_module.eval_sampling)
             key = "model.eval_sampling" if self.sampling is None else "BenchmarkEval.sampling"
             pl_module.policy.check_length(prompts, found.max_new_tokens, f"{key}.max_new_tokens")
             self._samplings[name] = found
-
-    def _sampling_of(self, source: Source, of_module: Sampling) -> Sampling:
-        if self.sampling is not None:
-            return self.sampling
-        size = getattr(source, "num_samples", of_module.group_size)
-        return replace(of_module, group_size=size)
 
     def _refuse_doubles(self, trainer: L.Trainer, names: set[str]) -> None:
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]

@@ -25,7 +25,7 @@ def as_table(step: Step, number: int) -> pa.Table:
     """Makes a table of one row for each completion.
 
     Args:
-        step: Record of the training step.
+        step: Training step.
         number: Number of the step.
     """
     rollouts, size = step.rollouts, step.rollouts.group_size

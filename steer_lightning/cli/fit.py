@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -289,6 +289,26 @@ def _bound_the_run(trainer: Any) -> None:
         trainer.max_epochs = 1 if trainer.max_steps == -1 else -1
 
 
+@contextmanager
+def _few_messages() -> Iterator[None]:
+    """Withholds messages on which nobody has to act, while the block runs."""
+    # those of Lightning about seeds and accelerators, and its tips
+    levels = dict.fromkeys(("lightning.pytorch", "lightning.fabric"), logging.WARNING)
+    if not is_first_process():  # all processes would print the same messages
+        levels["steer_lightning"] = logging.ERROR
+    before = {name: logging.getLogger(name).level for name in levels}
+    with warnings.catch_warnings():
+        for message in HARMLESS:
+            warnings.filterwarnings("ignore", message=message)
+        try:
+            for name, level in levels.items():
+                logging.getLogger(name).setLevel(level)
+            yield
+        finally:
+            for name, level in before.items():
+                logging.getLogger(name).setLevel(level)
+
+
 def run(words: Sequence[str]) -> None:
     """Runs `fit`, `validate` or `test`.
 
@@ -299,17 +319,10 @@ def run(words: Sequence[str]) -> None:
         ConfigError: For any mistake in the configuration.
     """
     bound_yaml()
-    # messages about seeds and accelerators, and tips, on which nobody has to act
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    for message in HARMLESS:
-        warnings.filterwarnings("ignore", message=message)
-    if not is_first_process():  # all processes would print the same messages
-        logging.getLogger("steer_lightning").setLevel(logging.ERROR)
     # LightningCLI reads and starts further processes from there
     before, sys.argv = sys.argv, [sys.argv[0], *words]
     try:
-        with closing(RunInProgress()) as run_in_progress:
+        with _few_messages(), closing(RunInProgress()) as run_in_progress:
             SteeringCLI(run_in_progress)
     finally:
         sys.argv = before

@@ -26,15 +26,9 @@ from steer_lightning.system.run_files import (
 )
 from steer_lightning.system.whole_files import write_bytes
 from steer_lightning.system.yaml_size import check_yaml_size
-from steer_lightning.training.resume import KEY
+from steer_lightning.training.resume import KEY, SETTINGS
 
 log = logging.getLogger(__name__)
-
-SETTINGS = (
-    *("advantage", "dtype", "dynamic_sampling", "gradient_clip", "kl_in_reward", "loss"),
-    *("mask_overlong", "optimizer", "rewards", "sampling", "schedule", "steering", "updates"),
-)
-"""Parts of `model` that must stay as they were; checkpoints themselves know base and data."""
 
 
 def is_first_process() -> bool:

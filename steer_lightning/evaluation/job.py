@@ -30,7 +30,7 @@ from steer_lightning.evaluation.results import (
     samples_of,
     table_rows,
 )
-from steer_lightning.evaluation.runner import EVALUATION_STEP
+from steer_lightning.evaluation.runner import EVALUATION_STEP, sampling_for
 from steer_lightning.evaluation.store import (
     OUTCOME,
     VERIFIER,
@@ -54,6 +54,7 @@ from steer_lightning.rewards import (
 from steer_lightning.rollout import DecodeEngine, RolloutEngine, Sampling, completions_of
 from steer_lightning.steering import find_result
 from steer_lightning.system.collectives import gather_objects, rank, world_size
+from steer_lightning.system.plain_settings import describe
 from steer_lightning.system.printable import one_line
 from steer_lightning.system.run_files import EVALUATION
 from steer_lightning.types import Prompt, Source
@@ -262,8 +263,9 @@ class Evaluation:
     def _sampling(self, benchmark: str, arm: str) -> Sampling:
         if arm == BASE and self.base_sampling is not self.sampling:
             return self.base_sampling
-        own = getattr(self.benchmarks[benchmark], "num_samples", self.sampling.group_size)
-        return replace(self.sampling, group_size=self.num_samples or own)
+        if self.num_samples is not None:
+            return replace(self.sampling, group_size=self.num_samples)
+        return sampling_for(self.benchmarks[benchmark], self.sampling)
 
     def _batches(self, prompts: dict[str, list[Prompt]]) -> Iterator[_Batch]:
         for name, found in prompts.items():
@@ -343,10 +345,10 @@ def _verdicts(scores: Scores) -> tuple[list[float | None], list[str]]:
 
 
 def verifier_facts(verifier: Reward) -> dict[str, Any]:
-    """Returns the name of a verifier and those of its settings that are plain values."""
-    facts = {k: getattr(v, "pattern", v) for k, v in getattr(verifier, "__dict__", {}).items()}
-    plain = {k: v for k, v in facts.items() if isinstance(v, (str, int, float, type(None)))}
-    return {"name": reward_name(verifier)} | {k: plain[k] for k in plain if not k.startswith("_")}
+    """Returns the name of a verifier and its settings."""
+    found = describe(verifier)
+    settings = found if isinstance(found, dict) else {}  # a function has none
+    return {"name": reward_name(verifier)} | {k: settings[k] for k in settings if k != "class"}
 
 
 def _hash(prompts: Sequence[Prompt]) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from steer_lightning.evaluation.metrics import BenchmarkMetrics
 from steer_lightning.rewards import RewardSum
 from steer_lightning.rollout import RolloutEngine, Sampling, completions_of
-from steer_lightning.types import Prompt
+from steer_lightning.types import Prompt, Source
 
 EVALUATION_STEP = 2**32 - 1
 """Number that stands for the training step in the sampling seed of an evaluation.
@@ -15,6 +16,16 @@ EVALUATION_STEP = 2**32 - 1
 Every evaluation of a run draws the same random numbers, so that two evaluations differ by the
 vectors alone; no training step reaches this number.
 """
+
+
+def sampling_for(source: Source, sampling: Sampling) -> Sampling:
+    """Returns the settings by which a benchmark is answered.
+
+    Args:
+        source: Source of its problems; an attribute `num_samples` sets the number of completions.
+        sampling: Settings of all benchmarks.
+    """
+    return replace(sampling, group_size=getattr(source, "num_samples", sampling.group_size))
 
 
 def evaluate_batch(

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from steer_lightning.errors import ConfigError
+from steer_lightning.system.plain_settings import check_same
 from steer_lightning.system.printable import valid_unicode
 from steer_lightning.system.run_files import (
     COMPLETIONS,
@@ -130,21 +131,16 @@ class Store:
             path.unlink(missing_ok=True)
 
     def _check_same(self, settings: Mapping[str, Any]) -> None:
-        before = self._read_settings()
-        for key in {**before, **settings}:
-            was, now = before.get(key), settings.get(key)
-            if was == now:
-                continue
-            anew = "give --rescore to verify its completions anew"
-            fix = "Name another output, or " + (anew if key == VERIFIER else "give --overwrite")
-            if isinstance(was, dict) and isinstance(now, dict):  # name the first inner difference
-                inner = next(k for k in {**was, **now} if was.get(k) != now.get(k))
-                key, was, now = f"{key}, {inner}", was.get(inner), now.get(inner)
-            raise ConfigError(
-                "output",
-                str(self.folder),
-                rule=f"holds an evaluation with other {key}: {was!r:.200}; now {now!r:.200}",
-                fix=fix,
+        saved, now = _by_dotted_key(self._read_settings()), _by_dotted_key(settings)
+        anew = "give --rescore to verify its completions anew"
+        for of_verifier, remedy in ((False, "give --overwrite"), (True, anew)):
+            keys = [key for key in saved | now if key.startswith(VERIFIER) == of_verifier]
+            check_same(
+                saved,
+                {key: now.get(key) for key in keys},
+                told=f"the evaluation in {self.folder} was made with",
+                why="Completions of other settings are not comparable with its own",
+                fix=f"Name another output, or {remedy}",
             )
 
     def verified_by(self, verifier: Mapping[str, Any]) -> None:
@@ -188,6 +184,15 @@ class Store:
         with written_aside(self.results) as aside:
             aside.write_text(json.dumps(results, indent=2) + "\n")
         shutil.rmtree(self._parts, ignore_errors=True)
+
+
+def _by_dotted_key(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Takes the settings apart by one level, so that an error names the inner one that differs."""
+    found = {}
+    for key, value in settings.items():
+        inner = value if isinstance(value, dict) else {}
+        found.update({f"{key}.{name}": item for name, item in inner.items()} or {key: value})
+    return found
 
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence, Set
 from fractions import Fraction
 
 from steer_lightning.rewards import RewardSum
-from steer_lightning.rewards.answer_numbers import plain_number
+from steer_lightning.rewards.math import plain_number
 from steer_lightning.types import Completion
 
 Pairs = Sequence[tuple[str, str]]

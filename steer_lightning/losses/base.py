@@ -24,8 +24,8 @@ class Loss(Protocol):
     - `needs_reference = True`: it needs `LossInputs.reference_logprobs`, which cost a forward pass;
     - `needs_entropy = True`: it needs `LossInputs.entropy`;
     - `uses_ratio`: whether the loss takes into account how far the policy has moved from
-      `old_logprobs`, so that a batch may serve for several updates; a loss without this attribute
-      is not checked;
+      `old_logprobs`, so that an update may take several optimizer steps; a loss without this
+      attribute is not checked;
     - `base_sampling(sampling)`: a method whose presence says that the completions come from the
       base, drawn with the vectors off by the `Sampling` that the method returns. Nothing is scored
       then, and there are no advantages.

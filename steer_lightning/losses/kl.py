@@ -44,8 +44,8 @@ class KLToBase:
     gradient is not that of the quantity it estimates: the mean of the gradient at each position is
     that of KL(pi || base) with `k2`, that of KL(base || pi) with `k3`, and 0 with `k1`, which only
     adds noise (its place is the reward: `model.kl_in_reward`). The estimate assumes completions of
-    the current policy: in later updates of a batch it lags behind. While the vectors are 0, cost
-    and gradient are 0, too.
+    the current policy: in later optimizer steps on a batch it lags behind. While the vectors are 0,
+    cost and gradient are 0, too.
 
     Args:
         weight: Factor of the KL; above 0. GRPO's authors take 0.04.

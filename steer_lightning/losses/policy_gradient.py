@@ -21,8 +21,8 @@ class ScoreFunction:
     """Weighs log-probabilities by the advantage (Williams 1992; arXiv 2505.18706).
 
     gain_{i,t} = A_i * log pi(y_{i,t} | x, y_{i,<t}). Its gradient is that of the expected reward
-    only on policy: it is correct if a batch of rollouts serves for one update. For several updates
-    `Clip` takes its place; while the policy has not moved yet, both have the same gradient.
+    only on policy: it is correct if an update is one optimizer step. For several `Clip` takes its
+    place; while the policy has not moved yet, both have the same gradient.
     """
 
     uses_ratio = False
@@ -52,12 +52,12 @@ class PolicyGradient:
     The default is the paper's loss (arXiv 2505.18706): with `ScoreFunction` and `SequenceSum` it is
     - mean_i [ A_i * sum_t log pi(y_{i,t} | x, y_{i,<t}) ], the mean over all N completions of the
     batch, with log-probabilities summed and not averaged over a completion. This is REINFORCE, with
-    one on-policy update per batch of rollouts. The value of the loss says little: the advantages of
+    one on-policy optimizer step per batch. The value of the loss says little: the advantages of
     a group sum to 0, so it hovers around 0 from the start. Its gradient is what counts.
 
     Args:
-        objective: The gain of a token; `ScoreFunction` by default. For several updates per batch
-            take `Clip`, or `SequenceClip` for a ratio of whole completions.
+        objective: The gain of a token; `ScoreFunction` by default. For several optimizer steps per
+            batch take `Clip`, or `SequenceClip` for a ratio of whole completions.
         aggregation: The weight w of a token; `SequenceSum` by default. Others are `TokenMean`,
             `SequenceMean` and `ConstantLength`.
         correction: The factor c for a sampler that is not the trainer, such as

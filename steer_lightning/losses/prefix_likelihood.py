@@ -23,8 +23,8 @@ class PrefixLikelihood:
     is 0. So the samples stay those of the base, with the vectors off, while the vectors move. They
     are drawn more sharply than the policy that is trained, at a lower temperature or from fewer
     tokens; with `temperature: 1`, `top_p: 1` the base itself would be the optimum, and the setting
-    is refused. No sample depends on the vectors, so several updates per batch are as correct as
-    one.
+    is refused. No sample depends on the vectors, so several optimizer steps per batch are as
+    correct as one.
 
     Args:
         num_tokens: Length k of the prefix; the authors take 8 to 32. No further tokens are drawn.

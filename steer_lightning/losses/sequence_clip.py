@@ -16,7 +16,7 @@ class SequenceClip:
     the geometric mean of the tokens' ratios: a completion is clipped as a whole, since it is
     rewarded as a whole. Every token has the gain of its completion: with `SequenceMean` the loss is
     GSPO's. s moves far less than the ratio of a token, which is why its bounds are so narrow. Like
-    `Clip`, the objective assumes several updates per batch.
+    `Clip`, the objective assumes several optimizer steps per batch.
 
     Args:
         low: Distance of the lower bound from 1; above 0 and below 1. The default is the paper's.

@@ -17,8 +17,8 @@ class TruncatedImportance:
     framework secretly brings you off-policy RL training", with cap 2). A sampler with other kernels
     or a quantised base draws from a distribution that is not quite the policy's, and the weight
     makes up for it; the cap bounds the variance at the price of some bias. pi_old is the trainer's
-    policy before the first update of the batch. Where sampler and trainer agree (`mismatch/*` near
-    0), all weights are 1.
+    policy before the first optimizer step on the batch. Where sampler and trainer agree
+    (`mismatch/*` near 0), all weights are 1.
 
     Args:
         cap: Largest weight; at least 1.

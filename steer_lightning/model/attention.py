@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
-from transformers.cache_utils import CacheLayerMixin
+from transformers.cache_utils import Cache, CacheLayerMixin
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 
@@ -202,3 +202,12 @@ def sources_of_keys(config: Any) -> list[int]:
         if mode == "reuse":
             sources[k] = stored[config.layer_types[k]]
     return sources
+
+
+def cache_of(layers: list[Any]) -> Cache:
+    """Returns the cache that a model takes as `past_key_values`, made of one `CacheLayer` a layer.
+
+    Args:
+        layers: Cache layer of each decoder layer.
+    """
+    return Cache(layers=layers)

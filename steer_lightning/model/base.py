@@ -17,6 +17,7 @@ from transformers import (
 
 from steer_lightning.errors import ConfigError
 from steer_lightning.model.hub import hub_errors, load_tokenizer, resolve_base
+from steer_lightning.model.rotary import check_switch
 from steer_lightning.types import Prompt
 
 log = logging.getLogger(__name__)
@@ -95,13 +96,17 @@ class FrozenBase(nn.Module):
     def check_length(self, prompts: Sequence[Prompt], max_new_tokens: int, key: str) -> None:
         """Raises a ConfigError if prompt and completion exceed the positions that the base knows.
 
+        Nor may texts lie on both sides of a switch of its frequencies; see `check_switch`.
+
         Args:
             prompts: Prompts of the run, at least one.
             max_new_tokens: Most tokens of a completion.
             key: Key of `max_new_tokens` in the configuration.
         """
         known = getattr(self.model_config.get_text_config(), "max_position_embeddings", None)
-        longest = max(len(prompt.token_ids) for prompt in prompts)
+        lengths = [len(prompt.token_ids) for prompt in prompts]
+        check_switch(self.model_config, lengths, max_new_tokens, key)
+        longest = max(lengths)
         if known is not None and longest + max_new_tokens > known:
             raise ConfigError(
                 key,

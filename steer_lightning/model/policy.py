@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property, partial
@@ -19,6 +20,8 @@ from steer_lightning.model.fingerprint import checksum, sha256
 from steer_lightning.model.folded_biases import folded_into_biases
 from steer_lightning.model.head import Head
 from steer_lightning.model.hub import eos_token_ids, pad_token_id
+from steer_lightning.model.padding import why_not_padded
+from steer_lightning.model.recurrence import recurrent_mixers
 from steer_lightning.model.replaced_forward import replaced_forwards
 from steer_lightning.model.sharding import Sharding
 from steer_lightning.steering import (
@@ -31,6 +34,8 @@ from steer_lightning.steering import (
     measure_rms,
 )
 from steer_lightning.steering.tokens import text_roles
+
+log = logging.getLogger(__name__)
 
 UNIT_TOKENS = 8192
 """Most tokens of a forward pass that measures the units."""
@@ -113,6 +118,8 @@ class Policy(FrozenBase):
         self.model.generation_config = GenerationConfig(
             eos_token_id=list(self.eos_token_ids) or None, pad_token_id=self.pad_token_id
         )
+        for of_another_base in ("takes_padding", "mixers"):
+            self.__dict__.pop(of_another_base, None)
         self._takes_positions = "position_ids" in inspect.signature(model.forward).parameters
         self._attachment = attach(self.model, self.steering)
 
@@ -150,8 +157,13 @@ class Policy(FrozenBase):
         """Decoder layers of the base; an attribute would register them a second time."""
         return self._find_layers(self.model)
 
+    @cached_property
+    def mixers(self) -> tuple[nn.Module, ...]:
+        """Modules of the base that mix the tokens of a text by a recurrence; mostly none."""
+        return tuple(recurrent_mixers(self.layers))
+
     def _find_layers(self, model: nn.Module) -> nn.ModuleList:
-        return find_layers(model, getattr(self.steering, "layers_path", None))
+        return find_layers(model, self.steering.layers_path)
 
     def train(self, mode: bool = True) -> Policy:
         """Sets the mode of all parts but the base, which dropout would make another model."""
@@ -219,8 +231,45 @@ class Policy(FrozenBase):
             mask = [[1] * len(row) + [0] * (width - len(row)) for row in rows]
             yield torch.tensor(ids).to(self.device), torch.tensor(mask).to(self.device)
 
+    @cached_property
+    def takes_padding(self) -> bool:
+        """Whether the base reads a padded batch as it reads each text alone, tried at first use."""
+        reason = why_not_padded(self)
+        if reason is not None:
+            log.warning(
+                "%s does not read padded batches (%s): rows are read one at a time, which is "
+                "slower",
+                type(self.model).__name__,
+                reason,
+            )
+        return reason is None
+
     def logits(self, ids: torch.Tensor, mask: torch.Tensor, num_last: int) -> torch.Tensor:
         """Returns the logits of the steered model.
+
+        Rows are read one at a time if they are padded and the base does not take padding.
+
+        Args:
+            ids: Left-padded prompts with right-padded completions, (N, T) int64.
+            mask: Mask of the tokens, (N, T), 0 where padded.
+            num_last: Number of positions to return, from the right: those of the completions and
+                the last one of the prompts.
+
+        Returns:
+            Logits (N, num_last, V) in the base's dtype; arbitrary where padded.
+        """
+        if bool(mask.all()) or self.takes_padding:
+            return self.padded_logits(ids, mask, num_last)
+        rows = []
+        for row, real in zip(ids, mask.bool(), strict=True):
+            missing = num_last - 1 - int(real[row.shape[0] - num_last + 1 :].sum())
+            alone = row[real][None]
+            logits = self.padded_logits(alone, torch.ones_like(alone), num_last - missing)
+            rows.append(torch.cat([logits[0], logits[0, -1:].expand(missing, -1)]))
+        return torch.stack(rows)
+
+    def padded_logits(self, ids: torch.Tensor, mask: torch.Tensor, num_last: int) -> torch.Tensor:
+        """Returns the logits of the steered model, read in one batch whatever it is; see `logits`.
 
         Args:
             ids: Left-padded prompts with right-padded completions, (N, T) int64.

@@ -8,12 +8,12 @@ from typing import Any
 
 from torch import nn
 
-Forward = Callable[..., Any]
+ForwardMethod = Callable[..., Any]
 
 
 @contextmanager
 def replaced_forwards(
-    layers: Sequence[nn.Module], wrap: Callable[[Forward], Forward]
+    layers: Sequence[nn.Module], wrap: Callable[[ForwardMethod], ForwardMethod]
 ) -> Iterator[None]:
     """Replaces each layer's `forward`, inside of its hooks, while the block runs.
 

@@ -102,5 +102,7 @@ def _value(text: str) -> Any:
     found = expressions(text)
     if len(found) != 1 or not getattr(found[0], "is_number", False):
         return None
+    if found[0].is_zero:
+        return 0  # evalf makes 1e-137 of 5 - 5
     value = found[0].evalf(20)
     return value if value.is_Number or value.is_complex else None

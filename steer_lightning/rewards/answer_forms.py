@@ -56,15 +56,6 @@ def is_mathematics(answer: str) -> bool:
     return _has_form(text) or bool(answer_expressions.expressions(text))
 
 
-def exact_number(answer: str) -> Number | None:
-    """The value of an answer that is a number; None for all others. Takes microseconds."""
-    return read_number(tidy(answer)) if len(answer) <= MAX_EXACT else None
-
-
-MAX_EXACT = 120
-"""Characters beyond which no answer is read as a number."""
-
-
 def _has_form(text: str) -> bool:
     measure = read_measure(text, bare_letters=True)
     return measure.number() is not None or bool(read_time(text) or read_based(text))

@@ -12,8 +12,6 @@ from typing import NamedTuple
 
 MAX_DIGITS = 60  # a longer number is no answer, and exact arithmetic on it would cost without bound
 
-PLAIN = re.compile(r"-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?")
-
 DECIMAL = r"(?:(?:\d{1,3}(?:,\d{3})+|\d{1,3}(?: \d{3})+|\d+)(?:\.\d+)?|\.\d+)"
 POWER = r"(?:\{ ?\+?(-? ?\d{1,4}) ?\}|\(?\+?(-?\d{1,4})\)?)"
 TIMES_TEN = rf" ?(?:\\times|\\cdot|\*|x|X)? ?(?<!\d)10 ?(?:\^|\*\*) ?{POWER}"
@@ -60,14 +58,6 @@ class Number(NamedTuple):
         if places < ROUNDED_PLACES or abs(exact.value) < SMALLEST_ROUNDED:
             return False
         return round(exact.value, places) == decimal.value
-
-
-def plain_number(text: str) -> Fraction | None:
-    """The value of a plain decimal number, as exact as it is written; None for anything else."""
-    text = text.strip().strip("$").replace("\\$", "").rstrip(".").strip().replace("\u2212", "-")
-    if len(text) > MAX_DIGITS or not PLAIN.fullmatch(text):
-        return None
-    return Fraction(text.replace(",", ""))
 
 
 def read_number(text: str) -> Number | None:

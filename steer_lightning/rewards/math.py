@@ -1,22 +1,19 @@
 r"""A reward for the mathematically right answer.
 
-Which answers are right is decided form by form in `answer_forms`; `docs/evaluate.md` has the table.
-Plain numbers, the bulk of GSM8K and arithmetic, are compared without leaving the training process.
+Plain numbers, the bulk of GSM8K and arithmetic, are compared here, without leaving the training
+process. All other answers are compared in a worker, form by form by `answer_forms`;
+`docs/evaluate.md` has the table.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import Any
 
-from steer_lightning.rewards.answer_forms import (
-    exact_number,
-    is_equal,
-    is_mathematics,
-    is_readable,
-)
+from steer_lightning.rewards.answer_forms import is_equal, is_mathematics, is_readable
 from steer_lightning.rewards.answer_in_text import AnswerIn, find_answer, gold_answer, last_boxed
-from steer_lightning.rewards.answer_numbers import plain_number
 from steer_lightning.rewards.base import INCOMPARABLE, Verdict
 from steer_lightning.rewards.pool_memory import peak_share
 from steer_lightning.types import Completion
@@ -28,6 +25,19 @@ MUCH_MEMORY = 0.25
 
 HARMLESS = r"\sqrt{2} + 1"
 """An answer that is compared with every good gold answer in no time."""
+
+RIGHT, WRONG = Verdict(1.0, "right"), Verdict(0.0, "wrong")
+NO_ANSWER = Verdict(0.0, "no_answer")
+UNPARSEABLE = Verdict(0.0, "unparseable")
+NOT_COMPARABLE = Verdict(0.0, INCOMPARABLE)
+
+BOX = re.compile(r"\\(?:boxed|fbox|framebox)(?: ?\{([^{}]*)\})?")
+"""A box, with its content where that has no braces."""
+
+PLAIN = re.compile(r"-?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?")
+SUM = re.compile(r"-?[0-9]+(?:[-+][0-9]+)+")
+MOST_CHARACTERS = 60
+"""Characters beyond which no text is a plain number: exact arithmetic on it takes its time."""
 
 
 class MathReward:
@@ -55,21 +65,47 @@ class MathReward:
 
     def __call__(self, completions: Sequence[Completion]) -> list[Verdict | None]:
         """Scores completions."""
-        return [self._score(completion) for completion in completions]
+        quick = [self.quickly(completion) for completion in completions]
+        return [
+            self.compare(completion) if verdict is NotImplemented else verdict
+            for completion, verdict in zip(completions, quick, strict=True)
+        ]
 
     def quickly(self, completion: Completion) -> Any:
-        """Compares numbers; NotImplemented for what needs more than a few microseconds."""
-        gold = gold_answer(completion.answer)
-        expected = None if gold is None else exact_number(gold)
-        if expected is None:
+        """Compares the plain number in the only box of a text with a gold one, in microseconds.
+
+        Returns:
+            The verdict that `compare` would give, or NotImplemented for all other texts.
+        """
+        boxes = BOX.findall(completion.text)
+        expected = plain_number(completion.answer)
+        if self.answer_in != "boxed" or expected is None or len(boxes) > 1:
             return NotImplemented
-        answer = find_answer(completion.text, self.answer_in)
-        if answer is None:
-            return Verdict(0.0, "no_answer")
-        given = exact_number(answer)
+        if not boxes:
+            return NO_ANSWER
+        given = plain_number(boxes[0])
         if given is None:
             return NotImplemented
-        return _verdict(given.equals(expected))
+        return RIGHT if given == expected else WRONG
+
+    def compare(self, completion: Completion) -> Verdict | None:
+        """Compares answers of any form, which may take forever: it is called in a worker."""
+        gold = gold_answer(completion.answer)
+        if gold is None or not is_readable(gold):
+            return None
+        answer = find_answer(completion.text, self.answer_in)
+        if answer is None:
+            return NO_ANSWER
+        peak = peak_share()
+        right = _compared(answer, gold)
+        # math-verify makes of a MemoryError an answer that it can't read: that is a crash
+        if not right and max(peak, MUCH_MEMORY) < peak_share():
+            raise MemoryError("comparing this answer takes more memory than is sensible")
+        if right is None:
+            return None if _compared(HARMLESS, gold) is None else NOT_COMPARABLE
+        if not right and not is_mathematics(answer):
+            return UNPARSEABLE
+        return RIGHT if right else WRONG
 
     def probe(self, completion: Completion) -> Completion:
         """A harmless answer to the same problem: where it is scored, the gold answer is good."""
@@ -78,26 +114,21 @@ class MathReward:
             text=text, question="", answer=completion.answer, num_tokens=1, finished=True
         )
 
-    def _score(self, completion: Completion) -> Verdict | None:
-        quick = self.quickly(completion)
-        if quick is not NotImplemented:
-            return quick  # type: ignore[no-any-return]  # a Verdict
-        gold = gold_answer(completion.answer)
-        if gold is None or not is_readable(gold):
-            return None
-        answer = find_answer(completion.text, self.answer_in)
-        if answer is None:
-            return Verdict(0.0, "no_answer")
-        peak = peak_share()
-        right = _compared(answer, gold)
-        # math-verify makes of a MemoryError an answer that it can't read: that is a crash
-        if not right and max(peak, MUCH_MEMORY) < peak_share():
-            raise MemoryError("comparing this answer takes more memory than is sensible")
-        if right is None:
-            return None if _compared(HARMLESS, gold) is None else Verdict(0.0, INCOMPARABLE)
-        if not right and not is_mathematics(answer):
-            return Verdict(0.0, "unparseable")
-        return _verdict(right)
+
+def plain_number(text: str) -> Fraction | None:
+    """The exact value of a plain decimal number, or of a sum of whole ones; else None.
+
+    Args:
+        text: An answer such as `-1,234.5`, `$12` or `47+38`.
+    """
+    text = text.strip().strip("$").removeprefix("\\$").rstrip(".").strip().replace("\u2212", "-")
+    if len(text) > MOST_CHARACTERS:
+        return None
+    if PLAIN.fullmatch(text):
+        return Fraction(text.replace(",", ""))
+    if SUM.fullmatch(text):
+        return Fraction(sum(map(int, re.findall("[-+]?[0-9]+", text))))
+    return None
 
 
 def _compared(answer: str, gold: str) -> bool | None:
@@ -108,7 +139,3 @@ def _compared(answer: str, gold: str) -> bool | None:
         raise
     except Exception:  # sympy's are of no common class; the caller finds out whose fault it is
         return None
-
-
-def _verdict(right: bool) -> Verdict:
-    return Verdict(1.0, "right") if right else Verdict(0.0, "wrong")

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from steer_lightning.model.policy import Policy
+from steer_lightning.model.rotary import check_switch
 from steer_lightning.rollout.engine import OnCompletion
 from steer_lightning.rollout.sampling import Sampling
 from steer_lightning.types import Completion, Problem, Prompt, Rollouts
@@ -205,6 +206,9 @@ class Completions:
         step: int,
         on_completion: OnCompletion,
     ) -> None:
+        lengths = [len(prompt.token_ids) for prompt in prompts]
+        key = "sampling.max_new_tokens"
+        check_switch(policy.model.config, lengths, sampling.max_new_tokens, key)
         self.policy, self.sampling = policy, sampling
         self.prompts, self.on_completion = prompts, on_completion
         self._texts: dict[int, str] = {}
@@ -323,22 +327,6 @@ def completions_of(rollouts: Rollouts) -> list[Completion]:
         )
         for n, text in enumerate(rollouts.texts)
     ]
-
-
-def left_padded(rows: Sequence[Sequence[int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pads rows of tokens on the left to the longest one.
-
-    Args:
-        rows: N rows of token ids.
-        pad: Token id to pad with.
-
-    Returns:
-        Token ids (N, T) int64, and a mask (N, T) int64, 0 where padded.
-    """
-    width = max(map(len, rows))
-    ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in rows])
-    lengths = torch.tensor([[len(row)] for row in rows])
-    return ids, (torch.arange(width) >= width - lengths).long()
 
 
 def set_up(policy: Policy | None, engine: str) -> Policy:

@@ -26,7 +26,7 @@ COLUMNS = 128
 CAPTURE_AFTER = 2
 """Number of passes of a shape before it is captured; a capture costs about two of them."""
 
-Forward = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+TokenPass = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """Function from tokens (N, 1) and positions (N, 1) to logits (N, V)."""
 
 Pass = Callable[[], torch.Tensor]
@@ -156,12 +156,12 @@ class CapturedPasses:
         self._known: dict[Shape, tuple[Padded, Pass]] = {}
         self.failure: str | None = None
 
-    def logits(self, tokens: torch.Tensor, forward: Forward) -> torch.Tensor | None:
+    def logits(self, tokens: torch.Tensor, forward: TokenPass) -> torch.Tensor | None:
         """Returns the logits (N, V) behind each row's token; None if the pass is not captured.
 
         Args:
             tokens: Last token of each row, (N,) int64, by slot.
-            forward: Forward pass to capture.
+            forward: TokenPass pass to capture.
         """
         if self.failure is not None:
             return None
@@ -187,7 +187,7 @@ class CapturedPasses:
             room=room,
         )
 
-    def _make(self, shape: Shape, tokens: torch.Tensor, forward: Forward) -> bool:
+    def _make(self, shape: Shape, tokens: torch.Tensor, forward: TokenPass) -> bool:
         """Captures a pass; tells whether it could be captured."""
         for old in [known for known in self._known if known.room != shape.room]:
             del self._known[old]  # it reads memory that has been freed

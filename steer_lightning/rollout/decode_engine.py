@@ -5,20 +5,21 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 
 from steer_lightning.errors import ConfigError
+from steer_lightning.model.padding import left_padded
 from steer_lightning.model.policy import Policy
-from steer_lightning.model.recurrence import recurrent_mixers
-from steer_lightning.rollout.completions import Completions, left_padded, set_up
+from steer_lightning.rollout.completions import Completions, set_up
 from steer_lightning.rollout.cuda_graphs import CAPTURE_AFTER, CapturedPasses, CudaGraphs, Pass
 from steer_lightning.rollout.engine import OnCompletion, ignore
 from steer_lightning.rollout.flight import Flight, Parting, part
 from steer_lightning.rollout.generate_engine import GenerateEngine
 from steer_lightning.rollout.kv_cache import FlightCache, Plan, plan_flight, smaller
 from steer_lightning.rollout.sampling import Sampling
-from steer_lightning.rollout.selfcheck import why_not
+from steer_lightning.rollout.selfcheck import RealTexts, why_not
 from steer_lightning.steering import Steering
 from steer_lightning.system.out_of_memory import is_out_of_memory
 from steer_lightning.types import Prompt, Rollouts
@@ -37,9 +38,9 @@ class DecodeEngine:
 
     Each prompt is read once for its whole group, completions that have drawn the same tokens so far
     share a row, keys and values are preallocated, rows that have ended leave the batch, and waiting
-    ones take their place. The model's forward pass is that of transformers. A self-check in `setup`
-    notices a model that does not decode correctly this way; `GenerateEngine` then takes over, with
-    a warning.
+    ones take their place. The model's forward pass is that of transformers. A model that does not
+    decode correctly this way is noticed, in `setup` on made-up prompts and in `generate` on the
+    first texts and whenever texts grow longer; `GenerateEngine` then takes over, with a warning.
 
     Args:
         max_tokens_in_flight: Most tokens whose keys and values are kept at once; bounds memory, and
@@ -65,6 +66,7 @@ class DecodeEngine:
         self._graphs: Callable[[], Callable[[Pass], Pass]] | None = None
         self.fallback: GenerateEngine | None = None
         self._policy: Policy | None = None
+        self._real_texts: RealTexts
 
     def setup(self, policy: Policy) -> None:
         """Keeps the policy, whose vectors are read live, and checks that it decodes correctly."""
@@ -72,16 +74,27 @@ class DecodeEngine:
         # a sharded base is gathered in the middle of a pass, which a graph can't do
         can_capture = policy.device.type == "cuda" and not policy.sharding.shards
         self._graphs = CudaGraphs if self.cuda_graphs and can_capture else None
-        reason = why_not(policy, self.decode)
+        self._real_texts = RealTexts(policy, type(self).__name__)
+        reason = why_not(policy, partial(self._decode_made_up, policy))
         if reason is not None:
-            log.warning(
-                "%s does not decode in DecodeEngine (%s): GenerateEngine takes its place, which is "
-                "slower",
-                type(policy.model).__name__,
-                reason,
-            )
-            self.fallback = GenerateEngine()
-            self.fallback.setup(policy)
+            self._fall_back(policy, reason)
+
+    def _decode_made_up(
+        self, policy: Policy, prompts: Sequence[Prompt], sampling: Sampling
+    ) -> Rollouts:
+        """Decodes with so few slots that rows wait, part, and move."""
+        plan = Plan(max_rows=4, max_prompts=2, tokens=0, least=0)
+        return self.decode(policy, prompts, sampling, plan, seed=0, step=0, capture_after=0)
+
+    def _fall_back(self, policy: Policy, reason: str) -> None:
+        log.warning(
+            "%s does not decode in DecodeEngine (%s): GenerateEngine takes its place, which is "
+            "slower",
+            type(policy.model).__name__,
+            reason,
+        )
+        self.fallback = GenerateEngine()
+        self.fallback.setup(policy)
 
     def sync(self, steering: Steering) -> None:
         """Does nothing, since rollouts use the trained parameters themselves."""
@@ -97,10 +110,30 @@ class DecodeEngine:
     ) -> Rollouts:
         """Answers prompts; see `RolloutEngine.generate`."""
         policy = set_up(self._policy, type(self).__name__)
-        if self.fallback is not None:
-            return self.fallback.generate(
-                prompts, sampling, seed=seed, step=step, on_completion=on_completion
+        if self.fallback is None:
+            rollouts = self._decode_in_memory(
+                policy, prompts, sampling, seed=seed, step=step, on_completion=on_completion
             )
+            reason = self._real_texts.why_not(rollouts, sampling)
+            if reason is None:
+                return rollouts
+            self._fall_back(policy, reason)
+        assert self.fallback is not None
+        return self.fallback.generate(
+            prompts, sampling, seed=seed, step=step, on_completion=on_completion
+        )
+
+    def _decode_in_memory(
+        self,
+        policy: Policy,
+        prompts: Sequence[Prompt],
+        sampling: Sampling,
+        *,
+        seed: int,
+        step: int,
+        on_completion: OnCompletion,
+    ) -> Rollouts:
+        """Decodes with as many tokens in flight as fit into memory."""
         while True:
             plan = plan_flight(prompts, sampling, self.max_tokens_in_flight, self._fitting)
             try:
@@ -154,7 +187,7 @@ class DecodeEngine:
             max_columns=sampling.max_new_tokens,
             device=policy.device,
         )
-        cache = FlightCache(policy.model, flight)
+        cache = FlightCache(policy.model, flight, is_recurrent=bool(policy.mixers))
         completions = Completions(
             policy, prompts, sampling, seed=seed, step=step, on_completion=on_completion
         )
@@ -200,7 +233,6 @@ class _Decoder:
         self.completions, self.cache = completions, cache
         self.tokens = torch.zeros(0, dtype=torch.long, device=policy.device)  # (N,), by slot
         self.captured: CapturedPasses | None = None
-        self._is_recurrent = bool(recurrent_mixers(policy.layers))
 
     def refill(self, waiting: deque[int]) -> None:
         """Takes in waiting completions, if enough slots are free; see `REFILL_SHARE`."""
@@ -245,7 +277,7 @@ class _Decoder:
         while slots:
             width = lengths[slots[-1]]
             chosen = slots[-max(1, PREFILL_TOKENS // width) :]
-            if self._is_recurrent:  # padding would leave its mark on the states
+            if self.policy.mixers:  # padding would leave its mark on the states
                 chosen = [slot for slot in chosen if lengths[slot] == width]
             slots = slots[: -len(chosen)]
             flight.start_prefill(chosen)

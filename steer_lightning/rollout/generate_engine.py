@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,16 +17,24 @@ from transformers import (
 )
 
 from steer_lightning.errors import ConfigError
+from steer_lightning.model.padding import left_padded
 from steer_lightning.model.policy import Policy
-from steer_lightning.rollout.completions import Completions, left_padded, set_up
+from steer_lightning.rollout.completions import Completions, set_up
 from steer_lightning.rollout.engine import OnCompletion, ignore
 from steer_lightning.rollout.sampling import Sampling
+from steer_lightning.rollout.selfcheck import RealTexts, why_not
 from steer_lightning.steering import Steering
 from steer_lightning.types import Prompt, Rollouts
+
+log = logging.getLogger(__name__)
 
 
 class GenerateEngine:
     """Runs `transformers.generate` on the policy in this process.
+
+    A model that is wrong in a padded batch is noticed, in `setup` on made-up prompts and in
+    `generate` on the first texts and whenever texts grow longer; the completions of one prompt at a
+    time are then sampled, with a warning.
 
     Args:
         max_rows: Most completions generated at once; bounds the memory of the key-value cache, and
@@ -39,12 +49,15 @@ class GenerateEngine:
             raise ConfigError("model.engine.max_rows", max_rows, rule="must be at least 1")
         self.max_rows = max_rows
         self._policy: Policy | None = None
+        self._real_texts: RealTexts
+        self._pads = True
 
     def setup(self, policy: Policy) -> None:
         """Keeps the policy; its vectors are read live.
 
         Raises:
-            ConfigError: If the base is sharded in a way that `generate` can't read.
+            ConfigError: If the base is sharded in a way that `generate` can't read, or `generate`
+                is wrong for it even without padding.
         """
         reason = policy.sharding.why_not_generate
         if reason is not None:
@@ -55,12 +68,36 @@ class GenerateEngine:
                 why=reason[0].upper() + reason[1:],
                 fix="Set trainer.strategy: fsdp2, or take steer_lightning.rollout.DecodeEngine",
             )
-        self._policy = policy
+        self._policy, self._pads = policy, True
+        self._real_texts = RealTexts(policy, type(self).__name__)
+        for _ in range(2):
+            reason = why_not(policy, partial(self._generate, policy, seed=0, step=0))
+            if reason is None:
+                return
+            self._fall_back(reason)
+
+    def _fall_back(self, reason: str) -> None:
+        """Does without padding from now on; raises a ConfigError if there is none already."""
+        kind = type(self._policy.model).__name__ if self._policy else ""
+        if not self._pads:
+            raise ConfigError(
+                "model.base",
+                kind,
+                rule="can't be sampled by transformers' generate, not even without padding",
+                why=f"Its {reason}",
+                fix="Take another base: what it samples would not be the model",
+            )
+        log.warning(
+            "%s does not read padded batches (%s): the completions of one prompt at a time are "
+            "sampled, which is slower",
+            kind,
+            reason,
+        )
+        self._pads = False
 
     def sync(self, steering: Steering) -> None:
         """Does nothing, since rollouts use the trained parameters themselves."""
 
-    @torch.no_grad()
     def generate(
         self,
         prompts: Sequence[Prompt],
@@ -71,12 +108,33 @@ class GenerateEngine:
         on_completion: OnCompletion = ignore,
     ) -> Rollouts:
         """Answers prompts; see `RolloutEngine.generate`."""
-        policy, size = set_up(self._policy, type(self).__name__), sampling.group_size
+        policy = set_up(self._policy, type(self).__name__)
+        call = partial(
+            self._generate, policy, prompts, sampling, seed=seed, step=step, done=on_completion
+        )
+        rollouts = call()
+        while (reason := self._real_texts.why_not(rollouts, sampling)) is not None:
+            self._fall_back(reason)
+            rollouts = call()
+        return rollouts
+
+    @torch.no_grad()
+    def _generate(
+        self,
+        policy: Policy,
+        prompts: Sequence[Prompt],
+        sampling: Sampling,
+        *,
+        seed: int,
+        step: int,
+        done: OnCompletion = ignore,
+    ) -> Rollouts:
+        size = sampling.group_size
         completions = Completions(
-            policy, prompts, sampling, seed=seed, step=step, on_completion=on_completion
+            policy, prompts, sampling, seed=seed, step=step, on_completion=done
         )
         by_length = sorted(range(len(prompts)), key=lambda b: len(prompts[b].token_ids))
-        at_once = max(1, self.max_rows // size)
+        at_once = max(1, self.max_rows // size) if self._pads else 1
         for start in range(0, len(by_length), at_once):
             chosen = by_length[start : start + at_once]
             ids, mask = left_padded([prompts[b].token_ids for b in chosen], policy.pad_token_id)

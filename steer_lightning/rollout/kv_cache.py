@@ -20,6 +20,7 @@ from steer_lightning.model.attention import (
     AttentionCall,
     CacheLayer,
     attention_by,
+    cache_of,
     sources_of_keys,
 )
 from steer_lightning.model.recurrence import RecurrentCache
@@ -208,19 +209,22 @@ class FlightCache:
     Args:
         model: Language model.
         flight: Rows and prompts in flight.
+        is_recurrent: Whether layers of the model have states.
 
     Attributes:
         layers: Keys and values of each decoder layer.
-        states: States of each decoder layer, if it is recurrent.
+        states: States of each decoder layer of a recurrent model; of others none.
         past: Cache of these layers, which the model takes as `past_key_values`.
     """
 
-    def __init__(self, model: Any, flight: Flight) -> None:
+    def __init__(self, model: Any, flight: Flight, is_recurrent: bool = False) -> None:
         self._model, self._flight = model, flight
         self._sources = sources_of_keys(model.config.get_text_config())
         self.layers = [KeyValues(flight) for _ in self._sources]
-        self.states = [States(flight) for _ in self._sources]
-        self.past = RecurrentCache(self.layers, self.states)
+        self.states = [States(flight) for _ in self._sources] if is_recurrent else []
+        self.past = (
+            RecurrentCache(self.layers, self.states) if is_recurrent else cache_of(self.layers)
+        )
 
     @contextmanager
     def decoding(self) -> Iterator[None]:
@@ -238,8 +242,10 @@ class FlightCache:
             self._see(self._flight)
 
     def _see(self, view: View) -> None:
-        for layer, states in zip(self.layers, self.states, strict=True):
-            layer.view = states.view = view
+        for layer in self.layers:
+            layer.view = view
+        for states in self.states:
+            states.view = view
 
     @contextmanager
     def keeping_states(self) -> Iterator[None]:
@@ -260,8 +266,9 @@ class FlightCache:
 
     def copy_rows(self, source: torch.Tensor, target: torch.Tensor) -> None:
         """Copies tails and states from row slots into others that are free."""
-        for layer, states in zip(self.layers, self.states, strict=True):
+        for layer in self.layers:
             layer.copy_rows(source, target, self._flight.num_columns)
+        for states in self.states:
             states.copy_rows(source, target)
 
     def move_prompts(self, source: torch.Tensor, target: torch.Tensor) -> None:

@@ -49,3 +49,8 @@ class Sampling:
         for key, (holds, rule) in rules.items():
             if not holds:
                 raise ConfigError(f"sampling.{key}", getattr(self, key), rule=rule)
+
+    @property
+    def truncates(self) -> bool:
+        """Whether unlikely tokens are cut away before one is drawn."""
+        return self.top_p < 1 or self.top_k > 0 or self.min_p > 0

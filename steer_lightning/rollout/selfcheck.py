@@ -1,58 +1,138 @@
-"""The check that a model decodes correctly in `DecodeEngine`, against plain forward passes."""
+"""Checks of engines on made-up and on real prompts, against plain passes over single texts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Sequence
 
-import torch
-
+from steer_lightning.model.plain_pass import (
+    gap_of,
+    logprobs_of,
+    made_up_tokens,
+    plain_logits,
+    tolerance,
+)
 from steer_lightning.model.policy import Policy
-from steer_lightning.rollout.kv_cache import plan_flight
+from steer_lightning.rollout.completions import warp
 from steer_lightning.rollout.sampling import Sampling
 from steer_lightning.system.out_of_memory import is_out_of_memory
 from steer_lightning.types import Problem, Prompt, Rollouts
 
-TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.25, torch.float16: 0.1}
-"""Largest difference of a log-probability that is let pass, in nats, by dtype of the base; 16-bit
-results depend on the order of operations."""
+log = logging.getLogger(__name__)
+
+Generate = Callable[[Sequence[Prompt], Sampling], Rollouts]
+"""Function that samples completions."""
 
 
-def why_not(policy: Policy, decode: Callable[..., Rollouts]) -> str | None:
-    """Decodes a few tokens of made-up prompts and compares them with a plain forward pass.
+def made_up_prompts(policy: Policy) -> list[Prompt]:
+    """Makes up prompts of unlike lengths; see `made_up_tokens`.
 
     Args:
-        policy: Policy that decodes.
-        decode: Method `DecodeEngine.decode`.
+        policy: Policy that reads them.
+    """
+    problem = Problem(question="", answer="")
+    return [
+        Prompt(id=k, problem=problem, text="", token_ids=tokens)
+        for k, tokens in enumerate(made_up_tokens(policy.model.config))
+    ]
+
+
+def why_not(policy: Policy, generate: Generate) -> str | None:
+    """Samples a few tokens for made-up prompts, and compares them with plain passes.
+
+    Args:
+        policy: Policy that samples.
+        generate: Function that samples, with several rows at once.
 
     Returns:
-        None if they agree, else the reason why the model can't decode this way.
+        None if they agree, else the reason why the model can't be sampled this way.
     """
-    vocabulary = policy.model.config.get_text_config().vocab_size
-    lengths = (5, 9, 9)
-    ids = torch.randint(vocabulary, (sum(lengths),), generator=torch.Generator().manual_seed(0))
-    problem = Problem(question="", answer="")
-    prompts = [
-        Prompt(id=k, problem=problem, text="", token_ids=tuple(row.tolist()))
-        for k, row in enumerate(torch.split(ids, list(lengths)))
-    ]
-    sampling = Sampling(group_size=2, max_new_tokens=4)
-    plan = plan_flight(prompts, sampling, 2 * 4 + 2 * 9)  # two rows at once: others wait
+    sampling = Sampling(group_size=3, max_new_tokens=6)
     try:
-        rollouts = decode(policy, prompts, sampling, plan, seed=0, step=0, capture_after=0)
+        rollouts = generate(made_up_prompts(policy), sampling)
     except (RuntimeError, TypeError, ValueError, AttributeError, LookupError) as error:
         # a model that does not fit the interfaces may fail in many ways
         if is_out_of_memory(error):
             raise
         return f"{type(error).__name__}: {error}"
+    return _difference(compare(policy, rollouts, sampling, range(len(rollouts.texts))), policy)
+
+
+def compare(policy: Policy, rollouts: Rollouts, sampling: Sampling, rows: Sequence[int]) -> float:
+    """Compares the log-probabilities of some completions with those of plain passes.
+
+    Args:
+        policy: Policy that has sampled them.
+        rollouts: Completions.
+        sampling: Settings by which they were sampled.
+        rows: Numbers of the completions that are compared.
+
+    Returns:
+        The largest difference in nats over the last tokens of each completion. Where top-k, top-p
+        or min-p cut tokens away it is the difference that nine tokens of ten do not exceed, since
+        rounding may decide whether a token is cut.
+    """
+    share = 0.9 if sampling.truncates else 1.0
     worst = 0.0
-    for n, mask in enumerate(rollouts.completion_mask):
+    for n in rows:
+        mask = rollouts.completion_mask[n]
+        prompt = rollouts.prompts[n // rollouts.group_size].token_ids
         completion = rollouts.completion_ids[n][mask].tolist()
-        row = torch.tensor([[*prompts[n // 2].token_ids, *completion]], device=policy.device)
-        with torch.no_grad():
-            logits = policy.logits(row, torch.ones_like(row), len(completion) + 1)[0, :-1]
-        expected = logits.float().log_softmax(-1).cpu()[range(len(completion)), completion]
-        worst = max(worst, float((expected - rollouts.logprobs[n][mask]).abs().max()))
-    tolerance = TOLERANCE.get(policy.model.dtype, 0.25)
-    if worst <= tolerance:
+        with policy.sharding.without_gradients():
+            logits = plain_logits(policy, prompt, completion)
+            warped = warp(logits, sampling) if sampling.temperature else logits.float()
+            expected = logprobs_of(warped, completion)
+        worst = max(worst, gap_of(rollouts.logprobs[n][mask], expected, share))
+    return worst
+
+
+def _difference(gap: float, policy: Policy) -> str | None:
+    allowed = tolerance(policy)
+    if gap <= allowed:
         return None
-    return f"log-probabilities differ by {worst:.2g}, more than {tolerance:g}"
+    return f"log-probabilities differ from a plain pass by {gap:.2g}, more than {allowed:g}"
+
+
+class RealTexts:
+    """Compares real completions whenever they grow longer than all that have been compared.
+
+    The first batch is therefore always compared.
+
+    Args:
+        policy: Policy that samples.
+        name: Name of the way in which they are sampled, for the log.
+    """
+
+    def __init__(self, policy: Policy, name: str) -> None:
+        self._policy, self._name = policy, name
+        self._longest = 0
+
+    def why_not(self, rollouts: Rollouts, sampling: Sampling) -> str | None:
+        """Compares the longest, the shortest and a middle completion with plain passes.
+
+        Args:
+            rollouts: Completions of at least one prompt.
+            sampling: Settings by which they were sampled.
+
+        Returns:
+            None if they agree or are no longer than others before, else the reason why not.
+        """
+        lengths = rollouts.text_lengths
+        longest = max(lengths)
+        if longest <= self._longest:
+            return None
+        order = sorted(range(len(lengths)), key=lambda n: lengths[n])
+        rows = sorted({order[-1], order[0], order[len(order) // 2]})
+        gap = compare(self._policy, rollouts, sampling, rows)
+        reason = _difference(gap, self._policy)
+        if reason is None:
+            self._longest = longest
+            log.info(
+                "%s: %d completions, with texts of up to %d tokens, agree with plain passes of "
+                "the model within %.1g nats",
+                self._name,
+                len(rows),
+                longest,
+                gap,
+            )
+        return reason

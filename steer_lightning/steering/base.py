@@ -87,6 +87,7 @@ class Steering(nn.Module, ABC):
     Attributes:
         metadata: Facts about the content of a file, such as `base_model` and `step`.
         file_name: Name of the result in the folder of a run; for some kinds it is a folder.
+        layers_path: Dotted path of the model's decoder layers; None finds them.
         beside_base: Whether it leaves the model's own modules alone, which a sharded base needs.
         trains_head: Whether it changes the output layer itself, which then needs a gradient.
         first_layer: Index of a decoder layer below which it changes nothing; 0 where that is not
@@ -95,6 +96,7 @@ class Steering(nn.Module, ABC):
 
     file_name: str
     metadata: dict[str, str]
+    layers_path: str | None = None
     beside_base = True
     trains_head = False
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,6 +29,8 @@ def describe(value: Any, depth: int = DEPTH) -> Any:
         return [describe(item, depth) for item in value]
     if isinstance(value, dict):
         return {str(key): describe(item, depth) for key, item in value.items()}
+    if isinstance(value, re.Pattern):
+        return value.pattern
     name = getattr(value, "__name__", None)  # functions and classes have one
     if name is not None:
         return name
@@ -54,7 +57,7 @@ def check_same(
     """
     for key, value in now.items():
         if _comparable(saved.get(key)) != _comparable(value):
-            raise ConfigError(key, value, rule=f"{told} {saved.get(key)!r}", why=why, fix=fix)
+            raise ConfigError(key, value, rule=f"{told} {saved.get(key)!r:.300}", why=why, fix=fix)
 
 
 def _comparable(value: Any) -> Any:

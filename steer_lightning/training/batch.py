@@ -26,6 +26,8 @@ class Batch:
     takes_part: torch.Tensor
     """Whether each completion, of all processes, takes part in the update, (B, G) bool. One that
     does not counts as if it had not been sampled."""
+    longest: int
+    """Number of tokens of the longest text, prompt included, of all processes."""
 
     @classmethod
     def alone(cls, rollouts: Rollouts, advantages: torch.Tensor) -> Batch:
@@ -41,6 +43,7 @@ class Batch:
             advantages=advantages,
             num_tokens=rollouts.num_tokens.view(advantages.shape),
             takes_part=torch.ones_like(advantages, dtype=torch.bool),
+            longest=max(rollouts.text_lengths),
         )
 
 
@@ -70,11 +73,11 @@ class MicroBatch:
 
 
 @dataclass(kw_only=True)
-class Part:
+class KeptMicroBatch:
     """A micro-batch with what is kept between the passes that read it."""
 
     micro_batch: MicroBatch
-    """Rows of this part."""
+    """The n rows."""
     prepared: Any
     """The rows as `Forward.prepare` returned them, ready to be read."""
     stream: KeptStream | None = None
@@ -82,8 +85,8 @@ class Part:
     is_idle: bool = False
     """Whether the rows count for nothing, and are read only because other processes still read."""
     old_logprobs: torch.Tensor | None = None
-    """Log-probabilities under the policy before the batch's first update, in nats, (n, T) float32;
-    None until it is known."""
+    """Log-probabilities under the policy before the batch's first optimizer step, in nats, (n, T)
+    float32; None until they are known."""
     reference_logprobs: torch.Tensor | None = None
     """Log-probabilities under the base, with the vectors off, in nats, (n, T) float32; None until
     they have been asked for."""
@@ -95,7 +98,7 @@ class MiniBatch:
 
     advantages: torch.Tensor
     """Advantages of all rows of this process's rollouts, (N,) float32."""
-    parts: list[Part]
+    micro_batches: list[KeptMicroBatch]
     """Micro-batches of the step. Processes that share a sharded base have equally many, since each
     pass gathers weights."""
     num_rows: int

@@ -9,6 +9,7 @@ import lightning as L
 import torch
 from lightning.pytorch.strategies import SingleDeviceStrategy
 
+from steer_lightning.advantages.base import min_group_size_of
 from steer_lightning.errors import ConfigError
 from steer_lightning.losses import needs_of
 from steer_lightning.rewards import LengthReward, reward_name
@@ -144,7 +145,7 @@ def check_scoring(module: Any, loss: Any) -> None:
 
 def check_group_size(sampling: Sampling, advantage: Any) -> None:
     """Raises a ConfigError for groups too small for the estimator."""
-    needed = getattr(advantage, "min_group_size", 1)
+    needed = min_group_size_of(advantage)
     if sampling.group_size < needed:
         name = reward_name(advantage)
         raise ConfigError(
@@ -159,7 +160,7 @@ def check_group_size(sampling: Sampling, advantage: Any) -> None:
 
 def check_signal(advantage: Any) -> None:
     """Raises a ConfigError if an estimator learns from groups that would be refilled."""
-    if getattr(advantage, "min_group_size", 1) < 2:
+    if min_group_size_of(advantage) < 2:
         raise ConfigError(
             "model.dynamic_sampling",
             "on",
@@ -227,10 +228,10 @@ def check_training_sampling(sampling: Sampling) -> None:
 
 
 def check_updates(updates: OptimizerSteps, loss: Any) -> None:
-    """Raises a ConfigError for a loss that does not go with the number of updates of a batch.
+    """Raises a ConfigError for a loss that does not go with the number of optimizer steps.
 
     Args:
-        updates: The updates that are made of each batch of rollouts.
+        updates: Number of optimizer steps on each batch of rollouts.
         loss: The loss, which may say by an attribute `uses_ratio` whether it serves for several.
     """
     uses_ratio = needs_of(loss).uses_ratio
@@ -239,8 +240,8 @@ def check_updates(updates: OptimizerSteps, loss: Any) -> None:
         raise ConfigError(
             "model.loss.objective",
             name,
-            rule="needs several updates of a batch: model.updates.num_passes * num_mini_batches "
-            "is 1",
+            rule="needs several optimizer steps per batch: model.updates.num_passes * "
+            "num_mini_batches is 1",
             why="In the only one the policy is the one that sampled: its ratio is 1, and nothing "
             "is ever clipped",
             fix="Set model.updates.num_mini_batches: 4, say, or take the objective ScoreFunction, "
@@ -252,8 +253,8 @@ def check_updates(updates: OptimizerSteps, loss: Any) -> None:
             f"model.updates.{key}",
             getattr(updates, key),
             rule=f"must be 1 with model.loss.objective = {name}",
-            why="From the second update on the policy is no longer the one that sampled, and the "
-            "gradient is another one's",
+            why="From the second optimizer step on the policy is no longer the one that sampled, "
+            "and the gradient is another one's",
             fix="Set model.loss.objective: steer_lightning.losses.Clip, which takes that in",
         )
 

@@ -25,7 +25,7 @@ from steer_lightning.system.run_files import DIFFERENCE_NUMBERS
 from steer_lightning.system.whole_files import write_bytes
 from steer_lightning.training.best_scale import Trial, best_of, find_scale
 from steer_lightning.training.mean_difference import MeanDifference, in_units
-from steer_lightning.training.sample import sample_round
+from steer_lightning.training.sample import Sampler
 from steer_lightning.types import Prompt
 
 FILES = (SteeringVectors.file_name, DIFFERENCE_NUMBERS)
@@ -208,17 +208,10 @@ class Difference:
 
     def _difference(self, prompts: Sequence[Prompt]) -> MeanDifference:
         found = MeanDifference(self.settings.num_tokens)
+        sampler = Sampler(self.policy, self.engine, self.reward, self.sampling, seed=self.seed)
         with tqdm(total=len(prompts), unit="prompt", desc="sampling and reading") as bar:
             for batch in self._batches(prompts):
-                sampled = sample_round(
-                    batch,
-                    policy=self.policy,
-                    engine=self.engine,
-                    reward=self.reward,
-                    sampling=self.sampling,
-                    seed=self.seed,
-                    step=0,
-                )
+                sampled = sampler.sample(batch, step=0)
                 found.read(self.policy, sampled.rollouts, sampled.rewards, self.max_tokens)
                 bar.update(len(batch))
                 bar.set_postfix_str(f"mean reward {found.mean_reward:.2f}")

@@ -12,10 +12,10 @@ import torch
 from steer_lightning.errors import ConfigError
 from steer_lightning.losses import Loss, needs_of
 from steer_lightning.model.head import TokenStates
+from steer_lightning.model.padding import left_padded
 from steer_lightning.model.policy import Policy
-from steer_lightning.rollout.completions import left_padded
 from steer_lightning.system.collectives import gather_objects, world_size
-from steer_lightning.training.batch import Batch, MicroBatch, MiniBatch, Part
+from steer_lightning.training.batch import Batch, KeptMicroBatch, MicroBatch, MiniBatch
 from steer_lightning.training.forward import Forward
 from steer_lightning.training.packing import PackedForward
 from steer_lightning.training.padding import PaddedForward
@@ -88,7 +88,9 @@ class BatchGradient:
         num_reads += self._needs.reference  # once more, with the vectors off
         return MiniBatch(
             advantages=advantages.flatten(),
-            parts=self._parts(batch.rollouts, rows, skipped or self.skipped_layers(), num_reads),
+            micro_batches=self._cut(
+                batch.rollouts, rows, skipped or self.skipped_layers(), num_reads
+            ),
             num_rows=int(chosen.sum()),
             num_tokens=int(batch.num_tokens[chosen].sum()),
         )
@@ -100,25 +102,27 @@ class BatchGradient:
         first = self.policy.steering.first_layer
         return SkippedLayers(self.policy.layers, first, self.kept_tokens) if first else None
 
-    def _parts(
+    def _cut(
         self, rollouts: Rollouts, rows: torch.Tensor, skipped: SkippedLayers | None, num_reads: int
-    ) -> list[Part]:
-        """Cuts rows into parts, equally many on each process that shares a sharded base.
+    ) -> list[KeptMicroBatch]:
+        """Cuts rows into micro-batches, equally many on each process that shares a sharded base.
 
         Each pass gathers the weights of the base, so that all of them must take part.
         """
         pad = self.policy.pad_token_id
 
-        def part(rows: MicroBatch, is_idle: bool = False) -> Part:
+        def kept(rows: MicroBatch, is_idle: bool = False) -> KeptMicroBatch:
             stream = KeptStream(skipped, num_reads) if skipped else None
             prepared = self._forward.prepare(rows)
-            return Part(micro_batch=rows, prepared=prepared, stream=stream, is_idle=is_idle)
+            return KeptMicroBatch(
+                micro_batch=rows, prepared=prepared, stream=stream, is_idle=is_idle
+            )
 
-        parts = [part(rows) for rows in micro_batches(rollouts, rows, self.max_tokens, pad)]
-        for _ in range(self.policy.sharding.most_passes(len(parts)) - len(parts)):
+        found = [kept(rows) for rows in micro_batches(rollouts, rows, self.max_tokens, pad)]
+        for _ in range(self.policy.sharding.most_passes(len(found)) - len(found)):
             (first,) = micro_batches(rollouts, torch.tensor([0]), self.max_tokens, pad)
-            parts.append(part(first, is_idle=True))
-        return parts
+            found.append(kept(first, is_idle=True))
+        return found
 
     # ---- reading
 
@@ -135,24 +139,36 @@ class BatchGradient:
             parameter.grad = torch.zeros_like(parameter)
         totals = Totals()
         with self._passes():
-            for part in step.parts:
-                if self._needs.reference and part.reference_logprobs is None:
-                    part.reference_logprobs = self._logprobs(part, of_base=True)
-                with self._token_states(part, self._needs.entropy) as found:
-                    if part.is_idle:
+            for kept in step.micro_batches:
+                if self._needs.reference and kept.reference_logprobs is None:
+                    kept.reference_logprobs = self._logprobs(kept, of_base=True)
+                with self._token_states(kept, self._needs.entropy) as found:
+                    if kept.is_idle:
                         torch.autograd.backward((found.logprobs * 0).sum())
                         continue
-                    inputs = _inputs(step, part, found)
+                    inputs = _inputs(step, kept, found)
                     output: LossOutput = self.loss(inputs)
                     torch.autograd.backward(output.loss)
                 totals.add(inputs, output)
         return totals
 
-    def measure(self, step: MiniBatch) -> None:
-        """Stores the policy's log-probabilities in the parts, before the vectors change."""
+    def read_longest(self, rollouts: Rollouts) -> tuple[MicroBatch, torch.Tensor]:
+        """Reads the micro-batch that begins with the longest row.
+
+        Returns:
+            The micro-batch, and the log-probabilities of its completions in nats, (n, T).
+        """
+        every, pad = torch.arange(len(rollouts.texts)), self.policy.pad_token_id
+        rows = next(micro_batches(rollouts, every, self.max_tokens, pad))
         with self._passes():
-            for part in step.parts:
-                part.old_logprobs = self._logprobs(part)
+            kept = KeptMicroBatch(micro_batch=rows, prepared=self._forward.prepare(rows))
+            return rows, self._logprobs(kept)
+
+    def measure(self, step: MiniBatch) -> None:
+        """Stores the policy's log-probabilities in the micro-batches, before the vectors change."""
+        with self._passes():
+            for kept in step.micro_batches:
+                kept.old_logprobs = self._logprobs(kept)
 
     def reference_logprobs(self, rollouts: Rollouts) -> torch.Tensor:
         """Returns the log-probabilities of the base, with the vectors off.
@@ -162,15 +178,15 @@ class BatchGradient:
         """
         found = torch.zeros_like(rollouts.logprobs)
         with self._passes():
-            for part in self._parts(rollouts, torch.arange(len(found)), None, num_reads=1):
-                logprobs = self._logprobs(part, of_base=True).cpu()
-                mask = part.micro_batch.completion_mask
-                found[part.micro_batch.rows, : mask.shape[1]] = logprobs * mask
+            for kept in self._cut(rollouts, torch.arange(len(found)), None, num_reads=1):
+                logprobs = self._logprobs(kept, of_base=True).cpu()
+                mask = kept.micro_batch.completion_mask
+                found[kept.micro_batch.rows, : mask.shape[1]] = logprobs * mask
         return found
 
-    def _logprobs(self, part: Part, of_base: bool = False) -> torch.Tensor:
+    def _logprobs(self, kept: KeptMicroBatch, of_base: bool = False) -> torch.Tensor:
         vectors = self.policy.at_scale(0.0) if of_base else nullcontext()
-        with torch.no_grad(), vectors, self._token_states(part) as found:
+        with torch.no_grad(), vectors, self._token_states(kept) as found:
             return found.logprobs
 
     @contextmanager
@@ -180,27 +196,29 @@ class BatchGradient:
             yield
 
     @contextmanager
-    def _token_states(self, part: Part, with_entropy: bool = False) -> Iterator[TokenStates]:
-        skipping = part.stream.one_pass() if part.stream else nullcontext()
-        reading = self._forward.token_states(part.prepared, self.temperature, with_entropy)
+    def _token_states(
+        self, kept: KeptMicroBatch, with_entropy: bool = False
+    ) -> Iterator[TokenStates]:
+        skipping = kept.stream.one_pass() if kept.stream else nullcontext()
+        reading = self._forward.token_states(kept.prepared, self.temperature, with_entropy)
         with skipping, reading as found:
             yield found
 
 
-def _inputs(step: MiniBatch, part: Part, found: TokenStates) -> LossInputs:
+def _inputs(step: MiniBatch, kept: KeptMicroBatch, found: TokenStates) -> LossInputs:
     """Returns the loss's inputs for a micro-batch."""
-    rows, device = part.micro_batch, found.logprobs.device
-    if part.old_logprobs is None:  # the first update: the policy has not moved yet
-        part.old_logprobs = found.logprobs.detach()
+    rows, device = kept.micro_batch, found.logprobs.device
+    if kept.old_logprobs is None:  # the first step: the policy has not moved yet
+        kept.old_logprobs = found.logprobs.detach()
     return LossInputs(
         logprobs=found.logprobs,
-        old_logprobs=part.old_logprobs,
+        old_logprobs=kept.old_logprobs,
         sampling_logprobs=rows.sampling_logprobs.to(device),
         mask=rows.completion_mask.to(device),
         advantages=step.advantages[rows.rows].to(device),
         num_rows=step.num_rows,
         num_tokens=step.num_tokens,
-        reference_logprobs=part.reference_logprobs,
+        reference_logprobs=kept.reference_logprobs,
         entropy=found.entropy,
     )
 

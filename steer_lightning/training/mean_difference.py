@@ -118,10 +118,12 @@ class MeanDifference:
         """
         advantages = self.count(rewards)
         rows = advantages.nonzero().squeeze(1)
+        if not policy.takes_padding:
+            max_tokens = 1  # a row at a time
         with policy.at_scale(0.0):
-            for part in micro_batches(rollouts, rows, max_tokens, policy.pad_token_id):
-                states = mean_states(policy, part, self.num_tokens)
-                self.add(states, advantages[part.rows])
+            for micro_batch in micro_batches(rollouts, rows, max_tokens, policy.pad_token_id):
+                states = mean_states(policy, micro_batch, self.num_tokens)
+                self.add(states, advantages[micro_batch.rows])
 
 
 def difference_of_means(
@@ -142,7 +144,7 @@ def difference_of_means(
     return found.vectors
 
 
-def mean_states(policy: Policy, part: MicroBatch, num_tokens: int | None = None) -> torch.Tensor:
+def mean_states(policy: Policy, rows: MicroBatch, num_tokens: int | None = None) -> torch.Tensor:
     """Returns the output of each steered site, averaged over each completion's first tokens.
 
     The very last token of a completion is left out: nothing is sampled behind it, and an EOS token
@@ -151,7 +153,7 @@ def mean_states(policy: Policy, part: MicroBatch, num_tokens: int | None = None)
 
     Args:
         policy: Loaded policy with `SteeringVectors`.
-        part: Micro-batch of n completions.
+        rows: Micro-batch of n completions.
         num_tokens: Number of first tokens that are averaged; null averages all.
 
     Returns:
@@ -160,8 +162,8 @@ def mean_states(policy: Policy, part: MicroBatch, num_tokens: int | None = None)
     steering = policy.steering
     assert isinstance(steering, SteeringVectors)
     places = find_sites(policy.layers, steering.layers, steering.site)
-    width = part.completion_ids.shape[1]
-    counts = (part.completion_mask.sum(1, keepdim=True) - 1).clamp(1, num_tokens)  # (n, 1)
+    width = rows.completion_ids.shape[1]
+    counts = (rows.completion_mask.sum(1, keepdim=True) - 1).clamp(1, num_tokens)  # (n, 1)
     weights = ((torch.arange(width) < counts) / counts).to(policy.device)  # (n, T)
     found: dict[int, torch.Tensor] = {}
 
@@ -171,7 +173,8 @@ def mean_states(policy: Policy, part: MicroBatch, num_tokens: int | None = None)
 
     handles = [place.register_forward_hook(partial(keep, row)) for row, place in enumerate(places)]
     try:
-        policy.logits(part.ids.to(policy.device), part.mask.to(policy.device), num_last=1)
+        ids, mask = rows.ids.to(policy.device), rows.mask.to(policy.device)
+        policy.padded_logits(ids, mask, num_last=1)
     finally:
         for handle in handles:
             handle.remove()

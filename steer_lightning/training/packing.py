@@ -11,7 +11,7 @@ put their output back into the packed order.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -19,9 +19,7 @@ import torch
 from steer_lightning.model.attention import AttentionCall, attention_by
 from steer_lightning.model.head import Head, TokenStates, token_states
 from steer_lightning.model.policy import Policy
-from steer_lightning.model.recurrence import recurrent_mixers
-from steer_lightning.model.replaced_forward import Forward as ModuleForward
-from steer_lightning.model.replaced_forward import replaced_forwards
+from steer_lightning.model.replaced_forward import ForwardMethod, replaced_forwards
 from steer_lightning.steering.tokens import COMPLETION, LAST_PROMPT, PROMPT
 from steer_lightning.training.batch import MicroBatch
 
@@ -208,11 +206,10 @@ class PackedForward:
     @contextmanager
     def passes(self) -> Iterator[None]:
         """Lets the model read packings while the block runs."""
-        mixers = recurrent_mixers(self._policy.layers)
-        with (
-            attention_by(self._policy.model, self._attend),
-            replaced_forwards(mixers, self._by_rows),
-        ):
+        with ExitStack() as stack:
+            stack.enter_context(attention_by(self._policy.model, self._attend))
+            if self._policy.mixers:
+                stack.enter_context(replaced_forwards(self._policy.mixers, self._by_rows))
             yield
 
     def prepare(self, rows: MicroBatch) -> Packing:
@@ -253,11 +250,13 @@ class PackedForward:
         assert self._packing is not None
         return self._packing.attend(call)
 
-    def _by_rows(self, forward: ModuleForward) -> ModuleForward:
+    def _by_rows(self, forward: ForwardMethod) -> ForwardMethod:
         """Returns the forward of a recurrent module that mixes the rows of a packing."""
 
         def mix(hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
             assert self._packing is not None
+            if "attention_mask" in kwargs:  # all ones, and of the packed length
+                kwargs["attention_mask"] = None
             return self._packing.by_rows(lambda rows: forward(rows, *args, **kwargs), hidden_states)
 
         return mix

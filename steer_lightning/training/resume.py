@@ -18,13 +18,22 @@ import torch
 
 from steer_lightning.errors import ConfigError
 from steer_lightning.model.policy import Policy
-from steer_lightning.rewards import RewardSum
-from steer_lightning.rollout import Sampling
 from steer_lightning.system.plain_settings import check_same, describe
 from steer_lightning.system.run_files import SUMMARY, run_of_checkpoint
 
 KEY = "steering_run"
 """Key under which a checkpoint keeps the facts of its run."""
+
+DESCRIBED = (
+    *("advantage", "loss", "updates", "dynamic_sampling", "mask_overlong", "kl_in_reward"),
+)
+"""Parts of `model` that a checkpoint describes by class and settings."""
+
+SETTINGS = (
+    *DESCRIBED,
+    *("optimizer", "gradient_clip", "rewards", "sampling", "dtype", "schedule", "steering"),
+)
+"""Parts of `model` that must stay as they were; checkpoints themselves know base and data."""
 
 
 def policy_facts(policy: Policy) -> dict[str, Any]:
@@ -36,35 +45,28 @@ def policy_facts(policy: Policy) -> dict[str, Any]:
     }
 
 
-def training_facts(
-    *,
-    optimizer: torch.optim.Optimizer,
-    gradient_clip: object,
-    rewards: RewardSum,
-    sampling: Sampling,
-    **parts: object,
-) -> dict[str, Any]:
+def training_facts(module: Any, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """Returns facts of what a run optimises and how, by configuration key.
 
     The settings of the optimizer are among them, because they are part of its state: a checkpoint
     would silently bring back its own.
 
     Args:
+        module: `SteeringModule` of the run.
         optimizer: Optimizer of the trained parameters.
-        gradient_clip: Clip of the gradient, which may have a state.
-        rewards: Rewards of completions.
-        sampling: Settings by which training completions are sampled.
-        parts: Other parts of `model`, by name.
     """
     plain = (int, float, bool, str, tuple)
     settings = {k: v for k, v in optimizer.defaults.items() if isinstance(v, plain)}
     return {
         "model.optimizer": type(optimizer).__name__,
         "model.optimizer.init_args": settings,
-        "model.gradient_clip": type(gradient_clip).__name__,
-        "model.rewards": {name: part.weight for name, part in rewards.parts.items()},
-        "model.sampling": {**asdict(sampling), "eos_token_ids": list(sampling.eos_token_ids)},
-        **{f"model.{name}": describe(part) for name, part in parts.items()},
+        "model.gradient_clip": type(module.gradient_clip).__name__,
+        "model.rewards": {name: part.weight for name, part in module.reward.parts.items()},
+        "model.sampling": {
+            **asdict(module.sampling),
+            "eos_token_ids": list(module.sampling.eos_token_ids),
+        },
+        **{f"model.{name}": describe(getattr(module, name)) for name in DESCRIBED},
     }
 
 

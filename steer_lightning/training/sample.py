@@ -51,7 +51,7 @@ class DynamicSampling:
 
 
 class Sampler:
-    """Samples and scores the completions of each training step; lives as long as a run.
+    """Samples and scores the completions of prompts, such as those of each training step.
 
     Args:
         policy: Policy that answers.
@@ -104,15 +104,24 @@ class Sampler:
         return sampled
 
     def _round(self, prompts: Sequence[Prompt], step: int) -> Sampled:
-        return sample_round(
-            prompts,
-            policy=self.policy,
-            engine=self.engine,
-            reward=self.reward,
-            sampling=self.sampling,
-            seed=self.seed,
-            step=step,
-        )
+        """Samples and scores G completions of each prompt, shared among the processes."""
+        start = time.perf_counter()
+        own = torch.arange(len(prompts))[rank() :: world_size()]
+        scoring = self.reward.start()  # completions are scored while others are still sampled
+        with self.policy.sharding.for_rollouts(self.policy.model):
+            rollouts = no_rollouts(self.sampling.group_size)
+            if len(own):
+                rollouts = self.engine.generate(
+                    [prompts[k] for k in own],
+                    self.sampling,
+                    seed=self.seed,
+                    step=step,
+                    on_completion=scoring.add,
+                )
+        seconds = time.perf_counter() - start
+        scores = scoring.result(completions_of(rollouts))  # None where unscored
+        rows = gather_rows(rollouts, scores, seconds)  # the rows of all processes
+        return Sampled(**vars(rows), rollouts=rollouts, scores=scores, own=own)
 
 
 def default_rewards(loss: Any) -> list[WeightedReward]:
@@ -123,46 +132,6 @@ def default_rewards(loss: Any) -> list[WeightedReward]:
 def default_advantage(loss: Any) -> Any:
     """Returns the default estimator; where nothing is scored, each completion counts 1."""
     return torch.ones_like if needs_of(loss).base_sampling else RLOO()
-
-
-def sample_round(
-    prompts: Sequence[Prompt],
-    *,
-    policy: Policy,
-    engine: RolloutEngine,
-    reward: RewardSum,
-    sampling: Sampling,
-    seed: int,
-    step: int,
-) -> Sampled:
-    """Samples and scores G completions of each prompt, shared among the processes.
-
-    Args:
-        prompts: B prompts, the same for all processes.
-        policy: Policy that answers.
-        engine: Engine that has been set up with the policy.
-        reward: Reward of the completions.
-        sampling: Settings by which completions are sampled.
-        seed: Seed of the run.
-        step: Number of the training step.
-    """
-    start = time.perf_counter()
-    own = torch.arange(len(prompts))[rank() :: world_size()]
-    scoring = reward.start()  # completions are scored while others are still sampled
-    with policy.sharding.for_rollouts(policy.model):
-        rollouts = no_rollouts(sampling.group_size)
-        if len(own):
-            rollouts = engine.generate(
-                [prompts[k] for k in own],
-                sampling,
-                seed=seed,
-                step=step,
-                on_completion=scoring.add,
-            )
-    seconds = time.perf_counter() - start
-    scores = scoring.result(completions_of(rollouts))  # None where unscored
-    rows = gather_rows(rollouts, scores, seconds)  # the rows of all processes
-    return Sampled(**vars(rows), rollouts=rollouts, scores=scores, own=own)
 
 
 def no_rollouts(group_size: int) -> Rollouts:
@@ -221,12 +190,14 @@ def gather_rows(rollouts: Rollouts, scores: Scores, rollout_seconds: float) -> R
         "logprob_sums": rollouts.logprobs.double().sum(1).view(shape),
     }
     own_parts = {name: as_matrix(part, size) for name, part in scores.parts.items()}
-    found = gather_objects((own, own_parts, scores.outcomes, rollout_seconds))
-    tables, parts, outcomes, seconds = zip(*found, strict=True)
+    longest = max(rollouts.text_lengths, default=0)
+    found = gather_objects((own, own_parts, scores.outcomes, longest, rollout_seconds))
+    tables, parts, outcomes, longest_texts, seconds = zip(*found, strict=True)
     return Rows(
         **{name: interleave([table[name] for table in tables]) for name in own},
         parts={name: interleave([table[name] for table in parts]) for name in own_parts},
         outcomes=_added_up(outcomes),
+        longest=max(longest_texts),
         rollout_seconds=max(seconds),
     )
 
@@ -255,6 +226,7 @@ def joined(one: Sampled, two: Sampled) -> Sampled:
         **tables,
         parts={name: torch.cat([part, two.parts[name]]) for name, part in one.parts.items()},
         outcomes=_added_up([one.outcomes, two.outcomes]),
+        longest=max(one.longest, two.longest),
         rollout_seconds=one.rollout_seconds + two.rollout_seconds,
         rollouts=_joined_rollouts(one.rollouts, two.rollouts),
         scores=Scores(

@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from steer_lightning.model.replaced_forward import Forward, replaced_forwards
+from steer_lightning.model.replaced_forward import ForwardMethod, replaced_forwards
 
 
 class SkippedLayers:
     """The layers below the first steered one, and room for the streams that leave them.
 
-    No vector reaches these layers, so their output is the same, bit for bit, in each update of a
-    batch and with the vectors off, and the gradient is the same, too.
+    No vector reaches these layers, so their output is the same, bit for bit, in each optimizer
+    step on a batch and with the vectors off, and the gradient is the same, too.
 
     Args:
         layers: Decoder layers of the model.
@@ -82,7 +82,7 @@ def _hand_on(hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Te
 
 
 @contextmanager
-def _before(layer: nn.Module, hook: Forward) -> Iterator[None]:
+def _before(layer: nn.Module, hook: ForwardMethod) -> Iterator[None]:
     handle = layer.register_forward_pre_hook(hook, with_kwargs=True)
     try:
         yield

@@ -1,4 +1,4 @@
-"""The record of a training step, over all processes, for callbacks to read."""
+"""What a training step did, over all processes, for callbacks to read."""
 
 from __future__ import annotations
 
@@ -27,6 +27,8 @@ class Rows:
     """Whether each completion ended by itself, (B, G) bool."""
     logprob_sums: torch.Tensor
     """Log-probability of each completion in nats, (B, G) float64."""
+    longest: int
+    """Number of tokens of the longest text, prompt included."""
     rollout_seconds: float
     """Seconds of the rollout on the slowest process."""
 
@@ -64,7 +66,7 @@ class UpdateResult:
 
 @dataclass(frozen=True, kw_only=True)
 class Step(Sampled):
-    """The record of a whole training step."""
+    """A whole training step: its completions, their advantages, and the update by them."""
 
     advantages: torch.Tensor
     """Advantages of the completions, (B, G) float32."""

@@ -14,6 +14,7 @@ from steer_lightning.errors import ConfigError
 from steer_lightning.system.collectives import sum_gradients
 from steer_lightning.training.batch import Batch, MiniBatch
 from steer_lightning.training.gradient import BatchGradient, Totals, gather_totals
+from steer_lightning.training.selfcheck import RealRows
 from steer_lightning.training.step import UpdateResult
 
 log = logging.getLogger(__name__)
@@ -94,6 +95,7 @@ class Updater:
         self.optimizer, self.scheduler = optimizer, scheduler
         self.counted = counted or optimizer
         self.steps, self.seed, self.off_policy = steps, seed, off_policy
+        self._real_rows = RealRows()
         self._has_warned = False
 
     def update(self, batch: Batch, step: int) -> UpdateResult:
@@ -103,6 +105,8 @@ class Updater:
             batch: Batch of all processes.
             step: Number of the training step.
         """
+        if batch.longest > self._real_rows.longest:
+            self.gradient = self._real_rows.right(self.gradient, batch.rollouts, batch.longest)
         learning_rate = self.optimizer.param_groups[0]["lr"]
         mini_batches = self._mini_batches(batch, step)
         last = self.steps.total - 1

@@ -195,7 +195,7 @@ def test_what_is_told_quickly_is_what_is_told_in_full(text: str, gold: str) -> N
     quick = MathReward().quickly(completion)
     if quick is not NotImplemented:
         assert quick in (0.0, 1.0)
-        assert MathReward()([completion]) == [quick]
+        assert MathReward().compare(completion) == quick
     scores = RewardSum([WeightedReward(reward=FormatReward(), weight=2.0)])([completion])
     assert scores.total in ([0.0], [2.0])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -29,8 +30,31 @@ def test_imports_go_downwards(file: Path) -> None:
         assert STOREY_OF[other] < STOREY_OF[room], f"{room} must not import {other}"
     package = dotted(file).rpartition(".")[0]
     if dotted(file) in LIGHT or (package and package != "cli" and package in LIGHT):
-        outside = {name.split(".")[0] for name in imports(file)}
+        outside = {name.split(".")[0] for name in imports(file, for_types=False)}
         assert not outside & {"torch", "lightning", "transformers"}
+
+
+HOMES = {f"{PACKAGE.name}.{dotted(file)}".removesuffix("."): file for file in FILES}
+"""The file of each module."""
+
+
+def imported_files(file: Path) -> set[Path]:
+    """Files of the package that a file imports, be it for a type checker alone."""
+    found: set[Path | None] = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom):  # a module of a package, or a name in a module
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            found |= {HOMES.get(name, HOMES.get(node.module or "")) for name in names}
+        elif isinstance(node, ast.Import):
+            found |= {HOMES.get(alias.name) for alias in node.names}
+    return {home for home in found if home is not None}
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    """Within rooms, too; a `CycleError` names the files of the circle."""
+    order = list(TopologicalSorter({file: imported_files(file) for file in FILES}).static_order())
+    assert set(order) == set(FILES)
+    assert order.index(HOMES["steer_lightning.types"]) < order.index(HOMES["steer_lightning"])
 
 
 @pytest.mark.parametrize("file", FILES, ids=dotted)

@@ -17,6 +17,7 @@ from steer_lightning.advantages import (
     Reinforce,
     ReinforcePlusPlus,
 )
+from steer_lightning.advantages.base import min_group_size_of
 
 NAN = float("nan")
 ROUGH = torch.full((1, 7), 0.9)  # its sum is rounded
@@ -27,7 +28,11 @@ EVERY = [RLOO(), GRPO(), DrGRPO(), Reinforce(), MovingAverage(), ReinforcePlusPl
 def test_equal_rewards_are_exactly_0(estimator: Any) -> None:
     assert (ROUGH - ROUGH.mean(1, keepdim=True)).any(), "a mean alone leaves a rounding error"
     assert not estimator(ROUGH).any()
-    assert estimator.min_group_size == 2
+    assert min_group_size_of(estimator) == 2
+
+
+def test_an_estimator_of_ones_own_may_be_silent_on_its_group_size() -> None:
+    assert min_group_size_of(torch.ones_like) == min_group_size_of(Reinforce()) == 1
 
 
 @pytest.mark.parametrize("estimator", EVERY, ids=lambda e: type(e).__name__)

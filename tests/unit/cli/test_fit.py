@@ -1,7 +1,9 @@
-"""Two runs in one process."""
+"""Runs in a process that goes on after them."""
 
 from __future__ import annotations
 
+import logging
+import warnings
 from pathlib import Path
 
 import pytest
@@ -29,3 +31,27 @@ def test_a_run_within_a_run_does_not_see_it(
     assert main([*words, f"--trainer.default_root_dir={tmp_path / 'outer'}"]) == 0
     assert folders == [tmp_path / "outer/run-1", tmp_path / "inner/run-1"]
     assert not any(folder.exists() for folder in folders), "nothing came of either"
+
+
+@pytest.mark.parametrize(("rank", "own_level"), [("0", logging.NOTSET), ("1", logging.ERROR)])
+def test_what_a_run_withholds_is_told_again_behind_it(
+    root: Path, monkeypatch: pytest.MonkeyPatch, rank: str, own_level: int
+) -> None:
+    names = ("lightning.pytorch", "lightning.fabric", "steer_lightning")
+    found: list[list[int]] = []
+
+    def levels() -> list[int]:
+        return [logging.getLogger(name).level for name in names]
+
+    def start(cli: SteeringCLI, name: str) -> None:
+        found.append(levels())
+        warnings.warn("Using ModelCheckpoint with manual optimization", UserWarning, stacklevel=1)
+
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setattr(SteeringCLI, "_run_subcommand", start)
+    before, filters = levels(), list(warnings.filters)
+    for words in ([], ["--nope"]):
+        main(["validate", "--config", str(root / "configs/quickstart.yaml"), *words])
+        assert levels() == before
+        assert warnings.filters == filters
+    assert found == [[logging.WARNING, logging.WARNING, own_level]]

@@ -38,8 +38,21 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
     store = Store(tmp_path / "e")
     store.open({"seed": 0}, overwrite=False)
     store.open({"seed": 0}, overwrite=False)
-    with pytest.raises(ConfigError, match="other seed: 0; now 1"):
+    with pytest.raises(ConfigError, match=r"seed = 1: the evaluation in .* was made with 0"):
         store.open({"seed": 1}, overwrite=False)
     (tmp_path / "e/settings.json").write_text("{")
     with pytest.raises(ConfigError, match=r"settings\.json': is damaged"):
         store.open({"seed": 0}, overwrite=False)
+
+
+def test_settings_are_compared_as_everywhere(tmp_path: Path) -> None:
+    settings = {"sampling": {"gsm8k": {"stop": ("a", "b")}}, "verifier": {"name": "math"}}
+    store = Store(tmp_path)
+    store.open(settings, overwrite=False)
+    store.open(settings, overwrite=False)  # JSON keeps the tuple as a list
+    with pytest.raises(ConfigError, match=r"sampling\.gsm8k = \{'stop': \['a'\]\}: .*--overwrite"):
+        store.open(settings | {"sampling": {"gsm8k": {"stop": ["a"]}}}, overwrite=False)
+    with pytest.raises(ConfigError, match=r"sampling\.gsm8k = None: .*--overwrite"):
+        store.open({"verifier": {"name": "math"}}, overwrite=False)
+    with pytest.raises(ConfigError, match=r"verifier\.name = 'mine': .*'math'\. .*--rescore"):
+        store.open(settings | {"verifier": {"name": "mine"}}, overwrite=False)

@@ -7,7 +7,9 @@ import time
 import pytest
 
 from steer_lightning.rewards import MathReward
-from steer_lightning.rewards.answer_forms import exact_number, is_equal, is_readable
+from steer_lightning.rewards.answer_forms import is_equal, is_readable
+from steer_lightning.rewards.answer_in_text import find_answer
+from steer_lightning.rewards.answer_numbers import read_number
 from steer_lightning.rewards.answer_text import tidy
 from steer_lightning.types import Completion
 
@@ -154,6 +156,10 @@ FORMS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "(0,1),(1,0)": (("(1,0), (0,1)", "(0,1) and (1,0)"), ("(0,1)", "(0,1),(0,1)")),
     "3t": (("3t", "3 t", r"3 \cdot t"), ("3", "3s", "3m", "t")),
+    "0": (
+        ("5-5", r"\sqrt{2}-\sqrt{2}", "-6+5+1"),
+        ("5-4", r"10^{-30}", r"\frac{\sqrt{2}}{10^{30}}"),
+    ),
     "R+r": (("r+R",), ("2r", "2R", "x+r")),
     "\\Omega": (("\\Omega",), ("\\omega",)),
     "10": (("2(5)", "(2)(5)", "2(2)(2.5)", r"2 \cdot 5"), ("7(3)", "(5)(5)")),
@@ -204,7 +210,7 @@ def test_numbers_are_read_exactly() -> None:
     readings = {"1.70e4": 17000, r"1\frac{4}{5}": 1.8, "2 220": 2220, ".5": 0.5, "-1/4": -0.25}
     readings |= {"10^{3}": 1000, "-2e-2": -0.02, "1,000.5": 1000.5, r"0.1\overline{6}": 1 / 6}
     for text, value in readings.items():
-        number = exact_number(text)
+        number = read_number(tidy(text))
         assert number is not None
         assert float(number.value) == value
     for text in (
@@ -219,7 +225,7 @@ def test_numbers_are_read_exactly() -> None:
         "9" * 200,
         "",
     ):
-        assert exact_number(text) is None, text
+        assert read_number(tidy(text)) is None, text
 
 
 def test_what_can_be_a_gold_answer() -> None:
@@ -256,5 +262,6 @@ def test_reading_takes_no_time_whatever_the_text_is(text: str) -> None:
             text=rf"\boxed{{{text}}}", question="", answer=gold, num_tokens=1, finished=True
         )
         MathReward().quickly(completion)
-        tidy(text)
+        find_answer(completion.text)
+        read_number(tidy(text))
     assert time.process_time() - start < 2.0

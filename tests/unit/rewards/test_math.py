@@ -7,6 +7,8 @@ from contextlib import closing
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from steer_lightning.rewards import MathReward, RewardPool, RewardSum, WeightedReward
 from steer_lightning.rewards.base import INCOMPARABLE
@@ -89,13 +91,88 @@ def test_a_megabyte_of_digits_is_no_plain_number() -> None:
     assert plain_number("9" * 1_000_000) is None
     assert plain_number("-1,000.5") == -1000.5
     assert plain_number("1,00") is None
+    assert plain_number("1" + "+1" * 400_000) is None
+
+
+def test_plain_numbers_are_read_exactly() -> None:
+    sums = {"47+38": 85, "-3-4+1": -6, "$5-5$": 0, "007+1": 8}
+    numbers = {"12.50": 12.5, r"\$12.": 12, "\u22127": -7, "1,234,567": 1234567}
+    for text, value in (sums | numbers).items():
+        assert plain_number(text) == value
+    for text in ("", "-", "--5", "+5", "1+", "1.5+1", "1e3", "1/2", r"1\$2", "(5)", "5 6", "٣"):
+        assert plain_number(text) is None, text
+
+
+WHOLE = st.integers(-30, 30) | st.integers(-(10**18), 10**18)
+TERMS = st.lists(st.tuples(st.sampled_from("+-"), WHOLE.map(abs)), min_size=2, max_size=4)
+NUMBER = st.one_of(
+    WHOLE.map(str),
+    WHOLE.map(lambda n: f"{n:,}"),
+    st.decimals(-99, 99, places=2).map(str),
+    TERMS.map(lambda terms: "".join(f"{sign}{n}" for sign, n in terms).removeprefix("+")),
+)
+AROUND = [
+    *("%s", "%s.", " %s ", "$%s$", r"\$%s", r"%s\$"),
+    *("%s cm", r"%s\%%", "(%s)", "+%s", "-%s", "%s,"),
+]
+"""What may stand around a number in an answer."""
+
+IN_A_TEXT = [
+    *(r"so \boxed{%s}.", r"{\boxed {%s}", r"\fbox{%s}}", r"\\boxed{%s}", r"\boxed{%s\}", "%s"),
+    *(r"\boxed{%s", r"\boxed %s", r"\boxed{\boxed{%s}}", r"\boxed{%s} \boxed{7}", r"\boxed"),
+]
+FORM = st.builds(lambda around, number: around % number, st.sampled_from(AROUND), NUMBER)
+NEARLY = st.text(r"\boxed{}$0123456789.,- +f", max_size=30)
+"""Texts of the signs that boxes and numbers are made of."""
+
+
+def check_both_ways(text: str, gold: str) -> None:
+    """Fails where the quick verdict is another than that of the full comparison."""
+    reward, completion = MathReward(), make_text(text, gold)
+    quick = reward.quickly(completion)
+    if quick is not NotImplemented:
+        full = reward.compare(completion)
+        assert full is not None
+        assert (quick, quick.outcome) == (full, full.outcome)
+
+
+@settings(deadline=None, max_examples=200, derandomize=True)
+@given(st.sampled_from(IN_A_TEXT), FORM, NUMBER | FORM, st.booleans())
+def test_what_is_told_quickly_is_what_is_told_in_full(
+    text: str, answer: str, gold: str, same: bool
+) -> None:
+    check_both_ways(text.replace("%s", answer), answer if same else gold)
+    value = plain_number(answer)
+    if value is not None:  # a neighbour of the right answer, where exact reading counts
+        check_both_ways(text.replace("%s", answer), str(value + same))
+
+
+@settings(deadline=None, max_examples=300, derandomize=True)
+@given(NEARLY, NEARLY, WHOLE.map(str))
+def test_any_text_is_told_quickly_as_in_full(text: str, inner: str, gold: str) -> None:
+    check_both_ways(text, gold)
+    check_both_ways(rf"\boxed{{{inner}}}", gold)
+
+
+def test_plain_numbers_never_leave_the_process() -> None:
+    pool = FakePool({})
+    pool.collect = None  # type: ignore[assignment, method-assign]  # nothing may be waited for
+    completions = [make("15", "15"), make("12+3", "15"), make("-15", "15"), make_text("no", "15")]
+    found = RewardSum([WeightedReward(reward=MathReward())], pool)(completions)
+    assert found.each["MathReward"] == ["right", "right", "wrong", "no_answer"]
+    assert pool.seen == []
+    for answer_in in ("last_number", "boxed_or_last_number"):
+        assert MathReward(answer_in).quickly(make("15", "15")) is NotImplemented
 
 
 TOWER = "9^{9^{9^{9}}}"
 
 
 def make(answer: str, gold: str) -> Completion:
-    text = rf"\boxed{{{answer}}}"
+    return make_text(rf"\boxed{{{answer}}}", gold)
+
+
+def make_text(text: str, gold: str) -> Completion:
     return Completion(text=text, question="q", answer=gold, num_tokens=1, finished=True)
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 
 from steer_lightning import ConfigError
-from steer_lightning.system.plain_settings import check_same
+from steer_lightning.system.plain_settings import check_same, describe
 
 TOLD = {"told": "the other one has", "why": "Both are one run", "fix": "Set it back"}
 
@@ -41,3 +42,7 @@ def test_the_first_setting_that_differs_is_told(
     with pytest.raises(ConfigError) as caught:
         check_same(saved, now, **TOLD)
     assert str(caught.value) == f"{message} Both are one run. Set it back."
+
+
+def test_a_pattern_is_described_by_its_text() -> None:
+    assert describe([re.compile("a+"), {"b": (1, re.compile("c"))}]) == ["a+", {"b": [1, "c"]}]

@@ -38,7 +38,7 @@ def test_a_group_of_one_needs_an_estimator_that_allows_it() -> None:
     [
         (
             {"loss": PolicyGradient(objective=Clip())},
-            r"model.loss.objective = 'Clip': needs several updates.*model.updates.num_passes",
+            r"model.loss.objective = 'Clip': needs several optimizer steps.*updates.num_passes",
         ),
         (
             {"updates": OptimizerSteps(num_passes=2)},

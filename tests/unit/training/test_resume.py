@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import random
 from pathlib import Path
 
@@ -9,8 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from steer_lightning import ConfigError
-from steer_lightning.training.resume import check_same_run, get_random_states, set_random_states
+from steer_lightning import ConfigError, SteeringModule
+from steer_lightning.training.resume import (
+    SETTINGS,
+    check_same_run,
+    get_random_states,
+    set_random_states,
+    training_facts,
+)
 
 
 def draws() -> tuple[float, float, float]:
@@ -31,3 +38,29 @@ def test_tuples_within_tuples_come_back_as_lists() -> None:
     check_same_run(saved, now)
     with pytest.raises(ConfigError, match=r"model.x = \(1, \(2, 3\)\): the checkpoint was made"):
         check_same_run({**saved, "model.x": [1, [2, 4]]}, now)
+
+
+FREE = {
+    *("base", "revision", "attn_implementation", "trust_remote_code", "engine", "seed"),
+    *("tokens_per_micro_batch", "activation_checkpointing", "kept_tokens", "reward_pool"),
+    *("verifier", "eval_sampling"),
+}
+"""Settings that a run may change when it goes on, or that its checkpoint knows by other facts."""
+
+
+def test_each_setting_of_a_module_must_stay_or_is_free() -> None:
+    names = set(inspect.signature(SteeringModule).parameters)
+    assert names == set(SETTINGS) | FREE
+    assert not set(SETTINGS) & FREE
+
+
+def test_the_facts_of_a_run_are_of_the_settings_that_must_stay() -> None:
+    module = SteeringModule(mask_overlong=True)
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.5)
+    facts = training_facts(module, optimizer)
+    told = {key.split(".")[1] for key in facts}
+    assert set(SETTINGS) - told == {"dtype", "schedule", "steering"}
+    assert told <= set(SETTINGS)
+    assert facts["model.mask_overlong"] is True
+    assert facts["model.loss"]["class"] == "PolicyGradient"
+    assert facts["model.optimizer.init_args"]["lr"] == 0.5

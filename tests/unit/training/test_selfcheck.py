@@ -1,17 +1,31 @@
-"""Which models can skip layers."""
+"""Ways to read micro-batches that would be wrong for a model are noticed."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 
+from steer_lightning import ConfigError
+from steer_lightning.losses import PolicyGradient
+from steer_lightning.model.plain_pass import plain_logits
+from steer_lightning.model.policy import Policy
 from steer_lightning.optim import check_optimizer
-from steer_lightning.rollout import DecodeEngine
+from steer_lightning.rollout import DecodeEngine, GenerateEngine, Sampling
 from steer_lightning.steering import SteeringVectors
-from steer_lightning.testing import ARCHITECTURES, tiny_policy
-from steer_lightning.training.selfcheck import can_skip_layers, why_not_packed
+from steer_lightning.testing import ARCHITECTURES, make_prompts, tiny_policy
+from steer_lightning.training.batch import Batch
+from steer_lightning.training.gradient import BatchGradient
+from steer_lightning.training.selfcheck import (
+    RealRows,
+    can_skip_layers,
+    fastest,
+    why_not_packed,
+)
+from tests.odd_models import bart, minimax, phimoe, policy_of
 from tests.unit.training.helpers import policy_with_vectors
 
 HANDING_ON = ["gemma3n", "gemma4"]
@@ -40,6 +54,97 @@ def test_layers_that_hand_on_more_than_their_stream_are_noticed(
     monkeypatch.setattr(below, "forward", lambda x: beside.setdefault("x", first(x)))
     monkeypatch.setattr(above, "forward", lambda x: second(x) + beside.pop("x", *default))
     assert not can_skip_layers(policy)
+
+
+def gradient_of(policy: Policy, **settings: Any) -> BatchGradient:
+    return BatchGradient(
+        policy=policy, loss=PolicyGradient(), temperature=1.0, max_tokens=10_000, **settings
+    )
+
+
+def gradient_error(gradient: BatchGradient) -> float:
+    """Samples, and compares the gradient with that of plain rows, relative to its norm."""
+    policy, engine = gradient.policy, DecodeEngine()
+    engine.setup(policy)
+    prompts = make_prompts(["a", "two words", "a prompt of more than sixteen bytes"])
+    sampling = Sampling(group_size=2, max_new_tokens=8)
+    rollouts = engine.generate(prompts, sampling, seed=0, step=0)
+    advantages = torch.tensor([[1.0, -1.0], [0.5, -0.5], [0.3, 0.2]])
+    gradient.accumulate(gradient.plan(Batch.alone(rollouts, advantages)))
+    found = policy.steering.weight.grad.clone()
+    policy.steering.weight.grad = None
+    total = torch.zeros(())
+    for n, advantage in enumerate(advantages.flatten()):
+        completion = rollouts.completion_ids[n][rollouts.completion_mask[n]].tolist()
+        logits = plain_logits(policy, prompts[n // 2].token_ids, completion)
+        chosen = torch.tensor(completion)[:, None]
+        total = total - advantage * logits.log_softmax(-1).gather(1, chosen).sum() / 6
+    total.backward()
+    right = policy.steering.weight.grad
+    return float((found - right).norm() / right.norm())
+
+
+@pytest.mark.parametrize(
+    ("config", "told", "max_tokens"),
+    [(phimoe(), "padded", 10_000), (minimax(), "padded", 10_000), (bart(), "one at a time", 1)],
+    ids=["windows", "states", "positions"],
+)
+def test_the_fastest_right_way_is_taken(
+    config: Any, told: str, max_tokens: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = fastest(gradient_of(policy_of(config)))
+    assert told in caplog.text
+    assert (found.packed, found.max_tokens) == (False, max_tokens)
+    assert gradient_error(found) < 1e-5
+
+
+@pytest.mark.parametrize("config", [phimoe(), minimax()], ids=["windows", "states"])
+def test_the_way_that_was_refused_would_have_been_wrong(config: Any) -> None:
+    assert gradient_error(gradient_of(policy_of(config))) > 0.01
+
+
+def test_a_leak_far_below_rounding_in_16_bits_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = tiny_policy("llama")
+    policy.model.to(torch.bfloat16)
+    assert why_not_packed(policy) is None
+    layer = policy.layers[1].mlp
+    forward = layer.forward
+
+    def leaks(x: torch.Tensor) -> Any:
+        return forward(x) + x.cumsum(1) * 2e-3  # a state that nothing resets
+
+    monkeypatch.setattr(layer, "forward", leaks)
+    assert "changes with the texts that stand beside it" in str(why_not_packed(policy))
+
+
+def test_real_rows_are_compared_once_for_each_length(caplog: pytest.LogCaptureFixture) -> None:
+    policy, real = policy_of(phimoe(window=30)), RealRows()
+    engine = GenerateEngine()
+    engine.setup(policy)
+    gradient = gradient_of(policy)
+
+    def right(texts: list[str]) -> BatchGradient:
+        sampling = Sampling(group_size=2, max_new_tokens=6)
+        rollouts = engine.generate(make_prompts(texts), sampling, seed=0, step=0)
+        return real.right(gradient, rollouts, max(rollouts.text_lengths))
+
+    with caplog.at_level(logging.INFO):
+        gradient = right(["a", "two words"])
+        assert gradient.packed
+        assert f"texts of up to {real.longest} tokens, agree with plain passes" in caplog.text
+        gradient = right(["a", "a prompt of more than thirty bytes in all"])
+    assert "rows of PhimoeForCausalLM can't be packed for the update" in caplog.text
+    assert not gradient.packed
+    assert real.longest > 40
+
+
+def test_a_model_that_no_way_reads_rightly_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = tiny_policy("llama")
+    read = policy.padded_logits
+    monkeypatch.setattr(policy, "padded_logits", lambda *args: read(*args).roll(1, dims=-1))
+    monkeypatch.setattr(policy, "head_states", cannot)
+    with pytest.raises(ConfigError, match=r"LlamaForCausalLM.*can't be trained"):
+        fastest(gradient_of(policy))
 
 
 MORE_THAN_ANY_MACHINE_HAS = 2**46

@@ -1,0 +1,93 @@
+"""The check that a model reads a padded batch as it reads each of its texts alone.
+
+Some models count positions from the padding on, and recurrences may take the padding in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from steer_lightning.model.plain_pass import (
+    gap_of,
+    logprobs_of,
+    made_up_tokens,
+    plain_logits,
+    tolerance,
+)
+
+COMPLETION_LENGTHS = (7, 1, 4)
+"""Numbers of tokens of made-up completions."""
+
+
+def left_padded(rows: Sequence[Sequence[int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pads rows of tokens on the left to the longest one.
+
+    Args:
+        rows: N rows of token ids.
+        pad: Token id to pad with.
+
+    Returns:
+        Token ids (N, T) int64, and a mask (N, T) int64, 0 where padded.
+    """
+    width = max(map(len, rows))
+    ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in rows])
+    lengths = torch.tensor([[len(row)] for row in rows])
+    return ids, (torch.arange(width) >= width - lengths).long()
+
+
+@torch.no_grad()
+def why_not_padded(policy: Any) -> str | None:
+    """Compares a padded batch of made-up texts with plain passes.
+
+    Rounding hides a weak dependence on the padding from a comparison, above all in 16 bits. But the
+    result is the same to the last bit if the tokens that are padding are exchanged for others.
+
+    Args:
+        policy: `Policy` whose base is loaded.
+
+    Returns:
+        None if they agree, else the reason why batches can't be padded.
+    """
+    prompts = made_up_tokens(policy.model.config)
+    lengths = [COMPLETION_LENGTHS[k % len(COMPLETION_LENGTHS)] for k in range(len(prompts))]
+    completions = [list(prompt[:length]) for prompt, length in zip(prompts, lengths, strict=True)]
+    found, other = (_read(policy, prompts, completions, pad) for pad in (policy.pad_token_id, 7))
+    allowed = tolerance(policy)
+    for prompt, completion, logprobs in zip(prompts, completions, found, strict=True):
+        logits = plain_logits(policy, prompt, completion).float()
+        gap = gap_of(logprobs, logprobs_of(logits, completion))
+        if gap > allowed:
+            return f"log-probabilities differ by {gap:.2g}"
+    gap = max(float((one - two).abs().max()) for one, two in zip(found, other, strict=True))
+    if gap > (allowed / 10 if has_experts(policy.model) else 0.0):
+        return f"a text changes with the tokens of the padding, by {gap:.2g}"
+    return None
+
+
+def has_experts(model: torch.nn.Module) -> bool:
+    """Tells whether experts read the tokens.
+
+    How many tokens each expert reads changes the order of operations, and with it the last bits.
+    """
+    return any("experts" in name for name, _ in model.named_modules())
+
+
+def _read(
+    policy: Any, prompts: Sequence[Sequence[int]], completions: Sequence[list[int]], pad: int
+) -> list[torch.Tensor]:
+    """Reads texts in one padded batch; returns the log-probabilities of each completion."""
+    left, left_mask = left_padded(prompts, pad)
+    width = max(map(len, completions))
+    right = torch.tensor([row + [pad] * (width - len(row)) for row in completions])
+    lengths = torch.tensor([[len(row)] for row in completions])
+    right_mask = (torch.arange(width) < lengths).long()
+    ids = torch.cat([left, right], 1).to(policy.device)
+    mask = torch.cat([left_mask, right_mask], 1).to(policy.device)
+    logits = policy.padded_logits(ids, mask, width + 1).float()
+    return [
+        logprobs_of(row[: len(completion)], completion)
+        for row, completion in zip(logits, completions, strict=True)
+    ]

@@ -1,0 +1,116 @@
+"""The reference that faster ways to read texts are compared with: a plain pass over a single text.
+
+Batches, padding, packing, caches and attention functions of our own may each meet a model that they
+do not fit. They are then wrong without an error. One text alone, read by the model's own forward
+pass, without padding and without a cache, is what the authors of a model mean by it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+MOST_COMPARED = 128
+"""Most tokens at the end of a completion that are compared: logits of more would fill the memory
+where the vocabulary is large. Windows and states matter most at the end."""
+
+LONGEST_MADE_UP = 256
+"""Longest length that matters for which texts are made up. Whether longer texts are read as they
+should be shows when a run first meets them."""
+
+LENGTHS = "window|chunk|block_size|index_topk"
+"""Pattern of the names under which configurations give such lengths."""
+
+TOLERANCE = {torch.float32: 2e-4, torch.bfloat16: 0.25, torch.float16: 0.1}
+"""Largest difference of a log-probability that is let pass, in nats, by dtype of the base; 16-bit
+results depend on the order of operations."""
+
+
+def tolerance(policy: Any) -> float:
+    """Returns the largest difference of a log-probability that rounding explains, in nats.
+
+    Args:
+        policy: `Policy` whose base is loaded.
+    """
+    dtype = policy.model.dtype
+    coarse = torch.get_float32_matmul_precision() != "highest" and policy.device.type == "cuda"
+    if dtype == torch.float32 and coarse:
+        dtype = torch.float16  # TensorFloat-32 keeps as many digits
+    return TOLERANCE.get(dtype, TOLERANCE[torch.bfloat16])
+
+
+def plain_logits(policy: Any, prompt: Sequence[int], completion: Sequence[int]) -> torch.Tensor:
+    """Reads one text, and returns the logits that predict the last tokens of its completion.
+
+    Args:
+        policy: `Policy` that reads.
+        prompt: Tokens of the prompt, at least one.
+        completion: Tokens of the completion, at least one.
+
+    Returns:
+        Logits (T, V) in the base's dtype; T is the number of the completion's tokens, but at most
+        `MOST_COMPARED`.
+    """
+    ids = torch.tensor([[*prompt, *completion]], device=policy.device)
+    count = min(len(completion), MOST_COMPARED)
+    with policy.with_text_roles(ids, len(completion)):
+        output = policy.model(input_ids=ids, use_cache=False, logits_to_keep=count + 1)
+    logits: torch.Tensor = output.logits[0, -count - 1 : -1]
+    return logits
+
+
+def logprobs_of(logits: torch.Tensor, completion: Sequence[int]) -> torch.Tensor:
+    """Returns the log-probabilities of the last tokens of a completion.
+
+    Args:
+        logits: Logits (T, V) float32 that predict its last T tokens.
+        completion: Tokens of the completion.
+
+    Returns:
+        Log-probabilities in nats, (T,) float32 on the CPU.
+    """
+    chosen = torch.tensor(completion[-len(logits) :], device=logits.device)[:, None]
+    return logits.log_softmax(-1).gather(1, chosen)[:, 0].cpu()
+
+
+def gap_of(found: torch.Tensor, expected: torch.Tensor, share: float = 1.0) -> float:
+    """Returns the difference that a share of the tokens do not exceed; infinite if one is NaN.
+
+    Args:
+        found: Log-probabilities of a completion's tokens, found in a faster way.
+        expected: Those of its last T tokens by a plain pass, (T,) on the CPU.
+        share: Share of the tokens; 1 takes the largest difference.
+    """
+    gaps = (found[-len(expected) :].float().cpu() - expected).abs()
+    return float(gaps.nan_to_num(float("inf"), float("inf")).quantile(share, interpolation="lower"))
+
+
+def lengths_that_matter(config: Any) -> list[int]:
+    """Returns the lengths at which a model begins to treat texts otherwise, ascending.
+
+    They are its windows, chunks and blocks, as its configuration names them.
+
+    Args:
+        config: Configuration of a transformers model.
+    """
+    named = vars(config.get_text_config()).items()
+    numbers = {value for name, value in named if re.search(LENGTHS, name) and type(value) is int}
+    return sorted(number for number in numbers if number > 1)
+
+
+def made_up_tokens(config: Any) -> list[tuple[int, ...]]:
+    """Makes up texts of unlike lengths, on both sides of each short length that matters.
+
+    Args:
+        config: Configuration of a transformers model.
+    """
+    lengths = [5, 14, 9]
+    for length in lengths_that_matter(config):
+        if length <= LONGEST_MADE_UP:
+            lengths += [max(1, length - 2), length + 5]  # completions cross it; or it is beyond
+    vocabulary, generator = config.get_text_config().vocab_size, torch.Generator().manual_seed(0)
+    ids = torch.randint(vocabulary, (sum(lengths),), generator=generator)
+    return [tuple(row.tolist()) for row in torch.split(ids, lengths)]
