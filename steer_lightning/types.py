@@ -92,13 +92,6 @@ class Rollouts:
         """Number of tokens of each completion, EOS included, (N,) int64."""
         return self.completion_mask.sum(1)
 
-    @property
-    def text_lengths(self) -> list[int]:
-        """Number of tokens of each of the N texts, prompt and completion together."""
-        prompts = [len(prompt.token_ids) for prompt in self.prompts]
-        counts = self.num_tokens.tolist()
-        return [prompts[n // self.group_size] + count for n, count in enumerate(counts)]
-
 
 @dataclass(frozen=True, kw_only=True)
 class LossInputs:

@@ -99,7 +99,7 @@ class SteeringCLI(LightningCLI):
                 },
             )
         except ArgumentError as error:
-            raise explain(str(error), self.options) from error
+            raise explain(str(error), self.options, sys.argv[1:]) from error
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:

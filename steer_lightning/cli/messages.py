@@ -11,12 +11,13 @@ from importlib import import_module
 from steer_lightning.errors import UNKNOWN, ConfigError
 
 
-def explain(message: str, options: Sequence[str]) -> ConfigError:
+def explain(message: str, options: Sequence[str], words: Sequence[str]) -> ConfigError:
     """Finds the mistake in a message of jsonargparse.
 
     Args:
         message: Message that lists every type that was tried.
         options: All options of the command, such as `model.base`.
+        words: Words of the command line.
 
     Returns:
         Error with one sentence and a suggestion; a message of unknown form keeps its text.
@@ -26,8 +27,16 @@ def explain(message: str, options: Sequence[str]) -> ConfigError:
     for pattern, make in _PATTERNS.items():
         found = re.search(pattern, message)
         if found:
-            return make(key, found, classes, options)
+            return _as_typed(make(key, found, classes, options), words)
     return ConfigError(key, UNKNOWN, rule=" ".join(message.split()))
+
+
+def _as_typed(error: ConfigError, words: Sequence[str]) -> ConfigError:
+    """Returns the error with its key as it was typed: `init_args` may be left out of an option."""
+    plain = error.key.replace(".init_args", "")
+    typed = (word.lstrip("-").partition("=")[0] for word in words if word.startswith("--"))
+    key = next((name for name in typed if name.replace(".init_args", "") == plain), error.key)
+    return ConfigError(key, error.value, rule=error.rule, why=error.why, fix=error.fix)
 
 
 def explain_refusal(error: Exception) -> ConfigError:
@@ -100,7 +109,10 @@ def _unknown_argument(
         )
     parameters = _parameters(classes[-1])
     return ConfigError(
-        key, name, rule=f"{classes[-1]} has no such argument", fix=_suggest(name, parameters)
+        f"{key}.init_args.{name}",
+        UNKNOWN,
+        rule=f"{classes[-1]} has no such argument",
+        fix=_suggest(name, parameters),
     )
 
 
@@ -224,6 +236,7 @@ _PATTERNS = {
     r"Expected a <class '(?!NoneType)[\w.]+'>[\s\S]*Given value: ": _wrong_union,
     r"Expected a dot import path string: (\S+)": _no_class_path,
     r"Does not implement protocol (\w+)": _no_protocol,
+    r"Expected an instantiatable class, but ([\w.]+) is a protocol": _no_protocol,
 }
 
 

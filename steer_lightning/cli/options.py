@@ -59,7 +59,7 @@ def read_options(
         given = parser.parse_args(_named(words, positional) if positional else words)
         made: Namespace = parser.instantiate_classes(given)
     except ArgumentError as error:
-        raise explain(str(error), options) from error
+        raise explain(str(error), options, words) from error
     except ConfigError:
         raise
     except (ValueError, TypeError, ImportError) as error:

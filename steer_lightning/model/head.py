@@ -1,7 +1,13 @@
-"""The output layer: log-probabilities of sampled tokens, and the entropy at their positions."""
+"""The output layer: log-probabilities of sampled tokens, and the entropy at their positions.
+
+It is also the interface to the output layer of a transformers model. Tested with transformers 5.0
+and 5.23.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,6 +51,33 @@ class Head:
         """Returns the logits (Q, V) float32 of states (Q, D)."""
         raw = torch.nn.functional.linear(states, self.weight, self.bias).float()
         return raw if self.softcap is None else raw.div_(self.softcap).tanh_().mul_(self.softcap)
+
+
+def head_of(model: Any, layer: Any) -> Head:
+    """Returns the head of a model, whose output layer may be gathered only during its pass."""
+    softcap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
+    return Head(weight=layer.weight, bias=getattr(layer, "bias", None), softcap=softcap)
+
+
+def has_unembedding(model: Any) -> bool:
+    """Tells whether a model's output layer is a matrix of floating-point numbers."""
+    weight = getattr(model.get_output_embeddings(), "weight", None)
+    return weight is not None and bool(weight.is_floating_point())
+
+
+@contextmanager
+def before_head(model: Any, hook: Callable[..., Any]) -> Iterator[None]:
+    """Calls a hook before the output layer in the forward passes of the block.
+
+    Args:
+        model: Language model.
+        hook: Function of the layer and its inputs, one of torch's forward pre-hooks.
+    """
+    handle = model.get_output_embeddings().register_forward_pre_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from steer_lightning.model.plain_pass import (
     gap_of,
@@ -20,22 +21,6 @@ from steer_lightning.model.plain_pass import (
 
 COMPLETION_LENGTHS = (7, 1, 4)
 """Numbers of tokens of made-up completions."""
-
-
-def left_padded(rows: Sequence[Sequence[int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pads rows of tokens on the left to the longest one.
-
-    Args:
-        rows: N rows of token ids.
-        pad: Token id to pad with.
-
-    Returns:
-        Token ids (N, T) int64, and a mask (N, T) int64, 0 where padded.
-    """
-    width = max(map(len, rows))
-    ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in rows])
-    lengths = torch.tensor([[len(row)] for row in rows])
-    return ids, (torch.arange(width) >= width - lengths).long()
 
 
 @torch.no_grad()
@@ -79,14 +64,17 @@ def _read(
     policy: Any, prompts: Sequence[Sequence[int]], completions: Sequence[list[int]], pad: int
 ) -> list[torch.Tensor]:
     """Reads texts in one padded batch; returns the log-probabilities of each completion."""
-    left, left_mask = left_padded(prompts, pad)
-    width = max(map(len, completions))
-    right = torch.tensor([row + [pad] * (width - len(row)) for row in completions])
-    lengths = torch.tensor([[len(row)] for row in completions])
-    right_mask = (torch.arange(width) < lengths).long()
-    ids = torch.cat([left, right], 1).to(policy.device)
-    mask = torch.cat([left_mask, right_mask], 1).to(policy.device)
-    logits = policy.padded_logits(ids, mask, width + 1).float()
+    left = [torch.tensor(prompt).flip(0) for prompt in prompts]
+    right = [torch.tensor(completion) for completion in completions]
+
+    def padded(value: int) -> torch.Tensor:
+        one, two = (
+            pad_sequence(rows, batch_first=True, padding_value=value) for rows in (left, right)
+        )
+        return torch.cat([one.flip(1), two], 1).to(policy.device)
+
+    width, mask = max(map(len, completions)), (padded(-1) >= 0).long()
+    logits = policy.padded_logits(padded(pad), mask, width + 1).float()
     return [
         logprobs_of(row[: len(completion)], completion)
         for row, completion in zip(logits, completions, strict=True)

@@ -1,4 +1,7 @@
-"""The policy: a frozen language model with its steering, and the forward passes over texts."""
+"""The policy: a frozen language model with its steering, and the forward passes over texts.
+
+Tested with transformers 5.0 and 5.23.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +21,12 @@ from steer_lightning.data.completion_text import ids_without_text
 from steer_lightning.model.base import FrozenBase
 from steer_lightning.model.fingerprint import checksum, sha256
 from steer_lightning.model.folded_biases import folded_into_biases
-from steer_lightning.model.head import Head
+from steer_lightning.model.head import Head, before_head, head_of
 from steer_lightning.model.hub import eos_token_ids, pad_token_id
 from steer_lightning.model.padding import why_not_padded
 from steer_lightning.model.recurrence import recurrent_mixers
 from steer_lightning.model.replaced_forward import replaced_forwards
+from steer_lightning.model.rotary import switch_length
 from steer_lightning.model.sharding import Sharding
 from steer_lightning.steering import (
     Attachment,
@@ -120,6 +124,7 @@ class Policy(FrozenBase):
         )
         for of_another_base in ("takes_padding", "mixers"):
             self.__dict__.pop(of_another_base, None)
+        self.switches_rotary = switch_length(model.config) is not None
         self._takes_positions = "position_ids" in inspect.signature(model.forward).parameters
         self._attachment = attach(self.model, self.steering)
 
@@ -316,26 +321,18 @@ class Policy(FrozenBase):
         kept: list[tuple[torch.Tensor, Head]] = []
 
         def keep(module: nn.Module, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
-            kept.append((inputs[0][0], self._head(module)))
+            kept.append((inputs[0][0], head_of(self.model, module)))
             return (inputs[0][:, :1],)  # one position, since the model's own logits have no use
 
-        handle = self.model.get_output_embeddings().register_forward_pre_hook(keep)
-        try:
-            with self._attachment.with_roles(roles):
-                self.model(
-                    input_ids=ids,
-                    position_ids=positions,
-                    attention_mask=torch.ones_like(ids),
-                    use_cache=False,
-                    logits_to_keep=places,
-                )
-        finally:
-            handle.remove()
+        with before_head(self.model, keep), self._attachment.with_roles(roles):
+            self.model(
+                input_ids=ids,
+                position_ids=positions,
+                attention_mask=torch.ones_like(ids),
+                use_cache=False,
+                logits_to_keep=places,
+            )
         return kept[0]
-
-    def _head(self, layer: Any) -> Head:
-        softcap = getattr(self.model.config.get_text_config(), "final_logit_softcapping", None)
-        return Head(weight=layer.weight, bias=getattr(layer, "bias", None), softcap=softcap)
 
     def checkpointed(self, enabled: bool = True) -> AbstractContextManager[None]:
         """Recomputes activations of the decoder layers in the backward passes of the block.

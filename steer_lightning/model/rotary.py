@@ -1,15 +1,18 @@
-"""The length at which a base switches its rotary frequencies, and a refusal of texts beyond it.
+"""The interface to the rotary position embeddings of transformers.
 
-With the types `longrope` (Phi-3, Phi-4) and `dynamic` a text has other positions, and so other
-probabilities for the same tokens, once it is longer than a certain length. transformers switches
-all rows of a call by the longest one, and leaves keys in the cache as they were. Tried with
-transformers 5.23.
+They are computed, not loaded: a checkpoint does not hold them, and a model that was made on torch's
+meta device has none. With the types `longrope` (Phi-3, Phi-4) and `dynamic` a text has other
+frequencies, and so other probabilities for the same tokens, once it is longer than a certain
+length. transformers switches all rows of a call by the longest one, and leaves keys in the cache as
+they were. Tested with transformers 5.0 (`compute_rotary`) and 5.23.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
+
+import torch
 
 from steer_lightning.errors import ConfigError
 
@@ -62,3 +65,15 @@ def check_switch(config: Any, prompts: Sequence[int], max_new_tokens: int, key: 
         "before the switch would not be what is learned from",
         fix=f"Set it to {max(1, length - longest)} or less, or data.max_prompt_tokens lower",
     )
+
+
+def compute_rotary(model: Any, device: torch.device | str) -> None:
+    """Computes the position embeddings of a model on the meta device.
+
+    Args:
+        model: Language model of the Llama form, changed in place.
+        device: Device of the result.
+    """
+    rotary = model.get_submodule("model.rotary_emb")
+    with torch.device(device):
+        model.model.rotary_emb = type(rotary)(config=model.config)

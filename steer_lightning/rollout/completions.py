@@ -206,9 +206,10 @@ class Completions:
         step: int,
         on_completion: OnCompletion,
     ) -> None:
-        lengths = [len(prompt.token_ids) for prompt in prompts]
-        key = "sampling.max_new_tokens"
-        check_switch(policy.model.config, lengths, sampling.max_new_tokens, key)
+        if policy.switches_rotary:
+            lengths = [len(prompt.token_ids) for prompt in prompts]
+            key = "sampling.max_new_tokens"
+            check_switch(policy.model.config, lengths, sampling.max_new_tokens, key)
         self.policy, self.sampling = policy, sampling
         self.prompts, self.on_completion = prompts, on_completion
         self._texts: dict[int, str] = {}
@@ -327,6 +328,30 @@ def completions_of(rollouts: Rollouts) -> list[Completion]:
         )
         for n, text in enumerate(rollouts.texts)
     ]
+
+
+def left_padded(rows: Sequence[Sequence[int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pads rows of tokens on the left to the longest one.
+
+    Args:
+        rows: N rows of token ids.
+        pad: Token id to pad with.
+
+    Returns:
+        Token ids (N, T) int64, and a mask (N, T) int64, 0 where padded.
+    """
+    width = max(map(len, rows))
+    ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in rows])
+    lengths = torch.tensor([[len(row)] for row in rows])
+    return ids, (torch.arange(width) >= width - lengths).long()
+
+
+def longest_text(rollouts: Rollouts) -> int:
+    """Returns the number of tokens of the longest text, prompt included; 0 without any."""
+    counts = rollouts.completion_mask.sum(1).view(len(rollouts.prompts), rollouts.group_size)
+    longest = counts.amax(1).tolist() if len(counts) else []
+    rows = zip(rollouts.prompts, longest, strict=True)
+    return max((len(prompt.token_ids) + count for prompt, count in rows), default=0)
 
 
 def set_up(policy: Policy | None, engine: str) -> Policy:

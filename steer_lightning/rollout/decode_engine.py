@@ -10,16 +10,15 @@ from functools import partial
 import torch
 
 from steer_lightning.errors import ConfigError
-from steer_lightning.model.padding import left_padded
 from steer_lightning.model.policy import Policy
-from steer_lightning.rollout.completions import Completions, set_up
+from steer_lightning.rollout.completions import Completions, left_padded, longest_text, set_up
 from steer_lightning.rollout.cuda_graphs import CAPTURE_AFTER, CapturedPasses, CudaGraphs, Pass
 from steer_lightning.rollout.engine import OnCompletion, ignore
 from steer_lightning.rollout.flight import Flight, Parting, part
 from steer_lightning.rollout.generate_engine import GenerateEngine
 from steer_lightning.rollout.kv_cache import FlightCache, Plan, plan_flight, smaller
 from steer_lightning.rollout.sampling import Sampling
-from steer_lightning.rollout.selfcheck import RealTexts, why_not
+from steer_lightning.rollout.selfcheck import why_not, why_not_real
 from steer_lightning.steering import Steering
 from steer_lightning.system.out_of_memory import is_out_of_memory
 from steer_lightning.types import Prompt, Rollouts
@@ -66,7 +65,7 @@ class DecodeEngine:
         self._graphs: Callable[[], Callable[[Pass], Pass]] | None = None
         self.fallback: GenerateEngine | None = None
         self._policy: Policy | None = None
-        self._real_texts: RealTexts
+        self._compared = 0  # tokens of the longest text compared with a plain pass
 
     def setup(self, policy: Policy) -> None:
         """Keeps the policy, whose vectors are read live, and checks that it decodes correctly."""
@@ -74,7 +73,7 @@ class DecodeEngine:
         # a sharded base is gathered in the middle of a pass, which a graph can't do
         can_capture = policy.device.type == "cuda" and not policy.sharding.shards
         self._graphs = CudaGraphs if self.cuda_graphs and can_capture else None
-        self._real_texts = RealTexts(policy, type(self).__name__)
+        self._compared = 0
         reason = why_not(policy, partial(self._decode_made_up, policy))
         if reason is not None:
             self._fall_back(policy, reason)
@@ -114,8 +113,12 @@ class DecodeEngine:
             rollouts = self._decode_in_memory(
                 policy, prompts, sampling, seed=seed, step=step, on_completion=on_completion
             )
-            reason = self._real_texts.why_not(rollouts, sampling)
+            longest = longest_text(rollouts)
+            if longest <= self._compared:
+                return rollouts
+            reason = why_not_real(policy, rollouts, sampling, name=type(self).__name__)
             if reason is None:
+                self._compared = longest
                 return rollouts
             self._fall_back(policy, reason)
         assert self.fallback is not None

@@ -93,46 +93,36 @@ def _difference(gap: float, policy: Policy) -> str | None:
     return f"log-probabilities differ from a plain pass by {gap:.2g}, more than {allowed:g}"
 
 
-class RealTexts:
-    """Compares real completions whenever they grow longer than all that have been compared.
+def why_not_real(
+    policy: Policy, rollouts: Rollouts, sampling: Sampling, *, name: str
+) -> str | None:
+    """Compares the longest, the shortest and a middle completion of a batch with plain passes.
 
-    The first batch is therefore always compared.
+    Engines ask for it in their first batch, and whenever texts are longer than any compared.
 
     Args:
-        policy: Policy that samples.
-        name: Name of the way in which they are sampled, for the log.
+        policy: Policy that has sampled them.
+        rollouts: Completions of at least one prompt.
+        sampling: Settings by which they were sampled.
+        name: Name of the engine, for the log.
+
+    Returns:
+        None if they agree, else the reason why the model can't be sampled this way.
     """
-
-    def __init__(self, policy: Policy, name: str) -> None:
-        self._policy, self._name = policy, name
-        self._longest = 0
-
-    def why_not(self, rollouts: Rollouts, sampling: Sampling) -> str | None:
-        """Compares the longest, the shortest and a middle completion with plain passes.
-
-        Args:
-            rollouts: Completions of at least one prompt.
-            sampling: Settings by which they were sampled.
-
-        Returns:
-            None if they agree or are no longer than others before, else the reason why not.
-        """
-        lengths = rollouts.text_lengths
-        longest = max(lengths)
-        if longest <= self._longest:
-            return None
-        order = sorted(range(len(lengths)), key=lambda n: lengths[n])
-        rows = sorted({order[-1], order[0], order[len(order) // 2]})
-        gap = compare(self._policy, rollouts, sampling, rows)
-        reason = _difference(gap, self._policy)
-        if reason is None:
-            self._longest = longest
-            log.info(
-                "%s: %d completions, with texts of up to %d tokens, agree with plain passes of "
-                "the model within %.1g nats",
-                self._name,
-                len(rows),
-                longest,
-                gap,
-            )
-        return reason
+    prompts = [len(prompt.token_ids) for prompt in rollouts.prompts]
+    counts = rollouts.num_tokens.tolist()
+    lengths = [prompts[n // rollouts.group_size] + count for n, count in enumerate(counts)]
+    order = sorted(range(len(lengths)), key=lambda n: lengths[n])
+    rows = sorted({order[-1], order[0], order[len(order) // 2]})
+    gap = compare(policy, rollouts, sampling, rows)
+    reason = _difference(gap, policy)
+    if reason is None:
+        log.info(
+            "%s: %d completions, with texts of up to %d tokens, agree with plain passes of the "
+            "model within %.1g nats",
+            name,
+            len(rows),
+            lengths[order[-1]],
+            gap,
+        )
+    return reason

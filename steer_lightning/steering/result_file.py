@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -33,7 +34,21 @@ def write_result(
             "vectors", "NaN or infinity", rule="must be finite", why="Such vectors break the model"
         )
     texts = {name: "" if value is None else str(value) for name, value in metadata.items()}
-    write_bytes(path, save(plain, texts))
+    write_bytes(path, _in_order(save(plain, texts)))
+
+
+def _in_order(content: bytes) -> bytes:
+    """Sorts the metadata of a safetensors file, so that equal results are equal files.
+
+    The file begins with the length of its JSON header, in which safetensors leaves their order to
+    chance.
+    """
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:start])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the tensors' bytes stay aligned
+    return len(text).to_bytes(8, "little") + text + content[start:]
 
 
 def read_metadata(path: Path) -> tuple[dict[str, str], list[str]]:

@@ -13,6 +13,8 @@ from typing import Any, Literal
 
 import torch
 
+from steer_lightning.steering.model_parts import has_cached_tokens
+
 Tokens = Literal["all", "prompt", "completion", "last_prompt"]
 
 PROMPT, LAST_PROMPT, COMPLETION = 0, 1, 2
@@ -53,11 +55,11 @@ def roles_of_call(inputs: Mapping[str, Any]) -> torch.Tensor:
     """
     ids = inputs.get("input_ids")
     ids = inputs["inputs_embeds"][..., 0] if ids is None else ids
-    cache, mask = inputs.get("past_key_values"), inputs.get("attention_mask")
-    if cache is not None and cache.get_seq_length() > 0:
+    if has_cached_tokens(inputs):
         return torch.full(ids.shape, COMPLETION, device=ids.device)
     roles = torch.full(ids.shape, PROMPT, device=ids.device)
     last = torch.full((ids.shape[0],), ids.shape[1] - 1, device=ids.device)
+    mask = inputs.get("attention_mask")
     if isinstance(mask, torch.Tensor) and mask.shape == ids.shape:  # padding may be on either side
         last = last - mask.flip(1).long().argmax(1)
     return roles.scatter_(1, last[:, None], LAST_PROMPT)

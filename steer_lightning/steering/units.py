@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import partial
 
 import torch
 from torch import nn
+
+from steer_lightning.steering.model_parts import outputs_seen
 
 
 @torch.no_grad()
@@ -31,22 +32,12 @@ def measure_rms(
     found: dict[int, list[torch.Tensor]] = {row: [] for row in range(len(places))}
     real = torch.zeros(0)
 
-    def keep(
-        row: int,
-        module: nn.Module,
-        args: object,
-        output: torch.Tensor | tuple[torch.Tensor, ...],
-    ) -> None:
-        stream = output if isinstance(output, torch.Tensor) else output[0]
+    def keep(row: int, stream: torch.Tensor) -> None:
         sizes = stream.float().pow(2).mean(-1).sqrt()  # (B, T)
         found[row].append(sizes[real.to(sizes.device)].cpu())
 
-    handles = [place.register_forward_hook(partial(keep, row)) for row, place in enumerate(places)]
-    try:
+    with outputs_seen(places, keep):
         for ids, mask in batches:
             real = mask.bool()
             model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=1)
-    finally:
-        for handle in handles:
-            handle.remove()
     return torch.stack([torch.cat(sizes).median() for sizes in found.values()])

@@ -14,6 +14,7 @@ from torch import nn
 
 from steer_lightning.errors import ConfigError
 from steer_lightning.steering.base import Attachment, ConstantVector, Steering
+from steer_lightning.steering.model_parts import output_layer
 from steer_lightning.steering.result_file import read_metadata, read_tensors, refusal, write_result
 from steer_lightning.system.printable import one_line
 
@@ -80,8 +81,7 @@ class WeightChanges(Steering):
                 self.changes.append(nn.Parameter(torch.zeros(shape)))
             if self.init_from is not None:
                 self._start_from(Path(self.init_from), model)
-        head: Any = model.get_output_embeddings()  # type: ignore[operator]
-        known = {id(parameter) for parameter in head.parameters()}
+        known = {id(parameter) for parameter in output_layer(model).parameters()}
         weights = dict(model.named_parameters())
         self.trains_head = any(id(weights[name]) in known for name in self.names)
 

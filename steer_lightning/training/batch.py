@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from steer_lightning.rollout.completions import longest_text
 from steer_lightning.training.skipped_layers import KeptStream
 from steer_lightning.types import Rollouts
 
@@ -43,7 +44,7 @@ class Batch:
             advantages=advantages,
             num_tokens=rollouts.num_tokens.view(advantages.shape),
             takes_part=torch.ones_like(advantages, dtype=torch.bool),
-            longest=max(rollouts.text_lengths),
+            longest=longest_text(rollouts),
         )
 
 

@@ -12,8 +12,8 @@ import torch
 from steer_lightning.errors import ConfigError
 from steer_lightning.losses import Loss, needs_of
 from steer_lightning.model.head import TokenStates
-from steer_lightning.model.padding import left_padded
 from steer_lightning.model.policy import Policy
+from steer_lightning.rollout.completions import left_padded
 from steer_lightning.system.collectives import gather_objects, world_size
 from steer_lightning.training.batch import Batch, KeptMicroBatch, MicroBatch, MiniBatch
 from steer_lightning.training.forward import Forward

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Any
-
 import torch
-from torch import nn
 
 from steer_lightning.advantages import DrGRPO, has_signal
 from steer_lightning.errors import ConfigError
 from steer_lightning.model.policy import Policy
 from steer_lightning.steering import SteeringVectors, find_sites
+from steer_lightning.steering.model_parts import outputs_seen
 from steer_lightning.training.batch import MicroBatch
 from steer_lightning.training.gradient import micro_batches
 from steer_lightning.types import Rollouts
@@ -167,17 +164,12 @@ def mean_states(policy: Policy, rows: MicroBatch, num_tokens: int | None = None)
     weights = ((torch.arange(width) < counts) / counts).to(policy.device)  # (n, T)
     found: dict[int, torch.Tensor] = {}
 
-    def keep(row: int, module: nn.Module, args: object, output: Any) -> None:
-        stream = output if isinstance(output, torch.Tensor) else output[0]
+    def keep(row: int, stream: torch.Tensor) -> None:
         found[row] = torch.einsum("nt,ntd->nd", weights, stream[:, -width:].float())
 
-    handles = [place.register_forward_hook(partial(keep, row)) for row, place in enumerate(places)]
-    try:
-        ids, mask = rows.ids.to(policy.device), rows.mask.to(policy.device)
+    ids, mask = rows.ids.to(policy.device), rows.mask.to(policy.device)
+    with outputs_seen(places, keep):
         policy.padded_logits(ids, mask, num_last=1)
-    finally:
-        for handle in handles:
-            handle.remove()
     return torch.stack([found[row] for row in range(len(places))])
 
 

@@ -17,6 +17,7 @@ from steer_lightning.losses import needs_of
 from steer_lightning.model.policy import Policy
 from steer_lightning.rewards import MathReward, RewardSum, Scores, WeightedReward
 from steer_lightning.rollout import RolloutEngine, Sampling, completions_of
+from steer_lightning.rollout.completions import longest_text
 from steer_lightning.system.collectives import gather_objects, rank, world_size
 from steer_lightning.training.step import Rows, Sampled
 from steer_lightning.types import Prompt, Rollouts
@@ -190,8 +191,9 @@ def gather_rows(rollouts: Rollouts, scores: Scores, rollout_seconds: float) -> R
         "logprob_sums": rollouts.logprobs.double().sum(1).view(shape),
     }
     own_parts = {name: as_matrix(part, size) for name, part in scores.parts.items()}
-    longest = max(rollouts.text_lengths, default=0)
-    found = gather_objects((own, own_parts, scores.outcomes, longest, rollout_seconds))
+    found = gather_objects(
+        (own, own_parts, scores.outcomes, longest_text(rollouts), rollout_seconds)
+    )
     tables, parts, outcomes, longest_texts, seconds = zip(*found, strict=True)
     return Rows(
         **{name: interleave([table[name] for table in tables]) for name in own},

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from typing import Any
+from contextlib import contextmanager
 
 import torch
 from torch import nn
 
-from steer_lightning.model.replaced_forward import ForwardMethod, replaced_forwards
+from steer_lightning.model.layer_stream import stream_given, stream_seen
 
 
 class SkippedLayers:
@@ -56,35 +55,16 @@ class KeptStream:
     def one_pass(self) -> Iterator[None]:
         """Skips the layers below in one pass if the stream is kept already, else keeps it."""
         self._num_passes -= 1
-        skipped = self._skipped
-        with ExitStack() as stack:
-            if self.stream is not None:
-                stack.enter_context(replaced_forwards(skipped.below, lambda forward: _hand_on))
-                stack.enter_context(_before(skipped.first, self._put_in))
-            elif self._num_passes:
-                stack.enter_context(_before(skipped.first, self._take_down))
+        below, first = self._skipped.below, self._skipped.first
+        if self.stream is not None:
+            with stream_given(below, first, self.stream):
+                yield
+        elif self._num_passes:
+            with stream_seen(first, self._keep):
+                yield
+        else:
             yield
 
-    def _take_down(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        stream = args[0] if args else kwargs["hidden_states"]
+    def _keep(self, stream: torch.Tensor) -> None:
         if self._skipped.take_in(stream.shape[-3] * stream.shape[-2]):
             self.stream = stream
-
-    def _put_in(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if args:
-            return (self.stream, *args[1:]), kwargs
-        return args, {**kwargs, "hidden_states": self.stream}
-
-
-def _hand_on(hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-    """Stands in for a skipped layer; its output is replaced before the first steered layer."""
-    return hidden_states
-
-
-@contextmanager
-def _before(layer: nn.Module, hook: ForwardMethod) -> Iterator[None]:
-    handle = layer.register_forward_pre_hook(hook, with_kwargs=True)
-    try:
-        yield
-    finally:
-        handle.remove()

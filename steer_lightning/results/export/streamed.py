@@ -12,6 +12,7 @@ from safetensors import safe_open
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from steer_lightning.model.rotary import compute_rotary
 from steer_lightning.results.export.base import device, weight_files
 
 EMBEDDING = "model.embed_tokens"
@@ -32,10 +33,7 @@ def open_streamed(folder: Path, dtype: torch.dtype) -> Any:
     config = AutoConfig.from_pretrained(folder)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
-    # this module is computed, not loaded, and has no values on the meta device
-    rotary = model.get_submodule("model.rotary_emb")
-    with torch.device(device()):
-        model.model.rotary_emb = type(rotary)(config=config)
+    compute_rotary(model, device())
     files = weight_files(folder)
     layers = [f"model.layers.{layer}" for layer in range(config.num_hidden_layers)]
     for place in (EMBEDDING, *layers, "model.norm", HEAD):

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import torch
 
 from steer_lightning.errors import ConfigError
+from steer_lightning.model.head import before_head, has_unembedding
 from steer_lightning.model.policy import Policy
 from steer_lightning.model.sharding.pace import one_token
 from steer_lightning.results.lens.final_norm import find_final_norm, norm_direction
@@ -45,18 +46,13 @@ class Look:
 
 def check_unembedding(policy: Policy) -> None:
     """Raises a ConfigError if a loaded model has no usable unembedding matrix."""
-    if not _has_unembedding(policy):
+    if not has_unembedding(policy.model):
         raise ConfigError(
             "base",
             policy.base,
             rule="has no unembedding matrix of floating-point numbers",
             why="Tokens are found by products with it",
         )
-
-
-def _has_unembedding(policy: Policy) -> bool:
-    weight = getattr(policy.model.get_output_embeddings(), "weight", None)
-    return weight is not None and bool(weight.is_floating_point())
 
 
 @torch.no_grad()
@@ -75,7 +71,7 @@ def look_at_tokens(policy: Policy, vectors: torch.Tensor, look: Look) -> dict[st
         The ranks by `dot` and by `cosine`; empty if there is no unembedding, see
         `check_unembedding`.
     """
-    if not _has_unembedding(policy):
+    if not has_unembedding(policy.model):
         return {}
 
     def products(unembedding: torch.Tensor, state: torch.Tensor) -> dict[str, TokenRanks]:
@@ -96,11 +92,8 @@ def _at_the_head(model: Any, what: Callable[[torch.Tensor, torch.Tensor], T]) ->
     def keep(module: Any, inputs: tuple[torch.Tensor]) -> None:
         found.append(what(module.weight, inputs[0]))
 
-    handle = model.get_output_embeddings().register_forward_pre_hook(keep)
-    try:
+    with before_head(model, keep):
         one_token(model)
-    finally:
-        handle.remove()
     return found[0]
 
 

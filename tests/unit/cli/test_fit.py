@@ -55,3 +55,24 @@ def test_what_a_run_withholds_is_told_again_behind_it(
         assert levels() == before
         assert warnings.filters == filters
     assert found == [[logging.WARNING, logging.WARNING, own_level]]
+
+
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [
+        ("--model.loss.init_args.klip=1", "model.loss.init_args.klip: steer_lightning.losses.Pol"),
+        ("--model.loss.klip=1", "model.loss.klip: steer_lightning.losses.PolicyGradient has no"),
+        ("--model.optimizer.init_args.lrr=1", "model.optimizer.init_args.lrr: torch.optim.AdamW"),
+        ("--model.loss.init_args.objective=3", "model.loss.init_args.objective = '3': must be"),
+        ("--model.loss.init_args.objective.low=3", "model.loss.objective: must be a steer_light"),
+        ("--config={tmp}/own.yaml", "model.loss.init_args.klip: steer_lightning.losses.PolicyGrad"),
+    ],
+)
+def test_a_mistyped_key_is_named_as_it_was_typed(
+    tmp_path: Path, root: Path, capsys: pytest.CaptureFixture[str], word: str, told: str
+) -> None:
+    loss = "{class_path: steer_lightning.losses.PolicyGradient, init_args: {klip: 1}}"
+    (tmp_path / "own.yaml").write_text(f"model: {{loss: {loss}}}")
+    words = ["fit", "--config", str(root / "configs/quickstart.yaml"), word.format(tmp=tmp_path)]
+    assert main(words) == 2
+    assert capsys.readouterr().err.startswith(f"error: {told}")

@@ -7,15 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from steer_lightning.model.padding import left_padded, why_not_padded
+from steer_lightning.model.padding import why_not_padded
+from steer_lightning.rollout.completions import left_padded
 from steer_lightning.testing import ARCHITECTURES, tiny_policy
 from tests.odd_models import bart, minimax, policy_of
-
-
-def test_left_padded() -> None:
-    ids, mask = left_padded([[5], [6, 7, 8]], pad=0)
-    assert ids.tolist() == [[0, 0, 5], [6, 7, 8]]
-    assert mask.tolist() == [[0, 0, 1], [1, 1, 1]]
 
 
 @pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))

@@ -1,11 +1,13 @@
-"""Texts that cross a switch of the rotary frequencies are refused."""
+"""Position embeddings: computed for empty models, and switches that texts may not cross."""
 
 from __future__ import annotations
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM
 
 from steer_lightning import ConfigError
-from steer_lightning.model.rotary import check_switch, switch_length
+from steer_lightning.model.rotary import check_switch, compute_rotary, switch_length
 from steer_lightning.rollout import DecodeEngine, Sampling
 from steer_lightning.rollout.selfcheck import compare
 from steer_lightning.testing import make_prompts, tiny_model
@@ -48,3 +50,12 @@ def test_an_engine_refuses_what_crosses() -> None:
         engine.generate(
             make_prompts(["x" * 25]), Sampling(group_size=2, max_new_tokens=24), seed=0, step=0
         )
+
+
+def test_position_embeddings_are_those_of_the_loaded_model() -> None:
+    whole = tiny_model("llama")
+    with torch.device("meta"):
+        empty = AutoModelForCausalLM.from_config(whole.config)
+    assert empty.model.rotary_emb.inv_freq.is_meta
+    compute_rotary(empty, "cpu")
+    assert torch.equal(empty.model.rotary_emb.inv_freq, whole.model.rotary_emb.inv_freq)

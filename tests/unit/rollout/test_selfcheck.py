@@ -10,6 +10,7 @@ import torch
 
 from steer_lightning import ConfigError
 from steer_lightning.rollout import DecodeEngine, GenerateEngine, Sampling
+from steer_lightning.rollout.completions import longest_text
 from steer_lightning.rollout.selfcheck import compare
 from steer_lightning.testing import make_prompts, tiny_policy
 from tests.odd_models import bart, phimoe, policy_of
@@ -40,7 +41,7 @@ def test_a_window_beyond_made_up_texts_is_noticed_in_the_first_batch_that_crosse
     with caplog.at_level(logging.INFO):
         short = engine.generate(PROMPTS[:2], SAMPLING, seed=0, step=0)
     assert engine.fallback is None
-    assert f"texts of up to {max(short.text_lengths)} tokens, agree with plain" in caplog.text
+    assert f"texts of up to {longest_text(short)} tokens, agree with plain" in caplog.text
     told: dict[int, str] = {}
     long = engine.generate(
         PROMPTS,

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from steer_lightning import ConfigError, load_vectors, save_vectors
@@ -47,6 +48,21 @@ def test_round_trip_is_exact_and_units_are_multiplied_out(tmp_path: Path) -> Non
     again = load_vectors(tmp_path / "again.safetensors")
     assert torch.equal(again.vectors, loaded.vectors)
     assert again.metadata == loaded.metadata
+
+
+def test_equal_vectors_are_equal_files(tmp_path: Path) -> None:
+    vectors = SteeringVectors([0, 2]).shaped(5, 4)
+    vectors.weight.data[:, :5] = torch.randn(2, 5)
+    paths = [tmp_path / f"{number}.safetensors" for number in range(3)]
+    for path in paths:
+        save_vectors(vectors, path, base_model='b\u00fc"\n\t', revision="\x7f\U0001f600", step=3)
+    assert len({path.read_bytes() for path in paths}) == 1
+    with safe_open(paths[0], framework="pt") as file:
+        assert file.metadata()["base_model"] == 'b\u00fc"\n\t'
+        assert file.metadata()["revision"] == "\x7f\U0001f600"
+        assert torch.equal(file.get_tensor("vectors"), vectors.vectors)
+    size = int.from_bytes(paths[0].read_bytes()[:8], "little")
+    assert size % 8 == 0
 
 
 @pytest.mark.parametrize(

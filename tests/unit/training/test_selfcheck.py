@@ -15,6 +15,7 @@ from steer_lightning.model.plain_pass import plain_logits
 from steer_lightning.model.policy import Policy
 from steer_lightning.optim import check_optimizer
 from steer_lightning.rollout import DecodeEngine, GenerateEngine, Sampling
+from steer_lightning.rollout.completions import longest_text
 from steer_lightning.steering import SteeringVectors
 from steer_lightning.testing import ARCHITECTURES, make_prompts, tiny_policy
 from steer_lightning.training.batch import Batch
@@ -126,7 +127,7 @@ def test_real_rows_are_compared_once_for_each_length(caplog: pytest.LogCaptureFi
     def right(texts: list[str]) -> BatchGradient:
         sampling = Sampling(group_size=2, max_new_tokens=6)
         rollouts = engine.generate(make_prompts(texts), sampling, seed=0, step=0)
-        return real.right(gradient, rollouts, max(rollouts.text_lengths))
+        return real.right(gradient, rollouts, longest_text(rollouts))
 
     with caplog.at_level(logging.INFO):
         gradient = right(["a", "two words"])

@@ -1,0 +1,40 @@
+"""Parts of a model that steering reads."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import torch
+from torch import nn
+
+from steer_lightning.steering.model_parts import has_cached_tokens, output_layer, outputs_seen
+from steer_lightning.testing import tiny_model
+
+
+class Pair(nn.Module):
+    """A module that returns a tuple."""
+
+    def forward(self, stream: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return stream + 1, None
+
+
+def test_outputs_are_seen_within_the_block_alone() -> None:
+    places = [nn.Identity(), Pair()]
+    seen: list[tuple[int, float]] = []
+    with outputs_seen(places, lambda row, stream: seen.append((row, float(stream)))):
+        for place in places:
+            place(torch.tensor(3.0))
+    places[1](torch.tensor(5.0))
+    assert seen == [(0, 3.0), (1, 4.0)]
+
+
+def test_a_pass_goes_on_behind_cached_tokens() -> None:
+    caches = [SimpleNamespace(get_seq_length=lambda n=n: n) for n in (0, 4)]
+    found = [has_cached_tokens({"past_key_values": cache}) for cache in (None, *caches)]
+    assert found == [False, False, True]
+    assert not has_cached_tokens({})
+
+
+def test_the_output_layer_is_that_of_the_model() -> None:
+    model = tiny_model()
+    assert output_layer(model) is model.lm_head
