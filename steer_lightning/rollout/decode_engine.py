@@ -345,7 +345,10 @@ class _Decoder:
     ) -> torch.Tensor:
         """Returns the logits (rows, V) behind the last token."""
         ids = ids.to(self.policy.device)
-        last = torch.tensor([ids.shape[1] - 1], device=ids.device)
+        last: int | torch.Tensor = 1
+        if self.cache.shares_keys and not num_completion:
+            # given a number, Gemma 4 leaves the other tokens out of its upper layers
+            last = torch.tensor([ids.shape[1] - 1], device=ids.device)
         with self.policy.with_text_roles(ids, num_completion):
             output = self.policy.model(
                 input_ids=ids,
@@ -353,8 +356,7 @@ class _Decoder:
                 position_ids=positions.to(ids.device),
                 past_key_values=self.cache.past,
                 use_cache=True,
-                # given a number, Gemma 4 leaves the other tokens out of its upper layers
-                logits_to_keep=1 if num_completion else last,
+                logits_to_keep=last,
             )
         logits: torch.Tensor = output.logits[:, -1]
         return logits

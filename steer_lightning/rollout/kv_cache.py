@@ -213,6 +213,7 @@ class FlightCache:
 
     Attributes:
         layers: Keys and values of each decoder layer.
+        shares_keys: Whether layers read the keys and values of others.
         states: States of each decoder layer of a recurrent model; of others none.
         past: Cache of these layers, which the model takes as `past_key_values`.
     """
@@ -220,6 +221,7 @@ class FlightCache:
     def __init__(self, model: Any, flight: Flight, is_recurrent: bool = False) -> None:
         self._model, self._flight = model, flight
         self._sources = sources_of_keys(model.config.get_text_config())
+        self.shares_keys = len(set(self._sources)) < len(self._sources)
         self.layers = [KeyValues(flight) for _ in self._sources]
         self.states = [States(flight) for _ in self._sources] if is_recurrent else []
         self.past = (
