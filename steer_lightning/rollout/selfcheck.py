@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 
+from steer_lightning.errors import ConfigError
 from steer_lightning.model.plain_pass import (
     gap_of,
     logprobs_of,
@@ -59,6 +60,8 @@ def why_not(policy: Policy, generate: Generate) -> str | None:
         if not bool(logits.isfinite().all()):
             raise  # the base itself is at fault
         return str(error)
+    except ConfigError:
+        raise  # says itself what to do
     except (RuntimeError, TypeError, ValueError, AttributeError, LookupError) as error:
         # a model that does not fit the interfaces may fail in many ways
         if is_out_of_memory(error):
