@@ -100,10 +100,8 @@ class FrozenBase(nn.Module):
     def check_prompts(self, prompts: Sequence[Prompt], max_new_tokens: int, key: str) -> None:
         """Raises a ConfigError for prompts that the base can't read or can't answer.
 
-        They hold tokens that it does not have, or exceed with a completion the positions that it
-        knows.
-
-        Nor may texts lie on both sides of a switch of its frequencies; see `check_switch`.
+        They hold tokens that it does not have, exceed with a completion the positions that it
+        knows, or lie on both sides of a switch of its frequencies; see `check_switch`.
 
         Args:
             prompts: Prompts of the run, at least one.

@@ -24,6 +24,7 @@ from steer_lightning.model.folded_biases import folded_into_biases
 from steer_lightning.model.head import Head, before_head, head_of
 from steer_lightning.model.hub import eos_token_ids, pad_token_id
 from steer_lightning.model.padding import why_not_padded
+from steer_lightning.model.recurrence import recurrent_mixers
 from steer_lightning.model.replaced_forward import replaced_forwards
 from steer_lightning.model.rotary import switch_length
 from steer_lightning.model.sharding import Sharding
@@ -122,7 +123,8 @@ class Policy(FrozenBase):
         self.model.generation_config = GenerationConfig(
             eos_token_id=list(self.eos_token_ids) or None, pad_token_id=self.pad_token_id
         )
-        self.__dict__.pop("takes_padding", None)  # of another base
+        for of_another_base in ("takes_padding", "mixers"):
+            self.__dict__.pop(of_another_base, None)
         self.switches_rotary = switch_length(model.config) is not None
         # FSDP1's wrapper takes arguments of any name: those of the model inside it are meant
         inner = next(part for part in model.modules() if isinstance(part, PreTrainedModel))
@@ -162,6 +164,11 @@ class Policy(FrozenBase):
     def layers(self) -> nn.ModuleList:
         """Decoder layers of the base; an attribute would register them a second time."""
         return self._find_layers(self.model)
+
+    @cached_property
+    def mixers(self) -> tuple[nn.Module, ...]:
+        """Modules of the base that mix the tokens of a text by a recurrence; mostly none."""
+        return tuple(recurrent_mixers(self.layers))
 
     def _find_layers(self, model: nn.Module) -> nn.ModuleList:
         return find_layers(model, self.steering.layers_path)

@@ -1,4 +1,4 @@
-"""The search for stop strings in a completion, at each of its tokens."""
+"""The search for stop strings in the text of a completion, one token after the other."""
 
 from __future__ import annotations
 

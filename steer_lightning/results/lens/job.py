@@ -134,8 +134,6 @@ class Lens:
         else:
             return []
         found = make_prompts(Problems(problems), template, self.policy.tokenizer, max_tokens)
-        if not all(prompt.token_ids for prompt in found):
-            raise ConfigError("texts", "", rule="holds no token", why="There is no next one")
         self.policy.check_prompts(found, 1, "max_prompt_tokens")
         return found
 

@@ -1,4 +1,4 @@
-"""Stop strings are found in the text, however it is cut into tokens."""
+"""Stop strings are those of the whole text, whatever the tokenizer does with tokens."""
 
 from __future__ import annotations
 

@@ -8,10 +8,16 @@ import torch
 from steer_lightning.losses import PolicyGradient
 from steer_lightning.rollout import GenerateEngine, Sampling
 from steer_lightning.steering import SteeringVectors
-from steer_lightning.testing import ARCHITECTURES, make_prompts, tiny_policy
+from steer_lightning.steering.tokens import Tokens
+from steer_lightning.testing import ARCHITECTURES, RECENT, make_prompts, tiny_policy
 from steer_lightning.training.batch import Batch
 from steer_lightning.training.gradient import BatchGradient
-from steer_lightning.training.packing import Packing, buckets_by_length, common_length
+from steer_lightning.training.packing import (
+    PackedForward,
+    Packing,
+    buckets_by_length,
+    common_length,
+)
 from steer_lightning.training.selfcheck import why_not_packed
 
 PROMPTS = make_prompts(["a", "two words", "a rather longer prompt, for windows of 8", "z9"])
@@ -84,6 +90,42 @@ def test_packed_and_padded_gradients_agree(architecture: str, layers) -> None:
     for loss, gradient in found[1:]:
         assert loss == pytest.approx(found[0][0], rel=1e-4, abs=1e-4)
         torch.testing.assert_close(gradient, found[0][1], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("tokens", ["all", "completion"])
+@pytest.mark.parametrize("architecture", RECENT)
+def test_packed_rows_are_plain_passes_over_one_row(architecture: str, tokens: Tokens) -> None:
+    """Without padding or cache; rows of several lengths, longer than the windows, begin alike."""
+    policy = tiny_policy(architecture, SteeringVectors(tokens=tokens))
+    policy.steering.set_vectors(torch.randn(3, 32) * 0.1)
+    weight = policy.steering.weight
+    long, short = PROMPTS[2].token_ids, PROMPTS[3].token_ids
+    prompts = [long, short, long, long, short]
+    completions = [[9, 8, 7, 6], [5] * 14, [9, 8, 3], [4], [5, 5, 7, 7, 7]]
+    factors = torch.rand(5, 14)
+    expected = []
+    for n, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
+        row = torch.tensor([[*prompt, *completion]])
+        logits = policy.logits(row, torch.ones_like(row), len(completion) + 1)[0, :-1]
+        found = logits.log_softmax(-1)[range(len(completion)), completion]
+        (found * factors[n, : len(found)]).sum().backward()
+        expected.append(found.detach())
+    gradient = weight.grad.clone()
+    forward = PackedForward(policy)
+    packing = Packing(prompts, [0, 1, 0, 0, 1], completions, CPU)
+    assert len(packing.buckets) > 1
+    for checkpointed in (False, True):
+        weight.grad = None
+        with (
+            policy.checkpointed(checkpointed),
+            forward.passes(),
+            forward.token_states(packing, 1.0) as states,
+        ):
+            (states.logprobs * factors).sum().backward()
+        for n, row in enumerate(expected):
+            found = states.logprobs[n, : len(row)]
+            torch.testing.assert_close(found, row, atol=1e-5, rtol=0)
+        torch.testing.assert_close(weight.grad, gradient, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gemma3", "opt"])
