@@ -73,7 +73,6 @@ def hybrids(result: Result) -> str:
     names = {
         "deepseek_v3": "DeepSeek V3",
         "gemma2": "Gemma 2",
-        "gemma3n": "Gemma 3n",
         "gemma4": "Gemma 4",
         "gpt_oss": "gpt-oss",
         "granite4": "Granite 4",

@@ -142,18 +142,6 @@ ARCHITECTURES: dict[str, Callable[[int, int], Any]] = {
         attn_logit_softcapping=0.2,
         query_pre_attn_scalar=1,
     ),
-    "gemma3n": lambda layers, width: tf.Gemma3nTextConfig(
-        **_vivid(layers, width),
-        head_dim=8,
-        sliding_window=8,
-        layer_types=_types(layers, "sliding_attention", "full_attention"),
-        num_kv_shared_layers=max(0, layers - 2),
-        vocab_size_per_layer_input=VOCABULARY,
-        hidden_size_per_layer_input=8,
-        laurel_rank=4,
-        altup_num_inputs=2,
-        activation_sparsity_pattern=[0.5] + [0.0] * (layers - 1),
-    ),
     "gemma4": lambda layers, width: tf.Gemma4TextConfig(
         **{**_vivid(layers, width), "global_head_dim": 16},  # which its signature does not name
         head_dim=8,

@@ -59,7 +59,9 @@ ODD: dict[str, Callable[[], Any]] = {
         **IDS, hidden_size=WIDTH, state_size=8, num_hidden_layers=LAYERS, time_step_rank=8
     ),
     # layers that hand on several streams
-    "gemma3n": lambda: tf.Gemma3nTextConfig(**GEMMA, laurel_rank=8, altup_num_inputs=2),
+    "gemma3n": lambda: tf.Gemma3nTextConfig(
+        **GEMMA, sliding_window=8, laurel_rank=8, altup_num_inputs=2
+    ),
     "deepseek_v4": lambda: tf.DeepseekV4Config(
         **IDS,
         hidden_size=WIDTH,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 
 from steer_lightning.rollout import DecodeEngine
-from steer_lightning.steering import SteeringVectors
 from steer_lightning.testing import ARCHITECTURES, make_prompts, tiny_policy
 
 PROMPTS = make_prompts(["a", "two words", "a rather longer prompt, for windows of 8", "z9", "two"])
@@ -21,8 +20,6 @@ def engine_for(policy, **settings):  # type: ignore[no-untyped-def]
 
 
 def steered(architecture: str, **options):  # type: ignore[no-untyped-def]
-    if architecture == "gemma3n":  # its layers hand on several streams
-        options["steering"] = SteeringVectors(site="mlp_output")
     policy = tiny_policy(architecture, **options)
     policy.steering.set_vectors(torch.randn(3, 32) * 0.1)
     return policy

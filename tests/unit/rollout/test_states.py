@@ -12,6 +12,7 @@ from steer_lightning.rollout.states import States
 from steer_lightning.steering import SteeringVectors
 from steer_lightning.testing import RECENT, make_prompts
 from steer_lightning.types import Rollouts
+from tests.odd_places import LAYERS, WIDTH, odd_policy
 from tests.unit.rollout.helpers import engine_for, steered
 
 PROMPTS = make_prompts(["a", "two", "a rather longer prompt, for windows of 8", "and", "z9"])
@@ -57,6 +58,14 @@ def test_rows_that_part_go_on_from_the_same_state(architecture: str) -> None:
     assert sum(read) < 0.9 * int(rollouts.num_tokens.sum()), "some begin alike"
     assert len({tuple(ids.tolist()) for ids in rollouts.completion_ids}) > 5, "and part later"
     assert gap(policy, rollouts, 0.05) < 1e-5 / 0.05
+
+
+def test_layers_with_several_streams_and_inputs_of_their_own() -> None:
+    policy = odd_policy("gemma3n", SteeringVectors(site="mlp_output"))
+    policy.steering.set_vectors(torch.randn(LAYERS, WIDTH) * 0.1)
+    engine = engine_for(policy, max_tokens_in_flight=150)
+    sampling = Sampling(group_size=3, max_new_tokens=20, eos_token_ids=STOPS)
+    assert gap(policy, engine.generate(PROMPTS, sampling, seed=0, step=0), 1.0) < 1e-5
 
 
 @pytest.mark.parametrize("architecture", ["gemma4", "qwen3_5"])

@@ -15,6 +15,8 @@ from tests.odd_places import LAYERS, ODD, WIDTH, odd_model
 
 IDS = torch.tensor([[1, 10, 20, 30, 40]])
 SITES = ["input_norm", "attention_output", "post_attention_norm", "mlp_output"]
+UNNAMED = ["lfm2", "nemotron_h"]
+"""Architectures whose layers have other names for their parts."""
 READER = {"input_norm": "attention_output", "post_attention_norm": "mlp_output"}
 
 
@@ -92,7 +94,7 @@ def test_no_site_that_has_a_right_name_is_refused(architecture: str) -> None:
             continue  # it has no such name
         with attach(model, vectors):
             found += 1
-    assert found >= 1
+    assert bool(found) == (architecture not in UNNAMED)
 
 
 def drops_its_mlp(layer: Any) -> Callable[..., Any]:
