@@ -91,6 +91,7 @@ def test_absolute_positions_are_those_of_the_text_under_fsdp1(
 ) -> None:
     """A process pads its prompts of unequal length, which GPT-2 must not count."""
     config["model"]["base"] = save_tiny(tmp_path / "gpt2", "gpt2")
+    config["model"]["tokens_per_micro_batch"] = 1000  # rows of both prompts of a process at once
     for strategy, processes in (("auto", 1), ("fsdp", 2)):
         done = fit(processes, strategy, "--ckpt_path=new")
         assert done.succeeded(), done.stderr
