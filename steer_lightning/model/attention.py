@@ -1,8 +1,7 @@
 """The interface to transformers' attention: functions of our own, and the layers of their caches.
 
 Models ask `ALL_ATTENTION_FUNCTIONS` for the function that their configuration names, and build no
-mask for a name that has no mask function. Tested with transformers 5.0 and 5.23; `DecodeEngine` has
-also run on 5.8, 5.12 and 5.16 without a fall-back.
+mask for a name that has no mask function. Tested with transformers 5.23.
 """
 
 from __future__ import annotations

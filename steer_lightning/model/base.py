@@ -1,6 +1,6 @@
 """The frozen base model, and its configuration and tokenizer before its weights load.
 
-Tested with transformers 5.0 and 5.23.
+Tested with transformers 5.23.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The policy: a frozen language model with its steering, and the forward passes over texts.
 
-Tested with transformers 5.0 and 5.23.
+Tested with transformers 5.23.
 """
 
 from __future__ import annotations

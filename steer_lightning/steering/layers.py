@@ -1,6 +1,6 @@
 """Functions that find and choose decoder layers of a transformers causal language model.
 
-Tested with transformers 5.0 and 5.23.
+Tested with transformers 5.23.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The interface to parts of a transformers model beside its layers, for what is trained.
 
 Decoder layers and places in them are found by `steering.layers` and `steering.sites`. Tested with
-transformers 5.0 and 5.23.
+transformers 5.23.
 """
 
 from __future__ import annotations

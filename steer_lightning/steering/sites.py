@@ -1,6 +1,6 @@
 """The places in a decoder layer of transformers at which a vector can be added.
 
-Tested with transformers 5.0 and 5.23.
+Tested with transformers 5.23.
 """
 
 from __future__ import annotations
