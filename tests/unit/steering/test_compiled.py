@@ -96,6 +96,10 @@ def test_a_compiled_part_without_a_place_inside_does_no_harm() -> None:
             torch.testing.assert_close(model(IDS).logits, plain(IDS).logits)
 
 
+@pytest.mark.skipif(
+    torch.__version__.startswith("2.6"),
+    reason="torch 2.6 can't compile models of transformers 5.23",
+)
 def test_a_model_that_is_compiled_once_steered_can_be_scaled_and_left() -> None:
     plain, model, vectors = small_model(), small_model(), vectors_at("mlp_output")
     base = plain(IDS, use_cache=False).logits

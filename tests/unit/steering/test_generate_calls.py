@@ -263,6 +263,10 @@ def changed_weights(model: Any) -> Steering:
     return steering.requires_grad_(False)
 
 
+@pytest.mark.skipif(
+    torch.__version__.startswith("2.6"),
+    reason="torch 2.6 can't compile models of transformers 5.23",
+)
 @pytest.mark.parametrize("kind", ["vectors", "weights"])
 def test_generate_does_not_compile_a_steered_model(kind: str) -> None:
     """As it does for a static cache on a GPU; code compiled before would pass by the steering."""
