@@ -12,7 +12,7 @@ from dataclasses import replace
 import torch
 
 from steer_lightning.errors import ConfigError
-from steer_lightning.model.padding import COMPLETION_LENGTHS, has_experts
+from steer_lightning.model.padding import COMPLETION_LENGTHS, allowed_leak
 from steer_lightning.model.plain_pass import gap_of, logprobs_of, plain_logits, tolerance
 from steer_lightning.model.policy import Policy
 from steer_lightning.rollout.selfcheck import made_up_prompts
@@ -124,7 +124,7 @@ def _leak(
 
     Rounding hides a weak dependence from a comparison with plain passes, above all in 16 bits. But
     a row is the same to the last bit if tokens that it must not see are exchanged for others.
-    Experts are an exception, see `has_experts`.
+    Experts are an exception, see `allowed_leak`.
 
     Args:
         policy: Policy that reads.
@@ -136,7 +136,7 @@ def _leak(
     one, two = (logprobs_by(forward, found)[same.to(policy.device)] for found in (rows, others))
     mask = rows.completion_mask[same].to(one.device)
     gap = float((one - two)[mask].abs().max())
-    if gap <= (tolerance(policy) / 10 if has_experts(policy.model) else 0.0):
+    if gap <= allowed_leak(policy, one[mask]):
         return None
     return f"a text changes with the texts that stand beside it, by {gap:.2g}"
 

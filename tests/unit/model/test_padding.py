@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from steer_lightning.model.padding import why_not_padded
+from steer_lightning.model.padding import allowed_leak, why_not_padded
+from steer_lightning.model.plain_pass import tolerance
 from steer_lightning.rollout.completions import left_padded
 from steer_lightning.testing import ARCHITECTURES, tiny_policy
-from tests.odd_models import bart, mamba, policy_of
+from tests.odd_models import bart, mamba, mixtral, policy_of
 
 
 @pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
@@ -53,3 +54,12 @@ def test_a_weak_dependence_on_the_padding_is_noticed(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(policy, "padded_logits", leaking)
     assert "changes with the tokens of the padding" in str(why_not_padded(policy))
+
+
+@pytest.mark.parametrize(("factor", "most"), [(1.0, 1.0), (0.03, 0.1)], ids=["sharp", "flat"])
+def test_experts_may_change_the_last_digits_alone(factor: float, most: float) -> None:
+    policy = policy_of(mixtral())
+    logprobs = factor * torch.tensor([-3.0, -5.0, -7.0])
+    allowed = allowed_leak(policy, logprobs)
+    assert 0 < allowed <= most * tolerance(policy) / 10
+    assert allowed_leak(tiny_policy(), logprobs) == 0
