@@ -54,7 +54,12 @@ def _plain(text: str) -> bool:
 
 
 def measure(golds: list[tuple[str, str]], workers: int) -> dict[str, Any]:
-    """Counts of forms and mistakes, by kind."""
+    """Counts of forms and mistakes, by kind.
+
+    Args:
+        golds: Kind and text of each gold answer.
+        workers: Processes of the reward pool; 0 scores in this process, without a deadline.
+    """
     forms = [(kind, gold, gold, True) for kind, gold in golds]
     forms += [(k, gold, form, True) for k, gold in golds for form in rewritings(k, gold)]
     forms += [(k, gold, form, False) for k, gold in golds for form in perturbations(k, gold)]
@@ -68,7 +73,7 @@ def measure(golds: list[tuple[str, str]], workers: int) -> dict[str, Any]:
         )
         for _, gold, form, _ in forms
     ]
-    pool = RewardPool(num_workers=workers, deadline=20)
+    pool = RewardPool(num_workers=workers, deadline=20) if workers else None
     with closing(RewardSum([WeightedReward(reward=MathReward())], pool)) as rewards:
         scores = rewards(completions)
     counts: dict[str, Counter[str]] = defaultdict(Counter)

@@ -29,8 +29,8 @@ from steer_lightning.rewards import (
     RewardSum,
     WeightedReward,
 )
-from steer_lightning.rollout import DecodeEngine, RolloutEngine, Sampling
-from steer_lightning.rollout.exact_engine import ExactEngine
+from steer_lightning.rollout import RolloutEngine, Sampling
+from steer_lightning.rollout.exact_engine import engine_of
 from steer_lightning.steering import Steering, SteeringVectors
 from steer_lightning.strategy import SteeringStrategy
 from steer_lightning.training.batch import Batch
@@ -61,7 +61,7 @@ from steer_lightning.training.sample import (
     default_rewards,
     who_takes_part,
 )
-from steer_lightning.training.selfcheck import fastest, one_by_one
+from steer_lightning.training.selfcheck import fastest
 from steer_lightning.training.step import Sampled, Step
 from steer_lightning.training.update import OptimizerSteps, Updater
 from steer_lightning.types import Prompt
@@ -114,8 +114,8 @@ class SteeringModule(HeldOut):
             those of training, with one completion each. Accuracy is the mean over `group_size`
             completions.
         exact: Whether the engine's log-probabilities are those of the update to the last bit, so
-            that a policy which has not moved has a ratio of exactly 1. Rows are then read one at a
-            time, which is slower; see `ExactEngine`.
+            that a policy which has not moved has a ratio of exactly 1. Completions are then read
+            once more, and without packing, which is slower; see `ExactEngine`.
         seed: Seed of everything random in training; on the command line it is `seed_everything`.
 
     Attributes:
@@ -160,8 +160,7 @@ class SteeringModule(HeldOut):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.automatic_optimization = False  # one optimizer step over many backward passes
-        self.strict_loading = False  # checkpoints hold the vectors, never the base
+        self.automatic_optimization = self.strict_loading = False  # see `Updater`, `state_dict`
         self.policy = Policy(
             base,
             revision=revision,
@@ -170,17 +169,14 @@ class SteeringModule(HeldOut):
             attn_implementation=attn_implementation,
             trust_remote_code=trust_remote_code,
         )
-        self.sampling, self.seed = sampling, seed
-        self.exact = exact
-        self.engine: RolloutEngine = engine or DecodeEngine()
-        if exact:
-            self.engine = ExactEngine(self.engine)
+        self.sampling, self.seed, self.updates, self.schedule = sampling, seed, updates, schedule
+        self.engine = engine_of(engine, tokens_per_micro_batch if exact else None)
         pool = self.reward_pool = reward_pool or RewardPool()
         loss = loss or PolicyGradient()
         self.reward = RewardSum(default_rewards(loss) if rewards is None else rewards, pool)
         self.advantage: Advantage = advantage or default_advantage(loss)
-        self.updates, self.dynamic_sampling = updates, dynamic_sampling
-        self.mask_overlong, self.kl_in_reward = mask_overlong, kl_in_reward
+        self.dynamic_sampling, self.mask_overlong = dynamic_sampling, mask_overlong
+        self.kl_in_reward, self.optimizer_factory = kl_in_reward, optimizer
         check_training(self, loss)
         self.batch_gradient = BatchGradient(
             policy=self.policy,
@@ -189,8 +185,8 @@ class SteeringModule(HeldOut):
             max_tokens=tokens_per_micro_batch,
             activation_checkpointing=activation_checkpointing,
             kept_tokens=kept_tokens,
+            exact=exact,
         )
-        self.optimizer_factory, self.schedule = optimizer, schedule
         self.gradient_clip = gradient_clip or RunningNormClip()
         self.verifier = RewardSum([WeightedReward(reward=verifier or MathReward())], pool)
         self.eval_sampling = eval_sampling or replace(sampling, group_size=1)
@@ -236,10 +232,7 @@ class SteeringModule(HeldOut):
             dynamic_sampling=self.dynamic_sampling,
             base_sampling=needs_of(self.loss).base_sampling,
         )
-        if self.exact:
-            self.batch_gradient = one_by_one(self.batch_gradient)
-        else:
-            self.batch_gradient = fastest(self.batch_gradient)
+        self.batch_gradient = fastest(self.batch_gradient)
 
     @property
     def loss(self) -> Loss:
@@ -307,7 +300,7 @@ class SteeringModule(HeldOut):
             steps=self.updates,
             seed=self.seed,
             off_policy=needs_of(self.loss).base_sampling is not None,
-            exact=self.exact,
+            exact=self.batch_gradient.exact,
         )
 
     def on_train_batch_start(self, batch: Sequence[Prompt], batch_idx: int) -> None:

@@ -135,7 +135,7 @@ class PromptDataModule(L.LightningDataModule):
         tell_of_overlap((prompt.problem.question for prompt in train), questions, name)
 
     def _tokenizer(self) -> Any:
-        """The model's tokenizer, which loads without the model's weights.
+        """Returns the model's tokenizer, which loads without the model's weights.
 
         It is the model's own, so that there is one tokenizer and one setting for it.
         """

@@ -245,5 +245,5 @@ def _key(question: str) -> str:
 
 
 def shortened(question: str) -> str:
-    """As much of a question as a message shows."""
+    """Returns as much of a question as a message shows."""
     return question if len(question) <= SHOWN else f"{question[:SHOWN]}..."

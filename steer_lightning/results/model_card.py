@@ -120,7 +120,7 @@ def _sections(
 
 
 def _place(vectors: SteeringVectors) -> str:
-    """Where the vectors are added, and to which tokens."""
+    """Says where the vectors are added, and to which tokens."""
     behind = vectors.site == "layer_output"
     site = "added to the layer's output" if behind else f"added at the layer's `{vectors.site}`"
     return site + ("" if vectors.tokens == "all" else f", for `{vectors.tokens}` tokens alone")
@@ -167,7 +167,7 @@ def _datasets(config: dict[str, Any]) -> list[str] | None:
 
 
 def _value(config: dict[str, Any], key: str) -> str | None:
-    """A setting as a cell shows it; None where it is not set.
+    """Returns a setting as a cell shows it; None where it is not set.
 
     Settings of a plug-in lie under its `init_args`, or beside its `class_path` where the YAML has
     left that out.

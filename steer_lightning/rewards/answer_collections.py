@@ -1,4 +1,4 @@
-r"""Answers of several parts: lists `1, -2`, sets `\{1, 2\}`, tuples `(1, 2)`, and matrices.
+r"""The comparison of answers in parts: lists `1, -2`, sets `\{1, 2\}`, tuples `(1, 2)`, matrices.
 
 The order counts in tuples and matrices alone. A list is compared with a set as a set, and with a
 tuple as a tuple; a set is never a tuple. Texts are those of `answer_text.tidy`.
@@ -37,7 +37,7 @@ class Collection(NamedTuple):
 
 
 def separated(text: str, separators: frozenset[str] = LISTING) -> list[str]:
-    """The parts between separators that stand within no brackets."""
+    """Splits a text at the separators that stand within no brackets."""
     parts, depth, start = [], 0, 0
     for token in TOKENS.finditer(text):
         found = token.group()
@@ -55,7 +55,7 @@ def separated(text: str, separators: frozenset[str] = LISTING) -> list[str]:
 
 
 def read_collection(text: str) -> Collection | None:
-    """The parts of an answer; None if it has one alone."""
+    """Returns the parts of an answer; None if it has one alone."""
     opening = re.match(r"\\\{|\\langle ?|[(\[]", text)
     ending = re.search(r"(?:\\\}|\\rangle|[)\]])$", text)
     if opening is not None and ending is not None and closing(text, 0) == len(text) - 1:
@@ -70,7 +70,7 @@ def read_collection(text: str) -> Collection | None:
 
 
 def _both_signs(items: Sequence[str]) -> tuple[str, ...]:
-    r"""`1 \pm x` is two parts."""
+    r"""Returns the two parts that `1 \pm x` stands for."""
     found: list[str] = []
     for item in items:
         plus = re.sub(r"\\pm(?![a-zA-Z])", "+", item)
@@ -84,7 +84,7 @@ def _both_signs(items: Sequence[str]) -> tuple[str, ...]:
 
 
 def compare_collections(answer: str, gold: str, same: Same) -> bool | None:
-    """Whether two collections are equal; None unless both are some."""
+    """Tells whether two collections are equal; None unless both answers are collections."""
     given, expected = read_collection(answer), read_collection(gold)
     if given is None or expected is None:
         return _single(given, gold, same) if expected is None else _single(expected, answer, same)
@@ -107,14 +107,14 @@ def _once(collection: Collection) -> Collection:
 
 
 def _single(collection: Collection | None, other: str, same: Same) -> bool | None:
-    r"""`\{5\}` is 5."""
+    r"""Takes a single part out of its braces: `\{5\}` is 5."""
     if collection is None or collection.kind != "set" or len(collection.items) != 1:
         return None
     return same(collection.items[0], other)
 
 
 def _one_is_named(given: Sequence[str], expected: Sequence[str]) -> bool:
-    """Whether one alone says which part is whose, as `a = 1, b = 2` does."""
+    """Tells whether one of both alone names its parts, as `a = 1, b = 2` does."""
     names = [all("=" in item for item in items) for items in (given, expected)]
     heads = [{item.split("=")[0] for item in items} for items in (given, expected)]
     apart = any(len(head) == len(given) for name, head in zip(names, heads, strict=True) if name)
@@ -143,7 +143,7 @@ def _in_any_order(given: Sequence[str], expected: Sequence[str], same: Same) -> 
 
 
 def compare_matrices(answer: str, gold: str, same: Same) -> bool | None:
-    """Whether two matrices are equal, cell by cell; None unless both are some."""
+    """Tells whether two matrices are equal in each cell; None unless both answers are matrices."""
     given, expected = _cells(answer), _cells(gold)
     if given is None or expected is None:
         return None

@@ -1,4 +1,4 @@
-"""Expressions, compared by math-verify (sympy): what `answer_forms` does not decide itself.
+"""The comparison of expressions by math-verify (sympy), for what `answer_forms` does not decide.
 
 It runs without a deadline and may take forever on a hostile text: call it in a worker of the pool.
 """
@@ -22,7 +22,7 @@ RELATIVE = 1e-6
 
 @lru_cache(maxsize=4096)  # a gold answer is compared with every completion of its group
 def parsed(answer: str) -> tuple[Any, ...]:
-    """What math-verify reads in a tidy answer: expressions of sympy, and the text itself."""
+    """Returns what math-verify reads in a tidy answer: sympy's expressions, and the text itself."""
     if len(answer) > MAX_CHARACTERS:
         return ()
     # it imports sympy, a second that no other command should pay
@@ -46,7 +46,7 @@ def parsed(answer: str) -> tuple[Any, ...]:
 
 
 def expressions(answer: str) -> list[Any]:
-    """Those of `parsed` that are mathematics."""
+    """Returns those parts of `parsed` that are mathematics."""
     return [part for part in parsed(answer) if not isinstance(part, str)]
 
 
@@ -56,7 +56,7 @@ SPARE = "qwzkvujhgbnmpfaxycltsro"
 
 
 def with_cases_apart(*texts: str) -> list[str]:
-    """Texts in which no two names differ by their case alone: to math-verify R and r are one."""
+    """Renames letters that differ by their case alone, since R and r are one to math-verify."""
     names = {name for text in texts for name in NAME.findall(text)}
     spare = iter(letter for letter in SPARE if not names & {letter, letter.upper()})
     clashes = sorted(name for name in names if name != name.lower() and name.lower() in names)
@@ -65,7 +65,7 @@ def with_cases_apart(*texts: str) -> list[str]:
 
 
 def is_equal(answer: str, gold: str) -> bool:
-    """Whether two tidy texts are the same expression."""
+    """Tells whether two tidy texts are the same expression."""
     from math_verify import verify
 
     answer, gold = with_cases_apart(answer, gold)
@@ -77,7 +77,7 @@ def is_equal(answer: str, gold: str) -> bool:
 
 
 def _proportional(answer: str, gold: str) -> bool:
-    """Whether one equation is a multiple of the other, as 2x + 2y = 10 is of x + y = 5."""
+    """Tells whether one equation is a multiple of the other, as 2x + 2y = 10 is of x + y = 5."""
     from sympy import Eq, simplify
 
     sides = [part for text in (answer, gold) for part in expressions(text)]
@@ -89,7 +89,7 @@ def _proportional(answer: str, gold: str) -> bool:
 
 
 def _differ(answer: str, gold: str) -> bool:
-    """Whether two numbers are equal to math-verify only because both are tiny."""
+    """Tells whether two numbers are equal to math-verify only because both are tiny."""
     values = [_value(text) for text in (answer, gold)]
     if None in values:
         return False
@@ -98,7 +98,7 @@ def _differ(answer: str, gold: str) -> bool:
 
 
 def _value(text: str) -> Any:
-    """A number's value in floating point; None for what has variables."""
+    """Returns a number's value in floating point; None for what has variables."""
     found = expressions(text)
     if len(found) != 1 or not getattr(found[0], "is_number", False):
         return None

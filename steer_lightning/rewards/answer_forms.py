@@ -1,4 +1,4 @@
-r"""Which answers say the same, form by form, as the authors of the benchmarks mean them.
+r"""The comparison of answers, form by form, as the authors of the benchmarks mean them.
 
 Each rule knows one form: numbers, bases, times, words, units, matrices, intervals, collections,
 names. It says that two answers are equal, that they are not, or nothing. What no rule decides is
@@ -25,7 +25,7 @@ from steer_lightning.rewards.answer_words import compare_times, compare_words, r
 
 
 def is_equal(answer: str, gold: str) -> bool:
-    """Whether an answer says the same as the gold answer.
+    """Tells whether an answer says the same as the gold answer.
 
     Args:
         answer: The model's, without `boxed`.
@@ -39,7 +39,7 @@ def is_equal(answer: str, gold: str) -> bool:
 
 
 def is_readable(gold: str) -> bool:
-    """Whether a gold answer is something that can be compared at all."""
+    """Tells whether a gold answer is something that can be compared at all."""
     if len(gold) > answer_expressions.MAX_CHARACTERS:
         return False
     text = tidy(gold)
@@ -49,7 +49,7 @@ def is_readable(gold: str) -> bool:
 
 
 def is_mathematics(answer: str) -> bool:
-    """Whether an answer is read as mathematics, not just as text."""
+    """Tells whether an answer is read as mathematics, not just as text."""
     if len(answer) > answer_expressions.MAX_CHARACTERS:
         return False
     text = tidy(answer)
@@ -89,7 +89,7 @@ LABEL = re.compile(r"(?:\\text\{ ?\(?([A-E])\) ?\}|\(([A-E])\)|([A-E])[.:)])[ .:
 
 
 def _labels(answer: str, gold: str, same: Same) -> bool | None:
-    r"""`\text{(C)} 18` is an answer to a question with choices; the gold one is either part."""
+    r"""Compares an answer with its letter, `\text{(C)} 18`; the gold answer is either part."""
     label = LABEL.match(answer)
     if label is None:
         return None
@@ -107,7 +107,7 @@ def _numbers(answer: str, gold: str, same: Same) -> bool | None:
 
 
 def _bases(answer: str, gold: str, same: Same) -> bool | None:
-    """Digits of another base are another number; without a base they are meant in the gold's."""
+    """Compares digits of a base; an answer without one is meant in the gold answer's base."""
     given, expected = read_based(answer), read_based(gold)
     if expected is not None:
         digits = re.sub("[ ,]", "", answer).lstrip("0").upper()
@@ -118,7 +118,7 @@ def _bases(answer: str, gold: str, same: Same) -> bool | None:
 
 
 def _measures(answer: str, gold: str, same: Same) -> bool | None:
-    """A value with its unit; a question names it, so that one of both may leave it out."""
+    """Compares values with units, which one of both may leave out since the question has it."""
     expected = read_measure(gold, bare_letters=False)
     given = read_measure(answer, bare_letters=expected.number() is not None)
     one, other = given.number(), expected.number()
@@ -150,7 +150,7 @@ NAMED = re.compile(
 
 
 def _names(answer: str, gold: str, same: Same) -> bool | None:
-    """`x = 5` is 5; `y = 5` is not `x = 5`."""
+    """Compares named values: `x = 5` is 5, and `y = 5` is not `x = 5`."""
     given, expected = _named(answer), _named(gold)
     if given == (None, answer) and expected == (None, gold):
         return None
@@ -165,7 +165,7 @@ def _names(answer: str, gold: str, same: Same) -> bool | None:
 
 
 def _named(text: str) -> tuple[str | None, str]:
-    """A name and its value, the last of a chain; without a name the last of the chain."""
+    """Returns a name, or None, and its value, which is the last one of a chain of equations."""
     found = NAMED.match(text)
     if len(separated(text)) > 1 or re.search(r"[<>]|\\[lg]e(?![a-zA-Z])", text):
         if found is None or not found.group().rstrip().endswith("in"):

@@ -1,4 +1,4 @@
-r"""Where an answer stands in a text: in a box, as the last number, or the text is the answer.
+r"""The search for the answer in a text: in a box, as the last number, or as the whole text.
 
 Every search is one pass, so that a text of a megabyte costs no more than it must.
 """
@@ -46,13 +46,13 @@ LAST_NUMBER = re.compile(
 
 
 def last_boxed(text: str) -> str | None:
-    r"""Content of the last closed `\boxed{...}`; None if there is none."""
+    r"""Returns the content of the last closed `\boxed{...}`; None if there is none."""
     boxes = _boxes(text)
     return boxes[-1][0].strip() if boxes else None
 
 
 def boxed_answer(text: str) -> str | None:
-    r"""What is boxed in the end; None if nothing is.
+    r"""Returns what is boxed in the end; None if nothing is.
 
     Two boxes with no more than `and` between them are one answer: `\boxed{1} and \boxed{-2}`.
     `\boxed 2` is read up to the end of its formula.
@@ -76,7 +76,7 @@ def boxed_answer(text: str) -> str | None:
 
 
 def _boxes(text: str) -> list[tuple[str, int, int]]:
-    """Content, start and end of each innermost closed box, in their order.
+    """Returns the content, start and end of each innermost closed box, in their order.
 
     A stack is kept: a text of nothing but unclosed boxes costs no more than any other.
     """
@@ -94,7 +94,7 @@ def _boxes(text: str) -> list[tuple[str, int, int]]:
 
 
 def _last(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
-    """The last match, without keeping the others."""
+    """Returns the last match, without keeping the others."""
     found = None
     for match in pattern.finditer(text):
         found = match
@@ -102,7 +102,7 @@ def _last(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
 
 
 def find_answer(text: str, answer_in: AnswerIn = "boxed") -> str | None:
-    """The final answer as text, a part of the completion.
+    """Finds the final answer, which is a part of the completion.
 
     Args:
         text: A completion.
@@ -120,7 +120,7 @@ def find_answer(text: str, answer_in: AnswerIn = "boxed") -> str | None:
 
 
 def gold_answer(text: str) -> str | None:
-    """The answer that a data source gives; None for a solution that shows none.
+    """Returns the answer that a data source gives; None for a solution that shows none.
 
     Args:
         text: The answer itself, or a solution with a box.
@@ -132,7 +132,7 @@ def gold_answer(text: str) -> str | None:
 
 
 def is_prose(text: str) -> bool:
-    """Whether a text tells of mathematics in sentences, so that its answer can't be told."""
+    """Tells whether a text is mathematics in sentences, so that its answer can't be told apart."""
     if len(text) > MAX_GOLD:
         return True
     words = WORD.findall(NO_WORDS.sub(" ", text))

@@ -1,4 +1,4 @@
-r"""Intervals, however they are written: `[-2, 7]`, `-2 \le x \le 7`, `x \in [-2, 7]`, unions.
+r"""The comparison of intervals: `[-2, 7]`, `-2 \le x \le 7`, `x \in [-2, 7]`, unions.
 
 Texts are those of `answer_text.tidy`.
 """
@@ -47,7 +47,7 @@ class Region(NamedTuple):
 
 
 def compare_intervals(answer: str, gold: str, same: Same) -> bool | None:
-    """Whether two answers are the same intervals; None unless both are some."""
+    """Tells whether two answers are the same intervals; None unless both are intervals."""
     given, expected = read_region(answer), read_region(gold)
     if given is None or expected is None or not (given.is_sure or expected.is_sure):
         return None
@@ -74,7 +74,7 @@ def _finite(one: str, other: str, same: Same) -> bool:
 
 
 def read_region(text: str) -> Region | None:
-    """The intervals that an answer names; None if it names none."""
+    """Returns the intervals that an answer names; None if it names none."""
     builder = BUILDER.fullmatch(text)
     if builder is not None:
         return _spans(builder[2].strip())
@@ -108,7 +108,7 @@ def _spans(text: str) -> Region | None:
 
 
 def separators(text: str) -> list[str]:
-    """Words that join parts of an answer."""
+    """Returns the words that join parts of an answer."""
     return re.findall(r"(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z])", text)
 
 
@@ -117,7 +117,7 @@ def _may_be_point(text: str, span: Span) -> bool:
 
 
 def _both(spans: list[Span]) -> list[Span]:
-    """`x > 1 and x < 5` is one interval, where the two bounds are numbers that allow it."""
+    """Joins `x > 1 and x < 5` into one interval, where the two bounds are numbers that allow it."""
     if len(spans) != 2:
         return spans
     low, high = sorted(spans, key=lambda span: span.low == "-oo")

@@ -1,4 +1,4 @@
-r"""Numbers as they are written, read exactly: `1.70e4`, `2 220`, `1\frac{4}{5}`, `204_5`.
+r"""The exact reading of numbers as they are written: `1.70e4`, `2 220`, `1\frac{4}{5}`, `204_5`.
 
 Texts are those of `answer_text.tidy`. All of it is exact arithmetic on a few digits, so that it can
 run anywhere without a deadline.
@@ -45,7 +45,7 @@ class Number(NamedTuple):
     """Digits behind the point; None for what is no decimal, such as a fraction."""
 
     def equals(self, other: Number) -> bool:
-        """Whether both are the same number.
+        """Tells whether both are the same number.
 
         A decimal of six places and more is also equal to the fraction that it rounds.
         """
@@ -61,7 +61,7 @@ class Number(NamedTuple):
 
 
 def read_number(text: str) -> Number | None:
-    """The number that a tidy text is as a whole; None if it is anything else."""
+    """Reads a tidy text that is a number as a whole; None if it is anything else."""
     if len(text) > MAX_DIGITS:
         return None
     sign = -1 if text.startswith("-") else 1
@@ -71,7 +71,7 @@ def read_number(text: str) -> Number | None:
 
 
 def leading_number(text: str) -> tuple[Number, str] | None:
-    """The number that a tidy text begins with, and the rest: words, as a rule."""
+    """Returns the number that a tidy text begins with, and the rest: words, as a rule."""
     head = LEADING.match(text[:MAX_DIGITS])
     if head is None:
         return None
@@ -149,7 +149,7 @@ class Based(NamedTuple):
 
 
 def read_based(text: str) -> Based | None:
-    r"""`204_5`, `204_{\text{five}}` or `204 (base 5)`; None if no base is told."""
+    r"""Reads `204_5`, `204_{\text{five}}` or `204 (base 5)`; None if no base is told."""
     found = BASED.fullmatch(re.sub(r"\\text ?\{([^{}]*)\}", r"\1", text).strip())
     if found is None or len(text) > MAX_DIGITS:
         return None

@@ -1,4 +1,4 @@
-r"""One spelling for what can be typed in several ways, in an answer of a few characters.
+r"""The one spelling of answers that can be typed in several ways.
 
 `tidy` turns `\left( \dfrac{1}{2},\, 2\,220 \right).` into `( \frac{1}{2}, 2 220 )`. It changes how
 an answer is typed, never what it says: units, names and brackets stay.
@@ -88,7 +88,7 @@ REWRITTEN = tuple(
 
 
 def tidy(text: str) -> str:
-    """The answer with one spelling for each of its signs; for an answer, not for a whole text."""
+    """Returns an answer with one spelling for each of its signs; it is not for a whole text."""
     text = RAISED.sub(lambda found: f"^{{{found.group().translate(PLAIN_DIGITS)}}}", text)
     text = without_wrappers(text.translate(CHARACTERS))
     for pattern, replacement in REWRITTEN:
@@ -97,17 +97,17 @@ def tidy(text: str) -> str:
 
 
 def squeezed(text: str) -> str:
-    """A tidy text without the blanks that say nothing, to compare it by the letter."""
+    """Returns a tidy text without the blanks that say nothing, to compare it by the letter."""
     return re.sub(r" (?![a-zA-Z0-9])|(?<![a-zA-Z0-9]) ", "", text)
 
 
 def unmarked(text: str) -> str:
-    r"""A tidy text without the marks of words: `5\text{ cm}` is `5 cm`."""
+    r"""Takes the marks of words off a tidy text: `5\text{ cm}` becomes `5 cm`."""
     return re.sub(r"\\text\{([^{}]*)\}", r"\1", text)
 
 
 def without_wrappers(text: str) -> str:
-    r"""`\mathbf{18}` is 18, and so is `\boxed{18}`; one pass, whatever the text is."""
+    r"""Turns `\mathbf{18}` and `\boxed{18}` into 18, in one pass whatever the text is."""
     kept: list[str] = []
     opened: list[bool] = []  # whether its closing brace is dropped, too
     end = 0
@@ -126,7 +126,7 @@ def without_wrappers(text: str) -> str:
 
 
 def _bare(text: str) -> str:
-    """Without what stands around an answer: a full stop, an equals sign, stars, braces."""
+    """Takes off what stands around an answer: a full stop, an equals sign, stars, braces."""
     while True:
         before = text
         text = text.strip()
@@ -143,7 +143,7 @@ def _bare(text: str) -> str:
 
 
 def closing(text: str, start: int) -> int:
-    """Where the bracket that opens at `start` is closed, whatever its kind; -1 if nowhere."""
+    """Finds where the bracket that opens at `start` is closed, whatever its kind; -1 if nowhere."""
     depth = 0
     for bracket in BRACKETS.finditer(text, start):
         found = bracket.group()

@@ -1,4 +1,4 @@
-r"""What stands beside a value: a per cent sign, a currency, a unit, or just words.
+r"""The reading of what stands beside a value: a per cent sign, a currency, a unit, or words.
 
 An answer of `18 eggs` is 18, as the authors of the benchmarks mean it: their questions name the
 unit, and their gold answers have one or have none. Two units that are both known and differ do
@@ -98,7 +98,7 @@ class Measure(NamedTuple):
     """Power of ten that a word such as `million` stands for."""
 
     def number(self) -> Number | None:
-        """The value, if it is a number as a whole."""
+        """Returns the value if it is a number as a whole, else None."""
         found = read_number(self.value)
         if found is None or not self.scale:
             return found
@@ -106,7 +106,7 @@ class Measure(NamedTuple):
 
 
 def read_measure(text: str, bare_letters: bool) -> Measure:
-    """Parts an answer from its unit.
+    """Separates an answer from its unit.
 
     Args:
         text: Tidy.
@@ -127,12 +127,12 @@ def read_measure(text: str, bare_letters: bool) -> Measure:
 
 
 def _beside(text: str, bare_letters: bool) -> Measure:
-    """The unit behind a value."""
+    """Finds the unit behind a value."""
     return _of_texts(text) or _of_words(text, bare_letters) or _of_known(text) or Measure(text)
 
 
 def _of_texts(text: str) -> Measure | None:
-    r"""Of units in `\text{}` at the end."""
+    r"""Finds units in `\text{}` at the end."""
     end = len(text)
     for _ in range(6):
         piece = TEXT_PIECE.search(text[:end])
@@ -150,7 +150,7 @@ def _of_texts(text: str) -> Measure | None:
 
 
 def _of_words(text: str, bare_letters: bool) -> Measure | None:
-    """Of words behind a plain number."""
+    """Finds words behind a plain number."""
     if len(text) > MAX_DIGITS + MAX_WORDS:
         return None
     found = leading_number(text)
@@ -166,7 +166,7 @@ def _of_words(text: str, bare_letters: bool) -> Measure | None:
 
 
 def _of_known(text: str) -> Measure | None:
-    """Of a known unit behind any value."""
+    """Finds a known unit behind any value."""
     found = KNOWN_TAIL.search(text[-MAX_WORDS:])
     if found is None:
         return None
@@ -190,7 +190,7 @@ def _measure(value: str, words: str) -> Measure | None:
 
 
 def short_name(words: str) -> str | None:
-    """One name for all names of a unit, such as `cm^2`; None for one that is not known."""
+    """Returns the one name for all names of a unit, such as `cm^2`; None for an unknown unit."""
     power, parts = 1, []
     spelled = re.sub(r"[{}. ]+", " ", words.replace("^ ", "^")).replace(" per ", "/")
     for word in re.findall(r"[A-Za-z]+(?:\^? ?-?\d)?|/", spelled):
@@ -207,5 +207,5 @@ def short_name(words: str) -> str | None:
 
 
 def conflict(one: Measure, other: Measure) -> bool:
-    """Whether both units are known, and are not the same."""
+    """Tells whether both units are known, and are not the same."""
     return None not in (one.unit, other.unit) and one.unit != other.unit

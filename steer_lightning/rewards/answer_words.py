@@ -1,4 +1,4 @@
-r"""Answers in words, dates, times and ratios: `\text{June 20}`, `3:00 PM`, `3:2`.
+r"""The comparison of words, dates, times and ratios: `\text{June 20}`, `3:00 PM`, `3:2`.
 
 Texts are those of `answer_text.tidy`.
 """
@@ -30,7 +30,7 @@ def _plain(text: str) -> str:
 
 
 def words_of(text: str) -> str | None:
-    """An answer in words, in one spelling; None for mathematics."""
+    """Returns an answer in words, in one spelling; None for mathematics."""
     if not IN_WORDS.fullmatch(text):
         return None
     words = re.sub(r"[().!?]", "", _plain(text).lower()).strip()
@@ -51,7 +51,7 @@ def _date(words: str) -> str | None:
 
 
 def is_said(text: str) -> bool:
-    """Whether an answer is certainly meant as words, not as a product of its letters."""
+    """Tells whether an answer is certainly meant as words, not as a product of its letters."""
     words = words_of(text)
     if not words or not words[0].isalpha():
         return False
@@ -61,7 +61,7 @@ def is_said(text: str) -> bool:
 
 
 def compare_words(answer: str, gold: str) -> bool | None:
-    """Whether two answers in words are the same; None if the gold one is not certainly in words."""
+    """Tells whether answers in words are the same; None if the gold one is not surely in words."""
     given, expected = words_of(answer), words_of(gold)
     said = is_said(gold)
     if given is None or given != expected or not re.search("[a-z]", given):
@@ -78,7 +78,7 @@ class Time(NamedTuple):
     """`am` or `pm`, None where it is not told."""
 
     def equals(self, other: Time) -> bool:
-        """Whether both may be the same; what one of them leaves open is no difference."""
+        """Tells whether both may be the same; what one of them leaves open is no difference."""
         if self.minute != other.minute:
             return False
         if None not in (self.half, other.half):
@@ -91,7 +91,7 @@ class Time(NamedTuple):
 
 
 def read_time(text: str) -> Time | None:
-    """The time that an answer is."""
+    """Reads an answer that is a time of day; None for anything else."""
     plain = " ".join(_plain(text).lower().replace(".", "").split())
     found = TIME.fullmatch(plain)
     if found is None or (found[2] is None and found[3] is None):
@@ -101,7 +101,7 @@ def read_time(text: str) -> Time | None:
 
 
 def read_ratio(text: str) -> tuple[Fraction, ...] | None:
-    """The parts of a ratio as shares of their sum; None for anything else."""
+    """Returns the parts of a ratio as shares of their sum; None for anything else."""
     plain = _plain(text).replace(r"\colon", ":")
     parts = re.split(r" ?: ?| to ", plain)
     if len(parts) < 2 or len(parts) > 10:
@@ -114,7 +114,7 @@ def read_ratio(text: str) -> tuple[Fraction, ...] | None:
 
 
 def compare_times(answer: str, gold: str) -> bool | None:
-    """Whether times or ratios are equal; None if the gold answer is neither."""
+    """Tells whether times or ratios are equal; None if the gold answer is neither."""
     given, expected = read_time(answer), read_time(gold)
     if given is not None and expected is not None:
         return given.equals(expected)

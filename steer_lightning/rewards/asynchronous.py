@@ -33,8 +33,8 @@ class AsyncReward:
     are still being sampled.
 
     Args:
-        judge: `async def judge(completions)` that returns a list of numbers or None, or an object
-            with such a `__call__`; as in `Reward`. It is given one completion at a time.
+        judge: Function `async def judge(completions)` that returns a list of numbers or None, or an
+            object with such a `__call__`; as in `Reward`. It is given one completion at a time.
         deadline: Seconds for one completion, all its attempts included.
         max_concurrency: Most calls at once.
         retries: Further attempts after an exception.
@@ -73,7 +73,7 @@ class AsyncReward:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def __call__(self, completions: Sequence[Completion]) -> list[float | None]:
-        """Scores completions; None for those that failed."""
+        """Scores completions; those that failed have None."""
         futures = [self.submit(completion) for completion in completions]
         return [answer["score"] for answer in self.collect(futures)]
 
@@ -90,7 +90,7 @@ class AsyncReward:
     def collect(
         self, futures: Sequence[concurrent.futures.Future[dict[str, Any]]]
     ) -> list[dict[str, Any]]:
-        """Waits for answers: `score`, `outcome` and `detail`, as those of `RewardPool.collect`.
+        """Waits for the answers, which have the keys of `RewardPool.collect` but for `seconds`.
 
         Raises:
             ConfigError: If the judge blocks its event loop: then no deadline can hold.
@@ -158,7 +158,7 @@ class AsyncReward:
         return {"score": None, "outcome": "crashed", "detail": detail}
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without its thread: a copy starts its own."""
+        """Returns the state without the thread; a copy starts its own."""
         return {**self.__dict__, "_loop": None, "_slots": None, "_thread": None}
 
 
@@ -173,7 +173,7 @@ async def _cancel_all() -> None:
 
 
 def is_async(reward: Any) -> bool:
-    """Whether calling it makes a coroutine."""
+    """Tells whether a reward returns a coroutine when it is called."""
     from inspect import iscoroutinefunction
 
     return iscoroutinefunction(reward) or iscoroutinefunction(getattr(reward, "__call__", None))  # noqa: B004  # not whether it is callable, but how

@@ -53,26 +53,26 @@ class Verdict(float):
     """A score that also says why, such as `Verdict(0, "no_answer")`.
 
     Args:
-        score: The reward.
+        score: Value of the reward.
         outcome: One of the reward's `outcomes`.
     """
 
     outcome: str
 
     def __new__(cls, score: float, outcome: str) -> Verdict:
-        """A float with an attribute."""
+        """Makes a float with an attribute."""
         verdict = super().__new__(cls, score)
         verdict.outcome = outcome
         return verdict
 
 
 def wrong_return(error: ConfigError) -> str:
-    """What `check_scores` refused, in a sentence that can be sent by a worker."""
+    """Says in a sentence, which a worker can send, what `check_scores` has refused."""
     return f"{error.rule} (it returned {error.value!r:.100})"
 
 
 def outcome_of(score: float | None) -> str:
-    """A verdict's own name, or that there is a score or none."""
+    """Returns a verdict's own name; `scored` or `unscored` for other scores."""
     if isinstance(score, Verdict):
         return score.outcome
     return "unscored" if score is None else "scored"
@@ -106,7 +106,7 @@ class Scores:
 
 
 def reward_name(reward: Reward) -> str:
-    """The function's name, or the class's."""
+    """Returns the name of a reward's function or class."""
     return getattr(reward, "__name__", type(reward).__name__)
 
 
@@ -114,10 +114,10 @@ def check_scores(name: str, scores: Any, num_completions: int) -> list[float | N
     """Turns what a reward returned into floats.
 
     Args:
-        name: Of the reward.
+        name: Name of the reward.
         scores: A list, or what can be read in its order as one: a tuple, a one-dimensional array
             or tensor, a column of a table. Its numbers may be of any kind.
-        num_completions: Scores that there must be.
+        num_completions: Number of scores that there must be.
 
     Raises:
         ConfigError: If it returned the wrong count, NaN, infinity, or something that is no number;
@@ -147,7 +147,7 @@ def check_scores(name: str, scores: Any, num_completions: int) -> list[float | N
 
 
 def _finite(score: Any) -> float | None:
-    """A number of any kind as a float, a verdict as it is; None for anything else."""
+    """Returns a number of any kind as a float, a verdict as it is, and None for anything else."""
     if isinstance(score, Verdict):
         return score if math.isfinite(score) else None
     if getattr(score, "shape", None) == () and hasattr(score, "item"):  # of an array or a tensor

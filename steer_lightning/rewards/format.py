@@ -1,4 +1,4 @@
-"""Reward for the form of a completion."""
+"""A reward for the form of a completion."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from steer_lightning.types import Completion
 
 
 class FormatReward:
-    r"""1 if the completion has the form that is asked for, else 0.
+    r"""Gives 1 if a completion has the form that is asked for, else 0.
 
     Tags such as `<think>` are part of the text even where the tokenizer has a special token for
     each of them.
@@ -38,7 +38,7 @@ class FormatReward:
 
     @property
     def in_process(self) -> bool:
-        """Not with a pattern: on some texts it may take forever."""
+        """Tells whether no deadline is needed; a pattern may take forever on some texts."""
         return self.pattern is None
 
     def _has_form(self, text: str) -> bool:

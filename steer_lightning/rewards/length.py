@@ -1,4 +1,4 @@
-"""Reward against long completions."""
+"""A reward against long completions."""
 
 from __future__ import annotations
 
@@ -9,16 +9,15 @@ from steer_lightning.types import Completion
 
 
 class LengthReward:
-    """0 up to `free_tokens`, then a straight line down to -1 at `max_tokens` and beyond.
+    """Gives 0 up to `free_tokens`, then falls in a straight line to -1 at `max_tokens`.
 
-    DAPO's soft penalty.
+    This is DAPO's soft penalty (arXiv 2503.14476, equation 13):
 
-    reward = -min(1, max(0, tokens - free_tokens) / (max_tokens - free_tokens)), eq. 13 of
-    arXiv 2503.14476.
+    reward = -min(1, max(0, tokens - free_tokens) / (max_tokens - free_tokens))
 
     Args:
-        free_tokens: Tokens that cost nothing.
-        max_tokens: Tokens from which on the penalty is full.
+        free_tokens: Number of tokens that cost nothing.
+        max_tokens: Number of tokens from which on the penalty is full.
 
     Raises:
         ConfigError: If `max_tokens` is not above `free_tokens`.

@@ -41,13 +41,11 @@ MOST_CHARACTERS = 60
 
 
 class MathReward:
-    r"""1 if the completion's answer is mathematically equal to the gold answer, else 0.
+    r"""Gives 1 if the answer is mathematically equal to the gold answer, else 0 (arXiv 2505.18706).
 
-    ArXiv 2505.18706.
-
-    None where the gold answer can't be read or compared. An answer that is missing, or no
-    mathematics, is wrong, and so is one that can't be compared though the gold answer can: a policy
-    must not choose to have no score. The outcomes tell them apart.
+    The score is None where the gold answer can't be read or compared. An answer that is missing, or
+    no mathematics, is wrong, and so is one that can't be compared though the gold answer can: a
+    policy must not choose to have no score. The outcomes tell them apart.
 
     Args:
         answer_in: Where the answer is looked for: the last `\boxed{}` (the paper), else the last
@@ -108,7 +106,7 @@ class MathReward:
         return RIGHT if right else WRONG
 
     def probe(self, completion: Completion) -> Completion:
-        """A harmless answer to the same problem: where it is scored, the gold answer is good."""
+        """Makes a harmless answer to the problem; where it is scored, the gold answer is good."""
         text = rf"\boxed{{{HARMLESS}}}"
         return Completion(
             text=text, question="", answer=completion.answer, num_tokens=1, finished=True
@@ -116,7 +114,7 @@ class MathReward:
 
 
 def plain_number(text: str) -> Fraction | None:
-    """The exact value of a plain decimal number, or of a sum of whole ones; else None.
+    """Returns the exact value of a plain decimal number, or of a sum of whole ones; else None.
 
     Args:
         text: An answer such as `-1,234.5`, `$12` or `47+38`.
@@ -132,7 +130,7 @@ def plain_number(text: str) -> Fraction | None:
 
 
 def _compared(answer: str, gold: str) -> bool | None:
-    """Whether two answers are equal; None if comparing them raises an exception."""
+    """Tells whether two answers are equal; None if comparing them raises an exception."""
     try:
         return is_equal(answer, gold)
     except MemoryError:

@@ -83,7 +83,7 @@ class RewardPool:
         self._answers: dict[int, dict[str, Any]] = {}
 
     def why_not(self, reward: Reward) -> str:
-        """Why a reward can't run in a worker; empty if it can."""
+        """Says why a reward can't run in a worker; empty if it can."""
         if not hasattr(os, "fork"):
             return "this system can't fork processes"
         home = reward if hasattr(reward, "__qualname__") else type(reward)
@@ -210,7 +210,7 @@ class RewardPool:
                 self._connection.shutdown(socket.SHUT_RDWR)
 
     def _receive(self) -> dict[str, Any] | None:
-        """The next answer; None if the keeper has died or hangs."""
+        """Returns the next answer; None if the keeper has died or hangs."""
         frame = self._receive_frame()
         if frame is not None and not self._is_ready and "ready" in json.loads(frame):
             assert self._connection is not None
@@ -249,7 +249,7 @@ class RewardPool:
             self._send(task)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without processes: a copy starts its own."""
+        """Returns the state without processes; a copy starts its own."""
         return {
             **self.__dict__,
             **{"_end": None, "_connection": None, "_open": {}, "_answers": {}},
@@ -276,7 +276,7 @@ def refuse_inside_a_pool() -> None:
 
 
 def environment(mark: str) -> dict[str, str]:
-    """Of the keeper: one thread a process, and sets of strings in the same order in each run."""
+    """Makes the keeper's environment: one thread, and the same order of sets in each run."""
     threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     return {"PYTHONHASHSEED": "0", **os.environ, **threads, MARK: mark}
 
@@ -296,7 +296,7 @@ def end_keeper(process: subprocess.Popen[bytes], connection: socket.socket, mark
 
 
 def marked(mark: str) -> list[int]:
-    """Processes of a pool, by the start of its mark; Linux only."""
+    """Finds the processes of a pool by the start of its mark; Linux only."""
     found = []
     for path in Path("/proc").glob("[0-9]*/environ"):
         with suppress(OSError):  # it has ended, or is another user's

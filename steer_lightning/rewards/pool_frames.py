@@ -1,4 +1,4 @@
-"""Frames over a socket: how training process, keeper and workers of the reward pool talk."""
+"""The frames over a socket by which training process, keeper and workers of a pool talk."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def send_frame(connection: socket.socket, payload: bytes) -> None:
 
 
 def receive_frame(connection: socket.socket) -> bytes | None:
-    """The next frame; None once the other side has closed the connection.
+    """Returns the next frame; None once the other side has closed the connection.
 
     Raises:
         TimeoutError: After the socket's time-out.
@@ -43,7 +43,7 @@ def _receive(connection: socket.socket, size: int) -> bytes | None:
 
 
 async def read_frame(reader: asyncio.StreamReader, most: int | None = None) -> bytes | None:
-    """The next frame; None once the other side has closed the connection.
+    """Returns the next frame; None once the other side has closed the connection.
 
     Raises:
         ValueError: If it is of more than `most` bytes, before they are read.

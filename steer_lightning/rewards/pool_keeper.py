@@ -35,16 +35,16 @@ class Worker:
     """A forked process and the connection to it.
 
     Args:
-        keeper: Has forked it.
-        pid: Its process id, and that of its session.
-        connection: Our end.
+        keeper: Keeper that has forked it.
+        pid: Id of the process, and of its session.
+        connection: The keeper's end of the connection.
     """
 
     def __init__(self, keeper: Keeper, pid: int, connection: socket.socket) -> None:
         self.keeper, self.pid, self.connection = keeper, pid, connection
 
     async def open(self) -> None:
-        """Reads and writes without waiting."""
+        """Lets the connection be read and written without waiting."""
         self.reader, self.writer = await asyncio.open_connection(sock=self.connection, limit=2**20)
 
     def kill(self) -> str:
@@ -68,7 +68,7 @@ class Keeper:
     Args:
         settings: `rewards` (pickled), `num_workers`, `deadline` (seconds), `memory_bytes`.
         upstream: Connection to the training process.
-        writer: Of the same.
+        writer: Writer of the same connection.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class Keeper:
                 self.tasks.put_nowait(task)
 
     async def _seat(self) -> None:
-        """One worker after the other."""
+        """Runs one worker after the other, each as long as it lasts."""
         worker: Worker | None = None
         while True:
             task = await self.tasks.get()
@@ -112,7 +112,7 @@ class Keeper:
             write_frame(self.writer, json.dumps(answer).encode())
 
     async def _ask(self, worker: Worker, task: bytes, end: float) -> dict[str, Any]:
-        """A worker's answer by a moment on the clock; its outcome is None if it has died."""
+        """Waits for a worker's answer until a moment; its outcome is None if the worker died."""
         number, _ = TASK.unpack_from(task)
         write_frame(worker.writer, task)
         outcome, seconds = None, self.settings["deadline"]
@@ -175,7 +175,7 @@ class Keeper:
 
 
 def decoded(frame: bytes) -> dict[str, Any] | None:
-    """An answer of a worker; None if a reward has written into the connection itself."""
+    """Reads an answer of a worker; None if a reward has written into the connection itself."""
     try:
         answer = json.loads(frame)
     except ValueError:
@@ -212,7 +212,7 @@ def kill_group(pid: int) -> None:
 
 
 def children() -> set[int]:
-    """Process ids of this process's children; empty where the system does not list them."""
+    """Returns the ids of this process's children; empty where the system does not list them."""
     path = Path(f"/proc/self/task/{os.getpid()}/children")
     return {int(pid) for pid in path.read_text().split()} if path.exists() else set()
 
@@ -223,7 +223,7 @@ def adopt_orphans() -> None:
 
 
 def control_process(option: int, value: int) -> None:
-    """Linux's `prctl`; nothing elsewhere."""
+    """Calls Linux's `prctl`; does nothing on other systems."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
 
@@ -249,7 +249,7 @@ async def keep(upstream: socket.socket) -> None:
 
 
 def end_with_parent(does: bool) -> None:
-    """Whether this process is killed when its parent dies; Linux only."""
+    """Sets whether this process is killed when its parent dies; Linux only."""
     control_process(PR_SET_PDEATHSIG, signal.SIGKILL if does else 0)
 
 
@@ -257,8 +257,8 @@ def main(descriptor: int, parent: int) -> None:
     """Runs the keeper.
 
     Args:
-        descriptor: Of the inherited socket.
-        parent: Process id of the training process.
+        descriptor: Descriptor of the inherited socket.
+        parent: Id of the training process.
     """
     end_with_parent(True)  # loading rewards may take minutes, in which nothing else is noticed
     if os.getppid() != parent:  # it died before

@@ -21,7 +21,7 @@ def cap_memory(num_bytes: int) -> None:
 
 
 def peak_share() -> float:
-    """The most that was ever allocated, as a share of the cap; 0 where there is none."""
+    """Returns the most that was ever allocated, as a share of the cap; 0 without a cap."""
     if _cap is None:
         return 0.0
     start, allowed = _cap
@@ -29,7 +29,7 @@ def peak_share() -> float:
 
 
 def _status(key: str) -> int:
-    """Bytes, of those that Linux tells in kB."""
+    """Returns in bytes what Linux tells in kB."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(f"{key}:"):
             return int(line.split()[1]) * 1024

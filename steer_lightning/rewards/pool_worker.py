@@ -1,4 +1,4 @@
-"""A worker of the reward pool: scores one completion after the other until it is told to end."""
+"""A worker of the reward pool, which scores one completion after the other until it is ended."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def work(connection: socket.socket, rewards: Sequence[Reward], memory_bytes: int
     """Answers tasks until the connection is closed.
 
     Args:
-        connection: To the keeper.
-        rewards: In the order of the tasks' positions.
-        memory_bytes: How much may be allocated in addition to what is there now.
+        connection: Connection to the keeper.
+        rewards: Rewards, in the order of the positions that tasks name.
+        memory_bytes: Number of bytes that may be allocated beyond those of now.
     """
     prepare_process(memory_bytes)
     own = os.getpid()
@@ -89,7 +89,7 @@ def judge(reward: Reward, pickled: bytes) -> dict[str, Any]:
 
 
 def has_children() -> bool:
-    """Whether the process has children that still run; buries the others."""
+    """Tells whether children of this process still run, and collects those that have ended."""
     try:
         while True:
             pid, _ = os.waitpid(-1, os.WNOHANG)

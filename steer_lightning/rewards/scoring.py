@@ -1,4 +1,4 @@
-"""Where each reward is scored, and the weighted sum of all.
+"""The scoring of batches: the place where each reward is scored, and the weighted sum of all.
 
 A reward runs in the training process or in the workers of a pool. `RewardSum` knows the place of
 each, and `Scoring` sends one batch through all of them.
@@ -57,23 +57,23 @@ class Place(Protocol):
 
 
 class Here:
-    """In the training process, all completions at once."""
+    """Scores in the training process, all completions at once."""
 
     def __init__(self, reward: Reward) -> None:
         self.reward = reward
 
     def submit(self, completion: Completion) -> Completion:
-        """Keeps it for later."""
+        """Keeps the completion for later."""
         return completion
 
     def collect(self, tickets: Sequence[Completion]) -> list[Answer]:
-        """Scores them all."""
+        """Scores all completions."""
         returned = self.reward(list(tickets))
         scores = check_scores(reward_name(self.reward), returned, len(tickets))
         return [_answer(score) for score in scores]
 
     def forget(self, ticket: Completion) -> None:
-        """Has nothing to undo."""
+        """Does nothing, since nothing has begun."""
 
 
 class _Task(NamedTuple):
@@ -84,7 +84,7 @@ class _Task(NamedTuple):
 
 
 class Pooled:
-    """In the pool's workers, but for what the reward can tell at once."""
+    """Scores in the pool's workers, but for what the reward can tell at once."""
 
     def __init__(self, reward: Reward, pool: RewardPool) -> None:
         self.name, self.pool, self.number = reward_name(reward), pool, pool.register(reward)
@@ -93,7 +93,7 @@ class Pooled:
         self._is_good: dict[tuple[str, str], bool] = {}  # whether a problem's probe was scored
 
     def submit(self, completion: Completion) -> _Task | Answer:
-        """Scores it at once, or hands it to a worker."""
+        """Scores the completion at once, or hands it to a worker."""
         score = self.quickly(completion)
         if score is NotImplemented:
             return _Task(self.pool.submit(self.number, completion), completion)
@@ -109,7 +109,7 @@ class Pooled:
         return [next(found) if isinstance(ticket, _Task) else ticket for ticket in tickets]
 
     def forget(self, ticket: _Task | Answer) -> None:
-        """Drops it, though it may still be scored."""
+        """Drops the completion, though it may still be scored."""
         if isinstance(ticket, _Task):
             self.pool.forget(ticket.number)
 
@@ -147,8 +147,10 @@ class RewardSum:
     """The weighted sum of several rewards.
 
     Args:
-        rewards: Two of the same name are numbered. Without any, no completion has a score.
-        pool: Runs those that can run in a process of their own; null runs all in this one.
+        rewards: Rewards with weights; those of the same name are numbered. Without any, no
+            completion has a score.
+        pool: Pool that runs those that can run in a process of their own; null runs all in this
+            one.
 
     Raises:
         ConfigError: If there are some, and no weight differs from 0.
@@ -200,7 +202,7 @@ class RewardSum:
         return Pooled(reward, self.pool)
 
     def start(self) -> Scoring:
-        """Begins with a batch."""
+        """Begins to score a batch."""
         return Scoring(self)
 
     def __call__(self, completions: Sequence[Completion]) -> Scores:
@@ -227,11 +229,11 @@ class RewardSum:
         return total
 
     def _outcomes(self, name: str) -> tuple[str, ...]:
-        """What is counted for a reward."""
+        """Returns the outcomes that are counted for a reward."""
         return (*_own_outcomes(self.parts[name].reward), *FAILURES)
 
     def _check(self, name: str, answers: Sequence[Answer]) -> None:
-        """Stops for a mistake of the reward; tells of the first crash."""
+        """Raises a ConfigError for a mistake of the reward, and tells of its first crash."""
         known = self._outcomes(name)
         for answer in answers:
             if answer["outcome"] == "wrong_return":
@@ -278,7 +280,7 @@ class Scoring:
     """One batch on its way through the rewards.
 
     Args:
-        rewards: The parts.
+        rewards: Rewards that score the batch.
     """
 
     def __init__(self, rewards: RewardSum) -> None:

@@ -270,11 +270,33 @@ class Completions:
         )
         return int(tokens), bool(ended)
 
+    def redraw(self, row: int, logits: torch.Tensor) -> torch.Tensor:
+        """Draws the first T tokens of a row, each as if those before it were known, (T,) int64.
+
+        Args:
+            row: Number of the row.
+            logits: Logits (T, V) that predict them.
+        """
+        uniforms = self._uniforms[row, : len(logits)]
+        return draw(logits.clone(), uniforms, self.sampling)[0]
+
     def note_logprobs(self, row: int, logprobs: torch.Tensor) -> None:
         """Stores the log-probabilities (T,) of a row that has ended, in place of those drawn."""
-        length = len(logprobs)
-        self._logprobs[row, :length], self._logprobs[row, length:] = logprobs, 0.0
+        self._logprobs[row, : len(logprobs)] = logprobs
+
+    def cut(self, row: int, length: int) -> None:
+        """Forgets what lay behind the end of a row before it was sampled anew."""
+        self._logprobs[row, length:] = 0.0
         self._tokens[row, length:] = self.policy.pad_token_id
+
+    def take(self, rollouts: Rollouts) -> None:
+        """Takes over completions of the same prompts that all have ended."""
+        width = rollouts.completion_ids.shape[1]
+        self._tokens[:, :width] = rollouts.completion_ids.to(self._tokens.device)
+        self._logprobs[:, :width] = rollouts.logprobs.to(self._logprobs.device)
+        self._lengths = rollouts.num_tokens.to(self._lengths.device)
+        self._finished = rollouts.finished.to(self._finished.device).clone()
+        self._texts = dict(enumerate(rollouts.texts))
 
     def _hand_out(self, rows: torch.Tensor, finished: torch.Tensor) -> None:
         lengths, tokens = self._lengths[rows].tolist(), self._tokens[rows].tolist()

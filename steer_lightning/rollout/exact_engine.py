@@ -1,28 +1,29 @@
 """The engine of `model.exact`: its log-probabilities are those of the update, to the last bit.
 
 The order of operations decides the last bits, and it depends on the shape of what is read together.
-An update that is exact therefore reads one row at a time, as plain text. Another engine drafts the
-completions. Each is then read once as the update is going to read it, and its tokens are drawn
-again from these logits with the same random numbers. Where a draft differs in a token, which takes
-a random number within rounding of a border between two tokens, the row goes on from there.
+So both sides read the same blocks of whole completions. Another engine drafts the completions. Each
+block is then read once as the update is going to read it, and the tokens are drawn again from these
+logits with the same random numbers. Where a draft differs in a token, which takes a random number
+within rounding of the border between two tokens, the row goes on from there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 
 from steer_lightning.model.head import token_states_of_logits
 from steer_lightning.model.policy import Policy
 from steer_lightning.rollout.completions import Completions, set_up
+from steer_lightning.rollout.decode_engine import DecodeEngine
 from steer_lightning.rollout.engine import OnCompletion, RolloutEngine, ignore
 from steer_lightning.rollout.sampling import Sampling
 from steer_lightning.steering import Steering
 from steer_lightning.types import Prompt, Rollouts
 
 MOST_READS = 8
-"""Most times that a completion is read; twice is rare, once in a million tokens or so."""
+"""Most times that a block is read; twice is rare, once in a million tokens or so."""
 
 
 class ExactEngine:
@@ -30,10 +31,11 @@ class ExactEngine:
 
     Args:
         drafts: Engine that drafts the completions.
+        max_tokens: Most tokens of a block, as of a micro-batch of the update.
     """
 
-    def __init__(self, drafts: RolloutEngine) -> None:
-        self.drafts = drafts
+    def __init__(self, drafts: RolloutEngine, max_tokens: int = 16384) -> None:
+        self.drafts, self.max_tokens = drafts, max_tokens
         self._policy: Policy | None = None
 
     def setup(self, policy: Policy) -> None:
@@ -60,61 +62,101 @@ class ExactEngine:
         drafts.
         """
         policy = set_up(self._policy, type(self).__name__)
-        call = {"seed": seed, "step": step, "on_completion": on_completion}
-        drafted: Rollouts = self.drafts.generate(prompts, sampling, **call)
+        drafted: Rollouts = self.drafts.generate(
+            prompts, sampling, seed=seed, step=step, on_completion=on_completion
+        )
         if sampling.truncates or sampling.temperature == 0:
             return drafted
         completions = Completions(
             policy, prompts, sampling, seed=seed, step=step, on_completion=on_completion
         )
+        completions.take(drafted)
         with policy.sharding.without_gradients():
-            for n, mask in enumerate(drafted.completion_mask):
-                row = _Row(policy, completions, n, sampling)
-                row.settle(drafted.completion_ids[n][mask].tolist())
+            for group in range(len(prompts)):
+                self._settle(policy, completions, group)
         return completions.rollouts()
 
-
-class _Row:
-    """One completion, which is read and drawn until it is what its own logits say."""
-
-    def __init__(
-        self, policy: Policy, completions: Completions, number: int, sampling: Sampling
-    ) -> None:
-        self._policy, self._completions, self._number = policy, completions, number
-        self._temperature = sampling.temperature
-        self._prompt = completions.prompts[number // sampling.group_size].token_ids
-
-    def settle(self, tokens: list[int]) -> None:
-        """Draws the completion again, from a draft of it, and stores it in the table."""
+    def _settle(self, policy: Policy, completions: Completions, group: int) -> None:
+        """Draws the completions of a prompt again until they are what their own logits say."""
         for _ in range(MOST_READS):
-            logits = self._logits(tokens)
-            logprobs = token_states_of_logits(
-                logits, torch.tensor(tokens, device=logits.device), self._temperature
-            ).logprobs
-            drawn = self._draw(logits, tokens)
-            if drawn == tokens:
-                self._completions.note_logprobs(self._number, logprobs)
+            rollouts, differ = completions.rollouts(), False
+            for rows in blocks(rollouts, group, self.max_tokens):
+                for n, logits in zip(rows, read(policy, rollouts, rows), strict=True):
+                    differ |= _redraw(policy, completions, rollouts, n, logits)
+            if not differ:
                 return
-            tokens = drawn
         raise RuntimeError(
-            f"completion {self._number} is another one each time that it is read: the model's "
+            f"completions of prompt {group} are others each time that they are read: the model's "
             "kernels are not deterministic, and model.exact needs that they are. Try "
             "trainer.deterministic: warn"
         )
 
-    def _draw(self, logits: torch.Tensor, tokens: list[int]) -> list[int]:
-        """Draws tokens to the end of the completion; beyond the first other one, one by one."""
-        drawn: list[int] = []
-        ended = False
-        while not ended:
-            count = len(drawn)
-            same = count < len(tokens) and drawn == tokens[:count]
-            behind = logits[count] if same else self._logits([*drawn, 0])[count]
-            token, ended = self._completions.sample_row(behind, self._number, count)
-            drawn.append(token)
-        return drawn
 
-    def _logits(self, tokens: list[int]) -> torch.Tensor:
-        """Reads the row as an update reads a micro-batch of it alone; returns logits (T, V)."""
-        ids = torch.tensor([[*self._prompt, *tokens]], device=self._policy.device)
-        return self._policy.logits(ids, torch.ones_like(ids), len(tokens) + 1)[0, :-1]
+def engine_of(engine: RolloutEngine | None, exact_tokens: int | None) -> RolloutEngine:
+    """Returns the engine of a run.
+
+    Args:
+        engine: Engine of the configuration; null takes `DecodeEngine`.
+        exact_tokens: Most tokens of a micro-batch with which it must be exact; null has no need.
+    """
+    found = engine or DecodeEngine()
+    return found if exact_tokens is None else ExactEngine(found, exact_tokens)
+
+
+def blocks(rollouts: Rollouts, group: int, max_tokens: int) -> Iterator[list[int]]:
+    """Yields the numbers of the rows that are read together, of one prompt.
+
+    Args:
+        rollouts: Completions.
+        group: Number of the prompt.
+        max_tokens: Most tokens of a block; a longer row gets a block of its own.
+    """
+    size = rollouts.group_size
+    rows = list(range(group * size, (group + 1) * size))
+    width = len(rollouts.prompts[group].token_ids) + int(rollouts.num_tokens[rows].max())
+    count = max(1, max_tokens // width)
+    for start in range(0, size, count):
+        yield rows[start : start + count]
+
+
+def read(policy: Policy, rollouts: Rollouts, rows: Sequence[int]) -> torch.Tensor:
+    """Reads a block; returns the logits that predict its completions, (n, T, V)."""
+    index = list(rows)
+    width = int(rollouts.num_tokens[index].max())
+    prompt = torch.tensor(rollouts.prompts[index[0] // rollouts.group_size].token_ids)
+    prompts = prompt.expand(len(index), -1)
+    ids = torch.cat([prompts, rollouts.completion_ids[index, :width]], 1)
+    real = rollouts.completion_mask[index, :width].long()
+    mask = torch.cat([torch.ones_like(prompts), real], 1)
+    return policy.logits(ids.to(policy.device), mask.to(policy.device), width + 1)[:, :-1]
+
+
+def _redraw(
+    policy: Policy, completions: Completions, rollouts: Rollouts, n: int, logits: torch.Tensor
+) -> bool:
+    """Draws a row again; stores its log-probabilities if it is the same, else the other row.
+
+    Returns:
+        Whether it is another one.
+    """
+    tokens = rollouts.completion_ids[n][rollouts.completion_mask[n]].to(logits.device)
+    logits, temperature = logits[: len(tokens)], completions.sampling.temperature
+    drawn = completions.redraw(n, logits)
+    other = (drawn != tokens).nonzero().flatten()
+    if not len(other):
+        states = token_states_of_logits(logits, tokens, temperature)
+        completions.note_logprobs(n, states.logprobs)
+        return False
+    prompt = rollouts.prompts[n // rollouts.group_size].token_ids
+    known: list[int] = []
+    ended = False
+    while not ended:
+        if len(known) <= int(other[0]):
+            behind = logits[len(known)]
+        else:  # whatever is drawn here is read again as a whole
+            ids = torch.tensor([[*prompt, *known]], device=logits.device)
+            behind = policy.logits(ids, torch.ones_like(ids), 1)[0, -1]
+        token, ended = completions.sample_row(behind, n, len(known))
+        known.append(token)
+    completions.cut(n, len(known))
+    return True

@@ -202,7 +202,7 @@ class ChangedWeights(Attachment):
                 module.__dict__[name] = changed
 
     def _prepare(self, row: int, weight: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """What the steering needs of a weight: made at the first use, and moved with the weight.
+        """Returns what the steering needs of a weight, made at the first use and moved with it.
 
         When it is attached the model may still be on the CPU, and Lightning moves it later. Nobody
         moves these tensors but this method, since they belong to no module.

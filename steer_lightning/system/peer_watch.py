@@ -152,7 +152,8 @@ class PeerWatch:
         peer, _ = listener.accept()
         peer.settimeout(SILENCE)
         try:
-            line = peer.makefile("rb").readline(1000)
+            # without a buffer, which would swallow what follows in the same packet
+            line = peer.makefile("rb", buffering=0).readline(1000)
             hello = json.loads(line)
             known = secrets.compare_digest(str(hello["token"]), self._token)
         except (OSError, ValueError, KeyError, TypeError) as error:

@@ -61,7 +61,7 @@ def check_same(
 
 
 def _comparable(value: Any) -> Any:
-    """The value with each tuple in it as a list."""
+    """Returns a value with each tuple in it as a list."""
     if isinstance(value, Mapping):
         return {key: _comparable(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

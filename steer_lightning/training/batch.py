@@ -71,6 +71,9 @@ class MicroBatch:
     """Mask of `completion_ids`, (n, T) bool, False where padded."""
     sampling_logprobs: torch.Tensor
     """Log-probabilities of the tokens when they were sampled, in nats, (n, T) float32."""
+    block: MicroBatch | None = None
+    """Rows that are read along with these, to the last bit as `ExactEngine` has read them; None
+    reads these alone."""
 
 
 @dataclass(kw_only=True)

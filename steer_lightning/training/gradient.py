@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -14,11 +14,12 @@ from steer_lightning.losses import Loss, needs_of
 from steer_lightning.model.head import TokenStates
 from steer_lightning.model.policy import Policy
 from steer_lightning.rollout.completions import left_padded
+from steer_lightning.rollout.exact_engine import blocks
 from steer_lightning.system.collectives import gather_objects, world_size
 from steer_lightning.training.batch import Batch, KeptMicroBatch, MicroBatch, MiniBatch
 from steer_lightning.training.forward import Forward
 from steer_lightning.training.packing import PackedForward
-from steer_lightning.training.padding import PaddedForward
+from steer_lightning.training.padding import BlockForward, PaddedForward
 from steer_lightning.training.skipped_layers import KeptStream, SkippedLayers
 from steer_lightning.types import LossInputs, LossOutput, Rollouts
 
@@ -38,6 +39,7 @@ class BatchGradient:
             it.
         kept_tokens: Most tokens for which the stream into the first steered layer is kept, if they
             are read again; 0 keeps none. `can_skip_layers` tells whether a model allows it.
+        exact: Whether rows are read in the blocks of `ExactEngine`, and neither packed nor kept.
     """
 
     policy: Policy
@@ -47,6 +49,7 @@ class BatchGradient:
     activation_checkpointing: bool = False
     packed: bool = True
     kept_tokens: int = 0
+    exact: bool = False
 
     def __post_init__(self) -> None:
         """Raises a ConfigError for a number of tokens out of range."""
@@ -57,7 +60,9 @@ class BatchGradient:
         if self.kept_tokens < 0:
             raise ConfigError("model.kept_tokens", self.kept_tokens, rule="must be 0 or more")
         self._needs = needs_of(self.loss)
-        self._forward: Forward = (PackedForward if self.packed else PaddedForward)(self.policy)
+        self.packed, self.kept_tokens = self.packed and not self.exact, self.kept_tokens
+        kinds = (PackedForward if self.packed else PaddedForward), BlockForward
+        self._forward: Forward = kinds[self.exact](self.policy)
 
     # ---- choosing what is read
 
@@ -118,9 +123,10 @@ class BatchGradient:
                 micro_batch=rows, prepared=prepared, stream=stream, is_idle=is_idle
             )
 
-        found = [kept(rows) for rows in micro_batches(rollouts, rows, self.max_tokens, pad)]
+        cut = block_micro_batches if self.exact else micro_batches
+        found = [kept(rows) for rows in cut(rollouts, rows, self.max_tokens, pad)]
         for _ in range(self.policy.sharding.most_passes(len(found)) - len(found)):
-            (first,) = micro_batches(rollouts, torch.tensor([0]), self.max_tokens, pad)
+            first = next(micro_batches(rollouts, torch.tensor([0]), self.max_tokens, pad))
             found.append(kept(first, is_idle=True))
         return found
 
@@ -254,6 +260,30 @@ def micro_batches(
         prompt_width, width = wider
     if chosen:
         yield _build(rollouts, chosen, width, pad)
+
+
+def block_micro_batches(
+    rollouts: Rollouts, rows: torch.Tensor, max_tokens: int, pad: int
+) -> Iterator[MicroBatch]:
+    """Cuts rows into micro-batches that are read in the blocks of `ExactEngine`.
+
+    Args:
+        rollouts: Completions of the batch.
+        rows: Indices of the rows to take, (n,) int64.
+        max_tokens: Most tokens of a block.
+        pad: Token to pad with; it is always masked.
+
+    Yields:
+        Micro-batches that hold each row once.
+    """
+    wanted = set(rows.tolist())
+    for group in range(len(rollouts.prompts)):
+        for block in blocks(rollouts, group, max_tokens):
+            chosen = [n for n in block if n in wanted]
+            if chosen:
+                width = int(rollouts.num_tokens[block].max())
+                read = _build(rollouts, block, width, pad)
+                yield replace(_build(rollouts, chosen, width, pad), block=read)
 
 
 def _build(rollouts: Rollouts, rows: list[int], width: int, pad: int) -> MicroBatch:

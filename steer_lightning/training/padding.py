@@ -12,6 +12,36 @@ from steer_lightning.model.policy import Policy
 from steer_lightning.training.batch import MicroBatch
 
 
+class BlockForward:
+    """Reads the rows of micro-batches in the blocks of `ExactEngine`; see `Forward`.
+
+    Args:
+        policy: Policy that reads them.
+    """
+
+    def __init__(self, policy: Policy) -> None:
+        self._padded = PaddedForward(policy)
+
+    def passes(self) -> AbstractContextManager[None]:
+        """Returns an empty context, since the model's own forward pass needs no preparation."""
+        return self._padded.passes()
+
+    def prepare(self, rows: MicroBatch) -> MicroBatch:
+        """Returns the rows as they are, since they are padded already."""
+        return rows
+
+    @contextmanager
+    def token_states(
+        self, prepared: MicroBatch, temperature: float, with_entropy: bool = False
+    ) -> Iterator[TokenStates]:
+        """Reads the block of a micro-batch; see `Forward.token_states`."""
+        block = prepared.block or prepared
+        chosen = torch.isin(block.rows, prepared.rows).to(self._padded.device)
+        with self._padded.token_states(block, temperature, with_entropy) as found:
+            entropy = None if found.entropy is None else found.entropy[chosen]
+            yield TokenStates(logprobs=found.logprobs[chosen], entropy=entropy)
+
+
 class PaddedForward:
     """Reads micro-batches as padded rows; see `Forward`.
 
@@ -21,6 +51,11 @@ class PaddedForward:
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the policy."""
+        return self._policy.device
 
     def passes(self) -> AbstractContextManager[None]:
         """Returns an empty context, since the model's own forward pass needs no preparation."""

@@ -204,6 +204,8 @@ def fastest(gradient: BatchGradient) -> BatchGradient:
         ConfigError: If not even single rows agree with plain passes.
     """
     policy = gradient.policy
+    if gradient.exact:
+        return gradient  # rows are padded, on the right alone, or read one at a time
     reason = why_not_packed(policy)
     if reason is None:
         kept = gradient.kept_tokens if can_skip_layers(policy) else 0
@@ -211,20 +213,8 @@ def fastest(gradient: BatchGradient) -> BatchGradient:
     found = slower(replace(gradient, packed=True), reason)
     if policy.takes_padding:
         return found
-    return one_by_one(found)
-
-
-def one_by_one(gradient: BatchGradient) -> BatchGradient:
-    """Returns a gradient that reads one row at a time, as plain text.
-
-    Args:
-        gradient: Gradient with the settings of a run.
-
-    Raises:
-        ConfigError: If not even single rows agree with plain passes.
-    """
-    found = replace(gradient, packed=False, kept_tokens=0, max_tokens=1)
-    reason = why_not_one_by_one(gradient.policy)
+    found = replace(found, max_tokens=1)
+    reason = why_not_one_by_one(policy)
     return found if reason is None else slower(found, reason)
 
 

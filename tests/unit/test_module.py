@@ -5,14 +5,19 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+import lightning as L
 import pytest
 import torch
 
-from steer_lightning import SteeringModule
+from steer_lightning import PromptDataModule, SteeringModule
 from steer_lightning.advantages import RLOO
+from steer_lightning.data import Arithmetic, PlainTemplate
+from steer_lightning.losses import Clip, PolicyGradient
+from steer_lightning.rewards import FormatReward, WeightedReward
 from steer_lightning.rollout import Sampling, completions_of
 from steer_lightning.steering import LoRA
 from steer_lightning.testing import save_tiny, tiny_model
+from steer_lightning.training.update import OptimizerSteps
 from tests.unit.training.helpers import PROMPTS, gradient
 
 
@@ -52,6 +57,40 @@ def test_checkpoints_hold_what_is_trained_alone(tmp_path: Path) -> None:
     assert names == {"gradient_clip", "policy.steering.down", "policy.steering.up"}
     count = sum(p.numel() for p in tiny_model("qwen2").parameters())
     assert module.policy.sharding.num_parameters(module.policy.model) == count
+
+
+@pytest.mark.filterwarnings("ignore")  # those of Lightning, which the command leaves out
+@pytest.mark.parametrize("exact", [False, True])
+def test_an_exact_module_has_a_ratio_of_exactly_1(tmp_path: Path, exact: bool) -> None:
+    module = SteeringModule(
+        base=save_tiny(tmp_path / "base"),
+        exact=exact,
+        sampling=Sampling(group_size=4, max_new_tokens=8),
+        rewards=[WeightedReward(reward=FormatReward("[a-m]"))],
+        updates=OptimizerSteps(num_passes=2),
+        loss=PolicyGradient(objective=Clip()),
+    )
+    data = PromptDataModule(
+        train=Arithmetic(num_problems=12), template=PlainTemplate("{question}="), batch_size=4
+    )
+    found: list[float] = []
+
+    class Watch(L.Callback):
+        def on_train_batch_end(self, *args: object, **kwargs: object) -> None:
+            assert module.last_step is not None
+            found.append(module.last_step.update.mismatch["max"])
+
+    L.Trainer(
+        max_steps=3,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=tmp_path,
+        callbacks=[Watch()],
+    ).fit(module, data)
+    assert len(found) == 3
+    assert all((gap == 0.0) == exact for gap in found), found
 
 
 def test_a_module_pads_where_packing_is_not_right(

@@ -83,7 +83,7 @@ def check_llama_form(base: Base, to: str) -> None:
 
 
 def has_llama_form(base: Base) -> bool:
-    """Whether `check_llama_form` lets a base pass, so that a text may recommend such an export."""
+    """Tells whether `check_llama_form` lets a base pass, so that such an export may be advised."""
     try:
         check_llama_form(base, "transformers")
     except ConfigError:

@@ -1,32 +1,87 @@
-"""Tests of the interface to transformers' attention."""
+"""A model attends by a function of our own for as long as it is asked to."""
 
 from __future__ import annotations
 
+from contextlib import suppress
+from typing import Any
+
 import pytest
 import torch
+from torch.nn.functional import scaled_dot_product_attention
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from steer_lightning.model.attention import AttentionCall, attention_by
+from steer_lightning.model.attention import AttentionCall, CacheLayer, attention_by, cache_of
 from steer_lightning.testing import tiny_model
 
+IDS = torch.tensor([[1, 10, 20, 30, 40], [1, 50, 60, 70, 80]])
 
-def test_a_model_attends_by_a_function_of_our_own_within_the_block_alone() -> None:
-    model, calls = tiny_model(), []
-    ids = torch.tensor([[1, 2, 3]])
 
-    def attend(call: AttentionCall) -> torch.Tensor:
-        calls.append(call)
-        return torch.zeros_like(call.query).transpose(1, 2)
+def attend(call: AttentionCall) -> torch.Tensor:
+    """Causal attention of the last tokens to all tokens."""
+    new, every = call.query.shape[2], call.key.shape[2]
+    seen = torch.ones(new, every).tril(every - new).bool()
+    output = scaled_dot_product_attention(
+        call.query, call.key, call.value, attn_mask=seen, scale=call.scale, enable_gqa=True
+    )
+    return output.transpose(1, 2)
 
-    names, before = set(ALL_ATTENTION_FUNCTIONS), model(ids).logits
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen3"])
+def test_a_function_of_ones_own_gives_the_models_logits(architecture: str) -> None:
+    model = tiny_model(architecture)
+    before, names = model.config._attn_implementation, set(ALL_ATTENTION_FUNCTIONS)
+    expected = model(IDS).logits
     with attention_by(model, attend):
-        assert not torch.equal(model(ids).logits, before)
-    assert torch.equal(model(ids).logits, before)
+        torch.testing.assert_close(model(IDS, use_cache=False).logits, expected)
+    assert model.config._attn_implementation == before
     assert set(ALL_ATTENTION_FUNCTIONS) == names
-    assert [call.layer for call in calls] == list(range(model.config.num_hidden_layers))
-    size = calls[0].query.shape[-1]
-    assert calls[0].scale == size**-0.5
-    assert calls[0].window is calls[0].softcap is calls[0].sinks is None
+    assert torch.equal(model(IDS).logits, expected)
+
+
+def test_two_models_attend_each_by_its_own_and_an_error_ends_both() -> None:
+    one, two, calls = tiny_model(), tiny_model("qwen2"), []
+
+    def noted(name: str) -> Any:
+        return lambda call: calls.append(name) or attend(call)
+
+    with (
+        suppress(KeyError),
+        attention_by(one, noted("one")),
+        attention_by(two, noted("two")),
+    ):
+        one(IDS, use_cache=False)
+        two(IDS, use_cache=False)
+        raise KeyError
+    assert calls == ["one"] * 3 + ["two"] * 3, "once a layer"
+    one(IDS)
+    assert len(calls) == 6
+
+
+class Growing(CacheLayer):
+    """Keeps all keys and values."""
+
+    def lazy_initialization(self, *_: Any) -> None:
+        self.is_initialized = True
+
+    def update(self, keys: Any, values: Any, *_: Any, **__: Any) -> tuple[Any, Any]:
+        if self.is_initialized:
+            keys = torch.cat([self.keys, keys], 2)
+            values = torch.cat([self.values, values], 2)
+        self.is_initialized, self.keys, self.values = True, keys, values
+        return keys, values
+
+
+def test_a_cache_layer_serves_token_by_token() -> None:
+    model = tiny_model()
+    expected = model(IDS).logits
+    cache = cache_of([Growing() for _ in range(3)])
+    with attention_by(model, attend):
+        for first, end in ((0, 2), (2, 3), (3, 5)):
+            places = torch.arange(first, end)[None].expand(2, -1)
+            part = model(IDS[:, first:end], position_ids=places, past_key_values=cache)
+            torch.testing.assert_close(part.logits, expected[:, first:end])
+    assert cache.layers[0].keys.shape == (2, 2, 5, 8)
+    assert (cache.get_seq_length(), cache.layers[0].get_max_length()) == (0, -1)
 
 
 def test_a_call_names_what_is_refused() -> None:

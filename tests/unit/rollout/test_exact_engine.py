@@ -14,24 +14,26 @@ from steer_lightning.rollout.exact_engine import ExactEngine
 from steer_lightning.testing import check_engine, make_prompts
 from steer_lightning.training.batch import Batch
 from steer_lightning.training.gradient import BatchGradient
-from steer_lightning.training.selfcheck import one_by_one
 from steer_lightning.types import Rollouts
 from tests.unit.rollout.helpers import OPEN_DOORS, steered
 
 PROMPTS = make_prompts(["a", "two words", "a rather longer prompt", "z9"])
 SAMPLING = Sampling(group_size=4, max_new_tokens=12, temperature=0.9)
 
+MAX_TOKENS = 60
+"""So few that the rows of a longer prompt are read in two blocks."""
+
 
 def exact(policy: Any) -> ExactEngine:
-    engine = ExactEngine(DecodeEngine())
+    engine = ExactEngine(DecodeEngine(), MAX_TOKENS)
     engine.setup(policy)
     return engine
 
 
 def mismatch(policy: Any, rollouts: Rollouts) -> float:
     """The largest difference that the update finds, with gradients on."""
-    gradient = one_by_one(
-        BatchGradient(policy=policy, loss=PolicyGradient(), temperature=0.9, max_tokens=1000)
+    gradient = BatchGradient(
+        policy=policy, loss=PolicyGradient(), temperature=0.9, max_tokens=MAX_TOKENS, exact=True
     )
     advantages = torch.linspace(-1, 1, len(rollouts.texts)).view(-1, rollouts.group_size)
     return gradient.accumulate(gradient.plan(Batch.alone(rollouts, advantages))).mismatch["max"]
@@ -63,12 +65,11 @@ def test_a_draft_that_differs_is_drawn_again_from_the_other_token_on() -> None:
     class Wrong(DecodeEngine):
         def generate(self, *args: Any, **kwargs: Any) -> Rollouts:
             found = super().generate(*args, **kwargs)
-            ids, mask = found.completion_ids.clone(), found.completion_mask.clone()
+            ids = found.completion_ids.clone()
             ids[1, 5], ids[2, 0] = 7, 8
-            mask[3, 4:] = False  # as if it had ended
-            return replace(found, completion_ids=ids, completion_mask=mask)
+            return replace(found, completion_ids=ids)
 
-    engine = ExactEngine(Wrong())
+    engine = ExactEngine(Wrong(), MAX_TOKENS)
     engine.setup(policy)
     told: dict[int, str] = {}
     found = engine.generate(
@@ -98,7 +99,7 @@ def test_greedy_completions_are_those_of_the_draft() -> None:
 def test_a_model_that_is_another_one_each_time_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     policy = steered("llama")
     engine = exact(policy)
-    drawn = iter(range(10_000))
+    drawn = iter(range(1, 10_000))
     read = policy.logits
     monkeypatch.setattr(policy, "logits", lambda *args: read(*args).roll(next(drawn), dims=-1))
     with pytest.raises(RuntimeError, match="not deterministic"):
