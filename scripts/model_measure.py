@@ -6,7 +6,6 @@ import logging
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -60,6 +59,7 @@ def measure(name: str, quick: bool = False) -> dict[str, Any]:
         try:
             path = _layers_path(folder)
             plain = _policy(folder, "float32", path)
+            plain.check_length(prompts(), SAMPLING.max_new_tokens, "model.sampling.max_new_tokens")
         except ConfigError as error:
             return {"name": name, "refused": str(error).replace(folder, name)}
         found: dict[str, Any] = {"name": name, "kind": type(plain.model).__name__, "path": path}
@@ -127,7 +127,6 @@ def _ways(policy: Policy, plain: Policy) -> dict[str, Any]:
     engine, rollouts = DecodeEngine(), None
     with _warnings() as told:
         try:
-            policy.check_length(prompts(), SAMPLING.max_new_tokens, "max_new_tokens")
             engine.setup(policy)
             rollouts = engine.generate(prompts(), SAMPLING, seed=0, step=0)
         except ConfigError as error:

@@ -1,6 +1,6 @@
 """The table of docs/models.md: what the self-checks say of every decoder architecture.
 
-    python scripts/model_table.py --results sweep.jsonl --write docs/models.md
+    python -m scripts.model_table --results sweep.jsonl --write docs/models.md
 
 Each architecture is measured in a process of its own. A sweep that was interrupted goes on if it is
 started again with the same file of results; names measure these alone.
@@ -23,13 +23,11 @@ from typing import Any
 import torch
 import transformers as tf
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # noqa
-
 from scripts.model_measure import SITES, faults, measure
 from scripts.small_models import NAMES, NOT_ALONE, VARIANTS
 
 PAGE = Path(__file__).parents[1] / "docs/models.md"
-MARK = "<!-- python scripts/model_table.py writes what follows -->\n"
+MARK = "<!-- python -m scripts.model_table writes what follows -->\n"
 LIMIT = 240
 """Most seconds that one architecture may take."""
 
@@ -63,7 +61,7 @@ def sweep(file: Path, names: Sequence[str] = (), workers: int = 1) -> list[dict[
                 del running[name]
                 with file.open("a") as lines:
                     lines.write(json.dumps({"name": name, **found}) + "\n")
-                print(f"{name}: {'; '.join(faults(found)) or told(found)}", flush=True)  # noqa: T201
+                print(f"{name}: {'; '.join(faults(found)) or told(found)}", flush=True)
         time.sleep(0.05)
     by_name = {found["name"]: found for found in _read(file)}
     return [by_name[name] for name in names]
@@ -124,7 +122,9 @@ def _cells(found: dict[str, Any]) -> list[str]:
     if "refused" in found:
         return [name, "refused", "refused", "", "", "", _short(found["refused"])]
     exact, rounded = found["float32"], found["bfloat16"]
-    sampled = [_figure(x.get("sampling_gap", {}).get(k)) for x, k in ((exact, "max"), (rounded, "mean"))]
+    sampled = [
+        _figure(x.get("sampling_gap", {}).get(k)) for x, k in ((exact, "max"), (rounded, "mean"))
+    ]
     trained = [_figure(x.get("update_gap")) for x in (exact, rounded)]
     sites = "all" if len(found["sites"]) == len(SITES) else ", ".join(found["sites"]) or "none"
     path = f"Set `layers_path: {found['path']}`. " if found["path"] else ""

@@ -7,7 +7,6 @@ Weights are so large that the models notice whatever is read wrongly.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -77,7 +76,9 @@ SMALL: dict[str, Any] = {
     **_same(WINDOW, "attention_window_size", "attention_chunk_size", "keep_window_size"),
     **_same(WINDOW, "block_size", "chunk_size", "mamba_chunk_size", "index_topk", "rel_extent"),
     **_same(WINDOW, "local_attention_window_len", "index_block_size", "relative_max_distance"),
-    **_same(WINDOW, "local_attn_chunk_length", "lsh_attn_chunk_length", "position_bias_max_distance"),
+    **_same(
+        WINDOW, "local_attn_chunk_length", "lsh_attn_chunk_length", "position_bias_max_distance"
+    ),
     **_same(WINDOW, "position_bias_num_buckets", "num_buckets"),
     **_same(2, "index_topk_blocks", "max_window_layers"),
     **_same(512, "max_position_embeddings", "n_positions", "n_ctx", "max_seq_len"),
@@ -213,10 +214,11 @@ NOT_ALONE = {
     "gemma3n": "needs the package timm for its pictures; gemma3n_text is its text model",
     "gemma4_assistant": "drafts for another model, whose keys and values it reads",
     "gemma4_unified_assistant": "drafts for another model, whose keys and values it reads",
-    "musicgen": "writes sound: transformers makes its decoder from no configuration of its own",
-    "musicgen_melody": "writes sound: transformers makes its decoder from no configuration of its own",
+    "musicgen": "writes sound, by a decoder that no configuration of transformers makes alone",
+    "musicgen_melody": "writes sound, by a decoder that no configuration makes alone",
 }
 """Architectures of which no small model can be made, and why."""
+
 
 def _rope(kind: str, **further: Any) -> dict[str, Any]:
     return {"rope_parameters": {"rope_type": kind, "rope_theta": 10_000.0, **further}}
@@ -245,7 +247,6 @@ _WITH_EXPERTS = {
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "falcon, ALiBi": ("falcon", {"alibi": True}),
     "falcon, new": ("falcon", {"new_decoder_architecture": True, "num_kv_heads": 2}),
-    "gemma3_text, softcap": ("gemma3_text", {"attn_logit_softcapping": 5.0}),
     "gemma4_text, experts": ("gemma4_text", _WITH_EXPERTS),
     "gemma4_text, shared keys": ("gemma4_text", _SHARED_KEYS),
     "gpt2, scaled by layer": ("gpt2", {"scale_attn_by_inverse_layer_idx": True}),

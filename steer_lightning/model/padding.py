@@ -21,7 +21,7 @@ from steer_lightning.model.plain_pass import (
 )
 
 COMPLETION_LENGTHS = (7, 1, 4)
-"""Numbers of tokens of made-up completions."""
+"""Numbers of tokens of the made-up completions of each prompt."""
 
 OTHER = 7
 """Token that takes the place of the padding, which is seldom a number so small."""
@@ -43,9 +43,9 @@ def why_not_padded(policy: Any) -> str | None:
     Returns:
         None if they agree, else the reason why batches can't be padded.
     """
-    prompts = made_up_tokens(policy.model.config)
-    lengths = [COMPLETION_LENGTHS[k % len(COMPLETION_LENGTHS)] for k in range(len(prompts))]
-    completions = [list(prompt[:length]) for prompt, length in zip(prompts, lengths, strict=True)]
+    texts = made_up_tokens(policy.model.config)
+    prompts = [prompt for prompt in texts for _ in COMPLETION_LENGTHS]
+    completions = [list(prompt[:length]) for prompt in texts for length in COMPLETION_LENGTHS]
     pad = policy.pad_token_id
     read = partial(_read, policy, prompts, completions)
     found = read(pad, pad)
@@ -87,7 +87,7 @@ def _read(
     left: int,
     right: int,
 ) -> list[torch.Tensor]:
-    """Reads texts in one batch, padded by some tokens; returns each completion's log-probabilities."""
+    """Reads texts in one padded batch; returns the log-probabilities of each completion."""
     backwards = [torch.tensor(prompt).flip(0) for prompt in prompts]
     forwards = [torch.tensor(completion) for completion in completions]
 

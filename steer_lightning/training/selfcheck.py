@@ -280,10 +280,11 @@ class RealRows:
         return gradient
 
     def _why_not(self, gradient: BatchGradient, rollouts: Rollouts, longest: int) -> str | None:
-        """Compares two rows on each process, since a sharded base takes equally many passes."""
+        """Compares three rows on each process, since a sharded base takes equally many passes."""
         policy = gradient.policy
         rows, logprobs = gradient.read_longest(rollouts)
-        chosen = [0, len(rows.groups) - 1]  # the longest comes first
+        last = len(rows.groups) - 1
+        chosen = [0, last // 2, last]  # the longest comes first
         gap = gap_to_plain(policy, rows, logprobs, chosen, gradient.temperature)
         worst = max(gather_objects(gap))
         reason = _difference(worst, policy)
