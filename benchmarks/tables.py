@@ -68,6 +68,27 @@ def rollout(result: Result) -> str:
     return table(["", "time", "tokens/s", "speed, DecodeEngine = 1"], rows)
 
 
+def hybrids(result: Result) -> str:
+    """Both engines' speeds for each architecture."""
+    names = {
+        "deepseek_v3": "DeepSeek V3",
+        "gemma2": "Gemma 2",
+        "gemma4": "Gemma 4",
+        "gpt_oss": "gpt-oss",
+        "granite4": "Granite 4",
+        "lfm2": "LFM2",
+        "nemotron_h": "Nemotron-H",
+        "qwen3_5": "Qwen3.5",
+        "qwen3_next": "Qwen3-Next",
+    }
+    rows = [
+        [names[key], f"{x['ours']:,.0f}", f"{x['generate']:,.0f}", f"{x['ratio']:.2f} x"]
+        for key, x in result["models"].items()
+    ]
+    head = ["", "DecodeEngine, tokens/s", "transformers.generate, tokens/s", "faster by"]
+    return table(head, rows)
+
+
 def memory(result: Result) -> str:
     """Peak memory beyond the model, and time."""
     rows = [
@@ -198,6 +219,7 @@ def claim(result: Result) -> str:
 MAKERS: dict[str, Callable[[Result], str]] = {
     "rl_step": rl_step,
     "rollout": rollout,
+    "hybrids": hybrids,
     "memory_plan": memory_plan,
     "memory": memory,
     "scaling": scaling,

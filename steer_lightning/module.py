@@ -38,9 +38,7 @@ from steer_lightning.training.checks import (
     check_batch_size,
     check_further_prompts,
     check_same_everywhere,
-    check_trainer,
     check_training,
-    num_steps_of,
 )
 from steer_lightning.training.gradient import BatchGradient
 from steer_lightning.training.held_out import HeldOut
@@ -63,6 +61,7 @@ from steer_lightning.training.sample import (
 )
 from steer_lightning.training.selfcheck import fastest
 from steer_lightning.training.step import Sampled, Step
+from steer_lightning.training.trainer_options import check_options, check_trainer, num_steps_of
 from steer_lightning.training.update import OptimizerSteps, Updater
 from steer_lightning.types import Prompt
 
@@ -196,6 +195,7 @@ class SteeringModule(HeldOut):
     def setup(self, stage: str) -> None:
         """Refuses settings that would falsify the run, before the model's weights are loaded."""
         check_trainer(self.trainer)
+        check_options(self.trainer, self._data)
         if stage == TrainerFn.FITTING and self._data is not None:
             check_batch_size(
                 self._data.batch_size, self.trainer.world_size, self.updates.num_mini_batches
@@ -205,7 +205,7 @@ class SteeringModule(HeldOut):
             training = split == "train"
             key = "model.sampling" if training else "model.eval_sampling"
             sampling = self.sampling if training else self.eval_sampling
-            self.policy.check_length(rows, sampling.max_new_tokens, f"{key}.max_new_tokens")
+            self.policy.check_prompts(rows, sampling.max_new_tokens, f"{key}.max_new_tokens")
         if stage == TrainerFn.FITTING:
             device = self.trainer.strategy.root_device
             self.policy.prepare()

@@ -21,6 +21,8 @@ from steer_lightning.types import Completion, Problem, Prompt, Rollouts
 PAD, BOS, EOS = 0, 1, 2
 SPECIAL = ["<pad>", "<bos>", "<eos>"]
 VOCABULARY = len(SPECIAL) + 256
+VIVID = 0.07
+"""Standard deviation of weights with which states, caps and sinks change what a model says."""
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
@@ -39,23 +41,43 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def _llama_like(kind: Callable[..., Any], **extra: Any) -> Callable[[int, int], Any]:
-    def make(layers: int, width: int) -> Any:
-        return kind(
-            vocab_size=VOCABULARY,
-            hidden_size=width,
-            intermediate_size=2 * width,
-            num_hidden_layers=layers,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            max_position_embeddings=256,
-            pad_token_id=PAD,
-            bos_token_id=BOS,
-            eos_token_id=EOS,
-            **extra,
-        )
+def _common(layers: int, width: int) -> dict[str, Any]:
+    return {
+        "vocab_size": VOCABULARY,
+        "hidden_size": width,
+        "intermediate_size": 2 * width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 256,
+        "pad_token_id": PAD,
+        "bos_token_id": BOS,
+        "eos_token_id": EOS,
+    }
 
-    return make
+
+def _llama_like(kind: Callable[..., Any], **extra: Any) -> Callable[[int, int], Any]:
+    return lambda layers, width: kind(**_common(layers, width), **extra)
+
+
+def _types(layers: int, *kinds: str) -> list[str]:
+    """Returns the types of the layers: the kinds in turn."""
+    return [kinds[k % len(kinds)] for k in range(layers)]
+
+
+def _vivid(layers: int, width: int) -> dict[str, Any]:
+    return {**_common(layers, width), "initializer_range": VIVID}
+
+
+def _delta_net(layers: int) -> dict[str, Any]:
+    return {
+        "layer_types": _types(layers, "linear_attention", "full_attention"),
+        "head_dim": 8,
+        "linear_key_head_dim": 8,
+        "linear_value_head_dim": 8,
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 4,
+    }
 
 
 ARCHITECTURES: dict[str, Callable[[int, int], Any]] = {
@@ -112,8 +134,85 @@ ARCHITECTURES: dict[str, Callable[[int, int], Any]] = {
         bos_token_id=BOS,
         eos_token_id=EOS,
     ),
+    "gemma2": _llama_like(
+        tf.Gemma2Config,
+        initializer_range=VIVID,
+        head_dim=8,
+        sliding_window=8,
+        attn_logit_softcapping=0.2,
+        query_pre_attn_scalar=1,
+    ),
+    "gemma4": lambda layers, width: tf.Gemma4TextConfig(
+        **{**_vivid(layers, width), "global_head_dim": 16},  # which its signature does not name
+        head_dim=8,
+        sliding_window=8,
+        layer_types=_types(layers, "full_attention", "sliding_attention"),
+        num_kv_shared_layers=max(0, layers - 2),
+        vocab_size_per_layer_input=VOCABULARY,
+        hidden_size_per_layer_input=8,
+    ),
+    "gpt_oss": _llama_like(
+        tf.GptOssConfig,
+        initializer_range=VIVID,
+        head_dim=8,
+        sliding_window=8,
+        num_local_experts=4,
+        num_experts_per_tok=2,
+    ),
+    "deepseek_v3": lambda layers, width: tf.DeepseekV3Config(
+        **{**_vivid(layers, width), "num_key_value_heads": 4},
+        moe_intermediate_size=width,
+        n_routed_experts=4,
+        num_experts_per_tok=2,
+        n_group=2,
+        topk_group=1,
+        first_k_dense_replace=1,
+        q_lora_rank=12,
+        kv_lora_rank=8,
+        qk_rope_head_dim=4,
+        qk_nope_head_dim=8,
+        v_head_dim=6,
+    ),
+    "qwen3_next": lambda layers, width: tf.Qwen3NextConfig(
+        **_vivid(layers, width),
+        **_delta_net(layers),
+        num_experts=4,
+        num_experts_per_tok=2,
+        moe_intermediate_size=width,
+        shared_expert_intermediate_size=width,
+    ),
+    "qwen3_5": lambda layers, width: tf.Qwen3_5TextConfig(
+        **_vivid(layers, width), **_delta_net(layers)
+    ),
+    "granite4": lambda layers, width: tf.GraniteMoeHybridConfig(
+        **_vivid(layers, width),
+        layer_types=_types(layers, "mamba", "attention"),
+        num_local_experts=4,
+        num_experts_per_tok=2,
+        shared_intermediate_size=width,
+        mamba_n_heads=4,
+        mamba_d_head=width // 2,
+        mamba_d_state=8,
+        mamba_chunk_size=8,
+    ),
+    "nemotron_h": lambda layers, width: tf.NemotronHConfig(
+        **{k: v for k, v in _vivid(layers, width).items() if k != "num_hidden_layers"},
+        layers_block_type=_types(layers, "mamba", "attention", "mlp"),
+        head_dim=8,
+        ssm_state_size=8,
+        mamba_num_heads=4,
+        mamba_head_dim=width // 2,
+        n_groups=2,
+        chunk_size=8,
+    ),
+    "lfm2": lambda layers, width: tf.Lfm2Config(
+        **_vivid(layers, width), layer_types=_types(layers, "conv", "full_attention")
+    ),
 }
 """Functions that make a configuration from (layers, width), by architecture."""
+
+RECENT = tuple(ARCHITECTURES)[tuple(ARCHITECTURES).index("gemma2") :]
+"""Architectures with more than plain attention: caps, sinks, compressed or shared keys, states."""
 
 
 def tiny_model(architecture: str = "llama", layers: int = 3, width: int = 32, seed: int = 0) -> Any:

@@ -48,9 +48,19 @@ def bart() -> Any:
 
 
 def mamba() -> Any:
-    """States that pass on from text to text."""
+    """States alone, without attention."""
     return tf.MambaConfig(
         **IDS, hidden_size=64, state_size=8, num_hidden_layers=4, time_step_rank=8
+    )
+
+
+def minimax() -> Any:
+    """States that pass on from text to text, of layers without a convolution."""
+    return tf.MiniMaxConfig(
+        **LLAMA_LIKE,
+        head_dim=16,
+        num_local_experts=4,
+        layer_types=["linear_attention", "full_attention"] * 2,
     )
 
 

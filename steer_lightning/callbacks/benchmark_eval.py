@@ -129,7 +129,7 @@ class BenchmarkEval(Callback):
         for name, prompts in self._prompts.items():
             found = self.sampling or sampling_for(sources[name], pl_module.eval_sampling)
             key = "model.eval_sampling" if self.sampling is None else "BenchmarkEval.sampling"
-            pl_module.policy.check_length(prompts, found.max_new_tokens, f"{key}.max_new_tokens")
+            pl_module.policy.check_prompts(prompts, found.max_new_tokens, f"{key}.max_new_tokens")
             self._samplings[name] = found
 
     def _refuse_doubles(self, trainer: L.Trainer, names: set[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import lightning as L
@@ -25,6 +26,7 @@ from steer_lightning.results.lens import (
 from steer_lightning.steering import SiteVectors
 from steer_lightning.system.printable import one_line
 from steer_lightning.system.run_files import LENS, LENS_LINES
+from steer_lightning.system.showing import told_not_raised
 from steer_lightning.system.whole_files import write_bytes
 from steer_lightning.types import Prompt
 
@@ -100,18 +102,24 @@ class LensCallback(Callback):
     ) -> None:
         """Looks every n steps."""
         if self.every_n_steps and trainer.global_step % self.every_n_steps == 0:
-            self._look(trainer, pl_module)
+            with _told(pl_module):
+                self._look(trainer, pl_module)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Looks at the final vectors and writes `lens.json`."""
+        self._described = True
+        if self._looked_at != trainer.global_step:
+            with _told(pl_module):
+                self._look(trainer, pl_module)
+        with _told(pl_module):
+            self._describe(trainer, pl_module)
+
+    def _describe(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         vectors = _vectors(pl_module)
         if vectors is None:
             return
-        if self._looked_at != trainer.global_step:
-            self._look(trainer, pl_module)
         policy, prompts = _policy(pl_module), self._prompts(trainer)
         found = describe(policy, vectors, prompts, self.how, trainer.global_step)
-        self._described = True
         if trainer.is_global_zero:
             write_bytes(self._file, (json.dumps(found) + "\n").encode())
 
@@ -173,6 +181,12 @@ class LensCallback(Callback):
             [token_text(policy.tokenizer, token) for token in row] if bool(vector.any()) else []
             for row, vector in zip(ranks["dot"].top.ids.tolist(), vectors, strict=True)
         ]
+
+
+def _told(module: L.LightningModule) -> AbstractContextManager[None]:
+    """Returns a guard against errors; none for a sharded base, whose passes are collective."""
+    shards = _policy(module).sharding.shards
+    return nullcontext() if shards else told_not_raised("a look through the lens")
 
 
 def _policy(module: L.LightningModule) -> Policy:

@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 
 from steer_lightning.module import SteeringModule
+from steer_lightning.system.showing import told_not_raised
 
 BARS = "▁▂▃▄▅▆▇█"
 
@@ -62,11 +63,16 @@ class SteeringProgressBar(TQDMProgressBar):
         batch_idx: int,
     ) -> None:
         """Advances the bar by one step."""
+        with told_not_raised("the progress bar of this step"):
+            self._advance(trainer, pl_module)
+
+    def _advance(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, SteeringModule)
         step = pl_module.last_step
         assert step is not None
         reward = float(step.rewards.nanmean())
-        if not math.isnan(reward):  # NaN if no completion of the batch could be scored
+        # NaN if no completion of the batch could be scored, infinite beyond what float32 holds
+        if math.isfinite(reward):
             self._rewards.append(reward)
         recent = self._rewards[-5:] or [float("nan")]
         speed = float(step.num_tokens.sum()) / step.rollout_seconds

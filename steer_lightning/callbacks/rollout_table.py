@@ -17,6 +17,7 @@ from steer_lightning.rollout import completions_of
 from steer_lightning.system.collectives import rank, world_size
 from steer_lightning.system.printable import printable, valid_unicode
 from steer_lightning.system.run_files import ROLLOUT_PARTS, ROLLOUTS, rollout_parts, step_name
+from steer_lightning.system.showing import told_not_raised
 from steer_lightning.system.whole_files import written_aside
 from steer_lightning.training.step import Step
 
@@ -108,16 +109,19 @@ class RolloutTable(Callback):
         assert step is not None
         # each process writes its own share, so that no text travels between processes
         share = f".process_{rank():04d}" if world_size() > 1 else ""
-        with written_aside(self._folder / f"{step_name(number)}{share}.parquet") as aside:
+        path = self._folder / f"{step_name(number)}{share}.parquet"
+        with told_not_raised(f"{path}, the table of completions"), written_aside(path) as aside:
             pq.write_table(as_table(step, number), aside)
         if self.every_n_steps and number % self.every_n_steps == 0:
-            tell(trainer, *self._show(step, number))
+            with told_not_raised("the show of completions"):
+                tell(trainer, *self._show(step, number))
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Joins all steps to one file."""
         trainer.strategy.barrier()  # waits until all processes have written their shares
         if trainer.is_global_zero and self._folder.is_dir():
-            merge(self._folder, self._file)
+            with told_not_raised(f"{self._file}, made of the tables in {self._folder},"):
+                merge(self._folder, self._file)
 
     def _show(self, step: Step, number: int) -> list[str]:
         rollouts = step.rollouts

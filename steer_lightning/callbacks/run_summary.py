@@ -167,10 +167,8 @@ class RunSummary(Callback):
 
     def _lines(self, trainer: L.Trainer, summary: dict[str, Any], result: str) -> list[str]:
         folder = run_folder(trainer)
-        steps, max_steps = summary["num_steps"], trainer.max_steps
-        ended = f", not trainer.max_steps = {max_steps}: " if 0 < steps < max_steps else ""
-        ended += f"trainer.max_epochs = {trainer.max_epochs} was reached" if ended else ""
-        lines = ["", f"{steps} steps in {summary['seconds']:.0f} s{ended}"]
+        steps = summary["num_steps"]
+        lines = ["", f"{steps} steps in {summary['seconds']:.0f} s{why_ended(trainer)}"]
         for callback in self._evals(trainer):
             before = callback.accuracy(last=False)
             for name, after in callback.accuracy(last=True).items():
@@ -186,3 +184,13 @@ class RunSummary(Callback):
     def _evals(trainer: L.Trainer) -> list[BenchmarkEval]:
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
         return [callback for callback in callbacks if isinstance(callback, BenchmarkEval)]
+
+
+def why_ended(trainer: L.Trainer) -> str:
+    """Says why a run has taken fewer steps than `max_steps`, for the end of a sentence."""
+    if not 0 < trainer.global_step < trainer.max_steps:
+        return ""
+    reason = "trainer.max_time or a callback has ended it"
+    if trainer.max_epochs not in (None, -1) and trainer.current_epoch >= trainer.max_epochs:
+        reason = f"trainer.max_epochs = {trainer.max_epochs} was reached"
+    return f", not trainer.max_steps = {trainer.max_steps}: {reason}"

@@ -45,8 +45,9 @@ from steer_lightning.results.report import draw_reward_curve, drawn, write_repor
 from steer_lightning.strategy import STRATEGIES, SteeringStrategy, wants_several
 from steer_lightning.system.printable import one_line
 from steer_lightning.system.run_files import METRICS, RUNS
+from steer_lightning.system.showing import told_not_raised
 from steer_lightning.system.yaml_size import bound_yaml
-from steer_lightning.training.checks import check_trainer
+from steer_lightning.training.trainer_options import check_barebones, check_trainer
 
 TRAINER_DEFAULTS: dict[str, Any] = {
     "default_root_dir": RUNS,
@@ -140,8 +141,7 @@ class SteeringCLI(LightningCLI):
         root = Path(config.trainer.default_root_dir)
         if self.config.subcommand == "fit":
             _bound_the_run(config.trainer)
-            # benchmarks during a run belong to BenchmarkEval; `data.val` is for `validate`
-            config.trainer.limit_val_batches = config.trainer.limit_val_batches or 0
+            _validate_if_asked(config)
         if not is_first_process():  # the first process tells the others, see `_connect`
             return
         config.ckpt_path = self._checkpoint(config, root)
@@ -207,6 +207,7 @@ class SteeringCLI(LightningCLI):
 
     def _make_trainer(self, **kwargs: Any) -> L.Trainer:
         try:
+            check_barebones(self._get(self.config_init, "trainer")["barebones"])
             trainer = super().instantiate_trainer(**kwargs)
             check_trainer(trainer)  # before the trainer starts further processes
             return trainer
@@ -270,10 +271,8 @@ class SteeringCLI(LightningCLI):
         if not (folder / METRICS).exists():  # fast_dev_run, max_steps of 0
             return
         print(f"curve:       {one_line(drawn(draw_reward_curve, folder))}")
-        try:
+        with told_not_raised("the report"):  # the trained vectors are worth more than the page
             print(f"report:      {one_line(write_report(folder, overwrite=True))}")
-        except ConfigError as error:  # the trained vectors are worth more than the page
-            print(f"report:      not written: {one_line(error)}")
 
 
 def _with_whole_files(plugins: Any) -> list[Any]:
@@ -281,6 +280,29 @@ def _with_whole_files(plugins: Any) -> list[Any]:
     given = plugins if isinstance(plugins, list) else [plugins] if plugins is not None else []
     own = any(isinstance(plugin, CheckpointIO) for plugin in given)
     return given if own else [*given, WholeFileCheckpointIO()]
+
+
+def _validate_if_asked(config: Any) -> None:
+    """Has problems of `data.val` answered during the run only where an option says when.
+
+    `BenchmarkEval` may take them, too, and the end of an epoch is no place that anyone has chosen.
+    """
+    trainer = config.trainer
+    asked = {key: trainer[key] for key in ("val_check_interval", "limit_val_batches")}
+    asked = {key: value for key, value in asked.items() if value is not None}
+    if trainer.check_val_every_n_epoch != 1:
+        asked["check_val_every_n_epoch"] = trainer.check_val_every_n_epoch
+    if not asked:
+        trainer.limit_val_batches = 0
+    elif config.data.val is None and trainer.limit_val_batches != 0:
+        key, value = next(iter(asked.items()))
+        raise ConfigError(
+            f"trainer.{key}",
+            value,
+            rule="needs data.val",
+            why="It says when the problems there are answered during the run",
+            fix="Set data.val to a source of problems, or use the callback BenchmarkEval",
+        )
 
 
 def _bound_the_run(trainer: Any) -> None:

@@ -32,8 +32,8 @@ class PromptDataModule(L.LightningDataModule):
 
     Args:
         train: Source of the training problems.
-        val: Source for `validate`, and for the callback `BenchmarkEval` where it names none of its
-            own; null for none.
+        val: Source for `validate`, for `fit` where `trainer.val_check_interval` is set, and for the
+            callback `BenchmarkEval` where it names none of its own; null for none.
         test: Source for `test`.
         template: How a question is put to the model; default: the model's chat template with a
             system message.
@@ -86,7 +86,10 @@ class PromptDataModule(L.LightningDataModule):
     def setup(self, stage: str) -> None:
         """Loads the prompts that the stage needs, before the model's weights are loaded."""
         check_template(self.template, self._tokenizer())
-        needed = {"fit": ("train",), "validate": ("val",), "test": ("test",)}[stage]
+        needed = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}[stage]
+        assert self.trainer is not None
+        if stage == "fit" and not self.trainer.limit_val_batches:
+            needed = ("train",)
         for split in needed:
             source = self.sources[split]
             if source is not None and split not in self.prompts:
@@ -145,8 +148,14 @@ class PromptDataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> ResumableLoader:
         """Makes the loader of batches of B prompts, which goes on where a checkpoint stood."""
-        prompts = self.prompts["train"]
-        self._loader = ResumableLoader(prompts, self.batch_size, self.seed, self.order)
+        assert self.trainer is not None
+        self._loader = ResumableLoader(
+            self.prompts["train"],
+            self.batch_size,
+            self.seed,
+            self.order,
+            self.trainer.limit_train_batches,
+        )
         if self._cursor is not None:
             self._loader.load_state_dict(self._cursor)
         return self._loader
@@ -206,6 +215,7 @@ class PromptDataModule(L.LightningDataModule):
 
         Prompts and gold answers are there as a checksum.
         """
+        assert self.trainer is not None
         crc = 0
         for prompt in self.prompts["train"]:
             facts = repr((prompt.token_ids, prompt.problem.answer))
@@ -214,6 +224,7 @@ class PromptDataModule(L.LightningDataModule):
             "data.batch_size": self.batch_size,
             "seed_everything": self.seed,
             "data.order": self._order_settings,
+            "trainer.limit_train_batches": self.trainer.limit_train_batches,
             "data.train (number of prompts)": len(self.prompts["train"]),
             "data.train (checksum of the prompts)": crc,
         }

@@ -25,6 +25,16 @@ class PromptList(Dataset[Prompt]):
         return self.prompts[index]
 
 
+def batches_of_epoch(length: int, limit: float) -> int:
+    """Returns how many of an epoch's batches `trainer.limit_train_batches` leaves.
+
+    Args:
+        length: Number of batches that the prompts make.
+        limit: Whole number of batches, or a share of them if it is a float.
+    """
+    return min(limit, length) if isinstance(limit, int) else int(limit * length)
+
+
 class ResumableLoader(DataLoader[Prompt]):
     """Yields as many batches an epoch as the prompts make, drawn by an order of its own.
 
@@ -38,10 +48,21 @@ class ResumableLoader(DataLoader[Prompt]):
         batch_size: Prompts of a batch, B.
         seed: Seed of the order.
         order: What draws prompts; it has not been started.
+        limit: Limit of an epoch's batches, see `batches_of_epoch`; the next epoch goes on in the
+            order where this one has ended.
+
+    Attributes:
+        epoch_batches: Number of batches of an epoch. Lightning asks for the length, which is that
+            without the limit, and applies the limit by itself.
     """
 
     def __init__(
-        self, prompts: Sequence[Prompt], batch_size: int, seed: int, order: PromptOrder
+        self,
+        prompts: Sequence[Prompt],
+        batch_size: int,
+        seed: int,
+        order: PromptOrder,
+        limit: float = 1.0,
     ) -> None:
         super().__init__(
             PromptList(prompts), batch_size=batch_size, collate_fn=list, drop_last=True
@@ -50,11 +71,12 @@ class ResumableLoader(DataLoader[Prompt]):
         self._number = {prompt.id: k for k, prompt in enumerate(prompts)}
         self._order.start(len(prompts), seed)
         self._epoch = self._served = 0
+        self.epoch_batches = batches_of_epoch(len(self), limit)
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # batches, not the base class's iterator object
         epoch = self._epoch
-        for batch in range(self._served, len(self)):
-            is_last = batch + 1 == len(self)
+        for batch in range(self._served, self.epoch_batches):
+            is_last = batch + 1 == self.epoch_batches
             # advanced before the batch is handed out: a checkpoint after its step goes on with the
             # next one
             self._epoch, self._served = (epoch + 1, 0) if is_last else (epoch, batch + 1)

@@ -241,7 +241,7 @@ class Evaluation:
             )
             for key in ("sampling", "base_sampling"):
                 most = getattr(self, key).max_new_tokens
-                self.policy.check_length(found[name], most, f"{key}.max_new_tokens")
+                self.policy.check_prompts(found[name], most, f"{key}.max_new_tokens")
         return found
 
     def _settings(self, prompts: dict[str, list[Prompt]]) -> dict[str, Any]:

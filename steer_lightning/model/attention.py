@@ -1,8 +1,7 @@
 """The interface to transformers' attention: functions of our own, and the layers of their caches.
 
 Models ask `ALL_ATTENTION_FUNCTIONS` for the function that their configuration names, and build no
-mask for a name that has no mask function. Tested with transformers 5.0 and 5.23; `DecodeEngine` has
-also run on 5.8, 5.12 and 5.16 without a fall-back.
+mask for a name that has no mask function. Tested with transformers 5.23.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from itertools import count
 from typing import Any
 
 import torch
+from torch.nn.functional import scaled_dot_product_attention
 from transformers.cache_utils import Cache, CacheLayerMixin
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -45,21 +45,67 @@ class AttentionCall:
         number: int = self.module.layer_idx  # type: ignore[assignment]
         return number
 
-    def refuse(self, *names: str) -> None:
-        """Raises a NotImplementedError if one of these fields, which change the result, is set.
+    def over(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        mask: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """Attends from queries to keys as this call asks.
 
-        The self-checks of the engine and of the update then fall back to the model's own attention.
+        Args:
+            query: Queries (rows, H, T, D).
+            key: Keys (rows, K, T, D).
+            value: Values (rows, K, T, E).
+            mask: What each query may see, bool, broadcast to (rows, H, T, T); None is what stands
+                before it and itself.
+
+        Returns:
+            Output (rows, T, H, E).
         """
-        given = [name for name in names if getattr(self, name) is not None]
-        if given:
-            raise NotImplementedError(f"attention with {' and '.join(given)}")
+        if self.softcap is None and self.sinks is None:
+            output = scaled_dot_product_attention(
+                query,
+                key,
+                value,
+                attn_mask=mask,
+                is_causal=mask is None,
+                scale=self.scale,
+                enable_gqa=query.shape[1] != key.shape[1],
+            )
+            return output.transpose(1, 2)
+        return self._by_softmax(query, key, value, mask)
+
+    def _by_softmax(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        mask: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """Attends with all scores in memory, which can be capped and get sinks beside them."""
+        rows, heads, width, _ = query.shape
+        key, value = (x.repeat_interleave(heads // x.shape[1], 1) for x in (key, value))
+        scores = self.capped(torch.matmul(query * self.scale, key.transpose(2, 3)).float())
+        if mask is None:
+            mask = torch.ones(width, width, dtype=torch.bool, device=query.device).tril()
+        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+        if self.sinks is not None:
+            sinks = self.sinks.float()[:, None, None].expand(rows, heads, width, 1)
+            scores = torch.cat([scores, sinks], -1)
+        weights = scores.softmax(-1)[..., :width].to(value.dtype)
+        return torch.matmul(weights, value).transpose(1, 2)
+
+    def capped(self, scores: torch.Tensor) -> torch.Tensor:
+        """Returns scores within the cap, if there is one."""
+        return scores if self.softcap is None else self.softcap * (scores / self.softcap).tanh()
 
 
 Attention = Callable[[AttentionCall], torch.Tensor]
 """Attention function of our own, which returns the output (rows, T, H, D).
 
-It refuses the fields of its call that it does not compute. It gets no mask: it knows by itself what
-each token may see."""
+It gets no mask: it knows by itself what each token may see."""
 
 _NUMBERS = count()  # numbers for the names, so that two models can be in a block at once
 
@@ -138,6 +184,24 @@ class CacheLayer(CacheLayerMixin):
         return -1
 
     get_max_cache_shape = get_max_length  # its name before transformers 5.16
+
+
+def sources_of_keys(config: Any) -> list[int]:
+    """Returns the number of the layer whose keys and values each decoder layer reads.
+
+    It is the layer itself, but for the upper layers of a Gemma 3n or 4: they read those of the last
+    layer of their type that has some.
+
+    Args:
+        config: Configuration of the language model.
+    """
+    sources = list(range(config.num_hidden_layers))
+    modes = getattr(config, "kv_sharing_modes", None) or []
+    stored = {config.layer_types[k]: k for k, mode in enumerate(modes) if mode == "store"}
+    for k, mode in enumerate(modes):
+        if mode == "reuse":
+            sources[k] = stored[config.layer_types[k]]
+    return sources
 
 
 def cache_of(layers: list[Any]) -> Cache:

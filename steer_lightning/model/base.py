@@ -1,6 +1,6 @@
 """The frozen base model, and its configuration and tokenizer before its weights load.
 
-Tested with transformers 5.0 and 5.23.
+Tested with transformers 5.23.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from transformers import (
 from steer_lightning.errors import ConfigError
 from steer_lightning.model.hub import hub_errors, load_tokenizer, resolve_base
 from steer_lightning.model.rotary import check_switch
+from steer_lightning.system.printable import quoted
 from steer_lightning.types import Prompt
 
 log = logging.getLogger(__name__)
@@ -96,17 +97,20 @@ class FrozenBase(nn.Module):
         found: str | None = getattr(self.model.config, "_commit_hash", None)
         return found or self.revision
 
-    def check_length(self, prompts: Sequence[Prompt], max_new_tokens: int, key: str) -> None:
-        """Raises a ConfigError if prompt and completion exceed the positions that the base knows.
+    def check_prompts(self, prompts: Sequence[Prompt], max_new_tokens: int, key: str) -> None:
+        """Raises a ConfigError for prompts that the base can't read or can't answer.
 
-        Nor may texts lie on both sides of a switch of its frequencies; see `check_switch`.
+        They hold tokens that it does not have, exceed with a completion the positions that it
+        knows, or lie on both sides of a switch of its frequencies; see `check_switch`.
 
         Args:
             prompts: Prompts of the run, at least one.
             max_new_tokens: Most tokens of a completion.
             key: Key of `max_new_tokens` in the configuration.
         """
-        known = getattr(self.model_config.get_text_config(), "max_position_embeddings", None)
+        config = self.model_config.get_text_config()
+        self._check_vocabulary(prompts, config.vocab_size)
+        known = getattr(config, "max_position_embeddings", None)
         lengths = [len(prompt.token_ids) for prompt in prompts]
         check_switch(self.model_config, lengths, max_new_tokens, key)
         longest = max(lengths)
@@ -118,6 +122,21 @@ class FrozenBase(nn.Module):
                 f"positions of {self.base}",
                 why="Beyond them it has never been trained",
                 fix=f"Set it to {max(1, known - longest)} or less, or data.max_prompt_tokens lower",
+            )
+
+    def _check_vocabulary(self, prompts: Sequence[Prompt], size: int) -> None:
+        largest, prompt = max(((max(x.token_ids), x) for x in prompts), key=lambda pair: pair[0])
+        if largest >= size:
+            token = quoted(str(self.tokenizer.decode([largest])))
+            raise ConfigError(
+                "model.base",
+                self.base,
+                rule=f"its tokenizer writes {token} as token {largest}, and the model has the "
+                f"tokens 0 to {size - 1} (problem {prompt.id + 1})",
+                why="The tokenizer is another model's, or tokens were added to it and not to the "
+                "model",
+                fix="Save the model's own tokenizer beside it; or call "
+                "model.resize_token_embeddings(len(tokenizer)), and save it",
             )
 
     def _load_base(self) -> Any:

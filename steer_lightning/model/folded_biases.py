@@ -3,7 +3,7 @@
 A decoder layer whose last operation is `residual + down_proj(x)` adds a bias of `down_proj` to its
 output. The sum is the same as with a vector at that place, but takes no operation of its own for
 each token and layer. Layers that normalise after the MLP, as in Gemma and OLMo 2, are different.
-Tested with the classes of transformers 5.0 and 5.23.
+Tested with the classes of transformers 5.23.
 """
 
 from __future__ import annotations

@@ -123,7 +123,15 @@ def eos_token_ids(model: Any, tokenizer: PreTrainedTokenizerBase) -> tuple[int, 
     return tuple(sorted(found))
 
 
-def pad_token_id(tokenizer: PreTrainedTokenizerBase, eos_token_ids: Sequence[int]) -> int:
-    """Returns the token to pad with; any will do where there is none, since padding is masked."""
-    pad = tokenizer.pad_token_id
-    return int(pad) if pad is not None else (eos_token_ids[0] if eos_token_ids else 0)
+def pad_token_id(tokenizer: Any, eos_token_ids: Sequence[int], num_tokens: int) -> int:
+    """Returns the token to pad with: the tokenizer's, if the model has it too.
+
+    Any other will do as well, since padding is masked.
+
+    Args:
+        tokenizer: Tokenizer of the model, to which a padding token may have been added alone.
+        eos_token_ids: Tokens that end a text.
+        num_tokens: Number of tokens that the model has.
+    """
+    found = (tokenizer.pad_token_id, *eos_token_ids)
+    return next((int(pad) for pad in found if pad is not None and pad < num_tokens), 0)

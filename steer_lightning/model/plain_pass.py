@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from steer_lightning.model.rotary import switch_length
+
 MOST_COMPARED = 128
 """Most tokens at the end of a completion that are compared: logits of more would fill the memory
 where the vocabulary is large. Windows and states matter most at the end."""
@@ -121,6 +123,8 @@ def lengths_that_matter(config: Any) -> list[int]:
 def made_up_tokens(config: Any) -> list[tuple[int, ...]]:
     """Makes up texts of unlike lengths, on both sides of each short length that matters.
 
+    None reaches a length at which rotary frequencies switch, not even with a few further tokens.
+
     Args:
         config: Configuration of a transformers model.
     """
@@ -128,6 +132,9 @@ def made_up_tokens(config: Any) -> list[tuple[int, ...]]:
     for length in lengths_that_matter(config):
         if length <= LONGEST_MADE_UP:
             lengths += [max(1, length - 2), length + 5]  # completions cross it; or it is beyond
+    switch = switch_length(config)
+    if switch is not None:
+        lengths = [length for length in lengths if length + 8 <= switch[1]] or [1]
     vocabulary, generator = config.get_text_config().vocab_size, torch.Generator().manual_seed(0)
     ids = torch.randint(vocabulary, (sum(lengths),), generator=generator)
     return [tuple(row.tolist()) for row in torch.split(ids, lengths)]

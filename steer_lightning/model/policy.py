@@ -1,6 +1,6 @@
 """The policy: a frozen language model with its steering, and the forward passes over texts.
 
-Tested with transformers 5.0 and 5.23.
+Tested with transformers 5.23.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from transformers import GenerationConfig
+from transformers import GenerationConfig, PreTrainedModel
 
 from steer_lightning.data.completion_text import ids_without_text
 from steer_lightning.model.base import FrozenBase
@@ -24,6 +24,7 @@ from steer_lightning.model.folded_biases import folded_into_biases
 from steer_lightning.model.head import Head, before_head, head_of
 from steer_lightning.model.hub import eos_token_ids, pad_token_id
 from steer_lightning.model.padding import why_not_padded
+from steer_lightning.model.recurrence import recurrent_mixers
 from steer_lightning.model.replaced_forward import replaced_forwards
 from steer_lightning.model.rotary import switch_length
 from steer_lightning.model.sharding import Sharding
@@ -113,7 +114,8 @@ class Policy(FrozenBase):
         """
         self.model = model.requires_grad_(False).eval()
         self.eos_token_ids = eos_token_ids(self.model, self.tokenizer)
-        self.pad_token_id = pad_token_id(self.tokenizer, self.eos_token_ids)
+        num_tokens = self.model.config.get_text_config().vocab_size
+        self.pad_token_id = pad_token_id(self.tokenizer, self.eos_token_ids, num_tokens)
         self.ids_without_text = ids_without_text(self.tokenizer, self.eos_token_ids)
         # What a checkpoint recommends for chatting (top-p, repetition penalty) must not leak into
         # rollouts: generate() fills every unset field from here, and the sampled distribution would
@@ -121,9 +123,12 @@ class Policy(FrozenBase):
         self.model.generation_config = GenerationConfig(
             eos_token_id=list(self.eos_token_ids) or None, pad_token_id=self.pad_token_id
         )
-        self.__dict__.pop("takes_padding", None)  # of another base
+        for of_another_base in ("takes_padding", "mixers"):
+            self.__dict__.pop(of_another_base, None)
         self.switches_rotary = switch_length(model.config) is not None
-        self._takes_positions = "position_ids" in inspect.signature(model.forward).parameters
+        # FSDP1's wrapper takes arguments of any name: those of the model inside it are meant
+        inner = next(part for part in model.modules() if isinstance(part, PreTrainedModel))
+        self._takes_positions = "position_ids" in inspect.signature(inner.forward).parameters
         self._attachment = attach(self.model, self.steering)
 
     def steer(self, steering: Steering, scale: float = 1.0) -> None:
@@ -159,6 +164,11 @@ class Policy(FrozenBase):
     def layers(self) -> nn.ModuleList:
         """Decoder layers of the base; an attribute would register them a second time."""
         return self._find_layers(self.model)
+
+    @cached_property
+    def mixers(self) -> tuple[nn.Module, ...]:
+        """Modules of the base that mix the tokens of a text by a recurrence; mostly none."""
+        return tuple(recurrent_mixers(self.layers))
 
     def _find_layers(self, model: nn.Module) -> nn.ModuleList:
         return find_layers(model, self.steering.layers_path)

@@ -4,7 +4,7 @@ They are computed, not loaded: a checkpoint does not hold them, and a model that
 meta device has none. With the types `longrope` (Phi-3, Phi-4) and `dynamic` a text has other
 frequencies, and so other probabilities for the same tokens, once it is longer than a certain
 length. transformers switches all rows of a call by the longest one, and leaves keys in the cache as
-they were. Tested with transformers 5.0 (`compute_rotary`) and 5.23.
+they were. Tested with transformers 5.23.
 """
 
 from __future__ import annotations

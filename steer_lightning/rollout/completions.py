@@ -12,10 +12,8 @@ from steer_lightning.model.policy import Policy
 from steer_lightning.model.rotary import check_switch
 from steer_lightning.rollout.engine import OnCompletion
 from steer_lightning.rollout.sampling import Sampling
+from steer_lightning.rollout.stop_text import StopText
 from steer_lightning.types import Completion, Problem, Prompt, Rollouts
-
-BROKEN = "\N{REPLACEMENT CHARACTER}"
-"""Stands in a text for bytes that are no whole character."""
 
 BLOCK = 512
 """Number of tokens in a block of the vocabulary. Probabilities are summed up block by block, since
@@ -94,7 +92,8 @@ def draw(
     Returns:
         Tokens (N,) int64, and their log-probabilities (N,) float32 in nats under the sampled
         distribution. At temperature 0 they are those of the distribution at temperature 1, since
-        the greedy one carries no information.
+        the greedy one carries no information. Where the logits of a row are not finite, its token
+        is any of the vocabulary, and its log-probability NaN.
     """
     warped = logits.float() if sampling.temperature == 0 else warp(logits, sampling)
     largest, token = warped.max(-1, keepdim=True)
@@ -129,7 +128,8 @@ def _invert(weights: torch.Tensor, blocks: torch.Tensor, uniforms: torch.Tensor)
     columns = block * BLOCK + torch.arange(BLOCK, device=weights.device)
     inside = weights.gather(-1, columns.clamp(max=weights.shape[-1] - 1)).to(blocks.dtype)
     inside = inside.masked_fill(columns >= weights.shape[-1], 0.0)
-    return block * BLOCK + _first_above(inside.cumsum(-1), rest)
+    token = block * BLOCK + _first_above(inside.cumsum(-1), rest)
+    return token.clamp(max=weights.shape[-1] - 1)  # of NaN the first place above is the last one
 
 
 def _first_above(ends: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -138,50 +138,6 @@ def _first_above(ends: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     # a target rounded up to the last end would land behind the last token that can be drawn
     target = torch.minimum(target, torch.nextafter(last, torch.zeros_like(last)))
     return torch.searchsorted(ends, target, right=True).clamp(max=ends.shape[-1] - 1)
-
-
-class StopText:
-    """Tells whether the newest token has brought a stop string into the text of a completion.
-
-    That text is what the tokenizer makes of the completion's tokens alone; the prompt does not
-    count. At each token only the last ones are decoded, in a window that can't miss a stop string:
-
-    - A token spells at least one byte, so that a stop string of n bytes lies within n tokens.
-    - Decoders change the beginning of a text, such as the space that it starts with, within its
-      first token. So the window begins one token earlier.
-    - Some decoders turn a whole run of single-byte tokens into replacement characters if the run
-      begins inside a character. So a window that shows one is tried again up to three tokens
-      earlier: a byte has at most three others of its character in front of it.
-
-    A window may also show a stop string that the text does not hold. So the whole text is decoded
-    where a window shows one.
-
-    Args:
-        tokenizer: Tokenizer of the policy.
-        strings: Stop strings.
-    """
-
-    def __init__(self, tokenizer: Any, strings: Sequence[str]) -> None:
-        self._tokenizer, self._strings = tokenizer, strings
-        # a clean-up drops up to two spaces, tokens of their own, beside a character: " ' " is "'"
-        cleans_up = getattr(tokenizer, "clean_up_tokenization_spaces", False)
-        longest = max(len(string.encode()) for string in strings)
-        self._window = longest * 3 if cleans_up else longest
-
-    def __call__(self, tokens: Sequence[int]) -> bool:
-        """Looks at the end of the tokens of a completion."""
-        for before in range(1, 5):
-            text = self._tokenizer.decode(tokens[-self._window - before :])
-            if any(string in text for string in self._strings):
-                return self._is_new(tokens)
-            if BROKEN not in text:
-                break
-        return False
-
-    def _is_new(self, tokens: Sequence[int]) -> bool:
-        """Whether the whole text holds a stop string, and did not without the newest token."""
-        text, earlier = self._tokenizer.decode(tokens), self._tokenizer.decode(tokens[:-1])
-        return any(string in text and string not in earlier for string in self._strings)
 
 
 class Completions:
@@ -299,6 +255,7 @@ class Completions:
         self._texts = dict(enumerate(rollouts.texts))
 
     def _hand_out(self, rows: torch.Tensor, finished: torch.Tensor) -> None:
+        self._check_finite(rows)
         lengths, tokens = self._lengths[rows].tolist(), self._tokens[rows].tolist()
         ids = [row[:length] for row, length in zip(tokens, lengths, strict=True)]
         texts = decode_texts(self.policy.tokenizer, ids, self.policy.ids_without_text)
@@ -308,6 +265,23 @@ class Completions:
             self._texts[row] = text
             problem = self.prompts[row // self.sampling.group_size].problem
             self.on_completion(row, completion_of(problem, text, length, done))
+
+    def _check_finite(self, rows: torch.Tensor) -> None:
+        """Raises a FloatingPointError if the logits of a completion were not finite.
+
+        They are looked at where completions end, since each look waits for the GPU.
+        """
+        broken = self._logprobs[rows].isnan()
+        if bool(broken.any()):
+            row, place = (int(x) for x in broken.nonzero()[0])
+            prompt = self.prompts[int(rows[row]) // self.sampling.group_size]
+            raise FloatingPointError(
+                f"the logits of the model, whose base is in {self.policy.model.dtype}, are not "
+                f"finite: the first ones behind prompt {prompt.id + 1} and {place} tokens of its "
+                "completion. From the first step on that is a matter of the base: its weights are "
+                "damaged, or model.dtype must be float32 or bfloat16. Later the vectors have "
+                "diverged: start anew with a lower learning rate in model.optimizer"
+            )
 
     def rollouts(self) -> Rollouts:
         """Returns all completions, in the order of the prompts; all rows must have ended."""

@@ -200,7 +200,8 @@ class CapturedPasses:
                 return forward(padded.tokens[:, None], padded.positions[:, None])
 
         try:
-            self._known[shape] = padded, self._capture(run)
+            with self._cache.keeping_states():
+                self._known[shape] = padded, self._capture(run)
         except RuntimeError as error:
             if is_out_of_memory(error):
                 raise

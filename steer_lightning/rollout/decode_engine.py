@@ -190,7 +190,7 @@ class DecodeEngine:
             max_columns=sampling.max_new_tokens,
             device=policy.device,
         )
-        cache = FlightCache(policy.model, flight)
+        cache = FlightCache(policy.model, flight, is_recurrent=bool(policy.mixers))
         completions = Completions(
             policy, prompts, sampling, seed=seed, step=step, on_completion=on_completion
         )
@@ -275,11 +275,14 @@ class _Decoder:
         """Reads the prompts in some slots; returns the logits (V,) behind each prompt."""
         flight = self.flight
         found: dict[int, torch.Tensor] = {}
-        slots = sorted(slots, key=lambda slot: flight.lengths[flight.prompts[slot]])
+        lengths = {slot: flight.lengths[flight.prompts[slot]] for slot in slots}
+        slots = sorted(slots, key=lengths.__getitem__)
         while slots:
-            width = flight.lengths[flight.prompts[slots[-1]]]
-            count = max(1, PREFILL_TOKENS // width)
-            chosen, slots = slots[-count:], slots[:-count]
+            width = lengths[slots[-1]]
+            chosen = slots[-max(1, PREFILL_TOKENS // width) :]
+            if self.policy.mixers:  # padding would leave its mark on the states
+                chosen = [slot for slot in chosen if lengths[slot] == width]
+            slots = slots[: -len(chosen)]
             flight.start_prefill(chosen)
             rows = [self.completions.prompts[flight.prompts[slot]].token_ids for slot in chosen]
             ids, mask = left_padded(rows, self.policy.pad_token_id)
@@ -342,6 +345,10 @@ class _Decoder:
     ) -> torch.Tensor:
         """Returns the logits (rows, V) behind the last token."""
         ids = ids.to(self.policy.device)
+        last: int | torch.Tensor = 1
+        if self.cache.shares_keys and not num_completion:
+            # given a number, Gemma 4 leaves the other tokens out of its upper layers
+            last = torch.tensor([ids.shape[1] - 1], device=ids.device)
         with self.policy.with_text_roles(ids, num_completion):
             output = self.policy.model(
                 input_ids=ids,
@@ -349,7 +356,7 @@ class _Decoder:
                 position_ids=positions.to(ids.device),
                 past_key_values=self.cache.past,
                 use_cache=True,
-                logits_to_keep=1,
+                logits_to_keep=last,
             )
         logits: torch.Tensor = output.logits[:, -1]
         return logits

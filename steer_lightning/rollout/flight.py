@@ -31,6 +31,7 @@ class View(ABC):
         place: Place of each row in `slots_by_group`, (N,).
         device: Device of the tensors.
         prefilling: Prompt slots that a prefill writes to, (P,); None while decoding.
+        starting: Slots of the rows that begin with these prompts, (P,).
     """
 
     num_columns: int
@@ -45,6 +46,7 @@ class View(ABC):
     place: torch.Tensor
     device: torch.device
     prefilling: torch.Tensor | None = None
+    starting: torch.Tensor
 
     _is_regular: bool  # the rows lie by group already
     _is_uniform: bool  # all rows are equally long
@@ -291,6 +293,8 @@ class Flight(View):
     def start_prefill(self, slots: Sequence[int]) -> None:
         """Prepares for a forward pass over these prompts, left-padded to the longest."""
         self.prefilling = self._tensor(slots)
+        latest = {row[0] // self.group_size: slot for slot, row in enumerate(self.rows)}
+        self.starting = self._tensor([latest[self.prompts[slot]] for slot in slots])
         self._prefill_lengths = self._tensor([self.lengths[self.prompts[slot]] for slot in slots])
 
     def end_prefill(self) -> None:

@@ -14,12 +14,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.nn.functional import scaled_dot_product_attention
 
 from steer_lightning.errors import UNKNOWN, ConfigError
-from steer_lightning.model.attention import AttentionCall, CacheLayer, attention_by, cache_of
+from steer_lightning.model.attention import (
+    AttentionCall,
+    CacheLayer,
+    attention_by,
+    cache_of,
+    sources_of_keys,
+)
+from steer_lightning.model.recurrence import RecurrentCache
 from steer_lightning.rollout.flight import Flight, View
 from steer_lightning.rollout.sampling import Sampling
+from steer_lightning.rollout.states import States
 from steer_lightning.types import Prompt
 
 FIRST_COLUMNS = 64
@@ -143,21 +150,27 @@ class KeyValues(CacheLayer):
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Stores new keys and values (rows, K, T, D), from where the attention reads them."""
+        """Returns what it gets: the attention stores what it is given, see `store`."""
+        return key_states, value_states
+
+    def store(self, key: torch.Tensor, value: torch.Tensor) -> None:
+        """Stores the keys and values of new tokens, (rows, K, T, D).
+
+        They are those that the attention gets: some models hand compressed ones to `update`.
+        """
         if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        view, new = self.view, (key_states, value_states)
+            self.lazy_initialization(key, value)
+        view, new = self.view, (key, value)
         if view.prefilling is not None:
             for room, states in zip(self.prefix, new, strict=True):
                 room[view.prefilling, :, -states.shape[2] :] = states
-            return new
+            return
         self.reserve(view.num_columns)
         for room, states in zip(self.tail, new, strict=True):
             if view.column is not None:  # all rows are equally long: a slice is faster
                 room[: view.num_rows, :, view.column] = states[:, :, 0]
             else:
                 room[view.slots, :, view.columns] = states[:, :, 0]
-        return new
 
     @property
     def num_columns(self) -> int:
@@ -184,27 +197,36 @@ class KeyValues(CacheLayer):
 
     def move_prompts(self, source: torch.Tensor, target: torch.Tensor) -> None:
         """Moves prompts into slots that have become free."""
+        if not self.is_initialized:
+            return
         for room in self.prefix:
             room[target] = room[source]
 
 
 class FlightCache:
-    """The keys and values of all decoder layers, and the attention of a model over them.
+    """The keys, values and states of all decoder layers, and the attention of a model over them.
 
     Args:
         model: Language model.
         flight: Rows and prompts in flight.
+        is_recurrent: Whether layers of the model have states.
 
     Attributes:
         layers: Keys and values of each decoder layer.
+        shares_keys: Whether layers read the keys and values of others.
+        states: States of each decoder layer of a recurrent model; of others none.
         past: Cache of these layers, which the model takes as `past_key_values`.
     """
 
-    def __init__(self, model: Any, flight: Flight) -> None:
+    def __init__(self, model: Any, flight: Flight, is_recurrent: bool = False) -> None:
         self._model, self._flight = model, flight
-        num_layers = model.config.get_text_config().num_hidden_layers
-        self.layers = [KeyValues(flight) for _ in range(num_layers)]
-        self.past = cache_of(self.layers)
+        self._sources = sources_of_keys(model.config.get_text_config())
+        self.shares_keys = len(set(self._sources)) < len(self._sources)
+        self.layers = [KeyValues(flight) for _ in self._sources]
+        self.states = [States(flight) for _ in self._sources] if is_recurrent else []
+        self.past = (
+            RecurrentCache(self.layers, self.states) if is_recurrent else cache_of(self.layers)
+        )
 
     @contextmanager
     def decoding(self) -> Iterator[None]:
@@ -215,13 +237,28 @@ class FlightCache:
     @contextmanager
     def seen_as(self, view: View) -> Iterator[None]:
         """Lets passes see the flight through another view while the block runs."""
-        for layer in self.layers:
-            layer.view = view
+        self._see(view)
         try:
             yield
         finally:
-            for layer in self.layers:
-                layer.view = self._flight
+            self._see(self._flight)
+
+    def _see(self, view: View) -> None:
+        for layer in self.layers:
+            layer.view = view
+        for states in self.states:
+            states.view = view
+
+    @contextmanager
+    def keeping_states(self) -> Iterator[None]:
+        """Puts the rows' states back after passes that must not count."""
+        rooms = [room for states in self.states for room in states.rows.values()]
+        kept = [room[: self._flight.num_rows].clone() for room in rooms]
+        try:
+            yield
+        finally:
+            for room, before in zip(rooms, kept, strict=True):
+                room[: len(before)] = before
 
     def reserve(self, num_columns: int) -> int:
         """Makes room for that many tail columns; returns how many there is room for."""
@@ -230,9 +267,11 @@ class FlightCache:
         return max(layer.num_columns for layer in self.layers)
 
     def copy_rows(self, source: torch.Tensor, target: torch.Tensor) -> None:
-        """Copies tails from row slots into others that are free."""
+        """Copies tails and states from row slots into others that are free."""
         for layer in self.layers:
             layer.copy_rows(source, target, self._flight.num_columns)
+        for states in self.states:
+            states.copy_rows(source, target)
 
     def move_prompts(self, source: torch.Tensor, target: torch.Tensor) -> None:
         """Moves prompts into slots that have become free."""
@@ -247,42 +286,31 @@ class FlightCache:
 
         Returns:
             Output (rows, T, H, D).
-
-        Raises:
-            NotImplementedError: If the model caps scores or has attention sinks.
         """
-        call.refuse("softcap", "sinks")
-        layer = self.layers[call.layer]
+        source = self._sources[call.layer]
+        layer = self.layers[source]
+        if source == call.layer:
+            layer.store(call.key, call.value)
         if layer.view.prefilling is None:
-            return _decode(layer.view, layer, call.query * call.scale, call.window)
-        mask = self._flight.prefill_mask(call.window)
-        output = scaled_dot_product_attention(
-            call.query,
-            call.key,
-            call.value,
-            attn_mask=mask,
-            is_causal=mask is None,
-            scale=call.scale,
-            enable_gqa=call.query.shape[1] != call.key.shape[1],
-        )
-        return output.transpose(1, 2)
+            return _decode(layer.view, layer, call)
+        return call.over(call.query, call.key, call.value, self._flight.prefill_mask(call.window))
 
 
-def _decode(view: View, layer: KeyValues, query: torch.Tensor, window: int | None) -> torch.Tensor:
-    """Attends for one token a row, from queries (N, H, 1, D) to an output (N, 1, H, D)."""
-    num_rows, heads, _, size = query.shape
+def _decode(view: View, layer: KeyValues, call: AttentionCall) -> torch.Tensor:
+    """Attends for one token a row, from queries (N, H, 1, D) to an output (N, 1, H, E)."""
+    num_rows, heads, _, size = call.query.shape
     keys, values = (room[:num_rows, :, : view.num_columns] for room in layer.tail)
     kv_heads = keys.shape[1]
-    folded = query.reshape(num_rows, kv_heads, heads // kv_heads, size)
-    prefix_bias, tail_bias = view.biases(window, heads // kv_heads)
-    tail = _part(folded, keys, values, tail_bias)
+    folded = (call.query * call.scale).reshape(num_rows, kv_heads, heads // kv_heads, size)
+    prefix_bias, tail_bias = view.biases(call.window, heads // kv_heads)
+    tail = _part(call, folded, keys, values, tail_bias)
     prompts = [room[: view.num_prompts, :, -view.width :] for room in layer.prefix]
     grouped = view.to_groups(folded)
     prefix = [
         view.from_groups(part, heads // kv_heads)
-        for part in _part(grouped, prompts[0], prompts[1], prefix_bias)
+        for part in _part(call, grouped, prompts[0], prompts[1], prefix_bias)
     ]
-    joined = _join(prefix, tail).to(query.dtype)
+    joined = _join(prefix, tail, call.sinks).to(call.query.dtype)
     return joined.reshape(num_rows, 1, heads, values.shape[-1])
 
 
@@ -290,10 +318,14 @@ Part = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # weighted values, sums,
 
 
 def _part(
-    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, bias: torch.Tensor | None
+    call: AttentionCall,
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    bias: torch.Tensor | None,
 ) -> Part:
     """Attends over a part of the tokens, without normalising yet; scores are float32."""
-    scores = torch.matmul(query, keys.transpose(2, 3)).float()
+    scores = call.capped(torch.matmul(query, keys.transpose(2, 3)).float())
     if bias is not None:
         scores += bias
     largest = scores.amax(-1, keepdim=True)
@@ -305,10 +337,18 @@ def _part(
     )
 
 
-def _join(one: Any, two: Any) -> torch.Tensor:
-    """Joins two parts into the softmax over both: each is weighted by its share of the sum."""
+def _join(one: Any, two: Any, sinks: torch.Tensor | None) -> torch.Tensor:
+    """Joins two parts into the softmax over both: each is weighted by its share of the sum.
+
+    Sinks (H,) are a third part, whose values are zero.
+    """
     largest = torch.maximum(one[2], two[2])
+    if sinks is not None:
+        scores = sinks.float().view(largest.shape[1:])
+        largest = torch.maximum(largest, scores)
     share_one, share_two = (one[2] - largest).exp_(), (two[2] - largest).exp_()
     total = one[1] * share_one + two[1] * share_two
+    if sinks is not None:
+        total += (scores - largest).exp_()
     joined: torch.Tensor = (one[0] * share_one + two[0] * share_two) / total
     return joined

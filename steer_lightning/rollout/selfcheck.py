@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 
+from steer_lightning.errors import ConfigError
 from steer_lightning.model.plain_pass import (
     gap_of,
     logprobs_of,
@@ -46,10 +47,21 @@ def why_not(policy: Policy, generate: Generate) -> str | None:
 
     Returns:
         None if they agree, else the reason why the model can't be sampled this way.
+
+    Raises:
+        FloatingPointError: If not even a plain pass has finite logits.
     """
-    sampling = Sampling(group_size=3, max_new_tokens=6)
+    sampling, prompts = Sampling(group_size=3, max_new_tokens=6), made_up_prompts(policy)
     try:
-        rollouts = generate(made_up_prompts(policy), sampling)
+        rollouts = generate(prompts, sampling)
+    except FloatingPointError as error:
+        with policy.sharding.without_gradients():
+            logits = plain_logits(policy, prompts[0].token_ids, [0])
+        if not bool(logits.isfinite().all()):
+            raise  # the base itself is at fault
+        return str(error)
+    except ConfigError:
+        raise  # says itself what to do
     except (RuntimeError, TypeError, ValueError, AttributeError, LookupError) as error:
         # a model that does not fit the interfaces may fail in many ways
         if is_out_of_memory(error):

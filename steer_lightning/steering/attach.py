@@ -26,6 +26,16 @@ def attach(
         with attach(model, "steering_vectors.safetensors"):
             model.generate(**inputs)
 
+    Vectors for `tokens` other than `all` are told by `generate` which tokens are its prompt; in a
+    pass outside `generate`, what is read into an empty cache is the prompt. For `site` other than
+    `layer_output` the model reads five tokens here, which shows whether its site is what it is
+    said to be. The output of layers that hand on several streams, as in Gemma 3n and DeepSeek V4,
+    is refused in the first pass.
+
+    While anything is attached, `generate` does not compile the model. Vectors may be attached
+    before `torch.compile`, and then be scaled and removed; a compiled model is refused, unless
+    only its layers are compiled, each by itself. A model with changed weights must not be compiled.
+
     Args:
         model: Transformers causal language model.
         vectors: Path of a run's result, of any kind; a loaded object, which is moved to the
@@ -37,8 +47,9 @@ def attach(
         A context manager with `.remove()` and a `scale` that can be changed.
 
     Raises:
-        ConfigError: If the vectors do not fit the model; the error shows both widths or layer
-            counts. Vectors that fit but come from a model of another name only cause a warning.
+        ConfigError: If the vectors do not fit the model, whose error shows both widths or layer
+            counts; if their site is not what its name says; or if the model is compiled. Vectors
+            that fit but come from a model of another name only cause a warning.
     """
     if isinstance(vectors, (str, Path)):
         vectors = load_steering(vectors)

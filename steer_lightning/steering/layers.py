@@ -1,6 +1,6 @@
 """Functions that find and choose decoder layers of a transformers causal language model.
 
-Tested with transformers 5.0 and 5.23.
+Tested with transformers 5.23.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from steer_lightning.errors import ConfigError
 
@@ -60,6 +61,15 @@ def find_layers(model: nn.Module, layers_path: str | None = None) -> nn.ModuleLi
         fix="Set model.steering.layers_path (in Python: `layers_path=`) to the dotted path of "
         "its decoder layers",
     )
+
+
+def language_model(model: nn.Module) -> nn.Module:
+    """Returns the model of transformers in a wrapper, such as PEFT's, or else the model itself.
+
+    `generate` of a wrapper calls the wrapped model, never the wrapper's `forward`.
+    """
+    found = (module for module in model.modules() if isinstance(module, PreTrainedModel))
+    return next(found, model)
 
 
 def stream_width(model: Any) -> int:

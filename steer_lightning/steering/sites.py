@@ -1,6 +1,6 @@
 """The places in a decoder layer of transformers at which a vector can be added.
 
-Tested with transformers 5.0 and 5.23.
+Tested with transformers 5.23.
 """
 
 from __future__ import annotations
@@ -19,16 +19,21 @@ Site = Literal[
 MODULES: dict[str, tuple[str, ...]] = {
     "input_norm": ("input_layernorm", "ln_1"),
     "attention_output": ("self_attn", "attn", "attention", "self_attention"),
-    # in Gemma `post_attention_layernorm` normalises the attention's output, and the MLP reads
-    # the output of `pre_feedforward_layernorm`
-    "post_attention_norm": ("pre_feedforward_layernorm", "post_attention_layernorm", "ln_2"),
+    # in Gemma and AFMoE `post_attention_layernorm` normalises the attention's output, and the MLP
+    # reads the output of another norm
+    "post_attention_norm": (
+        "pre_feedforward_layernorm",
+        "pre_mlp_layernorm",
+        "post_attention_layernorm",
+        "ln_2",
+    ),
     "mlp_output": ("mlp",),
 }
 """Names of the modules whose output is a site; of several, the first that a layer has counts.
 
 `layer_output` is the output of the layer itself. A site is named by its reader: `input_norm` enters
 the attention, `post_attention_norm` enters the MLP, and the two outputs enter a norm, if there is
-one, or else the residual stream.
+one, or else the residual stream. Names alone do not prove that: `site_check` looks at a pass.
 """
 
 
@@ -51,7 +56,7 @@ def find_sites(layers: nn.ModuleList, indices: Sequence[int], site: str) -> list
     if missing:
         layer = layers[missing[0]]
         kind = type(layer).__name__
-        known = [name for name in ("layer_output", *MODULES) if _find(layer, name) is not None]
+        known = named_sites(layer)
         raise ConfigError(
             "model.steering.site",
             site,
@@ -62,6 +67,11 @@ def find_sites(layers: nn.ModuleList, indices: Sequence[int], site: str) -> list
     return [module for module in found if module is not None]
 
 
+def named_sites(layer: nn.Module) -> list[str]:
+    """Returns the sites for which a layer has a module of a known name."""
+    return [name for name in ("layer_output", *MODULES) if _find(layer, name) is not None]
+
+
 def _find(layer: nn.Module, site: str) -> nn.Module | None:
     if site == "layer_output":
         return layer
@@ -69,4 +79,6 @@ def _find(layer: nn.Module, site: str) -> nn.Module | None:
     if "post_feedforward_layernorm" in parts and "pre_feedforward_layernorm" not in parts:
         # in OLMo 2 the norms come after attention and MLP, which read the plain stream
         parts = {name: part for name, part in parts.items() if not name.endswith("layernorm")}
-    return next((parts[name] for name in MODULES[site] if name in parts), None)
+    found = (parts[name] for name in MODULES[site] if name in parts)
+    # the model calls the parts of a list, never the list
+    return next((part for part in found if not isinstance(part, nn.ModuleList)), None)

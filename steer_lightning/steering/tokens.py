@@ -45,15 +45,31 @@ def text_roles(ids: torch.Tensor, num_completion: int) -> torch.Tensor:
     return roles
 
 
+def column_roles(columns: torch.Tensor, border: int) -> torch.Tensor:
+    """Returns the roles of some columns of a text, (1, T).
+
+    Args:
+        columns: Numbers of the columns, (T,).
+        border: Number of the completion's first column; the one before is the prompt's last.
+    """
+    roles = torch.full_like(columns, PROMPT)
+    roles[columns >= border] = COMPLETION
+    roles[columns == border - 1] = LAST_PROMPT
+    return roles[None]
+
+
 def roles_of_call(inputs: Mapping[str, Any]) -> torch.Tensor:
-    """Infers the roles in a forward pass whose roles were not given, such as one of `generate`.
+    """Infers the roles in a forward pass of which nothing else is known, one outside `generate`.
 
     The tokens read while the cache is empty are the prompt; those that follow are the completion.
 
     Args:
-        inputs: Keyword arguments of the model's forward pass.
+        inputs: Arguments of the model's forward pass, by name.
+
+    Raises:
+        ConfigError: If there is a cache of which it is not known whether it is empty.
     """
-    ids = inputs.get("input_ids")
+    ids, mask = inputs.get("input_ids"), inputs.get("attention_mask")
     ids = inputs["inputs_embeds"][..., 0] if ids is None else ids
     if has_cached_tokens(inputs):
         return torch.full(ids.shape, COMPLETION, device=ids.device)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import nn
 
-from steer_lightning.steering.model_parts import outputs_seen
+from steer_lightning.steering.model_parts import one_logit, outputs_seen
 
 
 @torch.no_grad()
@@ -28,6 +28,9 @@ def measure_rms(
 
     Returns:
         The size for each module, (L,) float32.
+
+    Raises:
+        SeveralStreamsError: If the output of a module is not one stream.
     """
     found: dict[int, list[torch.Tensor]] = {row: [] for row in range(len(places))}
     real = torch.zeros(0)
@@ -36,8 +39,8 @@ def measure_rms(
         sizes = stream.float().pow(2).mean(-1).sqrt()  # (B, T)
         found[row].append(sizes[real.to(sizes.device)].cpu())
 
-    with outputs_seen(places, keep):
+    with outputs_seen(places, keep), one_logit(model):
         for ids, mask in batches:
             real = mask.bool()
-            model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=1)
+            model(input_ids=ids, attention_mask=mask, use_cache=False)
     return torch.stack([torch.cat(sizes).median() for sizes in found.values()])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -10,12 +11,17 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from steer_lightning.errors import ConfigError
 from steer_lightning.steering.base import Attachment, ConstantVector
-from steer_lightning.steering.layers import find_layers
+from steer_lightning.steering.compiled import check_not_compiled
+from steer_lightning.steering.generate_calls import watched_generate
+from steer_lightning.steering.layers import find_layers, language_model
+from steer_lightning.steering.model_parts import stream_of
+from steer_lightning.steering.site_check import check_sites
 from steer_lightning.steering.sites import Site, find_sites
 from steer_lightning.steering.tokens import Tokens, is_steered, roles_of_call
 
-Output = torch.Tensor | tuple[torch.Tensor, ...]
+Output = torch.Tensor | tuple[torch.Tensor, ...] | list[torch.Tensor]
 
 
 class Vectors(Protocol):
@@ -41,6 +47,10 @@ class HookedVectors(Attachment):
         model: Model to steer.
         vectors: Vectors that have been built for the model.
         scale: Factor on all vectors.
+
+    Raises:
+        ConfigError: If the model is compiled around its places, or a place is not what its name
+            says.
     """
 
     def __init__(self, model: nn.Module, vectors: Vectors, scale: float) -> None:
@@ -49,15 +59,21 @@ class HookedVectors(Attachment):
         layers = find_layers(model, vectors.layers_path)
         self._layers = [layers[layer] for layer in vectors.layers]
         places = find_sites(layers, vectors.layers, vectors.site)
+        check_not_compiled(model, places)
+        check_sites(model, layers, vectors.layers, vectors.site)
         self._constant: list[ConstantVector] = []
-        self._handles = [
-            place.register_forward_hook(partial(self._add, row)) for row, place in enumerate(places)
-        ]
+        base = language_model(model)
+        self._generate = watched_generate(base)
+        self._handles: list[Any] = [self._generate]
+        for row, place in enumerate(places):
+            self._handles.append(place.register_forward_hook(partial(self._add, row)))
         self._told: torch.Tensor | None = None
-        self._steered: torch.Tensor | None = None  # (rows, T, 1) bool of the pass under way
+        self._steered: torch.Tensor | None = None  # (rows or 1, T, 1) bool of the pass under way
+        self._num_last: object = 0  # positions of that pass for which logits are asked
         self.needs_roles = vectors.tokens != "all"
         if self.needs_roles:
-            look = model.register_forward_pre_hook(self._look, with_kwargs=True)
+            self._parameters = list(inspect.signature(base.forward).parameters)
+            look = base.register_forward_pre_hook(self._look, with_kwargs=True)
             self._handles.append(look)
 
     def _look(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -65,27 +81,53 @@ class HookedVectors(Attachment):
 
         This stays known after the pass, of which activation checkpointing computes parts again.
         """
-        named = {"input_ids": args[0], **kwargs} if args else kwargs
-        roles = roles_of_call(named) if self._told is None else self._told
+        named = {**dict(zip(self._parameters, args, strict=False)), **kwargs}
+        roles = self._told
+        if roles is None:
+            roles = self._generate.roles(named)
+        if roles is None:
+            roles = roles_of_call(named)
         self._steered = is_steered(roles, self._vectors.tokens)
+        self._num_last = named.get("logits_to_keep")
 
     def _add(self, row: int, module: nn.Module, args: object, output: Output) -> Output | None:
         """Computes `h <- h + scale * v` in the dtype of the stream.
 
-        Some modules return a tuple that starts with h.
+        Some modules return a tuple or a list that starts with h.
         """
         constant = self._constant[row] if self._constant else None
         if constant is not None and constant.is_folded:
             return None
         stream = output if isinstance(output, torch.Tensor) else output[0]
+        if stream.dim() != 3:
+            stream_of(output)  # raises an error that explains
         vector = self._plain(row) if constant is None else constant.vector
         change = vector.to(stream)
         if self._vectors.by_token:
             change = self._vectors.gate(row, stream) * change
-        if self._steered is not None:
-            change = self._steered.to(stream) * change
+        if self.needs_roles:
+            change = self._steered_in(stream).to(stream) * change
         steered = stream + change
-        return steered if isinstance(output, torch.Tensor) else (steered, *output[1:])
+        if isinstance(output, torch.Tensor):
+            return steered
+        return [steered, *output[1:]] if isinstance(output, list) else (steered, *output[1:])
+
+    def _steered_in(self, stream: torch.Tensor) -> torch.Tensor:
+        """Returns which tokens of a stream (rows, T, D) are steered, (rows or 1, T, 1) bool."""
+        steered, length, num_last = self._steered, stream.shape[1], self._num_last
+        if steered is not None and steered.shape[1] == length:
+            return steered
+        if steered is not None and isinstance(num_last, int) and num_last == length:
+            # layers of Gemma 4 that share keys read only the positions whose logits are asked for
+            return steered[:, -length:]
+        raise ConfigError(
+            "model.steering.tokens",
+            self._vectors.tokens,
+            rule=f"the roles of {length} tokens of this pass are not known",
+            why="The layers were called by themselves, or read other tokens than the model",
+            fix="Call the model that the vectors are attached to, or set "
+            "model.steering.tokens: all",
+        )
 
     def _plain(self, row: int) -> torch.Tensor:
         return self._vectors.plain(row, self.scale)
@@ -120,7 +162,7 @@ class HookedVectors(Attachment):
             self._constant = []
 
     def remove(self) -> None:
-        """Removes the hooks; see `Attachment.remove`."""
+        """Removes the hooks, and restores `generate`; see `Attachment.remove`."""
         for handle in self._handles:
             handle.remove()
         self._handles = []

@@ -14,6 +14,9 @@ from torch import nn
 
 from steer_lightning.errors import ConfigError
 from steer_lightning.steering.base import Attachment, ConstantVector, Steering
+from steer_lightning.steering.compiled import check_not_compiled
+from steer_lightning.steering.generate_calls import watched_generate
+from steer_lightning.steering.layers import language_model
 from steer_lightning.steering.model_parts import output_layer
 from steer_lightning.steering.result_file import read_metadata, read_tensors, refusal, write_result
 from steer_lightning.system.printable import one_line
@@ -169,6 +172,7 @@ class ChangedWeights(Attachment):
     """
 
     def __init__(self, model: nn.Module, steering: WeightChanges, scale: float) -> None:
+        check_not_compiled(model)
         self.scale = scale
         self._steering = steering
         self._is_constant = False
@@ -179,10 +183,12 @@ class ChangedWeights(Attachment):
                 places.setdefault(id(weight), []).append((module, name))
         self._places = [places[id(weights[name])] for name in steering.names]
         self._prepared: list[tuple[torch.Tensor, ...] | None] = [None] * len(self._places)
-        self._handles = [model.register_forward_pre_hook(self._stand_in)]
+        watch = watched_generate(language_model(model))
+        self._handles: list[Any] = [model.register_forward_pre_hook(self._stand_in), watch]
 
     def _stand_in(self, module: nn.Module, args: object) -> None:
         """Places the weights before each pass; they stay, as checkpointing recomputes layers."""
+        check_not_compiled(module)  # compiled code would keep the weights of its first pass
         if not self._is_constant:
             self._place()
 

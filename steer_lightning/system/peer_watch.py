@@ -4,6 +4,9 @@ A collective call waits for all processes and can't be interrupted; its time-out
 the longest rollout. Therefore the first process holds a connection to each other process, which the
 operating system closes when either of them dies, for whatever reason. The process that sees this
 tells the others, says why, and ends.
+
+A process that is stopped, as by SIGSTOP or a debugger, keeps its connections. So all of them send a
+beat every few seconds. One whose beats stay away is told and not ended: it may be continued.
 """
 
 from __future__ import annotations
@@ -35,6 +38,12 @@ SILENCE = 30
 SETTLING = 3.0
 """Seconds to wait and see whether the end of another process caused the error of this one."""
 
+BEAT = 10.0
+"""Seconds between two beats of a process."""
+
+MISSED = 6
+"""Number of beats of another process, counted by one's own, whose absence is told."""
+
 GRACE = 20.0
 """Seconds that a process has to end by itself after another one was asked to stop."""
 
@@ -57,6 +66,7 @@ class PeerWatch:
         # launchers take any status but 0 of a process other than the first for a failure
         self._status_if_stopped = 0 if rank else 143
         self._names: dict[socket.socket, int] = {}
+        self._missed: dict[socket.socket, int] = {}  # beats since the last word of each
         self._selector = selectors.DefaultSelector()
         self._listener: socket.socket | None = None
         door = None
@@ -89,7 +99,7 @@ class PeerWatch:
     def _add(self, peer: socket.socket, rank: int) -> None:
         peer.settimeout(None)
         keep_alive(peer)
-        self._names[peer] = rank
+        self._names[peer], self._missed[peer] = rank, 0
         self._selector.register(peer, selectors.EVENT_READ)
 
     # ---- leaving
@@ -133,18 +143,53 @@ class PeerWatch:
 
     def _listen(self) -> None:
         pending: dict[socket.socket, bytes] = {}
+        next_beat = time.monotonic() + BEAT
         while self._selector.get_map():
-            for key, _ in self._selector.select():
+            events = self._selector.select(max(0.0, next_beat - time.monotonic()))
+            if time.monotonic() >= next_beat:
+                self._beat()
+                next_beat = time.monotonic() + BEAT
+            for key, _ in events:
                 peer: Any = key.fileobj
                 if peer is self._listener:
                     self._welcome()
                     continue
                 data = self._receive(peer)
+                self._note(peer, bool(data))
                 *lines, pending[peer] = (pending.get(peer, b"") + data).split(b"\n")
                 for line in lines:
                     self._hear(peer, json.loads(line))
                 if not data and peer in self._names:
                     self._die(f"process {self._names[peer]} ended without a word", 1)
+
+    def _beat(self) -> None:
+        """Shows the others that this process runs, and counts how long they have not done so.
+
+        Beats are counted, not seconds: where all processes are stopped and continued together, none
+        has missed more than one.
+        """
+        with self._lock:
+            for peer, rank in self._names.items():
+                self._missed[peer] += 1
+                if self._missed[peer] == MISSED:
+                    self._say(
+                        f"process {rank} has been silent for {MISSED * BEAT:.0f} s: it was "
+                        "stopped, or its machine hangs. The others wait for it, as long as "
+                        "timeout_hours of the strategy allows; once it is killed they end, too"
+                    )
+                elif self._missed[peer] < MISSED:  # what nobody reads would fill the connection
+                    self._send(peer, {"beat": True})
+
+    def _note(self, peer: socket.socket, has_spoken: bool) -> None:
+        """Starts the count of missed beats anew at a word of another process."""
+        if has_spoken and self._missed.get(peer, 0) >= MISSED:
+            self._say(f"process {self._names[peer]} goes on")
+        self._missed[peer] = 0
+
+    @staticmethod
+    def _say(text: str) -> None:
+        """Writes a line at once: only the first process's log messages are shown."""
+        os.write(2, f"{printable(text)}\n".encode())
 
     def _welcome(self) -> None:
         listener = self._listener
@@ -176,6 +221,8 @@ class PeerWatch:
             return b""
 
     def _hear(self, peer: socket.socket, message: Message) -> None:
+        if "beat" in message:
+            return
         if "failed" in message:
             self._die(message["failed"], message["status"])
         self._forget(peer)

@@ -5,85 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import lightning as L
 import torch
-from lightning.pytorch.strategies import SingleDeviceStrategy
 
 from steer_lightning.advantages.base import min_group_size_of
 from steer_lightning.errors import ConfigError
 from steer_lightning.losses import needs_of
 from steer_lightning.rewards import LengthReward, reward_name
 from steer_lightning.rollout import Sampling
-from steer_lightning.strategy import STRATEGIES, SteeringStrategy
 from steer_lightning.system.collectives import gather_objects
 from steer_lightning.system.plain_settings import check_same
 from steer_lightning.training.sample import DynamicSampling
 from steer_lightning.training.update import OptimizerSteps
-
-
-def check_trainer(trainer: L.Trainer) -> None:
-    """Raises a ConfigError for trainer settings that would falsify the training."""
-    if trainer.precision != "32-true":
-        raise ConfigError(
-            "trainer.precision",
-            trainer.precision,
-            rule='must be "32-true"',
-            why="It is the precision of the vectors: small steps are rounded away in 16 bits",
-            fix="Set the base's own precision by model.dtype: bfloat16",
-        )
-    strategy = trainer.strategy
-    if not isinstance(strategy, (SingleDeviceStrategy, SteeringStrategy)):
-        raise ConfigError(
-            "trainer.strategy",
-            type(strategy).__name__,
-            rule=f"must be one of {', '.join(sorted(set(STRATEGIES)))}",
-            why="Others would send or shard the vectors with the base",
-            fix="Set trainer.strategy: ddp, fsdp2, or a class of steer_lightning.strategy",
-        )
-    if trainer.gradient_clip_val is not None:
-        raise ConfigError(
-            "trainer.gradient_clip_val",
-            trainer.gradient_clip_val,
-            rule="must be null",
-            why="The optimizer step is the module's own, and so is its clip",
-            fix="Set model.gradient_clip to NormClip with that max_norm",
-        )
-    if trainer.accumulate_grad_batches != 1:
-        raise ConfigError(
-            "trainer.accumulate_grad_batches",
-            trainer.accumulate_grad_batches,
-            rule="must be 1",
-            why="A step accumulates over its micro-batches by itself",
-            fix="Set data.batch_size higher; model.tokens_per_micro_batch bounds the memory",
-        )
-    strict = torch.are_deterministic_algorithms_enabled()
-    if strict and not torch.is_deterministic_algorithms_warn_only_enabled():
-        _check_deterministic(trainer)
-
-
-def _check_deterministic(trainer: L.Trainer) -> None:
-    if trainer.strategy.root_device.type == "cuda":
-        raise ConfigError(
-            "trainer.deterministic",
-            True,
-            rule="must be false or warn on a GPU",
-            why="Sampling sums probabilities up, which torch has no deterministic GPU kernel for",
-            fix="Set trainer.deterministic: warn",
-        )
-
-
-def num_steps_of(trainer: L.Trainer) -> int:
-    """Returns the number of steps of a run; raises a ConfigError if nothing bounds it."""
-    found = trainer.estimated_stepping_batches
-    if found == float("inf"):
-        raise ConfigError(
-            "trainer.max_steps",
-            trainer.max_steps,
-            rule="it or trainer.max_epochs must bound the run",
-            why="The learning rate's schedule needs its length",
-            fix="Set trainer.max_steps to a number of optimizer steps",
-        )
-    return int(found)
 
 
 def check_training(module: Any, loss: Any) -> None:

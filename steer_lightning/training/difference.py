@@ -199,7 +199,7 @@ class Difference:
         drawn = [every[k] for k in order.take(num + held_out)]
         for key, sampling in (("sampling", self.sampling), ("eval_sampling", self.eval_sampling)):
             most = sampling.max_new_tokens
-            self.policy.check_length(drawn, most, f"model.{key}.max_new_tokens")
+            self.policy.check_prompts(drawn, most, f"model.{key}.max_new_tokens")
         return drawn[:num], drawn[num:]
 
     def _batches(self, prompts: Sequence[Prompt]) -> Iterator[Sequence[Prompt]]:

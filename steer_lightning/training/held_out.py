@@ -1,10 +1,11 @@
-"""The measurement on held-out problems in `validate` and `test`."""
+"""The measurement on held-out problems in `validate` and `test`, and of `data.val` in `fit`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import lightning as L
+from lightning.pytorch.trainer.states import TrainerFn
 
 from steer_lightning.evaluation import BenchmarkMetrics, evaluate_batch
 from steer_lightning.model.policy import Policy
@@ -42,8 +43,9 @@ class HeldOut(L.LightningModule):
             self.engine.setup(self.policy)
 
     def on_validation_start(self) -> None:
-        """Hands the policy to the engine."""
-        self.set_up_engine()
+        """Hands the policy to the engine, unless the training has done so."""
+        if self.trainer.state.fn != TrainerFn.FITTING:
+            self.set_up_engine()
 
     on_test_start = on_validation_start
 
@@ -69,7 +71,12 @@ class HeldOut(L.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Logs accuracy, completion length, and the share of cut-off and unscored answers."""
-        self.log_dict({f"validation/{k}": v for k, v in self._evaluation.result().items()})
+        metrics = {f"validation/{k}": v for k, v in self._evaluation.result().items()}
+        training = self.trainer.state.fn == TrainerFn.FITTING
+        self.log_dict(metrics, logger=not training)
+        if training and not self.trainer.sanity_checking:
+            for logger in self.trainer.loggers:  # Lightning would log them under the step before
+                logger.log_metrics(metrics, step=self.trainer.global_step)
 
     def on_test_epoch_end(self) -> None:
         """Logs the same metrics for the test set."""

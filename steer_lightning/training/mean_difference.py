@@ -8,7 +8,7 @@ from steer_lightning.advantages import DrGRPO, has_signal
 from steer_lightning.errors import ConfigError
 from steer_lightning.model.policy import Policy
 from steer_lightning.steering import SteeringVectors, find_sites
-from steer_lightning.steering.model_parts import outputs_seen
+from steer_lightning.steering.model_parts import one_logit, outputs_seen
 from steer_lightning.training.batch import MicroBatch
 from steer_lightning.training.gradient import micro_batches
 from steer_lightning.types import Rollouts
@@ -168,8 +168,8 @@ def mean_states(policy: Policy, rows: MicroBatch, num_tokens: int | None = None)
         found[row] = torch.einsum("nt,ntd->nd", weights, stream[:, -width:].float())
 
     ids, mask = rows.ids.to(policy.device), rows.mask.to(policy.device)
-    with outputs_seen(places, keep):
-        policy.padded_logits(ids, mask, num_last=1)
+    with outputs_seen(places, keep), one_logit(policy.model):
+        policy.padded_logits(ids, mask, num_last=width + 1)
     return torch.stack([found[row] for row in range(len(places))])
 
 

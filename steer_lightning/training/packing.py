@@ -3,22 +3,23 @@
 Rows of a group have their prompt in common, and completions often begin with the same words, or are
 the same altogether: the sharper the policy, the more so. What two rows have in common from the
 start is read once, since a token's hidden state depends on the tokens before it alone. Everything
-but attention works token by token, and so runs on the packed tokens. Attention alone takes the
-tokens apart into rows again, right-padded, in buckets of similar length, and puts its output back
-into the packed order.
+but attention and recurrences works token by token, and so runs on the packed tokens. Attention and
+recurrences take the tokens apart into rows again, right-padded, in buckets of similar length, and
+put their output back into the packed order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
-from torch.nn.functional import scaled_dot_product_attention
 
 from steer_lightning.model.attention import AttentionCall, attention_by
 from steer_lightning.model.head import Head, TokenStates, token_states
 from steer_lightning.model.policy import Policy
+from steer_lightning.model.replaced_forward import ForwardMethod, replaced_forwards
 from steer_lightning.steering.tokens import COMPLETION, LAST_PROMPT, PROMPT
 from steer_lightning.training.batch import MicroBatch
 
@@ -102,20 +103,35 @@ class Packing:
 
     def attend(self, call: AttentionCall) -> torch.Tensor:
         """Attends within the rows, from packed tensors (1, H, S, D) to an output (1, S, H, D)."""
-        call.refuse("softcap", "sinks")
         outputs = []
         for places in self.buckets:
             mask = self.window(places.shape[1], call.window)
-            output = scaled_dot_product_attention(
-                _take(call.query, places),
-                _take(call.key, places),
-                _take(call.value, places),
-                attn_mask=mask,
-                is_causal=mask is None,
-                scale=call.scale,
-                enable_gqa=call.query.shape[1] != call.key.shape[1],
-            )
-            outputs.append(output.transpose(1, 2).flatten(0, 1))  # (n * T, H, D)
+            query, key, value = (_take(x, places) for x in (call.query, call.key, call.value))
+            outputs.append(call.over(query, key, value, mask).flatten(0, 1))  # (n * T, H, D)
+        return self._put_back(outputs)
+
+    def by_rows(
+        self, mix: Callable[[torch.Tensor], torch.Tensor], states: torch.Tensor
+    ) -> torch.Tensor:
+        """Mixes the tokens within the rows by a causal function of rows (n, T, D).
+
+        What is behind a token, such as the rows' padding, must not change its output.
+
+        Args:
+            mix: Function from rows (n, T, D) to rows (n, T, E).
+            states: Packed states, (1, S, D).
+
+        Returns:
+            Packed output, (1, S, E).
+        """
+        outputs = []
+        for places in self.buckets:
+            rows = states[0].index_select(0, places.flatten()).view(*places.shape, -1)
+            outputs.append(mix(rows).flatten(0, 1))
+        return self._put_back(outputs)
+
+    def _put_back(self, outputs: list[torch.Tensor]) -> torch.Tensor:
+        """Returns the outputs of the buckets, (n * T, ...) each, in packed order (1, S, ...)."""
         return torch.cat(outputs).index_select(0, self._place)[None]
 
     def spread(self, values: torch.Tensor) -> torch.Tensor:
@@ -187,9 +203,14 @@ class PackedForward:
         # not a context variable: with activation checkpointing autograd's own threads attend, too
         self._packing: Packing | None = None
 
-    def passes(self) -> AbstractContextManager[None]:
-        """Lets the model attend by packings while the block runs."""
-        return attention_by(self._policy.model, self._attend)
+    @contextmanager
+    def passes(self) -> Iterator[None]:
+        """Lets the model read packings while the block runs."""
+        with ExitStack() as stack:
+            stack.enter_context(attention_by(self._policy.model, self._attend))
+            if self._policy.mixers:
+                stack.enter_context(replaced_forwards(self._policy.mixers, self._by_rows))
+            yield
 
     def prepare(self, rows: MicroBatch) -> Packing:
         """Packs the rows of a micro-batch."""
@@ -228,3 +249,14 @@ class PackedForward:
     def _attend(self, call: AttentionCall) -> torch.Tensor:
         assert self._packing is not None
         return self._packing.attend(call)
+
+    def _by_rows(self, forward: ForwardMethod) -> ForwardMethod:
+        """Returns the forward of a recurrent module that mixes the rows of a packing."""
+
+        def mix(hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+            assert self._packing is not None
+            if "attention_mask" in kwargs:  # all ones, and of the packed length
+                kwargs["attention_mask"] = None
+            return self._packing.by_rows(lambda rows: forward(rows, *args, **kwargs), hidden_states)
+
+        return mix

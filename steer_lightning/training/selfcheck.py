@@ -105,7 +105,7 @@ def why_not_by(policy: Policy, forward: Forward, rows: MicroBatch) -> str | None
     try:
         logprobs = logprobs_by(forward, rows)
     except REFUSALS as error:
-        if is_out_of_memory(error):
+        if is_out_of_memory(error) or isinstance(error, ConfigError):
             raise
         return f"{type(error).__name__}: {error}"
     gap = gap_to_plain(policy, rows, logprobs, list(range(len(rows.groups))), temperature=1.0)

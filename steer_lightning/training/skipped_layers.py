@@ -20,8 +20,8 @@ class SkippedLayers:
     Args:
         layers: Decoder layers of the model.
         first: Index of the first steered layer, at least 1.
-        max_tokens: Most tokens to keep, each of D numbers in the base's dtype; micro-batches for
-            which there is no room are read from the first layer on.
+        max_tokens: Most tokens to keep, each of D numbers in the base's dtype, several times D in a
+            Gemma 3n; micro-batches for which there is no room are read from the first layer on.
     """
 
     def __init__(self, layers: nn.ModuleList, first: int, max_tokens: int) -> None:
@@ -64,6 +64,6 @@ class KeptStream:
 
     def _kept(self, stream: torch.Tensor) -> torch.Tensor:
         """Keeps a stream if there is room, or returns the one that was kept in its place."""
-        if self.stream is None and self._skipped.take_in(stream.shape[0] * stream.shape[1]):
+        if self.stream is None and self._skipped.take_in(stream.shape[-3] * stream.shape[-2]):
             self.stream = stream
         return stream if self.stream is None else self.stream

@@ -13,6 +13,7 @@ import torch
 
 from steer_lightning.callbacks.checkpoint_file import checksum, load_checkpoint
 from steer_lightning.steering import load_vectors
+from steer_lightning.testing import save_tiny
 from tests.distributed.conftest import LIGHTNING, TORCHRUN, Fit
 from tests.integration.conftest import Config
 from tests.integration.test_algorithms import EVERYTHING
@@ -83,6 +84,20 @@ def test_the_result_does_not_depend_on_the_number_of_processes(fit: Fit, tmp_pat
             assert facts[key] == expected[key], (strategy, key)
         assert ("can't be packed" in done.stderr) == (strategy in ("fsdp", ALWAYS_BY_LAYER))
     assert float(vectors(first).norm()) > 1e-3
+
+
+def test_absolute_positions_are_those_of_the_text_under_fsdp1(
+    fit: Fit, config: Config, tmp_path: Path
+) -> None:
+    """A process pads its prompts of unequal length, which GPT-2 must not count."""
+    config["model"]["base"] = save_tiny(tmp_path / "gpt2", "gpt2")
+    config["model"]["tokens_per_micro_batch"] = 1000  # rows of both prompts of a process at once
+    for strategy, processes in (("auto", 1), ("fsdp", 2)):
+        done = fit(processes, strategy, "--ckpt_path=new")
+        assert done.succeeded(), done.stderr
+    first, sharded = (vectors(tmp_path / f"runs/run-{k}") for k in (1, 2))
+    assert float(first.norm()) > 1e-3
+    torch.testing.assert_close(sharded, first, rtol=0, atol=1e-8)
 
 
 def test_a_run_of_4_processes_goes_on_with_1_and_with_2(fit: Fit, tmp_path: Path) -> None:

@@ -105,6 +105,37 @@ def test_a_run_leaves_everything_in_its_folder(config, run, tmp_path: Path) -> N
     )
 
 
+def test_problems_of_val_are_answered_where_an_option_says_when(
+    config, run, tmp_path: Path
+) -> None:
+    kinds = "lightning.pytorch.callbacks"
+    watched = {"monitor": "validation/accuracy", "mode": "max"}
+    best = {**watched, "filename": "best-{step}", "save_top_k": -1}
+    stop = {**watched, "patience": 2, "min_delta": 1.0}  # no accuracy is ever that much better
+    config["model"]["verifier"] = config["model"]["rewards"][0]["reward"]
+    config["trainer"].update(
+        max_steps=9,
+        val_check_interval=2,
+        check_val_every_n_epoch=None,
+        callbacks=[
+            {"class_path": f"{kinds}.ModelCheckpoint", "init_args": best},
+            {"class_path": f"{kinds}.EarlyStopping", "init_args": stop},
+        ],
+    )
+    done = run(config)
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "runs/run-1"
+    with (folder / "metrics.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["validation/accuracy"]]
+    # the third validation, behind an epoch of 5 batches, is the second without a better accuracy
+    assert [row["step"] for row in rows] == ["2", "4", "6"]
+    assert all(0 < float(row["validation/accuracy"]) <= 1 for row in rows)
+    saved = {path.name for path in (folder / "checkpoints").glob("best*")}
+    assert saved == {f"best-step={step}.ckpt" for step in (2, 4, 6)}
+    assert "6 steps" in done.stdout
+    assert "not trainer.max_steps = 9: trainer.max_time or a callback has ended it" in done.stdout
+
+
 BNB = {
     "class_path": "bitsandbytes.optim.AdamW8bit",
     "init_args": {"lr": 0.05, "weight_decay": 0, "min_8bit_size": 0},
@@ -525,6 +556,55 @@ def test_each_mistake_gets_one_clear_message(
         assert part in message
     assert "Traceback" not in output.err + output.out
     assert not list(tmp_path.glob("runs/*")), "a run that never began leaves no folder"
+
+
+SHOWS = """
+from steer_lightning.callbacks import LensCallback, RolloutTable
+
+class Lens(LensCallback):
+    def _tokens(self, policy, vectors):
+        raise ValueError("no tokens")
+
+class Table(RolloutTable):
+    def _show(self, step, number):
+        raise TypeError("no show")
+    def on_fit_end(self, trainer, module):
+        (self._folder / "step_000001.parquet").write_text("no table")
+        super().on_fit_end(trainer, module)
+
+def huge(completions):
+    return [3e38 if ord(x.text[:1] or "a") % 2 else -3e38 for x in completions]
+"""
+
+
+def test_what_only_shows_does_not_end_a_run(config, run, tmp_path: Path) -> None:
+    (tmp_path / "shows.py").write_text(SHOWS)
+    config["model"]["rewards"] = [{"reward": "shows.huge"}]
+    evaluation = config["trainer"]["callbacks"][0]["init_args"]
+    evaluation["benchmarks"] = {r"$\frac{$": evaluation["benchmarks"]["held_out"]}
+    config["trainer"]["callbacks"] += [
+        {"class_path": "shows.Lens"},
+        {"class_path": "shows.Table", "init_args": {"every_n_steps": 2}},
+    ]
+    config["trainer"]["enable_progress_bar"] = True
+    done = run(config)
+    assert done.returncode == 0, done.stderr
+    said = done.stdout + done.stderr
+    for told in (
+        "a look through the lens is left out: ValueError: no tokens",
+        "the show of completions is left out: TypeError: no show",
+        "rollouts, is left out: ArrowInvalid",
+        "loss or gradient were not finite",
+    ):
+        assert told in said, told
+    folder = tmp_path / "runs/run-1"
+    assert json.loads((folder / "summary.json").read_text())["num_steps"] == 4, "it has ended"
+    assert (folder / "reward_curve.png").exists()
+    assert (folder / "rollouts/step_000002.parquet").exists(), "what can't be joined is kept"
+    again = run(config)
+    assert again.returncode == 0, again.stderr
+    assert (tmp_path / "runs/run-2").exists(), "there is nothing to go on with"
+    assert "going on with" not in again.stdout
 
 
 def test_a_reward_that_misbehaves_is_named(config, run, tmp_path: Path) -> None:

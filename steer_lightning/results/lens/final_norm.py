@@ -82,9 +82,14 @@ def find_final_norm(model: nn.Module, layers: nn.ModuleList) -> nn.Module:
         ConfigError: If there is no such norm.
     """
     for module in model.modules():
-        beside = list(module.children())
-        if any(child is layers for child in beside):
-            norms = [child for child in beside if "norm" in type(child).__name__.lower()]
+        beside = dict(module.named_children())
+        if any(child is layers for child in beside.values()):
+            norms = [
+                child
+                for name, child in beside.items()
+                # Gemma 3n and 4 have a norm of each layer's own inputs beside it
+                if "norm" in type(child).__name__.lower() and not name.startswith("per_layer")
+            ]
             if norms:
                 return norms[-1]
     raise ConfigError(

@@ -134,7 +134,7 @@ class Lens:
         else:
             return []
         found = make_prompts(Problems(problems), template, self.policy.tokenizer, max_tokens)
-        self.policy.check_length(found, 1, "max_prompt_tokens")
+        self.policy.check_prompts(found, 1, "max_prompt_tokens")
         return found
 
     def run(self) -> dict[str, dict[str, Any]]:

@@ -17,6 +17,7 @@ from steer_lightning.results.lens.first_token import Change, change_of, divergen
 from steer_lightning.results.lens.geometry import cosines, singular_values, stable_rank
 from steer_lightning.results.lens.unembedding import Ranked, TokenRanks, rank_tokens
 from steer_lightning.steering import SiteVectors
+from steer_lightning.steering.model_parts import SeveralStreamsError
 from steer_lightning.types import Prompt
 
 T = TypeVar("T")
@@ -172,10 +173,16 @@ def _short(number: float) -> float:
 def _stream_sizes(
     policy: Policy, prompts: Sequence[Prompt], layers: tuple[int, ...]
 ) -> dict[int, float]:
-    """Returns the root mean square of the base's stream after each steered layer."""
+    """Returns the root mean square of the base's stream after each steered layer.
+
+    There are none without prompts, or where layers hand on several streams.
+    """
     if not prompts:
         return {}
-    sizes = policy.stream_rms([prompt.token_ids for prompt in prompts], layers)
+    try:
+        sizes = policy.stream_rms([prompt.token_ids for prompt in prompts], layers)
+    except SeveralStreamsError:
+        return {}
     return dict(zip(layers, sizes.tolist(), strict=True))
 
 

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from steer_lightning.results.report.drawing import saved
 from steer_lightning.system.run_files import COMPARISON, RESULTS
-from steer_lightning.system.whole_files import written_aside
 
 
 def draw_comparison(folder: Path) -> Path:
@@ -34,10 +34,7 @@ def draw_comparison(folder: Path) -> Path:
     for benchmark, axes in zip(benchmarks, panels[:, 0], strict=True):
         _panel(axes, [row for row in rows if row["benchmark"] == benchmark])
     panels[-1, 0].set_xlabel("accuracy, 95 % interval")
-    path = folder / COMPARISON
-    with written_aside(path) as aside:
-        figure.savefig(aside, format="png")
-    return path
+    return saved(figure, folder / COMPARISON)
 
 
 def _panel(axes: Any, rows: list[dict[str, Any]]) -> None:

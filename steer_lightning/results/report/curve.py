@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from steer_lightning.results.report.drawing import saved
 from steer_lightning.results.report.series import SMOOTHING, read_series, trailing_mean
 from steer_lightning.system.run_files import REWARD_CURVE
-from steer_lightning.system.whole_files import written_aside
 
 ACCURACY = re.compile("benchmark/(.+)/accuracy")
 
@@ -56,7 +56,4 @@ def draw_reward_curve(folder: Path) -> Path:
     axes.set_ylabel("reward, accuracy")
     axes.grid(alpha=0.3)
     axes.legend(loc="best", frameon=False)
-    path = folder / REWARD_CURVE
-    with written_aside(path) as aside:
-        figure.savefig(aside, format="png")
-    return path
+    return saved(figure, folder / REWARD_CURVE)

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from steer_lightning.results.report.drawing import saved
 from steer_lightning.system.printable import quoted
 from steer_lightning.system.run_files import BETWEEN, BETWEEN_PICTURE, LENS, LENS_PICTURE
-from steer_lightning.system.whole_files import written_aside
 
 NUMBERED = 8
 """Largest number of rows or columns of a heat map whose numbers are written into its cells."""
@@ -42,7 +42,7 @@ def draw_lens(folder: Path) -> Path:
     values.xaxis.get_major_locator().set_params(integer=True)
     _heat_map(figure, angles, names, names, found["cosines"], "cosines between layers")
     _first_token(tokens, found["first_token"])
-    return _saved(figure, folder / LENS_PICTURE)
+    return saved(figure, folder / LENS_PICTURE)
 
 
 def draw_between(folder: Path) -> Path:
@@ -64,15 +64,9 @@ def draw_between(folder: Path) -> Path:
     for axes, pair in zip(figure.subplots(len(pairs), squeeze=False)[:, 0], pairs, strict=True):
         rows, columns = ([str(x) for x in pair[f"layers_{side}"]] for side in ("a", "b"))
         _heat_map(figure, axes, rows, columns, pair["cosines"], "cosines between layers")
-        axes.set_ylabel(pair["a"], parse_math=False)
-        axes.set_xlabel(pair["b"], parse_math=False)
-    return _saved(figure, folder / BETWEEN_PICTURE)
-
-
-def _saved(figure: Any, path: Path) -> Path:
-    with written_aside(path) as aside:
-        figure.savefig(aside, format="png")
-    return path
+        axes.set_ylabel(pair["a"])
+        axes.set_xlabel(pair["b"])
+    return saved(figure, folder / BETWEEN_PICTURE)
 
 
 def _norms(axes: Any, layers: Sequence[dict[str, Any]]) -> None:
@@ -131,9 +125,7 @@ def _first_token(axes: Any, found: dict[str, Any] | None) -> None:
         [y - 0.2 for y in places], [row[1] for row in rows], 0.4, label="base", color="tab:gray"
     )
     axes.barh([y + 0.2 for y in places], [row[2] for row in rows], 0.4, label="steered")
-    axes.set_yticks(
-        places, [_in_font(quoted(row[0])) for row in rows], fontsize=8, parse_math=False
-    )
+    axes.set_yticks(places, [_in_font(quoted(row[0])) for row in rows], fontsize=8)
     axes.invert_yaxis()
     axes.set_xlabel(f"probability, mean over {found['num_prompts']} prompts")
     axes.legend(loc="best", frameon=False)

@@ -76,3 +76,13 @@ def test_an_order_goes_on_where_it_stood_in_the_midst_of_refills(make, stop: int
     second = ResumableLoader(prompts, 3, 4, make())
     second.load_state_dict(first.state_dict())
     assert before + run(second, stop, 7) == whole
+
+
+@pytest.mark.parametrize("limit", [2, 0.7])
+def test_an_epoch_with_a_limit_has_as_many_batches_each_time(limit: float) -> None:
+    prompts = tiny_prompts([str(k) for k in range(10)])
+    loader = ResumableLoader(prompts, 3, 4, Shuffled(), limit)  # 2 of 3 batches
+    batches = [[prompt.id for prompt in batch] for _ in range(3) for batch in loader]
+    assert batches == served(ResumableLoader(prompts, 3, 4, Shuffled()), 6), "none is left out"
+    assert loader.state_dict()["epoch"] == 3
+    assert len(loader) == 3, "Lightning applies a share to all of them"

@@ -32,7 +32,9 @@ class Broken:
 def module(**sources: Any) -> PromptDataModule:
     found = PromptDataModule(template=TEMPLATE, batch_size=1, **sources)
     policy = SimpleNamespace(tokenizer=byte_tokenizer())
-    trainer: Any = SimpleNamespace(lightning_module=SimpleNamespace(policy=policy))
+    trainer: Any = SimpleNamespace(
+        lightning_module=SimpleNamespace(policy=policy), limit_val_batches=0
+    )
     found.trainer = trainer
     return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import suppress
 from typing import Any
 
@@ -10,7 +11,13 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from steer_lightning.model.attention import AttentionCall, CacheLayer, attention_by, cache_of
+from steer_lightning.model.attention import (
+    AttentionCall,
+    CacheLayer,
+    attention_by,
+    cache_of,
+    sources_of_keys,
+)
 from steer_lightning.testing import tiny_model
 
 IDS = torch.tensor([[1, 10, 20, 30, 40], [1, 50, 60, 70, 80]])
@@ -84,20 +91,46 @@ def test_a_cache_layer_serves_token_by_token() -> None:
     assert (cache.get_seq_length(), cache.layers[0].get_max_length()) == (0, -1)
 
 
-def test_a_call_names_what_is_refused() -> None:
-    states = torch.zeros(1, 1, 1, 2)
-    call = AttentionCall(
+def call_with(states: torch.Tensor, **fields: Any) -> AttentionCall:
+    plain = {"scale": 1.0, "window": None, "softcap": None, "sinks": None}
+    return AttentionCall(
         module=torch.nn.Identity(),
         query=states,
         key=states,
         value=states,
-        scale=1.0,
-        window=4,
-        softcap=30.0,
-        sinks=None,
+        **{**plain, **fields},
     )
-    call.refuse("sinks")
-    with pytest.raises(NotImplementedError, match="attention with softcap"):
-        call.refuse("softcap", "sinks")
+
+
+def test_a_module_that_does_not_know_its_layer_is_refused() -> None:
     with pytest.raises(AttributeError, match="layer_idx"):  # the self-check falls back
-        print(call.layer)
+        print(call_with(torch.zeros(1, 1, 1, 2)).layer)
+
+
+def test_caps_and_sinks_by_hand() -> None:
+    one = torch.ones(1, 1, 2, 1)
+    values = torch.tensor([2.0, 6.0]).view(1, 1, 2, 1)
+
+    def over(**fields: Any) -> list[float]:
+        call = call_with(one, scale=math.log(9.0), **fields)
+        key = torch.tensor([0.0, 1.0]).view(1, 1, 2, 1)
+        found: list[float] = call.over(one, key, values, None).flatten().tolist()
+        return found
+
+    # the scores are 0 and log 9: the second token sees its predecessor with a weight of 1 / 10
+    assert over() == pytest.approx([2.0, 0.1 * 2 + 0.9 * 6])
+    assert over(softcap=1e6) == pytest.approx(over())
+    capped = math.exp(2 * math.tanh(math.log(9.0) / 2))
+    assert over(softcap=2.0) == pytest.approx([2.0, (2 + capped * 6) / (1 + capped)])
+    # a sink of score log 10 has ten times the weight of the score 0, and the value 0
+    sinks = torch.tensor([math.log(10.0)])
+    assert over(sinks=sinks) == pytest.approx([2 / 11, (2 + 9 * 6) / 20])
+
+
+def test_upper_layers_read_the_keys_of_the_last_layer_of_their_type() -> None:
+    config = tiny_model("gemma4", layers=7).config
+    config.num_kv_shared_layers = 3
+    assert config.layer_types[:4] == ["full_attention", "sliding_attention"] * 2
+    # the last one is of full attention, whatever is asked for
+    assert sources_of_keys(config) == [0, 1, 2, 3, 2, 3, 2]
+    assert sources_of_keys(tiny_model("gemma3").config) == [0, 1, 2]

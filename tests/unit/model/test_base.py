@@ -52,9 +52,9 @@ def test_the_longest_prompt_and_completion_must_fit_the_positions(folder: Path) 
     base = FrozenBase(str(folder))  # 256 positions
     prompts = make_prompts(["short", "x" * 200])
     longest = len(prompts[1].token_ids)
-    base.check_length(prompts, 256 - longest, "the.key")
+    base.check_prompts(prompts, 256 - longest, "the.key")
     with pytest.raises(ConfigError, match=rf"the\.key = {257 - longest}: .* the 256 positions"):
-        base.check_length(prompts, 257 - longest, "the.key")
+        base.check_prompts(prompts, 257 - longest, "the.key")
 
 
 def test_code_of_strangers_is_announced(folder: Path, caplog: pytest.LogCaptureFixture) -> None:

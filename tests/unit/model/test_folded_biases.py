@@ -18,7 +18,11 @@ IDS = torch.tensor([[1, 10, 20, 30]])
 @pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
 def test_which_layers_have_a_home(architecture: str) -> None:
     model = tiny_model(architecture)
-    layers = [x for x in model.modules() if type(x).__name__.endswith(("Layer", "GPT2Block"))]
+    layers = [
+        x
+        for x in model.modules()
+        if type(x).__name__.endswith(("Layer", "GPT2Block", "NemotronHBlock"))
+    ]
     homes = {bias_home(layer, "layer_output") for layer in layers}
     if architecture in ("llama", "mistral", "phi3", "qwen2", "qwen3"):
         assert homes == {layer.mlp.down_proj for layer in model.model.layers}

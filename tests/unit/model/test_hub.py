@@ -72,7 +72,9 @@ def test_all_tokens_that_end_a_text_count() -> None:
 
 
 def test_the_token_to_pad_with() -> None:
-    assert pad_token_id(byte_tokenizer(), (2,)) == 0
+    assert pad_token_id(byte_tokenizer(), (2,), 259) == 0
     without: Any = SimpleNamespace(pad_token_id=None)
-    assert pad_token_id(without, (5, 7)) == 5
-    assert pad_token_id(without, ()) == 0
+    assert pad_token_id(without, (5, 7), 259) == 5
+    assert pad_token_id(without, (), 259) == 0
+    beyond: Any = SimpleNamespace(pad_token_id=300)
+    assert pad_token_id(beyond, (5, 7), 259) == 5

@@ -10,7 +10,7 @@ import torch
 from steer_lightning.model.padding import leaks, why_not_padded
 from steer_lightning.rollout.completions import left_padded
 from steer_lightning.testing import ARCHITECTURES, tiny_policy
-from tests.odd_models import bart, mamba, mixtral, policy_of
+from tests.odd_models import bart, minimax, mixtral, policy_of
 
 
 @pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
@@ -19,7 +19,7 @@ def test_common_models_take_padding(architecture: str) -> None:
 
 
 def test_a_recurrence_with_a_mask_takes_padding() -> None:
-    assert why_not_padded(policy_of(mamba())) is None
+    assert why_not_padded(policy_of(minimax())) is None
 
 
 @pytest.mark.parametrize("num_last", [1, 4])

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import torch
 from transformers import AutoConfig
 
 from steer_lightning import ConfigError, SteeringModule, save_vectors
 from steer_lightning.model import policy as policy_file
+from steer_lightning.model.hub import pad_token_id
 from steer_lightning.model.policy import Policy
 from steer_lightning.rollout import GenerateEngine, Sampling
 from steer_lightning.steering import SteeringVectors
-from steer_lightning.testing import ARCHITECTURES, make_prompts, save_tiny, tiny_policy
+from steer_lightning.testing import ARCHITECTURES, make_prompts, save_tiny, tiny_model, tiny_policy
 
 IDS = torch.tensor([[1, 10, 20, 30, 40], [1, 50, 60, 70, 80]])
 ALL = sorted(ARCHITECTURES)
@@ -86,9 +90,63 @@ def test_prompt_and_completion_must_fit_the_positions() -> None:
     policy = tiny_policy()
     policy.model_config = policy.model.config
     prompts = make_prompts(["a", "four"])  # 5 tokens with BOS
-    policy.check_length(prompts, 251, "key")
+    policy.check_prompts(prompts, 251, "key")
     with pytest.raises(ConfigError, match=r"key = 252: .* 5 tokens .* 256 positions.*251 or less"):
-        policy.check_length(prompts, 252, "key")
+        policy.check_prompts(prompts, 252, "key")
+
+
+def test_prompts_hold_no_tokens_that_the_base_lacks() -> None:
+    policy = tiny_policy()
+    policy.model_config = policy.model.config
+    size = policy.model.config.vocab_size
+    (prompt,) = make_prompts(["a"])
+    policy.check_prompts([replace(prompt, token_ids=(1, size - 1))], 1, "key")
+    policy.tokenizer.add_tokens(["<think>"])
+    beyond = replace(prompt, id=4, token_ids=(1, size, 5))
+    told = rf'"<think>" as token {size}, and the model has the tokens 0 to {size - 1} \(problem 5\)'
+    with pytest.raises(ConfigError, match=told):
+        policy.check_prompts([prompt, beyond], 1, "key")
+
+
+def test_a_padding_token_that_was_added_to_the_tokenizer_alone_is_not_used() -> None:
+    policy = tiny_policy()
+    policy.tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    assert policy.tokenizer.pad_token_id == policy.model.config.vocab_size
+    policy.adopt(tiny_model())
+    assert policy.pad_token_id == policy.eos_token_ids[0]
+    assert pad_token_id(policy.tokenizer, (), 259) == 0
+    assert pad_token_id(policy.tokenizer, (), 260) == 259
+    engine = GenerateEngine()
+    engine.setup(policy)
+    found = engine.generate(
+        make_prompts(["a", "four"]), Sampling(group_size=1, max_new_tokens=2), seed=0, step=0
+    )
+    assert len(found.texts) == 2
+
+
+class Wrapper(torch.nn.Module):
+    """Takes any arguments, as the wrapper of FSDP1 does."""
+
+    def __init__(self, inner: torch.nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "inner" or "inner" not in self._modules:
+            return super().__getattr__(name)
+        return getattr(self.inner, name)
+
+    def forward(self, *args: Any, **options: Any) -> Any:
+        return self.inner(*args, **options)
+
+
+def test_positions_of_padded_rows_are_told_through_a_wrapper() -> None:
+    policy = tiny_policy()
+    policy.adopt(Wrapper(tiny_model("gpt2")))  # its positions are absolute
+    alone = policy.logits(IDS, torch.ones_like(IDS), 2)
+    padded = torch.cat([torch.zeros(2, 3, dtype=torch.long), IDS], 1)
+    found = policy.logits(padded, (padded > 0).long(), 2)
+    torch.testing.assert_close(found, alone)
 
 
 def test_a_damaged_weights_file_is_one_message(tmp_path) -> None:

@@ -50,7 +50,9 @@ def test_counts_are_rounded_up() -> None:
 
 
 @pytest.mark.parametrize("tokens", ["all", "completion"])
-@pytest.mark.parametrize("architecture", ["llama", "qwen2", "gemma3", "gpt_neox"])
+@pytest.mark.parametrize(
+    "architecture", ["llama", "qwen2", "gemma3", "gpt_neox", "gpt_oss", "qwen3_5"]
+)
 def test_padded_passes_draw_the_same_tokens(
     architecture: str, tokens: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import pytest
 import torch
 from torch import nn
 
+from steer_lightning import ConfigError
 from steer_lightning.steering.model_parts import has_cached_tokens, output_layer, outputs_seen
 from steer_lightning.testing import tiny_model
 
@@ -23,9 +25,12 @@ def test_outputs_are_seen_within_the_block_alone() -> None:
     seen: list[tuple[int, float]] = []
     with outputs_seen(places, lambda row, stream: seen.append((row, float(stream)))):
         for place in places:
-            place(torch.tensor(3.0))
-    places[1](torch.tensor(5.0))
+            place(torch.full((1, 1, 1), 3.0))
+    places[1](torch.full((1, 1, 1), 5.0))
     assert seen == [(0, 3.0), (1, 4.0)]
+    told = r"a Tensor of shape \(2, 1, 1, 4\), but .*one stream"
+    with outputs_seen(places, lambda row, stream: None), pytest.raises(ConfigError, match=told):
+        places[1](torch.zeros(2, 1, 1, 4))
 
 
 def test_a_pass_goes_on_behind_cached_tokens() -> None:

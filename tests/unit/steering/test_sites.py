@@ -13,6 +13,7 @@ from steer_lightning.model.policy import Policy
 from steer_lightning.steering import SteeringVectors, find_layers
 from steer_lightning.steering.sites import find_sites
 from steer_lightning.testing import save_tiny, tiny_model
+from tests.odd_places import odd_model
 
 IDS = torch.tensor([[1, 10, 20, 30, 40], [1, 50, 60, 70, 80]])
 SITES = ["layer_output", "input_norm", "attention_output", "post_attention_norm", "mlp_output"]
@@ -86,3 +87,11 @@ def test_a_vector_behind_the_mlp_is_one_at_the_output_where_no_norm_is_between()
                 with attachment.constant():
                     torch.testing.assert_close(model(IDS).logits, found[-1])
         assert torch.allclose(*found, atol=1e-5) == same
+
+
+def test_a_list_of_modules_is_no_site() -> None:
+    layers = find_layers(odd_model("longcat"))
+    with pytest.raises(ConfigError, match=r"LongcatFlash.*Set one of layer_output, mlp_output"):
+        find_sites(layers, [0], "attention_output")
+    layers = find_layers(odd_model("afmoe"))
+    assert find_sites(layers, [1], "post_attention_norm") == [layers[1].pre_mlp_layernorm]

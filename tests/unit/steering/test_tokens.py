@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from transformers import DynamicCache
 
-from steer_lightning.steering.tokens import is_steered, roles_of_call, text_roles
+from steer_lightning import ConfigError
+from steer_lightning.steering.tokens import column_roles, is_steered, roles_of_call, text_roles
 from steer_lightning.training.packing import Packing
+from tests.odd_places import odd_model
 
 TOKENS = ["prompt", "completion", "last_prompt"]
 
@@ -40,3 +43,24 @@ def test_roles_of_a_pass_that_nobody_explains() -> None:
     ]
     cache.update(torch.zeros(1, 1, 4, 8), torch.zeros(1, 1, 4, 8), 0)
     assert roles_of_call({"input_ids": ids[:1, :1], "past_key_values": cache}).tolist() == [[2]]
+
+
+def test_roles_by_column() -> None:
+    assert column_roles(torch.arange(6), 4).tolist() == [[0, 0, 0, 1, 2, 2]]
+    assert column_roles(torch.arange(2), 4).tolist() == [[0, 0]]  # a chunk of the prompt
+    assert column_roles(torch.arange(-3, 0), 0).tolist() == [[0, 0, 1]]  # embeddings
+
+
+@pytest.mark.parametrize("architecture", ["mamba", "falcon_mamba"])
+def test_states_of_recurrent_layers_are_a_cache(architecture: str) -> None:
+    ids = torch.tensor([[5, 6, 7]])
+    cache = odd_model(architecture)(ids, use_cache=True).cache_params
+    assert roles_of_call({"input_ids": ids[:, :1], "cache_params": cache}).tolist() == [[2]]
+    assert roles_of_call({"input_ids": ids, "cache_params": None}).tolist() == [[0, 0, 1]]
+    empty = type(cache)(config=odd_model(architecture).config)
+    assert roles_of_call({"input_ids": ids, "cache_params": empty}).tolist() == [[0, 0, 1]]
+
+
+def test_a_cache_that_does_not_tell_its_length_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"tokens: the cache .*, list, .*Call model\.generate"):
+        roles_of_call({"input_ids": torch.zeros(1, 2), "state": [torch.zeros(1)]})

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from steer_lightning import attach
+from steer_lightning import ConfigError, attach
 from steer_lightning.losses import PolicyGradient
 from steer_lightning.model.policy import Policy
 from steer_lightning.rollout import DecodeEngine, GenerateEngine, RolloutEngine, Sampling
@@ -27,6 +27,7 @@ from steer_lightning.training.batch import Batch
 from steer_lightning.training.gradient import BatchGradient
 from steer_lightning.training.selfcheck import why_not_packed
 from steer_lightning.types import Rollouts
+from tests.odd_places import LAYERS, WIDTH, odd_model
 
 IDS = torch.tensor([[1, 10, 20, 30, 40], [1, 50, 60, 70, 80]])
 ALL = sorted(ARCHITECTURES)
@@ -93,7 +94,7 @@ def test_gradient_is_the_sum_over_tokens_of_the_streams_gradient(architecture: s
     assert gradient.shape == (3, 256)
     for row in range(3):
         torch.testing.assert_close(
-            gradient[row, :32], streams[row].grad.sum((0, 1)), rtol=1e-4, atol=1e-7
+            gradient[row, :32], streams[row].grad.flatten(0, -2).sum(0), rtol=1e-4, atol=1e-7
         )
         assert gradient[row, :32].abs().max() > 0
     assert (gradient[:, 32:] == 0).all()  # the padding learns nothing
@@ -231,3 +232,62 @@ def test_generate_steers_the_tokens_that_were_asked_for(tokens: str) -> None:
         with by_hand(model, vectors, length):
             logits = model(text).logits[0, length - 1 : -1]
         assert logits.argmax(-1).tolist() == text[0, length:].tolist()
+
+
+@pytest.mark.parametrize("architecture", ["gemma3n", "deepseek_v4", "hy_v4"])
+def test_layers_that_hand_on_several_streams_are_refused_in_the_first_pass(
+    architecture: str,
+) -> None:
+    model = odd_model(architecture)
+    with (
+        attach(model, torch.zeros(LAYERS, WIDTH)),
+        pytest.raises(ConfigError, match=r"several streams.*Set model\.steering\.site: mlp_output"),
+    ):
+        model(input_ids=IDS)
+
+
+@pytest.mark.parametrize("tokens", TOKENS)
+def test_layers_that_read_only_some_positions_are_told_their_roles(tokens: str) -> None:
+    """Layers of Gemma 4 that share keys read the positions whose logits are asked for."""
+    model = odd_model("gemma4")
+    vectors = SteeringVectors(tokens=tokens, scale="none").shaped(WIDTH, LAYERS)
+    vectors.set_vectors(torch.randn(LAYERS, WIDTH))
+    roles = torch.tensor([[0, 0, 1, 2, 2]])
+    read = []
+    find_layers(model)[-1].register_forward_hook(lambda m, x, y: read.append(y.shape[1]))
+    mask = torch.ones(2, 5, dtype=torch.long)
+    with attach(model, vectors) as attachment, attachment.with_roles(roles):
+        whole = model(input_ids=IDS, attention_mask=mask, use_cache=False).logits
+        last = model(input_ids=IDS, attention_mask=mask, use_cache=False, logits_to_keep=1).logits
+    assert read == [5, 1]
+    torch.testing.assert_close(last[:, 0], whole[:, -1])
+
+
+def test_a_part_of_the_model_is_not_steered_by_roles_of_another_text() -> None:
+    model = tiny_model()
+    vectors = SteeringVectors(tokens="prompt").shaped(32, 3)
+    with attach(model, vectors):
+        model(IDS)
+        with pytest.raises(ConfigError, match="roles of 7 tokens of this pass are not known"):
+            model.model(torch.ones(1, 7, dtype=torch.long))
+
+
+def test_arguments_may_come_by_position() -> None:
+    model, vectors = tiny_model(), SteeringVectors(tokens="completion").shaped(32, 3)
+    vectors.set_vectors(torch.randn(3, 32))
+    with torch.no_grad(), attach(model, vectors):
+        cache = model(IDS[:1, :4], use_cache=True).past_key_values
+        by_position = model(IDS[:1, 4:], None, None, cache).logits
+        cache = model(IDS[:1, :4], use_cache=True).past_key_values
+        by_name = model(input_ids=IDS[:1, 4:], past_key_values=cache).logits
+    assert (by_name - model(IDS[:1]).logits[:, -1]).abs().max() > 1e-3
+    torch.testing.assert_close(by_position, by_name)
+
+
+@pytest.mark.parametrize("site", ["layer_output", "attention_output"])
+def test_outputs_that_are_lists_stay_lists(site: str) -> None:
+    model, vectors = odd_model("gpt1"), SteeringVectors(site=site).shaped(WIDTH, LAYERS)
+    base = model(input_ids=IDS).logits
+    vectors.set_vectors(torch.randn(LAYERS, WIDTH))
+    with attach(model, vectors):
+        assert (model(input_ids=IDS).logits - base).abs().max() > 0.1

@@ -6,13 +6,22 @@ import pytest
 import torch
 
 from steer_lightning.losses import PolicyGradient
+from steer_lightning.model.plain_pass import plain_logits
+from steer_lightning.model.policy import Policy
 from steer_lightning.rollout import GenerateEngine, Sampling
 from steer_lightning.steering import SteeringVectors
-from steer_lightning.testing import ARCHITECTURES, make_prompts, tiny_policy
+from steer_lightning.steering.tokens import Tokens
+from steer_lightning.testing import ARCHITECTURES, RECENT, make_prompts, tiny_policy
 from steer_lightning.training.batch import Batch
 from steer_lightning.training.gradient import BatchGradient
-from steer_lightning.training.packing import Packing, buckets_by_length, common_length
+from steer_lightning.training.packing import (
+    PackedForward,
+    Packing,
+    buckets_by_length,
+    common_length,
+)
 from steer_lightning.training.selfcheck import why_not_packed
+from tests.odd_places import odd_policy
 
 PROMPTS = make_prompts(["a", "two words", "a rather longer prompt, for windows of 8", "z9"])
 CPU = torch.device("cpu")
@@ -84,6 +93,48 @@ def test_packed_and_padded_gradients_agree(architecture: str, layers) -> None:
     for loss, gradient in found[1:]:
         assert loss == pytest.approx(found[0][0], rel=1e-4, abs=1e-4)
         torch.testing.assert_close(gradient, found[0][1], rtol=1e-4, atol=1e-5)
+
+
+def check_against_plain_rows(policy: Policy, checkpointed: bool) -> None:
+    """Reads rows of several lengths, longer than the windows, some of which begin alike."""
+    weight = policy.steering.weight
+    weight.data += torch.randn_like(weight) * 0.1
+    long, short = PROMPTS[2].token_ids, PROMPTS[3].token_ids
+    prompts = [long, short, long, long, short]
+    completions = [[9, 8, 7, 6], [5] * 14, [9, 8, 3], [4], [5, 5, 7, 7, 7]]
+    factors = torch.rand(5, 14)
+    expected = []
+    for n, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
+        chosen = torch.tensor(completion)[:, None]
+        logits = plain_logits(policy, prompt, completion)
+        expected.append(logits.log_softmax(-1).gather(1, chosen)[:, 0])
+        (expected[n] * factors[n, : len(completion)]).sum().backward()
+    gradient, weight.grad = weight.grad.clone(), None
+    forward = PackedForward(policy)
+    packing = Packing(prompts, [0, 1, 0, 0, 1], completions, CPU)
+    assert len(packing.buckets) > 1
+    with (
+        policy.checkpointed(checkpointed),
+        forward.passes(),
+        forward.token_states(packing, 1.0) as states,
+    ):
+        (states.logprobs * factors).sum().backward()
+    for found, row in zip(states.logprobs, expected, strict=True):
+        torch.testing.assert_close(found[: len(row)], row, atol=1e-5, rtol=0)
+    torch.testing.assert_close(weight.grad, gradient, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("tokens", "checkpointed"), [("all", False), ("completion", True)])
+@pytest.mark.parametrize("architecture", RECENT)
+def test_packed_rows_are_plain_passes(
+    architecture: str, tokens: Tokens, checkpointed: bool
+) -> None:
+    policy = tiny_policy(architecture, SteeringVectors(tokens=tokens))
+    check_against_plain_rows(policy, checkpointed)
+
+
+def test_packed_rows_of_several_streams_are_plain_passes() -> None:
+    check_against_plain_rows(odd_policy("gemma3n", SteeringVectors(site="mlp_output")), False)
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gemma3", "opt"])

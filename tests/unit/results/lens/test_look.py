@@ -21,7 +21,9 @@ from steer_lightning.results.lens import (
     stable_rank,
     token_text,
 )
+from steer_lightning.steering import SteeringVectors
 from steer_lightning.testing import ARCHITECTURES, byte_tokenizer, make_prompts, tiny_policy
+from tests.odd_places import LAYERS, WIDTH, odd_policy
 
 ALL = sorted(ARCHITECTURES)
 
@@ -124,3 +126,15 @@ def test_models_without_an_unembedding_or_norm_are_refused(monkeypatch) -> None:
     assert found["layers"][0]["top"]["dot"] == []
     with pytest.raises(ConfigError, match="num_tokens"):
         Look(num_tokens=0)
+
+
+@pytest.mark.parametrize(("architecture", "told"), [("deepseek_v4", False), ("gemma4", True)])
+def test_the_size_of_several_streams_is_left_out(architecture: str, told: bool) -> None:
+    policy = odd_policy(architecture, SteeringVectors(site="mlp_output"))
+    policy.steering.set_vectors(torch.randn(LAYERS, WIDTH))
+    found = describe(policy, policy.steering, make_prompts(["ab", "cdefg"]), Look(), 7)
+    for layer in found["layers"]:
+        assert (layer["stream_rms"] is not None) == told
+        assert (layer["norm_over_stream"] is not None) == told
+        assert layer["norm"] > 0
+    assert found["first_token"] is not None

@@ -1,0 +1,182 @@
+"""The watch over a model's `generate`, in whose passes it is known what the prompt is.
+
+The prompt is what a call of `generate` is given, and the completion is what the call adds, however
+the tokens are read: with a cache or without, in chunks, after an earlier turn, or several at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from steer_lightning.errors import UNKNOWN, ConfigError
+from steer_lightning.steering.tokens import column_roles
+
+NAME = "_steer_lightning_watch"
+"""Attribute of a model in which its watch is kept."""
+
+
+def watched_generate(model: nn.Module) -> WatchedGenerate:
+    """Returns the watch over a model's `generate`, for one more user, who removes it once."""
+    watch: WatchedGenerate = vars(model).get(NAME) or WatchedGenerate(model)
+    watch.num_users += 1
+    return watch
+
+
+class WatchedGenerate:
+    """Stands in front of a model's `generate` while anything is attached to the model.
+
+    It also keeps `generate` from compiling the model, as it does for a static cache on a GPU, since
+    compiled code passes by later attachments.
+
+    Args:
+        model: Model of transformers; one without `generate` is left as it is.
+
+    Attributes:
+        num_users: Number of attachments that need the watch.
+        call: Call of `generate` that is under way; None outside.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model, self.num_users = model, 0
+        self.call: _Call | None = None
+        self._before: dict[str, Any] = {NAME: None}
+        vars(model)[NAME] = self
+        if hasattr(model, "generate") and hasattr(model, "prepare_inputs_for_generation"):
+            for name, kind in (
+                ("generate", _Generate),
+                ("prepare_inputs_for_generation", _Prepare),
+            ):
+                self._before[name] = vars(model).get(name)
+                vars(model)[name] = kind(self, getattr(model, name))
+
+    def remove(self) -> None:
+        """Ends one use; with the last one the model is as it was."""
+        self.num_users -= 1
+        if self.num_users == 0:
+            for name, before in self._before.items():
+                del vars(self.model)[name]
+                if before is not None:  # placed there by someone else
+                    vars(self.model)[name] = before
+
+    def roles(self, inputs: Mapping[str, Any]) -> torch.Tensor | None:
+        """Returns the roles of the tokens of a pass, (1, T), or None outside `generate`.
+
+        Args:
+            inputs: Arguments of the model's forward pass, by name.
+
+        Raises:
+            ConfigError: If it is not known which columns the pass reads, or a prompt is padded on
+                the right.
+        """
+        return None if self.call is None else self.call.roles(inputs)
+
+
+class _InFront:
+    """A callable with the signature of the method for which it stands in.
+
+    It is no closure, so that a copy of the model has a method of its own.
+    """
+
+    def __init__(self, watch: WatchedGenerate, plain: Any) -> None:
+        self.__wrapped__ = plain  # `inspect.signature` follows it
+        self.watch = watch
+
+
+class _Generate(_InFront):
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        before, self.watch.call = self.watch.call, _Call.begin(args, kwargs)
+        try:
+            return self.__wrapped__(*args, **{**kwargs, "disable_compile": True})
+        finally:
+            self.watch.call = before  # `generate` may call itself, as to draft tokens
+
+
+class _Prepare(_InFront):
+    """Stands in for what `generate` calls before each pass, with all the ids so far."""
+
+    def __call__(self, input_ids: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        if self.watch.call is not None:
+            self.watch.call.prepare(input_ids.shape[1], kwargs.get("past_key_values"))
+        return self.__wrapped__(input_ids, *args, **kwargs)
+
+
+@dataclass
+class _Call:
+    """A call of `generate`.
+
+    Columns are counted in its ids: the prompt's are below `width`. Those of `inputs_embeds`, which
+    have no ids, are below 0.
+    """
+
+    width: int
+    """Number of ids that it was given."""
+    holds_all: bool
+    """Whether they include those that the cache of an earlier turn holds."""
+    mask: torch.Tensor | None
+    """Mask of the prompts (rows, T) until it has been checked."""
+    end: int | None = None
+    """Column after those of the pass that was prepared last; None if that is not known."""
+    num_read: int = 0
+    """Number of the prompt's columns that chunks have read."""
+    tokens: torch.Tensor | None = None
+    """Ids or embeddings of the last pass."""
+
+    @classmethod
+    def begin(cls, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> _Call:
+        """Reads the arguments of `generate`."""
+        mask = kwargs.get("attention_mask")
+        given = args[0] if args else kwargs.get("inputs")
+        ids = kwargs.get("input_ids") if given is None else given
+        if kwargs.get("inputs_embeds") is not None:
+            return cls(0 if ids is None else ids.shape[1], holds_all=True, mask=mask)
+        width = 1 if ids is None else ids.shape[1]  # without ids it begins with a BOS token
+        return cls(width, holds_all=mask is None or mask.shape[1] == width, mask=mask)
+
+    def prepare(self, width: int, cache: Any) -> None:
+        """Notes what the next pass reads: the last ones of some ids, or a chunk of the prompt.
+
+        Args:
+            width: Number of ids so far, including drafts; a chunk has fewer than the prompt.
+            cache: Cache, which is there wherever the prompt is read in chunks.
+        """
+        self.end, self.tokens = width, None
+        if width < self.width:
+            if self.num_read == 0 and self.holds_all:
+                self.num_read = int(cache.get_seq_length()) if cache is not None else 0
+            self.num_read += width
+            known = cache is not None and self.num_read <= self.width
+            self.end = self.num_read if known else None
+
+    def roles(self, inputs: Mapping[str, Any]) -> torch.Tensor:
+        """Returns the roles of the tokens of a pass; see `WatchedGenerate.roles`."""
+        ids = inputs.get("input_ids")
+        tokens = inputs["inputs_embeds"] if ids is None else ids
+        if self.tokens is None:  # several attachments may ask for the same pass
+            self.tokens = tokens
+        count, end = tokens.shape[1], self.end
+        if end is None or self.tokens is not tokens or (ids is not None and end < count):
+            raise ConfigError(
+                "model.steering.tokens",
+                UNKNOWN,
+                rule="this way to generate reads tokens whose place in the text is not known",
+                why="Prompt and completion can't be told apart",
+                fix="Generate greedily, by sampling or by beams, or set model.steering.tokens: all",
+            )
+        self._check_padding()
+        return column_roles(torch.arange(end - count, end, device=tokens.device), self.width)
+
+    def _check_padding(self) -> None:
+        mask, self.mask = self.mask, None
+        if mask is not None and not bool(mask[:, -1].all()):
+            raise ConfigError(
+                "attention_mask",
+                UNKNOWN,
+                rule="a prompt of model.generate is padded on the right",
+                why="Its completion would follow the padding",
+                fix="Pad prompts on the left: tokenizer.padding_side = 'left'",
+            )

@@ -1,0 +1,313 @@
+"""The options of Lightning's trainer: what is refused, before a model is loaded, and why.
+
+`docs/trainer.md` says of every option what it does here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.strategies import SingleDeviceStrategy
+from lightning.pytorch.trainer.states import TrainerFn
+
+from steer_lightning.data.loader import batches_of_epoch
+from steer_lightning.errors import ConfigError
+from steer_lightning.strategy import STRATEGIES, SteeringStrategy
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """An option that has one value here.
+
+    Attributes:
+        option: Name of the option.
+        value: Function that reads it from a trainer.
+        only: The value that is let pass.
+        rule: What is told of the others.
+        why: Reason for it.
+        fix: Remedy.
+    """
+
+    option: str
+    value: Callable[[Any], Any]
+    only: Any
+    rule: str
+    why: str
+    fix: str
+
+
+BAREBONES = _Rule(
+    "barebones",
+    lambda trainer: trainer.barebones,
+    False,
+    "must be false",
+    "It measures the trainer's own overhead, with neither checkpoints nor logs: nothing would be "
+    "left of the run",
+    "Leave it out; enable_progress_bar: false and RunSummary.hash_base: false spare some time",
+)
+
+RULES = (
+    BAREBONES,
+    _Rule(
+        "precision",
+        lambda trainer: trainer.precision,
+        "32-true",
+        'must be "32-true"',
+        "It is the precision of the vectors: small steps are rounded away in 16 bits",
+        "Set the base's own precision by model.dtype: bfloat16",
+    ),
+    _Rule(
+        "gradient_clip_val",
+        lambda trainer: trainer.gradient_clip_val,
+        None,
+        "must be null",
+        "The optimizer step is the module's own, and so is its clip",
+        "Set model.gradient_clip to NormClip with that max_norm",
+    ),
+    _Rule(
+        "gradient_clip_algorithm",
+        lambda trainer: trainer.gradient_clip_algorithm and trainer.gradient_clip_algorithm.value,
+        None,
+        "must be null",
+        "The optimizer step is the module's own, and so is its clip",
+        "Set model.gradient_clip to a module that clips in this way",
+    ),
+    _Rule(
+        "accumulate_grad_batches",
+        lambda trainer: trainer.accumulate_grad_batches,
+        1,
+        "must be 1",
+        "A step accumulates over its micro-batches by itself",
+        "Set data.batch_size higher; model.tokens_per_micro_batch bounds the memory",
+    ),
+    _Rule(
+        "overfit_batches",
+        lambda trainer: trainer.overfit_batches,
+        0,
+        "must be 0",
+        "Prompts are drawn by data.order, which does not come back to the same ones",
+        "Set data.train to a source that holds no more problems than these",
+    ),
+    _Rule(
+        "reload_dataloaders_every_n_epochs",
+        lambda trainer: trainer.reload_dataloaders_every_n_epochs,
+        0,
+        "must be 0",
+        "A new loader would begin the order of the prompts anew, and repeat the first epoch",
+        "Leave it out: each epoch is in another order by itself",
+    ),
+    _Rule(
+        "use_distributed_sampler",
+        lambda trainer: (
+            trainer._accelerator_connector.use_distributed_sampler
+            and trainer._accelerator_connector.is_distributed
+        ),
+        False,
+        "must be false with several processes",
+        "Each process takes its share of every batch by itself, of an order that can go on",
+        "Set trainer.use_distributed_sampler: false, which is the command line's default",
+    ),
+    _Rule(
+        "sync_batchnorm",
+        lambda trainer: trainer._accelerator_connector._layer_sync is not None,
+        False,
+        "must be false",
+        "The base is frozen: its layers keep the statistics that they were trained with",
+        "Leave it out",
+    ),
+    _Rule(
+        "limit_predict_batches",
+        lambda trainer: str(1.0 if trainer.fast_dev_run else trainer.limit_predict_batches),
+        "1.0",
+        "must be left out",
+        "There is no command `predict`",
+        "Use `steer-lightning evaluate`, which writes down completions",
+    ),
+    _Rule(
+        "model_registry",
+        lambda trainer: getattr(trainer, "_model_registry", None),
+        None,
+        "must be null",
+        "Checkpoints hold the vectors without the base, which a registry of models can't load",
+        "Publish the result by steer_lightning.push_to_hub",
+    ),
+)
+"""Options with one value. That of the strategy and of `deterministic` depend on others."""
+
+
+AVERAGE = "Keep the vectors of several steps by VectorCheckpoint.keep_all, and average them by "
+AVERAGE += "`steer-lightning vectors average`"
+
+CALLBACKS = {
+    "GradientAccumulationScheduler": (
+        "A step accumulates over its micro-batches by itself",
+        "Set data.batch_size to the number of prompts of a step",
+    ),
+    "BatchSizeFinder": (
+        "The batch is part of what is learned, and it does not bound the memory",
+        "Set model.tokens_per_micro_batch and model.engine.max_tokens_in_flight",
+    ),
+    "LearningRateFinder": (
+        "It looks at a loss that falls; here the loss says nothing about the reward",
+        "Try several rates in model.optimizer, and compare their reward curves",
+    ),
+    "StochasticWeightAveraging": ("It averages the frozen base, too, in a copy of it", AVERAGE),
+    "WeightAveraging": ("It averages the frozen base, too, in a copy of it", AVERAGE),
+}
+"""Callbacks of Lightning that are refused, by class, with reason and remedy."""
+
+
+def check_barebones(value: Any) -> None:
+    """Raises a ConfigError for `barebones`, which the trainer itself refuses in other words."""
+    _check(BAREBONES, value)
+
+
+def check_trainer(trainer: L.Trainer) -> None:
+    """Raises a ConfigError for trainer settings that would falsify the training."""
+    for rule in RULES:
+        _check(rule, rule.value(trainer))
+    strategy = trainer.strategy
+    if not isinstance(strategy, (SingleDeviceStrategy, SteeringStrategy)):
+        raise ConfigError(
+            "trainer.strategy",
+            type(strategy).__name__,
+            rule=f"must be one of {', '.join(sorted(set(STRATEGIES)))}",
+            why="Others would send or shard the vectors with the base",
+            fix="Set trainer.strategy: ddp, fsdp2, or a class of steer_lightning.strategy",
+        )
+    _check_callbacks(trainer)
+    strict = torch.are_deterministic_algorithms_enabled()
+    if strict and not torch.is_deterministic_algorithms_warn_only_enabled():
+        _check_deterministic(trainer)
+
+
+def _check(rule: _Rule, value: Any) -> None:
+    if value != rule.only:
+        key = f"trainer.{rule.option}"
+        raise ConfigError(key, value, rule=rule.rule, why=rule.why, fix=rule.fix)
+
+
+def _check_callbacks(trainer: L.Trainer) -> None:
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    for callback in callbacks:
+        names = [kind.__name__ for kind in type(callback).__mro__]
+        for name in set(names) & set(CALLBACKS):
+            why, fix = CALLBACKS[name]
+            rule = "can't be used here"
+            raise ConfigError("trainer.callbacks", names[0], rule=rule, why=why, fix=fix)
+
+
+def _check_deterministic(trainer: L.Trainer) -> None:
+    if trainer.strategy.root_device.type == "cuda":
+        raise ConfigError(
+            "trainer.deterministic",
+            True,
+            rule="must be false or warn on a GPU",
+            why="Sampling sums probabilities up, which torch has no deterministic GPU kernel for",
+            fix="Set trainer.deterministic: warn",
+        )
+
+
+def num_steps_of(trainer: L.Trainer) -> int:
+    """Returns the number of steps of a run; raises a ConfigError if nothing bounds it."""
+    if 0 in (trainer.max_epochs, trainer.limit_train_batches):
+        return 0  # Lightning would count the batches of an epoch that it does not begin
+    found = trainer.estimated_stepping_batches
+    if found == float("inf"):
+        raise ConfigError(
+            "trainer.max_steps",
+            trainer.max_steps,
+            rule="it or trainer.max_epochs must bound the run",
+            why="The learning rate's schedule needs its length",
+            fix="Set trainer.max_steps to a number of optimizer steps",
+        )
+    return int(found)
+
+
+def check_options(trainer: L.Trainer, data: Any) -> None:
+    """Raises a ConfigError for options that do not go with the data or with each other.
+
+    Args:
+        trainer: Trainer of the run.
+        data: Data module of the run, whose prompts are loaded, or None.
+    """
+    prompts = getattr(data, "prompts", {})
+    _check_limits(trainer, data, prompts)
+    if trainer.state.fn == TrainerFn.FITTING:
+        validates = "val" in prompts and bool(trainer.limit_val_batches)
+        if validates:
+            _check_interval(trainer, len(prompts["train"]) // data.batch_size)
+        _check_monitors(trainer, validates)
+
+
+def _check_limits(trainer: L.Trainer, data: Any, every: Mapping[str, Sequence[Any]]) -> None:
+    """Refuses a share of a split's batches that is less than one batch."""
+    for split, prompts in every.items():
+        key = f"limit_{split}_batches"
+        limit: float = getattr(trainer, key)
+        if split == "train":
+            batches = len(prompts) // data.batch_size
+        else:
+            batches = -(-len(prompts) // data.eval_batch_size)
+        if limit and batches_of_epoch(batches, limit) == 0:
+            raise ConfigError(
+                f"trainer.{key}",
+                limit,
+                rule=f"is a share of {batches} batches, which leaves none",
+                fix="Set a whole number of batches, or a larger share",
+            )
+
+
+def _check_interval(trainer: L.Trainer, batches: int) -> None:
+    """Refuses an interval of validations that is longer than an epoch of so many batches."""
+    interval = getattr(trainer, "val_check_interval", None)  # none where it is a time
+    every_n_epochs: int | None = trainer.check_val_every_n_epoch
+    if every_n_epochs is None or not isinstance(interval, int):
+        return
+    batches = batches_of_epoch(batches, trainer.limit_train_batches)
+    if interval > batches:
+        raise ConfigError(
+            "trainer.val_check_interval",
+            interval,
+            rule=f"must be at most the {batches} batches of an epoch",
+            why="Batches are counted anew in each epoch, so it would never be reached",
+            fix="Set trainer.check_val_every_n_epoch: null, which counts over the ends of epochs",
+        )
+
+
+LOGGED = ("reward/", "completion/", "update/", "mismatch/", "vectors/", "speed/")
+"""Beginnings of the names of metrics that each step logs."""
+
+
+def _check_monitors(trainer: L.Trainer, validates: bool) -> None:
+    """Refuses a callback that waits for a metric which nothing logs.
+
+    Callbacks of a user's own may log further metrics: where there is one, only names that belong to
+    the package are checked.
+    """
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    known = (*LOGGED, "validation/") if validates else LOGGED
+    own = [x for x in callbacks if type(x).__module__.split(".")[0] in ("lightning", PACKAGE)]
+    closed = ("validation/", "benchmark/") if len(own) < len(callbacks) else ("",)
+    for callback in callbacks:
+        monitor = getattr(callback, "monitor", None)
+        if not isinstance(callback, (EarlyStopping, ModelCheckpoint)) or monitor is None:
+            continue
+        if monitor.startswith(closed) and not monitor.startswith(known):
+            raise ConfigError(
+                f"{type(callback).__name__}.monitor",
+                monitor,
+                rule="nothing logs a metric of this name during the run",
+                why="Steps log reward/..., completion/..., update/..., vectors/... and speed/..., "
+                "and validation/accuracy is there where trainer.val_check_interval has problems of "
+                "data.val answered; those of BenchmarkEval go to the loggers alone",
+                fix="Set trainer.val_check_interval and data.val, and monitor validation/accuracy",
+            )
+
+
+PACKAGE = __name__.split(".")[0]
