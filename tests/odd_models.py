@@ -28,6 +28,11 @@ def phimoe(window: int = 16) -> Any:
     return tf.PhimoeConfig(**LLAMA_LIKE, sliding_window=window, num_local_experts=4)
 
 
+def mixtral() -> Any:
+    """Experts, which read as many tokens as choose them."""
+    return tf.MixtralConfig(**LLAMA_LIKE, num_local_experts=4)
+
+
 def bart() -> Any:
     """Positions that are counted from the padding on."""
     return tf.BartConfig(

@@ -80,9 +80,9 @@ def compare(policy: Policy, rollouts: Rollouts, sampling: Sampling, rows: Sequen
         rows: Numbers of the completions that are compared.
 
     Returns:
-        The largest difference in nats over the last tokens of each completion. Where top-k, top-p
-        or min-p cut tokens away it is the difference that nine tokens of ten do not exceed, since
-        rounding may decide whether a token is cut.
+        The largest figure of `gap_of`, over the last tokens of each completion. Where top-k, top-p
+        or min-p cut tokens away, nine tokens of ten count, since rounding may decide whether a
+        token is cut.
     """
     share = 0.9 if sampling.truncates else 1.0
     worst = 0.0
@@ -94,7 +94,7 @@ def compare(policy: Policy, rollouts: Rollouts, sampling: Sampling, rows: Sequen
             logits = plain_logits(policy, prompt, completion)
             warped = warp(logits, sampling) if sampling.temperature else logits.float()
             expected = logprobs_of(warped, completion)
-        worst = max(worst, gap_of(rollouts.logprobs[n][mask], expected, share))
+        worst = max(worst, gap_of(policy, rollouts.logprobs[n][mask], expected, share))
     return worst
 
 

@@ -73,8 +73,21 @@ def language_model(model: nn.Module) -> nn.Module:
 
 
 def stream_width(model: Any) -> int:
-    """Returns the width D of the residual stream, from the configuration of the model."""
-    return int(model.config.get_text_config().hidden_size)
+    """Returns the width D of the residual stream, from the configuration of the model.
+
+    Raises:
+        ConfigError: If it names none.
+    """
+    width = getattr(model.config.get_text_config(), "hidden_size", None)
+    if width is None:
+        raise ConfigError(
+            "model.base",
+            type(model).__name__,
+            rule="its configuration names no hidden_size",
+            why="Several parts of unlike width have no stream in common",
+            fix="Take another base",
+        )
+    return int(width)
 
 
 def parse_layers(

@@ -12,7 +12,7 @@ from dataclasses import replace
 import torch
 
 from steer_lightning.errors import ConfigError
-from steer_lightning.model.padding import COMPLETION_LENGTHS, has_experts
+from steer_lightning.model.padding import COMPLETION_LENGTHS, leaks
 from steer_lightning.model.plain_pass import gap_of, logprobs_of, plain_logits, tolerance
 from steer_lightning.model.policy import Policy
 from steer_lightning.rollout.selfcheck import made_up_prompts
@@ -78,7 +78,7 @@ def gap_to_plain(
         temperature: Temperature of the distribution.
 
     Returns:
-        The largest difference in nats.
+        The largest figure of `gap_of`.
     """
     worst = 0.0
     for n in chosen:
@@ -87,7 +87,7 @@ def gap_to_plain(
         with torch.no_grad():
             logits = plain_logits(policy, rows.prompts[n], completion).float() / temperature
             expected = logprobs_of(logits, completion)
-        worst = max(worst, gap_of(logprobs[n][mask.to(logprobs.device)], expected))
+        worst = max(worst, gap_of(policy, logprobs[n][mask.to(logprobs.device)], expected))
     return worst
 
 
@@ -117,42 +117,45 @@ def _difference(gap: float, policy: Policy) -> str | None:
     return None if gap <= allowed else f"log-probabilities differ by {gap:.2g}"
 
 
-def _leak(
-    policy: Policy, forward: Forward, rows: MicroBatch, others: MicroBatch, same: torch.Tensor
-) -> str | None:
+def _leak(policy: Policy, forward: Forward, rows: MicroBatch) -> str | None:
     """Tells whether rows depend on what stands beside them.
 
     Rounding hides a weak dependence from a comparison with plain passes, above all in 16 bits. But
-    a row is the same to the last bit if tokens that it must not see are exchanged for others.
-    Experts are an exception, see `has_experts`.
+    a row is the same to the last bit if tokens that it must not see are exchanged for others, where
+    `leaks` makes no exception.
 
     Args:
         policy: Policy that reads.
         forward: Way to read.
-        rows: Rows as they are.
-        others: The same rows with exchanged tokens.
-        same: Whether each row has its own tokens in both, (n,) bool.
+        rows: Rows of an odd number of groups.
     """
-    one, two = (logprobs_by(forward, found)[same.to(policy.device)] for found in (rows, others))
-    mask = rows.completion_mask[same].to(one.device)
-    gap = float((one - two)[mask].abs().max())
-    if gap <= (tolerance(policy) / 10 if has_experts(policy.model) else 0.0):
+    last = max(rows.groups)
+    kept = torch.tensor([group % 2 == 1 for group in rows.groups])
+    mask = rows.completion_mask[kept].to(policy.device)
+    own = logprobs_by(forward, rows)
+
+    def change(groups: set[int]) -> float:
+        other = logprobs_by(forward, _exchanged(policy, rows, groups))
+        return float((own - other)[kept.to(own.device)][mask].abs().mean())
+
+    gap = change(set(range(0, last + 1, 2)))
+    if not leaks(policy.model, gap, lambda: change({last})):
         return None
     return f"a text changes with the texts that stand beside it, by {gap:.2g}"
 
 
-def _with_other_neighbours(policy: Policy, rows: MicroBatch) -> tuple[MicroBatch, torch.Tensor]:
-    """Exchanges all tokens of every second group; also returns which rows have kept theirs."""
+def _exchanged(policy: Policy, rows: MicroBatch, groups: set[int]) -> MicroBatch:
+    """Exchanges all tokens of some groups."""
     vocabulary = policy.model.config.get_text_config().vocab_size
-    same = torch.tensor([group % 2 == 1 for group in rows.groups])
-    shift = (~same).long()[:, None]  # a shift keeps equal beginnings equal
+    chosen = [group in groups for group in rows.groups]
+    shift = torch.tensor(chosen).long()[:, None]  # a shift keeps equal beginnings equal
     prompts = [
-        prompt if keep else tuple((token + 1) % vocabulary for token in prompt)
-        for prompt, keep in zip(rows.prompts, same.tolist(), strict=True)
+        tuple((token + 1) % vocabulary for token in prompt) if other else prompt
+        for prompt, other in zip(rows.prompts, chosen, strict=True)
     ]
     shifted = (rows.completion_ids + shift) % vocabulary
     ids = (rows.ids + shift) % vocabulary
-    return replace(rows, prompts=prompts, completion_ids=shifted, ids=ids), same
+    return replace(rows, prompts=prompts, completion_ids=shifted, ids=ids)
 
 
 def why_not_packed(policy: Policy) -> str | None:
@@ -170,7 +173,7 @@ def why_not_packed(policy: Policy) -> str | None:
         return "the output layer is trained, too"
     forward, rows = PackedForward(policy), made_up_rows(policy)
     reason = why_not_by(policy, forward, rows)
-    return reason or _leak(policy, forward, rows, *_with_other_neighbours(policy, rows))
+    return reason or _leak(policy, forward, rows)
 
 
 def why_not_one_by_one(policy: Policy) -> str | None:
@@ -277,10 +280,11 @@ class RealRows:
         return gradient
 
     def _why_not(self, gradient: BatchGradient, rollouts: Rollouts, longest: int) -> str | None:
-        """Compares two rows on each process, since a sharded base takes equally many passes."""
+        """Compares three rows on each process, since a sharded base takes equally many passes."""
         policy = gradient.policy
         rows, logprobs = gradient.read_longest(rollouts)
-        chosen = [0, len(rows.groups) - 1]  # the longest comes first
+        last = len(rows.groups) - 1
+        chosen = [0, last // 2, last]  # the longest comes first
         gap = gap_to_plain(policy, rows, logprobs, chosen, gradient.temperature)
         worst = max(gather_objects(gap))
         reason = _difference(worst, policy)

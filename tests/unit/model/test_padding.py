@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from steer_lightning.model.padding import why_not_padded
+from steer_lightning.model.padding import leaks, why_not_padded
 from steer_lightning.rollout.completions import left_padded
 from steer_lightning.testing import ARCHITECTURES, tiny_policy
-from tests.odd_models import bart, minimax, policy_of
+from tests.odd_models import bart, minimax, mixtral, policy_of
 
 
 @pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
@@ -53,3 +53,31 @@ def test_a_weak_dependence_on_the_padding_is_noticed(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(policy, "padded_logits", leaking)
     assert "changes with the tokens of the padding" in str(why_not_padded(policy))
+
+
+@pytest.mark.parametrize(
+    ("gap", "noise", "leak", "without"),
+    [(0.0, 0.0, False, False), (1e-3, 0.0, True, True), (3e-3, 1e-3, False, True)],
+    ids=["exact", "leak", "noise"],
+)
+def test_experts_alone_may_make_noise(gap: float, noise: float, leak: bool, without: bool) -> None:
+    assert leaks(policy_of(mixtral()).model, gap, lambda: noise) == leak
+    assert leaks(tiny_policy().model, gap, lambda: noise) == without
+
+
+@pytest.mark.parametrize(("side", "told"), [(slice(0, 10), "padding"), (slice(0, None), "None")])
+def test_padding_after_a_text_shows_the_noise_of_experts(
+    side: slice, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Texts change with the padding before them alone, or with any."""
+    policy = policy_of(mixtral())
+    padded = policy.padded_logits
+
+    def noisy(ids: torch.Tensor, mask: torch.Tensor, num_last: int) -> Any:
+        read = (ids * (1 - mask))[:, side].clamp(max=1).sum()
+        logits = padded(ids, mask, num_last)
+        logits[..., ::2] += 1e-6 * read
+        return logits
+
+    monkeypatch.setattr(policy, "padded_logits", noisy)
+    assert told in str(why_not_padded(policy))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pytest
+import transformers as tf
 from torch import nn
 
 from steer_lightning import ConfigError
 from steer_lightning.steering import find_layers, parse_layers
+from steer_lightning.steering.layers import stream_width
 
 
 def test_a_model_without_known_layers_is_an_error_that_names_paths_and_option() -> None:
@@ -32,3 +34,11 @@ def test_layer_choices(layers: str | list[int], expected: tuple[int, ...]) -> No
 def test_wrong_layer_choices(layers: str | list[int]) -> None:
     with pytest.raises(ConfigError, match="layers"):
         parse_layers(layers, 4)
+
+
+def test_a_model_of_parts_of_unlike_width_is_refused() -> None:
+    class Parts(nn.Module):
+        config = tf.BltConfig()
+
+    with pytest.raises(ConfigError, match=r"Parts.*names no hidden_size"):
+        stream_width(Parts())

@@ -26,7 +26,7 @@ from steer_lightning.training.selfcheck import (
     fastest,
     why_not_packed,
 )
-from tests.odd_models import bart, minimax, phimoe, policy_of
+from tests.odd_models import bart, minimax, mixtral, phimoe, policy_of
 from tests.unit.training.helpers import policy_with_vectors
 
 HANDING_ON = "gemma4"
@@ -194,3 +194,20 @@ def test_an_optimizer_that_runs_out_of_memory_in_its_check_says_so(
     monkeypatch.setattr(torch.optim.AdamW, "step", no_kernel)
     with pytest.raises(ValueError, match="takes no step on cpu"):
         check_optimizer(torch.optim.AdamW, steering, torch.device("cpu"))
+
+
+# ---- what a sweep of all architectures has found
+
+
+def test_a_leak_in_a_model_with_experts_is_noticed_where_all_tokens_are_about_equally_likely(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    policy = policy_of(mixtral())
+    policy.model.to(torch.bfloat16)
+    with torch.no_grad():
+        policy.model.lm_head.weight.mul_(0.03)  # as in Inkling, which divides its logits by 24
+    assert why_not_packed(policy) is None
+    layer = policy.layers[1].self_attn.o_proj
+    forward = layer.forward
+    monkeypatch.setattr(layer, "forward", lambda x: forward(x + x.cumsum(1) * 0.01))
+    assert "changes with the texts that stand beside it" in str(why_not_packed(policy))
