@@ -98,10 +98,8 @@ class HookedVectors(Attachment):
         constant = self._constant[row] if self._constant else None
         if constant is not None and constant.is_folded:
             return None
-        stream = output if isinstance(output, torch.Tensor) else output[0]
-        if stream.dim() != 3:
-            stream_of(output)  # raises an error that explains
         vector = self._plain(row) if constant is None else constant.vector
+        stream = stream_of(output, vector.shape[-1])
         change = vector.to(stream)
         if self._vectors.by_token:
             change = self._vectors.gate(row, stream) * change
