@@ -110,6 +110,14 @@ def stream_of(output: Any, width: int | None = None) -> torch.Tensor:
     )
 
 
+def with_stream(output: Any, stream: torch.Tensor) -> Any:
+    """Returns the output of a site's module with another stream; see `stream_of`."""
+    if isinstance(output, torch.Tensor):
+        return stream
+    make = getattr(output, "_make", type(output))  # of a named tuple
+    return make([stream, *output[1:]])
+
+
 @contextmanager
 def outputs_seen(
     places: Sequence[nn.Module], see: Callable[[int, torch.Tensor], None]

@@ -16,7 +16,7 @@ from steer_lightning.steering.base import Attachment, ConstantVector
 from steer_lightning.steering.compiled import check_not_compiled
 from steer_lightning.steering.generate_calls import watched_generate
 from steer_lightning.steering.layers import find_layers, language_model
-from steer_lightning.steering.model_parts import stream_of
+from steer_lightning.steering.model_parts import stream_of, with_stream
 from steer_lightning.steering.site_check import check_sites
 from steer_lightning.steering.sites import Site, find_sites
 from steer_lightning.steering.tokens import Tokens, is_steered, roles_of_call
@@ -105,10 +105,7 @@ class HookedVectors(Attachment):
             change = self._vectors.gate(row, stream) * change
         if self.needs_roles:
             change = self._steered_in(stream).to(stream) * change
-        steered = stream + change
-        if isinstance(output, torch.Tensor):
-            return steered
-        return [steered, *output[1:]] if isinstance(output, list) else (steered, *output[1:])
+        return with_stream(output, stream + change)
 
     def _steered_in(self, stream: torch.Tensor) -> torch.Tensor:
         """Returns which tokens of a stream (rows, T, D) are steered, (rows or 1, T, 1) bool."""

@@ -225,8 +225,3 @@ def test_layers_that_are_called_several_times_in_a_pass_are_not_skipped() -> Non
     policy = small_policy("hrm_text", layers=[2, 3], layers_path="model.L_module.layers")
     assert why_not_packed(policy) is None
     assert not can_skip_layers(policy)
-
-
-def test_a_model_that_reads_no_padded_batch_at_all_is_read_one_row_at_a_time() -> None:
-    policy = small_policy("reformer", layers_path="reformer.encoder.layers")
-    assert not policy.takes_padding
