@@ -21,8 +21,6 @@ from steer_lightning.steering.site_check import check_sites
 from steer_lightning.steering.sites import Site, find_sites
 from steer_lightning.steering.tokens import Tokens, is_steered, roles_of_call
 
-Output = torch.Tensor | tuple[torch.Tensor, ...] | list[torch.Tensor]
-
 
 class Vectors(Protocol):
     """The part of `SiteVectors` that the hooks need; the docstrings are there."""
@@ -90,7 +88,7 @@ class HookedVectors(Attachment):
         self._steered = is_steered(roles, self._vectors.tokens)
         self._num_last = named.get("logits_to_keep")
 
-    def _add(self, row: int, module: nn.Module, args: object, output: Output) -> Output | None:
+    def _add(self, row: int, module: nn.Module, args: object, output: Any) -> Any:
         """Computes `h <- h + scale * v` in the dtype of the stream.
 
         Some modules return a tuple or a list that starts with h.
