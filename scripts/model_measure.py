@@ -17,6 +17,8 @@ from steer_lightning.rollout import DecodeEngine, Sampling
 from steer_lightning.rollout.completions import longest_text
 from steer_lightning.steering import SteeringVectors
 from steer_lightning.steering.layers import find_layers
+from steer_lightning.steering.model_parts import outputs_seen
+from steer_lightning.steering.sites import find_sites
 from steer_lightning.testing import BOS, VOCABULARY, byte_tokenizer
 from steer_lightning.training.batch import Batch
 from steer_lightning.training.gradient import BatchGradient
@@ -57,24 +59,40 @@ def measure(name: str, quick: bool = False) -> dict[str, Any]:
         small_config(name).save_pretrained(folder)  # of a wrapper, transformers saves a part
         byte_tokenizer().save_pretrained(folder)
         try:
-            path = _layers_path(folder)
-            plain = _policy(folder, "float32", path)
-            plain.check_length(prompts(), SAMPLING.max_new_tokens, "model.sampling.max_new_tokens")
+            settings = _settings(folder)
+            plain = _policy(folder, "float32", settings)
+            plain.check_prompts(prompts(), SAMPLING.max_new_tokens, "max_new_tokens")
         except ConfigError as error:
             return {"name": name, "refused": str(error).replace(folder, name)}
-        found: dict[str, Any] = {"name": name, "kind": type(plain.model).__name__, "path": path}
+        found: dict[str, Any] = {"name": name, "kind": type(plain.model).__name__, **settings}
         found["float32"] = _ways(plain, plain)
         if quick:
             return found
-        found["bfloat16"] = _ways(_policy(folder, "bfloat16", path), plain)
+        found["bfloat16"] = _ways(_policy(folder, "bfloat16", settings), plain)
         found["skipping"] = _skipping(plain)
         found["units"] = _units(plain)
         found["sites"] = [site for site in SITES if _moves(plain, site)]
     return found
 
 
+def _settings(folder: str) -> dict[str, Any]:
+    """Returns the path of the layers, if a user has to set it, and the first site that fits.
+
+    Raises:
+        ConfigError: If no site fits.
+    """
+    settings = {"layers_path": _layers_path(folder)}
+    for site in ("layer_output", "mlp_output", "attention_output"):
+        try:
+            policy = _policy(folder, "float32", settings | {"site": site})
+            policy.model(input_ids=torch.tensor([prompts()[0].token_ids]), use_cache=False)
+            return settings | {"site": site}
+        except ConfigError as error:
+            refusal = error
+    raise refusal
+
+
 def _layers_path(folder: str) -> str | None:
-    """Returns the path of the decoder layers that a user has to set; None if it is known."""
     model = Policy(folder).empty_base()
     try:
         find_layers(model)
@@ -86,10 +104,9 @@ def _layers_path(folder: str) -> str | None:
     return None
 
 
-def _policy(folder: str, dtype: Any, path: str | None) -> Policy:
+def _policy(folder: str, dtype: Any, settings: dict[str, Any]) -> Policy:
     """Loads the small model, with vectors."""
-    steering = SteeringVectors(scale="none", layers_path=path)
-    policy = Policy(folder, dtype=dtype, steering=steering)
+    policy = Policy(folder, dtype=dtype, steering=SteeringVectors(scale="none", **settings))
     policy.load()
     _set_vectors(policy)
     return policy
@@ -247,49 +264,48 @@ def _distance(found: torch.Tensor, exact: torch.Tensor) -> float:
     return float((found - exact).norm() / exact.norm())
 
 
+def _like(policy: Policy, **settings: Any) -> SteeringVectors:
+    """Returns vectors at the place of those of a policy, or at another one."""
+    steering: Any = policy.steering
+    place = {"layers_path": steering.layers_path, "site": steering.site}
+    return SteeringVectors(**place | settings)
+
+
 def _skipping(policy: Policy) -> dict[str, Any]:
     """Measures the update of the upper layers alone, where the lower ones are skipped."""
     first = policy.steering.num_layers // 2
-    path = policy.steering.layers_path
     layers = list(range(first, 2 * first))
-    policy.steer(SteeringVectors(scale="none", layers=layers, layers_path=path))
+    policy.steer(_like(policy, scale="none", layers=layers))
     _set_vectors(policy)
     return _update(policy, policy, _made_up(policy))
 
 
 def _units(policy: Policy) -> float | str:
     """Measures units in a batch, and compares them with what single texts give, relatively."""
-    policy.steer(SteeringVectors(scale="rms", layers_path=policy.steering.layers_path))
+    policy.steer(_like(policy, scale="rms"))
     texts = [list(prompt.token_ids) for prompt in prompts()]
     try:
         policy.measure_units(texts)
     except ConfigError as error:
         return str(error)
-    sizes: dict[int, list[torch.Tensor]] = {}
+    sizes: list[list[torch.Tensor]] = [[] for _ in policy.steering.layers]
 
-    def keep(number: int, output: Any) -> None:
-        stream = output if isinstance(output, torch.Tensor) else output[0]
-        sizes.setdefault(number, []).append(stream.float().pow(2).mean(-1).sqrt().flatten())
+    def keep(number: int, stream: torch.Tensor) -> None:
+        sizes[number].append(stream.float().pow(2).mean(-1).sqrt().flatten())
 
-    layers = policy.layers
-    handles = [
-        layer.register_forward_hook(lambda _, __, output, number=number: keep(number, output))
-        for number, layer in enumerate(layers)
-    ]
-    with torch.no_grad():
+    places = find_sites(policy.layers, policy.steering.layers, policy.steering.site)
+    with torch.no_grad(), outputs_seen(places, keep), policy.at_scale(0.0):
         for ids in texts:
             policy.model(input_ids=torch.tensor([ids]), use_cache=False)
-    for handle in handles:
-        handle.remove()
-    exact = torch.stack([torch.cat(sizes[number]).median() for number in range(len(layers))])
+    exact = torch.stack([torch.cat(found).median() for found in sizes])
     return float(((policy.steering.unit - exact) / exact).abs().max())
 
 
 def _moves(policy: Policy, site: Any) -> bool:
     """Tells whether vectors can be set at a site, and move the logits."""
-    ids, path = torch.tensor([prompts()[1].token_ids]), policy.steering.layers_path
+    ids = torch.tensor([prompts()[1].token_ids])
     try:
-        policy.steer(SteeringVectors(scale="none", site=site, layers_path=path))
+        policy.steer(_like(policy, scale="none", site=site))
         with torch.no_grad():
             before = policy.model(input_ids=ids, use_cache=False).logits
             _set_vectors(policy)

@@ -127,7 +127,8 @@ def _cells(found: dict[str, Any]) -> list[str]:
     ]
     trained = [_figure(x.get("update_gap")) for x in (exact, rounded)]
     sites = "all" if len(found["sites"]) == len(SITES) else ", ".join(found["sites"]) or "none"
-    path = f"Set `layers_path: {found['path']}`. " if found["path"] else ""
+    set_path = f"Set `layers_path: {found['layers_path']}`. " if found["layers_path"] else ""
+    set_site = f"Set `site: {found['site']}`. " if found["site"] != SITES[0] else ""
     return [
         name,
         _way(found, "sampling"),
@@ -135,7 +136,7 @@ def _cells(found: dict[str, Any]) -> list[str]:
         " / ".join(sampled),
         " / ".join(trained),
         sites,
-        path + _why(exact),
+        set_path + set_site + _why(exact),
     ]
 
 

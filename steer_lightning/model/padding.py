@@ -16,6 +16,7 @@ from steer_lightning.model.plain_pass import (
     gap_of,
     logprobs_of,
     made_up_tokens,
+    misfits,
     plain_logits,
     tolerance,
 )
@@ -48,7 +49,10 @@ def why_not_padded(policy: Any) -> str | None:
     completions = [list(prompt[:length]) for prompt in texts for length in COMPLETION_LENGTHS]
     pad = policy.pad_token_id
     read = partial(_read, policy, prompts, completions)
-    found = read(pad, pad)
+    with misfits() as errors:
+        found = read(pad, pad)
+    if errors:
+        return errors[0]
     allowed = tolerance(policy)
     for prompt, completion, logprobs in zip(prompts, completions, found, strict=True):
         logits = plain_logits(policy, prompt, completion).float()

@@ -8,12 +8,15 @@ pass, without padding and without a cache, is what the authors of a model mean b
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
+from steer_lightning.errors import ConfigError
 from steer_lightning.model.rotary import switch_length
+from steer_lightning.system.out_of_memory import is_out_of_memory
 
 MOST_COMPARED = 128
 """Most tokens at the end of a completion that are compared: logits of more would fill the memory
@@ -48,6 +51,27 @@ def _precision(policy: Any) -> torch.dtype:
     dtype: torch.dtype = policy.model.dtype
     coarse = torch.get_float32_matmul_precision() != "highest" and policy.device.type == "cuda"
     return torch.float16 if dtype == torch.float32 and coarse else dtype  # TensorFloat-32
+
+
+@contextmanager
+def misfits() -> Iterator[list[str]]:
+    """Keeps errors of a model that can't be read in some way, instead of raising them.
+
+    A model that does not fit the interfaces may fail in many ways. A ConfigError, which says what
+    to do, and an error that says that memory ran out are raised.
+
+    Yields:
+        List to which the error is added, in words.
+    """
+    found: list[str] = []
+    try:
+        yield found
+    except ConfigError:
+        raise
+    except (RuntimeError, TypeError, ValueError, AttributeError, LookupError) as error:
+        if is_out_of_memory(error):
+            raise
+        found.append(f"{type(error).__name__}: {error}")
 
 
 def plain_logits(policy: Any, prompt: Sequence[int], completion: Sequence[int]) -> torch.Tensor:

@@ -5,18 +5,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 
-from steer_lightning.errors import ConfigError
 from steer_lightning.model.plain_pass import (
     gap_of,
     logprobs_of,
     made_up_tokens,
+    misfits,
     plain_logits,
     tolerance,
 )
 from steer_lightning.model.policy import Policy
 from steer_lightning.rollout.completions import warp
 from steer_lightning.rollout.sampling import Sampling
-from steer_lightning.system.out_of_memory import is_out_of_memory
 from steer_lightning.types import Problem, Prompt, Rollouts
 
 log = logging.getLogger(__name__)
@@ -53,20 +52,16 @@ def why_not(policy: Policy, generate: Generate) -> str | None:
     """
     sampling, prompts = Sampling(group_size=3, max_new_tokens=6), made_up_prompts(policy)
     try:
-        rollouts = generate(prompts, sampling)
+        with misfits() as errors:
+            rollouts = generate(prompts, sampling)
     except FloatingPointError as error:
         with policy.sharding.without_gradients():
             logits = plain_logits(policy, prompts[0].token_ids, [0])
         if not bool(logits.isfinite().all()):
             raise  # the base itself is at fault
         return str(error)
-    except ConfigError:
-        raise  # says itself what to do
-    except (RuntimeError, TypeError, ValueError, AttributeError, LookupError) as error:
-        # a model that does not fit the interfaces may fail in many ways
-        if is_out_of_memory(error):
-            raise
-        return f"{type(error).__name__}: {error}"
+    if errors:
+        return errors[0]
     return _difference(compare(policy, rollouts, sampling, range(len(rollouts.texts))), policy)
 
 

@@ -84,29 +84,38 @@ class SeveralStreamsError(ConfigError):
     """Refuses a site whose output is not one stream."""
 
 
-def stream_of(output: Any) -> torch.Tensor:
+def stream_of(output: Any, width: int | None = None) -> torch.Tensor:
     """Returns the stream in the output of a site's module: the output itself, or its first part.
 
     Args:
         output: Output of a module, (rows, T, D) or a sequence that starts with it.
+        width: Width D that it must have; default: any.
 
     Raises:
-        SeveralStreamsError: If it is no tensor of three dimensions.
+        SeveralStreamsError: If it is no tensor of three dimensions, or is wider.
     """
     stream = output[0] if isinstance(output, (tuple, list)) else output
-    if isinstance(stream, torch.Tensor) and stream.dim() == 3:
+    if isinstance(stream, torch.Tensor) and stream.dim() == 3 and width in (None, stream.shape[2]):
         return stream
     shape = f" of shape {tuple(stream.shape)}" if isinstance(stream, torch.Tensor) else ""
     raise SeveralStreamsError(
         "model.steering.site",
         UNKNOWN,
         rule=f"the place hands on a {type(stream).__name__}{shape}, but a vector needs one stream "
-        "of shape (rows, tokens, width)",
-        why="The layers of Gemma 3n, DeepSeek V4 and HY V4 hand on several streams beside each "
-        "other. Each has a meaning of its own, and one vector can't be meant for all of them",
+        f"of shape (rows, tokens, {'width' if width is None else width})",
+        why="The layers of Gemma 3n, DeepSeek V4, HY V4 and Qwen4 hand on several streams beside "
+        "each other. Each has a meaning of its own, and one vector can't be meant for all of them",
         fix="Set model.steering.site: mlp_output or attention_output. The model itself then "
         "distributes what is added there over its streams",
     )
+
+
+def with_stream(output: Any, stream: torch.Tensor) -> Any:
+    """Returns the output of a site's module with another stream; see `stream_of`."""
+    if isinstance(output, torch.Tensor):
+        return stream
+    make = getattr(output, "_make", type(output))  # of a named tuple
+    return make([stream, *output[1:]])
 
 
 @contextmanager

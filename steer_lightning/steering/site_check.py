@@ -15,7 +15,7 @@ from torch.utils.hooks import RemovableHandle
 
 from steer_lightning.errors import ConfigError
 from steer_lightning.steering.layers import stream_width
-from steer_lightning.steering.model_parts import SeveralStreamsError, stream_of
+from steer_lightning.steering.model_parts import SeveralStreamsError, stream_of, with_stream
 from steer_lightning.steering.sites import MODULES, find_sites, named_sites
 
 NUM_TOKENS = 5
@@ -133,9 +133,7 @@ class _Look:
             return None
         # as large as what is there, lest a stream of 16 bits rounds it away
         shift = (1 + stream.abs().max()) * torch.linspace(1, 2, stream.shape[-1]).to(stream)
-        if isinstance(output, torch.Tensor):
-            return stream + shift
-        return type(output)([stream + shift, *output[1:]])
+        return with_stream(output, stream + shift)
 
     def _run_again(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any

@@ -16,12 +16,10 @@ from steer_lightning.steering.base import Attachment, ConstantVector
 from steer_lightning.steering.compiled import check_not_compiled
 from steer_lightning.steering.generate_calls import watched_generate
 from steer_lightning.steering.layers import find_layers, language_model
-from steer_lightning.steering.model_parts import stream_of
+from steer_lightning.steering.model_parts import stream_of, with_stream
 from steer_lightning.steering.site_check import check_sites
 from steer_lightning.steering.sites import Site, find_sites
 from steer_lightning.steering.tokens import Tokens, is_steered, roles_of_call
-
-Output = torch.Tensor | tuple[torch.Tensor, ...] | list[torch.Tensor]
 
 
 class Vectors(Protocol):
@@ -90,7 +88,7 @@ class HookedVectors(Attachment):
         self._steered = is_steered(roles, self._vectors.tokens)
         self._num_last = named.get("logits_to_keep")
 
-    def _add(self, row: int, module: nn.Module, args: object, output: Output) -> Output | None:
+    def _add(self, row: int, module: nn.Module, args: object, output: Any) -> Any:
         """Computes `h <- h + scale * v` in the dtype of the stream.
 
         Some modules return a tuple or a list that starts with h.
@@ -98,19 +96,14 @@ class HookedVectors(Attachment):
         constant = self._constant[row] if self._constant else None
         if constant is not None and constant.is_folded:
             return None
-        stream = output if isinstance(output, torch.Tensor) else output[0]
-        if stream.dim() != 3:
-            stream_of(output)  # raises an error that explains
         vector = self._plain(row) if constant is None else constant.vector
+        stream = stream_of(output, vector.shape[-1])
         change = vector.to(stream)
         if self._vectors.by_token:
             change = self._vectors.gate(row, stream) * change
         if self.needs_roles:
             change = self._steered_in(stream).to(stream) * change
-        steered = stream + change
-        if isinstance(output, torch.Tensor):
-            return steered
-        return [steered, *output[1:]] if isinstance(output, list) else (steered, *output[1:])
+        return with_stream(output, stream + change)
 
     def _steered_in(self, stream: torch.Tensor) -> torch.Tensor:
         """Returns which tokens of a stream (rows, T, D) are steered, (rows or 1, T, 1) bool."""

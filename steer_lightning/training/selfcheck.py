@@ -13,11 +13,16 @@ import torch
 
 from steer_lightning.errors import ConfigError
 from steer_lightning.model.padding import COMPLETION_LENGTHS, leaks
-from steer_lightning.model.plain_pass import gap_of, logprobs_of, plain_logits, tolerance
+from steer_lightning.model.plain_pass import (
+    gap_of,
+    logprobs_of,
+    misfits,
+    plain_logits,
+    tolerance,
+)
 from steer_lightning.model.policy import Policy
 from steer_lightning.rollout.selfcheck import made_up_prompts
 from steer_lightning.system.collectives import gather_objects
-from steer_lightning.system.out_of_memory import is_out_of_memory
 from steer_lightning.training.batch import MicroBatch
 from steer_lightning.training.forward import Forward
 from steer_lightning.training.gradient import BatchGradient, micro_batches
@@ -27,9 +32,6 @@ from steer_lightning.training.skipped_layers import KeptStream, SkippedLayers
 from steer_lightning.types import Rollouts
 
 log = logging.getLogger(__name__)
-
-REFUSALS = (RuntimeError, TypeError, ValueError, AttributeError, LookupError)
-"""Errors raised by a model that does not fit the interfaces of `steer_lightning.model`."""
 
 
 def made_up_rollouts(policy: Policy) -> Rollouts:
@@ -102,12 +104,10 @@ def why_not_by(policy: Policy, forward: Forward, rows: MicroBatch) -> str | None
     Returns:
         None if they agree, else the reason why the model can't be read this way.
     """
-    try:
+    with misfits() as errors:
         logprobs = logprobs_by(forward, rows)
-    except REFUSALS as error:
-        if is_out_of_memory(error) or isinstance(error, ConfigError):
-            raise
-        return f"{type(error).__name__}: {error}"
+    if errors:
+        return errors[0]
     gap = gap_to_plain(policy, rows, logprobs, list(range(len(rows.groups))), temperature=1.0)
     return _difference(gap, policy)
 
@@ -302,8 +302,8 @@ class RealRows:
 def can_skip_layers(policy: Policy) -> bool:
     """Tells whether a packed pass is the same, bit for bit, if it skips the unsteered first layers.
 
-    It is not the same where layers hand on more than their stream. There is nothing to skip where
-    the trained parameters act on the first layer already.
+    It is not the same where layers hand on more than their stream, or are called several times in a
+    pass. There is nothing to skip where the trained parameters act on the first layer already.
     """
     if policy.steering.first_layer == 0:
         return False
@@ -311,15 +311,11 @@ def can_skip_layers(policy: Policy) -> bool:
     packing = forward.prepare(made_up_rows(policy))
     skipped = SkippedLayers(policy.layers, policy.steering.first_layer, packing.ids.numel())
     stream = KeptStream(skipped, num_passes=2)
-
-    def one_pass() -> torch.Tensor:
-        with stream.one_pass(), forward.passes(), forward.attending(packing):
-            return forward.head_states(packing)[0]
-
-    try:
-        whole, again = one_pass(), one_pass()
-    except REFUSALS as error:
-        if is_out_of_memory(error):
-            raise
-        return False
-    return torch.equal(whole, again)
+    with misfits() as errors, forward.passes(), forward.attending(packing):
+        whole, _ = forward.head_states(packing)
+        for _ in range(2):  # the first pass keeps the stream, the second one skips the layers
+            with stream.one_pass():
+                found, _ = forward.head_states(packing)
+            if not torch.equal(found, whole):
+                return False
+    return not errors

@@ -81,3 +81,17 @@ def test_padding_after_a_text_shows_the_noise_of_experts(
 
     monkeypatch.setattr(policy, "padded_logits", noisy)
     assert told in str(why_not_padded(policy))
+
+
+def test_a_model_that_fails_on_a_batch_takes_no_padding(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = tiny_policy()
+    padded = policy.padded_logits
+
+    def fails(ids: torch.Tensor, mask: torch.Tensor, num_last: int) -> Any:
+        if ids.shape[0] > 1:
+            raise RuntimeError("one text at a time")
+        return padded(ids, mask, num_last)
+
+    monkeypatch.setattr(policy, "padded_logits", fails)
+    assert why_not_padded(policy) == "RuntimeError: one text at a time"
+    assert not policy.takes_padding

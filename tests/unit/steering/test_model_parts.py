@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 from torch import nn
 
 from steer_lightning import ConfigError
-from steer_lightning.steering.model_parts import has_cached_tokens, output_layer, outputs_seen
+from steer_lightning.steering.model_parts import (
+    has_cached_tokens,
+    output_layer,
+    outputs_seen,
+    stream_of,
+    with_stream,
+)
 from steer_lightning.testing import tiny_model
 
 
@@ -43,3 +50,24 @@ def test_a_pass_goes_on_behind_cached_tokens() -> None:
 def test_the_output_layer_is_that_of_the_model() -> None:
     model = tiny_model()
     assert output_layer(model) is model.lm_head
+
+
+def test_streams_side_by_side_are_no_single_one() -> None:
+    wide = torch.zeros(2, 3, 8)
+    assert stream_of(wide) is wide
+    assert stream_of(wide, width=8) is wide
+    with pytest.raises(ConfigError, match=r"\(2, 3, 8\), but .*\(rows, tokens, 4\)"):
+        stream_of(wide, width=4)
+
+
+class Named(NamedTuple):
+    stream: torch.Tensor
+    cache: str
+
+
+@pytest.mark.parametrize("wrap", [tuple, list, Named._make], ids=["tuple", "list", "named tuple"])
+def test_another_stream_takes_the_first_place_in_the_same_kind_of_output(wrap: Any) -> None:
+    output, other = wrap([torch.zeros(1, 1, 1), "cache"]), torch.ones(1, 1, 1)
+    assert with_stream(output, other) == wrap([other, "cache"])
+    assert type(with_stream(output, other)) is type(output)
+    assert with_stream(torch.zeros(1, 1, 1), other) is other

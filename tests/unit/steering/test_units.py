@@ -92,3 +92,21 @@ def test_several_streams_have_no_size(architecture: str) -> None:
     vectors.measure(model, batches())
     assert vectors.unit.shape == (LAYERS,)
     assert bool((vectors.unit > 0).all())
+
+
+def test_layers_that_texts_do_not_reach_have_no_size() -> None:
+    model = tiny_model()
+    places = [*find_layers(model), nn.Identity()]
+    with pytest.raises(ConfigError, match=r"does not reach the chosen layers number \[3\]"):
+        measure_rms(model, places, batches())
+
+
+def test_the_size_of_tokens_that_a_model_adds_is_not_taken_for_that_of_the_texts() -> None:
+    model = tiny_model()
+    embed = model.get_input_embeddings()
+    embed.register_forward_hook(lambda m, x, y: torch.cat([y[:, :1], y], 1))
+    model.model.register_forward_pre_hook(
+        lambda m, x, y: (x, y | {"attention_mask": None}), with_kwargs=True
+    )
+    with pytest.raises(ConfigError, match=r"hands on \d+ tokens of a text of \d+.*scale: none"):
+        measure_rms(model, find_layers(model), batches())

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from scripts.small_models import small_model
 from steer_lightning import ConfigError
 from steer_lightning.losses import PolicyGradient
 from steer_lightning.model.plain_pass import plain_logits
@@ -17,7 +18,7 @@ from steer_lightning.optim import check_optimizer
 from steer_lightning.rollout import DecodeEngine, GenerateEngine, Sampling
 from steer_lightning.rollout.completions import longest_text
 from steer_lightning.steering import SteeringVectors
-from steer_lightning.testing import ARCHITECTURES, make_prompts, tiny_policy
+from steer_lightning.testing import ARCHITECTURES, byte_tokenizer, make_prompts, tiny_policy
 from steer_lightning.training.batch import Batch
 from steer_lightning.training.gradient import BatchGradient
 from steer_lightning.training.selfcheck import (
@@ -211,3 +212,16 @@ def test_a_leak_in_a_model_with_experts_is_noticed_where_all_tokens_are_about_eq
     forward = layer.forward
     monkeypatch.setattr(layer, "forward", lambda x: forward(x + x.cumsum(1) * 0.01))
     assert "changes with the texts that stand beside it" in str(why_not_packed(policy))
+
+
+def small_policy(name: str, **settings: Any) -> Policy:
+    policy = Policy("tiny", steering=SteeringVectors(scale="none", **settings))
+    policy.tokenizer = byte_tokenizer()
+    policy.adopt(small_model(name, torch.float32))
+    return policy
+
+
+def test_layers_that_are_called_several_times_in_a_pass_are_not_skipped() -> None:
+    policy = small_policy("hrm_text", layers=[2, 3], layers_path="model.L_module.layers")
+    assert why_not_packed(policy) is None
+    assert not can_skip_layers(policy)
