@@ -73,7 +73,7 @@ class HeldOut(L.LightningModule):
         """Logs accuracy, completion length, and the share of cut-off and unscored answers."""
         metrics = {f"validation/{k}": v for k, v in self._evaluation.result().items()}
         training = self.trainer.state.fn == TrainerFn.FITTING
-        self.log_dict(metrics, logger=not training)
+        self.log_dict(metrics, logger=False if training else None)
         if training and not self.trainer.sanity_checking:
             for logger in self.trainer.loggers:  # Lightning would log them under the step before
                 logger.log_metrics(metrics, step=self.trainer.global_step)

@@ -139,8 +139,8 @@ def test_the_readmes_two_lines_steer_a_model(
     steered = []
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda name: model)
-    monkeypatch.setattr(model, "generate", lambda *args: steered.append(model(ids).logits))
-    exec(code, {})
+    monkeypatch.setattr(model, "generate", lambda *_, **__: steered.append(model(ids).logits))
+    exec(code.replace("(...)", "(ids)"), {"ids": ids})
     assert not torch.equal(steered[0], plain)
     assert torch.equal(model(ids).logits, plain), "outside the block it is the base again"
 
