@@ -30,6 +30,10 @@ OTHER = 7
 EXPERTS_FACTOR = 4
 """How many times the noise of experts a change must be to be a leak."""
 
+LAST_BITS = 1e-6
+"""Change of log-probabilities, in nats, that is no leak where there are experts: few of the
+exchanged tokens may have made the noise."""
+
 
 @torch.no_grad()
 def why_not_padded(policy: Any) -> str | None:
@@ -81,7 +85,7 @@ def leaks(model: torch.nn.Module, gap: float, noise: Callable[[], float]) -> boo
         noise: Function that returns it when only tokens after the text are exchanged.
     """
     has_experts = any("experts" in name for name, _ in model.named_modules())
-    return gap > (EXPERTS_FACTOR * noise() if has_experts and gap else 0.0)
+    return gap > (max(LAST_BITS, EXPERTS_FACTOR * noise()) if has_experts and gap else 0.0)
 
 
 def _read(
