@@ -97,13 +97,15 @@ class HookedVectors(Attachment):
         if constant is not None and constant.is_folded:
             return None
         vector = self._plain(row) if constant is None else constant.vector
-        stream = stream_of(output, vector.shape[-1])
+        plain = isinstance(output, torch.Tensor) and output.dim() == 3
+        is_stream = plain and output.shape[2] == vector.shape[-1]
+        stream = output if is_stream else stream_of(output, vector.shape[-1])
         change = vector.to(stream)
         if self._vectors.by_token:
             change = self._vectors.gate(row, stream) * change
         if self.needs_roles:
             change = self._steered_in(stream).to(stream) * change
-        return with_stream(output, stream + change)
+        return stream + change if is_stream else with_stream(output, stream + change)
 
     def _steered_in(self, stream: torch.Tensor) -> torch.Tensor:
         """Returns which tokens of a stream (rows, T, D) are steered, (rows or 1, T, 1) bool."""
