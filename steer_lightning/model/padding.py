@@ -20,6 +20,7 @@ from steer_lightning.model.plain_pass import (
     plain_logits,
     tolerance,
 )
+from steer_lightning.model.precision import checked_in_float32
 
 COMPLETION_LENGTHS = (7, 1, 4)
 """Numbers of tokens of the made-up completions of each prompt."""
@@ -48,6 +49,10 @@ def why_not_padded(policy: Any) -> str | None:
     Returns:
         None if they agree, else the reason why batches can't be padded.
     """
+    return checked_in_float32(policy, partial(_why_not_padded, policy))
+
+
+def _why_not_padded(policy: Any) -> str | None:
     texts = made_up_tokens(policy.model.config)
     prompts = [prompt for prompt in texts for _ in COMPLETION_LENGTHS]
     completions = [list(prompt[:length]) for prompt in texts for length in COMPLETION_LENGTHS]

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from steer_lightning.errors import ConfigError
+from steer_lightning.model.precision import precision_of
 from steer_lightning.model.rotary import switch_length
 from steer_lightning.system.out_of_memory import is_out_of_memory
 
@@ -44,13 +45,7 @@ def tolerance(policy: Any) -> float:
     Args:
         policy: `Policy` whose base is loaded.
     """
-    return TOLERANCE.get(_precision(policy), TOLERANCE[torch.bfloat16])
-
-
-def _precision(policy: Any) -> torch.dtype:
-    dtype: torch.dtype = policy.model.dtype
-    coarse = torch.get_float32_matmul_precision() != "highest" and policy.device.type == "cuda"
-    return torch.float16 if dtype == torch.float32 and coarse else dtype  # TensorFloat-32
+    return TOLERANCE.get(precision_of(policy), TOLERANCE[torch.bfloat16])
 
 
 @contextmanager
@@ -126,7 +121,7 @@ def gap_of(policy: Any, found: torch.Tensor, expected: torch.Tensor, share: floa
     gaps = (found[-len(expected) :].float().cpu() - expected).abs()
     gaps = gaps.nan_to_num(float("inf"), float("inf")).sort().values
     gaps = gaps[: int(share * (len(gaps) - 1)) + 1]
-    if _precision(policy) == torch.float32:
+    if precision_of(policy) == torch.float32:
         return float(gaps[-1])
     return float(gaps.sum()) / max(len(gaps), FEWEST)
 

@@ -24,6 +24,7 @@ from steer_lightning.model.folded_biases import folded_into_biases
 from steer_lightning.model.head import Head, before_head, head_of
 from steer_lightning.model.hub import eos_token_ids, pad_token_id
 from steer_lightning.model.padding import why_not_padded
+from steer_lightning.model.precision import fits_in_float32
 from steer_lightning.model.recurrence import recurrent_mixers
 from steer_lightning.model.replaced_forward import replaced_forwards
 from steer_lightning.model.rotary import switch_length
@@ -123,7 +124,7 @@ class Policy(FrozenBase):
         self.model.generation_config = GenerationConfig(
             eos_token_id=list(self.eos_token_ids) or None, pad_token_id=self.pad_token_id
         )
-        for of_another_base in ("takes_padding", "mixers"):
+        for of_another_base in ("takes_padding", "mixers", "fits_in_float32"):
             self.__dict__.pop(of_another_base, None)
         self.switches_rotary = switch_length(model.config) is not None
         # FSDP1's wrapper takes arguments of any name: those of the model inside it are meant
@@ -238,6 +239,11 @@ class Policy(FrozenBase):
             ids = [[*row, *[self.pad_token_id] * (width - len(row))] for row in rows]
             mask = [[1] * len(row) + [0] * (width - len(row)) for row in rows]
             yield torch.tensor(ids).to(self.device), torch.tensor(mask).to(self.device)
+
+    @cached_property
+    def fits_in_float32(self) -> bool:
+        """Whether the base is held in 16 bits, but can be checked in float32 for a while."""
+        return fits_in_float32(self)
 
     @cached_property
     def takes_padding(self) -> bool:

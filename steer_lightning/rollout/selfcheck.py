@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from steer_lightning.model.plain_pass import (
     gap_of,
@@ -14,6 +15,7 @@ from steer_lightning.model.plain_pass import (
     tolerance,
 )
 from steer_lightning.model.policy import Policy
+from steer_lightning.model.precision import checked_in_float32
 from steer_lightning.rollout.completions import warp
 from steer_lightning.rollout.sampling import Sampling
 from steer_lightning.types import Problem, Prompt, Rollouts
@@ -50,6 +52,10 @@ def why_not(policy: Policy, generate: Generate) -> str | None:
     Raises:
         FloatingPointError: If not even a plain pass has finite logits.
     """
+    return checked_in_float32(policy, partial(_why_not, policy, generate))
+
+
+def _why_not(policy: Policy, generate: Generate) -> str | None:
     sampling, prompts = Sampling(group_size=3, max_new_tokens=6), made_up_prompts(policy)
     try:
         with misfits() as errors:

@@ -21,6 +21,7 @@ from steer_lightning.model.plain_pass import (
     tolerance,
 )
 from steer_lightning.model.policy import Policy
+from steer_lightning.model.precision import checked_in_float32
 from steer_lightning.rollout.selfcheck import made_up_prompts
 from steer_lightning.system.collectives import gather_objects
 from steer_lightning.training.batch import MicroBatch
@@ -172,8 +173,11 @@ def why_not_packed(policy: Policy) -> str | None:
     if policy.steering.trains_head:
         return "the output layer is trained, too"
     forward, rows = PackedForward(policy), made_up_rows(policy)
-    reason = why_not_by(policy, forward, rows)
-    return reason or _leak(policy, forward, rows)
+
+    def check() -> str | None:
+        return why_not_by(policy, forward, rows) or _leak(policy, forward, rows)
+
+    return checked_in_float32(policy, check)
 
 
 def why_not_one_by_one(policy: Policy) -> str | None:
@@ -187,11 +191,13 @@ def why_not_one_by_one(policy: Policy) -> str | None:
     """
     rollouts, forward = made_up_rollouts(policy), PaddedForward(policy)
     every = torch.arange(len(rollouts.texts))
-    for rows in micro_batches(rollouts, every, max_tokens=1, pad=policy.pad_token_id):
-        reason = why_not_by(policy, forward, rows)
-        if reason is not None:
-            return reason
-    return None
+    alone = list(micro_batches(rollouts, every, max_tokens=1, pad=policy.pad_token_id))
+
+    def check() -> str | None:
+        reasons = (why_not_by(policy, forward, rows) for rows in alone)
+        return next(filter(None, reasons), None)
+
+    return checked_in_float32(policy, check)
 
 
 def fastest(gradient: BatchGradient) -> BatchGradient:

@@ -12,6 +12,7 @@ import torch
 from scripts.small_models import small_model
 from steer_lightning import ConfigError
 from steer_lightning.losses import PolicyGradient
+from steer_lightning.model import precision
 from steer_lightning.model.plain_pass import plain_logits
 from steer_lightning.model.policy import Policy
 from steer_lightning.optim import check_optimizer
@@ -105,6 +106,7 @@ def test_the_way_that_was_refused_would_have_been_wrong(config: Any) -> None:
 
 
 def test_a_leak_far_below_rounding_in_16_bits_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "MOST_ELSEWHERE", 0)  # too large to be checked in float32
     policy = tiny_policy("llama")
     policy.model.to(torch.bfloat16)
     assert why_not_packed(policy) is None
@@ -203,6 +205,7 @@ def test_an_optimizer_that_runs_out_of_memory_in_its_check_says_so(
 def test_a_leak_in_a_model_with_experts_is_noticed_where_all_tokens_are_about_equally_likely(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(precision, "MOST_ELSEWHERE", 0)
     policy = policy_of(mixtral())
     policy.model.to(torch.bfloat16)
     with torch.no_grad():

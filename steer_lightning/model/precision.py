@@ -1,0 +1,92 @@
+"""The precision in which a base is checked: float32, where rounding hides nothing, and its own."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+log = logging.getLogger(__name__)
+
+ROOM = 0.8
+"""Share of a GPU's free memory that the weights may take in float32, beside their own."""
+
+MOST_ELSEWHERE = 4 * 2**30
+"""Most further bytes that they may take on other devices, whose free memory torch does not tell."""
+
+
+def precision_of(policy: Any) -> torch.dtype:
+    """Returns the data type as exactly as which the base computes.
+
+    Args:
+        policy: `Policy` whose base is loaded.
+    """
+    dtype: torch.dtype = policy.model.dtype
+    coarse = torch.get_float32_matmul_precision() != "highest" and policy.device.type == "cuda"
+    return torch.float16 if dtype == torch.float32 and coarse else dtype  # TensorFloat-32
+
+
+def checked_in_float32(policy: Any, check: Callable[[], str | None]) -> str | None:
+    """Runs a check in float32, if the base is coarser and memory allows, and then as the base is.
+
+    Args:
+        policy: `Policy` whose base is loaded.
+        check: Function that returns what is wrong, None if nothing is.
+
+    Returns:
+        What is wrong, None if nothing is.
+    """
+    if policy.fits_in_float32:
+        with _in_float32(policy.model):
+            reason = check()
+        if reason is not None:
+            return f"{reason}, in float32"
+    return check()
+
+
+def fits_in_float32(policy: Any) -> bool:
+    """Tells whether a base that is coarser than float32 can be checked in float32 for a while.
+
+    Args:
+        policy: `Policy` whose base is loaded.
+    """
+    if precision_of(policy) == torch.float32:
+        return False  # it is checked in float32 anyway
+    needed = 2 * sum(tensor.numel() for tensor in _narrow(policy.model))
+    room = MOST_ELSEWHERE
+    if policy.device.type == "cuda":
+        room = int(ROOM * torch.cuda.mem_get_info(policy.device)[0])
+    if needed <= room and not policy.sharding.shards:
+        return True
+    log.info(
+        "the base is checked in %s alone, since it is %s: what is wrong by less than its rounding "
+        "would not show",
+        policy.model.dtype,
+        "sharded" if policy.sharding.shards else "too large for float32 in the memory left",
+    )
+    return False
+
+
+def _narrow(model: torch.nn.Module) -> list[torch.Tensor]:
+    """Returns the parameters and buffers that are held in 16 bits."""
+    tensors = (*model.parameters(), *model.buffers())
+    return [tensor for tensor in tensors if tensor.dtype in (torch.bfloat16, torch.float16)]
+
+
+@contextmanager
+def _in_float32(model: torch.nn.Module) -> Iterator[None]:
+    """Holds the weights in float32 in the block; they are the same to the last bit afterwards."""
+    tensors, matmul = _narrow(model), torch.get_float32_matmul_precision()
+    dtypes = [tensor.dtype for tensor in tensors]
+    torch.set_float32_matmul_precision("highest")
+    try:
+        for tensor in tensors:
+            tensor.data = tensor.data.float()
+        yield
+    finally:
+        for tensor, dtype in zip(tensors, dtypes, strict=True):
+            tensor.data = tensor.data.to(dtype)
+        torch.set_float32_matmul_precision(matmul)
