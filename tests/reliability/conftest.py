@@ -30,9 +30,10 @@ def figure() -> Figure:
 
 @pytest.fixture
 def nothing_left() -> Iterator[None]:
-    """No process and no descriptor may be left behind."""
-    processes, files = descendants(os.getpid()), descriptors()
+    """No process and no descriptor may be left behind, but those of tests before."""
+    mark = f"{os.getpid()}-"
+    pools, processes, files = set(marked(mark)), descendants(os.getpid()), descriptors()
     yield
-    assert not marked(f"{os.getpid()}-")
+    assert set(marked(mark)) <= pools
     assert descendants(os.getpid()) <= processes
     assert descriptors() <= files

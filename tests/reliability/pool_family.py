@@ -49,10 +49,18 @@ def children(pid: int) -> set[int]:
 
 
 def the_keeper() -> int:
-    """Of this process's pool: other tests leave children of other kinds, such as a fork server."""
-    (keeper,) = [
+    """Of the pool that this process has made last.
+
+    Other tests leave children of other kinds, such as a fork server, and pools of their own.
+    """
+    keepers = [
         child
         for child in children(os.getpid())
         if b"keeper" in Path(f"/proc/{child}/cmdline").read_bytes()
     ]
-    return keeper
+    return max(keepers, key=started)
+
+
+def started(pid: int) -> int:
+    """When a process has started, in ticks of the clock since the machine has."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19])

@@ -54,6 +54,16 @@ def test_what_is_excluded_is_not_drawn_and_nothing_is_drawn_twice() -> None:
     assert started().take(99) == started().take(10)
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_a_draw_that_goes_on_into_the_next_round_repeats_nothing(seed: int) -> None:
+    """Three of the round are left and two of them excluded: two come from the next round."""
+    order, rest = started(seed=seed), started(seed=seed)
+    assert order.take(7) == rest.take(7)
+    without = set(rest.take(3)[:2])
+    found = order.take(3, without)
+    assert len(set(found) - without) == 3
+
+
 @pytest.mark.parametrize("steps", range(5))
 def test_it_goes_on_exactly_from_its_state(steps: int) -> None:
     whole, half = started(), started()

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from steer_lightning.rewards import MathReward
-from steer_lightning.rewards.answer_forms import is_equal, is_readable
+from steer_lightning.rewards.answer_forms import is_readable
 from steer_lightning.rewards.answer_in_text import find_answer
 from steer_lightning.rewards.answer_numbers import read_number
 from steer_lightning.rewards.answer_text import tidy
@@ -197,35 +197,6 @@ def test_right_forms(gold: str, answer: str) -> None:
 @pytest.mark.parametrize(("gold", "answer"), WRONG)
 def test_wrong_forms(gold: str, answer: str) -> None:
     assert score(answer, gold) == 0.0
-
-
-def test_a_decimal_of_six_places_may_stand_for_a_fraction_but_never_for_another_decimal() -> None:
-    assert is_equal("0.333333", r"\frac{1}{3}")
-    assert not is_equal("0.333334", r"\frac{1}{3}")
-    assert not is_equal("0.333333", "0.3333333")
-    assert not is_equal("0.000001", r"\frac{1}{1234567}"), "too few digits that count"
-
-
-def test_numbers_are_read_exactly() -> None:
-    readings = {"1.70e4": 17000, r"1\frac{4}{5}": 1.8, "2 220": 2220, ".5": 0.5, "-1/4": -0.25}
-    readings |= {"10^{3}": 1000, "-2e-2": -0.02, "1,000.5": 1000.5, r"0.1\overline{6}": 1 / 6}
-    for text, value in readings.items():
-        number = read_number(tidy(text))
-        assert number is not None
-        assert float(number.value) == value
-    for text in (
-        "e5",
-        "x",
-        "1,00",
-        "1e99999",
-        "1/0",
-        "2^3",
-        r"2\frac{3}{2}",
-        "1 . 5",
-        "9" * 200,
-        "",
-    ):
-        assert read_number(tidy(text)) is None, text
 
 
 def test_what_can_be_a_gold_answer() -> None:
