@@ -96,6 +96,54 @@ def test_unit_tests_lie_as_what_they_test(file: Path) -> None:
     assert found, f"there is no {name}.py to test"
 
 
+TESTED_AS_A_WHOLE = {
+    "strategy": "tests/distributed/test_runs.py",
+    "model/sharding/fsdp": "tests/distributed/test_sharding.py",
+    "model/sharding/fsdp2": "tests/distributed/test_sharding.py",
+    "model/sharding/pace": "tests/distributed/test_runs.py",
+    "evaluation/processes": "tests/distributed/test_failures.py",
+    "rewards/pool_keeper": "tests/reliability/test_reward_pool.py",
+    "rewards/pool_memory": "tests/reliability/test_reward_pool.py",
+    "rewards/pool_worker": "tests/reliability/test_reward_pool.py",
+    "callbacks/lens": "tests/integration/test_fit.py",
+    "cli/evaluate": "tests/integration/test_evaluate.py",
+    "cli/lens": "tests/integration/test_lens.py",
+    "results/lens/job": "tests/integration/test_lens.py",
+    "results/report/comparison": "tests/integration/test_evaluate.py",
+}
+"""Files that need processes or a whole run, with the test that covers them."""
+
+
+def has_code(file: Path) -> bool:
+    """Tells whether a function of a file does anything; those of a protocol are text alone."""
+    functions = [
+        node
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+    lines = [line for function in functions for line in function.body]
+    texts = [x for x in lines if isinstance(x, ast.Expr) and isinstance(x.value, ast.Constant)]
+    return len(lines) > len(texts)
+
+
+NAMED = [file for file in FILES if file.name != "__init__.py" and has_code(file)]
+
+
+@pytest.mark.parametrize("file", NAMED, ids=dotted)
+def test_each_file_has_a_test(file: Path) -> None:
+    """Of its own name, or one that is named above."""
+    name = file.relative_to(PACKAGE).with_suffix("").as_posix()
+    own = (UNIT / name).with_name(f"test_{file.stem}.py")
+    whole = TESTED_AS_A_WHOLE.get(name)
+    assert own.exists() != (whole is not None), f"{own} is there, or it is named above"
+    assert whole is None or (ROOT / whole).exists()
+
+
+def test_what_is_tested_as_a_whole_is_there() -> None:
+    names = {file.relative_to(PACKAGE).with_suffix("").as_posix() for file in NAMED}
+    assert set(TESTED_AS_A_WHOLE) <= names
+
+
 @pytest.mark.parametrize("folder", sorted({x.parent for x in UNIT.rglob("*.py")}), ids=below)
 def test_rooms_of_unit_tests_are_rooms(folder: Path) -> None:
     assert any((home / below(folder)).is_dir() for home in (PACKAGE, ROOT))
