@@ -47,7 +47,8 @@ class Completion:
     """Gold answer."""
     num_tokens: int
     finished: bool
-    """Whether the model ended by itself (EOS); False if it was cut off at the token limit."""
+    """Whether the model ended by itself, by an EOS token or a stop string; False if it was cut off
+    at the token limit."""
     columns: Mapping[str, object] = field(default_factory=dict)
 
 
@@ -83,9 +84,10 @@ class Rollouts:
     They are in nats, and 0 where padded.
     """
     finished: torch.Tensor
-    """Whether a row ended by an EOS token, (N,) bool."""
+    """Whether a row ended by itself, by an EOS token or a stop string, (N,) bool."""
     texts: tuple[str, ...]
-    """The N decoded completions, without special tokens."""
+    """The N decoded completions as rewards read them: without the special tokens that begin or end
+    a text, but with those of a form, such as `<think>`."""
 
     @property
     def num_tokens(self) -> torch.Tensor:
