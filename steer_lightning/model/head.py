@@ -1,7 +1,6 @@
 """The output layer: log-probabilities of sampled tokens, and the entropy at their positions.
 
-It is also the interface to the output layer of a transformers model. Tested with transformers 5.0
-and 5.23.
+It is also the interface to the output layer of a transformers model. Tested with transformers 5.23.
 """
 
 from __future__ import annotations

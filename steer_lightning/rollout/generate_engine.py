@@ -1,4 +1,4 @@
-"""The rollout engine that runs `transformers.generate`."""
+"""The rollout engine that runs `transformers.generate`. Tested with transformers 5.23."""
 
 from __future__ import annotations
 
