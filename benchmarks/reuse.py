@@ -1,4 +1,4 @@
-"""Claim: layers below the first steered one run once for all updates of a batch.
+"""Claim: layers below the first steered one run once for all optimizer steps on a batch.
 
     python benchmarks/reuse.py --model quickstart
 
@@ -28,7 +28,7 @@ PASSES = 4
 
 
 def seconds(policy: Policy, rollouts: Rollouts, kept_tokens: int) -> float:
-    """Of one update; the vectors are put back behind it."""
+    """Returns the seconds of one update; the vectors are put back behind it."""
     weight = policy.steering.weight
     before = weight.detach().clone()
     generator = torch.Generator().manual_seed(0)

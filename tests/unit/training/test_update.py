@@ -1,4 +1,4 @@
-"""Several updates of a batch, against PPO step by step; and updates that are skipped."""
+"""Several optimizer steps on a batch, against PPO step by step; and steps that are skipped."""
 
 from __future__ import annotations
 
