@@ -83,8 +83,8 @@ class Guard(Callback):
             keep_batch(step, path)
             self._num_kept += 1
         log.warning(
-            "step %d: loss or gradient were not finite, an optimizer step was skipped (%d steps in a "
-            "row); batches of such steps are in %s",
+            "step %d: loss or gradient were not finite, an optimizer step was skipped (%d steps in "
+            "a row); batches of such steps are in %s",
             trainer.global_step,
             self._skipped,
             one_line(path.parent),
