@@ -155,7 +155,7 @@ class DecodeEngine:
 
     def _shrink(self, plan: Plan, policy: Policy, error: RuntimeError) -> None:
         try:
-            self._fitting = smaller(plan, policy.sharding.in_step)
+            self._fitting = smaller(plan, self.max_tokens_in_flight, policy.sharding.in_step)
         except ConfigError as refusal:
             raise refusal from error
         log.warning(

@@ -107,7 +107,9 @@ def test_memory_that_runs_out_halves_what_is_in_flight(caplog: pytest.LogCapture
 
     policy.sharding, engine = InStep(), Small()
     engine.setup(policy)
-    with pytest.raises(ConfigError, match=r"max_tokens_in_flight = \d+: memory ran out.*in step"):
+    with pytest.raises(
+        ConfigError, match=r"max_tokens_in_flight = 262144: memory ran out with \d+ tokens.*in step"
+    ):
         engine.generate(PROMPTS, sampling, seed=0, step=0)
 
 
