@@ -43,14 +43,13 @@ def seconds(policy: Policy, rollouts: Rollouts, kept_tokens: int) -> float:
         kept_tokens=kept_tokens,
     )
     updater = Updater(
-        gradient,
         lambda parameters: torch.zeros(()),
         optimizer,
         torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0),
         steps=OptimizerSteps(num_passes=PASSES),
     )
     start = time.perf_counter()
-    updater.update(batch, step=0)
+    updater.update(gradient, batch, step=0)
     elapsed = time.perf_counter() - start
     weight.data.copy_(before)
     return elapsed

@@ -77,7 +77,8 @@ class Rollouts:
     completion_ids: torch.Tensor
     """Tokens of the completions, (N, T) int64, right-padded; an EOS token is part of its row."""
     completion_mask: torch.Tensor
-    """Mask of the completions, (N, T) bool, False where padded."""
+    """Mask of the completions, (N, T) bool, False where padded. Its sums over the rows are the
+    numbers of tokens, EOS included."""
     logprobs: torch.Tensor
     """Log-probabilities of the tokens under the distribution that was sampled, (N, T) float32.
 
@@ -88,11 +89,6 @@ class Rollouts:
     texts: tuple[str, ...]
     """The N decoded completions as rewards read them: without the special tokens that begin or end
     a text, but with those of a form, such as `<think>`."""
-
-    @property
-    def num_tokens(self) -> torch.Tensor:
-        """Number of tokens of each completion, EOS included, (N,) int64."""
-        return self.completion_mask.sum(1)
 
 
 @dataclass(frozen=True, kw_only=True)
