@@ -111,7 +111,14 @@ def test_a_system_message_that_the_chat_template_refuses_has_the_same_remedy() -
 
 def test_a_system_message_may_be_broken_into_other_lines() -> None:
     tokenizer = chatting(GEMMA2.replace("'System", "'").replace("== 'system'", "== 'none'"))
-    check_template(ChatTemplate("  Think.\n\nThen answer. \n"), tokenizer)
+    template = ChatTemplate("  Think.\n\nThen answer. \n")
+    check_template(template, tokenizer)
+    rendered = prompt_of(template, tokenizer)[0]
+    assert rendered == f"<turn>system\nThink.\n\nThen answer.<turn>user\n{QUESTION}", "trimmed"
+    assert template.system not in rendered
+    tokenizer.chat_template = tokenizer.chat_template.replace("trim", "truncate(9, true)")
+    with pytest.raises(ConfigError, match="drops it"):
+        check_template(template, tokenizer)
 
 
 def test_settings_of_a_chat_template() -> None:
