@@ -7,7 +7,14 @@ import math
 import pytest
 
 from steer_lightning import ConfigError
-from steer_lightning.rewards import FormatReward, LengthReward, RewardSum, WeightedReward
+from steer_lightning.rewards import (
+    FormatReward,
+    LengthReward,
+    MathReward,
+    RewardSum,
+    WeightedReward,
+)
+from steer_lightning.rewards.scoring import Pooled
 from steer_lightning.types import Completion
 from tests.unit.rewards.helpers import completion
 
@@ -52,3 +59,60 @@ def test_without_rewards_nothing_is_scored() -> None:
     completion = Completion(text="a", question="q", answer="1", num_tokens=1, finished=True)
     scores = RewardSum([])([completion] * 2)
     assert (scores.total, scores.parts, scores.outcomes) == ([None, None], {}, {})
+
+
+def test_a_sum_beyond_float32_names_the_reward_that_makes_it() -> None:
+    def small(completions):
+        return [1.0] * len(completions)
+
+    def large(completions):
+        return [3e38] * len(completions)
+
+    def scored(weight: float) -> list[float | None]:
+        parts = [WeightedReward(reward=small), WeightedReward(reward=large, weight=weight)]
+        return RewardSum(parts)([completion("")]).total
+
+    assert scored(1.0) == [3e38]
+    assert scored(-1.0) == [-3e38]
+    assert scored(0.0) == [1.0], "what is only logged is not added"
+    for weight in (1.2, -1.2, 1e300):  # the last sum is infinite in float64, too
+        with pytest.raises(ConfigError, match=r"reward large = .*beyond 3\.4e\+38"):
+            scored(weight)
+
+
+class BusyPool:
+    """Stands for a pool on a busy machine: the first so many probes are late, and all else is."""
+
+    def __init__(self, num_late: int) -> None:
+        self.num_late, self.num_probes = num_late, 0
+        self.tasks: list[Completion] = []
+
+    def register(self, reward: object) -> int:
+        return 0
+
+    def submit(self, reward: int, task: Completion) -> int:
+        self.tasks.append(task)
+        return len(self.tasks) - 1
+
+    def collect(self, tasks: list[int]) -> list[dict[str, object]]:
+        return [self.answer(self.tasks[task]) for task in tasks]
+
+    def answer(self, task: Completion) -> dict[str, object]:
+        late = {"score": None, "outcome": "timed_out", "detail": ""}
+        if "sqrt{2} + 1" not in task.text:
+            return late
+        self.num_probes += 1
+        if self.num_probes <= self.num_late:
+            return late
+        return {"score": 0.0, "outcome": "wrong", "detail": ""}
+
+
+def test_a_probe_that_fails_once_is_asked_again() -> None:
+    pool = BusyPool(num_late=1)
+    place = Pooled(MathReward(), pool)  # type: ignore[arg-type]
+    tower = completion(r"\boxed{9^{9^{9^9}}}", answer=r"\frac12")
+    found = [place.collect([place.submit(tower)] * 2) for _ in range(4)]
+    outcomes = [[answer["outcome"] for answer in batch] for batch in found]
+    assert outcomes == [["timed_out"] * 2, *[["incomparable"] * 2] * 3]
+    assert [batch[0]["score"] for batch in found] == [None, 0.0, 0.0, 0.0]
+    assert pool.num_probes == 2, "one a batch until it is scored, and none afterwards"
