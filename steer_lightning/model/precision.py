@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from steer_lightning.system.printable import one_line
+
 log = logging.getLogger(__name__)
 
 ROOM = 0.8
@@ -64,7 +66,7 @@ def fits_in_float32(policy: Any) -> bool:
     log.info(
         "the base is checked in %s alone, since it is %s: what is wrong by less than its rounding "
         "would not show",
-        policy.model.dtype,
+        one_line(policy.model.dtype),
         "sharded" if policy.sharding.shards else "too large for float32 in the memory left",
     )
     return False

@@ -24,6 +24,7 @@ from typing import Any, NoReturn
 
 from steer_lightning.rewards.pool_frames import TASK, read_frame, write_frame
 from steer_lightning.rewards.pool_worker import work
+from steer_lightning.system.printable import indented
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 
@@ -150,7 +151,7 @@ class Keeper:
                 os.close(end.fileno()) if end.fileno() >= 0 else None
             work(connection, self.rewards, self.settings["memory_bytes"])
         except BaseException:
-            traceback.print_exc()
+            sys.stderr.write(f"{indented(traceback.format_exc().rstrip())}\n")
         finally:
             os._exit(0)
 

@@ -25,7 +25,7 @@ from steer_lightning.rewards.base import (
     reward_name,
 )
 from steer_lightning.rewards.pool import RewardPool
-from steer_lightning.system.printable import one_line, printable
+from steer_lightning.system.printable import indented, one_line
 from steer_lightning.types import Completion
 
 log = logging.getLogger(__name__)
@@ -273,7 +273,7 @@ class RewardSum:
         crashed = [answer["detail"] for answer in answers if answer["outcome"] == "crashed"]
         if not crashed:
             return
-        detail = printable(crashed[0].strip())
+        detail = indented(crashed[0].strip())
         if any(answer["outcome"] not in FAILURES for answer in answers):
             self._has_scored.add(name)
         # one prompt on which it always crashes must not end a run that has gone well for days
@@ -290,7 +290,7 @@ class RewardSum:
             self._has_told.add(name)
             log.warning(
                 "reward %s crashed on %d of %d completions, which have no score. Further ones are "
-                "counted in reward/%s/num_crashed. The first:\n%s",
+                "counted in reward/%s/num_crashed. The first: %s",
                 one_line(name),
                 len(crashed),
                 len(answers),

@@ -18,6 +18,7 @@ from steer_lightning.model.policy import Policy
 from steer_lightning.model.precision import checked_in_float32
 from steer_lightning.rollout.completions import warp
 from steer_lightning.rollout.sampling import Sampling
+from steer_lightning.system.printable import one_line
 from steer_lightning.types import Problem, Prompt, Rollouts
 
 log = logging.getLogger(__name__)
@@ -133,7 +134,7 @@ def why_not_real(
         log.info(
             "%s: %d completions, with texts of up to %d tokens, agree with plain passes of the "
             "model within %.1g nats",
-            name,
+            one_line(name),
             len(rows),
             lengths[order[-1]],
             gap,

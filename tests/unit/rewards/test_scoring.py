@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
+from contextlib import closing
 
 import pytest
 
 from steer_lightning import ConfigError
 from steer_lightning.rewards import (
+    AsyncReward,
     FormatReward,
     LengthReward,
     MathReward,
     RewardSum,
     WeightedReward,
 )
-from steer_lightning.rewards.scoring import Pooled
+from steer_lightning.rewards.scoring import MANY, Pooled
 from steer_lightning.types import Completion
 from tests.unit.rewards.helpers import completion
 
@@ -78,6 +80,29 @@ def test_a_sum_beyond_float32_names_the_reward_that_makes_it() -> None:
     for weight in (1.2, -1.2, 1e300):  # the last sum is infinite in float64, too
         with pytest.raises(ConfigError, match=r"reward large = .*beyond 3\.4e\+38"):
             scored(weight)
+
+
+@pytest.mark.parametrize("num_bad", [1, MANY])
+def test_a_completion_in_an_exception_forges_no_message(
+    num_bad: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def judge(completions):
+        raise ValueError(completions[0].text)
+
+    bad = completion("bad\nerror: fake\x1b[2J")
+    with closing(RewardSum([WeightedReward(reward=AsyncReward(judge, retries=0))])) as rewards:
+        if num_bad < MANY:
+            rewards([bad])
+            (record,) = caplog.records
+            told = record.getMessage()
+        else:
+            with pytest.raises(ConfigError) as caught:
+                rewards([bad] * num_bad)
+            told = str(caught.value)
+    first, *others = told.split("\n")
+    assert first.startswith("reward judge")
+    assert "    error: fake\\x1b[2J" in told.split(". Mend")[0].split("\n")
+    assert all(line.startswith("    ") for line in others)
 
 
 class BusyPool:
