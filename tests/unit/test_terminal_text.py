@@ -100,7 +100,7 @@ class Scope:
 
     def makes_plain(self, node: ast.Call, depth: int) -> bool:
         """Whether what a call returns is plain."""
-        if called(node) == "encode" and isinstance(node.func, ast.Attribute):
+        if called(node) in ("encode", "removeprefix") and isinstance(node.func, ast.Attribute):
             return self.is_plain(node.func.value, depth)
         if called(node) == "join":
             (items,) = node.args
