@@ -17,6 +17,7 @@ from steer_lightning.evaluation.runner import sampling_for
 from steer_lightning.module import SteeringModule
 from steer_lightning.rewards import MathReward, Reward, RewardSum, WeightedReward, reward_name
 from steer_lightning.rollout import Sampling
+from steer_lightning.system.printable import one_line
 from steer_lightning.types import Prompt, Source
 
 
@@ -229,7 +230,8 @@ class BenchmarkEval(Callback):
         quiet = trainer.progress_bar_callback is None or len(starts) <= 1
         quiet |= not trainer.is_global_zero
         with policy.sharding.for_rollouts(policy.model):
-            for start in tqdm(starts, desc=f"evaluating {name}", leave=False, disable=quiet):
+            told = f"evaluating {one_line(name)}"
+            for start in tqdm(starts, desc=told, leave=False, disable=quiet):
                 batch = prompts[start : start + self.batch_size]
                 evaluate_batch(
                     metrics,

@@ -223,9 +223,10 @@ class Evaluation:
         count = sum(len(batch.prompts) for batch in batches)
         with tqdm(total=count, unit="problem", disable=rank() > 0) as bar:
             for batch, path in zip(batches, parts, strict=True):
-                bar.set_description(f"{batch.benchmark}, {self.arms[batch.arm].name}")
+                arm = self.arms[batch.arm]
+                bar.set_description(f"{one_line(batch.benchmark)}, {one_line(arm.name)}")
                 if path not in done:
-                    self._answer(batch, self.arms[batch.arm], path, judge)
+                    self._answer(batch, arm, path, judge)
                 bar.update(len(batch.prompts))
         return gather_objects(self.store.read(parts) if rank() == 0 else [])[0]
 

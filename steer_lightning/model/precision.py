@@ -11,6 +11,7 @@ import torch
 
 from steer_lightning.errors import ConfigError
 from steer_lightning.system.out_of_memory import is_out_of_memory
+from steer_lightning.system.printable import one_line
 
 log = logging.getLogger(__name__)
 
@@ -63,8 +64,8 @@ def fits_in_float32(policy: Any) -> bool:
         log.warning(
             "the base is checked in %s alone (%s): what is wrong by less than its rounding would "
             "not show. docs/models.md tells which models need no such check",
-            str(policy.model.dtype).removeprefix("torch."),
-            reason,
+            one_line(policy.model.dtype).removeprefix("torch."),
+            one_line(reason),
         )
     return reason is None
 
