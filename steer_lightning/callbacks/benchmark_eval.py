@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import Callback
 from tqdm import tqdm
 
 from steer_lightning.callbacks.run_folder import tell
+from steer_lightning.data.completion_text import tell_of_endings
 from steer_lightning.errors import ConfigError
 from steer_lightning.evaluation import BenchmarkMetrics, evaluate_batch
 from steer_lightning.evaluation.runner import sampling_for
@@ -132,6 +133,13 @@ class BenchmarkEval(Callback):
             key = "model.eval_sampling" if self.sampling is None else "BenchmarkEval.sampling"
             pl_module.policy.check_prompts(prompts, found.max_new_tokens, f"{key}.max_new_tokens")
             self._samplings[name] = found
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Warns if nothing ends the answers; the module does so for its own sampling settings."""
+        assert isinstance(pl_module, SteeringModule)
+        if self.sampling is not None:
+            policy, samplings = pl_module.policy, {"BenchmarkEval.sampling": self.sampling}
+            tell_of_endings(policy.tokenizer, policy.eos_token_ids, samplings)
 
     def _refuse_doubles(self, trainer: L.Trainer, names: set[str]) -> None:
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]

@@ -13,6 +13,7 @@ import torch
 from tqdm import tqdm
 
 from steer_lightning.data import ChatTemplate, Template, make_prompts
+from steer_lightning.data.completion_text import tell_of_endings
 from steer_lightning.data.templates import check_template
 from steer_lightning.errors import ConfigError
 from steer_lightning.evaluation.arms import (
@@ -280,6 +281,10 @@ class Evaluation:
         kind = "cuda" if torch.cuda.is_available() else "cpu"
         self.policy.to(kind if self.device == "auto" else self.device)
         self.engine.setup(self.policy)
+        samplings = {"sampling": self.sampling}
+        if self.base_sampling is not self.sampling:
+            samplings["base_sampling"] = self.base_sampling
+        tell_of_endings(self.policy.tokenizer, self.policy.eos_token_ids, samplings)
 
     def _answer(self, batch: _Batch, arm: Arm, path: Path, judge: RewardSum) -> None:
         """Samples, verifies and stores a batch; each of n processes takes every n-th problem."""
