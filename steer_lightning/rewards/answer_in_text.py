@@ -149,7 +149,7 @@ SENTENCES = {
 """Words of which a sentence has one, and an answer none."""
 
 FEWEST_WORDS = 4
-"""Of a sentence: the answer `n is odd` is none."""
+"""Fewest words of a sentence; the answer `n is odd` has fewer, and is none."""
 
 MAX_GOLD = 2000
 """Characters beyond which no text is an answer by itself."""
