@@ -68,12 +68,18 @@ def is_equal(answer: str, gold: str) -> bool:
     """Tells whether two tidy texts are the same expression."""
     from math_verify import verify
 
+    if _is_equation(answer) != _is_equation(gold):
+        return False  # math-verify would drop the left side of one
     answer, gold = with_cases_apart(answer, gold)
     # what it can't compare is an exception, not a wrong answer
     equal = verify(
         list(parsed(gold)), list(parsed(answer)), timeout_seconds=None, raise_on_error=True
     )
     return not _differ(answer, gold) if equal else _proportional(answer, gold)
+
+
+def _is_equation(text: str) -> bool:
+    return "=" in re.sub(r"\{[^{}]*\}|\([^()]*\)", "", text)
 
 
 def _proportional(answer: str, gold: str) -> bool:

@@ -12,8 +12,9 @@ from steer_lightning.rewards.answer_in_text import find_answer
 from steer_lightning.rewards.answer_numbers import read_number
 from steer_lightning.rewards.answer_text import tidy
 from steer_lightning.types import Completion
+from tests.unit.rewards.helpers import Table, score
 
-FORMS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+FORMS: Table = {
     # gold answer: (right, wrong)
     "18": (
         ("18", "18.", "= 18", "x = 18", "18.0", "+18", "$18$", r"\(18\)", "{18}", "**18**"),
@@ -179,14 +180,6 @@ FORMS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 
 RIGHT = [(gold, answer) for gold, (right, _) in FORMS.items() for answer in (gold, *right)]
 WRONG = [(gold, answer) for gold, (_, wrong) in FORMS.items() for answer in wrong]
-
-
-def score(answer: str, gold: str) -> float | None:
-    text = rf"\boxed{{{answer}}}"
-    (verdict,) = MathReward()(
-        [Completion(text=text, question="", answer=gold, num_tokens=1, finished=True)]
-    )
-    return verdict
 
 
 @pytest.mark.parametrize(("gold", "answer"), RIGHT)
