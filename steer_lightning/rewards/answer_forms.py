@@ -20,7 +20,7 @@ from steer_lightning.rewards.answer_collections import (
 from steer_lightning.rewards.answer_equations import compare_named, variables
 from steer_lightning.rewards.answer_intervals import compare_intervals
 from steer_lightning.rewards.answer_numbers import Number, read_based, read_number
-from steer_lightning.rewards.answer_text import squeezed, tidy, unmarked
+from steer_lightning.rewards.answer_text import is_whole, squeezed, tidy, unmarked
 from steer_lightning.rewards.answer_units import compare_compounds, conflict, read_measure
 from steer_lightning.rewards.answer_words import compare_times, compare_words, read_time
 
@@ -44,9 +44,13 @@ def is_readable(gold: str) -> bool:
     if len(gold) > answer_expressions.MAX_CHARACTERS:
         return False
     text = tidy(gold)
-    if not text:
+    if not is_whole(text) or gold.strip() in MISSING:
         return False
     return _has_form(text) or bool(answer_expressions.parsed(text))
+
+
+MISSING = {"nan", "NaN", "None", "null", "N/A", "n/a"}
+"""What programs write where there is no answer."""
 
 
 def is_mathematics(answer: str) -> bool:

@@ -87,8 +87,22 @@ REWRITTEN = tuple(
 """In this order; none of them looks back over more than it has read."""
 
 
+THEN = r"(?:so|thus|hence|then|therefore)[ ,]+|\\(?:therefore|Rightarrow|implies)(?![a-zA-Z]) ?"
+LEAD = re.compile(
+    rf"\A ?(\\text ?\{{)? ?(?=[a-z\\])(?:{THEN})?"
+    r"(?:(?:the |our |my )?(?:final |correct )?answer(?: is)?(?![a-z])[ :=]*)?(?(1)(\})?)",
+    re.IGNORECASE,
+)
+
+
+def without_lead(text: str) -> str:
+    """Takes off what leads to an answer: `The answer is`, `Answer:`, `Thus`."""
+    return LEAD.sub(lambda found: "" if found[2] else found[1] or "", text, count=1)
+
+
 def tidy(text: str) -> str:
     """Returns an answer with one spelling for each of its signs; it is not for a whole text."""
+    text = without_lead(text)
     text = RAISED.sub(lambda found: f"^{{{found.group().translate(PLAIN_DIGITS)}}}", text)
     text = without_wrappers(text.translate(CHARACTERS))
     for pattern, replacement in REWRITTEN:
@@ -123,6 +137,19 @@ def without_wrappers(text: str) -> str:
             kept.append(text[end : brace.start()])
             end = brace.end()
     return "".join((*kept, text[end:]))
+
+
+def is_whole(text: str) -> bool:
+    """Tells whether nothing is missing from a tidy text: its brackets are closed, its sums end."""
+    plain = re.sub(r"\\[^a-zA-Z]", "", text)
+    if plain.count("{") != plain.count("}") or text.count(r"\begin") != text.count(r"\end"):
+        return False
+    if sum(map(plain.count, "([")) != sum(map(plain.count, ")]")):
+        return False
+    return UNENDED.search(plain) is None and re.search(r"[^\W_]", plain) is not None
+
+
+UNENDED = re.compile(r"(?<!\^)[-+*/^_=<>] ?$|\\(?:cdot|times|frac|sqrt) ?$")
 
 
 def _bare(text: str) -> str:
