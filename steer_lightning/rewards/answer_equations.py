@@ -29,7 +29,7 @@ NAME = re.compile(
             r"m? ?\\(?:angle|triangle|overline|overrightarrow|vec|hat) ?"
             rf"\{{? ?(?:{ONE}|[A-Z]+) ?\}}?",
             rf"\|+ ?(?:[A-Z]{{1,2}}|{ONE}) ?\|+|\[[A-Z]+\]",  # |AB|, and the area [ABC]
-            rf"{FUNCTION} ?\(? ?\\?(?:angle )?{ONE} ?\)?",
+            rf"{FUNCTION}(?: ?\(? ?(?:\\angle ?)?{ONE} ?\)?)?",
             rf"\( ?{ONE}(?: ?, ?{ONE})* ?\)|{ONE}(?: ?: ?{ONE})+",  # (x, y), a:b
         )
     )
@@ -37,6 +37,7 @@ NAME = re.compile(
 """What stands for one value, as a name or a quantity of geometry and probability does."""
 
 MEMBER = re.compile(rf"({ONE}(?: ?\([^-+()]*\))?|\\text\{{[^{{}}]*\}}) ?\\in(?![a-zA-Z]) ?")
+LARGE = re.compile(r"(?<==) ?-?\d{1,3}(?:,\d{3})+(?:\.\d+)?$")
 INEQUALITY = re.compile(r"[<>]|\\[lg]e(?![a-zA-Z])")
 INNER = re.compile(r"\([^()]*\)|\{[^{}]*\}|\[[^\[\]]*\]")
 INNER_EQUALS = "\0"
@@ -75,8 +76,11 @@ def read_named(text: str, is_left_out: Callable[[str], bool], same: Same) -> Nam
     member = MEMBER.match(text)
     if member is not None:
         return Named(member[1].strip(), text[member.end() :].strip())
-    if "=" not in text or len(separated(text)) > 1 or INEQUALITY.search(text):
+    text = LARGE.sub(lambda found: found.group().replace(",", ""), text)
+    if "=" not in text or INEQUALITY.search(text):
         return Named(None, text)
+    if len(separated(text)) > 1:
+        return None
     *lefts, value = sides(text)
     if not lefts or not value:
         return Named(None, text)

@@ -22,7 +22,13 @@ from steer_lightning.rewards.answer_intervals import compare_intervals
 from steer_lightning.rewards.answer_numbers import Number, read_based, read_number
 from steer_lightning.rewards.answer_text import is_whole, squeezed, tidy, unmarked
 from steer_lightning.rewards.answer_units import compare_compounds, conflict, read_measure
-from steer_lightning.rewards.answer_words import compare_times, compare_words, read_time
+from steer_lightning.rewards.answer_words import (
+    compare_listed_words,
+    compare_sequences,
+    compare_times,
+    compare_words,
+    read_time,
+)
 
 
 def is_equal(answer: str, gold: str) -> bool:
@@ -154,6 +160,8 @@ RULES: tuple[Callable[[str, str, Same], bool | None], ...] = (
     _bases,
     lambda answer, gold, _: compare_times(answer, gold),
     compare_intervals,
+    lambda answer, gold, _: compare_sequences(answer, gold),
+    lambda answer, gold, _: compare_listed_words(answer, gold),
     lambda answer, gold, _: compare_words(answer, gold),
     lambda answer, gold, _: compare_compounds(answer, gold),
     _measures,

@@ -20,14 +20,21 @@ CHARACTERS = str.maketrans(
         **{"∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "∅": r"\emptyset ", "ℝ": r"\mathbb{R}"},
         **{"°": r"^\circ ", "º": r"^\circ ", "…": r"\ldots ", "∶": ":"},
         **{"½": r"\frac{1}{2}", "¼": r"\frac{1}{4}", "¾": r"\frac{3}{4}"},
-        **{"⅓": r"\frac{1}{3}", "⅔": r"\frac{2}{3}"},
+        **{
+            sign: rf"\frac{{{above}}}{{{below}}}"
+            for signs, aboves, below in (
+                *(("⅓⅔", "12", 3), ("⅕⅖⅗⅘", "1234", 5), ("⅙⅚", "15", 6), ("⅛⅜⅝⅞", "1357", 8)),
+            )
+            for sign, above in zip(signs, aboves, strict=True)
+        },
         **{"“": '"', "”": '"', "’": "'", "％": "%", "，": ","},
     }
 )
 """Characters that stand for a command of LaTeX, or for another character."""
 
 RAISED = re.compile("[⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+")
-PLAIN_DIGITS = str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789")
+LOWERED = re.compile("[₀₁₂₃₄₅₆₇₈₉]+")
+PLAIN_DIGITS = str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹₀₁₂₃₄₅₆₇₈₉", "-01234567890123456789")
 
 WRAPPERS = re.compile(
     r"\\(?:boxed|fbox|framebox|mathbf|mathit|mathsf|mathtt|mathnormal|boldsymbol|bm|pmb|emph"
@@ -76,6 +83,9 @@ REWRITTEN = tuple(
         (rf"\\(?:varnothing){COMMAND_END}|\\\{{ ?\\\}}", r"\\emptyset "),
         (rf"\^ ?\\degree{COMMAND_END}|\\degree{COMMAND_END}|\^ ?\{{ ?\\circ ?\}}", r"^\\circ "),
         (r"\\%", "%"),
+        (r"\^ ?\{ ?\\prime ?\\prime ?\}", "''"),
+        (rf"\^ ?(?:\{{ ?\\prime ?\}}|\\prime{COMMAND_END})", "'"),
+        (r"\{ ?([^{}\\]{1,20}?) ?\\choose ?([^{}\\]{1,20}?) ?\}", r"\\binom{\1}{\2}"),
         (r"\\(?:mathrm|operatorname) ?\{ ?([eid]) ?\}", r"\1"),
         (r"\\(?:mathrm|text(?:bf|rm|it|normal|sf|tt)|[mh]box|text) ?\{", r"\\text{"),
         (r"\\text\{((?:[^{}a-zA-Z\\]|\\\$)*)\}", r"\1"),  # a number in a text is a number
@@ -104,6 +114,7 @@ def tidy(text: str) -> str:
     """Returns an answer with one spelling for each of its signs; it is not for a whole text."""
     text = without_lead(text)
     text = RAISED.sub(lambda found: f"^{{{found.group().translate(PLAIN_DIGITS)}}}", text)
+    text = LOWERED.sub(lambda found: f"_{{{found.group().translate(PLAIN_DIGITS)}}}", text)
     text = without_wrappers(text.translate(CHARACTERS))
     for pattern, replacement in REWRITTEN:
         text = pattern.sub(replacement, text)
