@@ -219,6 +219,8 @@ def _counts_further(words: str) -> bool:
     if re.search(r"\d", UNIT_POWER.sub("", words)):
         return True
     told = re.findall(r"[a-z]+(?:-[a-z]+)*", words.lower()) or [""]
+    if told == ["times"]:  # how often, and nothing is multiplied
+        return False
     if told[0] in ("squared", "cubed") or told[-1] in LAST_WORDS:
         return True
     return not COUNTING.isdisjoint(told)

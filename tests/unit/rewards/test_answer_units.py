@@ -43,7 +43,17 @@ FURTHER = (
     *("out of 6", "in 6", "tenths", "hundredths", "sixths", "sixth", "choose 2", "modulo 7"),
     *("point five", "thousands", "millions", "lakh", "root 2", "div 2", "below zero", "but 6"),
     *("through 9", "wrong", "per 100", "divided by 2", "remainder two", "minutes 30"),
-    *("boxes of 12", "six seven", "theta", "squared", "grand", "negative", "doubled", "dozens"),
+    *(
+        "boxes of 12",
+        "six seven",
+        "theta",
+        "squared",
+        "grand",
+        "negative",
+        "doubled",
+        "dozens",
+        "times 3",
+    ),
     *("feet 6 inches", "hours 30 minutes", "dollars 50 cents", "dollars and 50 cents"),
 )
 """What changes the number that it stands behind."""
@@ -51,7 +61,7 @@ FURTHER = (
 UNITS = (
     *("cm", "m", "apples", "sixth graders", "seconds", "quarters", "pairs of socks", "months"),
     *("apples left", "two-digit numbers", "grand pianos", "square meters", "meters squared"),
-    *("kg m/s^2", "m s^{-1}", "cubic feet per second", "boxes of cookies", "in total"),
+    *("kg m/s^2", "m s^{-1}", "cubic feet per second", "boxes of cookies", "in total", "times"),
 )
 
 
