@@ -28,7 +28,7 @@ from typing import Any
 import tomllib
 
 ROOT = Path(__file__).resolve().parents[1]
-EXTRAS = ("test",)
+EXTRAS = ("test", "tensorboard", "wandb")
 TESTS = ("tests/unit", "tests/integration/test_fit.py", "tests/integration/test_cli.py")
 REQUIREMENT = re.compile(r"(?P<name>[\w.-]+)(\[(?P<extras>[\w,-]+)\])?((>=|==)[\w.]+)?")
 NOTHING_TO_DOWNLOAD = 69  # EX_UNAVAILABLE of sysexits.h; pytest's own end at 5

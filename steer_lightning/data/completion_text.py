@@ -1,4 +1,4 @@
-"""What of a completion is text for rewards: form in special tokens is, what ends a text is not."""
+"""The tokens of a completion that are text for rewards: all but those that begin or end a text."""
 
 from __future__ import annotations
 

@@ -173,16 +173,16 @@ class FormatShare(PerProblem):
 
 
 class IncomparableShare(PerProblem):
-    """Share of completions that are wrong because their answers can't be compared."""
+    """Computes the share of completions that are wrong as their answers can't be compared."""
 
     def number(self, samples: Sequence[Sample]) -> float:
-        """Of a problem's samples."""
+        """Returns the share among a problem's samples."""
         return sum(sample.is_incomparable for sample in samples) / len(samples)
 
 
 class UnjudgedShare(PerProblem):
-    """Share of completions without a verdict, which avg@k leaves out."""
+    """Computes the share of completions without a verdict, which avg@k leaves out."""
 
     def number(self, samples: Sequence[Sample]) -> float:
-        """Of a problem's samples."""
+        """Returns the share among a problem's samples."""
         return sum(sample.verdict is None for sample in samples) / len(samples)

@@ -85,9 +85,10 @@ class Evaluation:
         base: Base model: hub id, local folder or `quickstart`; null takes the one that the files
             name.
         template: Template that turns problems into prompts.
-        sampling: How problems are answered; its `group_size` is the number of samples for
+        sampling: Settings by which problems are answered; `group_size` is the number of samples for
             benchmarks that set none of their own (AIME and AMC set 32).
-        base_sampling: How the base alone answers problems, such as greedily; null takes `sampling`.
+        base_sampling: Settings by which the base alone answers, such as greedily; null takes
+            `sampling`.
         num_samples: Number of samples of each problem, for all benchmarks; null leaves it to the
             benchmarks.
         scales: Factors on the vectors or other changes, with an arm for each.
@@ -339,7 +340,7 @@ class Evaluation:
 
 
 def _verdicts(scores: Scores) -> tuple[list[float | None], list[str]]:
-    """What the verifier makes of each completion, and why."""
+    """Returns the verdict on each completion, None where there is none, and its outcome."""
     (outcomes,) = scores.each.values()
     return scores.total, outcomes
 

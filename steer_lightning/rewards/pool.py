@@ -160,7 +160,7 @@ class RewardPool:
             tasks: Numbers from `submit`.
 
         Returns:
-            For each `score` (float or None), `outcome` and `detail`, see `worker.judge`, and
+            For each `score` (float or None), `outcome` and `detail`, see `pool_worker.judge`, and
             `seconds` of wall-clock time; `outcome` may also be `timed_out`.
 
         Raises:

@@ -41,7 +41,7 @@ def check_not_compiled(model: nn.Module, places: Sequence[nn.Module] = ()) -> No
 
 
 def _is_compiled(module: nn.Module) -> bool:
-    """Whether `torch.compile(module)`, `module.compile()` or a compiled `forward` is in place."""
+    """Tells whether a module, or its `forward`, has been compiled in any of three ways."""
     return (
         "_orig_mod" in module._modules
         or module._compiled_call_impl is not None

@@ -2,6 +2,7 @@
 
 The prompt is what a call of `generate` is given, and the completion is what the call adds, however
 the tokens are read: with a cache or without, in chunks, after an earlier turn, or several at once.
+Tested with transformers 5.23.
 """
 
 from __future__ import annotations

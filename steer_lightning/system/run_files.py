@@ -65,7 +65,7 @@ ROLLOUTS = "rollouts.parquet"
 """All completions of a run that has ended, joined from `ROLLOUT_PARTS`."""
 
 SKIPPED = "skipped"
-"""A folder with the batches whose update was skipped, since its gradient was not finite."""
+"""A folder with the batches of skipped optimizer steps, whose gradient was not finite."""
 
 EVERY_VECTORS = "vectors"
 """A folder with the vectors of earlier steps, where `VectorCheckpoint` keeps them all."""

@@ -38,9 +38,7 @@ def test_a_base_in_16_bits_is_checked_in_float32_and_as_it_is() -> None:
 
 def test_what_is_wrong_in_float32_is_told_before_rounding_hides_it() -> None:
     policy = narrow()
-    found = checked_in_float32(
-        policy, lambda: "wrong" if precision_of(policy) == FLOAT32 else None
-    )
+    found = checked_in_float32(policy, lambda: "wrong" if precision_of(policy) == FLOAT32 else None)
     assert found == "wrong, in float32"
     found = checked_in_float32(policy, lambda: "wrong" if policy.model.dtype == BFLOAT16 else None)
     assert found == "wrong"

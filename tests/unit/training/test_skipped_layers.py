@@ -52,14 +52,12 @@ def two_passes(kept_tokens: int, checkpointing: bool = False) -> tuple[torch.Ten
         activation_checkpointing=checkpointing,
     )
     updater = Updater(
-        gradient,
         lambda parameters: torch.zeros(()),
         optimizer,
         torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0),
         steps=OptimizerSteps(num_passes=2, num_mini_batches=2),
     )
-    updater._real_rows.longest = batch.longest  # no passes that compare real rows
-    updater.update(batch, step=0)
+    updater.update(gradient, batch, step=0)
     return weight.detach().clone(), runs
 
 
