@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from typing import Any
 
 import pytest
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from tokenizers import processors
 from transformers import PreTrainedTokenizerFast
 
 from steer_lightning import ConfigError
@@ -118,7 +117,8 @@ def test_a_system_message_may_be_broken_into_other_lines() -> None:
     template = ChatTemplate("  Think.\n\nThen answer. \n")
     check_template(template, tokenizer)
     rendered = prompt_of(template, tokenizer)[0]
-    assert rendered == f"<turn>system\nThink.\n\nThen answer.<turn>user\n{QUESTION}", "trimmed"
+    trimmed = "Think.\n\nThen answer."
+    assert rendered == f"<turn>system\n{trimmed}<turn>user\n{QUESTION}<turn>model\n"
     assert template.system not in rendered
     tokenizer.chat_template = tokenizer.chat_template.replace("trim", "truncate(9, true)")
     with pytest.raises(ConfigError, match="drops it"):
@@ -301,12 +301,6 @@ def test_a_chat_template_that_fails_for_one_problem_names_it() -> None:
         make_prompts(Questions("1", "2", "7"), ChatTemplate(), tokenizer, 1000)
 
 
-def test_a_tokenizer_without_a_vocabulary_makes_no_prompt() -> None:
-    empty = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE()))
-    with pytest.raises(ConfigError, match=r"has no tokens \(problem 1 of Questions\)"):
-        make_prompts(Questions(QUESTION), PlainTemplate("{question}"), empty, 1000)
-
-
 # ---- special tokens
 
 
@@ -400,26 +394,3 @@ def test_added_tokens_are_told(caplog: pytest.LogCaptureFixture) -> None:
     tokenizer.chat_template = "{{ bos_token }}" + CHATML
     assert prompt_of(ChatTemplate(), tokenizer)[1][:2] == ["<bos>", "<"]
     assert caplog.text == "", "as Llama 3 and Gemma have it"
-
-
-def test_questions_that_hold_special_tokens_are_told(caplog: pytest.LogCaptureFixture) -> None:
-    questions = Questions("2 < 3?", "x<eos>y", "<bos>")
-    make_prompts(questions, PlainTemplate("{question}="), byte_tokenizer(), 1000)
-    told = 'Questions: 2 of 3 questions hold text that is a special token of the model, such as "<e'
-    assert told in caplog.text
-    assert "in problem 2:" in caplog.text
-
-
-def test_characters_that_the_tokenizer_does_not_know_are_told(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    words = {"<unk>": 0, "two": 1, "plus": 2, "three": 3}
-    inner = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
-    inner.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>")
-    with caplog.at_level(logging.WARNING):
-        make_prompts(Questions("two plus three"), PlainTemplate("{question}"), tokenizer, 9)
-        assert caplog.text == ""
-        make_prompts(Questions("two", "two over\n"), PlainTemplate("{question}"), tokenizer, 9)
-    told = '1 of 2 prompts hold characters that the tokenizer does not know, such as "two over\\n"'
-    assert told in caplog.text
