@@ -61,7 +61,7 @@ def measure(
         for name, engine in engines.items():
             start = now("cpu")
             rollouts = engine.generate(prompts, sampling, seed=0, step=step)
-            speeds[name].append(int(rollouts.num_tokens.sum()) / (now("cpu") - start))
+            speeds[name].append(int(rollouts.completion_mask.sum(1).sum()) / (now("cpu") - start))
     medians = {name: statistics.median(values[1:]) for name, values in speeds.items()}
     ratio = medians["ours"] / medians["generate"]
     print(

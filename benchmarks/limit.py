@@ -25,7 +25,7 @@ class Pass:
 
 def rollout_passes(rollouts: Rollouts) -> list[Pass]:
     """Prompts once, then a token for each row that still writes, if none waits for another."""
-    lengths = rollouts.num_tokens.tolist()
+    lengths = rollouts.completion_mask.sum(1).tolist()
     passes = [Pass(sum(len(p.token_ids) for p in rollouts.prompts), len(rollouts.prompts))]
     for step in range(1, max(lengths)):
         rows = sum(length > step for length in lengths)
@@ -40,7 +40,7 @@ def update_passes(rollouts: Rollouts, advantages: torch.Tensor) -> list[Pass]:
         return []
     groups = [n // rollouts.group_size for n in rows]
     prompts = [rollouts.prompts[group].token_ids for group in groups]
-    lengths = rollouts.num_tokens.tolist()
+    lengths = rollouts.completion_mask.sum(1).tolist()
     completions = [rollouts.completion_ids[n, : lengths[n]].tolist() for n in rows]
     packing = Packing(prompts, groups, completions, torch.device("cpu"))
     tokens, predicted = packing.ids.shape[1], len(packing.targets)

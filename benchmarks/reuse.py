@@ -1,4 +1,4 @@
-"""Claim: layers below the first steered one run once for all updates of a batch.
+"""Claim: layers below the first steered one run once for all optimizer steps on a batch.
 
     python benchmarks/reuse.py --model quickstart
 
@@ -28,7 +28,7 @@ PASSES = 4
 
 
 def seconds(policy: Policy, rollouts: Rollouts, kept_tokens: int) -> float:
-    """Of one update; the vectors are put back behind it."""
+    """Returns the seconds of one update; the vectors are put back behind it."""
     weight = policy.steering.weight
     before = weight.detach().clone()
     generator = torch.Generator().manual_seed(0)
@@ -43,14 +43,13 @@ def seconds(policy: Policy, rollouts: Rollouts, kept_tokens: int) -> float:
         kept_tokens=kept_tokens,
     )
     updater = Updater(
-        gradient,
         lambda parameters: torch.zeros(()),
         optimizer,
         torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0),
         steps=OptimizerSteps(num_passes=PASSES),
     )
     start = time.perf_counter()
-    updater.update(batch, step=0)
+    updater.update(gradient, batch, step=0)
     elapsed = time.perf_counter() - start
     weight.data.copy_(before)
     return elapsed

@@ -118,7 +118,7 @@ def time_joining(gpus: int, repeats: int = 5) -> float:
             patch.object(step, "gather_objects", gather),
             patch.object(step, "world_size", lambda: gpus),
         ):
-            rows = step.gather_rows(rollouts, scores, 1.0)
+            rows = step.gather_figures(rollouts, scores, 1.0)
         RLOO()(rows.rewards)
         found.append(time.perf_counter() - start)
         assert rows.rewards.shape == (gpus, GROUP)

@@ -28,7 +28,7 @@ from typing import Any
 import tomllib
 
 ROOT = Path(__file__).resolve().parents[1]
-EXTRAS = ("test",)
+EXTRAS = ("test", "tensorboard", "wandb")
 FIT = [f"tests/integration/test_fit{part}.py" for part in ("", "_goes_on", "_mistakes")]
 TESTS = ("tests/unit", *FIT, "tests/integration/test_cli.py")
 REQUIREMENT = re.compile(r"(?P<name>[\w.-]+)(\[(?P<extras>[\w,-]+)\])?((>=|==)[\w.]+)?")

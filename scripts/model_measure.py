@@ -13,6 +13,7 @@ import torch
 from scripts.small_models import LAYERS, small_config, small_model
 from steer_lightning.errors import ConfigError
 from steer_lightning.model.policy import Policy
+from steer_lightning.results.export import FORMATS, export_vectors
 from steer_lightning.rollout import DecodeEngine, Sampling
 from steer_lightning.rollout.completions import longest_text
 from steer_lightning.steering import SteeringVectors
@@ -72,6 +73,7 @@ def measure(name: str, quick: bool = False) -> dict[str, Any]:
         found["skipping"] = _skipping(plain)
         found["units"] = _units(plain)
         found["sites"] = [site for site in SITES if _moves(plain, site)]
+        found["exports"] = [to for to in FORMATS if _exports(plain, folder, to)]
     return found
 
 
@@ -313,6 +315,18 @@ def _moves(policy: Policy, site: Any) -> bool:
     except ConfigError:
         return False
     return float((after - before).abs().max()) > 1e-3
+
+
+def _exports(policy: Policy, folder: str, to: str) -> bool:
+    """Tells whether vectors can be exported to a format, which then agrees with the model."""
+    try:
+        policy.steer(_like(policy, scale="none", site="layer_output"))
+        _set_vectors(policy)
+        steering: Any = policy.steering
+        export_vectors(steering, to=to, output=f"{folder}/{to}", merge_from=folder)
+    except ConfigError:
+        return False
+    return True
 
 
 def faults(found: dict[str, Any]) -> list[str]:

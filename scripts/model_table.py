@@ -15,7 +15,7 @@ import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ import transformers as tf
 
 from scripts.model_measure import SITES, faults, measure
 from scripts.small_models import NAMES, NOT_ALONE, VARIANTS
+from steer_lightning.results.export import FORMATS
 
 PAGE = Path(__file__).parents[1] / "docs/models.md"
 MARK = "<!-- python -m scripts.model_table writes what follows -->\n"
@@ -111,8 +112,9 @@ def _way(found: dict[str, Any], what: str) -> str:
 def table(results: Sequence[dict[str, Any]]) -> list[str]:
     """Returns the lines of the table, one for each architecture."""
     lines = [
-        "| Architecture | Sampling | Update | Log-probabilities, nats | Gradient | Sites | Why |",
-        "|---|---|---|---|---|---|---|",
+        "| Architecture | Sampling | Update | Log-probabilities, nats | Gradient | Sites | Exports "
+        "| Why |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     return lines + [f"| {' | '.join(_cells(found))} |" for found in results]
 
@@ -120,13 +122,12 @@ def table(results: Sequence[dict[str, Any]]) -> list[str]:
 def _cells(found: dict[str, Any]) -> list[str]:
     name = found["name"].replace("_", r"\_")
     if "refused" in found:
-        return [name, "refused", "refused", "", "", "", _short(found["refused"])]
+        return [name, "refused", "refused", "", "", "", "", _short(found["refused"])]
     exact, rounded = found["float32"], found["bfloat16"]
     sampled = [
         _figure(x.get("sampling_gap", {}).get(k)) for x, k in ((exact, "max"), (rounded, "mean"))
     ]
     trained = [_figure(x.get("update_gap")) for x in (exact, rounded)]
-    sites = "all" if len(found["sites"]) == len(SITES) else ", ".join(found["sites"]) or "none"
     set_path = f"Set `layers_path: {found['layers_path']}`. " if found["layers_path"] else ""
     set_site = f"Set `site: {found['site']}`. " if found["site"] != SITES[0] else ""
     return [
@@ -135,9 +136,14 @@ def _cells(found: dict[str, Any]) -> list[str]:
         _way(found, "update"),
         " / ".join(sampled),
         " / ".join(trained),
-        sites,
+        _all_of(found["sites"], SITES),
+        _all_of(found["exports"], FORMATS),
         set_path + set_site + _why(exact),
     ]
+
+
+def _all_of(found: Sequence[str], every: Collection[str]) -> str:
+    return "all" if len(found) == len(every) else ", ".join(found) or "none"
 
 
 def _figure(value: float | None) -> str:

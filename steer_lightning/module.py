@@ -59,7 +59,7 @@ from steer_lightning.training.sample import (
     default_rewards,
     who_takes_part,
 )
-from steer_lightning.training.selfcheck import fastest
+from steer_lightning.training.selfcheck import RealRows, fastest
 from steer_lightning.training.step import Sampled, Step
 from steer_lightning.training.trainer_options import check_options, check_trainer, num_steps_of
 from steer_lightning.training.update import OptimizerSteps, Updater
@@ -220,9 +220,8 @@ class SteeringModule(HeldOut):
     def on_fit_start(self) -> None:
         """Hands the policy to the engine and the sampler, and checks the update's fast paths."""
         self.set_up_engine()
-        if not self.sampling.stop_strings:
-            ends = {*self.policy.eos_token_ids, *self.sampling.eos_token_ids}
-            tell_of_endings(self.policy.tokenizer, ends, "model.sampling")
+        samplings = {"model.sampling": self.sampling, "model.eval_sampling": self.eval_sampling}
+        tell_of_endings(self.policy.tokenizer, self.policy.eos_token_ids, samplings)
         self.sampler = Sampler(
             self.policy,
             self.engine,
@@ -232,7 +231,7 @@ class SteeringModule(HeldOut):
             dynamic_sampling=self.dynamic_sampling,
             base_sampling=needs_of(self.loss).base_sampling,
         )
-        self.batch_gradient = fastest(self.batch_gradient)
+        self.batch_gradient, self._real_rows = fastest(self.batch_gradient), RealRows()
 
     @property
     def loss(self) -> Loss:
@@ -292,15 +291,12 @@ class SteeringModule(HeldOut):
         scheduler: Any = self.lr_schedulers()
         optimizer: Any = self.optimizers(use_pl_optimizer=False)
         self._updater = Updater(
-            self.batch_gradient,
             self.gradient_clip,
             optimizer,
             scheduler,
             counted=self.optimizers(),  # `global_step` is the number of batches
             steps=self.updates,
             seed=self.seed,
-            off_policy=needs_of(self.loss).base_sampling is not None,
-            exact=self.batch_gradient.exact,
         )
 
     def on_train_batch_start(self, batch: Sequence[Prompt], batch_idx: int) -> None:
@@ -318,6 +314,10 @@ class SteeringModule(HeldOut):
         """Takes one step of reinforcement learning on B prompts, shared among the processes."""
         start, number = time.perf_counter(), self.global_step
         sampled = self.sampler.sample(batch, number, self._data)  # G scored completions a prompt
+        if sampled.longest > self._real_rows.longest:
+            self.batch_gradient = self._real_rows.right(
+                self.batch_gradient, sampled.rollouts, sampled.longest
+            )
         rewards, kl = self._shaped(sampled)  # (B, G)
         advantages: torch.Tensor = self.advantage(rewards)  # (B, G)
         takes_part = who_takes_part(sampled, len(batch), self.mask_overlong)  # (B, G)
@@ -327,9 +327,8 @@ class SteeringModule(HeldOut):
             advantages=advantages,
             num_tokens=sampled.num_tokens,
             takes_part=takes_part,
-            longest=sampled.longest,
         )
-        update = self._updater.update(learned_from, number)
+        update = self._updater.update(self.batch_gradient, learned_from, number)
         self.engine.sync(self.policy.steering)  # the trained parameters alone
         self.last_step = Step(
             **vars(sampled),

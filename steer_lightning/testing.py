@@ -326,7 +326,9 @@ def check_engine(
     num_rows = len(prompts) * sampling.group_size
     _require(rollouts.completion_ids.shape[0] == num_rows, f"needs {num_rows} rows")
     _require(len(rollouts.texts) == num_rows, f"needs {num_rows} texts")
-    _require(bool((rollouts.num_tokens >= 1).all()), "a completion holds at least one token")
+    _require(
+        bool((rollouts.completion_mask.sum(1) >= 1).all()), "a completion holds at least one token"
+    )
     _require(
         bool((rollouts.logprobs[~rollouts.completion_mask] == 0).all()),
         "log-probabilities of padding must be 0",
@@ -334,7 +336,7 @@ def check_engine(
     alone: Rollouts = engine.generate(
         prompts[1:2], sampling, seed=3, step=5, on_completion=told.__setitem__
     )
-    length = int(alone.num_tokens[1])
+    length = int(alone.completion_mask[1].sum())
     _require(
         torch.equal(alone.completion_ids[1, :length], rollouts.completion_ids[3, :length]),
         "a row must depend on (seed, step, prompt, sample) alone, not on the batch",

@@ -47,7 +47,8 @@ class Completion:
     """Gold answer."""
     num_tokens: int
     finished: bool
-    """Whether the model ended by itself (EOS); False if it was cut off at the token limit."""
+    """Whether the model ended by itself, by an EOS token or a stop string; False if it was cut off
+    at the token limit."""
     columns: Mapping[str, object] = field(default_factory=dict)
 
 
@@ -76,21 +77,18 @@ class Rollouts:
     completion_ids: torch.Tensor
     """Tokens of the completions, (N, T) int64, right-padded; an EOS token is part of its row."""
     completion_mask: torch.Tensor
-    """Mask of the completions, (N, T) bool, False where padded."""
+    """Mask of the completions, (N, T) bool, False where padded. Its sums over the rows are the
+    numbers of tokens, EOS included."""
     logprobs: torch.Tensor
     """Log-probabilities of the tokens under the distribution that was sampled, (N, T) float32.
 
     They are in nats, and 0 where padded.
     """
     finished: torch.Tensor
-    """Whether a row ended by an EOS token, (N,) bool."""
+    """Whether a row ended by itself, by an EOS token or a stop string, (N,) bool."""
     texts: tuple[str, ...]
-    """The N decoded completions, without special tokens."""
-
-    @property
-    def num_tokens(self) -> torch.Tensor:
-        """Number of tokens of each completion, EOS included, (N,) int64."""
-        return self.completion_mask.sum(1)
+    """The N decoded completions as rewards read them: without the special tokens that begin or end
+    a text, but with those of a form, such as `<think>`."""
 
 
 @dataclass(frozen=True, kw_only=True)

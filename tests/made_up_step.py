@@ -6,7 +6,7 @@ import torch
 
 from steer_lightning.rewards import Scores
 from steer_lightning.testing import make_prompts
-from steer_lightning.training.sample import gather_rows
+from steer_lightning.training.sample import gather_figures
 from steer_lightning.training.step import Step, UpdateResult
 from steer_lightning.types import Rollouts
 
@@ -23,7 +23,7 @@ def make_step(texts: tuple[str, ...] = ("one", "two", "three", "four")) -> Step:
     )
     scores = Scores(total=[1.0, 0.0, None, 1.0], parts={"MathReward": [1.0, 0.0, None, 1.0]})
     return Step(
-        **vars(gather_rows(rollouts, scores, rollout_seconds=1.0)),
+        **vars(gather_figures(rollouts, scores, rollout_seconds=1.0)),
         rollouts=rollouts,
         scores=scores,
         own=torch.arange(2),

@@ -1,4 +1,4 @@
-"""The callback that watches for skipped updates, and for rewards that teach nothing."""
+"""The callback that watches for skipped optimizer steps, and for rewards that teach nothing."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ log = logging.getLogger(__name__)
 
 
 class Guard(Callback):
-    """Keeps batches of skipped updates, stops after several in a row, and warns of lost signal.
+    """Keeps batches of skipped optimizer steps, stops after several, and warns of lost signal.
 
-    The module skips an update by itself if loss or gradient are not finite. The batch of such an
-    update is kept for inspection under `skipped/`, as a file for `torch.load`: token ids, masks,
+    The module skips an optimizer step by itself if its loss or gradient is not finite. The batch is
+    kept for inspection under `skipped/`, as a file for `torch.load`: token ids, masks,
     log-probabilities, advantages, texts.
 
     Cost: microseconds per step.
 
     Args:
-        max_skipped: Number of skipped updates in a row after which the run stops.
+        max_skipped: Number of such batches in a row after which the run stops.
         no_signal_steps: Number of steps in a row without signal in any group after which it warns.
     """
 
@@ -63,7 +63,7 @@ class Guard(Callback):
         """Inspects the step that has just ended.
 
         Raises:
-            FloatingPointError: After `max_skipped` skipped updates in a row.
+            FloatingPointError: After `max_skipped` batches with a skipped optimizer step in a row.
         """
         assert isinstance(pl_module, SteeringModule)
         step = pl_module.last_step
@@ -83,8 +83,8 @@ class Guard(Callback):
             keep_batch(step, path)
             self._num_kept += 1
         log.warning(
-            "step %d: loss or gradient were not finite, the update was skipped (%d in a row); "
-            "batches of such steps are in %s",
+            "step %d: loss or gradient were not finite, an optimizer step was skipped (%d steps in "
+            "a row); batches of such steps are in %s",
             trainer.global_step,
             self._skipped,
             one_line(path.parent),
@@ -97,7 +97,7 @@ class Guard(Callback):
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns how many updates in a row were skipped, and how many steps had no signal."""
+        """Returns how many steps in a row had skips, and how many had no signal."""
         return {"skipped": self._skipped, "silent": self._silent}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -106,7 +106,7 @@ class Guard(Callback):
 
 
 def keep_batch(step: Step, path: Path) -> None:
-    """Writes the batch of an update, in types that load with `weights_only=True`."""
+    """Writes the batch of a step, in types that load with `weights_only=True`."""
     rollouts = step.rollouts
     buffer = io.BytesIO()  # on a full disk torch.save by itself raises no OSError
     torch.save(

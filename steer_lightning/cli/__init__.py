@@ -15,7 +15,7 @@ from importlib import import_module
 from importlib.metadata import version
 
 from steer_lightning.errors import ConfigError
-from steer_lightning.system.printable import PrintableRecord, one_line, printable
+from steer_lightning.system.printable import PrintableRecord, indented, one_line
 
 
 @dataclass(frozen=True)
@@ -88,12 +88,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Exit status: 0 for success; 2 for a mistake that the user can mend, told in one message; 1
         for any other error, with its traceback.
     """
+    before = logging.getLogRecordFactory()
     logging.setLogRecordFactory(PrintableRecord)
     try:
         return _run(arguments)
     except Exception:  # a user's code may raise any, and tell what a model wrote
-        print(printable(traceback.format_exc()), end="", file=sys.stderr)
+        print(indented(traceback.format_exc().rstrip()), file=sys.stderr)
         return ERROR
+    finally:
+        logging.setLogRecordFactory(before)
 
 
 def _run(arguments: Sequence[str] | None) -> int:
@@ -109,12 +112,9 @@ def _run(arguments: Sequence[str] | None) -> int:
         close = difflib.get_close_matches(words[0], COMMANDS, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"the commands are {', '.join(COMMANDS)}"
         return _complain(f"there is no command {words[0]!r}: {hint}")
-    # a user's rewards and callbacks lie in the folder where the command is started; it comes behind
-    # the installed packages, so that a file such as `datasets.py` there does not hide one of them
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
     try:
-        import_module(command.module).run(words)
+        with _own_modules():
+            import_module(command.module).run(words)
     except (ConfigError, FloatingPointError) as error:  # a run that diverges is told in words, too
         return _complain(str(error), error)
     except OSError as error:
@@ -125,6 +125,22 @@ def _run(arguments: Sequence[str] | None) -> int:
         told = f"can't {what}{where}: {error.strerror}. What was saved before is whole"
         return _complain(told, error)
     return 0
+
+
+@contextmanager
+def _own_modules() -> Iterator[None]:
+    """Lets modules of the current folder be imported, such as a user's rewards and callbacks."""
+    # it comes behind the installed packages, so that a file such as `datasets.py` there does not
+    # hide one of them
+    folder = os.getcwd()
+    is_new = folder not in sys.path
+    if is_new:
+        sys.path.append(folder)
+    try:
+        yield
+    finally:
+        if is_new and folder in sys.path:
+            sys.path.remove(folder)
 
 
 @contextmanager
@@ -144,5 +160,5 @@ def interruptible(told: str) -> Iterator[None]:
 def _complain(message: str, error: Exception | None = None) -> int:
     if error is not None and os.environ.get("STEER_LIGHTNING_DEBUG"):
         raise error
-    print(f"error: {printable(message)}", file=sys.stderr)
+    print(f"error: {indented(message)}", file=sys.stderr)
     return USAGE_ERROR

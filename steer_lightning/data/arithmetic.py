@@ -41,11 +41,11 @@ class Arithmetic:
     """Problems such as `47+38` with their answers.
 
     Args:
-        num_problems: How many problems to make. All of them are different.
+        num_problems: Number of problems to make; all of them are different.
         split: `train` or `test`. No problem is in both, whatever the seeds.
-        largest: The largest operand, at least 19.
+        largest: Largest operand, at least 19.
         operations: `+`, `-` or both, as one string.
-        seed: The same seed gives the same problems in the same order.
+        seed: Seed of the problems and of their order.
 
     Raises:
         ConfigError: If a value is out of range, or there are fewer different problems than that.

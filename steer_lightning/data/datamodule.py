@@ -35,13 +35,13 @@ class PromptDataModule(L.LightningDataModule):
         val: Source for `validate`, for `fit` where `trainer.val_check_interval` is set, and for the
             callback `BenchmarkEval` where it names none of its own; null for none.
         test: Source for `test`.
-        template: How a question is put to the model; default: the model's chat template with a
-            system message.
-        order: How training prompts are drawn; default `Shuffled`, each once an epoch. `ByPassRate`
-            is a curriculum.
-        batch_size: Prompts of a training step, B.
-        eval_batch_size: Prompts of an evaluation batch.
-        max_prompt_tokens: Longer prompts are dropped and counted.
+        template: Template that puts a question to the model; default: the model's chat template
+            with a system message.
+        order: Order in which training prompts are drawn; default `Shuffled`, each once an epoch.
+            `ByPassRate` is a curriculum.
+        batch_size: Number of prompts of a training step, B.
+        eval_batch_size: Number of prompts of an evaluation batch.
+        max_prompt_tokens: Most tokens of a prompt; longer ones are dropped and counted.
         seed: Seed of the training order; on the command line it is `seed_everything`.
 
     Attributes:

@@ -12,7 +12,7 @@ class DeepScaleR(Records):
 
     Args:
         path: A local file; null loads from the hub.
-        limit: Takes the first so many problems; null takes all.
+        limit: Number of problems to take, the first ones; null takes all.
     """
 
     def __init__(self, path: str | None = None, limit: int | None = None) -> None:

@@ -22,7 +22,7 @@ class GSM8K:
     Args:
         split: `train` or `test`.
         path: A folder with `train.jsonl` and `test.jsonl`, or one file; null loads from the hub.
-        limit: Takes the first so many problems; null takes all.
+        limit: Number of problems to take, the first ones; null takes all.
 
     Raises:
         ConfigError: If the file is missing.

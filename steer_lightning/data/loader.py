@@ -47,7 +47,7 @@ class ResumableLoader(DataLoader[Prompt]):
         prompts: All prompts.
         batch_size: Prompts of a batch, B.
         seed: Seed of the order.
-        order: What draws prompts; it has not been started.
+        order: Order that draws prompts; it has not been started.
         limit: Limit of an epoch's batches, see `batches_of_epoch`; the next epoch goes on in the
             order where this one has ended.
 

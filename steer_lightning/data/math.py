@@ -20,7 +20,7 @@ class Math(Records):
     Args:
         split: `train` or `test`, on the hub.
         path: A local file; null loads from the hub.
-        limit: Takes the first so many problems; null takes all.
+        limit: Number of problems to take, the first ones; null takes all.
     """
 
     def __init__(

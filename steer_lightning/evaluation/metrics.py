@@ -37,7 +37,7 @@ class BenchmarkMetrics(MetricCollection):
         """Adds N completions with their N verdicts; None counts as unscored, not as wrong."""
         scored = [verdict for verdict in verdicts if verdict is not None]
         size = rollouts.group_size
-        lengths, finished = rollouts.num_tokens.tolist(), rollouts.finished.tolist()
+        lengths, finished = rollouts.completion_mask.sum(1).tolist(), rollouts.finished.tolist()
         samples = [
             Sample(verdict=verdict, num_tokens=length, finished=end)
             for verdict, length, end in zip(verdicts, lengths, finished, strict=True)
@@ -47,7 +47,7 @@ class BenchmarkMetrics(MetricCollection):
         device = self["accuracy"].device
         if scored:
             self["accuracy"].update(torch.tensor(scored, device=device))
-        self["completion_length"].update(rollouts.num_tokens.float().to(device))
+        self["completion_length"].update(rollouts.completion_mask.sum(1).float().to(device))
         self["cut_off_share"].update((~rollouts.finished).float().to(device))
         self["num_unscored"].update(float(len(verdicts) - len(scored)))
 

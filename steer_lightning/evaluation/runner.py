@@ -42,7 +42,7 @@ def evaluate_batch(
         metrics: Metrics of the benchmark, changed in place.
         engine: Engine that has been set up with the policy.
         prompts: The B problems; may be empty.
-        sampling: How the problems are answered, with `group_size` completions each.
+        sampling: Settings by which the problems are answered, with `group_size` completions each.
         verifier: Reward that gives 1 for right, 0 for wrong, None for what can't be judged.
         seed: Seed of the run.
     """

@@ -183,8 +183,6 @@ class CacheLayer(CacheLayerMixin):
         """Returns -1: the layer has no bound of its own."""
         return -1
 
-    get_max_cache_shape = get_max_length  # its name before transformers 5.16
-
 
 def sources_of_keys(config: Any) -> list[int]:
     """Returns the number of the layer whose keys and values each decoder layer reads.

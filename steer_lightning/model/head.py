@@ -1,7 +1,6 @@
 """The output layer: log-probabilities of sampled tokens, and the entropy at their positions.
 
-It is also the interface to the output layer of a transformers model. Tested with transformers 5.0
-and 5.23.
+It is also the interface to the output layer of a transformers model. Tested with transformers 5.23.
 """
 
 from __future__ import annotations
@@ -35,28 +34,62 @@ def token_logprobs(logits: torch.Tensor, tokens: torch.Tensor, temperature: floa
 
 @dataclass(frozen=True, kw_only=True)
 class Head:
-    """A language model's frozen output layer: logits = softcap(W h + b).
+    """A language model's frozen output layer: logits = factor * softcap(W h + b).
 
     Attributes:
         weight: Matrix W, (V, D).
         bias: Bias b, (V,), or None.
         softcap: Constant c of softcap(x) = c * tanh(x / c), as in Gemma 2; None has no softcap.
+        factor: Factor of all logits, as in Cohere, Granite and Falcon-H1.
     """
 
     weight: torch.Tensor
     bias: torch.Tensor | None = None
     softcap: float | None = None
+    factor: float = 1.0
 
     def logits(self, states: torch.Tensor) -> torch.Tensor:
-        """Returns the logits (Q, V) float32 of states (Q, D)."""
+        """Returns the logits (Q, V) float32 of states (Q, D), without the factor."""
         raw = torch.nn.functional.linear(states, self.weight, self.bias).float()
         return raw if self.softcap is None else raw.div_(self.softcap).tanh_().mul_(self.softcap)
 
 
-def head_of(model: Any, layer: Any) -> Head:
+def head_of(model: Any, layer: Any, factor: float) -> Head:
     """Returns the head of a model, whose output layer may be gathered only during its pass."""
     softcap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
-    return Head(weight=layer.weight, bias=getattr(layer, "bias", None), softcap=softcap)
+    bias = getattr(layer, "bias", None)
+    return Head(weight=layer.weight, bias=bias, softcap=softcap, factor=factor)
+
+
+FACTORS = ("logit_scale", "logits_scaling", "lm_head_multiplier")
+"""Names under which configurations give a factor of the logits, or in some its inverse."""
+
+
+@torch.no_grad()
+def logit_factor(model: Any) -> float:
+    """Returns the factor by which a model multiplies what its output layer returns, 1 in most.
+
+    The numbers are those of the configuration. Which one is meant, if any, shows in a pass over a
+    few tokens.
+
+    Args:
+        model: Language model.
+    """
+    text = model.config.get_text_config()
+    named = [float(getattr(text, name, None) or 1.0) for name in FACTORS]
+    possible = {1.0, *named, *(1 / factor for factor in named)}
+    if len(possible) == 1:
+        return 1.0
+    raw: list[torch.Tensor] = []
+    layer = model.get_output_embeddings()
+    handle = layer.register_forward_hook(lambda module, inputs, output: raw.append(output.float()))
+    try:
+        ids = torch.ones(1, 4, dtype=torch.long, device=model.device)
+        logits = model(input_ids=ids, use_cache=False).logits.float()
+    finally:
+        handle.remove()
+    found = float((raw[0] * logits).sum() / raw[0].square().sum())
+    return min(possible, key=lambda factor: abs(found / factor - 1))
 
 
 def has_unembedding(model: Any) -> bool:
@@ -101,7 +134,7 @@ class _ChunkedHead(torch.autograd.Function):
 
     log pi(y | h) and the entropy H(h) depend on their own hidden state alone, and their gradients
     are vectors of width D. With z = logits / temperature, p = softmax(z) and f_v = 1 - (logit_v /
-    c)^2, 1 without softcap,
+    c)^2, 1 without softcap, where a factor of the logits is taken into the temperature,
 
         d log pi / d h = (f_y W_y - sum_v p_v f_v W_v) / temperature,
         d H / d h      = - sum_v p_v (z_v - sum_u p_u z_u) f_v W_v / temperature.
@@ -153,7 +186,7 @@ def _chunk(
 
     A slope is the gradient with respect to the hidden state.
     """
-    logits = head.logits(states)
+    logits, temperature = head.logits(states), temperature / head.factor
     steep = None if head.softcap is None else 1 - (logits / head.softcap).square_()
     if temperature != 1:
         logits.div_(temperature)

@@ -1,7 +1,6 @@
 """The interface to the stream that enters a decoder layer of transformers.
 
-Models hand it over as the first argument or as `hidden_states`. Tested with transformers 5.0 and
-5.23.
+Models hand it over as the first argument or as `hidden_states`. Tested with transformers 5.23.
 """
 
 from __future__ import annotations

@@ -16,11 +16,10 @@ from steer_lightning.model.plain_pass import (
     gap_of,
     logprobs_of,
     made_up_tokens,
-    misfits,
     plain_logits,
     tolerance,
 )
-from steer_lightning.model.precision import checked_in_float32
+from steer_lightning.model.precision import checked_in_float32, misfits
 
 COMPLETION_LENGTHS = (7, 1, 4)
 """Numbers of tokens of the made-up completions of each prompt."""

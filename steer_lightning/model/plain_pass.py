@@ -8,26 +8,23 @@ pass, without padding and without a cache, is what the authors of a model mean b
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from steer_lightning.errors import ConfigError
 from steer_lightning.model.precision import precision_of
 from steer_lightning.model.rotary import switch_length
-from steer_lightning.system.out_of_memory import is_out_of_memory
 
 MOST_COMPARED = 128
 """Most tokens at the end of a completion that are compared: logits of more would fill the memory
 where the vocabulary is large. Windows and states matter most at the end."""
 
 LONGEST_MADE_UP = 256
-"""Longest length that matters for which texts are made up. Whether longer texts are read as they
-should be shows when a run first meets them."""
+"""Longest length that matters for which texts are made up before the first step; for longer ones
+they are made up when a run first meets texts that long."""
 
-LENGTHS = "window|chunk|block_size|index_topk"
+LENGTHS = "window|chunk|block_size|topk|local_attention|budget|extent|max_distance"
 """Pattern of the names under which configurations give such lengths."""
 
 TOLERANCE = {torch.float32: 2e-4, torch.bfloat16: 0.12, torch.float16: 0.04}
@@ -46,27 +43,6 @@ def tolerance(policy: Any) -> float:
         policy: `Policy` whose base is loaded.
     """
     return TOLERANCE.get(precision_of(policy), TOLERANCE[torch.bfloat16])
-
-
-@contextmanager
-def misfits() -> Iterator[list[str]]:
-    """Keeps errors of a model that can't be read in some way, instead of raising them.
-
-    A model that does not fit the interfaces may fail in many ways. A ConfigError, which says what
-    to do, and an error that says that memory ran out are raised.
-
-    Yields:
-        List to which the error is added, in words.
-    """
-    found: list[str] = []
-    try:
-        yield found
-    except ConfigError:
-        raise
-    except (RuntimeError, TypeError, ValueError, AttributeError, LookupError) as error:
-        if is_out_of_memory(error):
-            raise
-        found.append(f"{type(error).__name__}: {error}")
 
 
 def plain_logits(policy: Any, prompt: Sequence[int], completion: Sequence[int]) -> torch.Tensor:
@@ -139,17 +115,24 @@ def lengths_that_matter(config: Any) -> list[int]:
     return sorted(number for number in numbers if number > 1)
 
 
-def made_up_tokens(config: Any) -> list[tuple[int, ...]]:
-    """Makes up texts of unlike lengths, on both sides of each short length that matters.
+def made_up_tokens(
+    config: Any, above: int = 0, up_to: int = LONGEST_MADE_UP
+) -> list[tuple[int, ...]]:
+    """Makes up texts of unlike lengths, on both sides of some lengths that matter.
 
     None reaches a length at which rotary frequencies switch, not even with a few further tokens.
 
     Args:
         config: Configuration of a transformers model.
+        above: Length above which lengths matter.
+        up_to: Longest length that matters.
+
+    Returns:
+        Tokens of each text, an odd number of texts.
     """
     lengths = [5, 14, 9]
     for length in lengths_that_matter(config):
-        if length <= LONGEST_MADE_UP:
+        if above < length <= up_to:
             lengths += [max(1, length - 2), length + 5]  # completions cross it; or it is beyond
     switch = switch_length(config)
     if switch is not None:

@@ -21,7 +21,7 @@ from steer_lightning.data.completion_text import ids_without_text
 from steer_lightning.model.base import FrozenBase
 from steer_lightning.model.fingerprint import checksum, sha256
 from steer_lightning.model.folded_biases import folded_into_biases
-from steer_lightning.model.head import Head, before_head, head_of
+from steer_lightning.model.head import Head, before_head, head_of, logit_factor
 from steer_lightning.model.hub import eos_token_ids, pad_token_id
 from steer_lightning.model.padding import why_not_padded
 from steer_lightning.model.precision import fits_in_float32
@@ -39,6 +39,7 @@ from steer_lightning.steering import (
     measure_rms,
 )
 from steer_lightning.steering.tokens import text_roles
+from steer_lightning.system.printable import one_line
 
 log = logging.getLogger(__name__)
 
@@ -126,6 +127,7 @@ class Policy(FrozenBase):
         )
         for of_another_base in ("takes_padding", "mixers", "fits_in_float32"):
             self.__dict__.pop(of_another_base, None)
+        self._logit_factor = logit_factor(model)
         self.switches_rotary = switch_length(model.config) is not None
         # FSDP1's wrapper takes arguments of any name: those of the model inside it are meant
         inner = next(part for part in model.modules() if isinstance(part, PreTrainedModel))
@@ -254,7 +256,7 @@ class Policy(FrozenBase):
                 "%s does not read padded batches (%s): rows are read one at a time, which is "
                 "slower",
                 type(self.model).__name__,
-                reason,
+                one_line(reason),
             )
         return reason is None
 
@@ -330,7 +332,7 @@ class Policy(FrozenBase):
         kept: list[tuple[torch.Tensor, Head]] = []
 
         def keep(module: nn.Module, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
-            kept.append((inputs[0][0], head_of(self.model, module)))
+            kept.append((inputs[0][0], head_of(self.model, module, self._logit_factor)))
             return (inputs[0][:, :1],)  # one position, since the model's own logits have no use
 
         with before_head(self.model, keep), self._attachment.with_roles(roles):

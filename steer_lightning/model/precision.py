@@ -9,6 +9,10 @@ from typing import Any
 
 import torch
 
+from steer_lightning.errors import ConfigError
+from steer_lightning.system.out_of_memory import is_out_of_memory
+from steer_lightning.system.printable import one_line
+
 log = logging.getLogger(__name__)
 
 ROOM = 0.8
@@ -55,25 +59,57 @@ def fits_in_float32(policy: Any) -> bool:
     """
     if precision_of(policy) == torch.float32:
         return False  # it is checked in float32 anyway
+    reason = _why_not_float32(policy)
+    if reason is not None:
+        log.warning(
+            "the base is checked in %s alone (%s): what is wrong by less than its rounding would "
+            "not show. docs/models.md tells which models need no such check",
+            one_line(policy.model.dtype).removeprefix("torch."),
+            one_line(reason),
+        )
+    return reason is None
+
+
+def _why_not_float32(policy: Any) -> str | None:
+    if policy.sharding.shards:
+        return "it is sharded"
     needed = 2 * sum(tensor.numel() for tensor in _narrow(policy.model))
     room = MOST_ELSEWHERE
     if policy.device.type == "cuda":
         room = int(ROOM * torch.cuda.mem_get_info(policy.device)[0])
-    if needed <= room and not policy.sharding.shards:
-        return True
-    log.info(
-        "the base is checked in %s alone, since it is %s: what is wrong by less than its rounding "
-        "would not show",
-        policy.model.dtype,
-        "sharded" if policy.sharding.shards else "too large for float32 in the memory left",
-    )
-    return False
+    if needed > room:
+        return f"in float32 it needs {needed / 2**30:.1f} GB more"
+    ids = torch.ones(1, 4, dtype=torch.long, device=policy.device)
+    with _in_float32(policy.model), misfits() as errors, policy.with_text_roles(ids, 1):
+        policy.model(input_ids=ids, use_cache=False)
+    return f"it can't be read in float32: {errors[0]}" if errors else None
 
 
 def _narrow(model: torch.nn.Module) -> list[torch.Tensor]:
     """Returns the parameters and buffers that are held in 16 bits."""
     tensors = (*model.parameters(), *model.buffers())
     return [tensor for tensor in tensors if tensor.dtype in (torch.bfloat16, torch.float16)]
+
+
+@contextmanager
+def misfits() -> Iterator[list[str]]:
+    """Keeps errors of a model that can't be read in some way, instead of raising them.
+
+    A model that does not fit the interfaces may fail in many ways. A ConfigError, which says what
+    to do, and an error that says that memory ran out are raised.
+
+    Yields:
+        List to which the error is added, in words.
+    """
+    found: list[str] = []
+    try:
+        yield found
+    except ConfigError:
+        raise
+    except (RuntimeError, TypeError, ValueError, AttributeError, LookupError) as error:
+        if is_out_of_memory(error):
+            raise
+        found.append(f"{type(error).__name__}: {error}")
 
 
 @contextmanager

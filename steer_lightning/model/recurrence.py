@@ -1,7 +1,7 @@
 """The interface to the recurrent layers of transformers: their states, and the modules that mix.
 
 A recurrent layer, such as a gated delta net, a Mamba-2 or a short convolution, reads the tokens
-before it from a state of fixed size, which it asks its cache for. Tried with transformers 5.23.
+before it from a state of fixed size, which it asks its cache for. Tested with transformers 5.23.
 """
 
 from __future__ import annotations

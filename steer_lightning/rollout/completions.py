@@ -250,7 +250,7 @@ class Completions:
         width = rollouts.completion_ids.shape[1]
         self._tokens[:, :width] = rollouts.completion_ids.to(self._tokens.device)
         self._logprobs[:, :width] = rollouts.logprobs.to(self._logprobs.device)
-        self._lengths = rollouts.num_tokens.to(self._lengths.device)
+        self._lengths = rollouts.completion_mask.sum(1).to(self._lengths.device)
         self._finished = rollouts.finished.to(self._finished.device).clone()
         self._texts = dict(enumerate(rollouts.texts))
 
@@ -362,12 +362,15 @@ def left_padded(rows: Sequence[Sequence[int]], pad: int) -> tuple[torch.Tensor, 
     return ids, (torch.arange(width) >= width - lengths).long()
 
 
+def text_lengths(rollouts: Rollouts) -> torch.Tensor:
+    """Returns the number of tokens of each text, prompt included, (N,) int64."""
+    prompts = torch.tensor([len(p.token_ids) for p in rollouts.prompts], dtype=torch.long)
+    return rollouts.completion_mask.sum(1).cpu() + prompts.repeat_interleave(rollouts.group_size)
+
+
 def longest_text(rollouts: Rollouts) -> int:
     """Returns the number of tokens of the longest text, prompt included; 0 without any."""
-    counts = rollouts.completion_mask.sum(1).view(len(rollouts.prompts), rollouts.group_size)
-    longest = counts.amax(1).tolist() if len(counts) else []
-    rows = zip(rollouts.prompts, longest, strict=True)
-    return max((len(prompt.token_ids) + count for prompt, count in rows), default=0)
+    return max(text_lengths(rollouts).tolist(), default=0)
 
 
 def set_up(policy: Policy | None, engine: str) -> Policy:

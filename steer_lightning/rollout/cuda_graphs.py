@@ -161,7 +161,7 @@ class CapturedPasses:
 
         Args:
             tokens: Last token of each row, (N,) int64, by slot.
-            forward: TokenPass pass to capture.
+            forward: Pass over one token a row, which is captured or was captured before.
         """
         if self.failure is not None:
             return None

@@ -18,9 +18,10 @@ from steer_lightning.rollout.flight import Flight, Parting, part
 from steer_lightning.rollout.generate_engine import GenerateEngine
 from steer_lightning.rollout.kv_cache import FlightCache, Plan, plan_flight, smaller
 from steer_lightning.rollout.sampling import Sampling
-from steer_lightning.rollout.selfcheck import why_not, why_not_real
+from steer_lightning.rollout.selfcheck import RealTexts, why_not
 from steer_lightning.steering import Steering
 from steer_lightning.system.out_of_memory import is_out_of_memory
+from steer_lightning.system.printable import one_line
 from steer_lightning.types import Prompt, Rollouts
 
 log = logging.getLogger(__name__)
@@ -65,7 +66,7 @@ class DecodeEngine:
         self._graphs: Callable[[], Callable[[Pass], Pass]] | None = None
         self.fallback: GenerateEngine | None = None
         self._policy: Policy | None = None
-        self._compared = 0  # tokens of the longest text compared with a plain pass
+        self._real_texts: RealTexts
 
     def setup(self, policy: Policy) -> None:
         """Keeps the policy, whose vectors are read live, and checks that it decodes correctly."""
@@ -73,8 +74,9 @@ class DecodeEngine:
         # a sharded base is gathered in the middle of a pass, which a graph can't do
         can_capture = policy.device.type == "cuda" and not policy.sharding.shards
         self._graphs = CudaGraphs if self.cuda_graphs and can_capture else None
-        self._compared = 0
-        reason = why_not(policy, partial(self._decode_made_up, policy))
+        sample = partial(self._decode_made_up, policy)
+        self._real_texts = RealTexts(policy, sample, type(self).__name__)
+        reason = why_not(policy, sample)
         if reason is not None:
             self._fall_back(policy, reason)
 
@@ -90,7 +92,7 @@ class DecodeEngine:
             "%s does not decode in DecodeEngine (%s): GenerateEngine takes its place, which is "
             "slower",
             type(policy.model).__name__,
-            reason,
+            one_line(reason),
         )
         self.fallback = GenerateEngine()
         self.fallback.setup(policy)
@@ -113,12 +115,10 @@ class DecodeEngine:
             rollouts = self._decode_in_memory(
                 policy, prompts, sampling, seed=seed, step=step, on_completion=on_completion
             )
-            longest = longest_text(rollouts)
-            if longest <= self._compared:
+            if longest_text(rollouts) <= self._real_texts.longest:
                 return rollouts
-            reason = why_not_real(policy, rollouts, sampling, name=type(self).__name__)
+            reason = self._real_texts.why_not(rollouts, sampling)
             if reason is None:
-                self._compared = longest
                 return rollouts
             self._fall_back(policy, reason)
         assert self.fallback is not None
@@ -156,7 +156,7 @@ class DecodeEngine:
 
     def _shrink(self, plan: Plan, policy: Policy, error: RuntimeError) -> None:
         try:
-            self._fitting = smaller(plan, policy.sharding.in_step)
+            self._fitting = smaller(plan, self.max_tokens_in_flight, policy.sharding.in_step)
         except ConfigError as refusal:
             raise refusal from error
         log.warning(
@@ -218,7 +218,7 @@ class DecodeEngine:
                 "passes of this model can't be captured as CUDA graphs (%s): each is launched "
                 "anew, which is slower. model.engine.init_args.cuda_graphs: false spares the "
                 "attempt",
-                captured.failure,
+                one_line(captured.failure),
             )
 
 

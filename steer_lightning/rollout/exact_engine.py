@@ -113,7 +113,9 @@ def blocks(rollouts: Rollouts, group: int, max_tokens: int) -> Iterator[list[int
     """
     size = rollouts.group_size
     rows = list(range(group * size, (group + 1) * size))
-    width = len(rollouts.prompts[group].token_ids) + int(rollouts.num_tokens[rows].max())
+    width = len(rollouts.prompts[group].token_ids) + int(
+        rollouts.completion_mask.sum(1)[rows].max()
+    )
     count = max(1, max_tokens // width)
     for start in range(0, size, count):
         yield rows[start : start + count]
@@ -122,7 +124,7 @@ def blocks(rollouts: Rollouts, group: int, max_tokens: int) -> Iterator[list[int
 def read(policy: Policy, rollouts: Rollouts, rows: Sequence[int]) -> torch.Tensor:
     """Reads a block; returns the logits that predict its completions, (n, T, V)."""
     index = list(rows)
-    width = int(rollouts.num_tokens[index].max())
+    width = int(rollouts.completion_mask.sum(1)[index].max())
     prompt = torch.tensor(rollouts.prompts[index[0] // rollouts.group_size].token_ids)
     prompts = prompt.expand(len(index), -1)
     ids = torch.cat([prompts, rollouts.completion_ids[index, :width]], 1)

@@ -1,4 +1,4 @@
-"""The rollout engine that runs `transformers.generate`."""
+"""The rollout engine that runs `transformers.generate`. Tested with transformers 5.23."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ from steer_lightning.model.policy import Policy
 from steer_lightning.rollout.completions import Completions, left_padded, longest_text, set_up
 from steer_lightning.rollout.engine import OnCompletion, ignore
 from steer_lightning.rollout.sampling import Sampling
-from steer_lightning.rollout.selfcheck import why_not, why_not_real
+from steer_lightning.rollout.selfcheck import RealTexts, why_not
 from steer_lightning.steering import Steering
+from steer_lightning.system.printable import one_line
 from steer_lightning.types import Prompt, Rollouts
 
 log = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ class GenerateEngine:
             raise ConfigError("model.engine.max_rows", max_rows, rule="must be at least 1")
         self.max_rows = max_rows
         self._policy: Policy | None = None
-        self._compared = 0  # tokens of the longest text compared with a plain pass
+        self._real_texts: RealTexts
         self._pads = True
 
     def setup(self, policy: Policy) -> None:
@@ -68,9 +69,10 @@ class GenerateEngine:
                 fix="Set trainer.strategy: fsdp2, or take steer_lightning.rollout.DecodeEngine",
             )
         self._policy, self._pads = policy, True
-        self._compared = 0
+        sample = partial(self._generate, policy, seed=0, step=0)
+        self._real_texts = RealTexts(policy, sample, type(self).__name__)
         for _ in range(2):
-            reason = why_not(policy, partial(self._generate, policy, seed=0, step=0))
+            reason = why_not(policy, sample)
             if reason is None:
                 return
             self._fall_back(reason)
@@ -89,8 +91,8 @@ class GenerateEngine:
         log.warning(
             "%s does not read padded batches (%s): the completions of one prompt at a time are "
             "sampled, which is slower",
-            kind,
-            reason,
+            one_line(kind),
+            one_line(reason),
         )
         self._pads = False
 
@@ -112,11 +114,9 @@ class GenerateEngine:
             self._generate, policy, prompts, sampling, seed=seed, step=step, done=on_completion
         )
         rollouts = call()
-        while (longest := longest_text(rollouts)) > self._compared:
-            reason = why_not_real(policy, rollouts, sampling, name=type(self).__name__)
-            if reason is None:
-                self._compared = longest
-            else:
+        while longest_text(rollouts) > self._real_texts.longest:
+            reason = self._real_texts.why_not(rollouts, sampling)
+            if reason is not None:
                 self._fall_back(reason)
                 rollouts = call()
         return rollouts

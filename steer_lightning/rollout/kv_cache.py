@@ -84,11 +84,12 @@ def plan_flight(
     return Plan(max_rows=num_rows, max_prompts=num_prompts, tokens=tokens, least=least)
 
 
-def smaller(plan: Plan, in_step: bool) -> int:
+def smaller(plan: Plan, most: int, in_step: bool) -> int:
     """Returns the number of tokens to try after memory has run out.
 
     Args:
         plan: Plan for which memory has run out.
+        most: Most tokens in flight by the configuration.
         in_step: Whether other processes are in the middle of the same pass.
 
     Raises:
@@ -97,8 +98,8 @@ def smaller(plan: Plan, in_step: bool) -> int:
     if in_step:
         raise ConfigError(
             "model.engine.max_tokens_in_flight",
-            plan.tokens,
-            rule="memory ran out",
+            most,
+            rule=f"memory ran out with {plan.tokens} tokens in flight",
             why="The base is gathered layer by layer, in step with other processes, which are in "
             "the middle of the same pass: the rollout can't begin anew on one of them",
             fix=f"Set it to {max(plan.least, plan.tokens // 2)} or less",

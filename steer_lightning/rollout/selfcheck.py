@@ -7,17 +7,19 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from steer_lightning.model.plain_pass import (
+    LONGEST_MADE_UP,
     gap_of,
+    lengths_that_matter,
     logprobs_of,
     made_up_tokens,
-    misfits,
     plain_logits,
     tolerance,
 )
 from steer_lightning.model.policy import Policy
-from steer_lightning.model.precision import checked_in_float32
-from steer_lightning.rollout.completions import warp
+from steer_lightning.model.precision import checked_in_float32, misfits
+from steer_lightning.rollout.completions import longest_text, text_lengths, warp
 from steer_lightning.rollout.sampling import Sampling
+from steer_lightning.system.printable import one_line
 from steer_lightning.types import Problem, Prompt, Rollouts
 
 log = logging.getLogger(__name__)
@@ -25,26 +27,42 @@ log = logging.getLogger(__name__)
 Generate = Callable[[Sequence[Prompt], Sampling], Rollouts]
 """Function that samples completions."""
 
+SHORT = (0, LONGEST_MADE_UP)
+"""Lengths that matter before the first step."""
 
-def made_up_prompts(policy: Policy) -> list[Prompt]:
+
+def made_up_prompts(policy: Policy, between: tuple[int, int] = SHORT) -> list[Prompt]:
     """Makes up prompts of unlike lengths; see `made_up_tokens`.
 
     Args:
         policy: Policy that reads them.
+        between: Length above which lengths matter, and the longest one that does.
     """
     problem = Problem(question="", answer="")
     return [
         Prompt(id=k, problem=problem, text="", token_ids=tokens)
-        for k, tokens in enumerate(made_up_tokens(policy.model.config))
+        for k, tokens in enumerate(made_up_tokens(policy.model.config, *between))
     ]
 
 
-def why_not(policy: Policy, generate: Generate) -> str | None:
+def passes_length(policy: Policy, between: tuple[int, int]) -> bool:
+    """Tells whether texts have passed a length that matters, and is not a short one.
+
+    Args:
+        policy: Policy that reads them.
+        between: Number of tokens of the longest text before, and now.
+    """
+    above, up_to = max(between[0], LONGEST_MADE_UP), between[1]
+    return any(above < length <= up_to for length in lengths_that_matter(policy.model.config))
+
+
+def why_not(policy: Policy, generate: Generate, between: tuple[int, int] = SHORT) -> str | None:
     """Samples a few tokens for made-up prompts, and compares them with plain passes.
 
     Args:
         policy: Policy that samples.
         generate: Function that samples, with several rows at once.
+        between: Length above which lengths matter, and the longest one that does.
 
     Returns:
         None if they agree, else the reason why the model can't be sampled this way.
@@ -52,11 +70,11 @@ def why_not(policy: Policy, generate: Generate) -> str | None:
     Raises:
         FloatingPointError: If not even a plain pass has finite logits.
     """
-    return checked_in_float32(policy, partial(_why_not, policy, generate))
+    return checked_in_float32(policy, partial(_why_not, policy, generate, between))
 
 
-def _why_not(policy: Policy, generate: Generate) -> str | None:
-    sampling, prompts = Sampling(group_size=3, max_new_tokens=6), made_up_prompts(policy)
+def _why_not(policy: Policy, generate: Generate, between: tuple[int, int]) -> str | None:
+    sampling, prompts = Sampling(group_size=3, max_new_tokens=6), made_up_prompts(policy, between)
     try:
         with misfits() as errors:
             rollouts = generate(prompts, sampling)
@@ -106,26 +124,47 @@ def _difference(gap: float, policy: Policy) -> str | None:
     return f"log-probabilities differ from a plain pass by {gap:.2g}, more than {allowed:g}"
 
 
-def why_not_real(
-    policy: Policy, rollouts: Rollouts, sampling: Sampling, *, name: str
-) -> str | None:
-    """Compares the longest, the shortest and a middle completion of a batch with plain passes.
+class RealTexts:
+    """Compares completions of real batches whenever texts grow longer than all before.
 
-    Engines ask for it in their first batch, and whenever texts are longer than any compared.
+    The first batch is therefore always compared. Where texts pass a length that matters to the
+    model, such as its window, made-up prompts of about that length are compared first.
 
     Args:
-        policy: Policy that has sampled them.
-        rollouts: Completions of at least one prompt.
-        sampling: Settings by which they were sampled.
+        policy: Policy that samples.
+        generate: Function that samples for made-up prompts, with several rows at once.
         name: Name of the engine, for the log.
-
-    Returns:
-        None if they agree, else the reason why the model can't be sampled this way.
     """
-    prompts = [len(prompt.token_ids) for prompt in rollouts.prompts]
-    counts = rollouts.num_tokens.tolist()
-    lengths = [prompts[n // rollouts.group_size] + count for n, count in enumerate(counts)]
-    order = sorted(range(len(lengths)), key=lambda n: lengths[n])
+
+    def __init__(self, policy: Policy, generate: Generate, name: str) -> None:
+        self._policy, self._generate, self._name = policy, generate, name
+        self.longest = 0
+        """Number of tokens of the longest text of a batch that has been compared."""
+
+    def why_not(self, rollouts: Rollouts, sampling: Sampling) -> str | None:
+        """Compares a batch with texts that are longer than all before.
+
+        Args:
+            rollouts: Completions of at least one prompt.
+            sampling: Settings by which they were sampled.
+
+        Returns:
+            None if they agree, else the reason why the model can't be sampled this way.
+        """
+        between = self.longest, longest_text(rollouts)
+        reason = None
+        if passes_length(self._policy, between):
+            reason = why_not(self._policy, self._generate, between)
+        reason = reason or _why_not_real(self._policy, rollouts, sampling, self._name)
+        if reason is None:
+            self.longest = between[1]
+        return reason
+
+
+def _why_not_real(policy: Policy, rollouts: Rollouts, sampling: Sampling, name: str) -> str | None:
+    """Compares the longest, the shortest and a middle completion of a batch with plain passes."""
+    lengths = text_lengths(rollouts)
+    order = lengths.argsort().tolist()
     rows = sorted({order[-1], order[0], order[len(order) // 2]})
     gap = compare(policy, rollouts, sampling, rows)
     reason = _difference(gap, policy)
@@ -133,9 +172,9 @@ def why_not_real(
         log.info(
             "%s: %d completions, with texts of up to %d tokens, agree with plain passes of the "
             "model within %.1g nats",
-            name,
+            one_line(name),
             len(rows),
-            lengths[order[-1]],
+            int(lengths.max()),
             gap,
         )
     return reason

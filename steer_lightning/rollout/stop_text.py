@@ -46,11 +46,11 @@ class StopText:
         return False
 
     def _is_new(self, tokens: Sequence[int]) -> bool:
-        """Whether the whole text holds a stop string, and did not without the newest token."""
+        """Tells whether the whole text holds a stop string only since the newest token."""
         text, earlier = self._decode(tokens), self._decode(tokens[:-1])
         return any(string in text and string not in earlier for string in self._strings)
 
     def _decode(self, tokens: Sequence[int]) -> str:
-        """Decodes tokens as rewards read them, see `decode_texts`."""
+        """Decodes all tokens; unlike `decode_texts`, with those that are no text for rewards."""
         text: str = self._tokenizer.decode(tokens, clean_up_tokenization_spaces=False)
         return text

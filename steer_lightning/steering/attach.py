@@ -27,14 +27,15 @@ def attach(
             model.generate(**inputs)
 
     Vectors for `tokens` other than `all` are told by `generate` which tokens are its prompt; in a
-    pass outside `generate`, what is read into an empty cache is the prompt. For `site` other than
-    `layer_output` the model reads five tokens here, which shows whether its site is what it is
-    said to be. The output of layers that hand on several streams, as in Gemma 3n and DeepSeek V4,
-    is refused in the first pass.
+    pass outside `generate`, what is read into an empty cache is the prompt. The model reads five
+    tokens here, which shows whether the site is what it is said to be, and whether a text reaches
+    the layers; with `layer_output` it does so unless the vectors are zero. The output of layers
+    that hand on several streams, as in Gemma 3n and DeepSeek V4, is refused in the first pass.
 
-    While anything is attached, `generate` does not compile the model. Vectors may be attached
-    before `torch.compile`, and then be scaled and removed; a compiled model is refused, unless
-    only its layers are compiled, each by itself. A model with changed weights must not be compiled.
+    While anything is attached, `generate` does not compile the model. A compiled model is refused,
+    unless only its layers are compiled, each by itself. Attach to the model as it was before
+    `torch.compile` instead: what was compiled of it, before or after, follows each attachment,
+    change of scale and removal, and is compiled anew at the next call.
 
     Args:
         model: Transformers causal language model.
@@ -48,8 +49,9 @@ def attach(
 
     Raises:
         ConfigError: If the vectors do not fit the model, whose error shows both widths or layer
-            counts; if their site is not what its name says; or if the model is compiled. Vectors
-            that fit but come from a model of another name only cause a warning.
+            counts; if their site is not what its name says, or their layer is one that no text
+            reaches; or if the model is compiled. Vectors that fit but come from a model of another
+            name only cause a warning.
     """
     if isinstance(vectors, (str, Path)):
         vectors = load_steering(vectors)

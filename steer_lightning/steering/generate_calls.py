@@ -2,11 +2,13 @@
 
 The prompt is what a call of `generate` is given, and the completion is what the call adds, however
 the tokens are read: with a cache or without, in chunks, after an earlier turn, or several at once.
+Tested with transformers 5.23.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,9 +93,21 @@ class _Generate(_InFront):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         before, self.watch.call = self.watch.call, _Call.begin(args, kwargs)
         try:
-            return self.__wrapped__(*args, **{**kwargs, "disable_compile": True})
+            return _uncompiled(self.__wrapped__, args, kwargs)
         finally:
             self.watch.call = before  # `generate` may call itself, as to draft tokens
+
+
+def _uncompiled(generate: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """Calls `generate` such that it does not compile; next to a config no settings are allowed."""
+    config = args[1] if len(args) > 1 else kwargs.get("generation_config")
+    if config is None:
+        return generate(*args, **{**kwargs, "disable_compile": True})
+    config = copy(config)
+    config.disable_compile = True
+    if len(args) > 1:
+        return generate(args[0], config, *args[2:], **kwargs)
+    return generate(*args, **{**kwargs, "generation_config": config})
 
 
 class _Prepare(_InFront):

@@ -55,12 +55,22 @@ def save_vectors(
         num_layers: Number of decoder layers of the model, for a tensor; L by default.
 
     Raises:
-        ConfigError: If a tensor's rows do not match `layers`, or a value is not finite.
+        ConfigError: If a tensor's rows do not match `layers`, a value is not finite, or `layers` or
+            `num_layers` comes with an object, which has its own.
         OSError: If the disk is full or the folder can't be written; the earlier file is left as it
             was.
     """
     if isinstance(vectors, torch.Tensor):
         vectors = _from_rows(vectors, layers, num_layers)
+    elif layers is not None or num_layers is not None:
+        given = "num_layers" if layers is None else "layers"
+        raise ConfigError(
+            given,
+            layers if given == "layers" else num_layers,
+            rule=f"can't be given with an object, whose layers are {list(vectors.layers)} of "
+            f"{vectors.num_layers}",
+            fix=f"Leave {given} out, or hand on the rows, `vectors.vectors`, for other layers",
+        )
     vectors.save(Path(path), base_model=base_model, revision=revision, step=step)
 
 

@@ -136,6 +136,22 @@ def parse_layers(
     return tuple(indices)
 
 
+def check_ascending(layers: str | Sequence[int], key: str = "model.steering.layers") -> None:
+    """Raises a ConfigError if the form of a choice of layers is wrong, or a list not ascending.
+
+    It is for choices beside which vectors may come later, a row for each layer in ascending order.
+    """
+    ascending = parse_layers(layers, key=key)
+    if not isinstance(layers, str) and list(layers) != list(ascending):
+        raise ConfigError(
+            key,
+            list(layers),
+            rule="must be in ascending order",
+            why="The rows of vectors are, and in another order they would change places",
+            fix=f"Set {list(ascending)}, and sort rows that belong to the layers in the same way",
+        )
+
+
 def in_layer_order(
     rows: torch.Tensor, layers: str | Sequence[int], num_layers: int, key: str = "layers"
 ) -> tuple[torch.Tensor, tuple[int, ...]]:

@@ -65,7 +65,7 @@ def has_cached_tokens(inputs: Mapping[str, Any]) -> bool:
 
 
 def _is_filled(cache: Any) -> bool:
-    """Whether a cache holds tokens; those of recurrent layers have states instead of a length."""
+    """Tells whether a cache holds tokens; that of recurrent layers has states, and no length."""
     for method in ("get_seq_length", "has_previous_state"):
         try:
             return int(getattr(cache, method)()) > 0

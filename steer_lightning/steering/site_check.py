@@ -1,6 +1,7 @@
 """The check that sites are where they are said to be, by one short pass of the model.
 
-A module that has a site's name may lie elsewhere, may never be called, or may be without effect.
+A module that has a site's name may lie elsewhere, may never be called, or may be without effect. A
+decoder layer may be one that no text reaches, such as those of Mllama that read pictures.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from steer_lightning.errors import ConfigError
+from steer_lightning.errors import UNKNOWN, ConfigError
 from steer_lightning.steering.layers import stream_width
 from steer_lightning.steering.model_parts import SeveralStreamsError, stream_of, with_stream
 from steer_lightning.steering.sites import MODULES, find_sites, named_sites
@@ -32,7 +33,7 @@ def check_sites(model: nn.Module, layers: nn.ModuleList, indices: Sequence[int],
         model: Language model with its weights.
         layers: Decoder layers of the model.
         indices: Indices of the steered layers.
-        site: Name of the place; the output of a layer needs no check.
+        site: Name of the place; of the output of a layer see `check_reached`.
 
     Raises:
         ConfigError: If a site is not what its name says; the error names the sites that are.
@@ -53,6 +54,45 @@ def check_sites(model: nn.Module, layers: nn.ModuleList, indices: Sequence[int],
     )
 
 
+def check_reached(model: nn.Module, layers: nn.ModuleList, indices: Sequence[int]) -> None:
+    """Checks that a text reaches some layers: that each is called in a short pass.
+
+    Args:
+        model: Language model with its weights.
+        layers: Decoder layers of the model.
+        indices: Indices of the layers; for none there is no pass.
+
+    Raises:
+        ConfigError: If one is not called, so that a vector there would have no effect.
+    """
+    called: set[int] = set()
+    handles = [
+        layers[k].register_forward_pre_hook(lambda module, args, k=k: called.add(k))
+        for k in indices
+    ]
+    try:
+        if indices:
+            _read_tokens(model)
+    finally:
+        for handle in handles:
+            handle.remove()
+    missing = [k for k in indices if k not in called]
+    if missing:
+        raise ConfigError(
+            "model.steering.layers",
+            UNKNOWN,
+            rule=f"a text does not reach the layers {missing} of {type(model).__name__}",
+            why="They read pictures or sound, so that their vectors would have no effect",
+            fix="Leave them out, or let their vectors be zero",
+        )
+
+
+def _read_tokens(model: nn.Module) -> None:
+    ids = torch.arange(3, 3 + NUM_TOKENS, device=next(model.parameters()).device)[None]
+    with torch.no_grad():
+        model(input_ids=ids, use_cache=False)
+
+
 def _fits(model: nn.Module, layers: nn.ModuleList, indices: Sequence[int], site: str) -> bool:
     try:
         find_sites(layers, indices, site)
@@ -66,13 +106,10 @@ def _why_not(
 ) -> str | None:
     places, width = find_sites(layers, indices, site), stream_width(model)
     looks = [_Look(layers[k], place, site, width) for k, place in zip(indices, places, strict=True)]
-    device = next(model.parameters()).device
-    ids = torch.arange(3, 3 + NUM_TOKENS, device=device)[None]
     try:
         for look in looks:
             look.begin()
-        with torch.no_grad():
-            model(input_ids=ids, use_cache=False)
+        _read_tokens(model)
     finally:
         for look in looks:
             look.end()

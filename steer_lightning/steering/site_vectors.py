@@ -14,7 +14,8 @@ from typing_extensions import Self
 
 from steer_lightning.errors import ConfigError
 from steer_lightning.steering.base import Batches, Steering
-from steer_lightning.steering.layers import find_layers, parse_layers, stream_width
+from steer_lightning.steering.layers import check_ascending, find_layers, parse_layers, stream_width
+from steer_lightning.steering.site_check import check_reached
 from steer_lightning.steering.sites import Site, find_sites
 from steer_lightning.steering.tokens import Tokens
 from steer_lightning.steering.units import measure_rms
@@ -34,8 +35,8 @@ class SiteVectors(Steering):
     """Vectors v_l in units of the activations at their places; subclasses say how they are made.
 
     Args:
-        layers: Layers to steer: `all`, a range such as `"8-15"` with both ends, or a list of
-            0-based indices.
+        layers: Layers to steer: `all`, a range such as `"8-15"` with both ends, or an ascending
+            list of 0-based indices.
         site: Place in a layer at which the vector is added: the output of the layer, as in the
             paper, or the output of its input norm, its attention, the norm before its MLP, or its
             MLP.
@@ -80,7 +81,7 @@ class SiteVectors(Steering):
         layers_path: str | None = None,
     ) -> None:
         super().__init__()
-        parse_layers(layers)
+        check_ascending(layers)
         if init_from is not None and not Path(init_from).is_file():
             raise ConfigError("model.steering.init_from", init_from, rule="there is no such file")
         self.chosen, self.site, self.tokens, self.scale = layers, site, tokens, scale
@@ -222,11 +223,20 @@ class SiteVectors(Steering):
     # ---- units
 
     def measure(self, model: nn.Module, batches: Batches) -> None:
-        """Sets the units to the size of the base's own activations; `scale: none` keeps 1."""
-        if self.scale == "none" or bool(self.units_measured):
+        """Sets the units to the size of the base's own activations; `scale: none` keeps 1.
+
+        Raises:
+            ConfigError: If a text does not reach the layers, or their activations have no size.
+        """
+        if bool(self.units_measured):
+            return
+        layers = find_layers(model, self.layers_path)
+        check_reached(model, layers, self.layers)
+        if self.scale == "none":
+            self.set_unit(torch.ones_like(self.unit))
             return
         plain = self.vectors.detach().clone()
-        places = find_sites(find_layers(model, self.layers_path), self.layers, self.site)
+        places = find_sites(layers, self.layers, self.site)
         self.set_unit(measure_rms(model, places, batches))
         if bool(plain.any()):
             self.set_vectors(plain)

@@ -13,11 +13,11 @@ from torch import nn
 
 from steer_lightning.errors import ConfigError
 from steer_lightning.steering.base import Attachment, ConstantVector
-from steer_lightning.steering.compiled import check_not_compiled
+from steer_lightning.steering.compiled import check_not_compiled, traced_anew
 from steer_lightning.steering.generate_calls import watched_generate
 from steer_lightning.steering.layers import find_layers, language_model
 from steer_lightning.steering.model_parts import stream_of, with_stream
-from steer_lightning.steering.site_check import check_sites
+from steer_lightning.steering.site_check import check_reached, check_sites
 from steer_lightning.steering.sites import Site, find_sites
 from steer_lightning.steering.tokens import Tokens, is_steered, roles_of_call
 
@@ -47,8 +47,8 @@ class HookedVectors(Attachment):
         scale: Factor on all vectors.
 
     Raises:
-        ConfigError: If the model is compiled around its places, or a place is not what its name
-            says.
+        ConfigError: If the model is compiled around its places, a place is not what its name says,
+            or a vector that is not zero lies at the output of a layer that no text reaches.
     """
 
     def __init__(self, model: nn.Module, vectors: Vectors, scale: float) -> None:
@@ -59,12 +59,15 @@ class HookedVectors(Attachment):
         places = find_sites(layers, vectors.layers, vectors.site)
         check_not_compiled(model, places)
         check_sites(model, layers, vectors.layers, vectors.site)
+        if vectors.site == "layer_output":
+            check_reached(model, layers, self._not_zero())
         self._constant: list[ConstantVector] = []
         base = language_model(model)
         self._generate = watched_generate(base)
         self._handles: list[Any] = [self._generate]
         for row, place in enumerate(places):
             self._handles.append(place.register_forward_hook(partial(self._add, row)))
+            self._handles.append(traced_anew(place))
         self._told: torch.Tensor | None = None
         self._steered: torch.Tensor | None = None  # (rows or 1, T, 1) bool of the pass under way
         self._num_last: object = 0  # positions of that pass for which logits are asked
@@ -72,7 +75,7 @@ class HookedVectors(Attachment):
         if self.needs_roles:
             self._parameters = list(inspect.signature(base.forward).parameters)
             look = base.register_forward_pre_hook(self._look, with_kwargs=True)
-            self._handles.append(look)
+            self._handles += [look, traced_anew(base)]
 
     def _look(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Finds out which tokens of a pass are steered.
@@ -123,6 +126,12 @@ class HookedVectors(Attachment):
             fix="Call the model that the vectors are attached to, or set "
             "model.steering.tokens: all",
         )
+
+    @torch.no_grad()
+    def _not_zero(self) -> list[int]:
+        """Returns the layers whose vectors would move something."""
+        vectors = self._vectors
+        return [layer for row, layer in enumerate(vectors.layers) if bool(vectors.plain(row).any())]
 
     def _plain(self, row: int) -> torch.Tensor:
         return self._vectors.plain(row, self.scale)

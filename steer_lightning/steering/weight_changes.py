@@ -14,7 +14,7 @@ from torch import nn
 
 from steer_lightning.errors import ConfigError
 from steer_lightning.steering.base import Attachment, ConstantVector, Steering
-from steer_lightning.steering.compiled import check_not_compiled
+from steer_lightning.steering.compiled import FreshTrace, check_not_compiled, traced_anew
 from steer_lightning.steering.generate_calls import watched_generate
 from steer_lightning.steering.layers import language_model
 from steer_lightning.steering.model_parts import output_layer
@@ -185,6 +185,8 @@ class ChangedWeights(Attachment):
         self._prepared: list[tuple[torch.Tensor, ...] | None] = [None] * len(self._places)
         watch = watched_generate(language_model(model))
         self._handles: list[Any] = [model.register_forward_pre_hook(self._stand_in), watch]
+        self._changed = {module for places in self._places for module, _ in places}
+        self._traces: list[FreshTrace] = []
 
     def _stand_in(self, module: nn.Module, args: object) -> None:
         """Places the weights before each pass; they stay, as checkpointing recomputes layers."""
@@ -196,6 +198,7 @@ class ChangedWeights(Attachment):
         if self.scale == 0:
             self._clear()
             return
+        self._traces = self._traces or [traced_anew(module) for module in self._changed]
         rows = zip(self._places, self._steering.changes, strict=True)
         for row, (places, numbers) in enumerate(rows):
             module, name = places[0]
@@ -225,6 +228,9 @@ class ChangedWeights(Attachment):
         for places in self._places:
             for module, name in places:
                 module.__dict__.pop(name, None)
+        for trace in self._traces:
+            trace.remove()
+        self._traces = []
 
     @contextmanager
     def constant(self) -> Iterator[Sequence[ConstantVector]]:

@@ -1,4 +1,4 @@
-"""Tells an error that says that memory ran out from all others."""
+"""The distinction between errors that say that memory ran out and all others."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ memory, and what CUDA and its libraries allocate by themselves, is told by the m
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error says that memory ran out."""
+    """Tells whether an error says that memory ran out."""
     if isinstance(error, torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(part in str(error) for part in MESSAGES)

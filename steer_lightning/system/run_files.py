@@ -43,6 +43,7 @@ import sys
 from pathlib import Path
 
 from steer_lightning.errors import ConfigError
+from steer_lightning.system.printable import one_line
 
 if sys.platform != "win32":
     import fcntl
@@ -65,7 +66,7 @@ ROLLOUTS = "rollouts.parquet"
 """All completions of a run that has ended, joined from `ROLLOUT_PARTS`."""
 
 SKIPPED = "skipped"
-"""A folder with the batches whose update was skipped, since its gradient was not finite."""
+"""A folder with the batches of skipped optimizer steps, whose gradient was not finite."""
 
 EVERY_VECTORS = "vectors"
 """A folder with the vectors of earlier steps, where `VectorCheckpoint` keeps them all."""
@@ -232,6 +233,6 @@ def _take_lock(descriptor: int) -> bool:
         log.warning(
             "this file system has no locks (%s): a second start of the same command would go on "
             "from a run that is still under way",
-            error,
+            one_line(error),
         )
     return True

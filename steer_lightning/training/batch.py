@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 
-from steer_lightning.rollout.completions import longest_text
 from steer_lightning.training.skipped_layers import KeptStream
 from steer_lightning.types import Rollouts
 
@@ -27,8 +26,6 @@ class Batch:
     takes_part: torch.Tensor
     """Whether each completion, of all processes, takes part in the update, (B, G) bool. One that
     does not counts as if it had not been sampled."""
-    longest: int
-    """Number of tokens of the longest text, prompt included, of all processes."""
 
     @classmethod
     def alone(cls, rollouts: Rollouts, advantages: torch.Tensor) -> Batch:
@@ -42,9 +39,8 @@ class Batch:
             rollouts=rollouts,
             own=torch.arange(len(rollouts.prompts)),
             advantages=advantages,
-            num_tokens=rollouts.num_tokens.view(advantages.shape),
+            num_tokens=rollouts.completion_mask.sum(1).view(advantages.shape),
             takes_part=torch.ones_like(advantages, dtype=torch.bool),
-            longest=longest_text(rollouts),
         )
 
 

@@ -13,7 +13,7 @@ from steer_lightning.errors import ConfigError
 from steer_lightning.losses import Loss, needs_of
 from steer_lightning.model.head import TokenStates
 from steer_lightning.model.policy import Policy
-from steer_lightning.rollout.completions import left_padded
+from steer_lightning.rollout.completions import left_padded, text_lengths
 from steer_lightning.rollout.exact_engine import blocks
 from steer_lightning.system.collectives import gather_objects, world_size
 from steer_lightning.training.batch import Batch, KeptMicroBatch, MicroBatch, MiniBatch
@@ -60,9 +60,19 @@ class BatchGradient:
         if self.kept_tokens < 0:
             raise ConfigError("model.kept_tokens", self.kept_tokens, rule="must be 0 or more")
         self._needs = needs_of(self.loss)
-        self.packed, self.kept_tokens = self.packed and not self.exact, self.kept_tokens
-        kinds = (PackedForward if self.packed else PaddedForward), BlockForward
-        self._forward: Forward = kinds[self.exact](self.policy)
+        self.packed = self.packed and not self.exact
+        self.forward: Forward = (
+            BlockForward(self.policy)
+            if self.exact
+            else PackedForward(self.policy)
+            if self.packed
+            else PaddedForward(self.policy)
+        )
+
+    @property
+    def is_off_policy(self) -> bool:
+        """Whether completions come from another distribution than the policy's on purpose."""
+        return self._needs.base_sampling is not None
 
     # ---- choosing what is read
 
@@ -114,29 +124,39 @@ class BatchGradient:
 
         Each pass gathers the weights of the base, so that all of them must take part.
         """
-        pad = self.policy.pad_token_id
 
-        def kept(rows: MicroBatch, is_idle: bool = False) -> KeptMicroBatch:
-            stream = KeptStream(skipped, num_reads) if skipped else None
-            prepared = self._forward.prepare(rows)
+        def kept(micro_batch: MicroBatch, is_idle: bool = False) -> KeptMicroBatch:
             return KeptMicroBatch(
-                micro_batch=rows, prepared=prepared, stream=stream, is_idle=is_idle
+                micro_batch=micro_batch,
+                prepared=self.forward.prepare(micro_batch),
+                stream=KeptStream(skipped, num_reads) if skipped else None,
+                is_idle=is_idle,
             )
 
-        cut = block_micro_batches if self.exact else micro_batches
-        found = [kept(rows) for rows in cut(rollouts, rows, self.max_tokens, pad)]
+        found = [kept(cut) for cut in self.micro_batches_of(rollouts, rows)]
         for _ in range(self.policy.sharding.most_passes(len(found)) - len(found)):
-            first = next(micro_batches(rollouts, torch.tensor([0]), self.max_tokens, pad))
-            found.append(kept(first, is_idle=True))
+            found.append(
+                kept(next(self.micro_batches_of(rollouts, torch.tensor([0]))), is_idle=True)
+            )
         return found
+
+    def micro_batches_of(self, rollouts: Rollouts, rows: torch.Tensor) -> Iterator[MicroBatch]:
+        """Cuts rows into micro-batches.
+
+        Args:
+            rollouts: Completions.
+            rows: Indices of the rows to take, (n,) int64.
+        """
+        cut = block_micro_batches if self.exact else micro_batches
+        return cut(rollouts, rows, self.max_tokens, self.policy.pad_token_id)
 
     # ---- reading
 
-    def accumulate(self, step: MiniBatch) -> Totals:
+    def accumulate(self, mini_batch: MiniBatch) -> Totals:
         """Leaves the gradient of this process's share in the `.grad` of the trained parameters.
 
         Args:
-            step: Completions to learn from.
+            mini_batch: Completions to learn from.
 
         Returns:
             Sums over the micro-batches.
@@ -145,35 +165,36 @@ class BatchGradient:
             parameter.grad = torch.zeros_like(parameter)
         totals = Totals()
         with self._passes():
-            for kept in step.micro_batches:
+            for kept in mini_batch.micro_batches:
                 if self._needs.reference and kept.reference_logprobs is None:
                     kept.reference_logprobs = self._logprobs(kept, of_base=True)
                 with self._token_states(kept, self._needs.entropy) as found:
                     if kept.is_idle:
                         torch.autograd.backward((found.logprobs * 0).sum())
                         continue
-                    inputs = _inputs(step, kept, found)
+                    inputs = _inputs(mini_batch, kept, found)
                     output: LossOutput = self.loss(inputs)
                     torch.autograd.backward(output.loss)
                 totals.add(inputs, output)
         return totals
 
     def read_longest(self, rollouts: Rollouts) -> tuple[MicroBatch, torch.Tensor]:
-        """Reads the micro-batch that begins with the longest row.
+        """Reads the micro-batch that holds the longest row.
 
         Returns:
             The micro-batch, and the log-probabilities of its completions in nats, (n, T).
         """
-        every, pad = torch.arange(len(rollouts.texts)), self.policy.pad_token_id
-        rows = next(micro_batches(rollouts, every, self.max_tokens, pad))
+        lengths = text_lengths(rollouts)
+        cut = self.micro_batches_of(rollouts, torch.arange(len(lengths)))
+        longest = next(found for found in cut if int(lengths.argmax()) in found.rows)
         with self._passes():
-            kept = KeptMicroBatch(micro_batch=rows, prepared=self._forward.prepare(rows))
-            return rows, self._logprobs(kept)
+            kept = KeptMicroBatch(micro_batch=longest, prepared=self.forward.prepare(longest))
+            return longest, self._logprobs(kept)
 
-    def measure(self, step: MiniBatch) -> None:
+    def measure(self, mini_batch: MiniBatch) -> None:
         """Stores the policy's log-probabilities in the micro-batches, before the vectors change."""
         with self._passes():
-            for kept in step.micro_batches:
+            for kept in mini_batch.micro_batches:
                 kept.old_logprobs = self._logprobs(kept)
 
     def reference_logprobs(self, rollouts: Rollouts) -> torch.Tensor:
@@ -198,7 +219,7 @@ class BatchGradient:
     @contextmanager
     def _passes(self) -> Iterator[None]:
         """Prepares the model to read micro-batches within the block."""
-        with self.policy.checkpointed(self.activation_checkpointing), self._forward.passes():
+        with self.policy.checkpointed(self.activation_checkpointing), self.forward.passes():
             yield
 
     @contextmanager
@@ -206,24 +227,24 @@ class BatchGradient:
         self, kept: KeptMicroBatch, with_entropy: bool = False
     ) -> Iterator[TokenStates]:
         skipping = kept.stream.one_pass() if kept.stream else nullcontext()
-        reading = self._forward.token_states(kept.prepared, self.temperature, with_entropy)
+        reading = self.forward.token_states(kept.prepared, self.temperature, with_entropy)
         with skipping, reading as found:
             yield found
 
 
-def _inputs(step: MiniBatch, kept: KeptMicroBatch, found: TokenStates) -> LossInputs:
+def _inputs(mini_batch: MiniBatch, kept: KeptMicroBatch, found: TokenStates) -> LossInputs:
     """Returns the loss's inputs for a micro-batch."""
-    rows, device = kept.micro_batch, found.logprobs.device
+    micro_batch, device = kept.micro_batch, found.logprobs.device
     if kept.old_logprobs is None:  # the first step: the policy has not moved yet
         kept.old_logprobs = found.logprobs.detach()
     return LossInputs(
         logprobs=found.logprobs,
         old_logprobs=kept.old_logprobs,
-        sampling_logprobs=rows.sampling_logprobs.to(device),
-        mask=rows.completion_mask.to(device),
-        advantages=step.advantages[rows.rows].to(device),
-        num_rows=step.num_rows,
-        num_tokens=step.num_tokens,
+        sampling_logprobs=micro_batch.sampling_logprobs.to(device),
+        mask=micro_batch.completion_mask.to(device),
+        advantages=mini_batch.advantages[micro_batch.rows].to(device),
+        num_rows=mini_batch.num_rows,
+        num_tokens=mini_batch.num_tokens,
         reference_logprobs=kept.reference_logprobs,
         entropy=found.entropy,
     )
@@ -244,11 +265,9 @@ def micro_batches(
     Yields:
         Micro-batches that hold each row once.
     """
-    prompt_lengths = torch.tensor([len(p.token_ids) for p in rollouts.prompts]).repeat_interleave(
-        rollouts.group_size
-    )
-    lengths = rollouts.completion_mask.sum(1)
-    order = sorted(rows.tolist(), key=lambda n: (-int(prompt_lengths[n] + lengths[n]), n))
+    lengths, texts = rollouts.completion_mask.sum(1), text_lengths(rollouts)
+    prompt_lengths = texts - lengths
+    order = sorted(rows.tolist(), key=lambda n: (-int(texts[n]), n))
     chosen: list[int] = []
     prompt_width = width = 0
     for n in order:
@@ -281,7 +300,7 @@ def block_micro_batches(
         for block in blocks(rollouts, group, max_tokens):
             chosen = [n for n in block if n in wanted]
             if chosen:
-                width = int(rollouts.num_tokens[block].max())
+                width = int(rollouts.completion_mask.sum(1)[block].max())
                 read = _build(rollouts, block, width, pad)
                 yield replace(_build(rollouts, chosen, width, pad), block=read)
 
@@ -306,7 +325,7 @@ def _build(rollouts: Rollouts, rows: list[int], width: int, pad: int) -> MicroBa
 
 
 class Totals:
-    """Sums over the micro-batches of an update.
+    """Sums over the micro-batches of an optimizer step.
 
     Attributes:
         loss: Sum of the losses.

@@ -19,7 +19,7 @@ from steer_lightning.rewards import MathReward, RewardSum, Scores, WeightedRewar
 from steer_lightning.rollout import RolloutEngine, Sampling, completions_of
 from steer_lightning.rollout.completions import longest_text
 from steer_lightning.system.collectives import gather_objects, rank, world_size
-from steer_lightning.training.step import Rows, Sampled
+from steer_lightning.training.step import CompletionFigures, Sampled
 from steer_lightning.types import Prompt, Rollouts
 
 
@@ -121,7 +121,7 @@ class Sampler:
                 )
         seconds = time.perf_counter() - start
         scores = scoring.result(completions_of(rollouts))  # None where unscored
-        rows = gather_rows(rollouts, scores, seconds)  # the rows of all processes
+        rows = gather_figures(rollouts, scores, seconds)  # the rows of all processes
         return Sampled(**vars(rows), rollouts=rollouts, scores=scores, own=own)
 
 
@@ -171,7 +171,7 @@ def who_takes_part(sampled: Sampled, num_groups: int, mask_overlong: bool) -> to
 # ---- joining the tables of all processes, and of several rounds
 
 
-def gather_rows(rollouts: Rollouts, scores: Scores, rollout_seconds: float) -> Rows:
+def gather_figures(rollouts: Rollouts, scores: Scores, rollout_seconds: float) -> CompletionFigures:
     """Joins the rows of all processes: a few numbers a completion, no text.
 
     Args:
@@ -195,7 +195,7 @@ def gather_rows(rollouts: Rollouts, scores: Scores, rollout_seconds: float) -> R
         (own, own_parts, scores.outcomes, longest_text(rollouts), rollout_seconds)
     )
     tables, parts, outcomes, longest_texts, seconds = zip(*found, strict=True)
-    return Rows(
+    return CompletionFigures(
         **{name: interleave([table[name] for table in tables]) for name in own},
         parts={name: interleave([table[name] for table in parts]) for name in own_parts},
         outcomes=_added_up(outcomes),

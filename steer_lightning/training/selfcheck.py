@@ -16,28 +16,28 @@ from steer_lightning.model.padding import COMPLETION_LENGTHS, leaks
 from steer_lightning.model.plain_pass import (
     gap_of,
     logprobs_of,
-    misfits,
     plain_logits,
     tolerance,
 )
 from steer_lightning.model.policy import Policy
-from steer_lightning.model.precision import checked_in_float32
-from steer_lightning.rollout.selfcheck import made_up_prompts
+from steer_lightning.model.precision import checked_in_float32, misfits
+from steer_lightning.rollout.selfcheck import SHORT, made_up_prompts, passes_length
 from steer_lightning.system.collectives import gather_objects
+from steer_lightning.system.printable import one_line
 from steer_lightning.training.batch import MicroBatch
 from steer_lightning.training.forward import Forward
 from steer_lightning.training.gradient import BatchGradient, micro_batches
 from steer_lightning.training.packing import PackedForward
-from steer_lightning.training.padding import PaddedForward
 from steer_lightning.training.skipped_layers import KeptStream, SkippedLayers
 from steer_lightning.types import Rollouts
 
 log = logging.getLogger(__name__)
 
 
-def made_up_rollouts(policy: Policy) -> Rollouts:
+def made_up_rollouts(policy: Policy, between: tuple[int, int] = SHORT) -> Rollouts:
     """Makes up completions of the prompts of `made_up_prompts`."""
-    prompts, size, width = made_up_prompts(policy), len(COMPLETION_LENGTHS), max(COMPLETION_LENGTHS)
+    prompts = made_up_prompts(policy, between)
+    size, width = len(COMPLETION_LENGTHS), max(COMPLETION_LENGTHS)
     vocabulary = policy.model.config.get_text_config().vocab_size
     shape = (len(prompts) * size, width)
     ids = torch.randint(vocabulary, shape, generator=torch.Generator().manual_seed(1))
@@ -180,21 +180,21 @@ def why_not_packed(policy: Policy) -> str | None:
     return checked_in_float32(policy, check)
 
 
-def why_not_one_by_one(policy: Policy) -> str | None:
-    """Compares single rows, read as the update reads them, with plain passes.
+def why_not_made_up(gradient: BatchGradient, between: tuple[int, int] = SHORT) -> str | None:
+    """Compares made-up rows, read in micro-batches as the update reads them, with plain passes.
 
     Args:
-        policy: Policy that reads.
+        gradient: Gradient that reads.
+        between: Length above which lengths matter, and the longest one that does.
 
     Returns:
         None if they agree, else the reason why an update would be wrong.
     """
-    rollouts, forward = made_up_rollouts(policy), PaddedForward(policy)
-    every = torch.arange(len(rollouts.texts))
-    alone = list(micro_batches(rollouts, every, max_tokens=1, pad=policy.pad_token_id))
+    policy, rollouts = gradient.policy, made_up_rollouts(gradient.policy, between)
+    cut = list(gradient.micro_batches_of(rollouts, torch.arange(len(rollouts.texts))))
 
     def check() -> str | None:
-        reasons = (why_not_by(policy, forward, rows) for rows in alone)
+        reasons = (why_not_by(policy, gradient.forward, rows) for rows in cut)
         return next(filter(None, reasons), None)
 
     return checked_in_float32(policy, check)
@@ -220,7 +220,7 @@ def fastest(gradient: BatchGradient) -> BatchGradient:
     if policy.takes_padding:
         return found
     found = replace(found, max_tokens=1)
-    reason = why_not_one_by_one(policy)
+    reason = why_not_made_up(found)
     return found if reason is None else slower(found, reason)
 
 
@@ -232,22 +232,30 @@ def slower(gradient: BatchGradient, reason: str) -> BatchGradient:
         reason: Reason why it is wrong.
 
     Raises:
-        ConfigError: If there is no slower way.
+        ConfigError: If there is no slower way, or the way is given by `exact`.
     """
     kind = type(gradient.policy.model).__name__
+    if gradient.exact:
+        raise ConfigError(
+            "model.exact",
+            True,
+            rule=f"can't be kept with {kind}: a row read for the update is not what it reads",
+            why=f"The {reason}",
+            fix="Set model.exact: false, with which the reading that is right is looked for",
+        )
     if gradient.packed:
         log.warning(
             "rows of %s can't be packed for the update (%s): they are padded, which is slower",
-            kind,
-            reason,
+            one_line(kind),
+            one_line(reason),
         )
         return replace(gradient, packed=False, kept_tokens=0)
     if gradient.max_tokens > 1:
         log.warning(
             "rows of %s can't be padded for the update (%s): they are read one at a time, which "
             "is slower",
-            kind,
-            reason,
+            one_line(kind),
+            one_line(reason),
         )
         return replace(gradient, max_tokens=1)
     raise ConfigError(
@@ -262,7 +270,8 @@ def slower(gradient: BatchGradient, reason: str) -> BatchGradient:
 class RealRows:
     """Compares rows of real batches whenever texts grow longer than all that have been compared.
 
-    The first batch is therefore always compared.
+    The first batch is therefore always compared. Where texts pass a length that matters to the
+    model, such as its window, made-up rows of about that length are compared first.
     """
 
     def __init__(self) -> None:
@@ -271,6 +280,8 @@ class RealRows:
 
     def right(self, gradient: BatchGradient, rollouts: Rollouts, longest: int) -> BatchGradient:
         """Returns a gradient that is right for a batch: the same, or a slower one with a warning.
+
+        All processes call it together.
 
         Args:
             gradient: Gradient that is about to read the batch.
@@ -287,10 +298,14 @@ class RealRows:
 
     def _why_not(self, gradient: BatchGradient, rollouts: Rollouts, longest: int) -> str | None:
         """Compares three rows on each process, since a sharded base takes equally many passes."""
-        policy = gradient.policy
+        policy, between = gradient.policy, (self.longest, longest)
+        if passes_length(policy, between):
+            reason = why_not_made_up(gradient, between)
+            if reason is not None:
+                return reason
         rows, logprobs = gradient.read_longest(rollouts)
-        last = len(rows.groups) - 1
-        chosen = [0, last // 2, last]  # the longest comes first
+        order = rows.mask.sum(1).argsort().tolist()
+        chosen = [order[-1], order[len(order) // 2], order[0]]
         gap = gap_to_plain(policy, rows, logprobs, chosen, gradient.temperature)
         worst = max(gather_objects(gap))
         reason = _difference(worst, policy)

@@ -12,7 +12,7 @@ from steer_lightning.types import Rollouts
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rows:
+class CompletionFigures:
     """A few numbers of each completion of a step's batch: B prompts, G completions each."""
 
     rewards: torch.Tensor
@@ -34,7 +34,7 @@ class Rows:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sampled(Rows):
+class Sampled(CompletionFigures):
     """The completions of B prompts, with their rewards."""
 
     rollouts: Rollouts

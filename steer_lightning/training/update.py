@@ -14,7 +14,6 @@ from steer_lightning.errors import ConfigError
 from steer_lightning.system.collectives import sum_gradients
 from steer_lightning.training.batch import Batch, MiniBatch
 from steer_lightning.training.gradient import BatchGradient, Totals, gather_totals
-from steer_lightning.training.selfcheck import RealRows
 from steer_lightning.training.step import UpdateResult
 
 log = logging.getLogger(__name__)
@@ -68,7 +67,6 @@ class Updater:
     state of the optimizer or of the clip.
 
     Args:
-        gradient: Object that accumulates the gradient.
         clip: Clip of the gradient.
         optimizer: Optimizer of the trained parameters.
         scheduler: Scheduler of the learning rate, which counts batches.
@@ -76,13 +74,10 @@ class Updater:
             default: none.
         steps: Number of optimizer steps on a batch.
         seed: Seed of the run, from which mini-batches are drawn.
-        off_policy: Whether completions come from another distribution than the policy's on purpose.
-        exact: Whether the log-probabilities of the sampler must be the trainer's to the last bit.
     """
 
     def __init__(
         self,
-        gradient: BatchGradient,
         clip: Clip,
         optimizer: torch.optim.Optimizer,
         scheduler: torch.optim.lr_scheduler.LRScheduler,
@@ -90,38 +85,40 @@ class Updater:
         counted: Any = None,
         steps: OptimizerSteps = OptimizerSteps(),  # frozen
         seed: int = 0,
-        off_policy: bool = False,
-        exact: bool = False,
     ) -> None:
-        self.gradient, self.clip = gradient, clip
+        self.clip = clip
         self.optimizer, self.scheduler = optimizer, scheduler
         self.counted = counted or optimizer
-        self.steps, self.seed, self.off_policy, self.exact = steps, seed, off_policy, exact
-        self._real_rows = RealRows()
+        self.steps, self.seed = steps, seed
         self._has_warned = False
 
-    def update(self, batch: Batch, step: int) -> UpdateResult:
+    def update(self, gradient: BatchGradient, batch: Batch, step: int) -> UpdateResult:
         """Takes the optimizer steps of a batch.
 
         Args:
+            gradient: Object that accumulates the gradient.
             batch: Batch of all processes.
             step: Number of the training step.
+
+        Raises:
+            RuntimeError: If `gradient.exact`, and log-probabilities of the sampler are not exactly
+                the trainer's.
         """
-        if batch.longest > self._real_rows.longest:
-            self.gradient = self._real_rows.right(self.gradient, batch.rollouts, batch.longest)
         learning_rate = self.optimizer.param_groups[0]["lr"]
-        mini_batches = self._mini_batches(batch, step)
+        mini_batches = self._mini_batches(gradient, batch, step)
         last = self.steps.total - 1
         totals, norms = Totals(), []
         for number in range(last + 1):
-            found, norm = self._accumulate(mini_batches[number % len(mini_batches)])
+            found, norm = self._accumulate(gradient, mini_batches[number % len(mini_batches)])
             # also when no group has signal: momentum goes on
             (self.counted if number == last else self.optimizer).step()
             totals.join(found)
             norms.append(norm)
         self.scheduler.step()  # also when the update was skipped
-        mismatch = {} if self.off_policy else totals.mismatch
-        self._compare(mismatch, step)
+        mismatch = {} if gradient.is_off_policy else totals.mismatch
+        if gradient.exact:
+            _check_exact(mismatch, step)
+        self._warn_of_mismatch(gradient.policy.model.dtype, mismatch, step)
         taken = [norm for norm in norms if norm is not None]
         return UpdateResult(
             loss=totals.loss / len(norms),
@@ -132,8 +129,8 @@ class Updater:
             learning_rate=learning_rate,
         )
 
-    def _mini_batches(self, batch: Batch, step: int) -> list[MiniBatch]:
-        gradient, skipped = self.gradient, self.gradient.skipped_layers()
+    def _mini_batches(self, gradient: BatchGradient, batch: Batch, step: int) -> list[MiniBatch]:
+        skipped = gradient.skipped_layers()
         found = [  # all but the first are measured now: the policy will have moved by their turn
             gradient.plan(batch, chosen, num_reads=self.steps.num_passes + (k > 0), skipped=skipped)
             for k, chosen in enumerate(self.steps.split(batch, self.seed, step))
@@ -142,15 +139,17 @@ class Updater:
             gradient.measure(later)
         return found
 
-    def _accumulate(self, mini_batch: MiniBatch) -> tuple[Totals, float | None]:
+    def _accumulate(
+        self, gradient: BatchGradient, mini_batch: MiniBatch
+    ) -> tuple[Totals, float | None]:
         """Leaves the clipped gradient of all processes in `.grad`; None if the step is skipped.
 
         Returns:
             Totals of all processes, and the norm before clipping, or None.
         """
-        steering = self.gradient.policy.steering
+        steering = gradient.policy.steering
         parameters = list(steering.parameters())
-        own = self.gradient.accumulate(mini_batch)
+        own = gradient.accumulate(mini_batch)
         gradients = [p.grad for p in parameters if p.grad is not None]
         sum_gradients(gradients)  # the one thing of any size that is ever sent
         totals = gather_totals(own, parameters)
@@ -161,16 +160,12 @@ class Updater:
         steering.zero_grad()  # so the optimizer changes nothing; the step counts all the same
         return totals, None
 
-    def _compare(self, mismatch: Mapping[str, float], step: int) -> None:
+    def _warn_of_mismatch(
+        self, dtype: torch.dtype, mismatch: Mapping[str, float], step: int
+    ) -> None:
         """Warns once if the sampler and the trainer disagree: the update would be off policy."""
-        if self.exact and mismatch.get("max", 0.0) > 0:
-            raise RuntimeError(
-                f"step {step}: log-probabilities of the sampler and the trainer differ by up to "
-                f"{mismatch['max']:.2g} nats, though model.exact is true: the model's kernels are "
-                "not deterministic. Try trainer.deterministic: warn, or model.exact: false"
-            )
-        single = self.gradient.policy.model.dtype == torch.float32
-        if self._has_warned or mismatch.get("mean", 0.0) <= (1e-3 if single else 0.05):
+        allowed = 1e-3 if dtype == torch.float32 else 0.05
+        if self._has_warned or mismatch.get("mean", 0.0) <= allowed:
             return
         self._has_warned = True
         log.warning(
@@ -180,4 +175,14 @@ class Updater:
             step,
             mismatch["mean"],
             mismatch["max"],
+        )
+
+
+def _check_exact(mismatch: Mapping[str, float], step: int) -> None:
+    """Raises a RuntimeError if a log-probability of the sampler is not exactly the trainer's."""
+    if mismatch.get("max", 0.0) > 0:
+        raise RuntimeError(
+            f"step {step}: log-probabilities of the sampler and the trainer differ by up to "
+            f"{mismatch['max']:.2g} nats, though model.exact is true: the model's kernels are "
+            "not deterministic. Try trainer.deterministic: warn, or model.exact: false"
         )

@@ -180,21 +180,21 @@ def test_result_files_work_on_a_gpu(root: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen2", "gemma3", "gpt_neox"])
-def test_recorded_passes_draw_the_same_tokens(
+def test_captured_passes_draw_the_same_tokens(
     architecture: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Rows end here and there, and wait; the same policy is steered otherwise the second time."""
     policy = on("cuda", architecture)
     prompts = make_prompts([f"{text} {k}" for k in range(4) for text in TEXTS])
     sampling = Sampling(group_size=8, max_new_tokens=200, eos_token_ids=[60, 61])
-    recording, plain = DecodeEngine(8000), DecodeEngine(8000, cuda_graphs=False)
-    for engine in (recording, plain):
+    capturing, plain = DecodeEngine(8000), DecodeEngine(8000, cuda_graphs=False)
+    for engine in (capturing, plain):
         engine.setup(policy)
-    assert recording._record is not None, caplog.text
+    assert capturing._graphs is not None, caplog.text
     for scale in (1.0, -3.0):
         policy.steering.set_vectors(policy.steering.vectors.detach() * scale)
         found, expected = (
-            engine.generate(prompts, sampling, seed=1, step=2) for engine in (recording, plain)
+            engine.generate(prompts, sampling, seed=1, step=2) for engine in (capturing, plain)
         )
         assert torch.equal(found.completion_ids, expected.completion_ids)
         torch.testing.assert_close(found.logprobs, expected.logprobs, atol=1e-4, rtol=0)

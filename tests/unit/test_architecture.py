@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -147,6 +148,49 @@ def test_what_is_tested_as_a_whole_is_there() -> None:
 @pytest.mark.parametrize("folder", sorted({x.parent for x in UNIT.rglob("*.py")}), ids=below)
 def test_rooms_of_unit_tests_are_rooms(folder: Path) -> None:
     assert any((home / below(folder)).is_dir() for home in (PACKAGE, ROOT))
+
+
+ARCHITECTURE = (ROOT / "docs/architecture.md").read_text()
+HARMLESS = {"device", "is_distributed", "rank", "world_size"}
+"""Functions of `system.collectives` for which no process waits for another."""
+
+
+def test_the_docs_list_every_collective_call() -> None:
+    """By the files that import them, so that whoever adds one reads what it must hold to."""
+    expected: dict[str, set[str]] = {}
+    for file in FILES:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ImportFrom) and str(node.module).endswith("collectives"):
+                for name in {alias.name for alias in node.names} - HARMLESS:
+                    expected.setdefault(name, set()).add(file.relative_to(PACKAGE).as_posix())
+    section = ARCHITECTURE.partition("**Collective calls**")[2].partition("\n**")[0]
+    rows = re.findall(r"^\| `(\w+)` \| (.*) \|$", section, re.MULTILINE)
+    assert {name: set(re.findall(r"`(\S+\.py)`", cell)) for name, cell in rows} == expected
+
+
+@pytest.mark.parametrize("room", ["system", "model", "rollout", "training"])
+def test_the_docs_name_every_file_of_a_room(room: str) -> None:
+    section = ARCHITECTURE.partition("## Rooms")[2].partition("\n## ")[0]
+    rows = section.partition(f"| `{room}/` |")[2]
+    names = re.findall(r"`(\w+)`", re.split(r"\n\| `", rows)[0])
+    assert {file.stem for file in (PACKAGE / room).glob("*.py")} - {"__init__"} <= set(names)
+
+
+DOORS = {
+    *("model.attention", "model.base", "model.folded_biases", "model.head", "model.layer_stream"),
+    *("model.policy", "model.recurrence", "model.replaced_forward", "model.rotary"),
+    *("rollout.generate_engine", "steering.generate_calls", "steering.layers"),
+    *("steering.model_parts", "steering.sites"),
+}
+"""Files that know what lies inside a model of transformers."""
+
+
+def test_doors_name_the_lowest_version_as_the_one_they_were_tested_with() -> None:
+    lowest = re.findall(r'"transformers>=(.*)"', (ROOT / "pyproject.toml").read_text())
+    tested = re.compile(r"Tested with[^.]* transformers (\S+)\.")
+    docs = {dotted(file): ast.get_docstring(ast.parse(file.read_text())) or "" for file in FILES}
+    found = {name: tested.findall(" ".join(text.split())) for name, text in docs.items()}
+    assert {name: x for name, x in found.items() if x} == dict.fromkeys(DOORS, lowest)
 
 
 CHECKS = {

@@ -17,7 +17,12 @@ from steer_lightning.rewards import FormatReward, WeightedReward
 from steer_lightning.rollout import Sampling, completions_of
 from steer_lightning.steering import LoRA
 from steer_lightning.testing import save_tiny, tiny_model
+from steer_lightning.training.gradient import BatchGradient
+from steer_lightning.training.kl_in_reward import KLInReward
+from steer_lightning.training.selfcheck import RealRows
+from steer_lightning.training.step import Sampled
 from steer_lightning.training.update import OptimizerSteps
+from tests.no_eos import save_without_eos
 from tests.unit.training.helpers import PROMPTS, gradient
 
 
@@ -93,6 +98,41 @@ def test_an_exact_module_has_a_ratio_of_exactly_1(tmp_path: Path, exact: bool) -
     assert all((gap == 0.0) == exact for gap in found), found
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_a_reading_that_real_rows_show_to_be_wrong_serves_the_kl_no_more_than_the_gradient(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = SteeringModule(
+        base=save_tiny(tmp_path / "base"),
+        sampling=Sampling(group_size=2, max_new_tokens=4),
+        rewards=[WeightedReward(reward=FormatReward("[a-m]"))],
+        kl_in_reward=KLInReward(weight=0.1),
+    )
+    data = PromptDataModule(
+        train=Arithmetic(num_problems=2), template=PlainTemplate("{question}="), batch_size=2
+    )
+    measured: list[bool] = []
+    measure = KLInReward.measure
+
+    def watched(self: KLInReward, gradient: BatchGradient, sampled: Sampled) -> torch.Tensor:
+        measured.append(gradient.packed)
+        return measure(self, gradient, sampled)
+
+    monkeypatch.setattr(KLInReward, "measure", watched)
+    reasons = iter(["test"])
+    monkeypatch.setattr(RealRows, "_why_not", lambda *args: next(reasons, None))
+    L.Trainer(
+        max_steps=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=tmp_path,
+    ).fit(module, data)
+    assert measured == [False]
+    assert not module.batch_gradient.packed
+
+
 def test_a_module_pads_where_packing_is_not_right(
     tmp_path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -102,3 +142,31 @@ def test_a_module_pads_where_packing_is_not_right(
         module.on_fit_start()
     assert not module.batch_gradient.packed
     assert "rows of FalconForCausalLM can't be packed" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("stop_strings", "eval_sampling", "keys"),
+    [
+        ([], None, "model.sampling and model.eval_sampling"),
+        (["a"], None, None),
+        (["a"], Sampling(), "model.eval_sampling"),
+        ([], Sampling(stop_strings=["a"]), "model.sampling"),
+    ],
+)
+def test_completions_that_nothing_ends_are_told(
+    tmp_path: Path,
+    stop_strings: list[str],
+    eval_sampling: Sampling | None,
+    keys: str | None,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    module = SteeringModule(
+        base=save_without_eos(tmp_path),
+        sampling=Sampling(stop_strings=stop_strings),
+        eval_sampling=eval_sampling,
+    )
+    module.policy.load()
+    module.on_fit_start()
+    told = [x for x in caplog.text.splitlines() if "names an EOS token" in x]
+    assert len(told) == (keys is not None)
+    assert all(line.endswith(f" stop_strings of {keys}.") for line in told)

@@ -10,7 +10,7 @@ import torch
 from torch.distributed.fsdp import FullyShardedDataParallel, ShardingStrategy
 from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 
-from steer_lightning.model.sharding.pace import in_step, one_token
+from steer_lightning.model.sharding.pace import kept_in_step, one_token
 from steer_lightning.model.sharding.whole import Layers, Sharding
 from steer_lightning.system.collectives import largest
 
@@ -55,7 +55,7 @@ class FlatSharding(Sharding):
     def for_rollouts(self, model: Any) -> AbstractContextManager[None]:
         """Gathers all weights by one pass of all processes, or keeps their passes in step."""
         if self.in_step:
-            return in_step(model)
+            return kept_in_step(model)
         one_token(model)  # the weights stay gathered until the next backward pass
         return nullcontext()
 

@@ -13,7 +13,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
-from steer_lightning.model.sharding.pace import in_step
+from steer_lightning.model.sharding.pace import kept_in_step
 from steer_lightning.model.sharding.whole import Layers, Sharding
 from steer_lightning.system.collectives import gather_objects, largest, rank
 
@@ -78,7 +78,7 @@ class LayerSharding(Sharding):
         """Gathers all weights once, or keeps the passes of the processes in step."""
         if self.gather is None:
             self.gather = self._has_room(model)
-        return _gathered(model) if self.gather else in_step(model, self.mesh.get_group())
+        return _gathered(model) if self.gather else kept_in_step(model, self.mesh.get_group())
 
     @property
     def in_step(self) -> bool:

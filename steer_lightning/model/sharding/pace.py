@@ -12,7 +12,7 @@ from steer_lightning.system.collectives import total
 
 
 @contextmanager
-def in_step(model: Any, group: Any = None) -> Iterator[None]:
+def kept_in_step(model: Any, group: Any = None) -> Iterator[None]:
     """Keeps the forward passes of processes in step, since all are needed to gather the weights.
 
     A process that is done continues with passes of a single token until the last process is done.

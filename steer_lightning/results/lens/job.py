@@ -33,7 +33,7 @@ class Problems:
     """A source of a few questions that are already there.
 
     Args:
-        problems: The questions.
+        problems: Questions.
     """
 
     def __init__(self, problems: Sequence[Problem]) -> None:
@@ -48,31 +48,32 @@ class Lens:
     """Describes what vectors do, and writes that as JSON.
 
     Args:
-        vectors: A file or the folder of a run, or several.
+        vectors: File, or folder of a run, or several of them.
         base: Hub id, local folder or `quickstart`; null takes the one that the vectors' file names.
-        final_norm: Passes vectors through the norm before the unembedding first: its weight, not
-            its division by the size of the stream.
-        num_tokens: How many tokens each list has.
-        prompts: A source of problems, on which the stream and the first generated token are
-            measured; null, and no texts, leaves both out.
-        texts: The same with texts that the model reads as they stand.
-        template: How the problems of a source are put to the model.
-        num_prompts: How many problems are taken from the source, the first ones.
-        max_prompt_tokens: Longer prompts are left out.
-        output: The folder for what is written; null takes `lens` beside the first vectors' file.
-        overwrite: Replaces what an earlier look has left there.
-        device: `auto` takes a GPU where there is one.
-        dtype: The data type of the base.
-        revision: The base's branch, tag or commit on the hub.
-        trust_remote_code: Runs code that comes with the base, which must then be named.
+        final_norm: Whether vectors pass through the norm before the unembedding first: its weight,
+            not its division by the size of the stream.
+        num_tokens: Number of tokens in each list.
+        prompts: Source of problems on which the stream and the first generated token are measured;
+            null, without `texts`, leaves both out.
+        texts: Texts on which the same is measured; the model reads them as they stand.
+        template: Template that turns the problems of the source into prompts; default
+            `ChatTemplate`.
+        num_prompts: Number of problems that are taken from the source, the first ones.
+        max_prompt_tokens: Most tokens of a prompt; longer ones are left out.
+        output: Folder for what is written; null takes `lens` beside the first vectors' file.
+        overwrite: Whether to replace what an earlier look has left there.
+        device: Device of the base; `auto` takes a GPU where there is one.
+        dtype: Data type of the base.
+        revision: Branch, tag or commit of the base on the hub.
+        trust_remote_code: Whether to run code that comes with the base, which must then be named.
 
     Raises:
         ConfigError: If a setting is out of range, files do not fit the base, or something would be
             overwritten; before the base is loaded.
 
     Attributes:
-        folder: The folder for what is written.
-        folders: Where the results of each file go, by the file's name.
+        folder: Folder for what is written.
+        folders: Folder for the results of each file, by the file's name.
     """
 
     def __init__(

@@ -13,7 +13,7 @@ ACCURACY = re.compile("benchmark/(.+)/accuracy")
 
 
 def benchmark_of(series: str) -> str | None:
-    """The benchmark whose accuracy a series is, which may have slashes; None for other series."""
+    """Returns the benchmark whose accuracy a series is, or None for other series."""
     found = ACCURACY.fullmatch(series)
     return None if found is None else found[1]
 

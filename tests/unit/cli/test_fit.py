@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import re
+import sys
 import warnings
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from lightning import Trainer
 from steer_lightning.cli import main
 from steer_lightning.cli.fit import SteeringCLI
 from steer_lightning.model.base import FrozenBase
+from steer_lightning.system.printable import PrintableRecord
 from steer_lightning.system.run_files import is_locked
 from steer_lightning.training.trainer_options import CALLBACKS
 
@@ -60,6 +62,38 @@ def test_what_a_run_withholds_is_told_again_behind_it(
         assert levels() == before
         assert warnings.filters == filters
     assert found == [[logging.WARNING, logging.WARNING, own_level]]
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(None, 0), (FloatingPointError("diverged"), 2), (KeyError("own"), 1)]
+)
+def test_a_command_leaves_python_as_it_was(
+    tmp_path: Path,
+    root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception | None,
+    status: int,
+) -> None:
+    """The folder that was there already stays, however the command ends."""
+    found: list[tuple[object, list[str]]] = []
+
+    def start(cli: SteeringCLI, name: str) -> None:
+        found.append((logging.getLogRecordFactory(), list(sys.path)))
+        if error is not None:
+            raise error
+
+    monkeypatch.setattr(SteeringCLI, "_run_subcommand", start)
+    monkeypatch.chdir(tmp_path)
+    words = ["validate", "--config", str(root / "configs/quickstart.yaml")]
+    factory, path = logging.getLogRecordFactory(), list(sys.path)
+    assert main(words) == status
+    assert found == [(PrintableRecord, [*path, str(tmp_path)])]
+    assert (logging.getLogRecordFactory(), sys.path) == (factory, path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    path = list(sys.path)
+    main(words)
+    assert found[1] == (PrintableRecord, path)
+    assert sys.path == path
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from steer_lightning.rewards import FormatReward, MathReward, Scores
 from steer_lightning.rollout import Sampling
 from steer_lightning.testing import make_prompts
 from steer_lightning.types import Completion
+from tests.no_eos import Questions, save_without_eos
 
 
 def evaluation(tmp_path: Path, **settings: Any) -> Evaluation:
@@ -134,3 +135,36 @@ def test_figures_by_hand(tmp_path: Path) -> None:
     others = evaluation(tmp_path, pass_at=[2, 3])._figures(rows, None)
     passed = {x["metric"] for x in others if x["metric"].startswith("pass@")}
     assert passed == {"pass@2"}, "of two samples no three can be drawn"
+
+
+ENDLESS, STOPPED = Sampling(max_new_tokens=2), Sampling(max_new_tokens=2, stop_strings=["a"])
+
+
+@pytest.mark.parametrize(
+    ("sampling", "base_sampling", "told"),
+    [
+        (ENDLESS, None, "sampling"),
+        (STOPPED, ENDLESS, "base_sampling"),
+        (STOPPED, None, None),
+    ],
+)
+def test_answers_that_nothing_ends_are_told(
+    tmp_path: Path,
+    sampling: Sampling,
+    base_sampling: Sampling | None,
+    told: str | None,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    job = Evaluation(
+        {"q": Questions()},
+        base=save_without_eos(tmp_path / "base"),
+        template=PlainTemplate("{question}="),
+        sampling=sampling,
+        base_sampling=base_sampling,
+        output=str(tmp_path / "out"),
+        device="cpu",
+    )
+    job._load()
+    assert ("names an EOS token: every completion runs to" in caplog.text) == (told is not None)
+    if told:
+        assert f"Set eos_token_ids or stop_strings of {told}.\n" in caplog.text

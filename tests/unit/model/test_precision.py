@@ -74,7 +74,7 @@ def test_a_base_without_room_for_float32_is_told(
     monkeypatch.setattr(precision, "MOST_ELSEWHERE", 2 * numbers - 1)
     with caplog.at_level("INFO"):
         assert not fits_in_float32(policy)
-    assert "too large for float32" in caplog.text
+    assert "is checked in bfloat16 alone (in float32 it needs 0.0 GB more)" in caplog.text
 
 
 @pytest.mark.parametrize("check", [why_not_padded, why_not_packed])

@@ -9,15 +9,21 @@ from steer_lightning.rewards.answer_expressions import (
     expressions,
     is_equal,
     parsed,
-    with_cases_apart,
+    with_names_apart,
 )
 
 
 def test_letters_that_differ_by_their_case_alone_get_other_names() -> None:
-    assert with_cases_apart("R+r", "r+R") == ["q+r", "r+q"], "the same in both texts"
-    assert with_cases_apart("Q+q", "r") == ["w+q", "r"]
-    assert with_cases_apart("R+s") == ["R+s"]
-    assert with_cases_apart(r"\Omega", r"\omega") == ["q", r"\omega"]
+    assert with_names_apart("R+r", "r+R") == ["q+r", "r+q"], "the same in both texts"
+    assert with_names_apart("Q+q", "r") == ["w+q", "r"]
+    assert with_names_apart("R+s") == ["R+s"]
+    assert with_names_apart(r"\Omega", r"\omega") == ["q", r"\omega"]
+
+
+def test_letters_with_a_mark_get_other_names() -> None:
+    derivative, plain = with_names_apart("f'(x)", "f(x)")
+    assert plain == "f(x)"
+    assert derivative.split() == ["q", "(x)"]
 
 
 def test_what_is_read() -> None:

@@ -37,7 +37,7 @@ def test_what_is_surely_in_words() -> None:
     assert is_said("Evelyn")
     assert is_said(r"\text{x}")
     assert not is_said("abc"), "as likely a product"
-    assert not is_said("sinus"), "or a function"
+    assert not is_said("sin x"), "or a function"
     assert is_said("20 June"), "a date"
     assert not is_said("20 eggs"), "a number with a unit"
 

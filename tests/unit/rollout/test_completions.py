@@ -105,11 +105,11 @@ def test_a_stop_string_ends_a_row_and_is_part_of_it(engine) -> None:
     stopped = engine.generate(PROMPTS, Sampling(**settings, stop_strings=[text]), seed=0, step=0)
     tokens = plain.completion_ids[0].tolist()
     expected = next(k for k in range(1, 31) if text in policy.tokenizer.decode(tokens[:k]))
-    assert int(stopped.num_tokens[0]) == expected
+    assert int(stopped.completion_mask[0].sum()) == expected
     assert bool(stopped.finished[0])
     assert stopped.texts[0].endswith(text)
     for n in range(4 * len(PROMPTS)):
-        body = stopped.completion_ids[n, : int(stopped.num_tokens[n]) - 1]
+        body = stopped.completion_ids[n, : int(stopped.completion_mask[n].sum()) - 1]
         assert text not in policy.tokenizer.decode(body)
 
 

@@ -27,7 +27,7 @@ def test_greedy_tokens_are_those_of_transformers(architecture: str) -> None:
         expected = policy.model.generate(
             ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False
         )
-        length = int(rollouts.num_tokens[k])
+        length = int(rollouts.completion_mask.sum(1)[k])
         found = rollouts.completion_ids[k, :length].tolist()
         assert found == expected[0, len(prompt.token_ids) :].tolist()
 
@@ -41,7 +41,7 @@ def test_what_is_in_flight_at_once_changes_nothing(architecture: str) -> None:
     stop = 3 + ord("e") % 50  # ends rows here and there
     sampling = Sampling(group_size=3, max_new_tokens=14, eos_token_ids=list(range(stop, stop + 20)))
     expected = reference.generate(PROMPTS, sampling, seed=1, step=2)
-    assert len(set(expected.num_tokens.tolist())) > 1, "rows end at different times"
+    assert len(set(expected.completion_mask.sum(1).tolist())) > 1, "rows end at different times"
     for budget in (262_144, 150, 60):
         engine = engine_for(policy, max_tokens_in_flight=budget)
         check_engine(engine, policy, PROMPTS)
@@ -107,7 +107,9 @@ def test_memory_that_runs_out_halves_what_is_in_flight(caplog: pytest.LogCapture
 
     policy.sharding, engine = InStep(), Small()
     engine.setup(policy)
-    with pytest.raises(ConfigError, match=r"max_tokens_in_flight = \d+: memory ran out.*in step"):
+    with pytest.raises(
+        ConfigError, match=r"max_tokens_in_flight = 262144: memory ran out with \d+ tokens.*in step"
+    ):
         engine.generate(PROMPTS, sampling, seed=0, step=0)
 
 
@@ -130,7 +132,7 @@ def test_completions_that_have_drawn_the_same_share_a_row(architecture: str, bud
     sampling = Sampling(group_size=6, max_new_tokens=12, temperature=0.01, eos_token_ids=stops)
     found = engine.generate(PROMPTS, sampling, seed=0, step=0)
     rows = found.completion_ids.view(len(PROMPTS), 6, -1)
-    lengths = found.num_tokens.view(len(PROMPTS), 6)
+    lengths = found.completion_mask.sum(1).view(len(PROMPTS), 6)
     # what must be read: each beginning once, without the token that ends a row
     needed = {
         (b, *rows[b, k, :t].tolist())
@@ -138,7 +140,7 @@ def test_completions_that_have_drawn_the_same_share_a_row(architecture: str, bud
         for k in range(6)
         for t in range(1, int(lengths[b, k]))
     }
-    plain = int((found.num_tokens - 1).sum())
+    plain = int((found.completion_mask.sum(1) - 1).sum())
     assert len(needed) < 0.8 * plain, "some begin alike"
     assert len(needed) > 5 * 11 * 1.2, "and part later"
     if budget == 262_144:

@@ -30,7 +30,7 @@ def test_greedy_equals_transformers_generate() -> None:
         expected = policy.model.generate(
             torch.tensor([prompt.token_ids]), max_new_tokens=9, do_sample=False
         )
-        length = int(rollouts.num_tokens[k])
+        length = int(rollouts.completion_mask.sum(1)[k])
         assert (
             rollouts.completion_ids[k, :length].tolist()
             == expected[0, len(prompt.token_ids) :].tolist()
@@ -61,11 +61,11 @@ def test_rows_end_at_any_eos_token_and_say_so() -> None:
     stop = int(plain.completion_ids[0, 3])
     stopped = engine.generate(PROMPTS, Sampling(**settings, eos_token_ids=[stop]), seed=0, step=0)
     first = plain.completion_ids[0].tolist().index(stop) + 1
-    assert int(stopped.num_tokens[0]) == first
+    assert int(stopped.completion_mask[0].sum()) == first
     assert bool(stopped.finished[0])
     assert stopped.completion_ids[0, :first].tolist() == plain.completion_ids[0, :first].tolist()
     for n in range(16):
-        ids = stopped.completion_ids[n, : int(stopped.num_tokens[n])].tolist()
+        ids = stopped.completion_ids[n, : int(stopped.completion_mask[n].sum())].tolist()
         assert bool(stopped.finished[n]) == (ids[-1] in (2, stop))
         assert not {2, stop} & set(ids[:-1])
         assert bool(stopped.finished[n]) or len(ids) == 30
@@ -86,7 +86,7 @@ def test_a_checkpoints_generation_settings_do_not_leak_into_rollouts() -> None:
     with torch.no_grad():
         logits = policy.logits(ids, torch.ones_like(ids), 7)[:, :-1]
     ours = token_logprobs(logits, rollouts.completion_ids[:1], 1.0)
-    length = int(rollouts.num_tokens[0])
+    length = int(rollouts.completion_mask.sum(1)[0])
     torch.testing.assert_close(
         ours[0, :length], rollouts.logprobs[0, :length], atol=1e-5, rtol=1e-4
     )

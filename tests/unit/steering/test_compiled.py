@@ -1,4 +1,4 @@
-"""Compiled models pass by what is attached to them later, so they are refused."""
+"""Compiled models are refused, and compiled code that a model does not know of is made anew."""
 
 from __future__ import annotations
 
@@ -13,6 +13,10 @@ from steer_lightning.steering import FullFinetune, SteeringVectors
 from steer_lightning.testing import tiny_model
 
 IDS = torch.tensor([[1, 10, 20, 30, 40]])
+can_compile = pytest.mark.skipif(
+    torch.__version__.startswith("2.6"),
+    reason="torch 2.6 can't compile models of transformers 5.23",
+)
 
 
 def small_model() -> Any:
@@ -96,10 +100,7 @@ def test_a_compiled_part_without_a_place_inside_does_no_harm() -> None:
             torch.testing.assert_close(model(IDS).logits, plain(IDS).logits)
 
 
-@pytest.mark.skipif(
-    torch.__version__.startswith("2.6"),
-    reason="torch 2.6 can't compile models of transformers 5.23",
-)
+@can_compile
 def test_a_model_that_is_compiled_once_steered_can_be_scaled_and_left() -> None:
     plain, model, vectors = small_model(), small_model(), vectors_at("mlp_output")
     base = plain(IDS, use_cache=False).logits
@@ -128,3 +129,72 @@ def test_changed_weights_take_no_compiled_part(compiled: Callable[[Any], Any]) -
             model(IDS)
     with pytest.raises(ConfigError, match="is compiled"):
         attach(model, steering)
+
+
+def a_function(model: Any) -> Callable[..., Any]:
+    return torch.compile(lambda *args, **kwargs: model(*args, **kwargs), backend="eager")
+
+
+def all_weights(model: Any) -> FullFinetune:
+    steering = FullFinetune()
+    steering.build(model)
+    for numbers in steering.changes:
+        numbers.data.fill_(0.01)
+    return steering.requires_grad_(False)
+
+
+def with_its_own_forwards(model: Any) -> Any:
+    for layer in model.model.layers:
+        layer.forward = layer.forward
+    return model
+
+
+@can_compile
+@pytest.mark.parametrize(
+    ("compiled", "prepare", "kind"),
+    [
+        (wrapped, lambda model: model, lambda model: vectors_at()),
+        (wrapped, with_its_own_forwards, lambda model: vectors_at("layer_output", "prompt")),
+        (wrapped, lambda model: model, all_weights),
+        (a_function, lambda model: model, lambda model: vectors_at("mlp_output")),
+    ],
+    ids=["layers", "replaced", "weights", "function"],
+)
+def test_what_was_compiled_before_follows_what_is_attached(
+    compiled: Callable[[Any], Any], prepare: Callable[[Any], Any], kind: Callable[[Any], Any]
+) -> None:
+    model = prepare(small_model())
+    before = [vars(module).get("forward") for module in model.modules()]
+    other, steering = compiled(model), kind(model)
+
+    def moved() -> float:
+        ours, theirs = (run(IDS, use_cache=False).logits for run in (model, other))
+        torch.testing.assert_close(theirs, ours)
+        return float((ours - base).abs().max())
+
+    with torch.no_grad():
+        base = other(IDS, use_cache=False).logits
+        for scale in (1.0, 2.0):  # the second attachment is to what was compiled in the meantime
+            with attach(model, steering, scale=0.0) as attachment:
+                assert moved() == 0
+                attachment.scale = scale
+                assert moved() > 0.01
+            assert moved() == 0
+    assert [vars(module).get("forward") for module in model.modules()] == before
+    assert not any("_steer_lightning_trace" in vars(module) for module in model.modules())
+
+
+def test_attachments_leave_in_any_order_no_forward_behind() -> None:
+    model = small_model()
+    layer = model.model.layers[0]
+    for first in (0, 1):
+        both = [attach(model, vectors_at()), attach(model, vectors_at())]
+        assert "forward" in vars(layer)
+        both[first].remove()
+        assert "forward" in vars(layer)
+        both[1 - first].remove()
+        assert "forward" not in vars(layer)
+    attachment = attach(model, vectors_at())
+    layer.forward = others = lambda *args, **kwargs: None
+    attachment.remove()
+    assert layer.forward is others

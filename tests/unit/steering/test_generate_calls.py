@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import CompileConfig, DynamicCache
+from transformers import CompileConfig, DynamicCache, GenerationConfig
 
 from steer_lightning import ConfigError, attach
 from steer_lightning.steering import FullFinetune, Steering, SteeringVectors, find_layers
@@ -286,3 +286,21 @@ def test_generate_does_not_compile_a_steered_model(kind: str) -> None:
     torch.testing.assert_close(found, expected)
     assert (found - base).abs().max() > 0.1
     assert torch.equal(torch.stack(model.generate(IDS, **settings).logits), base)
+
+
+def test_a_generation_config_comes_without_settings_beside_it() -> None:
+    """Transformers reports both together as deprecated."""
+    model, calls = lively_model(), []
+    model.generate = lambda *args, **kwargs: calls.append((args, kwargs))
+    config = GenerationConfig(max_new_tokens=3)
+    with attach(model, vectors_for("all")):
+        model.generate(IDS, config, synced_gpus=False)
+        model.generate(IDS, generation_config=config)
+        model.generate(IDS, generation_config=None, max_new_tokens=3)
+    (first, others), (_, second), (_, third) = calls
+    assert others == {"synced_gpus": False}
+    assert list(second) == ["generation_config"]
+    for found in (first[1], second["generation_config"]):
+        assert (found.disable_compile, found.max_new_tokens) == (True, 3)
+    assert third == {"generation_config": None, "max_new_tokens": 3, "disable_compile": True}
+    assert config.disable_compile is None

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -48,6 +49,20 @@ def test_round_trip_is_exact_and_units_are_multiplied_out(tmp_path: Path) -> Non
     again = load_vectors(tmp_path / "again.safetensors")
     assert torch.equal(again.vectors, loaded.vectors)
     assert again.metadata == loaded.metadata
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"layers": [1, 3]}, r"layers = \[1, 3\]: can't be .* layers are \[0, 2\] of 4"),
+        ({"num_layers": 9}, r"num_layers = 9: can't be given with an object"),
+    ],
+)
+def test_layers_beside_an_object_are_refused(tmp_path: Path, given: Any, told: str) -> None:
+    vectors = SteeringVectors(layers=[0, 2]).shaped(5, 4)
+    with pytest.raises(ConfigError, match=told):
+        save_vectors(vectors, tmp_path / "x.safetensors", base_model="b", **given)
+    assert not list(tmp_path.iterdir())
 
 
 def test_equal_vectors_are_equal_files(tmp_path: Path) -> None:

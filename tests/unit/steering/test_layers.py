@@ -7,8 +7,8 @@ import transformers as tf
 from torch import nn
 
 from steer_lightning import ConfigError
-from steer_lightning.steering import find_layers, parse_layers
-from steer_lightning.steering.layers import stream_width
+from steer_lightning.steering import SteeringVectors, find_layers, parse_layers
+from steer_lightning.steering.layers import check_ascending, stream_width
 
 
 def test_a_model_without_known_layers_is_an_error_that_names_paths_and_option() -> None:
@@ -42,3 +42,12 @@ def test_a_model_of_parts_of_unlike_width_is_refused() -> None:
 
     with pytest.raises(ConfigError, match=r"Parts.*names no hidden_size"):
         stream_width(Parts())
+
+
+def test_a_list_whose_order_the_rows_of_vectors_would_not_have_is_refused() -> None:
+    check_ascending("all")
+    check_ascending("2-4")
+    check_ascending([2, 4])
+    told = r"steering.layers = \[4, 2\]: must be in ascending order.*Set \[2, 4\]"
+    with pytest.raises(ConfigError, match=told):
+        SteeringVectors(layers=[4, 2])

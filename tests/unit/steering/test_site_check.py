@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -134,13 +134,51 @@ def test_a_module_that_is_no_site_is_refused(change: Callable[..., Any], told: s
             assert layer._forward_hooks == {}
 
 
-def test_the_output_of_layers_needs_no_pass() -> None:
+def test_vectors_of_zero_at_the_output_of_layers_need_no_pass() -> None:
     model, passes = tiny_model(), []
     model.register_forward_pre_hook(lambda m, x: passes.append(1))
-    with attach(model, vectors_at("layer_output", 32, 3)):
+    with attach(model, SteeringVectors().shaped(32, 3)):
         assert passes == []
-    with attach(model, vectors_at("mlp_output", 32, 3)):
-        assert passes == [1]
+    for number, site in enumerate(("layer_output", "mlp_output"), 1):
+        with attach(model, vectors_at(site, 32, 3)):
+            assert passes == [1] * number
+
+
+def without_the_second_layer(model: Any) -> Any:
+    """A model of three layers, of which a text does not reach the second one."""
+    layers = find_layers(model)
+    layers[1].forward = lambda x, **others: x
+    model.model.layers = AllButTheSecond(layers)
+    return model
+
+
+class AllButTheSecond(torch.nn.ModuleList):
+    def __iter__(self) -> Iterator[Any]:
+        return iter([x for k, x in enumerate(self._modules.values()) if k != 1])
+
+    def __getitem__(self, index: Any) -> Any:
+        return self if isinstance(index, slice) else super().__getitem__(index)
+
+
+@pytest.mark.parametrize("scale", ["none", "rms"])
+def test_layers_that_no_text_reaches_take_no_vector(scale: str) -> None:
+    model = without_the_second_layer(tiny_model())
+    told = r"steering.layers: a text does not reach the layers \[1\] of LlamaForCausalLM"
+    with pytest.raises(ConfigError, match=told):
+        attach(model, torch.ones(3, 32))
+    assert not any(module._forward_hooks for module in model.modules())
+    rows = torch.tensor([1.0, 0.0, 1.0])[:, None] * torch.ones(3, 32)
+    base = model(IDS).logits
+    with attach(model, rows):
+        assert (model(IDS).logits - base).abs().max() > 1e-4
+    batches = [(IDS, torch.ones_like(IDS))]
+    all_of_them, reached = SteeringVectors(scale=scale), SteeringVectors([0, 2], scale=scale)
+    for vectors in (all_of_them, reached):
+        vectors.build(model)
+    with attach(model, all_of_them), pytest.raises(ConfigError, match=told):
+        all_of_them.measure(model, batches)
+    reached.measure(model, batches)
+    assert (reached.unit == 1).all() == (scale == "none")
 
 
 def test_a_site_is_checked_in_16_bits() -> None:

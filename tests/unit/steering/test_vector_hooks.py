@@ -253,10 +253,10 @@ def test_layers_that_read_only_some_positions_are_told_their_roles(tokens: str) 
     vectors = SteeringVectors(tokens=tokens, scale="none").shaped(WIDTH, LAYERS)
     vectors.set_vectors(torch.randn(LAYERS, WIDTH))
     roles = torch.tensor([[0, 0, 1, 2, 2]])
-    read = []
-    find_layers(model)[-1].register_forward_hook(lambda m, x, y: read.append(y.shape[1]))
+    read: list[int] = []
     mask = torch.ones(2, 5, dtype=torch.long)
     with attach(model, vectors) as attachment, attachment.with_roles(roles):
+        find_layers(model)[-1].register_forward_hook(lambda m, x, y: read.append(y.shape[1]))
         whole = model(input_ids=IDS, attention_mask=mask, use_cache=False).logits
         last = model(input_ids=IDS, attention_mask=mask, use_cache=False, logits_to_keep=1).logits
     assert read == [5, 1]

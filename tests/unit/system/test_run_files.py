@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 from pathlib import Path
 
 from lightning.fabric.loggers.csv_logs import _ExperimentWriter
@@ -39,6 +40,17 @@ def test_the_map_shows_every_name() -> None:
     for constant, name in NAMES.items():
         assert f" {constant}" in str(run_files.__doc__), constant
         assert name in str(run_files.__doc__), name
+
+
+def test_the_docs_have_the_map_with_who_writes_each_file(root: Path) -> None:
+    text = (root / "docs/architecture.md").read_text()
+    section = text.partition("## A run's folder")[2].partition("\n## ")[0]
+    quoted = re.findall(r"`([^`]+)`", section)
+    told = {name.rpartition("/")[2] for name in quoted}
+    assert {name for name in NAMES.values() if "." in name} <= told
+    writers = {name for name in quoted if name.endswith(".py")}
+    assert len(writers) > 10
+    assert all((PACKAGE.parent / name).exists() or (PACKAGE / name).exists() for name in writers)
 
 
 def test_nobody_else_spells_a_file_name_out() -> None:

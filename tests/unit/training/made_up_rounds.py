@@ -8,7 +8,7 @@ import torch
 
 from steer_lightning.rewards import Scores
 from steer_lightning.testing import make_prompts
-from steer_lightning.training.sample import gather_rows
+from steer_lightning.training.sample import gather_figures
 from steer_lightning.training.step import Sampled
 from steer_lightning.types import Prompt, Rollouts
 
@@ -29,7 +29,7 @@ def sampled(prompts: Sequence[Prompt], rewards: list[list[float]], width: int = 
     )
     total = [None if r != r else r for row in rewards for r in row]
     scores = Scores(total=total, parts={"r": total}, outcomes={"r": {"right": num_rows}})
-    rows = gather_rows(rollouts, scores, rollout_seconds=1.0)
+    rows = gather_figures(rollouts, scores, rollout_seconds=1.0)
     return Sampled(**vars(rows), rollouts=rollouts, scores=scores, own=torch.arange(len(prompts)))
 
 

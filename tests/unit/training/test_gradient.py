@@ -49,7 +49,7 @@ def test_a_loss_may_ask_for_all_rows_and_reports_its_own_metrics(module: Steerin
 
         def __call__(self, inputs: LossInputs) -> LossOutput:
             assert inputs.num_rows == 16
-            assert inputs.num_tokens == int(rollouts.num_tokens.sum())
+            assert inputs.num_tokens == int(rollouts.completion_mask.sum(1).sum())
             gap = (inputs.logprobs - inputs.sampling_logprobs)[inputs.mask].abs().max()
             assert gap < 1e-5, "on policy the sampler's log-probabilities are the trainer's"
             loss = (inputs.logprobs * inputs.mask).sum() / inputs.num_rows
@@ -114,7 +114,7 @@ def test_rows_that_take_no_part_are_as_if_they_had_not_been_sampled(module: Stee
     step = module.batch_gradient.plan(batch)
     kept = batch.takes_part.flatten()
     assert step.num_rows == 11
-    assert step.num_tokens == int(rollouts.num_tokens[kept].sum())
+    assert step.num_tokens == int(rollouts.completion_mask.sum(1)[kept].sum())
     module.batch_gradient.accumulate(step)
     found = module.policy.steering.weight.grad
     expected = plain_gradient(module, rollouts, advantages * batch.takes_part) * 16 / 11

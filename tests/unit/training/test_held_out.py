@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import lightning as L
 import pytest
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
 
+from steer_lightning import PromptDataModule, SteeringModule
+from steer_lightning.data import PlainTemplate
 from steer_lightning.model.sharding import Sharding
 from steer_lightning.rewards import RewardPool, RewardSum, WeightedReward
 from steer_lightning.rollout import Sampling
@@ -17,6 +21,7 @@ from steer_lightning.testing import make_prompts
 from steer_lightning.training import held_out
 from steer_lightning.training.held_out import HeldOut
 from steer_lightning.types import Completion, Prompt, Rollouts
+from tests.no_eos import Questions, save_without_eos
 
 SAMPLING = Sampling(group_size=2, max_new_tokens=3)
 PROMPTS = make_prompts(["p0", "p1", "p2", "p3", "p4"])
@@ -59,7 +64,9 @@ class SaysYes:
 class Told(HeldOut):
     def __init__(self, state: TrainerFn, sanity_checking: bool = False) -> None:
         super().__init__()
-        self.policy = SimpleNamespace(sharding=Sharding(), model=None)  # type: ignore[assignment]
+        self.policy = SimpleNamespace(  # type: ignore[assignment]
+            sharding=Sharding(), model=None, tokenizer=None, eos_token_ids=(2,)
+        )
         self.engine, self.eval_sampling, self.seed = Engine(), SAMPLING, 7
         self.verifier = RewardSum([WeightedReward(reward=SaysYes())], RewardPool())
         self.lines: list[tuple[int, dict[str, float]]] = []
@@ -136,3 +143,22 @@ def test_each_process_answers_every_nth_problem(monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setattr(held_out, "rank", lambda rank=rank: rank)
         shares.append([prompt.id for prompt in PROMPTS[module.own]])
     assert shares == [[0, 3], [1, 4], [2]]
+
+
+@pytest.mark.filterwarnings("ignore")  # those of Lightning, which the command leaves out
+@pytest.mark.parametrize("stop_strings", [[], ["a"]])
+@pytest.mark.parametrize("stage", ["validate", "test"])
+def test_answers_that_nothing_ends_are_told(
+    tmp_path: Path, stage: str, stop_strings: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    sampling = Sampling(group_size=1, max_new_tokens=2, stop_strings=stop_strings)
+    module = SteeringModule(base=save_without_eos(tmp_path / "base"), eval_sampling=sampling)
+    data = PromptDataModule(
+        Questions(), Questions(), Questions(), template=PlainTemplate("{question}="), batch_size=1
+    )
+    trainer = L.Trainer(
+        logger=False, enable_progress_bar=False, default_root_dir=tmp_path, accelerator="cpu"
+    )
+    getattr(trainer, stage)(module, data, verbose=False)
+    told = "Set eos_token_ids or stop_strings of model.eval_sampling.\n"
+    assert caplog.text.count(told) == (not stop_strings)

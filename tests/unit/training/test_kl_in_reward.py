@@ -14,7 +14,7 @@ from steer_lightning.steering import SteeringVectors
 from steer_lightning.testing import tiny_policy
 from steer_lightning.training.gradient import BatchGradient
 from steer_lightning.training.kl_in_reward import KLInReward
-from steer_lightning.training.sample import gather_rows
+from steer_lightning.training.sample import gather_figures
 from steer_lightning.training.step import Sampled
 from tests.unit.training.made_up_rounds import PROMPTS
 
@@ -28,7 +28,7 @@ def test_the_kl_in_the_reward_is_of_the_sampled_tokens() -> None:
     rollouts = engine.generate(PROMPTS[:3], sampling, seed=0, step=0)
     scores = Scores(total=[None] * 6, parts={}, outcomes={})
     found = Sampled(
-        **vars(gather_rows(rollouts, scores, 1.0)),
+        **vars(gather_figures(rollouts, scores, 1.0)),
         rollouts=rollouts,
         scores=scores,
         own=torch.arange(3),

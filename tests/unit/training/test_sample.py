@@ -15,7 +15,7 @@ from steer_lightning.rollout import Sampling
 from steer_lightning.training.sample import (
     DynamicSampling,
     Sampler,
-    gather_rows,
+    gather_figures,
     joined,
     no_rollouts,
     who_takes_part,
@@ -107,7 +107,7 @@ def test_dynamic_sampling_needs_a_bound(max_rounds: int | None) -> None:
 
 def test_a_process_without_a_prompt_takes_part_in_a_round() -> None:
     nothing = no_rollouts(2)
-    rows = gather_rows(nothing, Scores(total=[], parts={"r": []}, outcomes={"r": {}}), 0.5)
+    rows = gather_figures(nothing, Scores(total=[], parts={"r": []}, outcomes={"r": {}}), 0.5)
     assert rows.rewards.shape == rows.parts["r"].shape == rows.finished.shape == (0, 2)
     own = torch.arange(0)
     empty = Sampled(

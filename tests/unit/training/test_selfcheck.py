@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -120,8 +121,14 @@ def test_a_leak_far_below_rounding_in_16_bits_is_noticed(monkeypatch: pytest.Mon
     assert "changes with the texts that stand beside it" in str(why_not_packed(policy))
 
 
-def test_real_rows_are_compared_once_for_each_length(caplog: pytest.LogCaptureFixture) -> None:
-    policy, real = policy_of(phimoe(window=30)), RealRows()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_real_rows_are_compared_once_for_each_length(
+    dtype: torch.dtype, caplog: pytest.LogCaptureFixture
+) -> None:
+    policy, real = policy_of(phimoe(window=300)), RealRows()
+    with torch.no_grad():
+        policy.model.lm_head.weight.mul_(0.1)
+    policy.model.to(dtype)
     engine = GenerateEngine()
     engine.setup(policy)
     gradient = gradient_of(policy)
@@ -135,10 +142,10 @@ def test_real_rows_are_compared_once_for_each_length(caplog: pytest.LogCaptureFi
         gradient = right(["a", "two words"])
         assert gradient.packed
         assert f"texts of up to {real.longest} tokens, agree with plain passes" in caplog.text
-        gradient = right(["a", "a prompt of more than thirty bytes in all"])
+        gradient = right(["a", "a prompt of many bytes " * 14])
     assert "rows of PhimoeForCausalLM can't be packed for the update" in caplog.text
     assert not gradient.packed
-    assert real.longest > 40
+    assert real.longest > 300
 
 
 def test_a_model_that_no_way_reads_rightly_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,3 +202,30 @@ def test_layers_that_are_called_several_times_in_a_pass_are_not_skipped() -> Non
     policy = small_policy("hrm_text", layers=[2, 3], layers_path="model.L_module.layers")
     assert why_not_packed(policy) is None
     assert not can_skip_layers(policy)
+
+
+@pytest.mark.parametrize(
+    "name", ["cohere", "granite", "hyperclovax", "falcon_h1", "minicpm3", "granitemoehybrid"]
+)
+def test_rows_of_a_model_that_multiplies_its_logits_are_packed(name: str) -> None:
+    """MiniCPM3 divides what enters the output layer instead, by a number of the same name."""
+    assert why_not_packed(small_policy(name)) is None
+
+
+def test_exact_rows_are_compared_in_the_blocks_in_which_they_are_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No other way of reading takes their place, with which they would not be exact."""
+    policy = tiny_policy("llama")
+    engine = GenerateEngine()
+    engine.setup(policy)
+    texts = make_prompts(["a", "a longer prompt", "two words"])
+    sampling = Sampling(group_size=3, max_new_tokens=6)
+    rollouts = engine.generate(texts, sampling, seed=0, step=0)
+    gradient = replace(gradient_of(policy), exact=True, max_tokens=10_000)
+    rows, _ = gradient.read_longest(rollouts)
+    assert rows.groups == [1, 1, 1], "one prompt's completions, not a mixed batch"
+    read = policy.padded_logits
+    monkeypatch.setattr(policy, "padded_logits", lambda *args: read(*args).roll(1, dims=-1))
+    with pytest.raises(ConfigError, match=r"model.exact = True.*LlamaForCausalLM"):
+        RealRows().right(gradient, rollouts, longest_text(rollouts))

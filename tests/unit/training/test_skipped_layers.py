@@ -113,14 +113,12 @@ def two_passes(
         activation_checkpointing=checkpointing,
     )
     updater = Updater(
-        gradient,
         lambda parameters: torch.zeros(()),
         optimizer,
         torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0),
         steps=OptimizerSteps(num_passes=2, num_mini_batches=2),
     )
-    updater._real_rows.longest = batch.longest  # no passes that compare real rows
-    updater.update(batch, step=0)
+    updater.update(gradient, batch, step=0)
     assert not any(map(torch.equal, trained, before)), "each of them has been moved"
     return torch.cat([parameter.detach().flatten() for parameter in trained]), runs
 

@@ -1,4 +1,4 @@
-"""Several updates of a batch, against PPO step by step; and updates that are skipped."""
+"""Several optimizer steps on a batch, against PPO step by step; and steps that are skipped."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ def test_a_gradient_that_is_not_finite_is_skipped_and_taken_in_by_nothing(
     ):
         updater = updater_of(module, optimizer)
         before = weight.detach().clone()
-        update = updater.update(Batch.alone(rollouts, torch.full((4, 4), float("inf"))), 0)
+        batch = Batch.alone(rollouts, torch.full((4, 4), float("inf")))
+        update = updater.update(module.batch_gradient, batch, 0)
         assert update.skipped
         assert math.isnan(update.gradient_norm)
         assert torch.equal(weight, before)
@@ -39,11 +40,13 @@ def test_a_gradient_that_is_not_finite_is_skipped_and_taken_in_by_nothing(
         assert module.gradient_clip.running == 0
     # a finite gradient whose norm is not, which the clip would divide by; and a loss alone
     for loss in (Times(1e30), Plus(float("inf"))):
-        updater = updater_of(module, optimizer, loss=loss)
-        assert updater.update(Batch.alone(rollouts, torch.randn(4, 4)), 0).skipped
+        gradient = replace(module.batch_gradient, loss=loss)
+        batch = Batch.alone(rollouts, torch.randn(4, 4))
+        assert updater_of(module, optimizer).update(gradient, batch, 0).skipped
         assert torch.equal(weight, before)
         assert module.gradient_clip.running == 0
-    update = updater_of(module, optimizer).update(Batch.alone(rollouts, torch.randn(4, 4)), 0)
+    batch = Batch.alone(rollouts, torch.randn(4, 4))
+    update = updater_of(module, optimizer).update(module.batch_gradient, batch, 0)
     assert not update.skipped
     assert not torch.equal(weight, before)
 
@@ -73,12 +76,9 @@ class Counted:
         self.optimizer.step()
 
 
-def updater_of(
-    module: SteeringModule, optimizer: torch.optim.Optimizer, **settings: object
-) -> Updater:
+def updater_of(module: SteeringModule, optimizer: torch.optim.Optimizer) -> Updater:
     """As the module makes it."""
     return Updater(
-        replace(module.batch_gradient, **settings),
         module.gradient_clip,
         optimizer,
         torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0),
@@ -93,7 +93,8 @@ def ppo_of(module: SteeringModule, **updates: int) -> Updater:
     module.updates, module.gradient_clip = OptimizerSteps(**updates), NormClip(1e9)
     optimizer = torch.optim.SGD([module.policy.steering.weight], lr=5.0)
     loss = PolicyGradient(objective=Clip(low=0.01, high=0.02), aggregation=TokenMean())
-    return updater_of(module, optimizer, loss=loss, max_tokens=60)
+    module.batch_gradient = replace(module.batch_gradient, loss=loss, max_tokens=60)
+    return updater_of(module, optimizer)
 
 
 def count_steps(optimizer: torch.optim.Optimizer) -> list[int]:
@@ -145,7 +146,7 @@ def test_several_updates_are_ppo_step_by_step(
     assert clipped > 0
 
     steps = count_steps(updater.optimizer)
-    update = updater.update(batch, 0)
+    update = updater.update(module.batch_gradient, batch, 0)
     torch.testing.assert_close(weight.detach(), expected, rtol=1e-4, atol=1e-6)
     assert (weight - start).abs().max() > 0.01
     assert update.loss_metrics["clip_share"] > 0
@@ -188,8 +189,9 @@ def test_a_sampler_that_parts_from_the_trainer_is_told_once(
     module: SteeringModule, caplog: pytest.LogCaptureFixture
 ) -> None:
     updater = ppo_of(module)
-    updater._compare({}, 0)
+    updater._warn_of_mismatch(torch.float32, {}, 0)
+    updater._warn_of_mismatch(torch.bfloat16, {"mean": 0.04, "max": 2.0}, 0)
     for step, mean in enumerate((5e-4, 0.01, 1.0)):
-        updater._compare({"mean": mean, "max": 2.0}, step)
+        updater._warn_of_mismatch(torch.float32, {"mean": mean, "max": 2.0}, step)
     assert caplog.text.count("differ from the trainer's") == 1
     assert "0.01 nats" in caplog.text
