@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 
-from steer_lightning import ConfigError
 from steer_lightning.model import plain_pass
 from steer_lightning.model.plain_pass import (
     MOST_COMPARED,
@@ -17,13 +16,11 @@ from steer_lightning.model.plain_pass import (
     lengths_that_matter,
     logprobs_of,
     made_up_tokens,
-    misfits,
     plain_logits,
     tolerance,
 )
 from steer_lightning.testing import tiny_model, tiny_policy
 from tests.odd_models import longrope, phimoe
-from tests.out_of_memory import run_out
 
 NAN, INFINITY = math.nan, math.inf
 
@@ -78,27 +75,6 @@ def test_the_tolerance_is_that_of_the_bases_dtype() -> None:
     found = [tolerance(policy_in(x)) for x in (torch.float32, torch.float16, torch.bfloat16)]
     assert found == sorted(found) == [2e-4, 0.04, 0.12]
     assert tolerance(policy_in(torch.float64)) == 0.12
-
-
-# ---- misfits
-
-
-def test_errors_of_a_model_that_does_not_fit_are_kept_in_words() -> None:
-    with misfits() as errors:
-        raise KeyError("mask")
-    assert errors == ["KeyError: 'mask'"]
-    with misfits() as errors:
-        pass
-    assert errors == []
-
-
-def test_other_errors_are_raised() -> None:
-    with pytest.raises(ConfigError, match=r"must be less"), misfits():
-        raise ConfigError("x", 1, rule="must be less")
-    with pytest.raises(RuntimeError, match="DefaultCPUAllocator"), misfits():
-        run_out()
-    with pytest.raises(ZeroDivisionError), misfits():
-        _ = 1 / 0
 
 
 # ---- plain_logits
@@ -169,6 +145,17 @@ def test_made_up_texts_lie_on_both_sides_of_a_window(config: Any, expected: list
     assert [len(text) for text in texts] == expected
     assert all(0 <= token < 50 for text in texts for token in text)
     assert made_up_tokens(config) == texts, "the same each time"
+
+
+def test_longer_texts_are_made_up_when_they_are_first_met() -> None:
+    config = config_of(window=40, chunk=300)
+    lengths = {
+        (0, 256): [5, 14, 9, 38, 45],
+        (256, 300): [5, 14, 9, 298, 305],
+        (40, 299): [5, 14, 9],
+    }
+    for (above, up_to), expected in lengths.items():
+        assert [len(text) for text in made_up_tokens(config, above, up_to)] == expected
 
 
 def test_made_up_texts_stay_below_a_switch_of_rotary_frequencies(
