@@ -57,8 +57,8 @@ def fits_in_float32(policy: Any) -> bool:
     Args:
         policy: `Policy` whose base is loaded.
     """
-    if precision_of(policy) == torch.float32:
-        return False  # it is checked in float32 anyway
+    if precision_of(policy) not in (torch.bfloat16, torch.float16):
+        return False
     reason = _why_not_float32(policy)
     if reason is not None:
         log.warning(
