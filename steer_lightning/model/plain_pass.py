@@ -149,6 +149,7 @@ def made_up_tokens(
     switch = switch_length(config)
     if switch is not None:
         lengths = [length for length in lengths if length + 8 <= switch[1]] or [1]
+        lengths = lengths[: len(lengths) - 1 + len(lengths) % 2]
     vocabulary, generator = config.get_text_config().vocab_size, torch.Generator().manual_seed(0)
     ids = torch.randint(vocabulary, (sum(lengths),), generator=generator)
     return [tuple(row.tolist()) for row in torch.split(ids, lengths)]

@@ -130,8 +130,9 @@ class HookedVectors(Attachment):
     @torch.no_grad()
     def _not_zero(self) -> list[int]:
         """Returns the layers whose vectors would move something."""
-        vectors = self._vectors
-        return [layer for row, layer in enumerate(vectors.layers) if bool(vectors.plain(row).any())]
+        plain = [self._vectors.plain(row) for row in range(len(self._vectors.layers))]
+        rows = zip(self._vectors.layers, plain, strict=True)
+        return [layer for layer, vector in rows if not vector.is_meta and bool(vector.any())]
 
     def _plain(self, row: int) -> torch.Tensor:
         return self._vectors.plain(row, self.scale)
