@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import nn
+from torch._subclasses import FakeTensor
 
 from steer_lightning.errors import ConfigError
 from steer_lightning.steering.base import Attachment, ConstantVector
@@ -129,10 +130,14 @@ class HookedVectors(Attachment):
 
     @torch.no_grad()
     def _not_zero(self) -> list[int]:
-        """Returns the layers whose vectors would move something."""
+        """Returns the layers whose vectors would move something; none of tensors without numbers."""
         plain = [self._vectors.plain(row) for row in range(len(self._vectors.layers))]
         rows = zip(self._vectors.layers, plain, strict=True)
-        return [layer for layer, vector in rows if not vector.is_meta and bool(vector.any())]
+        return [
+            layer
+            for layer, vector in rows
+            if not (vector.is_meta or isinstance(vector, FakeTensor)) and bool(vector.any())
+        ]
 
     def _plain(self, row: int) -> torch.Tensor:
         return self._vectors.plain(row, self.scale)
