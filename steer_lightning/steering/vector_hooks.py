@@ -130,7 +130,7 @@ class HookedVectors(Attachment):
 
     @torch.no_grad()
     def _not_zero(self) -> list[int]:
-        """Returns the layers whose vectors would move something; none of tensors without numbers."""
+        """Returns the layers whose vectors move something; none where tensors have no numbers."""
         plain = [self._vectors.plain(row) for row in range(len(self._vectors.layers))]
         rows = zip(self._vectors.layers, plain, strict=True)
         return [
