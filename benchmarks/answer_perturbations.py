@@ -36,6 +36,8 @@ def _wrong_number(gold: str) -> Forms:
     if whole and value > 2:
         n = int(value)
         yield from (f"{n}!", f"{n}^2", rf"\sqrt{{{n}}}", f"{n}.1", f"{n} squared", f"{n}_7")
+        yield from (f"{n} tenths", f"{n} out of {n + 1}", f"{n} feet 6 inches", f"{n} choose 2")
+        yield from (f"2x = {n}", f"x^2 = {n}", f"x - 3 = {n}", f"{n + 1} = {n}")
         yield f"{n}:00" if n < 13 else f"{n}e1"
         swapped = str(n)[::-1].lstrip("0")
         if swapped != str(n):
@@ -57,6 +59,10 @@ def _wrong_sum(gold: str) -> Forms:
         yield " ".join(parts[:-1])
     yield from (f"2({gold})", f"{gold} + 1", f"-({gold})", f"({gold})^2", rf"\frac{{{gold}}}{{3}}")
     yield from (f"{gold}, 1", rf"{gold}\%")
+    if r"^\circ" in gold:
+        yield gold.replace(r"^\circ", "")
+    if re.search(r" ?hr$|mg$|'", gold):  # neither hours nor milligrams, and a mark counts
+        yield re.sub(r" ?hr$|mg$|'", "", gold)
     number = re.search(r"(?<![\d_])\d+(?!\d)", gold)
     if number:
         yield f"{gold[: number.start()]}{int(number.group()) + 1}{gold[number.end() :]}"
@@ -84,6 +90,7 @@ def _wrong_unit(gold: str) -> Forms:
                 yield from (f"{bare} {wrong}", rf"{bare}\text{{ {wrong}}}")
         if "percent" not in gold and r"\%" not in gold:
             yield rf"{bare}\%"
+        yield from (f"{bare} tenths", f"{bare} feet 6 inches", f"{bare} out of 997")
         yield from (f"1{bare}", f"{bare}, 1", rf"{bare}\pi \pi")
 
 
@@ -93,6 +100,10 @@ def _wrong_words(gold: str) -> Forms:
         rf"{gold}, \text{{Zoe}}",
         gold.replace("{", "{un", 1) if "{" in gold else f"un{gold}",
     )
+    word = re.search("[A-Za-z]+(?=[^A-Za-z]*$)", gold)
+    if word is not None and len(set(word.group())) > 1:
+        letters = word.group()[1:] + word.group()[0]
+        yield f"{gold[: word.start()]}{letters}{gold[word.end() :]}"
 
 
 def _wrong_date(gold: str) -> Forms:
@@ -183,7 +194,7 @@ def _wrong_list(gold: str) -> Forms:
     parts = parts_of(gold)
     yield from (", ".join([*parts, "99"]), ", ".join([*parts[1:], "99"]), f"{gold}, 99")
     if len(parts) > 1:
-        yield from (*parts[:2], ", ".join(parts[1:]), " + ".join(parts))
+        yield from (*parts[:2], ", ".join(parts[1:]), " + ".join(parts), f"{gold}, {parts[0]}")
         if sorted(f"-{part}".replace("--", "") for part in parts) != sorted(parts):
             yield ", ".join(f"-{part}".replace("--", "") for part in parts)
     else:
@@ -226,7 +237,7 @@ def _wrong_line(gold: str) -> Forms:
 def _wrong_equation(gold: str) -> Forms:
     left, right = (part.strip() for part in gold.split("="))
     yield from (f"{left} = {right} + 1", f"{left}=-({right})" if right != "0" else f"{left}=1")
-    yield from (left, gold.replace("y", "z"), gold.replace("+", "-", 1))
+    yield from (left, right, gold.replace("y", "z"), gold.replace("+", "-", 1))
 
 
 def _wrong_matrix(gold: str) -> Forms:

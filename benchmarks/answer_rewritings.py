@@ -51,6 +51,7 @@ def _everywhere(kind: str, gold: str) -> Forms:
     yield f"${gold}$"
     yield rf"\({gold}\)"
     yield rf"\displaystyle {gold}"
+    yield rf"\text{{The answer is }} {gold}"
     yield gold.replace(r"\frac{", r"\dfrac{").replace(r"\left", "").replace(r"\right", "")
     yield gold.replace("-", "\N{MINUS SIGN}") if "e-" not in gold else gold
     if re.search(r"[([].*,", gold) and r"\left" not in gold and kind not in ("function",):
@@ -69,6 +70,8 @@ def _everywhere(kind: str, gold: str) -> Forms:
         yield rf"\boldsymbol{{{gold}}}"
         yield rf"{{\bf {gold}}}"
         yield f"x = {gold}"
+    if kind in NUMBERS:
+        yield f"m + n = {gold}"
     if kind in (*NUMBERS, *SUMS, "power"):
         yield f"{{{gold}}}"
         yield f"({gold})"
@@ -134,6 +137,7 @@ def _tuple(gold: str) -> Forms:
     _, parts, _ = inner(gold)
     yield from (f"({','.join(parts)})", rf"\left( {', '.join(parts)} \right)", ", ".join(parts))
     yield from (rf"\big({', '.join(parts)}\big)", rf"({',~'.join(parts)})")
+    yield r"\begin{pmatrix} " + r" \\ ".join(parts) + r" \end{pmatrix}"
     names = "xyzw"[: len(parts)] if len(parts) < 4 else "abcd"
     yield ", ".join(f"{name} = {part}" for name, part in zip(names, parts, strict=True))
     yield rf"({', '.join(names)}) = ({', '.join(parts)})"

@@ -62,8 +62,9 @@ def main() -> None:
             found[name] = engine.generate(prompts, sampling, seed=0, step=step)
             times[name].append(now(args.device) - start)
         times["limit"].append(products.seconds(rollout_passes(found["ours"])))
-        equal = (found["ours"].num_tokens == found["generate"].num_tokens).float().mean()
-        tokens = int(found["ours"].num_tokens.sum())
+        lengths = {name: one.completion_mask.sum(1) for name, one in found.items()}
+        equal = (lengths["ours"] == lengths["generate"]).float().mean()
+        tokens = int(lengths["ours"].sum())
         for name in times:
             speeds[name].append(tokens / times[name][-1])
         print(

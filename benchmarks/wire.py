@@ -177,13 +177,15 @@ def count(folder: Path, base: str, strategy: Any, processes: int) -> dict[str, l
 
 def main() -> None:
     """Counts, prints a table, writes JSON."""
+    from common import write_json  # runs import this file as `benchmarks.wire`, without its folder
+
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--strategies", nargs="*", default=list(STRATEGIES), choices=STRATEGIES)
     parser.add_argument("--json", type=Path, default=ROOT / "benchmarks/results/wire.json")
     options = parser.parse_args()
-    result: dict[str, Any] = {"processes": options.processes, "command": " ".join(sys.argv)}
-    result |= {"torch": torch.__version__, "new_tokens": NEW_TOKENS, "counts": {}}
+    result: dict[str, Any] = {"processes": options.processes, "new_tokens": NEW_TOKENS}
+    result["counts"] = {}
     with tempfile.TemporaryDirectory() as name:
         for size, width in SIZES.items():
             base = make_base(Path(name) / f"base-{width}", width)
@@ -193,8 +195,7 @@ def main() -> None:
                 print(f"{strategy}, {size}")
                 for key, (calls, sent) in found.items():
                     print(f"  {key:<32} {calls:>4} calls {sent:>10,} bytes")
-    options.json.parent.mkdir(parents=True, exist_ok=True)
-    options.json.write_text(json.dumps(result, indent=2) + "\n")
+    write_json(options.json, result)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,8 @@ import tomllib
 
 ROOT = Path(__file__).resolve().parents[1]
 EXTRAS = ("test", "tensorboard", "wandb")
-TESTS = ("tests/unit", "tests/integration/test_fit.py", "tests/integration/test_cli.py")
+FIT = [f"tests/integration/test_fit{part}.py" for part in ("", "_goes_on", "_mistakes")]
+TESTS = ("tests/unit", *FIT, "tests/integration/test_cli.py")
 REQUIREMENT = re.compile(r"(?P<name>[\w.-]+)(\[(?P<extras>[\w,-]+)\])?((>=|==)[\w.]+)?")
 NOTHING_TO_DOWNLOAD = 69  # EX_UNAVAILABLE of sysexits.h; pytest's own end at 5
 

@@ -222,9 +222,8 @@ class SteeringModule(HeldOut):
     def on_fit_start(self) -> None:
         """Hands the policy to the engine and the sampler, and checks the update's fast paths."""
         self.set_up_engine()
-        if not self.sampling.stop_strings:
-            ends = {*self.policy.eos_token_ids, *self.sampling.eos_token_ids}
-            tell_of_endings(self.policy.tokenizer, ends, "model.sampling")
+        samplings = {"model.sampling": self.sampling, "model.eval_sampling": self.eval_sampling}
+        tell_of_endings(self.policy.tokenizer, self.policy.eos_token_ids, samplings)
         self.sampler = Sampler(
             self.policy,
             self.engine,

@@ -36,5 +36,6 @@ class GRPO:
         centred = DrGRPO()(rewards)  # 0 where unscored
         _, scored = split_scored(rewards)
         others = (scored.sum(1, keepdim=True) - 1).clamp(min=1)
-        deviation = (centred.square().sum(1, keepdim=True) / others).sqrt()
-        return centred / (deviation + EPSILON)
+        squares = centred.double().square()  # those of 1e20 are infinite in float32
+        deviation = (squares.sum(1, keepdim=True) / others).sqrt()
+        return (centred / (deviation + EPSILON)).to(centred.dtype)

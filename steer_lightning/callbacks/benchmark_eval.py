@@ -11,12 +11,14 @@ from lightning.pytorch.callbacks import Callback
 from tqdm import tqdm
 
 from steer_lightning.callbacks.run_folder import tell
+from steer_lightning.data.completion_text import tell_of_endings
 from steer_lightning.errors import ConfigError
 from steer_lightning.evaluation import BenchmarkMetrics, evaluate_batch
 from steer_lightning.evaluation.runner import sampling_for
 from steer_lightning.module import SteeringModule
 from steer_lightning.rewards import MathReward, Reward, RewardSum, WeightedReward, reward_name
 from steer_lightning.rollout import Sampling
+from steer_lightning.system.printable import one_line
 from steer_lightning.types import Prompt, Source
 
 
@@ -132,6 +134,13 @@ class BenchmarkEval(Callback):
             pl_module.policy.check_prompts(prompts, found.max_new_tokens, f"{key}.max_new_tokens")
             self._samplings[name] = found
 
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Warns if nothing ends the answers; the module does so for its own sampling settings."""
+        assert isinstance(pl_module, SteeringModule)
+        if self.sampling is not None:
+            policy, samplings = pl_module.policy, {"BenchmarkEval.sampling": self.sampling}
+            tell_of_endings(policy.tokenizer, policy.eos_token_ids, samplings)
+
     def _refuse_doubles(self, trainer: L.Trainer, names: set[str]) -> None:
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
         others = [x for x in callbacks if isinstance(x, BenchmarkEval) and x is not self]
@@ -229,7 +238,8 @@ class BenchmarkEval(Callback):
         quiet = trainer.progress_bar_callback is None or len(starts) <= 1
         quiet |= not trainer.is_global_zero
         with policy.sharding.for_rollouts(policy.model):
-            for start in tqdm(starts, desc=f"evaluating {name}", leave=False, disable=quiet):
+            told = f"evaluating {one_line(name)}"
+            for start in tqdm(starts, desc=told, leave=False, disable=quiet):
                 batch = prompts[start : start + self.batch_size]
                 evaluate_batch(
                     metrics,

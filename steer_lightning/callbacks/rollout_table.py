@@ -15,7 +15,7 @@ from steer_lightning.errors import ConfigError
 from steer_lightning.module import SteeringModule
 from steer_lightning.rollout import completions_of
 from steer_lightning.system.collectives import rank, world_size
-from steer_lightning.system.printable import printable, valid_unicode
+from steer_lightning.system.printable import quoted, valid_unicode
 from steer_lightning.system.run_files import ROLLOUT_PARTS, ROLLOUTS, rollout_parts, step_name
 from steer_lightning.system.showing import told_not_raised
 from steer_lightning.system.whole_files import written_aside
@@ -138,8 +138,7 @@ class RolloutTable(Callback):
     def _cut(self, text: str) -> str:
         """Cuts a text at `max_characters`, and puts it in one line and in quotes."""
         more = "" if len(text) <= self.max_characters else f" ... ({len(text)} characters)"
-        line = printable(text[: self.max_characters]).replace("\n", "\\n")
-        return f'"{line}"{more}'
+        return f"{quoted(text[: self.max_characters])}{more}"
 
 
 def _shown(score: float | None) -> str:

@@ -15,7 +15,7 @@ from importlib import import_module
 from importlib.metadata import version
 
 from steer_lightning.errors import ConfigError
-from steer_lightning.system.printable import PrintableRecord, one_line, printable
+from steer_lightning.system.printable import PrintableRecord, indented, one_line
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _run(arguments)
     except Exception:  # a user's code may raise any, and tell what a model wrote
-        print(printable(traceback.format_exc()), end="", file=sys.stderr)
+        print(indented(traceback.format_exc().rstrip()), file=sys.stderr)
         return ERROR
     finally:
         logging.setLogRecordFactory(before)
@@ -160,5 +160,5 @@ def interruptible(told: str) -> Iterator[None]:
 def _complain(message: str, error: Exception | None = None) -> int:
     if error is not None and os.environ.get("STEER_LIGHTNING_DEBUG"):
         raise error
-    print(f"error: {printable(message)}", file=sys.stderr)
+    print(f"error: {indented(message)}", file=sys.stderr)
     return USAGE_ERROR

@@ -15,7 +15,7 @@ from steer_lightning.cli.options import read_options
 from steer_lightning.data import PromptDataModule
 from steer_lightning.errors import ConfigError
 from steer_lightning.module import SteeringModule
-from steer_lightning.system.printable import one_line, printable
+from steer_lightning.system.printable import one_line
 from steer_lightning.system.run_files import DIFFERENCE, RUNS
 from steer_lightning.training.difference import FILES, Difference, Settings, as_text
 
@@ -105,7 +105,7 @@ def _tell(facts: Mapping[str, Any], folder: Path) -> None:
         f"completions; mean reward {facts['mean_reward']:.3f}, {facts['num_unscored']:d} of "
         f"{facts['num_completions']:d} completions unscored\n"
     )
-    print(printable(as_text(facts["scales"])))
+    print(as_text(facts["scales"]))
     print(f"\n{facts['num_held_out']:d} training problems, with 95 % intervals by the bootstrap.")
     scales = [row["scale"] for row in facts["scales"]]
     best = facts["scale"]

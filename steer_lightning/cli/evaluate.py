@@ -13,7 +13,7 @@ from steer_lightning.evaluation.processes import connected_processes
 from steer_lightning.evaluation.results import as_text
 from steer_lightning.results.report import draw_comparison, drawn
 from steer_lightning.system.collectives import rank
-from steer_lightning.system.printable import one_line, printable
+from steer_lightning.system.printable import one_line
 
 
 def run(words: Sequence[str]) -> None:
@@ -44,7 +44,7 @@ def run(words: Sequence[str]) -> None:
 
 def _tell(evaluation: Evaluation, results: dict[str, Any]) -> None:
     """Prints the table, and the place of the evaluation's files."""
-    print(f"\n{printable(as_text(results['rows']))}\n")
+    print(f"\n{as_text(results['rows'])}\n")
     print("Shares in percent, with 95 % intervals by the bootstrap over problems.")
     store = evaluation.store
     print(f"figures:     {one_line(store.results)}")

@@ -8,7 +8,7 @@ from steer_lightning.cli.options import read_options
 from steer_lightning.results.lens.job import Lens
 from steer_lightning.results.lens.text import as_text, between_as_text
 from steer_lightning.results.report import draw_between, draw_lens, drawn
-from steer_lightning.system.printable import one_line, printable
+from steer_lightning.system.printable import one_line
 from steer_lightning.system.run_files import BETWEEN, LENS
 
 
@@ -32,11 +32,11 @@ def run(words: Sequence[str]) -> None:
     for name, description in found.items():
         folder = lens.folders[name]
         title = f"{one_line(name)}\n\n" if len(found) > 1 else ""
-        print(f"\n{title}{printable(as_text(description))}\n")
+        print(f"\n{title}{as_text(description)}\n")
         print(f"numbers: {one_line(folder / LENS)}")
         print(f"picture: {one_line(drawn(draw_lens, folder))}")
     if len(found) > 1:
         for pair in lens.pairs():
-            print(f"\n{printable(between_as_text(pair))}\n")
+            print(f"\n{between_as_text(pair)}\n")
         print(f"numbers: {one_line(lens.folder / BETWEEN)}")
         print(f"picture: {one_line(drawn(draw_between, lens.folder))}")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from steer_lightning.cli.options import read_options
 from steer_lightning.errors import UNKNOWN, ConfigError
-from steer_lightning.system.printable import one_line, printable
+from steer_lightning.system.printable import one_line
 
 if TYPE_CHECKING:
     from steer_lightning.steering import SteeringVectors
@@ -76,8 +76,7 @@ def info(files: list[str]) -> None:
     Args:
         files: Files of vectors.
     """
-    tables = [describe(path, vectors) for path, vectors in _load(files).items()]
-    print(printable("\n\n".join(tables)))
+    print("\n\n".join(describe(path, vectors) for path, vectors in _load(files).items()))
 
 
 def scale(files: list[str], factor: float, output: str, overwrite: bool = False) -> None:
@@ -212,7 +211,7 @@ def describe(path: str, vectors: SteeringVectors) -> str:
     for layer, row, norm in zip(vectors.layers, plain, norms, strict=True):
         rms = float(norm) / vectors.width**0.5
         rows.append(f"{layer:>5}{float(norm):>10.4g}{rms:>10.4g}{float(row.abs().max()):>10.4g}")
-    return "\n".join([one_line(path), *rows])
+    return "\n".join(map(one_line, (path, *rows)))
 
 
 def _load(files: Sequence[str]) -> dict[str, SteeringVectors]:
@@ -252,4 +251,4 @@ def _save(vectors: SteeringVectors, output: str, overwrite: bool) -> None:
         revision=facts.get("revision") or None,
         step=int(step) if step.isdecimal() else None,
     )
-    print(printable(describe(output, vectors)))
+    print(describe(output, vectors))

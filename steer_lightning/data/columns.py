@@ -8,6 +8,7 @@ text, or is refused.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from numbers import Integral
@@ -15,6 +16,25 @@ from typing import Any, TypeGuard
 
 MISSING = object()
 """Value that stands for a column which a row does not have."""
+
+
+ARRAY = re.compile(
+    r"array\(\[.*\](?:, dtype=\w+)?\)|(?:np|numpy)\.(?:float|int|uint|bool|str|bytes)\w*\([^()]*\)",
+    re.DOTALL,
+)
+"""What numpy writes of an array or a number, and no person writes as a question or an answer."""
+
+PRINTED = re.compile(
+    r"(?i:nan|null|none|nat|n/a|<na>)"
+    r"|b'.*'|b\".*\""
+    r"|\[?\{'[^']*': .*\}\]?",
+    re.DOTALL,
+)
+"""What a program writes of a missing value, of bytes and of named values.
+
+Each may also be meant: `None` can be one of several choices, and named values what a program puts
+out. Lists, as `[1, 2]`, are answers in mathematics.
+"""
 
 
 class OddValueError(ValueError):
@@ -75,11 +95,15 @@ def as_text(value: object, column: str) -> str | None:
         text.
 
     Raises:
-        OddValueError: If the value is anything else.
+        OddValueError: If the value is anything else, or numpy's writing of anything.
     """
     if value is None or value is MISSING:
         return None
     if isinstance(value, str):
+        if ARRAY.fullmatch(value.strip()):
+            raise OddValueError(
+                "is numpy's writing of a value", "Write the value itself into the file"
+            )
         return value if value.strip() else None
     if isinstance(value, bool):
         raise OddValueError("is true or false, not text or a number", "Write it as text")
@@ -87,7 +111,7 @@ def as_text(value: object, column: str) -> str | None:
         return _as_decimal(value)
     if _is_list(value):
         if len(value) == 1:
-            return as_text(value[0], column)
+            return as_text(value[0], f"{column}.0")
         raise OddValueError(
             f"is a list of {len(value)} values, and one is needed",
             f"Name one of them by its path, such as {column}.0, or join them in the file",
@@ -96,10 +120,20 @@ def as_text(value: object, column: str) -> str | None:
         names = list(map(str, value))
         raise OddValueError(
             f"holds named values: {', '.join(map(repr, names[:5]))}",
-            f"Name one of them by its path, such as {column}.{names[0] if names else 'NAME'}",
+            f"Name one of them by its path, such as {column}.{_likeliest(names)}",
         )
     kind = type(value).__name__
     raise OddValueError(f"is of type {kind}, not text or a number", "Write it as text")
+
+
+def _likeliest(names: Sequence[str]) -> str:
+    """Returns the name that a hint names: of a part of a message, `type` is not what is said."""
+    return "text" if "text" in names else next(iter(names), "NAME")
+
+
+def is_printed(text: str) -> bool:
+    """Tells whether a text is what a program writes of a missing or nested value; see `PRINTED`."""
+    return PRINTED.fullmatch(text.strip()) is not None
 
 
 def question_in(value: object, column: str) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from steer_lightning.data.templates import RAISED
@@ -39,6 +39,8 @@ def ids_without_text(tokenizer: Any, ending_ids: Collection[int]) -> frozenset[i
 def turn_end_ids(tokenizer: Any) -> frozenset[int]:
     """Returns the special tokens that a chat template writes behind the model's own message.
 
+    The token that opens such a message is none of them: some templates always open the next one.
+
     Args:
         tokenizer: Tokenizer of the model.
 
@@ -53,9 +55,19 @@ def turn_end_ids(tokenizer: Any) -> frozenset[int]:
     except RAISED as error:
         log.debug("the chat template shows no end of a turn: %s", one_line(error))
         return frozenset()
-    _, mark, behind = text.rpartition(MARK)
-    ids: list[int] = tokenizer(behind, add_special_tokens=False)["input_ids"] if mark else []
-    return frozenset(ids) & special_ids(tokenizer)
+    before, mark, behind = text.rpartition(MARK)
+    if not mark:
+        return frozenset()
+    special = special_ids(tokenizer)
+    opening, ending = (
+        [
+            token
+            for token in tokenizer(part, add_special_tokens=False)["input_ids"]
+            if token in special
+        ]
+        for part in (before, behind)
+    )
+    return frozenset(ending) - frozenset(opening[-1:])
 
 
 def special_ids(tokenizer: Any) -> frozenset[int]:
@@ -64,16 +76,19 @@ def special_ids(tokenizer: Any) -> frozenset[int]:
     return frozenset({*tokenizer.all_special_ids, *(k for k, token in added if token.special)})
 
 
-def tell_of_endings(tokenizer: Any, ending_ids: Collection[int], key: str) -> None:
+def tell_of_endings(
+    tokenizer: Any, ending_ids: Collection[int], samplings: Mapping[str, Any]
+) -> None:
     """Warns if completions would run to the token limit, since nothing ends them.
 
     Args:
         tokenizer: Tokenizer of the model.
-        ending_ids: Tokens that end a completion: the model's EOS tokens and those of the sampling
-            settings.
-        key: Key of the sampling settings in the configuration, such as `model.sampling`.
+        ending_ids: EOS tokens of the model.
+        samplings: Settings by which completions are sampled, by their key in the configuration,
+            such as `model.sampling`.
     """
-    if ending_ids:
+    keys = [k for k, x in samplings.items() if not x.eos_token_ids and not x.stop_strings]
+    if ending_ids or not keys:
         return
     ends = sorted(turn_end_ids(tokenizer))
     names = ", ".join(map(quoted, tokenizer.convert_ids_to_tokens(ends)))
@@ -81,6 +96,6 @@ def tell_of_endings(tokenizer: Any, ending_ids: Collection[int], key: str) -> No
     log.warning(
         "neither the model nor its tokenizer names an EOS token: every completion runs to "
         "max_new_tokens and counts as cut off. Set eos_token_ids or stop_strings of %s.%s",
-        one_line(key),
+        one_line(" and ".join(keys)),
         hint,
     )

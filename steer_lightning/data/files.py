@@ -6,9 +6,13 @@ import csv
 import gzip
 import io
 import json
+import math
+import re
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from decimal import Decimal
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,6 +25,9 @@ MAX_LINE = 2**24
 
 MAX_UNFOLDED, MAX_RATIO = 2**30, 1000
 """Number of characters, and multiple of a file's size, beyond which rows are taken for a bomb."""
+
+FLOAT_DIGITS = 17
+"""Most significant digits that a float of 64 bits needs; a number of more digits is no such one."""
 
 
 def read_file(path: str | Path) -> list[Row]:
@@ -122,11 +129,7 @@ def _read_jsonl(path: Path) -> list[Row]:
     for number, line in _lines(path, "JSON lines"):
         if not line.strip():
             continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:  # a number of 5,000 digits is a ValueError
-            raise _refused(path, f"line {number} is not JSON ({error})") from error
-        rows.append(_object(path, number, row))
+        rows.append(_object(path, number, _parsed(path, line, f"line {number} ")))
     return rows
 
 
@@ -136,13 +139,42 @@ def _read_json(path: Path) -> list[Row]:
         text = file.read(limit + 1)
     if len(text) > limit:
         raise _bomb(path)
-    try:
-        rows = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise _refused(path, f"is not JSON ({error})") from error
+    rows = _parsed(path, text)
     if not isinstance(rows, list):
         raise _refused(path, "must be a JSON list of objects")
     return [_object(path, number, row) for number, row in enumerate(rows, 1)]
+
+
+def _parsed(path: Path, text: str, place: str = "") -> Any:
+    """Returns the value of a JSON text; the place is that of the text in the file, for errors."""
+    try:
+        return json.loads(text, parse_float=_number, object_pairs_hook=_named_once)
+    except _TwiceError as error:
+        why = "Only one of the values could be read"
+        raise _refused(path, f"{place}has the name {error} twice in an object", why) from error
+    except (ValueError, RecursionError) as error:  # a number of 5,000 digits is a ValueError
+        raise _refused(path, f"{place}is not JSON ({error})") from error
+
+
+class _TwiceError(ValueError):
+    """The error for a name that stands twice in a JSON object."""
+
+
+def _named_once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        ((name, _),) = Counter(name for name, _ in pairs).most_common(1)
+        raise _TwiceError(repr(name))
+    return found
+
+
+def _number(text: str) -> float | Decimal:
+    """Returns a number of JSON as a float, or as a decimal if a float would lose its digits."""
+    value = float(text)
+    digits = re.split("[eE]", text)[0].replace(".", "").strip("-0")
+    # written in full, a decimal beyond the range of floats would take the memory of its exponent
+    exact = len(digits) <= FLOAT_DIGITS or not value or math.isinf(value)
+    return value if exact else Decimal(text)
 
 
 def _object(path: Path, number: int, row: object) -> Row:
@@ -185,7 +217,7 @@ def _read_parquet(path: Path) -> list[Row]:
                 left -= sum(_length(value) for row in found for value in row.values())
                 if left < 0:
                     raise _bomb(path)
-                rows += found
+                rows += with_short_floats(found, batch.schema)
     except ConfigError:
         raise
     except (OSError, ValueError) as error:  # errors of Arrow, and text that is not UTF-8
@@ -193,9 +225,47 @@ def _read_parquet(path: Path) -> list[Row]:
     return rows
 
 
+def with_short_floats(rows: list[Row], schema: Any) -> list[Row]:
+    """Returns rows with each float of 32 or 16 bits as the shortest number that rounds to it.
+
+    70.3 in 32 bits is 70.30000305175781 in 64 bits, which no answer equals.
+
+    Args:
+        rows: Values by column, as Arrow makes them of its own.
+        schema: Arrow's schema of the columns, nested ones included.
+    """
+    kinds = {field.name: field.type for field in schema if SHORT_FLOAT.search(str(field.type))}
+    if not kinds:
+        return rows
+    return [{**row, **{k: _shortest(row[k], kind) for k, kind in kinds.items()}} for row in rows]
+
+
+def _shortest(value: Any, kind: Any) -> Any:
+    """Returns a value of a type of Arrow; see `with_short_floats`."""
+    if str(kind).startswith("dictionary"):
+        kind = kind.value_type
+    inner = [kind.field(k) for k in range(kind.num_fields)]
+    if isinstance(value, float) and str(kind) in SHORT_FLOATS:
+        import numpy
+
+        return float(str(getattr(numpy, SHORT_FLOATS[str(kind)])(value)))
+    if isinstance(value, Mapping) and inner:
+        return {field.name: _shortest(value[field.name], field.type) for field in inner}
+    if isinstance(value, tuple) and len(inner) == len(value):  # key and value of a map
+        return tuple(_shortest(x, field.type) for x, field in zip(value, inner, strict=True))
+    if isinstance(value, list) and inner:
+        return [_shortest(item, inner[0].type) for item in value]
+    return value
+
+
 def _length(value: object) -> int:
     return len(value if isinstance(value, (str, bytes)) else str(value))
 
+
+SHORT_FLOATS = {"float": "float32", "halffloat": "float16"}
+"""Names of numpy for Arrow's floats of less than 64 bits."""
+
+SHORT_FLOAT = re.compile(rf"\b(?:{'|'.join(SHORT_FLOATS)})\b")
 
 READERS: dict[str, Callable[[Path], list[Row]]] = {
     ".jsonl": _read_jsonl,

@@ -7,7 +7,8 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from steer_lightning.data.templates import KEY, Template, render
+from steer_lightning.data.completion_text import turn_end_ids
+from steer_lightning.data.templates import KEY, ChatTemplate, Template, render
 from steer_lightning.errors import ConfigError
 from steer_lightning.system.printable import one_line, quoted
 from steer_lightning.types import Problem, Prompt, Source
@@ -62,6 +63,8 @@ def make_prompts(
             "%s: dropped %d of %d prompts longer than data.max_prompt_tokens = %d",
             *(one_line(name), dropped, len(problems), max_prompt_tokens),
         )
+    check_ends(prompts, template, tokenizer, name)
+    check_questions(prompts, template, name)
     tell_of_repeats(prompts, name)
     tell_of_tokens(prompts, tokenizer, name)
     return prompts
@@ -82,7 +85,6 @@ def make_prompt(
     Raises:
         ConfigError: If the template fails, or its result is no prompt; the error names the problem.
     """
-    name = type(template).__name__
     try:
         text = render(template, problem.question, tokenizer)
         ids = _encode(template, text, tokenizer)
@@ -91,15 +93,6 @@ def make_prompt(
         raise ConfigError(
             error.key, error.value, rule=place, why=error.why, fix=error.fix
         ) from error
-    if ids[-1] == tokenizer.eos_token_id:
-        raise ConfigError(
-            KEY,
-            name,
-            rule=f"its prompts end in {tokenizer.eos_token} (problem {index + 1} of {source})",
-            why=f"That token says that nothing follows. The prompt ends in {text[-60:]!r}",
-            fix="Use a template that ends where the answer begins, or mend the model's chat "
-            "template: it should open the assistant's message if add_generation_prompt is true",
-        )
     return Prompt(id=index, problem=problem, text=text, token_ids=tuple(ids))
 
 
@@ -124,6 +117,66 @@ def _encode(template: Template, text: str, tokenizer: Any) -> list[int]:
             fix="Check that the tokenizer of model.base is whole",
         )
     return list(ids)
+
+
+def check_ends(prompts: Sequence[Prompt], template: Template, tokenizer: Any, source: str) -> None:
+    """Refuses prompts that end in EOS or in the end of a turn, with or without blanks behind it.
+
+    Args:
+        prompts: Prompts of one template.
+        template: Template that made them.
+        tokenizer: Tokenizer of the model.
+        source: Name of their source, for errors.
+
+    Raises:
+        ConfigError: If there is such a prompt; the error names the first one.
+    """
+    ends = turn_end_ids(tokenizer) | {tokenizer.eos_token_id} - {None}
+    texts = tuple(tokenizer.convert_ids_to_tokens(sorted(ends)))
+    for prompt in prompts:
+        text = prompt.text.rstrip()
+        found = [token for token in texts if text.endswith(token) and text != prompt.text]
+        if prompt.token_ids[-1] in ends:
+            found = [tokenizer.convert_ids_to_tokens(prompt.token_ids[-1])]
+        if not found:
+            continue
+        raise ConfigError(
+            KEY,
+            type(template).__name__,
+            rule=f"its prompts end in {found[0]} (problem {prompt.id + 1} of {source})",
+            why=f"That token says that nothing follows. The prompt ends in {prompt.text[-60:]!r}",
+            fix="Use a template that ends where the answer begins, or mend the model's chat "
+            "template: it should open the assistant's message if add_generation_prompt is true",
+        )
+
+
+def check_questions(prompts: Sequence[Prompt], template: Template, source: str) -> None:
+    """Refuses a chat template that changes questions: cut or escaped, they ask something else.
+
+    A template of a user's own may mean to do so: that is a warning.
+
+    Args:
+        prompts: Prompts of one template.
+        template: Template that made them.
+        source: Name of their source, for messages.
+
+    Raises:
+        ConfigError: If the model's chat template changes a question; the error counts them.
+    """
+    changed = [prompt for prompt in prompts if prompt.problem.question.strip() not in prompt.text]
+    if not changed:
+        return
+    first, name = changed[0], type(template).__name__
+    rule = (
+        f"{len(changed)} of {len(prompts)} questions do not stand in their prompts as they are, "
+        f"the first being problem {first.id + 1} of {source}"
+    )
+    why = f"{first.problem.question[:SHOWN]!r} is rendered as {first.text[-200:]!r}"
+    if type(template) is not ChatTemplate:
+        log.warning("%s = %s: %s: %s", KEY, one_line(name), one_line(rule), one_line(why))
+        return
+    fix = "Mend the model's chat template, use another template, or leave these problems out"
+    raise ConfigError(KEY, name, rule=rule, why=why, fix=fix)
 
 
 # ---- warnings about what is odd
@@ -217,18 +270,18 @@ def tell_of_tokens(prompts: Sequence[Prompt], tokenizer: Any, name: str) -> None
 def _tell_of_added_tokens(prompt: Prompt, tokenizer: Any, name: str) -> None:
     """Warns if a prompt lacks tokens that the tokenizer by itself adds to the same text."""
     ids, alone = list(prompt.token_ids), list(tokenizer(prompt.text)["input_ids"])
-    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+    bos = tokenizer.bos_token_id
     added = len(alone) - len(ids)
     starts = [k for k in range(max(0, added + 1)) if alone[k : k + len(ids)] == ids]
     if not starts:
         return
     before, behind = alone[: starts[0]], alone[starts[0] + len(ids) :]
-    if eos is not None and eos in behind:
+    if behind:
         log.warning(
             "%s: the tokenizer adds %s behind texts, which says that nothing follows: prompts are "
             "without it",
             one_line(name),
-            quoted(tokenizer.eos_token),
+            quoted("".join(tokenizer.convert_ids_to_tokens(behind))),
         )
     if bos is not None and before == [bos] and ids[0] != bos:
         log.warning(

@@ -10,17 +10,21 @@ from steer_lightning.data.columns import (
     MISSING,
     OddValueError,
     as_text,
+    is_printed,
     names_of,
     question_in,
     value_at,
 )
-from steer_lightning.data.files import Row, read_file
+from steer_lightning.data.files import Row, read_file, with_short_floats
 from steer_lightning.errors import ConfigError
 from steer_lightning.system.hub_answers import check_hub_answers
-from steer_lightning.system.printable import one_line, valid_unicode
+from steer_lightning.system.printable import one_line, quoted, valid_unicode
 from steer_lightning.types import Problem
 
 log = logging.getLogger(__name__)
+
+SHOWN = 80
+"""Number of characters of a value that a message shows."""
 
 
 def read_hub(
@@ -49,7 +53,7 @@ def read_hub(
             why=" ".join(str(error).split()).rstrip("."),
             fix=fix,
         ) from error
-    return [dict(row) for row in rows]
+    return with_short_floats([dict(row) for row in rows], rows.features.arrow_schema)
 
 
 def to_problems(rows: Sequence[Row], question: str, answer: str, origin: str) -> list[Problem]:
@@ -75,7 +79,7 @@ def to_problems(rows: Sequence[Row], question: str, answer: str, origin: str) ->
     for column in (question, answer):
         if all(value_at(row, column) is MISSING for row in rows):
             raise _no_column(column, rows[0], origin)
-    problems, dropped, num_mended = [], [], 0
+    problems, numbers, dropped, num_mended = [], [], [], 0
     for number, row in enumerate(rows, 1):
         try:
             asked = question_in(value_at(row, column := question), column)
@@ -95,6 +99,7 @@ def to_problems(rows: Sequence[Row], question: str, answer: str, origin: str) ->
         )
         num_mended += (whole.question, whole.answer) != (asked, gold)
         problems.append(whole)
+        numbers.append(number)
     if not problems:
         raise ConfigError("data", origin, rule="no row has both a question and an answer")
     if dropped:
@@ -107,7 +112,25 @@ def to_problems(rows: Sequence[Row], question: str, answer: str, origin: str) ->
             "%s: %d of %d problems hold half of a surrogate pair, which is read as a question mark",
             *(one_line(origin), num_mended, len(rows)),
         )
+    _tell_of_printed(problems, numbers, origin)
     return problems
+
+
+def _tell_of_printed(problems: Sequence[Problem], numbers: Sequence[int], origin: str) -> None:
+    """Warns of texts that a program writes for missing or nested values; see `is_printed`."""
+    found = [
+        (number, text)
+        for number, problem in zip(numbers, problems, strict=True)
+        for text in (problem.question, problem.answer)
+        if is_printed(text)
+    ]
+    if found:
+        log.warning(
+            "%s: %d questions or answers look like a missing or nested value that a program has "
+            "written as text, such as %s in row %d. They are taken as they are, and no other text "
+            "equals them: unless they are meant, leave the field empty, or write the value alone",
+            *(one_line(origin), len(found), quoted(found[0][1][:SHOWN]), found[0][0]),
+        )
 
 
 def _no_column(column: str, row: Row, origin: str) -> ConfigError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from inspect import signature
+from itertools import takewhile
 from typing import Any, Protocol, runtime_checkable
 
 from jinja2 import TemplateError
@@ -16,6 +17,7 @@ log = logging.getLogger(__name__)
 
 INSTRUCTION = "Please reason step by step, and put your final answer within \\boxed{}."
 PROBE = "How many legs do 2 spiders and 1 cat have?"
+REPLY = "They have 20 legs."
 KEY = "data.template"
 
 OURS = ("tokenize", "add_generation_prompt", "return_tensors", "return_dict")
@@ -102,7 +104,7 @@ class ChatTemplate:
             )
         try:
             text: str = tokenizer.apply_chat_template(
-                self._messages(question), tokenize=False, add_generation_prompt=True, **self.options
+                self.messages(question), tokenize=False, add_generation_prompt=True, **self.options
             )
         except RAISED as error:  # Gemma 2 and others refuse a system message
             told = one_line(error) or type(error).__name__
@@ -122,7 +124,8 @@ class ChatTemplate:
             )
         return text
 
-    def _messages(self, question: str) -> list[dict[str, str]]:
+    def messages(self, question: str) -> list[dict[str, str]]:
+        """Returns the messages by which a question is put to the model."""
         if self.system and self.system_in_user:
             return [{"role": "user", "content": f"{self.system}\n\n{question}"}]
         messages = [{"role": "system", "content": self.system}] if self.system else []
@@ -171,25 +174,28 @@ class PlainTemplate:
     def encode(self, text: str, tokenizer: Any) -> list[int]:
         """Encodes a rendered text, to which the tokenizer adds special tokens such as BOS.
 
-        Two of them are taken off again: EOS behind the text, which tokenizers add that are set up
-        for training texts, and which would tell the model that nothing follows; and BOS where the
-        text begins with one already.
+        Some of them are taken off again: all behind the text, such as EOS and separators, which
+        would tell the model that nothing follows; and BOS where the text begins with one already.
         """
         ids: list[int] = tokenizer(text)["input_ids"]
-        bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
-        ends, begins_twice = ids[-1:] == [eos], bos is not None and ids[:2] == [bos, bos]
-        if not ends and not begins_twice:
+        bos = tokenizer.bos_token_id
+        ends_special = not tokenizer.decode(ids[-1:], skip_special_tokens=True)
+        begins_twice = bos is not None and ids[:2] == [bos, bos]
+        if not ends_special and not begins_twice:
             return ids
         own: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
-        if ends and own[-1:] != [eos]:
-            ids = ids[:-1]
+        places = range(len(ids) - len(own) + 1)
+        start = next((k for k in places if ids[k : k + len(own)] == own), None)
+        if start is not None:
+            ids = ids[: start + len(own)]
         return ids[1:] if begins_twice and own[:1] == [bos] != own[1:2] else ids
 
 
 def check_template(template: Template, tokenizer: Any) -> None:
     """Raises a ConfigError if the template drops the question: some chat templates ignore roles.
 
-    Warns of options that the model's chat template does not know.
+    So is a chat template that does not open the assistant's message. Warns of options that the
+    model's chat template does not know, and of a system message that it writes by itself.
     """
     rendered = render(template, PROBE, tokenizer)
     if PROBE not in rendered:
@@ -201,16 +207,84 @@ def check_template(template: Template, tokenizer: Any) -> None:
             fix="Use another template, or mend the model's chat template",
         )
     if isinstance(template, ChatTemplate):
-        source = str(tokenizer.chat_template)  # a dictionary if there are several
-        known = set(re.findall(r"\w+", source))
-        known |= set(signature(tokenizer.apply_chat_template).parameters)
-        unknown = [name for name in template.options if name not in known]
-        if unknown:
-            log.warning(
-                "data.template.init_args.options: the chat template%s does not read %s",
-                one_line(_of(tokenizer)),
-                one_line(", ".join(unknown)),
-            )
+        _check_opening(template, tokenizer)
+        _tell_of_options(template, tokenizer)
+        _tell_of_preamble(template, tokenizer)
+
+
+def _check_opening(template: ChatTemplate, tokenizer: Any) -> None:
+    """Refuses a chat template that writes in front of an answer what its prompts do not end in.
+
+    It ignores `add_generation_prompt`, and a model would have to open its own message.
+    """
+    asked = template.messages(PROBE)
+    prompt = _conversation(template, tokenizer, asked, add_generation_prompt=True)
+    if prompt != _conversation(template, tokenizer, asked):
+        return
+    answered = [*asked, {"role": "assistant", "content": REPLY}]
+    text = _conversation(template, tokenizer, answered)
+    opening, reply, _ = text.removeprefix(prompt).partition(REPLY)
+    if text.startswith(prompt) and reply and opening.strip():
+        raise ConfigError(
+            KEY,
+            type(template).__name__,
+            rule=f"the chat template{_of(tokenizer)} ignores add_generation_prompt, and does not "
+            "open the assistant's message",
+            why=f"Its prompts end in {prompt[-60:]!r}, and answers begin behind {opening!r}",
+            fix="Mend the model's chat template, or use steer_lightning.data.PlainTemplate",
+        )
+
+
+def _conversation(
+    template: ChatTemplate, tokenizer: Any, messages: list[dict[str, str]], **options: Any
+) -> str:
+    """Renders a conversation; empty if the chat template does not take it."""
+    options = {"add_generation_prompt": False, **options, **template.options}
+    try:
+        text: str = tokenizer.apply_chat_template(messages, tokenize=False, **options)
+    except RAISED as error:
+        log.debug("the chat template does not take a conversation: %s", one_line(error))
+        return ""
+    return text
+
+
+def _tell_of_options(template: ChatTemplate, tokenizer: Any) -> None:
+    source = str(tokenizer.chat_template)  # a dictionary if there are several
+    known = set(re.findall(r"\w+", source))
+    known |= set(signature(tokenizer.apply_chat_template).parameters)
+    unknown = [name for name in template.options if name not in known]
+    if unknown:
+        log.warning(
+            "data.template.init_args.options: the chat template%s does not read %s",
+            one_line(_of(tokenizer)),
+            one_line(", ".join(unknown)),
+        )
+
+
+def _tell_of_preamble(template: ChatTemplate, tokenizer: Any) -> None:
+    """Warns if a chat template that gets no system message writes one of its own, as Qwen2.5's.
+
+    What stands before the first question, but not before the second one, is no mark of a message.
+    """
+    if template.system and not template.system_in_user:
+        return
+    told = (("user", PROBE), ("assistant", REPLY), ("user", PROBE))
+    messages = [{"role": role, "content": content} for role, content in told]
+    text = _conversation(template, tokenizer, messages)
+    for token in tokenizer.added_tokens_decoder.values():
+        text = text.replace(token.content, "") if token.special else text
+    first, _, rest = text.partition(PROBE)
+    second = rest.rpartition(REPLY)[2].partition(PROBE)[0]
+    pairs = zip(reversed(first), reversed(second), strict=False)
+    shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+    written = first[: len(first) - shared]
+    if any(map(str.isalnum, written)):
+        log.warning(
+            "data.template: the chat template%s gets no system message, and writes one of its own, "
+            "which the model reads: %s",
+            one_line(_of(tokenizer)),
+            quoted(_words(written)[:200]),
+        )
 
 
 def render(template: Template, question: str, tokenizer: Any) -> str:

@@ -132,9 +132,10 @@ class PassAtK(PerProblem):
 class MajAtK(PerProblem):
     """Computes maj@k, whether the answer of most samples is right (Wang et al., arXiv 2203.11171).
 
-    Answers that are mathematically equal vote together. Of several answers with the same number of
-    votes, the one that was given first counts. Samples without an answer have no vote; a problem
-    without any vote is wrong.
+    Answers that are mathematically equal vote together, and are right if more than half of them
+    are: 3:00 and 3:00 AM vote together, and one of them may be right. Of several answers with the
+    same number of votes, the one that was given first counts. Samples without an answer have no
+    vote; a problem without any vote is wrong.
     """
 
     def number(self, samples: Sequence[Sample]) -> float:
@@ -143,9 +144,8 @@ class MajAtK(PerProblem):
         if not votes:
             return 0.0
         chosen = max(votes, key=lambda vote: votes[vote])  # of equals the one that came first
-        judged = (x.verdict for x in samples if x.vote == chosen and x.verdict is not None)
-        verdict = next(judged, None)
-        return math.nan if verdict is None else float(verdict >= 1)
+        right = [x.verdict >= 1 for x in samples if x.vote == chosen and x.verdict is not None]
+        return float(sum(right) > len(right) / 2) if right else math.nan
 
 
 class CompletionLength(PerProblem):

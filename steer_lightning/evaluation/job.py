@@ -13,6 +13,7 @@ import torch
 from tqdm import tqdm
 
 from steer_lightning.data import ChatTemplate, Template, make_prompts
+from steer_lightning.data.completion_text import tell_of_endings
 from steer_lightning.data.templates import check_template
 from steer_lightning.errors import ConfigError
 from steer_lightning.evaluation.arms import (
@@ -223,9 +224,10 @@ class Evaluation:
         count = sum(len(batch.prompts) for batch in batches)
         with tqdm(total=count, unit="problem", disable=rank() > 0) as bar:
             for batch, path in zip(batches, parts, strict=True):
-                bar.set_description(f"{batch.benchmark}, {self.arms[batch.arm].name}")
+                arm = self.arms[batch.arm]
+                bar.set_description(f"{one_line(batch.benchmark)}, {one_line(arm.name)}")
                 if path not in done:
-                    self._answer(batch, self.arms[batch.arm], path, judge)
+                    self._answer(batch, arm, path, judge)
                 bar.update(len(batch.prompts))
         return gather_objects(self.store.read(parts) if rank() == 0 else [])[0]
 
@@ -279,6 +281,10 @@ class Evaluation:
         kind = "cuda" if torch.cuda.is_available() else "cpu"
         self.policy.to(kind if self.device == "auto" else self.device)
         self.engine.setup(self.policy)
+        samplings = {"sampling": self.sampling}
+        if self.base_sampling is not self.sampling:
+            samplings["base_sampling"] = self.base_sampling
+        tell_of_endings(self.policy.tokenizer, self.policy.eos_token_ids, samplings)
 
     def _answer(self, batch: _Batch, arm: Arm, path: Path, judge: RewardSum) -> None:
         """Samples, verifies and stores a batch; each of n processes takes every n-th problem."""

@@ -27,7 +27,7 @@ from steer_lightning.evaluation.store import OUTCOME, Row
 from steer_lightning.evaluation.votes import Compare, number_answers
 from steer_lightning.rewards.answer_in_text import AnswerIn, find_answer
 from steer_lightning.rewards.base import INCOMPARABLE
-from steer_lightning.system.printable import aligned
+from steer_lightning.system.printable import aligned, one_line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,7 +163,8 @@ def as_text(rows: Sequence[dict[str, Any]]) -> str:
     blocks = []
     for benchmark in dict.fromkeys(row["benchmark"] for row in rows):
         of_it = [row for row in rows if row["benchmark"] == benchmark]
-        blocks.append(f"{benchmark} ({of_it[0]['num_problems']} problems)\n{_block(of_it)}")
+        title = f"{one_line(benchmark)} ({of_it[0]['num_problems']} problems)"
+        blocks.append(f"{title}\n{_block(of_it)}")
     return "\n\n".join(blocks)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence, Set
 from fractions import Fraction
 
@@ -17,11 +18,14 @@ Compare = Callable[[Pairs], list[bool]]
 def compare_by(judge: RewardSum) -> Compare:
     """Makes a comparison by a `MathReward`; a pair that it can't judge is not equal.
 
+    Two answers are equal if each is right where the other is the gold answer. What is granted to
+    an answer alone, as 10 where the gold one is 10 %, is not granted here, where neither is gold.
+
     Args:
         judge: Sum of one `MathReward` that looks for a boxed answer; the deadline is its pool's.
     """
 
-    def compare(pairs: Pairs) -> list[bool]:
+    def is_right(pairs: Pairs) -> list[bool]:
         completions = [
             Completion(
                 text=rf"\boxed{{{first}}}",
@@ -34,6 +38,12 @@ def compare_by(judge: RewardSum) -> Compare:
         ]
         return [total == 1.0 for total in judge(completions).total]
 
+    def compare(pairs: Pairs) -> list[bool]:
+        found = is_right(pairs)
+        swapped = [pair[::-1] for pair, equal in zip(pairs, found, strict=True) if equal]
+        again = iter(is_right(swapped))
+        return [equal and next(again) for equal in found]
+
     return compare
 
 
@@ -45,7 +55,10 @@ def number_answers(
     """Numbers the answers of each problem from 0 in their order; equal answers share a number.
 
     Plain numbers are compared exactly, and equal texts are equal. Any other answer is compared with
-    one answer of each class so far; a round compares the answers of all problems in one call.
+    one answer of each class so far; a round compares the answers of all problems in one call. The
+    answer that most samples give is the first of its class, and of equals that whose text comes
+    first in the alphabet: which answers vote together does not hang on the order of the samples,
+    also where 3:00 is 3:00 AM as well as 3:00 PM.
 
     Args:
         problems: For each problem the answers of its samples, None for a sample without one.
@@ -71,7 +84,8 @@ class _Classes:
         self._alone = {_key(answer) for answer in alone}
         keys = [None if answer is None else _key(answer) for answer in answers]
         self._keys = keys
-        self._open = list(dict.fromkeys(key for key in keys if key is not None))
+        counts = Counter(key for key in keys if key is not None)
+        self._open = sorted(counts, key=lambda key: (-counts[key], str(key)))
         self._class: dict[str | Fraction, int] = {}
         self._members: list[str | Fraction] = []  # the first answer of each class
         self._compared = 0
@@ -107,7 +121,11 @@ class _Classes:
 
     @property
     def numbers(self) -> list[int | None]:
-        return [None if key is None else self._class[key] for key in self._keys]
+        order: dict[int, int] = {}
+        return [
+            None if key is None else order.setdefault(self._class[key], len(order))
+            for key in self._keys
+        ]
 
 
 def _key(answer: str) -> str | Fraction:

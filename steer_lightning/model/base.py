@@ -21,7 +21,7 @@ from transformers import (
 from steer_lightning.errors import ConfigError
 from steer_lightning.model.hub import hub_errors, load_tokenizer, resolve_base
 from steer_lightning.model.rotary import check_switch
-from steer_lightning.system.printable import quoted
+from steer_lightning.system.printable import one_line, quoted
 from steer_lightning.types import Prompt
 
 log = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ class FrozenBase(nn.Module):
         self.attn_implementation = attn_implementation
         self.trust_remote_code = trust_remote_code
         if trust_remote_code:  # warns before any code runs: configuration and tokenizer may be code
-            log.warning("trust_remote_code is on: code of %s runs on this machine", base)
+            log.warning("trust_remote_code is on: code of %s runs on this machine", one_line(base))
         self.model: Any = None  # transformers models are typed too loosely for a narrower type
 
     @cached_property

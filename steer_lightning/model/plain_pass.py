@@ -29,8 +29,16 @@ LENGTHS = "window|chunk|block_size|topk|local_attention|budget|extent|max_distan
 
 TOLERANCE = {torch.float32: 2e-4, torch.bfloat16: 0.12, torch.float16: 0.04}
 """Largest figure of `gap_of` that is let pass, in nats, by dtype of the base; 16-bit results depend
-on the order of operations. In random models of all architectures right ways have stayed below 0.09
-in bfloat16; most wrong ones are far above."""
+on the order of operations."""
+
+FOR_A_WHILE = 5e-3
+"""Largest figure that is let pass, in nats, when a base in 16 bits is checked in float32: numbers
+that its recurrences keep have been rounded to 16 bits, as MiniMax's decays."""
+
+LOOSER = 4
+"""How many times that is let pass in 16 bits where the same way is right in float32: what is wrong
+with it in 16 bits alone shows in `mismatch`. Rounding may choose other experts, by which random
+models have moved by 0.2 nats."""
 
 FEWEST = 4
 """Number of tokens as of which a shorter completion counts in a mean."""
@@ -42,7 +50,11 @@ def tolerance(policy: Any) -> float:
     Args:
         policy: `Policy` whose base is loaded.
     """
-    return TOLERANCE.get(precision_of(policy), TOLERANCE[torch.bfloat16])
+    precision = precision_of(policy)
+    allowed = TOLERANCE.get(precision, TOLERANCE[torch.bfloat16])
+    if not policy.fits_in_float32:
+        return allowed
+    return FOR_A_WHILE if precision == torch.float32 else LOOSER * allowed
 
 
 def plain_logits(policy: Any, prompt: Sequence[int], completion: Sequence[int]) -> torch.Tensor:

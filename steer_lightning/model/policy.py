@@ -39,6 +39,7 @@ from steer_lightning.steering import (
     measure_rms,
 )
 from steer_lightning.steering.tokens import text_roles
+from steer_lightning.system.printable import one_line
 
 log = logging.getLogger(__name__)
 
@@ -255,7 +256,7 @@ class Policy(FrozenBase):
                 "%s does not read padded batches (%s): rows are read one at a time, which is "
                 "slower",
                 type(self.model).__name__,
-                reason,
+                one_line(reason),
             )
         return reason is None
 

@@ -11,6 +11,7 @@ import torch
 
 from steer_lightning.errors import ConfigError
 from steer_lightning.system.out_of_memory import is_out_of_memory
+from steer_lightning.system.printable import one_line
 
 log = logging.getLogger(__name__)
 
@@ -56,15 +57,15 @@ def fits_in_float32(policy: Any) -> bool:
     Args:
         policy: `Policy` whose base is loaded.
     """
-    if precision_of(policy) == torch.float32:
-        return False  # it is checked in float32 anyway
+    if precision_of(policy) not in (torch.bfloat16, torch.float16):
+        return False
     reason = _why_not_float32(policy)
     if reason is not None:
         log.warning(
             "the base is checked in %s alone (%s): what is wrong by less than its rounding would "
             "not show. docs/models.md tells which models need no such check",
-            str(policy.model.dtype).removeprefix("torch."),
-            reason,
+            one_line(policy.model.dtype).removeprefix("torch."),
+            one_line(reason),
         )
     return reason is None
 

@@ -37,21 +37,47 @@ class Collection(NamedTuple):
 
 
 def separated(text: str, separators: frozenset[str] = LISTING) -> list[str]:
-    """Splits a text at the separators that stand within no brackets."""
-    parts, depth, start = [], 0, 0
+    """Splits a text at the separators that stand within no brackets.
+
+    `1,200, 1,500` are two numbers: where another separator is there, the commas that three digits
+    follow at once belong to a number.
+    """
+    found = _outer(text, separators)
+    if found is None:
+        return [text]
+    inner = _thousands(text) if len(found) > 1 else set()
+    groups = [token.end() in inner for token in found]
+    if any(groups) and not all(groups):
+        found = [token for token, is_group in zip(found, groups, strict=True) if not is_group]
+    starts = [0, *(token.end() for token in found)]
+    ends = [*(token.start() for token in found), len(text)]
+    parts = [text[start:end].strip() for start, end in zip(starts, ends, strict=True)]
+    return [part for part in parts if part]
+
+
+def _outer(text: str, separators: frozenset[str]) -> list[re.Match[str]] | None:
+    """Returns the separators within no brackets; None where those are closed but not opened."""
+    found, depth = [], 0
     for token in TOKENS.finditer(text):
-        found = token.group()
-        if found in OPENING:
+        sign = token.group()
+        if sign in OPENING:
             depth += 1
-        elif found in CLOSING:
+        elif sign in CLOSING:
             depth -= 1
             if depth < 0:
-                return [text]
-        elif depth == 0 and found in separators:
-            parts.append(text[start : token.start()])
-            start = token.end()
-    parts.append(text[start:])
-    return [part.strip() for part in parts if part.strip()]
+                return None
+        elif depth == 0 and sign in separators:
+            found.append(token)
+    return found
+
+
+THOUSANDS = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?:,\d{3})+(?![\d,]\d|\d)")
+
+
+def _thousands(text: str) -> set[int]:
+    """Returns the ends of the commas within numbers such as 1,200,000."""
+    numbers = [(found.start(), found.group()) for found in THOUSANDS.finditer(text)]
+    return {start + n + 1 for start, number in numbers for n, x in enumerate(number) if x == ","}
 
 
 def read_collection(text: str) -> Collection | None:
@@ -89,7 +115,7 @@ def compare_collections(answer: str, gold: str, same: Same) -> bool | None:
     if given is None or expected is None:
         return _single(given, gold, same) if expected is None else _single(expected, answer, same)
     kinds = {given.kind, expected.kind}
-    if "tuple" not in kinds:
+    if "set" in kinds and "tuple" not in kinds:
         given, expected = _once(given), _once(expected)
     if kinds == {"tuple", "set"} or len(given.items) != len(expected.items):
         return False
@@ -145,12 +171,21 @@ def _in_any_order(given: Sequence[str], expected: Sequence[str], same: Same) -> 
 def compare_matrices(answer: str, gold: str, same: Same) -> bool | None:
     """Tells whether two matrices are equal in each cell; None unless both answers are matrices."""
     given, expected = _cells(answer), _cells(gold)
+    if (given is None) != (expected is None):  # a vector may be written in one line
+        given, expected = given or _column(answer), expected or _column(gold)
     if given is None or expected is None:
         return None
     if [len(row) for row in given] != [len(row) for row in expected]:
         return False
     pairs = zip(given, expected, strict=True)
     return all(_in_order(one, other, same) for one, other in pairs)
+
+
+def _column(text: str) -> list[list[str]] | None:
+    found = read_collection(text)
+    if found is None or (found.kind, found.brackets) != ("tuple", "()"):
+        return None
+    return [[item] for item in found.items]
 
 
 def _cells(text: str) -> list[list[str]] | None:

@@ -16,6 +16,13 @@ THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
 
 PRODUCT = re.compile(r"((?<![\w^.])\d+(?:\.\d+)?(?= ?\([-\d])|\)(?= ?[\d(]))")
 
+TRIGONOMETRY = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-zA-Z])")
+DEGREES = re.compile(
+    r"(\\frac ?\{[^{}]*\} ?\{[^{}]*\}|\d+(?:\.\d+)?|\\?[A-Za-z]+|\([^()]*\))"
+    r" ?\^ ?\\circ(?![a-zA-Z])"
+)
+"""Degrees, which math-verify would drop: a sine of 30 degrees is not one of 30 radians."""
+
 RELATIVE = 1e-6
 """Numbers further apart than that, as a share of the larger, differ however small they are."""
 
@@ -40,6 +47,8 @@ def parsed(answer: str) -> tuple[Any, ...]:
     latex = LatexExtractionConfig(normalization_config=steps, boxed_match_priority=-1)
     text = THOUSANDS.sub(lambda found: found.group().replace(",", ""), answer)
     text = re.sub(r"(?<=\d) ?i(?![a-zA-Z])", " i", text)  # else 2i is no complex number to it
+    if TRIGONOMETRY.search(text):
+        text = DEGREES.sub(r"\\frac{\1 \\pi}{180}", text)
     text = PRODUCT.sub(r"\1 \\cdot ", text)  # 2(5) would be a mixed number, 2 + 5
     text = f"${text}$".replace("\n", " ")
     return tuple(parse(text, extraction_config=[latex], parsing_timeout=None))
@@ -55,8 +64,29 @@ SPARE = "qwzkvujhgbnmpfaxycltsro"
 """Letters that may stand for a capital one."""
 
 
-def with_cases_apart(*texts: str) -> list[str]:
-    """Renames letters that differ by their case alone, since R and r are one to math-verify."""
+MARKED = re.compile(r"(\\[A-Za-z]+|[A-Za-df-z])('+| ?\^ ?(?:\{ ?T ?\}|T))")
+"""A derivative, another point, a transposed matrix."""
+
+
+def with_names_apart(*texts: str) -> list[str]:
+    """Renames letters that math-verify would mistake for others.
+
+    Those are letters that differ by their case alone, as R and r do, and those with a mark that it
+    would drop, as `f'` and `A^T` have.
+    """
+    names = {name for text in texts for name in NAME.findall(text)}
+    spare = iter(letter for letter in SPARE if not names & {letter, letter.upper()})
+    marked = sorted({_mark(found) for text in texts for found in MARKED.finditer(text)})
+    others = dict(zip(marked, spare, strict=False))
+    texts = tuple(MARKED.sub(lambda x: f" {others.get(_mark(x), x[0])} ", text) for text in texts)
+    return _with_cases_apart(*texts)
+
+
+def _mark(found: re.Match[str]) -> str:
+    return found[1] + re.sub(r"[ {}]", "", found[2])
+
+
+def _with_cases_apart(*texts: str) -> list[str]:
     names = {name for text in texts for name in NAME.findall(text)}
     spare = iter(letter for letter in SPARE if not names & {letter, letter.upper()})
     clashes = sorted(name for name in names if name != name.lower() and name.lower() in names)
@@ -68,12 +98,18 @@ def is_equal(answer: str, gold: str) -> bool:
     """Tells whether two tidy texts are the same expression."""
     from math_verify import verify
 
-    answer, gold = with_cases_apart(answer, gold)
+    if _is_equation(answer) != _is_equation(gold):
+        return False  # math-verify would drop the left side of one
+    answer, gold = with_names_apart(answer, gold)
     # what it can't compare is an exception, not a wrong answer
     equal = verify(
         list(parsed(gold)), list(parsed(answer)), timeout_seconds=None, raise_on_error=True
     )
     return not _differ(answer, gold) if equal else _proportional(answer, gold)
+
+
+def _is_equation(text: str) -> bool:
+    return "=" in re.sub(r"\{[^{}]*\}|\([^()]*\)", "", text)
 
 
 def _proportional(answer: str, gold: str) -> bool:

@@ -17,11 +17,18 @@ from steer_lightning.rewards.answer_collections import (
     compare_matrices,
     separated,
 )
+from steer_lightning.rewards.answer_equations import compare_named, variables
 from steer_lightning.rewards.answer_intervals import compare_intervals
 from steer_lightning.rewards.answer_numbers import Number, read_based, read_number
-from steer_lightning.rewards.answer_text import squeezed, tidy, unmarked
-from steer_lightning.rewards.answer_units import conflict, read_measure
-from steer_lightning.rewards.answer_words import compare_times, compare_words, read_time
+from steer_lightning.rewards.answer_text import is_whole, squeezed, tidy, unmarked
+from steer_lightning.rewards.answer_units import compare_compounds, conflict, read_measure
+from steer_lightning.rewards.answer_words import (
+    compare_listed_words,
+    compare_sequences,
+    compare_times,
+    compare_words,
+    read_time,
+)
 
 
 def is_equal(answer: str, gold: str) -> bool:
@@ -43,9 +50,13 @@ def is_readable(gold: str) -> bool:
     if len(gold) > answer_expressions.MAX_CHARACTERS:
         return False
     text = tidy(gold)
-    if not text:
+    if not is_whole(text) or gold.strip() in MISSING:
         return False
     return _has_form(text) or bool(answer_expressions.parsed(text))
+
+
+MISSING = {"nan", "NaN", "None", "null", "N/A", "n/a"}
+"""What programs write where there is no answer."""
 
 
 def is_mathematics(answer: str) -> bool:
@@ -120,7 +131,7 @@ def _bases(answer: str, gold: str, same: Same) -> bool | None:
 def _measures(answer: str, gold: str, same: Same) -> bool | None:
     """Compares values with units, which one of both may leave out since the question has it."""
     expected = read_measure(gold, bare_letters=False)
-    given = read_measure(answer, bare_letters=expected.number() is not None)
+    given = read_measure(answer, bare_letters=not variables(expected.value))
     one, other = given.number(), expected.number()
     if (given.value, expected.value) == (answer, gold):  # nothing stands beside them
         return None
@@ -143,51 +154,19 @@ def _percent(number: Number) -> Number:
     return Number(number.value / 100, places)
 
 
-NAMED = re.compile(
-    r"(\\?[A-Za-z]+'*(?: ?_ ?(?:\{[^{}]*\}|\w))?(?: ?\( ?[A-Za-z](?:, ?[A-Za-z])* ?\))?"
-    r"|\\text\{[^{}]*\}) ?(?:=|\\in(?![a-zA-Z])) ?"
-)
-
-
-def _names(answer: str, gold: str, same: Same) -> bool | None:
-    """Compares named values: `x = 5` is 5, and `y = 5` is not `x = 5`."""
-    given, expected = _named(answer), _named(gold)
-    if given == (None, answer) and expected == (None, gold):
-        return None
-    if given[0] is not None and expected[0] is not None:
-        agree = squeezed(given[0]) == squeezed(expected[0])
-        return same(given[1], expected[1]) if agree else None
-    if expected[0] is None and "=" in gold:  # an equation that is no name's value
-        return None
-    if given[0] is None and "=" in answer and expected[0] is not None:
-        return None
-    return same(given[1], expected[1])
-
-
-def _named(text: str) -> tuple[str | None, str]:
-    """Returns a name, or None, and its value, which is the last one of a chain of equations."""
-    found = NAMED.match(text)
-    if len(separated(text)) > 1 or re.search(r"[<>]|\\[lg]e(?![a-zA-Z])", text):
-        if found is None or not found.group().rstrip().endswith("in"):
-            return None, text
-        return found[1].strip(), text[found.end() :].strip()
-    value = text[found.end() :] if found is not None else text
-    last = value.rsplit("=", 1)[-1].strip()
-    if not last:
-        return None, text
-    return (found[1].strip() if found is not None else None), last
-
-
 RULES: tuple[Callable[[str, str, Same], bool | None], ...] = (
     _labels,
     _numbers,
     _bases,
     lambda answer, gold, _: compare_times(answer, gold),
     compare_intervals,
+    lambda answer, gold, _: compare_sequences(answer, gold),
+    lambda answer, gold, _: compare_listed_words(answer, gold),
     lambda answer, gold, _: compare_words(answer, gold),
+    lambda answer, gold, _: compare_compounds(answer, gold),
     _measures,
     compare_matrices,
-    _names,
+    compare_named,
     compare_collections,
 )
 """In their order of certainty."""

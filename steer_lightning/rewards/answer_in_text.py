@@ -8,13 +8,19 @@ from __future__ import annotations
 import re
 from typing import Literal
 
+from steer_lightning.rewards.answer_text import without_lead
+
 AnswerIn = Literal["boxed", "boxed_or_last_number", "last_number"]
 
 BOX = r"\\(?:boxed|fbox|framebox)"
-BRACE = re.compile(rf"{BOX} ?\{{|\\\\(?=[{{}}])|\\[{{}}]|[{{}}]")
-BETWEEN = re.compile(r"(?:[\s$,;.]|\\[()\[\],; ]|\\quad|\\text ?\{ ?(?:and|or) ?\}|and|or){1,12}")
-"""What may stand between two boxes that are one answer together, such as `and`."""
+BRACE = re.compile(rf"{BOX}\s{{0,4}}\{{|\\\\(?=[{{}}])|\\[{{}}]|[{{}}]")
+BETWEEN = re.compile(
+    r"(?:[\s$,;.]|\\[()\[\],; ]|\\quad|\\text ?\{ ?(?:and|or) ?\}|and|or){0,12}"
+    r"(?P<name>[a-zA-Z](?:_\w)? ?= ?)?"
+)
+"""What may stand between two boxes that are one answer together, such as `and`, or `and $y = `."""
 
+NAME_BEFORE = re.compile(r"[a-zA-Z](?:_\w)? ?= ?$")
 SEPARATOR = re.compile("[,;]|and|or")
 
 UNBRACED = re.compile(
@@ -25,20 +31,32 @@ UNBRACED = re.compile(
 
 UNBRACED_END = re.compile(r"\\[)\]]|[.,;:!?](?:\s|$)|\s(?:and|is|so|which)\s")
 
-DIGITS = r"(?:\d{1,3}(?:(?:,|\\,|\{,\}|,\\!)\d{3})+(?!\d)|\d+)"
+SPACE = "[ \u00a0\u2009\u202f]"
+DIGITS = rf"(?:\d{{1,3}}(?:(?:,|\\,|\{{,\}}|,\\!|{SPACE})\d{{3}})+(?!\d)|\d+)"
+BRACED = r"\{(?:[^{}\n]|\{[^{}\n]{0,20}\}){1,30}\}"
+EXPONENT = r"(?:\{[-+\u2212]?\d+\}|[-+\u2212]?\d+)"
+MINUS = "[-\u2212\u2013]"
 LAST_NUMBER = re.compile(
     rf"""
-    (?:(?<![\w)}}\]\u2212-])[-\u2212])?                 # a sign, unless it is a minus or a hyphen
+    (?<![\^_]\{{)(?<![\^_])
+    (?:(?<![\w)}}\]\u2212\u2013-]){MINUS}               # a sign, unless it is a minus or a hyphen
+      |(?:(?<==)|(?<==\ )|(?<=\()){MINUS}[ ])?      # x = - 5
+    (?<![\^_/\d])(?<![\^_]\{{)(?<![\^_]\{{-)(?<![\^_]-)  # no exponent, index or denominator
     (?:
-        \\[dtc]?frac\{{-?\d+\}}\{{\d+\}}
+        \\[dtc]?frac(?:\d|{BRACED})[ ]?(?:\d|{BRACED})
       | \d+[ ]\d+/\d+                                   # 1 1/2
+      | (?<!\d,)(?!\d{{1,3}}(?:,\d{{3}})+(?!\d))\d+,\d+(?![,\d])  # 1,5: a decimal or a list
       | (?:{DIGITS}(?:\.\d+)?|(?<![\w.])\.\d+)
         (?:
             [eE][-+]?\d+(?!\w)
-          | [ ]?(?:\\times|\\cdot|[\u00d7*x])[ ]?10[ ]?\^(?:\{{[-+\u2212]?\d+\}}|[-+]?\d+)
-          | /\d+
+          | [ ]?(?:\\times|\\cdot|[\u00d7*x])[ ]?10[ ]?\^{EXPONENT}
+          | \^{EXPONENT}
+          | [\u207b\u2070\u00b9\u00b2\u00b3\u2074-\u2079]+ # 10 to the power of raised digits
+          | [ ]?/[ ]?\d+
           | :\d\d(?!\d)                                 # a time
+          | [ ]?\\(?:sqrt[ ]?(?:\d|{BRACED})|pi(?![a-z]))
         )?
+      | \\sqrt[ ]?(?:\d|{BRACED})
     )
     """,
     re.VERBOSE,
@@ -68,10 +86,12 @@ def boxed_answer(text: str) -> str | None:
     content, start, end = boxes[-1]
     first = start
     for _, before, its_end in reversed(boxes[:-1]):
-        between = text[its_end:first]
-        if not BETWEEN.fullmatch(between) or not SEPARATOR.search(between):
+        between = BETWEEN.fullmatch(text[its_end:first])
+        if between is None or not SEPARATOR.search(between.group()):
             break
         first = before
+        name = NAME_BEFORE.search(text[max(0, first - 8) : first]) if between["name"] else None
+        first -= len(name.group()) if name else 0
     return content.strip() if first == start else text[first:end]
 
 
@@ -123,33 +143,43 @@ def gold_answer(text: str) -> str | None:
     """Returns the answer that a data source gives; None for a solution that shows none.
 
     Args:
-        text: The answer itself, or a solution with a box.
+        text: The answer itself, `The answer is 7`, one behind `####`, or a solution with a box.
     """
     boxed = boxed_answer(text)
     if boxed is not None:
-        return boxed or None
-    return None if is_prose(text) else text.strip() or None
+        return None if _are_ambiguous(_boxes(text)[-2:], text) else boxed or None
+    text = without_lead(text.rpartition("####")[2].strip())
+    return None if re.search(BOX, text) or is_prose(text) else text or None
+
+
+def _are_ambiguous(boxes: list[tuple[str, int, int]], text: str) -> bool:
+    """Tells whether two boxes that differ follow each other without a word."""
+    if len(boxes) < 2:
+        return False
+    (one, _, end), (other, start, _) = boxes
+    return one.strip() != other.strip() and not text[end:start].strip(" \n$")
 
 
 def is_prose(text: str) -> bool:
     """Tells whether a text is mathematics in sentences, so that its answer can't be told apart."""
     if len(text) > MAX_GOLD:
         return True
-    words = WORD.findall(NO_WORDS.sub(" ", text))
-    told = SENTENCES.intersection(word.lower() for word in words)
-    return bool(told) and len(words) >= FEWEST_WORDS and re.search(r"[\d$\\=]", text) is not None
+    if re.search(r"[\d$\\=]", text) is None:
+        return False
+    plain = NO_WORDS.sub(" ", text)
+    return LABELLED.search(plain) is not None or any(
+        word.lower() in SENTENCES for word in WORD.findall(plain)
+    )
 
 
 NO_WORDS = re.compile(r"\\text ?\{[^{}]*\}|\\[a-zA-Z]+(?:\{[a-zA-Z]*\})?")
 WORD = re.compile(r"[A-Za-z]{2,}")
+LABELLED = re.compile(r"[A-Za-z]{3,} ?:")
 SENTENCES = {
-    *("is", "are", "so", "we", "have", "has", "get", "gives", "note", "thus", "hence", "then"),
-    *("therefore", "since", "find", "because", "let", "answer", "solution"),
+    *("is", "are", "so", "we", "have", "has", "get", "gives", "yields", "equals", "costs", "note"),
+    *("thus", "hence", "then", "therefore", "since", "find", "because", "let", "answer"),
 }
-"""Words of which a sentence has one, and an answer none."""
-
-FEWEST_WORDS = 4
-"""Fewest words of a sentence; the answer `n is odd` has fewer, and is none."""
+"""Words of which a sentence has one, and an answer with numbers none."""
 
 MAX_GOLD = 2000
 """Characters beyond which no text is an answer by itself."""

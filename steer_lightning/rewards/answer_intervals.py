@@ -21,6 +21,7 @@ BUILDER = re.compile(
     rf"\\\{{ ?({VARIABLE.pattern})(?: ?\\in ?\\mathbb ?(?:\{{R\}}|R))? ?"
     r"(?:\||:|\\mid|\\colon)(.*)\\\}"
 )
+ABSOLUTE = re.compile(rf"\| ?({VARIABLE.pattern}) ?\| ?(<|>|\\[lg]e(?![a-zA-Z])) ?([^<>|]+)")
 ALL = re.compile(r"\\mathbb ?\{? ?R ?\}?|(?:\\text\{)? ?all reals?(?: numbers)? ?\}?")
 INFINITE = {r"\infty": "oo", r"+\infty": "oo", r"-\infty": "-oo", "inf": "oo", "-inf": "-oo"}
 
@@ -88,6 +89,7 @@ def read_region(text: str) -> Region | None:
 def _spans(text: str) -> Region | None:
     if ALL.fullmatch(text):
         return Region((EVERYTHING,), None, True)
+    text = ABSOLUTE.sub(_without_bars, text) if ABSOLUTE.fullmatch(text) else text
     parts = separated(text, frozenset((r"\cup",)))
     if len(parts) == 1 and SIGN.search(text):
         parts = separated(text)
@@ -105,6 +107,16 @@ def _spans(text: str) -> Region | None:
     (variable,) = variables
     sure = len(spans) > 1 or variable is not None or not _may_be_point(text, spans[0])
     return Region(tuple(spans), variable, sure)
+
+
+def _without_bars(found: re.Match[str]) -> str:
+    """Writes `|x| < 3` as -3 < x < 3, and `|x| > 3` as two inequalities."""
+    name, sign, high = found[1], found[2], found[3].strip()
+    low = f"-{high}" if read_number(high) else f"-({high})"
+    if sign in ("<", r"\le"):
+        return f"{low} {sign} {name} {sign} {high}"
+    turned = "<" if sign == ">" else r"\le"
+    return f"{name} {turned} {low} or {name} {sign} {high}"
 
 
 def separators(text: str) -> list[str]:

@@ -28,6 +28,7 @@ BASED = re.compile(
     r"(?:_ ?\{ ?(?P<a>\d{1,2}|[a-z]+) ?\}|_ ?(?P<b>\d{1,2})"
     r"|\(?(?:in )?base[ -]?(?P<c>\d{1,2}|[a-z]+)\)?)"
 )
+SIXTEEN = re.compile(r"\(?([0-9A-Fa-f]{2,})\)?(?: ?_ ?\{? ?16 ?\}?| ?\(?base 16\)?)")
 BASES = ("two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 
 ROUNDED_PLACES = 6
@@ -150,7 +151,11 @@ class Based(NamedTuple):
 
 def read_based(text: str) -> Based | None:
     r"""Reads `204_5`, `204_{\text{five}}` or `204 (base 5)`; None if no base is told."""
-    found = BASED.fullmatch(re.sub(r"\\text ?\{([^{}]*)\}", r"\1", text).strip())
+    plain = re.sub(r"\\text ?\{([^{}]*)\}", r"\1", text).strip()
+    sixteen = SIXTEEN.fullmatch(plain)
+    if sixteen is not None and len(text) <= MAX_DIGITS:
+        return Based(sixteen[1].lstrip("0").upper() or "0", 16)
+    found = BASED.fullmatch(plain)
     if found is None or len(text) > MAX_DIGITS:
         return None
     told = found["a"] or found["b"] or found["c"]

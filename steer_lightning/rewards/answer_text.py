@@ -20,14 +20,21 @@ CHARACTERS = str.maketrans(
         **{"∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "∅": r"\emptyset ", "ℝ": r"\mathbb{R}"},
         **{"°": r"^\circ ", "º": r"^\circ ", "…": r"\ldots ", "∶": ":"},
         **{"½": r"\frac{1}{2}", "¼": r"\frac{1}{4}", "¾": r"\frac{3}{4}"},
-        **{"⅓": r"\frac{1}{3}", "⅔": r"\frac{2}{3}"},
+        **{
+            sign: rf"\frac{{{above}}}{{{below}}}"
+            for signs, aboves, below in (
+                *(("⅓⅔", "12", 3), ("⅕⅖⅗⅘", "1234", 5), ("⅙⅚", "15", 6), ("⅛⅜⅝⅞", "1357", 8)),
+            )
+            for sign, above in zip(signs, aboves, strict=True)
+        },
         **{"“": '"', "”": '"', "’": "'", "％": "%", "，": ","},
     }
 )
 """Characters that stand for a command of LaTeX, or for another character."""
 
 RAISED = re.compile("[⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+")
-PLAIN_DIGITS = str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789")
+LOWERED = re.compile("[₀₁₂₃₄₅₆₇₈₉]+")
+PLAIN_DIGITS = str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹₀₁₂₃₄₅₆₇₈₉", "-01234567890123456789")
 
 WRAPPERS = re.compile(
     r"\\(?:boxed|fbox|framebox|mathbf|mathit|mathsf|mathtt|mathnormal|boldsymbol|bm|pmb|emph"
@@ -76,6 +83,9 @@ REWRITTEN = tuple(
         (rf"\\(?:varnothing){COMMAND_END}|\\\{{ ?\\\}}", r"\\emptyset "),
         (rf"\^ ?\\degree{COMMAND_END}|\\degree{COMMAND_END}|\^ ?\{{ ?\\circ ?\}}", r"^\\circ "),
         (r"\\%", "%"),
+        (r"\^ ?\{ ?\\prime ?\\prime ?\}", "''"),
+        (rf"\^ ?(?:\{{ ?\\prime ?\}}|\\prime{COMMAND_END})", "'"),
+        (r"\{ ?([^{}\\]{1,20}?) ?\\choose ?([^{}\\]{1,20}?) ?\}", r"\\binom{\1}{\2}"),
         (r"\\(?:mathrm|operatorname) ?\{ ?([eid]) ?\}", r"\1"),
         (r"\\(?:mathrm|text(?:bf|rm|it|normal|sf|tt)|[mh]box|text) ?\{", r"\\text{"),
         (r"\\text\{((?:[^{}a-zA-Z\\]|\\\$)*)\}", r"\1"),  # a number in a text is a number
@@ -87,9 +97,24 @@ REWRITTEN = tuple(
 """In this order; none of them looks back over more than it has read."""
 
 
+THEN = r"(?:so|thus|hence|then|therefore)[ ,]+|\\(?:therefore|Rightarrow|implies)(?![a-zA-Z]) ?"
+LEAD = re.compile(
+    rf"\A ?(\\text ?\{{)? ?(?=[a-z\\])(?:{THEN})?"
+    r"(?:(?:the |our |my )?(?:final |correct )?answer(?: is)?(?![a-z])[ :=]*)?(?(1)(\})?)",
+    re.IGNORECASE,
+)
+
+
+def without_lead(text: str) -> str:
+    """Takes off what leads to an answer: `The answer is`, `Answer:`, `Thus`."""
+    return LEAD.sub(lambda found: "" if found[2] else found[1] or "", text, count=1)
+
+
 def tidy(text: str) -> str:
     """Returns an answer with one spelling for each of its signs; it is not for a whole text."""
+    text = without_lead(text)
     text = RAISED.sub(lambda found: f"^{{{found.group().translate(PLAIN_DIGITS)}}}", text)
+    text = LOWERED.sub(lambda found: f"_{{{found.group().translate(PLAIN_DIGITS)}}}", text)
     text = without_wrappers(text.translate(CHARACTERS))
     for pattern, replacement in REWRITTEN:
         text = pattern.sub(replacement, text)
@@ -123,6 +148,19 @@ def without_wrappers(text: str) -> str:
             kept.append(text[end : brace.start()])
             end = brace.end()
     return "".join((*kept, text[end:]))
+
+
+def is_whole(text: str) -> bool:
+    """Tells whether nothing is missing from a tidy text: its brackets are closed, its sums end."""
+    plain = re.sub(r"\\[^a-zA-Z]", "", text)
+    if plain.count("{") != plain.count("}") or text.count(r"\begin") != text.count(r"\end"):
+        return False
+    if sum(map(plain.count, "([")) != sum(map(plain.count, ")]")):
+        return False
+    return UNENDED.search(plain) is None and re.search(r"[^\W_]", plain) is not None
+
+
+UNENDED = re.compile(r"(?<!\^)[-+*/^_=<>] ?$|\\(?:cdot|times|frac|sqrt) ?$")
 
 
 def _bare(text: str) -> str:

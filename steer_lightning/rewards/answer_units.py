@@ -2,7 +2,8 @@ r"""The reading of what stands beside a value: a per cent sign, a currency, a un
 
 An answer of `18 eggs` is 18, as the authors of the benchmarks mean it: their questions name the
 unit, and their gold answers have one or have none. Two units that are both known and differ do
-tell two answers apart. Texts are those of `answer_text.tidy`.
+tell two answers apart, and what counts further, as in `7 tenths` or `5 out of 6`, is no unit.
+Texts are those of `answer_text.tidy`.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ KNOWN = {
     for form in ({name, f"{name}s", f"{name}es"} if len(name) > 2 else {name})
 }
 
+ALIASES = {"mi/h": "mph"}
+
 ANY = {"unit", "units"}
 """Stand for whatever unit is meant."""
 
@@ -50,26 +53,38 @@ SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 1
 
 NO_UNITS = {
     *("and", "or", "not", "no", "if", "for", "when", "where", "with", "otherwise", "then", "else"),
-    *(
-        "mod",
-        "is",
-        "are",
-        "was",
-        "all",
-        "any",
-        "each",
-        "odd",
-        "even",
-        "than",
-        "at",
-        "least",
-        "most",
-    ),
-    *("times", "over", "plus", "minus", "to", "by", "half", "halves", "third", "thirds", "dozen"),
+    *("is", "are", "was", "all", "any", "each", "odd", "even", "than", "at", "least", "most"),
+    *("but", "except", "unless", "wrong", "false", "incorrect", "negative", "minus", "plus"),
+    *("mod", "modulo", "div", "times", "over", "to", "by", "doubled", "tripled", "multiplied"),
+    *("divided", "added", "subtracted", "factorial"),
     *("pi", "sin", "cos", "tan", "cot", "csc", "log", "ln", "exp", "sqrt", "inf", "max", "x"),
-    *("factorial", "infinity", *SCALES),
+    *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"),
+    *("eleven", "twelve", "twenty", "thirty", "forty", "fifty", "sixty", "infinity"),
+    *("dozen", "dozens", "half", "halves", "tens", "lakh", "crore", "mln", "bn", "permille"),
+    *SCALES,
+    *(f"{scale}s" for scale in SCALES),
 }
-"""Words that change what a number says; one that begins with them is no unit."""
+"""Words that change what a number says, wherever they stand behind it."""
+
+ORDINALS = {
+    *("third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth", "eleventh"),
+    *("twelfth", "twentieth", "hundredth", "thousandth", "millionth", "billionth"),
+}
+"""In the plural, and at the end, they divide: `7 tenths`, but `5 sixth graders`."""
+
+LAST_WORDS = {
+    *ORDINALS,
+    *("power", "root", "grand", "sinh", "cosh", "tanh", "arcsin", "arccos", "arctan", "det"),
+    *("gcd", "lcm", "abs", "floor", "alpha", "beta", "gamma", "delta", "theta", "lambda"),
+    *("sigma", "phi", "omega"),
+}
+"""Words that are no unit by themselves, though a unit may begin with them: `5 grand pianos`."""
+
+COUNTING = NO_UNITS | {f"{ordinal}s" for ordinal in ORDINALS}
+UNIT_POWER = re.compile(r"(?:\^ ?\{? ?|(?<=[A-Za-z]))-?\d(?!\d)")
+
+GLUED = {"mm", "cm", "km", "kg", "lb", "oz"}
+"""Units of two letters that nobody takes for a product, as `2mg` and `hr` are."""
 
 TEXT_PIECE = re.compile(
     r"(?:\\text\{[^{}]*\}(?: ?\^ ?(?:\{ ?-?\d ?\}|-?\d))?"
@@ -110,7 +125,8 @@ def read_measure(text: str, bare_letters: bool) -> Measure:
 
     Args:
         text: Tidy.
-        bare_letters: Whether `18 m` may be metres; in a gold answer it is a product.
+        bare_letters: Whether `18 m` may be metres; in a gold answer, and where that has letters,
+            it is a product.
     """
     found = PERCENT.search(text)
     if found is not None and found.start():
@@ -128,7 +144,12 @@ def read_measure(text: str, bare_letters: bool) -> Measure:
 
 def _beside(text: str, bare_letters: bool) -> Measure:
     """Finds the unit behind a value."""
-    return _of_texts(text) or _of_words(text, bare_letters) or _of_known(text) or Measure(text)
+    return (
+        _of_texts(text)
+        or _of_words(text, bare_letters)
+        or _of_known(text, bare_letters)
+        or Measure(text)
+    )
 
 
 def _of_texts(text: str) -> Measure | None:
@@ -160,15 +181,21 @@ def _of_words(text: str, bare_letters: bool) -> Measure | None:
     first = re.split(r"[ ./^*]", words.strip())[0]
     if first not in KNOWN and first not in POWERS and (len(first) < 3 or not words.startswith(" ")):
         return None
-    if len(first) == 1 and not bare_letters:
+    plain = words.startswith(" ") and re.fullmatch(r"[\d.,]+", value)
+    if not bare_letters and not _is_sure(first) and (len(first) == 1 or not plain):
         return None
     return _measure(value, words.strip())
 
 
-def _of_known(text: str) -> Measure | None:
+def _is_sure(word: str) -> bool:
+    """Tells whether a word is a unit, not a product of its letters."""
+    return len(word) > 2 or word in GLUED
+
+
+def _of_known(text: str, bare_letters: bool) -> Measure | None:
     """Finds a known unit behind any value."""
     found = KNOWN_TAIL.search(text[-MAX_WORDS:])
-    if found is None:
+    if found is None or not (bare_letters or _is_sure(found[1])):
         return None
     unit = short_name(f"{found[1]}^{found[2]}" if found[2] else found[1])
     value = text[: len(text) - len(found.group())].strip()
@@ -182,11 +209,21 @@ def _measure(value: str, words: str) -> Measure | None:
     if first in SCALES:
         beside = _measure(value, rest) if rest else Measure(value)
         return beside and beside._replace(scale=SCALES[first])
-    if not words or first in ("squared", "cubed"):
-        return None
-    if NO_UNITS & set(re.findall("[a-z]+", words.lower())):
+    if not words or _counts_further(words):
         return None
     return Measure(value, unit=short_name(words))
+
+
+def _counts_further(words: str) -> bool:
+    """Tells whether words behind a number change it: they hold a number, a fraction or a sign."""
+    if re.search(r"\d", UNIT_POWER.sub("", words)):
+        return True
+    told = re.findall(r"[a-z]+(?:-[a-z]+)*", words.lower()) or [""]
+    if told == ["times"]:  # how often, and nothing is multiplied
+        return False
+    if told[0] in ("squared", "cubed") or told[-1] in LAST_WORDS:
+        return True
+    return not COUNTING.isdisjoint(told)
 
 
 def short_name(words: str) -> str | None:
@@ -203,7 +240,52 @@ def short_name(words: str) -> str | None:
         power = int(raised) if raised else power
         parts.append(KNOWN.get(name, name) + (f"^{power}" if power != 1 else ""))
         power = 1
-    return "".join(parts) or None
+    name = "".join(parts)
+    return ALIASES.get(name, name) or None
+
+
+STEPS = {
+    **{("week", "day"): 7, ("day", "h"): 24, ("h", "min"): 60, ("min", "s"): 60},
+    **{("year", "month"): 12, ("yd", "ft"): 3, ("ft", "in"): 12, ("lb", "oz"): 16},
+    **{("dollar", "cent"): 100, ("euro", "cent"): 100, ("km", "m"): 1000, ("m", "cm"): 100},
+    **{("cm", "mm"): 10, ("kg", "g"): 1000, ("g", "mg"): 1000, ("l", "ml"): 1000},
+}
+"""How many of the second unit are one of the first."""
+
+PIECE = r"(\d+(?:\.\d+)?) ?([A-Za-z]+)"
+COMPOUND = re.compile(rf"(?:{PIECE}[.,]?(?: and)?(?: |$)){{2,4}}")
+
+
+def read_compound(text: str) -> dict[str, Fraction]:
+    """Returns what `1 hour 30 minutes` is in each of its units; nothing for another answer."""
+    plain = re.sub(r"\\\$ ?(\d[\d.]*)", r"\1 dollars ", text)
+    plain = " ".join(re.sub(r"\\text\{([^{}]*)\}", r" \1 ", plain).split()).replace(" ,", ",")
+    if len(plain) > MAX_WORDS or not COMPOUND.fullmatch(plain):
+        return {}
+    total, sizes, last = Fraction(0), dict[str, int](), ""
+    for amount, name in re.findall(PIECE, plain):
+        unit = KNOWN.get(name, "")
+        step = STEPS.get((last, unit)) if sizes else 1
+        if step is None:
+            return {}
+        total = total * step + Fraction(amount)
+        sizes = {**{one: size * step for one, size in sizes.items()}, unit: 1}
+        last = unit
+    return {unit: total / size for unit, size in sizes.items()}
+
+
+def compare_compounds(answer: str, gold: str) -> bool | None:
+    """Compares measures in two units and more; None where neither answer is one."""
+    given, expected = read_compound(answer), read_compound(gold)
+    if given and expected:
+        return any(given[unit] == expected.get(unit) for unit in given)
+    if not given and not expected:
+        return None
+    other = read_measure(gold if given else answer, bare_letters=True)
+    number, totals = other.number(), given or expected
+    if number is None:
+        return None
+    return number.value in ([totals.get(other.unit)] if other.unit else totals.values())
 
 
 def conflict(one: Measure, other: Measure) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from fractions import Fraction
+from math import gcd
 from typing import NamedTuple
 
 from steer_lightning.rewards.answer_collections import separated
@@ -21,7 +22,13 @@ MONTHS = {
     )
 }
 DATE = re.compile(r"(?:(\d{1,2}) (?:of )?([a-z]+)|([a-z]+) (\d{1,2}))(?: (\d{4}))?")
-FUNCTIONS = re.compile(r"sin|cos|tan|log|exp|sqrt|arc|frac|infty|det|gcd|lcm|max|min", re.I)
+FUNCTIONS = re.compile(
+    r"(?<![A-Za-z])(?:arc)?(?:sin|cos|tan|cot|sec|csc|log|ln|exp|sqrt|frac|infty|det|gcd|lcm|max"
+    r"|min)h?[a-z]?(?![A-Za-z])"
+)
+SHORT_WORDS = {"no", "yes", "odd", "one", "two", "six", "ten", "red", "all", "any"}
+FIRST_NAME = re.compile("(?=...)[A-Z][a-z]*[aeiou][a-z]*")
+SEQUENCE = re.compile(r"(\\(?:measured)?angle ?)?\{? ?([A-Z]{3,}) ?\}?")
 TIME = re.compile(r"(\d{1,2})(?: ?: ?(\d\d))? ?(?:(am|pm)|o'clock)?")
 
 
@@ -57,7 +64,33 @@ def is_said(text: str) -> bool:
         return False
     if text.startswith("\\text{"):
         return True
+    if FIRST_NAME.fullmatch(text) or text.lower() in SHORT_WORDS:
+        return True
     return re.search("[A-Za-z]{4}", text) is not None and not FUNCTIONS.search(text)
+
+
+def compare_sequences(answer: str, gold: str) -> bool | None:
+    r"""Compares capitals by the letter: `HTH`, `SAS`, and the angle `ABC`, which is `CBA`, too.
+
+    Two of them, such as `AB`, may be a product or the two ends of a segment, in any order.
+    """
+    given, expected = (SEQUENCE.fullmatch(_plain(text)) for text in (answer, gold))
+    if given is None or expected is None or bool(given[1]) != bool(expected[1]):
+        return None
+    return given[2] == expected[2] or bool(given[1] and given[2] == expected[2][::-1])
+
+
+ORDERED = {"true", "false", "yes", "no"}
+
+
+def compare_listed_words(answer: str, gold: str) -> bool | None:
+    r"""Tells whether two lists name the same words, `\text{I and II}` and `I, II`; else None."""
+    given, expected = (
+        sorted(words_of(part) or "" for part in separated(_plain(text))) for text in (answer, gold)
+    )
+    if len(expected) < 2 or not all(expected) or ORDERED.intersection(expected):
+        return None
+    return True if given == expected and re.search("[a-z]", expected[-1]) else None
 
 
 def compare_words(answer: str, gold: str) -> bool | None:
@@ -76,6 +109,10 @@ class Time(NamedTuple):
     minute: int
     half: str | None
     """`am` or `pm`, None where it is not told."""
+
+    def is_sure(self) -> bool:
+        """Tells whether it is no ratio, as 3:20 may be."""
+        return self.half is not None or self.minute < 10
 
     def equals(self, other: Time) -> bool:
         """Tells whether both may be the same; what one of them leaves open is no difference."""
@@ -113,14 +150,22 @@ def read_ratio(text: str) -> tuple[Fraction, ...] | None:
     return tuple(value / sum(values) for value in values)
 
 
+def _is_no_ratio(gold: Time) -> bool:
+    """Tells whether a gold answer is a time; as a ratio it would be in lowest terms."""
+    return gold.is_sure() or gcd(gold.hour, gold.minute) > 1
+
+
 def compare_times(answer: str, gold: str) -> bool | None:
     """Tells whether times or ratios are equal; None if the gold answer is neither."""
     given, expected = read_time(answer), read_time(gold)
-    if given is not None and expected is not None:
-        return given.equals(expected)
-    shares, of_gold = read_ratio(answer), read_ratio(gold)
+    if given is not None and expected is not None and given.equals(expected):
+        return True
+    shares = None if given is not None and given.is_sure() else read_ratio(answer)
+    of_gold = None if expected is not None and _is_no_ratio(expected) else read_ratio(gold)
     if shares is not None and of_gold is not None:
         return shares == of_gold
+    if given is not None and expected is not None:
+        return False
     number = read_number(answer if of_gold else gold)
     ratio = of_gold or shares
     if ratio is not None and number is not None and len(ratio) == 2:

@@ -18,6 +18,7 @@ from steer_lightning.rewards.base import (
     reward_name,
     wrong_return,
 )
+from steer_lightning.system.printable import one_line
 from steer_lightning.types import Completion
 
 log = logging.getLogger(__name__)
@@ -153,7 +154,7 @@ class AsyncReward:
                 detail = traceback.format_exc(limit=-4)
                 break
             if attempt < self.retries:
-                log.debug("reward %s: attempt %d failed", self.__name__, attempt + 1)
+                log.debug("reward %s: attempt %d failed", one_line(self.__name__), attempt + 1)
                 await asyncio.sleep(self.backoff * 2**attempt)
         return {"score": None, "outcome": "crashed", "detail": detail}
 

@@ -121,14 +121,19 @@ def check_scores(name: str, scores: Any, num_completions: int) -> list[float | N
 
     Raises:
         ConfigError: If it returned the wrong count, NaN, infinity, or something that is no number;
-            it names the reward.
+            a mapping, a set, a table, text, or a masked or dated element among them; it names the
+            reward.
     """
     if isinstance(scores, (Mapping, Set)):  # in no order that is the completions'
         kind = "dict" if isinstance(scores, Mapping) else "set"
         raise _wrong(name, type(scores).__name__, f"must return a list of numbers, not a {kind}")
-    scalar = getattr(scores, "shape", None) == ()  # has a length by its type, and no elements
-    if isinstance(scores, (str, bytes)) or scalar or not hasattr(scores, "__len__"):
+    if isinstance(scores, (str, bytes, bytearray, memoryview)) or not hasattr(scores, "__len__"):
         raise _wrong(name, type(scores).__name__, "must return a list of numbers")
+    shape = getattr(scores, "shape", None)
+    axes = 1 if shape is None else len(shape)
+    if axes != 1:  # a table's elements are the names of its columns
+        rule = f"must return a list of numbers, not a table or an array of {axes} dimensions"
+        raise _wrong(name, type(scores).__name__, rule)
     if len(scores) != num_completions:
         raise _wrong(
             name,
@@ -151,6 +156,9 @@ def _finite(score: Any) -> float | None:
     if isinstance(score, Verdict):
         return score if math.isfinite(score) else None
     if getattr(score, "shape", None) == () and hasattr(score, "item"):  # of an array or a tensor
+        is_time = getattr(getattr(score, "dtype", None), "kind", "") in ("M", "m")
+        if is_time or getattr(score, "mask", False):  # would be nanoseconds; would be 0
+            return None
         score = score.item()
     if not isinstance(score, (Real, Decimal)):
         return None

@@ -31,7 +31,7 @@ NO_ANSWER = Verdict(0.0, "no_answer")
 UNPARSEABLE = Verdict(0.0, "unparseable")
 NOT_COMPARABLE = Verdict(0.0, INCOMPARABLE)
 
-BOX = re.compile(r"\\(?:boxed|fbox|framebox)(?: ?\{([^{}]*)\})?")
+BOX = re.compile(r"\\(?:boxed|fbox|framebox)(?:\s{0,4}\{([^{}]*)\})?")
 """A box, with its content where that has no braces."""
 
 PLAIN = re.compile(r"-?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?")

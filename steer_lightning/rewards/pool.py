@@ -20,6 +20,7 @@ from typing import Any
 from steer_lightning.errors import UNKNOWN, ConfigError
 from steer_lightning.rewards.base import Reward, reward_name
 from steer_lightning.rewards.pool_frames import TASK, receive_frame, send_frame
+from steer_lightning.system.printable import indented
 from steer_lightning.types import Completion
 
 log = logging.getLogger(__name__)
@@ -44,6 +45,9 @@ PATIENCE = 60.0
 """Seconds beyond the deadline after which a keeper that does not answer is taken for dead.
 
 While tasks are open each worker answers within the deadline, however many tasks wait."""
+
+IN_PROCESS = "Give it an attribute in_process = True to run it in the training process"
+"""Remedy for a reward that no worker can load."""
 
 KEEPERS = count()
 
@@ -226,8 +230,8 @@ class RewardPool:
                 "model.rewards",
                 UNKNOWN,
                 rule=f"a reward worker can't load {' or '.join(self._names)}",
-                why=answer["unloadable"].strip(),
-                fix="Give it an attribute in_process = True to run it in the training process",
+                why=indented(answer["unloadable"].strip().removesuffix(".")),
+                fix="" if answer["is_told"] else IN_PROCESS,
             )
         return answer
 

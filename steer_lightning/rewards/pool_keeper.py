@@ -1,7 +1,7 @@
 """The keeper of the reward pool: a process that forks workers, and kills those that take too long.
 
-It loads the rewards once, so that a new worker costs a fork, not an import. It has no threads and
-runs none of the rewards' code itself but for loading them: it always answers. When the training
+It loads the rewards once, so that a new worker costs a fork, not an import. Once they are loaded
+it has one thread and runs none of the rewards' code itself: it always answers. When the training
 process goes away, however that happens, it kills all workers and ends.
 """
 
@@ -16,16 +16,23 @@ import selectors
 import signal
 import socket
 import sys
+import threading
 import time
 import traceback
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
+from steer_lightning.errors import ConfigError
 from steer_lightning.rewards.pool_frames import TASK, read_frame, write_frame
 from steer_lightning.rewards.pool_worker import work
+from steer_lightning.system.printable import indented
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+
+BEAT = 0.2
+"""Seconds between two looks at whether the training process lives, while rewards are loaded."""
 
 MAX_ANSWER = 2**20
 """Bytes of a worker's answer: a reward that writes there itself must not fill its memory."""
@@ -143,14 +150,15 @@ class Keeper:
     def _become_worker(self, connection: socket.socket, other: socket.socket) -> NoReturn:
         try:
             os.setsid()
-            end_with_parent(True)  # should the keeper be killed
+            # should the keeper be killed: it forks in its main thread, which lives as long as it
+            control_process(PR_SET_PDEATHSIG, signal.SIGKILL)
             adopt_orphans()  # so that a reward's stray daemons are its worker's children
             # an end left open here would hide from its owner that the other side is gone
             for end in (other, self.upstream, *(worker.connection for worker in self.workers)):
                 os.close(end.fileno()) if end.fileno() >= 0 else None
             work(connection, self.rewards, self.settings["memory_bytes"])
         except BaseException:
-            traceback.print_exc()
+            sys.stderr.write(f"{indented(traceback.format_exc().rstrip())}\n")
         finally:
             os._exit(0)
 
@@ -228,17 +236,19 @@ def control_process(option: int, value: int) -> None:
         ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
 
 
-async def keep(upstream: socket.socket) -> None:
-    """Serves one training process."""
+async def keep(upstream: socket.socket, parent: int) -> None:
+    """Serves one training process, of the id `parent`."""
     reader, writer = await asyncio.open_connection(sock=upstream, limit=2**26)
-    first = await read_frame(reader)
-    if first is None:
-        return
     try:
-        keeper = Keeper(pickle.loads(first), upstream, writer)
-        end_with_parent(False)  # from now on the closed connection tells, and all is cleared away
-    except BaseException:  # loading runs a user's code; the training process tells the user
-        write_frame(writer, json.dumps({"unloadable": traceback.format_exc(limit=-4)}).encode())
+        with ending_with(parent):
+            first = await read_frame(reader)
+            if first is None:
+                return
+            keeper = Keeper(pickle.loads(first), upstream, writer)
+    except BaseException as error:  # loading runs a user's code; the training process tells
+        is_told = isinstance(error, ConfigError)  # it says itself what is to be done
+        detail = str(error) if is_told else traceback.format_exc(limit=-4)
+        write_frame(writer, json.dumps({"unloadable": detail, "is_told": is_told}).encode())
         await writer.drain()
         return
     write_frame(writer, json.dumps({"ready": True}).encode())
@@ -248,9 +258,31 @@ async def keep(upstream: socket.socket) -> None:
         keeper.kill_all()
 
 
-def end_with_parent(does: bool) -> None:
-    """Sets whether this process is killed when its parent dies; Linux only."""
-    control_process(PR_SET_PDEATHSIG, signal.SIGKILL if does else 0)
+@contextmanager
+def ending_with(parent: int) -> Iterator[None]:
+    """Kills this process, and its group with it, if its parent dies within the block.
+
+    Loading rewards may take minutes, in which a closed connection is not noticed. A thread looks,
+    since Linux's own signal comes already when the thread ends that has started this process. It
+    ends with the block, so that no worker is forked beside it.
+
+    Args:
+        parent: Id of the training process.
+    """
+    is_done = threading.Event()
+
+    def look() -> None:
+        while not is_done.wait(BEAT):
+            if os.getppid() != parent:
+                kill_group(os.getpid())
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_done.set()
+        thread.join()
 
 
 def main(descriptor: int, parent: int) -> None:
@@ -260,14 +292,11 @@ def main(descriptor: int, parent: int) -> None:
         descriptor: Descriptor of the inherited socket.
         parent: Id of the training process.
     """
-    end_with_parent(True)  # loading rewards may take minutes, in which nothing else is noticed
-    if os.getppid() != parent:  # it died before
-        os._exit(0)
     for name in ("SIGINT", "SIGTERM", "SIGUSR1"):  # it ends when the training process does
         signal.signal(getattr(signal, name), signal.SIG_IGN)
     adopt_orphans()
     upstream = socket.socket(fileno=descriptor)
     # poll has no kernel object that a forked worker would share, as epoll has
     loop = asyncio.SelectorEventLoop(selectors.PollSelector())
-    loop.run_until_complete(keep(upstream))
+    loop.run_until_complete(keep(upstream, parent))
     os._exit(0)

@@ -25,7 +25,7 @@ from steer_lightning.rewards.base import (
     reward_name,
 )
 from steer_lightning.rewards.pool import RewardPool
-from steer_lightning.system.printable import one_line, printable
+from steer_lightning.system.printable import indented, one_line
 from steer_lightning.types import Completion
 
 log = logging.getLogger(__name__)
@@ -38,6 +38,9 @@ RESERVED = {*FAILURES, "scored", "unscored", "wrong_return"}
 
 MANY = 4
 """So many completions that all crash, before any was scored, are a mistake of the reward."""
+
+LARGEST = 3.4e38
+"""Size of a sum of rewards beyond which it is infinite in float32."""
 
 Answer = dict[str, Any]
 """`score` (float or None), `outcome`, `detail`."""
@@ -90,7 +93,7 @@ class Pooled:
         self.name, self.pool, self.number = reward_name(reward), pool, pool.register(reward)
         self.quickly = getattr(reward, "quickly", lambda completion: NotImplemented)
         self.probe = getattr(reward, "probe", None)
-        self._is_good: dict[tuple[str, str], bool] = {}  # whether a problem's probe was scored
+        self._good: set[tuple[str, str]] = set()  # problems whose probe was scored
 
     def submit(self, completion: Completion) -> _Task | Answer:
         """Scores the completion at once, or hands it to a worker."""
@@ -124,17 +127,37 @@ class Pooled:
             if answer["outcome"] in FAILURES
         }
         keys = {n: (probe.question, probe.answer) for n, probe in probes.items()}
-        asked = {keys[n]: probe for n, probe in probes.items() if keys[n] not in self._is_good}
+        # a probe that fails is asked again next time: a busy machine may have been at fault
+        asked = {keys[n]: probe for n, probe in probes.items() if keys[n] not in self._good}
         found = self.pool.collect([self.pool.submit(self.number, x) for x in asked.values()])
-        for key, answer in zip(asked, found, strict=True):
-            self._is_good[key] = answer["score"] is not None
-        at_fault = {n for n, key in keys.items() if self._is_good[key]}
+        scored = zip(asked, found, strict=True)
+        self._good |= {key for key, answer in scored if answer["score"] is not None}
+        at_fault = {n for n, key in keys.items() if key in self._good}
         wrong = {"score": 0.0, "outcome": INCOMPARABLE}
         return [{**x, **wrong} if n in at_fault else x for n, x in enumerate(answers)]
 
 
 def _answer(score: float | None) -> Answer:
     return {"score": score, "outcome": outcome_of(score), "detail": ""}
+
+
+def _sum(scored: dict[str, float]) -> float:
+    """Adds up the weighted scores of a completion.
+
+    Raises:
+        ConfigError: If the sum is beyond `LARGEST`; it names the reward that contributes the most.
+    """
+    total = sum(scored.values())
+    if abs(total) <= LARGEST:
+        return total
+    name = max(scored, key=lambda name: abs(scored[name]))
+    raise ConfigError(
+        f"reward {name}",
+        scored[name],
+        rule=f"its score times its weight makes a sum of rewards beyond {LARGEST:g}",
+        why="Advantages are computed in float32, in which that is infinite",
+        fix=f"Lower what {name} returns, or its weight",
+    )
 
 
 def _own_outcomes(reward: Reward) -> tuple[str, ...]:
@@ -223,9 +246,9 @@ class RewardSum:
             return [None] * num_rows
         total: list[float | None] = []
         for n in range(num_rows):
-            values = [(weight, parts[name][n]) for name, weight in weights.items()]
-            scored = [weight * value for weight, value in values if value is not None]
-            total.append(sum(scored) if len(scored) == len(values) else None)
+            values = ((name, weight, parts[name][n]) for name, weight in weights.items())
+            scored = {name: weight * value for name, weight, value in values if value is not None}
+            total.append(_sum(scored) if len(scored) == len(weights) else None)
         return total
 
     def outcomes_of(self, name: str) -> tuple[str, ...]:
@@ -250,7 +273,7 @@ class RewardSum:
         crashed = [answer["detail"] for answer in answers if answer["outcome"] == "crashed"]
         if not crashed:
             return
-        detail = printable(crashed[0].strip())
+        detail = indented(crashed[0].strip())
         if any(answer["outcome"] not in FAILURES for answer in answers):
             self._has_scored.add(name)
         # one prompt on which it always crashes must not end a run that has gone well for days
@@ -267,7 +290,7 @@ class RewardSum:
             self._has_told.add(name)
             log.warning(
                 "reward %s crashed on %d of %d completions, which have no score. Further ones are "
-                "counted in reward/%s/num_crashed. The first:\n%s",
+                "counted in reward/%s/num_crashed. The first: %s",
                 one_line(name),
                 len(crashed),
                 len(answers),

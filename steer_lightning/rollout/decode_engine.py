@@ -21,6 +21,7 @@ from steer_lightning.rollout.sampling import Sampling
 from steer_lightning.rollout.selfcheck import RealTexts, why_not
 from steer_lightning.steering import Steering
 from steer_lightning.system.out_of_memory import is_out_of_memory
+from steer_lightning.system.printable import one_line
 from steer_lightning.types import Prompt, Rollouts
 
 log = logging.getLogger(__name__)
@@ -91,7 +92,7 @@ class DecodeEngine:
             "%s does not decode in DecodeEngine (%s): GenerateEngine takes its place, which is "
             "slower",
             type(policy.model).__name__,
-            reason,
+            one_line(reason),
         )
         self.fallback = GenerateEngine()
         self.fallback.setup(policy)
@@ -217,7 +218,7 @@ class DecodeEngine:
                 "passes of this model can't be captured as CUDA graphs (%s): each is launched "
                 "anew, which is slower. model.engine.init_args.cuda_graphs: false spares the "
                 "attempt",
-                captured.failure,
+                one_line(captured.failure),
             )
 
 

@@ -23,6 +23,7 @@ from steer_lightning.rollout.engine import OnCompletion, ignore
 from steer_lightning.rollout.sampling import Sampling
 from steer_lightning.rollout.selfcheck import RealTexts, why_not
 from steer_lightning.steering import Steering
+from steer_lightning.system.printable import one_line
 from steer_lightning.types import Prompt, Rollouts
 
 log = logging.getLogger(__name__)
@@ -90,8 +91,8 @@ class GenerateEngine:
         log.warning(
             "%s does not read padded batches (%s): the completions of one prompt at a time are "
             "sampled, which is slower",
-            kind,
-            reason,
+            one_line(kind),
+            one_line(reason),
         )
         self._pads = False
 

@@ -19,6 +19,7 @@ from steer_lightning.model.policy import Policy
 from steer_lightning.model.precision import checked_in_float32, misfits
 from steer_lightning.rollout.completions import longest_text, text_lengths, warp
 from steer_lightning.rollout.sampling import Sampling
+from steer_lightning.system.printable import one_line
 from steer_lightning.types import Problem, Prompt, Rollouts
 
 log = logging.getLogger(__name__)
@@ -171,7 +172,7 @@ def _why_not_real(policy: Policy, rollouts: Rollouts, sampling: Sampling, name: 
         log.info(
             "%s: %d completions, with texts of up to %d tokens, agree with plain passes of the "
             "model within %.1g nats",
-            name,
+            one_line(name),
             len(rows),
             int(lengths.max()),
             gap,

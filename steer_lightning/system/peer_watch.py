@@ -25,7 +25,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from steer_lightning.errors import ConfigError
-from steer_lightning.system.printable import printable
+from steer_lightning.system.printable import indented, one_line
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +90,7 @@ class PeerWatch:
             log.warning(
                 "process %d can't reach port %d of %s (%s): a process that dies is noticed only "
                 "when collective calls time out. Open the ports between the nodes",
-                *(self.rank, port, host, error),
+                *(self.rank, port, one_line(host), one_line(error)),
             )
             return
         self._add(first, 0)
@@ -137,7 +137,7 @@ class PeerWatch:
         try:
             peer.sendall((json.dumps(message) + "\n").encode())
         except OSError as error:
-            log.debug("a process has gone already: %s", error)
+            log.debug("a process has gone already: %s", one_line(error))
 
     # ---- listening
 
@@ -189,7 +189,7 @@ class PeerWatch:
     @staticmethod
     def _say(text: str) -> None:
         """Writes a line at once: only the first process's log messages are shown."""
-        os.write(2, f"{printable(text)}\n".encode())
+        os.write(2, f"{indented(text)}\n".encode())
 
     def _welcome(self) -> None:
         listener = self._listener
@@ -202,7 +202,7 @@ class PeerWatch:
             hello = json.loads(line)
             known = secrets.compare_digest(str(hello["token"]), self._token)
         except (OSError, ValueError, KeyError, TypeError) as error:
-            log.debug("a stranger at the door: %s", error)
+            log.debug("a stranger at the door: %s", one_line(error))
             known = False
         if not known:
             peer.close()
@@ -217,7 +217,7 @@ class PeerWatch:
         try:
             return peer.recv(65536)
         except OSError as error:  # the connection was reset, or silent for too long
-            log.debug("lost a process: %s", error)
+            log.debug("lost a process: %s", one_line(error))
             return b""
 
     def _hear(self, peer: socket.socket, message: Message) -> None:
@@ -242,8 +242,8 @@ class PeerWatch:
         if self._has_left:
             return
         self._tell_all({"failed": text, "status": status})
-        told = f"error: {printable(text).rstrip('.')}. "
-        told += f"So process {self.rank} of {self.world_size} stops, too; "
+        told = f"error: {indented(text.rstrip('.'))}. "
+        told += f"So process {self.rank:d} of {self.world_size:d} stops, too; "
         told += "what was saved before is whole, and the same command goes on from there\n"
         os.write(2, told.encode())
         os._exit(status)
@@ -272,8 +272,9 @@ def all_arrive(minutes: float, host: str) -> Iterator[None]:
 
     def give_up() -> None:
         told = f"error: after {minutes:g} minutes not all processes have connected to the first "
-        told += f"one, on {host}: another one has failed at its start and says why, or can't reach "
-        told += "it. Training may be given longer by trainer.strategy.init_args.connect_minutes\n"
+        told += f"one, on {one_line(host)}: another one has failed at its start and says why, or "
+        told += "can't reach it. Training may be given longer by "
+        told += "trainer.strategy.init_args.connect_minutes\n"
         os.write(2, told.encode(errors="replace"))
         os._exit(1)
 

@@ -33,18 +33,30 @@ def one_line(text: object) -> str:
     return printable(str(text)).replace("\n", "\\n").replace("\t", "\\t")
 
 
+def indented(text: object) -> str:
+    """Returns a text whose lines but the first begin with spaces.
+
+    So no line of a traceback, in which a completion may stand, looks like a message of its own.
+
+    Args:
+        text: A text, or an exception that is shown as one.
+    """
+    return "\n    ".join(map(printable, str(text).split("\n")))
+
+
 def quoted(text: str) -> str:
     """Returns a text as one line in quotes, which show where it begins and ends."""
     return f'"{one_line(text)}"'
 
 
 def aligned(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> str:
-    """Aligns rows of cells in columns.
+    """Aligns rows of cells in columns, each cell on one line.
 
     Args:
         rows: Rows of cells, all of the same length.
         right: Numbers of the columns that are flush right, as columns of numbers should be.
     """
+    rows = [[one_line(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(

@@ -43,6 +43,7 @@ import sys
 from pathlib import Path
 
 from steer_lightning.errors import ConfigError
+from steer_lightning.system.printable import one_line
 
 if sys.platform != "win32":
     import fcntl
@@ -232,6 +233,6 @@ def _take_lock(descriptor: int) -> bool:
         log.warning(
             "this file system has no locks (%s): a second start of the same command would go on "
             "from a run that is still under way",
-            error,
+            one_line(error),
         )
     return True

@@ -13,6 +13,7 @@ import torch
 from tqdm import tqdm
 
 from steer_lightning.data import PromptDataModule, Shuffled, make_prompts
+from steer_lightning.data.completion_text import tell_of_endings
 from steer_lightning.data.templates import check_template
 from steer_lightning.errors import ConfigError
 from steer_lightning.evaluation import Estimate
@@ -176,6 +177,8 @@ class Difference:
         self.policy.load()
         self.policy.to(self.device)
         self.engine.setup(self.policy)
+        samplings = {"model.sampling": self.sampling, "model.eval_sampling": self.eval_sampling}
+        tell_of_endings(self.policy.tokenizer, self.policy.eos_token_ids, samplings)
 
     def _prompts(self) -> tuple[list[Prompt], list[Prompt]]:
         """Draws prompts for the difference, and others for the scale, from the seed alone."""

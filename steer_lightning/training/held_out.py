@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import lightning as L
 from lightning.pytorch.trainer.states import TrainerFn
 
+from steer_lightning.data.completion_text import tell_of_endings
 from steer_lightning.evaluation import BenchmarkMetrics, evaluate_batch
 from steer_lightning.model.policy import Policy
 from steer_lightning.rewards import RewardSum
@@ -46,6 +47,8 @@ class HeldOut(L.LightningModule):
         """Hands the policy to the engine, unless the training has done so."""
         if self.trainer.state.fn != TrainerFn.FITTING:
             self.set_up_engine()
+            samplings = {"model.eval_sampling": self.eval_sampling}
+            tell_of_endings(self.policy.tokenizer, self.policy.eos_token_ids, samplings)
 
     on_test_start = on_validation_start
 

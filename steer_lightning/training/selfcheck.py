@@ -23,6 +23,7 @@ from steer_lightning.model.policy import Policy
 from steer_lightning.model.precision import checked_in_float32, misfits
 from steer_lightning.rollout.selfcheck import SHORT, made_up_prompts, passes_length
 from steer_lightning.system.collectives import gather_objects
+from steer_lightning.system.printable import one_line
 from steer_lightning.training.batch import MicroBatch
 from steer_lightning.training.forward import Forward
 from steer_lightning.training.gradient import BatchGradient, micro_batches
@@ -245,16 +246,16 @@ def slower(gradient: BatchGradient, reason: str) -> BatchGradient:
     if gradient.packed:
         log.warning(
             "rows of %s can't be packed for the update (%s): they are padded, which is slower",
-            kind,
-            reason,
+            one_line(kind),
+            one_line(reason),
         )
         return replace(gradient, packed=False, kept_tokens=0)
     if gradient.max_tokens > 1:
         log.warning(
             "rows of %s can't be padded for the update (%s): they are read one at a time, which "
             "is slower",
-            kind,
-            reason,
+            one_line(kind),
+            one_line(reason),
         )
         return replace(gradient, max_tokens=1)
     raise ConfigError(

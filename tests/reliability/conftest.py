@@ -1,15 +1,17 @@
-"""Figures that the tests of this folder leave for docs/reliability.md."""
+"""Figures for docs/reliability.md, and a look at the processes that a test leaves behind."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from steer_lightning.rewards.pool import marked
 from tests.integration.conftest import config, run, tiny_base  # noqa: F401  # fixtures
+from tests.reliability.pool_family import descendants, descriptors
 
 Figure = Callable[[str, int], None]
 
@@ -24,3 +26,14 @@ def figure() -> Figure:
             (Path(folder) / f"{name}.json").write_text(json.dumps(value))
 
     return keep
+
+
+@pytest.fixture
+def nothing_left() -> Iterator[None]:
+    """No process and no descriptor may be left behind, but those of tests before."""
+    mark = f"{os.getpid()}-"
+    pools, processes, files = set(marked(mark)), descendants(os.getpid()), descriptors()
+    yield
+    assert set(marked(mark)) <= pools
+    assert descendants(os.getpid()) <= processes
+    assert descriptors() <= files

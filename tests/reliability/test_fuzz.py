@@ -6,8 +6,6 @@ import ast
 import json
 import math
 import re
-import subprocess
-import sys
 import warnings
 import zipfile
 from pathlib import Path
@@ -248,13 +246,14 @@ ANYTHING = st.recursive(
 
 
 @fuzz
+@example("?")  # a mapping of nothing, at which jsonargparse raises a TypeError
 @given(st.text() | st.text("&*ab:[]{}, \n-1") | ANYTHING.map(yaml.safe_dump))
 def test_any_yaml_is_read_as_jsonargparse_does_or_refused(content: str) -> None:
     found: list[object] = []
     for load in (JSONARGPARSE, load_bounded):
         try:
             found.append(repr(load(content)))
-        except (yaml.YAMLError, ValueError) as error:  # as a date that there is not
+        except (yaml.YAMLError, ValueError, TypeError) as error:  # as a date that there is not
             found.append(type(error))
     assert found[0] == found[1]
 
@@ -381,64 +380,3 @@ def test_examples_are_counted(figure: Figure) -> None:
     assert fuzz.max_examples == EXAMPLES > 0
     figure("fuzzed_properties", len(properties))
     figure("fuzz_examples", EXAMPLES)
-
-
-FUZZER = """
-import sys, tempfile
-import atheris
-with atheris.instrument_imports(include=["steer_lightning"]):
-    from pathlib import Path
-    from steer_lightning import ConfigError, load_vectors
-    from steer_lightning.rewards.math import find_answer, last_boxed, plain_number
-path = Path(tempfile.mkdtemp()) / "any.safetensors"
-
-def answers(data):
-    text = atheris.FuzzedDataProvider(data).ConsumeUnicode(len(data))
-    for where in ("boxed", "boxed_or_last_number", "last_number"):
-        found = find_answer(text, where)
-        assert found is None or found in text
-    plain_number(text)
-
-def vectors(data):
-    path.write_bytes(data)
-    try:
-        load_vectors(path)
-    except ConfigError:
-        pass
-
-atheris.Setup(sys.argv[1:], {target})
-atheris.Fuzz()
-"""
-RUNS = 100_000
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("target", ["answers", "vectors"])
-def test_coverage_guided_fuzzing(target: str, tmp_path: Path, figure: Figure) -> None:
-    pytest.importorskip("atheris")
-    corpus = tmp_path / "corpus"
-    corpus.mkdir()
-    (corpus / "answer").write_bytes(rb"so \boxed{\frac{1}{2}} is 1,234.5")
-    good = {"format_version": "1", "site": "layer_output", "layers": "[0]", "num_layers": "2"}
-    head = {"__metadata__": {**good, "width": "1"}}
-    head |= {"vectors": {"dtype": "F32", "shape": [1, 1], "data_offsets": [0, 4]}}
-    text = json.dumps(head).encode()
-    (corpus / "vectors").write_bytes(len(text).to_bytes(8, "little") + text + bytes(4))
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            FUZZER.replace("{target}", target),
-            f"-atheris_runs={RUNS}",
-            "-seed=1",
-            "-max_len=2000",
-            "-timeout=10",
-            f"-artifact_prefix={tmp_path}/",
-            str(corpus),
-        ],
-        **{"cwd": tmp_path, "capture_output": True, "text": True, "check": False},
-        timeout=400,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert f"Done {RUNS} " in done.stderr
-    figure(f"atheris_{target}", RUNS)

@@ -1,4 +1,4 @@
-"""A process of a reward pool starts no pool, and a keeper that loads rewards ends with its run."""
+"""A process of a reward pool starts no pool."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
@@ -39,31 +38,6 @@ if level < 3:  # without this bound it would start processes without end, were t
     one = Completion(text="", question="", answer="", num_tokens=1, finished=True)
     print(rewards([one]).total)
     rewards.close()
-"""
-
-SLOW = """
-import time
-from pathlib import Path
-
-
-class Slow:
-    def warm_up(self):
-        Path("loading").touch()
-        time.sleep(600)
-
-    def __call__(self, completions):
-        return [1.0 for _ in completions]
-"""
-
-WAITS = """
-import os, sys, time
-sys.path.insert(0, os.getcwd())
-from slow import Slow
-from steer_lightning.rewards import RewardPool
-pool = RewardPool(num_workers=1)
-pool.register(Slow())
-pool.start()
-time.sleep(600)
 """
 
 
@@ -105,23 +79,6 @@ def start(folder: Path, command: str, started: Started) -> subprocess.Popen[str]
     return process
 
 
-def has_ended(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return True
-    return state == "Z"  # nobody may be there to bury it
-
-
-def until(holds: object, seconds: float) -> bool:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if holds():  # type: ignore[operator]
-            return True
-        time.sleep(0.02)
-    return False
-
-
 def test_a_module_that_starts_a_pool_when_it_is_imported(tmp_path: Path, end_all: Started) -> None:
     (tmp_path / "rewards_script.py").write_text(SCRIPT)
     process = start(tmp_path, "import rewards_script", end_all)
@@ -129,6 +86,7 @@ def test_a_module_that_starts_a_pool_when_it_is_imported(tmp_path: Path, end_all
     assert process.returncode == 1
     assert out.splitlines() == ["level 0", "level 1"], "the keeper imports it once, and that is all"
     assert "a reward worker can't load brevity" in err
+    assert "in_process" not in err, "which would start processes without end"
     assert "must not start a run or a pool itself" in err
     assert "if __name__ == '__main__':" in err
     assert not marked(f"{process.pid}-")
@@ -164,23 +122,3 @@ def test_a_process_of_a_pool_refuses_before_it_starts_anything(
     one = Completion(text="", question="", answer="", num_tokens=1, finished=True)
     with pytest.raises(ConfigError, match="must not start a run or a pool"):
         rewards([one])
-
-
-def test_a_keeper_that_is_still_loading_ends_with_its_run(tmp_path: Path, end_all: Started) -> None:
-    (tmp_path / "slow.py").write_text(SLOW)
-    process = start(tmp_path, WAITS, end_all)
-    assert until((tmp_path / "loading").exists, 120), "the keeper loads the reward"
-    (keeper,) = marked(f"{process.pid}-")
-    process.kill()
-    process.wait()
-    assert until(lambda: has_ended(keeper), 30)
-
-
-def test_a_keeper_whose_run_has_ended_before_it_began_ends_at_once() -> None:
-    command = "from steer_lightning.rewards.pool_keeper import main; main(0, 1); print('went on')"
-    done = subprocess.run(
-        [sys.executable, "-c", command],
-        **{"capture_output": True, "text": True, "check": False, "timeout": 60},
-        stdin=subprocess.DEVNULL,
-    )
-    assert (done.returncode, done.stdout) == (0, "")

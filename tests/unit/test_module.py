@@ -22,6 +22,7 @@ from steer_lightning.training.kl_in_reward import KLInReward
 from steer_lightning.training.selfcheck import RealRows
 from steer_lightning.training.step import Sampled
 from steer_lightning.training.update import OptimizerSteps
+from tests.no_eos import save_without_eos
 from tests.unit.training.helpers import PROMPTS, gradient
 
 
@@ -141,3 +142,31 @@ def test_a_module_pads_where_packing_is_not_right(
         module.on_fit_start()
     assert not module.batch_gradient.packed
     assert "rows of FalconForCausalLM can't be packed" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("stop_strings", "eval_sampling", "keys"),
+    [
+        ([], None, "model.sampling and model.eval_sampling"),
+        (["a"], None, None),
+        (["a"], Sampling(), "model.eval_sampling"),
+        ([], Sampling(stop_strings=["a"]), "model.sampling"),
+    ],
+)
+def test_completions_that_nothing_ends_are_told(
+    tmp_path: Path,
+    stop_strings: list[str],
+    eval_sampling: Sampling | None,
+    keys: str | None,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    module = SteeringModule(
+        base=save_without_eos(tmp_path),
+        sampling=Sampling(stop_strings=stop_strings),
+        eval_sampling=eval_sampling,
+    )
+    module.policy.load()
+    module.on_fit_start()
+    told = [x for x in caplog.text.splitlines() if "names an EOS token" in x]
+    assert len(told) == (keys is not None)
+    assert all(line.endswith(f" stop_strings of {keys}.") for line in told)

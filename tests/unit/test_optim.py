@@ -20,6 +20,7 @@ from steer_lightning.optim import (
 )
 from steer_lightning.steering import FullFinetune, LowRankVectors, SteeringVectors
 from steer_lightning.testing import tiny_model
+from tests.out_of_memory import run_out
 
 NAN = float("nan")
 
@@ -167,3 +168,19 @@ def test_an_8_bit_optimizer_that_would_keep_32_bits_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"min_8bit_size = 4096.*steering = FullFinetune.*16 el"):
         check_optimizer(factory, steering, torch.device("cpu"))
     check_optimizer(partial(factory, min_8bit_size=0), steering, torch.device("cpu"))
+
+
+def no_kernel(*args: object, **kwargs: object) -> None:
+    raise NotImplementedError("no kernel")
+
+
+def test_an_optimizer_that_runs_out_of_memory_in_its_check_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    steering = SteeringVectors().shaped(32, 3)
+    monkeypatch.setattr(torch.optim.AdamW, "step", run_out)
+    with pytest.raises(RuntimeError, match="DefaultCPUAllocator"):
+        check_optimizer(torch.optim.AdamW, steering, torch.device("cpu"))
+    monkeypatch.setattr(torch.optim.AdamW, "step", no_kernel)
+    with pytest.raises(ValueError, match="takes no step on cpu"):
+        check_optimizer(torch.optim.AdamW, steering, torch.device("cpu"))

@@ -15,15 +15,25 @@ from typing import Any
 
 import pytest
 
+from steer_lightning import ConfigError, cli
 from steer_lightning.callbacks import RunSummary
 from steer_lightning.callbacks.run_folder import tell
-from steer_lightning.system.printable import one_line, printable, quoted
+from steer_lightning.system.printable import indented, one_line, printable, quoted
 
 PACKAGE = Path(__file__).parents[2] / "steer_lightning"
-ROOMS = ("cli", "callbacks", "data", "steering", "results", "evaluation", "rewards")
-MADE_SAFE = {"one_line", "printable", "quoted", "len", "sum"}
-OURS = {"help_text", "version"}
-"""Functions of ours or the standard library whose text is constant."""
+MADE_SAFE = {"one_line", "indented", "quoted", "len", "sum", "reason"}
+"""Not `printable`, which keeps line breaks; `reason` of `system.showing` is one line."""
+OURS = {"help_text", "version", "sparkline"}
+"""Functions of ours or the standard library whose text is constant or drawn."""
+TABLES = {"as_text", "between_as_text", "describe", "printable(report.usage)"}
+"""Texts of several lines that show each name on one line: tests of theirs, and
+`tests/integration/test_hostile_metadata.py`, give them hostile ones."""
+WRITES = ("print", "tqdm.write", "sys.stdout.write", "sys.stderr.write", "os.write")
+BESIDE_BARS = ("set_description", "set_postfix")
+"""Beginnings of the names of methods that write beside a progress bar."""
+RAW = ("traceback.print_exc", "traceback.print_exception", "warnings.warn")
+"""Functions that write to the terminal themselves."""
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 NUMBER = re.compile(r"[<>+ ]?\d*,?(\.\d+)?[dgfe%,]")
 LOGS = {"debug", "info", "warning", "error", "exception"}
 CONVERSION = re.compile(r"%[-+#0-9.]*([a-zA-Z])")
@@ -84,28 +94,44 @@ class Scope:
                 return True
             return bool(values) and all(self.is_plain(value, depth + 1) for value in values)
         if isinstance(node, ast.Attribute):
-            return node.attr == "__name__"
-        if called(node) == "join" and isinstance(node, ast.Call):
+            of = (node.attr, called(node.value))
+            return of in (("__name__", "type"), ("name", "Signals"))
+        return isinstance(node, ast.Call) and self.makes_plain(node, depth)
+
+    def makes_plain(self, node: ast.Call, depth: int) -> bool:
+        """Whether what a call returns is plain."""
+        if called(node) in ("encode", "removeprefix") and isinstance(node.func, ast.Attribute):
+            return self.is_plain(node.func.value, depth)
+        if called(node) == "join":
             (items,) = node.args
             mapped = called(items) == "map" and ast.unparse(items.args[0]) in MADE_SAFE
             return mapped or (
                 isinstance(items, ast.GeneratorExp) and self.is_plain(items.elt, depth)
             )
-        return called(node) in MADE_SAFE | OURS
+        return called(node) in MADE_SAFE | OURS | TABLES or ast.unparse(node) in TABLES
+
+
+def shown(call: ast.Call) -> list[ast.expr]:
+    """What a call writes to the terminal."""
+    name = ast.unparse(call.func)
+    if called(call) == "tqdm":
+        return [option.value for option in call.keywords if option.arg in ("desc", "unit", None)]
+    if called(call).startswith(BESIDE_BARS):
+        return [*call.args, *(option.value for option in call.keywords)]
+    if name in RAW:
+        return [call]
+    return call.args if name in WRITES else []
 
 
 def odd_prints(tree: ast.AST) -> Iterator[ast.Call]:
     """Calls that print something which is not plain."""
     for function in ast.walk(tree):
-        if not isinstance(function, ast.FunctionDef):
+        if not isinstance(function, FUNCTIONS):
             continue
         scope = Scope(function)
         for node in ast.walk(function):
-            name = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
-            if name in ("print", "tqdm.write", "sys.stdout.write", "sys.stderr.write"):
-                assert isinstance(node, ast.Call)
-                if not all(map(scope.is_plain, node.args)):
-                    yield node
+            if isinstance(node, ast.Call) and not all(map(scope.is_plain, shown(node))):
+                yield node
 
 
 def texts_of(kinds: list[str], values: list[ast.expr]) -> list[ast.expr]:
@@ -116,7 +142,7 @@ def texts_of(kinds: list[str], values: list[ast.expr]) -> list[ast.expr]:
 def odd_logs(tree: ast.AST) -> Iterator[ast.Call]:
     """Calls that log something which is not plain."""
     for function in ast.walk(tree):
-        if not isinstance(function, ast.FunctionDef):
+        if not isinstance(function, FUNCTIONS):
             continue
         scope = Scope(function)
         for node in ast.walk(function):
@@ -133,14 +159,14 @@ def odd_logs(tree: ast.AST) -> Iterator[ast.Call]:
                 yield node
 
 
-FILES = [path for room in ROOMS for path in sorted((PACKAGE / room).rglob("*.py"))]
+FILES = sorted(PACKAGE.rglob("*.py"))
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_what_is_printed_and_logged_is_made_safe(file: Path) -> None:
     tree = ast.parse(file.read_text())
     odd = [ast.unparse(node) for node in (*odd_prints(tree), *odd_logs(tree))]
-    assert not odd, "pass it through one_line, quoted or printable"
+    assert not odd, "pass it through one_line, quoted or indented"
 
 
 @pytest.mark.parametrize(
@@ -158,6 +184,17 @@ def test_what_is_printed_and_logged_is_made_safe(file: Path) -> None:
         ("print(', '.join(x))", True),
         ("print(''.join(f'{one_line(y)}' for y in x))", False),
         ("tqdm.write(x)", True),
+        ("print(printable(x))", True),
+        ("print(indented(x))", False),
+        ("print(x.__name__, type(x).__name__)", True),
+        ("os.write(2, x.encode())", True),
+        ("os.write(2, f'{one_line(x)}'.encode(errors='replace'))", False),
+        ("for y in tqdm(x, desc=f'of {x}'): pass", True),
+        ("for y in tqdm(x, desc=one_line(x), total=x): pass", False),
+        ("bar.set_description(f'{x}')", True),
+        ("bar.set_postfix(loss=x)", True),
+        ("traceback.print_exc()", True),
+        ("async def g(): print(x)", True),
         ("log.warning('%s', x)", True),
         ("log.warning('%d %.1f %% %s', x, x, one_line(x))", False),
         ("log.warning(x)", True),
@@ -182,6 +219,7 @@ def test_one_line_is_one_line_and_keeps_what_can_be_read() -> None:
     assert one_line(ValueError("a\nb")) == r"a\nb"
     assert quoted(HOSTILE) == f'"{SHOWN}"'
     assert printable("a\nb\tc") == "a\nb\tc"
+    assert indented("a\n\x1b[2J\nerror: fake") == "a\n    \\x1b[2J\n    error: fake"
 
 
 def test_tell_prints_lines_as_lines(capsys: pytest.CaptureFixture[str]) -> None:
@@ -209,3 +247,19 @@ def test_an_interrupted_run_shows_its_folder(
         f"stopped after step 3 of {shown}",
         f"to go on: the same command again, or with --ckpt_path={shown}/checkpoints/last.ckpt",
     ]
+
+
+@pytest.mark.parametrize("kind", [ValueError, ConfigError])
+def test_a_completion_in_an_error_forges_no_message(
+    kind: type[Exception], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def ends(words: list[str]) -> None:
+        raise ValueError(HOSTILE) if kind is ValueError else ConfigError("x", 1, rule=HOSTILE)
+
+    monkeypatch.setattr(cli, "import_module", lambda name: SimpleNamespace(run=ends))
+    status = cli.main(["lens"])
+    told = capsys.readouterr().err
+    assert status == (1 if kind is ValueError else 2)
+    assert "\n    error: fake" in told
+    assert "\x1b" not in told
+    assert "\nerror" not in told

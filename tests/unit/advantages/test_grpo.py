@@ -20,3 +20,9 @@ def test_grpo_by_hand() -> None:
         [0.0, 0.0, 0.0, 0.0],
     ]
     torch.testing.assert_close(GRPO()(rewards), torch.tensor(expected))
+
+
+def test_rewards_whose_squares_are_beyond_float32_have_advantages() -> None:
+    # as above the deviation is half the largest reward: 3/4 and -1/4 over 1/2
+    found = GRPO()(torch.tensor([[1e20, 0.0, 0.0, 0.0]]))
+    torch.testing.assert_close(found, torch.tensor([[1.5, -0.5, -0.5, -0.5]]))

@@ -21,9 +21,29 @@ def written(file: Path) -> Iterator[str]:
             yield ast.unparse(node.args[0])
 
 
-@pytest.mark.parametrize("file", sorted(BENCHMARKS.glob("*.py")), ids=lambda file: file.stem)
-def test_a_benchmark_makes_no_other_name_of_it(file: Path) -> None:
-    assert set(written(file)) <= {*AS_NAMED, f"results_file(args, '{file.stem}')"}
+def takes_a_name(file: Path) -> bool:
+    """Tells whether a benchmark has the option, its own or that of `add_arguments`."""
+    calls = [node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Call)]
+    own = any(ast.unparse(argument) == "'--json'" for call in calls for argument in call.args)
+    return own or any(ast.unparse(call.func) == "add_arguments" for call in calls)
+
+
+FILES = sorted(set(BENCHMARKS.glob("*.py")) - {BENCHMARKS / "common.py"})
+NAMED = [file for file in FILES if takes_a_name(file)]
+
+
+@pytest.mark.parametrize("file", NAMED, ids=lambda file: file.stem)
+def test_a_benchmark_writes_the_named_file_with_its_origin(file: Path) -> None:
+    paths = set(written(file))
+    assert paths, "by `write_json`, which adds commit, machine and versions"
+    assert paths <= {*AS_NAMED, f"results_file(args, '{file.stem}')"}
+
+
+def test_only_parts_of_benchmarks_write_no_results() -> None:
+    others = {file.stem for file in set(FILES) - set(NAMED)}
+    answers = {f"answer_{part}" for part in ("perturbations", "plain_forms", "rewritings")}
+    assert others == {*answers, "limit", "step_worker", "tables"}
+    assert not any(set(written(BENCHMARKS / f"{name}.py")) for name in others)
 
 
 @pytest.mark.parametrize("given", ["mine.json", "folder/mine_quickstart.json", "plain"])

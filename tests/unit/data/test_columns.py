@@ -9,6 +9,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import datasets
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -16,11 +18,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steer_lightning import ConfigError
-from steer_lightning.data import Records
+from steer_lightning.data import Records, records
 from steer_lightning.data.columns import OddValueError, as_text, question_in, value_at
+from steer_lightning.data.files import with_short_floats
 from steer_lightning.data.records import to_problems
 from steer_lightning.evaluation import MinervaMath, OlympiadBench
 from steer_lightning.rewards import MathReward
+from steer_lightning.system.printable import quoted
 from steer_lightning.types import Completion
 
 VERL = {
@@ -80,6 +84,9 @@ def test_texts_and_numbers_by_hand(value: object, text: str | None) -> None:
         (b"5", "is of type bytes", "Write it as text"),
         (math.inf, "is infinite", "Write it as text"),
         (datetime.date(2024, 1, 2), "is of type date", "Write it as text"),
+        ("array(['70'], dtype=object)", "is numpy's writing", "Write the value itself"),
+        (" array([[1, 2],\n [3, 4]])", "is numpy's writing", "Write the value itself"),
+        ("np.float64(70.0)", "is numpy's writing", "Write the value itself"),
     ],
 )
 def test_other_values_are_refused_with_their_row(value: object, rule: str, fix: str) -> None:
@@ -142,8 +149,11 @@ def test_a_conversation_of_several_messages_is_refused_by_roles() -> None:
     with pytest.raises(OddValueError, match="conversation of 'assistant'"):
         question_in([{"role": "assistant", "content": "5"}], "prompt")
     parts = [{"role": "user", "content": [{"type": "text", "text": "?"}]}]
-    with pytest.raises(OddValueError, match="holds named values: 'type', 'text'"):
+    with pytest.raises(OddValueError, match="holds named values: 'type', 'text'") as caught:
         question_in(parts, "prompt")
+    path = "prompt.0.content.0.text"
+    assert caught.value.fix == f"Name one of them by its path, such as {path}"
+    assert value_at({"prompt": parts}, path) == "?"
 
 
 def test_odd_columns_of_parquet(tmp_path: Path) -> None:
@@ -169,6 +179,90 @@ def test_odd_columns_of_parquet(tmp_path: Path) -> None:
         load(pa.array([b"bytes"]), pa.array([1]))
     with pytest.raises(ConfigError, match=r"answer': in row 1 of .* it is of type datetime"):
         load(pa.array(["q"]), pa.array([datetime.datetime(2024, 1, 2)]))
+
+
+def test_short_floats_of_parquet_are_what_was_written(tmp_path: Path) -> None:
+    path, kind = tmp_path / "a.parquet", pa.float32()
+    numbers = [70.3, 0.1, 1e16, None, float("nan"), 5.0]
+    table = {
+        "question": ["q"] * 6,
+        "answer": pa.array(numbers, kind),
+        "halves": pa.array([0.1] * 6).cast(pa.float16()),
+        "list": pa.array([[x] for x in numbers], pa.list_(kind)),
+        "nested": pa.array([{"x": [{"y": x}]} for x in numbers]).cast(
+            pa.struct([("x", pa.list_(pa.struct([("y", kind)])))])
+        ),
+        "map": pa.array([[("k", x)] for x in numbers], pa.map_(pa.string(), kind)),
+        "doubles": pa.array([70.30000305175781] * 6),
+    }
+    pq.write_table(pa.table(table), path)
+    first, *_, last = problems = Records(path=str(path)).load()
+    assert [p.answer for p in problems] == ["70.3", "0.1", "1" + "0" * 16, "5"]
+    assert first.columns == {
+        "halves": 0.1,
+        "list": [70.3],
+        "nested": {"x": [{"y": 70.3}]},
+        "map": [("k", 70.3)],
+        "doubles": 70.30000305175781,
+    }
+    assert type(last.columns["halves"]) is float
+    for column in ("list", "nested.x.0.y"):
+        assert Records(path=str(path), answer_column=column).load()[0].answer == "70.3"
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False, width=32))
+def test_a_short_float_becomes_the_shortest_number_that_rounds_to_it(number: float) -> None:
+    schema = pa.schema([("x", pa.float32())])
+    ((found,),) = (row.values() for row in with_short_floats([{"x": number}], schema))
+    assert np.float32(found) == np.float32(number)
+    assert len(repr(found)) <= len(repr(number))
+
+
+def test_short_floats_of_the_hub_are_what_was_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    features = datasets.Features(
+        {"question": datasets.Value("string"), "answer": datasets.Value("float32")}
+    )
+    rows = datasets.Dataset.from_dict({"question": ["q"], "answer": [70.3]}, features=features)
+    assert rows[0]["answer"] != 70.3
+    monkeypatch.setattr(records, "check_hub_answers", lambda *_: None)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: rows)
+    assert Records(hub_name="some/thing").load()[0].answer == "70.3"
+
+
+PRINTED = [
+    *("nan", "NaN", "None", "null", " NULL\n", "N/A", "<NA>", "NaT"),
+    *("b'70'", 'b"70"', "{'ground_truth': '70', 'style': 'rule'}"),
+    "[{'role': 'user', 'content': 'What is 2+3?'}]",
+]
+MEANT = [
+    *("\\text{None}", "(A) None", "none of these", "\\{1, 2\\}", "{1, 2}", "{'a', 'b'}", "[1, 2]"),
+    *("['70']", "(0, 1]", '{"inputs": ["1"]}', "b", "B'C'", "n", "array", "f(x)", "\\sin(x)"),
+    *("NaCl", "Nancy", "NA", "0", "array([1]) has how many elements?"),
+]
+
+
+@pytest.mark.parametrize("text", PRINTED)
+def test_what_a_program_writes_of_missing_and_nested_values_is_told(
+    text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [{"question": "q", "answer": x} for x in ("", "7", text, text)]
+    found = to_problems(rows, "question", "answer", "f.csv")
+    assert [p.answer for p in found] == ["7", text, text], "it may be meant"
+    (record,) = (r for r in caplog.records if "dropped" not in r.getMessage())
+    told = record.getMessage()
+    assert told.startswith("f.csv: 2 questions or answers look like a missing or nested value")
+    assert f"such as {quoted(text)} in row 3." in told
+    caplog.clear()
+    to_problems([{"question": text, "answer": "7"}], "question", "answer", "f.csv")
+    assert "f.csv: 1 questions or answers look like" in caplog.text
+
+
+@pytest.mark.parametrize("text", MEANT)
+def test_answers_that_people_write_are_not_told(
+    text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    (found,) = to_problems([{"question": text, "answer": text}], "question", "answer", "f")
+    assert (found.question, found.answer, caplog.text) == (text, text, "")
 
 
 @pytest.mark.parametrize(

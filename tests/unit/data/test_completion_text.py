@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from steer_lightning.data.completion_text import ids_without_text, tell_of_endings, turn_end_ids
 from steer_lightning.rewards import FormatReward, MathReward
+from steer_lightning.rollout import Sampling
 from steer_lightning.rollout.completions import decode_texts
 from steer_lightning.testing import BOS, EOS, PAD, byte_tokenizer
 from steer_lightning.types import Completion
@@ -123,20 +124,27 @@ def test_the_end_of_a_turn_is_read_off_the_chat_template() -> None:
     assert turn_end_ids(tagged("{{ messages[0].content }}")) == frozenset()
     assert turn_end_ids(tagged("{{ raise_exception('no answers') }}")) == frozenset()
     assert turn_end_ids(tagged("{{ messages[-1].content }}{{ eos_token }}")) == {EOS}
+    opened = CHATML.replace("{% if add_generation_prompt %}", "").replace("{% endif %}", "")
+    assert turn_end_ids(tagged(opened)) == {end}, "it always opens the next message"
     assert ids_without_text(tagged(None), [EOS]) == {PAD, BOS, EOS}
     assert ids_without_text(tokenizer, [EOS]) == {PAD, BOS, EOS, end}
 
 
 def test_a_model_without_any_eos_is_told(caplog: pytest.LogCaptureFixture) -> None:
     tokenizer = tagged()
+    endless = {"model.sampling": Sampling(), "model.eval_sampling": Sampling(group_size=1)}
     with caplog.at_level(logging.WARNING):
-        tell_of_endings(tokenizer, [EOS], "model.sampling")
+        tell_of_endings(tokenizer, [EOS], endless)
         assert caplog.text == ""
-        tell_of_endings(tokenizer, [], "model.sampling")
+        tell_of_endings(tokenizer, [], endless)
     (end,) = turn_end_ids(tokenizer)
     assert "every completion runs to max_new_tokens" in caplog.text
-    told = f'of model.sampling. The chat template ends a turn by "<|im_end|>", [{end}].'
-    assert told in caplog.text
+    ends = f'The chat template ends a turn by "<|im_end|>", [{end}].'
+    assert f"of model.sampling and model.eval_sampling. {ends}" in caplog.text
     caplog.clear()
-    tell_of_endings(tagged(None), (), "sampling")
+    stopped = {"a": Sampling(stop_strings=["x"]), "b": Sampling(eos_token_ids=[EOS])}
+    tell_of_endings(tagged(None), (), {**stopped, "sampling": Sampling()})
     assert caplog.text.endswith("Set eos_token_ids or stop_strings of sampling.\n")
+    caplog.clear()
+    tell_of_endings(tagged(None), (), stopped)
+    assert caplog.text == ""

@@ -109,6 +109,12 @@ def test_a_blank_field_of_a_csv_is_no_answer(
         ("a.jsonl.gz", packed(lines().encode())[:-20], "is damaged, or not packed by gzip"),
         ("a.jsonl.gz", packed(b""), "holds no rows"),
         ("a.jsonl.gz", packed(b'\n{"a": 1}\n{oops'), "line 3 is not JSON"),
+        (
+            "a.jsonl",
+            b'{"a": 1}\n{"a": 1, "b": 2, "b": 2}',
+            "line 2 has the name 'b' twice in an obj",
+        ),
+        ("a.json", b'[{"a": {"b": 1, "c": 2, "b": 3}}]', ": has the name 'b' twice in an object"),
         ("a.gz", packed(lines().encode()), "must end in"),
         ("a.parquet.gz", packed(b"PAR1"), "must end in"),
         ("a.txt", b"x", r"must end in \.csv, \.json, \.jsonl, \.ndjson, each .* or \.parquet"),
@@ -143,3 +149,38 @@ def test_a_folder_of_gsm8k_and_its_single_files_packed_or_not(tmp_path: Path) ->
     assert [p.answer for p in GSM8K("test", path=str(tmp_path / "test.jsonl.gz")).load()] == [
         "1200"
     ]
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        ("123456789012345678.5", "123456789012345678.5"),
+        ("-3.141592653589793238462643383", "-3.141592653589793238462643383"),
+        ("1.23456789012345678901e3", "1234.56789012345678901"),
+        ("0.10000000000000001", "0.1"),  # as C writes a float of 64 bits
+        ("0.50000000000000000000", "0.5"),
+        ("70.30", "70.3"),
+        ("1.7e4", "17000"),
+        ("123456789012345678901", "123456789012345678901"),
+    ],
+)
+def test_numbers_of_json_keep_their_digits(tmp_path: Path, number: str, text: str) -> None:
+    row = f'{{"question": "q", "answer": {number}, "rate": 0.25}}'
+    (tmp_path / "a.jsonl").write_text(row)
+    (tmp_path / "a.json").write_text(f"[{row}]")
+    for name in ("a.jsonl", "a.json"):
+        (problem,) = Records(path=str(tmp_path / name)).load()
+        assert (problem.answer, problem.columns) == (text, {"rate": 0.25})
+
+
+@pytest.mark.parametrize("exponent", ["999999999", "-999999999", "99999999999999999999"])
+def test_a_number_of_json_does_not_take_the_memory_of_its_exponent(
+    tmp_path: Path, exponent: str
+) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(f'{{"question": "q", "answer": 1.234567890123456789e{exponent}}}')
+    if exponent[0] == "-":
+        assert load(path) == [("q", "0")]
+    else:
+        with pytest.raises(ConfigError, match=r"in row 1 of .* it is infinite"):
+            load(path)

@@ -1,4 +1,4 @@
-"""Prompts that repeat each other, and held-out problems that are trained on, are told."""
+"""What is told of prompts, such as that they repeat each other, or are trained on and held out."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from steer_lightning import ConfigError
 from steer_lightning.data import Arithmetic, PlainTemplate, PromptDataModule, make_prompts
@@ -104,3 +106,34 @@ def test_the_test_stage_reads_its_own_problems_alone(caplog: pytest.LogCaptureFi
     data.setup("test")
     assert [prompt.text for prompt in data.prompts["test"]] == ["1+1="]
     assert caplog.text == ""
+
+
+def test_a_tokenizer_without_a_vocabulary_makes_no_prompt() -> None:
+    empty = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE()))
+    with pytest.raises(ConfigError, match=r"has no tokens \(problem 1 of Problems\)"):
+        make_prompts(Problems(("2+3", "5")), PlainTemplate("{question}"), empty, 1000)
+
+
+def test_questions_that_hold_special_tokens_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    questions = Problems(("2 < 3?", "5"), ("x<eos>y", "5"), ("<bos>", "5"))
+    make_prompts(questions, PlainTemplate("{question}="), byte_tokenizer(), 1000)
+    told = 'Problems: 2 of 3 questions hold text that is a special token of the model, such as "<e'
+    assert told in caplog.text
+    assert "in problem 2:" in caplog.text
+
+
+def test_characters_that_the_tokenizer_does_not_know_are_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    words = {"<unk>": 0, "two": 1, "plus": 2, "three": 3}
+    inner = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>")
+    with caplog.at_level(logging.WARNING):
+        make_prompts(Problems(("two plus three", "5")), PlainTemplate("{question}"), tokenizer, 9)
+        assert caplog.text == ""
+        make_prompts(
+            Problems(("two", "5"), ("two over\n", "5")), PlainTemplate("{question}"), tokenizer, 9
+        )
+    told = '1 of 2 prompts hold characters that the tokenizer does not know, such as "two over\\n"'
+    assert told in caplog.text

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import logging
+import re
 from typing import Any
 
 import pytest
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from tokenizers import processors
 from transformers import PreTrainedTokenizerFast
 
 from steer_lightning import ConfigError
@@ -46,6 +46,7 @@ PHI3 = (  # as it was released
 GEMMA2 = (
     "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}"
     "{% endif %}{% for m in messages %}<turn>{{ m['role'] }}\n{{ m['content'] | trim }}{% endfor %}"
+    "{% if add_generation_prompt %}<turn>model\n{% endif %}"
 )
 CHATML = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}<|assistant|>"
 QUESTION = "What is 2+3?"
@@ -68,8 +69,10 @@ def chatting(template: Any) -> PreTrainedTokenizerFast:
 def adding(single: str) -> PreTrainedTokenizerFast:
     """A tokenizer that adds special tokens to texts, `$A`."""
     tokenizer = byte_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<sep>"]})
+    special = [("<bos>", BOS), ("<eos>", EOS), ("<sep>", tokenizer.convert_tokens_to_ids("<sep>"))]
     tokenizer._tokenizer.post_processor = processors.TemplateProcessing(
-        single=single, special_tokens=[("<bos>", BOS), ("<eos>", EOS)]
+        single=single, special_tokens=special
     )
     return tokenizer
 
@@ -106,12 +109,20 @@ def test_a_system_message_that_the_chat_template_refuses_has_the_same_remedy() -
     with pytest.raises(ConfigError, match=r"System role not supported.*system_in_user: true"):
         check_template(ChatTemplate(), tokenizer)
     text, _ = prompt_of(ChatTemplate("Be brief.", system_in_user=True), tokenizer)
-    assert text == f"<turn>user\nBe brief.\n\n{QUESTION}"
+    assert text == f"<turn>user\nBe brief.\n\n{QUESTION}<turn>model\n"
 
 
 def test_a_system_message_may_be_broken_into_other_lines() -> None:
     tokenizer = chatting(GEMMA2.replace("'System", "'").replace("== 'system'", "== 'none'"))
-    check_template(ChatTemplate("  Think.\n\nThen answer. \n"), tokenizer)
+    template = ChatTemplate("  Think.\n\nThen answer. \n")
+    check_template(template, tokenizer)
+    rendered = prompt_of(template, tokenizer)[0]
+    trimmed = "Think.\n\nThen answer."
+    assert rendered == f"<turn>system\n{trimmed}<turn>user\n{QUESTION}<turn>model\n"
+    assert template.system not in rendered
+    tokenizer.chat_template = tokenizer.chat_template.replace("trim", "truncate(9, true)")
+    with pytest.raises(ConfigError, match="drops it"):
+        check_template(template, tokenizer)
 
 
 def test_settings_of_a_chat_template() -> None:
@@ -132,6 +143,76 @@ def test_options_that_the_chat_template_does_not_read_are_told(
     assert prompt_of(template, tokenizer)[0].endswith("<|assistant|><think>")
     check_template(ChatTemplate(options={"enable_thinkng": True, "tools": None}), tokenizer)
     assert "options: the chat template does not read enable_thinkng" in caplog.text
+
+
+QWEN25 = "{% if messages[0].role != 'system' %}<|system|>You are Qwen.<eos>\n{% endif %}" + CHATML
+ALPACA = (
+    "{{ bos_token }}{% if messages[0].role != 'system' %}Below is a task.\n\n{% endif %}"
+    "{% for m in messages %}{{ m.role }}:\n{{ m.content }}{{ eos_token if m.role == 'assistant' }}"
+    "{% endfor %}assistant:\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("chat_template", "written"),
+    [(QWEN25, "<|system|>You are Qwen."), (ALPACA, "Below is a task."), (CHATML, ""), (PHI3, "")],
+)
+def test_a_system_message_of_the_chat_template_itself_is_told(
+    chat_template: str, written: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    tokenizer = chatting(chat_template)
+    for template in (ChatTemplate(None), ChatTemplate(system_in_user=True)):
+        caplog.clear()
+        check_template(template, tokenizer)
+        told = "gets no system message, and writes one of its own, which the model reads: "
+        assert (f'{told}"{written}"' in caplog.text) == bool(written) == bool(caplog.text)
+    caplog.clear()
+    if chat_template != PHI3:
+        check_template(ChatTemplate("Be brief."), tokenizer)
+    assert caplog.text == ""
+
+
+# ---- questions as they are
+
+
+@pytest.mark.parametrize(
+    ("content", "changed"),
+    [
+        ("m.content[:20]", 1),
+        ("m.content | replace('<', '&lt;')", 2),
+        ("m.content.split('</think>')[-1]", 1),
+        ("m.content | lower", 3),
+        ("m.content | trim", 0),
+    ],
+)
+def test_a_chat_template_that_changes_questions_is_an_error_with_their_number(
+    content: str, changed: int
+) -> None:
+    source = Questions(" What is 2+3?\n", "What is <b> in a</think>b?", "Is 2<3?", "x" * 10)
+    tokenizer = chatting(CHATML.replace("m.content", content))
+    if not changed:
+        assert len(make_prompts(source, ChatTemplate(None), tokenizer, 1000)) == 4
+        return
+    rule = f"{changed} of 4 questions do not stand in their prompts as they are, the first being"
+    with pytest.raises(ConfigError, match=rule) as caught:
+        make_prompts(source, ChatTemplate(None), tokenizer, 1000)
+    first = 1 if "lower" in content else 2
+    caught.match(rf"problem {first} of Questions\. .*is rendered as")
+    assert "leave these problems out" in caught.value.fix
+
+
+def test_a_users_template_that_changes_questions_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    class Rewritten(PlainTemplate):
+        def render(self, question: str, tokenizer: Any) -> str:
+            return super().render(question.replace("$", ""), tokenizer)
+
+    source = Questions("2+3", "$2+3$", "$x$")
+    make_prompts(source, Rewritten("{question}="), byte_tokenizer(), 1000)
+    (record,) = (x for x in caplog.records if "repeat" not in x.getMessage())
+    assert record.getMessage() == (
+        "data.template = Rewritten: 2 of 3 questions do not stand in their prompts as they are, "
+        "the first being problem 2 of Questions: '$2+3$' is rendered as '2+3='"
+    )
 
 
 # ---- what is no prompt
@@ -220,12 +301,6 @@ def test_a_chat_template_that_fails_for_one_problem_names_it() -> None:
         make_prompts(Questions("1", "2", "7"), ChatTemplate(), tokenizer, 1000)
 
 
-def test_a_tokenizer_without_a_vocabulary_makes_no_prompt() -> None:
-    empty = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE()))
-    with pytest.raises(ConfigError, match=r"has no tokens \(problem 1 of Questions\)"):
-        make_prompts(Questions(QUESTION), PlainTemplate("{question}"), empty, 1000)
-
-
 # ---- special tokens
 
 
@@ -241,6 +316,10 @@ def test_a_tokenizer_without_a_vocabulary_makes_no_prompt() -> None:
         ("$A", "<bos>{question}=", ["<bos>", "2", "="]),
         ("<bos> $A", "<bos><bos>{question}", ["<bos>", "<bos>", "<bos>", "2"]),  # it is asked for
         ("<bos> $A <eos>", "1<eos>{question}", ["<bos>", "1", "<eos>", "2"]),
+        ("<bos> $A <sep>", "{question}=", ["<bos>", "2", "="]),
+        ("<bos> $A <eos> <eos>", "{question}=", ["<bos>", "2", "="]),
+        ("<sep> $A <sep> <eos>", "{question}<sep>", ["<sep>", "2", "<sep>"]),  # its own stays
+        ("<bos> $A <sep>", "<bos>{question}=", ["<bos>", "2", "="]),
     ],
 )
 def test_prompts_begin_with_one_bos_and_end_where_the_answer_begins(
@@ -258,11 +337,54 @@ def test_a_prompt_whose_own_text_ends_in_eos_is_an_error() -> None:
         prompt_of(ChatTemplate(), tokenizer)
 
 
+@pytest.mark.parametrize("blank", ["", "\n", " \n\n"])
+@pytest.mark.parametrize("end", ["<eos>", "<|im_end|>"])
+def test_a_prompt_that_ends_in_the_end_of_a_turn_is_an_error(end: str, blank: str) -> None:
+    tokenizer = chatting(
+        "{% for m in messages %}<|im_start|>{{ m.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>{% endif %}"
+    )
+    tags = ["<|im_start|>", "<|im_end|>"]
+    tokenizer.add_special_tokens({"additional_special_tokens": tags})
+    with pytest.raises(ConfigError, match=rf"end in {re.escape(end)} \(problem 1.*opens? the"):
+        prompt_of(PlainTemplate(f"{{question}}{end}{blank}"), tokenizer)
+    text = f"{{question}}{end}{blank}<|im_start|>{blank}"
+    assert prompt_of(PlainTemplate(text), tokenizer)[0] == text.format(question=QUESTION)
+
+
+IM = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+
+
+@pytest.mark.parametrize("special", [[], ["<|im_start|>", "<|im_end|>"]])
+def test_a_chat_template_that_does_not_open_the_answer_is_an_error(special: list[str]) -> None:
+    tokenizer = chatting(IM)
+    tokenizer.add_special_tokens({"additional_special_tokens": special})
+    for template in (ChatTemplate(), ChatTemplate(None), ChatTemplate(system_in_user=True)):
+        with pytest.raises(ConfigError, match="ignores add_generation_prompt") as caught:
+            check_template(template, tokenizer)
+        caught.match(r"answers begin behind '<\|im_start\|>assistant\\n'")
+    for (
+        opened
+    ) in (  # asked for, always, as the model's own, and with thoughts that answers leave out
+        IM + "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
+        IM + "<|im_start|>assistant\n",
+        "{% for m in messages %}{{ '[INST]' + m.content + '[/INST]' if m.role != 'assistant' else "
+        "m.content + eos_token }}{% endfor %}",
+        IM + "{% if add_generation_prompt %}<|im_start|>assistant\n<think>{% endif %}",
+    ):
+        tokenizer.chat_template = opened
+        check_template(ChatTemplate(), tokenizer)
+        assert prompt_of(ChatTemplate(), tokenizer)[0]
+
+
 def test_added_tokens_are_told(caplog: pytest.LogCaptureFixture) -> None:
     prompt_of(PlainTemplate("{question}"), adding("<bos> $A"))
     assert caplog.text == "", "as models want it"
     prompt_of(PlainTemplate("{question}"), adding("<bos> $A <eos>"))
     assert 'Questions: the tokenizer adds "<eos>" behind texts' in caplog.text
+    caplog.clear()
+    prompt_of(PlainTemplate("{question}"), adding("<bos> $A <sep>"))
+    assert 'Questions: the tokenizer adds "<sep>" behind texts' in caplog.text
     caplog.clear()
     tokenizer = adding("<bos> $A")
     tokenizer.chat_template = CHATML
@@ -272,26 +394,3 @@ def test_added_tokens_are_told(caplog: pytest.LogCaptureFixture) -> None:
     tokenizer.chat_template = "{{ bos_token }}" + CHATML
     assert prompt_of(ChatTemplate(), tokenizer)[1][:2] == ["<bos>", "<"]
     assert caplog.text == "", "as Llama 3 and Gemma have it"
-
-
-def test_questions_that_hold_special_tokens_are_told(caplog: pytest.LogCaptureFixture) -> None:
-    questions = Questions("2 < 3?", "x<eos>y", "<bos>")
-    make_prompts(questions, PlainTemplate("{question}="), byte_tokenizer(), 1000)
-    told = 'Questions: 2 of 3 questions hold text that is a special token of the model, such as "<e'
-    assert told in caplog.text
-    assert "in problem 2:" in caplog.text
-
-
-def test_characters_that_the_tokenizer_does_not_know_are_told(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    words = {"<unk>": 0, "two": 1, "plus": 2, "three": 3}
-    inner = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
-    inner.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>")
-    with caplog.at_level(logging.WARNING):
-        make_prompts(Questions("two plus three"), PlainTemplate("{question}"), tokenizer, 9)
-        assert caplog.text == ""
-        make_prompts(Questions("two", "two over\n"), PlainTemplate("{question}"), tokenizer, 9)
-    told = '1 of 2 prompts hold characters that the tokenizer does not know, such as "two over\\n"'
-    assert told in caplog.text

@@ -67,6 +67,10 @@ def test_pass_at_k_needs_k_samples() -> None:
         ([0.0, 0.0], [None, None], 0.0),
         ([None, None, 1.0], [0, 0, 1], math.nan),  # the chosen one can't be judged
         ([None, 1.0, 0.0], [0, 0, 1], 1.0),  # an equal one could be judged
+        ([0.0, 1.0, 1.0, 0.0], [0, 0, 0, 1], 1.0),  # most of its samples are right
+        ([1.0, 0.0, 0.0, 1.0], [0, 0, 0, 1], 0.0),
+        ([1.0, 0.0], [0, 0], 0.0),  # not more than half, in either order
+        ([0.0, 1.0], [0, 0], 0.0),
     ],
 )
 def test_the_answer_of_most_samples(

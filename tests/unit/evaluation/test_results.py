@@ -168,3 +168,13 @@ def test_a_benchmark_may_have_slashes_in_its_name() -> None:
     assert benchmark_of("benchmark/gsm8k/accuracy") == "gsm8k"
     assert benchmark_of("benchmark/gsm8k/cut_off_share") is None
     assert benchmark_of("reward/mean") is None
+
+
+def test_names_of_benchmarks_and_arms_are_one_line_each() -> None:
+    row: dict[str, Any] = {"benchmark": "math\nerror: fake", "arm": "base\nerror: fake\x1b[2J"}
+    row |= {"metric": "avg@1", "value": 0.5, "low": None, "high": None, "num_problems": 1}
+    assert as_text([row]).splitlines() == [
+        r"math\nerror: fake (1 problems)",
+        "                          avg@1  against base",
+        r"base\nerror: fake\x1b[2J  50.0",
+    ]

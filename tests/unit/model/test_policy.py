@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,7 +16,16 @@ from steer_lightning.model import policy as policy_file
 from steer_lightning.model.hub import pad_token_id
 from steer_lightning.model.policy import Policy
 from steer_lightning.rollout import GenerateEngine, Sampling
-from steer_lightning.steering import SteeringVectors
+from steer_lightning.steering import (
+    AdaptiveVectors,
+    BitFit,
+    FullFinetune,
+    LoRA,
+    LowRankVectors,
+    Steering,
+    SteeringVectors,
+    VectorFit,
+)
 from steer_lightning.testing import ARCHITECTURES, make_prompts, save_tiny, tiny_model, tiny_policy
 
 IDS = torch.tensor([[1, 10, 20, 30, 40], [1, 50, 60, 70, 80]])
@@ -173,3 +184,67 @@ def test_a_policy_is_cheap_until_it_is_loaded() -> None:
         engine.generate(make_prompts(["a"]), Sampling(), seed=0, step=0)
     engine.setup(policy)
     assert SteeringModule().policy.model is None
+
+
+# ---- a model that moves after something was attached to it, as Lightning moves it to a GPU
+
+EVERY_KIND: dict[str, Callable[[], Steering]] = {
+    "vectors": SteeringVectors,
+    "prompts alone": partial(SteeringVectors, tokens="prompt", site="mlp_output"),
+    "gated": AdaptiveVectors,
+    "mixtures": LowRankVectors,
+    "fixed directions": partial(LowRankVectors, directions="random"),
+    "lora": LoRA,
+    "biases": BitFit,
+    "singular values": VectorFit,
+    "full": FullFinetune,
+}
+by_kind = pytest.mark.parametrize("kind", EVERY_KIND)
+
+
+def disturbed(kind: str) -> Policy:
+    """A policy on the CPU, with something learned that acts on it."""
+    policy = tiny_policy("qwen2", EVERY_KIND[kind]())
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in policy.steering.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.03)
+    return policy
+
+
+@by_kind
+@pytest.mark.parametrize("device", ["meta", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize("is_used_before", [False, True])
+def test_a_policy_runs_where_it_was_moved_to(kind: str, is_used_before: bool, device: str) -> None:
+    """The meta device is another one than the CPU: torch refuses a product of the two."""
+    policy = disturbed(kind)
+    if is_used_before:
+        policy.model(IDS)
+    policy.to(device)
+    assert policy.model(IDS.to(device)).logits.device.type == device
+
+
+@by_kind
+@pytest.mark.parametrize("is_used_before", [False, True])
+def test_a_moved_policy_computes_what_one_that_was_always_there_does(
+    kind: str, is_used_before: bool
+) -> None:
+    """Another data type stands for another device: `Module.to` treats them alike."""
+    policy = disturbed(kind)
+    other = Policy("tiny", steering=EVERY_KIND[kind]())
+    other.tokenizer = policy.tokenizer
+    model = tiny_policy("qwen2").model
+    other.adopt(model.double())
+    other.steering.load_state_dict(policy.steering.state_dict())
+    other.model.double()  # what LoRA has put there, too
+    if is_used_before:
+        policy.model(IDS)
+    policy.model.double()
+    found, expected = policy.model(IDS).logits, other.model(IDS).logits
+    assert found.dtype == torch.float64
+    assert torch.equal(found, expected)
+    with torch.inference_mode(), policy.constant_vectors():
+        torch.testing.assert_close(policy.model(IDS).logits, expected, atol=1e-6, rtol=0)
+    for parameter in policy.steering.parameters():
+        parameter.data.mul_(2)
+    assert not torch.equal(policy.model(IDS).logits, expected), "still the ones that are trained"

@@ -5,13 +5,20 @@ from __future__ import annotations
 import pytest
 import torch
 
+from steer_lightning import ConfigError
 from steer_lightning.model import precision
 from steer_lightning.model.padding import why_not_padded
 from steer_lightning.model.policy import Policy
-from steer_lightning.model.precision import checked_in_float32, fits_in_float32, precision_of
+from steer_lightning.model.precision import (
+    checked_in_float32,
+    fits_in_float32,
+    misfits,
+    precision_of,
+)
 from steer_lightning.testing import tiny_policy
 from steer_lightning.training.selfcheck import why_not_packed
 from tests.odd_models import bart, policy_of
+from tests.out_of_memory import run_out
 
 BFLOAT16, FLOAT32 = torch.bfloat16, torch.float32
 
@@ -74,7 +81,7 @@ def test_a_base_without_room_for_float32_is_told(
     monkeypatch.setattr(precision, "MOST_ELSEWHERE", 2 * numbers - 1)
     with caplog.at_level("INFO"):
         assert not fits_in_float32(policy)
-    assert "too large for float32" in caplog.text
+    assert "is checked in bfloat16 alone (in float32 it needs 0.0 GB more)" in caplog.text
 
 
 @pytest.mark.parametrize("check", [why_not_padded, why_not_packed])
@@ -84,3 +91,24 @@ def test_positions_that_count_padding_are_found_in_16_bits(check: object) -> Non
     policy = policy_of(bart())
     policy.model.to(BFLOAT16)
     assert "in float32" in str(check(policy))
+
+
+# ---- errors of a model that does not fit
+
+
+def test_errors_of_a_model_that_does_not_fit_are_kept_in_words() -> None:
+    with misfits() as errors:
+        raise KeyError("mask")
+    assert errors == ["KeyError: 'mask'"]
+    with misfits() as errors:
+        pass
+    assert errors == []
+
+
+def test_other_errors_are_raised() -> None:
+    with pytest.raises(ConfigError, match=r"must be less"), misfits():
+        raise ConfigError("x", 1, rule="must be less")
+    with pytest.raises(RuntimeError, match="DefaultCPUAllocator"), misfits():
+        run_out()
+    with pytest.raises(ZeroDivisionError), misfits():
+        _ = 1 / 0

@@ -45,6 +45,47 @@ def test_a_solution_without_a_box_has_no_answer() -> None:
     assert gold_answer(r"\boxed{}") is None
 
 
+@pytest.mark.parametrize(
+    "gold",
+    [
+        *("The answer is 7.", "Answer: 7", "#### 7", "2+5 is\n#### 7", "so 7", "Thus x = 7."),
+        *(r"\text{The answer is }7", r"\text{Answer: 7}", r"\therefore 7", "\\boxed\n{7}"),
+        *(r"\boxed  {7}", r"\boxed{7} \boxed{7}"),
+    ],
+)
+def test_what_leads_to_a_gold_answer_is_left_out(gold: str) -> None:
+    assert score(r"\boxed{7}", gold) == 1.0
+    assert score(r"\boxed{2}", gold) == 0.0
+
+
+@pytest.mark.parametrize(
+    "gold",
+    [
+        *("Adding 2 and 5 gives 7", "The total equals 7 dollars", "7 (Answer)", "Total cost: 7"),
+        *("It costs 2 dollars each, 7 in all", "$x$ is 7 when $y$ is 2", "3, since 2 fails"),
+        *(r"\frac{1}{2", "(1,2", "x+", "nan", "None", "[]", "N/A", "???", "-", r"\_\_", r"\sqrt{"),
+        *(r"\boxed{-3", r"5 \text{ or more", r"\begin{pmatrix}1\\2", r"\boxed{1}\boxed{2}"),
+    ],
+)
+def test_a_gold_answer_that_is_none_gives_no_verdict(gold: str) -> None:
+    for answer in ("7", "2", r"\frac{1}{2}"):
+        assert score(rf"\boxed{{{answer}}}", gold) is None
+
+
+def test_named_boxes_are_one_answer() -> None:
+    gold = r"So $x=\boxed{1}$ and $y=\boxed{2}$."
+    assert gold_answer(gold) == r"x=\boxed{1}$ and $y=\boxed{2}"
+    for answer in ("x=1, y=2", "y=2, x=1", "(1,2)"):
+        assert score(rf"\boxed{{{answer}}}", gold) == 1.0
+    for answer in ("2", "1", "x=2, y=1"):
+        assert score(rf"\boxed{{{answer}}}", gold) == 0.0
+
+
+def test_open_intervals_and_signs_at_the_end_are_whole() -> None:
+    for gold in ("[1,2)", "]0,1[", r"\mathbb{R}^+", r"\{\}", "x^*", r"\text{none}"):
+        assert score(rf"\boxed{{{gold}}}", gold) == 1.0
+
+
 def test_answers_in_words_are_no_solutions() -> None:
     answers = ["n is odd", "all odd integers greater than 1", r"x^2 \text{ for all } x", "18 eggs"]
     answers += ["sin x + cos y + tan z", r"\begin{pmatrix} 1 \end{pmatrix}+\begin{pmatrix} 2"]
@@ -76,6 +117,13 @@ LAST = [
     ("version 1.2.3", "3"),
     ("that is 50%", "50"),
     ("none", None),
+    *((r"so \frac12", r"\frac12"), ("so 10^5", "10^5"), (r"so 2^{10}", "2^{10}")),
+    *((r"so 10^{33}", "10^{33}"), ("so 10\N{SUPERSCRIPT FIVE}", "10\N{SUPERSCRIPT FIVE}")),
+    *(("so 1 000 000", "1 000 000"), ("so 1 / 2", "1 / 2"), ("so 1,5", "1,5")),
+    *(("x = \N{EN DASH}5", "\N{EN DASH}5"), ("x = - 5", "- 5"), ("10 - 5", "5"), ("\n- 5", "5")),
+    *((r"so 3\sqrt{2}", r"3\sqrt{2}"), (r"so 2\pi", r"2\pi"), ("10^-3", "10^-3")),
+    *((r"\frac{\sqrt{3}}{3}", r"\frac{\sqrt{3}}{3}"), ("in 2020 100 people", "100")),
+    *(("x^2", None), ("x^{-2}", None), ("a_{12}", None), ("a/5", None)),
 ]
 
 
@@ -90,6 +138,10 @@ def test_the_last_number(text: str, number: str | None) -> None:
         *[("The probability is .5", "5", 0.0), ("The probability is .5", "0.5", 1.0)],
         *[("x is \N{MINUS SIGN}5", "5", 0.0), ("x is \N{MINUS SIGN}5", "-5", 1.0)],
         *[("It is 1/2", "2", 0.0), ("It is 1/2", "0.5", 1.0), ("It takes 3-5 days", "-5", 0.0)],
+        *[(r"so \frac12", "12", 0.0), ("so 10^5", "5", 0.0), ("so 10^5", "100000", 1.0)],
+        *[("so 1 000 000", "0", 0.0), ("so 1 000 000", "1000000", 1.0), ("1 / 2", "0.5", 1.0)],
+        *[("x = - 5", "5", 0.0), ("x = - 5", "-5", 1.0), ("x = \N{EN DASH}5", "-5", 1.0)],
+        *[("so 1,5", "5", 0.0), ("so 10\N{SUPERSCRIPT FIVE}", "100000", 1.0)],
         *[("about 1e5", "5", 0.0), ("about 1e5", "100000", 1.0), ("that is 50%", "50", 1.0)],
     ],
 )
@@ -113,7 +165,19 @@ def test_boxes() -> None:
 
 def test_a_megabyte_costs_a_moment() -> None:
     start = time.process_time()
-    for unit in (r"\boxed{1}, ", r"\boxed{", r"\boxed 1", "1,", "1 ", "1/", r"\frac{1}{", "-", "}"):
+    for unit in (
+        r"\boxed{1}, ",
+        r"\boxed{",
+        r"\boxed 1",
+        "1,",
+        "1 ",
+        "1/",
+        r"\frac{1}{",
+        "-",
+        "}",
+        " 111",
+        "1^",
+    ):
         text = unit * (1_000_000 // len(unit))
         for answer_in in ("boxed", "last_number"):
             find_answer(text, answer_in)  # type: ignore[arg-type]

@@ -45,9 +45,9 @@ def test_what_a_reward_must_not_return(returned: object, message: str) -> None:
         *([np.float32(0.5), np.int64(2)], [np.array(0.5), np.array(2)]),
         *([torch.tensor(0.5), torch.tensor(2)], torch.tensor([0.5, 2], dtype=torch.bfloat16)),
         *(pd.Series([0.5, 2.0], index=["b", "a"]), np.array([0.5, 2], dtype=object)),
-        torch.tensor([0.5, 2.0], requires_grad=True),
+        *(torch.tensor([0.5, 2.0], requires_grad=True), np.ma.masked_invalid([0.5, 2.0])),
     ],
-    ids=range(14),
+    ids=range(15),
 )
 def test_numbers_of_every_kind(scores: object) -> None:
     found = check_scores("mine", scores, 2)
@@ -72,8 +72,8 @@ def test_truth_values_and_none_and_verdicts() -> None:
         ({1.0, 2.0}, "list of numbers, not a set"),
         (np.array(1.0), "must return a list of numbers"),
         (torch.tensor(1.0), "must return a list of numbers"),
-        (np.ones((2, 1)), "finite numbers"),
-        (torch.ones(2, 2), "finite numbers"),
+        (np.ones((2, 1)), "not a table or an array of 2 dimensions"),
+        (torch.ones(2, 2), "not a table or an array of 2 dimensions"),
         (torch.ones(3), "one score for each of 2"),
         ([1j, 1.0], "finite numbers"),
         ([Decimal("NaN"), 1.0], "finite numbers"),
@@ -83,9 +83,17 @@ def test_truth_values_and_none_and_verdicts() -> None:
         ([np.float32("inf"), 1.0], "finite numbers"),
         (["1", "2"], "finite numbers"),
         ([[1.0], [2.0]], "finite numbers"),
-        (pd.DataFrame({"a": [1.0, 2.0], "b": [1.0, 2.0]}), "finite numbers"),
+        (pd.DataFrame({"a": [1.0, 2.0], "b": [1.0, 2.0]}), "not a table"),
+        (pd.DataFrame([0.7, 0.7]), "not a table"),  # whose only label is the number 0
+        (pd.DataFrame({7: [0.5, 0.5]}), "not a table"),
+        (np.ma.masked_invalid([0.5, math.nan]), "finite numbers"),
+        (np.array([1, 2], "datetime64[ns]"), "finite numbers"),
+        (np.array([1, 2], "timedelta64[s]"), "finite numbers"),
+        (np.array([np.timedelta64(1, "s"), 1.0], dtype=object), "finite numbers"),
+        (bytearray(b"\x01\x02"), "must return a list of numbers"),
+        (memoryview(b"\x01\x02"), "must return a list of numbers"),
     ],
-    ids=range(17),
+    ids=range(25),
 )
 def test_what_is_refused_by_name(scores: object, message: str) -> None:
     with pytest.raises(ConfigError, match=f"reward mine = .*{message}"):

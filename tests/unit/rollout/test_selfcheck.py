@@ -14,6 +14,7 @@ from steer_lightning.rollout.completions import longest_text
 from steer_lightning.rollout.selfcheck import compare
 from steer_lightning.testing import make_prompts, tiny_policy
 from tests.odd_models import bart, phimoe, policy_of
+from tests.out_of_memory import run_out
 
 PROMPTS = make_prompts(["a", "two words", "a prompt of more than sixteen bytes, as real ones are"])
 SAMPLING = Sampling(group_size=2, max_new_tokens=12)
@@ -135,3 +136,12 @@ def test_completions_that_are_cut_or_greedy_are_compared_with_the_same_cut(
     rollouts = engine.generate(PROMPTS, sampling, seed=0, step=0)
     rollouts.logprobs.sub_(torch.where(rollouts.completion_mask, 0.01, 0.0))
     assert compare(policy, rollouts, sampling, [0]) == pytest.approx(0.01, rel=1e-2)
+
+
+def test_an_engine_that_runs_out_of_memory_in_its_check_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    policy = tiny_policy("llama")
+    monkeypatch.setattr(policy.model, "forward", run_out)
+    with pytest.raises(RuntimeError, match="DefaultCPUAllocator"):
+        DecodeEngine().setup(policy)

@@ -1,111 +1,94 @@
-"""A model that moves after something was attached to it, as Lightning moves it to a GPU."""
+"""Changes of weights: applied as the model runs, never written into it, and refused elsewhere."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
 
-from steer_lightning.model.policy import Policy
-from steer_lightning.steering import (
-    AdaptiveVectors,
-    BitFit,
-    FullFinetune,
-    LoRA,
-    LowRankVectors,
-    Steering,
-    SteeringVectors,
-    VectorFit,
-)
-from steer_lightning.testing import tiny_policy
-
-IDS = torch.tensor([[1, 10, 20, 30, 40], [1, 50, 60, 70, 80]])
-KINDS: dict[str, Callable[[], Steering]] = {
-    "vectors": SteeringVectors,
-    "prompts alone": partial(SteeringVectors, tokens="prompt", site="mlp_output"),
-    "gated": AdaptiveVectors,
-    "mixtures": LowRankVectors,
-    "fixed directions": partial(LowRankVectors, directions="random"),
-    "lora": LoRA,
-    "biases": BitFit,
-    "singular values": VectorFit,
-    "full": FullFinetune,
-}
-by_kind = pytest.mark.parametrize("kind", KINDS)
+from steer_lightning import ConfigError, attach
+from steer_lightning.steering import BitFit, FullFinetune, VectorFit
+from steer_lightning.testing import tiny_model
+from tests.unit.steering.helpers import IDS, disturb
 
 
-def disturbed(kind: str) -> Policy:
-    """A policy on the CPU, with something learned that acts on it."""
-    policy = tiny_policy("qwen2", KINDS[kind]())
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in policy.steering.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.03)
-    return policy
+def built(model: torch.nn.Module) -> BitFit:
+    steering = BitFit()
+    steering.build(model)
+    disturb(steering)
+    return steering
 
 
-@by_kind
-@pytest.mark.parametrize("device", ["meta", pytest.param("cuda", marks=pytest.mark.gpu)])
-@pytest.mark.parametrize("is_used_before", [False, True])
-def test_a_policy_runs_where_it_was_moved_to(kind: str, is_used_before: bool, device: str) -> None:
-    """The meta device is another one than the CPU: torch refuses a product of the two."""
-    policy = disturbed(kind)
-    if is_used_before:
-        policy.model(IDS)
-    policy.to(device)
-    assert policy.model(IDS.to(device)).logits.device.type == device
+def test_a_weight_is_w_plus_scale_times_d_while_the_model_runs() -> None:
+    model = tiny_model("qwen2")
+    steering, module = built(model), model.model.layers[1].self_attn.q_proj
+    name = "model.layers.1.self_attn.q_proj.bias"
+    own = dict(model.named_parameters())[name].detach().clone()
+    change = dict(zip(steering.names, steering.changes, strict=True))[name]
+    seen = []
+    module.register_forward_hook(lambda *_: seen.append(module.bias.detach().clone()))
+    with attach(model, steering) as attachment:
+        model(IDS)
+        attachment.scale = -2.0
+        model(IDS)
+        assert torch.equal(dict(model.named_parameters())[name], own), (
+            "the parameter itself is as it was"
+        )
+    model(IDS)
+    torch.testing.assert_close(
+        torch.stack(seen), torch.stack([own + change, own - 2 * change, own])
+    )
 
 
-@by_kind
-@pytest.mark.parametrize("is_used_before", [False, True])
-def test_a_moved_policy_computes_what_one_that_was_always_there_does(
-    kind: str, is_used_before: bool
-) -> None:
-    """Another data type stands for another device: `Module.to` treats them alike."""
-    policy = disturbed(kind)
-    other = Policy("tiny", steering=KINDS[kind]())
-    other.tokenizer = policy.tokenizer
-    model = tiny_policy("qwen2").model
-    other.adopt(model.double())
-    other.steering.load_state_dict(policy.steering.state_dict())
-    other.model.double()  # what LoRA has put there, too
-    if is_used_before:
-        policy.model(IDS)
-    policy.model.double()
-    found, expected = policy.model(IDS).logits, other.model(IDS).logits
-    assert found.dtype == torch.float64
-    assert torch.equal(found, expected)
-    with torch.inference_mode(), policy.constant_vectors():
-        torch.testing.assert_close(policy.model(IDS).logits, expected, atol=1e-6, rtol=0)
-    for parameter in policy.steering.parameters():
-        parameter.data.mul_(2)
-    assert not torch.equal(policy.model(IDS).logits, expected), "still the ones that are trained"
+def test_a_constant_block_computes_the_changes_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model("qwen2")
+    steering, calls = built(model), []
+    change = BitFit.change
+    monkeypatch.setattr(BitFit, "change", lambda *args: calls.append(1) or change(*args))
+    with attach(model, steering) as attachment:
+        for _ in range(2):
+            model(IDS)
+        assert len(calls) == 2 * len(steering.names), "once a pass"
+        calls.clear()
+        with torch.no_grad(), attachment.constant():
+            for _ in range(3):
+                model(IDS)
+        assert len(calls) == len(steering.names)
 
 
-def test_a_decomposition_made_in_a_rollout_lets_gradients_through() -> None:
-    """Rollouts run in inference mode, and are the first to need it."""
-    policy = disturbed("singular values")
-    with torch.inference_mode(), policy.constant_vectors():
-        policy.model(IDS)
-    policy.model(IDS).logits.square().mean().backward()
-    gradients = [parameter.grad for parameter in policy.steering.parameters()]
-    assert all(gradient is not None and bool(gradient.any()) for gradient in gradients)
+def test_the_norm_is_that_of_all_changes_together() -> None:
+    steering = BitFit()
+    steering.build(tiny_model("qwen2"))
+    assert steering.metrics() == {"norm": 0.0}
+    steering.changes[0].data[0], steering.changes[-1].data[1] = 3.0, -4.0
+    assert steering.metrics() == {"norm": 5.0}
 
 
-def test_matrices_are_decomposed_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    policy = disturbed("singular values")
-    sizes = []
-    svd = torch.linalg.svd
+def test_the_checksum_is_that_of_names_and_shapes() -> None:
+    ((_, one),), ((_, other),) = (built(tiny_model("qwen2")).facts().items() for _ in range(2))
+    assert one == other, "whatever the numbers are"
+    wide = BitFit()
+    wide.build(tiny_model("qwen2", width=64))
+    ((_, third),) = wide.facts().items()
+    assert third != one
 
-    def counted(matrix: torch.Tensor, full_matrices: bool) -> object:
-        sizes.append(matrix.shape)
-        return svd(matrix, full_matrices=full_matrices)
 
-    monkeypatch.setattr(torch.linalg, "svd", counted)
-    for _ in range(2):
-        policy.model(IDS)
-        policy.model.double()
-        policy.model(IDS)
-    assert len(sizes) == 3 * 7, "3 layers of 7 matrices"
+def test_files_of_another_kind_or_model_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "changes.safetensors"
+    built(tiny_model("qwen2")).save(path, base_model="b")
+    with pytest.raises(ConfigError, match="must hold VectorFit, not 'BitFit'"):
+        VectorFit().load(path)
+    loaded = BitFit()
+    loaded.load(path)
+    with pytest.raises(ConfigError, match=r"changes weights that Qwen2ForCausalLM has not, or not"):
+        loaded.build(tiny_model("qwen2", width=64))
+    with pytest.raises(ConfigError, match=r"init_from = .*there is no such file"):
+        BitFit(init_from=str(tmp_path / "none"))
+
+
+def test_whether_the_output_layer_is_trained() -> None:
+    for kind, expected in ((FullFinetune, True), (BitFit, False), (VectorFit, False)):
+        steering = kind()
+        steering.build(tiny_model("qwen2"))
+        assert steering.trains_head is expected

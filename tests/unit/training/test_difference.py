@@ -17,6 +17,7 @@ from steer_lightning.steering import SteeringVectors
 from steer_lightning.testing import save_tiny
 from steer_lightning.training.difference import Difference, Settings, as_text
 from steer_lightning.types import Problem
+from tests.no_eos import save_without_eos
 
 
 class Questions:
@@ -80,3 +81,12 @@ def test_the_table_is_in_percent() -> None:
         "0      25.0 [10.0, 40.0]                       10.0    12.5",
         "0.3    50.0               +25.0 [-5.0, +55.0]  10.0    12.5",
     ]
+
+
+def test_completions_that_nothing_ends_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    policy = Policy(save_without_eos(tmp_path / "endless"), steering=SteeringVectors())
+    stopped = Sampling(group_size=4, max_new_tokens=4, stop_strings=["a"])
+    Difference(**pieces(tmp_path, policy=policy, sampling=stopped))._load()
+    assert "Set eos_token_ids or stop_strings of model.eval_sampling.\n" in caplog.text

@@ -16,7 +16,6 @@ from steer_lightning.losses import PolicyGradient
 from steer_lightning.model import precision
 from steer_lightning.model.plain_pass import plain_logits
 from steer_lightning.model.policy import Policy
-from steer_lightning.optim import check_optimizer
 from steer_lightning.rollout import DecodeEngine, GenerateEngine, Sampling
 from steer_lightning.rollout.completions import longest_text
 from steer_lightning.steering import SteeringVectors
@@ -30,6 +29,7 @@ from steer_lightning.training.selfcheck import (
     why_not_packed,
 )
 from tests.odd_models import bart, minimax, mixtral, phimoe, policy_of
+from tests.out_of_memory import run_out
 from tests.unit.training.helpers import policy_with_vectors
 
 HANDING_ON = "gemma4"
@@ -157,20 +157,8 @@ def test_a_model_that_no_way_reads_rightly_is_refused(monkeypatch: pytest.Monkey
         fastest(gradient_of(policy))
 
 
-MORE_THAN_ANY_MACHINE_HAS = 2**46
-
-
-def run_out(*args: object, **kwargs: object) -> None:
-    """Makes torch raise its own error."""
-    torch.empty(MORE_THAN_ANY_MACHINE_HAS)
-
-
 def cannot(*args: object, **kwargs: object) -> None:
     raise RuntimeError("this model has another mask")
-
-
-def no_kernel(*args: object, **kwargs: object) -> None:
-    raise NotImplementedError("no kernel")
 
 
 @pytest.mark.parametrize("probe", [why_not_packed, can_skip_layers])
@@ -183,27 +171,6 @@ def test_a_probe_that_runs_out_of_memory_says_so(
         probe(policy)
     monkeypatch.setattr(policy, "head_states", cannot)
     assert probe(policy) in (False, "RuntimeError: this model has another mask")
-
-
-def test_an_engine_that_runs_out_of_memory_in_its_check_says_so(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    policy = tiny_policy("llama")
-    monkeypatch.setattr(policy.model, "forward", run_out)
-    with pytest.raises(RuntimeError, match="DefaultCPUAllocator"):
-        DecodeEngine().setup(policy)
-
-
-def test_an_optimizer_that_runs_out_of_memory_in_its_check_says_so(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    steering = tiny_policy("llama").steering
-    monkeypatch.setattr(torch.optim.AdamW, "step", run_out)
-    with pytest.raises(RuntimeError, match="DefaultCPUAllocator"):
-        check_optimizer(torch.optim.AdamW, steering, torch.device("cpu"))
-    monkeypatch.setattr(torch.optim.AdamW, "step", no_kernel)
-    with pytest.raises(ValueError, match="takes no step on cpu"):
-        check_optimizer(torch.optim.AdamW, steering, torch.device("cpu"))
 
 
 # ---- what a sweep of all architectures has found

@@ -2,21 +2,79 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import pytest
 import torch
 
 from steer_lightning.losses import Clip, KLToBase, PolicyGradient
 from steer_lightning.model.policy import Policy
 from steer_lightning.rollout import GenerateEngine, Sampling
-from steer_lightning.testing import make_prompts
+from steer_lightning.steering import (
+    AdaptiveVectors,
+    BitFit,
+    FullFinetune,
+    LoRA,
+    LowRankVectors,
+    Steering,
+    SteeringVectors,
+    VectorFit,
+)
+from steer_lightning.testing import make_prompts, tiny_policy
 from steer_lightning.training.batch import Batch
 from steer_lightning.training.gradient import BatchGradient
+from steer_lightning.training.selfcheck import can_skip_layers
 from steer_lightning.training.skipped_layers import KeptStream, SkippedLayers
 from steer_lightning.training.update import OptimizerSteps, Updater
 from tests.unit.training.helpers import policy_with_vectors
 
 PROMPTS = make_prompts(["a", "two words", "a rather longer prompt", "z9"])
 STOPS = list(range(40, 80))  # rows of unequal length
+
+
+UPPER: dict[str, Callable[[], Steering]] = {
+    "vectors": partial(SteeringVectors, layers=[2]),
+    "gated": partial(AdaptiveVectors, layers=[2]),
+    "mixtures": partial(LowRankVectors, layers=[2]),
+    "fixed directions": partial(LowRankVectors, layers=[2], directions="random"),
+    "lora": partial(LoRA, layers=[2], target_modules=["q_proj", "down_proj"]),
+}
+"""Kinds that train the uppermost of three layers alone."""
+
+
+def policy_with(make: Callable[[], Steering]) -> Policy:
+    """A policy with something learned that acts on it."""
+    torch.manual_seed(1)  # LoRA draws, too
+    policy = tiny_policy("llama", make())
+    for parameter in policy.steering.parameters():
+        parameter.data.add_(torch.randn(parameter.shape) * 0.1)
+    return policy
+
+
+@pytest.mark.parametrize("kind", UPPER)
+def test_kinds_that_train_upper_layers_alone_tell_the_first_one(kind: str) -> None:
+    policy = policy_with(UPPER[kind])
+    assert policy.steering.first_layer == 2
+    assert can_skip_layers(policy)
+
+
+@pytest.mark.parametrize(
+    ("steering", "expected"),
+    [
+        (SteeringVectors(), 0),
+        (LowRankVectors(layers=[1, 2], rank=2), 1),
+        (LoRA(), 0),
+        (LoRA(layers="1-2", target_modules=["v_proj"]), 1),
+        (BitFit(), 0),
+        (VectorFit(), 0),
+        (FullFinetune(), 0),
+    ],
+)
+def test_the_first_layer_of_other_settings(steering: Steering, expected: int) -> None:
+    policy = tiny_policy("qwen2", steering)
+    assert policy.steering.first_layer == expected
+    assert can_skip_layers(policy) == (expected > 0), "nothing lies below the first layer"
 
 
 def count_runs(policy: Policy) -> list[int]:
@@ -31,17 +89,20 @@ def count_runs(policy: Policy) -> list[int]:
     return runs
 
 
-def two_passes(kept_tokens: int, checkpointing: bool = False) -> tuple[torch.Tensor, list[int]]:
+def two_passes(
+    kept_tokens: int, checkpointing: bool = False, make: Callable[[], Steering] = UPPER["vectors"]
+) -> tuple[torch.Tensor, list[int]]:
     """PPO with the KL to the base: 2 passes over 2 mini-batches of some micro-batches each."""
-    policy = policy_with_vectors()
+    policy = policy_with(make)
     engine = GenerateEngine()
     engine.setup(policy)
     sampling = Sampling(group_size=4, max_new_tokens=14, eos_token_ids=STOPS)
     rollouts = engine.generate(PROMPTS, sampling, seed=0, step=0)
     torch.manual_seed(2)
     batch = Batch.alone(rollouts, torch.randn(4, 4))
-    weight = policy.steering.weight
-    optimizer = torch.optim.SGD([weight], lr=0.5)
+    trained = [parameter for parameter in policy.steering.parameters() if parameter.requires_grad]
+    before = [parameter.detach().clone() for parameter in trained]
+    optimizer = torch.optim.SGD(trained, lr=0.5)
     runs = count_runs(policy)
     gradient = BatchGradient(
         policy=policy,
@@ -58,15 +119,18 @@ def two_passes(kept_tokens: int, checkpointing: bool = False) -> tuple[torch.Ten
         steps=OptimizerSteps(num_passes=2, num_mini_batches=2),
     )
     updater.update(gradient, batch, step=0)
-    return weight.detach().clone(), runs
+    assert not any(map(torch.equal, trained, before)), "each of them has been moved"
+    return torch.cat([parameter.detach().flatten() for parameter in trained]), runs
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_the_vectors_are_the_same_bit_for_bit_and_layers_below_run_once(
-    checkpointing: bool,
+@pytest.mark.parametrize(
+    ("kind", "checkpointing"), [*((kind, False) for kind in UPPER), ("vectors", True)]
+)
+def test_what_is_trained_is_the_same_bit_for_bit_and_layers_below_run_once(
+    kind: str, checkpointing: bool
 ) -> None:
-    plain, every = two_passes(0, checkpointing)
-    kept, fewer = two_passes(10_000, checkpointing)
+    plain, every = two_passes(0, checkpointing, UPPER[kind])
+    kept, fewer = two_passes(10_000, checkpointing, UPPER[kind])
     assert torch.equal(kept, plain)
     assert every[0] == every[1]
     assert fewer[0] == fewer[1]

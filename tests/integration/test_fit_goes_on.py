@@ -1,0 +1,213 @@
+"""Runs that were killed, interrupted or ran out of disk, and what goes on with them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+import yaml
+from transformers import AutoModelForCausalLM
+
+from steer_lightning import load_vectors
+from steer_lightning.testing import byte_tokenizer
+from tests.integration.helpers import BNB, lens_lines, set_in
+
+KILLER = """
+import os, signal
+from lightning.pytorch.callbacks import Callback
+
+class Killer(Callback):
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_train_batch_end(self, trainer, *_):
+        if trainer.global_step == self.step:
+            os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize(
+    ("step", "optimizer"),  # 5 steps an epoch: before, at and behind its end
+    [
+        (3, BNB),
+        (5, None),
+        (6, BNB),
+        pytest.param(3, None, marks=pytest.mark.slow),
+        pytest.param(5, BNB, marks=pytest.mark.slow),
+        pytest.param(6, None, marks=pytest.mark.slow),
+    ],
+    ids=["3-AdamW8bit", "5-AdamW", "6-AdamW8bit", "3-AdamW", "5-AdamW8bit", "6-AdamW"],
+)
+def test_a_killed_run_goes_on_bit_for_bit(config, run, tmp_path: Path, optimizer, step) -> None:
+    config["model"]["optimizer"] = optimizer or config["model"]["optimizer"]
+    config["model"]["schedule"] = {"kind": "cosine", "warmup": 0.3}
+    config["trainer"]["max_steps"] = 7
+    lens = {"class_path": "steer_lightning.callbacks.LensCallback"}
+    config["trainer"]["callbacks"].append({**lens, "init_args": {"every_n_steps": 2}})
+    assert run(config).returncode == 0
+    whole = load_vectors(tmp_path / "runs/run-1/steering_vectors.safetensors").vectors
+    (tmp_path / "killer.py").write_text(KILLER)
+    killer = {"class_path": "killer.Killer", "init_args": {"step": step}}
+    killed = json.loads(json.dumps(config))
+    killed["trainer"]["callbacks"].append(killer)
+    assert run(killed, "--trainer.default_root_dir=half").returncode == -signal.SIGKILL
+    checkpoint = tmp_path / "half/run-1/checkpoints/last.ckpt"
+    assert checkpoint.stat().st_size < 100_000
+    state = torch.load(checkpoint, weights_only=True)
+    assert state["global_step"] == step - 1, "the step under way is the only one that is lost"
+    assert set(state["state_dict"]) == {
+        "policy.steering.weight",
+        "policy.steering.unit",
+        "policy.steering.units_measured",
+        "gradient_clip.running",
+    }
+    assert {"python", "numpy", "torch"} <= set(state["random_states"])
+    resumed = run(config, "--trainer.default_root_dir=half", "--ckpt_path=last")
+    assert resumed.returncode == 0, resumed.stderr
+    vectors = load_vectors(tmp_path / "half/run-2/steering_vectors.safetensors").vectors
+    assert torch.equal(vectors, whole)
+    summary = json.loads((tmp_path / "half/run-2/summary.json").read_text())
+    first = json.loads((tmp_path / "runs/run-1/summary.json").read_text())
+    assert summary["num_steps"] == 7
+    assert summary["accuracy_before"] == first["accuracy_before"]
+    with (tmp_path / "half/run-2/metrics.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["update/learning_rate"]]
+    rates = {1: 0.5, 2: 1.0, 3: 1.0}  # 2 of 7 steps of warm-up, then half a cosine over 5
+    rates |= {k: 0.5 + 0.5 * math.cos(math.pi * (k - 3) / 5) for k in range(4, 8)}
+    found = {int(row["step"]): float(row["update/learning_rate"]) for row in rows}
+    assert found == pytest.approx({k: 0.05 * rates[k] for k in range(step, 8)})
+    looks = lens_lines(tmp_path / "runs/run-1")
+    assert [look["step"] for look in looks] == [2, 4, 6, 7]
+    assert all(look["drift"] == look["norms"] != look["drift_since_last"] for look in looks[1:])
+    assert lens_lines(tmp_path / "half/run-2") == [look for look in looks if look["step"] >= step]
+
+
+OTHER_RUNS = [
+    ("model.steering", {"layers": [0, 1]}, ["model.steering.layers = [0, 1]", "had 'all'"]),
+    ("model.steering", {"scale": "none"}, ["model.steering.scale = 'none'", "'rms'"]),
+    ("model.gradient_clip", {"class_path": "steer_lightning.optim.NormClip"}, ["had None"]),
+    (
+        "model.optimizer",
+        BNB,
+        ["model.optimizer.class_path = 'bitsandbytes.optim.", "had 'torch.optim.AdamW'"],
+    ),
+    ("data.batch_size", 5, ["data.batch_size = 5", "made with 4", "init_from"]),
+    ("data.template.init_args.text", "Q {question}:", ["checksum of the prompts"]),
+    ("model.optimizer.init_args", {"lr": 0.5}, ["model.optimizer.init_args.lr = 0.5", "had 0.05"]),
+    ("model.sampling", {"group_size": 3, "max_new_tokens": 6}, ["model.sampling", "group_size"]),
+    ("model.rewards.0.weight", 2.0, ["model.rewards", "'weight': 1.0"]),
+    ("model.base", "halved", ["model.base (checksum of its weights)"]),
+    ("trainer.max_steps", 2, ["trainer.max_steps = 2", "2 steps already", "above 2"]),
+    ("trainer.max_steps", 1, ["trainer.max_steps = 1", "2 steps already"]),
+]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    OTHER_RUNS,
+    ids=[f"{key}-{value}"[:40] for key, value, _ in OTHER_RUNS],
+)
+def test_another_runs_checkpoint_is_refused(
+    config, tmp_path: Path, key: str, value, told, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from steer_lightning.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    config["trainer"].update(max_steps=2, callbacks=[])
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    assert main(["fit", "--config", "config.yaml"]) == 0
+    config["trainer"]["max_steps"] = 4
+    if value == "halved":
+        value = str(tmp_path / Path(config["model"]["base"]).name)  # the same name and shape
+        model = AutoModelForCausalLM.from_pretrained(config["model"]["base"])
+        model.model.layers[1].mlp.up_proj.weight.data.mul_(0.5)
+        model.save_pretrained(value)
+        byte_tokenizer().save_pretrained(value)
+    set_in(config, key, value)
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    assert main(["fit", "--config", "config.yaml", "--ckpt_path=last"]) == 2
+    message = capsys.readouterr().err.strip().splitlines()[-1]
+    for part in told:
+        assert part in message
+
+
+def test_an_interrupted_run_keeps_its_vectors_and_checkpoint(config, tmp_path: Path) -> None:
+    config["trainer"].update(max_steps=100_000, max_epochs=100_000)
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    words = [sys.executable, "-m", "steer_lightning", "fit", "--config", "config.yaml"]
+    process = subprocess.Popen(
+        words, cwd=tmp_path, stdout=subprocess.PIPE, text=True, stderr=subprocess.STDOUT
+    )
+    folder = tmp_path / "runs/run-1"
+    deadline = time.monotonic() + 120
+    while not (folder / "checkpoints/last.ckpt").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode != 0
+    vectors = load_vectors(folder / "steering_vectors.safetensors")
+    assert int(vectors.metadata["step"]) >= 1, output
+    assert list((folder / "rollouts").glob("*.parquet"))
+    assert "stopped after step" in output
+    assert "to go on: the same command again" in output
+
+
+def test_a_full_disk_stops_with_a_message_and_keeps_what_is_whole(config, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    script = """
+import resource, signal, sys
+from steer_lightning.callbacks import RolloutTable
+from steer_lightning.cli import main
+write = RolloutTable.on_train_batch_end
+def full(self, trainer, *rest):
+    if trainer.global_step == 3:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+    write(self, trainer, *rest)
+RolloutTable.on_train_batch_end = full
+sys.exit(main(["fit", "--config", "config.yaml"]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2, done.stderr
+    assert "can't write" in done.stderr.splitlines()[-1]
+    folder = tmp_path / "runs/run-1"
+    assert [pq.read_table(path).num_rows for path in sorted((folder / "rollouts").iterdir())] == [
+        16,
+        16,
+    ]
+    assert torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 2
+    assert not list(folder.rglob(".*"))
+
+
+def test_a_disk_that_fills_up_while_a_checkpoint_is_saved(config, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    script = """
+import resource, signal, sys
+from steer_lightning.callbacks.last_checkpoint import WholeFileCheckpointIO
+from steer_lightning.cli import main
+save = WholeFileCheckpointIO.save_checkpoint
+def full(self, checkpoint, *rest, **options):
+    if checkpoint["global_step"] == 3:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+    save(self, checkpoint, *rest, **options)
+WholeFileCheckpointIO.save_checkpoint = full
+sys.exit(main(["fit", "--config", "config.yaml"]))
+"""
+    words = [sys.executable, "-c", script]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert "can't write" in done.stderr.splitlines()[-1]
+    checkpoint = tmp_path / "runs/run-1/checkpoints/last.ckpt"
+    assert torch.load(checkpoint, weights_only=True)["global_step"] == 2

@@ -1,0 +1,41 @@
+"""Why a run has ended, and how far it has come over several starts."""
+
+from __future__ import annotations
+
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from steer_lightning.callbacks import RunSummary
+from steer_lightning.callbacks.run_summary import why_ended
+
+
+@pytest.mark.parametrize(
+    ("steps", "most", "epoch", "epochs", "told"),
+    [
+        (7, 7, 1, None, ""),
+        (7, -1, 1, 1, ""),  # no number of steps was set
+        (0, 7, 0, None, ""),
+        (5, 7, 1, 1, "trainer.max_epochs = 1 was reached"),
+        (5, 7, 0, 1, "trainer.max_time or a callback has ended it"),
+        (5, 7, 3, -1, "trainer.max_time or a callback has ended it"),
+        (5, 7, 3, None, "trainer.max_time or a callback has ended it"),
+    ],
+)
+def test_why_a_run_is_shorter_than_max_steps(
+    steps: int, most: int, epoch: int, epochs: int | None, told: str
+) -> None:
+    trainer = SimpleNamespace(
+        global_step=steps, max_steps=most, current_epoch=epoch, max_epochs=epochs
+    )
+    assert why_ended(trainer) == (told and f", not trainer.max_steps = 7: {told}")  # type: ignore[arg-type]
+
+
+def test_a_resumed_run_goes_on_counting() -> None:
+    summary = RunSummary()
+    summary._start = time.perf_counter() - 5
+    summary.load_state_dict({"tokens": 9, "rollout_seconds": 1.5, "seconds": 100.0})
+    found = summary.state_dict()
+    assert (found["tokens"], found["rollout_seconds"]) == (9, 1.5)
+    assert 105 <= found["seconds"] < 110
