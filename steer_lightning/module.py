@@ -43,6 +43,7 @@ from steer_lightning.training.checks import (
 from steer_lightning.training.gradient import BatchGradient
 from steer_lightning.training.held_out import HeldOut
 from steer_lightning.training.kl_in_reward import KLInReward
+from steer_lightning.training.monitors import check_monitors
 from steer_lightning.training.resume import (
     KEY,
     check_not_finished,
@@ -209,6 +210,7 @@ class SteeringModule(HeldOut):
         if stage == TrainerFn.FITTING:
             device = self.trainer.strategy.root_device
             self.policy.prepare()
+            check_monitors(self.trainer, self, self._data)
             check_optimizer(self.optimizer_factory, self.policy.steering, device)
 
     def configure_model(self) -> None:

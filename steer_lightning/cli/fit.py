@@ -48,6 +48,7 @@ from steer_lightning.system.run_files import METRICS, RUNS
 from steer_lightning.system.showing import told_not_raised
 from steer_lightning.system.yaml_size import bound_yaml
 from steer_lightning.training.trainer_options import check_barebones, check_trainer
+from steer_lightning.training.validations import needs_problems
 
 TRAINER_DEFAULTS: dict[str, Any] = {
     "default_root_dir": RUNS,
@@ -295,14 +296,7 @@ def _validate_if_asked(config: Any) -> None:
     if not asked:
         trainer.limit_val_batches = 0
     elif config.data.val is None and trainer.limit_val_batches != 0:
-        key, value = next(iter(asked.items()))
-        raise ConfigError(
-            f"trainer.{key}",
-            value,
-            rule="needs data.val",
-            why="It says when the problems there are answered during the run",
-            fix="Set data.val to a source of problems, or use the callback BenchmarkEval",
-        )
+        raise needs_problems(*next(iter(asked.items())))
 
 
 def _bound_the_run(trainer: Any) -> None:

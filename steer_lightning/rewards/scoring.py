@@ -251,13 +251,13 @@ class RewardSum:
             total.append(_sum(scored) if len(scored) == len(weights) else None)
         return total
 
-    def _outcomes(self, name: str) -> tuple[str, ...]:
+    def outcomes_of(self, name: str) -> tuple[str, ...]:
         """Returns the outcomes that are counted for a reward."""
         return (*_own_outcomes(self.parts[name].reward), *FAILURES)
 
     def _check(self, name: str, answers: Sequence[Answer]) -> None:
         """Raises a ConfigError for a mistake of the reward, and tells of its first crash."""
-        known = self._outcomes(name)
+        known = self.outcomes_of(name)
         for answer in answers:
             if answer["outcome"] == "wrong_return":
                 fix = f"Mend what {name} returns"
@@ -341,6 +341,6 @@ class Scoring:
             parts[name] = [answer["score"] for answer in answers]
             each[name] = [answer["outcome"] for answer in answers]
             counts = Counter(each[name])
-            outcomes[name] = {key: counts[key] for key in self._rewards._outcomes(name)}
+            outcomes[name] = {key: counts[key] for key in self._rewards.outcomes_of(name)}
         total = self._rewards._total(parts, len(completions))
         return Scores(total=total, parts=parts, outcomes=outcomes, each=each)

@@ -11,13 +11,13 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 
 from steer_lightning.data.loader import batches_of_epoch
 from steer_lightning.errors import ConfigError
 from steer_lightning.strategy import STRATEGIES, SteeringStrategy
+from steer_lightning.training.validations import check_validations
 
 
 @dataclass(frozen=True)
@@ -238,11 +238,8 @@ def check_options(trainer: L.Trainer, data: Any) -> None:
     """
     prompts = getattr(data, "prompts", {})
     _check_limits(trainer, data, prompts)
-    if trainer.state.fn == TrainerFn.FITTING:
-        validates = "val" in prompts and bool(trainer.limit_val_batches)
-        if validates:
-            _check_interval(trainer, len(prompts["train"]) // data.batch_size)
-        _check_monitors(trainer, validates)
+    if trainer.state.fn == TrainerFn.FITTING and prompts:
+        check_validations(trainer, data)
 
 
 def _check_limits(trainer: L.Trainer, data: Any, every: Mapping[str, Sequence[Any]]) -> None:
@@ -261,53 +258,3 @@ def _check_limits(trainer: L.Trainer, data: Any, every: Mapping[str, Sequence[An
                 rule=f"is a share of {batches} batches, which leaves none",
                 fix="Set a whole number of batches, or a larger share",
             )
-
-
-def _check_interval(trainer: L.Trainer, batches: int) -> None:
-    """Refuses an interval of validations that is longer than an epoch of so many batches."""
-    interval = getattr(trainer, "val_check_interval", None)  # none where it is a time
-    every_n_epochs: int | None = trainer.check_val_every_n_epoch
-    if every_n_epochs is None or not isinstance(interval, int):
-        return
-    batches = batches_of_epoch(batches, trainer.limit_train_batches)
-    if interval > batches:
-        raise ConfigError(
-            "trainer.val_check_interval",
-            interval,
-            rule=f"must be at most the {batches} batches of an epoch",
-            why="Batches are counted anew in each epoch, so it would never be reached",
-            fix="Set trainer.check_val_every_n_epoch: null, which counts over the ends of epochs",
-        )
-
-
-LOGGED = ("reward/", "completion/", "update/", "mismatch/", "vectors/", "speed/")
-"""Beginnings of the names of metrics that each step logs."""
-
-
-def _check_monitors(trainer: L.Trainer, validates: bool) -> None:
-    """Refuses a callback that waits for a metric which nothing logs.
-
-    Callbacks of a user's own may log further metrics: where there is one, only names that belong to
-    the package are checked.
-    """
-    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-    known = (*LOGGED, "validation/") if validates else LOGGED
-    own = [x for x in callbacks if type(x).__module__.split(".")[0] in ("lightning", PACKAGE)]
-    closed = ("validation/", "benchmark/") if len(own) < len(callbacks) else ("",)
-    for callback in callbacks:
-        monitor = getattr(callback, "monitor", None)
-        if not isinstance(callback, (EarlyStopping, ModelCheckpoint)) or monitor is None:
-            continue
-        if monitor.startswith(closed) and not monitor.startswith(known):
-            raise ConfigError(
-                f"{type(callback).__name__}.monitor",
-                monitor,
-                rule="nothing logs a metric of this name during the run",
-                why="Steps log reward/..., completion/..., update/..., vectors/... and speed/..., "
-                "and validation/accuracy is there where trainer.val_check_interval has problems of "
-                "data.val answered; those of BenchmarkEval go to the loggers alone",
-                fix="Set trainer.val_check_interval and data.val, and monitor validation/accuracy",
-            )
-
-
-PACKAGE = __name__.split(".")[0]

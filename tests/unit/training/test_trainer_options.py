@@ -9,7 +9,6 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
 from steer_lightning import ConfigError
@@ -119,10 +118,10 @@ def test_a_run_with_limited_epochs_goes_on_where_it_stood(tmp_path: Path) -> Non
         fit({"max_epochs": 3, "limit_train_batches": 2}, path)
 
 
-def check(options: dict[str, Any], *callbacks: Any, val: int = 4) -> None:
-    prompts = {"train": [None] * 8, **({"val": [None] * val} if val else {})}
+def check(options: dict[str, Any]) -> None:
+    prompts = {"train": [None] * 8, "val": [None] * 4}
     data = SimpleNamespace(prompts=prompts, batch_size=2, eval_batch_size=2)
-    trainer = L.Trainer(accelerator="cpu", logger=False, callbacks=list(callbacks), **options)
+    trainer = L.Trainer(accelerator="cpu", logger=False, **options)
     trainer.state.fn = TrainerFn.FITTING
     check_options(trainer, data)
 
@@ -134,27 +133,3 @@ def test_a_share_of_no_batch_is_refused() -> None:
         check({"limit_train_batches": 0.2})
     with pytest.raises(ConfigError, match=r"limit_val_batches = 0.4: is a share of 2 batches"):
         check({"limit_val_batches": 0.4})
-
-
-def test_a_validation_that_would_never_come_is_refused() -> None:
-    check({"val_check_interval": 4})
-    check({"val_check_interval": 5, "check_val_every_n_epoch": None})
-    check({"val_check_interval": 5, "limit_val_batches": 0})
-    check({"val_check_interval": "00:00:00:05"})
-    with pytest.raises(ConfigError, match=r"val_check_interval = 3: must be at most the 2 batches"):
-        check({"val_check_interval": 3, "limit_train_batches": 2})
-
-
-def test_a_metric_that_nothing_logs_is_refused() -> None:
-    check({}, EarlyStopping("validation/accuracy"), ModelCheckpoint(monitor="reward/mean"))
-    check({}, ModelCheckpoint())
-    for monitor, val in (("val_loss", 4), ("benchmark/x/accuracy", 4), ("validation/accuracy", 0)):
-        with pytest.raises(ConfigError, match=rf"EarlyStopping.monitor = '{monitor}': nothing"):
-            check({}, EarlyStopping(monitor), val=val)
-
-    class Own(L.Callback):
-        """It may log what it likes, but not in the package's name."""
-
-    check({}, Own(), ModelCheckpoint(monitor="mine"))
-    with pytest.raises(ConfigError, match=r"ModelCheckpoint.monitor = 'validation/accuracy'"):
-        check({}, Own(), ModelCheckpoint(monitor="validation/accuracy"), val=0)
