@@ -24,7 +24,7 @@ MADE_UP = {
 
 def test_lower_bounds_become_pins() -> None:
     lowest = runpy.run_path(str(SCRIPT))["lowest"]
-    assert lowest(MADE_UP) == [
+    assert lowest(MADE_UP, ("test",)) == [
         "torch==2.6",
         "jsonargparse[signatures]==4.52",
         "numpy",
@@ -41,7 +41,7 @@ def test_lower_bounds_become_pins() -> None:
 def test_a_bound_that_is_no_plain_lower_one_is_refused(requirement: str) -> None:
     lowest = runpy.run_path(str(SCRIPT))["lowest"]
     with pytest.raises(ValueError, match="neither name>=X nor name==X"):
-        lowest({**MADE_UP, "dependencies": [requirement]})
+        lowest({**MADE_UP, "dependencies": [requirement]}, ())
 
 
 @pytest.mark.slow
