@@ -36,6 +36,8 @@ def precision_of(policy: Any) -> torch.dtype:
 def checked_in_float32(policy: Any, check: Callable[[], str | None]) -> str | None:
     """Runs a check in float32, if the base is coarser and memory allows, and then as the base is.
 
+    Where memory runs out in float32, the base is checked as it is alone from then on.
+
     Args:
         policy: `Policy` whose base is loaded.
         check: Function that returns what is wrong, None if nothing is.
@@ -44,8 +46,14 @@ def checked_in_float32(policy: Any, check: Callable[[], str | None]) -> str | No
         What is wrong, None if nothing is.
     """
     if policy.fits_in_float32:
-        with _in_float32(policy.model):
-            reason = check()
+        try:
+            with _in_float32(policy.model):
+                reason = check()
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            policy.fits_in_float32, reason = False, None
+            _tell(policy, "memory ran out in float32")
         if reason is not None:
             return f"{reason}, in float32"
     return check()
@@ -61,13 +69,17 @@ def fits_in_float32(policy: Any) -> bool:
         return False
     reason = _why_not_float32(policy)
     if reason is not None:
-        log.warning(
-            "the base is checked in %s alone (%s): what is wrong by less than its rounding would "
-            "not show. docs/models.md tells which models need no such check",
-            one_line(policy.model.dtype).removeprefix("torch."),
-            one_line(reason),
-        )
+        _tell(policy, reason)
     return reason is None
+
+
+def _tell(policy: Any, reason: str) -> None:
+    log.warning(
+        "the base is checked in %s alone (%s): what is wrong by less than its rounding would not "
+        "show. docs/models.md tells which models need no such check",
+        one_line(policy.model.dtype).removeprefix("torch."),
+        one_line(reason),
+    )
 
 
 def _why_not_float32(policy: Any) -> str | None:
@@ -80,8 +92,13 @@ def _why_not_float32(policy: Any) -> str | None:
     if needed > room:
         return f"in float32 it needs {needed / 2**30:.1f} GB more"
     ids = torch.ones(1, 4, dtype=torch.long, device=policy.device)
-    with _in_float32(policy.model), misfits() as errors, policy.with_text_roles(ids, 1):
-        policy.model(input_ids=ids, use_cache=False)
+    try:
+        with _in_float32(policy.model), misfits() as errors, policy.with_text_roles(ids, 1):
+            policy.model(input_ids=ids, use_cache=False)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        return "memory ran out in float32"
     return f"it can't be read in float32: {errors[0]}" if errors else None
 
 

@@ -61,13 +61,9 @@ class BatchGradient:
             raise ConfigError("model.kept_tokens", self.kept_tokens, rule="must be 0 or more")
         self._needs = needs_of(self.loss)
         self.packed = self.packed and not self.exact
-        self.forward: Forward = (
-            BlockForward(self.policy)
-            if self.exact
-            else PackedForward(self.policy)
-            if self.packed
-            else PaddedForward(self.policy)
-        )
+        self.forward: Forward = PackedForward(self.policy)
+        if not self.packed:
+            self.forward = (BlockForward if self.exact else PaddedForward)(self.policy)
 
     @property
     def is_off_policy(self) -> bool:

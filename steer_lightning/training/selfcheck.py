@@ -300,7 +300,9 @@ class RealRows:
         """Compares three rows on each process, since a sharded base takes equally many passes."""
         policy, between = gradient.policy, (self.longest, longest)
         if passes_length(policy, between):
-            reason = why_not_made_up(gradient, between)
+            # memory may have run out in float32 on one process alone, so all decide together
+            reasons = gather_objects(why_not_made_up(gradient, between))
+            reason = next(filter(None, reasons), None)
             if reason is not None:
                 return reason
         rows, logprobs = gradient.read_longest(rollouts)

@@ -8,6 +8,7 @@ import torch
 from steer_lightning import ConfigError
 from steer_lightning.model import precision
 from steer_lightning.model.padding import why_not_padded
+from steer_lightning.model.plain_pass import tolerance
 from steer_lightning.model.policy import Policy
 from steer_lightning.model.precision import (
     checked_in_float32,
@@ -82,6 +83,25 @@ def test_a_base_without_room_for_float32_is_told(
     with caplog.at_level("INFO"):
         assert not fits_in_float32(policy)
     assert "is checked in bfloat16 alone (in float32 it needs 0.0 GB more)" in caplog.text
+
+
+def test_memory_that_runs_out_in_float32_leaves_the_check_in_16_bits(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    policy = narrow()
+    before, seen = policy.base_sha256(), []
+
+    def check() -> str | None:
+        seen.append(policy.model.dtype)
+        if policy.model.dtype == FLOAT32:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return None if tolerance(policy) == pytest.approx(0.12) else "looser than it may be"
+
+    assert checked_in_float32(policy, check) is None
+    assert checked_in_float32(policy, check) is None
+    assert seen == [FLOAT32, BFLOAT16, BFLOAT16], "it is not tried again"
+    assert caplog.text.count("memory ran out in float32") == 1
+    assert policy.base_sha256() == before
 
 
 @pytest.mark.parametrize("check", [why_not_padded, why_not_packed])
