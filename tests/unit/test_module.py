@@ -23,7 +23,7 @@ from steer_lightning.training.selfcheck import RealRows
 from steer_lightning.training.step import Sampled
 from steer_lightning.training.update import OptimizerSteps
 from tests.no_eos import save_without_eos
-from tests.unit.training.helpers import PROMPTS, gradient
+from tests.unit.training.helpers import PROMPTS, gradient, quiet_trainer
 
 
 def test_steps_on_the_gradient_raise_the_reward_and_leave_the_base_alone(
@@ -85,15 +85,8 @@ def test_an_exact_module_has_a_ratio_of_exactly_1(tmp_path: Path, exact: bool) -
             assert module.last_step is not None
             found.append(module.last_step.update.mismatch["max"])
 
-    L.Trainer(
-        max_steps=3,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=tmp_path,
-        callbacks=[Watch()],
-    ).fit(module, data)
+    trainer = quiet_trainer(max_steps=3, default_root_dir=tmp_path, callbacks=[Watch()])
+    trainer.fit(module, data)
     assert len(found) == 3
     assert all((gap == 0.0) == exact for gap in found), found
 
@@ -121,14 +114,7 @@ def test_a_reading_that_real_rows_show_to_be_wrong_serves_the_kl_no_more_than_th
     monkeypatch.setattr(KLInReward, "measure", watched)
     reasons = iter(["test"])
     monkeypatch.setattr(RealRows, "_why_not", lambda *args: next(reasons, None))
-    L.Trainer(
-        max_steps=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=tmp_path,
-    ).fit(module, data)
+    quiet_trainer(max_steps=1, default_root_dir=tmp_path).fit(module, data)
     assert measured == [False]
     assert not module.batch_gradient.packed
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
+import lightning as L
 import torch
 
 from steer_lightning import SteeringModule
@@ -17,6 +19,13 @@ from steer_lightning.types import Rollouts
 
 PROMPTS = make_prompts(["a", "two words", "a rather longer prompt", "z9"])
 SAMPLING = Sampling(group_size=4, max_new_tokens=8, temperature=0.8)
+
+
+def quiet_trainer(**options: Any) -> L.Trainer:
+    """A trainer of one process on the CPU, which neither shows nor writes anything by itself."""
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False}
+    quiet |= {"logger": False, "enable_checkpointing": False}
+    return L.Trainer(**{"accelerator": "cpu", "devices": 1, **quiet, **options})
 
 
 def gradient(

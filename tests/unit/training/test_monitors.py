@@ -30,7 +30,7 @@ from steer_lightning.training.kl_in_reward import KLInReward
 from steer_lightning.training.monitors import check_monitors
 from steer_lightning.training.update import OptimizerSteps
 from steer_lightning.types import Problem
-from tests.unit.training.helpers import SAMPLING
+from tests.unit.training.helpers import SAMPLING, quiet_trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's, about loaders and checkpoints
 TERMS = [EntropyBonus(0.1), KLToBase(0.1)]
@@ -59,13 +59,8 @@ def module_of(folder: Path, steering: Any = None, **options: Any) -> SteeringMod
 
 
 def trainer_of(*callbacks: Any, **options: Any) -> L.Trainer:
-    return L.Trainer(
-        accelerator="cpu",
-        devices=1,
-        logger=False,
+    return quiet_trainer(
         enable_checkpointing=any(isinstance(x, ModelCheckpoint) for x in callbacks),
-        enable_progress_bar=False,
-        enable_model_summary=False,
         use_distributed_sampler=False,
         num_sanity_val_steps=0,
         callbacks=list(callbacks),

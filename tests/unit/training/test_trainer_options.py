@@ -16,6 +16,7 @@ from steer_lightning.data import PlainTemplate, PromptDataModule
 from steer_lightning.testing import byte_tokenizer
 from steer_lightning.training.trainer_options import check_options, num_steps_of
 from steer_lightning.types import Problem
+from tests.unit.training.helpers import quiet_trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's, about loaders and checkpoints
 TOKENIZER = byte_tokenizer()
@@ -67,17 +68,7 @@ class Interrupts(L.Callback):
 def fit(options: dict[str, Any], ckpt_path: Path | None = None, *callbacks: Any) -> Counter:
     module = Counter()
     data = PromptDataModule(Eight(), template=PlainTemplate("{question}"), batch_size=2)
-    trainer = L.Trainer(
-        accelerator="cpu",
-        devices=1,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        use_distributed_sampler=False,
-        callbacks=list(callbacks),
-        **options,
-    )
+    trainer = quiet_trainer(use_distributed_sampler=False, callbacks=list(callbacks), **options)
     trainer.fit(module, datamodule=data, ckpt_path=ckpt_path)
     return module
 

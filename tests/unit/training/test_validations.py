@@ -12,20 +12,9 @@ from torch.utils.data import DataLoader
 
 from steer_lightning import ConfigError
 from steer_lightning.training.validations import check_validations, has_validations
+from tests.unit.training.helpers import quiet_trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's, about loaders and steps
-
-
-def trainer_of(**options: Any) -> L.Trainer:
-    return L.Trainer(
-        accelerator="cpu",
-        devices=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        **options,
-    )
 
 
 def data_of(val: int = 4) -> Any:
@@ -35,7 +24,7 @@ def data_of(val: int = 4) -> Any:
 
 
 def check(val: int = 4, **options: Any) -> None:
-    check_validations(trainer_of(**options), data_of(val))
+    check_validations(quiet_trainer(**options), data_of(val))
 
 
 class Watch(L.LightningModule):
@@ -82,7 +71,7 @@ OPTIONS = [
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_it_is_known_whether_lightning_will_validate(options: dict[str, Any]) -> None:
-    module, trainer = Watch(), trainer_of(num_sanity_val_steps=0, **options)
+    module, trainer = Watch(), quiet_trainer(num_sanity_val_steps=0, **options)
     expected = has_validations(trainer, data_of())
     trainer.fit(module, DataLoader(range(4)), DataLoader(range(2)))
     assert bool(module.seen) == expected
