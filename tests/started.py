@@ -142,7 +142,19 @@ def command_line(
         folder: In which it is started.
         timeout: In seconds.
     """
-    return Started(words, folder, {**os.environ, "OMP_NUM_THREADS": "1"}).end(timeout)
+    return start(*words, folder=folder).end(timeout)
+
+
+def start(*words: str, folder: Path, run: Run | None = None, **environment: str) -> Started:
+    """Starts it.
+
+    Args:
+        words: Behind `steer-lightning`.
+        folder: In which it is started.
+        run: See `Started`.
+        environment: Further variables.
+    """
+    return Started(words, folder, {**os.environ, "OMP_NUM_THREADS": "1", **environment}, run)
 
 
 def free_port() -> int:

@@ -48,6 +48,22 @@ def test_unknown_words(words: list[str], told: str, capsys: pytest.CaptureFixtur
     assert told in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["fit", "--trainer.max_steps=2", "--config=configs/quickstart.yaml"],
+        ["fit", "--config", "a.yaml", "--trainer.max_steps", "2", "--config", "b.yaml"],
+        ["validate", "--trainer.max_steps", "2", "-c", "a.yaml"],
+    ],
+)
+def test_a_setting_that_a_file_would_replace_is_refused(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 2
+    told = "error: --trainer.max_steps: must stand behind the last --config. What comes later"
+    assert told in capsys.readouterr().err
+
+
 def test_a_broken_yaml_is_one_message(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "bad.yaml").write_text("model: [1\ndata: 2")
     assert main(["fit", "--config", str(tmp_path / "bad.yaml")]) == 2

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,8 @@ from steer_lightning.steering import (
     save_vectors,
 )
 from steer_lightning.testing import tiny_model
-from tests.started import all_end, command_line, node
+from tests.held import HOLDS, IS_HELD, wait
+from tests.started import all_end, command_line, node, start
 
 ROOT = Path(__file__).parents[2]
 LAYERS, WIDTH = 3, 32
@@ -167,24 +167,22 @@ def test_results_of_every_kind_are_arms_of_one_model(folder: Path) -> None:
 
 
 def test_an_interrupted_evaluation_goes_on(folder: Path) -> None:
+    config = yaml.safe_load((folder / "e.yaml").read_text())
+    config["verifier"] = {"class_path": "tests.held.HeldVerifier"}
+    (folder / "e.yaml").write_text(yaml.safe_dump(config))
     words = ["--vectors=v.safetensors", "--batch_size=1", "--output"]
     whole = evaluate(folder, *words, "whole")
     assert whole.returncode == 0, whole.stderr
-    command = [sys.executable, "-m", "steer_lightning", "evaluate", "--config", "e.yaml"]
     words = [*words, "cut"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    cut = subprocess.Popen(
-        [*command, *words], cwd=folder, env=environment, stderr=subprocess.PIPE, text=True
-    )
-    parts = folder / "cut/parts"
-    while cut.poll() is None and len(list(parts.glob("[!.]*.parquet"))) < 2:
-        time.sleep(0.005)
+    (folder / HOLDS).touch()
+    cut = start("evaluate", "--config", "e.yaml", *words, folder=folder)
+    wait(cut.poll, (folder / IS_HELD).exists)
     cut.send_signal(signal.SIGINT)
-    told = cut.communicate(timeout=60)[1]
-    assert cut.returncode == 130, told
-    assert "the same command goes on from cut" in told
-    kept = {path: path.stat().st_mtime_ns for path in parts.glob("[!.]*.parquet")}
-    assert 2 <= len(kept) < 24
+    done = cut.end()
+    assert done.returncode == 130, done.stderr
+    assert "the same command goes on from cut" in done.stderr
+    assert len(list((folder / "cut/parts").glob("[!.]*.parquet"))) == 2
+    (folder / HOLDS).unlink()
     done = evaluate(folder, *words)
     assert done.returncode == 0, done.stderr
     for name in ("results.json", "completions.parquet"):

@@ -48,8 +48,8 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the repository's configurations and a finished run of the quickstart."""
     folder = tmp_path_factory.mktemp("work")
     (folder / "configs").symlink_to(ROOT / "configs")
-    command = [sys.executable, "-m", "steer_lightning", "fit", "--trainer.max_steps=2"]
-    command += ["--config", "configs/quickstart.yaml"]
+    command = [sys.executable, "-m", "steer_lightning", "fit"]
+    command += ["--config", "configs/quickstart.yaml", "--trainer.max_steps=2"]
     # one thread: several that wait for each other on cores that other tests use take minutes
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True)

@@ -1,20 +1,24 @@
-"""The command line, killed at the n-th time that it passes a point of a step, or of saving.
-
-KILL_AT=POINT:N python killed_at.py fit --config ...
-"""
+"""The command line, killed at the n-th time that it passes a point of a step, or of saving."""
 
 from __future__ import annotations
 
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 SAVING = ("half written", "written", "before renames", "between renames", "after renames")
 STEP = ("completion sampled", "all sampled", "updated")
 
-if __name__ == "__main__":
+Passed = Callable[[str], None]
+
+
+def main_killed() -> None:
+    """Runs it; the variable KILL_AT is POINT:N."""
+    from steer_lightning.cli import main
+
     point, _, count = os.environ["KILL_AT"].partition(":")
     left = {"times": int(count)}
 
@@ -24,7 +28,13 @@ if __name__ == "__main__":
             if not left["times"]:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-    write_bytes, replace, fsync = Path.write_bytes, Path.replace, os.fsync
+    _watch_saving(passed)
+    _watch_steps(passed)
+    sys.exit(main())
+
+
+def _watch_saving(passed: Passed) -> None:
+    write_bytes, replace = Path.write_bytes, Path.replace
 
     def write_in_two(path: Path, data: Any) -> int:
         if path.suffix != ".ckpt":
@@ -45,12 +55,14 @@ if __name__ == "__main__":
         return found
 
     Path.write_bytes, Path.replace = write_in_two, replace_slowly  # type: ignore[method-assign]
-    from steer_lightning.cli import main
-    from steer_lightning.module import SteeringModule
+
+
+def _watch_steps(passed: Passed) -> None:
     from steer_lightning.rewards.scoring import Scoring
     from steer_lightning.training.gradient import BatchGradient
+    from steer_lightning.training.update import Updater
 
-    add, accumulate, update = Scoring.add, BatchGradient.accumulate, SteeringModule.update
+    add, accumulate, update = Scoring.add, BatchGradient.accumulate, Updater.update
 
     def add_first(self: Any, *words: Any) -> None:
         add(self, *words)
@@ -66,6 +78,4 @@ if __name__ == "__main__":
         return found
 
     Scoring.add, BatchGradient.accumulate = add_first, accumulate_later  # type: ignore[method-assign]
-    SteeringModule.update = update_first  # type: ignore[method-assign]
-
-    sys.exit(main())
+    Updater.update = update_first  # type: ignore[method-assign]

@@ -10,17 +10,19 @@ from steer_lightning.rewards import RewardPool, RewardSum, WeightedReward
 from steer_lightning.rewards.pool import marked
 
 
-def descendants(pid: int) -> set[int]:
-    found: set[int] = set()
+def children(pid: int) -> set[int]:
+    """Of whichever of its threads."""
+    found = set()
     for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parent = int(stat.read_text().rsplit(")", 1)[1].split()[1])
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if parent == pid:
-            child = int(stat.parent.name)
-            found |= {child} | descendants(child)
+        with suppress(FileNotFoundError, ProcessLookupError):
+            if int(stat.read_text().rsplit(")", 1)[1].split()[1]) == pid:
+                found.add(int(stat.parent.name))
     return found
+
+
+def descendants(pid: int) -> set[int]:
+    found = children(pid)
+    return found.union(*map(descendants, found))
 
 
 def descriptors() -> int:
@@ -42,10 +44,6 @@ def left_behind() -> list[int]:
 
 def rewards(pool: RewardPool, *parts: object) -> RewardSum:
     return RewardSum([WeightedReward(reward=part) for part in parts], pool)  # type: ignore[arg-type]
-
-
-def children(pid: int) -> set[int]:
-    return {int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
 
 
 def the_keeper() -> int:

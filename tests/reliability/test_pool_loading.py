@@ -20,6 +20,7 @@ from steer_lightning.rewards import LengthReward, RewardPool
 from steer_lightning.rewards.pool import marked
 from steer_lightning.rewards.pool_keeper import BEAT
 from steer_lightning.types import Completion
+from tests.reliability.pool_family import the_keeper
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
@@ -122,12 +123,12 @@ def test_it_outlives_the_thread_that_has_started_it(holds: Path) -> None:
         thread.start()
         thread.join()
         assert is_loading == [True]
-        (keeper,) = marked(f"{os.getpid()}-")
+        keeper = the_keeper()
         time.sleep(2 * BEAT)
         assert not has_ended(keeper)
         holds.unlink()
         (answer,) = pool.collect([pool.submit(number, ONE)])
-        assert marked(f"{os.getpid()}-")[0] == keeper, "the same one has answered"
+        assert the_keeper() == keeper, "the same one has answered"
     assert answer["score"] == 1.0, "no worker is forked beside a thread"
 
 

@@ -6,8 +6,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,14 +23,16 @@ from steer_lightning.callbacks.checkpoint_file import (
     save_checkpoint,
 )
 from steer_lightning.steering import load_vectors
+from tests.held import HOLDS, IS_HELD, wait
 from tests.integration.conftest import Config
 from tests.reliability.conftest import Figure
-from tests.reliability.killed_at import SAVING, STEP
+from tests.reliability.killed_at import SAVING, STEP, main_killed
+from tests.started import Started
+from tests.started import start as started
 
-ROOT = Path(__file__).parents[2]
 STEPS = 400
 
-Start = Callable[..., "subprocess.Popen[str]"]
+Start = Callable[..., Started]
 
 
 @pytest.fixture
@@ -46,34 +46,38 @@ def start(config: Config, tmp_path: Path) -> Start:
         {"reward": {"class_path": "tests.reliability.hostile.DrawsHere"}, "weight": 0.1},
     ]
 
-    def call(root: str, kill_at: str = "", **settings: Any) -> subprocess.Popen[str]:
+    def call(root: str, kill_at: str = "", **settings: Any) -> Started:
         config["trainer"].update({"default_root_dir": root, **settings})
         (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
-        script = [str(ROOT / "tests/reliability/killed_at.py")]
-        command = [sys.executable, *(script if kill_at else ["-m", "steer_lightning"])]
-        return subprocess.Popen(
-            [*command, "fit", "--config", "config.yaml"],
-            cwd=tmp_path,
-            env={
-                **os.environ,
-                **{"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "KILL_AT": kill_at},
-            },
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        run = main_killed if kill_at else None
+        words = ("fit", "--config", "config.yaml")
+        return started(*words, folder=tmp_path, run=run, KILL_AT=kill_at)
 
     return call
+
+
+@pytest.fixture
+def hold(config: Config, tmp_path: Path) -> Path:
+    """While it is there, runs wait before their third step."""
+    held = {"class_path": "tests.held.Held", "init_args": {"step": 2}}
+    config["trainer"]["callbacks"].append(held)
+    path = tmp_path / HOLDS
+    path.touch()
+    return path
+
+
+def wait_until_held(process: Started, folder: Path) -> None:
+    wait(process.poll, (folder / IS_HELD).exists)
 
 
 def runs(root: Path) -> list[Path]:
     return sorted(root.glob("run-*"), key=lambda folder: int(folder.name[4:]))
 
 
-def end(process: subprocess.Popen[str]) -> str:
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output
-    return output
+def end(process: Started, status: int = 0) -> str:
+    done = process.end(timeout=300)
+    assert done.returncode == status, done
+    return done.stdout + done.stderr
 
 
 def state(run: Path) -> str:
@@ -98,15 +102,14 @@ def rollouts(run: Path) -> dict[int, list[dict[str, Any]]]:
     return found
 
 
-def wait_for_steps(root: Path, process: subprocess.Popen[str], steps: int, before: int = 0) -> Path:
+def wait_for_steps(root: Path, process: Started, steps: int, before: int) -> None:
     """Until this run, behind `before` others, has written some checkpoints."""
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
+
+    def found() -> bool:
         newest = runs(root)[-1:] if len(runs(root)) > before else []
-        if newest and len(list((newest[0] / "rollouts").glob("*.parquet"))) >= steps:
-            return newest[0]
-        time.sleep(0.01)
-    raise AssertionError(f"no steps, status {process.poll()}")
+        return bool(newest) and len(list((newest[0] / "rollouts").glob("*.parquet"))) >= steps
+
+    wait(process.poll, found)
 
 
 @pytest.mark.slow
@@ -118,9 +121,7 @@ def test_a_run_killed_at_20_points_ends_as_if_it_had_not_been(
     kills = 0
     for point in (*SAVING, *STEP):
         count = chance.randint(2, 12) * (30 if point == "completion sampled" else 1)
-        process = start("killed", kill_at=f"{point}:{count}")
-        process.communicate(timeout=300)
-        assert process.returncode == -signal.SIGKILL, point
+        end(start("killed", kill_at=f"{point}:{count}"), status=-signal.SIGKILL)
         kills += 1
     for n in range(12):
         before = len(runs(tmp_path / "killed"))
@@ -130,9 +131,8 @@ def test_a_run_killed_at_20_points_ends_as_if_it_had_not_been(
             time.sleep(chance.uniform(0, 0.2))
         else:
             time.sleep(chance.uniform(0.5, 8))
-        process.kill()
-        process.communicate(timeout=60)
-        assert process.returncode == -signal.SIGKILL, "it had ended before: give it more steps"
+        process.kill()  # if it had ended before, it needs more steps
+        end(process, status=-signal.SIGKILL)
         kills += 1
     output = end(start("killed"))
     assert "going on with" in output
@@ -152,9 +152,7 @@ def test_a_run_killed_in_its_last_evaluation_is_brought_to_its_end(
         shutil.rmtree(tmp_path / "whole", ignore_errors=True)
         shutil.rmtree(tmp_path / "killed", ignore_errors=True)
         end(start("whole", **bound))
-        process = start("killed", kill_at="after renames:5", **bound)
-        process.communicate(timeout=300)
-        assert process.returncode == -signal.SIGKILL
+        end(start("killed", kill_at="after renames:5", **bound), status=-signal.SIGKILL)
         assert not (tmp_path / "killed/run-1/summary.json").exists()
         output = end(start("killed", **bound))
         assert "before, " in output, "with the last evaluation"
@@ -170,7 +168,7 @@ def assert_same_end_but_checkpoint(one: Path, other: Path) -> None:
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
 def test_a_signal_saves_and_exits_and_the_same_command_goes_on(
-    start: Start, config: Config, tmp_path: Path, name: str
+    start: Start, config: Config, hold: Path, tmp_path: Path, name: str
 ) -> None:
     config["trainer"]["callbacks"].append(
         {
@@ -179,18 +177,19 @@ def test_a_signal_saves_and_exits_and_the_same_command_goes_on(
         }
     )
     number = getattr(signal, name)
-    process = start("stopped", max_steps=60)
-    folder = wait_for_steps(tmp_path / "stopped", process, 3)
+    process = start("stopped", max_steps=6)
+    wait_until_held(process, tmp_path)
     process.send_signal(number)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 128 + number, output
+    hold.unlink()
+    output = end(process, status=128 + number)
     assert f"{name}: finishing the step and saving" in output
     assert "the same command again" in output
     assert "Traceback" not in output
+    folder = tmp_path / "stopped/run-1"
     done = load_checkpoint(folder / "checkpoints/last.ckpt")["global_step"]
-    assert done == len(list((folder / "rollouts").glob("*.parquet"))), "the step was finished"
-    assert "going on with stopped/run-1" in end(start("stopped", max_steps=60))
-    end(start("whole", max_steps=60))
+    assert done == len(list((folder / "rollouts").glob("*.parquet"))) == 3, "the step was finished"
+    assert "going on with stopped/run-1" in end(start("stopped", max_steps=6))
+    end(start("whole", max_steps=6))
     name = "steering_vectors.safetensors"
     ours, theirs = (load_vectors(tmp_path / run / name) for run in ("stopped/run-2", "whole/run-1"))
     assert torch.equal(ours.vectors, theirs.vectors)
@@ -230,22 +229,21 @@ class SlowToEnd(Callback):
 """
 
 
-def test_a_second_ctrl_c_exits_at_once(start: Start, config: Config, tmp_path: Path) -> None:
+def test_a_second_ctrl_c_exits_at_once(
+    start: Start, config: Config, hold: Path, tmp_path: Path
+) -> None:
     (tmp_path / "slow.py").write_text(SLOW_TO_END)
     config["trainer"]["callbacks"].append({"class_path": "slow.SlowToEnd"})
     process = start("stopped")
-    wait_for_steps(tmp_path / "stopped", process, 2)
+    wait_until_held(process, tmp_path)
     process.send_signal(signal.SIGINT)
-    with process:
-        assert process.stdout is not None
-        while "ending slowly" not in process.stdout.readline():
-            assert process.poll() is None
-        process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=5) == 130
+    wait(process.poll, lambda: "ending slowly" in process.said)
+    process.send_signal(signal.SIGINT)
+    assert process.end(timeout=20).returncode == 130, "not after 1,000 seconds"
 
 
 def test_under_slurm_the_job_goes_back_into_the_queue(
-    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    start: Start, hold: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "scontrol").write_text('#!/bin/sh\necho "$@" > requeued\n')
     (tmp_path / "scontrol").chmod(0o755)
@@ -254,29 +252,31 @@ def test_under_slurm_the_job_goes_back_into_the_queue(
     for key, value in {**facts, "PATH": f"{tmp_path}:{os.environ['PATH']}"}.items():
         monkeypatch.setenv(key, value)
     process = start("stopped")
-    wait_for_steps(tmp_path / "stopped", process, 2)
+    wait_until_held(process, tmp_path)
     process.send_signal(signal.SIGUSR1)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 128 + signal.SIGUSR1, output
+    hold.unlink()
+    end(process, status=128 + signal.SIGUSR1)
     assert (tmp_path / "requeued").read_text() == "requeue 77\n"
 
 
 # ---- which run goes on
 
 
-def test_a_run_under_way_or_of_other_settings_is_left_alone(start: Start, tmp_path: Path) -> None:
+def test_a_run_under_way_or_of_other_settings_is_left_alone(
+    start: Start, hold: Path, tmp_path: Path
+) -> None:
     first = start("runs")
-    wait_for_steps(tmp_path / "runs", first, 2)
+    wait_until_held(first, tmp_path)
+    (tmp_path / IS_HELD).unlink()
     second = start("runs")  # the same settings, beside the first
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "runs/run-2/config.yaml").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_until_held(second, tmp_path)
     for process in (first, second):
         process.kill()
-    told = second.communicate()[0]
+    told = end(second, status=-signal.SIGKILL)
     assert "going on" not in told
     assert "run-1, of the same settings, is under way: this is a new run" in told
-    first.communicate()
+    end(first, status=-signal.SIGKILL)
+    hold.unlink()
     assert "going on" not in end(start("runs", max_steps=2)), "other settings"
 
 
