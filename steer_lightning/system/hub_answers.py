@@ -8,7 +8,7 @@ import urllib.request
 
 from steer_lightning.errors import ConfigError
 
-SECONDS = 20.0
+SECONDS = 10.0
 ENDPOINT = "https://huggingface.co"
 
 

@@ -66,11 +66,19 @@ def test_one_process_is_enough(fit: Fit, strategy: str, tmp_path: Path) -> None:
     torch.testing.assert_close(run, alone, atol=1e-6, rtol=0)
 
 
-def test_the_result_does_not_depend_on_the_number_of_processes(fit: Fit, tmp_path: Path) -> None:
-    tries: list[tuple[int, Any, tuple[str, ...]]] = [(1, "auto", ()), (2, "auto", LIGHTNING)]
-    tries += [(2, "fsdp2", ()), (2, BY_LAYER, ()), (2, "fsdp", ()), (2, ALWAYS_BY_LAYER, ())]
-    tries += [(4, "ddp", ()), (4, PAIRS, ()), (3, "fsdp2", ())]  # 32 numbers do not divide by 3
-    for number, (processes, strategy, launcher) in enumerate(tries, 1):
+Try = tuple[int, Any, tuple[str, ...]]
+SOME: list[Try] = [(2, "auto", LIGHTNING), (2, "fsdp", ()), (4, PAIRS, ())]
+SOME += [(3, "fsdp2", ())]  # 32 numbers do not divide by 3
+OTHERS: list[Try] = [(2, "fsdp2", ()), (2, BY_LAYER, ()), (2, ALWAYS_BY_LAYER, ()), (4, "ddp", ())]
+
+
+@pytest.mark.parametrize(
+    "tries", [SOME, pytest.param(OTHERS, marks=pytest.mark.slow)], ids=["some", "others"]
+)
+def test_the_result_does_not_depend_on_the_number_of_processes(
+    fit: Fit, tmp_path: Path, tries: list[Try]
+) -> None:
+    for number, (processes, strategy, launcher) in enumerate([(1, "auto", ()), *tries], 1):
         done = fit(processes, strategy, "--ckpt_path=new", launcher=launcher)
         assert done.succeeded(), f"{strategy}: {done.stderr}"
         assert len(list((tmp_path / "runs").iterdir())) == number, "one folder a run"
@@ -115,6 +123,7 @@ def test_a_run_of_4_processes_goes_on_with_1_and_with_2(fit: Fit, tmp_path: Path
         torch.testing.assert_close(found, whole, rtol=0, atol=3e-6)
 
 
+@pytest.mark.slow  # the one before would hardly end the same with another state
 def test_what_4_processes_saved_is_what_1_and_2_load(fit: Fit, tmp_path: Path) -> None:
     assert fit(4, "fsdp2").succeeded()
     saved = tmp_path / "runs/run-1/checkpoints/last.ckpt"

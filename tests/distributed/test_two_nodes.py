@@ -121,13 +121,16 @@ def errors(*processes: Process) -> list[str]:
     return [process.communicate(timeout=120)[1] for process in processes]
 
 
-def test_two_nodes_train_as_one(nodes: TwoNodes, config: Config, tmp_path: Path) -> None:
-    prepare(config, tmp_path, 2, max_steps=2)
-    both = [nodes.torchrun(node, tmp_path, 2) for node in (0, 1)]
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_two_nodes_train_as_one(
+    nodes: TwoNodes, config: Config, tmp_path: Path, processes: int
+) -> None:
+    prepare(config, tmp_path, processes, max_steps=2)
+    both = [nodes.torchrun(node, tmp_path, processes) for node in (0, 1)]
     told = errors(*both)
     assert [process.returncode for process in both] == [0, 0], told
     folders = list(tmp_path.glob("runs/run-*"))
-    assert len(folders) == 1, "four processes on two nodes are one run"
+    assert len(folders) == 1, "the processes of two nodes are one run"
     found = load_vectors(folders[0] / "steering_vectors.safetensors").vectors
 
     config["trainer"].update(devices=1, num_nodes=1, strategy="auto")

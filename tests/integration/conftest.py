@@ -38,21 +38,20 @@ def gemma(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def config(tiny_base: str, tmp_path: Path) -> Config:
+def letters(base: str, folder: Path) -> Config:
     """Letters as a reward, so that a random model has something to learn.
 
     4 steps of 4 prompts x 4 completions.
     """
     rows = [{"question": f"q{k}", "answer": str(k)} for k in range(20)]
-    (tmp_path / "train.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    (folder / "train.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
     records = {
         "class_path": "steer_lightning.data.Records",
-        "init_args": {"path": str(tmp_path / "train.jsonl")},
+        "init_args": {"path": str(folder / "train.jsonl")},
     }
     return {
         "model": {
-            "base": tiny_base,
+            "base": base,
             "sampling": {"group_size": 4, "max_new_tokens": 6},
             "rewards": [
                 {
@@ -78,7 +77,7 @@ def config(tiny_base: str, tmp_path: Path) -> Config:
             "batch_size": 4,
         },
         "trainer": {
-            "default_root_dir": str(tmp_path / "runs"),
+            "default_root_dir": str(folder / "runs"),
             "accelerator": "cpu",
             "max_steps": 4,
             "enable_progress_bar": False,
@@ -98,6 +97,11 @@ def config(tiny_base: str, tmp_path: Path) -> Config:
             ],
         },
     }
+
+
+@pytest.fixture
+def config(tiny_base: str, tmp_path: Path) -> Config:
+    return letters(tiny_base, tmp_path)
 
 
 @pytest.fixture

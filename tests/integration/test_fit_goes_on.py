@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 import json
 import math
+import resource
 import signal
-import subprocess
 import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -18,8 +19,15 @@ import yaml
 from transformers import AutoModelForCausalLM
 
 from steer_lightning import load_vectors
+from steer_lightning.callbacks import RolloutTable
+from steer_lightning.callbacks.checkpoint_file import load_checkpoint
+from steer_lightning.callbacks.last_checkpoint import WholeFileCheckpointIO
+from steer_lightning.cli import main
 from steer_lightning.testing import byte_tokenizer
+from tests.held import HOLDS, IS_HELD, wait
+from tests.integration.conftest import letters
 from tests.integration.helpers import BNB, lens_lines, set_in
+from tests.started import start
 
 KILLER = """
 import os, signal
@@ -111,20 +119,26 @@ OTHER_RUNS = [
 ]
 
 
+@pytest.fixture(scope="module")
+def ended(tiny_base: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run of 2 steps."""
+    folder = tmp_path_factory.mktemp("ended")
+    config = letters(tiny_base, folder)
+    config["trainer"].update(max_steps=2, callbacks=[])
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    assert main(["fit", "--config", str(folder / "config.yaml")]) == 0
+    return folder
+
+
 @pytest.mark.parametrize(
     ("key", "value", "told"),
     OTHER_RUNS,
     ids=[f"{key}-{value}"[:40] for key, value, _ in OTHER_RUNS],
 )
 def test_another_runs_checkpoint_is_refused(
-    config, tmp_path: Path, key: str, value, told, capsys, monkeypatch: pytest.MonkeyPatch
+    ended: Path, tmp_path: Path, key: str, value, told, capsys
 ) -> None:
-    from steer_lightning.cli import main
-
-    monkeypatch.chdir(tmp_path)
-    config["trainer"].update(max_steps=2, callbacks=[])
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
-    assert main(["fit", "--config", "config.yaml"]) == 0
+    config = yaml.safe_load((ended / "config.yaml").read_text())
     config["trainer"]["max_steps"] = 4
     if value == "halved":
         value = str(tmp_path / Path(config["model"]["base"]).name)  # the same name and shape
@@ -134,80 +148,73 @@ def test_another_runs_checkpoint_is_refused(
         byte_tokenizer().save_pretrained(value)
     set_in(config, key, value)
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
-    assert main(["fit", "--config", "config.yaml", "--ckpt_path=last"]) == 2
+    assert main(["fit", "--config", str(tmp_path / "config.yaml"), "--ckpt_path=last"]) == 2
     message = capsys.readouterr().err.strip().splitlines()[-1]
     for part in told:
         assert part in message
 
 
 def test_an_interrupted_run_keeps_its_vectors_and_checkpoint(config, tmp_path: Path) -> None:
-    config["trainer"].update(max_steps=100_000, max_epochs=100_000)
+    held = {"class_path": "tests.held.Held", "init_args": {"step": 2}}
+    config["trainer"]["callbacks"].append(held)
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
-    words = [sys.executable, "-m", "steer_lightning", "fit", "--config", "config.yaml"]
-    process = subprocess.Popen(
-        words, cwd=tmp_path, stdout=subprocess.PIPE, text=True, stderr=subprocess.STDOUT
-    )
-    folder = tmp_path / "runs/run-1"
-    deadline = time.monotonic() + 120
-    while not (folder / "checkpoints/last.ckpt").exists() and time.monotonic() < deadline:
-        time.sleep(0.1)
+    (tmp_path / HOLDS).touch()
+    process = start("fit", "--config", "config.yaml", folder=tmp_path)
+    wait(process.poll, (tmp_path / IS_HELD).exists)
     process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode != 0
+    done = process.end()
+    assert done.returncode != 0
+    folder = tmp_path / "runs/run-1"
     vectors = load_vectors(folder / "steering_vectors.safetensors")
-    assert int(vectors.metadata["step"]) >= 1, output
-    assert list((folder / "rollouts").glob("*.parquet"))
-    assert "stopped after step" in output
-    assert "to go on: the same command again" in output
+    assert int(vectors.metadata["step"]) == 2
+    assert len(list((folder / "rollouts").glob("*.parquet"))) == 2
+    assert load_checkpoint(folder / "checkpoints/last.ckpt")["global_step"] == 2
+    assert "stopped after step 2" in done.stdout + done.stderr
+    assert "to go on: the same command again" in done.stdout + done.stderr
 
 
-def test_a_full_disk_stops_with_a_message_and_keeps_what_is_whole(config, tmp_path: Path) -> None:
+def fills_up_in_rollouts() -> None:
+    """The command line, with a disk that is full when the rollouts of step 3 are written."""
+    write = RolloutTable.on_train_batch_end
+
+    def full(self: RolloutTable, trainer: Any, *rest: Any) -> None:
+        if trainer.global_step == 3:
+            fill_disk()
+        write(self, trainer, *rest)
+
+    RolloutTable.on_train_batch_end = full
+    sys.exit(main())
+
+
+def fills_up_in_a_checkpoint() -> None:
+    """The command line, with a disk that is full when the checkpoint of step 3 is written."""
+    save = WholeFileCheckpointIO.save_checkpoint
+
+    def full(self: WholeFileCheckpointIO, checkpoint: Any, *rest: Any, **options: Any) -> None:
+        if checkpoint["global_step"] == 3:
+            fill_disk()
+        save(self, checkpoint, *rest, **options)
+
+    WholeFileCheckpointIO.save_checkpoint = full
+    sys.exit(main())
+
+
+def fill_disk() -> None:
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+
+
+@pytest.mark.parametrize("fills_up", [fills_up_in_rollouts, fills_up_in_a_checkpoint])
+def test_a_full_disk_stops_with_a_message_and_keeps_what_is_whole(
+    config, tmp_path: Path, fills_up: Callable[[], None]
+) -> None:
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
-    script = """
-import resource, signal, sys
-from steer_lightning.callbacks import RolloutTable
-from steer_lightning.cli import main
-write = RolloutTable.on_train_batch_end
-def full(self, trainer, *rest):
-    if trainer.global_step == 3:
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
-    write(self, trainer, *rest)
-RolloutTable.on_train_batch_end = full
-sys.exit(main(["fit", "--config", "config.yaml"]))
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
+    process = start("fit", "--config", "config.yaml", folder=tmp_path, run=fills_up)
+    done = process.end()
     assert done.returncode == 2, done.stderr
     assert "can't write" in done.stderr.splitlines()[-1]
     folder = tmp_path / "runs/run-1"
-    assert [pq.read_table(path).num_rows for path in sorted((folder / "rollouts").iterdir())] == [
-        16,
-        16,
-    ]
     assert torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 2
+    tables = sorted((folder / "rollouts").iterdir())
+    assert [pq.read_table(path).num_rows for path in tables[:2]] == [16, 16]
     assert not list(folder.rglob(".*"))
-
-
-def test_a_disk_that_fills_up_while_a_checkpoint_is_saved(config, tmp_path: Path) -> None:
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
-    script = """
-import resource, signal, sys
-from steer_lightning.callbacks.last_checkpoint import WholeFileCheckpointIO
-from steer_lightning.cli import main
-save = WholeFileCheckpointIO.save_checkpoint
-def full(self, checkpoint, *rest, **options):
-    if checkpoint["global_step"] == 3:
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
-    save(self, checkpoint, *rest, **options)
-WholeFileCheckpointIO.save_checkpoint = full
-sys.exit(main(["fit", "--config", "config.yaml"]))
-"""
-    words = [sys.executable, "-c", script]
-    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 2, done.stderr
-    assert "can't write" in done.stderr.splitlines()[-1]
-    checkpoint = tmp_path / "runs/run-1/checkpoints/last.ckpt"
-    assert torch.load(checkpoint, weights_only=True)["global_step"] == 2

@@ -35,7 +35,10 @@ HUB = {"Qwen/Qwen2.5-1.5B", "Qwen/Qwen2.5-Math-1.5B", "user/name"}
 """Commands with these need the hub; all others are run."""
 
 
-FEWER = {"difference": ["--num_prompts=16", "--num_held_out=8", "--scales=[0.1]", "--overwrite"]}
+FEWER = {
+    "difference": ["--num_prompts=16", "--num_held_out=8", "--scales=[0.1]", "--overwrite"],
+    "evaluate": ["--benchmarks.arithmetic.init_args.num_problems=20"],
+}
 """What makes a command shorter than it stands."""
 
 

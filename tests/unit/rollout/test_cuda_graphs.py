@@ -49,9 +49,14 @@ def test_counts_are_rounded_up() -> None:
     assert found == [1, 2, 3, 4, 6, 6, 8, 12, 16, 24, 32, 48, 256]
 
 
-@pytest.mark.parametrize("tokens", ["all", "completion"])
+KINDS = [("llama", "all"), ("gemma3", "completion"), ("gpt_oss", "all"), ("qwen3_5", "completion")]
+OTHERS = [("llama", "completion"), ("gemma3", "all"), ("gpt_oss", "completion"), ("qwen3_5", "all")]
+OTHERS += [(name, tokens) for name in ("qwen2", "gpt_neox") for tokens in ("all", "completion")]
+
+
 @pytest.mark.parametrize(
-    "architecture", ["llama", "qwen2", "gemma3", "gpt_neox", "gpt_oss", "qwen3_5"]
+    ("architecture", "tokens"),
+    [*KINDS, *(pytest.param(*other, marks=pytest.mark.slow) for other in OTHERS)],
 )
 def test_padded_passes_draw_the_same_tokens(
     architecture: str, tokens: str, monkeypatch: pytest.MonkeyPatch
