@@ -188,7 +188,7 @@ def _read_csv(path: Path) -> list[Row]:
     rows: list[Row] = []
     try:
         names = next(reader, [])
-        twice = sorted({name for name in names if names.count(name) > 1})
+        twice = sorted(name for name, times in Counter(names).items() if times > 1)
         if twice:
             raise _refused(path, f"names the columns {', '.join(map(repr, twice))} twice")
         for fields in reader:

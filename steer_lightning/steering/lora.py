@@ -7,12 +7,14 @@ import math
 import re
 import tempfile
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from safetensors.torch import save
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from steer_lightning.errors import ConfigError
 from steer_lightning.steering.base import Attachment, Steering
@@ -114,9 +116,12 @@ class LoRA(Steering):
     def _inject(self, model: nn.Module) -> tuple[Any, dict[str, Any]]:
         """Puts PEFT's modules, still empty, around the model's own, and returns them by name."""
         peft = _import_peft()
-        layers = parse_layers(self.chosen, len(find_layers(model, self.layers_path)))
+        blocks = find_layers(model, self.layers_path)
+        layers = parse_layers(self.chosen, len(blocks))
+        linear = (name for i in layers for name, m in blocks[i].named_modules() if is_linear(m))
+        config = self._config(layers, linear)
         try:
-            tuner = peft.LoraModel(model, self._config(layers), ADAPTER, low_cpu_mem_usage=True)
+            tuner = peft.LoraModel(model, config, ADAPTER, low_cpu_mem_usage=True)
         except ValueError as error:
             raise ConfigError(
                 "model.steering.target_modules",
@@ -127,13 +132,17 @@ class LoRA(Steering):
         kind = peft.tuners.lora.LoraLayer
         return tuner, {n: m for n, m in model.named_modules() if isinstance(m, kind)}
 
-    def _config(self, layers: tuple[int, ...]) -> Any:
+    def _config(self, layers: tuple[int, ...], linear: Iterable[str]) -> Any:
+        """Makes PEFT's configuration; `linear` has the names of all linear layers in `layers`."""
+        modules, chosen = self.target_modules, None if self.chosen == "all" else list(layers)
+        if modules == "all-linear" and chosen is not None:  # which PEFT takes for whole models only
+            modules = sorted({name.rpartition(".")[2] for name in linear})
         return _import_peft().LoraConfig(
             task_type="CAUSAL_LM",
             r=self.rank,
             lora_alpha=self.alpha,
-            target_modules=self.target_modules,
-            layers_to_transform=None if self.chosen == "all" else list(layers),
+            target_modules=modules,
+            layers_to_transform=chosen,
         )
 
     def _check(self, shapes: dict[str, tuple[int, int]]) -> None:
@@ -210,7 +219,7 @@ class LoRA(Steering):
                     raise ConfigError("LoRA", "NaN or infinity", rule="must be finite")
                 tensors[f"{PREFIX}{name}.{part}.weight"] = weight.detach().cpu().contiguous()
         with tempfile.TemporaryDirectory() as folder:
-            config = self._config(parse_layers(self.chosen))
+            config = self._config(parse_layers(self.chosen), self.names)
             config.base_model_name_or_path, config.revision = base_model, revision
             config.inference_mode = True
             config.save_pretrained(folder)
@@ -248,6 +257,11 @@ class InjectedLoRA(Attachment):
         if self._tuner is not None:
             _take_out(self._tuner)
             self._tuner = None
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Says whether a module is a linear layer, as PEFT's `all-linear` counts them."""
+    return isinstance(module, (nn.Linear, Conv1D))
 
 
 def _take_out(tuner: Any) -> None:

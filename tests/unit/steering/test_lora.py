@@ -12,9 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from steer_lightning import ConfigError
+from steer_lightning import ConfigError, attach
 from steer_lightning.model.policy import Policy
-from steer_lightning.steering import load_steering
+from steer_lightning.steering import LoRA, load_steering
 from steer_lightning.testing import save_tiny, tiny_model
 from tests.unit.steering.helpers import IDS, KINDS, disturb
 
@@ -42,6 +42,30 @@ def test_peft_reads_what_lora_saves(tmp_path: Path) -> None:
     (tmp_path / kind / "adapter_config.json").write_text("[")
     with pytest.raises(ConfigError, match=r"no usable adapter_config"):
         load_steering(tmp_path / kind)
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # PEFT's own
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False:UserWarning")  # of PEFT, too
+@pytest.mark.parametrize(("architecture", "number"), [("qwen2", 7), ("gpt2", 4)])
+def test_all_linear_layers_of_some_decoder_layers(
+    tmp_path: Path, architecture: str, number: int
+) -> None:
+    folder = save_tiny(tmp_path / "base", architecture)
+    policy = Policy(folder, steering=LoRA(layers=[2]))
+    policy.load()
+    disturb(policy.steering)
+    names = policy.steering.names
+    assert len(names) == number
+    assert all(".2." in name for name in names)
+    assert policy.steering.first_layer == 2
+    policy.steering.save(tmp_path / "lora", base_model=folder)
+    expected = policy.model(IDS).logits
+    model = peft.AutoPeftModelForCausalLM.from_pretrained(tmp_path / "lora")
+    torch.testing.assert_close(model(IDS).logits, expected)
+    again = load_steering(tmp_path / "lora")
+    plain = tiny_model(architecture)
+    with attach(plain, again):
+        assert (plain(IDS).logits - expected).abs().max() < 1e-5
 
 
 def edit_adapter(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
