@@ -10,10 +10,11 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import torch
+from transformers import GraniteConfig, GraniteForCausalLM
 
 from steer_lightning.callbacks.checkpoint_file import checksum, load_checkpoint
 from steer_lightning.steering import load_vectors
-from steer_lightning.testing import save_tiny
+from steer_lightning.testing import byte_tokenizer, save_tiny
 from tests.distributed.conftest import LIGHTNING, TORCHRUN, Fit
 from tests.integration.conftest import Config
 from tests.integration.test_algorithms import EVERYTHING
@@ -32,6 +33,13 @@ ALWAYS_BY_LAYER = {
     "class_path": "steer_lightning.strategy.SteeringFSDP",
     "init_args": {"sharding_strategy": "FULL_SHARD"},
 }
+
+
+SMALL = {
+    **{"vocab_size": 260, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3},
+    **{"num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.1},
+}
+"""Sizes of a Granite that fit `byte_tokenizer`."""
 
 
 def vectors(run: Path) -> torch.Tensor:
@@ -106,6 +114,24 @@ def test_absolute_positions_are_those_of_the_text_under_fsdp1(
     first, sharded = (vectors(tmp_path / f"runs/run-{k}") for k in (1, 2))
     assert float(first.norm()) > 1e-3
     torch.testing.assert_close(sharded, first, rtol=0, atol=1e-8)
+
+
+@pytest.mark.slow
+def test_a_factor_of_the_logits_is_found_under_fsdp(
+    fit: Fit, config: Config, tmp_path: Path
+) -> None:
+    model = GraniteForCausalLM(GraniteConfig(**SMALL, logits_scaling=0.25))
+    model.save_pretrained(tmp_path / "granite")
+    byte_tokenizer().save_pretrained(tmp_path / "granite")
+    config["model"]["base"] = str(tmp_path / "granite")
+    for strategy, processes in (("auto", 1), ("fsdp2", 2), ("fsdp", 2)):
+        done = fit(processes, strategy, "--ckpt_path=new")
+        assert done.succeeded(), done.stderr
+        assert ("can't be packed" in done.stderr) == (strategy == "fsdp")
+    first, *sharded = (vectors(tmp_path / f"runs/run-{k}") for k in (1, 2, 3))
+    assert float(first.norm()) > 1e-3
+    for found in sharded:
+        torch.testing.assert_close(found, first, rtol=0, atol=1e-8)
 
 
 def test_a_run_of_4_processes_goes_on_with_1_and_with_2(fit: Fit, tmp_path: Path) -> None:
