@@ -16,18 +16,27 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from json import dumps
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from packaging.requirements import Requirement
-
-from steer_lightning.cli.options import read_options
 from steer_lightning.cli.shipped import PACKAGE, configuration
+from steer_lightning.errors import ConfigError
 from steer_lightning.system.extras import PROJECT, install_command
 from steer_lightning.system.hub_answers import ask, hub_endpoint, is_offline
 from steer_lightning.system.printable import one_line
 from steer_lightning.system.run_files import SUMMARY
 from steer_lightning.system.showing import reason
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
+
+HELP = """\
+usage: steer-lightning doctor [--json]
+
+Shows versions, devices, memory and what is missing, and trains for one step: for a report of a
+fault. Lines marked by ! have to be mended; with any of them the exit status is 1.
+
+  --json  prints JSON instead of lines"""
 
 WIDTH = 18
 """Characters of a line's beginning."""
@@ -62,11 +71,13 @@ def run(words: Sequence[str]) -> None:
     Raises:
         ConfigError: For any mistake in the options.
     """
-    description = "Shows versions, devices, memory and what is missing, and trains for one step."
-    options = read_options(
-        words[1:], doctor, prog="steer-lightning doctor", description=description
-    )
-    if not doctor(**options):
+    # jsonargparse, which reads the options of other commands, may be what is missing
+    given = list(words[1:])
+    if given in (["-h"], ["--help"]):
+        print(HELP)
+    elif given not in ([], ["--json"]):
+        raise ConfigError("doctor", " ".join(given), rule="takes no option but --json")
+    elif not doctor(json=bool(given)):
         sys.exit(1)
 
 
@@ -137,6 +148,8 @@ def _extras() -> Iterator[Finding]:
 
 def _requirements(extra: str) -> Iterable[Requirement]:
     """Returns what the package needs: always, or for one of its extras."""
+    from packaging.requirements import Requirement  # comes with Lightning
+
     every = map(Requirement, requires(PROJECT) or [])
     if not extra:
         return [x for x in every if x.marker is None or x.marker.evaluate({"extra": ""})]

@@ -62,6 +62,13 @@ def test_an_examination_that_fails_is_a_line_and_the_others_go_on(
     assert lines[-1] == "lines marked by ! have to be mended: 1"
 
 
+def test_help_and_mistakes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--help"]) == 0
+    assert "--json" in capsys.readouterr().out
+    assert main(["doctor", "--jsno"]) == 2
+    assert "doctor = '--jsno': takes no option but --json" in capsys.readouterr().err
+
+
 def test_without_torch_the_other_lines_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
     monkeypatch.setattr(doctor, "EXAMINATIONS", {k: EXAMINATIONS[k] for k in (*LIGHT, "devices")})
