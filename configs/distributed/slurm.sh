@@ -1,5 +1,6 @@
 #!/bin/bash
-# Two nodes of 8 GPUs under SLURM: sbatch configs/distributed/slurm.sh
+# Two nodes of 8 GPUs under SLURM.
+#   steer-lightning configs copy distributed/slurm.sh && sbatch slurm.sh
 # Lightning reads nodes, tasks and addresses from SLURM. Two minutes before the time limit the run gets SIGUSR1: it saves,
 # goes back into the queue, and the same command goes on with it.
 #SBATCH --nodes=2
@@ -9,5 +10,5 @@
 #SBATCH --requeue
 #SBATCH --open-mode=append
 srun --kill-on-bad-exit=1 steer-lightning fit \
-  --config configs/gsm8k/qwen2.5-1.5b.yaml \
-  --config configs/distributed/torchrun-two-nodes.yaml
+  --config gsm8k/qwen2.5-1.5b \
+  --config distributed/torchrun-two-nodes

@@ -16,6 +16,7 @@ from importlib import import_module
 from importlib.metadata import version
 from types import ModuleType
 
+from steer_lightning.cli.shipped import with_files
 from steer_lightning.errors import UNKNOWN, ConfigError
 from steer_lightning.system.printable import PrintableRecord, indented, one_line
 
@@ -54,6 +55,17 @@ COMMANDS = {
     ),
     "vectors": Command(
         "steer_lightning.cli.vectors", "vector files: info, scale, add, average, slice, transplant"
+    ),
+    "configs": Command(
+        "steer_lightning.cli.configs",
+        "configurations that come with the package; configs copy NAME",
+    ),
+    "init": Command("steer_lightning.cli.init", "a small project to begin with: init my-project"),
+    "doctor": Command(
+        "steer_lightning.cli.doctor", "versions, devices, memory, what is missing, a trial run"
+    ),
+    "completion": Command(
+        "steer_lightning.cli.completion", "completion of words for bash, zsh or fish"
     ),
 }
 
@@ -116,6 +128,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         return _complain(f"there is no command {words[0]!r}: {hint}")
     try:
         _refuse_settings_before_files(words[1:])
+        words = with_files(words)
         with _own_modules():
             _imported(command.module).run(words)
     except (ConfigError, FloatingPointError) as error:  # a run that diverges is told in words, too

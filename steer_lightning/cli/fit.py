@@ -69,6 +69,7 @@ HARMLESS = (
     r"`isinstance\(treespec",  # between Lightning and torch
     r"The .*dataloader.* does not have many workers",  # prompts are in memory
     r"It is recommended to use `self.log\(",  # metrics have been joined over the processes
+    "Be aware that when using `ckpt_path`, callbacks",  # `test` has none of those that watch a run
 )
 """Beginnings of Lightning's messages whose advice does not apply here."""
 

@@ -57,15 +57,15 @@ def tasks(folder: Path, job: int) -> list[Started]:
 def test_a_job_that_is_taken_its_machines_goes_on_from_the_queue(
     config: Config, tmp_path: Path
 ) -> None:
-    (tmp_path / "configs/gsm8k").mkdir(parents=True)
-    (tmp_path / "configs/distributed").mkdir()
+    for name in ("gsm8k", "distributed"):  # local files of these names come before the package's
+        (tmp_path / name).mkdir()
     two_nodes = yaml.safe_load(TWO_NODES.read_text())
     two_nodes["trainer"]["devices"] = 1
-    (tmp_path / "configs/distributed" / TWO_NODES.name).write_text(yaml.safe_dump(two_nodes))
+    (tmp_path / "distributed" / TWO_NODES.stem).write_text(yaml.safe_dump(two_nodes))
     (tmp_path / "scontrol").write_text(SCONTROL)
     (tmp_path / "scontrol").chmod(0o755)
     job = random.randrange(1000, 9999)  # of which Lightning makes the port
-    script = tmp_path / "configs/gsm8k/qwen2.5-1.5b.yaml"
+    script = tmp_path / "gsm8k/qwen2.5-1.5b"
 
     asked = {"class_path": "tests.distributed.helpers.IsAskedToStop"}
     for process in (0, 1):  # SLURM signals all tasks

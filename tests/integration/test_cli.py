@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
-import zipfile
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -17,22 +18,28 @@ from steer_lightning import save_vectors
 from steer_lightning.cli import COMMANDS, main
 from steer_lightning.strategy import SteeringStrategy
 
-FOLDER = Path(__file__).parents[2] / "configs"
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "configs"
 EVERY = sorted(FOLDER.rglob("*.yaml"))
 EVALUATIONS = [path for path in EVERY if path.parent.name == "evaluate"]
 OTHERS = {"evaluate", "lens", "paper"}  # test_paper_configs.py has the parts of configs/paper
 CONFIGS = [path for path in EVERY if not OTHERS & set(path.relative_to(FOLDER).parts)]
 
 
-def test_help_lists_the_commands_without_importing_torch() -> None:
+def test_what_needs_no_torch_does_not_import_it(tmp_path: Path) -> None:
+    """The list of the commands, the version, names of configurations, a new project."""
+    every = [[], ["--help"], ["--version"], ["configs"], ["configs", "copy", "quickstart"]]
+    every += [["init", "mine"], ["fit", "--config", "quickstrat"]]
     script = (
-        "import sys; from steer_lightning.cli import main; code = main(['--help']); "
-        "assert not {'torch', 'lightning', 'transformers'} & set(sys.modules); sys.exit(code)"
+        f"import sys; from steer_lightning.cli import main; codes = list(map(main, {every})); "
+        "assert not {'torch', 'lightning', 'transformers'} & set(sys.modules); "
+        "sys.exit(codes != [0, 0, 0, 0, 0, 0, 2])"
     )
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True
     )
-    assert all(f"  {name} " in done.stdout for name in COMMANDS)
+    assert [done.stdout.count(f"\n  {name} ") for name in COMMANDS] == [2] * len(COMMANDS)
+    assert "Did you mean quickstart" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -129,45 +136,62 @@ def test_print_config_is_a_config(capsys: pytest.CaptureFixture[str], root: Path
     assert printed["model"]["optimizer"]["init_args"]["eps"] == 1e-8  # defaults are filled in
 
 
-def test_a_wheel_runs_in_a_foreign_folder(root: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the installed wheel, from a copy: a build folder would hide deleted files."""
+    folder = tmp_path_factory.mktemp("wheel")
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
-    source = (
-        tmp_path / "source"
-    )  # a copy: a build folder in the repository would hide deleted files
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        source.mkdir(exist_ok=True)
-        shutil.copy(root / name, source)
-    shutil.copytree(root / "steer_lightning", source / "steer_lightning")
-    subprocess.run([*pip, "wheel", "--no-deps", "-w", str(tmp_path), str(source)], check=True)
-    (wheel,) = tmp_path.glob("steer_lightning-*.whl")
-    names = zipfile.ZipFile(wheel).namelist()
-    assert "steer_lightning/py.typed" in names
-    assert "steer_lightning/assets/quickstart/model.safetensors" in names
-    for name in ("template.html", "report.css", "main.js", "vendor/d3.min.js", "vendor/LICENSES"):
-        assert f"steer_lightning/results/report/{name}" in names
-    assert not [name for name in names if name.startswith(("tests/", "callbacks/", "configs/"))]
-    site = tmp_path / "site"
+    source = folder / "source"
+    source.mkdir()
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    for name in ("steer_lightning", "configs", "project"):
+        shutil.copytree(ROOT / name, source / name)
+    subprocess.run([*pip, "wheel", "--no-deps", "-w", str(folder), str(source)], check=True)
+    (wheel,) = folder.glob("steer_lightning-*.whl")
+    site = folder / "site"
     subprocess.run([*pip, "install", "--no-deps", "--target", str(site), str(wheel)], check=True)
-    foreign = tmp_path / "foreign"
-    foreign.mkdir()
-    environment = {**os.environ, "PYTHONPATH": str(site)}
-    for command in ([str(site / "bin/steer-lightning")], [sys.executable, "-m", "steer_lightning"]):
+    return site
+
+
+def check_contents(site: Path) -> None:
+    """Nothing that a command needs is missing, and nothing lies beside the package."""
+    package = site / "steer_lightning"
+    assert (package / "py.typed").exists()
+    assert (package / "assets/quickstart/model.safetensors").exists()
+    for name in ("template.html", "report.css", "main.js", "vendor/d3.min.js", "vendor/LICENSES"):
+        assert (package / "results/report" / name).exists()
+    for name in ("configs", "project"):
+        for file in (file for file in (ROOT / name).rglob("*") if file.is_file()):
+            if "__pycache__" not in file.parts:
+                copied = package / name / file.relative_to(ROOT / name)
+                assert copied.read_bytes() == file.read_bytes()
+    beside = {path.name for path in site.iterdir() if path.suffix != ".dist-info"}
+    assert beside == {"bin", "steer_lightning"}
+
+
+def test_a_wheel_runs_in_an_empty_folder(site: Path, tmp_path: Path) -> None:
+    check_contents(site)
+    environment = {**os.environ, "PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"}
+
+    def run(*command: str) -> str:
         done = subprocess.run(
-            [*command, "--help"],
-            cwd=foreign,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=True,
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
         )
-        assert "steer-lightning COMMAND" in done.stdout
+        return done.stdout
+
+    command = str(site / "bin/steer-lightning")
+    assert "steer-lightning COMMAND" in run(sys.executable, "-m", "steer_lightning")
+    assert run(command, "--version") == f"steer-lightning {version('steer-lightning')}\n"
+    assert len(run(command, "configs").splitlines()) == len(EVERY) + 1  # and slurm.sh
+    run(command, "configs", "copy", "quickstart")
+    assert (tmp_path / "quickstart.yaml").read_bytes() == (FOLDER / "quickstart.yaml").read_bytes()
+    run(command, "init", "mine")
+    assert (tmp_path / "mine/my_rewards.py").exists()
+    said = run(command, "fit", "--config", "quickstart", "--trainer.max_steps=2")
+    assert re.search(r"accuracy on arithmetic: [\d.]+% before, [\d.]+% after", said)
+    folder = tmp_path / "runs/quickstart/run-1"
+    assert (folder / "report.html").exists()
     where = "import steer_lightning.model.hub as p; print(p.resolve_base('quickstart'))"
-    done = subprocess.run(
-        [sys.executable, "-c", where],
-        cwd=foreign,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout.strip() == str(site / "steer_lightning/assets/quickstart")
+    shown = run(sys.executable, "-c", where).strip()
+    assert shown == str(site / "steer_lightning/assets/quickstart")

@@ -14,7 +14,7 @@ function showBenchmarks(data) {
       ...names.flatMap((name) => evaluationOf(name, data.evaluation.filter((row) => row.benchmark === name))));
   } else {
     section.append(missing("There is no evaluation yet. It compares the base with the base steered, at several scales, on benchmarks of your choice:",
-      make("pre", {}, "steer-lightning evaluate --config configs/evaluate/mathematics.yaml --vectors RUN_FOLDER")));
+      make("pre", {}, "steer-lightning evaluate --config evaluate/mathematics --vectors RUN_FOLDER")));
   }
 }
 
