@@ -42,8 +42,8 @@ def run(words: Sequence[str]) -> None:
         if rank() > 0:  # all processes would print the same messages
             logging.getLogger("steer_lightning").setLevel(logging.ERROR)
         elif of_run:
-            names = ", ".join(map(one_line, files))
-            print(f"from {names}, unless given: {', '.join(of_run)}")
+            names = ", ".join(map(str, files))
+            print(one_line(f"from {names}, unless given: {', '.join(of_run)}"))
         with interruptible(f"the same command goes on from {folder}"):
             results = evaluation.run()
         if rank() == 0:
