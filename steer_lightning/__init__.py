@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from steer_lightning.data import PromptDataModule
     from steer_lightning.errors import ConfigError
+    from steer_lightning.model.base import load_model
     from steer_lightning.module import SteeringModule
     from steer_lightning.results.export import export_vectors
     from steer_lightning.results.publish import from_hub, push_to_hub
@@ -24,6 +25,7 @@ __all__ = [
     "attach",
     "export_vectors",
     "from_hub",
+    "load_model",
     "load_vectors",
     "push_to_hub",
     "save_vectors",
@@ -37,6 +39,7 @@ _HOMES = {
     "attach": "steering",
     "export_vectors": "results.export",
     "from_hub": "results.publish",
+    "load_model": "model.base",
     "load_vectors": "steering",
     "push_to_hub": "results.publish",
     "save_vectors": "steering",
@@ -51,3 +54,8 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """Lists the public names, imported or not."""
+    return sorted(__all__)

@@ -11,16 +11,20 @@ import transformers as tf
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from steer_lightning.errors import UNKNOWN, ConfigError
 from steer_lightning.model.policy import Policy
 from steer_lightning.rewards import reward_name
 from steer_lightning.rewards.base import check_scores
 from steer_lightning.rollout import RolloutEngine, Sampling, completions_of
 from steer_lightning.steering import Steering
+from steer_lightning.system.printable import one_line
 from steer_lightning.types import Completion, Problem, Prompt, Rollouts
 
 PAD, BOS, EOS = 0, 1, 2
 SPECIAL = ["<pad>", "<bos>", "<eos>"]
 VOCABULARY = len(SPECIAL) + 256
+TOKENS: Any = {f"{name.strip('<>')}_token_id": k for k, name in enumerate(SPECIAL)}
+TOKENS["vocab_size"] = VOCABULARY
 VIVID = 0.07
 """Standard deviation of weights with which states, caps and sinks change what a model says."""
 
@@ -43,16 +47,13 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
 
 def _common(layers: int, width: int) -> dict[str, Any]:
     return {
-        "vocab_size": VOCABULARY,
+        **TOKENS,
         "hidden_size": width,
         "intermediate_size": 2 * width,
         "num_hidden_layers": layers,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
         "max_position_embeddings": 256,
-        "pad_token_id": PAD,
-        "bos_token_id": BOS,
-        "eos_token_id": EOS,
     }
 
 
@@ -89,17 +90,13 @@ ARCHITECTURES: dict[str, Callable[[int, int], Any]] = {
     "phi3": _llama_like(tf.Phi3Config),
     "olmo2": _llama_like(tf.Olmo2Config),
     "gpt2": lambda layers, width: tf.GPT2Config(
-        vocab_size=VOCABULARY,
         n_embd=width,
         n_layer=layers,
         n_head=4,
         n_positions=256,
-        pad_token_id=PAD,
-        bos_token_id=BOS,
-        eos_token_id=EOS,
+        **TOKENS,
     ),
     "opt": lambda layers, width: tf.OPTConfig(
-        vocab_size=VOCABULARY,
         hidden_size=width,
         ffn_dim=2 * width,
         num_hidden_layers=layers,
@@ -107,32 +104,24 @@ ARCHITECTURES: dict[str, Callable[[int, int], Any]] = {
         word_embed_proj_dim=width,
         max_position_embeddings=256,
         dropout=0.5,
-        pad_token_id=PAD,
-        bos_token_id=BOS,
-        eos_token_id=EOS,
+        **TOKENS,
     ),
     "falcon": lambda layers, width: tf.FalconConfig(
-        vocab_size=VOCABULARY,
         hidden_size=width,
         num_hidden_layers=layers,
         num_attention_heads=4,
         max_position_embeddings=256,
         hidden_dropout=0.5,
         attention_dropout=0.5,
-        pad_token_id=PAD,
-        bos_token_id=BOS,
-        eos_token_id=EOS,
+        **TOKENS,
     ),
     "gpt_neox": lambda layers, width: tf.GPTNeoXConfig(
-        vocab_size=VOCABULARY,
         hidden_size=width,
         intermediate_size=2 * width,
         num_hidden_layers=layers,
         num_attention_heads=4,
         max_position_embeddings=256,
-        pad_token_id=PAD,
-        bos_token_id=BOS,
-        eos_token_id=EOS,
+        **TOKENS,
     ),
     "gemma2": _llama_like(
         tf.Gemma2Config,
@@ -262,22 +251,42 @@ def make_prompts(texts: Sequence[str], answers: Sequence[str] | None = None) -> 
     ]
 
 
-def check_reward(reward: Any, completions: Sequence[Completion]) -> list[float | None]:
+QUESTION = "What is 6 times 7?"
+ANSWERS = {
+    r"6 times 7 is 42. The answer is \boxed{42}.": True,
+    "<think>6 * 7 = 41</think>\nThe answer is **41** \u2713": True,
+    "6 times 7 is 6 + 6 + 6 +": False,
+    "": True,
+}
+"""Texts of the completions that `check_reward` makes, and whether each is finished."""
+
+
+def check_reward(reward: Any, completions: Sequence[Completion] = ()) -> list[float | None]:
     """Checks a reward as training will use it, and raises what training would raise.
 
+    Completions of your own show more; a reward that reads columns of the data needs them:
+
+        right = Completion(text="It is 42.", question="What is 6 times 7?", answer="42",
+                           num_tokens=5, finished=True, columns={"level": 1})
+        wrong = dataclasses.replace(right, text="It is 41.")
+        check_reward(my_rewards.by_level, [right, wrong])
+
     Args:
-        reward: Function or object of the `Reward` protocol.
-        completions: Completions to score, at least two.
+        reward: Function or object of the `Reward` protocol, not a coroutine function.
+        completions: Completions (`steer_lightning.types.Completion`) to score, at least two; by
+            default a right answer, a wrong one, one that is cut off, and an empty one.
 
     Returns:
         The scores of the completions.
 
     Raises:
-        ConfigError: If the reward returns a wrong number of scores, NaN or a non-number.
+        ConfigError: If the reward returns a wrong number of scores, NaN or a non-number, or raises
+            an exception for the completions that are made here.
         AssertionError: If a completion's score depends on the order, or on what else is in the
             batch.
     """
     name = reward_name(reward)
+    completions = completions or _own_completions(name, reward)
     scores = check_scores(name, reward(list(completions)), len(completions))
     backwards = check_scores(name, reward(list(completions)[::-1]), len(completions))
     if backwards[::-1] != scores:
@@ -292,6 +301,26 @@ def check_reward(reward: Any, completions: Sequence[Completion]) -> list[float |
                 f"{name} scores a completion {alone[0]} alone and {score} in a batch"
             )
     return scores
+
+
+def _own_completions(name: str, reward: Any) -> list[Completion]:
+    """Makes answers to a question, and tells how to make others if the reward can't read them."""
+    made = []
+    for text, ended in ANSWERS.items():
+        facts: Any = {"question": QUESTION, "num_tokens": len(text.split()) + 1, "finished": ended}
+        made.append(Completion(text=text, answer="42", **facts))
+    try:
+        reward(list(made))
+    except Exception as error:  # the reward is anybody's code
+        raise ConfigError(
+            f"reward {name}",
+            UNKNOWN,
+            rule=f'raises {type(error).__name__} ({one_line(error)}) for answers to "{QUESTION}"',
+            fix="Mend it, or hand on completions that it can read: check_reward(reward, "
+            "[Completion(text=..., question=..., answer=..., num_tokens=20, finished=True, "
+            "columns={...}), ...]), of steer_lightning.types",
+        ) from error
+    return made
 
 
 def check_engine(

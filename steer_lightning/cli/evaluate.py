@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Sequence
 from typing import Any
 
 from steer_lightning.cli import interruptible
 from steer_lightning.cli.options import read_options
+from steer_lightning.cli.run_settings import given_options, settings_of_runs, texts
 from steer_lightning.evaluation.job import Evaluation
 from steer_lightning.evaluation.processes import connected_processes
 from steer_lightning.evaluation.results import as_text
@@ -17,7 +19,7 @@ from steer_lightning.system.printable import one_line
 
 
 def run(words: Sequence[str]) -> None:
-    """Runs `evaluate`.
+    """Runs `evaluate`, by the settings of the run whose vectors are given, unless others are.
 
     Args:
         words: The command and its options.
@@ -25,8 +27,11 @@ def run(words: Sequence[str]) -> None:
     Raises:
         ConfigError: For any mistake in the configuration.
     """
+    words = words[1:]
+    given = given_options(words)
+    of_run, files = settings_of_runs(texts(given.get("vectors")), given)
     options = read_options(
-        words[1:],
+        [f"--config={json.dumps(of_run)}", *words] if of_run else words,
         Evaluation,
         prog="steer-lightning evaluate",
         description="Answers benchmarks with a base model and with the base steered.",
@@ -36,6 +41,9 @@ def run(words: Sequence[str]) -> None:
     with connected_processes():
         if rank() > 0:  # all processes would print the same messages
             logging.getLogger("steer_lightning").setLevel(logging.ERROR)
+        elif of_run:
+            names = ", ".join(map(str, files))
+            print(one_line(f"from {names}, unless given: {', '.join(of_run)}"))
         with interruptible(f"the same command goes on from {folder}"):
             results = evaluation.run()
         if rank() == 0:

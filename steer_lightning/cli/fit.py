@@ -38,6 +38,7 @@ from steer_lightning.cli.resumable_runs import (
     is_first_process,
 )
 from steer_lightning.cli.run_log import RunLog
+from steer_lightning.cli.short_names import short_names
 from steer_lightning.data import PromptDataModule
 from steer_lightning.errors import UNKNOWN, ConfigError
 from steer_lightning.module import SteeringModule
@@ -339,7 +340,7 @@ def run(words: Sequence[str]) -> None:
     # LightningCLI reads and starts further processes from there
     before, sys.argv = sys.argv, [sys.argv[0], *words]
     try:
-        with _few_messages(), closing(RunInProgress()) as run_in_progress:
+        with short_names(), _few_messages(), closing(RunInProgress()) as run_in_progress:
             SteeringCLI(run_in_progress)
     finally:
         sys.argv = before

@@ -192,6 +192,21 @@ def _no_class_path(
     )
 
 
+def _unknown_short_name(
+    key: str, found: re.Match[str], classes: Sequence[str], options: Sequence[str]
+) -> ConfigError:
+    kind, name, known = found[1], found[2], found[3].split(", ")
+    close = difflib.get_close_matches(name, known, n=1)
+    fix = f"Did you mean {close[0]}? " if close else ""
+    return ConfigError(
+        key,
+        name,
+        rule=f"there is no {kind} of this name",
+        why=f"Known are {', '.join(known)}",
+        fix=f"{fix}Name one of your own with its module, as in my_file.MyClass",
+    )
+
+
 def _no_protocol(
     key: str, found: re.Match[str], classes: Sequence[str], options: Sequence[str]
 ) -> ConfigError:
@@ -229,6 +244,7 @@ _PATTERNS = {
     r"unrecognized arguments: (\S+)": _unknown_option,
     r"arguments are required: (\w+(?:\.\w+)*)": _missing_option,
     r"Option '([^']+)' is not accepted": _unknown_argument,
+    r"There is no ([\w ]+) named '([^']*)'; known are: ([\w, ]+)": _unknown_short_name,
     r"module '([\w.]+)' has no attribute '(\w+)'": _unknown_name,
     r"No module named '([\w.]+)'": _unknown_module,
     r"Import path ([\w.]+) does not implement protocol (\w+)": _wrong_protocol,

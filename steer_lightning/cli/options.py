@@ -11,6 +11,7 @@ from typing import Any, get_args, get_origin
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from steer_lightning.cli.messages import explain, explain_refusal
+from steer_lightning.cli.short_names import short_names
 from steer_lightning.errors import ConfigError
 from steer_lightning.system.yaml_size import bound_yaml
 
@@ -56,8 +57,9 @@ def read_options(
     options = [x.lstrip("-") for action in parser._actions for x in action.option_strings]
     try:
         words = _joined(_switched_on(words, _switches(parser)), _lists(parser))
-        given = parser.parse_args(_named(words, positional) if positional else words)
-        made: Namespace = parser.instantiate_classes(given)
+        with short_names():
+            given = parser.parse_args(_named(words, positional) if positional else words)
+            made: Namespace = parser.instantiate_classes(given)
     except ArgumentError as error:
         raise explain(str(error), options, words) from error
     except ConfigError:

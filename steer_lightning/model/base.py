@@ -159,3 +159,38 @@ class FrozenBase(nn.Module):
                 attn_implementation=self.attn_implementation,
                 trust_remote_code=self.trust_remote_code,
             )
+
+
+def load_model(
+    base: str,
+    *,
+    revision: str | None = None,
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto",
+    trust_remote_code: bool = False,
+) -> tuple[Any, PreTrainedTokenizerBase]:
+    """Loads a causal language model and its tokenizer, to steer the model by `attach`.
+
+        model, tokenizer = load_model("quickstart")
+
+    Args:
+        base: Hub id, local folder, or `quickstart` for the model that ships with the package.
+        revision: Branch, tag or commit on the hub.
+        dtype: Data type of the weights; `auto` takes the checkpoint's.
+        trust_remote_code: Whether to run code that comes with the model; set it only for authors
+            whom you trust.
+
+    Returns:
+        The model of transformers on the CPU, frozen and in eval mode, and its tokenizer.
+
+    Raises:
+        ConfigError: If the base or its tokenizer can't be found or loaded.
+    """
+    try:
+        found = FrozenBase(
+            base, revision=revision, dtype=dtype, trust_remote_code=trust_remote_code
+        )
+        tokenizer = found.tokenizer  # a base without one is refused before its weights load
+        return found._load_base().requires_grad_(False).eval(), tokenizer
+    except ConfigError as error:  # names keys of a YAML, and here they are arguments
+        key, fix = error.key.removeprefix("model."), error.fix.replace("Set model.", "Set ")
+        raise ConfigError(key, error.value, rule=error.rule, why=error.why, fix=fix) from error

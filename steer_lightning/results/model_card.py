@@ -12,7 +12,6 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from steer_lightning.errors import ConfigError
-from steer_lightning.model.hub import QUICKSTART
 from steer_lightning.steering import SteeringVectors, load_vectors
 from steer_lightning.system.run_files import CONFIG, EVALUATION, RESULTS, SUMMARY
 
@@ -99,13 +98,10 @@ def _sections(
         f"reinforcement learning{f' in {step} steps' if step else ''}, while the model itself "
         "stayed frozen (method: [arXiv 2505.18706](https://arxiv.org/abs/2505.18706))."
     )
-    where = f'resolve_base("{base}")' if base == QUICKSTART else json.dumps(base or "BASE_MODEL")
     yield (
         "```python\n"
-        "from transformers import AutoModelForCausalLM\n"
-        "from steer_lightning import attach, from_hub\n"
-        f"{'from steer_lightning.model.hub import resolve_base' if base == QUICKSTART else ''}\n"
-        f"model = AutoModelForCausalLM.from_pretrained({where})\n"
+        "from steer_lightning import attach, from_hub, load_model\n\n"
+        f"model, tokenizer = load_model({json.dumps(base or 'BASE_MODEL')})\n"
         f'with attach(model, from_hub("{repo_id}")):\n'
         "    model.generate(...)\n"
         "```"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from steer_lightning.errors import ConfigError
 from steer_lightning.steering.base import Attachment, Steering
-from steer_lightning.steering.io import load_steering
+from steer_lightning.steering.io import find_result, load_steering
 from steer_lightning.steering.layers import find_layers
 from steer_lightning.steering.site_vectors import SiteVectors, warn_of_another_base
 from steer_lightning.steering.vectors import SteeringVectors
@@ -23,7 +24,7 @@ def attach(
 ) -> Attachment:
     """Steers a transformers model: every forward pass, `generate` included, adds the vectors.
 
-        with attach(model, "steering_vectors.safetensors"):
+        with attach(model, "runs/quickstart/run-1"):
             model.generate(**inputs)
 
     Vectors for `tokens` other than `all` are told by `generate` which tokens are its prompt; in a
@@ -39,8 +40,8 @@ def attach(
 
     Args:
         model: Transformers causal language model.
-        vectors: Path of a run's result, of any kind; a loaded object, which is moved to the
-            model's device; or a tensor (number of decoder layers, D) of plain vectors.
+        vectors: Folder of a run, or path of its result, of any kind; a loaded object, which is
+            moved to the model's device; or a tensor (number of decoder layers, D) of plain vectors.
         scale: Factor on the vectors; 0 is the base model.
         layers_path: Dotted path of the decoder layers, if they are not found automatically.
 
@@ -48,21 +49,50 @@ def attach(
         A context manager with `.remove()` and a `scale` that can be changed.
 
     Raises:
-        ConfigError: If the vectors do not fit the model, whose error shows both widths or layer
-            counts; if their site is not what its name says, or their layer is one that no text
-            reaches; or if the model is compiled. Vectors that fit but come from a model of another
-            name only cause a warning.
+        ConfigError: If the model is no language model, or the vectors are none of these; if the
+            vectors do not fit the model, whose error shows both widths or layer counts; if their
+            site is not what its name says, or their layer is one that no text reaches; or if the
+            model is compiled. Vectors that fit but come from a model of another name only cause a
+            warning.
     """
+    _check_model(model)
     if isinstance(vectors, (str, Path)):
-        vectors = load_steering(vectors)
+        vectors = load_steering(find_result(vectors))
     if isinstance(vectors, torch.Tensor):
         vectors = _from_tensor(vectors, num_layers=len(find_layers(model, layers_path)))
+    if not isinstance(vectors, Steering):
+        raise ConfigError(
+            "vectors",
+            _kind(vectors),
+            rule="must be the folder of a run, a file of vectors, loaded vectors, or one tensor",
+            fix="Attach several results one after another; put the rows of a list into a tensor "
+            "by torch.stack",
+        )
     if layers_path is not None and isinstance(vectors, SiteVectors):
         vectors.layers_path = layers_path
     vectors.build(model)  # the parameters exist already, so this checks that they fit
     warn_of_another_base(vectors, getattr(model, "name_or_path", ""))
     vectors.to(next(model.parameters()).device)  # moved once, instead of at every token
     return vectors.attach(model, scale)
+
+
+def _check_model(model: Any) -> None:
+    """Raises a ConfigError for what can't be a causal language model of transformers."""
+    if isinstance(model, nn.Module) and hasattr(getattr(model, "config", None), "get_text_config"):
+        return
+    raise ConfigError(
+        "model",
+        _kind(model),
+        rule="must be a causal language model of transformers",
+        why="Vectors are added in its decoder layers",
+        fix="Load one by `model, tokenizer = steer_lightning.load_model(NAME)`, and attach by "
+        "`attach(model, vectors)`",
+    )
+
+
+def _kind(thing: object) -> str:
+    """Describes an argument of the wrong type: texts are shown, of others the type alone."""
+    return thing if isinstance(thing, str) else f"an object of type {type(thing).__name__}"
 
 
 def _from_tensor(tensor: torch.Tensor, num_layers: int) -> SteeringVectors:

@@ -20,6 +20,7 @@ from steer_lightning.steering.vectorfit import VectorFit
 from steer_lightning.steering.vectors import SteeringVectors
 from steer_lightning.steering.vectors_file import read_vectors_file
 from steer_lightning.steering.weight_changes import WeightChanges
+from steer_lightning.system.run_files import find_runs
 
 CHANGES: dict[str, type[WeightChanges]] = {
     kind.__name__: kind for kind in (BitFit, FullFinetune, VectorFit)
@@ -100,7 +101,9 @@ def _find(path: Path, names: Sequence[str]) -> Path:
         raise ConfigError("vectors", str(path), rule="there is no such file")
     found = [path / name for name in names if (path / name).exists()]
     if not found:
-        raise ConfigError("vectors", str(path), rule=f"holds no {' or '.join(names)}")
+        runs = [run for run in find_runs(path) if run != path]
+        fix = f"Name one of its runs, such as {runs[0]}" if runs else ""
+        raise ConfigError("vectors", str(path), rule=f"holds no {' or '.join(names)}", fix=fix)
     if len(found) > 1:
         several = " and ".join(one.name for one in found)
         raise ConfigError("vectors", str(path), rule=f"holds {several}", fix="Name one of them")
@@ -126,8 +129,8 @@ def load_vectors(path: str | Path) -> SteeringVectors:
     """Loads vectors, with the metadata of the file, without control characters, as `metadata`.
 
     Args:
-        path: File of `save_vectors`, or another one of its format; layers may come in any order,
-            and their rows are sorted with them.
+        path: File of `save_vectors`, or another one of its format, or the folder of a run; layers
+            may come in any order, and their rows are sorted with them.
 
     Returns:
         Frozen vectors on the CPU, in plain units; an `AdaptiveVectors` if they are.
@@ -136,7 +139,8 @@ def load_vectors(path: str | Path) -> SteeringVectors:
         FileNotFoundError: If there is no such file.
         ConfigError: If the file holds no vectors, or tensor and metadata contradict each other.
     """
-    found = read_vectors_file(Path(path))
+    path = Path(path)
+    found = read_vectors_file(find_vectors(path) if path.is_dir() else path)
     vectors = KINDS[found.kind](list(found.layers), site=found.site, tokens=found.tokens)
     vectors.shaped(found.width, found.num_layers).set_result(found.tensors)
     vectors.metadata = {name: str(value) for name, value in found.metadata.items()}

@@ -136,6 +136,13 @@ def parse_layers(
     return tuple(indices)
 
 
+def shown_layers(layers: Sequence[int]) -> str:
+    """Writes ascending indices in the form that `parse_layers` reads: `"8-15"`, or a list."""
+    if len(layers) > 1 and list(layers) == list(range(layers[0], layers[-1] + 1)):
+        return f"{layers[0]}-{layers[-1]}"
+    return str(list(layers))
+
+
 def check_ascending(layers: str | Sequence[int], key: str = "model.steering.layers") -> None:
     """Raises a ConfigError if the form of a choice of layers is wrong, or a list not ascending.
 

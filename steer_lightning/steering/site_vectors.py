@@ -14,7 +14,13 @@ from typing_extensions import Self
 
 from steer_lightning.errors import ConfigError
 from steer_lightning.steering.base import Batches, Steering
-from steer_lightning.steering.layers import check_ascending, find_layers, parse_layers, stream_width
+from steer_lightning.steering.layers import (
+    check_ascending,
+    find_layers,
+    parse_layers,
+    shown_layers,
+    stream_width,
+)
 from steer_lightning.steering.site_check import check_reached
 from steer_lightning.steering.sites import Site, find_sites
 from steer_lightning.steering.tokens import Tokens
@@ -267,6 +273,20 @@ class SiteVectors(Steering):
         self.units_measured.fill_(True)
 
     # ---- telling
+
+    @torch.no_grad()
+    def __repr__(self) -> str:
+        """Returns layers, width, site, norm and base on one line."""
+        places = f"site {self.site}, tokens {self.tokens}"
+        if not self.num_layers:
+            return f"{type(self).__name__}(layers {self.chosen}, {places}, for no model yet)"
+        layers = shown_layers(self.layers)
+        facts = [f"layers {layers} of {self.num_layers}", f"width {self.width}", places]
+        vectors = self.vectors
+        if not vectors.is_meta:
+            facts.append(f"mean norm {float(vectors.norm(dim=1).mean()):.4g}")
+        facts.append(f"base {self.metadata.get('base_model') or 'unknown'}")
+        return one_line(f"{type(self).__name__}({', '.join(facts)})")
 
     def describe(self) -> str:
         """Describes the trained numbers; see `Steering.describe`."""

@@ -102,6 +102,34 @@ def test_arms_side_by_side(folder: Path) -> None:
     assert again.stdout == done.stdout
 
 
+def test_the_settings_of_the_run_are_enough(folder: Path) -> None:
+    given = yaml.safe_load((folder / "e.yaml").read_text())
+    callback = {key: given[key] for key in ("benchmarks", "sampling", "verifier")}
+    name = "steer_lightning.callbacks.BenchmarkEval"
+    config = {
+        "model": {"base": "base", "dtype": "float32", "sampling": {"group_size": 8}},
+        "data": {"template": given["template"]},
+        "trainer": {"callbacks": [{"class_path": name, "init_args": callback}]},
+    }
+    run = folder / "runs/run-1"
+    run.mkdir(parents=True)
+    (run / "metrics.csv").touch()
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    shutil.copy(folder / "v.safetensors", run / SteeringVectors.file_name)
+    done = command_line("evaluate", "--vectors=runs/run-1", folder=folder)
+    assert done.returncode == 0, done.stderr
+    told = "from runs/run-1/config.yaml, unless given: benchmarks, sampling, verifier, template"
+    assert told in done.stdout
+    spelled_out = evaluate(folder, "--vectors=v.safetensors", "--batch_size=64")
+    assert spelled_out.returncode == 0, spelled_out.stderr
+    found = [pq.read_table(x / "evaluation/completions.parquet") for x in (run, folder)]
+    assert found[0].equals(found[1])
+    assert found[0].num_rows == 2 * 12 * 3
+    words = ["--vectors=runs/run-1", "--sampling.group_size=2", "--output=twice"]
+    assert command_line("evaluate", *words, folder=folder).returncode == 0
+    assert pq.read_table(folder / "twice/completions.parquet").num_rows == 2 * 12 * 2
+
+
 KINDS: dict[str, Steering] = {
     "some tokens": SteeringVectors([0, 2], site="mlp_output", tokens="completion"),
     "adaptive": AdaptiveVectors(),

@@ -108,6 +108,8 @@ MISTAKES = [
         ],
         ["validation", "another BenchmarkEval"],
     ),
+    ("model.advantage", "GRPOO", ["model.advantage = 'GRPOO'", "Known are DrGRPO, GRPO, Mov"]),
+    ("data.template.class_path", "Chat", ["data.template", "are ChatTemplate, PlainTemplate."]),
     ("trainer.callbacks", [{"class_path": "BenchmarkEva"}], ["BenchmarkEva", "with its module"]),
     (
         "trainer.callbacks",

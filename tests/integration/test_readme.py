@@ -9,15 +9,14 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import yaml
-from transformers import AutoModelForCausalLM
 
 from steer_lightning import save_vectors
 from steer_lightning.cli import COMMANDS, main
-from steer_lightning.model.hub import resolve_base
 from steer_lightning.testing import check_reward
 from steer_lightning.training.resume import KEY
 from steer_lightning.types import Completion
@@ -117,6 +116,7 @@ def test_the_readmes_reward_is_a_reward() -> None:
         for length, finished in ((40, True), (41, True), (5, False))
     ]
     assert check_reward(scope["brevity"], rows) == [1.0, 0.0, 0.0]
+    assert check_reward(scope["brevity"]) == [1.0, 1.0, 0.0, 1.0]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
@@ -130,22 +130,23 @@ def test_yaml_blocks_are_yaml_and_name_real_classes(document: Path) -> None:
             assert hasattr(import_module(module), attribute), name
 
 
-def test_the_readmes_two_lines_steer_a_model(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_the_readmes_python_runs_as_printed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (code,) = [block for block in blocks(ROOT / "README.md", "python") if "attach" in block]
-    model = AutoModelForCausalLM.from_pretrained(resolve_base("quickstart"))
-    path = tmp_path / "runs/my-run/run-1/steering_vectors.safetensors"
-    save_vectors(torch.ones(4, 192), path, base_model="quickstart")
-    ids = torch.tensor([[5, 6, 7]])
-    plain = model(ids).logits
-    steered = []
+    path = tmp_path / "runs/quickstart/run-1/steering_vectors.safetensors"
+    save_vectors(30 * torch.randn(4, 192), path, base_model="quickstart")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda name: model)
-    monkeypatch.setattr(model, "generate", lambda *_, **__: steered.append(model(ids).logits))
-    exec(code.replace("(...)", "(ids)"), {"ids": ids})
-    assert not torch.equal(steered[0], plain)
-    assert torch.equal(model(ids).logits, plain), "outside the block it is the base again"
+    scope: dict[str, Any] = {}
+    exec(code, scope)
+    told = capsys.readouterr().out
+    assert told.count("59+63=?") == 2
+    assert told.endswith(", base quickstart)\n")
+    assert not torch.equal(scope["steered"], scope["base"])
+    plain = scope["load_model"]("quickstart")[0].generate(
+        **scope["question"], max_new_tokens=64, do_sample=False
+    )
+    assert torch.equal(plain, scope["base"]), "outside the block it is the base again"
 
 
 def test_the_error_shown_is_the_error_given(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from importlib import import_module
 from pathlib import Path
 from pkgutil import resolve_name
@@ -27,7 +29,7 @@ IMPORT = re.compile(r"^ *from (steer_lightning[\w.]*) import ([\w, ]+)", re.MULT
 
 EXPORTS = {
     "": "ConfigError PromptDataModule SteeringModule SteeringVectors attach export_vectors from_hub"
-    " load_vectors push_to_hub save_vectors",
+    " load_model load_vectors push_to_hub save_vectors",
     "advantages": "Advantage DrGRPO GRPO MovingAverage RLOO Reinforce ReinforcePlusPlus has_signal",
     "callbacks": "BenchmarkEval GracefulStop Guard LastCheckpoint LensCallback RewardLogger"
     " RolloutTable RunSummary SignalWatch SteeringProgressBar VectorCheckpoint",
@@ -87,6 +89,17 @@ def test_public_rooms_export_what_they_did(room: str) -> None:
     names = {*EXPORTS[room].split(), *getattr(module, "__all__", [])}
     assert {name for name in names if not hasattr(module, name)} == set()
     assert names <= {*getattr(module, "__all__", names)}
+
+
+def test_the_package_lists_its_names_without_importing_them() -> None:
+    script = (
+        "import sys, steer_lightning; print(*dir(steer_lightning)); "
+        "assert not {'torch', 'lightning', 'transformers'} & set(sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == sorted(EXPORTS[""].split())
 
 
 def test_the_command_is_there() -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from steer_lightning import ConfigError
 from steer_lightning.rewards import MathReward
 from steer_lightning.rollout import GenerateEngine
 from steer_lightning.testing import check_engine, check_reward, tiny_policy
@@ -50,3 +53,26 @@ def test_check_reward() -> None:
         check_reward(by_position, rows)
     with pytest.raises(AssertionError, match="alone"):
         check_reward(by_size, rows)
+
+
+def test_check_reward_makes_completions() -> None:
+    assert check_reward(MathReward()) == [1.0, 0.0, 0.0, 0.0]
+
+    def lengths(completions):
+        return [float(c.num_tokens) if c.finished else None for c in completions]
+
+    # "6 times 7 is 42. The answer is \boxed{42}." has 9 words, and each text one EOS token
+    assert check_reward(lengths) == [10.0, 11.0, None, 1.0]
+
+
+def test_check_reward_shows_how_to_make_completions() -> None:
+    def by_level(completions):
+        return [float(c.columns["level"]) for c in completions]
+
+    told = r"reward by_level: raises KeyError \('level'\) .*Completion\(text=.*columns=\{"
+    with pytest.raises(ConfigError, match=told):
+        check_reward(by_level)
+    rows = [replace(completion("no"), columns={"level": level}) for level in (1, 2)]
+    assert check_reward(by_level, rows) == [1.0, 2.0]
+    with pytest.raises(ConfigError, match="must return"):
+        check_reward(lambda completions: [1.0])

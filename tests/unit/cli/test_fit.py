@@ -102,7 +102,10 @@ def test_a_command_leaves_python_as_it_was(
         ("--model.loss.init_args.klip=1", "model.loss.init_args.klip: steer_lightning.losses.Pol"),
         ("--model.loss.klip=1", "model.loss.klip: steer_lightning.losses.PolicyGradient has no"),
         ("--model.optimizer.init_args.lrr=1", "model.optimizer.init_args.lrr: torch.optim.AdamW"),
-        ("--model.loss.init_args.objective=3", "model.loss.init_args.objective = '3': must be"),
+        (
+            "--model.loss.init_args.objective=3",
+            "model.loss.init_args.objective = '3': there is no O",
+        ),
         ("--model.loss.init_args.objective.low=3", "model.loss.objective: must be a steer_light"),
         ("--config={tmp}/own.yaml", "model.loss.init_args.klip: steer_lightning.losses.PolicyGrad"),
     ],

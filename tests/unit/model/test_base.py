@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from steer_lightning import ConfigError
-from steer_lightning.model.base import FrozenBase
+from steer_lightning.model.base import FrozenBase, load_model
 from steer_lightning.testing import make_prompts, save_tiny
 
 
@@ -63,3 +63,24 @@ def test_code_of_strangers_is_announced(folder: Path, caplog: pytest.LogCaptureF
         assert not caplog.records
         FrozenBase(str(folder), trust_remote_code=True)
     assert f"code of {folder} runs on this machine" in caplog.text
+
+
+def test_load_model_returns_a_frozen_model_and_its_tokenizer(folder: Path) -> None:
+    model, tokenizer = load_model("quickstart")
+    ids = tokenizer("3+4=?\n", return_tensors="pt").input_ids
+    assert tokenizer.decode(ids[0], skip_special_tokens=True).strip() == "3+4=?"
+    assert model(ids).logits.shape == (1, ids.shape[1], model.config.vocab_size)
+    assert not model.training
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    tiny, tokenizer = load_model(str(folder), dtype="bfloat16")
+    assert tiny.dtype == torch.bfloat16
+    assert tokenizer.eos_token_id == 2
+
+
+def test_load_model_names_its_own_arguments(folder: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^base = '/none': there is no such folder"):
+        load_model("/none")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "dtype": "float16"}))
+    with pytest.raises(ConfigError, match=r"^dtype = 'auto'.* Set dtype: bfloat16 or float32"):
+        load_model(str(folder))

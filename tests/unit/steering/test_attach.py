@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
+from torch import nn
+from transformers import BertConfig, BertModel
 
 from steer_lightning import ConfigError, attach, load_vectors, save_vectors
 from steer_lightning.steering import SteeringVectors
@@ -51,3 +55,51 @@ def test_two_lines_of_plain_python_steer_generate(tmp_path) -> None:
 def test_vectors_of_another_model_show_both_sides(vectors: object, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         attach(tiny_model(), vectors)
+
+
+def test_the_folder_of_a_run_is_enough(tmp_path: Path) -> None:
+    model, run = tiny_model(), tmp_path / "runs/run-2"
+    base = model(IDS).logits
+    (run / "summary.json").parent.mkdir(parents=True)
+    (run / "summary.json").write_text("{}")
+    save_vectors(torch.randn(3, 32), run / "steering_vectors.safetensors", base_model="tiny")
+    with attach(model, run / "steering_vectors.safetensors"):
+        expected = model(IDS).logits
+    for given in (run, str(run), load_vectors(run)):
+        with attach(model, given):
+            assert torch.equal(model(IDS).logits, expected)
+    assert not torch.equal(expected, base)
+    with pytest.raises(ConfigError, match=r"holds no steering_vectors.* such as .*run-2"):
+        attach(model, tmp_path / "runs")
+
+
+@pytest.mark.parametrize(
+    ("vectors", "message"),
+    [
+        ("/nowhere/run-1", "vectors = '/nowhere/run-1': there is no such file"),
+        ([torch.zeros(32)] * 3, r"vectors = 'an object of type list': must be .*torch\.stack"),
+        (None, "an object of type NoneType"),
+    ],
+)
+def test_what_holds_no_vectors_is_refused_in_words(vectors: object, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        attach(tiny_model(), vectors)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("Qwen/Qwen2.5-1.5B", r"model = 'Qwen/Qwen2.5-1.5B': must be .*load_model\(NAME\)"),
+        (nn.Linear(32, 32), "model = 'an object of type Linear': must be a causal language model"),
+        (
+            BertModel(
+                BertConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=1, vocab_size=9)
+            ),
+            "no decoder layers of BertModel",
+        ),
+    ],
+    ids=["name", "module", "encoder"],
+)
+def test_what_is_no_language_model_is_refused_in_words(model: object, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        attach(model, torch.zeros(3, 32))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
-from steer_lightning import ConfigError, attach, save_vectors
+from steer_lightning import ConfigError, attach, load_vectors, save_vectors
 from steer_lightning.losses import PolicyGradient
 from steer_lightning.model.policy import Policy
 from steer_lightning.rollout import DecodeEngine, Sampling
 from steer_lightning.steering import AdaptiveVectors, LowRankVectors, SiteVectors, SteeringVectors
+from steer_lightning.system.printable import one_line
 from steer_lightning.testing import check_engine, make_prompts, save_tiny, tiny_model, tiny_policy
 from steer_lightning.training.batch import Batch
 from steer_lightning.training.gradient import BatchGradient
@@ -110,3 +113,19 @@ def test_vectors_to_start_from_are_checked_before_the_weights_are_read(tmp_path)
     steering = SteeringVectors(init_from=str(tmp_path / "v.safetensors"))
     with pytest.raises(ConfigError, match=r"width\s+8; this run trains .* width 32"):
         Policy(folder, steering=steering).load()
+
+
+def test_repr_says_what_the_vectors_are(tmp_path: Path) -> None:
+    made = SteeringVectors([1, 2], site="mlp_output", tokens="prompt")
+    told = "SteeringVectors(layers [1, 2], site mlp_output, tokens prompt, for no model yet)"
+    assert repr(made) == told
+    path = tmp_path / "v.safetensors"
+    rows = torch.tensor([[3.0, 4.0], [0.0, 1.0]])  # of norms 5 and 1
+    save_vectors(rows, path, base_model="org/my\n\x1bmodel", layers=[1, 2], num_layers=4)
+    assert repr(load_vectors(path)) == (
+        "SteeringVectors(layers 1-2 of 4, width 2, site layer_output, tokens all, mean norm 3, "
+        f"base {one_line(load_vectors(path).metadata['base_model'])})"
+    )
+    assert "layers [0, 2] of 3, width 4" in repr(AdaptiveVectors([0, 2]).shaped(4, 3))
+    with torch.device("meta"):
+        assert "mean norm" not in repr(SteeringVectors().shaped(4, 3))

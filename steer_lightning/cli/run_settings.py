@@ -1,0 +1,157 @@
+"""The settings of `evaluate` that the configuration of the evaluated run implies."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from steer_lightning.errors import UNKNOWN, ConfigError
+from steer_lightning.system.run_files import CONFIG, is_run
+from steer_lightning.system.yaml_size import load_bounded
+
+BENCHMARKS = "BenchmarkEval"
+"""Class name of the callback whose benchmarks are those of the run."""
+
+
+def settings_of_runs(
+    paths: Sequence[str], given: Collection[str] = ()
+) -> tuple[dict[str, Any], list[Path]]:
+    """Reads from the configurations of runs how `evaluate` should answer and judge.
+
+    Benchmarks, sampling and verifier are those of the run's `BenchmarkEval`. A run without one has
+    its problems of `data.test`, or else of `data.val`, answered as by `test` and `validate`.
+    Template, longest prompt, dtype and revision are those of the run. Nothing comes from a vectors
+    file outside the folder of a run.
+
+    Args:
+        paths: Results of runs: files, or folders of runs.
+        given: Options that the user has set, in which runs may differ.
+
+    Returns:
+        Settings by the name of the option, plain as in a YAML, and the files that they come from.
+
+    Raises:
+        ConfigError: If a file is damaged, or if runs differ in one of these settings.
+    """
+    files = list(dict.fromkeys(file for path in paths for file in _config_of(path)))
+    each = [_settings(_read(file)) for file in files]
+    found = dict(each[0]) if each else {}
+    for file, settings in zip(files, each, strict=True):
+        for key in sorted(each[0].keys() | settings.keys()):
+            if each[0].get(key) == settings.get(key):
+                continue
+            if key not in given:
+                raise ConfigError(
+                    key,
+                    UNKNOWN,
+                    rule=f"must be given: {files[0]} and {file} differ in it",
+                    why="All results are evaluated in the same way",
+                    fix="Give it as an option or in the YAML of --config",
+                )
+            found.pop(key, None)
+    return found, files
+
+
+def given_options(words: Sequence[str]) -> dict[str, Any]:
+    """Reads roughly which options are set in the words of a command, and in its files.
+
+    Mistakes are left to the parser.
+
+    Args:
+        words: Words of the command line.
+
+    Returns:
+        Values by option, in the order in which the parser reads them: that of a file is plain, that
+        of a word is text, or a list of texts. `--a.b` has the name `a.b`.
+    """
+    found: dict[str, Any] = {}
+    for place, word in enumerate(words):
+        if not word.startswith("--"):
+            continue
+        name, is_joined, value = word[2:].partition("=")
+        values = [value] if is_joined else list(takewhile(_is_value, words[place + 1 :]))
+        if len(values) == 1 and values[0].startswith("["):
+            values = _yaml(values[0])
+        if name != "config":
+            found[name.replace("-", "_")] = values
+        elif values and Path(values[0]).is_file():
+            content = _yaml(Path(values[0]).read_text(encoding="utf-8", errors="replace"))
+            found |= content if isinstance(content, dict) else {}
+    return found
+
+
+def texts(value: Any) -> list[str]:
+    """Returns the texts of a value that should be one text, or a list of them."""
+    return [x for x in (value if isinstance(value, list) else [value]) if isinstance(x, str)]
+
+
+def _is_value(word: str) -> bool:
+    return not word.startswith("--")
+
+
+def _yaml(text: str) -> Any:
+    """Parses YAML; None for what is none, which the parser of the command refuses in words."""
+    try:
+        return load_bounded(text)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return None
+
+
+def _config_of(path: str) -> Iterator[Path]:
+    """Yields the configuration of the run that a result belongs to, if there is one."""
+    place = Path(path).expanduser()
+    for folder in (place, *place.parents[:2]):
+        if is_run(folder) and (folder / CONFIG).is_file():
+            yield folder / CONFIG
+            return
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        config = load_bounded(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise _unreadable(file, str(error)) from error
+    found: dict[str, Any] = config if isinstance(config, dict) else {}
+    if not all(isinstance(found.get(key), dict) for key in ("model", "data", "trainer")):
+        raise _unreadable(file, "it lacks model, data or trainer")
+    return found
+
+
+def _unreadable(file: Path, detail: str) -> ConfigError:
+    return ConfigError("vectors", str(file), rule=f"can't be read ({detail})")
+
+
+def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Picks the settings of `evaluate` from a run's configuration."""
+    model, data = config["model"], config["data"]
+    callback = _benchmark_eval(config["trainer"].get("callbacks"))
+    benchmarks = callback.get("benchmarks")
+    if benchmarks is None:
+        places = {"test": "test", "validation": "val"} if not callback else {"validation": "val"}
+        given = {name: data.get(key) for name, key in places.items() if data.get(key)}
+        benchmarks = dict(list(given.items())[:1])
+    sampling = callback.get("sampling") or model.get("eval_sampling")
+    found = {
+        "benchmarks": benchmarks,
+        "sampling": sampling or {**(model.get("sampling") or {}), "group_size": 1},
+        "verifier": callback.get("verifier") if callback else model.get("verifier"),
+        "template": data.get("template"),
+        "max_prompt_tokens": data.get("max_prompt_tokens"),
+        "dtype": model.get("dtype"),
+        "revision": model.get("revision"),
+    }
+    return {key: value for key, value in found.items() if value}
+
+
+def _benchmark_eval(callbacks: Any) -> dict[str, Any]:
+    """Returns the settings of the first `BenchmarkEval` of a trainer, empty if there is none."""
+    for callback in callbacks if isinstance(callbacks, list) else [callbacks]:
+        name = callback.get("class_path", "") if isinstance(callback, dict) else ""
+        if name.rpartition(".")[2] == BENCHMARKS:
+            found: dict[str, Any] = callback.get("init_args") or {}
+            return found or {"benchmarks": None}
+    return {}
