@@ -14,6 +14,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from steer_lightning.errors import ConfigError
 from steer_lightning.model.hub import QUICKSTART
 from steer_lightning.steering import SteeringVectors, load_vectors
+from steer_lightning.system.printable import python_text
 from steer_lightning.system.run_files import CONFIG, EVALUATION, RESULTS, SUMMARY
 
 HUB_DATA = {
@@ -99,16 +100,22 @@ def _sections(
         f"reinforcement learning{f' in {step} steps' if step else ''}, while the model itself "
         "stayed frozen (method: [arXiv 2505.18706](https://arxiv.org/abs/2505.18706))."
     )
-    where = f'resolve_base("{base}")' if base == QUICKSTART else json.dumps(base or "BASE_MODEL")
-    yield (
-        "```python\n"
-        "from transformers import AutoModelForCausalLM\n"
-        "from steer_lightning import attach, from_hub\n"
-        f"{'from steer_lightning.model.hub import resolve_base' if base == QUICKSTART else ''}\n"
-        f"model = AutoModelForCausalLM.from_pretrained({where})\n"
-        f'with attach(model, from_hub("{repo_id}")):\n'
-        "    model.generate(...)\n"
-        "```"
+    where = python_text(base or "BASE_MODEL")
+    yield "\n".join(
+        [
+            "```python",
+            "from transformers import AutoModelForCausalLM",
+            "",
+            "from steer_lightning import attach, from_hub",
+            *(["from steer_lightning.model.hub import resolve_base"] if base == QUICKSTART else []),
+            "",
+            f"base = {f'resolve_base({where})' if base == QUICKSTART else where}",
+            "model = AutoModelForCausalLM.from_pretrained(base)",
+            f"vectors = from_hub({python_text(repo_id)})",
+            "with attach(model, vectors):",
+            "    model.generate(...)",
+            "```",
+        ]
     )
     yield from _figures(summary, folder)
     settings = [(key, _value(config, key)) for key in SETTINGS]

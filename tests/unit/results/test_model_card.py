@@ -36,7 +36,7 @@ def test_the_card_says_what_a_reader_needs(run: Path) -> None:
         "[Qwen/Q](https://huggingface.co/Qwen/Q): one vector of width 1536 for each of 28 of its "
         "28 decoder layers, 43,008 numbers in all",
         "in 315 steps",
-        'with attach(model, from_hub("user/name")):',
+        'vectors = from_hub("user/name")\nwith attach(model, vectors):',
         "| gsm8k | 25.0% | 62.5% |",
         "| math | - | 50.0% |",
         "| aime | steered | avg@4 | 50.0% [40.0%, 61.0%] |",
@@ -101,7 +101,7 @@ def test_the_card_says_where_the_vectors_are_added(tmp_path: Path) -> None:
 def test_a_card_without_a_base_shows_a_placeholder_in_its_code(tmp_path: Path) -> None:
     text = model_card(run_of(tmp_path, {}, base=""), "user/name").text
     assert "Steering vectors for an unnamed model: one vector" in text
-    assert 'AutoModelForCausalLM.from_pretrained("BASE_MODEL")' in text
+    assert 'base = "BASE_MODEL"' in text
 
 
 def test_a_hostile_base_stays_in_its_place_on_the_card(tmp_path: Path) -> None:
