@@ -30,6 +30,7 @@ from steer_lightning.callbacks import (
     VectorCheckpoint,
 )
 from steer_lightning.callbacks.last_checkpoint import WholeFileCheckpointIO
+from steer_lightning.cli.full_keys import with_whole_key
 from steer_lightning.cli.messages import explain, explain_refusal
 from steer_lightning.cli.resumable_runs import (
     RunInProgress,
@@ -102,6 +103,10 @@ class SteeringCLI(LightningCLI):
             )
         except ArgumentError as error:
             raise explain(str(error), self.options, sys.argv[1:]) from error
+        except ConfigError as error:
+            config = vars(self).get("config", {})  # there is none before the words are read
+            settings = config.get(config.get("subcommand"), {})
+            raise with_whole_key(error, settings) from error.__cause__
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
