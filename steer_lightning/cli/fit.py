@@ -48,6 +48,7 @@ from steer_lightning.system.printable import one_line
 from steer_lightning.system.run_files import METRICS, RUNS
 from steer_lightning.system.showing import told_not_raised
 from steer_lightning.system.yaml_size import bound_yaml
+from steer_lightning.training.stopping import NamingTrainer
 from steer_lightning.training.trainer_options import check_barebones, check_trainer
 from steer_lightning.training.validations import needs_problems
 
@@ -92,6 +93,7 @@ class SteeringCLI(LightningCLI):
             super().__init__(
                 SteeringModule,
                 PromptDataModule,
+                trainer_class=NamingTrainer,
                 trainer_defaults=TRAINER_DEFAULTS,
                 save_config_callback=None,
                 auto_configure_optimizers=False,
