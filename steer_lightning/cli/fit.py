@@ -241,11 +241,13 @@ class SteeringCLI(LightningCLI):
             (VectorCheckpoint, VectorCheckpoint),
             (LensCallback, LensCallback),
             (LastCheckpoint, LastCheckpoint),
+            # after a failure its line ends before the summary tells of it
+            (ProgressBar, SteeringProgressBar),
             (RunSummary, RunSummary),
             (GracefulStop, GracefulStop),
         ]
-        if config.get("enable_progress_bar") is not False:
-            defaults.append((ProgressBar, SteeringProgressBar))
+        if config.get("enable_progress_bar") is False:
+            defaults = [pair for pair in defaults if pair[0] is not ProgressBar]
         if config.get("enable_checkpointing") is False:
             defaults = [pair for pair in defaults if pair[0] is not LastCheckpoint]
         return [
