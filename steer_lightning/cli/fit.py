@@ -342,6 +342,7 @@ def run(words: Sequence[str]) -> None:
 
     Raises:
         ConfigError: For any mistake in the configuration.
+        KeyboardInterrupt: After Ctrl-C, once the run is saved.
     """
     bound_yaml()
     # LightningCLI reads and starts further processes from there
@@ -349,5 +350,9 @@ def run(words: Sequence[str]) -> None:
     try:
         with _few_messages(), closing(RunInProgress()) as run_in_progress:
             SteeringCLI(run_in_progress)
+    except SystemExit as stopped:
+        if isinstance(stopped.__context__, KeyboardInterrupt):  # Lightning exits with 1 after it
+            raise KeyboardInterrupt from stopped
+        raise
     finally:
         sys.argv = before
