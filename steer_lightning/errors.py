@@ -2,8 +2,42 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 UNKNOWN = object()
 """Placeholder for a value that is not known or not worth showing."""
+
+SAME = object()
+"""Placeholder for a value that stays as it is."""
+
+_OWN_KEYS: ContextVar[Mapping[str, str]] = ContextVar("own keys", default={})  # noqa: B039  # empty
+
+
+@contextmanager
+def own_keys(names: Mapping[str, str]) -> Iterator[None]:
+    """Has messages within the block name the keys of the work under way, not those of `fit`.
+
+    Args:
+        names: Keys of the work by those of `fit`, such as `template` by `data.template`.
+    """
+    token = _OWN_KEYS.set(names)
+    try:
+        yield
+    finally:
+        _OWN_KEYS.reset(token)
+
+
+def with_own_keys(text: str) -> str:
+    """Returns the text of a message, in which keys of `fit` are those of the work under way.
+
+    `ConfigError` does this to its key and sentences; a warning must ask for it.
+    """
+    for of_fit, own in _OWN_KEYS.get().items():
+        text = re.sub(rf"(?<![\w.]){re.escape(of_fit)}(?!\w)", own, text)
+    return text
 
 
 class ConfigError(ValueError):
@@ -22,11 +56,22 @@ class ConfigError(ValueError):
     """
 
     def __init__(self, key: str, value: object, *, rule: str, why: str = "", fix: str = "") -> None:
-        self.key, self.value, self.rule, self.why, self.fix = key, value, rule, why, fix
+        self.key, self.value = with_own_keys(key), value
+        self.rule, self.why, self.fix = map(with_own_keys, (rule, why, fix))
         shown = "" if value is UNKNOWN else f" = {value!r}"
         if len(shown) > 300:  # a whole prompt or file would bury the rule
             shown = shown[:300] + "..."
-        parts = [f"{key}{shown}: {rule}."]
-        parts += [f"{why}."] if why else []
-        parts += [f"{fix}."] if fix else []
+        parts = [f"{self.key}{shown}: {self.rule}."]
+        parts += [f"{self.why}."] if self.why else []
+        parts += [f"{self.fix}."] if self.fix else []
         super().__init__(" ".join(parts))
+
+    def at(self, key: str, value: object = SAME) -> ConfigError:
+        """Returns the same error at another key.
+
+        Args:
+            key: Whole key, where the one who raised the error knew only a part of it.
+            value: Value at that key; by default the same.
+        """
+        value = self.value if value is SAME else value
+        return ConfigError(key, value, rule=self.rule, why=self.why, fix=self.fix)

@@ -125,7 +125,13 @@ class BenchmarkEval(Callback):
                 why="With null it takes its problems from there",
             )
         self._refuse_doubles(trainer, set(sources))
-        self._prompts = {name: datamodule.make_prompts(source) for name, source in sources.items()}
+        self._prompts = {
+            name: datamodule.make_prompts(
+                source,
+                "data.val" if self.benchmarks is None else f"BenchmarkEval.benchmarks.{name}",
+            )
+            for name, source in sources.items()
+        }
         verifier = WeightedReward(reward=self.verifier)
         self._judge = RewardSum([verifier], pl_module.reward_pool)
         for name, prompts in self._prompts.items():

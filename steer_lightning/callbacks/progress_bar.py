@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from itertools import pairwise
 from typing import Any
 
@@ -40,19 +41,21 @@ class SteeringProgressBar(TQDMProgressBar):
         self._rewards: list[float] = []
 
     def init_train_tqdm(self) -> Tqdm:
-        """Makes a bar for the whole run instead of one epoch."""
-        bar = super().init_train_tqdm()
-        bar.bar_format = (
-            "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
+        """Makes a bar for the whole run instead of one epoch, which a resumed run goes on with."""
+        most = self.trainer.estimated_stepping_batches
+        return Tqdm(
+            desc="training",
+            total=int(most) if math.isfinite(most) else None,
+            initial=self.trainer.global_step,  # the time left is reckoned from the steps since then
+            disable=self.is_disabled,
+            dynamic_ncols=True,
+            file=sys.stdout,
+            bar_format="{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} "
+            "[{elapsed}<{remaining}{postfix}]",
         )
-        return bar
 
     def on_train_epoch_start(self, trainer: L.Trainer, *_: Any) -> None:
-        """Sets the length of the bar, which later epochs continue."""
-        bar = self.train_progress_bar
-        bar.total = int(trainer.estimated_stepping_batches)
-        bar.n = trainer.global_step
-        bar.set_description("training")
+        """Does nothing: a run that goes on within an epoch does not start one."""
 
     def on_train_batch_end(
         self,
@@ -88,3 +91,10 @@ class SteeringProgressBar(TQDMProgressBar):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Does nothing, because the bar belongs to the run and not to the epoch."""
+
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        """Ends the bar's line, so that what is told of the end has lines of its own."""
+        if self._train_progress_bar is not None:
+            self._train_progress_bar.close()

@@ -187,10 +187,14 @@ class RunSummary(Callback):
 
 
 def why_ended(trainer: L.Trainer) -> str:
-    """Says why a run has taken fewer steps than `max_steps`, for the end of a sentence."""
-    if not 0 < trainer.global_step < trainer.max_steps:
+    """Says why a run has ended before its last step, for the end of a sentence."""
+    stopped_by = getattr(trainer, "stopped_by", None)  # Lightning's own trainer does not know
+    if not trainer.global_step or 0 < trainer.max_steps <= trainer.global_step:
         return ""
-    reason = "trainer.max_time or a callback has ended it"
-    if trainer.max_epochs not in (None, -1) and trainer.current_epoch >= trainer.max_epochs:
-        reason = f"trainer.max_epochs = {trainer.max_epochs} was reached"
+    if trainer.max_steps < 0:
+        return f": {stopped_by}" if stopped_by else ""
+    epochs = trainer.max_epochs
+    reason = stopped_by or "trainer.max_time or a callback has ended it"
+    if not stopped_by and epochs is not None and 0 <= epochs <= trainer.current_epoch:
+        reason = f"trainer.max_epochs = {epochs} was reached"
     return f", not trainer.max_steps = {trainer.max_steps}: {reason}"

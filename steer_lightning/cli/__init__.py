@@ -19,6 +19,7 @@ from types import ModuleType
 from steer_lightning.cli.shipped import with_files
 from steer_lightning.errors import UNKNOWN, ConfigError
 from steer_lightning.system.printable import PrintableRecord, indented, one_line
+from steer_lightning.system.showing import lines_above_bars
 
 
 @dataclass(frozen=True)
@@ -29,10 +30,12 @@ class Command:
         module: Module whose function `run` does the command; it takes the words of the command
             line, of which the command itself is the first.
         help: Text of `steer-lightning --help` about the command.
+        starts_at_once: Whether the module needs none of the libraries that take seconds to import.
     """
 
     module: str
     help: str
+    starts_at_once: bool = False
 
 
 COMMANDS = {
@@ -48,7 +51,11 @@ COMMANDS = {
     "evaluate": Command(
         "steer_lightning.cli.evaluate", "benchmarks with and without vectors, with intervals"
     ),
-    "report": Command("steer_lightning.cli.report", "a run as one HTML file: report RUN_FOLDER"),
+    "report": Command(
+        "steer_lightning.cli.report",
+        "a run as one HTML file: report RUN_FOLDER",
+        starts_at_once=True,
+    ),
     "lens": Command("steer_lightning.cli.lens", "which tokens vectors push, and how far"),
     "export": Command(
         "steer_lightning.cli.export", "vectors for transformers, PEFT, llama.cpp and vLLM"
@@ -99,13 +106,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Words of the command line; default: those of this process.
 
     Returns:
-        Exit status: 0 for success; 2 for a mistake that the user can mend, told in one message; 1
-        for any other error, with its traceback.
+        Exit status: 0 for success; 2 for a mistake that the user can mend, told in one message; 130
+        after Ctrl-C; 1 for any other error, with its traceback.
     """
     before = logging.getLogRecordFactory()
     logging.setLogRecordFactory(PrintableRecord)
     try:
         return _run(arguments)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
     except Exception:  # a user's code may raise any, and tell what a model wrote
         print(indented(traceback.format_exc().rstrip()), file=sys.stderr)
         return ERROR
@@ -129,7 +139,9 @@ def _run(arguments: Sequence[str] | None) -> int:
     try:
         _refuse_settings_before_files(words[1:])
         words = with_files(words)
-        with _own_modules():
+        with _own_modules(), lines_above_bars():
+            if not command.starts_at_once:
+                _tell_of_the_start(words[0], command.module)
             _imported(command.module).run(words)
     except (ConfigError, FloatingPointError) as error:  # a run that diverges is told in words, too
         return _complain(str(error), error)
@@ -160,6 +172,12 @@ def _refuse_settings_before_files(words: Sequence[str]) -> None:
                 rule="must stand behind the last --config",
                 why="What comes later counts, so the values of the file would replace it",
             )
+
+
+def _tell_of_the_start(name: str, module: str) -> None:
+    """Tells whoever looks at a terminal that the command has begun, before seconds of imports."""
+    if module not in sys.modules and sys.stderr.isatty():
+        print(f"steer-lightning {name}: loading PyTorch ...", file=sys.stderr, flush=True)
 
 
 def _imported(module: str) -> ModuleType:

@@ -30,6 +30,7 @@ from steer_lightning.callbacks import (
     VectorCheckpoint,
 )
 from steer_lightning.callbacks.last_checkpoint import WholeFileCheckpointIO
+from steer_lightning.cli.full_keys import with_whole_key
 from steer_lightning.cli.messages import explain, explain_refusal
 from steer_lightning.cli.resumable_runs import (
     RunInProgress,
@@ -48,6 +49,7 @@ from steer_lightning.system.printable import one_line
 from steer_lightning.system.run_files import METRICS, RUNS
 from steer_lightning.system.showing import told_not_raised
 from steer_lightning.system.yaml_size import bound_yaml
+from steer_lightning.training.stopping import NamingTrainer
 from steer_lightning.training.trainer_options import check_barebones, check_trainer
 from steer_lightning.training.validations import needs_problems
 
@@ -93,6 +95,7 @@ class SteeringCLI(LightningCLI):
             super().__init__(
                 SteeringModule,
                 PromptDataModule,
+                trainer_class=NamingTrainer,
                 trainer_defaults=TRAINER_DEFAULTS,
                 save_config_callback=None,
                 auto_configure_optimizers=False,
@@ -104,6 +107,10 @@ class SteeringCLI(LightningCLI):
             )
         except ArgumentError as error:
             raise explain(str(error), self.options, sys.argv[1:]) from error
+        except ConfigError as error:
+            config = vars(self).get("config", {})  # there is none before the words are read
+            settings = config.get(config.get("subcommand"), {})
+            raise with_whole_key(error, settings) from error.__cause__
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -236,11 +243,13 @@ class SteeringCLI(LightningCLI):
             (VectorCheckpoint, VectorCheckpoint),
             (LensCallback, LensCallback),
             (LastCheckpoint, LastCheckpoint),
+            # after a failure its line ends before the summary tells of it
+            (ProgressBar, SteeringProgressBar),
             (RunSummary, RunSummary),
             (GracefulStop, GracefulStop),
         ]
-        if config.get("enable_progress_bar") is not False:
-            defaults.append((ProgressBar, SteeringProgressBar))
+        if config.get("enable_progress_bar") is False:
+            defaults = [pair for pair in defaults if pair[0] is not ProgressBar]
         if config.get("enable_checkpointing") is False:
             defaults = [pair for pair in defaults if pair[0] is not LastCheckpoint]
         return [
@@ -335,6 +344,7 @@ def run(words: Sequence[str]) -> None:
 
     Raises:
         ConfigError: For any mistake in the configuration.
+        KeyboardInterrupt: After Ctrl-C, once the run is saved.
     """
     bound_yaml()
     # LightningCLI reads and starts further processes from there
@@ -342,5 +352,9 @@ def run(words: Sequence[str]) -> None:
     try:
         with short_names(), _few_messages(), closing(RunInProgress()) as run_in_progress:
             SteeringCLI(run_in_progress)
+    except SystemExit as stopped:
+        if isinstance(stopped.__context__, KeyboardInterrupt):  # Lightning exits with 1 after it
+            raise KeyboardInterrupt from stopped
+        raise
     finally:
         sys.argv = before

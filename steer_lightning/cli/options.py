@@ -10,6 +10,7 @@ from typing import Any, get_args, get_origin
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
+from steer_lightning.cli.full_keys import with_whole_key
 from steer_lightning.cli.messages import explain, explain_refusal
 from steer_lightning.cli.short_names import short_names
 from steer_lightning.errors import ConfigError
@@ -59,7 +60,7 @@ def read_options(
         words = _joined(_switched_on(words, _switches(parser)), _lists(parser))
         with short_names():
             given = parser.parse_args(_named(words, positional) if positional else words)
-            made: Namespace = parser.instantiate_classes(given)
+            made = _made(parser, given)
     except ArgumentError as error:
         raise explain(str(error), options, words) from error
     except ConfigError:
@@ -67,6 +68,20 @@ def read_options(
     except (ValueError, TypeError, ImportError) as error:
         raise explain_refusal(error) from error
     return {key: value for key, value in vars(made).items() if key != "config"}
+
+
+def _made(parser: ArgumentParser, given: Namespace) -> Namespace:
+    """Makes the objects that the options describe.
+
+    Raises:
+        ConfigError: If one of them refuses its arguments; the error has the whole key.
+    """
+    try:
+        made: Namespace = parser.instantiate_classes(given)
+    except (ValueError, TypeError, ImportError) as error:
+        refusal = error if isinstance(error, ConfigError) else explain_refusal(error)
+        raise with_whole_key(refusal, given) from error.__cause__
+    return made
 
 
 @dataclass(frozen=True)

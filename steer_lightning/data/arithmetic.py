@@ -80,7 +80,7 @@ class Arithmetic:
             if len(found) == self.num_problems:
                 return list(found.values())
         raise ConfigError(
-            "Arithmetic.num_problems",
+            "source.num_problems",
             self.num_problems,
             rule=f"more than there are different problems: found {len(found)} with "
             f"operands up to {self.largest}",

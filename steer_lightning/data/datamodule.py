@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from steer_lightning.data.loader import PromptList, ResumableLoader
 from steer_lightning.data.order import PromptOrder, Shuffled
-from steer_lightning.data.prompts import make_prompts, tell_of_overlap
+from steer_lightning.data.prompts import SOURCE, load_problems, make_prompts, tell_of_overlap
 from steer_lightning.data.templates import ChatTemplate, Template, check_template
 from steer_lightning.errors import ConfigError
 from steer_lightning.system.plain_settings import check_same, describe
@@ -93,7 +93,7 @@ class PromptDataModule(L.LightningDataModule):
         for split in needed:
             source = self.sources[split]
             if source is not None and split not in self.prompts:
-                self.prompts[split] = self.make_prompts(source)
+                self.prompts[split] = self.make_prompts(source, f"data.{split}")
         if stage == "fit":
             self._compare_splits()
         if stage == "fit" and len(self.prompts["train"]) < self.batch_size:
@@ -106,12 +106,17 @@ class PromptDataModule(L.LightningDataModule):
         if stage in ("validate", "test") and needed[0] not in self.prompts:
             raise ConfigError(f"data.{needed[0]}", None, rule="is where the problems come from")
 
-    def make_prompts(self, source: Source) -> list[Prompt]:
+    def make_prompts(self, source: Source, key: str = SOURCE) -> list[Prompt]:
         """Renders a source with this module's template and tokenizer.
 
         Warns if its problems are among the training problems, once those are loaded.
+
+        Args:
+            source: Source of the problems.
+            key: Its key in the configuration, for errors.
         """
-        found = make_prompts(source, self.template, self._tokenizer(), self.max_prompt_tokens)
+        tokenizer = self._tokenizer()
+        found = make_prompts(source, self.template, tokenizer, self.max_prompt_tokens, key)
         if not any(source is known for known in self.sources.values()):
             self._compare([prompt.problem.question for prompt in found], type(source).__name__)
         return found
@@ -126,7 +131,7 @@ class PromptDataModule(L.LightningDataModule):
             if source is None:
                 continue
             try:
-                questions = [problem.question for problem in source.load()]
+                questions = [x.question for x in load_problems(source, f"data.{split}")]
             except (ConfigError, OSError) as error:
                 told = "data.%s could not be compared with data.train: %s"
                 log.warning(told, one_line(split), one_line(error))

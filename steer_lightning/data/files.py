@@ -44,7 +44,7 @@ def read_file(path: str | Path) -> list[Row]:
     """
     path = Path(path).expanduser()
     if not path.is_file():
-        raise ConfigError("data path", str(path), rule="there is no such file")
+        raise ConfigError("source.path", str(path), rule="there is no such file")
     kind = _kind(path)
     if kind not in READERS:
         endings = ", ".join(sorted(set(READERS) - {".parquet"}))
@@ -66,7 +66,7 @@ def _kind(path: Path) -> str:
 
 
 def _refused(path: Path, rule: str, why: str = "") -> ConfigError:
-    return ConfigError("data path", str(path), rule=rule, why=why)
+    return ConfigError("source.path", str(path), rule=rule, why=why)
 
 
 # ---- text

@@ -37,6 +37,8 @@ class GSM8K:
         file = Path(path).expanduser() if path is not None else None
         if file is not None and file.is_dir():
             file = file / f"{split}.jsonl"
+        if file is not None and not file.is_file():
+            raise ConfigError("GSM8K.path", path, rule=f"there is no file {file}")
         hub = "openai/gsm8k" if file is None else None
         self._records = Records(
             path=None if file is None else str(file),
@@ -62,5 +64,5 @@ def final_answer(solution: str) -> str:
     """
     _, mark, answer = solution.rpartition("####")
     if not mark:
-        raise ConfigError("GSM8K answer", solution, rule="must hold its final answer behind ####")
+        raise ConfigError("source", solution, rule="its gold answers must stand behind ####")
     return answer.strip().replace(",", "")

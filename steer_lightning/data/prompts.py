@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterable, Sequence
+from inspect import signature
 from typing import Any
 
 from steer_lightning.data.completion_text import turn_end_ids
 from steer_lightning.data.templates import KEY, ChatTemplate, Template, render
-from steer_lightning.errors import ConfigError
+from steer_lightning.errors import ConfigError, with_own_keys
 from steer_lightning.system.printable import one_line, quoted
 from steer_lightning.types import Problem, Prompt, Source
 
@@ -19,8 +20,42 @@ SHOWN = 80
 """Number of characters of a question that a message shows."""
 
 
+SOURCE = "source"
+"""What sources call themselves in the keys of their errors: they don't know whose they are."""
+
+
+def load_problems(source: Source, key: str = SOURCE) -> list[Problem]:
+    """Loads the problems of a source.
+
+    Args:
+        source: Source of the problems.
+        key: Its key in the configuration, such as `data.train`.
+
+    Raises:
+        ConfigError: If the source raises one; the error has the whole key. Where the source's class
+            has no such setting, as `GSM8K` has none for the column of the answers, the error is the
+            source's own.
+    """
+    try:
+        problems: list[Problem] = source.load()
+    except ConfigError as error:
+        head, _, name = error.key.partition(".")
+        if head != SOURCE or key == SOURCE:
+            raise
+        if not name:
+            raise error.at(key) from error
+        if name in signature(type(source)).parameters:
+            raise error.at(f"{key}.init_args.{name}") from error
+        raise error.at(key, type(source).__name__) from error
+    return problems
+
+
 def make_prompts(
-    source: Source, template: Template, tokenizer: Any, max_prompt_tokens: int
+    source: Source,
+    template: Template,
+    tokenizer: Any,
+    max_prompt_tokens: int,
+    key: str = SOURCE,
 ) -> list[Prompt]:
     """Renders and tokenizes all problems of a source.
 
@@ -33,6 +68,7 @@ def make_prompts(
         tokenizer: Tokenizer of the model.
         max_prompt_tokens: Most tokens of a prompt. Longer prompts are dropped and counted: cut off,
             they would ask another question.
+        key: Key of the source in the configuration, for errors.
 
     Returns:
         Prompts, at least one.
@@ -41,10 +77,10 @@ def make_prompts(
         ConfigError: If the source is empty, the template makes no prompt of a problem, or no prompt
             is short enough.
     """
-    problems = source.load()
+    problems = load_problems(source, key)
     name = type(source).__name__
     if not problems:
-        raise ConfigError("data source", name, rule="holds no problems")
+        raise ConfigError(key, name, rule="holds no problems")
     prompts = []
     for index, problem in enumerate(problems):
         prompt = make_prompt(index, problem, template, tokenizer, name)
@@ -60,8 +96,9 @@ def make_prompts(
         )
     if dropped:
         log.warning(
-            "%s: dropped %d of %d prompts longer than data.max_prompt_tokens = %d",
-            *(one_line(name), dropped, len(problems), max_prompt_tokens),
+            "%s: dropped %d of %d prompts longer than %s = %d",
+            *(one_line(name), dropped, len(problems)),
+            *(with_own_keys("data.max_prompt_tokens"), max_prompt_tokens),
         )
     check_ends(prompts, template, tokenizer, name)
     check_questions(prompts, template, name)
@@ -173,7 +210,9 @@ def check_questions(prompts: Sequence[Prompt], template: Template, source: str) 
     )
     why = f"{first.problem.question[:SHOWN]!r} is rendered as {first.text[-200:]!r}"
     if type(template) is not ChatTemplate:
-        log.warning("%s = %s: %s: %s", KEY, one_line(name), one_line(rule), one_line(why))
+        log.warning(
+            "%s = %s: %s: %s", with_own_keys(KEY), one_line(name), one_line(rule), one_line(why)
+        )
         return
     fix = "Mend the model's chat template, use another template, or leave these problems out"
     raise ConfigError(KEY, name, rule=rule, why=why, fix=fix)

@@ -37,7 +37,7 @@ def read_hub(
             local file.
     """
     fix = "Check name and network, or set `path` of the source to a local file"
-    check_hub_answers("data set", name, fix)
+    check_hub_answers("source.hub_name", name, fix)
     import datasets
 
     try:
@@ -47,9 +47,9 @@ def read_hub(
         ValueError,
     ) as error:  # `datasets` raises these without network, data set, config or split
         raise ConfigError(
-            "data set",
+            "source.hub_name",
             name,
-            rule="can't be loaded from the hub",
+            rule=f"{one_line(name)} can't be loaded from the hub",
             why=" ".join(str(error).split()).rstrip("."),
             fix=fix,
         ) from error
@@ -75,20 +75,20 @@ def to_problems(rows: Sequence[Row], question: str, answer: str, origin: str) ->
             number; the error names the row.
     """
     if not rows:
-        raise ConfigError("data", origin, rule="holds no rows")
-    for column in (question, answer):
+        raise ConfigError("source", origin, rule="holds no rows")
+    for key, column in (("question_column", question), ("answer_column", answer)):
         if all(value_at(row, column) is MISSING for row in rows):
-            raise _no_column(column, rows[0], origin)
+            raise _no_column(key, column, rows[0], origin)
     problems, numbers, dropped, num_mended = [], [], [], 0
     for number, row in enumerate(rows, 1):
         try:
             asked = question_in(value_at(row, column := question), column)
             gold = as_text(value_at(row, column := answer), column)
         except OddValueError as error:
+            key = "question_column" if column is question else "answer_column"
             where = f"row {number} of {one_line(origin)}"
-            raise ConfigError(
-                "data column", column, rule=f"in {where} it {error.rule}", fix=error.fix
-            ) from error
+            rule = f"in {where} column {one_line(column)!r} {error.rule}"
+            raise ConfigError(f"source.{key}", column, rule=rule, fix=error.fix) from error
         if asked is None or gold is None:
             dropped.append(number)
             continue
@@ -101,7 +101,7 @@ def to_problems(rows: Sequence[Row], question: str, answer: str, origin: str) ->
         problems.append(whole)
         numbers.append(number)
     if not problems:
-        raise ConfigError("data", origin, rule="no row has both a question and an answer")
+        raise ConfigError("source", origin, rule="no row has both a question and an answer")
     if dropped:
         log.warning(
             "%s: dropped %d of %d rows without question or answer, the first being row %d",
@@ -133,12 +133,12 @@ def _tell_of_printed(problems: Sequence[Problem], numbers: Sequence[int], origin
         )
 
 
-def _no_column(column: str, row: Row, origin: str) -> ConfigError:
+def _no_column(key: str, column: str, row: Row, origin: str) -> ConfigError:
     names = ", ".join(map(one_line, names_of(row)))
     return ConfigError(
-        "data column",
+        f"source.{key}",
         column,
-        rule=f"{one_line(origin)} has no such column",
+        rule=f"{one_line(origin)} has no column {one_line(column)!r}",
         why=f"Its columns are {names}" if names else "Its rows have no columns",
         fix="Set question_column and answer_column to two of them",
     )

@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from jinja2 import TemplateError
 
-from steer_lightning.errors import ConfigError
+from steer_lightning.errors import ConfigError, with_own_keys
 from steer_lightning.system.printable import one_line, quoted
 
 log = logging.getLogger(__name__)
@@ -255,7 +255,8 @@ def _tell_of_options(template: ChatTemplate, tokenizer: Any) -> None:
     unknown = [name for name in template.options if name not in known]
     if unknown:
         log.warning(
-            "data.template.init_args.options: the chat template%s does not read %s",
+            "%s.init_args.options: the chat template%s does not read %s",
+            with_own_keys(KEY),
             one_line(_of(tokenizer)),
             one_line(", ".join(unknown)),
         )
@@ -280,8 +281,9 @@ def _tell_of_preamble(template: ChatTemplate, tokenizer: Any) -> None:
     written = first[: len(first) - shared]
     if any(map(str.isalnum, written)):
         log.warning(
-            "data.template: the chat template%s gets no system message, and writes one of its own, "
+            "%s: the chat template%s gets no system message, and writes one of its own, "
             "which the model reads: %s",
+            with_own_keys(KEY),
             one_line(_of(tokenizer)),
             quoted(_words(written)[:200]),
         )

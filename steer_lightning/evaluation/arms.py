@@ -25,6 +25,14 @@ BASE = "base"
 
 LeaveOut = Sequence[int] | Literal["each"] | None
 
+OWN_KEYS = {
+    "data.template": "template",
+    "data.max_prompt_tokens": "max_prompt_tokens",
+    "model.base": "base",
+    "model.dtype": "dtype",
+}
+"""Keys of `evaluate` and `lens` by those of `fit`, for messages of what all of them use."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:

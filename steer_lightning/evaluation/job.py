@@ -15,9 +15,10 @@ from tqdm import tqdm
 from steer_lightning.data import ChatTemplate, Template, make_prompts
 from steer_lightning.data.completion_text import tell_of_endings
 from steer_lightning.data.templates import check_template
-from steer_lightning.errors import ConfigError
+from steer_lightning.errors import ConfigError, own_keys
 from steer_lightning.evaluation.arms import (
     BASE,
+    OWN_KEYS,
     Arm,
     base_of,
     check_fit,
@@ -170,14 +171,16 @@ class Evaluation:
         self.overwrite, self.rescore = overwrite, rescore
         self.batch_size, self.max_prompt_tokens = batch_size, max_prompt_tokens
         self.seed, self.device = seed, device
-        self.policy = Policy(
-            self.base, revision=revision, dtype=dtype, trust_remote_code=trust_remote_code
-        )
+        with own_keys(OWN_KEYS):
+            self.policy = Policy(
+                self.base, revision=revision, dtype=dtype, trust_remote_code=trust_remote_code
+            )
 
     def _default_output(self) -> Path:
         folder = find_result(self.paths[0]).parent if self.paths else Path()
         return folder / EVALUATION
 
+    @own_keys(OWN_KEYS)
     def run(self) -> dict[str, Any]:
         """Runs the evaluation, or continues an interrupted one.
 
@@ -240,7 +243,11 @@ class Evaluation:
                 rule = "must be made of letters, digits, - and _"
                 raise ConfigError("benchmarks", name, rule=rule, why="It is part of file names")
             found[name] = make_prompts(
-                source, self.template, self.policy.tokenizer, self.max_prompt_tokens
+                source,
+                self.template,
+                self.policy.tokenizer,
+                self.max_prompt_tokens,
+                f"benchmarks.{name}",
             )
             for key in ("sampling", "base_sampling"):
                 most = getattr(self, key).max_new_tokens

@@ -13,6 +13,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from steer_lightning.errors import ConfigError
 from steer_lightning.steering import SteeringVectors, load_vectors
+from steer_lightning.system.printable import python_text
 from steer_lightning.system.run_files import CONFIG, EVALUATION, RESULTS, SUMMARY
 
 HUB_DATA = {
@@ -98,13 +99,16 @@ def _sections(
         f"reinforcement learning{f' in {step} steps' if step else ''}, while the model itself "
         "stayed frozen (method: [arXiv 2505.18706](https://arxiv.org/abs/2505.18706))."
     )
-    yield (
-        "```python\n"
-        "from steer_lightning import attach, from_hub, load_model\n\n"
-        f"model, tokenizer = load_model({json.dumps(base or 'BASE_MODEL')})\n"
-        f'with attach(model, from_hub("{repo_id}")):\n'
-        "    model.generate(...)\n"
-        "```"
+    yield "\n".join(
+        [
+            "```python",
+            "from steer_lightning import attach, from_hub, load_model",
+            "",
+            f"model, tokenizer = load_model({python_text(base or 'BASE_MODEL')})",
+            f"with attach(model, from_hub({python_text(repo_id)})):",
+            "    model.generate(...)",
+            "```",
+        ]
     )
     yield from _figures(summary, folder)
     settings = [(key, _value(config, key)) for key in SETTINGS]

@@ -20,6 +20,7 @@ from steer_lightning.errors import ConfigError
 from steer_lightning.steering.base import Attachment, Steering
 from steer_lightning.steering.layers import find_layers, parse_layers
 from steer_lightning.steering.result_file import read_metadata, read_tensors, refusal
+from steer_lightning.system.extras import install_command
 from steer_lightning.system.printable import one_line
 from steer_lightning.system.whole_files import write_bytes
 
@@ -331,6 +332,6 @@ def _import_peft() -> Any:
             "model.steering",
             "LoRA",
             rule="needs the package peft",
-            fix='pip install "steer-lightning[lora]"',
+            fix=install_command("lora"),
         ) from error
     return peft

@@ -49,6 +49,16 @@ def quoted(text: str) -> str:
     return f'"{one_line(text)}"'
 
 
+def python_text(text: object) -> str:
+    """Returns a text as Python source in double quotes, as formatters write it.
+
+    Args:
+        text: A text, or a path.
+    """
+    source = repr(str(text))
+    return source if '"' in source else f'"{source[1:-1]}"'
+
+
 def aligned(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> str:
     """Aligns rows of cells in columns, each cell on one line.
 

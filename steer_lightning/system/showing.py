@@ -1,10 +1,15 @@
-"""The guard around what only shows something: its failure is told, and does not end the work."""
+"""Guards of what only shows: its failure does not end the work, and bars share no line."""
 
 from __future__ import annotations
 
 import logging
+import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TextIO
+
+from tqdm import tqdm
 
 from steer_lightning.system.printable import one_line
 
@@ -30,3 +35,38 @@ def told_not_raised(what: str) -> Iterator[None]:
 def reason(error: Exception) -> str:
     """Returns the kind and the text of an error in one line."""
     return one_line(f"{type(error).__name__}: {error}".rstrip(": "))
+
+
+class _AboveBars(logging.Handler):
+    """Writes log records to the console on lines of their own, above progress bars."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Writes a record."""
+        tqdm.write(self.format(record), file=sys.stderr)
+
+
+@contextmanager
+def lines_above_bars() -> Iterator[None]:
+    """Keeps warnings within the block off the line of a progress bar.
+
+    Warnings of Python, and log records for which no handler is set up, are written above the bars
+    that are there. Without a bar nothing changes.
+    """
+    resort, show = logging.lastResort, warnings.showwarning
+
+    def show_above(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        told = warnings.formatwarning(message, category, filename, lineno, line)
+        tqdm.write(told, file=file or sys.stderr, end="")
+
+    logging.lastResort, warnings.showwarning = _AboveBars(logging.WARNING), show_above
+    try:
+        yield
+    finally:
+        logging.lastResort, warnings.showwarning = resort, show

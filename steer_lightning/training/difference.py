@@ -186,7 +186,8 @@ class Difference:
         check_template(data.template, tokenizer)
         source = data.sources["train"]
         assert source is not None  # as PromptDataModule requires
-        every = make_prompts(source, data.template, tokenizer, data.max_prompt_tokens)
+        most = data.max_prompt_tokens
+        every = make_prompts(source, data.template, tokenizer, most, "data.train")
         num, held_out = self.settings.num_prompts, self.settings.num_held_out
         if num + held_out > len(every):
             raise ConfigError(

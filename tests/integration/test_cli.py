@@ -15,7 +15,7 @@ import torch
 import yaml
 
 from steer_lightning import save_vectors
-from steer_lightning.cli import COMMANDS, main
+from steer_lightning.cli import COMMANDS, Command, main
 from steer_lightning.strategy import SteeringStrategy
 
 ROOT = Path(__file__).parents[2]
@@ -77,6 +77,30 @@ def test_a_broken_yaml_is_one_message(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "line 2" in capsys.readouterr().err
     assert main(["fit", "--config", str(tmp_path / "none.yaml")]) == 2
     assert "none.yaml" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("is_terminal", "at_once", "told"),
+    [
+        (True, False, "steer-lightning mine: loading PyTorch ...\ninterrupted\n"),
+        (True, True, "interrupted\n"),
+        (False, False, "interrupted\n"),
+    ],
+)
+def test_ctrl_c_while_a_command_is_imported_is_one_line(
+    is_terminal: bool,
+    at_once: bool,
+    told: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "cut_short.py").write_text("raise KeyboardInterrupt")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(COMMANDS, "mine", Command("cut_short", "", starts_at_once=at_once))
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: is_terminal)
+    assert main(["mine"]) == 130
+    assert capsys.readouterr() == ("", told)
 
 
 @pytest.mark.parametrize("config", EVALUATIONS, ids=lambda path: path.stem)

@@ -301,6 +301,25 @@ def test_no_process_goes_on_with_what_the_first_one_overwrites(folder: Path) -> 
         (("--vectors=v.safetensors", "--rescore"), "there is no such file"),
         (("--vectors=v.safetensors", "--sampling.max_new_tokens=100000"), "positions"),
         (("--vecters=v.safetensors",), "Did you mean vectors"),
+        (("--vectors=v.safetensors", "--max_prompt_tokens=1"), "error: max_prompt_tokens = 1: all"),
+        (("--vectors=v.safetensors", "--sampling.group_size=0"), "error: sampling.group_size = 0"),
+        (("--base=/no",), "error: base = '/no': there is no such folder"),
+        (
+            ("--vectors=v.safetensors", "--template.text=x"),
+            "error: template.init_args.text = 'x': must contain {question}",
+        ),
+        (
+            ("--vectors=v.safetensors", "--template=null"),
+            "Set template.class_path: steer_lightning.data.PlainTemplate",
+        ),
+        (
+            ("--vectors=v.safetensors", "--benchmarks.letters.answer_column=gold"),
+            "error: benchmarks.letters.init_args.answer_column = 'gold': rows.jsonl has no column",
+        ),
+        (
+            ("--vectors=v.safetensors", "--benchmarks.letters.path=no.jsonl"),
+            "error: benchmarks.letters.init_args.path = 'no.jsonl': there is no such file",
+        ),
     ],
 )
 def test_mistakes_are_told_in_one_message(
@@ -310,6 +329,7 @@ def test_mistakes_are_told_in_one_message(
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+    assert "data." not in done.stderr.replace("steer_lightning.data.", "")
     assert "Loading weights" not in done.stderr
 
 

@@ -163,7 +163,9 @@ def test_an_interrupted_run_keeps_its_vectors_and_checkpoint(config, tmp_path: P
     wait(process.poll, (tmp_path / IS_HELD).exists)
     process.send_signal(signal.SIGINT)
     done = process.end()
-    assert done.returncode != 0
+    assert done.returncode == 130
+    assert done.stderr.splitlines()[-1] == "interrupted"
+    assert "Traceback" not in done.stderr
     folder = tmp_path / "runs/run-1"
     vectors = load_vectors(folder / "steering_vectors.safetensors")
     assert int(vectors.metadata["step"]) == 2

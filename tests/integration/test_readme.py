@@ -100,6 +100,28 @@ def check_command(words: list[str], monkeypatch: pytest.MonkeyPatch, folder: Pat
     assert ran == words[:1]
 
 
+CLONE = [*DOCUMENTS, ROOT / "CONTRIBUTING.md", *ROOT.glob("configs/**/*.yaml")]
+CLONE += [*ROOT.glob("scripts/*.py"), *ROOT.glob("benchmarks/*.py")]
+
+
+@pytest.mark.parametrize("document", CLONE, ids=lambda path: path.name)
+def test_an_install_from_a_clone_is_editable(document: Path) -> None:
+    """Without `-e` it would replace the editable install, and edits would have no effect."""
+    for line in document.read_text().splitlines():
+        assert not re.search(r"pip install (?!.*-e )[^`\n]*[\"' ]\.(\[|[\"' ]|$)", line), line
+
+
+def test_what_commands_of_the_documents_write_is_ignored_by_git() -> None:
+    if not (ROOT / ".git").exists():
+        pytest.skip("no clone")
+    lines = "\n".join(block for path in DOCUMENTS for block in blocks(path, "bash"))
+    written = re.findall(r"^steer-lightning .*--output[ =](\S+)", lines, re.MULTILINE)
+    assert len(written) > 8
+    words = ["git", "check-ignore", "--no-index", *written, "runs/x", "evaluation/x"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert set(done.stdout.split()) == {*written, "runs/x", "evaluation/x"}
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_links_lead_somewhere(document: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):

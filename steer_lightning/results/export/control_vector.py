@@ -15,6 +15,7 @@ import torch
 from steer_lightning.errors import ConfigError
 from steer_lightning.steering import SteeringVectors
 from steer_lightning.steering.arithmetic import plain_vectors
+from steer_lightning.system.extras import install_command
 
 FILE = "steering_vectors.gguf"
 ARCHITECTURE = "controlvector"
@@ -30,7 +31,7 @@ def require_gguf(to: str) -> None:
         import gguf  # noqa: F401
     except ImportError as error:
         raise ConfigError(
-            "to", to, rule="needs the package gguf", fix='pip install "steer-lightning[export]"'
+            "to", to, rule="needs the package gguf", fix=install_command("export")
         ) from error
 
 

@@ -22,6 +22,7 @@ import torch
 from steer_lightning.errors import ConfigError
 from steer_lightning.steering import SteeringVectors
 from steer_lightning.steering.arithmetic import plain_vectors
+from steer_lightning.system.printable import python_text
 
 FILE = "steering.json"
 WIRE_VERSION = 1
@@ -99,14 +100,15 @@ A request is steered by what it carries; one without `steering` is answered by t
 
 ```python
 import json
+
 from openai import OpenAI
 
+base = {python_text(base)}
+path = {python_text(file)}
 client = OpenAI(base_url="http://localhost:8000/v1", api_key="EMPTY")
-with open({json.dumps(file)}) as file:
+with open(path) as file:
     steering = json.load(file)
-client.completions.create(
-    model={json.dumps(base)}, prompt="1+1=", extra_body={{"steering": steering}}
-)
+client.completions.create(model=base, prompt="1+1=", extra_body={{"steering": steering}})
 ```
 
 `{serve} --steering-config {shlex.quote(file)}` steers every request that does not say otherwise.

@@ -29,6 +29,7 @@ from steer_lightning.results.export.proofs import (
 from steer_lightning.results.export.vllm import check_for_vllm, serve_command
 from steer_lightning.steering import SteeringVectors
 from steer_lightning.steering.arithmetic import sliced
+from steer_lightning.system.printable import python_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,10 +79,12 @@ class Transformers:
         return compare_merged(plan.base, plan.vectors, folder)
 
     def usage(self, plan: Plan) -> str:
-        """Returns two lines of Python."""
+        """Returns the lines of Python that load it."""
         return _python(
             "from transformers import AutoModelForCausalLM",
-            f"model = AutoModelForCausalLM.from_pretrained({_quoted(plan.output)})",
+            "",
+            f"folder = {python_text(plan.output)}",
+            "model = AutoModelForCausalLM.from_pretrained(folder)",
         )
 
 
@@ -124,12 +127,15 @@ class Peft:
         return compare_adapter(plan.base, plan.vectors, folder)
 
     def usage(self, plan: Plan) -> str:
-        """Returns four lines of Python."""
+        """Returns the lines of Python that load it."""
         code = _python(
             "from peft import PeftModel",
             "from transformers import AutoModelForCausalLM",
-            f"model = AutoModelForCausalLM.from_pretrained({_quoted(plan.base.path)})",
-            f"model = PeftModel.from_pretrained(model, {_quoted(plan.output)})",
+            "",
+            f"base = {python_text(plan.base.path)}",
+            f"adapter = {python_text(plan.output)}",
+            "model = AutoModelForCausalLM.from_pretrained(base)",
+            "model = PeftModel.from_pretrained(model, adapter)",
         )
         told = "PEFT can't merge it into a base without biases"
         does = "; `--to transformers` does" if has_llama_form(plan.base) else ""
@@ -206,10 +212,6 @@ class EasySteer:
     def usage(self, plan: Plan) -> str:
         """Returns the command of the server and an example of a request."""
         return easysteer.usage(plan.base.path, plan.output)
-
-
-def _quoted(path: str | Path) -> str:
-    return json.dumps(str(path))
 
 
 def _python(*lines: str) -> str:

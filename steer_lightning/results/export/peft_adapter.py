@@ -20,6 +20,7 @@ from steer_lightning.errors import ConfigError
 from steer_lightning.results.export.base import Base
 from steer_lightning.results.export.families import bias_home
 from steer_lightning.steering import SteeringVectors, find_layers
+from steer_lightning.system.extras import install_command
 
 
 def require_peft() -> None:
@@ -31,7 +32,7 @@ def require_peft() -> None:
             "to",
             "peft",
             rule="needs the package peft, 0.20 or newer",
-            fix='pip install "steer-lightning[export]"',
+            fix=install_command("export"),
         ) from error
 
 

@@ -12,8 +12,9 @@ from typing import Any, Literal
 import torch
 
 from steer_lightning.data import ChatTemplate, PlainTemplate, Template, make_prompts
-from steer_lightning.errors import ConfigError
-from steer_lightning.evaluation.arms import base_of, check_fit, load_files
+from steer_lightning.data.prompts import load_problems
+from steer_lightning.errors import ConfigError, own_keys
+from steer_lightning.evaluation.arms import OWN_KEYS, base_of, check_fit, load_files
 from steer_lightning.model.policy import Policy
 from steer_lightning.results.lens.geometry import cosines
 from steer_lightning.results.lens.look import Look, check_unembedding, describe
@@ -110,14 +111,15 @@ class Lens:
         self.folders = _folders(folder, list(self.files))
         if not overwrite:
             _refuse_to_overwrite([folder, *self.folders.values()])
-        self.policy = Policy(
-            base or base_of(self.files, trust_remote_code),
-            revision=revision,
-            dtype=dtype,
-            trust_remote_code=trust_remote_code,
-        )
-        check_fit(self.files, self.policy)
-        self.prompts = self._prompts(prompts, texts, template, num_prompts, max_prompt_tokens)
+        with own_keys(OWN_KEYS):
+            self.policy = Policy(
+                base or base_of(self.files, trust_remote_code),
+                revision=revision,
+                dtype=dtype,
+                trust_remote_code=trust_remote_code,
+            )
+            check_fit(self.files, self.policy)
+            self.prompts = self._prompts(prompts, texts, template, num_prompts, max_prompt_tokens)
 
     def _prompts(
         self,
@@ -131,13 +133,15 @@ class Lens:
             problems = [Problem(question=text, answer="") for text in texts]
             template = PlainTemplate("{question}")
         elif source is not None:
-            problems, template = source.load()[:count], template or ChatTemplate()
+            problems = load_problems(source, "prompts")[:count]
+            template = template or ChatTemplate()
         else:
             return []
         found = make_prompts(Problems(problems), template, self.policy.tokenizer, max_tokens)
         self.policy.check_prompts(found, 1, "max_prompt_tokens")
         return found
 
+    @own_keys(OWN_KEYS)
     def run(self) -> dict[str, dict[str, Any]]:
         """Looks at each file, and writes its `lens.json`; for several, `between.json`, too.
 

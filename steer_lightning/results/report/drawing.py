@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from steer_lightning.system.extras import install_command
 from steer_lightning.system.showing import reason
 from steer_lightning.system.whole_files import written_aside
 
@@ -24,7 +25,7 @@ def drawn(draw: Callable[[Path], Path], folder: Path) -> str:
         return str(draw(folder))
     except Exception as error:  # a picture is worth less than what it is drawn of
         if isinstance(error, ModuleNotFoundError) and error.name == "matplotlib":
-            return 'not drawn: pip install "steer-lightning[report]" for matplotlib'
+            return f"not drawn: {install_command('report')} for matplotlib"
         return f"not drawn: {reason(error)}"
 
 

@@ -46,3 +46,31 @@ def test_rewards_beyond_float32_and_failures_do_not_end_a_run(
     with caplog.at_level(logging.WARNING):
         bar.on_train_batch_end(trainer, module, None, None, 0)
     assert "the progress bar of this step is left out: AssertionError" in caplog.text
+
+
+def test_a_resumed_run_goes_on_at_its_step_with_total_and_time_left() -> None:
+    bar = SteeringProgressBar()
+    facts: dict[str, Any] = {"is_global_zero": True, "estimated_stepping_batches": 40}
+    trainer: Any = SimpleNamespace(**facts, global_step=20)
+    bar.setup(trainer, SteeringModule(), "fit")
+    bar.on_train_start(trainer, SteeringModule())
+    line = bar.train_progress_bar
+    assert (line.n, line.total) == (20, 40)
+    bar.on_train_epoch_start(trainer)  # a run that goes on at the start of an epoch
+    line.n, line.start_t = 30, line.start_t - 10  # 10 steps in 10 s
+    assert "75%" in str(line)
+    assert "30/40 [00:10<00:10]" in str(line)
+    bar.on_exception(trainer, SteeringModule(), KeyboardInterrupt())
+    assert line.disable, "the line has ended"
+    SteeringProgressBar().on_exception(trainer, SteeringModule(), KeyboardInterrupt())
+
+
+def test_a_run_without_an_end_has_no_total() -> None:
+    bar = SteeringProgressBar()
+    trainer: Any = SimpleNamespace(
+        is_global_zero=True, estimated_stepping_batches=float("inf"), global_step=0
+    )
+    bar.setup(trainer, SteeringModule(), "fit")
+    bar.on_train_start(trainer, SteeringModule())
+    assert bar.train_progress_bar.total is None
+    bar.train_progress_bar.close()

@@ -32,6 +32,15 @@ def test_why_a_run_is_shorter_than_max_steps(
     assert why_ended(trainer) == (told and f", not trainer.max_steps = 7: {told}")  # type: ignore[arg-type]
 
 
+def test_a_callback_that_has_stopped_the_run_is_named() -> None:
+    facts = {"current_epoch": 1, "max_epochs": 1, "stopped_by": "the callback Mine has stopped it"}
+    told = ", not trainer.max_steps = 7: the callback Mine has stopped it"
+    assert why_ended(SimpleNamespace(global_step=5, max_steps=7, **facts)) == told  # type: ignore[arg-type]
+    assert why_ended(SimpleNamespace(global_step=7, max_steps=7, **facts)) == ""  # type: ignore[arg-type]
+    told = ": the callback Mine has stopped it"
+    assert why_ended(SimpleNamespace(global_step=5, max_steps=-1, **facts)) == told  # type: ignore[arg-type]
+
+
 def test_a_resumed_run_goes_on_counting() -> None:
     summary = RunSummary()
     summary._start = time.perf_counter() - 5

@@ -91,11 +91,15 @@ def test_texts_and_numbers_by_hand(value: object, text: str | None) -> None:
 )
 def test_other_values_are_refused_with_their_row(value: object, rule: str, fix: str) -> None:
     rows = [{"question": "q", "answer": "1"}, {"question": "q", "answer": value}]
-    with pytest.raises(ConfigError, match=rf"answer': in row 2 of f\.jsonl it {rule}") as caught:
+    with pytest.raises(
+        ConfigError, match=rf"answer': in row 2 of f\.jsonl column 'answer' {rule}"
+    ) as caught:
         to_problems(rows, "question", "answer", "f.jsonl")
     assert fix in caught.value.fix
     rows = [{"question": value, "answer": "1"}]
-    with pytest.raises(ConfigError, match=rf"question': in row 1 of f\.jsonl it {rule}"):
+    with pytest.raises(
+        ConfigError, match=rf"question': in row 1 of f\.jsonl column 'question' {rule}"
+    ):
         to_problems(rows, "question", "answer", "f.jsonl")
 
 
@@ -113,7 +117,7 @@ def test_paths_lead_into_nested_values() -> None:
     assert value_at(row, "prompt.0.content") == "What is 2+3?"
     assert value_at(row, "a.b") == "by its own name"
     for path in ("reward_model.other", "prompt.1.content", "prompt.-1", "data_source.0", "none"):
-        with pytest.raises(ConfigError, match=f"data column = '{path}': f has no such column"):
+        with pytest.raises(ConfigError, match=f"source.answer_column = '{path}': f has no column"):
             to_problems([row], "prompt", path, "f")
 
 
@@ -175,9 +179,13 @@ def test_odd_columns_of_parquet(tmp_path: Path) -> None:
     decimals = pa.array([Decimal("5.00")], pa.decimal128(5, 2))
     assert load(pa.array(["q"]), decimals) == [("q", "5.00")]
     assert load(pa.array(["q"]), pa.array([["70"]])) == [("q", "70")]
-    with pytest.raises(ConfigError, match=r"question': in row 1 of .* it is of type bytes"):
+    with pytest.raises(
+        ConfigError, match=r"question': in row 1 of .* column 'question' is of type bytes"
+    ):
         load(pa.array([b"bytes"]), pa.array([1]))
-    with pytest.raises(ConfigError, match=r"answer': in row 1 of .* it is of type datetime"):
+    with pytest.raises(
+        ConfigError, match=r"answer': in row 1 of .* column 'answer' is of type datetime"
+    ):
         load(pa.array(["q"]), pa.array([datetime.datetime(2024, 1, 2)]))
 
 

@@ -101,7 +101,11 @@ def test_a_blank_field_of_a_csv_is_no_answer(
         ("a.csv", b"question,answer\na\n", "row 1 has 1 fields for 2 columns"),
         ("a.csv", b"question,answer,answer\na,1,2\n", "names the columns 'answer' twice"),
         ("a.csv", b'question,answer\n"a,1\n', "row 1 is not CSV"),
-        ("a.csv", b"question;answer\na;1\n", "no such column. Its columns are question;answer"),
+        (
+            "a.csv",
+            b"question;answer\na;1\n",
+            "no column 'question'. Its columns are question;answer",
+        ),
         ("a.csv", b"question,answer\na,\xe9\n", "is not CSV: some of its bytes are no text"),
         ("a.jsonl", b'{"question": "\xe9"}', "is not JSON lines: some of its bytes are no text"),
         ("a.json", b'[{"question": "\xe9"}]', "is not JSON: some of its bytes are no text in utf"),
@@ -182,5 +186,5 @@ def test_a_number_of_json_does_not_take_the_memory_of_its_exponent(
     if exponent[0] == "-":
         assert load(path) == [("q", "0")]
     else:
-        with pytest.raises(ConfigError, match=r"in row 1 of .* it is infinite"):
+        with pytest.raises(ConfigError, match=r"in row 1 of .* column 'answer' is infinite"):
             load(path)

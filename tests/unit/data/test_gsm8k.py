@@ -18,6 +18,8 @@ def test_gsm8k_from_a_folder(tmp_path: Path) -> None:
         (tmp_path / f"{split}.jsonl").write_text(json.dumps(rows[0]))
     for path in (tmp_path, tmp_path / "test.jsonl"):
         assert [p.answer for p in GSM8K("test", path=str(path)).load()] == ["1200"]
+    with pytest.raises(ConfigError, match=r"GSM8K.path = '.*none': there is no file .*none"):
+        GSM8K(path=str(tmp_path / "none"))
     with pytest.raises(ConfigError, match="####"):
         final_answer("no mark")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +12,15 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from steer_lightning import ConfigError
-from steer_lightning.data import Arithmetic, PlainTemplate, PromptDataModule, make_prompts
+from steer_lightning.data import (
+    GSM8K,
+    Arithmetic,
+    PlainTemplate,
+    PromptDataModule,
+    Records,
+    make_prompts,
+)
+from steer_lightning.data.prompts import load_problems
 from steer_lightning.testing import byte_tokenizer
 from steer_lightning.types import Problem
 
@@ -28,7 +37,7 @@ class Problems:
 
 class Broken:
     def load(self) -> list[Problem]:
-        raise ConfigError("data set", "x", rule="can't be loaded\nerror: fake")
+        raise ConfigError("source.name", "x", rule="can't be loaded\nerror: fake")
 
 
 def module(**sources: Any) -> PromptDataModule:
@@ -95,10 +104,8 @@ def test_a_test_set_that_can_not_be_read_now_is_no_reason_not_to_train(
     with caplog.at_level(logging.WARNING):
         module(train=Problems(("1+1", "2")), test=Broken()).setup("fit")
     (record,) = caplog.records
-    told = (
-        r"data.test could not be compared with data.train: data set = 'x': can't be loaded\nerror"
-    )
-    assert record.getMessage().startswith(told)
+    told = "data.test could not be compared with data.train: data.test = 'Broken': "
+    assert record.getMessage().startswith(told + r"can't be loaded\nerror")
 
 
 def test_the_test_stage_reads_its_own_problems_alone(caplog: pytest.LogCaptureFixture) -> None:
@@ -137,3 +144,17 @@ def test_characters_that_the_tokenizer_does_not_know_are_told(
         )
     told = '1 of 2 prompts hold characters that the tokenizer does not know, such as "two over\\n"'
     assert told in caplog.text
+
+
+def test_an_error_of_a_source_has_the_key_of_the_source(tmp_path: Path) -> None:
+    path = tmp_path / "train.jsonl"
+    path.write_text('{"question": "q", "gold": "1"}')
+    told = "data.val.init_args.answer_column = 'answer': .* has no column 'answer'. Its columns are"
+    with pytest.raises(ConfigError, match=told):
+        load_problems(Records(str(path)), "data.val")
+    # its class has no such setting, and its folder is one
+    with pytest.raises(ConfigError, match=r"^data.train = 'GSM8K': .* has no column 'answer'"):
+        load_problems(GSM8K(path=str(tmp_path)), "data.train")
+    path.write_text("")
+    with pytest.raises(ConfigError, match=r"^source.path = .*holds no rows"):
+        load_problems(Records(str(path)))

@@ -48,7 +48,7 @@ def test_local_files(tmp_path: Path, suffix: str) -> None:
         ("a.json", "[", "not JSON"),
         ("a.parquet", "x", "Parquet"),
         ("a.txt", "x", r"\.csv, \.json, \.jsonl.* or \.parquet"),
-        ("a.jsonl", '{"q": "q", "answer": "a"}', "no such column.*q, answer.*question_column"),
+        ("a.jsonl", '{"q": "q", "answer": "a"}', "no column.*q, answer.*question_column"),
         ("a.jsonl", '{"question": "", "answer": "a"}', "both a question and an answer"),
     ],
 )

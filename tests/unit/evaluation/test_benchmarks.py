@@ -29,5 +29,5 @@ def test_benchmarks_from_a_local_file(kind: type, columns: tuple[str, str], tmp_
     found = kind(path=str(path), limit=2).load()
     assert [(x.question, x.answer) for x in found] == [("q0", "0"), ("q1", "1")]
     path.write_text(json.dumps({columns[0]: "q", "solved": 3}))
-    with pytest.raises(ConfigError, match=f"data column = '{columns[1]}'"):
+    with pytest.raises(ConfigError, match=f"source.answer_column = '{columns[1]}'"):
         kind(path=str(path)).load()

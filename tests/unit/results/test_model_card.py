@@ -36,7 +36,7 @@ def test_the_card_says_what_a_reader_needs(run: Path) -> None:
         "[Qwen/Q](https://huggingface.co/Qwen/Q): one vector of width 1536 for each of 28 of its "
         "28 decoder layers, 43,008 numbers in all",
         "in 315 steps",
-        'with attach(model, from_hub("user/name")):',
+        'vectors = from_hub("user/name")\nwith attach(model, vectors):',
         "| gsm8k | 25.0% | 62.5% |",
         "| math | - | 50.0% |",
         "| aime | steered | avg@4 | 50.0% [40.0%, 61.0%] |",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,8 @@ from steer_lightning.model.hub import has_tokenizer_files
 from steer_lightning.model.policy import Policy
 from steer_lightning.results.export import families
 from steer_lightning.results.export.base import Base
+from steer_lightning.results.export.formats import FORMATS
+from steer_lightning.results.model_card import model_card
 from steer_lightning.testing import save_tiny
 
 LAYERS, WIDTH = 3, 32
@@ -103,3 +108,31 @@ def test_a_damaged_tokenizer_is_not_called_a_missing_one(tmp_path: Path) -> None
     (Path(base) / "tokenizer.json").write_text("{}")
     with pytest.raises(ConfigError, match=r"can't be loaded\. its tokenizer"):
         _ = Policy(base).tokenizer
+
+
+def test_what_is_written_about_an_export_is_formatted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a clone `ruff format --check` reads Markdown, too."""
+    pytest.importorskip("ruff")
+    monkeypatch.chdir(tmp_path)
+    base = base_of(
+        Path("a disk that is shared/by many people/who write long names/it's one"), "llama"
+    )
+    vectors = vectors_of(Path(), base)
+    for to in FORMATS:
+        export_vectors(vectors, to=to, output=f"exports/{to}", verify=False)
+    for name in ("quickstart", base):
+        folder = Path("cards") / Path(name).name
+        folder.mkdir(parents=True)
+        save_vectors(torch.ones(1, 8), folder / "steering_vectors.safetensors", base_model=name)
+        card = model_card(folder, "user/a-repository-with-a-name-that-is-rather-long")
+        (folder / "README.md").write_text(card.content)
+    written = sorted(Path().rglob("README.md"))
+    assert len(written) == len(FORMATS) + 2
+    for path in written:
+        for code in re.findall(r"```python\n(.*?)```", path.read_text(), re.DOTALL):
+            compile(code, str(path), "exec")
+    words = [sys.executable, "-m", "ruff", "format", "--isolated", "--no-cache", "--diff"]
+    done = subprocess.run([*words, *map(str, written)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout

@@ -1,0 +1,58 @@
+"""The trainer of the command line, which remembers which callback has stopped its run."""
+
+from __future__ import annotations
+
+import sys
+from types import FrameType
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback, EarlyStopping, Timer
+
+
+class NamingTrainer(L.Trainer):
+    """Lightning's trainer, which notes who sets `should_stop`.
+
+    Any callback may set it, and a run that is shorter than `trainer.max_steps` says should be able
+    to say why. All other callbacks set it again as it is, so only the first one counts.
+
+    Attributes:
+        stopped_by: What has stopped the run, for the end of a sentence; None while it goes on.
+    """
+
+    stopped_by: str | None = None
+    _should_stop = False
+
+    @property
+    def should_stop(self) -> bool:
+        """Whether the run ends after the step under way."""
+        return self._should_stop
+
+    @should_stop.setter
+    def should_stop(self, value: bool) -> None:
+        if value and not self._should_stop:
+            self.stopped_by = _name(_setter())
+        elif not value:
+            self.stopped_by = None
+        self._should_stop = value
+
+
+def _setter() -> Callback | None:
+    """Finds the callback that is at work, from the inside out; None if there is none."""
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None:
+        found = frame.f_locals.get("self")
+        if isinstance(found, Callback):
+            return found
+        frame = frame.f_back
+    return None
+
+
+def _name(callback: Callback | None) -> str | None:
+    if callback is None:
+        return None
+    if isinstance(callback, Timer):
+        return "trainer.max_time was reached"
+    name = f"the callback {type(callback).__name__}"
+    if isinstance(callback, EarlyStopping):
+        name += f", which watches {callback.monitor},"
+    return f"{name} has stopped it"
