@@ -17,6 +17,7 @@ from importlib.metadata import version
 from types import ModuleType
 
 from steer_lightning.errors import UNKNOWN, ConfigError
+from steer_lightning.system.import_noise import quiet_imports
 from steer_lightning.system.printable import PrintableRecord, indented, one_line
 
 
@@ -116,7 +117,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         return _complain(f"there is no command {words[0]!r}: {hint}")
     try:
         _refuse_settings_before_files(words[1:])
-        with _own_modules():
+        with quiet_imports(), _own_modules():
             _imported(command.module).run(words)
     except (ConfigError, FloatingPointError) as error:  # a run that diverges is told in words, too
         return _complain(str(error), error)

@@ -67,7 +67,7 @@ class RunLog(Logger):
         """Does nothing: `config.yaml` has all settings."""
 
     @rank_zero_only
-    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:  # type: ignore[override]  # Lightning's own is wrapped
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Adds metrics to the row of their step; without a step, to the last row."""
         if not self._folder.is_dir():
             log.warning(

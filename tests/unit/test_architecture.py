@@ -17,6 +17,7 @@ LIGHT = {
     *("", "__main__", "errors", "types", "rewards", "results.report"),
     *("cli", "cli.options", "cli.messages", "cli.report"),
     *("system.whole_files", "system.printable", "system.yaml_size", "system.run_files"),
+    "system.import_noise",
 }
 """Start without torch, Lightning and transformers, which take seconds to import."""
 
