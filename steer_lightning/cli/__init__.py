@@ -48,7 +48,9 @@ COMMANDS = {
     "evaluate": Command(
         "steer_lightning.cli.evaluate", "benchmarks with and without vectors, with intervals"
     ),
-    "report": Command("steer_lightning.cli.report", "a run as one HTML file: report RUN_FOLDER"),
+    "report": Command(
+        "steer_lightning.cli.report", "one HTML file of a run, or of several: report RUN_FOLDER ..."
+    ),
     "lens": Command("steer_lightning.cli.lens", "which tokens vectors push, and how far"),
     "export": Command(
         "steer_lightning.cli.export", "vectors for transformers, PEFT, llama.cpp and vLLM"
