@@ -227,7 +227,7 @@ class BenchmarkEval(Callback):
                 )
             tell(
                 trainer,
-                f"step {result.step:>5}  {name}: {self.verdict} {result.accuracy:.3f} on "
+                f"step {result.step:>5}  {name}: {self.verdict} {result.accuracy:.1%} on "
                 f"{len(prompts)} held-out problems"
                 f"  (mean length {result.completion_length:.0f} tokens, cut off "
                 f"{result.cut_off_share:.1%},"

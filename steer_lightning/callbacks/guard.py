@@ -6,7 +6,7 @@ import io
 import logging
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning as L
 import torch
@@ -15,7 +15,9 @@ from lightning.pytorch.callbacks import Callback
 from steer_lightning.callbacks.run_folder import claim
 from steer_lightning.errors import ConfigError
 from steer_lightning.module import SteeringModule
+from steer_lightning.steering import SiteVectors, Steering
 from steer_lightning.system.collectives import rank, world_size
+from steer_lightning.system.figures import rounded
 from steer_lightning.system.printable import one_line
 from steer_lightning.system.run_files import SKIPPED, step_name
 from steer_lightning.system.whole_files import write_bytes
@@ -25,17 +27,24 @@ log = logging.getLogger(__name__)
 
 
 class Guard(Callback):
-    """Keeps batches of skipped optimizer steps, stops after several, and warns of lost signal.
+    """Keeps batches of skipped optimizer steps, stops after several, and warns of what goes wrong.
 
     The module skips an optimizer step by itself if its loss or gradient is not finite. The batch is
     kept for inspection under `skipped/`, as a file for `torch.load`: token ids, masks,
     log-probabilities, advantages, texts.
+
+    It warns of rewards without signal, with the likely cause, and of vectors in units of the
+    stream (`scale: rms`) that outgrow it, which too high a learning rate makes of them. The summary
+    at the end of the run repeats the warnings.
 
     Cost: microseconds per step.
 
     Args:
         max_skipped: Number of such batches in a row after which the run stops.
         no_signal_steps: Number of steps in a row without signal in any group after which it warns.
+
+    Attributes:
+        warnings: Warnings of the run by what they are about, each as it was told last.
     """
 
     def __init__(self, max_skipped: int = 5, no_signal_steps: int = 10) -> None:
@@ -46,6 +55,9 @@ class Guard(Callback):
         self.max_skipped, self.no_signal_steps = max_skipped, no_signal_steps
         self._skipped = self._silent = 0  # numbers of such steps in a row
         self._num_kept = 0
+        self.warnings: dict[str, str] = {}
+        self._rate = 0.0  # highest learning rate so far
+        self._first: Shares | None = None  # of the first step, which the base has sampled
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Refuses a folder that holds another run's batches."""
@@ -71,9 +83,21 @@ class Guard(Callback):
         self._skipped = self._skipped + 1 if step.update.skipped else 0
         if step.update.skipped:
             self._keep(trainer, step)
+        self._rate = max(self._rate, step.update.learning_rate)
+        self._first = self._first or shares_of(step)
+        size = size_in_units(pl_module.policy.steering)
+        if size is not None and size >= HUGE:
+            self._warn("size", too_large(size, self._rate))
         self._silent = self._silent + 1 if bool((step.advantages == 0).all()) else 0
-        if self._silent == self.no_signal_steps:
-            log.warning("%s", one_line(why_no_signal(step, self._silent)))
+        if self._silent >= self.no_signal_steps:
+            told = why_no_signal(step, self._silent, self._first, size, self._rate)
+            self._warn("signal", told, again=self._silent == self.no_signal_steps)
+
+    def _warn(self, about: str, text: str, again: bool = False) -> None:
+        """Tells a warning the first time, and keeps the latest one for the end of the run."""
+        if about not in self.warnings or again:
+            log.warning("%s", one_line(text))
+        self.warnings[about] = text
 
     def _keep(self, trainer: L.Trainer, step: Step) -> None:
         name = step_name(trainer.global_step)  # each process keeps its own share
@@ -98,11 +122,19 @@ class Guard(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Returns how many steps in a row had skips, and how many had no signal."""
-        return {"skipped": self._skipped, "silent": self._silent}
+        return {
+            "skipped": self._skipped,
+            "silent": self._silent,
+            "warnings": self.warnings,
+            "rate": self._rate,
+            "first": None if self._first is None else tuple(self._first),
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on counting from there."""
         self._skipped, self._silent = state_dict["skipped"], state_dict["silent"]
+        self.warnings, self._rate = dict(state_dict["warnings"]), state_dict["rate"]
+        self._first = None if state_dict["first"] is None else Shares(*state_dict["first"])
 
 
 def keep_batch(step: Step, path: Path) -> None:
@@ -138,39 +170,136 @@ NAMES = {
 """Outcomes of rewards that point to a cause, and what they are called in the warning."""
 
 
-def why_no_signal(step: Step, num_steps: int) -> str:
-    """Says what the likely cause is, with the counts that point to it."""
-    total = step.rewards.numel()
-    unscored = int(step.rewards.isnan().sum())
-    cut = int((~step.finished).sum())
-    scored = step.rewards[~step.rewards.isnan()]
-    outcomes: Counter[str] = Counter()
+LARGE, HUGE = 1.0, 3.0
+"""Sizes of vectors, in units of the stream: as large as it, so that lost signal is their doing; and
+so large that little is left of it."""
+
+
+class Shares(NamedTuple):
+    """Shares of a step's completions."""
+
+    cut: float
+    """Share that was cut off."""
+    no_answer: float
+    """Share in which a reward has found no answer."""
+
+
+def shares_of(step: Step) -> Shares:
+    """Computes the shares of a step."""
+    missing = max((found.get("no_answer", 0) for found in step.outcomes.values()), default=0)
+    return Shares(1 - float(step.finished.float().mean()), missing / step.rewards.numel())
+
+
+def size_in_units(steering: Steering) -> float | None:
+    """Returns the mean size of vectors in units of the stream; None for what has no such units."""
+    if isinstance(steering, SiteVectors) and steering.scale == "rms":
+        return steering.metrics()["size_in_units"]
+    return None
+
+
+def too_large(size: float, rate: float) -> str:
+    """Says that the vectors have outgrown the stream that they are added to."""
+    return (
+        f"the vectors are {rounded(size)} times as large as the stream that they are added to "
+        f"(vectors/size_in_units), and drown it: the learning rate {rate:g} is too high. Lower "
+        "that of model.optimizer, by which Adam moves them in each step, in these units"
+    )
+
+
+def why_no_signal(
+    step: Step,
+    num_steps: int,
+    first: Shares | None = None,
+    size: float | None = None,
+    rate: float = 0.0,
+) -> str:
+    """Says what the likely cause is, with the counts that point to it.
+
+    Args:
+        step: The last step.
+        num_steps: Number of steps in a row without signal.
+        first: Shares of the run's first step: what the base did can't be due to its prompts or to
+            `max_new_tokens` later on.
+        size: Size of the vectors in units of the stream, if they have such units.
+        rate: Highest learning rate of the run.
+    """
+    outcomes = Counter[str]()
     for counts_of_one in step.outcomes.values():
         outcomes.update(counts_of_one)
-    counts = f"{unscored} of {total} completions unscored, {cut} cut off"
+    counts = f"{int(step.rewards.isnan().sum())} of {step.rewards.numel()} completions unscored, "
+    counts += f"{int((~step.finished).sum())} cut off"
     counts += "".join(f", {outcomes[key]} {name}" for key, name in NAMES.items() if outcomes[key])
+    scored = step.rewards[~step.rewards.isnan()]
     if len(scored):
         counts += f", rewards from {float(scored.min()):g} to {float(scored.max()):g}"
-    if 2 * (outcomes["timed_out"] + outcomes["crashed"]) > total:
-        cause = "the reward takes too long or crashes: raise model.reward_pool.deadline, or mend it"
-    elif 2 * unscored > total:
-        cause = "the gold answers can't be parsed: check the source's answer column"
-    elif 2 * cut > total:
-        cause = "answers are cut off before they end: raise model.sampling.max_new_tokens"
-    elif 2 * (outcomes["unparseable"] + outcomes["incomparable"]) > total:
-        cause = "what stands in the answer's place is no mathematics: ask for the bare answer in "
-        cause += "data.template"
-    elif 2 * outcomes["no_answer"] > total:
-        cause = "no completion has what the reward looks for: check data.template, and where the "
-        cause += "reward looks for the answer; rollouts/ has the texts"
-    elif 2 * outcomes["wrong"] > total:
-        cause = "the problems are too hard, or the gold answers wrong: take easier ones, or more "
-        cause += "completions a prompt"
-    elif 2 * outcomes["right"] > total:
-        cause = "all is solved: stop, or take harder problems"
-    else:
-        cause = "the reward gives all completions of a prompt the same: check data.template, and "
-        cause += "what the reward looks for; rollouts/ has the texts"
+    causes = [*_causes_beside_the_task(step, outcomes, first, size, rate)]
+    causes += _causes_in_the_task(step, outcomes)
+    cause = next(text for holds, text in causes if holds)
     return (
         f"no group has had signal for {num_steps} steps (in the last one {counts}). Likely {cause}"
     )
+
+
+def _causes_beside_the_task(
+    step: Step, outcomes: Counter[str], first: Shares | None, size: float | None, rate: float
+) -> list[tuple[bool, str]]:
+    """Lists causes, and whether each is at work: the reward's own ills, and those of training."""
+    total = step.rewards.numel()
+    now = shares_of(step)
+    first = first or now
+    grown = ", or raise model.sampling.max_new_tokens if good answers have grown" * (
+        2 * now.cut > 1
+    )
+    return [
+        (
+            2 * (outcomes["timed_out"] + outcomes["crashed"]) > total,
+            "the reward takes too long or crashes: raise model.reward_pool.deadline, or mend it",
+        ),
+        (
+            2 * int(step.rewards.isnan().sum()) > total,
+            "the gold answers can't be parsed: check the source's answer column",
+        ),
+        (2 * outcomes["right"] > total, "all is solved: stop, or take harder problems"),
+        (
+            size is not None and size >= LARGE,
+            f"the vectors are too large, {rounded(size or 0.0)} times the stream "
+            f"(vectors/size_in_units): lower the learning rate {rate:g} of model.optimizer",
+        ),
+        (
+            any(2 * a < 1 < 2 * b for a, b in zip(first, now, strict=True)),
+            f"training has broken the model: in the first step {first.cut:.1%} were cut off and "
+            f"{first.no_answer:.1%} without an answer. Lower the learning rate {rate:g} of "
+            f"model.optimizer{grown}",
+        ),
+    ]
+
+
+def _causes_in_the_task(step: Step, outcomes: Counter[str]) -> list[tuple[bool, str]]:
+    """Lists causes that lie in data and settings; the last one is what is left."""
+    total = step.rewards.numel()
+    return [
+        (
+            2 * int((~step.finished).sum()) > total,
+            "answers are cut off before they end: raise model.sampling.max_new_tokens",
+        ),
+        (
+            2 * (outcomes["unparseable"] + outcomes["incomparable"]) > total,
+            "what stands in the answer's place is no mathematics: ask for the bare answer in "
+            "data.template",
+        ),
+        (
+            2 * outcomes["no_answer"] > total,
+            "no completion has what the reward looks for: check data.template, and where the "
+            "reward looks for the answer; rollouts/ has the texts",
+        ),
+        (
+            2 * outcomes["wrong"] > total,
+            "the problems are too hard, or the gold answers wrong: take easier ones, or more "
+            "completions a prompt",
+        ),
+        (
+            True,
+            "the reward gives all completions of a prompt the same: check data.template, and "
+            "what the reward looks for; rollouts/ has the texts",
+        ),
+    ]

@@ -12,33 +12,42 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 
 from steer_lightning.module import SteeringModule
+from steer_lightning.system.figures import rounded
 from steer_lightning.system.showing import told_not_raised
 
 BARS = "▁▂▃▄▅▆▇█"
 
 
-def sparkline(values: list[float], width: int = 12) -> str:
-    """Draws a series as a line of bars, scaled from the smallest to the largest bar.
+def sparkline(values: list[float], low: float, high: float, width: int = 12) -> str:
+    """Draws a series as a line of bars, each the mean of a stretch of the series.
 
-    Each bar is the mean of a stretch of the series.
+    Args:
+        values: Series, of which nothing is drawn below `low` or above `high`.
+        low: Value of the lowest bar.
+        high: Value of the highest bar.
+        width: Largest number of bars.
     """
     count = min(width, len(values))
     edges = [round(k * len(values) / count) for k in range(count + 1)] if count else []
     means = [sum(values[a:b]) / (b - a) for a, b in pairwise(edges)]
-    low, high = min(means, default=0.0), max(means, default=0.0)
     span = (high - low) or 1.0
-    return "".join(BARS[round((mean - low) / span * (len(BARS) - 1))] for mean in means)
+    shares = [min(max((mean - low) / span, 0.0), 1.0) for mean in means]
+    return "".join(BARS[round(share * (len(BARS) - 1))] for share in shares)
 
 
 class SteeringProgressBar(TQDMProgressBar):
     """Shows the steps of the whole run, the reward and the speed.
 
-    The reward appears as its recent mean and a small curve, the speed in tokens per second.
+    The reward appears as its recent mean and a small curve, the speed in tokens per second. The
+    curve is drawn between the bounds of the rewards, or, where they are not known, between the
+    smallest and the largest reward of any completion so far: a curve with a scale of its own would
+    show noise as progress.
     """
 
     def __init__(self, refresh_rate: int = 1) -> None:
         super().__init__(refresh_rate=refresh_rate)
         self._rewards: list[float] = []
+        self._seen = (math.inf, -math.inf)  # smallest and largest reward of a completion
 
     def init_train_tqdm(self) -> Tqdm:
         """Makes a bar for the whole run instead of one epoch, which a resumed run goes on with."""
@@ -73,6 +82,8 @@ class SteeringProgressBar(TQDMProgressBar):
         assert isinstance(pl_module, SteeringModule)
         step = pl_module.last_step
         assert step is not None
+        finite = step.rewards[step.rewards.isfinite()].tolist()
+        self._seen = min([self._seen[0], *finite]), max([self._seen[1], *finite])
         reward = float(step.rewards.nanmean())
         # NaN if no completion of the batch could be scored, infinite beyond what float32 holds
         if math.isfinite(reward):
@@ -84,10 +95,9 @@ class SteeringProgressBar(TQDMProgressBar):
             return
         if trainer.global_step % self.refresh_rate == 0 or trainer.global_step == bar.total:
             bar.n = trainer.global_step
-            bar.set_postfix_str(
-                f"reward {sum(recent) / len(recent):.2f} {sparkline(self._rewards)}, "
-                f"{speed:,.0f} tokens/s"
-            )
+            curve = sparkline(self._rewards, *(pl_module.reward.bounds or self._seen))
+            reward = sum(recent) / len(recent)
+            bar.set_postfix_str(f"reward {rounded(reward)} {curve}, {speed:,.0f} tokens/s")
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Does nothing, because the bar belongs to the run and not to the epoch."""

@@ -15,6 +15,7 @@ from steer_lightning.errors import ConfigError
 from steer_lightning.module import SteeringModule
 from steer_lightning.rollout import completions_of
 from steer_lightning.system.collectives import rank, world_size
+from steer_lightning.system.figures import rounded
 from steer_lightning.system.printable import quoted, valid_unicode
 from steer_lightning.system.run_files import ROLLOUT_PARTS, ROLLOUTS, rollout_parts, step_name
 from steer_lightning.system.showing import told_not_raised
@@ -142,7 +143,7 @@ class RolloutTable(Callback):
 
 
 def _shown(score: float | None) -> str:
-    return "unscored" if score is None else f"{score:.2f}"
+    return "unscored" if score is None else rounded(score)
 
 
 def merge(folder: Path, file: Path) -> None:

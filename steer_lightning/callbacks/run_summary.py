@@ -12,6 +12,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 
 from steer_lightning.callbacks.benchmark_eval import BenchmarkEval
+from steer_lightning.callbacks.guard import Guard
 from steer_lightning.callbacks.run_folder import claim, run_folder, tell
 from steer_lightning.module import SteeringModule
 from steer_lightning.optim import state_facts
@@ -159,6 +160,7 @@ class RunSummary(Callback):
             "base_revision": module.policy.commit,
             "base_sha256": self._before,
             "seed": module.seed,
+            "warnings": self._warnings(trainer),
             "versions": {
                 "python": platform.python_version(),
                 **{name: version(name) for name in PACKAGES},
@@ -174,11 +176,18 @@ class RunSummary(Callback):
             for name, after in callback.accuracy(last=True).items():
                 start = f"{before[name]:.1%}" if name in before else "not measured"
                 lines.append(f"{callback.verdict} on {name}: {start} before, {after:.1%} after")
+        lines += [f"warning: {text}" for text in summary["warnings"]]
         names = [("vectors", result), ("metrics", METRICS)]
         names += [("completions", ROLLOUTS), ("checkpoint", f"{CHECKPOINTS}/{LAST_CHECKPOINT}")]
         names += [("lens", LENS), ("summary", self._path.name)]
         lines += [f"{k + ':':<13}{folder / v}" for k, v in names if (folder / v).exists()]
         return lines
+
+    @staticmethod
+    def _warnings(trainer: L.Trainer) -> list[str]:
+        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+        guards = [callback for callback in callbacks if isinstance(callback, Guard)]
+        return [text for guard in guards for text in guard.warnings.values()]
 
     @staticmethod
     def _evals(trainer: L.Trainer) -> list[BenchmarkEval]:

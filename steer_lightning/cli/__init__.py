@@ -18,6 +18,7 @@ from types import ModuleType
 
 from steer_lightning.cli.shipped import with_files
 from steer_lightning.errors import UNKNOWN, ConfigError
+from steer_lightning.system.import_noise import quiet_imports
 from steer_lightning.system.printable import PrintableRecord, indented, one_line
 from steer_lightning.system.showing import lines_above_bars
 
@@ -53,7 +54,7 @@ COMMANDS = {
     ),
     "report": Command(
         "steer_lightning.cli.report",
-        "a run as one HTML file: report RUN_FOLDER",
+        "one HTML file of a run, or of several: report RUN_FOLDER ...",
         starts_at_once=True,
     ),
     "lens": Command("steer_lightning.cli.lens", "which tokens vectors push, and how far"),
@@ -139,7 +140,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     try:
         _refuse_settings_before_files(words[1:])
         words = with_files(words)
-        with _own_modules(), lines_above_bars():
+        with quiet_imports(), _own_modules(), lines_above_bars():
             if not command.starts_at_once:
                 _tell_of_the_start(words[0], command.module)
             _imported(command.module).run(words)

@@ -15,6 +15,7 @@ from steer_lightning.cli.options import read_options
 from steer_lightning.data import PromptDataModule
 from steer_lightning.errors import ConfigError
 from steer_lightning.module import SteeringModule
+from steer_lightning.system.figures import rounded
 from steer_lightning.system.printable import one_line
 from steer_lightning.system.run_files import DIFFERENCE, RUNS
 from steer_lightning.training.difference import FILES, Difference, Settings, as_text
@@ -102,7 +103,7 @@ def run(words: Sequence[str]) -> None:
 def _tell(facts: Mapping[str, Any], folder: Path) -> None:
     print(
         f"\n{facts['num_contrasts']:d} of {facts['num_prompts']:d} prompts have better and worse "
-        f"completions; mean reward {facts['mean_reward']:.3f}, {facts['num_unscored']:d} of "
+        f"completions; mean reward {rounded(facts['mean_reward'])}, {facts['num_unscored']:d} of "
         f"{facts['num_completions']:d} completions unscored\n"
     )
     print(as_text(facts["scales"]))

@@ -70,7 +70,8 @@ def export(
         verify=verify,
     )
     size = f"{report.size / 1e6:.1f} MB" if report.size > 1e6 else f"{report.size / 1e3:.0f} kB"
-    print(f"{one_line(report.folder)} ({size})\n")
+    lack = f": {one_line(report.lack)}" if report.lack else ""
+    print(f"{one_line(report.folder)} ({size}){lack}\n")
     if report.findings is None:
         print("not compared with the steered base\n")
     else:

@@ -66,7 +66,6 @@ TRAINER_DEFAULTS: dict[str, Any] = {
 HARMLESS = (
     # a run resumes from the state after the optimizer's step
     "Using ModelCheckpoint with manual optimization",
-    "Experiment logs directory",  # the run's folder: it is new, but for its configuration
     "You have overridden `transfer_batch_to_device`",  # prompts are text, for every kind of loader
     r"Found \d+ module.s. in eval mode",  # the frozen base, for good
     r"`isinstance\(treespec",  # between Lightning and torch

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
+from itertools import compress, takewhile
 from typing import Any, get_args, get_origin
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
@@ -33,7 +33,7 @@ def read_options(
         target: Class or function, whose signature and docstring make the options.
         prog: Command, such as `steer-lightning evaluate`.
         description: One sentence for `--help`.
-        positional: Option that a word without an option's name stands for.
+        positional: Option that words without an option's name stand for.
         also: Function that adds further options to the parser.
 
     Returns:
@@ -57,9 +57,10 @@ def read_options(
         also(parser)
     options = [x.lstrip("-") for action in parser._actions for x in action.option_strings]
     try:
-        words = _joined(_switched_on(words, _switches(parser)), _lists(parser))
+        words = _switched_on(words, _switches(parser))
+        words = _joined(_named(words, positional) if positional else words, _lists(parser))
         with short_names():
-            given = parser.parse_args(_named(words, positional) if positional else words)
+            given = parser.parse_args(words)
             made = _made(parser, given)
     except ArgumentError as error:
         raise explain(str(error), options, words) from error
@@ -152,10 +153,11 @@ def _switched_on(words: Sequence[str], switches: set[str]) -> list[str]:
 
 
 def _named(words: Sequence[str], positional: str) -> list[str]:
-    """Names the first word that is no option, nor the value of one, by the positional option."""
-    before = ["", *words]
-    for k, word in enumerate(words):
-        is_value = before[k].startswith("--") and "=" not in before[k]
-        if not word.startswith("-") and not is_value:
-            return [*words[:k], f"--{positional}={word}", *words[k + 1 :]]
-    return list(words)
+    """Moves words that are no options, nor values of one, behind the positional option."""
+    if f"--{positional}" in words:  # which has been named, and what follows is its value
+        return list(words)
+    pairs = list(zip(["", *words], words, strict=False))
+    own = [not (w.startswith("-") or (b.startswith("--") and "=" not in b)) for b, w in pairs]
+    values = list(compress(words, own))
+    others = [word for word, is_own in zip(words, own, strict=True) if not is_own]
+    return [*others, f"--{positional}", *values] if values else others

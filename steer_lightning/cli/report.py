@@ -1,4 +1,4 @@
-"""The command `report`, which makes one HTML file from a run's folder."""
+"""The command `report`, which makes one HTML file from the folder of a run, or of several."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from steer_lightning.cli.options import read_options
-from steer_lightning.results.report import write_report
+from steer_lightning.errors import ConfigError
+from steer_lightning.results.report import write_comparison, write_report
+from steer_lightning.results.report.compared import MOST_RUNS, without_earlier_stages
 from steer_lightning.system.printable import one_line
-from steer_lightning.system.run_files import find_runs
+from steer_lightning.system.run_files import REPORT, find_runs
 
 
 def report(
-    run: str,
+    run: str | list[str],
     output: str | None = None,
     overwrite: bool = False,
     num_steps: int = 12,
@@ -20,11 +22,15 @@ def report(
 ) -> Path:
     """Writes one HTML file about a run: curves, benchmarks, vectors, completions, settings.
 
+    Several runs are compared: their curves over each other, their results, and the settings in
+    which they differ.
+
     Args:
-        run: Folder of the run, or the folder of several runs, whose newest one is taken.
-        output: File to write; null takes `report.html` in the run's folder.
+        run: Folder of the run; or several of them, or a folder of several runs, which are compared.
+        output: File to write; null takes `report.html` in the run's folder, or, for several runs,
+            beside the folder of the first one.
         overwrite: Whether to replace an earlier file.
-        num_steps: Number of steps whose completions are shown, evenly spaced.
+        num_steps: Number of steps of a single run whose completions are shown, evenly spaced.
         num_prompts: Number of prompts of each of these steps, and of problems of each benchmark;
             fewer where their texts exceed what a page can hold.
 
@@ -34,10 +40,16 @@ def report(
     Raises:
         ConfigError: If there is no run, one of its files is damaged, or the output exists.
     """
-    runs = find_runs(Path(run))
-    folder = runs[0] if runs else Path(run)  # without a run in it, `write_report` says so
-    if folder != Path(run):
-        print(f"{one_line(folder)} is the newest of {len(runs)} runs in {one_line(run)}")
+    named = [Path(name) for name in ([run] if isinstance(run, str) else run)]
+    if not named:
+        raise ConfigError("run", run, rule="must name at least one folder")
+    runs = [found for folder in named for found in (_runs_in(folder) or [folder])]
+    if len(runs) > 1:
+        path = runs[0].absolute().parent / REPORT if output is None else Path(output)
+        return write_comparison(runs, path, overwrite=overwrite)
+    (folder,) = runs  # where it is no run, `write_report` says so
+    if folder != named[0]:
+        print(f"{one_line(folder)} is the only run in {one_line(named[0])}")
     return write_report(
         folder,
         None if output is None else Path(output),
@@ -45,6 +57,14 @@ def report(
         num_steps=num_steps,
         num_prompts=num_prompts,
     )
+
+
+def _runs_in(folder: Path) -> list[Path]:
+    """Returns the runs in a folder, the oldest first, and the newest ones of too many."""
+    runs = without_earlier_stages(find_runs(folder)[::-1])
+    if len(runs) > MOST_RUNS:
+        print(f"the newest {MOST_RUNS} of {len(runs)} runs in {one_line(folder)} are compared")
+    return runs[-MOST_RUNS:]
 
 
 def run(words: Sequence[str]) -> None:
@@ -60,7 +80,8 @@ def run(words: Sequence[str]) -> None:
         words[1:],
         report,
         prog="steer-lightning report",
-        description="Makes one HTML file from a run's folder: no server, no network.",
+        description="Makes one HTML file of a run, or of several, which it compares: "
+        "no server, no network.",
         positional="run",
     )
     print(f"report: {one_line(report(**options))}")

@@ -28,8 +28,9 @@ class Reward(Protocol):
     process on all completions of a step at once, without a deadline, and an exception stops the
     run. A coroutine function (`async def`) is run as an `AsyncReward`.
 
-    Attributes that a reward may have: `in_process`; `outcomes`, the names of its verdicts, which
-    are counted and logged; `warm_up()`, called once before the workers start, for slow imports;
+    Attributes that a reward may have: `in_process`; `bounds`, the smallest and the largest score,
+    between which the progress bar draws; `outcomes`, the names of its verdicts, which are counted
+    and logged; `warm_up()`, called once before the workers start, for slow imports;
     `quickly(completion)`, which scores in the training process what takes microseconds whatever the
     text is, and returns NotImplemented for the rest; `probe(completion)`, which makes a harmless
     completion of the same problem: where that one is scored, a completion that takes too long or

@@ -24,6 +24,8 @@ class FormatReward:
         ConfigError: If the pattern is no regular expression.
     """
 
+    bounds = (0.0, 1.0)
+
     def __init__(self, pattern: str | None = None) -> None:
         try:
             self.pattern = None if pattern is None else re.compile(pattern, re.DOTALL)

@@ -23,6 +23,7 @@ class LengthReward:
         ConfigError: If `max_tokens` is not above `free_tokens`.
     """
 
+    bounds = (-1.0, 0.0)
     in_process = True  # nothing of it can take long
 
     def __init__(self, free_tokens: int, max_tokens: int) -> None:

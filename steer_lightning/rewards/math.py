@@ -52,6 +52,7 @@ class MathReward:
             number, or the last number alone.
     """
 
+    bounds = (0.0, 1.0)
     outcomes = ("right", "wrong", "no_answer", "unparseable", INCOMPARABLE)
 
     def __init__(self, answer_in: AnswerIn = "boxed") -> None:

@@ -160,10 +160,38 @@ def _sum(scored: dict[str, float]) -> float:
     )
 
 
+def _own(reward: Reward) -> Reward:
+    """Returns the object that a user has written, which has the attributes of a reward."""
+    return reward.judge if isinstance(reward, AsyncReward) else reward
+
+
 def _own_outcomes(reward: Reward) -> tuple[str, ...]:
-    reward = reward.judge if isinstance(reward, AsyncReward) else reward
+    reward = _own(reward)
     own = tuple(getattr(reward, "outcomes", ()))
     return own if INCOMPARABLE in own or not hasattr(reward, "probe") else (*own, INCOMPARABLE)
+
+
+def _own_bounds(name: str, reward: Reward) -> tuple[float, float] | None:
+    """Returns the smallest and the largest score of a reward, if it says so.
+
+    Raises:
+        ConfigError: If its `bounds` are not two numbers, the smaller one first.
+    """
+    bounds = getattr(_own(reward), "bounds", None)
+    if bounds is None:
+        return None
+    try:
+        low, high = map(float, bounds)
+    except (TypeError, ValueError):
+        low = high = math.nan
+    if not -LARGEST <= low < high <= LARGEST:
+        raise ConfigError(
+            f"reward {name}.bounds",
+            bounds,
+            rule="must be two numbers, the smallest and the largest score",
+            fix="Write them as a tuple, such as bounds = (0, 1), or leave them out",
+        )
+    return low, high
 
 
 class RewardSum:
@@ -175,8 +203,12 @@ class RewardSum:
         pool: Pool that runs those that can run in a process of their own; null runs all in this
             one.
 
+    Attributes:
+        bounds: Smallest and largest sum that there can be; None if a part does not say its own.
+
     Raises:
-        ConfigError: If there are some, and no weight differs from 0.
+        ConfigError: If there are some, and no weight differs from 0, or an attribute of a reward
+            has no meaning.
     """
 
     def __init__(self, rewards: Sequence[WeightedReward], pool: RewardPool | None = None) -> None:
@@ -195,6 +227,7 @@ class RewardSum:
             while name in self.parts:
                 name, number = f"{base}_{number}", number + 1
             self.parts[name] = part
+        self.bounds = self._bounds()
         self._places = {name: self._place(name, part.reward) for name, part in self.parts.items()}
         self._has_told: set[str] = set()
         self._has_scored: set[str] = set()
@@ -223,6 +256,17 @@ class RewardSum:
             )
             return Here(reward)
         return Pooled(reward, self.pool)
+
+    def _bounds(self) -> tuple[float, float] | None:
+        low = high = 0.0
+        parts = {name: part for name, part in self.parts.items() if part.weight}
+        every = [_own_bounds(name, part.reward) for name, part in parts.items()]
+        for part, bounds in zip(parts.values(), every, strict=True):
+            if bounds is None:
+                return None
+            ends = [part.weight * end for end in bounds]
+            low, high = low + min(ends), high + max(ends)
+        return (low, high) if parts else None
 
     def start(self) -> Scoring:
         """Begins to score a batch."""

@@ -21,6 +21,7 @@ from steer_lightning.steering.base import Attachment, Steering
 from steer_lightning.steering.layers import find_layers, parse_layers
 from steer_lightning.steering.result_file import read_metadata, read_tensors, refusal
 from steer_lightning.system.extras import install_command
+from steer_lightning.system.import_noise import quiet_imports
 from steer_lightning.system.printable import one_line
 from steer_lightning.system.whole_files import write_bytes
 
@@ -326,7 +327,8 @@ def _is_list(value: object, kind: type) -> bool:
 
 def _import_peft() -> Any:
     try:
-        import peft
+        with quiet_imports():
+            import peft
     except ModuleNotFoundError as error:
         raise ConfigError(
             "model.steering",

@@ -57,7 +57,7 @@ CONFIG = "config.yaml"
 """The resolved configuration of the run, written before anything else."""
 
 METRICS = "metrics.csv"
-"""One line of metrics for each logged step; Lightning's CSV log gives the file this name."""
+"""One row of metrics for each logged step."""
 
 ROLLOUT_PARTS = "rollouts"
 """A folder with the completions of each step, one file for each step and process."""

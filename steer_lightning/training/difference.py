@@ -21,6 +21,7 @@ from steer_lightning.model.policy import Policy
 from steer_lightning.rewards import RewardSum
 from steer_lightning.rollout import RolloutEngine, Sampling
 from steer_lightning.steering import SteeringVectors
+from steer_lightning.system.figures import rounded
 from steer_lightning.system.printable import aligned
 from steer_lightning.system.run_files import DIFFERENCE_NUMBERS
 from steer_lightning.system.whole_files import write_bytes
@@ -218,7 +219,7 @@ class Difference:
                 sampled = sampler.sample(batch, step=0)
                 found.read(self.policy, sampled.rollouts, sampled.rewards, self.max_tokens)
                 bar.update(len(batch))
-                bar.set_postfix_str(f"mean reward {found.mean_reward:.2f}")
+                bar.set_postfix_str(f"mean reward {rounded(found.mean_reward)}")
         return found
 
     @property

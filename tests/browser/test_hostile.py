@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from steer_lightning.results.report import write_report
+from steer_lightning.results.report import write_comparison, write_report
 from tests import made_up_run
 from tests.browser.conftest import Open
 
@@ -64,9 +64,11 @@ def hostile_run(folder: Path) -> Path:
         run,
         versions={payload: payload for payload in PAYLOADS},
         base_model=" ".join(PAYLOADS),
+        warnings=[*PAYLOADS],
         accuracy_after=dict.fromkeys(PAYLOADS, 0.5),
     )
-    made_up_run.write_config(run, seed_everything=valid)
+    source = {"class_path": "a.Records", "init_args": {"hub_name": " ".join(valid)}}
+    made_up_run.write_config(run, seed_everything=valid, data={"train": source})
     row = {"arm": PAYLOADS[0], "metric": f"avg@{PAYLOADS[1]}", "value": 0.5}
     rows = [{**row, "benchmark": payload} for payload in PAYLOADS]
     (run / "evaluation/results.json").write_text(json.dumps({"rows": rows}))
@@ -93,7 +95,7 @@ def test_hostile_text_is_shown_and_runs_nothing(tmp_path: Path, opened: Open) ->
     tokens = page.locator("#vectors tr:nth-child(1) .token").all_inner_texts()
     seen = {name: page.locator(f"#{name}").text_content() for name in ("benchmarks", "setup")}
     seen["curves"] = page.locator("#curves").text_content()
-    head = page.locator("h1").text_content()
+    head = {name: page.locator(name).text_content() for name in ("h1", "#base", "#status")}
     for k, payload in enumerate(PAYLOADS):
         text = SHOWN.get(payload, payload)
         own = text.replace("? alone", r"\ud800 alone")  # of files that can hold it
@@ -103,13 +105,42 @@ def test_hostile_text_is_shown_and_runs_nothing(tmp_path: Path, opened: Open) ->
             assert tokens[k] == own.replace(" ", "\u2423") + "\n1"
         assert own in seen["benchmarks"]
         assert own in seen["setup"]
-        assert own in head
+        assert own in head["#base"]
+        assert own in head["#status"]
+        assert "\x00" in payload or text in head["h1"]
         assert "\x00" in payload or text in seen["curves"]
     page.fill("#search", PAYLOADS[0])
     assert page.inner_text(".count") == "2 of 32 completions, of 1 prompts"
     assert page.locator("mark").all_inner_texts() == [PAYLOADS[0]] * 3
     assert "could not be drawn" not in page.inner_text("main")
     page.wait_for_timeout(50)
+    assert nothing_ran(page)
+
+
+def test_hostile_runs_are_compared_and_run_nothing(tmp_path: Path, opened: Open) -> None:
+    names = [payload for payload in PAYLOADS if not set("/\x00\ud800") & set(payload)]
+    runs = [hostile_run(tmp_path / name) for name in names]
+    for number, run in enumerate(runs):
+        settings = {payload: f"{payload} {number}" for payload in PAYLOADS if "\x1b" not in payload}
+        made_up_run.write_config(run, **{k: v for k, v in settings.items() if "\ud800" not in k})
+    page = opened(write_comparison(runs, tmp_path / "out.html"))
+    heads = page.locator("#settings thead th").all_inner_texts()
+    shown = [SHOWN.get(name, name) for name in names]
+    assert heads == ["setting", *shown]
+    seen = {name: page.locator(f"#{name}").text_content() for name in ("results", "settings")}
+    for payload in PAYLOADS:
+        text = SHOWN.get(payload, payload).replace("? alone", r"\ud800 alone")
+        assert text in seen["results"]
+        assert "\x1b" in payload or "\ud800" in payload or f"{text} 1" in seen["settings"]
+        assert text in page.locator("#status").text_content()
+    with page.expect_download() as saved:
+        page.get_by_role("button", name="Download settings that differ").click()
+    assert saved.value.suggested_filename == "comparison-settings-that-differ.csv"
+    with Path(saved.value.path()).open(newline="") as file:
+        first, *rows = list(csv.reader(file))
+    assert first[1:] == shown
+    assert not [cell for row in rows for cell in row if cell[:1] in ("=", "+", "-", "@")]
+    assert "could not be drawn" not in page.inner_text("main")
     assert nothing_ran(page)
 
 

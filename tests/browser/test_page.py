@@ -35,7 +35,9 @@ def cards(page: Page) -> list[str]:
 
 def test_the_head_says_what_came_out(report: Path, opened: Open) -> None:
     page = opened(report)
-    assert page.inner_text("h1") == "a/model"
+    assert page.inner_text("h1").endswith("0/run-1"), "the task is not known"
+    assert page.title() == page.inner_text("h1")
+    assert page.inner_text(".eyebrow") == "Steering vectors a/model"
     lead = (
         "768 trained numbers, one vector of 256 in each of 3 layers; the model itself stays frozen."
     )
@@ -110,7 +112,7 @@ def test_first_tokens_that_change_are_shown_and_no_others(tmp_path: Path, opened
 def test_pictures_say_in_words_what_they_show(report: Path, opened: Open) -> None:
     page = opened(report)
     label = page.locator("#curves svg").nth(0).get_attribute("aria-label")
-    assert label == ("Reward: 0.05 at step 1, 0.86 at step 40, lowest 0.05, highest 0.86.")
+    assert label == ("Reward: 0.0488 at step 1, 0.865 at step 40, lowest 0.0488, highest 0.865.")
 
 
 def test_what_is_missing_is_said(tmp_path: Path, opened: Open) -> None:
@@ -212,6 +214,7 @@ def test_base_and_steered_on_the_same_problem(report: Path, opened: Open) -> Non
 def test_pointing_at_one_curve_reads_all(report: Path, opened: Open) -> None:
     page = opened(report)
     picture = page.locator("#curves svg").first
+    picture.scroll_into_view_if_needed()
     box = picture.bounding_box()
     assert box
     page.mouse.move(box["x"] + 44, box["y"] + 60)  # the left end of the scale, step 0
@@ -242,16 +245,20 @@ def test_everything_is_reached_by_the_keyboard(report: Path, opened: Open) -> No
     page.focus(".skip")
     page.keyboard.press("Enter")
     assert page.evaluate("document.activeElement.id") == "content"
+    for group in ("along", "scale"):
+        page.keyboard.press("Tab")
+        assert page.evaluate("document.activeElement.name") == group
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.id") == "step"
     for key, expected in (("ArrowLeft", "step 39"), ("Home", "step 0"), ("End", "step 40")):
         page.keyboard.press(key)
         assert page.inner_text("output") == expected
     page.keyboard.press("Tab")
-    assert focused(page).startswith("All ")
+    assert page.evaluate("document.activeElement.ariaLabel") == "Download the picture of Reward"
+    page.locator("#curves summary", has_text="All ").focus()
     page.keyboard.press("Enter")
     page.locator("details .panel").first.wait_for()
-    assert page.locator("details .panel").count() == 5
+    assert page.locator("details .panel").count() == 6
 
     page.focus("input[name=lens-product]:checked")
     page.keyboard.press("ArrowRight")

@@ -67,9 +67,10 @@ def test_a_run_leaves_everything_in_its_folder(config, run, tmp_path: Path) -> N
         assert row["reward"] == float(any("a" <= letter <= "m" for letter in row["completion"]))
 
     with (folder / "metrics.csv").open() as file:
-        rows = [row for row in csv.DictReader(file) if row["reward/mean"]]
-    assert len(rows) == 4
-    assert [int(row["step"]) for row in rows] == [1, 2, 3, 4]
+        before, *rows = list(csv.DictReader(file))
+    assert (before["step"], before["reward/mean"]) == ("0", "")
+    assert before["benchmark/held_out/accuracy"]
+    assert [int(row["step"]) for row in rows] == [1, 2, 3, 4], "one row a step"
     for step, row in enumerate(rows, 1):
         assert math.isfinite(float(row["update/loss"]))
         rewards = [other["reward"] for other in rollouts if other["step"] == step]

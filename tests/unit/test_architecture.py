@@ -18,6 +18,7 @@ LIGHT = {
     *("cli", "cli.options", "cli.messages", "cli.report"),
     *("cli.shipped", "cli.configs", "cli.init", "cli.completion"),
     *("system.whole_files", "system.printable", "system.yaml_size", "system.run_files"),
+    "system.import_noise",
 }
 """Start without torch, Lightning and transformers, which take seconds to import."""
 

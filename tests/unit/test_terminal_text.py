@@ -23,8 +23,8 @@ from steer_lightning.system.printable import indented, one_line, printable, quot
 PACKAGE = Path(__file__).parents[2] / "steer_lightning"
 MADE_SAFE = {"one_line", "indented", "quoted", "len", "sum", "reason"}
 """Not `printable`, which keeps line breaks; `reason` of `system.showing` is one line."""
-OURS = {"help_text", "version", "sparkline"}
-"""Functions of ours or the standard library whose text is constant or drawn."""
+OURS = {"help_text", "version", "sparkline", "rounded"}
+"""Functions of ours or the standard library whose text is constant, drawn or a number."""
 TABLES = {"as_text", "between_as_text", "describe", "printable(report.usage)"}
 """Texts of several lines that show each name on one line: tests of theirs, and
 `tests/integration/test_hostile_metadata.py`, give them hostile ones."""

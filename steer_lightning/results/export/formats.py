@@ -50,6 +50,10 @@ class Plan:
 class Format(Protocol):
     """Writes one of the formats of `--to`."""
 
+    @property
+    def lacks(self) -> tuple[int, ...]:
+        """Layers whose vectors no file of the format can hold."""
+
     def check(self, plan: Plan) -> None:
         """Raises a ConfigError if the format can't hold the vectors; reads only configurations."""
 
@@ -65,6 +69,8 @@ class Format(Protocol):
 
 class Transformers:
     """Writes a stock checkpoint of Hugging Face transformers."""
+
+    lacks = ()
 
     def check(self, plan: Plan) -> None:
         """Requires that the base is a Llama in all but the name."""
@@ -91,6 +97,8 @@ class Transformers:
 class VLLM:
     """Writes the checkpoint of `Transformers` for vLLM."""
 
+    lacks = ()
+
     def check(self, plan: Plan) -> None:
         """Requires that the base is a Llama in all but the name."""
         check_llama_form(plan.base, "vllm")
@@ -112,6 +120,8 @@ class VLLM:
 
 class Peft:
     """Writes an adapter of PEFT."""
+
+    lacks = ()
 
     def check(self, plan: Plan) -> None:
         """Requires that each decoder layer ends in a linear layer, and that PEFT is installed."""
@@ -145,6 +155,8 @@ class Peft:
 class Gguf:
     """Writes a control vector of llama.cpp."""
 
+    lacks = (0,)
+
     def check(self, plan: Plan) -> None:
         """Requires a vector of another layer than layer 0, and the package gguf."""
         require_gguf("gguf")
@@ -159,7 +171,8 @@ class Gguf:
 
     def write(self, plan: Plan, folder: Path) -> None:
         """Writes all vectors except that of layer 0."""
-        vectors = sliced(plan.vectors, [layer for layer in plan.vectors.layers if layer > 0])
+        held = [layer for layer in plan.vectors.layers if layer not in self.lacks]
+        vectors = sliced(plan.vectors, held)
         path = folder / control_vector.FILE
         write_control_vector(path, vectors, plan.base.config.model_type)
 
@@ -175,13 +188,13 @@ class Gguf:
         told = f"```bash\n{command}\n```\n\n"
         told += f"`BASE.gguf` is {plan.base.name}, converted for llama.cpp.\n"
         if 0 in plan.vectors.layers:
-            told += "\nLayer 0's vector is left out: llama.cpp has no control vector for it. "
+            told += "\nllama.cpp has no control vector for layer 0. "
             told += f"{KEEP_LAYER_0 if has_llama_form(plan.base) else NO_LAYER_0}.\n"
         return told
 
 
 KEEP_LAYER_0 = (
-    "To keep it, export --to transformers and convert that checkpoint with llama.cpp's "
+    "To keep its vector, export --to transformers and convert that checkpoint with llama.cpp's "
     "convert_hf_to_gguf.py, which knows the biases of a Llama"
 )
 NO_LAYER_0 = "No file of this architecture can hold it in llama.cpp"
@@ -189,6 +202,8 @@ NO_LAYER_0 = "No file of this architecture can hold it in llama.cpp"
 
 class EasySteer:
     """Writes the steering of a request for EasySteer's build of vLLM."""
+
+    lacks = ()
 
     def check(self, plan: Plan) -> None:
         """Requires only the package gguf: any decoder will do."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -34,12 +35,14 @@ class Report:
     Attributes:
         folder: Folder of the export.
         size: Size of its files, in bytes.
+        lack: What the export lacks of the steered base, and what that costs; empty if it holds all.
         findings: Findings of the comparison; None if it was left out.
         usage: Explanation of how to use the export, in Markdown.
     """
 
     folder: Path
     size: int
+    lack: str
     findings: Findings | None
     usage: str
 
@@ -90,12 +93,14 @@ def export_vectors(
     with folder_written_aside(target) as folder:
         form.write(plan, folder)
         findings = form.compare(plan, folder) if verify else None
-        usage = form.usage(plan)
-        (folder / "README.md").write_text(_readme(plan, vectors, to, scale, findings, usage))
-        facts = _facts(plan, vectors, to, scale, findings)
+        held = tuple(layer for layer in vectors.layers if layer not in form.lacks)
+        usage, lack = form.usage(plan), _lack(plan.vectors, held, findings)
+        made = _made(plan, vectors, held, f"times {scale:g}; format `{to}`")
+        (folder / "README.md").write_text(_readme(plan, made, lack, findings, usage))
+        facts = _facts(plan, vectors, to, scale, findings) | {"layers": held}
         (folder / MARK).write_text(json.dumps(facts, indent=2) + "\n")
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    return Report(folder=target, size=size, findings=findings, usage=usage)
+    return Report(folder=target, size=size, lack=lack, findings=findings, usage=usage)
 
 
 def check_output(folder: Path, overwrite: bool) -> None:
@@ -167,24 +172,42 @@ def _check_fit(vectors: SteeringVectors, base: Base) -> None:
         )
 
 
-def _readme(
-    plan: Plan,
-    vectors: SteeringVectors,
-    to: str,
-    scale: float,
-    findings: Findings | None,
-    usage: str,
-) -> str:
+def _lack(vectors: SteeringVectors, held: Sequence[int], findings: Findings | None) -> str:
+    """Says which layers an export lacks, and how far that takes it from the steered base."""
+    rows = zip(vectors.layers, vectors.vectors.detach(), strict=True)
+    missing = [layer for layer, row in rows if layer not in held and bool(row.any())]
+    if not missing:
+        return ""
+    told = f"not the same as the steered base: without the vector of {_layers(missing)}"
+    if findings is None:
+        return told
+    found = findings.facts["float32"]
+    return (
+        f"{told}, the greedy choice equal at {found['num_equal']} of {found['num_tokens']} tokens"
+    )
+
+
+def _layers(numbers: Sequence[int]) -> str:
+    return f"layer{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}"
+
+
+def _made(plan: Plan, vectors: SteeringVectors, held: Sequence[int], how: str) -> str:
+    """Says what an export holds, in a sentence."""
     step = vectors.metadata.get("step")
-    made = f"Steering vectors of steer-lightning for {plan.base.name}"
-    made += f" after {step} steps" if step else ""
-    layers = ", ".join(map(str, vectors.layers))
+    after = f" after {step} steps" if step else ""
+    return (
+        f"Steering vectors of steer-lightning for {plan.base.name}{after}, {_layers(held)}, {how}."
+    )
+
+
+def _readme(plan: Plan, made: str, lack: str, findings: Findings | None, usage: str) -> str:
     lines = findings.lines if findings else ["Not compared."]
     return "\n".join(
         [
             f"# {plan.output.name}",
             "",
-            f"{made}, layers {layers}, times {scale:g}; format `{to}`.",
+            made,
+            *(["", f"**This export is {lack}.**"] if lack else []),
             "",
             usage,
             "Compared with the steered base on four texts and their greedy continuations:",

@@ -21,12 +21,14 @@ from steer_lightning.results.export.base import Base
 from steer_lightning.results.export.families import bias_home
 from steer_lightning.steering import SteeringVectors, find_layers
 from steer_lightning.system.extras import install_command
+from steer_lightning.system.import_noise import quiet_imports
 
 
 def require_peft() -> None:
     """Raises a ConfigError if PEFT is missing or too old for BEFT."""
     try:
-        from peft import BeftConfig  # noqa: F401
+        with quiet_imports():
+            from peft import BeftConfig  # noqa: F401
     except ImportError as error:
         raise ConfigError(
             "to",

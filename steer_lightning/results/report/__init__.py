@@ -1,10 +1,10 @@
-"""The pictures and the page of a run, made from its folder alone."""
+"""The pictures and the pages of runs, made from their folders alone."""
 
 from steer_lightning.results.report.comparison import draw_comparison
 from steer_lightning.results.report.curve import draw_reward_curve
 from steer_lightning.results.report.drawing import drawn
 from steer_lightning.results.report.lens import draw_between, draw_lens
-from steer_lightning.results.report.page import write_report
+from steer_lightning.results.report.page import write_comparison, write_report
 
 __all__ = [
     "draw_between",
@@ -12,5 +12,6 @@ __all__ = [
     "draw_lens",
     "draw_reward_curve",
     "drawn",
+    "write_comparison",
     "write_report",
 ]

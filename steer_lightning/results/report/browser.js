@@ -85,7 +85,7 @@ function groupCard({ group, completions }, words) {
   const total = group.num_completions ?? group.completions.length;
   const where = group.step === undefined ? group.benchmark : `step ${whole(group.step)}`;
   const rewards = group.completions.map((found) => found.reward).filter(isNumber);
-  const mean = rewards.length ? `mean reward ${decimal(d3.mean(rewards))}` : "not scored";
+  const mean = rewards.length ? `mean reward ${short(d3.mean(rewards))}` : "not scored";
   const few = completions.length < total ? `${completions.length} of ${total} completions` : `${total} completions`;
   return make("article", { class: "group", tabindex: -1, "aria-label": `Prompt, ${where}` },
     make("header", {},

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from importlib.metadata import version
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from steer_lightning.results.report.answers import read_answers
@@ -22,7 +22,14 @@ from steer_lightning.results.report.files import (
     setting,
 )
 from steer_lightning.results.report.samples import evenly, read_training
-from steer_lightning.results.report.series import Series, as_curve, first_step, joined, read_series
+from steer_lightning.results.report.series import (
+    Series,
+    as_curve,
+    clock_of,
+    first_step,
+    joined,
+    read_series,
+)
 from steer_lightning.system.run_files import CONFIG, EVALUATION, METRICS, RESULTS, SUMMARY
 
 MOST_LOOKS = 200
@@ -74,7 +81,8 @@ def read_contents(folder: Path, num_steps: int, num_prompts: int) -> Record:
     summary = read_record(folder / SUMMARY, {"versions": dict})
     curves = {name: points for name, points in series.items() if not ELSEWHERE.fullmatch(name)}
     return {
-        "run": f"{folder.absolute().parent.name}/{folder.absolute().name}",
+        "run": run_name(folder),
+        "task": task_of(settings),
         "stages": [stage.name for stage in stages],
         "made": datetime.now(timezone.utc).isoformat(timespec="minutes"),
         "version": version("steer-lightning"),
@@ -82,7 +90,8 @@ def read_contents(folder: Path, num_steps: int, num_prompts: int) -> Record:
         "last_step": max((points[-1][0] for points in series.values()), default=None),
         "max_steps": setting(settings, "trainer", "max_steps"),
         "summary": summary,
-        "benchmarks": _benchmarks(series, summary or {}),
+        "clock": clock_of(series),
+        "benchmarks": benchmarks_of(series, summary or {}),
         "curves": {name: as_curve(points) for name, points in curves.items()},
         "evaluation": _evaluation(folder),
         "lens": read_lens(folder),
@@ -94,7 +103,22 @@ def read_contents(folder: Path, num_steps: int, num_prompts: int) -> Record:
     }
 
 
-def _benchmarks(series: Series, summary: Mapping[str, Any]) -> list[Record]:
+def run_name(folder: Path) -> str:
+    """Returns the name of a run with that of the folder of its runs."""
+    return f"{folder.absolute().parent.name}/{folder.absolute().name}"
+
+
+def task_of(settings: Record) -> str | None:
+    """Returns what a run was trained on: a file's name, a data set of the hub, or a class."""
+    source = setting(settings, "data", "train")
+    path, name = (setting(source, key) for key in ("path", "hub_name"))
+    if isinstance(path, str):
+        return PurePath(path).name.partition(".")[0] or None
+    named = name if isinstance(name, str) else _short(source)
+    return named if isinstance(named, str) else None
+
+
+def benchmarks_of(series: Series, summary: Mapping[str, Any]) -> list[Record]:
     """Returns the figures of each benchmark by step, from the summary if there are no metrics."""
     found: dict[str, Record] = {}
     for name, points in series.items():

@@ -48,30 +48,46 @@ const code = (text) => make("code", {}, text);
 // ---- numbers
 
 const MINUS = "\u2212";
-const digits = (most, least = 0) =>
-  new Intl.NumberFormat("en", { maximumFractionDigits: most, minimumFractionDigits: least });
-const significant = new Intl.NumberFormat("en", { maximumSignificantDigits: 3 });
-const FORMATS = { whole: digits(0), one: digits(1, 1), two: digits(2, 2) };
-
 const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
 const withMinus = (text) => text.replace("-", MINUS);
 
-/** Some digits; `1.2e-6` where that is too small for a plain number. */
+/** A number with so many decimals, rounded as Python does: by its exact value, and halves to the even digit. */
+function fixed(value, decimals) {
+  let text = Math.abs(value).toFixed(decimals);
+  const half = Math.abs(value) * 2 ** (decimals + 1); // an odd number just where the value lies in the middle of two
+  if (half % 2 === 1) {
+    const below = Math.floor(Math.abs(value) * 10 ** decimals);
+    text = ((below % 2 ? below + 1 : below) / 10 ** decimals).toFixed(decimals);
+  }
+  const [units, rest] = text.split(".");
+  const shown = units.replace(/\B(?=(\d{3})+$)/g, ",") + (rest ? `.${rest}` : "");
+  return value < 0 && Number(text) !== 0 ? MINUS + shown : shown;
+}
+
+/** Three digits that count; `1.2e-6` where that is too small for a plain number. As `rounded` of `system/figures.py`. */
 function short(value) {
   if (!isNumber(value)) return "\u2013";
   const size = Math.abs(value);
-  if (size >= 1000) return withMinus(FORMATS.whole.format(value));
   if (size > 0 && size < 0.001) return withMinus(value.toExponential(1));
-  return withMinus(significant.format(value));
+  const decimals = Math.max(0, 2 - (size ? Number(size.toExponential(2).split("e")[1]) : 0));
+  const text = fixed(value, size >= 1000 ? 0 : decimals);
+  return text.includes(".") ? text.replace(/\.?0+$/, "") : text;
 }
 
-const whole = (value) => (isNumber(value) ? withMinus(FORMATS.whole.format(value)) : "\u2013");
-const decimal = (value) => (isNumber(value) ? withMinus(FORMATS.two.format(value)) : "\u2013");
-const one = (value) => (isNumber(value) ? withMinus(FORMATS.one.format(value)) : "\u2013");
+const decimalsOf = (count) => (value) => (isNumber(value) ? fixed(value, count) : "\u2013");
+const whole = decimalsOf(0), one = decimalsOf(1), decimal = decimalsOf(2);
 const percent = (value) => (isNumber(value) ? `${one(100 * value)}\u202f%` : "\u2013");
-const tidy = digits(2);
-const onAxis = (value) => withMinus(Math.abs(value) >= 0.01 || value === 0 ? tidy.format(value) : short(value));
-const percentOnAxis = (value) => `${tidy.format(100 * value)}\u202f%`;
+
+const magnitude = (value) => Math.floor(Math.log10(value) + 1e-9);
+
+/** A format for ticks this far apart: with as many digits as tell them apart, and no more. */
+function ticksFormat(step, compact = false) {
+  const size = magnitude(step);
+  const clean = (value) => (Math.abs(value) < step / 1e6 ? 0 : value); // sums of steps miss 0 by rounding
+  const exponent = (value) => value.toExponential(Math.max(0, magnitude(Math.abs(value)) - size));
+  const [unit, letter] = compact && size >= 6 ? [1e6, "M"] : compact && size >= 3 ? [1e3, "k"] : [1, ""];
+  return (value) => (clean(value) === 0 ? "0" : size < -4 || size > 8 ? withMinus(exponent(value)) : fixed(value / unit, Math.max(0, -size)) + letter);
+}
 const signed = (value, format) => (value > 0 ? "+" : "") + format(value);
 
 /** `[low, high]`, or nothing where there is no interval. */

@@ -28,7 +28,7 @@ function runTable(benchmarks) {
     }
     return lines;
   });
-  return makeTable("Benchmarks before the first step and after the last", ["benchmark", "before", "after", "change"], rows);
+  return withTools(makeTable("Benchmarks before the first step and after the last", ["benchmark", "before", "after", "change"], rows), "benchmarks");
 }
 
 const points = (value) => `${one(100 * value)} points`;
@@ -70,6 +70,6 @@ function evaluationOf(name, rows) {
     right.length ? make("figure", { class: "panel wide" },
       make("figcaption", {}, make("span", { class: "name" }, `Accuracy by arm${count}`), make("span", { class: "reading" }, make("small", {}, means.join(", ")))),
       intervalRows(right, percent, right.map((row) => `${row.name}: ${percent(row.value)}`).join(", "))) : null,
-    makeTable(`${name}${count}`, head, table),
+    withTools(makeTable(`${name}${count}`, head, table), `evaluation ${name}`),
   ].filter((part) => part !== null);
 }

@@ -19,7 +19,7 @@ function showVectors(data) {
     return;
   }
   if (lens) section.append(...lensParts(lens));
-  if (looks.length > 1) section.append(...historyParts(looks));
+  if (looks.length > 1) section.append(...historyParts(data));
 }
 
 function lensParts(lens) {
@@ -27,14 +27,16 @@ function lensParts(lens) {
   const relative = lens.layers.map((row) => row.norm_over_stream);
   const say = (title, values, format) => `${title} by layer: ${values.map((v, k) => `${layers[k]}: ${format(v)}`).join(", ")}.`;
   const norms = lens.layers.map((row) => row.norm);
-  const panels = [notedPanel("Norm", "of each layer's vector", layerBars(layers, norms, short, say("Norm", norms, short)))];
+  const panels = [notedPanel("Norm", "of each layer's vector", bars(layers, norms, { format: short, xName: "layer", yName: "norm", label: say("Norm", norms, short) }))];
   if (relative.every(isNumber)) {
-    panels.push(notedPanel("Norm against the stream", "1 would be as large as the activations there", layerBars(layers, relative, short, say("Norm relative to the stream", relative, short))));
+    panels.push(notedPanel("Norm against the stream", "1 would be as large as the activations there", 
+      bars(layers, relative, { format: short, xName: "layer", yName: "norm / stream", label: say("Norm relative to the stream", relative, short) })));
   }
   if (lens.singular_values?.length) {
     const numbers = lens.singular_values.map((_, k) => k + 1);
     panels.push(notedPanel("Singular values", `stable rank ${decimal(lens.stable_rank)} of ${layers.length}`,
-      layerBars(numbers, lens.singular_values, short, `Singular values: ${lens.singular_values.map(short).join(", ")}.`)));
+      bars(numbers, lens.singular_values, { format: short, xName: "number", yName: "singular value",
+        label: `Singular values: ${lens.singular_values.map(short).join(", ")}.` })));
   }
   const parts = [
     make("p", { class: "intro" }, `${lens.layers.length} of ${lens.num_layers} layers are steered, width ${whole(lens.width)}`
@@ -102,10 +104,10 @@ function notedPanel(title, note, picture) {
     make("p", { class: "note" }, note));
 }
 
-function historyParts(looks) {
+function historyParts({ looks, axis, clock }) {
   const layers = looks[looks.length - 1].layers;
   const steps = looks.map((look) => look.step);
-  const lines = (key, title, note) => notedPanel(title, note, layerLines(looks, layers, key, title));
+  const lines = (key, title, note) => notedPanel(title, note, layerLines({ looks, layers, key, title, axis, clock }));
   const select = make("select", { id: "history-layer" }, layers.map((layer, k) => make("option", { value: k }, `layer ${layer}`)));
   const box = make("div", {});
   const draw = () => {
@@ -122,24 +124,31 @@ function historyParts(looks) {
     make("div", { class: "panels" },
       lines("norms", "Norm", "a line a layer, from the first (blue) to the last (orange)"),
       looks.every((look) => Array.isArray(look.drift)) ? lines("drift", "Drift", "how far each vector is from where it started") : null,
-      curvePanel({ title: "Stable rank", note: `of ${layers.length} at most`, format: decimal, domain: [0, steps[steps.length - 1]],
-        lines: [{ x: steps, y: looks.map((look) => look.stable_rank), smooth: looks.map((look) => look.stable_rank), number: 0, name: "stable rank" }] })),
+      curvePanel({ title: "Stable rank", note: `of ${layers.length} at most`, format: decimal, axis, unit: "rank",
+        lines: [timed({ x: steps, y: looks.map((look) => look.stable_rank), number: 0, name: "stable rank" }, clock, axis)] })),
     make("div", { class: "controls" }, make("label", { for: "history-layer" }, "Tokens of "), select), box];
 }
 
 /** A line a layer, from the first (cool) to the last (warm). */
-function layerLines(looks, layers, key, title) {
-  const rows = layers.flatMap((layer, k) => looks.map((look) => ({ step: look.step, layer, value: look[key][k], k })));
+function layerLines({ looks, layers, key, title, axis, clock }) {
+  const rows = layers.flatMap((layer, k) => looks.map((look, i) => ({ i, layer, value: look[key][k], k })));
+  const line = timed({ x: looks.map((look) => look.step) }, clock, axis);
   const colour = (k) => `color-mix(in oklab, var(--c2) ${Math.round(100 * k / Math.max(1, layers.length - 1))}%, var(--c1))`;
   const last = looks[looks.length - 1];
   const [low, high] = d3.extent(rows, (row) => row.value);
   const apart = Math.abs(last[key][0] - last[key].at(-1)) > (high - low) / 8;
   const ends = apart ? [0, layers.length - 1] : []; // their names would lie on each other
-  const draw = (width) => plot({
-    width, height: 150, marginRight: 26, y: { nice: true },
-    marks: [...axes(short),
-      Plot.line(rows, { x: "step", y: "value", z: "layer", stroke: (d) => colour(d.k), strokeWidth: 1.5, title: (d) => `layer ${d.layer}` }),
-      Plot.text(ends, { x: last.step, y: (k) => last[key][k], text: (k) => String(layers[k]), dx: 6, textAnchor: "start", fill: "var(--ink)" })],
-  });
+  const values = rows.map((row) => row.value);
+  const draw = (width) => {
+    const y = (view.log && logScale(values, short)) || linearScale(values, short);
+    const x = xScale(axis, width), xs = places(line);
+    const at = (value) => (y.type === "log" && !(value > 0) ? NaN : value);
+    return plot({
+      width, height: 166, marginLeft: leftOf(y), marginRight: 26, x: { domain: x.domain }, y: scaleOf(y),
+      marks: [...axes({ x, y, xName: xName(axis), yName: key === "norms" ? "norm" : "distance" }),
+        Plot.line(rows, { x: (d) => xs[d.i], y: (d) => at(d.value), z: "layer", stroke: (d) => colour(d.k), strokeWidth: 1.5, title: (d) => `layer ${d.layer}` }),
+        Plot.text(ends, { x: xs.at(-1), y: (k) => last[key][k], text: (k) => String(layers[k]), dx: 6, textAnchor: "start", fill: "var(--ink)" })],
+    });
+  };
   return responsive(draw, `${title} at the last look, by layer: ${layers.map((layer, k) => `${layer}: ${short(last[key][k])}`).join(", ")}.`);
 }

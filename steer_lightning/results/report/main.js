@@ -3,8 +3,11 @@
 
 (() => {
   const data = JSON.parse(byId("data").textContent);
-  const parts = { curves: showCurves, benchmarks: showBenchmarks, vectors: showVectors, completions: showCompletions, setup: showSetup };
-  showHead(data);
+  const parts = data.runs
+    ? { curves: showComparedCurves, results: showComparedResults, settings: showComparedSettings }
+    : { curves: showCurves, benchmarks: showBenchmarks, vectors: showVectors, completions: showCompletions, setup: showSetup };
+  prepare(data);
+  (data.runs ? showComparedHead : showHead)(data);
   for (const [id, show] of Object.entries(parts)) {
     try {
       show(data);
@@ -18,3 +21,10 @@
     document.documentElement.dataset.drawn = "";
   }));
 })();
+
+/** What all parts of a page need: the name of its files, and the axes of its curves. */
+function prepare(data) {
+  pageName = data.run ?? "comparison";
+  const looked = d3.max(data.looks ?? [], (look) => look.step) ?? 0;
+  data.axis = axisOf(Math.max(data.last_step ?? 0, looked), (data.runs ?? [data]).map((run) => run.clock));
+}

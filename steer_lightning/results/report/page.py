@@ -1,4 +1,4 @@
-"""The page of a run: one HTML file that needs nothing else."""
+"""The page of a run, or of several: one HTML file that needs nothing else."""
 
 from __future__ import annotations
 
@@ -14,6 +14,11 @@ from string import Template
 from typing import Any
 
 from steer_lightning.errors import ConfigError
+from steer_lightning.results.report.compared import (
+    MOST_RUNS,
+    read_comparison,
+    without_earlier_stages,
+)
 from steer_lightning.results.report.contents import read_contents
 from steer_lightning.results.report.files import Record
 from steer_lightning.system.printable import printable
@@ -22,8 +27,8 @@ from steer_lightning.system.whole_files import write_bytes
 
 SCRIPTS = (
     *("vendor/d3.min.js", "vendor/plot.umd.min.js"),
-    *("dom.js", "charts.js", "summary.js", "curves.js", "evaluation.js", "lens.js"),
-    *("browser.js", "setup.js", "main.js"),
+    *("dom.js", "save.js", "charts.js", "panels.js", "summary.js", "curves.js", "evaluation.js"),
+    *("lens.js", "browser.js", "setup.js", "compare.js", "main.js"),
 )
 PLOT_STYLE = "sha256-jSYQUrW7J0b3jPqhZP9C2Xh1PyJKHKXd4s0fpGGKrww="
 """Hash of the style that Observable Plot puts into each picture; it changes with the library."""
@@ -60,12 +65,59 @@ def write_report(
         if value < 1:
             raise ConfigError(key, value, rule="must be at least 1")
     path = folder / REPORT if output is None else output
+    _check_output(path, overwrite)
+    _check_run(folder)
+    contents = read_contents(folder, num_steps, num_prompts)
+    title = ", ".join(str(contents[key]) for key in ("task", "run") if contents[key])
+    write_bytes(path, as_page(contents, title, "run.html").encode())
+    return path
+
+
+def write_comparison(folders: Sequence[Path], output: Path, *, overwrite: bool = False) -> Path:
+    """Writes the page that compares runs: their curves over each other, and what differs.
+
+    Args:
+        folders: Folders of the runs, in the order in which they are shown. A run that another one
+            of them has gone on from is shown as a part of that one.
+        output: File to write.
+        overwrite: Whether to replace an earlier file.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        ConfigError: If a folder holds no run, there are too many or not two, a file in a folder is
+            damaged, or `output` exists.
+        OSError: If the file can't be written; an earlier one is left as it was.
+    """
+    _check_output(output, overwrite)
+    for folder in folders:
+        _check_run(folder)
+    folders = without_earlier_stages(list(dict.fromkeys(folders)))
+    if not 2 <= len(folders) <= MOST_RUNS:
+        raise ConfigError(
+            "run",
+            [str(folder) for folder in folders],
+            rule=f"a comparison takes 2 to {MOST_RUNS} runs, and these are {len(folders)}",
+            why="A run that another one goes on from counts as a part of it",
+            fix="Name the runs that you want to compare",
+        )
+    contents = read_comparison(folders)
+    title = f"{len(folders)} runs: {', '.join(run['name'] for run in contents['runs'])}"
+    write_bytes(output, as_page(contents, title, "comparison.html").encode())
+    return output
+
+
+def _check_output(path: Path, overwrite: bool) -> None:
     if path.is_dir():
         raise ConfigError("output", str(path), rule="must be a file", why="It is a folder")
     if path.exists() and not overwrite:
         raise ConfigError(
             "output", str(path), rule="exists", fix="Name another file, or give --overwrite"
         )
+
+
+def _check_run(folder: Path) -> None:
     if not folder.is_dir():
         raise ConfigError("run", str(folder), rule="there is no such folder")
     if not is_run(folder):
@@ -75,22 +127,25 @@ def write_report(
             rule="holds no run",
             why="It has none of the files that `fit` writes, such as metrics.csv",
         )
-    write_bytes(path, as_page(read_contents(folder, num_steps, num_prompts)).encode())
-    return path
 
 
-def as_page(contents: Record) -> str:
-    """Returns the page as HTML, with data, styles and scripts in one file.
+def as_page(contents: Record, title: str, body: str) -> str:
+    """Returns a page as HTML, with data, styles and scripts in one file.
 
     The data is JSON, which no browser runs. Should a script get in nevertheless, the policy in the
     head of the page allows only the scripts of this function, by their hashes.
+
+    Args:
+        contents: Data of the page.
+        title: Title of the page, of any text.
+        body: Name of the file with the page's sections, which its scripts fill.
     """
     style = _read("report.css")
     scripts = [_read(name) for name in SCRIPTS]
-    base, run = (printable(str(contents[key])) for key in ("base", "run"))
     return Template(_read("template.html")).substitute(
         policy=html.escape(_policy([style], scripts)),
-        title=html.escape(f"{base}, {run}"),
+        title=html.escape(printable(title)),
+        body=_read(body),
         licences=_read("vendor/LICENSES"),
         style=style,
         data=as_json(contents),

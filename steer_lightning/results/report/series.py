@@ -6,6 +6,7 @@ import csv
 import io
 import math
 from collections.abc import Sequence
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ Series = dict[str, list[tuple[int, float]]]
 """Pairs (step, value) by metric, in order of the steps."""
 
 SMOOTHING = 5  # steps
+STEP_SECONDS = "speed/step_seconds"
 MOST_POINTS = 500
 """Largest number of points of a curve in a page, which is as many as a screen has room for."""
 
@@ -82,6 +84,30 @@ def trailing_mean(values: Sequence[float], width: int = SMOOTHING) -> list[float
     return [
         sum(values[max(0, k - width + 1) : k + 1]) / min(k + 1, width) for k in range(len(values))
     ]
+
+
+def clock_of(series: Series, most: int = MOST_POINTS) -> dict[str, list[float]] | None:
+    """Adds up the durations of the steps, which benchmarks and checkpoints are no part of.
+
+    A step that was not logged counts as long as the next one that was.
+
+    Args:
+        series: Metrics of a run, with `speed/step_seconds`.
+        most: Largest number of steps for which the time is given.
+
+    Returns:
+        `steps`, some steps from the first to the last one, and `seconds`, the time of training
+        until the end of each; None if the durations are not known.
+    """
+    points = [(k, value) for k, value in series.get(STEP_SECONDS, []) if math.isfinite(value)]
+    if not points:
+        return None
+    steps = [step for step, _ in points]
+    gaps = [after - before for before, after in pairwise([0, *steps])]
+    seconds = list(accumulate(gap * value for gap, (_, value) in zip(gaps, points, strict=True)))
+    every = -(-len(steps) // most)  # rounded up
+    kept = sorted({*range(0, len(steps), every), len(steps) - 1})
+    return {"steps": [steps[k] for k in kept], "seconds": _short([seconds[k] for k in kept])}
 
 
 def as_curve(points: Sequence[tuple[int, float]], most: int = MOST_POINTS) -> dict[str, Any]:

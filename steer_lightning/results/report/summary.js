@@ -3,18 +3,18 @@
 
 function showHead(data) {
   const summary = data.summary ?? {};
-  byId("run").textContent = data.run;
   byId("base").textContent = data.base ?? "unnamed base model";
+  byId("title").textContent = [data.task, data.run].filter((part) => part).join(", ");
   byId("lead").textContent = lead(data, summary.trained_parameters);
   byId("headline").append(...headline(data));
   byId("facts").append(...facts(data, summary).map(([name, value]) =>
     make("div", {}, make("dt", {}, name), make("dd", {}, value))));
-  const status = statusOf(data);
-  if (status) {
-    byId("status").textContent = status;
-    byId("status").hidden = false;
-  }
-  byId("made").textContent = `Made from ${data.run} by steer-lightning ${data.version} on ${data.made.slice(0, 10)}. `
+  showStatus(statusOf(data));
+  showMade(data, data.run);
+}
+
+function showMade(data, from) {
+  byId("made").textContent = `Made from ${from} by steer-lightning ${data.version} on ${data.made.slice(0, 10)}. `
     + "This page holds everything it shows and loads nothing.";
 }
 
@@ -64,8 +64,7 @@ function facts(data, summary) {
   const reward = data.curves["reward/mean"];
   const rows = [["Steps", data.last_step === null ? "\u2013" : whole(data.last_step)]];
   if (reward && reward.y.length) {
-    const smooth = reward.smooth ?? reward.y;
-    rows.push(["Reward, last steps", decimal(smooth[smooth.length - 1])]);
+    rows.push(["Reward, last steps", short(lastReward(reward))]);
   }
   if (isNumber(summary.seconds)) rows.push(["Time", duration(summary.seconds)]);
   if (isNumber(summary.tokens_per_second)) rows.push(["Tokens a second", whole(summary.tokens_per_second)]);
@@ -73,15 +72,24 @@ function facts(data, summary) {
   return rows;
 }
 
+/** Mean of the last steps, as the progress bar shows it. */
+const lastReward = (curve) => (curve.smooth ?? curve.y).at(-1);
+
 /** What is to be known of a run that has not ended, or that has gone on from another folder. */
 function statusOf(data) {
-  const parts = [];
+  const parts = [], summary = data.summary ?? {};
   if (!data.summary) {
     const of = data.max_steps > 0 ? ` of ${whole(data.max_steps)}` : "";
     parts.push(`There is no summary.json: this run was interrupted or is under way, and figures are those up to step ${whole(data.last_step)}${of}.`);
   }
+  for (const warning of summary.warnings ?? []) parts.push(`Warning: ${warning}.`);
   if (data.stages.length > 1) {
     parts.push(`The run was interrupted: its steps lie in ${data.stages.join(", ")}, and are joined here.`);
   }
-  return parts.join(" ");
+  return parts;
+}
+
+function showStatus(parts) {
+  byId("status").replaceChildren(...parts.map((part) => make("span", {}, part)));
+  byId("status").hidden = !parts.length;
 }

@@ -10,11 +10,27 @@ import pytest
 import torch
 
 from steer_lightning import SteeringModule
-from steer_lightning.callbacks.guard import Guard, why_no_signal
+from steer_lightning.callbacks import RunSummary
+from steer_lightning.callbacks.guard import (
+    Guard,
+    Shares,
+    shares_of,
+    size_in_units,
+    why_no_signal,
+)
 from steer_lightning.rollout import Sampling
+from steer_lightning.steering import SteeringVectors
 from tests.made_up_step import make_step
 
 NAN = float("nan")
+
+
+def vectors_of_size(size: float) -> SteeringVectors:
+    """One vector of width 4, whose unit is 2: its norm is size * 2 * sqrt(4)."""
+    vectors = SteeringVectors(layers=[0]).shaped(width=4, num_layers=1)
+    vectors.set_unit(torch.tensor([2.0]))
+    vectors.set_vectors(torch.full((1, 4), 2.0 * size))
+    return vectors
 
 
 def test_skipped_batches_are_kept_and_stop_the_run_after_some(tmp_path: Path, caplog) -> None:
@@ -22,6 +38,7 @@ def test_skipped_batches_are_kept_and_stop_the_run_after_some(tmp_path: Path, ca
     guard = Guard(max_skipped=2, no_signal_steps=3)
     guard.setup(trainer, None, "fit")  # type: ignore[arg-type]
     module = SteeringModule(sampling=Sampling(group_size=2))
+    module.policy.steering = vectors_of_size(0.1)
     plain = make_step()
     bad = replace(plain, update=replace(plain.update, skipped=True))
     for number, found in enumerate((bad, plain, bad), 1):
@@ -38,11 +55,65 @@ def test_skipped_batches_are_kept_and_stop_the_run_after_some(tmp_path: Path, ca
     other = Guard()
     other.load_state_dict(guard.state_dict())
     assert other._skipped == 2
+    assert other.state_dict() == guard.state_dict()
+
+
+def test_vectors_that_outgrow_the_stream_are_told_at_once_and_at_the_end(
+    tmp_path: Path, caplog
+) -> None:
+    trainer = SimpleNamespace(default_root_dir=str(tmp_path), is_global_zero=True, global_step=1)
+    guard = Guard(no_signal_steps=10)
+    trainer.callbacks = [guard]
+    guard.setup(trainer, None, "fit")  # type: ignore[arg-type]
+    module = SteeringModule(sampling=Sampling(group_size=2))
+    module.policy.steering = vectors_of_size(0.1)
+    plain = make_step()
+    for size, rate in ((2.9, 100.0), (217.5, 99.0), (363.4, 98.0)):
+        module.policy.steering = vectors_of_size(size)
+        module.last_step = replace(plain, update=replace(plain.update, learning_rate=rate))
+        guard.on_train_batch_end(trainer, module, None, None, 0)  # type: ignore[arg-type]
+    assert caplog.text.count("the vectors are 218 times as large") == 1, "2.9 is no reason yet"
+    assert "363" not in caplog.text
+    assert "the learning rate 100 is too high" in caplog.text
+    (told,) = RunSummary._warnings(trainer)  # type: ignore[arg-type]
+    assert told.startswith("the vectors are 363 times as large as the stream")
+    assert "vectors/size_in_units" in told
+
+
+@pytest.mark.parametrize("scale", ["rms", "none"])
+def test_lost_signal_is_laid_to_the_learning_rate_where_the_base_did_better(scale: str) -> None:
+    bad = replace(make_step(), rewards=torch.zeros(2, 2), finished=torch.zeros(2, 2).bool())
+    vectors = vectors_of_size(1.5)
+    vectors.scale = scale  # type: ignore[assignment]
+    size = size_in_units(vectors)
+    assert size == (pytest.approx(1.5) if scale == "rms" else None)
+    well, ill = Shares(cut=0.25, no_answer=0.0), Shares(cut=0.75, no_answer=0.75)
+    told = why_no_signal(bad, 10, well, size, 100.0)
+    assert "learning rate 100" in told
+    if scale == "rms":
+        assert "too large, 1.5 times the stream" in told
+        assert "max_new_tokens" not in told
+        assert "1.5 times" in why_no_signal(bad, 10, ill, size, 100.0)
+        assert "max_new_tokens" in why_no_signal(bad, 10, ill, 0.9, 100.0)
+    else:
+        assert "in the first step 25.0% were cut off and 0.0% without an answer" in told
+        told = why_no_signal(bad, 10, ill, size, 100.0)
+        assert "Likely answers are cut off before they end" in told
+    solved = replace(bad, outcomes={"MathReward": {"right": 4}})
+    assert "all is solved" in why_no_signal(solved, 10, ill, 1.5, 100.0)
+    outcomes = {"MathReward": {"no_answer": 3, "right": 0}}
+    silent = replace(bad, outcomes=outcomes, finished=torch.ones(2, 2).bool())
+    assert shares_of(silent) == (0.0, 0.75)
+    told = why_no_signal(silent, 10, well, None, 0.5)
+    assert "broken the model" in told
+    assert "max_new_tokens" not in told
+    assert "data.template" in why_no_signal(silent, 10, ill, None, 0.5)
 
 
 def test_lost_signal_is_told_once_with_its_likely_cause(tmp_path: Path, caplog) -> None:
     trainer = SimpleNamespace(default_root_dir=str(tmp_path), is_global_zero=True, global_step=0)
     module = SteeringModule(sampling=Sampling(group_size=2))
+    module.policy.steering = vectors_of_size(0.1)
     silent = replace(make_step(), rewards=torch.zeros(2, 2), advantages=torch.zeros(2, 2))
     guard = Guard(no_signal_steps=2)
     guard.setup(trainer, None, "fit")  # type: ignore[arg-type]
@@ -50,6 +121,7 @@ def test_lost_signal_is_told_once_with_its_likely_cause(tmp_path: Path, caplog) 
         module.last_step = found
         guard.on_train_batch_end(trainer, module, None, None, 0)  # type: ignore[arg-type]
     assert caplog.text.count("no group has had signal for 2 steps") == 1
+    assert "no group has had signal for 3 steps" in guard.warnings["signal"], "for the end"
     assert "2 cut off, rewards from 0 to 0" in caplog.text
     assert "data.template" in why_no_signal(silent, 2)
     cut = replace(silent, finished=torch.zeros(2, 2).bool())

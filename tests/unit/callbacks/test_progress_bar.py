@@ -13,14 +13,41 @@ import torch
 from steer_lightning import SteeringModule
 from steer_lightning.callbacks import SteeringProgressBar
 from steer_lightning.callbacks.progress_bar import sparkline
+from steer_lightning.rewards import FormatReward, WeightedReward
 from tests.made_up_step import make_step
 
 
 def test_sparkline() -> None:
-    assert sparkline([]) == ""
-    assert sparkline([0.5]) == "▁"
-    assert sparkline([0.0, 0.5, 1.0]) == "▁▅█"
-    assert len(sparkline([float(k) for k in range(100)])) == 12
+    assert sparkline([], 0, 1) == ""
+    assert sparkline([0.5], 0, 1) == "▅"
+    assert sparkline([0.0, 0.5, 1.0], 0, 1) == "▁▅█"
+    assert sparkline([0.0, 0.004, 0.002], 0, 1) == "▁▁▁", "noise near 0 is no progress"
+    assert sparkline([-1.0, -0.5, 2.0], -1, 0) == "▁▅█", "what lies outside is at the edge"
+    assert sparkline([3.0], 3, 3) == "▁"
+    assert len(sparkline([float(k) for k in range(100)], 0, 99)) == 12
+
+
+@pytest.mark.parametrize(
+    ("reward", "curve"),
+    [
+        (FormatReward(), "▁▁▂"),  # 0, 0.001 and 0.125 between 0 and 1
+        (lambda completions: [], "▁▁▄"),  # between 0 and 0.3, which one completion has had
+    ],
+)
+def test_the_curve_has_the_scale_of_the_rewards(reward: Any, curve: str) -> None:
+    told: list[str] = []
+
+    class Bar(SteeringProgressBar):
+        train_progress_bar = SimpleNamespace(total=3, set_postfix_str=told.append)
+
+    bar = Bar()
+    module = SteeringModule(rewards=[WeightedReward(reward=reward)])
+    trainer: Any = SimpleNamespace(global_step=1)
+    for rewards in ([0.0] * 4, [0.004, 0, 0, 0], [0.3, 0.2, 0.0, 0.0]):
+        module.last_step = replace(make_step(), rewards=torch.tensor(rewards).view(2, 2))
+        bar.on_train_batch_end(trainer, module, None, None, 0)
+    assert [text.split(" ")[1] for text in told] == ["0", "5.0e-4", "0.042"]
+    assert told[-1].split(" ")[2] == f"{curve},"
 
 
 def test_rewards_beyond_float32_and_failures_do_not_end_a_run(
@@ -34,14 +61,11 @@ def test_rewards_beyond_float32_and_failures_do_not_end_a_run(
     told: list[str] = []
     bar, module = Bar(), SteeringModule()
     trainer: Any = SimpleNamespace(global_step=1)
-    for reward in (1.0, float("inf"), 3.0):
+    for reward in (0.5, float("inf"), 1e30):
         module.last_step = replace(make_step(), rewards=torch.full((2, 2), reward))
         bar.on_train_batch_end(trainer, module, None, None, 0)
-    assert [text.split(",")[0] for text in told] == [
-        "reward 1.00 ▁",
-        "reward 1.00 ▁",
-        "reward 2.00 ▁█",
-    ]
+    assert [text.rsplit(", ", 1)[0] for text in told[:2]] == ["reward 0.5 ▅"] * 2
+    assert told[2].split(" ")[2] == "▅█,"
     module.last_step = None
     with caplog.at_level(logging.WARNING):
         bar.on_train_batch_end(trainer, module, None, None, 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import closing
+from typing import Any
 
 import pytest
 
@@ -141,3 +142,30 @@ def test_a_probe_that_fails_once_is_asked_again() -> None:
     assert outcomes == [["timed_out"] * 2, *[["incomparable"] * 2] * 3]
     assert [batch[0]["score"] for batch in found] == [None, 0.0, 0.0, 0.0]
     assert pool.num_probes == 2, "one a batch until it is scored, and none afterwards"
+
+
+def unbounded(completions: list[Completion]) -> list[float]:
+    return [float(completion.num_tokens) for completion in completions]
+
+
+@pytest.mark.parametrize(
+    ("parts", "bounds"),
+    [
+        ([(MathReward(), 1.0)], (0.0, 1.0)),
+        ([(MathReward(), 2.0), (LengthReward(1, 2), 0.5), (unbounded, 0.0)], (-0.5, 2.0)),
+        ([(FormatReward(), -1.0)], (-1.0, 0.0)),
+        ([(FormatReward(), 1.0), (unbounded, 1.0)], None),
+        ([], None),
+    ],
+)
+def test_bounds_of_the_sum(parts: list[Any], bounds: tuple[float, float] | None) -> None:
+    found = RewardSum([WeightedReward(reward=reward, weight=weight) for reward, weight in parts])
+    assert found.bounds == bounds
+
+
+def test_bounds_that_are_none_are_refused() -> None:
+    for bounds in ((1, 0), (0, "x"), 3, (0, float("inf")), (0, 1, 2)):
+        reward = FormatReward()
+        reward.bounds = bounds  # type: ignore[assignment]
+        with pytest.raises(ConfigError, match="must be two numbers, the smallest"):
+            RewardSum([WeightedReward(reward=reward)])
