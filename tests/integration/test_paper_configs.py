@@ -19,6 +19,7 @@ import transformers as tf
 from steer_lightning.callbacks import benchmark_eval
 from steer_lightning.cli import main
 from steer_lightning.cli.fit import SteeringCLI
+from steer_lightning.cli.shipped import configurations, with_files
 from steer_lightning.data import records
 from steer_lightning.optim import AdamWByKind, NormClip
 from steer_lightning.rollout import Sampling
@@ -95,7 +96,7 @@ def benchmarks_of(data: str) -> set[str]:
 
 def parts(model: str, data: str, kind: str) -> list[str]:
     files = ("common", f"models/{model}", f"data/{data}", f"trained/{kind}")
-    return [word for file in files for word in ("--config", f"configs/paper/{file}.yaml")]
+    return [word for file in files for word in ("--config", f"paper/{file}")]
 
 
 # ---- all 63, as the document starts them
@@ -122,7 +123,8 @@ def test_the_documents_loop_is_the_grid(documented: list[list[str]]) -> None:
         for row in GRID
     ]
     assert sorted(documented) == sorted(expected)
-    named = {ROOT / word for words in documented for word in words if word.endswith(".yaml")}
+    known = configurations()
+    named = {known[word] for words in documented for word in words if word in known}
     assert named == set(FOLDER.rglob("*.yaml"))
 
 
@@ -130,12 +132,13 @@ def test_all_have_the_published_settings(
     documented: list[list[str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     parser = the_parser(monkeypatch, tmp_path)
-    monkeypatch.chdir(ROOT)
     for row in GRID:
         (words,) = (words for words in documented if words[-1].endswith("/" + "-".join(row)))
-        check_settings(parser.parse_args(words).fit, *row)
+        check_settings(parser.parse_args(with_files(words)).fit, *row)
     backwards = [word for file in documented[-1][-2:0:-2] for word in ("--config", file)]
-    check_settings(parser.parse_args(["fit", *backwards]).fit, *GRID[-1])  # in any order
+    check_settings(
+        parser.parse_args(with_files(["fit", *backwards])).fit, *GRID[-1]
+    )  # in any order
 
 
 def the_parser(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Any:

@@ -93,10 +93,11 @@ def check_command(words: list[str], monkeypatch: pytest.MonkeyPatch, folder: Pat
     torch.save({KEY: {}}, folder / "run-1/checkpoints/last.ckpt")
     ran: list[str] = []
     cli = fit.SteeringCLI
-    monkeypatch.setattr(cli, "_run_subcommand", lambda self, name: ran.append(name))
-    monkeypatch.chdir(ROOT)
     extra = [f"--trainer.default_root_dir={folder}", "--trainer.accelerator=cpu"]
-    assert main([*words, *extra]) == 0
+    with monkeypatch.context() as patched:
+        patched.setattr(cli, "_run_subcommand", lambda self, name: ran.append(name))
+        patched.chdir(ROOT)
+        assert main([*words, *extra]) == 0
     assert ran == words[:1]
 
 
