@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 UNKNOWN = object()
 """Placeholder for a value that is not known or not worth showing."""
 
@@ -30,3 +32,17 @@ class ConfigError(ValueError):
         parts += [f"{why}."] if why else []
         parts += [f"{fix}."] if fix else []
         super().__init__(" ".join(parts))
+
+
+class ConfigErrors(ConfigError):
+    """Reports several mistakes at once, each in its own line.
+
+    Args:
+        errors: Mistakes, at least two.
+    """
+
+    def __init__(self, errors: Sequence[ConfigError]) -> None:
+        self.errors = list(errors)
+        rule = f"{len(errors)} settings are wrong"
+        super().__init__("configuration", UNKNOWN, rule=rule)
+        self.args = ("\n".join([f"{rule}:", *map(str, errors)]),)

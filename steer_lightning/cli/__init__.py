@@ -114,9 +114,12 @@ def _run(arguments: Sequence[str] | None) -> int:
         close = difflib.get_close_matches(words[0], COMMANDS, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"the commands are {', '.join(COMMANDS)}"
         return _complain(f"there is no command {words[0]!r}: {hint}")
+    from steer_lightning.cli.first_look import look_at  # `--help` needs no parser
+
     try:
         _refuse_settings_before_files(words[1:])
         with _own_modules():
+            look_at(words)
             _imported(command.module).run(words)
     except (ConfigError, FloatingPointError) as error:  # a run that diverges is told in words, too
         return _complain(str(error), error)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from steer_lightning.errors import UNKNOWN, ConfigError
+from steer_lightning.errors import UNKNOWN, ConfigError, ConfigErrors
 
 
 def test_the_message_has_key_value_rule_reason_and_remedy() -> None:
@@ -21,3 +21,11 @@ def test_a_long_value_is_cut() -> None:
     message = str(ConfigError("a", "x" * 1000, rule="is long"))
     assert message == "a = '" + "x" * 296 + "...: is long."
     assert str(ConfigError("a", "x" * 295, rule="is long")) == "a = '" + "x" * 295 + "': is long."
+
+
+def test_several_mistakes_are_told_in_a_line_each() -> None:
+    both = [ConfigError("a", 1, rule="is odd"), ConfigError("b", UNKNOWN, rule="must be set")]
+    error = ConfigErrors(both)
+    assert str(error) == "2 settings are wrong:\na = 1: is odd.\nb: must be set."
+    assert error.errors == both
+    assert isinstance(error, ConfigError)
