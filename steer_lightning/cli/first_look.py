@@ -1,4 +1,4 @@
-"""A first look at the settings of a command, which tells all plain mistakes at once, in about a second.
+"""A first look at the settings of a command: all plain mistakes at once, in about a second.
 
 The parser imports torch, Lightning and transformers, since it needs the classes themselves, and it
 stops at the first mistake. This look reads what the classes take from their source. It refuses only

@@ -163,7 +163,7 @@ def test_the_classes_of_each_command_are_found(command: str) -> None:
 def test_no_configuration_of_the_repository_is_refused(path: Path) -> None:
     command = {"evaluate": "evaluate", "lens": "lens"}.get(path.parent.name, "fit")
     before = ["--config", str(QUICKSTART)] if command == "fit" else []
-    look_at([command, *before, "--config", str(path)])
+    assert look_at([command, *before, "--config", str(path)]) is None
 
 
 def test_options_of_other_commands_are_looked_at() -> None:
