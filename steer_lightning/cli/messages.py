@@ -212,6 +212,18 @@ def _unknown_short_name(
     return unknown_name(key, found[2], found[1], found[3].split(", "))
 
 
+def _no_class_named(
+    key: str, found: re.Match[str], classes: Sequence[str], options: Sequence[str]
+) -> ConfigError:
+    return ConfigError(
+        key,
+        UNKNOWN,
+        rule="needs the name of a class beside its settings",
+        why="Settings alone do not say of what they are",
+        fix=f"Put --{key} NAME before them, or class_path: NAME into the YAML",
+    )
+
+
 def _no_protocol(
     key: str, found: re.Match[str], classes: Sequence[str], options: Sequence[str]
 ) -> ConfigError:
@@ -253,6 +265,7 @@ _PATTERNS = {
     r"module '([\w.]+)' has no attribute '(\w+)'": _unknown_name,
     r"No module named '([\w.]+)'": _unknown_module,
     r"Import path ([\w.]+) does not implement protocol (\w+)": _wrong_protocol,
+    r"Dict must include a class_path": _no_class_named,
     r"Expected an? (.+?)\. Got value: (.*)": _wrong_type,
     r"Expected a <class '(?!NoneType)[\w.]+'>[\s\S]*Given value: ": _wrong_union,
     r"Expected a dot import path string: (\S+)": _no_class_path,

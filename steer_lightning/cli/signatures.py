@@ -14,6 +14,8 @@ from typing import Any
 
 EMPTY_BASES = ("object", "ABC", "Protocol", "Generic")
 """Base classes that take no arguments."""
+HARMLESS = {"dataclass", "final", "runtime_checkable"}
+"""Decorators of classes that leave the arguments as they are in the source."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,9 @@ class Sources:
             return _of_function(name, found.module, node, is_method=False)
         if isinstance(node, ast.Assign):
             return None
+        decorators = {_head(ast.unparse(x)) for x in node.decorator_list}
+        if decorators - HARMLESS:
+            return None
         own = {x.name: x for x in node.body if isinstance(x, ast.FunctionDef)}
         if "__init__" in own:
             return _of_function(name, found.module, own["__init__"], is_method=True)
@@ -104,7 +109,7 @@ class Sources:
         if None in inherited:
             return None
         first = next((base for base in inherited if base), Signature(name))
-        if any(_head(ast.unparse(x)) == "dataclass" for x in node.decorator_list):
+        if "dataclass" in decorators:
             return Signature(name, {**first.parameters, **_fields(found.module, node)})
         return first
 

@@ -13,6 +13,7 @@ import pytest
 
 import callbacks
 import steer_lightning.callbacks as inside
+from steer_lightning.cli.short_names import CLASSES
 
 ROOT = Path(__file__).parents[2]
 TEXTS = sorted(
@@ -71,8 +72,9 @@ NAMES = sorted(set().union(*map(named_in, TEXTS)))
 @pytest.mark.parametrize("name", NAMES)
 def test_what_configurations_and_docs_name_is_there(name: str) -> None:
     where = [file.name for file in TEXTS if name in named_in(file)]
+    full_names = [of_kind[name] for of_kind in CLASSES.values() if name in of_kind]
     try:
-        found = resolve_name(name)
+        found = resolve_name(full_names[0] if full_names else name)
     except (ImportError, AttributeError) as error:
         pytest.fail(f"{', '.join(where)}: {name}: {error}")
     assert found is not None

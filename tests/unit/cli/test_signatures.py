@@ -17,6 +17,10 @@ BESIDE = [
     "steer_lightning.SteeringModule",  # imported under a condition
     "lightning.pytorch.Trainer",
     "lightning.pytorch.callbacks.ModelCheckpoint",
+    "lightning.pytorch.callbacks.EarlyStopping",
+    "lightning.pytorch.loggers.CSVLogger",
+    "bitsandbytes.optim.AdamW8bit",
+    "bitsandbytes.optim.Lion8bit",
     "steer_lightning.data.make_prompts",
 ]
 
@@ -48,6 +52,8 @@ class Unclear(nothing.Base): ...
 class Made:
     def __new__(cls, x): ...
 Alias = Right
+@nothing.changed
+class Decorated: ...
 
 @dataclass
 class Fields:
@@ -78,6 +84,6 @@ def test_forms_of_a_users_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert names("Inherits") == {"answer_in": False}
     assert names("Fields") == {"a": True, "b": False}
     assert names("More") == {"a": True, "b": False, "d": False}
-    assert [names(x) for x in ("Unclear", "Made", "Alias", "Nope")] == [None] * 4
+    assert [names(x) for x in ("Unclear", "Made", "Alias", "Decorated", "Nope")] == [None] * 5
     assert sources.signature("broken_signatures.A") is None
     assert sources.signature("no_such_module.A") is None
