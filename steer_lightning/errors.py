@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -75,3 +75,17 @@ class ConfigError(ValueError):
         """
         value = self.value if value is SAME else value
         return ConfigError(key, value, rule=self.rule, why=self.why, fix=self.fix)
+
+
+class ConfigErrors(ConfigError):
+    """Reports several mistakes at once, each in its own line.
+
+    Args:
+        errors: Mistakes, at least two.
+    """
+
+    def __init__(self, errors: Sequence[ConfigError]) -> None:
+        self.errors = list(errors)
+        rule = f"{len(errors)} settings are wrong"
+        super().__init__("configuration", UNKNOWN, rule=rule)
+        self.args = ("\n".join([f"{rule}:", *map(str, errors)]),)

@@ -17,9 +17,20 @@ from steer_lightning.system.out_of_memory import is_out_of_memory
 OptimizerFactory = Callable[[Any], torch.optim.Optimizer]
 
 
+DEFAULTS: dict[str, Any] = {"lr": 1e-3, "weight_decay": 0.0}
+"""Settings of the default optimizer in which it differs from AdamW's own, or might."""
+
+
 def default_optimizer(parameters: Any) -> torch.optim.Optimizer:
     """Makes AdamW without weight decay, which would pull the vectors back to zero."""
-    return torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.0)
+    return torch.optim.AdamW(parameters, **DEFAULTS)
+
+
+def default_settings() -> dict[str, Any]:
+    """Returns the default optimizer as a configuration spells it out, with all its settings."""
+    every = inspect.signature(torch.optim.AdamW).parameters
+    own = {name: x.default for name, x in every.items() if x.default is not x.empty}
+    return {"class_path": "torch.optim.AdamW", "init_args": {**own, **DEFAULTS}}
 
 
 class AdamWByKind(torch.optim.AdamW):

@@ -137,10 +137,13 @@ def _run(arguments: Sequence[str] | None) -> int:
         close = difflib.get_close_matches(words[0], COMMANDS, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"the commands are {', '.join(COMMANDS)}"
         return _complain(f"there is no command {words[0]!r}: {hint}")
+    from steer_lightning.cli.first_look import look_at  # `--help` needs no parser
+
     try:
         _refuse_settings_before_files(words[1:])
         words = with_files(words)
         with quiet_imports(), _own_modules(), lines_above_bars():
+            look_at(words)
             if not command.starts_at_once:
                 _tell_of_the_start(words[0], command.module)
             _imported(command.module).run(words)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from jsonargparse import ArgumentError, Namespace
+from jsonargparse import ArgumentError, Namespace, dict_to_namespace
 from lightning.fabric.plugins import CheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, ProgressBar
@@ -43,6 +43,7 @@ from steer_lightning.cli.short_names import short_names
 from steer_lightning.data import PromptDataModule
 from steer_lightning.errors import UNKNOWN, ConfigError
 from steer_lightning.module import SteeringModule
+from steer_lightning.optim import default_settings
 from steer_lightning.results.report import draw_reward_curve, drawn, write_report
 from steer_lightning.strategy import STRATEGIES, SteeringStrategy, wants_several
 from steer_lightning.system.printable import one_line
@@ -63,6 +64,8 @@ TRAINER_DEFAULTS: dict[str, Any] = {
 }
 
 
+OPTIMIZER = "model.optimizer"
+
 HARMLESS = (
     # a run resumes from the state after the optimizer's step
     "Using ModelCheckpoint with manual optimization",
@@ -74,6 +77,21 @@ HARMLESS = (
     "Be aware that when using `ckpt_path`, callbacks",  # `test` has none of those that watch a run
 )
 """Beginnings of Lightning's messages whose advice does not apply here."""
+
+
+class SteeringParser(LightningArgumentParser):
+    """A parser that spells out the default optimizer where it writes a configuration."""
+
+    def dump(self, namespace: Namespace, *args: Any, **kwargs: Any) -> str:
+        """Writes a configuration as YAML, for `--print_config` and for a run's folder."""
+        # with a default that is a function a reader would not learn the learning rate; as the
+        # default of the parser the settings would be mixed with those of another optimizer
+        given = namespace.get(OPTIMIZER)  # parsers of single classes have none
+        if given is not None and given == self.get_defaults().get(OPTIMIZER):
+            namespace = namespace.clone()
+            namespace[OPTIMIZER] = dict_to_namespace(default_settings())
+        text: str = super().dump(namespace, *args, **kwargs)
+        return text
 
 
 class SteeringCLI(LightningCLI):
@@ -98,6 +116,7 @@ class SteeringCLI(LightningCLI):
                 trainer_defaults=TRAINER_DEFAULTS,
                 save_config_callback=None,
                 auto_configure_optimizers=False,
+                parser_class=SteeringParser,
                 parser_kwargs={
                     "prog": "steer-lightning",
                     **strict,

@@ -27,12 +27,12 @@ def explain(message: str, options: Sequence[str], words: Sequence[str]) -> Confi
     for pattern, make in _PATTERNS.items():
         found = re.search(pattern, message)
         if found:
-            return _as_typed(make(key, found, classes, options), words)
+            return as_typed(make(key, found, classes, options), words)
     return ConfigError(key, UNKNOWN, rule=" ".join(message.split()))
 
 
-def _as_typed(error: ConfigError, words: Sequence[str]) -> ConfigError:
-    """Returns the error with its key as it was typed: `init_args` may be left out of an option."""
+def as_typed(error: ConfigError, words: Sequence[str]) -> ConfigError:
+    """Returns an error with its key as it was typed: `init_args` may be left out of an option."""
     plain = error.key.replace(".init_args", "")
     typed = (word.lstrip("-").partition("=")[0] for word in words if word.startswith("--"))
     key = next((name for name in typed if name.replace(".init_args", "") == plain), error.key)
@@ -91,7 +91,7 @@ def _unknown_option(
         name,
         value if given else UNKNOWN,
         rule="there is no such option",
-        fix=_suggest(name, options),
+        fix=suggest(name, options),
     )
 
 
@@ -105,14 +105,14 @@ def _unknown_argument(
         classes = re.findall(r"class_path='([\w.]+)'", found.string)
     if not classes:
         return ConfigError(
-            f"{key}.{name}", UNKNOWN, rule="there is no such option", fix=_suggest(name, options)
+            f"{key}.{name}", UNKNOWN, rule="there is no such option", fix=suggest(name, options)
         )
     parameters = _parameters(classes[-1])
     return ConfigError(
         f"{key}.init_args.{name}",
         UNKNOWN,
         rule=f"{classes[-1]} has no such argument",
-        fix=_suggest(name, parameters),
+        fix=suggest(name, parameters),
     )
 
 
@@ -126,7 +126,7 @@ def _unknown_name(
         key,
         f"{module}.{name}",
         rule=f"module {module} has no {name}",
-        fix=_suggest(name, public, module + "."),
+        fix=suggest(name, public, module + "."),
     )
 
 
@@ -192,10 +192,9 @@ def _no_class_path(
     )
 
 
-def _unknown_short_name(
-    key: str, found: re.Match[str], classes: Sequence[str], options: Sequence[str]
-) -> ConfigError:
-    kind, name, known = found[1], found[2], found[3].split(", ")
+def unknown_name(key: str, name: str, kind: str, known: Iterable[str]) -> ConfigError:
+    """Returns the error for a class without its module that is not among those of its kind."""
+    known = sorted(known)
     close = difflib.get_close_matches(name, known, n=1)
     fix = f"Did you mean {close[0]}? " if close else ""
     return ConfigError(
@@ -204,6 +203,24 @@ def _unknown_short_name(
         rule=f"there is no {kind} of this name",
         why=f"Known are {', '.join(known)}",
         fix=f"{fix}Name one of your own with its module, as in my_file.MyClass",
+    )
+
+
+def _unknown_short_name(
+    key: str, found: re.Match[str], classes: Sequence[str], options: Sequence[str]
+) -> ConfigError:
+    return unknown_name(key, found[2], found[1], found[3].split(", "))
+
+
+def _no_class_named(
+    key: str, found: re.Match[str], classes: Sequence[str], options: Sequence[str]
+) -> ConfigError:
+    return ConfigError(
+        key,
+        UNKNOWN,
+        rule="needs the name of a class beside its settings",
+        why="Settings alone do not say of what they are",
+        fix=f"Put --{key} NAME before them, or class_path: NAME into the YAML",
     )
 
 
@@ -248,6 +265,7 @@ _PATTERNS = {
     r"module '([\w.]+)' has no attribute '(\w+)'": _unknown_name,
     r"No module named '([\w.]+)'": _unknown_module,
     r"Import path ([\w.]+) does not implement protocol (\w+)": _wrong_protocol,
+    r"Dict must include a class_path": _no_class_named,
     r"Expected an? (.+?)\. Got value: (.*)": _wrong_type,
     r"Expected a <class '(?!NoneType)[\w.]+'>[\s\S]*Given value: ": _wrong_union,
     r"Expected a dot import path string: (\S+)": _no_class_path,
@@ -256,7 +274,8 @@ _PATTERNS = {
 }
 
 
-def _suggest(name: str, known: Iterable[str], prefix: str = "") -> str:
+def suggest(name: str, known: Iterable[str], prefix: str = "") -> str:
+    """Returns a sentence about the known names that are like a wrong one, or lie beside it."""
     known = sorted(set(known))
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
     if close:

@@ -160,6 +160,27 @@ def test_print_config_is_a_config(capsys: pytest.CaptureFixture[str], root: Path
     assert printed["model"]["optimizer"]["init_args"]["eps"] == 1e-8  # defaults are filled in
 
 
+def test_print_config_spells_out_the_default_optimizer(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def printed(*words: str) -> str:
+        with pytest.raises(SystemExit):
+            main(["fit", *words, "--print_config"])
+        return capsys.readouterr().out
+
+    first = printed("--data.train", "Arithmetic")
+    optimizer = yaml.safe_load(first)["model"]["optimizer"]
+    assert optimizer["class_path"] == "torch.optim.AdamW"
+    settings = optimizer["init_args"]
+    assert (settings["lr"], settings["weight_decay"]) == (1e-3, 0.0)
+    assert settings["betas"] == [0.9, 0.999]
+    (tmp_path / "printed.yaml").write_text(first)
+    assert printed("--config", str(tmp_path / "printed.yaml")) == first
+    other = printed("--data.train", "Arithmetic", "--model.optimizer", "AdamW")
+    of_torch = yaml.safe_load(other)["model"]["optimizer"]["init_args"]
+    assert of_torch["weight_decay"] == 0.01, "settings of the default are not mixed with another's"
+
+
 @pytest.fixture
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the installed wheel, from a copy: a build folder would hide deleted files."""

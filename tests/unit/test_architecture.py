@@ -15,7 +15,8 @@ UNIT = Path(__file__).parent
 
 LIGHT = {
     *("", "__main__", "errors", "types", "rewards", "results.report"),
-    *("cli", "cli.options", "cli.messages", "cli.report"),
+    *("cli", "cli.options", "cli.messages", "cli.report", "cli.run_settings", "cli.short_names"),
+    *("cli.first_look", "cli.first_types", "cli.signatures"),
     *("cli.shipped", "cli.configs", "cli.init", "cli.completion"),
     *("system.whole_files", "system.printable", "system.yaml_size", "system.run_files"),
     "system.import_noise",

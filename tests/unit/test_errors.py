@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from steer_lightning.errors import UNKNOWN, ConfigError, own_keys, with_own_keys
+from steer_lightning.errors import UNKNOWN, ConfigError, ConfigErrors, own_keys, with_own_keys
 
 
 def test_the_message_has_key_value_rule_reason_and_remedy() -> None:
@@ -51,3 +51,11 @@ def test_an_error_can_be_moved_to_a_whole_key() -> None:
     assert str(error.at("model", "Kind")) == "model = 'Kind': must be 1. w. f."
     with pytest.raises(ConfigError, match=r"model\.size"):
         raise error.at("model.size") from error
+
+
+def test_several_mistakes_are_told_in_a_line_each() -> None:
+    both = [ConfigError("a", 1, rule="is odd"), ConfigError("b", UNKNOWN, rule="must be set")]
+    error = ConfigErrors(both)
+    assert str(error) == "2 settings are wrong:\na = 1: is odd.\nb: must be set."
+    assert error.errors == both
+    assert isinstance(error, ConfigError)

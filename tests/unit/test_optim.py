@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from pkgutil import resolve_name
 
 import bitsandbytes as bnb
 import pytest
@@ -16,6 +17,8 @@ from steer_lightning.optim import (
     RunningNormClip,
     Schedule,
     check_optimizer,
+    default_optimizer,
+    default_settings,
     state_facts,
 )
 from steer_lightning.steering import FullFinetune, LowRankVectors, SteeringVectors
@@ -184,3 +187,13 @@ def test_an_optimizer_that_runs_out_of_memory_in_its_check_says_so(
     monkeypatch.setattr(torch.optim.AdamW, "step", no_kernel)
     with pytest.raises(ValueError, match="takes no step on cpu"):
         check_optimizer(torch.optim.AdamW, steering, torch.device("cpu"))
+
+
+def test_the_default_optimizer_is_as_a_configuration_spells_it_out() -> None:
+    parameter = nn.Parameter(torch.zeros(2))
+    spelled_out = default_settings()
+    made = resolve_name(spelled_out["class_path"])([parameter], **spelled_out["init_args"])
+    default = default_optimizer([parameter])
+    assert type(made) is type(default)
+    assert made.defaults == default.defaults
+    assert (made.defaults["lr"], made.defaults["weight_decay"]) == (1e-3, 0.0)
