@@ -2,7 +2,7 @@
 
     pip install -e ".[test]"     # and a Chromium: apt-get install chromium fonts-roboto
     steer-lightning report runs/quickstart/run-1 --overwrite
-    steer-lightning report runs/quickstart/run-1 runs/quickstart/run-2
+    steer-lightning report runs/quickstart/run-1 runs/quickstart/run-2 --overwrite
     python scripts/report_pictures.py runs/quickstart/run-1/report.html runs/quickstart/report.html
 
 Writes `docs/images/report.png` (light), `report_phone.png` (a phone in dark mode),
