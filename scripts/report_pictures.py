@@ -2,10 +2,11 @@
 
     pip install -e ".[test]"     # and a Chromium: apt-get install chromium fonts-roboto
     steer-lightning report runs/quickstart/run-1 --overwrite
-    python scripts/report_pictures.py runs/quickstart/run-1/report.html
+    steer-lightning report runs/quickstart/run-1 runs/quickstart/run-2 --overwrite
+    python scripts/report_pictures.py runs/quickstart/run-1/report.html runs/quickstart/report.html
 
 Writes `docs/images/report.png` (light), `report_phone.png` (a phone in dark mode),
-`report_vectors.png` and `report_completions.png`.
+`report_vectors.png` and `report_completions.png`, and of the comparison `report_comparison.png`.
 """
 
 from __future__ import annotations
@@ -26,16 +27,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("report", type=Path, help="the HTML file")
-    url = parser.parse_args().report.resolve().as_uri()
+    parser.add_argument("report", type=Path, help="the HTML file of a run")
+    parser.add_argument("comparison", type=Path, help="the HTML file of several runs")
+    options = parser.parse_args()
     path = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
 
-        def take(name: str, width: int, height: int, show: Any, **options: Any) -> None:
+        def take(
+            name: str, width: int, height: int, show: Any, file: Path = options.report, **how: Any
+        ) -> None:
             size = {"width": width, "height": height}
-            page = browser.new_context(viewport=size, **options).new_page()
-            page.goto(url)
+            page = browser.new_context(viewport=size, **how).new_page()
+            page.goto(file.resolve().as_uri())
             page.wait_for_selector("html[data-drawn]")
             show(page)
             page.screenshot(path=IMAGES / name)
@@ -46,7 +50,17 @@ def main() -> None:
         take("report_phone.png", 390, 844, show_vectors, **phone)
         take("report_vectors.png", 1200, 900, show_vectors, reduced_motion="reduce")
         take("report_completions.png", 1200, 900, show_completions, reduced_motion="reduce")
+        take(
+            "report_comparison.png", 1200, 760, show_curves, options.comparison, color_scheme="dark"
+        )
         browser.close()
+
+
+def show_curves(page: Page) -> None:
+    """Reward and accuracy over each other, along time."""
+    page.get_by_role("radio", name="time").check()
+    page.evaluate("document.getElementById('curves').scrollIntoView()")
+    page.wait_for_timeout(500)
 
 
 def show_vectors(page: Page) -> None:

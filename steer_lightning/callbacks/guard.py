@@ -56,7 +56,6 @@ class Guard(Callback):
         self._skipped = self._silent = 0  # numbers of such steps in a row
         self._num_kept = 0
         self.warnings: dict[str, str] = {}
-        self._rate = 0.0  # highest learning rate so far
         self._first: Shares | None = None  # of the first step, which the base has sampled
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -83,14 +82,14 @@ class Guard(Callback):
         self._skipped = self._skipped + 1 if step.update.skipped else 0
         if step.update.skipped:
             self._keep(trainer, step)
-        self._rate = max(self._rate, step.update.learning_rate)
+        rate = highest_rate(trainer)
         self._first = self._first or shares_of(step)
         size = size_in_units(pl_module.policy.steering)
         if size is not None and size >= HUGE:
-            self._warn("size", too_large(size, self._rate))
+            self._warn("size", too_large(size, rate))
         self._silent = self._silent + 1 if bool((step.advantages == 0).all()) else 0
         if self._silent >= self.no_signal_steps:
-            told = why_no_signal(step, self._silent, self._first, size, self._rate)
+            told = why_no_signal(step, self._silent, self._first, size, rate)
             self._warn("signal", told, again=self._silent == self.no_signal_steps)
 
     def _warn(self, about: str, text: str, again: bool = False) -> None:
@@ -126,14 +125,13 @@ class Guard(Callback):
             "skipped": self._skipped,
             "silent": self._silent,
             "warnings": self.warnings,
-            "rate": self._rate,
             "first": None if self._first is None else tuple(self._first),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on counting from there."""
         self._skipped, self._silent = state_dict["skipped"], state_dict["silent"]
-        self.warnings, self._rate = dict(state_dict["warnings"]), state_dict["rate"]
+        self.warnings = dict(state_dict["warnings"])
         self._first = None if state_dict["first"] is None else Shares(*state_dict["first"])
 
 
@@ -197,6 +195,12 @@ def size_in_units(steering: Steering) -> float | None:
     return None
 
 
+def highest_rate(trainer: L.Trainer) -> float:
+    """Returns the learning rate that is set, from which the schedule takes those of the steps."""
+    (optimizer,) = trainer.optimizers
+    return max(float(group.get("initial_lr", group["lr"])) for group in optimizer.param_groups)
+
+
 def too_large(size: float, rate: float) -> str:
     """Says that the vectors have outgrown the stream that they are added to."""
     return (
@@ -221,7 +225,7 @@ def why_no_signal(
         first: Shares of the run's first step: what the base did can't be due to its prompts or to
             `max_new_tokens` later on.
         size: Size of the vectors in units of the stream, if they have such units.
-        rate: Highest learning rate of the run.
+        rate: Learning rate that is set.
     """
     outcomes = Counter[str]()
     for counts_of_one in step.outcomes.values():

@@ -27,6 +27,7 @@
           completions.parquet             COMPLETIONS
           results.json                    RESULTS
           comparison.png                  COMPARISON
+      report.html                         REPORT, of several runs, from the command `report`
       difference/                         DIFFERENCE, from the command `difference`
         steering_vectors.safetensors      `file_name` of SteeringVectors
         difference.json                   DIFFERENCE_NUMBERS
@@ -93,7 +94,7 @@ REWARD_CURVE = "reward_curve.png"
 """The reward and the accuracies over the steps, as a picture."""
 
 REPORT = "report.html"
-"""The page about the run."""
+"""The page about the run; beside the runs, the page that compares them."""
 
 LENS_FOLDER = "lens"
 """The folder of the command `lens`, beside the vectors that it looks at."""

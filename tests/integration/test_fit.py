@@ -259,3 +259,19 @@ def test_the_quickstart_learns(run, root: Path, tmp_path: Path) -> None:
     assert summary["accuracy_after"]["arithmetic"] >= 0.75
     assert summary["trained_parameters"] == 4 * 192
     assert (tmp_path / "runs/run-1/reward_curve.png").stat().st_size > 10_000
+
+
+def test_a_learning_rate_far_too_high_is_told_at_once_and_again_at_the_end(
+    config, run, tmp_path: Path
+) -> None:
+    config["model"]["optimizer"]["init_args"]["lr"] = 1000.0
+    config["trainer"].update(callbacks=[], max_steps=2)
+    done = run(config)
+    assert done.returncode == 0, done.stderr
+    told = "times as large as the stream"
+    assert done.stderr.count(told) == 1, "behind the first step"
+    assert "the learning rate 1000 is too high" in done.stderr
+    (warning,) = json.loads((tmp_path / "runs/run-1/summary.json").read_text())["warnings"]
+    assert told in warning
+    assert f"warning: {warning}" in done.stdout
+    assert warning in (tmp_path / "runs/run-1/report.html").read_text()

@@ -47,7 +47,7 @@ def blocks(path: Path, language: str) -> list[str]:
 
 @pytest.fixture(scope="session")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the repository's configurations and a finished run of the quickstart."""
+    """A folder with the repository's configurations and two finished runs of the quickstart."""
     folder = tmp_path_factory.mktemp("work")
     (folder / "configs").symlink_to(ROOT / "configs")
     command = [sys.executable, "-m", "steer_lightning", "fit"]
@@ -55,6 +55,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # one thread: several that wait for each other on cores that other tests use take minutes
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True)
+    shutil.copytree(folder / "runs/quickstart/run-1", folder / "runs/quickstart/run-2")
     return folder
 
 

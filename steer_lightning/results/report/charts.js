@@ -81,7 +81,7 @@ function marksOf(line, dots, log, numLines) {
   const strong = { x, stroke: colour, strokeWidth: 1.75, strokeLinejoin: "round", strokeDasharray: DASHES[Math.floor(line.number / 5) % 3] };
   if (dots && points.length <= 60) {
     return [
-      line.low ? Plot.ruleX(points, { x, y1: y(line.low), y2: y(line.high), stroke: colour, strokeWidth: 5, strokeOpacity: 0.28 }) : null,
+      line.low ? Plot.ruleX(points, { x, y1: y(line.low), y2: y(line.high), stroke: colour, strokeWidth: numLines > 1 ? 2 : 5, strokeOpacity: numLines > 1 ? 0.5 : 0.28 }) : null,
       Plot.lineY(points, { ...strong, y: y(line.y) }),
       Plot.dot(points, { x, y: y(line.y), fill: colour, r: 3 }),
     ];

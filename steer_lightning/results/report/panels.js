@@ -62,12 +62,11 @@ function curvePanel({ title, note, lines, format, unit, axis, height = 166, dots
   const text = (place) => {
     const found = lines.map((line) => ({ line, k: place === null ? line.x.length - 1 : nearest(places(line), place) }));
     const same = new Set(found.map(({ line, k }) => line.x[k])).size === 1;
-    reading.replaceChildren(...found.flatMap(({ line, k }) => [
+    reading.replaceChildren(...found.map(({ line, k }) => make("span", { class: "of" },
       lines.length > 1 ? swatch(line.number) : null,
       make("b", {}, format(line.y[k])),
-      dots && line.low && isNumber(line.low[k]) ? make("small", {}, interval(line.low[k], line.high[k], format)) : null,
-      same ? null : make("small", {}, stepText(line, k)),
-    ]).filter((part) => part !== null),
+      dots && lines.length < 3 && line.low && isNumber(line.low[k]) ? make("small", {}, interval(line.low[k], line.high[k], format)) : null,
+      same ? null : make("small", {}, stepText(line, k)))),
     same ? make("small", {}, stepText(found[0].line, found[0].k)) : "");
   };
   cursor.listeners.add((place) => { text(place); if (show) show(place); });

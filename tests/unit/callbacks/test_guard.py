@@ -25,6 +25,13 @@ from tests.made_up_step import make_step
 NAN = float("nan")
 
 
+def made_up_trainer(folder: Path) -> SimpleNamespace:
+    """In its warm-up: the rate of the step is below the one that is set."""
+    optimizer = SimpleNamespace(param_groups=[{"lr": 12.5, "initial_lr": 100.0}, {"lr": 1.0}])
+    names = {"default_root_dir": str(folder), "is_global_zero": True, "global_step": 0}
+    return SimpleNamespace(**names, optimizers=[optimizer])
+
+
 def vectors_of_size(size: float) -> SteeringVectors:
     """One vector of width 4, whose unit is 2: its norm is size * 2 * sqrt(4)."""
     vectors = SteeringVectors(layers=[0]).shaped(width=4, num_layers=1)
@@ -34,7 +41,7 @@ def vectors_of_size(size: float) -> SteeringVectors:
 
 
 def test_skipped_batches_are_kept_and_stop_the_run_after_some(tmp_path: Path, caplog) -> None:
-    trainer = SimpleNamespace(default_root_dir=str(tmp_path), is_global_zero=True, global_step=0)
+    trainer = made_up_trainer(tmp_path)
     guard = Guard(max_skipped=2, no_signal_steps=3)
     guard.setup(trainer, None, "fit")  # type: ignore[arg-type]
     module = SteeringModule(sampling=Sampling(group_size=2))
@@ -61,16 +68,15 @@ def test_skipped_batches_are_kept_and_stop_the_run_after_some(tmp_path: Path, ca
 def test_vectors_that_outgrow_the_stream_are_told_at_once_and_at_the_end(
     tmp_path: Path, caplog
 ) -> None:
-    trainer = SimpleNamespace(default_root_dir=str(tmp_path), is_global_zero=True, global_step=1)
+    trainer = made_up_trainer(tmp_path)
     guard = Guard(no_signal_steps=10)
     trainer.callbacks = [guard]
     guard.setup(trainer, None, "fit")  # type: ignore[arg-type]
     module = SteeringModule(sampling=Sampling(group_size=2))
     module.policy.steering = vectors_of_size(0.1)
-    plain = make_step()
-    for size, rate in ((2.9, 100.0), (217.5, 99.0), (363.4, 98.0)):
+    module.last_step = make_step()
+    for size in (2.9, 217.5, 363.4):
         module.policy.steering = vectors_of_size(size)
-        module.last_step = replace(plain, update=replace(plain.update, learning_rate=rate))
         guard.on_train_batch_end(trainer, module, None, None, 0)  # type: ignore[arg-type]
     assert caplog.text.count("the vectors are 218 times as large") == 1, "2.9 is no reason yet"
     assert "363" not in caplog.text
@@ -111,7 +117,7 @@ def test_lost_signal_is_laid_to_the_learning_rate_where_the_base_did_better(scal
 
 
 def test_lost_signal_is_told_once_with_its_likely_cause(tmp_path: Path, caplog) -> None:
-    trainer = SimpleNamespace(default_root_dir=str(tmp_path), is_global_zero=True, global_step=0)
+    trainer = made_up_trainer(tmp_path)
     module = SteeringModule(sampling=Sampling(group_size=2))
     module.policy.steering = vectors_of_size(0.1)
     silent = replace(make_step(), rewards=torch.zeros(2, 2), advantages=torch.zeros(2, 2))

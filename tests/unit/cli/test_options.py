@@ -44,3 +44,20 @@ def test_lists_need_no_brackets(words: str, expected: dict[str, object]) -> None
 def test_a_list_without_values_is_refused() -> None:
     with pytest.raises(ConfigError):
         read_options(["--texts"], command, prog="p", description="d")
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("a", "a"),
+        ("a b", ["a", "b"]),
+        ("a --overwrite b", ["a", "b"]),
+        ("--overwrite a --leave_out=each b", ["a", "b"]),
+        ("--leave_out each a", "a"),
+        ("--vectors a b", ["a", "b"]),
+        ("--vectors=a", "a"),
+    ],
+)
+def test_words_without_a_name_are_the_positional_option(words: str, expected: object) -> None:
+    found = read_options(words.split(), command, prog="p", description="d", positional="vectors")
+    assert found["vectors"] == expected

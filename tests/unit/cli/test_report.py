@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from steer_lightning.cli import main
+from steer_lightning.cli import report as command
 from tests import made_up_run
 
 
@@ -25,12 +26,30 @@ def test_the_command_line(run: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert main(["report", "--num_steps", "1", str(run), "--overwrite"]) == 0
     assert (run / "report.html").read_bytes() != before
     (run.parent / "run-2").mkdir()  # holds nothing yet
-    made_up_run.make_run(run.parent / "run-10")
     capsys.readouterr()
     assert main(["report", str(run.parent), f"--output={tmp_path / 'out.html'}"]) == 0
-    told = capsys.readouterr().out
-    assert f"{run.parent / 'run-10'} is the newest of 2 runs" in told
-    assert "runs/run-10</title>" in (tmp_path / "out.html").read_text()
+    assert f"{run} is the only run in {run.parent}" in capsys.readouterr().out
+    assert "<title>runs/run-1</title>" in (tmp_path / "out.html").read_text()
+
+
+def test_several_runs_are_compared(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made_up_run.make_run(run.parent / "run-10")
+    other = made_up_run.make_run(tmp_path / "elsewhere")
+    assert main(["report", str(run.parent)]) == 0
+    page = run.parent / "report.html"
+    assert capsys.readouterr().out == f"report: {page}\n"
+    assert "<title>2 runs: run-1, run-10</title>" in page.read_text()
+    assert main(["report", str(run), "--overwrite", str(other)]) == 0
+    assert "<title>2 runs: run-1, elsewhere</title>" in page.read_text()
+    assert main(["report", "--run", str(other), str(run), "--output", str(tmp_path / "o")]) == 0
+    assert "<title>2 runs: elsewhere, run-1</title>" in (tmp_path / "o").read_text()
+    assert not (run / "report.html").exists()
+    monkeypatch.setattr(command, "MOST_RUNS", 1)
+    assert main(["report", str(run.parent), "--overwrite"]) == 0
+    assert f"the newest 1 of 2 runs in {run.parent}" in capsys.readouterr().out
+    assert (run.parent / "run-10/report.html").exists()
 
 
 @pytest.mark.parametrize(
@@ -43,6 +62,8 @@ def test_the_command_line(run: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
         (["{run}", "--output={tmp}"], "It is a folder"),
         (["{run}", "--outptu=x"], "Did you mean output"),
         ([], "run = None: must be set. Set it by --run"),
+        (["--run=[]"], "must name at least one folder"),
+        (["{run}", "{tmp}/nowhere"], "there is no such folder"),
     ],
 )
 def test_mistakes_are_told(

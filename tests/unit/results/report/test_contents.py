@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 
 import pyarrow.parquet as pq
+import pytest
 import yaml
 
-from steer_lightning.results.report.contents import read_contents
+from steer_lightning.results.report.contents import read_contents, task_of
 from tests import made_up_run
 from tests.unit.results.report.helpers import contents
 
@@ -88,3 +89,28 @@ def test_the_settings_that_matter_by_name(tmp_path: Path) -> None:
         "Optimizer": "AdamW",
         "Learning rate": 0.02,
     }
+
+
+@pytest.mark.parametrize(
+    ("train", "task"),
+    [
+        ({"class_path": "steer_lightning.data.Arithmetic", "init_args": {}}, "Arithmetic"),
+        ({"class_path": "a.Records", "init_args": {"path": "data/my_sums.jsonl.gz"}}, "my_sums"),
+        ({"class_path": "a.Records", "init_args": {"hub_name": "openai/gsm8k"}}, "openai/gsm8k"),
+        ({"class_path": "a.DeepScaleR", "init_args": {"path": None}}, "DeepScaleR"),
+        (None, None),
+        (["odd"], "odd"),
+    ],
+)
+def test_the_task_is_what_it_trains_on(train: object, task: str | None) -> None:
+    assert task_of({"data": {"train": train}}) == task
+    assert task_of({}) is None
+
+
+def test_the_title_has_the_task_and_the_run(run: Path) -> None:
+    train = {"class_path": "a.Records", "init_args": {"path": "sums.csv"}}
+    made_up_run.write_config(run, data={"train": train})
+    found = contents(run)
+    assert found["task"] == "sums"
+    assert f"<title>sums, {found['run']}</title>" in (run / "report.html").read_text()
+    assert found["clock"]["seconds"][-1] == 120.0, "40 steps of 3 s"

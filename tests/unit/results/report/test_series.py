@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from steer_lightning.results.report.series import as_curve, joined, read_series
+from steer_lightning.results.report.series import as_curve, clock_of, joined, read_series
 
 
 def test_a_short_curve_is_each_step_and_a_trailing_mean() -> None:
@@ -45,3 +45,18 @@ def test_stages_of_an_interrupted_run_are_joined() -> None:
 def test_a_half_written_last_line_is_left_out(tmp_path: Path) -> None:
     (tmp_path / "metrics.csv").write_text("step,reward/mean\n1,0.25\n2,0.5\n3,0.7")
     assert read_series(tmp_path) == {"reward/mean": [(1, 0.25), (2, 0.5)]}
+
+
+def test_the_clock_adds_up_the_steps() -> None:
+    seconds = {"speed/step_seconds": [(1, 2.0), (2, 3.0), (4, 1.5), (5, float("nan")), (6, 1.0)]}
+    # step 3 was not logged, and counts as long as step 4; step 5 as long as step 6
+    clock = {"steps": [1, 2, 4, 6], "seconds": [2.0, 5.0, 8.0, 10.0]}
+    assert clock_of(seconds) == clock
+    assert clock_of({}) is None
+    long = {"speed/step_seconds": [(step, 0.5) for step in range(1, 1002)]}
+    found = clock_of(long, most=10)
+    assert found is not None
+    assert found["steps"][0] == 1
+    assert found["steps"][-1] == 1001
+    assert len(found["steps"]) <= 11
+    assert found["seconds"] == [0.5 * step for step in found["steps"]]
