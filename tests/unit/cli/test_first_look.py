@@ -166,6 +166,26 @@ def test_no_configuration_of_the_repository_is_refused(path: Path) -> None:
     assert look_at([command, *before, "--config", str(path)]) is None
 
 
+ODD = (
+    *("model: {1: 2, null: 3}", "model: {loss: {class_path: 5, init_args: [1]}}", "[1, 2]", "3"),
+    *("model: {rewards: {reward: 3}}", "model: {rewards: [3, null, [x]]}", "model: null"),
+    *("data: {train: {class_path: a..b}}", "data: {train: {class_path: .a}}", "? [a]\n: 3"),
+    *(
+        "data: {train: {class_path: '', init_args: null}}",
+        "model: {sampling: [1], engine: 2024-01-01}",
+    ),
+)
+
+
+@pytest.mark.parametrize("text", ODD)
+def test_odd_files_are_refused_or_left_to_the_parser(text: str, tmp_path: Path) -> None:
+    (tmp_path / "odd.yaml").write_text(text)
+    with pytest.raises(ConfigError):  # of the training problems, if of nothing else
+        look_at(
+            ["fit", "--config", str(tmp_path / "odd.yaml"), "--nope", "--", "--=", "--model.=1"]
+        )
+
+
 def test_options_of_other_commands_are_looked_at() -> None:
     told = "max_prompt_tokenz = '3': there is no such option. Did you mean max_prompt_tokens"
     with pytest.raises(ConfigError, match=told):
