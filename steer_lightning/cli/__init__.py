@@ -16,6 +16,7 @@ from importlib import import_module
 from importlib.metadata import version
 from types import ModuleType
 
+from steer_lightning.cli.yaml_files import check_yaml_files
 from steer_lightning.errors import UNKNOWN, ConfigError
 from steer_lightning.system.printable import PrintableRecord, indented, one_line
 from steer_lightning.system.showing import lines_above_bars
@@ -126,6 +127,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         return _complain(f"there is no command {words[0]!r}: {hint}")
     try:
         _refuse_settings_before_files(words[1:])
+        check_yaml_files(words[1:])
         with _own_modules(), lines_above_bars():
             if not command.starts_at_once:
                 _tell_of_the_start(words[0], command.module)

@@ -224,7 +224,14 @@ def _missing_option(
     return ConfigError(name, None, rule="must be set", fix=fix)
 
 
+def _no_file(
+    key: str, found: re.Match[str], classes: Sequence[str], options: Sequence[str]
+) -> ConfigError:
+    return ConfigError(key, found[1], rule="there is no such file")
+
+
 _PATTERNS = {
+    r"File does not exist: '([^']+)'": _no_file,
     r"does not accept option '([^']+)'": _unknown_option,
     r"unrecognized arguments: (\S+)": _unknown_option,
     r"arguments are required: (\w+(?:\.\w+)*)": _missing_option,

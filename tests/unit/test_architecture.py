@@ -15,7 +15,7 @@ UNIT = Path(__file__).parent
 
 LIGHT = {
     *("", "__main__", "errors", "types", "rewards", "results.report"),
-    *("cli", "cli.options", "cli.messages", "cli.report"),
+    *("cli", "cli.options", "cli.messages", "cli.report", "cli.yaml_files"),
     *("system.whole_files", "system.printable", "system.yaml_size", "system.run_files"),
 }
 """Start without torch, Lightning and transformers, which take seconds to import."""
