@@ -41,6 +41,12 @@ def test_help_lists_the_commands_without_importing_torch() -> None:
         (["ft"], "did you mean 'fit'?"),
         (["xyzzy"], "fit, validate, test"),
         (["fit", "--nope"], "nope"),
+        (["train"], "did you mean 'fit'?"),
+        (["benchmark"], "did you mean 'evaluate'?"),
+        (["q.yaml"], "did you mean steer-lightning fit --config q.yaml?"),
+        (["fit", "q.yaml"], "q.yaml: is a file, and no option names it. Write --config q.yaml."),
+        (["evaluate", "q.yml"], "q.yml: is a file, and no option names it. Write --config q.yml."),
+        (["fit", "--config", "none.yaml"], "none.yaml': there is no such file."),
     ],
 )
 def test_unknown_words(words: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
