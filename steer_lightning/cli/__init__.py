@@ -181,7 +181,7 @@ def _refuse_settings_before_files(words: Sequence[str]) -> None:
 def _tell_of_the_start(name: str, module: str) -> None:
     """Tells whoever looks at a terminal that the command has begun, before seconds of imports."""
     if module not in sys.modules and sys.stderr.isatty():
-        print(f"steer-lightning {name}: loading PyTorch ...", file=sys.stderr, flush=True)
+        print(f"steer-lightning {one_line(name)}: loading PyTorch ...", file=sys.stderr, flush=True)
 
 
 def _imported(module: str) -> ModuleType:

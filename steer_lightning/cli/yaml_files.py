@@ -38,7 +38,7 @@ def check_yaml_files(words: Sequence[str]) -> None:
 
 def _values(words: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Yields options with their values, be they one word or two."""
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in zip(words, [*words[1:], ""], strict=False):
         name, equals, value = word.partition("=")
         if name.startswith("-"):
             yield (name, value) if equals else (name, following)

@@ -11,7 +11,7 @@ from typing import TextIO
 
 from tqdm import tqdm
 
-from steer_lightning.system.printable import one_line
+from steer_lightning.system.printable import indented, one_line
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ class _AboveBars(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Writes a record."""
-        tqdm.write(self.format(record), file=sys.stderr)
+        tqdm.write(indented(self.format(record)), file=sys.stderr)
 
 
 @contextmanager
@@ -63,7 +63,7 @@ def lines_above_bars() -> Iterator[None]:
         line: str | None = None,
     ) -> None:
         told = warnings.formatwarning(message, category, filename, lineno, line)
-        tqdm.write(told, file=file or sys.stderr, end="")
+        tqdm.write(indented(told.rstrip("\n")), file=file or sys.stderr)
 
     logging.lastResort, warnings.showwarning = _AboveBars(logging.WARNING), show_above
     try:

@@ -50,6 +50,7 @@ def test_a_folder_is_no_file_and_other_words_are_not_looked_at(
         check_yaml_files(["--config=runs"])
     check_yaml_files(["--config", "good.yaml", "--output", "runs", "--data.train.path=data.jsonl"])
     check_yaml_files(["--config", "none.yaml", "--config"])
+    check_yaml_files([])
     deep = "[" * 2000 + os.linesep
     Path("deep.yaml").write_text(deep)
     with pytest.raises(ConfigError, match=r"deep\.yaml': is (nested too deeply|no YAML)"):
