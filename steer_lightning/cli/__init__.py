@@ -17,6 +17,7 @@ from importlib.metadata import version
 from types import ModuleType
 
 from steer_lightning.cli.shipped import with_files
+from steer_lightning.cli.yaml_files import check_yaml_files
 from steer_lightning.errors import UNKNOWN, ConfigError
 from steer_lightning.system.import_noise import quiet_imports
 from steer_lightning.system.printable import PrintableRecord, indented, one_line
@@ -77,6 +78,14 @@ COMMANDS = {
     ),
 }
 
+OTHER_NAMES = {
+    **dict.fromkeys(("train", "run", "learn", "start", "resume", "finetune", "rl"), "fit"),
+    **dict.fromkeys(("benchmark", "bench", "score", "eval", "predict"), "evaluate"),
+    **dict.fromkeys(("look", "inspect", "show"), "lens"),
+    **dict.fromkeys(("convert", "save", "merge"), "export"),
+}
+"""What other programs call the same, by the commands here."""
+
 ERROR, USAGE_ERROR, INTERRUPTED = 1, 2, 130
 """Exit statuses; the last one is that of a command which Ctrl-C has ended, as in a shell."""
 
@@ -134,14 +143,13 @@ def _run(arguments: Sequence[str] | None) -> int:
         return 0
     command = COMMANDS.get(words[0])
     if command is None:
-        close = difflib.get_close_matches(words[0], COMMANDS, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"the commands are {', '.join(COMMANDS)}"
-        return _complain(f"there is no command {words[0]!r}: {hint}")
+        return _complain(f"there is no command {words[0]!r}: {_meant(words[0])}")
     from steer_lightning.cli.first_look import look_at  # `--help` needs no parser
 
     try:
         _refuse_settings_before_files(words[1:])
         words = with_files(words)
+        check_yaml_files(words[1:])
         with quiet_imports(), _own_modules(), lines_above_bars():
             look_at(words)
             if not command.starts_at_once:
@@ -157,6 +165,15 @@ def _run(arguments: Sequence[str] | None) -> int:
         told = f"can't {what}{where}: {error.strerror}. What was saved before is whole"
         return _complain(told, error)
     return 0
+
+
+def _meant(word: str) -> str:
+    """Says what somebody may have meant by a word that is no command."""
+    if word.endswith((".yaml", ".yml")):
+        return f"did you mean steer-lightning fit --config {word}?"
+    close = difflib.get_close_matches(word, COMMANDS, n=1)
+    meant = OTHER_NAMES.get(word) or next(iter(close), None)
+    return f"did you mean {meant!r}?" if meant else f"the commands are {', '.join(COMMANDS)}"
 
 
 def _refuse_settings_before_files(words: Sequence[str]) -> None:

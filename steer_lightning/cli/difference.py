@@ -19,6 +19,7 @@ from steer_lightning.system.figures import rounded
 from steer_lightning.system.printable import one_line
 from steer_lightning.system.run_files import DIFFERENCE, RUNS
 from steer_lightning.training.difference import FILES, Difference, Settings, as_text
+from steer_lightning.training.trainer_options import check_accelerator
 
 
 def device_of(trainer: Mapping[str, Any]) -> str:
@@ -30,6 +31,7 @@ def device_of(trainer: Mapping[str, Any]) -> str:
     accelerator = trainer.get("accelerator", "auto")
     there = {"cpu": True, "cuda": torch.cuda.is_available()}
     there["mps"] = torch.backends.mps.is_available()
+    check_accelerator(accelerator)
     if accelerator == "auto":
         return "cuda" if there["cuda"] else "cpu"
     device = "cuda" if accelerator == "gpu" else str(accelerator)

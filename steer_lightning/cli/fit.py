@@ -51,7 +51,11 @@ from steer_lightning.system.run_files import METRICS, RUNS
 from steer_lightning.system.showing import told_not_raised
 from steer_lightning.system.yaml_size import bound_yaml
 from steer_lightning.training.stopping import NamingTrainer
-from steer_lightning.training.trainer_options import check_barebones, check_trainer
+from steer_lightning.training.trainer_options import (
+    check_accelerator,
+    check_barebones,
+    check_trainer,
+)
 from steer_lightning.training.validations import needs_problems
 
 TRAINER_DEFAULTS: dict[str, Any] = {
@@ -166,6 +170,7 @@ class SteeringCLI(LightningCLI):
             raise ConfigError("trainer", config.trainer, rule="must be a mapping of its options")
         if config.trainer.default_root_dir is None:
             raise ConfigError("trainer.default_root_dir", None, rule="must be a folder")
+        check_accelerator(config.trainer.accelerator)
         root = Path(config.trainer.default_root_dir)
         if self.config.subcommand == "fit":
             _bound_the_run(config.trainer)

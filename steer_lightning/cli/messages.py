@@ -87,6 +87,9 @@ def _unknown_option(
     key: str, found: re.Match[str], classes: Sequence[str], options: Sequence[str]
 ) -> ConfigError:
     name, given, value = found[1].lstrip("-").partition("=")
+    if not found[1].startswith("-") and name.endswith((".yaml", ".yml")):
+        rule, fix = "is a file, and no option names it", f"Write --config {name}"
+        return ConfigError(name, UNKNOWN, rule=rule, fix=fix)
     return ConfigError(
         name,
         value if given else UNKNOWN,
@@ -142,16 +145,42 @@ def _unknown_module(
     )
 
 
+TAKEN_AS = {
+    "Reward": "A reward takes one argument, the list of completions, and returns a number or None "
+    "for each: def my_reward(completions): return [float(c.answer in c.text) for c in completions]",
+    "Source": "A source has a method load() that returns a list of steer_lightning.types.Problem",
+    "Template": "A template has the methods render(question, tokenizer), which returns text, and "
+    "encode(text, tokenizer), which returns a list of tokens",
+}
+"""What the plug-ins that people write most often look like, by the name of their protocol."""
+
+
 def _wrong_protocol(
     key: str, found: re.Match[str], classes: Sequence[str], options: Sequence[str]
 ) -> ConfigError:
+    name, protocol = found[1], found[2]
+    takes = _call_of(name) if protocol == "Reward" else ""
+    see = f"See the class {protocol} in the documentation, and `steer_lightning.testing`"
     return ConfigError(
         key,
-        found[1],
-        rule=f"can't be used as {found[2]}",
-        why="It lacks a method, or takes other arguments",
-        fix=f"See the class {found[2]} in the documentation, and `steer_lightning.testing`",
+        name,
+        rule=f"can't be used as {protocol}",
+        why=f"It takes {takes}" if takes else "It lacks a method, or takes other arguments",
+        fix=TAKEN_AS.get(protocol, see),
     )
+
+
+def _call_of(name: str) -> str:
+    """Returns the arguments of a function, or of a class's `__call__`, as they are written."""
+    module, _, attribute = name.rpartition(".")
+    found = getattr(import_module(module), attribute)
+    if not isinstance(found, type):
+        return str(inspect.signature(found))
+    call = vars(found).get("__call__")  # a type itself can be called, too
+    if call is None:
+        return "no call: the class has no method __call__"
+    _, *parameters = inspect.signature(call).parameters.values()
+    return f"({', '.join(map(str, parameters))})"
 
 
 def _wrong_type(
@@ -177,7 +206,8 @@ def _wrong_union(
     names = [KINDS.get(kind, f"a {kind}") for kind in kinds if kind != "NoneType"]
     shown = value[-1].split(". Got value: ")[0].strip() if value else UNKNOWN
     if names:
-        return ConfigError(key, shown, rule="must be " + " or ".join(dict.fromkeys(names)))
+        rule = "must be " + " or ".join(dict.fromkeys(names))
+        return ConfigError(key, shown, rule=rule, fix=_as_list(key, shown, names))
     return ConfigError(key, shown, rule=_specific(found.string) or "is of no type that fits")
 
 
@@ -235,6 +265,14 @@ def _no_protocol(
     )
 
 
+def _as_list(key: str, shown: object, names: Sequence[str]) -> str:
+    """Returns how a single value is written as the list that it must be; empty where it is none."""
+    if "a list" not in names or not isinstance(shown, str) or not re.fullmatch(r"[\w.]+", shown):
+        return ""
+    item = f'{{"reward": "{shown}"}}' if key.endswith(".rewards") else shown
+    return f"Set --{key}='[{item}]', or a list of one in the YAML"
+
+
 KINDS = {
     "int": "a whole number",
     "float": "a number",
@@ -256,7 +294,14 @@ def _missing_option(
     return ConfigError(name, None, rule="must be set", fix=fix)
 
 
+def _no_file(
+    key: str, found: re.Match[str], classes: Sequence[str], options: Sequence[str]
+) -> ConfigError:
+    return ConfigError(key, found[1], rule="there is no such file")
+
+
 _PATTERNS = {
+    r"File does not exist: '([^']+)'": _no_file,
     r"does not accept option '([^']+)'": _unknown_option,
     r"unrecognized arguments: (\S+)": _unknown_option,
     r"arguments are required: (\w+(?:\.\w+)*)": _missing_option,

@@ -98,7 +98,7 @@ def make_prompts(
         log.warning(
             "%s: dropped %d of %d prompts longer than %s = %d",
             *(one_line(name), dropped, len(problems)),
-            *(with_own_keys("data.max_prompt_tokens"), max_prompt_tokens),
+            *(one_line(with_own_keys("data.max_prompt_tokens")), max_prompt_tokens),
         )
     check_ends(prompts, template, tokenizer, name)
     check_questions(prompts, template, name)
@@ -211,7 +211,11 @@ def check_questions(prompts: Sequence[Prompt], template: Template, source: str) 
     why = f"{first.problem.question[:SHOWN]!r} is rendered as {first.text[-200:]!r}"
     if type(template) is not ChatTemplate:
         log.warning(
-            "%s = %s: %s: %s", with_own_keys(KEY), one_line(name), one_line(rule), one_line(why)
+            "%s = %s: %s: %s",
+            one_line(with_own_keys(KEY)),
+            one_line(name),
+            one_line(rule),
+            one_line(why),
         )
         return
     fix = "Mend the model's chat template, use another template, or leave these problems out"

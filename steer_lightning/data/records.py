@@ -17,7 +17,7 @@ from steer_lightning.data.columns import (
 )
 from steer_lightning.data.files import Row, read_file, with_short_floats
 from steer_lightning.errors import ConfigError
-from steer_lightning.system.hub_answers import check_hub_answers
+from steer_lightning.system.hub_answers import hub_or_cache
 from steer_lightning.system.printable import one_line, quoted, valid_unicode
 from steer_lightning.types import Problem
 
@@ -37,11 +37,13 @@ def read_hub(
             local file.
     """
     fix = "Check name and network, or set `path` of the source to a local file"
-    check_hub_answers("source.hub_name", name, fix)
-    import datasets
-
     try:
-        rows = datasets.load_dataset(name, config, split=split, revision=revision)
+        with hub_or_cache("source.hub_name", name, fix):
+            import datasets
+
+            rows = datasets.load_dataset(name, config, split=split, revision=revision)
+    except ConfigError:
+        raise
     except (
         OSError,
         ValueError,

@@ -256,7 +256,7 @@ def _tell_of_options(template: ChatTemplate, tokenizer: Any) -> None:
     if unknown:
         log.warning(
             "%s.init_args.options: the chat template%s does not read %s",
-            with_own_keys(KEY),
+            one_line(with_own_keys(KEY)),
             one_line(_of(tokenizer)),
             one_line(", ".join(unknown)),
         )
@@ -283,7 +283,7 @@ def _tell_of_preamble(template: ChatTemplate, tokenizer: Any) -> None:
         log.warning(
             "%s: the chat template%s gets no system message, and writes one of its own, "
             "which the model reads: %s",
-            with_own_keys(KEY),
+            one_line(with_own_keys(KEY)),
             one_line(_of(tokenizer)),
             quoted(_words(written)[:200]),
         )

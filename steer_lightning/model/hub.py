@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from steer_lightning.errors import ConfigError
-from steer_lightning.system.hub_answers import check_hub_answers
+from steer_lightning.system.hub_answers import hub_or_cache
 from steer_lightning.system.printable import one_line
 
 QUICKSTART = "quickstart"
@@ -35,7 +35,8 @@ def resolve_base(base: str, key: str = "model.base") -> str:
         key: Option that names the base.
 
     Raises:
-        ConfigError: If the name looks like a local path and there is no such folder.
+        ConfigError: If the name looks like a local path and there is no such folder, or the folder
+            holds no model.
     """
     if base == QUICKSTART:
         return str(files("steer_lightning") / "assets" / QUICKSTART)
@@ -48,7 +49,18 @@ def resolve_base(base: str, key: str = "model.base") -> str:
             fix="Set a folder with config.json and weights, a hub id such as "
             '"Qwen/Qwen2.5-1.5B", or "quickstart"',
         )
-    return str(Path(base).expanduser()) if looks_local else base
+    path = Path(base).expanduser()
+    if path.is_dir() and not (path / "config.json").is_file():
+        is_adapter = (path / "adapter_config.json").is_file()
+        raise ConfigError(
+            key,
+            base,
+            rule="the folder holds no config.json, so it is no model's",
+            why="It holds an adapter of PEFT" if is_adapter else "",
+            fix="Set the folder that `save_pretrained` has written, with config.json, weights and "
+            "tokenizer, or a hub id",
+        )
+    return str(path) if looks_local else base
 
 
 @contextmanager
@@ -56,10 +68,10 @@ def hub_errors(base: str, key: str = "model.base") -> Iterator[None]:
     """Turns errors of loading into a ConfigError that names the base and its option."""
     fix = "Set a hub id that you can reach, a local folder with config.json and weights, or "
     fix += f'"{QUICKSTART}" for the model that ships with the package'
-    if not Path(resolve_base(base, key)).is_dir():
-        check_hub_answers(key, base, fix)
+    is_local = Path(resolve_base(base, key)).is_dir()
     try:
-        yield
+        with nullcontext() if is_local else hub_or_cache(key, base, fix):
+            yield
     except (OSError, ValueError, ImportError, SafetensorError) as error:
         if isinstance(error, ConfigError):
             raise

@@ -16,7 +16,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from steer_lightning.errors import ConfigError
 from steer_lightning.results.model_card import model_card
 from steer_lightning.steering import SteeringVectors, load_vectors
-from steer_lightning.system.hub_answers import ENDPOINT, check_hub_answers
+from steer_lightning.system.hub_answers import ENDPOINT, hub_or_cache
 from steer_lightning.system.run_files import CONFIG, REWARD_CURVE, SUMMARY
 
 FILES = (SteeringVectors.file_name, SUMMARY, CONFIG, REWARD_CURVE)
@@ -97,8 +97,8 @@ def _hub_errors(key: str, repo_id: str) -> Iterator[None]:
     endpoint = os.environ.get("HF_ENDPOINT", ENDPOINT)
     fix = f"Check the name and the network ({endpoint}), and log in by `hf auth login` or HF_TOKEN"
     try:
-        check_hub_answers(key, repo_id, fix)
-        yield
+        with hub_or_cache(key, repo_id, fix):
+            yield
     except HUB_ERRORS as error:
         if isinstance(error, ConfigError):
             raise

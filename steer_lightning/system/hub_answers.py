@@ -1,15 +1,27 @@
-"""A check that the hub answers, before libraries ask it that would wait without end."""
+"""A check that the hub answers, before libraries ask it that would wait or try again for long."""
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
+import socket
+import sys
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from huggingface_hub import constants
 
 from steer_lightning.errors import ConfigError
+from steer_lightning.system.printable import one_line
+
+log = logging.getLogger(__name__)
 
 SECONDS = 10.0
 ENDPOINT = "https://huggingface.co"
+UNREACHABLE = (errno.ECONNREFUSED, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN)
 
 
 def hub_endpoint() -> str:
@@ -37,31 +49,73 @@ def ask(endpoint: str) -> None:
         error.close()
 
 
-def check_hub_answers(key: str, name: str, fix: str) -> None:
-    """Raises a ConfigError if the hub accepts a connection and then does not answer.
+@contextmanager
+def hub_or_cache(key: str, name: str, fix: str) -> Iterator[None]:
+    """Has libraries look only into their cache within the block if the hub can't be reached.
 
-    Without a network the libraries notice by themselves, and use their cache where they can; if the
-    hub is silent, some of their requests wait for ever, and others try again for minutes.
+    By themselves they would try again for a minute, and take what is in the cache only then.
 
     Args:
         key: Option that names something on the hub.
         name: Value of the option.
         fix: Way to do without the hub, for the message.
+
+    Raises:
+        ConfigError: If the hub accepts a connection and then does not answer.
+    """
+    reason = why_unreachable(key, name, fix)
+    if reason is None:
+        yield
+        return
+    log.warning("the hub can't be reached (%s): only its cache is looked into", one_line(reason))
+    before = constants.HF_HUB_OFFLINE
+    _set_offline(True)
+    try:
+        yield
+    finally:
+        _set_offline(before)
+
+
+def _set_offline(value: bool) -> None:
+    constants.HF_HUB_OFFLINE = value
+    data_sets = sys.modules.get("datasets.config")
+    if data_sets is not None:  # which has copied the value when it was imported
+        data_sets.HF_HUB_OFFLINE = value  # type: ignore[attr-defined]
+
+
+def why_unreachable(key: str, name: str, fix: str) -> str | None:
+    """Asks the hub for any answer.
+
+    If it is silent, some requests of the libraries would wait for ever.
+
+    Args:
+        key: Option that names something on the hub.
+        name: Value of the option.
+        fix: Way to do without the hub, for the message.
+
+    Returns:
+        Reason why there is no connection; None if there is one, or nobody is to be asked.
+
+    Raises:
+        ConfigError: If the hub accepts a connection and then does not answer.
     """
     endpoint = hub_endpoint()
     if is_offline() or not endpoint.startswith(("http://", "https://")):
-        return
+        return None
     try:
         ask(endpoint)
-    except (TimeoutError, urllib.error.URLError) as error:
-        if not isinstance(getattr(error, "reason", error), TimeoutError):
-            return
-        raise ConfigError(
-            key,
-            name,
-            rule=f"the hub at {endpoint} does not answer within {SECONDS:g} s",
-            fix=f"{fix}; or set HF_HUB_OFFLINE=1 in the environment if it has been downloaded "
-            "before",
-        ) from error
-    except (OSError, ValueError):  # the libraries report these themselves
-        return
+    except (OSError, ValueError) as error:  # of which URLError is one
+        reason = getattr(error, "reason", error)
+        if isinstance(reason, TimeoutError):
+            raise ConfigError(
+                key,
+                name,
+                rule=f"the hub at {endpoint} does not answer within {SECONDS:g} s",
+                fix=f"{fix}; or set HF_HUB_OFFLINE=1 in the environment if it has been downloaded "
+                "before",
+            ) from error
+        # other errors, such as those of certificates, need not be the libraries' own
+        number = getattr(reason, "errno", None)
+        if isinstance(reason, socket.gaierror) or number in UNREACHABLE:
+            return f"{endpoint}: {os.strerror(number) if number in UNREACHABLE else reason}"
+    return None

@@ -166,17 +166,23 @@ def new_run_folder(root: Path) -> Path:
     """Creates `root/run-N` with the first free N; no run ever writes into another run's folder.
 
     Raises:
-        ConfigError: If the folder can't be created because a file is in its way.
+        ConfigError: If the folder can't be created, because a file is in its way, rights are
+            missing, or the disk is full.
     """
+    key = "trainer.default_root_dir"
     try:
-        root.mkdir(parents=True, exist_ok=True)
+        return _new_run_folder(root)
     except (FileExistsError, NotADirectoryError) as error:
-        raise ConfigError(
-            "trainer.default_root_dir",
-            str(root),
-            rule="must be a folder",
-            why=f"{error.filename} is a file",
-        ) from error
+        why = f"{error.filename} is a file"
+        raise ConfigError(key, str(root), rule="must be a folder", why=why) from error
+    except OSError as error:
+        rule, why = "no folder can be made there", f"{error.filename}: {error.strerror}"
+        fix = f"Set {key} to a folder that you may write to"
+        raise ConfigError(key, str(root), rule=rule, why=why, fix=fix) from error
+
+
+def _new_run_folder(root: Path) -> Path:
+    root.mkdir(parents=True, exist_ok=True)
     number = 1 + max((run_number(path) for path in root.iterdir()), default=0)
     while True:
         folder = root / f"run-{number}"

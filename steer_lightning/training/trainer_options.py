@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import lightning as L
@@ -258,3 +259,24 @@ def _check_limits(trainer: L.Trainer, data: Any, every: Mapping[str, Sequence[An
                 rule=f"is a share of {batches} batches, which leaves none",
                 fix="Set a whole number of batches, or a larger share",
             )
+
+
+def check_accelerator(accelerator: object) -> None:
+    """Raises a ConfigError if this machine has no device of the kind that is asked for.
+
+    Args:
+        accelerator: Value of `trainer.accelerator`; what is no name is left to Lightning.
+    """
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    there |= {"gpu": any(there.values()), "tpu": find_spec("torch_xla") is not None}
+    if not isinstance(accelerator, str) or there.get(accelerator, True):
+        return
+    raise ConfigError(
+        "trainer.accelerator",
+        accelerator,
+        rule="there is none on this machine that PyTorch can use",
+        why="The build of torch that is installed may be one without support for it"
+        if accelerator != "tpu"
+        else "The package torch_xla is missing",
+        fix="Set trainer.accelerator: cpu, or auto, which takes what is there",
+    )

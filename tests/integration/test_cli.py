@@ -48,6 +48,12 @@ def test_what_needs_no_torch_does_not_import_it(tmp_path: Path) -> None:
         (["ft"], "did you mean 'fit'?"),
         (["xyzzy"], "fit, validate, test"),
         (["fit", "--nope"], "nope"),
+        (["train"], "did you mean 'fit'?"),
+        (["benchmark"], "did you mean 'evaluate'?"),
+        (["q.yaml"], "did you mean steer-lightning fit --config q.yaml?"),
+        (["fit", "q.yaml"], "q.yaml: is a file, and no option names it. Write --config q.yaml."),
+        (["evaluate", "q.yml"], "q.yml: is a file, and no option names it. Write --config q.yml."),
+        (["fit", "--config", "none.yaml"], "none.yaml': there is no such file."),
     ],
 )
 def test_unknown_words(words: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:

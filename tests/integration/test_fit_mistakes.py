@@ -52,6 +52,7 @@ MISTAKES = [
     ("model.steering", {"layers": "5-9"}, ["'5-9'", "0 to 2", "3 decoder layers"]),
     ("model.steering", {"layers": "first"}, ["layers", "8-15"]),
     ("model.steering", {"init_from": "none.safetensors"}, ["init_from", "no such file"]),
+    ("model.base", "empty", ["model.base = 'empty': the folder holds no config.json", "hub id"]),
     ("model.base", "/nowhere", ["model.base", "/nowhere", "no such folder"]),
     ("model.base", "org/not-there", ["model.base", "org/not-there", "local folder"]),
     ("model.rewards.0.reward.class_path", "steer_lightning.rewards.FormatRewar", ["FormatReward"]),
@@ -92,7 +93,8 @@ MISTAKES = [
     ("data.batch_size", 50, ["data.batch_size = 50", "only 20"]),
     ("data.max_prompt_tokens", 1, ["max_prompt_tokens", "all 20 prompts"]),
     ("trainer.precision", "bf16-true", ["trainer.precision", "model.dtype"]),
-    ("trainer.accelerator", "gpu", ["trainer"]),
+    ("trainer.accelerator", "gpu", ["trainer.accelerator = 'gpu'", "Set trainer.accelerator: cpu"]),
+    ("trainer.accelerator", "tpu", ["trainer.accelerator = 'tpu'", "Set trainer.accelerator: cpu"]),
     (
         "trainer",
         {"max_steps": -1, "max_epochs": -1, "accelerator": "cpu"},
@@ -107,12 +109,32 @@ MISTAKES = [
     ),
     ("trainer.default_root_dir", "train.jsonl", ["default_root_dir", "must be a folder"]),
     ("trainer.default_root_dir", "train.jsonl/x", ["default_root_dir", "is a file"]),
+    ("trainer.default_root_dir", "/proc/x/y", ["'/proc/x/y': no folder can be made", "write to"]),
     ("trainer.default_root_dir", None, ["default_root_dir", "must be a folder"]),
     ("ckpt_path", "train.jsonl", ["ckpt_path", "can't be read", "init_from"]),
     ("model.optimizer.init_args", {"lr": -1.0}, ["model.optimizer", "Invalid learning rate"]),
     ("model.optimizer.init_args", {"lr": "fast"}, ["model.optimizer.lr", "a number"]),
     ("model.optimizer", {"class_path": "torch.optim.LBFGS"}, ["LBFGS", "AdamW8bit"]),
-    ("model.rewards", "MathReward", ["model.rewards", "must be a list"]),
+    (
+        "model.rewards",
+        "my.MathReward",
+        ["must be a list", """Set --model.rewards='[{"reward": "my.MathReward"}]'"""],
+    ),
+    (
+        "model.rewards",
+        [{"reward": "own_rewards.two"}],
+        ["'own_rewards.two'", "It takes (completion, answer)", "takes one argument, the list of"],
+    ),
+    (
+        "model.rewards",
+        [{"reward": {"class_path": "own_rewards.Trl"}}],
+        ["'own_rewards.Trl'", "It takes (prompts, completions, **kwargs)", "def my_reward("],
+    ),
+    (
+        "model.rewards",
+        [{"reward": {"class_path": "own_rewards.NoCall"}}],
+        ["'own_rewards.NoCall'", "the class has no method __call__", "def my_reward("],
+    ),
     ("model.steering", {"init_from": "train.jsonl"}, ["train.jsonl", "safetensors"]),
     ("data.train", None, ["data.train = None", "must be set"]),
     (
@@ -169,6 +191,19 @@ MISTAKES = [
 ]
 
 
+OWN_REWARDS = """
+def two(completion, answer):
+    return [1.0]
+
+class Trl:
+    def __call__(self, prompts, completions, **kwargs):
+        return [0.0 for _ in completions]
+
+class NoCall:
+    pass
+"""
+
+
 @pytest.mark.parametrize(
     ("key", "value", "told"),
     MISTAKES,
@@ -188,6 +223,8 @@ def test_each_mistake_gets_one_clear_message(
     if key == "trainer.accelerator" and torch.cuda.is_available():
         pytest.skip("a GPU is there")
     (tmp_path / "empty.jsonl").write_text("\n")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "own_rewards.py").write_text(OWN_REWARDS)
     if value == {}:
         del config["data"]["val"]
     if key == "trainer":

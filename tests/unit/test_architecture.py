@@ -17,7 +17,7 @@ LIGHT = {
     *("", "__main__", "errors", "types", "rewards", "results.report"),
     *("cli", "cli.options", "cli.messages", "cli.report", "cli.run_settings", "cli.short_names"),
     *("cli.first_look", "cli.first_types", "cli.signatures"),
-    *("cli.shipped", "cli.configs", "cli.init", "cli.completion"),
+    *("cli.shipped", "cli.configs", "cli.init", "cli.completion", "cli.yaml_files"),
     *("system.whole_files", "system.printable", "system.yaml_size", "system.run_files"),
     "system.import_noise",
 }

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from huggingface_hub import constants
 
 from steer_lightning import ConfigError
 from steer_lightning.model.hub import (
@@ -23,6 +24,7 @@ from steer_lightning.testing import byte_tokenizer, save_tiny, tiny_model
 def test_names_of_bases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/config.json").touch()
     assert (Path(resolve_base("quickstart")) / "config.json").is_file()
     assert resolve_base("Qwen/Qwen2.5-1.5B") == "Qwen/Qwen2.5-1.5B"
     assert resolve_base("gpt2") == "gpt2"
@@ -33,6 +35,7 @@ def test_names_of_bases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_errors_of_loading_name_the_base_and_others_pass(tmp_path: Path) -> None:
+    (tmp_path / "config.json").touch()
     with (
         pytest.raises(ConfigError, match=r"model\.base = .*can't be loaded.*two words") as found,
         hub_errors(str(tmp_path)),
@@ -78,3 +81,31 @@ def test_the_token_to_pad_with() -> None:
     assert pad_token_id(without, (), 259) == 0
     beyond: Any = SimpleNamespace(pad_token_id=300)
     assert pad_token_id(beyond, (5, 7), 259) == 5
+
+
+def test_a_cached_base_loads_without_a_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.setenv("HF_ENDPOINT", "http://no.invalid")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    cached, commit = tmp_path / "models--org--x", "0" * 40
+    save_tiny(cached / "snapshots" / commit)
+    (cached / "refs").mkdir()
+    (cached / "refs/main").write_text(commit)
+    tokenizer = load_tokenizer("org/x", "org/x", cache_dir=str(tmp_path))
+    assert tokenizer("a")["input_ids"] == byte_tokenizer()("a")["input_ids"]
+    with pytest.raises(ConfigError, match=r"model.base = 'org/y': can't be loaded"):
+        load_tokenizer("org/y", "org/y", cache_dir=str(tmp_path))
+
+
+def test_a_folder_without_a_model_is_told(tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"base = .* the folder holds no config.json, so it is no"
+    ):
+        resolve_base(str(tmp_path), "base")
+    (tmp_path / "adapter_config.json").touch()
+    with pytest.raises(ConfigError, match="It holds an adapter of PEFT"):
+        resolve_base(str(tmp_path))
+    (tmp_path / "config.json").touch()
+    assert resolve_base(str(tmp_path)) == str(tmp_path)

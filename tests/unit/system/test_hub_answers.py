@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
 import pytest
+from huggingface_hub import constants
 
 from steer_lightning import ConfigError
 from steer_lightning.system import hub_answers
-from steer_lightning.system.hub_answers import check_hub_answers
+from steer_lightning.system.hub_answers import hub_or_cache, why_unreachable
 
 
 @contextmanager
@@ -44,11 +45,11 @@ def test_a_silent_hub_is_told_with_the_remedies(monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setenv("HF_ENDPOINT", endpoint)
         start = time.monotonic()
         with pytest.raises(ConfigError, match=r"does not answer within 0\.3 s") as caught:
-            check_hub_answers("model.base", "org/x", "Take a folder")
+            why_unreachable("model.base", "org/x", "Take a folder")
         assert 0.3 <= time.monotonic() - start < 10
         assert caught.match(r"model\.base = 'org/x'.*Take a folder; or set HF_HUB_OFFLINE=1")
         monkeypatch.setenv("HF_HUB_OFFLINE", "true")
-        assert check_hub_answers("model.base", "org/x", "") is None, "nobody is asked"
+        assert why_unreachable("model.base", "org/x", "") is None, "nobody is asked"
 
 
 @pytest.mark.parametrize("status", ["200 OK", "404 Not Found", "500 Internal Server Error"])
@@ -56,12 +57,37 @@ def test_any_answer_will_do(status: str, monkeypatch: pytest.MonkeyPatch) -> Non
     with hub(f"HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n".encode()) as endpoint:
         monkeypatch.setenv("HF_ENDPOINT", endpoint)
         monkeypatch.setattr(hub_answers, "SECONDS", 10.0)
-        assert check_hub_answers("model.base", "org/x", "") is None
+        assert why_unreachable("model.base", "org/x", "") is None
 
 
-def test_no_network_is_left_to_the_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_connection_only_the_cache_is_asked(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     with hub(None) as endpoint:
         pass  # nobody listens there any more
-    for odd in (endpoint, "file:///etc/passwd", "no address"):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    for unreachable, told in (
+        (endpoint, "Connection refused"),
+        ("http://no.invalid", "no.invalid"),
+    ):
+        monkeypatch.setenv("HF_ENDPOINT", unreachable)
+        with hub_or_cache("model.base", "org/x", ""):
+            assert constants.is_offline_mode()
+        assert not constants.is_offline_mode(), "later the network may be there again"
+        assert f"the hub can't be reached ({unreachable}: " in caplog.messages[-1]
+        assert told in caplog.messages[-1]
+
+
+def test_with_a_connection_the_libraries_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    with hub(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n") as endpoint:
+        monkeypatch.setattr(hub_answers, "SECONDS", 10.0)
+        monkeypatch.setenv("HF_ENDPOINT", endpoint)
+        with hub_or_cache("model.base", "org/x", ""):
+            assert not constants.is_offline_mode()
+
+
+def test_what_is_no_address_is_left_to_the_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
+    for odd in ("file:///etc/passwd", "no address"):
         monkeypatch.setenv("HF_ENDPOINT", odd)
-        assert check_hub_answers("model.base", "org/x", "") is None
+        assert why_unreachable("model.base", "org/x", "") is None
