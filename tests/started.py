@@ -122,6 +122,7 @@ def _become(
     os.environ.update(environment)
     for number, path in enumerate(said, 1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), number)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
     sys.argv = ["steer-lightning", *words]
     try:
         if run is not None:

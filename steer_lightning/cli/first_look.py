@@ -59,7 +59,8 @@ def look_at(words: Sequence[str]) -> None:
     """
     groups = GROUPS.get(words[0])
     names = [word.partition("=")[0] for word in words]
-    if groups is None or any(name == "-h" or name.endswith("help") for name in names):
+    is_stray = groups is TRAINING and not "".join(words[1:2]).startswith("-")  # told by the parser
+    if groups is None or is_stray or any(x == "-h" or x.endswith("help") for x in names):
         return
     look = _Look(groups)
     for settings in _settings(words[1:], "" in groups):

@@ -104,8 +104,10 @@ def _sections(
             "```python",
             "from steer_lightning import attach, from_hub, load_model",
             "",
-            f"model, tokenizer = load_model({python_text(base or 'BASE_MODEL')})",
-            f"with attach(model, from_hub({python_text(repo_id)})):",
+            f"base = {python_text(base or 'BASE_MODEL')}",
+            "model, tokenizer = load_model(base)",
+            f"vectors = from_hub({python_text(repo_id)})",
+            "with attach(model, vectors):",
             "    model.generate(...)",
             "```",
         ]

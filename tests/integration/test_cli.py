@@ -53,7 +53,10 @@ def test_what_needs_no_torch_does_not_import_it(tmp_path: Path) -> None:
         (["q.yaml"], "did you mean steer-lightning fit --config q.yaml?"),
         (["fit", "q.yaml"], "q.yaml: is a file, and no option names it. Write --config q.yaml."),
         (["evaluate", "q.yml"], "q.yml: is a file, and no option names it. Write --config q.yml."),
-        (["fit", "--config", "none.yaml"], "none.yaml': there is no such file."),
+        (
+            ["fit", "--config", "none.yaml"],
+            "none.yaml': there is no such file, and no configuration",
+        ),
     ],
 )
 def test_unknown_words(words: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:

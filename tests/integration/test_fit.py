@@ -124,7 +124,7 @@ def test_problems_of_val_are_answered_where_an_option_says_when(
     saved = {path.name for path in (folder / "checkpoints").glob("best*")}
     assert saved == {f"best-step={step}.ckpt" for step in (2, 4, 6)}
     assert "6 steps" in done.stdout
-    assert "not trainer.max_steps = 9: trainer.max_time or a callback has ended it" in done.stdout
+    assert "not trainer.max_steps = 9: the callback EarlyStopping, which watches" in done.stdout
 
 
 def test_mixtures_of_directions_are_looked_at_as_vectors(config, run, tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ def test_each_file_counts(project: Path) -> None:
     for name, of in (("train", rows[:9]), ("test", rows[9:])):
         (project / f"data/{name}.jsonl").write_text("\n".join(map(json.dumps, of)))
     said = run(project, "fit", "--config", "config.yaml", "--trainer.max_steps=2").stdout
-    assert re.search(r"sums: mean right_answer 0\.250 on 3 held-out problems", said)
+    assert re.search(r"sums: mean right_answer 25\.0% on 3 held-out problems", said)
     assert re.findall(r"(\d+)% of 24 texts hold 'Ones'", said)
     with (project / "runs/run-1/metrics.csv").open() as file:
         rewards = [float(row["reward/mean"]) for row in csv.DictReader(file) if row["reward/mean"]]

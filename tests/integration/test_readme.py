@@ -90,6 +90,7 @@ def check_command(words: list[str], monkeypatch: pytest.MonkeyPatch, folder: Pat
         (folder / f"{split}.jsonl").write_text('{"question": "1+1?", "answer": "#### 2"}')
     for placeholder in ("/models/my-qwen", "FOLDER"):
         words = [word.replace(placeholder, str(folder)) for word in words]
+    (folder / "config.json").touch()  # of a base
     (folder / "run-1/checkpoints").mkdir(parents=True, exist_ok=True)
     torch.save({KEY: {}}, folder / "run-1/checkpoints/last.ckpt")
     ran: list[str] = []

@@ -72,7 +72,7 @@ def test_a_read_only_output_folder_is_one_message(config: Config, tmp_path: Path
         folder.chmod(0o555)
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 2, done.stderr
-    assert done.stderr.startswith("error: can't ")
+    assert done.stderr.startswith("error: trainer.default_root_dir = ")
     assert "closed/run-1" in done.stderr
     assert len(done.stderr.splitlines()) == 1
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import math
+from contextlib import nullcontext
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -232,7 +233,7 @@ def test_short_floats_of_the_hub_are_what_was_written(monkeypatch: pytest.Monkey
     )
     rows = datasets.Dataset.from_dict({"question": ["q"], "answer": [70.3]}, features=features)
     assert rows[0]["answer"] != 70.3
-    monkeypatch.setattr(records, "check_hub_answers", lambda *_: None)
+    monkeypatch.setattr(records, "hub_or_cache", lambda *_: nullcontext())
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: rows)
     assert Records(hub_name="some/thing").load()[0].answer == "70.3"
 
