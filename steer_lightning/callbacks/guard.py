@@ -131,8 +131,9 @@ class Guard(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on counting from there."""
         self._skipped, self._silent = state_dict["skipped"], state_dict["silent"]
-        self.warnings = dict(state_dict["warnings"])
-        self._first = None if state_dict["first"] is None else Shares(*state_dict["first"])
+        self.warnings = dict(state_dict.get("warnings", {}))  # older checkpoints have neither
+        first = state_dict.get("first")
+        self._first = None if first is None else Shares(*first)
 
 
 def keep_batch(step: Step, path: Path) -> None:

@@ -65,6 +65,13 @@ def test_skipped_batches_are_kept_and_stop_the_run_after_some(tmp_path: Path, ca
     assert other.state_dict() == guard.state_dict()
 
 
+def test_a_checkpoint_from_before_warnings_were_kept_goes_on() -> None:
+    guard = Guard()
+    guard.load_state_dict({"skipped": 2, "silent": 3})
+    expected = {"skipped": 2, "silent": 3, "warnings": {}, "first": None}
+    assert guard.state_dict() == expected
+
+
 def test_vectors_that_outgrow_the_stream_are_told_at_once_and_at_the_end(
     tmp_path: Path, caplog
 ) -> None:
