@@ -1,7 +1,7 @@
 """Memory of each GPU for a model: in a rollout, and in an update.
 
     python benchmarks/memory_plan.py --model Qwen2.5-7B --gpus 8
-    python benchmarks/memory_plan.py                    # the table of docs/distributed.md
+    python benchmarks/memory_plan.py                    # the table of docs/how-to/distributed.md
 
 Nothing is loaded. Weights are counted on the meta device. What an update keeps for its backward
 pass is counted, too: the update's own code runs on the real architecture with tensors that have

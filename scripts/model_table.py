@@ -1,6 +1,6 @@
-"""The table of docs/models.md: what the self-checks say of every decoder architecture.
+"""The table of docs/reference/models.md: what the self-checks say of every decoder architecture.
 
-    python -m scripts.model_table --results sweep.jsonl --write docs/models.md
+    python -m scripts.model_table --results sweep.jsonl --write docs/reference/models.md
 
 Each architecture is measured in a process of its own. A sweep that was interrupted goes on if it is
 started again with the same file of results; names measure these alone.
@@ -27,7 +27,7 @@ from scripts.model_measure import SITES, faults, measure
 from scripts.small_models import NAMES, NOT_ALONE, VARIANTS
 from steer_lightning.results.export import FORMATS
 
-PAGE = Path(__file__).parents[1] / "docs/models.md"
+PAGE = Path(__file__).parents[1] / "docs/reference/models.md"
 MARK = "<!-- python -m scripts.model_table writes what follows -->\n"
 LIMIT = 240
 """Most seconds that one architecture may take."""

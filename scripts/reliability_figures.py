@@ -1,4 +1,4 @@
-"""Runs tests/reliability and writes the figures into docs/reliability.md.
+"""Runs tests/reliability and writes the figures into docs/explanation/reliability.md.
 
 pip install -e ".[dev,fuzz]"
 python scripts/reliability_figures.py
@@ -17,7 +17,7 @@ from datetime import date
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-DOCUMENT = ROOT / "docs/reliability.md"
+DOCUMENT = ROOT / "docs/explanation/reliability.md"
 
 ROWS = (
     ("hostile_completions", "hostile completions scored by `MathReward`, each with a verdict"),

@@ -264,7 +264,7 @@ ANSWERS = {
 def check_reward(reward: Any, completions: Sequence[Completion] = ()) -> list[float | None]:
     """Checks a reward as training will use it, and raises what training would raise.
 
-    Completions of your own show more; a reward that reads columns of the data needs them:
+    Completions of your own show more; a reward that reads columns of the data needs them::
 
         right = Completion(text="It is 42.", question="What is 6 times 7?", answer="42",
                            num_tokens=5, finished=True, columns={"level": 1})

@@ -10,8 +10,8 @@ from steer_lightning.types import LossInputs
 class SequenceMean:
     """Lets each completion count the same (GRPO, arXiv 2402.03300).
 
-    w_{i,t} = 1 / (N * |y_i|). Tokens of long completions count less, so a long wrong completion is
-    held back less than a short one (the length bias described in arXiv 2503.20783, which
+    `w_{i,t} = 1 / (N * |y_i|)`. Tokens of long completions count less, so a long wrong completion
+    is held back less than a short one (the length bias described in arXiv 2503.20783, which
     `ConstantLength` avoids).
     """
 

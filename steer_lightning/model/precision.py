@@ -76,7 +76,7 @@ def fits_in_float32(policy: Any) -> bool:
 def _tell(policy: Any, reason: str) -> None:
     log.warning(
         "the base is checked in %s alone (%s): what is wrong by less than its rounding would not "
-        "show. docs/models.md tells which models need no such check",
+        "show. docs/reference/models.md tells which models need no such check",
         one_line(policy.model.dtype).removeprefix("torch."),
         one_line(reason),
     )

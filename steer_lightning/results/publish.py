@@ -76,6 +76,8 @@ def push_to_hub(
 def from_hub(repo_id: str, revision: str | None = None) -> SteeringVectors:
     """Loads vectors from the hub, or from the cache if they were downloaded before.
 
+    For example::
+
         with attach(model, from_hub("user/name")):
             model.generate(**inputs)
 

@@ -2,7 +2,7 @@ r"""The comparison of answers, form by form, as the authors of the benchmarks me
 
 Each rule knows one form: numbers, bases, times, words, units, matrices, intervals, collections,
 names. It says that two answers are equal, that they are not, or nothing. What no rule decides is
-compared as an expression. `docs/evaluate.md` has the table of forms.
+compared as an expression. `docs/how-to/evaluate.md` has the table of forms.
 """
 
 from __future__ import annotations

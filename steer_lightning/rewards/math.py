@@ -2,7 +2,7 @@ r"""A reward for the mathematically right answer.
 
 Plain numbers, the bulk of GSM8K and arithmetic, are compared here, without leaving the training
 process. All other answers are compared in a worker, form by form by `answer_forms`;
-`docs/evaluate.md` has the table.
+`docs/how-to/evaluate.md` has the table.
 """
 
 from __future__ import annotations

@@ -24,6 +24,8 @@ def attach(
 ) -> Attachment:
     """Steers a transformers model: every forward pass, `generate` included, adds the vectors.
 
+    For example::
+
         with attach(model, "runs/quickstart/run-1"):
             model.generate(**inputs)
 

@@ -1,6 +1,6 @@
 """The options of Lightning's trainer: what is refused, before a model is loaded, and why.
 
-`docs/trainer.md` says of every option what it does here.
+`docs/reference/trainer.md` says of every option what it does here.
 """
 
 from __future__ import annotations

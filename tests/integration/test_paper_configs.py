@@ -106,7 +106,9 @@ def parts(model: str, data: str, kind: str) -> list[str]:
 def documented(tmp_path_factory: pytest.TempPathFactory) -> list[list[str]]:
     """The words of each command of the document's loop, run by a shell."""
     folder = tmp_path_factory.mktemp("loop")
-    (loop,) = re.findall(r"```sh\n(.*?)```", (ROOT / "docs/paper.md").read_text(), re.DOTALL)
+    (loop,) = re.findall(
+        r"```sh\n(.*?)```", (ROOT / "docs/results/paper.md").read_text(), re.DOTALL
+    )
     stub = folder / "steer-lightning"
     stub.write_text('#!/bin/sh\necho "$@" >> "$STARTED"\n')
     stub.chmod(0o755)

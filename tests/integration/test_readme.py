@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 DOCUMENTS = [
     ROOT / "README.md",
     ROOT / "callbacks/README.md",
-    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
 ]
 
 
@@ -185,4 +185,4 @@ def test_the_tables_are_those_of_the_results() -> None:
     words = [sys.executable, str(ROOT / "benchmarks/tables.py"), "--check"]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "<!-- table" in (ROOT / "docs/performance.md").read_text()
+    assert "<!-- table" in (ROOT / "docs/explanation/performance.md").read_text()

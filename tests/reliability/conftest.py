@@ -1,4 +1,4 @@
-"""Figures for docs/reliability.md, and a look at the processes that a test leaves behind."""
+"""Figures for the page on reliability, and a look at the processes that a test leaves behind."""
 
 from __future__ import annotations
 

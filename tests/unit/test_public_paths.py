@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 TEXTS = sorted(
     [
         *ROOT.glob("configs/**/*.yaml"),
-        *ROOT.glob("docs/*.md"),
+        *ROOT.glob("docs/**/*.md"),
         *ROOT.glob("callbacks/*.md"),
         ROOT / "README.md",
     ]

@@ -130,7 +130,7 @@ def describe(
         step: Number of optimizer steps that the vectors have had, if known.
 
     Returns:
-        The content of `lens.json`; docs/lens.md explains the keys.
+        The content of `lens.json`; docs/how-to/lens.md explains the keys.
     """
     plain = vectors.vectors.detach()
     ranks = look_at_tokens(policy, plain, look)

@@ -137,7 +137,7 @@ REFUSED = {
 
 def rows(root: Path) -> dict[str, str]:
     """Options of the trainer in its docs, and whether they work here."""
-    text = (root / "docs/trainer.md").read_text()
+    text = (root / "docs/reference/trainer.md").read_text()
     return dict(re.findall(r"^\| `(\w+)` \| (works|refused) \| ", text, re.MULTILINE))
 
 
@@ -145,7 +145,7 @@ def test_every_option_of_the_trainer_is_in_its_docs(root: Path) -> None:
     options = {name for name in inspect.signature(Trainer.__init__).parameters if name != "self"}
     assert options <= set(rows(root)), "it needs a row, and a trial"
     assert {name for name, here in rows(root).items() if here == "refused"} == set(REFUSED)
-    text = (root / "docs/trainer.md").read_text()
+    text = (root / "docs/reference/trainer.md").read_text()
     assert all(f"`{name}`" in text for name in CALLBACKS)
 
 
