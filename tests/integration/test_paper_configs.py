@@ -27,6 +27,7 @@ from steer_lightning.steering import FullFinetune, LoRA, SteeringVectors, load_s
 from steer_lightning.testing import byte_tokenizer
 
 ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs/results/paper.md"
 FOLDER = ROOT / "configs/paper"
 KINDS = {"steering": SteeringVectors, "lora": LoRA, "full": FullFinetune}
 DATA = {"gsm8k": "openai/gsm8k", "math": "DigitalLearningGmbH/MATH-lighteval"}
@@ -106,9 +107,7 @@ def parts(model: str, data: str, kind: str) -> list[str]:
 def documented(tmp_path_factory: pytest.TempPathFactory) -> list[list[str]]:
     """The words of each command of the document's loop, run by a shell."""
     folder = tmp_path_factory.mktemp("loop")
-    (loop,) = re.findall(
-        r"```sh\n(.*?)```", (ROOT / "docs/results/paper.md").read_text(), re.DOTALL
-    )
+    (loop,) = re.findall(r"```sh\n(.*?)```", PAGE.read_text(), re.DOTALL)
     stub = folder / "steer-lightning"
     stub.write_text('#!/bin/sh\necho "$@" >> "$STARTED"\n')
     stub.chmod(0o755)
