@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from importlib.metadata import version
@@ -14,6 +13,7 @@ import pytest
 import torch
 import yaml
 
+from scripts.first_hour import build_wheel
 from steer_lightning import save_vectors
 from steer_lightning.cli import COMMANDS, Command, main
 from steer_lightning.strategy import SteeringStrategy
@@ -192,17 +192,10 @@ def test_print_config_spells_out_the_default_optimizer(
 
 @pytest.fixture
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the installed wheel, from a copy: a build folder would hide deleted files."""
+    """A folder with the installed wheel, as a release builds it."""
     folder = tmp_path_factory.mktemp("wheel")
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
-    source = folder / "source"
-    source.mkdir()
-    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, source)
-    for name in ("steer_lightning", "configs", "project"):
-        shutil.copytree(ROOT / name, source / name)
-    subprocess.run([*pip, "wheel", "--no-deps", "-w", str(folder), str(source)], check=True)
-    (wheel,) = folder.glob("steer_lightning-*.whl")
+    wheel = build_wheel(folder / "built")
     site = folder / "site"
     subprocess.run([*pip, "install", "--no-deps", "--target", str(site), str(wheel)], check=True)
     return site

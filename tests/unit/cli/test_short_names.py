@@ -54,14 +54,18 @@ def test_the_table_has_every_class_that_a_room_exports(kind: str) -> None:
         assert sorted({*exported} - NO_PLUG_INS - {*dir(torch.optim)}) == sorted(names.split())
 
 
+NEWER = {"Muon"} - {*dir(torch.optim)}
+"""What the oldest torch that is allowed lacks."""
+
+
 def test_full_names_lead_to_classes_and_no_kind_is_left_out() -> None:
     assert {*KINDS} == {*ROOMS}
     for kind, names in CLASSES.items():
         for short, full in names.items():
-            assert is_of(KINDS[kind], resolve_name(full)), full
+            assert short in NEWER or is_of(KINDS[kind], resolve_name(full)), full
             assert full.endswith(f".{short}")
     in_torch = {x for x in dir(torch.optim) if is_of(torch.optim.Optimizer, vars(torch.optim)[x])}
-    assert in_torch == {*CLASSES["Optimizer"]} - {"AdamWByKind"}
+    assert in_torch | NEWER == {*CLASSES["Optimizer"]} - {"AdamWByKind"}
 
 
 def test_names_are_resolved_while_the_block_runs() -> None:

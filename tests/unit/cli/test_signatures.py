@@ -7,11 +7,13 @@ from pathlib import Path
 from pkgutil import resolve_name
 
 import pytest
+import torch
 
 from steer_lightning.cli.short_names import CLASSES
 from steer_lightning.cli.signatures import Sources
 
 EVERY = sorted(path for names in CLASSES.values() for path in names.values())
+NEWER = [] if hasattr(torch.optim, "Muon") else ["torch.optim.Muon"]
 BESIDE = [
     "steer_lightning.rollout.Sampling",  # a dataclass
     "steer_lightning.SteeringModule",  # imported under a condition
@@ -25,7 +27,7 @@ BESIDE = [
 ]
 
 
-@pytest.mark.parametrize("path", [*EVERY, *BESIDE])
+@pytest.mark.parametrize("path", [path for path in [*EVERY, *BESIDE] if path not in NEWER])
 def test_the_source_tells_what_python_tells(path: str) -> None:
     found = Sources().signature(path)
     assert found is not None

@@ -196,7 +196,7 @@ def test_short_floats_of_parquet_are_what_was_written(tmp_path: Path) -> None:
     table = {
         "question": ["q"] * 6,
         "answer": pa.array(numbers, kind),
-        "halves": pa.array([0.1] * 6).cast(pa.float16()),
+        "halves": pa.array(np.float16([0.1] * 6)),
         "list": pa.array([[x] for x in numbers], pa.list_(kind)),
         "nested": pa.array([{"x": [{"y": x}]} for x in numbers]).cast(
             pa.struct([("x", pa.list_(pa.struct([("y", kind)])))])
