@@ -245,7 +245,7 @@ def _shortest(value: Any, kind: Any) -> Any:
     if str(kind).startswith("dictionary"):
         kind = kind.value_type
     inner = [kind.field(k) for k in range(kind.num_fields)]
-    if isinstance(value, float) and str(kind) in SHORT_FLOATS:
+    if value is not None and str(kind) in SHORT_FLOATS:  # older Arrow gives 16 bits as numpy's
         import numpy
 
         return float(str(getattr(numpy, SHORT_FLOATS[str(kind)])(value)))
