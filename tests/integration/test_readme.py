@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,14 @@ FEWER = {
 """What makes a command shorter than it stands."""
 
 
+AT_FIRST = [ROOT / "README.md", *(ROOT / "docs/start").glob("*.md")]
+"""What a new user reads first; the commands of other documents are run by the slow tests."""
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
 def blocks(path: Path, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", path.read_text(), re.DOTALL)
 
@@ -59,19 +68,37 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_commands_work_as_they_stand(
-    document: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, work: Path
+def commands_of(document: Path) -> Iterator[list[str]]:
+    """The words of the commands that a document shows and no earlier one."""
+    for line in lines_of(document):
+        if FIRST[line] == document:
+            yield shlex.split(line, comments=True)
+
+
+def lines_of(document: Path) -> list[str]:
+    return "\n".join(blocks(document, "bash")).replace("\\\n", " ").splitlines()
+
+
+FIRST: dict[str, Path] = {}
+for _document in DOCUMENTS:
+    FIRST.update((line, _document) for line in lines_of(_document) if line not in FIRST)
+"""The first document that shows a command."""
+
+
+def is_run(words: list[str]) -> bool:
+    """Whether a command is run here, for it is quick and needs no hub."""
+    return words[:1] == ["steer-lightning"] and words[1] not in TRAINING and not HUB & set(words)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
+def test_commands_are_right_as_they_stand(
+    document: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    # several documents show the same command, and nothing is overwritten
-    shutil.rmtree(work / "runs/quickstart/run-1/lens", ignore_errors=True)
-    for line in "\n".join(blocks(document, "bash")).replace("\\\n", " ").splitlines():
-        words = shlex.split(line, comments=True)
+    for words in commands_of(document):
         if words[:1] == ["steer-lightning"] and words[1] in TRAINING:
             check_command(words[1:], monkeypatch, tmp_path)
-        elif words[:1] == ["steer-lightning"] and not HUB & set(words):
-            monkeypatch.chdir(work)
-            assert main([*words[1:], *FEWER.get(words[1], [])]) == 0
+        elif words[:1] == ["steer-lightning"]:
+            assert words[1].startswith("-") or words[1] in COMMANDS, words
         if words[:1] == ["make"]:
             make = ["make", "--dry-run", words[1]]
             done = subprocess.run(make, cwd=ROOT, capture_output=True, check=False)
@@ -79,6 +106,23 @@ def test_commands_work_as_they_stand(
         for word in words:
             if re.search(r"^(configs|scripts|benchmarks)/", word) and "results" not in word:
                 assert (ROOT / word).exists(), word
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        pytest.param(path, marks=[] if path in AT_FIRST else pytest.mark.slow)
+        for path in DOCUMENTS
+        if any(map(is_run, commands_of(path)))
+    ],
+    ids=name_of,
+)
+def test_commands_work_as_they_stand(
+    document: Path, monkeypatch: pytest.MonkeyPatch, work: Path
+) -> None:
+    monkeypatch.chdir(work)
+    for words in filter(is_run, commands_of(document)):
+        assert main([*words[1:], *FEWER.get(words[1], [])]) == 0, words
 
 
 def check_command(words: list[str], monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
@@ -107,7 +151,7 @@ CLONE = [*DOCUMENTS, ROOT / "CONTRIBUTING.md", *ROOT.glob("configs/**/*.yaml")]
 CLONE += [*ROOT.glob("scripts/*.py"), *ROOT.glob("benchmarks/*.py")]
 
 
-@pytest.mark.parametrize("document", CLONE, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", CLONE, ids=name_of)
 def test_an_install_from_a_clone_is_editable(document: Path) -> None:
     """Without `-e` it would replace the editable install, and edits would have no effect."""
     for line in document.read_text().splitlines():
@@ -125,7 +169,7 @@ def test_what_commands_of_the_documents_write_is_ignored_by_git() -> None:
     assert set(done.stdout.split()) == {*written, "runs/x", "evaluation/x"}
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
 def test_links_lead_somewhere(document: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
         if not target.startswith("http"):
@@ -144,7 +188,7 @@ def test_the_readmes_reward_is_a_reward() -> None:
     assert check_reward(scope["brevity"]) == [1.0, 1.0, 0.0, 1.0]
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
 def test_yaml_blocks_are_yaml_and_name_real_classes(document: Path) -> None:
     from importlib import import_module
 
