@@ -80,7 +80,7 @@ class Policy(FrozenBase):
             trust_remote_code=trust_remote_code,
         )
         self.steering: Steering = steering or SteeringVectors()
-        self._attachment: Attachment
+        self.attachment: Attachment
         self.sharding = Sharding()
 
     def prepare(self) -> None:
@@ -132,7 +132,7 @@ class Policy(FrozenBase):
         # FSDP1's wrapper takes arguments of any name: those of the model inside it are meant
         inner = next(part for part in model.modules() if isinstance(part, PreTrainedModel))
         self._takes_positions = "position_ids" in inspect.signature(inner.forward).parameters
-        self._attachment = attach(self.model, self.steering)
+        self.attachment = attach(self.model, self.steering)
 
     def steer(self, steering: Steering, scale: float = 1.0) -> None:
         """Attaches another steering to the loaded base, in place of the present one.
@@ -145,12 +145,12 @@ class Policy(FrozenBase):
             ConfigError: If the steering does not fit the base.
         """
         if steering is not self.steering:
-            self._attachment.remove()  # before `build`: some kinds put modules into the base
+            self.attachment.remove()  # before `build`: some kinds put modules into the base
             steering.build(self.model)
             self.steering.cpu()  # a GPU may have no room for several large ones
             self.steering = steering.to(self.device)
-            self._attachment = steering.attach(self.model)
-        self._attachment.scale = scale
+            self.attachment = steering.attach(self.model)
+        self.attachment.scale = scale
 
     @cached_property
     def checksum(self) -> int:
@@ -191,12 +191,12 @@ class Policy(FrozenBase):
     @contextmanager
     def at_scale(self, scale: float) -> Iterator[None]:
         """Multiplies the effect of the steering by a factor in the block; 0 is the base."""
-        before = self._attachment.scale
-        self._attachment.scale = scale
+        before = self.attachment.scale
+        self.attachment.scale = scale
         try:
             yield
         finally:
-            self._attachment.scale = before
+            self.attachment.scale = before
 
     def stream_rms(
         self,
@@ -225,9 +225,13 @@ class Policy(FrozenBase):
                 completions alone.
             num_completion: Number of columns of the completions, on the right.
         """
-        if not self._attachment.needs_roles:
+        if not self.attachment.needs_roles:
             return nullcontext()
-        return self._attachment.with_roles(text_roles(ids, num_completion))
+        return self.attachment.with_roles(text_roles(ids, num_completion))
+
+    def with_owners(self, owners: torch.Tensor) -> AbstractContextManager[None]:
+        """Says whose the rows are in the passes of the block; see `Attachment.with_owners`."""
+        return self.attachment.with_owners(owners)
 
     def _in_batches(
         self, prompts: Sequence[Sequence[int]]
@@ -335,7 +339,7 @@ class Policy(FrozenBase):
             kept.append((inputs[0][0], head_of(self.model, module, self._logit_factor)))
             return (inputs[0][:, :1],)  # one position, since the model's own logits have no use
 
-        with before_head(self.model, keep), self._attachment.with_roles(roles):
+        with before_head(self.model, keep), self.attachment.with_roles(roles):
             self.model(
                 input_ids=ids,
                 position_ids=positions,
@@ -369,7 +373,7 @@ class Policy(FrozenBase):
 
         Those that fit into biases are added there; see `folded_into_biases`.
         """
-        with self._attachment.constant() as vectors, folded_into_biases(vectors):
+        with self.attachment.constant() as vectors, folded_into_biases(vectors):
             yield
 
     def _base_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:

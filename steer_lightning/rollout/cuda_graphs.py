@@ -26,8 +26,8 @@ COLUMNS = 128
 CAPTURE_AFTER = 2
 """Number of passes of a shape before it is captured; a capture costs about two of them."""
 
-TokenPass = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""Function from tokens (N, 1) and positions (N, 1) to logits (N, V)."""
+TokenPass = Callable[[torch.Tensor, View], torch.Tensor]
+"""Function from tokens (N,) and the view of the rows that read them to logits (N, V)."""
 
 Pass = Callable[[], torch.Tensor]
 """Forward pass on tokens and positions that lie at fixed places in memory."""
@@ -72,6 +72,7 @@ class Padded(View):
         self.num_columns, self.column, self.largest_group = shape.columns, None, shape.group
         self.slots = torch.arange(shape.rows, device=device)
         self.tokens, self.counts, self.row_lengths = (zeros(shape.rows) for _ in range(3))
+        self.owners = zeros(shape.rows)
         self.place, self.prompt_lengths = zeros(shape.rows), zeros(shape.prompts)
         self.slots_by_group = zeros(shape.prompts * shape.group)
         self._is_regular = self._is_uniform = False
@@ -94,6 +95,7 @@ class Padded(View):
         _fill(self.tokens, tokens, 0)
         _fill(self.counts, flight.counts, 1)
         _fill(self.row_lengths, flight.row_lengths, 1)
+        _fill(self.owners, flight.owners, 0)
         _fill(self.prompt_lengths, flight.prompt_lengths, 1)
         _fill(self.place, place, 0)
         self.slots_by_group.zero_()
@@ -183,7 +185,7 @@ class CapturedPasses:
             rows=min(round_up(flight.num_rows), flight.max_rows),
             columns=columns,
             prompts=min(round_up(flight.num_prompts), flight.max_prompts),
-            group=min(round_up(flight.largest_group), flight.group_size),
+            group=min(round_up(flight.largest_group), flight.most_of_a_prompt),
             room=room,
         )
 
@@ -197,7 +199,7 @@ class CapturedPasses:
         def run() -> torch.Tensor:
             padded.begin()
             with self._cache.seen_as(padded):
-                return forward(padded.tokens[:, None], padded.positions[:, None])
+                return forward(padded.tokens, padded)
 
         try:
             with self._cache.keeping_states():

@@ -6,17 +6,20 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import TypeVar
 
 import torch
 
 from steer_lightning.errors import ConfigError
 from steer_lightning.model.policy import Policy
-from steer_lightning.rollout.completions import Completions, left_padded, longest_text, set_up
+from steer_lightning.rollout.completions import left_padded, longest_text, set_up
 from steer_lightning.rollout.cuda_graphs import CAPTURE_AFTER, CapturedPasses, CudaGraphs, Pass
 from steer_lightning.rollout.engine import OnCompletion, ignore
-from steer_lightning.rollout.flight import Flight, Parting, part
+from steer_lightning.rollout.flight import Flight, Parting, View, part
 from steer_lightning.rollout.generate_engine import GenerateEngine
+from steer_lightning.rollout.joint_completions import JointCompletions
 from steer_lightning.rollout.kv_cache import FlightCache, Plan, plan_flight, smaller
+from steer_lightning.rollout.request import Request
 from steer_lightning.rollout.sampling import Sampling
 from steer_lightning.rollout.selfcheck import RealTexts, why_not
 from steer_lightning.steering import Steering
@@ -25,6 +28,8 @@ from steer_lightning.system.printable import one_line
 from steer_lightning.types import Prompt, Rollouts
 
 log = logging.getLogger(__name__)
+
+Decoded = TypeVar("Decoded")
 
 PREFILL_TOKENS = 8192
 """Most tokens of a batch in which prompts are read; more would cost memory and be no faster."""
@@ -85,7 +90,8 @@ class DecodeEngine:
     ) -> Rollouts:
         """Decodes with so few slots that rows wait, part, and move."""
         plan = Plan(max_rows=4, max_prompts=2, tokens=0, least=0)
-        return self.decode(policy, prompts, sampling, plan, seed=0, step=0, capture_after=0)
+        request = Request(prompts=prompts, sampling=sampling, seed=0, step=0)
+        return self.decode(policy, request, plan, capture_after=0)
 
     def _fall_back(self, policy: Policy, reason: str) -> None:
         log.warning(
@@ -112,8 +118,15 @@ class DecodeEngine:
         """Answers prompts; see `RolloutEngine.generate`."""
         policy = set_up(self._policy, type(self).__name__)
         if self.fallback is None:
-            rollouts = self._decode_in_memory(
-                policy, prompts, sampling, seed=seed, step=step, on_completion=on_completion
+            request = Request(
+                prompts=prompts,
+                sampling=sampling,
+                seed=seed,
+                step=step,
+                on_completion=on_completion,
+            )
+            rollouts = self.in_memory(
+                lambda plan: self.decode(policy, request, plan), policy, [request]
             )
             if longest_text(rollouts) <= self._real_texts.longest:
                 return rollouts
@@ -126,29 +139,20 @@ class DecodeEngine:
             prompts, sampling, seed=seed, step=step, on_completion=on_completion
         )
 
-    def _decode_in_memory(
-        self,
-        policy: Policy,
-        prompts: Sequence[Prompt],
-        sampling: Sampling,
-        *,
-        seed: int,
-        step: int,
-        on_completion: OnCompletion,
-    ) -> Rollouts:
-        """Decodes with as many tokens in flight as fit into memory."""
+    def in_memory(
+        self, decode: Callable[[Plan], Decoded], policy: Policy, requests: Sequence[Request]
+    ) -> Decoded:
+        """Decodes with as many tokens in flight as fit into memory.
+
+        Args:
+            decode: Function that decodes within a plan.
+            policy: Policy whose base answers.
+            requests: Requests that share the flight.
+        """
         while True:
-            plan = plan_flight(prompts, sampling, self.max_tokens_in_flight, self._fitting)
+            plan = plan_flight(requests, self.max_tokens_in_flight, self._fitting)
             try:
-                return self.decode(
-                    policy,
-                    prompts,
-                    sampling,
-                    plan,
-                    seed=seed,
-                    step=step,
-                    on_completion=on_completion,
-                )
+                return decode(plan)
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
@@ -169,33 +173,49 @@ class DecodeEngine:
             torch.cuda.empty_cache()
 
     def decode(
-        self,
-        policy: Policy,
-        prompts: Sequence[Prompt],
-        sampling: Sampling,
-        plan: Plan,
-        *,
-        seed: int,
-        step: int,
-        on_completion: OnCompletion = ignore,
-        capture_after: int = CAPTURE_AFTER,
+        self, policy: Policy, request: Request, plan: Plan, *, capture_after: int = CAPTURE_AFTER
     ) -> Rollouts:
         """Decodes within a plan, without falling back to `GenerateEngine`."""
-        size = sampling.group_size
+        completions = JointCompletions([policy], [request])
+        self.fly(policy, completions, plan, [request], capture_after=capture_after)
+        (outcome,) = completions.outcomes()
+        assert isinstance(outcome, Rollouts)  # a single request raises its error at once
+        return outcome
+
+    def fly(
+        self,
+        policy: Policy,
+        completions: JointCompletions,
+        plan: Plan,
+        requests: Sequence[Request],
+        *,
+        capture_after: int = CAPTURE_AFTER,
+    ) -> None:
+        """Samples completions to their ends, in one flight.
+
+        Args:
+            policy: Base with the steering of all requests.
+            completions: Completions to sample.
+            plan: Number of rows and prompts in flight.
+            requests: Requests of the completions.
+            capture_after: Number of passes before a capture, see `CAPTURE_AFTER`.
+        """
         flight = Flight(
-            [len(prompt.token_ids) for prompt in prompts],
-            size,
+            [len(prompt.token_ids) for prompt in completions.prompts],
+            completions.prompt_of,
+            completions.owner_of,
             max_rows=plan.max_rows,
             max_prompts=plan.max_prompts,
-            max_columns=sampling.max_new_tokens,
+            max_columns=max(request.sampling.max_new_tokens for request in requests),
             device=policy.device,
         )
         cache = FlightCache(policy.model, flight, is_recurrent=bool(policy.mixers))
-        completions = Completions(
-            policy, prompts, sampling, seed=seed, step=step, on_completion=on_completion
+        waiting = deque(
+            sorted(
+                range(len(completions.prompt_of)),
+                key=lambda n: (-flight.lengths[completions.prompt_of[n]], n),
+            )
         )
-        longest_first = sorted(range(len(prompts)), key=lambda b: -flight.lengths[b])
-        waiting = deque(b * size + k for b in longest_first for k in range(size))
         with (
             policy.sharding.without_gradients(),
             policy.constant_vectors(),
@@ -209,7 +229,6 @@ class DecodeEngine:
                 if flight.num_rows:  # all the new rows may have ended with their first token
                     decoder.step()
             self._note(decoder.captured)
-            return completions.rollouts()
 
     def _note(self, captured: CapturedPasses | None) -> None:
         if captured is not None and captured.failure is not None:
@@ -229,7 +248,7 @@ class _Decoder:
         self,
         policy: Policy,
         flight: Flight,
-        completions: Completions,
+        completions: JointCompletions,
         cache: FlightCache,
     ) -> None:
         self.policy, self.flight = policy, flight
@@ -247,7 +266,10 @@ class _Decoder:
         free = flight.max_prompts - len(known)
         chosen: list[int] = []
         while waiting and len(chosen) < room:
-            prompt = waiting[0] // flight.group_size
+            if self.completions.has_failed(waiting[0]):
+                waiting.popleft()
+                continue
+            prompt = flight.prompt_of[waiting[0]]
             if prompt not in known:
                 if free == 0:
                     break
@@ -260,15 +282,14 @@ class _Decoder:
     def _admit(self, completions: list[int]) -> None:
         flight = self.flight
         before = flight.num_rows
-        continued = {n // flight.group_size for n in completions} & set(flight.prompts)
+        continued = {flight.prompt_of[n] for n in completions} & set(flight.prompts)
         new = flight.admit(completions)
         first = flight.num_prompts - len(new)
         slots = [flight.prompts.index(prompt) for prompt in continued]
         slots += range(first, flight.num_prompts)
         by_prompt = self._prefill(slots)
         flight.settle()
-        prompts = [row[0] // flight.group_size for row in flight.rows[before:]]
-        logits = torch.stack([by_prompt[prompt] for prompt in prompts])
+        logits = torch.stack([by_prompt[prompt] for prompt in flight.prompt_by_slot[before:]])
         self._draw(logits, flight.counts[before:] - 1, before)
 
     def _prefill(self, slots: list[int]) -> dict[int, torch.Tensor]:
@@ -287,7 +308,7 @@ class _Decoder:
             rows = [self.completions.prompts[flight.prompts[slot]].token_ids for slot in chosen]
             ids, mask = left_padded(rows, self.policy.pad_token_id)
             positions = (mask.cumsum(1) - 1).clamp(min=0)
-            logits = self._forward(ids, positions, num_completion=0)
+            logits = self._forward(ids, positions, flight.starting_owners, num_completion=0)
             found.update(zip((flight.prompts[slot] for slot in chosen), logits, strict=True))
         flight.end_prefill()
         return found
@@ -299,14 +320,15 @@ class _Decoder:
         if self.captured is not None:
             logits = self.captured.logits(self.tokens, self._one_token)
         if logits is None:
-            logits = self._one_token(self.tokens[:, None], flight.positions[:, None])
+            logits = self._one_token(self.tokens, flight)
         counts = flight.counts
         flight.advance()
         self._draw(logits, counts, 0)
 
-    def _one_token(self, tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        """Returns the logits (N, V) behind a token (N, 1) of each row."""
-        return self._forward(tokens, positions, num_completion=1)
+    def _one_token(self, tokens: torch.Tensor, view: View) -> torch.Tensor:
+        """Returns the logits (N, V) behind a token (N,) of each row."""
+        positions = view.positions[:, None]
+        return self._forward(tokens[:, None], positions, view.owners, num_completion=1)
 
     def _draw(self, logits: torch.Tensor, counts: torch.Tensor, first: int) -> None:
         """Draws a token for each completion of the rows from slot `first` on."""
@@ -341,7 +363,12 @@ class _Decoder:
             )
 
     def _forward(
-        self, ids: torch.Tensor, positions: torch.Tensor, num_completion: int
+        self,
+        ids: torch.Tensor,
+        positions: torch.Tensor,
+        owners: torch.Tensor,
+        *,
+        num_completion: int,
     ) -> torch.Tensor:
         """Returns the logits (rows, V) behind the last token."""
         ids = ids.to(self.policy.device)
@@ -349,8 +376,9 @@ class _Decoder:
         if self.cache.shares_keys and not num_completion:
             # given a number, Gemma 4 leaves the other tokens out of its upper layers
             last = torch.tensor([ids.shape[1] - 1], device=ids.device)
-        with self.policy.with_text_roles(ids, num_completion):
-            output = self.policy.model(
+        policy = self.policy
+        with policy.with_owners(owners[:, None]), policy.with_text_roles(ids, num_completion):
+            output = policy.model(
                 input_ids=ids,
                 attention_mask=torch.ones_like(ids),  # not read, but some models warn without it
                 position_ids=positions.to(ids.device),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -25,6 +26,7 @@ class View(ABC):
         slots: Slots of the rows, (N,).
         counts: Number of tokens sampled so far, (N,), by slot.
         row_lengths: Number of tokens of each row's prompt, (N,), by slot.
+        owners: Number of the request that each row belongs to, (N,), by slot.
         prompt_lengths: Number of tokens of each prompt, (P,), by slot.
         largest_group: Most rows of a prompt.
         slots_by_group: Slots of the rows by prompt, filled up with 0, (P * largest group,).
@@ -40,6 +42,7 @@ class View(ABC):
     slots: torch.Tensor
     counts: torch.Tensor
     row_lengths: torch.Tensor
+    owners: torch.Tensor
     prompt_lengths: torch.Tensor
     largest_group: int
     slots_by_group: torch.Tensor
@@ -141,14 +144,14 @@ def _bias(seen: torch.Tensor) -> torch.Tensor:
 class Flight(View):
     """The slots of rows and prompts, kept without gaps, and what each row may see.
 
-    Completions and prompts are numbered as in the call: completion n answers prompt n // G. A row
-    is what a forward pass reads: all completions of a prompt that have drawn the same tokens so
-    far share one. A slot is a place in the buffers. When a row has ended, the row of the last slot
-    moves into its place.
+    Completions and prompts are numbered as in the call. A row is what a forward pass reads: all
+    completions of a prompt that have drawn the same tokens so far share one. A slot is a place in
+    the buffers. When a row has ended, the row of the last slot moves into its place.
 
     Args:
         lengths: Number of tokens of each prompt.
-        group_size: Number of completions of a prompt, G.
+        prompt_of: Number of the prompt that each completion answers.
+        owner_of: Number of the request that each prompt belongs to.
         max_rows: Number of row slots, which is also the most completions in flight, since each may
             come to need a row of its own.
         max_prompts: Number of prompt slots.
@@ -159,16 +162,19 @@ class Flight(View):
     def __init__(
         self,
         lengths: Sequence[int],
-        group_size: int,
+        prompt_of: Sequence[int],
+        owner_of: Sequence[int],
         *,
         max_rows: int,
         max_prompts: int,
         max_columns: int,
         device: torch.device,
     ) -> None:
-        self.lengths, self.group_size, self.device = lengths, group_size, device
+        self.lengths, self.prompt_of, self.owner_of = lengths, prompt_of, owner_of
+        self.device = device
         self.max_rows, self.max_prompts, self.max_columns = max_rows, max_prompts, max_columns
         self.max_width = max(lengths)
+        self.most_of_a_prompt = max(Counter(prompt_of).values())
         self.rows: list[list[int]] = []  # completions of the row in each slot
         self.prompts: list[int] = []  # number of the prompt in each slot
         self._prefill_lengths = torch.zeros(0)
@@ -191,6 +197,11 @@ class Flight(View):
         """Number of prompts in flight."""
         return len(self.prompts)
 
+    @property
+    def prompt_by_slot(self) -> list[int]:
+        """Number of the prompt that the row in each slot answers."""
+        return [self.prompt_of[row[0]] for row in self.rows]
+
     # ---- taking in and removing
 
     def admit(self, completions: Sequence[int]) -> list[int]:
@@ -203,7 +214,7 @@ class Flight(View):
         """
         groups: dict[int, list[int]] = {}
         for n in completions:
-            groups.setdefault(n // self.group_size, []).append(n)
+            groups.setdefault(self.prompt_of[n], []).append(n)
         new = sorted(groups.keys() - set(self.prompts))
         self.prompts += new
         self.rows += groups.values()
@@ -233,7 +244,7 @@ class Flight(View):
 
     def release_prompts(self) -> tuple[list[int], list[int]]:
         """Removes prompts without rows; returns slots as `release` does."""
-        needed = {row[0] // self.group_size for row in self.rows}
+        needed = set(self.prompt_by_slot)
         ended = [slot for slot, prompt in enumerate(self.prompts) if prompt not in needed]
         source, target = _fill_gaps(len(self.prompts), ended)
         for old, new in zip(source, target, strict=True):
@@ -246,7 +257,7 @@ class Flight(View):
         slot_of = {prompt: slot for slot, prompt in enumerate(self.prompts)}
         groups: list[list[int]] = [[] for _ in self.prompts]
         place = []
-        prompts = [row[0] // self.group_size for row in self.rows]
+        prompts = self.prompt_by_slot
         for slot, prompt in enumerate(prompts):
             group = groups[slot_of[prompt]]
             place.append((slot_of[prompt], len(group)))
@@ -262,6 +273,7 @@ class Flight(View):
         """Numbers of the completions in flight, (num_completions,) int64, slot after slot."""
         self.is_shared = len(self.completions) > len(self.rows)
         self.row_lengths = self._tensor([self.lengths[prompt] for prompt in prompts])
+        self.owners = self._tensor([self.owner_of[prompt] for prompt in prompts])
         self.prompt_lengths = self._tensor([self.lengths[p] for p in self.prompts])
         self.width = max((self.lengths[p] for p in self.prompts), default=0)
         self._born_tensor = self._tensor(self._born)
@@ -293,9 +305,11 @@ class Flight(View):
     def start_prefill(self, slots: Sequence[int]) -> None:
         """Prepares for a forward pass over these prompts, left-padded to the longest."""
         self.prefilling = self._tensor(slots)
-        latest = {row[0] // self.group_size: slot for slot, row in enumerate(self.rows)}
+        latest = {prompt: slot for slot, prompt in enumerate(self.prompt_by_slot)}
         self.starting = self._tensor([latest[self.prompts[slot]] for slot in slots])
         self._prefill_lengths = self._tensor([self.lengths[self.prompts[slot]] for slot in slots])
+        self.starting_owners = self._tensor([self.owner_of[self.prompts[slot]] for slot in slots])
+        """Number of the request that each of these prompts belongs to, (P,) int64."""
 
     def end_prefill(self) -> None:
         """Prepares for forward passes over one token a row."""

@@ -25,9 +25,8 @@ from steer_lightning.model.attention import (
 )
 from steer_lightning.model.recurrence import RecurrentCache
 from steer_lightning.rollout.flight import Flight, View
-from steer_lightning.rollout.sampling import Sampling
+from steer_lightning.rollout.request import Request
 from steer_lightning.rollout.states import States
-from steer_lightning.types import Prompt
 
 FIRST_COLUMNS = 64
 """Number of tail columns allocated at first; it doubles as completions grow."""
@@ -47,23 +46,21 @@ class Plan:
     """Most tokens of the longest prompt with one completion."""
 
 
-def plan_flight(
-    prompts: Sequence[Prompt], sampling: Sampling, budget: int, fitting: int | None = None
-) -> Plan:
+def plan_flight(requests: Sequence[Request], budget: int, fitting: int | None = None) -> Plan:
     """Fits as many completions as possible into a budget of tokens.
 
     Args:
-        prompts: B prompts.
-        sampling: Settings by which they are answered.
+        requests: Prompts of one policy, or of several that share the flight.
         budget: Most tokens in flight, as the user has set it.
         fitting: Number of tokens to try instead, after memory has run out; None before.
 
     Raises:
         ConfigError: If the budget does not even hold one prompt with one completion.
     """
-    size, columns = sampling.group_size, sampling.max_new_tokens
-    width = max(len(prompt.token_ids) for prompt in prompts)
-    num_prompts, num_rows, least = len(prompts), len(prompts) * size, width + columns
+    columns = max(request.sampling.max_new_tokens for request in requests)
+    width = max(request.width for request in requests)
+    num_prompts = sum(len(request.prompts) for request in requests)
+    num_rows, least = sum(request.num_rows for request in requests), width + columns
     if least > budget:
         raise ConfigError(
             "model.engine.max_tokens_in_flight",
@@ -76,7 +73,7 @@ def plan_flight(
         budget = max(least, min(budget, fitting))
     if num_rows * columns + num_prompts * width > budget:
         # stragglers keep their prompts: half as many slots again as full groups need
-        share = columns + 1.5 * width / size
+        share = columns + 1.5 * width * num_prompts / num_rows
         num_rows = max(1, min(num_rows, int((budget - 2 * width) / share)))
         spare = (budget - num_rows * columns) // width
         num_prompts = max(1, min(num_prompts, num_rows, spare))

@@ -39,10 +39,12 @@ class Attachment(ABC):
     Attributes:
         scale: Factor on the steering, 0 for the base; it may be changed at any time.
         needs_roles: Whether the steering acts only on some tokens, and must be told their roles.
+        is_paused: Whether it does nothing for now, since the model serves another experiment.
     """
 
     scale: float
     needs_roles = False
+    is_paused = False
 
     def constant(self) -> AbstractContextManager[Sequence[ConstantVector]]:
         """Declares that in the block the parameters do not change and need no gradients.
@@ -57,6 +59,14 @@ class Attachment(ABC):
 
         Args:
             roles: Roles of the tokens (rows, T), of `steering.tokens`.
+        """
+        return nullcontext()
+
+    def with_owners(self, owners: torch.Tensor) -> AbstractContextManager[None]:
+        """Says to which experiment each row belongs in the forward passes of the block.
+
+        Args:
+            owners: Numbers of the experiments, (rows, 1) int64, or (1, S) for a packed sequence.
         """
         return nullcontext()
 

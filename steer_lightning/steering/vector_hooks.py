@@ -83,6 +83,8 @@ class HookedVectors(Attachment):
 
         This stays known after the pass, of which activation checkpointing computes parts again.
         """
+        if self.is_paused:
+            return
         named = {**dict(zip(self._parameters, args, strict=False)), **kwargs}
         roles = self._told
         if roles is None:
@@ -97,6 +99,8 @@ class HookedVectors(Attachment):
 
         Some modules return a tuple or a list that starts with h.
         """
+        if self.is_paused:
+            return None
         constant = self._constant[row] if self._constant else None
         if constant is not None and constant.is_folded:
             return None

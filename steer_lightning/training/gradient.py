@@ -59,7 +59,7 @@ class BatchGradient:
             )
         if self.kept_tokens < 0:
             raise ConfigError("model.kept_tokens", self.kept_tokens, rule="must be 0 or more")
-        self._needs = needs_of(self.loss)
+        self.needs = needs_of(self.loss)
         self.packed = self.packed and not self.exact
         self.forward: Forward = PackedForward(self.policy)
         if not self.packed:
@@ -68,7 +68,7 @@ class BatchGradient:
     @property
     def is_off_policy(self) -> bool:
         """Whether completions come from another distribution than the policy's on purpose."""
-        return self._needs.base_sampling is not None
+        return self.needs.base_sampling is not None
 
     # ---- choosing what is read
 
@@ -93,10 +93,10 @@ class BatchGradient:
         if prompts is not None:
             chosen &= torch.isin(torch.arange(len(chosen)), prompts)[:, None]
         advantages, needed = batch.advantages[batch.own], chosen[batch.own]
-        if not self._needs.all_rows:  # with advantage 0 the policy gradient is 0, exactly
+        if not self.needs.all_rows:  # with advantage 0 the policy gradient is 0, exactly
             needed = needed & (advantages != 0)
         rows = needed.flatten().nonzero().squeeze(1)
-        num_reads += self._needs.reference  # once more, with the vectors off
+        num_reads += self.needs.reference  # once more, with the vectors off
         return MiniBatch(
             advantages=advantages.flatten(),
             micro_batches=self._cut(
@@ -157,22 +157,43 @@ class BatchGradient:
         Returns:
             Sums over the micro-batches.
         """
-        for parameter in self.policy.steering.parameters():
-            parameter.grad = torch.zeros_like(parameter)
+        self.zero_gradient()
         totals = Totals()
         with self._passes():
             for kept in mini_batch.micro_batches:
-                if self._needs.reference and kept.reference_logprobs is None:
-                    kept.reference_logprobs = self._logprobs(kept, of_base=True)
-                with self._token_states(kept, self._needs.entropy) as found:
+                self.refer(kept)
+                with self._token_states(kept, self.needs.entropy) as found:
                     if kept.is_idle:
                         torch.autograd.backward((found.logprobs * 0).sum())
                         continue
-                    inputs = _inputs(mini_batch, kept, found)
-                    output: LossOutput = self.loss(inputs)
-                    torch.autograd.backward(output.loss)
-                totals.add(inputs, output)
+                    torch.autograd.backward(self.loss_of(mini_batch, kept, found, totals))
         return totals
+
+    def zero_gradient(self) -> None:
+        """Sets the gradient of the trained parameters to zero."""
+        for parameter in self.policy.steering.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+
+    def refer(self, kept: KeptMicroBatch) -> None:
+        """Reads a micro-batch with the vectors off, once, if the loss asks for it."""
+        if self.needs.reference and kept.reference_logprobs is None:
+            kept.reference_logprobs = self._logprobs(kept, of_base=True)
+
+    def loss_of(
+        self, mini_batch: MiniBatch, kept: KeptMicroBatch, found: TokenStates, totals: Totals
+    ) -> torch.Tensor:
+        """Computes the loss of a micro-batch, a differentiable scalar, and adds to the totals.
+
+        Args:
+            mini_batch: Completions to learn from.
+            kept: Micro-batch of it.
+            found: What the policy says of the micro-batch.
+            totals: Sums over the micro-batches so far.
+        """
+        inputs = _inputs(mini_batch, kept, found)
+        output: LossOutput = self.loss(inputs)
+        totals.add(inputs, output)
+        return output.loss
 
     def read_longest(self, rollouts: Rollouts) -> tuple[MicroBatch, torch.Tensor]:
         """Reads the micro-batch that holds the longest row.

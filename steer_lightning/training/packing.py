@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -134,6 +134,14 @@ class Packing:
         """Returns the outputs of the buckets, (n * T, ...) each, in packed order (1, S, ...)."""
         return torch.cat(outputs).index_select(0, self._place)[None]
 
+    def token_states(
+        self, states: torch.Tensor, head: Head, temperature: float, with_entropy: bool
+    ) -> TokenStates:
+        """Computes what the head makes of the states (Q, D) at the predictors, (n, T) each."""
+        flat = token_states(states, self.targets, head, temperature, with_entropy)
+        entropy = None if flat.entropy is None else self.spread(flat.entropy)
+        return TokenStates(logprobs=self.spread(flat.logprobs), entropy=entropy)
+
     def spread(self, values: torch.Tensor) -> torch.Tensor:
         """Puts values (Q,) at the places of the completions' tokens, (n, T); 0 where padded."""
         empty = torch.zeros(self.mask.shape, device=values.device)
@@ -191,6 +199,23 @@ def _take(states: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
     return taken.view(states.shape[1], *places.shape, states.shape[3]).transpose(0, 1)
 
 
+class Packed(Protocol):
+    """A packed sequence, of one experiment or of several."""
+
+    ids: torch.Tensor
+    positions: torch.Tensor
+    roles: torch.Tensor
+    predictors: torch.Tensor
+
+    def attend(self, call: AttentionCall) -> torch.Tensor:
+        """Attends within the rows; see `Packing.attend`."""
+
+    def by_rows(
+        self, mix: Callable[[torch.Tensor], torch.Tensor], states: torch.Tensor
+    ) -> torch.Tensor:
+        """Mixes the tokens within the rows; see `Packing.by_rows`."""
+
+
 class PackedForward:
     """Reads micro-batches as packed sequences; see `Forward`.
 
@@ -201,7 +226,7 @@ class PackedForward:
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
         # not a context variable: with activation checkpointing autograd's own threads attend, too
-        self._packing: Packing | None = None
+        self._packing: Packed | None = None
 
     @contextmanager
     def passes(self) -> Iterator[None]:
@@ -227,12 +252,10 @@ class PackedForward:
         """Reads a micro-batch; see `Forward.token_states`."""
         with self.attending(prepared):
             states, head = self.head_states(prepared)
-            flat = token_states(states, prepared.targets, head, temperature, with_entropy)
-            entropy = None if flat.entropy is None else prepared.spread(flat.entropy)
-            yield TokenStates(logprobs=prepared.spread(flat.logprobs), entropy=entropy)
+            yield prepared.token_states(states, head, temperature, with_entropy)
 
     @contextmanager
-    def attending(self, packing: Packing) -> Iterator[None]:
+    def attending(self, packing: Packed) -> Iterator[None]:
         """Uses a packing in the forward and backward passes of the block."""
         self._packing = packing
         try:
@@ -240,7 +263,7 @@ class PackedForward:
         finally:
             self._packing = None
 
-    def head_states(self, packing: Packing) -> tuple[torch.Tensor, Head]:
+    def head_states(self, packing: Packed) -> tuple[torch.Tensor, Head]:
         """Returns the head's input at the predictors, (Q, D), and the head."""
         return self._policy.head_states(
             packing.ids, packing.positions, packing.predictors, packing.roles

@@ -51,6 +51,11 @@ class KeptStream:
         self._skipped, self._num_passes = skipped, num_passes
         self.stream: torch.Tensor | None = None
 
+    @property
+    def is_used(self) -> bool:
+        """Whether the next pass keeps the stream or reads a kept one."""
+        return self.stream is not None or self._num_passes > 1
+
     @contextmanager
     def one_pass(self) -> Iterator[None]:
         """Skips the layers below in one pass if the stream is kept already, else keeps it."""

@@ -83,10 +83,10 @@ def test_a_model_without_these_doors_falls_back_and_says_so(
 
 def test_memory_that_runs_out_halves_what_is_in_flight(caplog: pytest.LogCaptureFixture) -> None:
     class Small(DecodeEngine):
-        def decode(self, policy, prompts, sampling, plan, **seeds):  # type: ignore[no-untyped-def]
+        def decode(self, policy, request, plan, **more):  # type: ignore[no-untyped-def]
             if self._policy is not None and plan.tokens > 70:
                 raise torch.OutOfMemoryError("CUDA out of memory")
-            return super().decode(policy, prompts, sampling, plan, **seeds)
+            return super().decode(policy, request, plan, **more)
 
     policy = steered("qwen2")
     sampling = Sampling(group_size=3, max_new_tokens=6)

@@ -17,7 +17,13 @@ def apart(flight: Flight) -> None:
 
 def test_slots_are_kept_without_gaps() -> None:
     flight = Flight(
-        [5, 3, 4], 2, max_rows=6, max_prompts=3, max_columns=9, device=torch.device("cpu")
+        [5, 3, 4],
+        [0, 0, 1, 1, 2, 2],
+        [0, 0, 1],
+        max_rows=6,
+        max_prompts=3,
+        max_columns=9,
+        device=torch.device("cpu"),
     )
     assert flight.admit([0, 1, 2, 3]) == [0, 1]
     assert flight.rows == [[0, 1], [2, 3]]
@@ -29,6 +35,7 @@ def test_slots_are_kept_without_gaps() -> None:
     flight.settle()
     assert flight.counts.tolist() == [2, 2, 2, 2, 1]
     assert flight.positions.tolist() == [6, 4, 6, 4, 4]
+    assert flight.owners.tolist() == [0, 0, 0, 0, 1]
     assert flight.column is None, "rows are not equally long"
     assert flight.release([0, 1]) == ([3, 4], [0, 1])  # the last ones move into the gaps
     assert flight.rows == [[3], [4], [1]]
@@ -46,7 +53,15 @@ def test_slots_are_kept_without_gaps() -> None:
 
 
 def test_a_group_and_its_rows_are_each_others_inverse() -> None:
-    flight = Flight([2, 2], 3, max_rows=6, max_prompts=2, max_columns=9, device=torch.device("cpu"))
+    flight = Flight(
+        [2, 2],
+        [0, 0, 0, 1, 1, 1],
+        [0, 1],
+        max_rows=6,
+        max_prompts=2,
+        max_columns=9,
+        device=torch.device("cpu"),
+    )
     flight.admit(range(6))
     apart(flight)
     for ended in ([], [1], [0, 2]):

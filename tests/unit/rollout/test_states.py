@@ -81,7 +81,15 @@ def test_vectors_on_some_tokens(architecture: str) -> None:
 
 
 def test_states_by_hand() -> None:
-    flight = Flight([3, 3], 3, max_rows=5, max_prompts=2, max_columns=5, device=torch.device("cpu"))
+    flight = Flight(
+        [3, 3],
+        [0, 0, 0, 1, 1, 1],
+        [0, 0],
+        max_rows=5,
+        max_prompts=2,
+        max_columns=5,
+        device=torch.device("cpu"),
+    )
     states, name = States(flight), ("conv", 0)
     flight.admit([0, 1, 3])  # two rows: completions 0 and 1 share the first
     flight.start_prefill([1, 0])

@@ -157,7 +157,7 @@ def formula(policy: Policy, rollouts: Rollouts, advantages: torch.Tensor) -> tor
     """The gradient of - mean_i [ A_i * sum_t log pi(y_it) ], a row at a time."""
     vectors = policy.steering
     assert isinstance(vectors, SteeringVectors)
-    policy._attachment.remove()
+    policy.attachment.remove()
     total = torch.zeros(())
     for n, advantage in enumerate(advantages.flatten()):
         prompt = list(rollouts.prompts[n // rollouts.group_size].token_ids)

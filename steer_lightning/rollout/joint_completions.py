@@ -1,0 +1,84 @@
+"""The completions of several requests that are sampled in one flight."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from steer_lightning.model.policy import Policy
+from steer_lightning.rollout.completions import Completions
+from steer_lightning.rollout.request import Request
+from steer_lightning.types import Rollouts
+
+Outcome = Rollouts | Exception
+"""The completions of a request, or the reason why there are none."""
+
+
+class JointCompletions:
+    """The N completions of a flight, numbered over all of its requests in their order.
+
+    A request whose completions can't be sampled, since its logits are not finite or its
+    `on_completion` raises, ends alone: its rows end at once, and the others go on untouched.
+
+    Args:
+        policies: Policy of each request; all share one base.
+        requests: Requests, at least one.
+
+    Attributes:
+        prompts: Prompts of all requests, in order.
+        prompt_of: Number of the prompt that each completion answers.
+        owner_of: Number of the request that each prompt belongs to.
+    """
+
+    def __init__(self, policies: Sequence[Policy], requests: Sequence[Request]) -> None:
+        self._parts = [
+            Completions(
+                policy,
+                request.prompts,
+                request.sampling,
+                seed=request.seed,
+                step=request.step,
+                on_completion=request.on_completion,
+            )
+            for policy, request in zip(policies, requests, strict=True)
+        ]
+        self.prompts = [prompt for request in requests for prompt in request.prompts]
+        sizes = [request.sampling.group_size for request in requests for _ in request.prompts]
+        self.prompt_of = [number for number, size in enumerate(sizes) for _ in range(size)]
+        self.owner_of = [number for number, request in enumerate(requests) for _ in request.prompts]
+        counts = torch.tensor([request.num_rows for request in requests])
+        owners = torch.arange(len(requests)).repeat_interleave(counts)
+        self._owners = owners.to(policies[0].device)  # (N,)
+        self._first = (counts.cumsum(0) - counts).tolist()
+        self._errors: dict[int, Exception] = {}
+
+    def has_failed(self, completion: int) -> bool:
+        """Whether the request of a completion has ended with an error."""
+        return self.owner_of[self.prompt_of[completion]] in self._errors
+
+    def sample(
+        self, logits: torch.Tensor, rows: torch.Tensor, counts: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Draws the next token of n rows that have not ended; see `Completions.sample`."""
+        if len(self._parts) == 1:
+            return self._parts[0].sample(logits, rows, counts)
+        tokens, ended = torch.zeros_like(rows), torch.ones_like(rows, dtype=torch.bool)
+        owners = self._owners[rows]
+        for owner, part in enumerate(self._parts):
+            chosen = (owners == owner).nonzero().squeeze(1)
+            if not len(chosen) or owner in self._errors:
+                continue
+            try:
+                tokens[chosen], ended[chosen] = part.sample(
+                    logits[chosen], rows[chosen] - self._first[owner], counts[chosen]
+                )
+            except Exception as error:  # raised again where the request was made
+                self._errors[owner] = error
+        return tokens, ended
+
+    def outcomes(self) -> list[Outcome]:
+        """Returns the completions of each request, or its error; all rows must have ended."""
+        return [
+            self._errors.get(owner) or part.rollouts() for owner, part in enumerate(self._parts)
+        ]

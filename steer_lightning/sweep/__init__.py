@@ -1,0 +1,1 @@
+"""Many experiments on one loaded base."""

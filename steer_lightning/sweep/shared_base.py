@@ -1,0 +1,58 @@
+"""The base that several experiments share, and whose vectors act on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from steer_lightning.model.policy import Policy
+from steer_lightning.steering import SiteVectors
+from steer_lightning.steering.row_vectors import RowSteering, RowVectors
+
+
+class SharedBase:
+    """K policies on one model, of which one acts at a time, or all of them row by row.
+
+    Args:
+        policies: Policies that have adopted the same model; each trains vectors of its own.
+
+    Attributes:
+        joint: Policy whose steering is that of all experiments, row by row.
+    """
+
+    def __init__(self, policies: Sequence[Policy]) -> None:
+        first = policies[0]
+        assert all(policy.model is first.model for policy in policies)
+        self._policies = policies
+        steerings = [policy.steering for policy in policies]
+        assert all(isinstance(steering, SiteVectors) for steering in steerings)
+        self.joint = Policy(first.base, steering=RowSteering(steerings))  # type: ignore[arg-type]
+        self.joint.tokenizer, self.joint.sharding = first.tokenizer, first.sharding
+        self.joint.adopt(first.model)
+        self._pause()
+
+    def _pause(self) -> None:
+        for policy in (*self._policies, self.joint):
+            policy.attachment.is_paused = True
+
+    @contextmanager
+    def serving(self, number: int) -> Iterator[None]:
+        """Lets the vectors of one experiment act in the block."""
+        attachment = self._policies[number].attachment
+        attachment.is_paused = False
+        try:
+            yield
+        finally:
+            attachment.is_paused = True
+
+    @contextmanager
+    def serving_all(self) -> Iterator[Policy]:
+        """Lets the vectors of all experiments act in the block, each on its own rows."""
+        attachment = self.joint.attachment
+        assert isinstance(attachment, RowVectors)
+        attachment.scales = [policy.attachment.scale for policy in self._policies]
+        attachment.is_paused = False
+        try:
+            yield self.joint
+        finally:
+            attachment.is_paused = True

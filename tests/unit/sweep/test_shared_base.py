@@ -1,0 +1,125 @@
+"""Rows of several experiments in one flight and one sequence are those of each experiment alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from steer_lightning.losses import PolicyGradient
+from steer_lightning.rollout import DecodeEngine, Sampling
+from steer_lightning.rollout.joint_completions import JointCompletions
+from steer_lightning.rollout.kv_cache import plan_flight
+from steer_lightning.rollout.request import Request
+from steer_lightning.steering import AdaptiveVectors, LowRankVectors, SteeringVectors
+from steer_lightning.sweep.shared_base import SharedBase
+from steer_lightning.testing import make_prompts
+from steer_lightning.training.batch import Batch
+from steer_lightning.training.gradient import BatchGradient
+from steer_lightning.training.joint_gradient import JointGradient, Share
+from tests.unit.sweep.helpers import share
+
+PROMPTS = make_prompts(["a", "two words", "a rather longer prompt, for windows of 8", "z9", "two"])
+SAMPLINGS = [
+    Sampling(group_size=3, max_new_tokens=12),
+    Sampling(group_size=2, max_new_tokens=9, temperature=0.7),
+    Sampling(group_size=4, max_new_tokens=12, top_k=5),
+    Sampling(group_size=2, max_new_tokens=12, eos_token_ids=[70, 71, 72, 73]),
+]
+
+
+def mixed() -> list[SteeringVectors]:
+    return [
+        SteeringVectors(scale="none"),
+        SteeringVectors(layers=[1], scale="none", site="mlp_output"),
+        LowRankVectors(rank=2, scale="none"),
+        AdaptiveVectors(scale="none", tokens="completion"),
+    ]
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "gemma3"])
+@pytest.mark.parametrize("tokens_in_flight", [10_000, 150])
+def test_a_joint_rollout_is_that_of_each_alone(architecture: str, tokens_in_flight: int) -> None:
+    policies = share(architecture, mixed())
+    base = SharedBase(policies)
+    engines = [DecodeEngine(tokens_in_flight) for _ in policies]
+    requests, alone = [], []
+    for k, (policy, engine) in enumerate(zip(policies, engines, strict=True)):
+        prompts = PROMPTS[k % 2 :]
+        request = Request(prompts=prompts, sampling=SAMPLINGS[k], seed=k, step=k)
+        requests.append(request)
+        with base.serving(k):
+            engine.setup(policy)
+            alone.append(engine.generate(prompts, SAMPLINGS[k], seed=k, step=k))
+        assert engine.fallback is None
+    completions = JointCompletions(policies, requests)
+    with base.serving_all() as joint:
+        engines[0].fly(joint, completions, plan_flight(requests, tokens_in_flight), requests)
+    for found, expected in zip(completions.outcomes(), alone, strict=True):
+        assert not isinstance(found, Exception)
+        assert torch.equal(found.completion_ids, expected.completion_ids)
+        torch.testing.assert_close(found.logprobs, expected.logprobs, rtol=0, atol=2e-5)
+        assert found.texts == expected.texts
+    ids = [tuple(map(tuple, rollouts.completion_ids.tolist())) for rollouts in alone]
+    assert len(set(ids)) == 4, "the vectors do something"
+
+
+@pytest.mark.parametrize("max_tokens", [10_000, 100])
+@pytest.mark.parametrize("architecture", ["llama", "gemma3"])
+def test_a_joint_gradient_is_that_of_each_alone(architecture: str, max_tokens: int) -> None:
+    policies = share(architecture, mixed())
+    base = SharedBase(policies)
+    engine = DecodeEngine()
+    shares, alone = [], []
+    for k, policy in enumerate(policies):
+        gradient = BatchGradient(
+            policy=policy,
+            loss=PolicyGradient(),
+            temperature=SAMPLINGS[k].temperature,
+            max_tokens=max_tokens,
+        )
+        with base.serving(k):
+            engine.setup(policy)
+            rollouts = engine.generate(PROMPTS, replace(SAMPLINGS[k], top_k=0), seed=k, step=0)
+            generator = torch.Generator().manual_seed(k)
+            advantages = torch.randn(5, SAMPLINGS[k].group_size, generator=generator)
+            batch = Batch.alone(rollouts, advantages)
+            totals = gradient.accumulate(gradient.plan(batch))
+        alone.append(([p.grad.clone() for p in policy.steering.parameters()], totals.loss))
+        shares.append(Share(owner=k, gradient=gradient, mini_batch=gradient.plan(batch)))
+    assert all(share.can_join for share in shares)
+    with base.serving_all() as joint:
+        JointGradient(joint).accumulate(shares)
+    for share_, policy, (expected, loss) in zip(shares, policies, alone, strict=True):
+        assert share_.error is None
+        assert share_.totals.loss == pytest.approx(loss, abs=1e-5)
+        for parameter, gradient in zip(policy.steering.parameters(), expected, strict=True):
+            assert gradient.abs().max() > 1e-3
+            torch.testing.assert_close(parameter.grad, gradient, rtol=1e-4, atol=1e-5)
+
+
+def test_an_experiment_that_fails_ends_alone() -> None:
+    policies = share("llama", [SteeringVectors(scale="none") for _ in range(3)])
+    base, sampling = SharedBase(policies), SAMPLINGS[0]
+    engine = DecodeEngine(100)  # some rows wait
+    with base.serving(2):
+        engine.setup(policies[2])
+        expected = engine.generate(PROMPTS, sampling, seed=0, step=0)
+
+    def refuse(row: int, completion: object) -> None:
+        raise KeyError("a reward")
+
+    requests = [
+        Request(prompts=PROMPTS, sampling=sampling, seed=0, step=0, on_completion=refuse),
+        Request(prompts=PROMPTS, sampling=sampling, seed=0, step=0),
+        Request(prompts=PROMPTS, sampling=sampling, seed=0, step=0),
+    ]
+    policies[1].steering.set_vectors(torch.full((3, 32), float("nan")))
+    completions = JointCompletions(policies, requests)
+    with base.serving_all() as joint:
+        engine.fly(joint, completions, plan_flight(requests, 100), requests)
+    one, two, three = completions.outcomes()
+    assert isinstance(one, KeyError)
+    assert isinstance(two, FloatingPointError)
+    assert torch.equal(three.completion_ids, expected.completion_ids)
