@@ -128,16 +128,25 @@ class DecodeEngine:
             rollouts = self.in_memory(
                 lambda plan: self.decode(policy, request, plan), policy, [request]
             )
-            if longest_text(rollouts) <= self._real_texts.longest:
+            if self.is_right(rollouts, sampling):
                 return rollouts
-            reason = self._real_texts.why_not(rollouts, sampling)
-            if reason is None:
-                return rollouts
-            self._fall_back(policy, reason)
         assert self.fallback is not None
         return self.fallback.generate(
             prompts, sampling, seed=seed, step=step, on_completion=on_completion
         )
+
+    def is_right(self, rollouts: Rollouts, sampling: Sampling) -> bool:
+        """Compares completions with plain passes, if their texts are longer than all before.
+
+        Returns:
+            Whether they agree; if not, the engine has fallen back to `GenerateEngine`.
+        """
+        if longest_text(rollouts) <= self._real_texts.longest:
+            return True
+        reason = self._real_texts.why_not(rollouts, sampling)
+        if reason is not None:
+            self._fall_back(set_up(self._policy, type(self).__name__), reason)
+        return reason is None
 
     def in_memory(
         self, decode: Callable[[Plan], Decoded], policy: Policy, requests: Sequence[Request]

@@ -24,14 +24,20 @@ class JointCompletions:
     Args:
         policies: Policy of each request; all share one base.
         requests: Requests, at least one.
+        owners: Number of each request's experiment; default: the number of the request.
 
     Attributes:
         prompts: Prompts of all requests, in order.
         prompt_of: Number of the prompt that each completion answers.
-        owner_of: Number of the request that each prompt belongs to.
+        owner_of: Number of the experiment that each prompt belongs to.
     """
 
-    def __init__(self, policies: Sequence[Policy], requests: Sequence[Request]) -> None:
+    def __init__(
+        self,
+        policies: Sequence[Policy],
+        requests: Sequence[Request],
+        owners: Sequence[int] | None = None,
+    ) -> None:
         self._parts = [
             Completions(
                 policy,
@@ -46,16 +52,19 @@ class JointCompletions:
         self.prompts = [prompt for request in requests for prompt in request.prompts]
         sizes = [request.sampling.group_size for request in requests for _ in request.prompts]
         self.prompt_of = [number for number, size in enumerate(sizes) for _ in range(size)]
-        self.owner_of = [number for number, request in enumerate(requests) for _ in request.prompts]
+        owners = range(len(requests)) if owners is None else owners
+        self.owner_of = [
+            owner for owner, request in zip(owners, requests, strict=True) for _ in request.prompts
+        ]
         counts = torch.tensor([request.num_rows for request in requests])
-        owners = torch.arange(len(requests)).repeat_interleave(counts)
-        self._owners = owners.to(policies[0].device)  # (N,)
+        part_of = torch.arange(len(requests)).repeat_interleave(counts)
+        self._part_of = part_of.to(policies[0].device)  # number of each completion's request, (N,)
         self._first = (counts.cumsum(0) - counts).tolist()
         self._errors: dict[int, Exception] = {}
 
     def has_failed(self, completion: int) -> bool:
         """Whether the request of a completion has ended with an error."""
-        return self.owner_of[self.prompt_of[completion]] in self._errors
+        return bool(self._errors) and int(self._part_of[completion]) in self._errors
 
     def sample(
         self, logits: torch.Tensor, rows: torch.Tensor, counts: torch.Tensor
@@ -64,21 +73,21 @@ class JointCompletions:
         if len(self._parts) == 1:
             return self._parts[0].sample(logits, rows, counts)
         tokens, ended = torch.zeros_like(rows), torch.ones_like(rows, dtype=torch.bool)
-        owners = self._owners[rows]
-        for owner, part in enumerate(self._parts):
-            chosen = (owners == owner).nonzero().squeeze(1)
-            if not len(chosen) or owner in self._errors:
+        part_of = self._part_of[rows]
+        for number, part in enumerate(self._parts):
+            chosen = (part_of == number).nonzero().squeeze(1)
+            if not len(chosen) or number in self._errors:
                 continue
             try:
                 tokens[chosen], ended[chosen] = part.sample(
-                    logits[chosen], rows[chosen] - self._first[owner], counts[chosen]
+                    logits[chosen], rows[chosen] - self._first[number], counts[chosen]
                 )
             except Exception as error:  # raised again where the request was made
-                self._errors[owner] = error
+                self._errors[number] = error
         return tokens, ended
 
     def outcomes(self) -> list[Outcome]:
         """Returns the completions of each request, or its error; all rows must have ended."""
         return [
-            self._errors.get(owner) or part.rollouts() for owner, part in enumerate(self._parts)
+            self._errors.get(number) or part.rollouts() for number, part in enumerate(self._parts)
         ]

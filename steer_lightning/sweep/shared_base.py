@@ -17,13 +17,14 @@ class SharedBase:
         policies: Policies that have adopted the same model; each trains vectors of its own.
 
     Attributes:
+        policies: Policies of the experiments.
         joint: Policy whose steering is that of all experiments, row by row.
     """
 
     def __init__(self, policies: Sequence[Policy]) -> None:
         first = policies[0]
         assert all(policy.model is first.model for policy in policies)
-        self._policies = policies
+        self.policies = policies
         steerings = [policy.steering for policy in policies]
         assert all(isinstance(steering, SiteVectors) for steering in steerings)
         self.joint = Policy(first.base, steering=RowSteering(steerings))  # type: ignore[arg-type]
@@ -32,13 +33,13 @@ class SharedBase:
         self._pause()
 
     def _pause(self) -> None:
-        for policy in (*self._policies, self.joint):
+        for policy in (*self.policies, self.joint):
             policy.attachment.is_paused = True
 
     @contextmanager
     def serving(self, number: int) -> Iterator[None]:
         """Lets the vectors of one experiment act in the block."""
-        attachment = self._policies[number].attachment
+        attachment = self.policies[number].attachment
         attachment.is_paused = False
         try:
             yield
@@ -50,7 +51,7 @@ class SharedBase:
         """Lets the vectors of all experiments act in the block, each on its own rows."""
         attachment = self.joint.attachment
         assert isinstance(attachment, RowVectors)
-        attachment.scales = [policy.attachment.scale for policy in self._policies]
+        attachment.scales = [policy.attachment.scale for policy in self.policies]
         attachment.is_paused = False
         try:
             yield self.joint

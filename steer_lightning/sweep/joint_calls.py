@@ -1,0 +1,135 @@
+"""The two calls of a run that a sweep carries out for all experiments together."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from steer_lightning.model.policy import Policy
+from steer_lightning.rollout import DecodeEngine, RolloutEngine, Sampling
+from steer_lightning.rollout.engine import OnCompletion, ignore
+from steer_lightning.rollout.joint_completions import JointCompletions, Outcome
+from steer_lightning.rollout.kv_cache import Plan
+from steer_lightning.rollout.request import Request
+from steer_lightning.steering import Steering
+from steer_lightning.sweep.lanes import Lane
+from steer_lightning.sweep.shared_base import SharedBase
+from steer_lightning.training.batch import MiniBatch
+from steer_lightning.training.gradient import BatchGradient, Totals
+from steer_lightning.training.joint_gradient import JointGradient, Share
+from steer_lightning.types import Prompt, Rollouts
+
+log = logging.getLogger(__name__)
+
+ROLLOUT, GRADIENT = "rollout", "gradient"
+"""Kinds of joint calls."""
+
+
+class LaneEngine:
+    """The engine of one experiment; its rollouts are made together with those of the others.
+
+    Args:
+        lane: Lane in which the experiment runs.
+        engine: Engine of the experiment's own configuration.
+    """
+
+    def __init__(self, lane: Lane, engine: RolloutEngine) -> None:
+        self.lane, self.engine = lane, engine
+
+    def setup(self, policy: Policy) -> None:
+        """Sets up the experiment's own engine; see `RolloutEngine.setup`."""
+        self.engine.setup(policy)
+
+    def sync(self, steering: Steering) -> None:
+        """Hands on the trained parameters; see `RolloutEngine.sync`."""
+        self.engine.sync(steering)
+
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        sampling: Sampling,
+        *,
+        seed: int,
+        step: int,
+        on_completion: OnCompletion = ignore,
+    ) -> Rollouts:
+        """Answers prompts; see `RolloutEngine.generate`."""
+        asked: dict[str, Any] = {"seed": seed, "step": step, "on_completion": on_completion}
+        engine = self.engine
+        if isinstance(engine, DecodeEngine) and engine.fallback is None:
+            request = Request(prompts=prompts, sampling=sampling, **asked)
+            rollouts: Rollouts = self.lane.call(ROLLOUT, request)
+            if engine.is_right(rollouts, sampling):
+                return rollouts  # else the engine has fallen back
+        found: Rollouts = engine.generate(prompts, sampling, **asked)
+        return found
+
+
+@dataclass(kw_only=True)
+class LaneGradient(BatchGradient):
+    """The gradient of one experiment, which is accumulated together with those of the others.
+
+    Attributes:
+        lane: Lane in which the experiment runs.
+    """
+
+    lane: Lane
+
+    @classmethod
+    def of(cls, gradient: BatchGradient, lane: Lane) -> LaneGradient:
+        """Returns a gradient with the settings of another one."""
+        settings = {part.name: getattr(gradient, part.name) for part in fields(BatchGradient)}
+        return cls(lane=lane, **settings)
+
+    def accumulate(self, mini_batch: MiniBatch) -> Totals:
+        """Leaves the gradient in `.grad`; see `BatchGradient.accumulate`."""
+        share = Share(owner=self.lane.number, gradient=self, mini_batch=mini_batch)
+        if not share.can_join:
+            return super().accumulate(mini_batch)
+        for kept in mini_batch.micro_batches:
+            self.refer(kept)
+        totals: Totals = self.lane.call(GRADIENT, share)
+        return totals
+
+
+class JointCalls:
+    """Carries out the calls of several experiments.
+
+    Args:
+        base: Base that they share.
+        engine: Engine of an experiment; all engines have the same settings.
+    """
+
+    def __init__(self, base: SharedBase, engine: RolloutEngine) -> None:
+        self._base, self._engine = base, engine
+        self._gradient = JointGradient(base.joint)
+
+    def __call__(self, kind: str, lanes: Sequence[Lane]) -> None:
+        """Carries out calls of one kind, and sets their answers; see `run_lanes`."""
+        answers = {ROLLOUT: self._roll_out, GRADIENT: self._accumulate}[kind](lanes)
+        for lane, answer in zip(lanes, answers, strict=True):
+            lane.answer = answer
+
+    def _accumulate(self, lanes: Sequence[Lane]) -> list[Any]:
+        shares: list[Share] = [lane.request for lane in lanes]
+        with self._base.serving_all():
+            self._gradient.accumulate(shares)
+        return [share.error or share.totals for share in shares]
+
+    def _roll_out(self, lanes: Sequence[Lane]) -> list[Any]:
+        numbers = [lane.number for lane in lanes]
+        requests: list[Request] = [lane.request for lane in lanes]
+        policies = [self._base.policies[number] for number in numbers]
+        engine = self._engine
+        assert isinstance(engine, DecodeEngine)  # no other makes joint calls
+
+        def fly(plan: Plan) -> list[Outcome]:
+            completions = JointCompletions(policies, requests, numbers)
+            with self._base.serving_all() as joint:
+                engine.fly(joint, completions, plan, requests)
+            return completions.outcomes()
+
+        outcomes: list[Any] = engine.in_memory(fly, self._base.joint, requests)
+        return outcomes
