@@ -233,6 +233,10 @@ class Policy(FrozenBase):
         """Says whose the rows are in the passes of the block; see `Attachment.with_owners`."""
         return self.attachment.with_owners(owners)
 
+    def with_segments(self, segments: Sequence[tuple[int, int]]) -> AbstractContextManager[None]:
+        """Says whose the parts of a sequence are; see `Attachment.with_segments`."""
+        return self.attachment.with_segments(segments)
+
     def _in_batches(
         self, prompts: Sequence[Sequence[int]]
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:

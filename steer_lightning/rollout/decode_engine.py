@@ -386,7 +386,7 @@ class _Decoder:
             # given a number, Gemma 4 leaves the other tokens out of its upper layers
             last = torch.tensor([ids.shape[1] - 1], device=ids.device)
         policy = self.policy
-        with policy.with_owners(owners[:, None]), policy.with_text_roles(ids, num_completion):
+        with policy.with_owners(owners), policy.with_text_roles(ids, num_completion):
             output = policy.model(
                 input_ids=ids,
                 attention_mask=torch.ones_like(ids),  # not read, but some models warn without it

@@ -66,7 +66,15 @@ class Attachment(ABC):
         """Says to which experiment each row belongs in the forward passes of the block.
 
         Args:
-            owners: Numbers of the experiments, (rows, 1) int64, or (1, S) for a packed sequence.
+            owners: Number of each row's experiment, (rows,) int64.
+        """
+        return nullcontext()
+
+    def with_segments(self, segments: Sequence[tuple[int, int]]) -> AbstractContextManager[None]:
+        """Says to which experiments the parts of a packed sequence belong in the block.
+
+        Args:
+            segments: Number of the experiment and number of tokens of each part.
         """
         return nullcontext()
 

@@ -69,9 +69,10 @@ class RowSteering(Steering):
 class RowVectors(Attachment):
     """Adds to each row the vector of its own experiment.
 
-    At a place, the vectors of the experiments are the rows of a table (K, D), which is 0 where an
-    experiment has no vector there. A token gets the row of its experiment. Vectors that act on some
-    tokens, or through a gate, are added one experiment after the other.
+    In a rollout the vectors at a place are the rows of a table (K, D), which is 0 where an
+    experiment has no vector there; vectors that act on some tokens, or through a gate, are added
+    one experiment after the other. In an update each experiment has a segment of the packed
+    sequence.
 
     Args:
         model: Model to steer.
@@ -88,15 +89,17 @@ class RowVectors(Attachment):
         self.scales = [1.0] * len(parts)
         self.needs_roles = any(part.tokens != "all" for part in parts)
         self._owners: torch.Tensor | None = None
+        self._segments: Sequence[tuple[int, int]] | None = None
         self._roles: torch.Tensor | None = None
         self._tables: list[torch.Tensor] | None = None
         layers = find_layers(model, parts[0].layers_path)
-        self._rows: dict[nn.Module, dict[int, int]] = {}  # at a place: row of each experiment
+        places: dict[nn.Module, dict[int, int]] = {}
         for number, part in enumerate(parts):
             for row, place in enumerate(find_sites(layers, part.layers, part.site)):
-                self._rows.setdefault(place, {})[number] = row
+                places.setdefault(place, {})[number] = row
+        self._rows = list(places.values())  # at each place, the row of each experiment
         self._handles: list[Any] = []
-        for number, place in enumerate(self._rows):
+        for number, place in enumerate(places):
             self._handles.append(place.register_forward_hook(partial(self._add, number)))
             self._handles.append(traced_anew(place))
 
@@ -104,22 +107,49 @@ class RowVectors(Attachment):
         """Computes `h <- h + scale * v` for each token, with the v of its row's experiment."""
         if self.is_paused:
             return None
-        assert self._owners is not None, "nobody has said whose the rows are"
-        rows = self._rows[module]
         stream = stream_of(output, self._parts[0].width)
-        table = self._table(rows) if self._tables is None else self._tables[number]
-        change = table.to(stream)[self._owners]  # (rows, 1, D), or (1, S, D) of a packed sequence
-        for experiment, row in rows.items():
+        add = self._by_row if self._segments is None else self._by_segment
+        return with_stream(output, add(number, stream))
+
+    def _by_row(self, number: int, stream: torch.Tensor) -> torch.Tensor:
+        """Steers rows (rows, T, D), each with a vector of its own from a table."""
+        assert self._owners is not None, "nobody has said whose the rows are"
+        table = self._tables[number] if self._tables else self._table(number)
+        change = table.to(stream)[self._owners][:, None]
+        for experiment, row in self._rows[number].items():
             if not self._is_plain(experiment):
-                change = change + self._selective(experiment, row, stream)
-        return with_stream(output, stream + change)
+                own = (self._owners == experiment)[:, None, None]
+                change = change + own.to(stream) * self._change(
+                    experiment, row, stream, self._roles
+                )
+        return stream + change
+
+    def _by_segment(self, number: int, stream: torch.Tensor) -> torch.Tensor:
+        """Steers the segments of a sequence (1, S, D), each as a sequence of its own.
+
+        The gradient of a vector is then summed as in a run of its own, to the last bit.
+        """
+        assert self._segments is not None
+        owners, lengths = zip(*self._segments, strict=True)
+        rows = self._rows[number]
+        roles = (
+            [None] * len(lengths) if self._roles is None else torch.split(self._roles, lengths, 1)
+        )
+        steered = [
+            part + self._change(owner, rows[owner], part, role) if owner in rows else part
+            for owner, part, role in zip(
+                owners, torch.split(stream, lengths, 1), roles, strict=True
+            )
+        ]
+        return torch.cat(steered, 1)
 
     def _is_plain(self, experiment: int) -> bool:
         part = self._parts[experiment]
         return part.tokens == "all" and not part.by_token
 
-    def _table(self, rows: dict[int, int]) -> torch.Tensor:
-        """Returns the plain vectors at a place, (K, D) float32; differentiable."""
+    def _table(self, number: int) -> torch.Tensor:
+        """Returns the vectors at a place that act on all tokens alike, (K, D) float32."""
+        rows = self._rows[number]
         nothing = torch.zeros(self._parts[0].width, device=self._parts[0].unit.device)
         return torch.stack(
             [
@@ -128,20 +158,16 @@ class RowVectors(Attachment):
             ]
         )
 
-    def _selective(self, experiment: int, row: int, stream: torch.Tensor) -> torch.Tensor:
-        """Returns what an experiment adds to some tokens, or to each as its gate says."""
+    def _change(
+        self, experiment: int, row: int, stream: torch.Tensor, roles: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Returns what an experiment adds to the tokens of a stream (rows, T, D)."""
         part = self._parts[experiment]
         change = part.plain(row, self.scales[experiment]).to(stream)
         if part.by_token:
             change = part.gate(row, stream) * change
-        assert self._owners is not None
-        chosen = self._owners.eq(experiment)[..., None]
-        if part.tokens != "all":
-            chosen = chosen & is_steered(self._roles_of(stream, part), part.tokens)
-        return chosen.to(stream) * change
-
-    def _roles_of(self, stream: torch.Tensor, part: SiteVectors) -> torch.Tensor:
-        roles = self._roles
+        if part.tokens == "all":
+            return change
         if roles is None or roles.shape[1] != stream.shape[1]:
             raise ConfigError(
                 "model.steering.tokens",
@@ -150,7 +176,7 @@ class RowVectors(Attachment):
                 why="Some layers of this model read other tokens than the model itself",
                 fix="Set model.steering.tokens: all, or train this experiment by `fit`",
             )
-        return roles
+        return is_steered(roles, part.tokens).to(stream) * change
 
     @contextmanager
     def with_owners(self, owners: torch.Tensor) -> Iterator[None]:
@@ -160,6 +186,15 @@ class RowVectors(Attachment):
             yield
         finally:
             self._owners = None
+
+    @contextmanager
+    def with_segments(self, segments: Sequence[tuple[int, int]]) -> Iterator[None]:
+        """Says whose the parts of a sequence are; see `Attachment.with_segments`."""
+        self._segments = segments
+        try:
+            yield
+        finally:
+            self._segments = None
 
     @contextmanager
     def with_roles(self, roles: torch.Tensor) -> Iterator[None]:
@@ -174,7 +209,7 @@ class RowVectors(Attachment):
     def constant(self) -> Iterator[Sequence[ConstantVector]]:
         """Makes the tables once for the block; no bias can add vectors that differ by row."""
         with torch.no_grad():
-            self._tables = [self._table(rows) for rows in self._rows.values()]
+            self._tables = [self._table(number) for number in range(len(self._rows))]
         try:
             yield ()
         finally:

@@ -69,7 +69,7 @@ class JointGradient:
     def _read(self, parts: Sequence[Part]) -> None:
         packings = [kept.prepared for _, kept in parts]
         joint = JointPacking(packings, [share.owner for share, _ in parts])
-        with self._forward.attending(joint), self._policy.with_owners(joint.owners):
+        with self._forward.attending(joint), self._policy.with_segments(joint.segments):
             states, head = self._forward.head_states(joint)
             losses = []
             for (share, kept), own in zip(parts, torch.split(states, joint.counts), strict=True):

@@ -22,7 +22,7 @@ class JointPacking:
         ids: Tokens of all packings, (1, S) int64.
         positions: Position of each token in its text, (1, S) int64.
         roles: Role of each token, (1, S) int64, as in `steering.tokens`.
-        owners: Number of the experiment of each token, (1, S) int64.
+        segments: Number of the experiment and number of tokens of each packing.
         predictors: Places in the sequence whose logits predict completion tokens, (Q,) int64.
         counts: Number of predictors of each packing.
     """
@@ -33,13 +33,7 @@ class JointPacking:
         self.ids = torch.cat([packing.ids for packing in packings], 1)
         self.positions = torch.cat([packing.positions for packing in packings], 1)
         self.roles = torch.cat([packing.roles for packing in packings], 1)
-        self.owners = torch.cat(
-            [
-                torch.full_like(packing.ids, owner)
-                for packing, owner in zip(packings, owners, strict=True)
-            ],
-            1,
-        )
+        self.segments = list(zip(owners, self.lengths, strict=True))
         firsts = [sum(self.lengths[:k]) for k in range(len(packings))]
         self.predictors = torch.cat(
             [first + packing.predictors for first, packing in zip(firsts, packings, strict=True)]
