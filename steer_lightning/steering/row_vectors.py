@@ -130,16 +130,13 @@ class RowVectors(Attachment):
         The gradient of a vector is then summed as in a run of its own, to the last bit.
         """
         assert self._segments is not None
-        owners, lengths = zip(*self._segments, strict=True)
+        lengths = [length for _, length in self._segments]
+        parts = torch.split(stream, lengths, 1)
+        roles = [None] * len(parts) if self._roles is None else torch.split(self._roles, lengths, 1)
         rows = self._rows[number]
-        roles = (
-            [None] * len(lengths) if self._roles is None else torch.split(self._roles, lengths, 1)
-        )
         steered = [
             part + self._change(owner, rows[owner], part, role) if owner in rows else part
-            for owner, part, role in zip(
-                owners, torch.split(stream, lengths, 1), roles, strict=True
-            )
+            for (owner, _), part, role in zip(self._segments, parts, roles, strict=True)
         ]
         return torch.cat(steered, 1)
 

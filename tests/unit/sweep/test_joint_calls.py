@@ -18,8 +18,6 @@ from steer_lightning.sweep.joint_calls import JointCalls, LaneEngine, LaneGradie
 from steer_lightning.sweep.lanes import Lane, run_lanes
 from steer_lightning.sweep.shared_base import SharedBase
 
-STEPS = 3
-
 
 def module(seed: int = 0, rate: float = 0.02, **settings: Any) -> SteeringModule:
     settings = {"sampling": Sampling(group_size=4, max_new_tokens=40), **settings}
@@ -48,9 +46,9 @@ def data(seed: int) -> PromptDataModule:
     )
 
 
-def fit(experiment: SteeringModule) -> torch.Tensor:
+def fit(experiment: SteeringModule, steps: int) -> torch.Tensor:
     trainer = L.Trainer(
-        max_steps=STEPS,
+        max_steps=steps,
         accelerator="cpu",
         logger=False,
         enable_checkpointing=False,
@@ -73,8 +71,9 @@ class Lanewise(SteeringModule):
 
 
 @pytest.mark.filterwarnings("ignore")  # those of Lightning, which the command line withholds
-def test_each_experiment_is_its_single_run() -> None:
-    expected = [fit(make()) for make in EXPERIMENTS]
+@pytest.mark.parametrize("steps", [3, pytest.param(20, marks=pytest.mark.slow)])
+def test_each_experiment_is_its_single_run(steps: int) -> None:
+    expected = [fit(make(), steps) for make in EXPERIMENTS]
     modules = [make() for make in EXPERIMENTS]
     for experiment in modules:
         experiment.__class__ = Lanewise
@@ -86,7 +85,7 @@ def test_each_experiment_is_its_single_run() -> None:
 
     def run(lane: Lane) -> torch.Tensor:
         modules[lane.number].lane = lane
-        return fit(modules[lane.number])
+        return fit(modules[lane.number], steps)
 
     def serve(lane: Lane) -> None:
         base.policies[lane.number].attachment.is_paused = False
