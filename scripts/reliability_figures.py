@@ -28,7 +28,7 @@ ROWS = (
     ("flipped_bits", "bits of a checkpoint flipped, one at a time"),
     ("flipped_bits_noticed", "... of them noticed; the others change nothing that is loaded"),
     ("hostile_vectors_files", "hostile vectors files, all refused with a message"),
-    ("faults", "faults of the environment: processes, folders, hub, data; each survived or reported"),
+    ("faults", "faults around a run: processes, folders, hub, data; each survived or reported"),
     ("fuzzed_properties", "properties checked by hypothesis"),
     ("fuzz_examples", "... examples of each; fewer for whole configurations"),
     ("atheris_answers", "inputs to answer extraction, guided by coverage"),
