@@ -7,12 +7,16 @@ Material, is marked as inactive.
 
 from __future__ import annotations
 
+import sys
 from importlib.metadata import version as installed_version
+from pathlib import Path
 from typing import Any
 
 from docutils.nodes import SkipNode
 from docutils.utils.math import latex2mathml
 from sphinx.application import Sphinx
+
+sys.path.insert(0, str(Path(__file__).parent / "_ext"))
 
 project = "steer-lightning"
 author = "the steer-lightning authors"
@@ -26,12 +30,14 @@ extensions = [
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
     "sphinx_design",
+    "reference_pages",
 ]
 
 # -- pages --------------------------------------------------------------------------------------
-exclude_patterns = ["_build", "**/.ipynb_checkpoints"]
+exclude_patterns = ["_build", "_ext", "**/.ipynb_checkpoints"]
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath", "attrs_inline"]
 myst_heading_anchors = 4
+myst_heading_slug_func = "reference_pages.slug"
 myst_dmath_allow_digits = False
 nb_execution_mode = "off"  # a test runs the notebooks; the site shows their stored output
 nb_merge_streams = True
