@@ -24,6 +24,8 @@ ROOMS = (
     "types",
 )
 """Modules whose names are public; the first one is the package itself."""
+VALUES = {"optim": ("OptimizerFactory",), "testing": ("ARCHITECTURES",)}
+"""Public names of modules without `__all__` that are neither classes nor functions."""
 
 
 def public_names(room: str) -> list[str]:
@@ -33,7 +35,7 @@ def public_names(room: str) -> list[str]:
         return dir(module)
     listed = getattr(module, "__all__", None)
     own = [name for name, x in vars(module).items() if _is_own(x, module.__name__)]
-    return list(listed) if listed is not None else own
+    return list(listed) if listed is not None else [*own, *VALUES.get(room, ())]
 
 
 def _is_own(x: Any, module: str) -> bool:
