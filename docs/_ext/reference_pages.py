@@ -28,7 +28,7 @@ WRITERS = {
 
 ASKED = re.compile(r"^<!-- generated: (\w+) (\S+) -->$", re.MULTILINE)
 HEADING = re.compile(r"^(#+) ", re.MULTILINE)
-KEY = re.compile(r"\w+(\.\w+)+")
+KEY = re.compile(r"(model|data|trainer)(\.\w+)+")
 
 log = logging.getLogger(__name__)
 

@@ -198,3 +198,12 @@ def test_metrics_of_losses_and_of_what_is_trained() -> None:
 def test_metrics_of_evaluate() -> None:
     shown = names_in("## Command evaluate", PAGE)
     assert {name.partition("@")[0] for name in shown} == set(KINDS)
+
+
+def test_measured_figures_of_the_comparison_are_those_of_performance() -> None:
+    page = (ROOT / "docs/comparison.md").read_text()
+    table = page.partition("| a whole step on 2 CPU cores |")[2].partition("\n\n")[0]
+    figures = re.findall(r"[\d.]+ (?:s|MB)\b", table)
+    assert len(figures) == 8
+    performance = (ROOT / "docs/explanation/performance.md").read_text()
+    assert [figure for figure in figures if figure not in performance] == []
