@@ -64,13 +64,14 @@ html_theme = "pydata_sphinx_theme"
 html_title = "steer-lightning"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+html_js_files = ["tables.js"]
 html_show_sourcelink = False
 html_copy_source = False
 html_math_renderer = "mathml"
 html_sidebars = {"index": [], "glossary": [], "faq": [], "comparison": []}
 html_theme_options = {
     "logo": {"text": "steer-lightning"},
-    "header_links_before_dropdown": 8,
+    "header_links_before_dropdown": 6,
     "navbar_align": "left",
     "show_prev_next": True,
     "show_toc_level": 2,

@@ -58,8 +58,15 @@ def _check(app: Sphinx, env: BuildEnvironment) -> None:
         log.warning("the reference lacks the public name %s, or its docstring", name)
 
 
+def _signature(*facts: Any) -> tuple[str, None] | None:
+    """Leaves out the arguments of a protocol, which is never made: Python tells `*args`."""
+    is_protocol = getattr(facts[3], "_is_protocol", False)
+    return ("", None) if is_protocol else None
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Registers what happens when a page is read, and when all pages are."""
     app.connect("source-read", _read)
+    app.connect("autodoc-process-signature", _signature)
     app.connect("env-check-consistency", _check)
     return {"parallel_read_safe": True}
