@@ -29,6 +29,8 @@ WRITERS = {
 ASKED = re.compile(r"^<!-- generated: (\w+) (\S+) -->$", re.MULTILINE)
 HEADING = re.compile(r"^(#+) ", re.MULTILINE)
 KEY = re.compile(r"(model|data|trainer)(\.\w+)+")
+FORMATTED = re.compile(r"= f(['\"]).*?\1")
+"""A default that is computed, which Sphinx can't read."""
 
 log = logging.getLogger(__name__)
 
@@ -58,10 +60,12 @@ def _check(app: Sphinx, env: BuildEnvironment) -> None:
         log.warning("the reference lacks the public name %s, or its docstring", name)
 
 
-def _signature(*facts: Any) -> tuple[str, None] | None:
-    """Leaves out the arguments of a protocol, which is never made: Python tells `*args`."""
-    is_protocol = getattr(facts[3], "_is_protocol", False)
-    return ("", None) if is_protocol else None
+def _signature(*facts: Any) -> tuple[str | None, str | None]:
+    """Leaves out the arguments of a protocol, of which no object is made, and long defaults."""
+    x, _, arguments, returned = facts[3:]
+    if getattr(x, "_is_protocol", False):
+        return "", None
+    return FORMATTED.sub("= ...", arguments) if arguments else None, returned
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

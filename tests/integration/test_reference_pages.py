@@ -64,11 +64,7 @@ def keys(path: Path) -> dict[str, Any]:
 
 def test_vectors(run: Path) -> None:
     with safe_open(run / "steering_vectors.safetensors", "pt") as file:
-        assert (
-            {"vectors"}
-            == set(file.keys())
-            == names_in("## steering_vectors.safetensors") - {"gates"}
-        )
+        assert {"vectors"} == set(file.keys()) == names_in("## Vectors") - {"gates"}
         assert set(file.metadata()) == names_in("All metadata are text:") - {"kind", "tokens"}
 
 

@@ -37,3 +37,15 @@ def test_a_missing_name_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reference_pages.log, "warning", lambda *words: told.append(words[1]))
     reference_pages._check(None, Env())  # type: ignore[arg-type]
     assert "steer_lightning.advantages.RLOO" in told
+
+
+def test_signatures_show_what_python_can_read() -> None:
+    from steer_lightning.losses import Clip, Objective
+
+    told = reference_pages._signature(None, "class", "", Clip, None, "(low: float = 0.2)", "")
+    assert told == ("(low: float = 0.2)", "")
+    told = reference_pages._signature(None, "class", "", Objective, None, "(*args, **kwargs)", "")
+    assert told == ("", None)
+    given = '(text: str = f"User: {{x}}", other: int = 3)'
+    told = reference_pages._signature(None, "class", "", Clip, None, given, "")
+    assert told == ("(text: str = ..., other: int = 3)", "")
