@@ -7,6 +7,8 @@ shows nothing there; the site shows the keys of `model`, each with a heading bel
 from __future__ import annotations
 
 import re
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import commands_text
@@ -35,12 +37,18 @@ FORMATTED = re.compile(r"= f(['\"]).*?\1")
 log = logging.getLogger(__name__)
 
 
+@cache
+def generated(writer: str, word: str, level: int) -> str:
+    """Returns a generated part, which is written once."""
+    return WRITERS[writer](word, level)
+
+
 def with_generated_text(text: str) -> str:
     """Returns a page with its generated parts."""
 
     def written(asked: re.Match[str]) -> str:
         level = len(HEADING.findall(text[: asked.start()])[-1]) + 1
-        return WRITERS[asked[1]](asked[2], level)
+        return generated(asked[1], asked[2], level)
 
     return ASKED.sub(written, text)
 
@@ -48,6 +56,12 @@ def with_generated_text(text: str) -> str:
 def slug(title: str) -> str:
     """Returns the anchor of a heading: GitHub's, but `model-sampling` for `model.sampling`."""
     return settings_text.anchor(title) if KEY.fullmatch(title) else default_slugify(title)
+
+
+def _prepare(app: Sphinx) -> None:
+    """Writes all generated parts before autodoc changes the defaults of the classes."""
+    for page in Path(app.srcdir).rglob("*.md"):
+        with_generated_text(page.read_text(encoding="utf-8"))
 
 
 def _read(app: Sphinx, page: str, source: list[str]) -> None:
@@ -70,6 +84,7 @@ def _signature(*facts: Any) -> tuple[str | None, str | None]:
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Registers what happens when a page is read, and when all pages are."""
+    app.connect("builder-inited", _prepare)
     app.connect("source-read", _read)
     app.connect("autodoc-process-signature", _signature)
     app.connect("env-check-consistency", _check)

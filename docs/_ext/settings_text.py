@@ -53,6 +53,9 @@ DEFAULTS: dict[str, Any] = {
 }
 """Defaults that are not those of the signature."""
 
+ELSEWHERE = {"Sampling": "model.sampling", "RewardPool": "model.reward_pool"}
+"""Keys under which the arguments of a class are described."""
+
 LINKED = {"model.seed", "data.seed"}
 """Arguments that `seed_everything` sets."""
 
@@ -96,7 +99,7 @@ def shown_type(annotation: Any) -> str:
     if origin is Callable:
         return link("Optimizer") if "Optimizer" in str(parts[1]) else "function"
     if origin in (list, Sequence, Iterable):
-        return f"list of {shown_type(parts[0])}"
+        return f"list of {shown_type(parts[0])}".replace("of mapping", "of mappings")
     if parts:
         return " or ".join(dict.fromkeys(map(shown_type, parts)))
     if name in CLASSES:
@@ -168,6 +171,8 @@ def rows(
         key, default = f"{prefix}{x.name}", getattr(defaults, x.name, x.default)
         if not (target.__name__ == "AdamWByKind" and x.name == "params"):  # the optimizer's own
             text = f"{description(key, x)} {facts(x.annotation, default)}".strip()
+            home = ELSEWHERE.get(getattr(record_of(x.annotation), "__name__", ""))
+            text += f" The keys are those of [`{home}`](#{anchor(home)})." if home else ""
             shown = key.rpartition(" ")[2]
             yield f"[`{shown}`]{{#{anchor(key)}}}\n: {text.replace('](#', f']({page}#')}\n"
 
@@ -188,6 +193,8 @@ def keys_text(word: str, level: int) -> str:
         text.append(f"{'#' * level} `{key}`\n\n" + "\n\n".join(told) + "\n")
         if record is not None and record not in seen:
             seen[record] = key
+            if not any(inner.doc for inner in parameters(record)):
+                text.append(f"{first_paragraph(record)}\n")
             text += rows(record, f"{key}.", default if is_dataclass(default) else None)
     return "\n".join(text)
 

@@ -16,10 +16,12 @@ def test_a_comment_becomes_text_one_level_below(monkeypatch: pytest.MonkeyPatch)
     def write(word: str, level: int) -> str:
         return f"{word} at {level}"
 
+    reference_pages.generated.cache_clear()
     monkeypatch.setitem(reference_pages.WRITERS, "keys", write)
     page = "# A\n\n## B\n\n<!-- generated: keys model -->\n\n# C\n\n<!-- generated: keys data -->\n"
     assert with_generated_text(page) == "# A\n\n## B\n\nmodel at 3\n\n# C\n\ndata at 2\n"
     assert with_generated_text("# A\n\n<!-- else -->\n") == "# A\n\n<!-- else -->\n"
+    reference_pages.generated.cache_clear()
 
 
 def test_anchors_of_keys_are_readable_and_others_are_as_on_github() -> None:

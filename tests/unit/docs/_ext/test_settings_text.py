@@ -78,6 +78,16 @@ def test_a_definition_list_has_name_text_type_and_default() -> None:
     ]
 
 
+def test_settings_that_are_described_elsewhere_are_linked() -> None:
+    text = next(
+        row for row in rows(TARGETS["evaluate"], "", page="x.md") if "[`base_sampling`]" in row
+    )
+    assert text.endswith(
+        "default `null`. The keys are those of [`model.sampling`](x.md#model-sampling).\n"
+    )
+    assert "weight 0 logs it without training on it" in keys_text("model", 3)
+
+
 @pytest.mark.parametrize(
     ("annotation", "words"),
     [
@@ -88,6 +98,7 @@ def test_a_definition_list_has_name_text_type_and_default() -> None:
         (dict[str, float], "mapping of names to float"),
         (Advantage | None, "[Advantage](#advantage) or null"),
         (Sampling, "mapping"),
+        (list[Sampling] | None, "list of mappings or null"),
         (Callable[[int], int], "function"),
         (Any, "anything"),
     ],
