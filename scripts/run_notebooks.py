@@ -1,8 +1,8 @@
 """Executes the notebooks of the tutorials and saves their outputs, which the site shows.
 
-    python scripts/run_notebooks.py                                      # all of them, some minutes
-    python scripts/run_notebooks.py docs/tutorials/look-inside.ipynb     # some of them
-    python scripts/run_notebooks.py --output FOLDER                      # leaves the originals alone
+    python scripts/run_notebooks.py                                     # all of them, some minutes
+    python scripts/run_notebooks.py docs/tutorials/look-inside.ipynb    # some of them
+    python scripts/run_notebooks.py --output FOLDER                     # leaves the originals alone
 
 Needs `pip install -e ".[docs,export]"`. Each notebook runs from start to end in a kernel of this
 interpreter, with one thread and without a network, and works in a temporary folder of its own. A
@@ -17,6 +17,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import nbformat
 from nbclient import NotebookClient
@@ -31,6 +32,26 @@ def environment() -> dict[str, str]:
     packages = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]).strip(os.pathsep)
     fixed = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": packages}
     return {**os.environ, **fixed, "PATH": programs, "COLUMNS": "100"}
+
+
+def tidy(notebook: Any) -> None:
+    """Joins what a cell has printed in parts, and leaves out all that differs between machines."""
+    for cell in notebook.cells:
+        joined: list[Any] = []
+        for output in cell.get("outputs", []):
+            output.get("metadata", {}).clear()
+            if output.output_type == "stream":  # a shell command's lines end as on a terminal
+                output.text = output.text.replace("\r\n", "\n")
+            same = joined and joined[-1].get("name", "") == output.get("name")
+            if same:
+                joined[-1].text += output.text
+            else:
+                joined.append(output)
+        if "outputs" in cell:
+            cell.outputs = joined
+    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    facts = {"kernelspec": kernel, "language_info": {"name": "python"}}
+    notebook.metadata = nbformat.from_dict(facts)
 
 
 def execute(source: Path, target: Path) -> float:
@@ -50,15 +71,7 @@ def execute(source: Path, target: Path) -> float:
     notebook = nbformat.read(source, as_version=4)
     client = NotebookClient(notebook, timeout=900, record_timing=False, kernel_name="python3")
     client.execute(env=environment())
-    for cell in notebook.cells:
-        for output in cell.get("outputs", []):
-            output.get("metadata", {}).clear()
-    notebook.metadata = nbformat.from_dict(
-        {
-            "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-            "language_info": {"name": "python"},
-        }
-    )
+    tidy(notebook)
     nbformat.validate(notebook)
     nbformat.write(notebook, target)
     return time.perf_counter() - started
