@@ -50,7 +50,8 @@ def tidy(notebook: Any) -> None:
         if "outputs" in cell:
             cell.outputs = joined
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
-    facts = {"kernelspec": kernel, "language_info": {"name": "python"}}
+    language = {"name": "python", "pygments_lexer": "ipython3"}  # knows lines with ! and %%
+    facts = {"kernelspec": kernel, "language_info": language}
     notebook.metadata = nbformat.from_dict(facts)
 
 
