@@ -105,8 +105,8 @@ def stream_of(output: Any, width: int | None = None) -> torch.Tensor:
         UNKNOWN,
         rule=f"the output at this site is a {type(stream).__name__}{shape}, but a vector needs "
         f"one stream of shape (rows, tokens, {'width' if width is None else width})",
-        why="The layers of Gemma 3n, DeepSeek V4, HY V4 and Qwen4 pass on several parallel "
-        "streams. Each stream has a meaning of its own, so one vector can't serve all of them",
+        why="The layers of Gemma 3n, DeepSeek V4, HY V4 and Qwen4 pass on several streams in "
+        "parallel. Each stream has a meaning of its own, so one vector can't serve all of them",
         fix="Set model.steering.site: mlp_output or attention_output. The model itself then "
         "distributes the vector over its streams",
     )

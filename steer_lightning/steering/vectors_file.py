@@ -85,8 +85,8 @@ def read_vectors_file(path: Path) -> VectorsFile:
     if names != sorted(TENSORS.get(kind, ())) or version not in ("1", "2"):
         raise refusal(
             path,
-            'must contain one tensor "vectors", or the tensors of its kind, and format_version 1 or '
-            f"2, but contains {names[:5]} and format_version {version}",
+            'must contain one tensor "vectors", or the tensors of its kind, and format_version 1 '
+            f"or 2, but contains {names[:5]} and format_version {version}",
         )
     where = _where(path, metadata)
     layers, num_layers, width = _shape_facts(path, metadata)
