@@ -165,7 +165,7 @@ PARTS = (
     (r"can't be packed for the update \((.*)\): they are", "{}"),
     (r"can't be padded for the update \((.*)\): they are", "padded, {}"),
     (r"not even without padding. Its (.*)\. Use another", "alone, {}"),
-    (r"not what the model reads. The (.*)\. Take another", "alone, {}"),
+    (r"from plain passes of the model. The (.*)\. Use another", "alone, {}"),
 )
 """Patterns of the warnings and errors of the self-checks, and what is kept of them."""
 

@@ -49,8 +49,9 @@ class MathReward:
     can, so that a policy can't choose to have no score. The outcomes distinguish these cases.
 
     Args:
-        answer_in: Where to look for the answer: in the last `\boxed{}` (as in the paper); in the
-            last box or else at the last number; or only at the last number.
+        answer_in: Where to look for the answer: `boxed` takes the content of the last `\boxed{}`,
+            as in the paper; `boxed_or_last_number` takes the last number if there is no box;
+            `last_number` always takes the last number.
     """
 
     bounds = (0.0, 1.0)

@@ -118,5 +118,5 @@ def test_nothing_is_ever_right(
     verified["model"]["rewards"][0]["reward"]["init_args"]["pattern"] = "^nothing writes this$"
     assert command(verified, tmp_path, *FEW) == 2
     told = capsys.readouterr().err
-    assert "rewards = 'mean 0': none of 12 prompts has better and worse ones" in told
+    assert "rewards = 'mean 0': none of 12 prompts has both better and worse" in told
     assert "Of 48 completions 0 have no score" in told

@@ -162,7 +162,7 @@ def test_a_runs_result_is_found_whatever_was_trained(tmp_path: Path) -> None:
     path = tmp_path / "run-1" / SteeringVectors.file_name
     save_vectors(torch.ones(2, 2), path, base_model="b")
     assert find_vectors(path.parent) == find_result(path) == path
-    with pytest.raises(ConfigError, match=r"holds steering_vectors\.safetensors and lora_adapter"):
+    with pytest.raises(ConfigError, match=r"contains .*vectors\.safetensors and lora_adapter"):
         find_result(path.parent)
     with pytest.raises(ConfigError, match=r"contains no steering_vectors.* or weight_changes"):
         find_result(tmp_path)
