@@ -46,7 +46,7 @@ def check_switch(config: Any, prompts: Sequence[int], max_new_tokens: int, key: 
     Args:
         config: Configuration of a transformers model.
         prompts: Numbers of tokens of the prompts, at least one.
-        max_new_tokens: Most tokens of a completion.
+        max_new_tokens: Maximum number of tokens in a completion.
         key: Key of `max_new_tokens` in the configuration.
     """
     switch = switch_length(config)

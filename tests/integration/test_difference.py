@@ -56,7 +56,7 @@ def test_the_file_is_one_of_ordinary_vectors(
     assert command(verified, tmp_path, *words, *again) == 0
     assert json.loads((tmp_path / "again/difference.json").read_text()) == facts
     assert command(verified, tmp_path, *words) == 2
-    assert "already holds steering_vectors.safetensors" in capsys.readouterr().err
+    assert "already contains steering_vectors.safetensors" in capsys.readouterr().err
     assert command(verified, tmp_path, *words, "--overwrite", "--seed_everything=1") == 0
     assert json.loads((folder / "difference.json").read_text()) != facts
 
@@ -84,7 +84,7 @@ REFUSED: list[tuple[tuple[str, ...], str]] = [
     (("--num_tokens=0",), "num_tokens = 0: must be at least 1"),
     (("--num_prompts=0",), "num_prompts = 0: must be at least 1"),
     (("--scales=[.inf]",), "scales = [inf]: must be finite"),
-    (("--trainer.accelerator=tpu",), "trainer.accelerator = 'tpu': there is none on this machine"),
+    (("--trainer.accelerator=tpu",), "trainer.accelerator = 'tpu': this machine has no such device"),
     (("--model.steering=steer_lightning.steering.LowRankVectors",), "must be SteeringVectors"),
     (
         ("--model.sampling.group_size=1", "--model.advantage=steer_lightning.advantages.Reinforce"),

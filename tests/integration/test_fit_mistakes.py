@@ -38,7 +38,7 @@ MISTAKES = [
         ["objective"],
     ),
     ("model.sampling.temperature", 0, ["temperature = 0", "Greedy"]),
-    ("model.sampling.top_p", 0.9, ["top_p = 0.9", "off its policy"]),
+    ("model.sampling.top_p", 0.9, ["top_p = 0.9", "off policy"]),
     ("model.sampling.top_k", 5, ["top_k = 5", "must be 0"]),
     (
         "model.sampling.max_new_tokens",
