@@ -188,8 +188,7 @@ class _Look:
         try:
             stream = stream_of(self.outputs[0])
         except SeveralStreamsError:
-            return "the module of that name does not return a stream of shape (rows, tokens, "
-            "width)"
+            return "the module of that name does not return one stream (rows, tokens, width)"
         if stream.shape != (1, NUM_TOKENS, self.width):
             return f"the module of that name returns a tensor of shape {tuple(stream.shape)}"
         if not self.moves:

@@ -144,8 +144,7 @@ options."""
 
 
 AVERAGE = "Keep the vectors of several steps with VectorCheckpoint.keep_all, and average them "
-"with "
-AVERAGE += "`steer-lightning vectors average`"
+AVERAGE += "with `steer-lightning vectors average`"
 
 CALLBACKS = {
     "GradientAccumulationScheduler": (
