@@ -84,7 +84,7 @@ REFUSED: list[tuple[tuple[str, ...], str]] = [
     (("--num_tokens=0",), "num_tokens = 0: must be at least 1"),
     (("--num_prompts=0",), "num_prompts = 0: must be at least 1"),
     (("--scales=[.inf]",), "scales = [inf]: must be finite"),
-    (("--trainer.accelerator=tpu",), "trainer.accelerator = 'tpu': this machine has no such device"),
+    (("--trainer.accelerator=tpu",), "trainer.accelerator = 'tpu': this machine has no such"),
     (("--model.steering=steer_lightning.steering.LowRankVectors",), "must be SteeringVectors"),
     (
         ("--model.sampling.group_size=1", "--model.advantage=steer_lightning.advantages.Reinforce"),
