@@ -29,9 +29,8 @@ class RLOO:
             The advantages (B, G), float, finite.
         """
         values, scored = split_scored(rewards)
-        others = (
-            scored.sum(1, keepdim=True) - 1
-        )  # number of other scored completions, for a scored one
+        # number of other scored completions, for a scored one
+        others = scored.sum(1, keepdim=True) - 1
         baseline = (values.sum(1, keepdim=True) - values) / others.clamp(min=1)
         takes_part = scored & has_signal(rewards)[:, None]
         return torch.where(takes_part, values - baseline, torch.zeros_like(values))

@@ -194,9 +194,8 @@ def _chunk(
     picked = logits.gather(-1, index)
     largest = logits.amax(-1, keepdim=True)
     shifted = logits.sub_(largest)
-    weights = (
-        shifted.exp() if with_entropy else shifted.exp_()
-    )  # otherwise the same buffer is reused
+    # otherwise the same buffer is reused
+    weights = shifted.exp() if with_entropy else shifted.exp_()
     total = weights.sum(-1, keepdim=True)
     logprobs = (picked - largest - total.log()).squeeze(-1)
     slopes = entropy = entropy_slopes = states.new_empty(0)

@@ -106,9 +106,7 @@ def load_tokenizer(
     with hub_errors(base, key):
         try:
             tokenizer = AutoTokenizer.from_pretrained(path, **options)
-        except (
-            Exception
-        ) as error:  # for damaged files, transformers and tokenizers may raise anything
+        except Exception as error:  # damaged files make transformers and tokenizers raise anything
             if Path(path).is_dir() and not has_tokenizer_files(Path(path)):
                 raise ConfigError(key, base, rule="has no tokenizer", why=why, fix=fix) from error
             told = f"{type(error).__name__}: {one_line(error)}"

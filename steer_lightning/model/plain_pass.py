@@ -145,10 +145,8 @@ def made_up_tokens(
     lengths = [5, 14, 9]
     for length in lengths_that_matter(config):
         if above < length <= up_to:
-            lengths += [
-                max(1, length - 2),
-                length + 5,
-            ]  # one whose completion crosses the length, and one beyond it
+            # one whose completion crosses the length, and one beyond it
+            lengths += [max(1, length - 2), length + 5]
     switch = switch_length(config)
     if switch is not None:
         lengths = [length for length in lengths if length + 8 <= switch[1]] or [1]

@@ -54,9 +54,8 @@ class RecurrentCache(Cache):
         """Stores the last inputs of a convolution, from (rows, channels, T); returns all."""
         missing = (conv_kernel_size or 0) - conv_states.shape[-1]
         kept = nn.functional.pad(conv_states, (missing, 0)) if conv_kernel_size else conv_states
-        self.states[layer_idx].write(
-            ("conv", state_idx), kept
-        )  # a negative padding removes columns
+        # a negative padding removes columns
+        self.states[layer_idx].write(("conv", state_idx), kept)
         return conv_states
 
     def get_recurrent_state(self, layer_idx: int, state_idx: int = 0) -> torch.Tensor | None:

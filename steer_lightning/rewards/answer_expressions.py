@@ -10,9 +10,8 @@ import re
 from functools import lru_cache
 from typing import Any
 
-MAX_CHARACTERS = (
-    5000  # a longer text is not an answer, and parsing it would only use up the deadline
-)
+# a longer text is not an answer, and parsing it would only use up the deadline
+MAX_CHARACTERS = 5000
 
 THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
 
@@ -50,9 +49,8 @@ def parsed(answer: str) -> tuple[Any, ...]:
     )
     latex = LatexExtractionConfig(normalization_config=steps, boxed_match_priority=-1)
     text = THOUSANDS.sub(lambda found: found.group().replace(",", ""), answer)
-    text = re.sub(
-        r"(?<=\d) ?i(?![a-zA-Z])", " i", text
-    )  # otherwise 2i would not be a complex number
+    # otherwise 2i would not be a complex number
+    text = re.sub(r"(?<=\d) ?i(?![a-zA-Z])", " i", text)
     if TRIGONOMETRY.search(text):
         text = DEGREES.sub(r"\\frac{\1 \\pi}{180}", text)
     text = PRODUCT.sub(r"\1 \\cdot ", text)  # 2(5) would be a mixed number, 2 + 5

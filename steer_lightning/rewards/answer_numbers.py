@@ -10,9 +10,8 @@ import re
 from fractions import Fraction
 from typing import NamedTuple
 
-MAX_DIGITS = (
-    60  # a longer number is not an answer, and exact arithmetic on it could take arbitrarily long
-)
+# a longer number is not an answer, and exact arithmetic on it could take arbitrarily long
+MAX_DIGITS = 60
 
 DECIMAL = r"(?:(?:\d{1,3}(?:,\d{3})+|\d{1,3}(?: \d{3})+|\d+)(?:\.\d+)?|\.\d+)"
 POWER = r"(?:\{ ?\+?(-? ?\d{1,4}) ?\}|\(?\+?(-?\d{1,4})\)?)"

@@ -29,14 +29,17 @@ class Reward(Protocol):
     True`, runs in the training process on all completions of a step at once, without a deadline,
     and an exception stops the run. A coroutine function (`async def`) is run as an `AsyncReward`.
 
-    A reward may have these attributes: `in_process`; `bounds`, the smallest and the largest score,
-    which are the range of the curve in the progress bar; `outcomes`, the names of its verdicts,
-    which are counted and logged; `warm_up()`, called once before the workers start, for slow
-    imports; `quickly(completion)`, which scores completions in the training process if that takes
-    only microseconds for any text, and returns NotImplemented for all others; `probe(completion)`,
-    which makes a harmless completion of the same problem. If the probe can be scored, a completion
-    that takes too long or crashes is itself at fault. It then gets the score 0 and the outcome
-    `incomparable`, so that a policy can't choose to have no score.
+    A reward may have these attributes:
+
+    - `in_process`: whether it runs in the training process, see above;
+    - `bounds`: the smallest and the largest score, the range of the curve in the progress bar;
+    - `outcomes`: the names of its verdicts, which are counted and logged;
+    - `warm_up()`: called once before the workers start, for slow imports;
+    - `quickly(completion)`: scores completions in the training process if that takes only
+      microseconds for any text, and returns NotImplemented for all others;
+    - `probe(completion)`: makes a harmless completion of the same problem. If the probe can be
+      scored, a completion that takes too long or crashes is itself at fault. It then gets the
+      score 0 and the outcome `incomparable`, so that a policy can't choose to have no score.
     """
 
     def __call__(self, completions: Any, /) -> Any:
@@ -159,13 +162,10 @@ def _finite(score: Any) -> float | None:
     """Returns a number of any kind as a float, a verdict as it is, and None for anything else."""
     if isinstance(score, Verdict):
         return score if math.isfinite(score) else None
-    if getattr(score, "shape", None) == () and hasattr(
-        score, "item"
-    ):  # element of an array or a tensor
+    if getattr(score, "shape", None) == () and hasattr(score, "item"):  # of an array or a tensor
         is_time = getattr(getattr(score, "dtype", None), "kind", "") in ("M", "m")
-        if is_time or getattr(
-            score, "mask", False
-        ):  # a time would become nanoseconds; a masked element would become 0
+        # a time would become nanoseconds, and a masked element 0
+        if is_time or getattr(score, "mask", False):
             return None
         score = score.item()
     if not isinstance(score, (Real, Decimal)):

@@ -96,9 +96,7 @@ class RewardPool:
             return "it is defined in the script itself, which a worker can't import"
         try:
             pickle.dumps(reward)
-        except (
-            Exception
-        ) as error:  # a user's __getstate__ may raise anything; the message is reported
+        except Exception as error:  # a user's __getstate__ may raise anything
             return f"it can't be pickled ({error})"
         return ""
 
@@ -215,9 +213,7 @@ class RewardPool:
         assert self._connection is not None
         try:
             send_frame(self._connection, frame)
-        except (
-            OSError
-        ):  # the keeper has died; `collect` notices this and submits all open tasks again
+        except OSError:  # the keeper has died: `collect` notices, and submits all open tasks again
             log.debug("the keeper of the reward workers is gone")
             with suppress(OSError):  # half a frame may have been sent, so nothing may follow
                 self._connection.shutdown(socket.SHUT_RDWR)

@@ -246,9 +246,7 @@ async def keep(upstream: socket.socket, parent: int) -> None:
             if first is None:
                 return
             keeper = Keeper(pickle.loads(first), upstream, writer)
-    except (
-        BaseException
-    ) as error:  # loading runs a user's code; the training process reports the error
+    except BaseException as error:  # loading runs a user's code; the training process reports it
         is_told = isinstance(error, ConfigError)  # its message already says what to do
         detail = str(error) if is_told else traceback.format_exc(limit=-4)
         write_frame(writer, json.dumps({"unloadable": detail, "is_told": is_told}).encode())

@@ -72,9 +72,8 @@ def judge(reward: Reward, pickled: bytes) -> dict[str, Any]:
     """
     completion: Completion = pickle.loads(pickled)  # comes from the training process
     seed = zlib.crc32(completion.text.encode("utf-8", "replace"))
-    random.seed(
-        seed
-    )  # a reward with random numbers scores the same text in the same way in any worker
+    # a reward with random numbers scores the same text in the same way in any worker
+    random.seed(seed)
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed(seed)
     answer: dict[str, Any] = {"score": None, "detail": ""}

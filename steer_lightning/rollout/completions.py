@@ -170,9 +170,8 @@ class Completions:
         self.prompts, self.on_completion = prompts, on_completion
         self._texts: dict[int, str] = {}
         device, width = policy.device, sampling.max_new_tokens
-        exact = (
-            torch.float32 if device.type == "mps" else torch.float64
-        )  # Apple's GPUs have no float64
+        # Apple's GPUs have no float64
+        exact = torch.float32 if device.type == "mps" else torch.float64
         ids = [prompt.id for prompt in prompts]
         uniforms = row_uniforms(seed, step, ids, sampling.group_size, width)
         self._uniforms = uniforms.to(exact).to(device)

@@ -317,9 +317,8 @@ class Flight(View):
         distance = places[:, None] - places[None, :]
         seen = (distance >= 0) & (distance < (window or width))
         real = places >= (width - lengths)[:, None, None]
-        return (seen & real | (distance == 0))[
-            :, None
-        ]  # padding sees itself; otherwise it would become NaN
+        # padding sees itself; otherwise it would become NaN
+        return (seen & real | (distance == 0))[:, None]
 
 
 def _fill_gaps(count: int, ended: Sequence[int]) -> tuple[list[int], list[int]]:

@@ -148,9 +148,8 @@ class _Call:
         ids = kwargs.get("input_ids") if given is None else given
         if kwargs.get("inputs_embeds") is not None:
             return cls(0 if ids is None else ids.shape[1], holds_all=True, mask=mask)
-        width = (
-            1 if ids is None else ids.shape[1]
-        )  # without ids, generation begins with a BOS token
+        # without ids, generation begins with a BOS token
+        width = 1 if ids is None else ids.shape[1]
         return cls(width, holds_all=mask is None or mask.shape[1] == width, mask=mask)
 
     def prepare(self, width: int, cache: Any) -> None:

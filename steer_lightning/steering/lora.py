@@ -140,9 +140,8 @@ class LoRA(Steering):
     def _config(self, layers: tuple[int, ...], linear: Iterable[str]) -> Any:
         """Makes PEFT's configuration; `linear` has the names of all linear layers in `layers`."""
         modules, chosen = self.target_modules, None if self.chosen == "all" else list(layers)
-        if (
-            modules == "all-linear" and chosen is not None
-        ):  # PEFT accepts `all-linear` only for whole models
+        # PEFT accepts `all-linear` only for whole models
+        if modules == "all-linear" and chosen is not None:
             modules = sorted({name.rpartition(".")[2] for name in linear})
         return _import_peft().LoraConfig(
             task_type="CAUSAL_LM",
