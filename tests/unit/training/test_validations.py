@@ -97,7 +97,7 @@ def test_a_validation_that_would_never_come_is_refused() -> None:
             {"check_val_every_n_epoch": 5, "max_epochs": 2},
             "every_n_epoch = 5: leads to no .* follow step 20, but the run has 8",
         ),
-        ({"limit_val_batches": 1, "max_steps": 3}, "limit_val_batches = 1: brings no"),
+        ({"limit_val_batches": 1, "max_steps": 3}, "limit_val_batches = 1: leads to no"),
     ):
         with pytest.raises(ConfigError, match=told):
             check(**options)
