@@ -32,9 +32,9 @@ def attach(
     If the vectors have `tokens` other than `all`, `generate` determines which tokens are the
     prompt. In a pass outside `generate`, the tokens that are read into an empty cache are the
     prompt. This function runs the model on five tokens, to check that the site is what its name
-    says and that a text reaches the layers; with `layer_output` and vectors of zeros this pass is
-    skipped. The output of layers that pass on several streams, as in Gemma 3n and DeepSeek V4, is
-    refused in the first pass.
+    says and that a text reaches the layers, unless the site is `layer_output` and the vectors are
+    zero. The output of layers with several streams, as in Gemma 3n and DeepSeek V4, is refused in
+    the first pass.
 
     While anything is attached, `generate` does not compile the model. A compiled model is refused,
     unless only its layers are compiled, each separately. Attach to the original model instead of
@@ -44,11 +44,9 @@ def attach(
     Args:
         model: Transformers causal language model.
         vectors: Folder of a run, or path of its result, of any kind; a loaded object, which is
-            moved to the model's device; or a tensor of plain vectors, (number of decoder layers,
-            D).
+            moved to the model's device; or a tensor (number of decoder layers, D) of plain vectors.
         scale: Factor on the vectors; 0 is the base model.
-        layers_path: Dotted path of the decoder layers; needed only if they are not found
-            automatically.
+        layers_path: Dotted path of the decoder layers, if they are not found automatically.
 
     Returns:
         A context manager with `.remove()` and a `scale` that can be changed.
@@ -57,8 +55,7 @@ def attach(
         ConfigError: If the model is not a language model, or the vectors are none of the above; if
             the vectors do not fit the model (the error shows both widths or layer counts); if their
             site is not what its name says, or no text reaches their layer; or if the model is
-            compiled. Vectors that fit but were trained on a model of another name only cause a
-            warning.
+            compiled. Vectors that fit but come from a model of another name only cause a warning.
     """
     _check_model(model)
     if isinstance(vectors, (str, Path)):

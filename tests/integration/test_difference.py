@@ -80,7 +80,7 @@ def test_a_run_starts_from_the_file(verified: dict[str, Any], tmp_path: Path) ->
 
 
 REFUSED: list[tuple[tuple[str, ...], str]] = [
-    (("--num_prompts=15", "--num_held_out=6"), "num_prompts = 15: together with num_held_out = 6 is more"),
+    (("--num_prompts=15", "--num_held_out=6"), "= 15: together with num_held_out = 6 is more"),
     (("--num_tokens=0",), "num_tokens = 0: must be at least 1"),
     (("--num_prompts=0",), "num_prompts = 0: must be at least 1"),
     (("--scales=[.inf]",), "scales = [inf]: must be finite"),
