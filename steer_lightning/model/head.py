@@ -133,8 +133,9 @@ class _ChunkedHead(torch.autograd.Function):
     """Applies the head chunk by chunk, so that all logits (Q, V), or their gradient, never exist.
 
     `log pi(y | h)` and the entropy `H(h)` depend only on their own hidden state, and their
-    gradients are vectors of width D. With `z = logits / temperature`, `p = softmax(z)` and `f_v = 1
-    - (logit_v / c)^2` (1 without softcap), where a factor on the logits is part of the temperature,
+    gradients are vectors of width D. With `z = logits / temperature`, `p = softmax(z)` and
+    `f_v = 1 - (logit_v / c)^2` (1 without softcap), where a factor on the logits is part of the
+    temperature,
 
         d log pi / d h = (f_y W_y - sum_v p_v f_v W_v) / temperature,
         d H / d h      = - sum_v p_v (z_v - sum_u p_u z_u) f_v W_v / temperature.
