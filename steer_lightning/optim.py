@@ -45,7 +45,7 @@ class AdamWByKind(torch.optim.AdamW):
         kind: Name of the class that is trained, such as `LoRA`. If `model.steering` has another
             class, the configuration is refused before the model loads.
         rates: Learning rate of each kind.
-        weight_decay: Weight decay as in torch; it pulls what is trained towards the base.
+        weight_decay: Weight decay as in torch; it pulls the trained parameters towards the base.
 
     Attributes:
         kind: Name of the class that is trained.
