@@ -160,12 +160,12 @@ def _why(ways: dict[str, Any]) -> str:
 
 
 PARTS = (
-    (r"does not decode in DecodeEngine \((.*)\): GenerateEngine", "{}"),
-    (r"does not read padded batches \((.*)\): (?:the completions|rows)", "padded: {}"),
+    (r"does not decode correctly in DecodeEngine \((.*)\): GenerateEngine", "{}"),
+    (r"does not read padded batches correctly \((.*)\): (?:the completions|rows)", "padded: {}"),
     (r"can't be packed for the update \((.*)\): they are", "{}"),
     (r"can't be padded for the update \((.*)\): they are", "padded: {}"),
-    (r"not even without padding. Its (.*)\. Take another", "alone: {}"),
-    (r"not what the model reads. The (.*)\. Take another", "alone: {}"),
+    (r"not even without padding. Its (.*)\. Use another", "alone: {}"),
+    (r"from plain passes of the model. The (.*)\. Use another", "alone: {}"),
 )
 """Patterns of the warnings and errors of the self-checks, and what is kept of them."""
 

@@ -1,4 +1,4 @@
-"""Tools to test your own plug-ins: tiny models, a byte tokenizer, and checkers of protocols."""
+"""Tools to test your own plug-ins: tiny models, a byte tokenizer, and protocol checkers."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ VOCABULARY = len(SPECIAL) + 256
 TOKENS: Any = {f"{name.strip('<>')}_token_id": k for k, name in enumerate(SPECIAL)}
 TOKENS["vocab_size"] = VOCABULARY
 VIVID = 0.07
-"""Standard deviation of weights with which states, caps and sinks change what a model says."""
+"""Standard deviation of weights, large enough that states, caps and sinks change the output."""
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """Makes a tokenizer with one token per byte, and <pad>, <bos>, <eos>; no chat template."""
+    """Makes a tokenizer of bytes, `<pad>`, `<bos>` and `<eos>`, without a chat template."""
     alphabet = SPECIAL + sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE({character: k for k, character in enumerate(alphabet)}, []))
     tokenizer.add_special_tokens(SPECIAL)
@@ -62,7 +62,7 @@ def _llama_like(kind: Callable[..., Any], **extra: Any) -> Callable[[int, int], 
 
 
 def _types(layers: int, *kinds: str) -> list[str]:
-    """Returns the types of the layers: the kinds in turn."""
+    """Returns the types of the layers, which take turns."""
     return [kinds[k % len(kinds)] for k in range(layers)]
 
 
@@ -198,7 +198,7 @@ ARCHITECTURES: dict[str, Callable[[int, int], Any]] = {
         **_vivid(layers, width), layer_types=_types(layers, "conv", "full_attention")
     ),
 }
-"""Functions that make a configuration from (layers, width), by architecture."""
+"""Functions that make a model configuration from (layers, width), by architecture."""
 
 RECENT = tuple(ARCHITECTURES)[tuple(ARCHITECTURES).index("gemma2") :]
 """Architectures with more than plain attention: caps, sinks, compressed or shared keys, states."""
@@ -258,13 +258,13 @@ ANSWERS = {
     "6 times 7 is 6 + 6 + 6 +": False,
     "": True,
 }
-"""Texts of the completions that `check_reward` makes, and whether each is finished."""
+"""Texts of the completions that `check_reward` makes, and whether each one is finished."""
 
 
 def check_reward(reward: Any, completions: Sequence[Completion] = ()) -> list[float | None]:
-    """Checks a reward as training will use it, and raises what training would raise.
+    """Checks a reward the way training uses it, and raises the errors that training would raise.
 
-    Completions of your own show more; a reward that reads columns of the data needs them::
+    Your own completions test more; a reward that reads columns of the data needs them::
 
         right = Completion(text="It is 42.", question="What is 6 times 7?", answer="42",
                            num_tokens=5, finished=True, columns={"level": 1})
@@ -280,10 +280,10 @@ def check_reward(reward: Any, completions: Sequence[Completion] = ()) -> list[fl
         The scores of the completions.
 
     Raises:
-        ConfigError: If the reward returns a wrong number of scores, NaN or a non-number, or raises
-            an exception for the completions that are made here.
-        AssertionError: If a completion's score depends on the order, or on what else is in the
-            batch.
+        ConfigError: If the reward returns the wrong number of scores, NaN or something that is not
+            a number, or raises an exception for the default completions.
+        AssertionError: If the score of a completion depends on the order or the other completions
+            of the batch.
     """
     name = reward_name(reward)
     completions = completions or _own_completions(name, reward)
@@ -304,7 +304,7 @@ def check_reward(reward: Any, completions: Sequence[Completion] = ()) -> list[fl
 
 
 def _own_completions(name: str, reward: Any) -> list[Completion]:
-    """Makes answers to a question, and tells how to make others if the reward can't read them."""
+    """Makes answers to a question; the error of a reward that can't read them names a remedy."""
     made = []
     for text, ended in ANSWERS.items():
         facts: Any = {"question": QUESTION, "num_tokens": len(text.split()) + 1, "finished": ended}
@@ -316,9 +316,9 @@ def _own_completions(name: str, reward: Any) -> list[Completion]:
             f"reward {name}",
             UNKNOWN,
             rule=f'raises {type(error).__name__} ({one_line(error)}) for answers to "{QUESTION}"',
-            fix="Mend it, or hand on completions that it can read: check_reward(reward, "
+            fix="Fix the reward, or pass completions that it can read: check_reward(reward, "
             "[Completion(text=..., question=..., answer=..., num_tokens=20, finished=True, "
-            "columns={...}), ...]), of steer_lightning.types",
+            "columns={...}), ...]), with Completion from steer_lightning.types",
         ) from error
     return made
 
@@ -329,8 +329,8 @@ def check_engine(
     """Checks a rollout engine on a policy.
 
     Args:
-        engine: Engine that is not yet set up.
-        policy: Policy that is loaded.
+        engine: Engine to check, not yet set up.
+        policy: Policy whose model is loaded.
         prompts: Prompts to answer, at least two; by default three of different lengths.
 
     Returns:
@@ -350,13 +350,14 @@ def check_engine(
     completions = completions_of(rollouts)
     _require(
         all(completions[row] == completion for row, completion in told.items()),
-        "what on_completion is told must be in the rollouts, at the same row",
+        "a completion given to on_completion must be in the rollouts, in the same row",
     )
     num_rows = len(prompts) * sampling.group_size
-    _require(rollouts.completion_ids.shape[0] == num_rows, f"needs {num_rows} rows")
-    _require(len(rollouts.texts) == num_rows, f"needs {num_rows} texts")
+    _require(rollouts.completion_ids.shape[0] == num_rows, f"must return {num_rows} rows")
+    _require(len(rollouts.texts) == num_rows, f"must return {num_rows} texts")
     _require(
-        bool((rollouts.completion_mask.sum(1) >= 1).all()), "a completion holds at least one token"
+        bool((rollouts.completion_mask.sum(1) >= 1).all()),
+        "a completion must have at least one token",
     )
     _require(
         bool((rollouts.logprobs[~rollouts.completion_mask] == 0).all()),

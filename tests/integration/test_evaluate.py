@@ -291,7 +291,7 @@ def test_no_process_goes_on_with_what_the_first_one_overwrites(folder: Path) -> 
     [
         (("--vectors=no.safetensors",), "no.safetensors"),
         (("--vectors=v.safetensors", "--base=quickstart"), "does not fit quickstart"),
-        (("--vectors=base",), "holds no steering_vectors.safetensors or adaptive_vectors"),
+        (("--vectors=base",), "contains no steering_vectors.safetensors or adaptive_vectors"),
         ((), "base = None: must be given"),
         (("--vectors=v.safetensors", "--trust_remote_code=true"), "whose code runs"),
         (("--vectors=v.safetensors", "--scales=[1, 1]"), "names a scale twice"),

@@ -114,8 +114,8 @@ OTHER_RUNS = [
     ("model.sampling", {"group_size": 3, "max_new_tokens": 6}, ["model.sampling", "group_size"]),
     ("model.rewards.0.weight", 2.0, ["model.rewards", "'weight': 1.0"]),
     ("model.base", "halved", ["model.base (checksum of its weights)"]),
-    ("trainer.max_steps", 2, ["trainer.max_steps = 2", "2 steps already", "above 2"]),
-    ("trainer.max_steps", 1, ["trainer.max_steps = 1", "2 steps already"]),
+    ("trainer.max_steps", 2, ["trainer.max_steps = 2", "already taken 2 steps", "above 2"]),
+    ("trainer.max_steps", 1, ["trainer.max_steps = 1", "already taken 2 steps"]),
 ]
 
 

@@ -39,7 +39,7 @@ MISTAKES = [
         ["objective"],
     ),
     ("model.sampling.temperature", 0, ["temperature = 0", "Greedy"]),
-    ("model.sampling.top_p", 0.9, ["top_p = 0.9", "off its policy"]),
+    ("model.sampling.top_p", 0.9, ["top_p = 0.9", "off policy"]),
     ("model.sampling.top_k", 5, ["top_k = 5", "must be 0"]),
     (
         "model.sampling.max_new_tokens",
@@ -53,7 +53,7 @@ MISTAKES = [
     ("model.steering", {"layers": "5-9"}, ["'5-9'", "0 to 2", "3 decoder layers"]),
     ("model.steering", {"layers": "first"}, ["layers", "8-15"]),
     ("model.steering", {"init_from": "none.safetensors"}, ["init_from", "no such file"]),
-    ("model.base", "empty", ["model.base = 'empty': the folder holds no config.json", "hub id"]),
+    ("model.base", "empty", ["model.base = 'empty': the folder contains no config.json", "hub id"]),
     ("model.base", "/nowhere", ["model.base", "/nowhere", "no such folder"]),
     ("model.base", "org/not-there", ["model.base", "org/not-there", "local folder"]),
     ("model.rewards.0.reward.class_path", "steer_lightning.rewards.FormatRewar", ["FormatReward"]),

@@ -124,7 +124,7 @@ def test_problems_of_a_source_go_through_the_template(folder: Path) -> None:
     ("words", "message"),
     [
         (("--vectors=no.safetensors",), "there is no such file"),
-        (("--vectors=.",), "holds no steering_vectors.safetensors"),
+        (("--vectors=.",), "contains no steering_vectors.safetensors"),
         (("--vectors", "run-1", "run-1"), "names a file twice"),
         (("--vectors=run-1", "--base=quickstart"), "does not fit quickstart"),
         (("--vectors=run-4",), "'steered': holds LoRA of rank 1 on 3 linear layers"),
