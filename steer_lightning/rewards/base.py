@@ -85,7 +85,12 @@ def outcome_of(score: float | None) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class WeightedReward:
-    """A reward and its weight in the sum; with weight 0 the reward is only logged."""
+    """A reward and its weight in the sum.
+
+    Attributes:
+        reward: Function or object that scores completions.
+        weight: Factor of its scores; with weight 0 the reward is only logged.
+    """
 
     reward: Reward
     weight: float = 1.0

@@ -85,7 +85,7 @@ def test_settings_that_are_described_elsewhere_are_linked() -> None:
     assert text.endswith(
         "default `null`. The keys are those of [`model.sampling`](x.md#model-sampling).\n"
     )
-    assert "weight 0 logs it without training on it" in keys_text("model", 3)
+    assert "with weight 0 the reward is only logged" in keys_text("model", 3)
 
 
 @pytest.mark.parametrize(
