@@ -208,7 +208,7 @@ def test_an_interrupted_evaluation_goes_on(folder: Path) -> None:
     cut.send_signal(signal.SIGINT)
     done = cut.end()
     assert done.returncode == 130, done.stderr
-    assert "the same command goes on from cut" in done.stderr
+    assert "the same command continues from cut" in done.stderr
     assert len(list((folder / "cut/parts").glob("[!.]*.parquet"))) == 2
     (folder / HOLDS).unlink()
     done = evaluate(folder, *words)

@@ -288,7 +288,7 @@ def test_what_only_shows_does_not_end_a_run(config, run, tmp_path: Path) -> None
     again = run(config)
     assert again.returncode == 0, again.stderr
     assert (tmp_path / "runs/run-2").exists(), "there is nothing to go on with"
-    assert "going on with" not in again.stdout
+    assert "resuming from" not in again.stdout
 
 
 def test_a_reward_that_misbehaves_is_named(config, run, tmp_path: Path) -> None:

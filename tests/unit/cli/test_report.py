@@ -61,7 +61,7 @@ def test_several_runs_are_compared(
         (["{run}", "--num_prompts=0"], "num_prompts = 0: must be at least 1"),
         (["{run}", "--output={tmp}"], "It is a folder"),
         (["{run}", "--outptu=x"], "Did you mean output"),
-        ([], "run = None: must be set. Set it by --run"),
+        ([], "run = None: must be set. Set it with --run"),
         (["--run=[]"], "must name at least one folder"),
         (["{run}", "{tmp}/nowhere"], "there is no such folder"),
     ],
