@@ -276,9 +276,9 @@ def test_what_only_shows_does_not_end_a_run(config, run, tmp_path: Path) -> None
     said = done.stdout + done.stderr
     for told in (
         "a look through the lens is left out: ValueError: no tokens",
-        "the show of completions is left out: TypeError: no show",
+        "the printing of completions is left out: TypeError: no show",
         "rollouts, is left out: ArrowInvalid",
-        "loss or gradient were not finite",
+        "loss or gradient not finite",
     ):
         assert told in said, told
     folder = tmp_path / "runs/run-1"

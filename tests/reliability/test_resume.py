@@ -183,7 +183,7 @@ def test_a_signal_saves_and_exits_and_the_same_command_goes_on(
     hold.unlink()
     output = end(process, status=128 + number)
     assert f"{name}: finishing the step and saving" in output
-    assert "the same command again" in output
+    assert "to resume: repeat the command" in output
     assert "Traceback" not in output
     folder = tmp_path / "stopped/run-1"
     done = load_checkpoint(folder / "checkpoints/last.ckpt")["global_step"]

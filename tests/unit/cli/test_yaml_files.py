@@ -20,7 +20,10 @@ from steer_lightning.cli.yaml_files import check_yaml_files
             b"model:\n\tbase: x",
             "line 2, column 1: a tab is used where YAML allows only spaces. Indent",
         ),
-        (b"\n\njust text", 'line 3: holds text instead of settings. Settings are lines such as "seed'),
+        (
+            b"\n\njust text",
+            'line 3: holds text instead of settings. Settings are lines such as "seed',
+        ),
         (b"- a\n- b", "line 1: holds a list instead of settings"),
         (b"model: [1\ndata: 2", "is not valid YAML: line 2, column 5: expected ',' or ']'"),
         (b"a: b: c", "is not valid YAML: line 1, column 5: mapping values are not allowed"),
