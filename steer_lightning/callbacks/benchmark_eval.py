@@ -207,7 +207,7 @@ class BenchmarkEval(Callback):
         return {result.benchmark: result.accuracy for result in self._ordered(last)}
 
     def interval(self, last: bool) -> dict[str, list[float | None]]:
-        """Returns the 95 % intervals, as low and high ends, of the values that `accuracy` returns."""
+        """Returns the 95 % intervals, low and high ends, of the values that `accuracy` returns."""
         return {x.benchmark: [x.accuracy_low, x.accuracy_high] for x in self._ordered(last)}
 
     def _ordered(self, last: bool) -> list[Result]:
