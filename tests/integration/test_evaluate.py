@@ -295,7 +295,7 @@ def test_no_process_goes_on_with_what_the_first_one_overwrites(folder: Path) -> 
         ((), "base = None: must be given"),
         (("--vectors=v.safetensors", "--trust_remote_code=true"), "whose code runs"),
         (("--vectors=v.safetensors", "--scales=[1, 1]"), "names a scale twice"),
-        (("--vectors=v.safetensors", "--pass_at=[0]"), "pass_at = [0]: must hold numbers"),
+        (("--vectors=v.safetensors", "--pass_at=[0]"), "pass_at = [0]: must contain numbers"),
         (("--vectors=v.safetensors", "--batch_size=0"), "batch_size = 0: must be at least 1"),
         (("--vectors=v.safetensors", "--output=."), "exists and holds no evaluation"),
         (("--vectors=v.safetensors", "--rescore"), "there is no such file"),

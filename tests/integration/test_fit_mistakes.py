@@ -275,9 +275,9 @@ def test_what_only_shows_does_not_end_a_run(config, run, tmp_path: Path) -> None
     assert done.returncode == 0, done.stderr
     said = done.stdout + done.stderr
     for told in (
-        "a look through the lens is left out: ValueError: no tokens",
-        "the printing of completions is left out: TypeError: no show",
-        "rollouts, is left out: ArrowInvalid",
+        "a look through the lens is skipped: ValueError: no tokens",
+        "the printing of completions is skipped: TypeError: no show",
+        "rollouts, is skipped: ArrowInvalid",
         "loss or gradient not finite",
     ):
         assert told in said, told
