@@ -78,7 +78,7 @@ def test_transplant_reads_the_other_models_configuration(folder: Path) -> None:
         (["scale", "a.safetensors", "--factr=1", "--output=o"], "Did you mean factor"),
         (["transplant", "a.safetensors", "--base=./x", "--output=o"], "base = './x': there is no"),
         (["transplant", "a.safetensors", "--base=quickstart", "--output=o"], "has width 192"),
-        (["push", ".", "--to=user/name"], "is no run's folder"),
+        (["push", ".", "--to=user/name"], "is not the folder of a run"),
     ],
 )
 def test_mistakes_are_told_and_nothing_is_written(
