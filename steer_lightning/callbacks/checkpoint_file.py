@@ -74,7 +74,7 @@ def load_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
 def _load(path: Path, map_location: Any) -> dict[str, Any]:
     with zipfile.ZipFile(path) as file:
         if any(part.compress_type != zipfile.ZIP_STORED for part in file.infolist()):
-            raise DamagedCheckpointError("is compressed, unlike any checkpoint of this package")
+            raise DamagedCheckpointError("is compressed, which checkpoints never are")
         bad = file.testzip()
     if bad is not None:
         raise DamagedCheckpointError(f"is damaged: the checksum of {bad} does not match")

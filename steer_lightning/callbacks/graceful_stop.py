@@ -15,7 +15,7 @@ from steer_lightning.callbacks.last_checkpoint import bring_up_to_date
 from steer_lightning.system.collectives import largest, rank
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name))
-"""Signals by which clusters announce the end of a machine: SLURM's pre-emption and time limit."""
+"""Signals by which clusters announce that a job will end: SLURM's pre-emption and time limit."""
 
 
 PATIENCE = 20.0

@@ -224,8 +224,8 @@ def why_no_signal(
     Args:
         step: The last step.
         num_steps: Number of steps in a row without signal.
-        first: Shares of the run's first step. What the base already did in that step is due to its
-            prompts or `max_new_tokens`; what changed later is not.
+        first: Shares of the run's first step. If few completions were cut off or without an answer
+            in that step, prompts and `max_new_tokens` can't be the cause later.
         size: Size of the vectors in units of the stream, if they have such units.
         rate: Configured learning rate.
     """

@@ -71,7 +71,7 @@ COMMANDS = {
     ),
     "init": Command("steer_lightning.cli.init", "write a small starter project: init my-project"),
     "doctor": Command(
-        "steer_lightning.cli.doctor", "check versions, devices and memory, and try one step"
+        "steer_lightning.cli.doctor", "check versions, devices, memory and extras, and train a step"
     ),
     "completion": Command(
         "steer_lightning.cli.completion", "print a completion script for bash, zsh or fish"

@@ -231,7 +231,7 @@ def unknown_name(key: str, name: str, kind: str, known: Iterable[str]) -> Config
         key,
         name,
         rule=f"there is no {kind} of this name",
-        why=f"Known names are {', '.join(known)}",
+        why=f"Known names: {', '.join(known)}",
         fix=f"{fix}For a class of your own, add its module, as in my_file.MyClass",
     )
 
@@ -329,7 +329,7 @@ def suggest(name: str, known: Iterable[str], prefix: str = "") -> str:
     beside = [other for other in known if other.startswith(last + ".")] or (
         [] if len(known) > 30 else known
     )
-    return "Known names are " + ", ".join(prefix + other for other in beside) if beside else ""
+    return "Known names: " + ", ".join(prefix + other for other in beside) if beside else ""
 
 
 def _parameters(class_path: str) -> list[str]:

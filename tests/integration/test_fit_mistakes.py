@@ -148,7 +148,7 @@ MISTAKES = [
         ],
         ["validation", "another BenchmarkEval"],
     ),
-    ("model.advantage", "GRPOO", ["model.advantage = 'GRPOO'", "Known are DrGRPO, GRPO, Mov"]),
+    ("model.advantage", "GRPOO", ["model.advantage = 'GRPOO'", "Known names: DrGRPO, GRPO, Mov"]),
     ("model.optimizer", {"lr": 0.1}, ["model.optimizer: needs the name of a class", "NAME"]),
     ("data.template.class_path", "Chat", ["data.template", "are ChatTemplate, PlainTemplate."]),
     ("trainer.callbacks", [{"class_path": "BenchmarkEva"}], ["BenchmarkEva", "with its module"]),
