@@ -109,7 +109,11 @@ MISTAKES = [
     ),
     ("trainer.default_root_dir", "train.jsonl", ["default_root_dir", "must be a folder"]),
     ("trainer.default_root_dir", "train.jsonl/x", ["default_root_dir", "is a file"]),
-    ("trainer.default_root_dir", "/proc/x/y", ["'/proc/x/y': no folder can be created", "write to"]),
+    (
+        "trainer.default_root_dir",
+        "/proc/x/y",
+        ["'/proc/x/y': no folder can be created", "write to"],
+    ),
     ("trainer.default_root_dir", None, ["default_root_dir", "must be a folder"]),
     ("ckpt_path", "train.jsonl", ["ckpt_path", "can't be read", "init_from"]),
     ("model.optimizer.init_args", {"lr": -1.0}, ["model.optimizer", "Invalid learning rate"]),
@@ -150,7 +154,11 @@ MISTAKES = [
     ),
     ("model.advantage", "GRPOO", ["model.advantage = 'GRPOO'", "Known names: DrGRPO, GRPO, Mov"]),
     ("model.optimizer", {"lr": 0.1}, ["model.optimizer: needs the name of a class", "NAME"]),
-    ("data.template.class_path", "Chat", ["data.template", "Known names: ChatTemplate, PlainTemplate."]),
+    (
+        "data.template.class_path",
+        "Chat",
+        ["data.template", "Known names: ChatTemplate, PlainTemplate."],
+    ),
     ("trainer.callbacks", [{"class_path": "BenchmarkEva"}], ["BenchmarkEva", "add its module"]),
     (
         "trainer.callbacks",
