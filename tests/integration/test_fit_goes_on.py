@@ -172,7 +172,7 @@ def test_an_interrupted_run_keeps_its_vectors_and_checkpoint(config, tmp_path: P
     assert len(list((folder / "rollouts").glob("*.parquet"))) == 2
     assert load_checkpoint(folder / "checkpoints/last.ckpt")["global_step"] == 2
     assert "stopped after step 2" in done.stdout + done.stderr
-    assert "to go on: the same command again" in done.stdout + done.stderr
+    assert "to resume: repeat the command" in done.stdout + done.stderr
 
 
 def fills_up_in_rollouts() -> None:

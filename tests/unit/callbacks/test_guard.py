@@ -111,9 +111,9 @@ def test_lost_signal_is_laid_to_the_learning_rate_where_the_base_did_better(scal
     else:
         assert "in the first step 25.0% were cut off and 0.0% without an answer" in told
         told = why_no_signal(bad, 10, ill, size, 100.0)
-        assert "Likely answers are cut off before they end" in told
+        assert "Likely cause: answers are cut off before they end" in told
     solved = replace(bad, outcomes={"MathReward": {"right": 4}})
-    assert "all is solved" in why_no_signal(solved, 10, ill, 1.5, 100.0)
+    assert "all problems are solved" in why_no_signal(solved, 10, ill, 1.5, 100.0)
     outcomes = {"MathReward": {"no_answer": 3, "right": 0}}
     silent = replace(bad, outcomes=outcomes, finished=torch.ones(2, 2).bool())
     assert shares_of(silent) == (0.0, 0.75)
@@ -143,9 +143,9 @@ def test_lost_signal_is_told_once_with_its_likely_cause(tmp_path: Path, caplog) 
     assert "answer column" in why_no_signal(unscored, 2)
     for outcome, cause in (
         ("timed_out", "deadline"),
-        ("unparseable", "no mathematics"),
+        ("unparseable", "is not mathematics"),
         ("wrong", "too hard"),
-        ("right", "all is solved"),
+        ("right", "all problems are solved"),
     ):
         outcomes = {"MathReward": {outcome: 3, "no_answer": 1}}
         # the sum with other rewards says nothing about right or wrong
