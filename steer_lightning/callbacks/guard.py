@@ -155,6 +155,9 @@ def keep_batch(step: Step, path: Path) -> None:
     write_bytes(path, buffer.getvalue())
 
 
+TEXTS = "the texts are in rollouts.parquet, or in rollouts/ during the run"
+"""Where to look at completions."""
+
 MAX_KEPT = 20
 """Largest number of batches that are kept; each is as large as the rollouts."""
 
@@ -297,7 +300,7 @@ def _causes_in_the_task(step: Step, outcomes: Counter[str]) -> list[tuple[bool, 
         (
             2 * outcomes["no_answer"] > total,
             "no completion contains what the reward looks for; check data.template, and where the "
-            "reward looks for the answer (rollouts/ has the texts)",
+            f"reward looks for the answer ({TEXTS})",
         ),
         (
             2 * outcomes["wrong"] > total,
@@ -307,6 +310,6 @@ def _causes_in_the_task(step: Step, outcomes: Counter[str]) -> list[tuple[bool, 
         (
             True,
             "the reward is the same for all completions of a prompt; check data.template, and "
-            "what the reward looks for (rollouts/ has the texts)",
+            f"what the reward looks for ({TEXTS})",
         ),
     ]

@@ -78,6 +78,9 @@ def completion_of(row: Row) -> Completion:
     )
 
 
+ABSENT = "not part of this evaluation"
+"""Value of a setting that only the other evaluation has."""
+
 VERIFIER = "verifier"
 """Key of the one setting that `--rescore` changes."""
 
@@ -137,7 +140,7 @@ class Store:
             keys = [key for key in saved | now if key.startswith(VERIFIER) == of_verifier]
             check_same(
                 saved,
-                {key: now.get(key) for key in keys},
+                {key: now.get(key, ABSENT) for key in keys},
                 told=f"the evaluation in {self.folder} was made with",
                 why="Completions with other settings are not comparable with its own",
                 fix=f"Name another output, or {remedy}",

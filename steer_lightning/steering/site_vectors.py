@@ -295,7 +295,8 @@ class SiteVectors(Steering):
 
     def describe(self) -> str:
         """Describes the trained numbers; see `Steering.describe`."""
-        return f"{len(self.layers)} vectors of width {self.width}{self._place()}"
+        noun = "vector" if len(self.layers) == 1 else "vectors"
+        return f"{len(self.layers)} {noun} of width {self.width}{self._place()}"
 
     def _place(self) -> str:
         site = "" if self.site == "layer_output" else f" at {self.site}"

@@ -12,6 +12,7 @@ import torch
 
 from steer_lightning.errors import ConfigError
 from steer_lightning.system.collectives import sum_gradients
+from steer_lightning.system.out_of_memory import is_out_of_memory
 from steer_lightning.training.batch import Batch, MiniBatch
 from steer_lightning.training.gradient import BatchGradient, Totals, gather_totals
 from steer_lightning.training.step import UpdateResult
@@ -150,7 +151,12 @@ class Updater:
         """
         steering = gradient.policy.steering
         parameters = list(steering.parameters())
-        own = gradient.accumulate(mini_batch)
+        try:
+            own = gradient.accumulate(mini_batch)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            raise _memory_ran_out(gradient, mini_batch) from error
         gradients = [p.grad for p in parameters if p.grad is not None]
         sum_gradients(gradients)  # the only large tensors that are sent between processes
         totals = gather_totals(own, parameters)
@@ -177,6 +183,26 @@ class Updater:
             mismatch["mean"],
             mismatch["max"],
         )
+
+
+def _memory_ran_out(gradient: BatchGradient, mini_batch: MiniBatch) -> ConfigError:
+    """Returns the message about an update that does not fit into memory, with what bounds it."""
+    sizes = [kept.micro_batch.mask.shape for kept in mini_batch.micro_batches]
+    num_rows, width = max(sizes, key=lambda size: size[0] * size[1])
+    further = "model.activation_checkpointing: true, "
+    return ConfigError(
+        "model.tokens_per_micro_batch",
+        gradient.max_tokens,
+        rule=f"memory ran out in an update with {num_rows * width} tokens, padding included, in "
+        "its largest micro-batch",
+        why="The activations of a micro-batch are kept for the backward pass",
+        fix=f"Set it to {num_rows * width // 2} or less"
+        + f", {'' if gradient.activation_checkpointing else further}or a smaller model.dtype"
+        if num_rows > 1
+        else f"A single text has {width} tokens. Set "
+        f"{'' if gradient.activation_checkpointing else further}data.max_prompt_tokens or "
+        "model.sampling.max_new_tokens lower, or use a smaller base or model.dtype",
+    )
 
 
 def _check_exact(mismatch: Mapping[str, float], step: int) -> None:

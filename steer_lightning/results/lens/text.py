@@ -20,9 +20,9 @@ def as_text(found: dict[str, Any]) -> str:
         found: Content of `lens.json`, from `describe`.
     """
     layers, step = found["layers"], found["step"]
-    head = (
-        f"{len(layers)} vectors of width {found['width']}, of {found['num_layers']} decoder layers"
-    )
+    noun = "vector" if len(layers) == 1 else "vectors"
+    of = f"of {found['num_layers']} decoder layers"
+    head = f"{len(layers)} {noun} of width {found['width']}, {of}"
     head += "" if found["site"] == "layer_output" else f", at {found['site']}"
     head += "" if found["tokens"] == "all" else f", only for {found['tokens']} tokens"
     head += "" if step is None else f", after step {step}"

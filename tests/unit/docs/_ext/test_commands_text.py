@@ -44,7 +44,7 @@ def test_every_command_has_a_section_and_a_row() -> None:
 def test_every_verb_has_a_heading() -> None:
     text = verbs_text("vectors", 3)
     assert re.findall(r"^### `vectors (\w+)`$", text, re.MULTILINE) == list(VERBS)
-    assert "[`--factor`]{#vectors-scale-factor}\n: Factor: any finite number" in text
+    assert "[`--factor`]{#vectors-scale-factor}\n: Any finite number" in text
 
 
 def test_kinds_of_classes_are_linked_on_their_own_page() -> None:
