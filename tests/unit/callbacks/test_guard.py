@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,7 +12,7 @@ import pytest
 import torch
 
 from steer_lightning import SteeringModule
-from steer_lightning.callbacks import RunSummary
+from steer_lightning.callbacks import RunSummary, guard
 from steer_lightning.callbacks.guard import (
     Guard,
     Shares,
@@ -154,3 +156,16 @@ def test_lost_signal_is_told_once_with_its_likely_cause(tmp_path: Path, caplog) 
         assert cause in told
         assert f"3 {outcome.replace('_', ' ')}" in told
         assert "1 without an answer" in told
+
+
+def test_the_how_to_page_quotes_the_causes() -> None:
+    page = (Path(__file__).parents[3] / "docs/how-to/reward-stays-0.md").read_text()
+    table = page.partition("| `Likely cause: ...`")[2].partition("\n\n")[0]
+    quoted = [
+        cause
+        for line in table.splitlines()[2:]
+        for cause in re.findall(r"`([^`]+)`", line.split(" | ")[0])
+    ]
+    assert len(quoted) == 10
+    known = "".join(re.findall(r'"([^"\n]*)"', inspect.getsource(guard)))
+    assert [cause for cause in quoted if cause not in known] == []
