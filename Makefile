@@ -1,4 +1,4 @@
-# Two commands do everything on a fresh machine with Python 3.11 or newer: `make quickstart` and `make test`.
+# On a fresh machine with Python 3.11 or newer, `make quickstart` and `make test` do everything.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -15,7 +15,7 @@ test: $(VENV)/.installed-test  ## run ruff, mypy and the tests
 	$(BIN)/mypy
 	$(BIN)/pytest -n 2 --dist worksteal
 
-docs: $(VENV)/.installed-docs  ## build the documentation site into build/docs; any warning fails
+docs: $(VENV)/.installed-docs  ## build the documentation site in build/docs; warnings are errors
 	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going docs build/docs
 	@echo "open build/docs/index.html"
 
@@ -28,12 +28,12 @@ $(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.installed-test: $(VENV)/.installed
-	@echo "installing what the tests need ..."
+	@echo "installing the packages for the tests ..."
 	$(PIP) -e ".[dev]"
 	@touch $@
 
 $(VENV)/.installed-docs: $(VENV)/.installed
-	@echo "installing what the documentation needs ..."
+	@echo "installing the packages for the documentation ..."
 	$(PIP) -e ".[docs]"
 	@touch $@
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = sorted((ROOT / "docs").glob("*.md"))
+DOCUMENTS = sorted((ROOT / "docs").rglob("*.md"))
 RESULTS = ROOT / "benchmarks/results"
 Result = dict[str, Any]
 
@@ -114,7 +114,7 @@ def footprint(result: Result) -> str:
         for x in result["ways"]
     ]
     head = ["", "trained parameters", "optimizer, bytes", "checkpoint, bytes"]
-    return table([*head, "to the sampler, bytes", "time of that"], rows)
+    return table([*head, "to the sampler, bytes", "time to hand them over"], rows)
 
 
 def doubling(result: Result) -> str:
@@ -123,7 +123,7 @@ def doubling(result: Result) -> str:
         [f"{x['length']} tokens", f"{x['seconds']:.3f} s", f"{x['ratio']:.2f} x"]
         for x in result["rows"]
     ]
-    return table(["completions of", "rollout and update", "of the half"], rows)
+    return table(["completions of", "rollout and update", "against half the length"], rows)
 
 
 def eight_bit(result: Result) -> str:
@@ -245,7 +245,7 @@ def filled_in(text: str) -> str:
 
 
 def main() -> None:
-    """Rewrites or checks the document."""
+    """Rewrites or checks the documents."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -255,7 +255,7 @@ def main() -> None:
         before = document.read_text()
         after = filled_in(before)
         if args.check and after != before:
-            sys.exit(f"docs/{document.name}: run python benchmarks/tables.py")
+            sys.exit(f"{document.relative_to(ROOT)}: run python benchmarks/tables.py")
         if after != before:
             document.write_text(after)
 

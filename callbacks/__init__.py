@@ -1,4 +1,4 @@
-"""The door to the package's callbacks, and the place for your own. See README.md."""
+"""Imports the package's callbacks; this folder is also the place for your own. See README.md."""
 
 from steer_lightning.callbacks import (
     BenchmarkEval,

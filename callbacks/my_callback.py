@@ -5,7 +5,7 @@
         - class_path: callbacks.my_callback.StopWhenSolved
           init_args: {reward: 0.95, num_steps: 5}
 
-Callbacks watch: they read `pl_module.last_step` (rollouts, scores, rewards, advantages; see
+Callbacks only observe: they read `pl_module.last_step` (rollouts, scores, rewards, advantages; see
 `steer_lightning.training.step.Step`) and never change loss or data.
 """
 
@@ -20,11 +20,11 @@ from steer_lightning import ConfigError
 
 
 class StopWhenSolved(Callback):
-    """Stops the run once the mean reward has been high enough for some steps in a row.
+    """Stops the run once the mean reward has been high enough for several consecutive steps.
 
     Args:
-        reward: The bound.
-        num_steps: Steps in a row.
+        reward: Smallest mean reward that is high enough.
+        num_steps: Number of consecutive steps.
     """
 
     def __init__(self, reward: float = 0.95, num_steps: int = 5) -> None:
@@ -42,15 +42,15 @@ class StopWhenSolved(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Counts the good steps."""
+        """Counts the consecutive steps with a high enough reward."""
         good = pl_module.last_step.rewards.nanmean().item() >= self.reward
         self._in_a_row = self._in_a_row + 1 if good else 0
         trainer.should_stop = trainer.should_stop or self._in_a_row >= self.num_steps
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run must know."""
+        """Returns the state that a resumed run needs."""
         return {"in_a_row": self._in_a_row}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on counting."""
+        """Restores the count."""
         self._in_a_row = state_dict["in_a_row"]

@@ -7,12 +7,16 @@ Material, is marked as inactive.
 
 from __future__ import annotations
 
+import sys
 from importlib.metadata import version as installed_version
+from pathlib import Path
 from typing import Any
 
 from docutils.nodes import SkipNode
 from docutils.utils.math import latex2mathml
 from sphinx.application import Sphinx
+
+sys.path.insert(0, str(Path(__file__).parent / "_ext"))
 
 project = "steer-lightning"
 author = "the steer-lightning authors"
@@ -26,12 +30,14 @@ extensions = [
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
     "sphinx_design",
+    "reference_pages",
 ]
 
 # -- pages --------------------------------------------------------------------------------------
-exclude_patterns = ["_build", "**/.ipynb_checkpoints"]
+exclude_patterns = ["_build", "_ext", "**/.ipynb_checkpoints"]
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath", "attrs_inline"]
 myst_heading_anchors = 4
+myst_heading_slug_func = "reference_pages.slug"
 myst_dmath_allow_digits = False
 nb_execution_mode = "off"  # a test runs the notebooks; the site shows their stored output
 nb_merge_streams = True
@@ -44,6 +50,8 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 autodoc_class_signature = "mixed"
+autodoc_preserve_defaults = True  # what stands for a function in memory is no Python
+toc_object_entries_show_parents = "hide"
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 napoleon_use_ivar = True
@@ -58,13 +66,14 @@ html_theme = "pydata_sphinx_theme"
 html_title = "steer-lightning"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+html_js_files = ["tables.js"]
 html_show_sourcelink = False
 html_copy_source = False
 html_math_renderer = "mathml"
 html_sidebars = {"index": [], "glossary": [], "faq": [], "comparison": []}
 html_theme_options = {
     "logo": {"text": "steer-lightning"},
-    "header_links_before_dropdown": 8,
+    "header_links_before_dropdown": 6,
     "navbar_align": "left",
     "show_prev_next": True,
     "show_toc_level": 2,

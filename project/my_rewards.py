@@ -1,8 +1,8 @@
-"""Rewards of this project: functions that take completions, and return one number for each.
+"""Rewards of this project: functions that take completions and return one number for each.
 
 A completion has `text`, `question` and `answer` (from the data), `num_tokens`, `finished` (false if
 it ran into the token limit), and `columns`, the other columns of the data. Return None for a
-completion that can't be scored: it is left out, since a failure is not a reward of 0.
+completion that can't be scored; it is then left out, because a failure is not a reward of 0.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from steer_lightning.types import Completion
 
 
 def right_answer(completions: Sequence[Completion]) -> list[float | None]:
-    """1 if the last number of the text is the answer, else 0."""
+    """Returns 1 if the last number in the text is the answer, otherwise 0."""
     return [float(last_number(c.text) == c.answer) for c in completions]
 
 
 def last_number(text: str) -> str:
-    """Returns the last whole number of a text, or nothing."""
+    """Returns the last whole number in a text; empty if there is none."""
     found = re.findall(r"-?\d+", text)
     return found[-1] if found else ""

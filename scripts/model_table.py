@@ -134,8 +134,8 @@ def _cells(found: dict[str, Any]) -> list[str]:
         name,
         _way(found, "sampling"),
         _way(found, "update"),
-        " / ".join(sampled),
-        " / ".join(trained),
+        " / ".join(sampled) if any(sampled) else "",
+        " / ".join(trained) if any(trained) else "",
         _all_of(found["sites"], SITES),
         _all_of(found["exports"], FORMATS),
         set_path + set_site + _why(exact),
@@ -160,12 +160,12 @@ def _why(ways: dict[str, Any]) -> str:
 
 
 PARTS = (
-    (r"does not decode in DecodeEngine \((.*)\): GenerateEngine", "{}"),
-    (r"does not read padded batches \((.*)\): (?:the completions|rows)", "padded, {}"),
+    (r"does not decode correctly in DecodeEngine \((.*)\): GenerateEngine", "{}"),
+    (r"does not read padded batches correctly \((.*)\): (?:the completions|rows)", "padded: {}"),
     (r"can't be packed for the update \((.*)\): they are", "{}"),
-    (r"can't be padded for the update \((.*)\): they are", "padded, {}"),
-    (r"not even without padding. Its (.*)\. Take another", "alone, {}"),
-    (r"not what the model reads. The (.*)\. Take another", "alone, {}"),
+    (r"can't be padded for the update \((.*)\): they are", "padded: {}"),
+    (r"not even without padding. Its (.*)\. Use another", "alone: {}"),
+    (r"from plain passes of the model. The (.*)\. Use another", "alone: {}"),
 )
 """Patterns of the warnings and errors of the self-checks, and what is kept of them."""
 
@@ -177,8 +177,7 @@ def _short(*messages: str) -> str:
 def _reason(message: str) -> str:
     for pattern, form in PARTS:
         if match := re.search(pattern, message):
-            reason = match[1].replace("log-probabilities differ from a plain pass", "they differ")
-            reason = re.sub(r"log-probabilities differ", "they differ", reason)
+            reason = re.sub(r"log-probabilities differ( from a plain pass)?", "off", match[1])
             reason = re.sub(r", more than .*", "", reason)
             reason = re.sub(r"steer_lightning_\d+", "steer_lightning", reason)
             return form.format(_cut(reason.replace("NotImplementedError: ", "")))
@@ -201,9 +200,9 @@ def page(results: Sequence[dict[str, Any]]) -> str:
     wrong = {found["name"]: faults(found) for found in results if faults(found)}
     versions = f"transformers {tf.__version__}, torch {torch.__version__.split('+')[0]}"
     lines = [
-        f"Measured on {date.today()} with {versions}, on a CPU: {len(results)} models, of "
-        f"{len(set(NAMES) - set(NOT_ALONE))} architectures, {len(VARIANTS)} of them with settings "
-        f"that are off by default; **{len(wrong)} silently wrong**.",
+        f"Measured on {date.today()} with {versions}, on a CPU: {len(results)} models of "
+        f"{len(set(NAMES) - set(NOT_ALONE))} architectures. {len(VARIANTS)} of the models have "
+        f"settings that are off by default. **{len(wrong)} silently wrong**.",
         "",
         "| Sampling, update | Models |",
         "|---|---|",
@@ -211,7 +210,7 @@ def page(results: Sequence[dict[str, Any]]) -> str:
         "",
         *table(results),
         "",
-        "No small model could be made of:",
+        "No small model could be made of these architectures:",
         "",
         *(f"- {name.replace('_', chr(92) + '_')}: {why}." for name, why in NOT_ALONE.items()),
     ]

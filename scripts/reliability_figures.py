@@ -27,12 +27,12 @@ ROWS = (
     ("kills", "SIGKILLs of one run: in a step, while saving, at random; the end is bit-identical"),
     ("flipped_bits", "bits of a checkpoint flipped, one at a time"),
     ("flipped_bits_noticed", "... of them noticed; the others change nothing that is loaded"),
-    ("hostile_vectors_files", "hostile vectors files, all refused in words"),
-    ("faults", "faults of the surroundings: processes, folders, hub, data; each survived or told"),
+    ("hostile_vectors_files", "hostile vectors files, all refused with a message"),
+    ("faults", "faults around a run: processes, folders, hub, data; each survived or reported"),
     ("fuzzed_properties", "properties checked by hypothesis"),
-    ("fuzz_examples", "... examples of each, but fewer of whole configurations"),
-    ("atheris_answers", "inputs of answer extraction, guided by coverage"),
-    ("atheris_vectors", "inputs of the vectors loader, guided by coverage"),
+    ("fuzz_examples", "... examples of each; fewer for whole configurations"),
+    ("atheris_answers", "inputs to answer extraction, guided by coverage"),
+    ("atheris_vectors", "inputs to the vectors loader, guided by coverage"),
 )
 
 
@@ -49,7 +49,7 @@ def main() -> None:
     minutes = (time.monotonic() - start) / 60
     lines = ["| tried | count |", "|---|---|"]
     lines += [f"| {text} | {found.get(name, 0):,} |" for name, text in ROWS]
-    note = f"Of {date.today()}, in {minutes:.0f} minutes on {os.cpu_count()} cores."
+    note = f"Measured on {date.today()}, in {minutes:.0f} minutes on {os.cpu_count()} cores."
     table = "\n".join(["<!-- figures -->", *lines, "", note, "<!-- end -->"])
     pattern = re.compile("<!-- figures -->.*<!-- end -->", re.DOTALL)
     DOCUMENT.write_text(pattern.sub(lambda _: table, DOCUMENT.read_text()))

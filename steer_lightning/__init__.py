@@ -47,9 +47,9 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Imports a public name at its first use.
+    """Imports a public name when it is first used.
 
-    `steer-lightning --help` should not wait for torch.
+    This way `steer-lightning --help` does not have to import torch.
     """
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""The exception for mistakes that a user can mend."""
+"""The exception for mistakes that a user can fix."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ _OWN_KEYS: ContextVar[Mapping[str, str]] = ContextVar("own keys", default={})  #
 
 @contextmanager
 def own_keys(names: Mapping[str, str]) -> Iterator[None]:
-    """Has messages within the block name the keys of the work under way, not those of `fit`.
+    """Makes messages within the block name the keys of the current command, not those of `fit`.
 
     Args:
-        names: Keys of the work by those of `fit`, such as `template` by `data.template`.
+        names: Keys of the current command by those of `fit`, such as `{"data.template":
+            "template"}`.
     """
     token = _OWN_KEYS.set(names)
     try:
@@ -31,9 +32,9 @@ def own_keys(names: Mapping[str, str]) -> Iterator[None]:
 
 
 def with_own_keys(text: str) -> str:
-    """Returns the text of a message, in which keys of `fit` are those of the work under way.
+    """Returns a message in which keys of `fit` are replaced by those of the current command.
 
-    `ConfigError` does this to its key and sentences; a warning must ask for it.
+    `ConfigError` calls this for its key and its sentences; for a warning, the caller must do so.
     """
     for of_fit, own in _OWN_KEYS.get().items():
         text = re.sub(rf"(?<![\w.]){re.escape(of_fit)}(?!\w)", own, text)
@@ -70,7 +71,7 @@ class ConfigError(ValueError):
         """Returns the same error at another key.
 
         Args:
-            key: Whole key, where the one who raised the error knew only a part of it.
+            key: Whole key, if the code that raised the error knew only a part of it.
             value: Value at that key; by default the same.
         """
         value = self.value if value is SAME else value
@@ -78,7 +79,7 @@ class ConfigError(ValueError):
 
 
 class ConfigErrors(ConfigError):
-    """Reports several mistakes at once, each in its own line.
+    """Reports several mistakes at once, one on each line.
 
     Args:
         errors: Mistakes, at least two.

@@ -1,4 +1,4 @@
-"""The LightningModule that wires the stages: rollouts, rewards, advantages, update."""
+"""The LightningModule that connects the stages: rollouts, rewards, advantages, update."""
 
 from __future__ import annotations
 
@@ -77,49 +77,55 @@ class SteeringModule(HeldOut):
     Args:
         base: Language model: hub id, local folder, or `quickstart`, which ships with the package.
         revision: Branch, tag or commit on the hub.
-        dtype: Data type of the frozen base; the vectors are always float32.
-        attn_implementation: Attention implementation, named as in transformers; null takes the
+        dtype: Data type of the frozen base; `auto` takes that of the checkpoint. The vectors are
+            always float32.
+        attn_implementation: Name of the attention implementation in transformers; null uses the
             default of transformers.
-        trust_remote_code: Whether to run code that comes with the model; set it only for authors
-            whom you trust.
-        steering: Parameters that are trained; default `SteeringVectors`, whose settings need no
-            class_path.
-        sampling: Settings by which training completions are sampled.
+        trust_remote_code: Whether to run Python code that comes with the model. Set it only for
+            models from authors you trust.
+        steering: Parameters to train; default `SteeringVectors`, whose settings can be given
+            without a class_path.
+        sampling: Settings for sampling the training completions.
         engine: Engine that generates completions; default `DecodeEngine`.
-        rewards: Rewards of a completion, which are added up by weight; default `MathReward`.
-        advantage: Estimator from rewards (B, G) to advantages (B, G); default `RLOO`.
-        loss: Function from log-probabilities and advantages to a scalar; default `PolicyGradient`.
-        updates: Number of optimizer steps that each update takes, on one batch of rollouts.
-        dynamic_sampling: Replacement of groups without signal by further prompts; null has none.
-        mask_overlong: Whether completions that were cut off at the token limit are left out of the
-            update, as neither right nor wrong (DAPO's overlong filtering). Their rewards stay in
-            their group's baseline.
-        kl_in_reward: KL to the base, which is subtracted from the rewards; null subtracts none.
-            `KLToBase` puts the KL into the loss instead.
+        rewards: Rewards of a completion and their weights; the training reward is the weighted sum.
+            Default `MathReward`.
+        advantage: Estimator that turns rewards (B, G) into advantages (B, G); default `RLOO`.
+        loss: Function that turns log-probabilities and advantages into a scalar; default
+            `PolicyGradient`.
+        updates: Number of passes and mini-batches, and so of optimizer steps, for each batch of
+            rollouts.
+        dynamic_sampling: Settings for replacing groups without signal by further prompts; null
+            replaces none.
+        mask_overlong: Whether to leave completions that were cut off at the token limit out of the
+            update, because they are neither right nor wrong (DAPO's overlong filtering). Their
+            rewards still count in the baseline of their group.
+        kl_in_reward: Settings for subtracting the KL to the base from the rewards; null subtracts
+            nothing. The loss term `KLToBase` adds the KL to the loss instead.
         optimizer: Any torch or bitsandbytes optimizer.
-        schedule: Learning rate over the run.
+        schedule: Schedule of the learning rate.
         gradient_clip: Module that clips the gradient in place and returns its norm; default
             `RunningNormClip`.
-        tokens_per_micro_batch: Most tokens, padding included, in one forward and backward pass;
-            bounds memory.
-        activation_checkpointing: Whether activations are recomputed in the backward pass, which
-            takes less memory and more time.
-        kept_tokens: Most tokens of a batch for which the stream that enters the first steered layer
-            is kept. It serves where tokens are read again, for several optimizer steps or for the
-            KL to the base: the layers below are not run again. Bounds memory; 0 keeps none.
-        reward_pool: Processes that score completions; default `RewardPool`.
-        verifier: Reward that decides which answers are right in `validate` and `test`; default
+        tokens_per_micro_batch: Maximum number of tokens, padding included, in one forward and
+            backward pass. It limits memory use.
+        activation_checkpointing: Whether to recompute activations in the backward pass, which takes
+            less memory and more time.
+        kept_tokens: Maximum number of tokens in a batch for which the input of the first steered
+            layer is kept in memory. Where the same tokens are read again, for several optimizer
+            steps or for the KL to the base, the layers below it need not run again. 0 keeps none.
+        reward_pool: Pool of processes that score completions; default `RewardPool`.
+        verifier: Reward that decides in `validate` and `test` which answers are right; default
             `MathReward`.
-        eval_sampling: Settings by which problems are answered in `validate` and `test`; default:
-            those of training, with one completion each. Accuracy is the mean over `group_size`
-            completions.
-        exact: Whether the engine's log-probabilities are those of the update to the last bit, so
-            that a policy which has not moved has a ratio of exactly 1. Completions are then read
-            once more, and without packing, which is slower; see `ExactEngine`.
-        seed: Seed of everything random in training; on the command line it is `seed_everything`.
+        eval_sampling: Settings for sampling answers in `validate` and `test`; the default is
+            `sampling` with one completion for each problem. The accuracy of a problem is the mean
+            over its `group_size` completions.
+        exact: Whether the log-probabilities from the engine equal those of the update to the last
+            bit, so that the ratio of an unchanged policy is exactly 1. This is slower, because
+            completions are read once more and without packing; see `ExactEngine`.
+        seed: Seed of everything random in training; on the command line, set `seed_everything`
+            instead.
 
     Attributes:
-        last_step: What the last training step did, for callbacks.
+        last_step: Data and results of the last training step, for callbacks.
 
     Raises:
         ConfigError: If settings are out of range or contradict each other.

@@ -18,7 +18,7 @@ OptimizerFactory = Callable[[Any], torch.optim.Optimizer]
 
 
 DEFAULTS: dict[str, Any] = {"lr": 1e-3, "weight_decay": 0.0}
-"""Settings of the default optimizer in which it differs from AdamW's own, or might."""
+"""Settings of the default optimizer that differ, or may differ, from the defaults of AdamW."""
 
 
 def default_optimizer(parameters: Any) -> torch.optim.Optimizer:
@@ -36,16 +36,16 @@ def default_settings() -> dict[str, Any]:
 class AdamWByKind(torch.optim.AdamW):
     """AdamW whose learning rate depends on the kind of change that is trained.
 
-    The class serves configurations that are composed of parts: the part about a model holds the
-    rates, the part about what is trained names the kind, and the two can't be paired wrongly, in
-    whatever order they come.
+    The class is for configurations that consist of several files: the file for a model holds the
+    rates, and the file for the trained parameters names the kind. The two can't be paired wrongly,
+    whatever the order of the files.
 
     Args:
         params: Parameters or parameter groups, in any form that torch accepts.
-        kind: Name of the class that is trained, such as `LoRA`; if `model.steering` has another
+        kind: Name of the class that is trained, such as `LoRA`. If `model.steering` has another
             class, the configuration is refused before the model loads.
         rates: Learning rate of each kind.
-        weight_decay: Weight decay as in torch; it pulls what is trained towards the base.
+        weight_decay: Weight decay as in torch; it pulls the trained parameters towards the base.
 
     Attributes:
         kind: Name of the class that is trained.
@@ -61,8 +61,9 @@ class AdamWByKind(torch.optim.AdamW):
             raise ConfigError(
                 "model.optimizer.init_args.kind",
                 kind,
-                rule=f"model.optimizer.init_args.rates are of {', '.join(rates) or 'nothing'}",
-                fix="Add its rate, or take torch.optim.AdamW with an lr",
+                rule="model.optimizer.init_args.rates has rates for "
+                f"{', '.join(rates) or 'nothing'} only",
+                fix="Add the rate of this kind, or use torch.optim.AdamW with an lr",
             )
         super().__init__(params, lr=rates[kind], weight_decay=weight_decay)
         self.kind = kind
@@ -95,7 +96,7 @@ class RunningNormClip(nn.Module):
     can't raise the bound by itself. The first batches define the bound.
 
     Args:
-        decay: Decay of the average; 0.9 remembers some 10 steps.
+        decay: Decay of the average; 0.9 averages over about 10 steps.
         tail: Largest factor by which one norm may exceed the average; at least 1.
     """
 
@@ -133,7 +134,7 @@ class Schedule:
 
     Attributes:
         kind: Shape of the schedule after the warm-up.
-        warmup: Share of the run's steps in which the rate rises from 0; 3 % in the paper.
+        warmup: Share of the run's steps during which the rate rises from 0; 0.03 in the paper.
     """
 
     kind: Literal["constant", "cosine"] = "constant"
@@ -145,7 +146,7 @@ class Schedule:
             raise ConfigError(
                 "model.schedule.warmup",
                 self.warmup,
-                rule="is a share of the run: 0 or more, below 1",
+                rule="must be a share of the run, at least 0 and below 1",
             )
 
     def build(
@@ -193,8 +194,8 @@ def check_optimizer(
         device: Device on which the module will be trained.
 
     Raises:
-        ConfigError: If the optimizer's arguments are refused, its rate is that of another kind, its
-            step needs a closure, it has no kernel for the device, or an 8-bit optimizer would
+        ConfigError: If the optimizer refuses its arguments, its learning rate is for another kind,
+            its step needs a closure, it has no kernel for the device, or an 8-bit optimizer would
             silently keep 32-bit state.
     """
     # an 8-bit optimizer keeps the state of small parameters in 32 bits, so try the smallest one
@@ -214,8 +215,8 @@ def check_optimizer(
         raise ConfigError(
             "model.optimizer",
             kind,
-            rule="takes several evaluations a step",
-            why="Each would be another batch of rollouts",
+            rule="evaluates the loss several times in each step",
+            why="Each evaluation would need another batch of rollouts",
             fix="Use torch.optim.AdamW or bitsandbytes.optim.AdamW8bit",
         )
     weight.grad = torch.zeros_like(weight)
@@ -227,7 +228,7 @@ def check_optimizer(
         raise ConfigError(
             "model.optimizer",
             kind,
-            rule=f"takes no step on {device.type}",
+            rule=f"can't take a step on {device.type}",
             why=" ".join(str(error).split()).rstrip("."),
             fix="Use torch.optim.AdamW, which runs everywhere; the state of the vectors is small",
         ) from error
@@ -239,8 +240,8 @@ def _check_kind(optimizer: AdamWByKind, trained: str) -> None:
         raise ConfigError(
             "model.optimizer.init_args.kind",
             optimizer.kind,
-            rule=f"must be what is trained, model.steering = {trained}",
-            why="Its learning rate is of another kind",
+            rule=f"must be the class that is trained, model.steering = {trained}",
+            why="The learning rate would be that of another kind",
             fix=f"Set it to {trained}",
         )
 
@@ -251,7 +252,7 @@ def _check_8bit(optimizer: torch.optim.Optimizer, what: str, num_elements: int) 
         raise ConfigError(
             "model.optimizer.init_args.min_8bit_size",
             args.min_8bit_size,
-            rule=f"{what} has {num_elements} elements, fewer than that",
+            rule=f"must not be above the {num_elements} elements of {what}",
             why="bitsandbytes would silently keep the optimizer's state in 32 bits",
             fix="Set min_8bit_size: 0 for 8-bit state, or use torch.optim.AdamW",
         )

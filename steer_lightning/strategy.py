@@ -1,8 +1,8 @@
-"""Lightning's strategies for several processes: they may shard the base, never the vectors.
+"""Lightning strategies for several processes: they may shard the base, never the vectors.
 
-The vectors are replicated in float32 and stay outside of everything that is sharded. The module
-itself sums their gradient once per step, so no strategy wraps the module. Checkpoints hold the
-vectors alone and look like those of a single process.
+Each process holds a copy of the vectors in float32, outside of everything that is sharded. The
+module itself sums their gradient once per step, so no strategy wraps the module. Checkpoints hold
+only the vectors and look like those of a single process.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from steer_lightning.model.sharding import FlatSharding, LayerSharding, Sharding
 from steer_lightning.system.peer_watch import PeerWatch, all_arrive
 
 HOURS = 24.0
-"""Default time-out of a collective call: rollouts take long, and `PeerWatch` notices deaths."""
+"""Default time-out of a collective call: rollouts take long, and `PeerWatch` notices failures."""
 
 MINUTES = 10.0
-"""Default time to connect all processes; until then nothing notices one that has failed."""
+"""Default time to connect all processes; a process that fails before that is not noticed."""
 
 
 class SteeringStrategy(ParallelStrategy):
-    """Base class of the three strategies, with what they have in common.
+    """Base class of the three strategies, with the code that they share.
 
     Attributes:
-        agreed: Message of the first process to the others when the run began, see `tell`.
+        agreed: Message that the first process sent to the others when the run began; see `tell`.
     """
 
-    # the module is not wrapped and its state takes kilobytes, so all this works as in one process
+    # the module is not wrapped and its state takes kilobytes, so these work as in one process
     setup_optimizers = Strategy.setup_optimizers
     lightning_module_state_dict = Strategy.lightning_module_state_dict
     load_model_state_dict = Strategy.load_model_state_dict
@@ -76,7 +76,7 @@ class SteeringStrategy(ParallelStrategy):
         raise NotImplementedError
 
     def sharding(self) -> Sharding:
-        """Returns how the base lies in memory; requires that the processes are connected."""
+        """Returns how the base is laid out in memory; requires that the processes are connected."""
         raise NotImplementedError
 
     def setup(self, trainer: L.Trainer) -> None:
@@ -94,19 +94,19 @@ class SteeringStrategy(ParallelStrategy):
         self.model.to(self.root_device)
 
     def load_checkpoint(self, checkpoint_path: _PATH, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Reads a checkpoint in the first process for all, as the others may not see its disk."""
+        """Reads a checkpoint in the first process for all, since others may not see its disk."""
         found: dict[str, Any] = {}
         if self.is_global_zero:
             found = Strategy.load_checkpoint(self, checkpoint_path, *args, **kwargs)
         return self.broadcast(found)
 
     def on_exception(self, exception: BaseException) -> None:
-        """Tells the other processes of the exception, since they would wait in vain."""
+        """Tells the other processes about the exception, because they would wait in vain."""
         if self._peers is not None:
             self._peers.leave(exception)
 
     def teardown(self) -> None:
-        """Tells the other processes that this one ends regularly."""
+        """Tells the other processes that this one ends normally."""
         if self._peers is not None:
             self._peers.leave()
             self._peers = None
@@ -117,11 +117,12 @@ class SteeringDDP(SteeringStrategy, DDPStrategy):
     """Strategy in which each process holds the whole base.
 
     Args:
-        timeout_hours: Time-out of a collective call, in hours: how long one process may wait for
-            another.
-        connect_minutes: Longest time until all processes have connected, in minutes; a process that
-            fails earlier is not noticed.
-        process_group_backend: Backend of the process group; null takes NCCL on GPUs, gloo on CPUs.
+        timeout_hours: Longest time that one process may wait for another in a collective call, in
+            hours.
+        connect_minutes: Longest time to wait until all processes have connected, in minutes. A
+            process that fails before it has connected is not noticed earlier.
+        process_group_backend: Backend of the process group; null uses NCCL on GPUs and gloo on
+            CPUs.
     """
 
     def __init__(
@@ -145,20 +146,21 @@ class SteeringDDP(SteeringStrategy, DDPStrategy):
 
 
 class SteeringFSDP2(SteeringStrategy, ModelParallelStrategy):
-    """Strategy that shards the base one decoder layer at a time, by FSDP2.
+    """Strategy that shards the base with FSDP2, layer by layer.
 
     Args:
-        shard_size: Number of processes that share one copy of the base; null takes those of one
-            node, so that no weight ever travels between nodes. The number of all processes must be
-            a multiple of it.
-        gather_for_rollouts: Whether to gather the whole base once for each rollout, instead of
-            layer by layer for each token; null does so if the base takes at most half of the
-            device's memory.
-        timeout_hours: Time-out of a collective call, in hours: how long one process may wait for
-            another.
-        connect_minutes: Longest time until all processes have connected, in minutes; a process that
-            fails earlier is not noticed.
-        process_group_backend: Backend of the process group; null takes NCCL on GPUs, gloo on CPUs.
+        shard_size: Number of processes that share one copy of the base; it must divide the number
+            of all processes. With null, the processes of each node share one copy, so that no
+            weights travel between nodes.
+        gather_for_rollouts: Whether to gather the whole base once for each rollout instead of layer
+            by layer for each token. With null, the whole base is gathered if it takes at most half
+            of the device's memory.
+        timeout_hours: Longest time that one process may wait for another in a collective call, in
+            hours.
+        connect_minutes: Longest time to wait until all processes have connected, in minutes. A
+            process that fails before it has connected is not noticed earlier.
+        process_group_backend: Backend of the process group; null uses NCCL on GPUs and gloo on
+            CPUs.
 
     Raises:
         ConfigError: If the processes do not divide into groups of `shard_size`.
@@ -192,7 +194,7 @@ class SteeringFSDP2(SteeringStrategy, ModelParallelStrategy):
             )
         ModelParallelStrategy._setup_distributed(self)
         group: Any = dist.group.WORLD
-        if size < self.world_size:  # the mesh's own groups would have torch's short time-out
+        if size < self.world_size:  # groups made by the mesh would have torch's short time-out
             group, _ = dist.new_subgroups(size, timeout=self._timeout)  # type: ignore[no-untyped-call]
         self._device_mesh = DeviceMesh.from_group(
             group, self.root_device.type, mesh_dim_names=("shard",)
@@ -204,17 +206,18 @@ class SteeringFSDP2(SteeringStrategy, ModelParallelStrategy):
 
 
 class SteeringFSDP(SteeringStrategy, FSDPStrategy):
-    """Strategy that shards the base one decoder layer at a time, by FSDP1; prefer `SteeringFSDP2`.
+    """Strategy that shards the base with FSDP1, layer by layer; prefer `SteeringFSDP2`.
 
     Args:
-        sharding_strategy: How often layers are gathered: with `SHARD_GRAD_OP` once for a rollout
-            and the update after it, with `FULL_SHARD` for each token, which is slow but needs the
-            least memory.
-        timeout_hours: Time-out of a collective call, in hours: how long one process may wait for
-            another.
-        connect_minutes: Longest time until all processes have connected, in minutes; a process that
-            fails earlier is not noticed.
-        process_group_backend: Backend of the process group; null takes NCCL on GPUs, gloo on CPUs.
+        sharding_strategy: How often layers are gathered. `SHARD_GRAD_OP` gathers them once for a
+            rollout and the update after it. `FULL_SHARD` gathers them for each token, which is slow
+            but needs the least memory.
+        timeout_hours: Longest time that one process may wait for another in a collective call, in
+            hours.
+        connect_minutes: Longest time to wait until all processes have connected, in minutes. A
+            process that fails before it has connected is not noticed earlier.
+        process_group_backend: Backend of the process group; null uses NCCL on GPUs and gloo on
+            CPUs.
         kwargs: Further arguments of Lightning's `FSDPStrategy`.
     """
 
@@ -238,7 +241,7 @@ class SteeringFSDP(SteeringStrategy, FSDPStrategy):
 
     @property
     def precision_plugin(self) -> Any:
-        """A plain plugin: FSDP's own would convert the base to float32 and fail on prompts."""
+        """Plain plugin, since FSDP's own would convert the base to float32 and fail on prompts."""
         given = self._precision_plugin
         return Precision() if given is None or given.precision == "32-true" else given
 
@@ -250,7 +253,7 @@ class SteeringFSDP(SteeringStrategy, FSDPStrategy):
         FSDPStrategy.setup_environment(self)
 
     def sharding(self) -> Sharding:
-        """Returns the sharding by flat parameter, or none for one process, which FSDP1 refuses."""
+        """Returns the sharding by flat parameter; for one process, which FSDP1 refuses, none."""
         if self.world_size == 1:
             return Sharding()
         return FlatSharding(self.root_device, self.sharding_strategy, self.kwargs)
@@ -282,5 +285,5 @@ STRATEGIES: dict[str, type[SteeringStrategy]] = {
 
 
 def wants_several(devices: Any, num_nodes: Any) -> bool:
-    """Tells if `trainer.devices` and `trainer.num_nodes` may ask for more than one process."""
+    """Returns whether `trainer.devices` and `trainer.num_nodes` may ask for several processes."""
     return str(devices) not in ("1", "[0]") or int(num_nodes or 1) > 1

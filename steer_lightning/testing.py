@@ -1,4 +1,4 @@
-"""Tools to test your own plug-ins: tiny models, a byte tokenizer, and checkers of protocols."""
+"""Tools to test your own plug-ins: tiny models, a byte tokenizer, and protocol checkers."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerFast
 from steer_lightning.errors import UNKNOWN, ConfigError
 from steer_lightning.model.policy import Policy
 from steer_lightning.rewards import reward_name
+from steer_lightning.rewards.asynchronous import is_async
 from steer_lightning.rewards.base import check_scores
 from steer_lightning.rollout import RolloutEngine, Sampling, completions_of
 from steer_lightning.steering import Steering
@@ -26,11 +27,11 @@ VOCABULARY = len(SPECIAL) + 256
 TOKENS: Any = {f"{name.strip('<>')}_token_id": k for k, name in enumerate(SPECIAL)}
 TOKENS["vocab_size"] = VOCABULARY
 VIVID = 0.07
-"""Standard deviation of weights with which states, caps and sinks change what a model says."""
+"""Standard deviation of weights, large enough that states, caps and sinks change the output."""
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """Makes a tokenizer with one token per byte, and <pad>, <bos>, <eos>; no chat template."""
+    """Makes a tokenizer of bytes, `<pad>`, `<bos>` and `<eos>`, without a chat template."""
     alphabet = SPECIAL + sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE({character: k for k, character in enumerate(alphabet)}, []))
     tokenizer.add_special_tokens(SPECIAL)
@@ -62,7 +63,7 @@ def _llama_like(kind: Callable[..., Any], **extra: Any) -> Callable[[int, int], 
 
 
 def _types(layers: int, *kinds: str) -> list[str]:
-    """Returns the types of the layers: the kinds in turn."""
+    """Returns the types of the layers, which take turns."""
     return [kinds[k % len(kinds)] for k in range(layers)]
 
 
@@ -198,7 +199,7 @@ ARCHITECTURES: dict[str, Callable[[int, int], Any]] = {
         **_vivid(layers, width), layer_types=_types(layers, "conv", "full_attention")
     ),
 }
-"""Functions that make a configuration from (layers, width), by architecture."""
+"""Functions that make a model configuration from (layers, width), by architecture."""
 
 RECENT = tuple(ARCHITECTURES)[tuple(ARCHITECTURES).index("gemma2") :]
 """Architectures with more than plain attention: caps, sinks, compressed or shared keys, states."""
@@ -258,13 +259,13 @@ ANSWERS = {
     "6 times 7 is 6 + 6 + 6 +": False,
     "": True,
 }
-"""Texts of the completions that `check_reward` makes, and whether each is finished."""
+"""Texts of the completions that `check_reward` makes, and whether each one is finished."""
 
 
 def check_reward(reward: Any, completions: Sequence[Completion] = ()) -> list[float | None]:
-    """Checks a reward as training will use it, and raises what training would raise.
+    """Checks a reward the way training uses it, and raises the errors that training would raise.
 
-    Completions of your own show more; a reward that reads columns of the data needs them::
+    Your own completions test more; a reward that reads columns of the data needs them::
 
         right = Completion(text="It is 42.", question="What is 6 times 7?", answer="42",
                            num_tokens=5, finished=True, columns={"level": 1})
@@ -280,12 +281,13 @@ def check_reward(reward: Any, completions: Sequence[Completion] = ()) -> list[fl
         The scores of the completions.
 
     Raises:
-        ConfigError: If the reward returns a wrong number of scores, NaN or a non-number, or raises
-            an exception for the completions that are made here.
-        AssertionError: If a completion's score depends on the order, or on what else is in the
-            batch.
+        ConfigError: If the reward returns the wrong number of scores, NaN or something that is not
+            a number, or raises an exception for the default completions.
+        AssertionError: If the score of a completion depends on the order or the other completions
+            of the batch.
     """
     name = reward_name(reward)
+    _check_not_async(name, reward)
     completions = completions or _own_completions(name, reward)
     scores = check_scores(name, reward(list(completions)), len(completions))
     backwards = check_scores(name, reward(list(completions)[::-1]), len(completions))
@@ -303,8 +305,20 @@ def check_reward(reward: Any, completions: Sequence[Completion] = ()) -> list[fl
     return scores
 
 
+def _check_not_async(name: str, reward: Any) -> None:
+    """Raises a ConfigError for a coroutine function, whose calls give no numbers by themselves."""
+    if is_async(reward):
+        raise ConfigError(
+            f"reward {name}",
+            UNKNOWN,
+            rule="is a coroutine function (async def), whose call returns no numbers",
+            fix="Wrap it: check_reward(AsyncReward(reward)), with AsyncReward from "
+            "steer_lightning.rewards",
+        )
+
+
 def _own_completions(name: str, reward: Any) -> list[Completion]:
-    """Makes answers to a question, and tells how to make others if the reward can't read them."""
+    """Makes answers to a question; the error of a reward that can't read them names a remedy."""
     made = []
     for text, ended in ANSWERS.items():
         facts: Any = {"question": QUESTION, "num_tokens": len(text.split()) + 1, "finished": ended}
@@ -316,9 +330,9 @@ def _own_completions(name: str, reward: Any) -> list[Completion]:
             f"reward {name}",
             UNKNOWN,
             rule=f'raises {type(error).__name__} ({one_line(error)}) for answers to "{QUESTION}"',
-            fix="Mend it, or hand on completions that it can read: check_reward(reward, "
+            fix="Fix the reward, or pass completions that it can read: check_reward(reward, "
             "[Completion(text=..., question=..., answer=..., num_tokens=20, finished=True, "
-            "columns={...}), ...]), of steer_lightning.types",
+            "columns={...}), ...]), with Completion from steer_lightning.types",
         ) from error
     return made
 
@@ -329,8 +343,8 @@ def check_engine(
     """Checks a rollout engine on a policy.
 
     Args:
-        engine: Engine that is not yet set up.
-        policy: Policy that is loaded.
+        engine: Engine to check, not yet set up.
+        policy: Policy whose model is loaded.
         prompts: Prompts to answer, at least two; by default three of different lengths.
 
     Returns:
@@ -350,13 +364,14 @@ def check_engine(
     completions = completions_of(rollouts)
     _require(
         all(completions[row] == completion for row, completion in told.items()),
-        "what on_completion is told must be in the rollouts, at the same row",
+        "a completion given to on_completion must be in the rollouts, in the same row",
     )
     num_rows = len(prompts) * sampling.group_size
-    _require(rollouts.completion_ids.shape[0] == num_rows, f"needs {num_rows} rows")
-    _require(len(rollouts.texts) == num_rows, f"needs {num_rows} texts")
+    _require(rollouts.completion_ids.shape[0] == num_rows, f"must return {num_rows} rows")
+    _require(len(rollouts.texts) == num_rows, f"must return {num_rows} texts")
     _require(
-        bool((rollouts.completion_mask.sum(1) >= 1).all()), "a completion holds at least one token"
+        bool((rollouts.completion_mask.sum(1) >= 1).all()),
+        "a completion must have at least one token",
     )
     _require(
         bool((rollouts.logprobs[~rollouts.completion_mask] == 0).all()),

@@ -47,18 +47,18 @@ class Completion:
     """Gold answer."""
     num_tokens: int
     finished: bool
-    """Whether the model ended by itself, by an EOS token or a stop string; False if it was cut off
-    at the token limit."""
+    """Whether the model ended the text itself, with an EOS token or a stop string; False if it was
+    cut off at the token limit."""
     columns: Mapping[str, object] = field(default_factory=dict)
 
 
 @runtime_checkable
 class Source(Protocol):
-    """Loads problems; any class with this method plugs in by `class_path`.
+    """Loads problems; any class with this method can be used by its `class_path`.
 
-    This and the other plug-in protocols name their types in the docstring only: jsonargparse
-    compares annotations to the letter, and would refuse a plug-in that writes `list` for
-    `Sequence`, or that has no annotation.
+    This and the other plug-in protocols name their types in the docstring only. jsonargparse
+    compares annotations literally, and would refuse a plug-in that writes `list` for `Sequence` or
+    that has no annotations.
     """
 
     def load(self) -> Any:
@@ -75,7 +75,7 @@ class Rollouts:
     group_size: int
     """Number G of completions per prompt."""
     completion_ids: torch.Tensor
-    """Tokens of the completions, (N, T) int64, right-padded; an EOS token is part of its row."""
+    """Tokens of the completions, (N, T) int64, right-padded; includes the EOS token of a row."""
     completion_mask: torch.Tensor
     """Mask of the completions, (N, T) bool, False where padded. Its sums over the rows are the
     numbers of tokens, EOS included."""
@@ -85,10 +85,10 @@ class Rollouts:
     They are in nats, and 0 where padded.
     """
     finished: torch.Tensor
-    """Whether a row ended by itself, by an EOS token or a stop string, (N,) bool."""
+    """Whether the model ended the row itself, with an EOS token or a stop string, (N,) bool."""
     texts: tuple[str, ...]
     """The N decoded completions as rewards read them: without the special tokens that begin or end
-    a text, but with those of a form, such as `<think>`."""
+    a text, but with those that structure it, such as `<think>`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +103,7 @@ class LossInputs:
     masked."""
     old_logprobs: torch.Tensor
     """Log-probabilities that the trainer computed before the first optimizer step on this batch,
-    (n, T) float32; in the first step they are `logprobs` without gradient."""
+    (n, T) float32; in the first step they equal `logprobs`, without gradient."""
     sampling_logprobs: torch.Tensor
     """Log-probabilities under the sampled distribution, as the engine gave them, (n, T) float32."""
     mask: torch.Tensor

@@ -1,8 +1,8 @@
 #!/bin/bash
-# Two nodes of 8 GPUs under SLURM.
+# Two nodes with 8 GPUs each under SLURM.
 #   steer-lightning configs copy distributed/slurm.sh && sbatch slurm.sh
-# Lightning reads nodes, tasks and addresses from SLURM. Two minutes before the time limit the run gets SIGUSR1: it saves,
-# goes back into the queue, and the same command goes on with it.
+# Lightning reads nodes, tasks and addresses from SLURM. Two minutes before the time limit the run gets SIGUSR1. It then
+# saves a checkpoint and is put back into the queue, and the same command resumes it.
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=8
 #SBATCH --gres=gpu:8

@@ -1,7 +1,7 @@
-"""A callback of this project: prints now and then how many completions contain a word.
+"""A callback of this project: prints every few steps how many completions contain a word.
 
-Callbacks watch: after each step `pl_module.last_step` has its prompts, completions and rewards.
-They change neither the loss nor the data.
+Callbacks only observe: after each step, `pl_module.last_step` has its prompts, completions and
+rewards. They change neither the loss nor the data.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ class CountWord(Callback):
     """Prints the share of completions that contain a word.
 
     Args:
-        word: The word. A careful answer of the quickstart's model begins with `Ones`.
-        every_n_steps: Number of steps between two lines.
+        word: The word. A careful answer of the quickstart model begins with `Ones`.
+        every_n_steps: Number of steps between two printed lines.
     """
 
     def __init__(self, word: str = "Ones", every_n_steps: int = 10) -> None:

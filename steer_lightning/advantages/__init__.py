@@ -1,4 +1,4 @@
-"""The advantage estimators, one per file: from rewards (B, G) to advantages (B, G)."""
+"""The advantage estimators, one per file; they turn rewards (B, G) into advantages (B, G)."""
 
 from steer_lightning.advantages.base import Advantage
 from steer_lightning.advantages.dr_grpo import DrGRPO

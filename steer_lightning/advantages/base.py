@@ -9,8 +9,8 @@ from typing import Any, Protocol, runtime_checkable
 class Advantage(Protocol):
     """Turns rewards into advantages.
 
-    An estimator is pure and knows nothing of text. A plain function of the same form is an
-    estimator, too. One that needs several completions of a prompt says so in an attribute
+    An estimator does not see text. A plain function with the same arguments is an estimator, too.
+    An estimator that needs several completions of a prompt declares it in an attribute
     `min_group_size`, which `min_group_size_of` reads.
     """
 
@@ -20,5 +20,5 @@ class Advantage(Protocol):
 
 
 def min_group_size_of(advantage: Any) -> int:
-    """Returns the least number of completions of a prompt that an estimator needs, by default 1."""
+    """Returns the smallest number of completions of a prompt that an estimator needs; default 1."""
     return int(getattr(advantage, "min_group_size", 1))

@@ -10,11 +10,11 @@ from steer_lightning.advantages.scored import has_signal, split_scored
 class DrGRPO:
     """Subtracts the mean reward of the group ("GRPO done right", arXiv 2503.20783).
 
-    A_i = r_i - mean(r). The mean includes r_i itself, so this is `RLOO` times (n - 1) / n for n
-    scored completions: unbiased up to that factor. The estimator assumes that the rewards of all
-    prompts have one scale, as those of a verifier do. The advantages are 0 in a group whose scored
-    rewards are all equal, and in one with a single scored completion; unscored completions (NaN)
-    are left out of the mean and have advantage 0.
+    `A_i = r_i - mean(r)`. The mean includes `r_i` itself, so this is `RLOO` times `(n - 1) / n` for
+    n scored completions: unbiased up to that factor. The estimator assumes that the rewards of all
+    prompts have the same scale, as those of a verifier do. The advantages are 0 in a group whose
+    scored rewards are all equal, and in a group with a single scored completion. Unscored
+    completions (NaN) are left out of the mean and have advantage 0.
     """
 
     min_group_size = 2

@@ -12,19 +12,20 @@ from steer_lightning.errors import ConfigError
 class MovingAverage(nn.Module):
     """Subtracts the moving average b of past rewards, over all prompts of a batch.
 
-    A_i = r_i - b, then b <- decay * b + (1 - decay) * mean(r). This is REINFORCE with a baseline
-    (Williams 1992, "reinforcement comparison"). It is unbiased: b stems from earlier batches alone,
-    so no completion's baseline depends on that completion. The estimator assumes prompts of similar
-    difficulty, since they share one b, and serves any group size, 1 included. The average is
-    divided by 1 - decay^t after t batches, so that its start at 0 does not pull it down; the first
-    batch has b = 0. Unscored completions (NaN) are left out of the mean and have advantage 0; a
-    batch without a score leaves b unchanged.
+    `A_i = r_i - b`, then `b <- decay * b + (1 - decay) * mean(r)`. This is REINFORCE with a
+    baseline (Williams 1992, "reinforcement comparison"). It is unbiased: b depends only on earlier
+    batches, so the baseline of a completion does not depend on that completion. The estimator
+    assumes prompts of similar difficulty, since they share one b, and works with any group size, 1
+    included. The average is divided by `1 - decay^t` after t batches, to correct for its start at
+    0; the first batch has b = 0. Unscored completions (NaN) are left out of the mean and have
+    advantage 0. A batch without scores leaves b unchanged.
 
     Args:
-        decay: Decay of the average; 0.9 remembers some 10 batches.
+        decay: Decay of the average; 0.9 averages over about 10 batches.
 
     Attributes:
-        total: Average before that division, a scalar; the checkpoint holds it and `weight`.
+        total: Average before that division, a scalar; saved in the checkpoint together with
+            `weight`.
         weight: Divisor 1 - decay^t, a scalar; 0 before the first batch.
 
     Raises:
@@ -44,7 +45,7 @@ class MovingAverage(nn.Module):
 
     @property
     def baseline(self) -> float:
-        """Baseline b, from the batches seen so far."""
+        """Baseline b, from the batches so far."""
         return float(self.total / self.weight) if self.weight > 0 else 0.0
 
     @torch.no_grad()

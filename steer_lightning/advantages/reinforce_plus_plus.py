@@ -10,14 +10,14 @@ from steer_lightning.advantages.scored import has_signal, split_scored
 class ReinforcePlusPlus:
     """Standardises rewards over all completions of all prompts (arXiv 2501.03262).
 
-    A_i = (r_i - mean(r)) / std(r). REINFORCE++ as its authors run it has a clipped ratio
-    (`losses.Clip`) and the KL to the base in the reward (`model.kl_in_reward`), which is counted
-    here once per completion, not token by token. The estimator assumes prompts of similar
-    difficulty: completions of easy prompts lie above the mean whatever they are, those of hard
-    prompts below, so the noise of drawing the prompts stays in. It serves any group size, 1
-    included. With several processes, mean and deviation are taken over all of them. The standard
-    deviation is that of the sample itself, as in the authors' code. If all scored rewards are
-    equal, the advantages are 0; unscored completions (NaN) are left out and have advantage 0.
+    `A_i = (r_i - mean(r)) / std(r)`. The authors combine it with a clipped ratio (`losses.Clip`)
+    and with the KL to the base in the reward (`model.kl_in_reward`), which is counted here once per
+    completion, not token by token. The estimator assumes prompts of similar difficulty: completions
+    of easy prompts are above the mean and those of hard prompts below it, whatever they say, so the
+    noise from the choice of prompts remains. It works with any group size, 1 included. With several
+    processes, mean and deviation are taken over all of them. The standard deviation is that of the
+    sample itself, as in the authors' code. If all scored rewards are equal, the advantages are 0.
+    Unscored completions (NaN) are left out and have advantage 0.
     """
 
     def __call__(self, rewards: torch.Tensor) -> torch.Tensor:

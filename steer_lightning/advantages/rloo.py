@@ -10,11 +10,11 @@ from steer_lightning.advantages.scored import has_signal, split_scored
 class RLOO:
     """Subtracts the mean reward b_i of the group's other completions.
 
-    A_i = r_i - b_i with b_i = sum_{j != i} r_j / (G - 1). The estimator is unbiased: the baseline
-    of a completion does not depend on that completion (Ahmadian et al., arXiv 2402.14740; Kool et
-    al. 2019). A group whose rewards are all equal has no signal: its advantages are 0. Unscored
-    completions (NaN) are left out of the baseline and have advantage 0; so has the only scored
-    completion of its group, for which there is no baseline.
+    `A_i = r_i - b_i` with `b_i = sum_{j != i} r_j / (G - 1)`. The estimator is unbiased: the
+    baseline of a completion does not depend on that completion (Ahmadian et al., arXiv 2402.14740;
+    Kool et al. 2019). A group whose rewards are all equal has no signal: its advantages are 0.
+    Unscored completions (NaN) are left out of the baseline and have advantage 0. If only one
+    completion of a group is scored, it has no baseline, and its advantage is 0.
     """
 
     min_group_size = 2
@@ -29,7 +29,8 @@ class RLOO:
             The advantages (B, G), float, finite.
         """
         values, scored = split_scored(rewards)
-        others = scored.sum(1, keepdim=True) - 1  # other scored completions, seen from a scored one
+        # number of other scored completions, for a scored one
+        others = scored.sum(1, keepdim=True) - 1
         baseline = (values.sum(1, keepdim=True) - values) / others.clamp(min=1)
         takes_part = scored & has_signal(rewards)[:, None]
         return torch.where(takes_part, values - baseline, torch.zeros_like(values))

@@ -1,4 +1,4 @@
-"""The callback that measures the accuracy on held-out problems while training."""
+"""The callback that measures the accuracy on held-out problems during training."""
 
 from __future__ import annotations
 
@@ -40,18 +40,18 @@ class Result:
 class BenchmarkEval(Callback):
     """Evaluates benchmarks at the start, every n steps and at the end.
 
-    All evaluations of a run draw the same random numbers, so that two of them differ by the vectors
-    alone.
+    All evaluations of a run draw the same random numbers, so that two evaluations differ only by
+    the vectors.
 
-    Cost: the time to answer the problems, at each evaluation.
+    Cost: the time to answer the problems, for each evaluation.
 
     Args:
-        benchmarks: Sources of problems by name, which the data module's template turns into
-            prompts; null takes the validation problems of the data module, as `validation`.
+        benchmarks: Sources of problems by name; the data module's template turns them into prompts.
+            Null takes the validation problems of the data module, with the name `validation`.
         every_n_steps: Number of steps between evaluations; 0 evaluates only at the start and the
             end.
-        sampling: Settings by which problems are answered, with `group_size` completions each, over
-            which the accuracy is the mean (avg@k). Null takes `model.eval_sampling`, and as many
+        sampling: Settings for answering the problems. Each problem gets `group_size` completions,
+            and the accuracy is their mean (avg@k). Null takes `model.eval_sampling`, and as many
             completions of each problem as its source sets: AIME and AMC set 32.
         verifier: Reward that decides which answers are right; `MathReward` by default.
         batch_size: Number of problems to answer at once.
@@ -62,7 +62,7 @@ class BenchmarkEval(Callback):
     """
 
     state_key = ""
-    """Tells several of them apart in a checkpoint."""
+    """Distinguishes several of these callbacks in a checkpoint."""
 
     def __init__(
         self,
@@ -87,7 +87,7 @@ class BenchmarkEval(Callback):
                 raise ConfigError(f"BenchmarkEval.{key}", value, rule=f"must be at least {least}")
         self.benchmarks, self.every_n_steps, self.sampling = benchmarks, every_n_steps, sampling
         self.verifier: Reward = verifier or MathReward()
-        # the mean verdict on a form or a length is no accuracy, so it is named after its reward
+        # the mean verdict on a form or a length is not accuracy, so it is named after its reward
         name = reward_name(self.verifier)
         self.verdict = "accuracy" if isinstance(self.verifier, MathReward) else f"mean {name}"
         self.batch_size = batch_size
@@ -122,7 +122,7 @@ class BenchmarkEval(Callback):
                 "BenchmarkEval.benchmarks",
                 None,
                 rule="needs data.val",
-                why="With null it takes its problems from there",
+                why="If benchmarks is null, the problems come from there",
             )
         self._refuse_doubles(trainer, set(sources))
         self._prompts = {
@@ -155,8 +155,8 @@ class BenchmarkEval(Callback):
             raise ConfigError(
                 "BenchmarkEval.benchmarks",
                 sorted(taken),
-                rule="is named by another BenchmarkEval, too",
-                why="Logs and summary.json know a benchmark by its name",
+                rule="is also the name of a benchmark of another BenchmarkEval",
+                why="Logs and summary.json identify a benchmark by its name",
                 fix="Give them different names",
             )
 
@@ -178,12 +178,12 @@ class BenchmarkEval(Callback):
             self._evaluate(trainer, pl_module)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Evaluates after the last step, unless that has just been done."""
+        """Evaluates after the last step, unless that step has just been evaluated."""
         if not self.results or self.results[-1].step != trainer.global_step:
             self._evaluate(trainer, pl_module)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Evaluates in a resumed run whose last step was already done, so that none is trained."""
+        """Evaluates a resumed run that was already complete, so that no step is trained."""
         self.on_train_end(trainer, pl_module)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -207,7 +207,7 @@ class BenchmarkEval(Callback):
         return {result.benchmark: result.accuracy for result in self._ordered(last)}
 
     def interval(self, last: bool) -> dict[str, list[float | None]]:
-        """Returns the 95 % intervals, low and high, of the accuracies that `accuracy` returns."""
+        """Returns the 95 % intervals, low and high ends, of the values that `accuracy` returns."""
         return {x.benchmark: [x.accuracy_low, x.accuracy_high] for x in self._ordered(last)}
 
     def _ordered(self, last: bool) -> list[Result]:

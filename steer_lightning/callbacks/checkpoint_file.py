@@ -1,4 +1,4 @@
-"""The writing and reading of checkpoint files, which are whole or absent and hold a checksum."""
+"""Writes and reads checkpoint files, which are whole or absent and contain a checksum."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ CHECKSUM = "sha256"
 
 MAX_DEPTH, VALUE_BYTES = 100, 64
 MAX_RATIO, MARGIN = 10, 2**20
-"""A file may unfold into `MAX_RATIO` times its bytes, and `MARGIN` more: it packs small values
-densely, and parts of it may be shared."""
+"""A file may unfold into `MAX_RATIO` times its bytes plus `MARGIN`, because it packs small values
+densely and may share parts."""
 
 
 class DamagedCheckpointError(RuntimeError):
-    """Raised for a file that is no checkpoint, or not the one that was written."""
+    """Raised for a file that is not a checkpoint, or not the one that was written."""
 
 
 def save_checkpoint(checkpoint: Mapping[str, Any], path: Path) -> None:
     """Writes a checkpoint aside and renames it.
 
-    An earlier `last.ckpt` stays beside it as `previous.ckpt`, so that a crash at any moment leaves
-    at least one of the two whole.
+    An earlier `last.ckpt` is kept beside it as `previous.ckpt`, so that at least one of the two is
+    whole after a crash at any moment.
 
     Args:
-        checkpoint: Values of types that `torch.load` takes with `weights_only=True`.
+        checkpoint: Values of types that `torch.load` accepts with `weights_only=True`.
         path: File to write.
 
     Raises:
@@ -49,14 +49,14 @@ def save_checkpoint(checkpoint: Mapping[str, Any], path: Path) -> None:
 
 
 def load_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
-    """Loads a checkpoint without running any of its code, and compares its checksum.
+    """Loads a checkpoint without running any code from it, and verifies its checksum.
 
     Args:
         path: File of the checkpoint.
         map_location: Device to which tensors are loaded, as in `torch.load`.
 
     Returns:
-        Content of the checkpoint. A file without a checksum, which others write, is taken as it is.
+        Content of the checkpoint. A file without a checksum, from other software, is accepted.
 
     Raises:
         DamagedCheckpointError: If the file can't be read, holds more than plain values and tensors,
@@ -74,13 +74,13 @@ def load_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
 def _load(path: Path, map_location: Any) -> dict[str, Any]:
     with zipfile.ZipFile(path) as file:
         if any(part.compress_type != zipfile.ZIP_STORED for part in file.infolist()):
-            raise DamagedCheckpointError("is compressed, which no checkpoint is")
+            raise DamagedCheckpointError("is compressed, which checkpoints never are")
         bad = file.testzip()
     if bad is not None:
-        raise DamagedCheckpointError(f"is damaged: the checksum of {bad} is another")
+        raise DamagedCheckpointError(f"is damaged: the checksum of {bad} does not match")
     try:
         found: Any = torch.load(path, map_location=map_location, weights_only=True)
-    except pickle.UnpicklingError as error:  # torch's message would say how to run the file's code
+    except pickle.UnpicklingError as error:  # torch's message would explain how to run the code
         raise DamagedCheckpointError("holds more than plain values and tensors") from error
     if not isinstance(found, dict):
         raise DamagedCheckpointError(f"holds a {type(found).__name__}, not a mapping")
@@ -92,7 +92,7 @@ def _load(path: Path, map_location: Any) -> dict[str, Any]:
 
 
 def _measure(value: Any, left: int, depth: int = 0) -> int:
-    """Counts bytes down from `left`: those of tensors, and `VALUE_BYTES` for each other value.
+    """Counts down from `left`: the bytes of tensors, and `VALUE_BYTES` for each other value.
 
     Raises:
         DamagedCheckpointError: If the count falls below 0, or values are nested too deep: a tensor
@@ -100,7 +100,7 @@ def _measure(value: Any, left: int, depth: int = 0) -> int:
     """
     left -= value.nbytes if isinstance(value, torch.Tensor) else VALUE_BYTES
     if left < 0 or depth > MAX_DEPTH:
-        raise DamagedCheckpointError("unfolds into far more than the file holds")
+        raise DamagedCheckpointError("unfolds into far more data than the file contains")
     if isinstance(value, Mapping):
         value = [*value.keys(), *value.values()]
     if isinstance(value, (list, tuple)):

@@ -15,20 +15,20 @@ from steer_lightning.callbacks.last_checkpoint import bring_up_to_date
 from steer_lightning.system.collectives import largest, rank
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name))
-"""Signals by which clusters announce that a machine goes: SLURM's pre-emption and time limit."""
+"""Signals by which clusters announce that a job will end: SLURM's pre-emption and time limit."""
 
 
 PATIENCE = 20.0
-"""Seconds that callbacks have after a failure, before the other processes are told of it."""
+"""Seconds that callbacks have after a failure before the other processes are informed of it."""
 
 
 class GracefulStop(Callback):
     """Finishes the step at SIGTERM or SIGUSR1, saves a checkpoint and exits with 128 + the signal.
 
-    Before the first step and in the last evaluation it exits at once; after a second signal, or a
-    second Ctrl-C, it exits at once anywhere. Under SLURM, Lightning's handler that puts the job
-    back into the queue is called first. This callback should be the last one of a run, and its
-    `SignalWatch` the first; the command line places both.
+    Before the first step and during the last evaluation, it exits at once. After a second signal,
+    or a second Ctrl-C, it exits at once in any case. Under SLURM, it first calls Lightning's
+    handler, which puts the job back into the queue. This callback should be the last one of a run,
+    and its `SignalWatch` the first; the command line places both.
 
     Cost: none.
     """
@@ -42,7 +42,7 @@ class GracefulStop(Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Takes over the signals from Lightning, which would only log them."""
         if self._before or threading.current_thread() is not threading.main_thread():
-            return  # Python allows signal handlers in the main thread only
+            return  # Python allows signal handlers only in the main thread
         self._before = {number: signal.signal(number, self._handle) for number in SIGNALS}
         if trainer.received_sigterm:  # the signal came just before this handler was set
             self._handle(signal.SIGTERM, None)
@@ -50,7 +50,7 @@ class GracefulStop(Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Marks the start of a step, from which on a signal waits for the end of the step."""
+        """Marks the start of a step; a signal now waits for the end of the step."""
         self._is_stepping = True
 
     def on_train_batch_end(
@@ -72,25 +72,25 @@ class GracefulStop(Callback):
         return self._received is not None
 
     def at_train_end(self, trainer: L.Trainer) -> None:
-        """Saves after the last step; from here on a signal need not wait for anything."""
+        """Saves after the last step; from here on, a signal need not wait for anything."""
         bring_up_to_date(trainer)
         self._is_stepping = False
         if self._agreed():
             self._exit()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Returns the signals to their earlier handlers."""
+        """Gives the signals back to their earlier handlers."""
         self._give_back()
 
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
-        """Returns the signals to their earlier handlers, and lets a second Ctrl-C exit at once."""
+        """Gives the signals back to their earlier handlers; a second Ctrl-C exits at once."""
         if callable(self._before.get(signal.SIGTERM)):
             # Lightning's handler makes a collective call, which other processes may never join
             self._before[signal.SIGTERM] = signal.SIG_DFL
         self._give_back()
-        # without this Lightning ignores any further Ctrl-C until it has shut down
+        # otherwise Lightning would ignore any further Ctrl-C until it has shut down
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, lambda number, _: os._exit(128 + number))
 
@@ -101,19 +101,19 @@ class GracefulStop(Callback):
         name = signal.Signals(number).name
         if not self._is_stepping:
             self._exit()
-        told = f"\n{name}: finishing the step and saving; once more to exit at once\n"
+        told = f"\n{name}: finishing the step and saving; send it again to exit at once\n"
         os.write(2, told.encode())  # print() fails if the signal has interrupted another print()
 
     def _exit(self) -> None:
         assert self._received is not None
         before = self._before.get(self._received)
-        # such a handler is Lightning's, which has SLURM requeue the job
+        # a callable handler is Lightning's, which makes SLURM requeue the job
         if callable(before) and self._received != signal.SIGTERM:
-            # to requeue it SLURM ends the job by a SIGTERM, but this process ends by itself anyway
+            # to requeue the job, SLURM sends SIGTERM; this process ends by itself anyway
             self._before[signal.SIGTERM] = signal.SIG_IGN
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             before(self._received, None)
-        # launchers take any status but 0 of a process other than the first for a failure
+        # launchers treat a nonzero status of any process but the first as a failure
         raise SystemExit(128 + self._received if rank() == 0 else 0)
 
     def _give_back(self) -> None:
@@ -123,7 +123,7 @@ class GracefulStop(Callback):
 
 
 class SignalWatch(Callback):
-    """Has a `GracefulStop` handle signals before any other callback acts, which may take long.
+    """Makes a `GracefulStop` handle signals before any other callback acts, which may take long.
 
     Cost: none.
 
@@ -149,7 +149,7 @@ class SignalWatch(Callback):
         """Lets a second Ctrl-C exit, before other callbacks save their results."""
         self.stop.on_exception(trainer, pl_module, exception)
         # a callback that waits for the other processes, such as at the barrier of a checkpoint,
-        # would wait for ever; once they are told, they end, and so does the wait
+        # would wait forever; once the others are informed, they end, and the wait ends, too
         told = threading.Timer(PATIENCE, trainer.strategy.on_exception, [exception])
         told.daemon = True
         told.start()

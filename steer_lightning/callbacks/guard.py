@@ -1,4 +1,4 @@
-"""The callback that watches for skipped optimizer steps, and for rewards that teach nothing."""
+"""The callback that watches for skipped optimizer steps, and for rewards without signal."""
 
 from __future__ import annotations
 
@@ -27,24 +27,25 @@ log = logging.getLogger(__name__)
 
 
 class Guard(Callback):
-    """Keeps batches of skipped optimizer steps, stops after several, and warns of what goes wrong.
+    """Keeps batches of skipped optimizer steps, stops after several, and warns of problems.
 
-    The module skips an optimizer step by itself if its loss or gradient is not finite. The batch is
+    The module itself skips an optimizer step if its loss or gradient is not finite. The batch is
     kept for inspection under `skipped/`, as a file for `torch.load`: token ids, masks,
     log-probabilities, advantages, texts.
 
-    It warns of rewards without signal, with the likely cause, and of vectors in units of the
-    stream (`scale: rms`) that outgrow it, which too high a learning rate makes of them. The summary
-    at the end of the run repeats the warnings.
+    The callback warns of rewards without signal, and names the likely cause. It also warns if
+    vectors in units of the stream (`scale: rms`) outgrow the stream, which happens if the learning
+    rate is too high. The summary at the end of the run repeats the warnings.
 
     Cost: microseconds per step.
 
     Args:
-        max_skipped: Number of such batches in a row after which the run stops.
-        no_signal_steps: Number of steps in a row without signal in any group after which it warns.
+        max_skipped: Number of consecutive batches with skipped steps after which the run stops.
+        no_signal_steps: Number of consecutive steps without signal in any group after which the
+            callback warns.
 
     Attributes:
-        warnings: Warnings of the run by what they are about, each as it was told last.
+        warnings: Warnings of the run by subject, each in its latest form.
     """
 
     def __init__(self, max_skipped: int = 5, no_signal_steps: int = 10) -> None:
@@ -53,7 +54,7 @@ class Guard(Callback):
             if value < 1:
                 raise ConfigError(f"Guard.{key}", value, rule="must be at least 1")
         self.max_skipped, self.no_signal_steps = max_skipped, no_signal_steps
-        self._skipped = self._silent = 0  # numbers of such steps in a row
+        self._skipped = self._silent = 0  # numbers of consecutive such steps
         self._num_kept = 0
         self.warnings: dict[str, str] = {}
         self._first: Shares | None = None  # of the first step, which the base has sampled
@@ -74,7 +75,7 @@ class Guard(Callback):
         """Inspects the step that has just ended.
 
         Raises:
-            FloatingPointError: After `max_skipped` batches with a skipped optimizer step in a row.
+            FloatingPointError: After `max_skipped` consecutive batches with a skipped step.
         """
         assert isinstance(pl_module, SteeringModule)
         step = pl_module.last_step
@@ -93,7 +94,7 @@ class Guard(Callback):
             self._warn("signal", told, again=self._silent == self.no_signal_steps)
 
     def _warn(self, about: str, text: str, again: bool = False) -> None:
-        """Tells a warning the first time, and keeps the latest one for the end of the run."""
+        """Logs a warning the first time, and keeps its latest form for the end of the run."""
         if about not in self.warnings or again:
             log.warning("%s", one_line(text))
         self.warnings[about] = text
@@ -106,21 +107,21 @@ class Guard(Callback):
             keep_batch(step, path)
             self._num_kept += 1
         log.warning(
-            "step %d: loss or gradient were not finite, an optimizer step was skipped (%d steps in "
-            "a row); batches of such steps are in %s",
+            "step %d: loss or gradient not finite, optimizer step skipped (%d steps in a row); "
+            "the batches of such steps are in %s",
             trainer.global_step,
             self._skipped,
             one_line(path.parent),
         )
         if self._skipped >= self.max_skipped:
             raise FloatingPointError(
-                f"loss or gradient were not finite in {self._skipped} steps in a row; the vectors "
-                f"are as after step {trainer.global_step - self._skipped}, the batches in "
-                f"{path.parent}. Start anew with model.dtype: float32, or a lower learning rate"
+                f"loss or gradient not finite in {self._skipped} steps in a row; the vectors are "
+                f"those after step {trainer.global_step - self._skipped}, the batches are in "
+                f"{path.parent}. Start a new run with model.dtype: float32 or a lower learning rate"
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns how many steps in a row had skips, and how many had no signal."""
+        """Returns how many consecutive steps had skips, and how many had no signal."""
         return {
             "skipped": self._skipped,
             "silent": self._silent,
@@ -129,7 +130,7 @@ class Guard(Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on counting from there."""
+        """Restores the counts and the warnings."""
         self._skipped, self._silent = state_dict["skipped"], state_dict["silent"]
         self.warnings = dict(state_dict.get("warnings", {}))  # older checkpoints have neither
         first = state_dict.get("first")
@@ -154,8 +155,11 @@ def keep_batch(step: Step, path: Path) -> None:
     write_bytes(path, buffer.getvalue())
 
 
+TEXTS = "the texts are in rollouts.parquet, or in rollouts/ during the run"
+"""Where to look at completions."""
+
 MAX_KEPT = 20
-"""Most batches that are kept: they are as large as the rollouts."""
+"""Largest number of batches that are kept; each is as large as the rollouts."""
 
 NAMES = {
     "right": "right",
@@ -166,12 +170,12 @@ NAMES = {
     "timed_out": "timed out",
     "crashed": "crashed",
 }
-"""Outcomes of rewards that point to a cause, and what they are called in the warning."""
+"""Outcomes of rewards that point to a cause, with their names in the warning."""
 
 
 LARGE, HUGE = 1.0, 3.0
-"""Sizes of vectors, in units of the stream: as large as it, so that lost signal is their doing; and
-so large that little is left of it."""
+"""Sizes of vectors, in units of the stream: as large as the stream, so that lost signal is due to
+the vectors; and so large that they leave little of the stream."""
 
 
 class Shares(NamedTuple):
@@ -180,7 +184,7 @@ class Shares(NamedTuple):
     cut: float
     """Share that was cut off."""
     no_answer: float
-    """Share in which a reward has found no answer."""
+    """Share in which a reward found no answer."""
 
 
 def shares_of(step: Step) -> Shares:
@@ -190,24 +194,24 @@ def shares_of(step: Step) -> Shares:
 
 
 def size_in_units(steering: Steering) -> float | None:
-    """Returns the mean size of vectors in units of the stream; None for what has no such units."""
+    """Returns the mean size of vectors in units of the stream; None for other steering."""
     if isinstance(steering, SiteVectors) and steering.scale == "rms":
         return steering.metrics()["size_in_units"]
     return None
 
 
 def highest_rate(trainer: L.Trainer) -> float:
-    """Returns the learning rate that is set, from which the schedule takes those of the steps."""
+    """Returns the configured learning rate, from which the schedule derives that of each step."""
     (optimizer,) = trainer.optimizers
     return max(float(group.get("initial_lr", group["lr"])) for group in optimizer.param_groups)
 
 
 def too_large(size: float, rate: float) -> str:
-    """Says that the vectors have outgrown the stream that they are added to."""
+    """Says that the vectors have outgrown the stream to which they are added."""
     return (
-        f"the vectors are {rounded(size)} times as large as the stream that they are added to "
+        f"the vectors are {rounded(size)} times as large as the stream to which they are added "
         f"(vectors/size_in_units), and drown it: the learning rate {rate:g} is too high. Lower "
-        "that of model.optimizer, by which Adam moves them in each step, in these units"
+        "the one of model.optimizer; Adam moves the vectors by it in each step, in these units"
     )
 
 
@@ -218,15 +222,15 @@ def why_no_signal(
     size: float | None = None,
     rate: float = 0.0,
 ) -> str:
-    """Says what the likely cause is, with the counts that point to it.
+    """Names the likely cause, with the counts that point to it.
 
     Args:
         step: The last step.
         num_steps: Number of steps in a row without signal.
-        first: Shares of the run's first step: what the base did can't be due to its prompts or to
-            `max_new_tokens` later on.
+        first: Shares of the run's first step. If few completions were cut off or without an answer
+            in that step, prompts and `max_new_tokens` can't be the cause later.
         size: Size of the vectors in units of the stream, if they have such units.
-        rate: Learning rate that is set.
+        rate: Configured learning rate.
     """
     outcomes = Counter[str]()
     for counts_of_one in step.outcomes.values():
@@ -241,14 +245,15 @@ def why_no_signal(
     causes += _causes_in_the_task(step, outcomes)
     cause = next(text for holds, text in causes if holds)
     return (
-        f"no group has had signal for {num_steps} steps (in the last one {counts}). Likely {cause}"
+        f"no group has had signal for {num_steps} steps (last step: {counts}). "
+        f"Likely cause: {cause}"
     )
 
 
 def _causes_beside_the_task(
     step: Step, outcomes: Counter[str], first: Shares | None, size: float | None, rate: float
 ) -> list[tuple[bool, str]]:
-    """Lists causes, and whether each is at work: the reward's own ills, and those of training."""
+    """Lists causes in the reward itself and in training, and whether each one applies."""
     total = step.rewards.numel()
     now = shares_of(step)
     first = first or now
@@ -258,17 +263,17 @@ def _causes_beside_the_task(
     return [
         (
             2 * (outcomes["timed_out"] + outcomes["crashed"]) > total,
-            "the reward takes too long or crashes: raise model.reward_pool.deadline, or mend it",
+            "the reward takes too long or crashes; raise model.reward_pool.deadline, or fix it",
         ),
         (
             2 * int(step.rewards.isnan().sum()) > total,
-            "the gold answers can't be parsed: check the source's answer column",
+            "the gold answers can't be parsed; check the source's answer column",
         ),
-        (2 * outcomes["right"] > total, "all is solved: stop, or take harder problems"),
+        (2 * outcomes["right"] > total, "all problems are solved; stop, or use harder problems"),
         (
             size is not None and size >= LARGE,
             f"the vectors are too large, {rounded(size or 0.0)} times the stream "
-            f"(vectors/size_in_units): lower the learning rate {rate:g} of model.optimizer",
+            f"(vectors/size_in_units); lower the learning rate {rate:g} of model.optimizer",
         ),
         (
             any(2 * a < 1 < 2 * b for a, b in zip(first, now, strict=True)),
@@ -280,31 +285,31 @@ def _causes_beside_the_task(
 
 
 def _causes_in_the_task(step: Step, outcomes: Counter[str]) -> list[tuple[bool, str]]:
-    """Lists causes that lie in data and settings; the last one is what is left."""
+    """Lists causes in data and settings; the last one applies if no other does."""
     total = step.rewards.numel()
     return [
         (
             2 * int((~step.finished).sum()) > total,
-            "answers are cut off before they end: raise model.sampling.max_new_tokens",
+            "answers are cut off before they end; raise model.sampling.max_new_tokens",
         ),
         (
             2 * (outcomes["unparseable"] + outcomes["incomparable"]) > total,
-            "what stands in the answer's place is no mathematics: ask for the bare answer in "
+            "the text in the answer's place is not mathematics; ask for the bare answer in "
             "data.template",
         ),
         (
             2 * outcomes["no_answer"] > total,
-            "no completion has what the reward looks for: check data.template, and where the "
-            "reward looks for the answer; rollouts/ has the texts",
+            "no completion contains what the reward looks for; check data.template, and where the "
+            f"reward looks for the answer ({TEXTS})",
         ),
         (
             2 * outcomes["wrong"] > total,
-            "the problems are too hard, or the gold answers wrong: take easier ones, or more "
-            "completions a prompt",
+            "the problems are too hard, or the gold answers are wrong; use easier problems, or "
+            "more completions of each prompt",
         ),
         (
             True,
-            "the reward gives all completions of a prompt the same: check data.template, and "
-            "what the reward looks for; rollouts/ has the texts",
+            "the reward is the same for all completions of a prompt; check data.template, and "
+            f"what the reward looks for ({TEXTS})",
         ),
     ]

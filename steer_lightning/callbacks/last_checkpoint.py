@@ -1,4 +1,4 @@
-"""The callback that writes the checkpoint from which a run goes on, after every step."""
+"""The callback that writes, after every step, the checkpoint from which a run can resume."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from steer_lightning.system.run_files import CHECKPOINTS, LAST_CHECKPOINT
 
 
 class WholeFileCheckpointIO(TorchCheckpointIO):
-    """Writes checkpoints aside with a checksum, and loads them without running their code."""
+    """Writes checkpoints aside with a checksum, and loads them without running code from them."""
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any | None = None
@@ -35,13 +35,13 @@ class WholeFileCheckpointIO(TorchCheckpointIO):
 class LastCheckpoint(ModelCheckpoint):
     """Keeps `last.ckpt` up to date after every step.
 
-    A checkpoint takes kilobytes, so an interrupted run need not lose a step. A `ModelCheckpoint`
-    that the user has configured works beside this callback.
+    A checkpoint takes only kilobytes, so an interrupted run need not lose a step. This callback
+    works together with a `ModelCheckpoint` that the user has configured.
 
     Cost: milliseconds and some kilobytes per step.
 
     Args:
-        every_n_steps: Number of steps from one checkpoint to the next.
+        every_n_steps: Number of steps between two checkpoints.
     """
 
     def __init__(self, every_n_steps: int = 1) -> None:
@@ -66,7 +66,7 @@ class LastCheckpoint(ModelCheckpoint):
         super().setup(trainer, pl_module, stage)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Saves a checkpoint when the run goes on with its last step already behind it, too."""
+        """Also saves a checkpoint when a resumed run has no step left to train."""
         bring_up_to_date(trainer)
 
     def on_train_batch_end(
@@ -83,7 +83,7 @@ class LastCheckpoint(ModelCheckpoint):
             self.saved_step = trainer.global_step
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns nothing: a resumed run has a folder of its own."""
+        """Returns nothing, since a resumed run has a folder of its own."""
         return {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -91,7 +91,7 @@ class LastCheckpoint(ModelCheckpoint):
 
 
 def bring_up_to_date(trainer: L.Trainer) -> None:
-    """Saves the last step if there is a `LastCheckpoint` that has not done so."""
+    """Saves the last step if a `LastCheckpoint` exists that has not done so."""
     for callback in trainer.checkpoint_callbacks:
         if isinstance(callback, LastCheckpoint) and callback.saved_step != trainer.global_step:
             trainer.save_checkpoint(run_folder(trainer) / CHECKPOINTS / LAST_CHECKPOINT)

@@ -1,4 +1,4 @@
-"""The callback that watches what the vectors come to point at while they are trained."""
+"""The callback that shows, during training, which tokens the vectors point to."""
 
 from __future__ import annotations
 
@@ -36,21 +36,22 @@ log = logging.getLogger(__name__)
 class LensCallback(Callback):
     """Looks at the vectors every n steps and at the end.
 
-    The norms, the distance of each vector from its start and from the last look, the stable rank
-    and the tokens with the largest products become a line of `lens.jsonl`; all but the tokens go to
-    the loggers as `lens/...`. At the end `lens.json` has all that the command `lens` shows.
+    Each look adds a line to `lens.jsonl`: the norms, the distance of each vector from its start and
+    from the last look, the stable rank, and the tokens with the largest products. All of these but
+    the tokens also go to the loggers, as `lens/...`. At the end, the callback writes `lens.json`
+    with everything that the command `lens` shows.
 
-    LoRA and changes of weights are not vectors to look at; for them the callback does nothing.
+    LoRA and changes of weights are not vectors; for them, the callback does nothing.
 
-    Cost: a forward pass of one token and the product of L vectors with the unembedding at each
-    look; at the end three short forward passes for each of a few prompts.
+    Cost: a forward pass of one token and the product of L vectors with the unembedding for each
+    look; at the end, three short forward passes for each of a few prompts.
 
     Args:
-        every_n_steps: Number of steps between two looks; 0 looks at the end alone.
+        every_n_steps: Number of steps between two looks; 0 looks only at the end.
         num_tokens: Number of tokens in each list.
         num_prompts: Number of training prompts on which `lens.json` measures the stream and the
             first token.
-        final_norm: Whether vectors first pass through the norm before the unembedding.
+        final_norm: Whether vectors pass through the final norm before the unembedding.
     """
 
     def __init__(
@@ -72,13 +73,13 @@ class LensCallback(Callback):
         self._described = False
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Refuses a folder that holds the looks of another run."""
+        """Refuses a folder that holds another run's lens files."""
         if stage == "fit":
             self._lines = claim(trainer, LENS_LINES)
             self._file = claim(trainer, LENS)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Warns if the base allows no lists of tokens."""
+        """Warns if the base does not allow lists of tokens."""
         if _vectors(pl_module) is None:
             return
         try:
@@ -87,7 +88,7 @@ class LensCallback(Callback):
             log.warning("the lens shows no tokens: %s", one_line(error))
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Stores the vectors at the start; a resumed run has them from its checkpoint."""
+        """Stores the vectors at the start; a resumed run gets them from its checkpoint."""
         vectors = _vectors(pl_module)
         if self._start is None and vectors is not None:
             self._start = self._last = _plain(vectors)
@@ -124,7 +125,7 @@ class LensCallback(Callback):
             write_bytes(self._file, (json.dumps(found) + "\n").encode())
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Does the same for a run that goes on with its last step already behind it."""
+        """Does the same for a resumed run that has no step left to train."""
         if not self._described:
             self.on_train_start(trainer, pl_module)
             self.on_train_end(trainer, pl_module)
@@ -173,7 +174,7 @@ class LensCallback(Callback):
                 file.write(json.dumps(line) + "\n")
 
     def _tokens(self, policy: Policy, vectors: torch.Tensor) -> list[list[str]]:
-        """Finds the top tokens of each layer by their dot products; a vector of zeros has none."""
+        """Finds each layer's top tokens by their dot products; a vector of zeros has none."""
         ranks = look_at_tokens(policy, vectors, self.how)
         if not ranks:
             return [[] for _ in vectors]
@@ -195,11 +196,11 @@ def _policy(module: L.LightningModule) -> Policy:
 
 
 def _vectors(module: L.LightningModule) -> SiteVectors | None:
-    """Returns the vectors that are trained; None if the steering is of another kind."""
+    """Returns the trained vectors; None if the steering is of another kind."""
     steering = _policy(module).steering
     return steering if isinstance(steering, SiteVectors) else None
 
 
 def _plain(vectors: SiteVectors) -> torch.Tensor:
-    """Copies the plain vectors (L, D), as they are now, to the CPU."""
+    """Copies the current plain vectors (L, D) to the CPU."""
     return vectors.vectors.detach().cpu().clone()

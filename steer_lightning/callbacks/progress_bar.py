@@ -1,4 +1,4 @@
-"""The progress bar of the whole run, which shows how the reward develops."""
+"""The progress bar of the whole run, which also shows the reward."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ BARS = "▁▂▃▄▅▆▇█"
 
 
 def sparkline(values: list[float], low: float, high: float, width: int = 12) -> str:
-    """Draws a series as a line of bars, each the mean of a stretch of the series.
+    """Draws a series as a line of bars, each for the mean of one stretch of the series.
 
     Args:
-        values: Series, of which nothing is drawn below `low` or above `high`.
+        values: Series; values outside of `low` and `high` are drawn at these bounds.
         low: Value of the lowest bar.
         high: Value of the highest bar.
         width: Largest number of bars.
@@ -38,10 +38,10 @@ def sparkline(values: list[float], low: float, high: float, width: int = 12) -> 
 class SteeringProgressBar(TQDMProgressBar):
     """Shows the steps of the whole run, the reward and the speed.
 
-    The reward appears as its recent mean and a small curve, the speed in tokens per second. The
-    curve is drawn between the bounds of the rewards, or, where they are not known, between the
-    smallest and the largest reward of any completion so far: a curve with a scale of its own would
-    show noise as progress.
+    The bar shows the recent mean reward, a small curve of the reward, and the speed in tokens per
+    second. The curve is drawn between the bounds of the rewards or, if these are unknown, between
+    the smallest and the largest reward of any completion so far. If the curve were scaled to its
+    own range, noise would look like progress.
     """
 
     def __init__(self, refresh_rate: int = 1) -> None:
@@ -50,12 +50,12 @@ class SteeringProgressBar(TQDMProgressBar):
         self._seen = (math.inf, -math.inf)  # smallest and largest reward of a completion
 
     def init_train_tqdm(self) -> Tqdm:
-        """Makes a bar for the whole run instead of one epoch, which a resumed run goes on with."""
+        """Makes a bar for the whole run instead of one epoch; a resumed run continues it."""
         most = self.trainer.estimated_stepping_batches
         return Tqdm(
             desc="training",
             total=int(most) if math.isfinite(most) else None,
-            initial=self.trainer.global_step,  # the time left is reckoned from the steps since then
+            initial=self.trainer.global_step,  # the time left is estimated from later steps only
             disable=self.is_disabled,
             dynamic_ncols=True,
             file=sys.stdout,
@@ -64,7 +64,7 @@ class SteeringProgressBar(TQDMProgressBar):
         )
 
     def on_train_epoch_start(self, trainer: L.Trainer, *_: Any) -> None:
-        """Does nothing: a run that goes on within an epoch does not start one."""
+        """Does nothing: a run that resumes within an epoch does not start one."""
 
     def on_train_batch_end(
         self,
@@ -85,7 +85,7 @@ class SteeringProgressBar(TQDMProgressBar):
         finite = step.rewards[step.rewards.isfinite()].tolist()
         self._seen = min([self._seen[0], *finite]), max([self._seen[1], *finite])
         reward = float(step.rewards.nanmean())
-        # NaN if no completion of the batch could be scored, infinite beyond what float32 holds
+        # NaN if no completion of the batch could be scored, infinite beyond float32's range
         if math.isfinite(reward):
             self._rewards.append(reward)
         recent = self._rewards[-5:] or [float("nan")]
@@ -105,6 +105,6 @@ class SteeringProgressBar(TQDMProgressBar):
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
-        """Ends the bar's line, so that what is told of the end has lines of its own."""
+        """Ends the bar's line, so that the messages that follow start on a line of their own."""
         if self._train_progress_bar is not None:
             self._train_progress_bar.close()

@@ -12,9 +12,10 @@ from steer_lightning.training.step import Step
 
 
 def reward_metrics(step: Step) -> dict[str, float]:
-    """Computes mean and spread of the rewards, share of groups without signal, mean of each reward.
+    """Computes mean and spread of rewards, share of groups without signal, mean of each reward.
 
-    The metrics cover all completions, including those that take no part in the update. If the
+    The metrics cover all completions, including those excluded from the update. If the reward
+    includes the KL to the base, `reward/kl` is its mean, in nats per completion.
     reward includes the KL to the base, `reward/kl` is its mean, in nats per completion.
 
     Args:
@@ -40,7 +41,7 @@ def reward_metrics(step: Step) -> dict[str, float]:
 def completion_metrics(step: Step) -> dict[str, float]:
     """Computes lengths in tokens, the share of cut-off completions, and entropy in nats per token.
 
-    The entropy is estimated by the mean of -log pi over the sampled tokens.
+    The entropy is estimated as the mean of -log pi over the sampled tokens.
     """
     lengths = step.num_tokens.float()
     return {
@@ -75,7 +76,7 @@ class RewardLogger(Callback):
             **self._update(step),
             **self._state(pl_module, step),
         }
-        # this is for callbacks that monitor a metric; the loggers get the metrics below, since
+        # this is for callbacks that monitor a metric; the loggers get the metrics below, because
         # Lightning would count the first step as 0 in logs
         pl_module.log_dict(metrics, on_step=True, logger=False, batch_size=1)
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]

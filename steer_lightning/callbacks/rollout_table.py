@@ -24,7 +24,7 @@ from steer_lightning.training.step import Step
 
 
 def as_table(step: Step, number: int) -> pa.Table:
-    """Makes a table of one row for each completion.
+    """Makes a table with one row for each completion.
 
     Args:
         step: Training step.
@@ -57,17 +57,18 @@ def as_table(step: Step, number: int) -> pa.Table:
 class RolloutTable(Callback):
     """Shows a few prompts with completions and rewards, and keeps all completions.
 
-    During the run each step's completions are a file of their own under `rollouts/`, so that a
-    crash loses none; at the end they become one file, `rollouts.parquet`.
+    During the run, the completions of each step are written to a file of their own under
+    `rollouts/`, so that a crash loses none. At the end, they become one file, `rollouts.parquet`.
 
     Cost: some milliseconds per step, and the disk space of the text.
 
     Args:
-        every_n_steps: Number of steps between two shows on the console; 0 shows none.
-        num_prompts: Number of prompts in a show, the first ones of the batch.
-        num_completions: Number of completions of each prompt.
-        max_characters: Number of characters beyond which a text is cut on the console, never in the
-            file.
+        every_n_steps: Number of steps after which some completions are printed again; 0 prints
+            none.
+        num_prompts: Number of prompts to print, from the start of the batch.
+        num_completions: Number of completions to print for each prompt.
+        max_characters: Number of characters after which a text is cut on the console; texts in the
+            file are never cut.
     """
 
     def __init__(
@@ -104,7 +105,7 @@ class RolloutTable(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Writes the completions of the step, and shows some."""
+        """Writes the completions of the step, and prints some."""
         assert isinstance(pl_module, SteeringModule)
         step, number = pl_module.last_step, trainer.global_step
         assert step is not None
@@ -114,11 +115,11 @@ class RolloutTable(Callback):
         with told_not_raised(f"{path}, the table of completions"), written_aside(path) as aside:
             pq.write_table(as_table(step, number), aside)
         if self.every_n_steps and number % self.every_n_steps == 0:
-            with told_not_raised("the show of completions"):
+            with told_not_raised("the printing of completions"):
                 tell(trainer, *self._show(step, number))
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Joins all steps to one file."""
+        """Joins the files of all steps into one file."""
         trainer.strategy.barrier()  # waits until all processes have written their shares
         if trainer.is_global_zero and self._folder.is_dir():
             with told_not_raised(f"{self._file}, made of the tables in {self._folder},"):
@@ -137,7 +138,7 @@ class RolloutTable(Callback):
         return lines
 
     def _cut(self, text: str) -> str:
-        """Cuts a text at `max_characters`, and puts it in one line and in quotes."""
+        """Cuts a text at `max_characters`, and returns it in quotes on one line."""
         more = "" if len(text) <= self.max_characters else f" ... ({len(text)} characters)"
         return f"{quoted(text[: self.max_characters])}{more}"
 
@@ -147,7 +148,7 @@ def _shown(score: float | None) -> str:
 
 
 def merge(folder: Path, file: Path) -> None:
-    """Joins the parts of a folder to one Parquet file, a part at a time, and deletes them."""
+    """Joins the parts in a folder into one Parquet file, one at a time, and deletes them."""
     parts = rollout_parts(folder)
     with written_aside(file) as aside, pq.ParquetWriter(aside, pq.read_schema(parts[0])) as writer:
         for part in parts:

@@ -1,4 +1,4 @@
-"""Access to the folder of a run, `trainer.default_root_dir`, which the command line makes new."""
+"""Access to a run's folder, `trainer.default_root_dir`; the command line makes it for each run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def claim(trainer: L.Trainer, name: str) -> Path:
     """Returns the path of a file that this run is going to write.
 
     Raises:
-        ConfigError: If an earlier run has left a file of this name there.
+        ConfigError: If an earlier run has left a file of this name in the folder.
     """
     path = run_folder(trainer) / name
     if path.exists():
@@ -35,11 +35,11 @@ def claim(trainer: L.Trainer, name: str) -> Path:
 
 
 def tell(trainer: L.Trainer, *lines: str) -> None:
-    """Prints on the first process, above the progress bar if there is one.
+    """Prints on the first process, above the progress bar if it is shown.
 
     Args:
         trainer: Trainer of the run.
-        lines: Lines, which stay single lines whatever the names and texts in them hold.
+        lines: Lines; each stays a single line, whatever names and texts it contains.
     """
     if not trainer.is_global_zero:
         return

@@ -33,10 +33,10 @@ PACKAGES = ("steer-lightning", "torch", "lightning", "transformers", "bitsandbyt
 class RunSummary(Callback):
     """Writes `summary.json` at the end and prints the essentials.
 
-    Cost: a hash of the base's weights before and after, some seconds for each 10 GB.
+    Cost: a hash of the base's weights before and after training, some seconds for each 10 GB.
 
     Args:
-        hash_base: Whether to check by a hash that training has left the base unchanged.
+        hash_base: Whether to verify by a hash that training has left the base unchanged.
     """
 
     def __init__(self, hash_base: bool = True) -> None:
@@ -78,7 +78,7 @@ class RunSummary(Callback):
         assert isinstance(pl_module, SteeringModule)
         step = pl_module.last_step
         assert step is not None
-        # an optimizer makes its state in its first step
+        # an optimizer creates its state in its first step
         if self._optimizer is None and trainer.optimizers[0].state:
             self._optimizer = self._state_of(trainer)
         self._tokens += int(step.num_tokens.sum())
@@ -93,7 +93,7 @@ class RunSummary(Callback):
         return {"name": name, "state_bytes": size, "moments": kinds}
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the counters that a resumed run goes on with."""
+        """Returns the counters that a resumed run continues."""
         return {
             "tokens": self._tokens,
             "rollout_seconds": self._rollout_seconds,
@@ -112,7 +112,7 @@ class RunSummary(Callback):
         """Writes and prints the summary.
 
         Raises:
-            RuntimeError: If the base has changed, so that the result of the run means nothing.
+            RuntimeError: If the base has changed, so that the run's result is meaningless.
         """
         assert isinstance(pl_module, SteeringModule)
         after = pl_module.policy.base_sha256() if self.hash_base else None
@@ -129,18 +129,16 @@ class RunSummary(Callback):
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
-        """Prints how far an interrupted run has come, and how to go on with it."""
+        """Prints how far an interrupted run has come, and how to resume it."""
         path, _ = checkpoint_files(run_folder(trainer))
         if not trainer.global_step or not path.exists():
             return
-        how = (
-            "" if isinstance(exception, FloatingPointError) else "the same command again, or with "
-        )
+        how = "add " if isinstance(exception, FloatingPointError) else "repeat the command, or add "
         tell(
             trainer,
             "",
             f"stopped after step {trainer.global_step} of {path.parents[1]}",
-            f"to go on: {how}--ckpt_path={path}",
+            f"to resume: {how}--ckpt_path={path}",
         )
 
     def _summary(self, trainer: L.Trainer, module: SteeringModule) -> dict[str, Any]:
@@ -196,14 +194,14 @@ class RunSummary(Callback):
 
 
 def why_ended(trainer: L.Trainer) -> str:
-    """Says why a run has ended before its last step, for the end of a sentence."""
-    stopped_by = getattr(trainer, "stopped_by", None)  # Lightning's own trainer does not know
+    """Says why a run ended before its last step, as the end of a sentence."""
+    stopped_by = getattr(trainer, "stopped_by", None)  # Lightning's own trainer lacks it
     if not trainer.global_step or 0 < trainer.max_steps <= trainer.global_step:
         return ""
     if trainer.max_steps < 0:
         return f": {stopped_by}" if stopped_by else ""
     epochs = trainer.max_epochs
-    reason = stopped_by or "trainer.max_time or a callback has ended it"
+    reason = stopped_by or "trainer.max_time or a callback ended the run"
     if not stopped_by and epochs is not None and 0 <= epochs <= trainer.current_epoch:
         reason = f"trainer.max_epochs = {epochs} was reached"
     return f", not trainer.max_steps = {trainer.max_steps}: {reason}"

@@ -21,14 +21,14 @@ log = logging.getLogger(__name__)
 class VectorCheckpoint(Callback):
     """Writes the result of training every n steps, at the end and when the run is interrupted.
 
-    The file, such as `steering_vectors.safetensors`, holds only the result, for use; to resume
-    training, use Lightning's checkpoints.
+    The file, such as `steering_vectors.safetensors`, holds only the result. To resume training, use
+    Lightning's checkpoints.
 
     Cost: milliseconds and some kilobytes each time.
 
     Args:
         every_n_steps: Number of steps between two writes.
-        keep_all: Whether to keep the result of each write, too, as a file such as
+        keep_all: Whether to also keep the result of each write, as a file such as
             `vectors/step_000010.safetensors`, or as a folder `vectors/step_000010` if the result is
             a folder, as for LoRA.
     """
@@ -67,14 +67,14 @@ class VectorCheckpoint(Callback):
         self._save(trainer, pl_module, self.path)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Does the same for a run that goes on with its last step already behind it."""
+        """Does the same for a resumed run that has no step left to train."""
         if not self.path.exists():
             self._save(trainer, pl_module, self.path)
 
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
-        """Writes the vectors so far; a failure to do so must not hide the exception."""
+        """Writes the current vectors; a failure to do so must not hide the exception."""
         if trainer.global_step > 0:
             try:
                 self._save(trainer, pl_module, self.path)

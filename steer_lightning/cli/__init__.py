@@ -1,4 +1,4 @@
-"""The entry of the command line, which imports only what the command in the first word needs."""
+"""The entry point of the command line; it imports only what the given command needs."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class Command:
     """A command of `steer-lightning`.
 
     Attributes:
-        module: Module whose function `run` does the command; it takes the words of the command
-            line, of which the command itself is the first.
-        help: Text of `steer-lightning --help` about the command.
+        module: Module whose function `run` runs the command. The function takes the words of the
+            command line, starting with the command itself.
+        help: Text about the command in `steer-lightning --help`.
         starts_at_once: Whether the module needs none of the libraries that take seconds to import.
     """
 
@@ -43,38 +43,38 @@ class Command:
 COMMANDS = {
     "fit": Command("steer_lightning.cli.fit", "train steering vectors: fit --config my.yaml"),
     "validate": Command(
-        "steer_lightning.cli.fit", "accuracy on the validation problems of a configuration"
+        "steer_lightning.cli.fit", "measure accuracy on a configuration's validation problems"
     ),
-    "test": Command("steer_lightning.cli.fit", "accuracy on its test problems"),
+    "test": Command("steer_lightning.cli.fit", "measure accuracy on its test problems"),
     "difference": Command(
         "steer_lightning.cli.difference",
-        "vectors without training: right minus wrong completions; takes the YAML of fit",
+        "make vectors without training (right minus wrong completions) from the YAML of fit",
     ),
     "evaluate": Command(
         "steer_lightning.cli.evaluate", "benchmarks with and without vectors, with intervals"
     ),
     "report": Command(
         "steer_lightning.cli.report",
-        "one HTML file of a run, or of several: report RUN_FOLDER ...",
+        "write one HTML file about one or more runs: report RUN_FOLDER ...",
         starts_at_once=True,
     ),
-    "lens": Command("steer_lightning.cli.lens", "which tokens vectors push, and how far"),
+    "lens": Command("steer_lightning.cli.lens", "show which tokens vectors push, and how far"),
     "export": Command(
-        "steer_lightning.cli.export", "vectors for transformers, PEFT, llama.cpp and vLLM"
+        "steer_lightning.cli.export", "export vectors to transformers, PEFT, llama.cpp and vLLM"
     ),
     "vectors": Command(
         "steer_lightning.cli.vectors", "vector files: info, scale, add, average, slice, transplant"
     ),
     "configs": Command(
         "steer_lightning.cli.configs",
-        "configurations that come with the package; configs copy NAME",
+        "list the configurations of the package, or copy one: configs copy NAME",
     ),
-    "init": Command("steer_lightning.cli.init", "a small project to begin with: init my-project"),
+    "init": Command("steer_lightning.cli.init", "write a small starter project: init my-project"),
     "doctor": Command(
-        "steer_lightning.cli.doctor", "versions, devices, memory, what is missing, a trial run"
+        "steer_lightning.cli.doctor", "check versions, devices, memory and extras, and train a step"
     ),
     "completion": Command(
-        "steer_lightning.cli.completion", "completion of words for bash, zsh or fish"
+        "steer_lightning.cli.completion", "print a completion script for bash, zsh or fish"
     ),
 }
 
@@ -84,10 +84,10 @@ OTHER_NAMES = {
     **dict.fromkeys(("look", "inspect", "show"), "lens"),
     **dict.fromkeys(("convert", "save", "merge"), "export"),
 }
-"""What other programs call the same, by the commands here."""
+"""Names that other programs use for these commands."""
 
 ERROR, USAGE_ERROR, INTERRUPTED = 1, 2, 130
-"""Exit statuses; the last one is that of a command which Ctrl-C has ended, as in a shell."""
+"""Exit statuses; the last one is for a command that Ctrl-C has ended, as in a shell."""
 
 
 def help_text() -> str:
@@ -113,11 +113,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command.
 
     Args:
-        arguments: Words of the command line; default: those of this process.
+        arguments: Words of the command line; by default those of this process.
 
     Returns:
-        Exit status: 0 for success; 2 for a mistake that the user can mend, told in one message; 130
-        after Ctrl-C; 1 for any other error, with its traceback.
+        Exit status: 0 for success; 2 for a mistake that the user can fix, reported in one message;
+        130 after Ctrl-C; 1 for any other error, with its traceback.
     """
     before = logging.getLogRecordFactory()
     logging.setLogRecordFactory(PrintableRecord)
@@ -126,7 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
-    except Exception:  # a user's code may raise any, and tell what a model wrote
+    except Exception:  # user code may raise anything, and quote text that a model wrote
         print(indented(traceback.format_exc().rstrip()), file=sys.stderr)
         return ERROR
     finally:
@@ -155,20 +155,20 @@ def _run(arguments: Sequence[str] | None) -> int:
             if not command.starts_at_once:
                 _tell_of_the_start(words[0], command.module)
             _imported(command.module).run(words)
-    except (ConfigError, FloatingPointError) as error:  # a run that diverges is told in words, too
+    except (ConfigError, FloatingPointError) as error:  # a diverged run also gets one message
         return _complain(str(error), error)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES):
             raise
         what = "open" if error.errno == errno.EACCES else "write"
         where = f" {error.filename}" if error.filename else ""
-        told = f"can't {what}{where}: {error.strerror}. What was saved before is whole"
+        told = f"can't {what}{where}: {error.strerror}. Files saved earlier are complete"
         return _complain(told, error)
     return 0
 
 
 def _meant(word: str) -> str:
-    """Says what somebody may have meant by a word that is no command."""
+    """Says what somebody may have meant by a word that is not a command."""
     if word.endswith((".yaml", ".yml")):
         return f"did you mean steer-lightning fit --config {word}?"
     close = difflib.get_close_matches(word, COMMANDS, n=1)
@@ -177,10 +177,10 @@ def _meant(word: str) -> str:
 
 
 def _refuse_settings_before_files(words: Sequence[str]) -> None:
-    """Keeps a file from silently taking back what the command line has set before it.
+    """Keeps a file from silently overriding a setting that precedes it on the command line.
 
     Raises:
-        ConfigError: If a `--config` stands behind a setting.
+        ConfigError: If a `--config` comes after a setting.
     """
     names = [word.split("=", 1)[0] for word in words]
     files = [place for place, name in enumerate(names) if name in ("--config", "-c")]
@@ -190,22 +190,22 @@ def _refuse_settings_before_files(words: Sequence[str]) -> None:
             raise ConfigError(
                 name,
                 UNKNOWN,
-                rule="must stand behind the last --config",
-                why="What comes later counts, so the values of the file would replace it",
+                rule="must come after the last --config",
+                why="Later words override earlier ones, so the file's values would replace it",
             )
 
 
 def _tell_of_the_start(name: str, module: str) -> None:
-    """Tells whoever looks at a terminal that the command has begun, before seconds of imports."""
+    """Tells a user at a terminal that the command has begun, before seconds of imports."""
     if module not in sys.modules and sys.stderr.isatty():
         print(f"steer-lightning {one_line(name)}: loading PyTorch ...", file=sys.stderr, flush=True)
 
 
 def _imported(module: str) -> ModuleType:
-    """Imports a command's module without collecting garbage: a fifth of a start's time.
+    """Imports a command's module without collecting garbage, which takes a fifth of a start's time.
 
-    An import makes objects by the hundred thousand that all stay, and each collection on the way
-    looks through them again. They are kept out of later collections, too.
+    An import makes hundreds of thousands of objects that all stay, and each collection in between
+    would examine them again. They are kept out of later collections, too.
     """
     if module in sys.modules or not gc.isenabled():
         return import_module(module)
@@ -220,8 +220,8 @@ def _imported(module: str) -> ModuleType:
 @contextmanager
 def _own_modules() -> Iterator[None]:
     """Lets modules of the current folder be imported, such as a user's rewards and callbacks."""
-    # it comes behind the installed packages, so that a file such as `datasets.py` there does not
-    # hide one of them
+    # the folder comes after the installed packages, so that a file such as `datasets.py` in it does
+    # not hide one of them
     folder = os.getcwd()
     is_new = folder not in sys.path
     if is_new:
@@ -238,7 +238,7 @@ def interruptible(told: str) -> Iterator[None]:
     """Ends the process with one sentence and status 130 if Ctrl-C interrupts the block.
 
     Args:
-        told: Sentence that says what is left of the work.
+        told: Sentence that says what has been saved of the work.
     """
     try:
         yield

@@ -1,8 +1,8 @@
 """The command `completion`: a script by which a shell completes commands, options and names.
 
 The script holds all words, so that the shell answers at once. A script that asked the command
-itself, as that of argcomplete does, would import torch at each press of the key; shtab, which
-writes such scripts, knows neither fish nor the names of configurations.
+itself, as that of argcomplete does, would import torch at each key press. shtab writes scripts that
+hold all words, but it supports neither fish nor the names of configurations.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ OPTION = re.compile(r"^  (?:-\w(?: \w+)?, )?--([\w.]+)", re.MULTILINE)
 
 BASH = r"""_steer_lightning() {
   local found= current=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD-1]}
-  # bash takes --config=NAME for three words
+  # bash splits --config=NAME into three words
   if [[ $current == '=' ]]; then current=; fi
   if [[ $before == '=' ]]; then before=${COMP_WORDS[COMP_CWORD-2]}; fi
   if (( COMP_CWORD == 1 )); then found='COMMANDS'
@@ -63,11 +63,11 @@ else compdef _steer-lightning steer-lightning; fi"""
 
 @dataclass(frozen=True)
 class Words:
-    """What may follow a command.
+    """The words that may follow a command.
 
     Attributes:
-        options: Names of its options, without dashes.
-        verbs: Words that may come first.
+        options: Names of the command's options, without dashes.
+        verbs: Words that may directly follow the command.
     """
 
     options: Sequence[str]
@@ -77,7 +77,7 @@ class Words:
 def words_of(command: str) -> Words:
     """Reads the options of a command from its help."""
     verbs = VERBS.get(command, list)()
-    # `vectors scale --help` lists options of its own
+    # `vectors scale --help` lists options of its own verb
     helps = [[command, verb, "--help"] for verb in verbs if command != "completion"]
     texts = map(_printed, helps or [[command, "--help"]])
     options = {option for text in texts for option in OPTION.findall(text)}
@@ -103,11 +103,11 @@ VERBS: dict[str, Callable[[], list[str]]] = {
     "configs": lambda: ["copy"],
     "completion": lambda: list(SHELLS),
 }
-"""Words that come first behind a command."""
+"""Words that may directly follow each command."""
 
 
 def _with_cases(template: str, words: Mapping[str, Words]) -> str:
-    """Fills the words into a script of bash or zsh."""
+    """Inserts the words into a script of bash or zsh."""
     cases = []
     for command, following in words.items():
         options = " ".join(f"--{option}" for option in following.options)
@@ -172,7 +172,7 @@ def run(words: Sequence[str]) -> None:
         words[1:],
         as_text,
         prog="steer-lightning completion",
-        description="Prints a script by which a shell completes commands, options and names.",
+        description="Prints a script with which a shell completes commands, options and names.",
         positional="shell",
     )
     print(as_text(**options))

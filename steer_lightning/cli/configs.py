@@ -14,18 +14,18 @@ from steer_lightning.system.whole_files import write_bytes
 
 HELP = """\
 usage: steer-lightning configs                    lists the configurations of the package
-       steer-lightning configs copy NAME [PATH]   writes one to edit
+       steer-lightning configs copy NAME [PATH]   writes a copy that you can edit
 
 A name stands for its file wherever a command takes --config:
   steer-lightning fit --config quickstart
-A local file whose path is the same word comes first."""
+A local file with the same path takes precedence over a name."""
 
 
 def run(words: Sequence[str]) -> None:
     """Runs `configs`.
 
     Args:
-        words: The command; behind it nothing, or `copy`, a name and perhaps a path.
+        words: The command, followed by nothing, or by `copy`, a name and optionally a path.
 
     Raises:
         ConfigError: For any mistake, before anything is written.
@@ -37,10 +37,10 @@ def run(words: Sequence[str]) -> None:
     elif words[1] == "copy":
         prog = "steer-lightning configs copy NAME [PATH]"
         given = _with_options(words[2:])
-        written = copy(**read_options(given, copy, prog=prog, description="Writes one to edit."))
-        print(f"{one_line(written)} is written, for you to edit")
+        written = copy(**read_options(given, copy, prog=prog, description="Writes a copy."))
+        print(f"{one_line(written)} is written; edit it as you like")
     else:
-        rule = "configs alone lists the names, and `configs copy NAME [PATH]` writes a file"
+        rule = "`configs` alone lists the names, and `configs copy NAME [PATH]` writes a file"
         raise ConfigError("configs", words[1], rule=rule)
 
 
@@ -48,7 +48,7 @@ def _with_options(words: Sequence[str]) -> list[str]:
     """Puts `--name` and `--path` before the first two words, unless they are options."""
     first = list(takewhile(lambda word: not word.startswith("-"), words))
     if len(first) > 2:
-        raise ConfigError("configs copy", " ".join(first), rule="takes a name and a path alone")
+        raise ConfigError("configs copy", " ".join(first), rule="takes only a name and a path")
     named = [f"--{name}={word}" for name, word in zip(("name", "path"), first, strict=False)]
     return [*named, *words[len(first) :]]
 
@@ -60,7 +60,7 @@ def as_text() -> str:
 
 
 def _summary(file: Path) -> str:
-    """Returns the first line of the comment at the head of a file."""
+    """Returns the first line of the comment at the top of a file."""
     lines = file.read_text(encoding="utf-8").splitlines()
     return next((line[2:] for line in lines if line.startswith("# ")), "")
 
@@ -70,20 +70,20 @@ def copy(name: str, path: str | None = None) -> Path:
 
     Args:
         name: Name of the configuration, as `configs` lists it.
-        path: File to write, or a folder for it; null takes the current folder.
+        path: File to write, or a folder to write it into; null takes the current folder.
 
     Returns:
         Path of the copy.
 
     Raises:
-        ConfigError: If there is no such configuration, or the file exists.
+        ConfigError: If there is no such configuration, or the file already exists.
     """
     file = configuration("configs copy", name)
     target = Path(path or ".").expanduser()
     target = target / file.name if target.is_dir() else target
     if target.exists():
         raise ConfigError(
-            "path", str(target), rule="exists", fix="Name another file: nothing is overwritten"
+            "path", str(target), rule="already exists", fix="Name another file: none is overwritten"
         )
     write_bytes(target, file.read_bytes())
     return target

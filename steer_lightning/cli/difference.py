@@ -37,28 +37,28 @@ def device_of(trainer: Mapping[str, Any]) -> str:
     device = "cuda" if accelerator == "gpu" else str(accelerator)
     if not there.get(device):
         known = ", ".join(name for name in there if there[name])
-        rule = f"must be auto, or one of those of this machine: {known}"
+        rule = f"must be auto, or a device of this machine: {known}"
         raise ConfigError("trainer.accelerator", accelerator, rule=rule)
     return device
 
 
 def _add_configuration(parser: ArgumentParser) -> None:
-    """Adds the options of `fit`, of which only two of the trainer's are read."""
-    parser.add_argument("--seed_everything", type=int, default=0, help="Seed of everything random.")
+    """Adds the options of `fit`; of the trainer's options, only two are read."""
+    parser.add_argument("--seed_everything", type=int, default=0, help="Seed of all randomness.")
     parser.add_class_arguments(SteeringModule, "model")
     parser.add_class_arguments(PromptDataModule, "data")
     parser.add_argument(
         "--trainer",
         type=dict[str, Any],
         default={},
-        help="As for fit; `default_root_dir` and `accelerator` are read.",
+        help="As for fit; only `default_root_dir` and `accelerator` are read.",
     )
     kind = "steer_lightning.steering.SteeringVectors"
     parser.set_defaults({"model.steering": {"class_path": kind}})
     for target in ("model.seed", "data.seed"):
         parser.link_arguments("seed_everything", target)
-    for name in ("ckpt_path", "weights_only"):  # a run's own config.yaml names them
-        parser.add_argument(f"--{name}", type=Any, default=None, help="Not read.")
+    for name in ("ckpt_path", "weights_only"):  # a run's own config.yaml contains them
+        parser.add_argument(f"--{name}", type=Any, default=None, help="Ignored.")
 
 
 def run(words: Sequence[str]) -> None:
@@ -77,7 +77,7 @@ def run(words: Sequence[str]) -> None:
         words[1:],
         Settings,
         prog="steer-lightning difference",
-        description="Vectors without training: the difference of means between a model's own "
+        description="Makes vectors without training: the mean difference between a model's own "
         "right and wrong completions. Takes the configuration of fit.",
         also=_add_configuration,
     )
@@ -109,14 +109,14 @@ def _tell(facts: Mapping[str, Any], folder: Path) -> None:
         f"{facts['num_completions']:d} completions unscored\n"
     )
     print(as_text(facts["scales"]))
-    print(f"\n{facts['num_held_out']:d} training problems, with 95 % intervals by the bootstrap.")
+    print(f"\n{facts['num_held_out']:d} training problems, with 95 % bootstrap intervals.")
     scales = [row["scale"] for row in facts["scales"]]
     best = facts["scale"]
     print(f"best scale: {best:g}", end="")
     if best == 0:
-        print(", the base: the vectors are 0")
+        print(" (the base model; the vectors are 0)")
     else:
         at_the_end = best in (scales[0], scales[-1])
-        print(", the last one tried: try further ones by --scales" if at_the_end else "")
+        print(" (the last one tried; try more with --scales)" if at_the_end else "")
     print(f"vectors:    {one_line(folder / FILES[0])}")
     print(f"numbers:    {one_line(folder / FILES[1])}")

@@ -1,4 +1,4 @@
-"""The command `doctor`: what a report of a fault should hold, and whether training works here."""
+"""The command `doctor`: collects the facts for a bug report, and checks that training works."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ if TYPE_CHECKING:
 HELP = """\
 usage: steer-lightning doctor [--json]
 
-Shows versions, devices, memory and what is missing, and trains for one step: for a report of a
-fault. Lines marked by ! have to be mended; with any of them the exit status is 1.
+Shows versions, devices, memory and what is missing, and trains for one step. Put its output into a
+bug report. Lines marked with ! must be fixed; if there are any, the exit status is 1.
 
   --json  prints JSON instead of lines"""
 
 WIDTH = 18
-"""Characters of a line's beginning."""
+"""Width of the first column."""
 
 FOR_DEVELOPERS = {"bench", "dev", "fuzz", "test"}
-"""Extras that only work on the package itself needs."""
+"""Extras that only people who work on the package itself need."""
 
 MEMORY = Path("/proc/meminfo")
 
@@ -54,7 +54,7 @@ class Finding:
     Attributes:
         about: What the line is about.
         told: What was found.
-        is_fault: Whether it has to be mended before anything can be trained.
+        is_fault: Whether it must be fixed before anything can be trained.
     """
 
     about: str
@@ -63,7 +63,7 @@ class Finding:
 
 
 def run(words: Sequence[str]) -> None:
-    """Runs `doctor`, and ends the process with status 1 if anything has to be mended.
+    """Runs `doctor`, and ends the process with status 1 if anything must be fixed.
 
     Args:
         words: The command and its options.
@@ -71,12 +71,12 @@ def run(words: Sequence[str]) -> None:
     Raises:
         ConfigError: For any mistake in the options.
     """
-    # jsonargparse, which reads the options of other commands, may be what is missing
+    # jsonargparse, which reads the options of other commands, may itself be missing
     given = list(words[1:])
     if given in (["-h"], ["--help"]):
         print(HELP)
     elif given not in ([], ["--json"]):
-        raise ConfigError("doctor", " ".join(given), rule="takes no option but --json")
+        raise ConfigError("doctor", " ".join(given), rule="takes no option except --json")
     elif not doctor(json=bool(given)):
         sys.exit(1)
 
@@ -88,12 +88,12 @@ def doctor(json: bool = False) -> bool:
         json: Whether to print JSON instead of lines.
 
     Returns:
-        Whether there is nothing to mend.
+        Whether there is nothing to fix.
     """
     findings = []
     for finding in examine():
         findings.append(finding)
-        if not json:  # a line at once: the imports behind the last ones take seconds
+        if not json:  # print each line at once: the imports for the last ones take seconds
             mark = "!" if finding.is_fault else " "
             print(
                 f"{mark} {one_line(finding.about.ljust(WIDTH))} {one_line(finding.told)}",
@@ -104,18 +104,18 @@ def doctor(json: bool = False) -> bool:
         every = [asdict(finding) for finding in findings]
         print(one_line(dumps({"num_faults": num_faults, "findings": every})))
     elif num_faults:
-        print(f"\nlines marked by ! have to be mended: {num_faults:d}")
+        print(f"\nfindings to fix, marked with !: {num_faults:d}")
     else:
-        print("\nall is well")
+        print("\neverything works")
     return num_faults == 0
 
 
 def examine() -> Iterator[Finding]:
-    """Yields what is found, one examination after the other; one that fails is a finding."""
+    """Yields the findings of one examination after the other; one that fails is a finding."""
     for about, examination in EXAMINATIONS.items():
         try:
             yield from examination()
-        except Exception as error:  # whatever it is, it is what the report is for
+        except Exception as error:  # every error belongs in the report
             yield Finding(about, reason(error), is_fault=True)
 
 
@@ -171,7 +171,7 @@ def _memory() -> Iterator[Finding]:
     elif hasattr(os, "sysconf"):
         told = _size(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     else:
-        told = "not known on this system"
+        told = "unknown on this system"
     yield Finding("memory", told)
     disk = shutil.disk_usage(".")
     yield Finding("disk", f"{_size(disk.free)} of {_size(disk.total)} free in this folder")
@@ -184,20 +184,20 @@ def _size(num_bytes: int) -> str:
 def _hub() -> Iterator[Finding]:
     host = urlsplit(hub_endpoint()).hostname or ""  # the address may hold a password
     if is_offline():
-        yield Finding("hub", "not asked: HF_HUB_OFFLINE is set")
+        yield Finding("hub", "not contacted: HF_HUB_OFFLINE is set")
         return
     start = time.monotonic()
     try:
         ask(hub_endpoint())
     except (OSError, ValueError) as error:
-        told = f"{host} does not answer ({reason(error)}): only what was downloaded can be used"
+        told = f"{host} does not answer ({reason(error)}): only downloaded files can be used"
         yield Finding("hub", told)
     else:
         yield Finding("hub", f"{host} answers within {time.monotonic() - start:.1f} s")
 
 
-# torch, bitsandbytes and Lightning are imported by the examinations alone: without them, or where
-# an import fails, the others are still told
+# torch, bitsandbytes and Lightning are imported only by their own examinations: if one of them is
+# missing, or its import fails, the other findings are still reported
 
 
 def _devices() -> Iterator[Finding]:
@@ -212,7 +212,7 @@ def _devices() -> Iterator[Finding]:
     if torch.backends.mps.is_available():
         yield Finding("mps", "available")
     elif not torch.cuda.is_available():
-        told = "none" if torch.version.cuda else "none, and this torch is built for CPUs alone"
+        told = "none" if torch.version.cuda else "none, and this torch is built for CPUs only"
         if shutil.which("nvidia-smi"):
             told += "; there is an NVIDIA driver: install the build of torch for its CUDA version"
         yield Finding("GPU", told)
@@ -231,7 +231,7 @@ def _eight_bit() -> Iterator[Finding]:
         is_done = bool((numbers < 0.75).all())  # the first step of Adam is the learning rate
         state = optimizer.state[numbers]["state1"].dtype
         told = f"works on {device}" if is_done and state == torch.uint8 else "does nothing"
-    except Exception as error:  # a kernel that is missing is told in many ways
+    except Exception as error:  # a missing kernel raises many kinds of errors
         told = f"has no kernel for {device} ({reason(error)}): 8-bit optimizers can't be used"
     yield Finding("bitsandbytes", told)
 
@@ -249,7 +249,7 @@ def _trial() -> Iterator[Finding]:
             fit.run(words)
         if not (Path(folder) / "run-1" / SUMMARY).exists():
             raise RuntimeError(f"the run has not ended: {said.getvalue()}")
-    told = f"one step of the quickstart's model in {time.monotonic() - start:.1f} s"
+    told = f"one step of the quickstart model in {time.monotonic() - start:.1f} s"
     yield Finding("training", told)
 
 
@@ -263,4 +263,4 @@ EXAMINATIONS: dict[str, Callable[[], Iterator[Finding]]] = {
     "bitsandbytes": _eight_bit,
     "training": _trial,
 }
-"""Examinations by what they are about, in the order of the report."""
+"""Examinations by their subject, in the order of the report."""

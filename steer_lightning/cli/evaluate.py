@@ -19,7 +19,7 @@ from steer_lightning.system.printable import one_line
 
 
 def run(words: Sequence[str]) -> None:
-    """Runs `evaluate`, by the settings of the run whose vectors are given, unless others are.
+    """Runs `evaluate` with the settings of the run that wrote the vectors, unless others are given.
 
     Args:
         words: The command and its options.
@@ -34,26 +34,26 @@ def run(words: Sequence[str]) -> None:
         [f"--config={json.dumps(of_run)}", *words] if of_run else words,
         Evaluation,
         prog="steer-lightning evaluate",
-        description="Answers benchmarks with a base model and with the base steered.",
+        description="Answers benchmarks with a base model, with and without steering.",
     )
     evaluation = Evaluation(**options)
     folder = evaluation.store.folder
     with connected_processes():
-        if rank() > 0:  # all processes would print the same messages
+        if rank() > 0:  # otherwise every process would print the same messages
             logging.getLogger("steer_lightning").setLevel(logging.ERROR)
         elif of_run:
             names = ", ".join(map(str, files))
-            print(one_line(f"from {names}, unless given: {', '.join(of_run)}"))
-        with interruptible(f"the same command goes on from {folder}"):
+            print(one_line(f"settings taken from {names}, unless given: {', '.join(of_run)}"))
+        with interruptible(f"the same command continues from {folder}"):
             results = evaluation.run()
         if rank() == 0:
             _tell(evaluation, results)
 
 
 def _tell(evaluation: Evaluation, results: dict[str, Any]) -> None:
-    """Prints the table, and the place of the evaluation's files."""
+    """Prints the table and the paths of the evaluation's files."""
     print(f"\n{as_text(results['rows'])}\n")
-    print("Shares in percent, with 95 % intervals by the bootstrap over problems.")
+    print("Shares in percent, with 95 % bootstrap intervals over problems.")
     store = evaluation.store
     print(f"figures:     {one_line(store.results)}")
     print(f"completions: {one_line(store.completions)}")

@@ -23,7 +23,7 @@ def run(words: Sequence[str]) -> None:
         words[1:],
         export,
         prog="steer-lightning export",
-        description="Writes vectors in the format of another tool, reads them back and compares.",
+        description="Writes vectors in another tool's format, reads them back and compares.",
     )
     with interruptible(f"nothing was written to {options['output']}"):
         export(**options)
@@ -44,18 +44,18 @@ def export(
     Args:
         vectors: File of vectors.
         to: Format of the export: `transformers`, a stock checkpoint with the vectors as biases;
-            `vllm`, the same with the command that serves it; `peft`, an adapter beside the base;
-            `gguf`, a llama.cpp control vector; `easysteer`, a request's steering for EasySteer's
-            build of vLLM.
+            `vllm`, the same checkpoint with the command that serves it; `peft`, an adapter for the
+            base; `gguf`, a llama.cpp control vector; `easysteer`, the steering of a request for
+            EasySteer's build of vLLM.
         output: Folder to make.
-        merge_from: Base of the export, a hub id, local folder or `quickstart`; null takes the base
-            that the vectors name.
+        merge_from: Base of the export: a hub id, a local folder or `quickstart`; null takes the
+            base that the vectors name.
         revision: Branch, tag or commit of the base on the hub; null takes the one that the vectors
             name.
-        scale: Factor of all vectors.
+        scale: Factor by which all vectors are multiplied.
         overwrite: Whether to replace an earlier export in that folder.
-        verify: Whether to compare the export with the steered base: `transformers` and `vllm` with
-            one layer in memory at a time, the others with the whole base in float32.
+        verify: Whether to compare the export with the steered base. For `transformers` and `vllm`,
+            one layer at a time is in memory; for the other formats, the whole base in float32.
     """
     from steer_lightning.results.export import export_vectors
 

@@ -1,8 +1,9 @@
-"""A first look at the settings of a command: all plain mistakes at once, in about a second.
+"""A first look at the settings of a command: finds all plain mistakes in about a second.
 
 The parser imports torch, Lightning and transformers, since it needs the classes themselves, and it
-stops at the first mistake. This look reads what the classes take from their source. It refuses only
-what the parser refuses, too; what it can't tell, such as a setting that is out of range, it leaves.
+stops at the first mistake. This look reads the arguments of the classes from their source. It
+refuses only what the parser refuses, too; it leaves to the parser what it can't judge, such as a
+setting that is out of range.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ TRAINING = {
     "trainer": "lightning.pytorch.trainer.trainer.Trainer",
 }
 ALSO = ("seed_everything", "ckpt_path", "weights_only", "verbose", "config", "print_config")
-"""Options of the training commands that are of no class, or of the command line itself."""
+"""Options of the training commands that belong to no class, or to the command line itself."""
 GROUPS: dict[str, dict[str, str]] = {
     **dict.fromkeys(("fit", "validate", "test"), TRAINING),
     "evaluate": {"": "steer_lightning.evaluation.job.Evaluation"},
@@ -59,7 +60,8 @@ def look_at(words: Sequence[str]) -> None:
     """
     groups = GROUPS.get(words[0])
     names = [word.partition("=")[0] for word in words]
-    is_stray = groups is TRAINING and not "".join(words[1:2]).startswith("-")  # told by the parser
+    # the parser reports a stray word
+    is_stray = groups is TRAINING and not "".join(words[1:2]).startswith("-")
     if groups is None or is_stray or any(x == "-h" or x.endswith("help") for x in names):
         return
     look = _Look(groups)
@@ -76,16 +78,16 @@ def look_at(words: Sequence[str]) -> None:
 
 @dataclass(frozen=True)
 class _Setting:
-    """A setting as a file or a word gives it."""
+    """A setting, as a file or a word gives it."""
 
     key: str
     value: Any
     shown: object
-    """Value for a message about an unknown key."""
+    """Value to show in a message about an unknown key."""
 
 
 def _settings(words: Sequence[str], with_dashes: bool) -> Iterator[list[_Setting]]:
-    """Yields the settings of each file and word; nothing of what can't be read."""
+    """Yields the settings of each file and word; skips those that can't be read."""
     for place, word in enumerate(words):
         name, is_joined, value = word[2:].partition("=")
         if not word.startswith("--"):
@@ -106,7 +108,7 @@ def _settings(words: Sequence[str], with_dashes: bool) -> Iterator[list[_Setting
 
 
 def loaded(text: str) -> Any:
-    """Parses YAML as jsonargparse does; a text that is none stays as it is."""
+    """Parses YAML as jsonargparse does; returns a text that is not YAML unchanged."""
     try:
         return load_bounded(text)
     except (yaml.YAMLError, ValueError, RecursionError):
@@ -115,13 +117,13 @@ def loaded(text: str) -> Any:
 
 @dataclass
 class _Look:
-    """What is known of the settings so far."""
+    """What is known about the settings so far."""
 
     groups: Mapping[str, str]
     mistakes: list[ConfigError] = field(default_factory=list)
     sources: Sources = field(default_factory=Sources)
     classes: dict[str, Signature] = field(default_factory=dict)
-    """Class at each key, as the last file or word has it."""
+    """Class at each key, as set by the last file or word."""
     given: set[str] = field(default_factory=set)
     """Keys that have a value."""
 
@@ -156,7 +158,7 @@ class _Look:
     def _missing(self, signature: Signature, prefix: str) -> None:
         for name, parameter in signature.parameters.items():
             if parameter.is_required and prefix + name not in self.given:
-                fix = f"Set it by --{prefix}{name}, or in the YAML of --config FILE"
+                fix = f"Set it with --{prefix}{name}, or in the YAML file given by --config"
                 error = ConfigError(prefix + name, None, rule="must be set", fix=fix)
                 self.mistakes.append(error)
 
@@ -168,7 +170,7 @@ class _Look:
             self._at_member(signature, prefix, str(name), setting)
 
     def _at_member(self, owner: Signature, prefix: str, name: str, setting: _Setting) -> None:
-        """Looks at a setting whose key, behind a prefix, is an argument of a class."""
+        """Looks at a setting whose key, after a prefix, is an argument of a class."""
         name, dot, rest = name.partition(".")
         if name.endswith("+"):  # adds to a list
             return
@@ -195,7 +197,7 @@ class _Look:
         self.mistakes.append(error)
 
     def _options(self, owner: Signature, prefix: str) -> Iterator[str]:
-        """Yields the options that the arguments of a class are."""
+        """Yields the options that correspond to the arguments of a class."""
         for name, parameter in owner.parameters.items():
             yield prefix + name
             for kind in self.types.of(parameter):
@@ -205,7 +207,7 @@ class _Look:
     # ---- values
 
     def _at_value(self, key: str, value: Any, types: Sequence[Type]) -> None:
-        """Looks at a value for which there are several types."""
+        """Looks at a value that may have one of several types."""
         if value is None:
             self.classes.pop(key, None)
             return
@@ -239,14 +241,14 @@ class _Look:
                     self._at_value(f"{key}.{name}", item, kind.inner)
 
     def _at_item(self, key: str, item: Any, types: Sequence[Type]) -> None:
-        """Looks at an item of a list, whose classes are told from those of other items."""
+        """Looks at an item of a list; its classes are kept apart from those of other items."""
         inner = _Look(self.groups, sources=self.sources)
         inner._at_value(key, item, types)
         inner.at_what_is_missing_in_classes()
         self.mistakes += inner.mistakes
 
     def at_what_is_missing_in_classes(self) -> None:
-        """Looks for arguments without a default of the classes that are named."""
+        """Looks for arguments without a default in the classes that are named."""
         for key, signature in self.classes.items():
             if signature.name.startswith(f"{PACKAGE}.") and signature.is_complete:
                 self._missing(signature, f"{key}.init_args.")
@@ -262,7 +264,7 @@ class _Look:
             self.classes.pop(key, None)
         if signature is None or not isinstance(arguments, dict):
             return
-        if kind.name not in ALSO_IMPORTED:  # whose classes get further arguments from elsewhere
+        if kind.name not in ALSO_IMPORTED:  # those classes get further arguments from elsewhere
             self.classes[key] = signature
         for argument, item in arguments.items():
             if argument in signature.parameters:
@@ -275,8 +277,8 @@ class _Look:
                 self.mistakes.append(ConfigError(place, UNKNOWN, rule=rule, fix=fix))
 
     def _signature(self, key: str, name: str, kind: Kind) -> Signature | None:
-        """Finds the class of a name, and notes down if there is none."""
-        if Path(name).is_file():  # which holds the class and its arguments
+        """Finds the class of a name, and records a mistake if there is none."""
+        if Path(name).is_file():  # the file holds the class and its arguments
             return None
         if "." not in name:
             full_name = CLASSES[kind.name].get(name)
@@ -294,7 +296,7 @@ class _Look:
 
 
 def _nested(rest: str, value: Any) -> Any:
-    """Returns the value of `--key.rest value` as a YAML has it at `key`."""
+    """Returns the value of `--key.rest value` in the form that YAML has at `key`."""
     name, dot, further = rest.partition(".")
     if name == "class_path":
         return {"class_path": value}

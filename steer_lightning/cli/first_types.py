@@ -12,10 +12,10 @@ from steer_lightning.cli.signatures import Parameter, Signature, Sources
 
 @dataclass(frozen=True)
 class Type:
-    """A type of which nothing is known, so that any value may fit."""
+    """A type about which nothing is known, so that any value may fit."""
 
     is_plain = False
-    """Whether `takes` says of any value whether it fits."""
+    """Whether `takes` can decide for every value whether it fits."""
     said = ""
     """The values that fit, in words; empty for null."""
 
@@ -26,7 +26,7 @@ class Type:
 
 @dataclass(frozen=True)
 class Plain(Type):
-    """Numbers, true and false, texts, or null."""
+    """Numbers, true and false, text, or null."""
 
     name: str
     is_plain = True
@@ -39,7 +39,7 @@ class Plain(Type):
 
     def takes(self, value: Any) -> bool:
         """Tells whether a value of a YAML fits."""
-        if self.name == "str":  # the parser takes numbers for some, and not for others
+        if self.name == "str":  # the parser accepts numbers for some text options but not all
             return not isinstance(value, (dict, list))
         if self.name == "None":
             return value is None or value == "null"
@@ -48,7 +48,7 @@ class Plain(Type):
 
 @dataclass(frozen=True)
 class Choice(Type):
-    """One of some values."""
+    """One of several fixed values."""
 
     values: tuple[Any, ...]
     is_plain = True
@@ -76,7 +76,7 @@ class ListOf(Type):
 
 @dataclass(frozen=True)
 class MapOf(Type):
-    """A mapping with any names."""
+    """A mapping with arbitrary keys."""
 
     inner: tuple[Type, ...]
 
@@ -92,7 +92,7 @@ class Kind(Type):
     name: str
 
     def takes(self, value: Any) -> bool:
-        """Tells nothing: names of classes are looked at by themselves."""
+        """Returns false: names of classes are examined separately."""
         return False
 
 
@@ -103,13 +103,13 @@ class Record(Type):
     signature: Signature
 
     def takes(self, value: Any) -> bool:
-        """Tells nothing: its arguments are looked at by themselves."""
+        """Returns false: its arguments are examined separately."""
         return False
 
 
 ANY = (Type(),)
 SPEC = ("class_path", "init_args")
-"""Keys by which a value names a class and its arguments, in the form of jsonargparse."""
+"""Keys with which a value names a class and its arguments, in the form of jsonargparse."""
 ALIASES = {"OptimizerFactory": "Optimizer"}
 """Names of types that stand for a kind."""
 

@@ -62,9 +62,9 @@ TRAINER_DEFAULTS: dict[str, Any] = {
     "default_root_dir": RUNS,
     "devices": 1,
     "log_every_n_steps": 1,
-    "enable_model_summary": False,  # it would count the frozen base
+    "enable_model_summary": False,  # the summary would count the frozen base
     "num_sanity_val_steps": 0,
-    "use_distributed_sampler": False,  # our loader is resumable, Lightning's replacement is not
+    "use_distributed_sampler": False,  # our loader can resume, Lightning's replacement can't
 }
 
 
@@ -74,22 +74,22 @@ HARMLESS = (
     # a run resumes from the state after the optimizer's step
     "Using ModelCheckpoint with manual optimization",
     "You have overridden `transfer_batch_to_device`",  # prompts are text, for every kind of loader
-    r"Found \d+ module.s. in eval mode",  # the frozen base, for good
-    r"`isinstance\(treespec",  # between Lightning and torch
+    r"Found \d+ module.s. in eval mode",  # the frozen base always is
+    r"`isinstance\(treespec",  # a matter between Lightning and torch
     r"The .*dataloader.* does not have many workers",  # prompts are in memory
-    r"It is recommended to use `self.log\(",  # metrics have been joined over the processes
-    "Be aware that when using `ckpt_path`, callbacks",  # `test` has none of those that watch a run
+    r"It is recommended to use `self.log\(",  # metrics are already joined over the processes
+    "Be aware that when using `ckpt_path`, callbacks",  # `test` lacks those that watch a run
 )
 """Beginnings of Lightning's messages whose advice does not apply here."""
 
 
 class SteeringParser(LightningArgumentParser):
-    """A parser that spells out the default optimizer where it writes a configuration."""
+    """A parser that writes out the default optimizer when it writes a configuration."""
 
     def dump(self, namespace: Namespace, *args: Any, **kwargs: Any) -> str:
         """Writes a configuration as YAML, for `--print_config` and for a run's folder."""
-        # with a default that is a function a reader would not learn the learning rate; as the
-        # default of the parser the settings would be mixed with those of another optimizer
+        # if the default stayed a function, a reader would not learn the learning rate; if the
+        # settings were the parser's default, they would be mixed with those of another optimizer
         given = namespace.get(OPTIMIZER)  # parsers of single classes have none
         if given is not None and given == self.get_defaults().get(OPTIMIZER):
             namespace = namespace.clone()
@@ -102,7 +102,7 @@ class SteeringCLI(LightningCLI):
     """LightningCLI with the callbacks that every run has; building the object runs the command.
 
     Args:
-        run: Object that makes and keeps the run's folder; whoever builds the CLI closes it.
+        run: Object that makes and keeps the run's folder; the caller closes it.
 
     Raises:
         ConfigError: For any mistake in the configuration.
@@ -130,7 +130,7 @@ class SteeringCLI(LightningCLI):
         except ArgumentError as error:
             raise explain(str(error), self.options, sys.argv[1:]) from error
         except ConfigError as error:
-            config = vars(self).get("config", {})  # there is none before the words are read
+            config = vars(self).get("config", {})  # it is missing until the words are read
             settings = config.get(config.get("subcommand"), {})
             raise with_whole_key(error, settings) from error.__cause__
 
@@ -141,9 +141,9 @@ class SteeringCLI(LightningCLI):
         return {name: every[name] for name in ("fit", "validate", "test")}
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Adds the option of one seed for all random numbers."""
+        """Adds the option for the one seed of all random numbers."""
         parser.add_argument(
-            "--seed_everything", type=int, default=0, help="Seed of everything random, 0 or more."
+            "--seed_everything", type=int, default=0, help="Seed of all randomness, 0 or more."
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -164,9 +164,9 @@ class SteeringCLI(LightningCLI):
             raise ConfigError("seed_everything", seed, rule="must be from 0 to 4294967295")
 
     def before_instantiate_classes(self) -> None:
-        """Finds the checkpoint to go on from, and makes the run's folder."""
+        """Finds the checkpoint to resume from, and makes the run's folder."""
         config = self.config[self.config.subcommand]
-        if not isinstance(config.trainer, Namespace):  # which jsonargparse lets pass
+        if not isinstance(config.trainer, Namespace):  # jsonargparse accepts this
             raise ConfigError("trainer", config.trainer, rule="must be a mapping of its options")
         if config.trainer.default_root_dir is None:
             raise ConfigError("trainer.default_root_dir", None, rule="must be a folder")
@@ -175,7 +175,7 @@ class SteeringCLI(LightningCLI):
         if self.config.subcommand == "fit":
             _bound_the_run(config.trainer)
             _validate_if_asked(config)
-        if not is_first_process():  # the first process tells the others, see `_connect`
+        if not is_first_process():  # the first process informs the others, see `_connect`
             return
         config.ckpt_path = self._checkpoint(config, root)
         if self.config.subcommand == "fit":
@@ -187,22 +187,22 @@ class SteeringCLI(LightningCLI):
         return text
 
     def _checkpoint(self, config: Any, root: Path) -> str | None:
-        """Finds the checkpoint to go on from, and says so if nobody has asked for it."""
+        """Finds the checkpoint to resume from, and reports one that the user did not name."""
         asked = config.get("ckpt_path")
         if self.config.subcommand != "fit":
             found = checkpoint_to_measure(asked, root)
         else:
             found = checkpoint_to_fit(asked, root, self._text(config))
         if found is not None and asked is None:
-            anew = "(--ckpt_path=new starts anew)"
-            print(f"going on with {one_line(found)}: the same settings, interrupted {anew}")
+            anew = "(--ckpt_path=new starts a new run)"
+            print(f"resuming from {one_line(found)}: same settings, interrupted {anew}")
         return None if found is None else str(found)
 
     def _parse_ckpt_path(self) -> None:
         """Does nothing: Lightning would look for hyper-parameters, which our checkpoints lack."""
 
     def instantiate_classes(self) -> None:
-        """Makes the objects, and turns the refusal of a plug-in into one message."""
+        """Makes the objects, and turns a plug-in's refusal into one message."""
         try:
             super().instantiate_classes()
         except ConfigError:
@@ -244,7 +244,7 @@ class SteeringCLI(LightningCLI):
             trainer = super().instantiate_trainer(**kwargs)
             check_trainer(trainer)  # before the trainer starts further processes
             return trainer
-        # Lightning's errors for wrong settings; RuntimeError is that for two equal callbacks
+        # Lightning raises these for wrong settings; RuntimeError is for two equal callbacks
         except (
             MisconfigurationException,
             RuntimeError,
@@ -266,7 +266,7 @@ class SteeringCLI(LightningCLI):
             (VectorCheckpoint, VectorCheckpoint),
             (LensCallback, LensCallback),
             (LastCheckpoint, LastCheckpoint),
-            # after a failure its line ends before the summary tells of it
+            # after a failure, the bar's line ends before the summary reports the failure
             (ProgressBar, SteeringProgressBar),
             (RunSummary, RunSummary),
             (GracefulStop, GracefulStop),
@@ -282,11 +282,11 @@ class SteeringCLI(LightningCLI):
         ]
 
     def _connect(self) -> None:
-        """Lets the first of several processes tell the others folder and checkpoint."""
+        """Lets the first of several processes send the folder and the checkpoint to the others."""
         strategy, config = self.trainer.strategy, self.config_init[self.config.subcommand]
         if not isinstance(strategy, SteeringStrategy):
             return
-        # checked before there are other processes
+        # checked before other processes exist
         self.model.policy.steering.check_sharding(strategy.shards)
         if is_first_process():
             folder = self.trainer.default_root_dir
@@ -299,14 +299,14 @@ class SteeringCLI(LightningCLI):
     before_fit = before_validate = before_test = _connect
 
     def after_fit(self) -> None:
-        """Draws the reward curve and writes the run's page."""
+        """Draws the reward curve and writes the run's report."""
         folder = self.run.folder
         if folder is None:  # not the first process
             return
         if not (folder / METRICS).exists():  # fast_dev_run, max_steps of 0
             return
         print(f"curve:       {one_line(drawn(draw_reward_curve, folder))}")
-        with told_not_raised("the report"):  # the trained vectors are worth more than the page
+        with told_not_raised("the report"):  # the trained vectors matter more than the report
             print(f"report:      {one_line(write_report(folder, overwrite=True))}")
 
 
@@ -318,9 +318,10 @@ def _with_whole_files(plugins: Any) -> list[Any]:
 
 
 def _validate_if_asked(config: Any) -> None:
-    """Has problems of `data.val` answered during the run only where an option says when.
+    """Answers problems of `data.val` during the run only if an option says when.
 
-    `BenchmarkEval` may take them, too, and the end of an epoch is no place that anyone has chosen.
+    `BenchmarkEval` may use these problems, too, and nobody has chosen the end of an epoch as the
+    time to answer them.
     """
     trainer = config.trainer
     asked = {key: trainer[key] for key in ("val_check_interval", "limit_val_batches")}
@@ -341,8 +342,8 @@ def _bound_the_run(trainer: Any) -> None:
 
 @contextmanager
 def _few_messages() -> Iterator[None]:
-    """Withholds messages on which nobody has to act, while the block runs."""
-    # those of Lightning about seeds and accelerators, and its tips
+    """Withholds messages that call for no action, while the block runs."""
+    # Lightning's messages about seeds and accelerators, and its tips
     levels = dict.fromkeys(("lightning.pytorch", "lightning.fabric"), logging.WARNING)
     if not is_first_process():  # all processes would print the same messages
         levels["steer_lightning"] = logging.ERROR
@@ -370,13 +371,13 @@ def run(words: Sequence[str]) -> None:
         KeyboardInterrupt: After Ctrl-C, once the run is saved.
     """
     bound_yaml()
-    # LightningCLI reads and starts further processes from there
+    # LightningCLI reads the words from there, and starts further processes with them
     before, sys.argv = sys.argv, [sys.argv[0], *words]
     try:
         with short_names(), _few_messages(), closing(RunInProgress()) as run_in_progress:
             SteeringCLI(run_in_progress)
     except SystemExit as stopped:
-        if isinstance(stopped.__context__, KeyboardInterrupt):  # Lightning exits with 1 after it
+        if isinstance(stopped.__context__, KeyboardInterrupt):  # then Lightning exits with 1
             raise KeyboardInterrupt from stopped
         raise
     finally:

@@ -1,4 +1,4 @@
-"""The whole keys of settings, for errors of objects that do not know where they stand."""
+"""The whole keys of settings, for errors of objects that do not know their own key."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class _Place:
     Attributes:
         parts: Parts of its whole key.
         value: Its value.
-        owner: Name of the class that takes it as an argument; empty where none is named.
+        owner: Name of the class that takes it as an argument; empty if no class is named.
     """
 
     parts: tuple[str, ...]
@@ -34,24 +34,24 @@ class _Place:
 
     @property
     def is_listed(self) -> bool:
-        """Whether a number is part of its key."""
+        """Whether the key contains a number."""
         return any(map(str.isdecimal, self.parts))
 
 
 def with_whole_key(error: ConfigError, config: Namespace | Mapping[str, Any]) -> ConfigError:
     """Completes the key of an error that an object has raised in its constructor.
 
-    A `Sampling` knows that its `group_size` is wrong, and not that it is `model.sampling`. The
-    place is the setting of that name with that value, and among several the one whose class or
-    group the error names, or one outside of lists. A key such as `Guard.max_skipped` stays where
-    the whole key would be a number in a list of callbacks.
+    A `Sampling` knows that its `group_size` is wrong, but not that it is `model.sampling`. The
+    error gets the key of the setting with that name and value. Among several such settings, the
+    one whose class or group the error names is taken, or one outside of lists. A key such as
+    `Guard.max_skipped` stays as it is where the whole key would be a number in a list of callbacks.
 
     Args:
         error: Error with a key of any form.
         config: Configuration with all its settings.
 
     Returns:
-        Error with the whole key; the same one where its key is whole, or its place is not found.
+        Error with the whole key; the same error if its key is whole or its place is not found.
     """
     places = list(_places(config))
     given = [part for part in error.key.split(".") if part != INIT_ARGS]
@@ -83,7 +83,7 @@ def _places(config: Any, parts: tuple[str, ...] = (), owner: str = "") -> Iterat
 
 
 def _equal(one: Any, other: Any) -> bool:
-    """Tells whether two values are equal; a list and a tuple of the same items are."""
+    """Tells whether two values are equal; a list equals a tuple of the same items."""
     if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
         return list(one) == list(other)
     return type(one) is type(other) and bool(one == other)

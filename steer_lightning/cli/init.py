@@ -1,4 +1,4 @@
-"""The command `init`, which writes a small project to begin with."""
+"""The command `init`, which writes a small starter project."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from steer_lightning.system.whole_files import folder_written_aside
 
 
 def init(folder: str) -> Path:
-    """Writes a project that trains the quickstart's model on sums, to be changed file by file.
+    """Writes a project that trains the quickstart model on sums, for you to change file by file.
 
     Args:
         folder: Folder to make.
@@ -23,12 +23,12 @@ def init(folder: str) -> Path:
         The folder.
 
     Raises:
-        ConfigError: If there is a file or folder of that name.
+        ConfigError: If a file or folder of that name already exists.
     """
     target = Path(folder).expanduser()
     if target.exists():
-        fix = "Name a new folder: nothing is overwritten"
-        raise ConfigError("init", folder, rule="exists", fix=fix)
+        fix = "Name a new folder: existing ones are not overwritten"
+        raise ConfigError("init", folder, rule="already exists", fix=fix)
     with folder_written_aside(target.absolute()) as aside:
         unwanted = shutil.ignore_patterns("__pycache__")
         shutil.copytree(shipped_folder("project"), aside, ignore=unwanted, dirs_exist_ok=True)

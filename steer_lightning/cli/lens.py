@@ -25,7 +25,7 @@ def run(words: Sequence[str]) -> None:
         words[1:],
         Lens,
         prog="steer-lightning lens",
-        description="Shows which tokens vectors push, how long they are, and how they compare.",
+        description="Shows which tokens vectors push, how long vectors are, and how they compare.",
     )
     lens = Lens(**options)
     found = lens.run()

@@ -32,7 +32,7 @@ def explain(message: str, options: Sequence[str], words: Sequence[str]) -> Confi
 
 
 def as_typed(error: ConfigError, words: Sequence[str]) -> ConfigError:
-    """Returns an error with its key as it was typed: `init_args` may be left out of an option."""
+    """Returns an error with its key as the user typed it: options may leave out `init_args`."""
     plain = error.key.replace(".init_args", "")
     typed = (word.lstrip("-").partition("=")[0] for word in words if word.startswith("--"))
     key = next((name for name in typed if name.replace(".init_args", "") == plain), error.key)
@@ -75,7 +75,7 @@ GENERIC = (
 
 
 def _specific(message: str) -> str:
-    """Returns the first listed error that says more than that a type was not matched."""
+    """Returns the first listed error that says more than that a type did not match."""
     lines = [line.strip() for line in message.splitlines()]
     told = [line.removeprefix("- ") for line in lines if line]
     body = told[told.index("Errors:") + 1 :] if "Errors:" in told else told
@@ -88,7 +88,7 @@ def _unknown_option(
 ) -> ConfigError:
     name, given, value = found[1].lstrip("-").partition("=")
     if not found[1].startswith("-") and name.endswith((".yaml", ".yml")):
-        rule, fix = "is a file, and no option names it", f"Write --config {name}"
+        rule, fix = "is a file, but no option names it", f"Write --config {name}"
         return ConfigError(name, UNKNOWN, rule=rule, fix=fix)
     return ConfigError(
         name,
@@ -104,7 +104,7 @@ def _unknown_argument(
     name = found[1]
     if (
         not classes
-    ):  # the class itself is not named in the message: an optimizer given as a callable
+    ):  # the message does not name the class itself: it is an optimizer given as a callable
         classes = re.findall(r"class_path='([\w.]+)'", found.string)
     if not classes:
         return ConfigError(
@@ -140,7 +140,7 @@ def _unknown_module(
         key,
         classes[-1] if classes else found[1],
         rule=f"there is no module {found[1]}",
-        why="Modules are looked for in the installed packages and in the current folder",
+        why="Modules are searched for in the installed packages and in the current folder",
         fix="Check the spelling, or start the command in the folder that holds your file",
     )
 
@@ -152,7 +152,7 @@ TAKEN_AS = {
     "Template": "A template has the methods render(question, tokenizer), which returns text, and "
     "encode(text, tokenizer), which returns a list of tokens",
 }
-"""What the plug-ins that people write most often look like, by the name of their protocol."""
+"""What the plug-ins that users write most often look like, by the name of their protocol."""
 
 
 def _wrong_protocol(
@@ -165,18 +165,18 @@ def _wrong_protocol(
         key,
         name,
         rule=f"can't be used as {protocol}",
-        why=f"It takes {takes}" if takes else "It lacks a method, or takes other arguments",
+        why=f"It takes {takes}" if takes else "It lacks a method, or its arguments differ",
         fix=TAKEN_AS.get(protocol, see),
     )
 
 
 def _call_of(name: str) -> str:
-    """Returns the arguments of a function, or of a class's `__call__`, as they are written."""
+    """Returns the arguments of a function, or of a class's `__call__`, as source text."""
     module, _, attribute = name.rpartition(".")
     found = getattr(import_module(module), attribute)
     if not isinstance(found, type):
         return str(inspect.signature(found))
-    call = vars(found).get("__call__")  # a type itself can be called, too
+    call = vars(found).get("__call__")  # not getattr: the class itself is callable, too
     if call is None:
         return "no call: the class has no method __call__"
     _, *parameters = inspect.signature(call).parameters.values()
@@ -208,7 +208,7 @@ def _wrong_union(
     if names:
         rule = "must be " + " or ".join(dict.fromkeys(names))
         return ConfigError(key, shown, rule=rule, fix=_as_list(key, shown, names))
-    return ConfigError(key, shown, rule=_specific(found.string) or "is of no type that fits")
+    return ConfigError(key, shown, rule=_specific(found.string) or "has no type that fits")
 
 
 def _no_class_path(
@@ -218,12 +218,12 @@ def _no_class_path(
         key,
         found[1],
         rule="must be a class with its module, such as steer_lightning.rewards.MathReward",
-        fix="See the README for the names of those that come with the package",
+        fix="The documentation lists the classes that come with the package",
     )
 
 
 def unknown_name(key: str, name: str, kind: str, known: Iterable[str]) -> ConfigError:
-    """Returns the error for a class without its module that is not among those of its kind."""
+    """Returns the error for a name without a module that no class of its kind has."""
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=1)
     fix = f"Did you mean {close[0]}? " if close else ""
@@ -231,8 +231,8 @@ def unknown_name(key: str, name: str, kind: str, known: Iterable[str]) -> Config
         key,
         name,
         rule=f"there is no {kind} of this name",
-        why=f"Known are {', '.join(known)}",
-        fix=f"{fix}Name one of your own with its module, as in my_file.MyClass",
+        why=f"Known names: {', '.join(known)}",
+        fix=f"{fix}For a class of your own, add its module, as in my_file.MyClass",
     )
 
 
@@ -249,7 +249,7 @@ def _no_class_named(
         key,
         UNKNOWN,
         rule="needs the name of a class beside its settings",
-        why="Settings alone do not say of what they are",
+        why="Settings alone do not say which class they belong to",
         fix=f"Put --{key} NAME before them, or class_path: NAME into the YAML",
     )
 
@@ -261,16 +261,16 @@ def _no_protocol(
     return ConfigError(
         key,
         value[1] if value else UNKNOWN,
-        rule=f"must be a {found[1]}: a class_path, with init_args where it takes some",
+        rule=f"must be a {found[1]}: a class_path, with init_args if it takes arguments",
     )
 
 
 def _as_list(key: str, shown: object, names: Sequence[str]) -> str:
-    """Returns how a single value is written as the list that it must be; empty where it is none."""
+    """Returns how to write a single value as the list that is required; empty if none is."""
     if "a list" not in names or not isinstance(shown, str) or not re.fullmatch(r"[\w.]+", shown):
         return ""
     item = f'{{"reward": "{shown}"}}' if key.endswith(".rewards") else shown
-    return f"Set --{key}='[{item}]', or a list of one in the YAML"
+    return f"Set --{key}='[{item}]', or a list of one item in the YAML"
 
 
 KINDS = {
@@ -290,7 +290,7 @@ def _missing_option(
     name = re.sub(r"^(fit|validate|test)\.", "", found[1])
     if key != "configuration":  # the option belongs to the class at that key
         name = f"{key}.init_args.{name}"
-    fix = f"Set it by --{name}, or in the YAML of --config FILE"
+    fix = f"Set it with --{name}, or in the YAML file given by --config"
     return ConfigError(name, None, rule="must be set", fix=fix)
 
 
@@ -320,7 +320,7 @@ _PATTERNS = {
 
 
 def suggest(name: str, known: Iterable[str], prefix: str = "") -> str:
-    """Returns a sentence about the known names that are like a wrong one, or lie beside it."""
+    """Returns a sentence with the known names that resemble a wrong one, or are beside it."""
     known = sorted(set(known))
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
     if close:
@@ -329,7 +329,7 @@ def suggest(name: str, known: Iterable[str], prefix: str = "") -> str:
     beside = [other for other in known if other.startswith(last + ".")] or (
         [] if len(known) > 30 else known
     )
-    return "Known are " + ", ".join(prefix + other for other in beside) if beside else ""
+    return "Known names: " + ", ".join(prefix + other for other in beside) if beside else ""
 
 
 def _parameters(class_path: str) -> list[str]:

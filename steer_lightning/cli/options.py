@@ -1,4 +1,4 @@
-"""The reading of a command's words into the parameters of one class or function."""
+"""Reads the words of a command into the parameters of one class or function."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def read_options(
 
     Args:
         words: Words that follow the command. `--help` prints and exits.
-        target: Class or function, whose signature and docstring make the options.
+        target: Class or function whose signature and docstring define the options.
         prog: Command, such as `steer-lightning evaluate`.
         description: One sentence for `--help`.
-        positional: Option that words without an option's name stand for.
+        positional: Option that receives the words that belong to no option.
         also: Function that adds further options to the parser.
 
     Returns:
@@ -90,8 +90,8 @@ class _ListOption:
     """An option whose value may be a list.
 
     Attributes:
-        of_text: Whether the items of the list are texts.
-        nothing_else: Whether the value can be nothing but a list, or null.
+        of_text: Whether the items of the list are text.
+        nothing_else: Whether the value can only be a list or null.
     """
 
     of_text: bool
@@ -111,7 +111,7 @@ def _lists(parser: ArgumentParser) -> dict[str, _ListOption]:
 
 
 def _joined(words: Sequence[str], lists: Mapping[str, _ListOption]) -> list[str]:
-    """Puts `--vectors a b`, a list of two, in brackets, as jsonargparse wants it."""
+    """Puts `--vectors a b`, a list of two, in brackets, as jsonargparse requires."""
     found: list[str] = []
     rest = list(words)
     while rest:
@@ -128,7 +128,7 @@ def _joined(words: Sequence[str], lists: Mapping[str, _ListOption]) -> list[str]
 
 
 def _with_underscores(word: str) -> str:
-    """Turns `--merge-from` into `--merge_from`: an option has the name of its parameter."""
+    """Turns `--merge-from` into `--merge_from`: options are named after their parameters."""
     name, equals, value = word.partition("=")
     return name[:2] + name[2:].replace("-", "_") + equals + value if name[:2] == "--" else word
 
@@ -144,7 +144,7 @@ def _switches(parser: ArgumentParser) -> set[str]:
 
 
 def _switched_on(words: Sequence[str], switches: set[str]) -> list[str]:
-    """Turns `--overwrite` alone into `--overwrite=true`: jsonargparse wants the value."""
+    """Turns `--overwrite` alone into `--overwrite=true`: jsonargparse requires the value."""
     following = [*words[1:], ""]
     return [
         f"{word}=true" if word in switches and after not in ("true", "false") else word
@@ -153,8 +153,8 @@ def _switched_on(words: Sequence[str], switches: set[str]) -> list[str]:
 
 
 def _named(words: Sequence[str], positional: str) -> list[str]:
-    """Moves words that are no options, nor values of one, behind the positional option."""
-    if f"--{positional}" in words:  # which has been named, and what follows is its value
+    """Moves words that are neither options nor values of options behind the positional option."""
+    if f"--{positional}" in words:  # the option is there, and the words after it are its value
         return list(words)
     pairs = list(zip(["", *words], words, strict=False))
     own = [not (w.startswith("-") or (b.startswith("--") and "=" not in b)) for b, w in pairs]

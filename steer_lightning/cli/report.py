@@ -1,4 +1,4 @@
-"""The command `report`, which makes one HTML file from the folder of a run, or of several."""
+"""The command `report`, which writes one HTML file about one or several runs."""
 
 from __future__ import annotations
 
@@ -22,17 +22,18 @@ def report(
 ) -> Path:
     """Writes one HTML file about a run: curves, benchmarks, vectors, completions, settings.
 
-    Several runs are compared: their curves over each other, their results, and the settings in
-    which they differ.
+    Several runs are compared: the page draws their curves together, and shows their results and the
+    settings in which they differ.
 
     Args:
-        run: Folder of the run; or several of them, or a folder of several runs, which are compared.
-        output: File to write; null takes `report.html` in the run's folder, or, for several runs,
-            beside the folder of the first one.
-        overwrite: Whether to replace an earlier file.
+        run: Folder of a run. Several folders, or a folder that contains several runs, give a
+            comparison.
+        output: File to write; null takes `report.html` in the run's folder or, for several runs,
+            next to the folder of the first one.
+        overwrite: Whether to replace an existing file.
         num_steps: Number of steps of a single run whose completions are shown, evenly spaced.
-        num_prompts: Number of prompts of each of these steps, and of problems of each benchmark;
-            fewer where their texts exceed what a page can hold.
+        num_prompts: Number of prompts for each of these steps, and of problems for each benchmark;
+            fewer if their text exceeds what a page can hold.
 
     Returns:
         Path of the file.
@@ -47,7 +48,7 @@ def report(
     if len(runs) > 1:
         path = runs[0].absolute().parent / REPORT if output is None else Path(output)
         return write_comparison(runs, path, overwrite=overwrite)
-    (folder,) = runs  # where it is no run, `write_report` says so
+    (folder,) = runs  # if it is not a run, `write_report` says so
     if folder != named[0]:
         print(f"{one_line(folder)} is the only run in {one_line(named[0])}")
     return write_report(
@@ -60,10 +61,10 @@ def report(
 
 
 def _runs_in(folder: Path) -> list[Path]:
-    """Returns the runs in a folder, the oldest first, and the newest ones of too many."""
+    """Returns the runs in a folder, oldest first; only the newest ones if there are too many."""
     runs = without_earlier_stages(find_runs(folder)[::-1])
     if len(runs) > MOST_RUNS:
-        print(f"the newest {MOST_RUNS} of {len(runs)} runs in {one_line(folder)} are compared")
+        print(f"comparing the newest {MOST_RUNS} of {len(runs)} runs in {one_line(folder)}")
     return runs[-MOST_RUNS:]
 
 
@@ -80,8 +81,8 @@ def run(words: Sequence[str]) -> None:
         words[1:],
         report,
         prog="steer-lightning report",
-        description="Makes one HTML file of a run, or of several, which it compares: "
-        "no server, no network.",
+        description="Writes one HTML file about a run, or a comparison of several runs. "
+        "It needs no server and no network.",
         positional="run",
     )
     print(f"report: {one_line(report(**options))}")

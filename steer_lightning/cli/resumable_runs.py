@@ -1,4 +1,4 @@
-"""The checkpoint that a run goes on from, and the folder of the present run."""
+"""The checkpoint that a run resumes from, and the folder of the current run."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 
 def is_first_process() -> bool:
-    """Tells whether this process is the first one of the run, before they are connected.
+    """Tells whether this process is the first of the run, before the processes are connected.
 
     The answer comes from the variables of torchrun, SLURM and Lightning's own launcher.
     """
@@ -41,10 +41,10 @@ def is_first_process() -> bool:
 
 
 class RunInProgress:
-    """The folder of the run that one command does, for as long as the command lasts.
+    """The folder of the run of one command, for as long as the command lasts.
 
     `begin` makes the folder and locks it, once the configuration is known. `close` is called at the
-    end of the command, whether it has begun a run or not.
+    end of the command, whether or not it has begun a run.
 
     Attributes:
         folder: The folder; None before `begin`.
@@ -56,16 +56,16 @@ class RunInProgress:
         self._lock: int | None = None
 
     def begin(self, root: Path, config_text: str, checkpoint: str | None) -> None:
-        """Makes a new folder with the files that the run begins with.
+        """Makes a new folder with the files that the run starts with.
 
         Args:
             root: The folder of all runs.
             config_text: The resolved configuration, for `config.yaml`.
-            checkpoint: The checkpoint that the run goes on from; a copy takes the place of the one
-                before its first.
+            checkpoint: The checkpoint that the run resumes from. A copy serves as the previous
+                checkpoint until the run has written its own.
 
         Raises:
-            ConfigError: If there can be no such folder.
+            ConfigError: If the folder can't be made.
         """
         self.folder = new_run_folder(root)
         self._lock = lock(self.folder)
@@ -86,11 +86,11 @@ class RunInProgress:
 
 
 def checkpoint_to_fit(asked: str | None, root: Path, config_text: str) -> Path | None:
-    """Finds the checkpoint that `fit` goes on from.
+    """Finds the checkpoint that `fit` resumes from.
 
     Args:
-        asked: Value of `ckpt_path`; null takes an interrupted run of the same settings, and `new`
-            none at all. See `find_checkpoint` for other values.
+        asked: Value of `ckpt_path`. Null takes an interrupted run with the same settings, and `new`
+            takes no checkpoint. See `find_checkpoint` for other values.
         root: The folder of all runs.
         config_text: The resolved configuration.
 
@@ -98,7 +98,7 @@ def checkpoint_to_fit(asked: str | None, root: Path, config_text: str) -> Path |
         None for a new run.
 
     Raises:
-        ConfigError: If there is no such checkpoint, or it belongs to a run of other settings.
+        ConfigError: If there is no such checkpoint, or its run has other settings.
     """
     if asked == "new":
         return None
@@ -112,7 +112,7 @@ def checkpoint_to_fit(asked: str | None, root: Path, config_text: str) -> Path |
 
 
 def checkpoint_to_measure(asked: str | None, root: Path) -> Path | None:
-    """Finds the checkpoint that `validate` and `test` load; without one they load none.
+    """Finds the checkpoint that `validate` and `test` load, if one is asked for.
 
     Raises:
         ConfigError: If there is no such checkpoint.
@@ -127,19 +127,19 @@ def checkpoint_to_measure(asked: str | None, root: Path) -> Path | None:
 
 
 def find_checkpoint(checkpoint: str, root: Path, config_text: str = "") -> Path | None:
-    """Finds the checkpoint that is asked for.
+    """Finds the checkpoint that the user asked for.
 
     Args:
-        checkpoint: A file, or `last` for the newest run under `root` that has one and is not under
-            way; those of the same settings come first.
+        checkpoint: A file, or `last` for the newest run under `root` that has a checkpoint and is
+            not running; runs with the same settings come first.
         root: The folder of all runs.
         config_text: The resolved configuration.
 
     Returns:
-        None for `last` if no run has one: then a new run is what the same command starts.
+        None for `last` if no run has a checkpoint; the command then starts a new run.
 
     Raises:
-        ConfigError: If there is no such file, or it is no checkpoint of this package.
+        ConfigError: If the file does not exist, or is not a checkpoint of this package.
     """
     if checkpoint == "last":
         folders = [run for run in run_folders(root) if has_checkpoint(run) and not is_locked(run)]
@@ -155,7 +155,7 @@ def find_checkpoint(checkpoint: str, root: Path, config_text: str = "") -> Path 
     except DamagedCheckpointError as error:
         raise _no_checkpoint(path, str(error)) from error
     if KEY not in found:
-        raise _no_checkpoint(path, "is no checkpoint of a steer-lightning run")
+        raise _no_checkpoint(path, "is not a checkpoint of a steer-lightning run")
     return path
 
 
@@ -167,14 +167,14 @@ def unfinished_run(root: Path, config_text: str) -> Path | None:
         config_text: The resolved configuration, as a run's `config.yaml` holds it.
 
     Returns:
-        The run's folder; None if there is none, it has ended, or, with a warning, is still under
-        way.
+        The run's folder; None if there is no such run, it has ended, or it is still running, which
+        gives a warning.
     """
     for folder in run_folders(root):
         if not _has_config(folder, config_text):
             continue
         if is_locked(folder):
-            told = "%s, of the same settings, is under way: this is a new run"
+            told = "%s has the same settings and is still running: this is a new run"
             log.warning(told, one_line(folder))
             return None
         if (folder / SUMMARY).exists():
@@ -185,7 +185,7 @@ def unfinished_run(root: Path, config_text: str) -> Path | None:
 
 
 def _has_config(folder: Path, config_text: str) -> bool:
-    """Tells whether a run has this resolved configuration, wherever it went on from."""
+    """Tells whether a run has this resolved configuration, whatever it resumed from."""
     path = folder / CONFIG
     if not path.is_file():
         return False
@@ -197,15 +197,15 @@ def _settings(config_text: str) -> list[str]:
 
 
 def check_same_settings(checkpoint: Path, config_text: str) -> None:
-    """Refuses a checkpoint whose run optimised something else, or in another way.
+    """Refuses a checkpoint whose run optimised something else, or in a different way.
 
     Args:
-        checkpoint: File in a run's folder; one that lies elsewhere is not compared.
+        checkpoint: File in a run's folder; a file elsewhere is not compared.
         config_text: The resolved configuration.
 
     Raises:
-        ConfigError: With both values of the first setting that differs, or if the run's
-            configuration is damaged.
+        ConfigError: If a setting differs, with both values of the first one that does; or if the
+            run's configuration is damaged.
     """
     path = run_of_checkpoint(checkpoint) / CONFIG
     if not path.is_file():
@@ -219,13 +219,14 @@ def check_same_settings(checkpoint: Path, config_text: str) -> None:
         saved,
         {key: now.get(key) for key in sorted(saved.keys() | now.keys())},
         told=f"the run of {checkpoint} had",
-        why="It would not be the same run",
-        fix="Set it as it was; or start anew from the vectors alone by model.steering.init_from",
+        why="A run can only resume with the settings that it started with",
+        fix="Restore the setting, or start a new run from the vectors with "
+        "model.steering.init_from",
     )
 
 
 def _flat(config_text: str) -> dict[str, Any]:
-    """Returns the settings that must not change, by dotted key."""
+    """Returns, by dotted key, the settings that must not change."""
     found: dict[str, Any] = {}
 
     def walk(key: str, value: Any) -> None:
@@ -247,7 +248,7 @@ def _flat(config_text: str) -> dict[str, Any]:
 
 
 def whole_checkpoint(folder: Path) -> Path:
-    """Finds a run's `last.ckpt`, or, with a warning, the one before if that is damaged.
+    """Finds a run's `last.ckpt` or, with a warning, the previous one if `last.ckpt` is damaged.
 
     Raises:
         ConfigError: If both are damaged.
@@ -263,13 +264,13 @@ def whole_checkpoint(folder: Path) -> Path:
             continue
         if damage:
             told = (one_line(damage[0]), one_line(path.name), found["global_step"])
-            log.warning("%s: %s of step %d is used", *told)
+            log.warning("%s: using %s of step %d instead", *told)
         return path
     raise ConfigError(
         "ckpt_path",
         str(folder),
-        rule="holds no whole checkpoint: " + "; ".join(damage),
-        fix="Set ckpt_path: new to start anew, or to a checkpoint of an earlier run",
+        rule="holds no intact checkpoint: " + "; ".join(damage),
+        fix="Set ckpt_path to new to start a new run, or to a checkpoint of an earlier run",
     )
 
 
@@ -278,7 +279,7 @@ def _no_checkpoint(path: Path, rule: str) -> ConfigError:
         "ckpt_path",
         str(path) or UNKNOWN,
         rule=rule,
-        fix="Use a file of a run's folder checkpoints/, or set model.steering.init_from to a "
+        fix="Use a file in the folder checkpoints/ of a run, or set model.steering.init_from to a "
         "vectors file",
     )
 

@@ -20,16 +20,16 @@ from steer_lightning.system.whole_files import write_bytes
 log = logging.getLogger(__name__)
 
 OPEN_ROWS = 4
-"""Number of last rows that later metrics of the same steps are still added to."""
+"""Number of last rows to which later metrics of the same steps can still be added."""
 
 Row = dict[str, Any]
 
 
 class RunLog(Logger):
-    """Writes `metrics.csv`, one row for each step, and goes on if the run's folder is removed.
+    """Writes `metrics.csv`, one row for each step, and continues if the run's folder is removed.
 
-    Rewards, benchmarks and looks through the lens are logged one after the other, and all of a step
-    belongs in one row. The file is complete after every call: a row that grows is written again in
+    Rewards, benchmarks and lens results of a step are logged one after the other, but belong in one
+    row. The file is complete after every call: a row that gets further metrics is written again in
     its place.
 
     Args:
@@ -44,7 +44,7 @@ class RunLog(Logger):
     def _begin_anew(self) -> None:
         self._names: list[str] = []  # columns of the file
         self._open: list[Row] = []  # the last rows of the file
-        self._start = 0  # byte of the file at which they begin
+        self._start = 0  # byte of the file at which the open rows begin
 
     # Lightning puts checkpoints into save_dir/name/version/checkpoints
 
@@ -55,7 +55,7 @@ class RunLog(Logger):
 
     @property
     def name(self) -> str:
-        """Empty, since the folder is that of this run alone."""
+        """Empty, since the folder belongs to this run alone."""
         return ""
 
     @property
@@ -71,7 +71,7 @@ class RunLog(Logger):
         """Adds metrics to the row of their step; without a step, to the last row."""
         if not self._folder.is_dir():
             log.warning(
-                "%s was removed during the run: it is made anew, without its past",
+                "%s was removed during the run: it is created again, without its earlier content",
                 one_line(self._folder),
             )
             self._folder.mkdir(parents=True)
@@ -91,7 +91,7 @@ class RunLog(Logger):
             self._write_with_new_columns(row)
 
     def _write_open_rows(self) -> None:
-        """Writes the open rows over those that the file ends with."""
+        """Overwrites the rows at the end of the file with the open rows."""
         while len(self._open) > OPEN_ROWS:
             self._start += len(self._text([self._open.pop(0)]))
         with self._path.open("r+b") as file:
@@ -100,7 +100,7 @@ class RunLog(Logger):
             file.truncate()
 
     def _write_with_new_columns(self, row: Row) -> None:
-        """Writes the whole file anew: its first line names all columns."""
+        """Writes the whole file again, since its first line names all columns."""
         before = self._path.read_bytes()[: self._start] if self._names else b""
         closed = list(csv.DictReader(io.StringIO(before.decode(), newline="")))
         self._names = sorted({*self._names, *row})

@@ -1,4 +1,4 @@
-"""The settings of `evaluate` that the configuration of the evaluated run implies."""
+"""The settings of `evaluate` that follow from the configuration of the evaluated run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from steer_lightning.system.run_files import CONFIG, is_run
 from steer_lightning.system.yaml_size import load_bounded
 
 BENCHMARKS = "BenchmarkEval"
-"""Class name of the callback whose benchmarks are those of the run."""
+"""Class name of the callback that holds the run's benchmarks."""
 
 
 def settings_of_runs(
@@ -22,17 +22,17 @@ def settings_of_runs(
 ) -> tuple[dict[str, Any], list[Path]]:
     """Reads from the configurations of runs how `evaluate` should answer and judge.
 
-    Benchmarks, sampling and verifier are those of the run's `BenchmarkEval`. A run without one has
-    its problems of `data.test`, or else of `data.val`, answered as by `test` and `validate`.
-    Template, longest prompt, dtype and revision are those of the run. Nothing comes from a vectors
-    file outside the folder of a run.
+    Benchmarks, sampling and verifier are those of the run's `BenchmarkEval`. For a run without
+    `BenchmarkEval`, the problems of `data.test`, or otherwise of `data.val`, are answered as
+    `test` and `validate` do. Template, longest prompt, dtype and revision are those of the run. A
+    vectors file outside the folder of a run yields no settings.
 
     Args:
         paths: Results of runs: files, or folders of runs.
-        given: Options that the user has set, in which runs may differ.
+        given: Options that the user has set; runs may differ in them.
 
     Returns:
-        Settings by the name of the option, plain as in a YAML, and the files that they come from.
+        Settings by option name, as plain YAML values, and the files that they come from.
 
     Raises:
         ConfigError: If a file is damaged, or if runs differ in one of these settings.
@@ -48,25 +48,25 @@ def settings_of_runs(
                 raise ConfigError(
                     key,
                     UNKNOWN,
-                    rule=f"must be given: {files[0]} and {file} differ in it",
+                    rule=f"must be given, because {files[0]} and {file} differ in it",
                     why="All results are evaluated in the same way",
-                    fix="Give it as an option or in the YAML of --config",
+                    fix="Give it as an option, or in the YAML file given by --config",
                 )
             found.pop(key, None)
     return found, files
 
 
 def given_options(words: Sequence[str]) -> dict[str, Any]:
-    """Reads roughly which options are set in the words of a command, and in its files.
+    """Reads roughly which options the words of a command, and its files, set.
 
-    Mistakes are left to the parser.
+    The parser reports mistakes.
 
     Args:
         words: Words of the command line.
 
     Returns:
-        Values by option, in the order in which the parser reads them: that of a file is plain, that
-        of a word is text, or a list of texts. `--a.b` has the name `a.b`.
+        Values by option, in the order in which the parser reads them. A value from a file is plain
+        YAML; a value from a word is text, or a list of texts. `--a.b` has the name `a.b`.
     """
     found: dict[str, Any] = {}
     for place, word in enumerate(words):
@@ -85,7 +85,7 @@ def given_options(words: Sequence[str]) -> dict[str, Any]:
 
 
 def texts(value: Any) -> list[str]:
-    """Returns the texts of a value that should be one text, or a list of them."""
+    """Returns the texts of a value that should be one text or a list of texts."""
     return [x for x in (value if isinstance(value, list) else [value]) if isinstance(x, str)]
 
 
@@ -94,7 +94,7 @@ def _is_value(word: str) -> bool:
 
 
 def _yaml(text: str) -> Any:
-    """Parses YAML; None for what is none, which the parser of the command refuses in words."""
+    """Parses YAML; returns None for invalid YAML, which the parser of the command reports."""
     try:
         return load_bounded(text)
     except (yaml.YAMLError, ValueError, RecursionError):
@@ -148,7 +148,7 @@ def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _benchmark_eval(callbacks: Any) -> dict[str, Any]:
-    """Returns the settings of the first `BenchmarkEval` of a trainer, empty if there is none."""
+    """Returns the settings of a trainer's first `BenchmarkEval`; empty if there is none."""
     for callback in callbacks if isinstance(callbacks, list) else [callbacks]:
         name = callback.get("class_path", "") if isinstance(callback, dict) else ""
         if name.rpartition(".")[2] == BENCHMARKS:

@@ -1,4 +1,4 @@
-"""Files that come with the package, and the configurations among them by name."""
+"""Files that come with the package, among them configurations that are known by name."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ OPTIONS = ("--config", "-c")
 def shipped_folder(name: str) -> Path:
     """Returns a folder that comes with the package.
 
-    In a wheel it lies in the package, and in a clone beside it, where an editable install reads it.
+    In a wheel, the folder is inside the package. In a clone, from which an editable install reads,
+    it is next to the package.
 
     Args:
-        name: `configs`, or `project`, the files of a new project.
+        name: `configs`, or `project`, which holds the files of a new project.
     """
     inside = PACKAGE / name
     return inside if inside.is_dir() else PACKAGE.parent / name
@@ -28,8 +29,8 @@ def shipped_folder(name: str) -> Path:
 def configurations() -> dict[str, Path]:
     """Returns the configurations that come with the package, by name.
 
-    A name is the file's path below `configs`, without `.yaml`, such as `gsm8k/qwen2.5-1.5b`; the
-    scripts of clusters that lie beside them keep their suffix.
+    A name is the file's path below `configs`, without `.yaml`, such as `gsm8k/qwen2.5-1.5b`. The
+    cluster scripts in the same folders keep their suffix.
     """
     folder = shipped_folder("configs")
     files = sorted(file for file in folder.rglob("*") if file.suffix in (".yaml", ".sh"))
@@ -63,9 +64,9 @@ def configuration(key: str, name: str) -> Path:
 
 
 def with_files(words: Sequence[str]) -> list[str]:
-    """Replaces the names of shipped configurations behind `--config` by the paths of their files.
+    """Replaces names of shipped configurations after `--config` by the paths of their files.
 
-    A local file comes first, if its path is the given word to the letter.
+    A local file takes precedence if its path is exactly the given word.
 
     Args:
         words: Words of the command line.

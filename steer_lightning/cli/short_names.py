@@ -1,7 +1,7 @@
-"""Classes that come with the package, by the kind of plug-in, so that their names need no module.
+"""Classes that come with the package, by kind of plug-in, so that their names need no module.
 
-jsonargparse (tested with 4.53) finds short names among the subclasses of a class that are imported.
-Plug-ins here follow protocols, of which there are no subclasses: they are looked up in this table.
+jsonargparse (tested with 4.53) finds short names among the imported subclasses of a class. Plug-ins
+here follow protocols, which have no subclasses, so their short names are looked up in this table.
 """
 
 from __future__ import annotations
@@ -39,26 +39,26 @@ ROOMS: dict[str, dict[str, str]] = {
     },
     "Optimizer": {"optim": "AdamWByKind"},
 }
-"""Names of the classes of each kind, by their room; a kind is the name of a protocol or class."""
+"""Names of the classes of each kind, by room; a kind is the name of a protocol or a class."""
 
 CLASSES = {
     kind: {name: f"{PACKAGE}.{room}.{name}" for room in rooms for name in rooms[room].split()}
     for kind, rooms in ROOMS.items()
 }
-"""Full names of the classes of each kind, by the short name."""
+"""Full names of the classes of each kind, by short name."""
 
 OF_TORCH = (
     "ASGD Adadelta Adafactor Adagrad Adam AdamW Adamax LBFGS Muon NAdam RAdam RMSprop Rprop SGD "
     "SparseAdam"
 )
-# bitsandbytes has an Adam and an AdamW, too, so that the names alone would be ambiguous
+# bitsandbytes has an Adam and an AdamW, too, so the names alone would be ambiguous
 CLASSES["Optimizer"] |= {name: f"torch.optim.{name}" for name in OF_TORCH.split()}
 
 ALSO_IMPORTED = ("Callback", "Logger", "Optimizer")
-"""Kinds that other libraries have classes of, too, whose names jsonargparse knows."""
+"""Kinds of which other libraries also have classes, whose names jsonargparse knows."""
 
 SAID = {"Module": "gradient clip"}
-"""What kinds are called whose own name says too little."""
+"""What to call kinds whose own name says too little."""
 
 _of_jsonargparse = _typehints.resolve_class_path_by_name
 
@@ -74,10 +74,10 @@ def short_names() -> Iterator[None]:
 
 
 def _full_name(cls: Any, name: str) -> str:
-    """Returns the full name of a class where a class or protocol is expected.
+    """Returns the full name of a class where a certain class or protocol is expected.
 
     Raises:
-        ValueError: If no class of that kind has the name; `messages` reads its text.
+        ValueError: If no class of that kind has the name; `messages` parses this text.
     """
     if "." in name:
         return name
@@ -88,7 +88,7 @@ def _full_name(cls: Any, name: str) -> str:
     known = {short: full for kind in names for short, full in CLASSES.get(kind, {}).items()}
     if name in known:
         return known[name]
-    if names[0] == "Module":  # of torch's thousands none clips a gradient
+    if names[0] == "Module":  # none of torch's thousands of modules clips a gradient
         found = name
     else:
         found = _of_jsonargparse(cls, name)

@@ -1,6 +1,6 @@
-"""What classes take, read from their source: to import torch for that would take seconds.
+"""The arguments of classes, read from source, since importing torch would take seconds.
 
-What can't be told from the source is said to be unknown, and left to the parser, which imports it.
+What the source does not tell is marked as unknown and left to the parser, which imports the class.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 EMPTY_BASES = ("object", "ABC", "Protocol", "Generic")
 """Base classes that take no arguments."""
 HARMLESS = {"dataclass", "final", "runtime_checkable"}
-"""Decorators of classes that leave the arguments as they are in the source."""
+"""Class decorators that leave the arguments as they are in the source."""
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,9 @@ class Parameter:
     """An argument of a class or function."""
 
     annotation: ast.expr | None
-    """Its type, to be read in `module`."""
+    """Its type, to be resolved in `module`."""
     module: str
-    """Module of the source."""
+    """Module whose source contains the annotation."""
     is_required: bool
     """Whether it has no default."""
 
@@ -39,15 +39,15 @@ class Signature:
     parameters: dict[str, Parameter] = field(default_factory=dict)
     """Its arguments by name, without `self`."""
     is_complete: bool = True
-    """Whether it takes no others."""
+    """Whether it takes no other arguments."""
 
 
 @dataclass(frozen=True)
 class Definition:
-    """A statement that gives a name its meaning."""
+    """A statement that defines a name."""
 
     module: str
-    """Module of the statement."""
+    """Module that contains the statement."""
     node: ast.ClassDef | ast.FunctionDef | ast.Assign
 
 
@@ -68,7 +68,7 @@ class Sources:
         return self._trees[module]
 
     def find(self, module: str, name: str) -> Definition | None:
-        """Finds the definition of a name that a module has, in whatever file it stands."""
+        """Finds the definition of a name in a module, whichever file contains it."""
         tree = self.tree(module)
         for node in _statements(tree.body if tree else []):
             if isinstance(node, ast.ImportFrom):
@@ -85,7 +85,7 @@ class Sources:
         return None
 
     def signature(self, full_name: str) -> Signature | None:
-        """Returns what a class or function takes; None if its source does not tell."""
+        """Returns the arguments of a class or function; None if its source does not tell."""
         module, _, name = full_name.rpartition(".")
         found = self.find(module, name)
         return None if found is None else self._signature(full_name, found)
@@ -141,7 +141,7 @@ def _file_of(module: str) -> Path | None:
 
 
 def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
-    """Yields the statements of a module, also those under a condition, the last ones first."""
+    """Yields a module's statements, including those under a condition, last ones first."""
     for node in reversed(body):
         if isinstance(node, ast.If):
             yield from _statements([*node.body, *node.orelse])

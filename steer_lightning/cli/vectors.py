@@ -71,7 +71,7 @@ def _files(words: Sequence[str]) -> list[str]:
 
 
 def info(files: list[str]) -> None:
-    """Shows what is in files of vectors.
+    """Shows what files of vectors contain.
 
     Args:
         files: Files of vectors.
@@ -84,7 +84,7 @@ def scale(files: list[str], factor: float, output: str, overwrite: bool = False)
 
     Args:
         files: One file of vectors.
-        factor: Factor, any finite number; a negative one steers the other way.
+        factor: Any finite number; a negative factor reverses the direction of the steering.
         output: File to write.
         overwrite: Whether to replace an existing file.
     """
@@ -96,12 +96,12 @@ def scale(files: list[str], factor: float, output: str, overwrite: bool = False)
 def add(
     files: list[str], output: str, weights: list[float] | None = None, overwrite: bool = False
 ) -> None:
-    """Adds vectors of several files; a layer that one does not steer counts as zero.
+    """Adds the vectors of several files; a layer that a file does not steer counts as zero.
 
     Args:
-        files: Two files of vectors or more, of the same width and number of decoder layers.
+        files: Two or more files of vectors, with the same width and number of decoder layers.
         output: File to write.
-        weights: Factor of each file; null takes 1.
+        weights: Factor for each file; null takes 1.
         overwrite: Whether to replace an existing file.
     """
     from steer_lightning.steering.arithmetic import summed
@@ -110,10 +110,10 @@ def add(
 
 
 def average(files: list[str], output: str, overwrite: bool = False) -> None:
-    """Averages vectors of several files; a layer that one does not steer counts as zero.
+    """Averages the vectors of several files; a layer that a file does not steer counts as zero.
 
     Args:
-        files: Two files of vectors or more, of the same width and number of decoder layers.
+        files: Two or more files of vectors, with the same width and number of decoder layers.
         output: File to write.
         overwrite: Whether to replace an existing file.
     """
@@ -125,11 +125,11 @@ def average(files: list[str], output: str, overwrite: bool = False) -> None:
 def slice_layers(
     files: list[str], layers: list[int] | str, output: str, overwrite: bool = False
 ) -> None:
-    """Keeps the vectors of some layers.
+    """Keeps only the vectors of some layers.
 
     Args:
         files: One file of vectors.
-        layers: Layers to keep: `"8-15"` with both ends, `"8"`, or `[8, 9]`.
+        layers: Layers to keep: `"8-15"`, which includes both ends, `"8"`, or `[8, 9]`.
         output: File to write.
         overwrite: Whether to replace an existing file.
     """
@@ -141,11 +141,11 @@ def slice_layers(
 def transplant(
     files: list[str], base: str, output: str, revision: str | None = None, overwrite: bool = False
 ) -> None:
-    """Gives the vectors to another model of the family, of the same shape.
+    """Assigns the vectors to another model of the same family and shape.
 
     Args:
         files: One file of vectors.
-        base: Hub id, local folder or `quickstart`; only its configuration is read.
+        base: Hub id, local folder or `quickstart`; only the base's configuration is read.
         output: File to write.
         revision: Branch, tag or commit of the base on the hub.
         overwrite: Whether to replace an existing file.
@@ -163,9 +163,9 @@ def push(files: list[str], to: str, private: bool = False, overwrite: bool = Fal
 
     Args:
         files: Folder of one run.
-        to: Repository, USER/NAME; it is made if it is missing.
-        private: Whether a new repository is private; else the hub's default holds.
-        overwrite: Whether to add a commit to a repository that holds vectors already.
+        to: Repository, as USER/NAME; it is created if it does not exist.
+        private: Whether a new repository is private; otherwise the hub's default applies.
+        overwrite: Whether to add a commit to a repository that already contains vectors.
     """
     from steer_lightning.results.publish import push_to_hub
 
@@ -190,14 +190,14 @@ def describe(path: str, vectors: SteeringVectors) -> str:
 
     Args:
         path: Path of the file, for the title.
-        vectors: Vectors that the file holds.
+        vectors: Contents of the file.
     """
     facts = vectors.metadata
     plain = vectors.vectors.detach()
     norms = plain.norm(dim=1)
     behind = vectors.site == "layer_output"
-    place = f"{'behind' if behind else 'in'} each layer ({vectors.site})"
-    place += "" if vectors.tokens == "all" else f", for {vectors.tokens} tokens alone"
+    place = f"{'after' if behind else 'in'} each layer ({vectors.site})"
+    place += "" if vectors.tokens == "all" else f", only for {vectors.tokens} tokens"
     rows = [
         f"base      {facts.get('base_model') or '?'}",
         f"revision  {facts.get('revision') or '-'}",
@@ -230,7 +230,7 @@ def _one(files: Sequence[str]) -> SteeringVectors:
 
 def _several(files: Sequence[str]) -> list[SteeringVectors]:
     if len(files) < 2:
-        raise ConfigError("files", list(files), rule="must be two files or more")
+        raise ConfigError("files", list(files), rule="must be at least two files")
     found = _load(files)
     return [found[path] for path in files]
 
@@ -240,7 +240,7 @@ def _save(vectors: SteeringVectors, output: str, overwrite: bool) -> None:
 
     if Path(output).exists() and not overwrite:
         raise ConfigError(
-            "output", output, rule="exists", fix="Name another file, or give --overwrite"
+            "output", output, rule="already exists", fix="Name another file, or set --overwrite"
         )
     facts: dict[str, Any] = vectors.metadata
     step = facts.get("step", "")

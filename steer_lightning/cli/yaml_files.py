@@ -1,4 +1,4 @@
-"""The look at YAML files that the command line names, before anything heavy is imported."""
+"""Checks the YAML files on the command line, before anything heavy is imported."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ KINDS = {yaml.ScalarNode: "text", yaml.SequenceNode: "a list"}
 
 
 def check_yaml_files(words: Sequence[str]) -> None:
-    """Refuses YAML files that hold no settings, with the file and the line.
+    """Refuses YAML files that hold no settings, and names the file and the line.
 
     jsonargparse would name neither.
 
     Args:
-        words: Options of a command. Every file behind `--config` is looked at, and every file with
-            the ending of YAML behind any other option.
+        words: Options of a command. Checked are every file after `--config`, and every file with a
+            YAML suffix after any other option.
 
     Raises:
-        ConfigError: If a file can't be read, is no YAML, is empty, or holds no names.
+        ConfigError: If a file can't be read, is not valid YAML, is empty, or has no keys.
     """
     for option, value in _values(words):
         path = Path(value)
@@ -37,7 +37,7 @@ def check_yaml_files(words: Sequence[str]) -> None:
 
 
 def _values(words: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yields options with their values, be they one word or two."""
+    """Yields options with their values, written as one word or as two."""
     for word, following in zip(words, [*words[1:], ""], strict=False):
         name, equals, value = word.partition("=")
         if name.startswith("-"):
@@ -49,7 +49,7 @@ def _check_file(option: str, path: Path) -> None:
     try:
         root = yaml.compose(path.read_text(encoding="utf-8"), yaml.SafeLoader)
     except UnicodeDecodeError as error:
-        rule = f"is no text in UTF-8: byte {error.start + 1} can't be read"
+        rule = f"is not UTF-8 text: byte {error.start + 1} can't be read"
         raise ConfigError(option, shown, rule=rule, fix="Name a YAML file") from error
     except yaml.YAMLError as error:
         raise _broken(option, shown, error) from error
@@ -59,19 +59,19 @@ def _check_file(option: str, path: Path) -> None:
         raise ConfigError(option, shown, rule="holds no settings", why="The file is empty")
     if not isinstance(root, yaml.MappingNode):
         line = root.start_mark.line + 1
-        rule = f"line {line}: holds {KINDS.get(type(root), 'something else')}, and no settings"
+        rule = f"line {line}: holds {KINDS.get(type(root), 'something else')} instead of settings"
         fix = 'Settings are lines such as "seed_everything: 1", or "model:" with lines below it'
         raise ConfigError(option, shown, rule=rule, fix=fix)
 
 
 def _broken(option: str, shown: str, error: yaml.YAMLError) -> ConfigError:
-    """Makes the error for a file that is no YAML."""
+    """Makes the error for a file that is not valid YAML."""
     mark = getattr(error, "problem_mark", None)
     told = one_line(getattr(error, "problem", None) or error)
     context = getattr(error, "context", None)
     where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
     if "'\\t'" in told:
-        rule = f"{where}a tab stands where YAML takes only spaces"
-        return ConfigError(option, shown, rule=rule, fix="Indent by spaces")
-    rule = f"is no YAML: {where}{told}"
+        rule = f"{where}a tab is used where YAML allows only spaces"
+        return ConfigError(option, shown, rule=rule, fix="Indent with spaces")
+    rule = f"is not valid YAML: {where}{told}"
     return ConfigError(option, shown, rule=rule, why=one_line(context or "").capitalize())

@@ -1,4 +1,4 @@
-"""Reads problems from the hub, from files or from a generator, and makes prompts of them."""
+"""Reads problems from the hub, from files or from a generator, and makes prompts from them."""
 
 from steer_lightning.data.arithmetic import Arithmetic
 from steer_lightning.data.datamodule import PromptDataModule

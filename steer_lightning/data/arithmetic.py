@@ -1,4 +1,4 @@
-"""Makes sums and differences, the quickstart's problems."""
+"""Generates sums and differences, the problems of the quickstart."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ HELD_OUT_SHARE = 10  # one problem in ten belongs to the test split
 def is_held_out(question: str) -> bool:
     """Tells whether a problem belongs to the test split.
 
-    A hash of its text decides it, so that the splits never overlap.
+    A hash of the question decides, so that the splits never overlap.
     """
     return zlib.crc32(question.encode()) % HELD_OUT_SHARE == 0
 
 
 def draw(rng: random.Random, largest: int, operations: str) -> tuple[int, str, int]:
-    """Draws `a`, the operation and `b`, both from 10 to `largest`.
+    """Draws `a`, the operation and `b`; both numbers are from 10 to `largest`.
 
     A difference is never negative.
     """
@@ -41,14 +41,14 @@ class Arithmetic:
     """Problems such as `47+38` with their answers.
 
     Args:
-        num_problems: Number of problems to make; all of them are different.
+        num_problems: Number of problems to generate; all are different.
         split: `train` or `test`. No problem is in both, whatever the seeds.
         largest: Largest operand, at least 19.
         operations: `+`, `-` or both, as one string.
         seed: Seed of the problems and of their order.
 
     Raises:
-        ConfigError: If a value is out of range, or there are fewer different problems than that.
+        ConfigError: If a value is out of range, or not enough different problems exist.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Arithmetic:
         self.operations, self.seed = operations, seed
 
     def load(self) -> list[Problem]:
-        """Makes the problems, in an order that depends on the seed alone."""
+        """Generates the problems, in an order that depends only on the seed."""
         rng = random.Random(self.seed)
         found: dict[str, Problem] = {}
         for _ in range(200 * self.num_problems):
@@ -82,7 +82,7 @@ class Arithmetic:
         raise ConfigError(
             "source.num_problems",
             self.num_problems,
-            rule=f"more than there are different problems: found {len(found)} with "
+            rule=f"more than the number of different problems: only {len(found)} exist with "
             f"operands up to {self.largest}",
             fix="Set a larger `largest` or fewer problems",
         )

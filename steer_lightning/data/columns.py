@@ -1,8 +1,8 @@
-"""The questions and gold answers in a row's columns, taken as text or refused.
+"""Takes questions and gold answers from a row's columns, as text, or refuses them.
 
-Python would write any value as some text: a list as `['70']`, a large number as `1e+16`. No answer
-of a model equals such a gold answer, and nobody would notice. So each value either has one plain
-text, or is refused.
+Python could write any value as some text: a list as `['70']`, a large number as `1e+16`. No answer
+of a model would equal such a gold answer, and nobody would notice. So a value is accepted only if
+it has one plain text form.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from numbers import Integral
 from typing import Any, TypeGuard
 
 MISSING = object()
-"""Value that stands for a column which a row does not have."""
+"""Stands for a column that a row does not have."""
 
 
 ARRAY = re.compile(
     r"array\(\[.*\](?:, dtype=\w+)?\)|(?:np|numpy)\.(?:float|int|uint|bool|str|bytes)\w*\([^()]*\)",
     re.DOTALL,
 )
-"""What numpy writes of an array or a number, and no person writes as a question or an answer."""
+"""How numpy writes an array or a number; no person writes a question or an answer like this."""
 
 PRINTED = re.compile(
     r"(?i:nan|null|none|nat|n/a|<na>)"
@@ -30,10 +30,10 @@ PRINTED = re.compile(
     r"|\[?\{'[^']*': .*\}\]?",
     re.DOTALL,
 )
-"""What a program writes of a missing value, of bytes and of named values.
+"""How a program writes a missing value, bytes, or named values.
 
-Each may also be meant: `None` can be one of several choices, and named values what a program puts
-out. Lists, as `[1, 2]`, are answers in mathematics.
+Each may also be intended: `None` can be one of several choices, and named values can be a program's
+output. Lists such as `[1, 2]` are not included: in mathematics they are answers.
 """
 
 
@@ -42,7 +42,7 @@ class OddValueError(ValueError):
 
     Args:
         rule: Rule that the value breaks.
-        fix: Remedy.
+        fix: What to do instead.
     """
 
     def __init__(self, rule: str, fix: str) -> None:
@@ -59,7 +59,7 @@ def value_at(row: Mapping[str, object], column: str) -> object:
             `reward_model.ground_truth`, or `prompt.0.content` for the first item of a list.
 
     Returns:
-        Value; `MISSING` if the row has none there.
+        The value; `MISSING` if the row does not contain it.
     """
     if column in row:
         return row[column]
@@ -75,7 +75,7 @@ def value_at(row: Mapping[str, object], column: str) -> object:
 
 
 def names_of(row: Mapping[str, object]) -> Iterator[str]:
-    """Yields the columns of a row, for errors; for nested values the paths that lead inside."""
+    """Yields the names of a row's columns, for errors; for nested values, the paths to them."""
     for name, value in row.items():
         if isinstance(value, Mapping) and value:
             yield from (f"{name}.{inner}" for inner in value)
@@ -87,22 +87,22 @@ def as_text(value: object, column: str) -> str | None:
     """Returns a value as text.
 
     Args:
-        value: Text, a number, or a list that holds nothing but one of them.
+        value: Text, a number, or a list that contains exactly one of them.
         column: Column of the value, for errors.
 
     Returns:
-        Text as it is, numbers as plain decimals without an exponent; None for null, NaN and blank
+        Text unchanged, numbers as plain decimals without an exponent; None for null, NaN and blank
         text.
 
     Raises:
-        OddValueError: If the value is anything else, or numpy's writing of anything.
+        OddValueError: If the value is anything else, or text that numpy wrote for a value.
     """
     if value is None or value is MISSING:
         return None
     if isinstance(value, str):
         if ARRAY.fullmatch(value.strip()):
             raise OddValueError(
-                "is numpy's writing of a value", "Write the value itself into the file"
+                "is numpy's text form of a value", "Write the value itself into the file"
             )
         return value if value.strip() else None
     if isinstance(value, bool):
@@ -113,7 +113,7 @@ def as_text(value: object, column: str) -> str | None:
         if len(value) == 1:
             return as_text(value[0], f"{column}.0")
         raise OddValueError(
-            f"is a list of {len(value)} values, and one is needed",
+            f"is a list of {len(value)} values, but one value is needed",
             f"Name one of them by its path, such as {column}.0, or join them in the file",
         )
     if isinstance(value, Mapping):
@@ -127,12 +127,12 @@ def as_text(value: object, column: str) -> str | None:
 
 
 def _likeliest(names: Sequence[str]) -> str:
-    """Returns the name that a hint names: of a part of a message, `type` is not what is said."""
+    """Returns the name to suggest in a hint; in a part of a message, `type` is not the text."""
     return "text" if "text" in names else next(iter(names), "NAME")
 
 
 def is_printed(text: str) -> bool:
-    """Tells whether a text is what a program writes of a missing or nested value; see `PRINTED`."""
+    """Tells whether a text is how a program writes a missing or nested value; see `PRINTED`."""
     return PRINTED.fullmatch(text.strip()) is not None
 
 
@@ -140,13 +140,13 @@ def question_in(value: object, column: str) -> str | None:
     """Returns a question as text; see `as_text`.
 
     Args:
-        value: Value of a kind that `as_text` takes, or a conversation of one message, as in verl's
-            data sets: `[{"role": "user", "content": ...}]`.
+        value: Value of a kind that `as_text` takes, or a conversation with one message, as in
+            verl's data sets: `[{"role": "user", "content": ...}]`.
         column: Column of the value, for errors.
 
     Raises:
-        OddValueError: If the value is anything else, such as a conversation of several messages:
-            the template writes the other ones.
+        OddValueError: If the value is anything else, such as a conversation with several messages:
+            the template writes the other messages.
     """
     if not _is_list(value) or not value or not all(map(_is_message, value)):
         return as_text(value, column)
@@ -155,7 +155,7 @@ def question_in(value: object, column: str) -> str | None:
         return as_text(value[0]["content"], f"{column}.0.content")
     place = roles.index("user") if "user" in roles else 0
     raise OddValueError(
-        f"is a conversation of {', '.join(map(repr, roles[:5]))}, not one message of the user",
+        f"is a conversation of {', '.join(map(repr, roles[:5]))}, not one message by the user",
         f"Name the message with the question by its path, {column}.{place}.content; "
         "data.template writes the system message",
     )
@@ -170,7 +170,7 @@ def _is_list(value: object) -> TypeGuard[Sequence[Any]]:
 
 
 def _as_decimal(value: Integral | float | Decimal) -> str | None:
-    """Returns a number without an exponent, as short as it can be written exactly."""
+    """Returns a number without an exponent, in the shortest exact form."""
     if isinstance(value, Integral):
         number = Decimal(int(value))
     else:

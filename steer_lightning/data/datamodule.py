@@ -1,4 +1,4 @@
-"""The data module: prompts for training, validation and test, and where training stands in them."""
+"""The data module: prompts for training, validation and test, and the training order's position."""
 
 from __future__ import annotations
 
@@ -27,25 +27,26 @@ log = logging.getLogger(__name__)
 class PromptDataModule(L.LightningDataModule):
     """Loads the prompts for training, validation and test.
 
-    Before the model loads, it makes the prompts that are needed, and warns of held-out problems
-    that are among the training problems.
+    Before the model loads, the module makes the prompts that are needed, and warns of held-out
+    problems that are among the training problems.
 
     Args:
         train: Source of the training problems.
-        val: Source for `validate`, for `fit` where `trainer.val_check_interval` is set, and for the
-            callback `BenchmarkEval` where it names none of its own; null for none.
-        test: Source for `test`.
-        template: Template that puts a question to the model; default: the model's chat template
-            with a system message.
-        order: Order in which training prompts are drawn; default `Shuffled`, each once an epoch.
-            `ByPassRate` is a curriculum.
-        batch_size: Number of prompts of a training step, B.
-        eval_batch_size: Number of prompts of an evaluation batch.
-        max_prompt_tokens: Most tokens of a prompt; longer ones are dropped and counted.
+        val: Source of the problems for `validate`, for `fit` if `trainer.val_check_interval` is
+            set, and for the callback `BenchmarkEval` if it names no benchmarks; null for none.
+        test: Source of the problems for `test`.
+        template: Template that turns a question into a prompt; by default, the model's chat
+            template with a system message.
+        order: Order in which training prompts are drawn; by default `Shuffled`, which draws each
+            prompt once an epoch. `ByPassRate` is a curriculum.
+        batch_size: Number of prompts in a training step, B.
+        eval_batch_size: Number of prompts in an evaluation batch.
+        max_prompt_tokens: Largest number of tokens in a prompt; longer prompts are dropped and
+            counted.
         seed: Seed of the training order; on the command line it is `seed_everything`.
 
     Attributes:
-        learns_from_rewards: Whether the order must be told the rewards of each step by `record`.
+        learns_from_rewards: Whether the order needs the rewards of each step, through `record`.
 
     Raises:
         ConfigError: If a number is out of range.
@@ -104,7 +105,7 @@ class PromptDataModule(L.LightningDataModule):
                 fix=f"Set data.batch_size: {len(self.prompts['train'])} or less",
             )
         if stage in ("validate", "test") and needed[0] not in self.prompts:
-            raise ConfigError(f"data.{needed[0]}", None, rule="is where the problems come from")
+            raise ConfigError(f"data.{needed[0]}", None, rule="must name the source of problems")
 
     def make_prompts(self, source: Source, key: str = SOURCE) -> list[Prompt]:
         """Renders a source with this module's template and tokenizer.
@@ -124,7 +125,7 @@ class PromptDataModule(L.LightningDataModule):
     def _compare_splits(self) -> None:
         """Warns if problems for validation or test are among the training problems.
 
-        A source that can't be read now causes a warning, and does not stop the training.
+        A source that can't be read yet causes a warning, and does not stop the training.
         """
         for split in ("val", "test"):
             source = self.sources[split]
@@ -145,14 +146,14 @@ class PromptDataModule(L.LightningDataModule):
     def _tokenizer(self) -> Any:
         """Returns the model's tokenizer, which loads without the model's weights.
 
-        It is the model's own, so that there is one tokenizer and one setting for it.
+        It is the model's own, so that only one tokenizer and one setting for it exist.
         """
         assert self.trainer is not None
         module: Any = self.trainer.lightning_module
         return module.policy.tokenizer
 
     def train_dataloader(self) -> ResumableLoader:
-        """Makes the loader of batches of B prompts, which goes on where a checkpoint stood."""
+        """Makes the loader of batches of B prompts, which resumes from a checkpoint."""
         assert self.trainer is not None
         self._loader = ResumableLoader(
             self.prompts["train"],
@@ -169,14 +170,14 @@ class PromptDataModule(L.LightningDataModule):
         """Draws training prompts beyond a step's batch.
 
         Args:
-            count: How many; fewer are returned only if there are no more.
+            count: Number of prompts; fewer are returned only if no more exist.
             without: The prompts of the step so far.
         """
         assert self._loader is not None
         return self._loader.take(count, without)
 
     def record(self, prompts: Sequence[Prompt], rewards: torch.Tensor) -> None:
-        """Tells the order the rewards of a step's prompts.
+        """Passes the rewards of a step's prompts to the order.
 
         Args:
             prompts: B prompts.
@@ -186,10 +187,10 @@ class PromptDataModule(L.LightningDataModule):
         self._loader.record(prompts, rewards)
 
     def state_dict(self) -> dict[str, Any]:
-        """Says where the training order stands.
+        """Returns the position of the training order.
 
-        Lightning saves the loader's own state, too, but would restore it too late: the loader has
-        been built by then, since the learning-rate schedule asks for the number of steps.
+        Lightning saves the loader's own state, too, but would restore it too late: by then, the
+        loader has been built, since the learning-rate schedule asks for the number of steps.
         """
         return {
             "cursor": None if self._loader is None else self._loader.state_dict(),
@@ -197,10 +198,10 @@ class PromptDataModule(L.LightningDataModule):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on where a checkpoint stood.
+        """Continues from the position of a checkpoint.
 
         Raises:
-            ConfigError: If the prompts or their order are others: the cursor would point elsewhere.
+            ConfigError: If the prompts or their order differ: the position would be meaningless.
         """
         if "train" not in self.prompts:  # `validate` and `test` do not need it
             return
@@ -208,17 +209,17 @@ class PromptDataModule(L.LightningDataModule):
             state_dict["facts"],
             self.facts,
             told="the checkpoint was made with",
-            why="It stands in the middle of an order that is not this one",
-            fix="Set data as it was; or start anew from the vectors alone by "
+            why="Its position is within an order that is not this one",
+            fix="Restore the settings of data, or start a new run from the vectors with "
             "model.steering.init_from",
         )
         self._cursor = state_dict["cursor"]
 
     @cached_property
     def facts(self) -> dict[str, Any]:
-        """Facts that the training order depends on, by configuration key.
+        """Facts on which the training order depends, by configuration key.
 
-        Prompts and gold answers are there as a checksum.
+        Prompts and gold answers are represented by a checksum.
         """
         assert self.trainer is not None
         crc = 0

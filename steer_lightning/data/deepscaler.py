@@ -1,4 +1,4 @@
-"""DeepScaleR-Preview: 40,315 problems of competition mathematics, the paper's main training set."""
+"""DeepScaleR-Preview: 40,315 competition mathematics problems, the paper's main training set."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from steer_lightning.data.records import Records
 class DeepScaleR(Records):
     """DeepScaleR-Preview from the hub, or from a local file with the same columns.
 
-    On the hub it is `agentica-org/DeepScaleR-Preview-Dataset`.
+    Its name on the hub is `agentica-org/DeepScaleR-Preview-Dataset`.
 
     Args:
         path: A local file; null loads from the hub.
-        limit: Number of problems to take, the first ones; null takes all.
+        limit: Number of problems to take, from the start; null takes all.
     """
 
     def __init__(self, path: str | None = None, limit: int | None = None) -> None:

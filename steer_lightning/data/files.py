@@ -1,4 +1,4 @@
-"""The reading of rows with named columns from JSON lines, JSON, CSV or Parquet files."""
+"""Reads rows with named columns from JSON lines, JSON, CSV or Parquet files."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from steer_lightning.errors import ConfigError
 Row = Mapping[str, Any]
 
 MAX_LINE = 2**24
-"""Most characters of a line; to parse and tokenize a longer one would take the run's memory."""
+"""Largest number of characters in a line; parsing a longer one would take the run's memory."""
 
 MAX_UNFOLDED, MAX_RATIO = 2**30, 1000
-"""Number of characters, and multiple of a file's size, beyond which rows are taken for a bomb."""
+"""Number of characters, and multiple of a file's size, above which a file is taken for a bomb."""
 
 FLOAT_DIGITS = 17
-"""Most significant digits that a float of 64 bits needs; a number of more digits is no such one."""
+"""Largest number of significant digits of a 64-bit float; longer numbers become decimals."""
 
 
 def read_file(path: str | Path) -> list[Row]:
     """Reads all rows of a file.
 
-    The ending of the file's name, in upper or lower case, tells its format: `.jsonl` or `.ndjson`
-    (an object a line), `.json` (a list of objects), `.csv` (names in the first line) or `.parquet`.
-    A `.gz` behind any of the first four is unpacked. Text is UTF-8, UTF-16 or UTF-32, with or
-    without a byte order mark.
+    The suffix of the file's name, in upper or lower case, determines its format: `.jsonl` or
+    `.ndjson` (one object per line), `.json` (a list of objects), `.csv` (names in the first line)
+    or `.parquet`. The first four may be followed by `.gz`, and are then unpacked. Text is UTF-8,
+    UTF-16 or UTF-32, with or without a byte order mark.
 
     Raises:
         ConfigError: If the file is missing, of another kind, empty or damaged; the error names the
@@ -48,7 +48,7 @@ def read_file(path: str | Path) -> list[Row]:
     kind = _kind(path)
     if kind not in READERS:
         endings = ", ".join(sorted(set(READERS) - {".parquet"}))
-        raise _refused(path, f"must end in {endings}, each also with .gz behind it, or .parquet")
+        raise _refused(path, f"must end in {endings}, each optionally with .gz, or in .parquet")
     rows = READERS[kind](path)
     if not rows:
         raise _refused(path, "holds no rows")
@@ -56,9 +56,9 @@ def read_file(path: str | Path) -> list[Row]:
 
 
 def _kind(path: Path) -> str:
-    """Returns the ending in lower case, or the one in front of `.gz`, except for Parquet.
+    """Returns the suffix in lower case, or the one before `.gz`, except for Parquet.
 
-    Parquet packs its data itself.
+    Parquet compresses its data itself.
     """
     endings = [ending.lower() for ending in path.suffixes]
     packed = endings[-1:] == [".gz"] and endings[-2:-1] != [".parquet"]
@@ -74,7 +74,7 @@ def _refused(path: Path, rule: str, why: str = "") -> ConfigError:
 
 @contextmanager
 def _text(path: Path, form: str) -> Iterator[IO[str]]:
-    """Opens a file as text, unpacked, with line ends as they are.
+    """Opens a file as text, unpacked, with unchanged line ends.
 
     Args:
         path: File to open.
@@ -88,10 +88,10 @@ def _text(path: Path, form: str) -> Iterator[IO[str]]:
             with io.TextIOWrapper(raw, encoding=encoding, newline="") as text:
                 yield text
         except UnicodeDecodeError as error:
-            rule = f"is not {form}: some of its bytes are no text in {encoding} ({error})"
+            rule = f"is not {form}: some of its bytes are not {encoding} text ({error})"
             raise _refused(path, rule, "Text must be in UTF-8, UTF-16 or UTF-32") from error
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise _refused(path, f"is damaged, or not packed by gzip ({error})") from error
+            raise _refused(path, f"is damaged, or not compressed by gzip ({error})") from error
 
 
 def _limit(path: Path) -> int:
@@ -103,7 +103,7 @@ def _bomb(path: Path) -> ConfigError:
     return _refused(
         path,
         f"unfolds into more than {MAX_RATIO:,} times its size",
-        "It repeats the same values to take the run's memory",
+        "It repeats the same values to exhaust memory",
     )
 
 
@@ -116,7 +116,7 @@ def _lines(path: Path, form: str) -> Iterator[tuple[int, str]]:
                 raise _refused(
                     path,
                     f"line {number} has more than {MAX_LINE:,} characters",
-                    "No problem is that long; the line breaks of the file may be missing",
+                    "No problem is that long; the file may lack its line breaks",
                 )
             left -= len(line)
             if left < 0:
@@ -146,18 +146,18 @@ def _read_json(path: Path) -> list[Row]:
 
 
 def _parsed(path: Path, text: str, place: str = "") -> Any:
-    """Returns the value of a JSON text; the place is that of the text in the file, for errors."""
+    """Returns the value of a JSON text; `place` is the text's place in the file, for errors."""
     try:
         return json.loads(text, parse_float=_number, object_pairs_hook=_named_once)
     except _TwiceError as error:
-        why = "Only one of the values could be read"
+        why = "Only one of the values could be used"
         raise _refused(path, f"{place}has the name {error} twice in an object", why) from error
     except (ValueError, RecursionError) as error:  # a number of 5,000 digits is a ValueError
         raise _refused(path, f"{place}is not JSON ({error})") from error
 
 
 class _TwiceError(ValueError):
-    """The error for a name that stands twice in a JSON object."""
+    """The error for a name that occurs twice in a JSON object."""
 
 
 def _named_once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
@@ -194,7 +194,7 @@ def _read_csv(path: Path) -> list[Row]:
         for fields in reader:
             if len(fields) not in (0, len(names)):  # 0: a blank line
                 rule = f"row {len(rows) + 1} has {len(fields)} fields for {len(names)} columns"
-                raise _refused(path, rule, "A comma may stand outside of quotes")
+                raise _refused(path, rule, "Perhaps a comma is outside of quotes")
             if fields:
                 rows.append(dict(zip(names, fields, strict=True)))
     except csv.Error as error:
@@ -213,7 +213,7 @@ def _read_parquet(path: Path) -> list[Row]:
     try:
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=256):
-                found = batch.to_pylist()  # only now a value that a dictionary repeats takes memory
+                found = batch.to_pylist()  # a value that a dictionary repeats takes memory only now
                 left -= sum(_length(value) for row in found for value in row.values())
                 if left < 0:
                     raise _bomb(path)
@@ -221,17 +221,17 @@ def _read_parquet(path: Path) -> list[Row]:
     except ConfigError:
         raise
     except (OSError, ValueError) as error:  # errors of Arrow, and text that is not UTF-8
-        raise _refused(path, f"is no readable Parquet file ({error})") from error
+        raise _refused(path, f"is not a readable Parquet file ({error})") from error
     return rows
 
 
 def with_short_floats(rows: list[Row], schema: Any) -> list[Row]:
     """Returns rows with each float of 32 or 16 bits as the shortest number that rounds to it.
 
-    70.3 in 32 bits is 70.30000305175781 in 64 bits, which no answer equals.
+    70.3 in 32 bits is 70.30000305175781 in 64 bits, which no answer would equal.
 
     Args:
-        rows: Values by column, as Arrow makes them of its own.
+        rows: Values by column, as Arrow returns them.
         schema: Arrow's schema of the columns, nested ones included.
     """
     kinds = {field.name: field.type for field in schema if SHORT_FLOAT.search(str(field.type))}
@@ -241,7 +241,7 @@ def with_short_floats(rows: list[Row], schema: Any) -> list[Row]:
 
 
 def _shortest(value: Any, kind: Any) -> Any:
-    """Returns a value of a type of Arrow; see `with_short_floats`."""
+    """Returns a value of an Arrow type; see `with_short_floats`."""
     if str(kind).startswith("dictionary"):
         kind = kind.value_type
     inner = [kind.field(k) for k in range(kind.num_fields)]
@@ -263,7 +263,7 @@ def _length(value: object) -> int:
 
 
 SHORT_FLOATS = {"float": "float32", "halffloat": "float16"}
-"""Names of numpy for Arrow's floats of less than 64 bits."""
+"""Numpy's names for Arrow's floats of less than 64 bits."""
 
 SHORT_FLOAT = re.compile(rf"\b(?:{'|'.join(SHORT_FLOATS)})\b")
 
@@ -274,4 +274,4 @@ READERS: dict[str, Callable[[Path], list[Row]]] = {
     ".csv": _read_csv,
     ".parquet": _read_parquet,
 }
-"""Readers by the ending of the file's name."""
+"""Readers by the suffix of the file's name."""

@@ -1,6 +1,6 @@
 """GSM8K: 7,473 training and 1,319 test problems of grade-school mathematics.
 
-Cobbe et al. made it (arXiv 2110.14168).
+The data set is by Cobbe et al. (arXiv 2110.14168).
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from steer_lightning.types import Problem
 class GSM8K:
     """GSM8K from the hub (`openai/gsm8k`), or from local files of the same form.
 
-    The gold answer is what stands behind `####` in the last line of the solution.
+    The gold answer is the text after `####` in the last line of the solution.
 
     Args:
         split: `train` or `test`.
         path: A folder with `train.jsonl` and `test.jsonl`, or one file; null loads from the hub.
-        limit: Number of problems to take, the first ones; null takes all.
+        limit: Number of problems to take, from the start; null takes all.
 
     Raises:
         ConfigError: If the file is missing.
@@ -57,12 +57,12 @@ class GSM8K:
 
 
 def final_answer(solution: str) -> str:
-    """Takes what stands behind `####`, without thousands' commas.
+    """Returns the text after `####`, without thousands separators.
 
     Raises:
         ConfigError: If there is no `####`.
     """
     _, mark, answer = solution.rpartition("####")
     if not mark:
-        raise ConfigError("source", solution, rule="its gold answers must stand behind ####")
+        raise ConfigError("source", solution, rule="its gold answers must follow ####")
     return answer.strip().replace(",", "")

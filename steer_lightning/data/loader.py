@@ -1,4 +1,4 @@
-"""Loads batches of prompts, and can go on in the middle of an epoch."""
+"""Loads batches of prompts, and can resume in the middle of an epoch."""
 
 from __future__ import annotations
 
@@ -26,34 +26,34 @@ class PromptList(Dataset[Prompt]):
 
 
 def batches_of_epoch(length: int, limit: float) -> int:
-    """Returns how many of an epoch's batches `trainer.limit_train_batches` leaves.
+    """Returns how many of an epoch's batches `trainer.limit_train_batches` allows.
 
     Args:
         length: Number of batches that the prompts make.
-        limit: Whole number of batches, or a share of them if it is a float.
+        limit: Number of batches if it is an integer, or a share of them if it is a float.
     """
     return min(limit, length) if isinstance(limit, int) else int(limit * length)
 
 
 class ResumableLoader(DataLoader[Prompt]):
-    """Yields as many batches an epoch as the prompts make, drawn by an order of its own.
+    """Yields as many batches per epoch as the prompts make, drawn by an order of its own.
 
-    A loader with a random sampler starts a resumed epoch over, in another order. The state of this
-    one, which Lightning saves in checkpoints, is (epoch, batches served) and the state of the
-    order. Further prompts in the middle of a step come from the same order, without making an epoch
-    shorter.
+    A loader with a random sampler would start a resumed epoch again, in another order. The state of
+    this loader, which Lightning saves in checkpoints, is (epoch, batches served) and the state of
+    the order. Further prompts in the middle of a step come from the same order, without making an
+    epoch shorter.
 
     Args:
         prompts: All prompts.
-        batch_size: Prompts of a batch, B.
+        batch_size: Number of prompts in a batch, B.
         seed: Seed of the order.
         order: Order that draws prompts; it has not been started.
-        limit: Limit of an epoch's batches, see `batches_of_epoch`; the next epoch goes on in the
+        limit: Limit of an epoch's batches, see `batches_of_epoch`; the next epoch continues in the
             order where this one has ended.
 
     Attributes:
-        epoch_batches: Number of batches of an epoch. Lightning asks for the length, which is that
-            without the limit, and applies the limit by itself.
+        epoch_batches: Number of batches in an epoch, with the limit. Lightning asks for the length,
+            which is without the limit, and applies the limit itself.
     """
 
     def __init__(
@@ -77,22 +77,22 @@ class ResumableLoader(DataLoader[Prompt]):
         epoch = self._epoch
         for batch in range(self._served, self.epoch_batches):
             is_last = batch + 1 == self.epoch_batches
-            # advanced before the batch is handed out: a checkpoint after its step goes on with the
-            # next one
+            # advanced before the batch is handed out: a checkpoint after its step continues with
+            # the next one
             self._epoch, self._served = (epoch + 1, 0) if is_last else (epoch, batch + 1)
             yield self.take(self.batch_size or 1)
 
     def take(self, count: int, without: Sequence[Prompt] = ()) -> list[Prompt]:
-        """Draws the next prompts, other than those of this step; fewer if there are no more."""
+        """Draws the next prompts, other than those of this step; fewer if no more exist."""
         numbers = self._order.take(count, [self._number[prompt.id] for prompt in without])
         return [self._prompts[k] for k in numbers]
 
     def record(self, prompts: Sequence[Prompt], rewards: torch.Tensor) -> None:
-        """Tells the order the rewards (b, G) of a step's prompts."""
+        """Passes the rewards (b, G) of a step's prompts to the order."""
         self._order.record([self._number[prompt.id] for prompt in prompts], rewards)
 
     def state_dict(self) -> dict[str, Any]:
-        """Says where the loader stands."""
+        """Returns the position of the loader."""
         return {
             "epoch": self._epoch,
             "served": self._served,
@@ -100,6 +100,6 @@ class ResumableLoader(DataLoader[Prompt]):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on where a checkpoint stood."""
+        """Continues from the position of a checkpoint."""
         self._epoch, self._served = state["epoch"], state["served"]
         self._order.load_state_dict(state["order"])

@@ -1,6 +1,6 @@
 """MATH: 7,500 training and 5,000 test problems of competition mathematics.
 
-Hendrycks et al. made it (arXiv 2103.03874).
+The data set is by Hendrycks et al. (arXiv 2103.03874).
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from steer_lightning.data.records import Records
 class Math(Records):
     r"""MATH from the hub, or from a local file with the same columns.
 
-    On the hub it is `DigitalLearningGmbH/MATH-lighteval`. The gold answer is what the solution
-    boxes at its end, as `\boxed{2}`, `\boxed 2` or `\fbox{2}`; `MathReward` takes it from there,
-    and scores no completion of a row without a box.
+    Its name on the hub is `DigitalLearningGmbH/MATH-lighteval`. The gold answer is in the box at
+    the end of the solution, as `\boxed{2}`, `\boxed 2` or `\fbox{2}`. `MathReward` takes it from
+    there, and leaves all completions unscored if a row has no box.
 
     Args:
         split: `train` or `test`, on the hub.
         path: A local file; null loads from the hub.
-        limit: Number of problems to take, the first ones; null takes all.
+        limit: Number of problems to take, from the start; null takes all.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Draws prompts for training, each once an epoch or by an order of one's own."""
+"""Draws prompts for training: each once an epoch, or in an order defined by the user."""
 
 from __future__ import annotations
 
@@ -10,43 +10,43 @@ import torch
 
 @runtime_checkable
 class PromptOrder(Protocol):
-    """Draws prompts, by their number among the training prompts; goes on exactly from its state.
+    """Draws prompts, by their number among the training prompts; resumes exactly from its state.
 
-    It draws the same prompts on every process, so it may depend on nothing but what it is told. An
-    order whose attribute `learns_from_rewards` is false is not told any rewards.
+    An order draws the same prompts on every process, so it may depend only on the arguments of its
+    methods. If its attribute `learns_from_rewards` is false, `record` is not called.
     """
 
     def start(self, num_prompts: Any, seed: Any, /) -> Any:
-        """Begins; it is called before anything else."""
+        """Starts the order; it is called before any other method."""
         ...
 
     def take(self, count: Any, without: Any, /) -> Any:
-        """Draws `count` different prompts, none of the collection `without`; returns a list.
+        """Draws `count` different prompts, none from the collection `without`; returns a list.
 
-        It returns fewer only if there are no more.
+        It returns fewer only if no more exist.
         """
         ...
 
     def record(self, numbers: Any, rewards: Any, /) -> Any:
-        """Takes note of the rewards (b, G) of a step's prompts, NaN where unscored."""
+        """Receives the rewards (b, G) of a step's prompts, NaN where unscored."""
         ...
 
     def state_dict(self) -> Any:
-        """Returns what a checkpoint keeps."""
+        """Returns the state for a checkpoint."""
         ...
 
     def load_state_dict(self, state: Any, /) -> Any:
-        """Goes on where a checkpoint stood."""
+        """Continues from the state in a checkpoint."""
         ...
 
 
 class Shuffled:
-    """Draws each prompt once, in an order from (seed, round) alone, then all of them anew."""
+    """Draws each prompt once, in an order that depends only on (seed, round), then repeats."""
 
     learns_from_rewards = False
 
     def start(self, num_prompts: int, seed: int) -> None:
-        """Begins the order; see `PromptOrder.start`."""
+        """Starts the order; see `PromptOrder.start`."""
         self._num_prompts, self._seed = num_prompts, seed
         self._turn(0)
 
@@ -56,14 +56,14 @@ class Shuffled:
         self._round, self._taken = number, 0
 
     def take(self, count: int, without: Collection[int] = ()) -> list[int]:
-        """Draws prompts; a rest of the round that is too small for `count` is left out."""
+        """Draws prompts; the end of a round that is too small for `count` is skipped."""
         found: list[int] = []
         out = set(without)
         count = min(count, self._num_prompts - len(out))
         if self._num_prompts - self._taken < count:
             self._turn(self._round + 1)
         while len(found) < count:
-            if self._taken == self._num_prompts:  # too many of the round are in `without`
+            if self._taken == self._num_prompts:  # too many prompts of the round are in `without`
                 self._turn(self._round + 1)
             number = self._order[self._taken]
             self._taken += 1
@@ -76,10 +76,10 @@ class Shuffled:
         """Does nothing: the order does not depend on rewards."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Says where the order stands."""
+        """Returns the position of the order."""
         return {"round": self._round, "taken": self._taken}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on where a checkpoint stood."""
+        """Continues from the position of a checkpoint."""
         self._turn(state["round"])
         self._taken = state["taken"]

@@ -1,4 +1,4 @@
-"""The making of prompts from problems, with checks and warnings about what is odd in them."""
+"""Makes prompts from problems, checks them, and warns of anything odd in them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SHOWN = 80
 
 
 SOURCE = "source"
-"""What sources call themselves in the keys of their errors: they don't know whose they are."""
+"""Name of sources in the keys of their errors, since they do not know their own key."""
 
 
 def load_problems(source: Source, key: str = SOURCE) -> list[Problem]:
@@ -29,12 +29,12 @@ def load_problems(source: Source, key: str = SOURCE) -> list[Problem]:
 
     Args:
         source: Source of the problems.
-        key: Its key in the configuration, such as `data.train`.
+        key: Key of the source in the configuration, such as `data.train`.
 
     Raises:
-        ConfigError: If the source raises one; the error has the whole key. Where the source's class
-            has no such setting, as `GSM8K` has none for the column of the answers, the error is the
-            source's own.
+        ConfigError: If the source raises one; the error has the whole key. If the source's class
+            has no such setting, as `GSM8K` has none for the column of the answers, the source's
+            error is unchanged.
     """
     try:
         problems: list[Problem] = source.load()
@@ -60,14 +60,14 @@ def make_prompts(
     """Renders and tokenizes all problems of a source.
 
     Warnings count prompts that are dropped, that repeat each other, and whose tokens differ from
-    what the text or the tokenizer seem to say.
+    what the text or the tokenizer suggests.
 
     Args:
         source: Source of the problems.
-        template: Template that puts them to the model.
+        template: Template that renders them for the model.
         tokenizer: Tokenizer of the model.
-        max_prompt_tokens: Most tokens of a prompt. Longer prompts are dropped and counted: cut off,
-            they would ask another question.
+        max_prompt_tokens: Largest number of tokens in a prompt. Longer prompts are dropped and
+            counted: if they were cut off, they would ask another question.
         key: Key of the source in the configuration, for errors.
 
     Returns:
@@ -113,14 +113,14 @@ def make_prompt(
     """Renders and tokenizes one problem.
 
     Args:
-        index: Place of the problem in the source, from 0.
+        index: Position of the problem in the source, from 0.
         problem: Problem to render.
-        template: Template that puts it to the model.
+        template: Template that renders it for the model.
         tokenizer: Tokenizer of the model.
         source: Name of the source, for errors.
 
     Raises:
-        ConfigError: If the template fails, or its result is no prompt; the error names the problem.
+        ConfigError: If the template fails, or returns no prompt; the error names the problem.
     """
     try:
         text = render(template, problem.question, tokenizer)
@@ -135,29 +135,29 @@ def make_prompt(
 
 def _encode(template: Template, text: str, tokenizer: Any) -> list[int]:
     """Returns the tokens of a rendered prompt, at least one."""
-    name, fix = type(template).__name__, "Use another template, or mend what its encode returns"
+    name, fix = type(template).__name__, "Use another template, or fix what its encode returns"
     try:
         ids = template.encode(text, tokenizer)
     except ConfigError:
         raise
-    except Exception as error:  # a user's own code may raise anything
+    except Exception as error:  # user code may raise anything
         rule = f"fails to encode a prompt: {type(error).__name__}: {one_line(error)}"
         raise ConfigError(KEY, name, rule=rule, fix=fix) from error
     if not isinstance(ids, (list, tuple)) or not all(type(token) is int for token in ids):
-        rule = f"must encode a prompt as a list of whole numbers, and returned {ids!r:.100}"
+        rule = f"must encode a prompt as a list of whole numbers, but returned {ids!r:.100}"
         raise ConfigError(KEY, name, rule=rule, fix=fix)
     if not ids:
         raise ConfigError(
             KEY,
             name,
             rule=f"the prompt {text[:200]!r} has no tokens",
-            fix="Check that the tokenizer of model.base is whole",
+            fix="Check that the tokenizer of model.base is complete",
         )
     return list(ids)
 
 
 def check_ends(prompts: Sequence[Prompt], template: Template, tokenizer: Any, source: str) -> None:
-    """Refuses prompts that end in EOS or in the end of a turn, with or without blanks behind it.
+    """Refuses prompts that end in EOS or in the end of a turn, whether or not blanks follow.
 
     Args:
         prompts: Prompts of one template.
@@ -166,7 +166,7 @@ def check_ends(prompts: Sequence[Prompt], template: Template, tokenizer: Any, so
         source: Name of their source, for errors.
 
     Raises:
-        ConfigError: If there is such a prompt; the error names the first one.
+        ConfigError: If such a prompt exists; the error names the first one.
     """
     ends = turn_end_ids(tokenizer) | {tokenizer.eos_token_id} - {None}
     texts = tuple(tokenizer.convert_ids_to_tokens(sorted(ends)))
@@ -182,7 +182,7 @@ def check_ends(prompts: Sequence[Prompt], template: Template, tokenizer: Any, so
             type(template).__name__,
             rule=f"its prompts end in {found[0]} (problem {prompt.id + 1} of {source})",
             why=f"That token says that nothing follows. The prompt ends in {prompt.text[-60:]!r}",
-            fix="Use a template that ends where the answer begins, or mend the model's chat "
+            fix="Use a template that ends where the answer begins, or fix the model's chat "
             "template: it should open the assistant's message if add_generation_prompt is true",
         )
 
@@ -190,7 +190,7 @@ def check_ends(prompts: Sequence[Prompt], template: Template, tokenizer: Any, so
 def check_questions(prompts: Sequence[Prompt], template: Template, source: str) -> None:
     """Refuses a chat template that changes questions: cut or escaped, they ask something else.
 
-    A template of a user's own may mean to do so: that is a warning.
+    A user's own template may change questions on purpose, so that only causes a warning.
 
     Args:
         prompts: Prompts of one template.
@@ -205,7 +205,7 @@ def check_questions(prompts: Sequence[Prompt], template: Template, source: str) 
         return
     first, name = changed[0], type(template).__name__
     rule = (
-        f"{len(changed)} of {len(prompts)} questions do not stand in their prompts as they are, "
+        f"{len(changed)} of {len(prompts)} questions are not contained in their prompts unchanged, "
         f"the first being problem {first.id + 1} of {source}"
     )
     why = f"{first.problem.question[:SHOWN]!r} is rendered as {first.text[-200:]!r}"
@@ -218,15 +218,15 @@ def check_questions(prompts: Sequence[Prompt], template: Template, source: str) 
             one_line(why),
         )
         return
-    fix = "Mend the model's chat template, use another template, or leave these problems out"
+    fix = "Fix the model's chat template, use another template, or leave these problems out"
     raise ConfigError(KEY, name, rule=rule, why=why, fix=fix)
 
 
-# ---- warnings about what is odd
+# ---- warnings of anything odd
 
 
 def tell_of_repeats(prompts: Sequence[Prompt], name: str) -> None:
-    """Warns of prompts that a source has several times, and of contradictory gold answers.
+    """Warns of prompts that a source contains several times, and of contradictory gold answers.
 
     Args:
         prompts: Prompts of one source.
@@ -257,7 +257,7 @@ def tell_of_overlap(
 
     Args:
         train: Questions for training.
-        others: Questions that are held out.
+        others: Held-out questions.
         name: Name of the source of the held-out questions.
         train_name: Name of the source of the training problems.
     """
@@ -265,8 +265,8 @@ def tell_of_overlap(
     shared = [question for question in others if _key(question) in known]
     if shared:
         log.warning(
-            "%s: %d of its %d problems are in %s, too, such as %s: accuracy on them does not show "
-            "what is learned for others",
+            "%s: %d of its %d problems are also in %s, such as %s: accuracy on them does not show "
+            "how well training generalizes",
             one_line(name),
             len(shared),
             len(others),
@@ -276,7 +276,7 @@ def tell_of_overlap(
 
 
 def tell_of_tokens(prompts: Sequence[Prompt], tokenizer: Any, name: str) -> None:
-    """Warns where tokens are not what a reader of the texts would expect.
+    """Warns if tokens differ from what a reader of the texts would expect.
 
     Args:
         prompts: Prompts of one template, at least one.
@@ -288,8 +288,8 @@ def tell_of_tokens(prompts: Sequence[Prompt], tokenizer: Any, name: str) -> None
     found = [(p, match) for p in prompts if (match := special.search(p.problem.question))]
     if found:
         log.warning(
-            "%s: %d of %d questions hold text that is a special token of the model, such as %s in "
-            "problem %d: the model does not read it as text",
+            "%s: %d of %d questions contain text that is a special token of the model, such as %s "
+            "in problem %d: the model does not read it as text",
             one_line(name),
             len(found),
             len(prompts),
@@ -302,7 +302,7 @@ def tell_of_tokens(prompts: Sequence[Prompt], tokenizer: Any, name: str) -> None
     lost = [prompt for prompt in prompts if unknown in prompt.token_ids]
     if lost:
         log.warning(
-            "%s: %d of %d prompts hold characters that the tokenizer does not know, such as %s",
+            "%s: %d of %d prompts contain characters that the tokenizer does not know, such as %s",
             one_line(name),
             len(lost),
             len(prompts),
@@ -311,7 +311,7 @@ def tell_of_tokens(prompts: Sequence[Prompt], tokenizer: Any, name: str) -> None
 
 
 def _tell_of_added_tokens(prompt: Prompt, tokenizer: Any, name: str) -> None:
-    """Warns if a prompt lacks tokens that the tokenizer by itself adds to the same text."""
+    """Warns if a prompt lacks tokens that the tokenizer itself adds to the same text."""
     ids, alone = list(prompt.token_ids), list(tokenizer(prompt.text)["input_ids"])
     bos = tokenizer.bos_token_id
     added = len(alone) - len(ids)
@@ -321,22 +321,22 @@ def _tell_of_added_tokens(prompt: Prompt, tokenizer: Any, name: str) -> None:
     before, behind = alone[: starts[0]], alone[starts[0] + len(ids) :]
     if behind:
         log.warning(
-            "%s: the tokenizer adds %s behind texts, which says that nothing follows: prompts are "
-            "without it",
+            "%s: the tokenizer adds %s after texts, which says that nothing follows; prompts do "
+            "not contain it",
             one_line(name),
             quoted("".join(tokenizer.convert_ids_to_tokens(behind))),
         )
     if bos is not None and before == [bos] and ids[0] != bos:
         log.warning(
-            "%s: the tokenizer adds %s in front of texts, but the chat template renders none, and "
-            "prompts are as it renders them",
+            "%s: the tokenizer adds %s before texts, but the chat template does not render it; "
+            "prompts are used as the chat template renders them",
             one_line(name),
             quoted(tokenizer.bos_token),
         )
 
 
 def _key(question: str) -> str:
-    """Returns a key that is the same however a question's spaces and lines are broken."""
+    """Returns a key that does not depend on how a question's spaces and lines are broken."""
     return " ".join(question.split())
 
 

@@ -1,4 +1,4 @@
-"""The problems in rows with named columns, from a local file or from a data set of the hub."""
+"""The problems in rows with named columns, from a local file or a data set of the hub."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def read_hub(
         ConfigError: If the hub or the data set can't be reached; the error names the option for a
             local file.
     """
-    fix = "Check name and network, or set `path` of the source to a local file"
+    fix = "Check the name and the network, or set `path` of the source to a local file"
     try:
         with hub_or_cache("source.hub_name", name, fix):
             import datasets
@@ -63,12 +63,12 @@ def to_problems(rows: Sequence[Row], question: str, answer: str, origin: str) ->
 
     Args:
         rows: Rows with at least both columns.
-        question: Column of the question, or a path into one; see `value_at`.
-        answer: Column of the gold answer, or a path into one.
+        question: Column of the question, or a path into a column; see `value_at`.
+        answer: Column of the gold answer, or a path into a column.
         origin: Name of the file or data set, for messages.
 
     Returns:
-        Problems with the remaining columns attached. A warning counts rows that are dropped, since
+        Problems with the remaining columns attached. Warnings count rows that are dropped because
         they have no question or answer, and texts in which half of a surrogate pair became a
         question mark.
 
@@ -111,7 +111,7 @@ def to_problems(rows: Sequence[Row], question: str, answer: str, origin: str) ->
         )
     if num_mended:
         log.warning(
-            "%s: %d of %d problems hold half of a surrogate pair, which is read as a question mark",
+            "%s: %d of %d problems contain half of a surrogate pair, read as a question mark",
             *(one_line(origin), num_mended, len(rows)),
         )
     _tell_of_printed(problems, numbers, origin)
@@ -119,7 +119,7 @@ def to_problems(rows: Sequence[Row], question: str, answer: str, origin: str) ->
 
 
 def _tell_of_printed(problems: Sequence[Problem], numbers: Sequence[int], origin: str) -> None:
-    """Warns of texts that a program writes for missing or nested values; see `is_printed`."""
+    """Warns of texts that are how a program writes missing or nested values; see `is_printed`."""
     found = [
         (number, text)
         for number, problem in zip(numbers, problems, strict=True)
@@ -128,9 +128,9 @@ def _tell_of_printed(problems: Sequence[Problem], numbers: Sequence[int], origin
     ]
     if found:
         log.warning(
-            "%s: %d questions or answers look like a missing or nested value that a program has "
-            "written as text, such as %s in row %d. They are taken as they are, and no other text "
-            "equals them: unless they are meant, leave the field empty, or write the value alone",
+            "%s: %d questions or answers look like a missing or nested value that a program wrote "
+            "as text, such as %s in row %d. They are used unchanged, and no other text equals "
+            "them. Unless this is intended, leave the field empty, or write the value alone",
             *(one_line(origin), len(found), quoted(found[0][1][:SHOWN]), found[0][0]),
         )
 
@@ -142,7 +142,7 @@ def _no_column(key: str, column: str, row: Row, origin: str) -> ConfigError:
         column,
         rule=f"{one_line(origin)} has no column {one_line(column)!r}",
         why=f"Its columns are {names}" if names else "Its rows have no columns",
-        fix="Set question_column and answer_column to two of them",
+        fix="Set question_column and answer_column to two of these",
     )
 
 
@@ -150,17 +150,17 @@ class Records:
     """Loads problems from any local file, or data set of the hub, with named columns.
 
     Args:
-        path: Local .jsonl, .ndjson, .json, .csv (each also .gz) or .parquet file; or null, with
-            `hub_name`.
+        path: Local .jsonl, .ndjson, .json, .csv (each also .gz) or .parquet file; null if
+            `hub_name` is set.
         hub_name: Data set of the hub, such as `openai/gsm8k`.
         hub_config: Configuration of the data set.
         split: Split of the data set.
         revision: Revision of the data set.
-        question_column: Column of the question, or a path such as `extra_info.question`. It holds
-            text, or a conversation of one message of the user.
+        question_column: Column of the question, or a path such as `extra_info.question`. It
+            contains text, or a conversation with one message by the user.
         answer_column: Column of the gold answer, or a path such as `reward_model.ground_truth`. It
-            holds text, a number, or a list of one of them.
-        limit: Number of first rows that are taken; null takes all.
+            contains text, a number, or a list of one of them.
+        limit: Number of rows to take, from the start; null takes all.
 
     Raises:
         ConfigError: If not exactly one of `path` and `hub_name` is set, or the file is missing.

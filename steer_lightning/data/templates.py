@@ -44,24 +44,24 @@ class Template(Protocol):
 
 
 class ChatTemplate:
-    """Renders questions by the model's own chat template, with a system message.
+    """Renders questions with the model's own chat template, with a system message.
 
-    Some chat templates have no place for a system message: that of Gemma 2 refuses it, and that of
-    Phi-3 silently skips it, so that the model would never read the instruction. Both are errors
+    Some chat templates have no place for a system message: Gemma 2's refuses it, and Phi-3's
+    silently skips it, so that the model would never read the instruction. Both cases are errors
     here. Putting the message before the question instead changes what the model reads and what its
-    results mean, and should stand in the run's configuration. It is therefore a setting of its own,
-    and does not happen by itself.
+    results mean, so this belongs in the run's configuration. It is therefore a setting of its own,
+    and never happens automatically.
 
     Args:
         system: System message; null leaves it out.
-        options: Further variables for the model's template, such as `enable_thinking: false` of
+        options: Further variables for the model's template, such as `enable_thinking: false` for
             Qwen3.
         system_in_user: Whether the system message is put before the question, into the user's
-            message, for chat templates that take none.
+            message, for chat templates that accept no system message.
 
     Raises:
-        ConfigError: If an option is one that this class sets itself, or there is no system message
-            to put before the question.
+        ConfigError: If an option is one that this class sets itself, or `system_in_user` is set
+            without a system message.
     """
 
     def __init__(
@@ -83,8 +83,8 @@ class ChatTemplate:
             raise ConfigError(
                 f"{KEY}.init_args.system_in_user",
                 system_in_user,
-                rule="needs a system message, and system is null",
-                fix="Set one of the two",
+                rule="needs a system message, but system is null",
+                fix="Set system, or set system_in_user to false",
             )
 
     def render(self, question: str, tokenizer: Any) -> str:
@@ -99,7 +99,7 @@ class ChatTemplate:
                 KEY,
                 type(self).__name__,
                 rule=f"the tokenizer{_of(tokenizer)} has no chat template",
-                why="It is a base model's",
+                why="It belongs to a base model",
                 fix="Set data.template.class_path: steer_lightning.data.PlainTemplate",
             )
         try:
@@ -125,33 +125,33 @@ class ChatTemplate:
         return text
 
     def messages(self, question: str) -> list[dict[str, str]]:
-        """Returns the messages by which a question is put to the model."""
+        """Returns the messages that present a question to the model."""
         if self.system and self.system_in_user:
             return [{"role": "user", "content": f"{self.system}\n\n{question}"}]
         messages = [{"role": "system", "content": self.system}] if self.system else []
         return [*messages, {"role": "user", "content": question}]
 
     def _remedy(self) -> str:
-        """Returns the remedy for a chat template that does not take the messages."""
+        """Returns the remedy for a chat template that does not accept the messages."""
         if not self.system or self.system_in_user:
-            return "Mend the model's chat template"
+            return "Fix the model's chat template"
         return (
-            f"Where it takes no system message, set {KEY}.init_args.system_in_user: true to put it "
+            f"If it accepts no system message, set {KEY}.init_args.system_in_user: true to put it "
             f"before the question, or {KEY}.init_args.system: null to leave it out"
         )
 
     def encode(self, text: str, tokenizer: Any) -> list[int]:
-        """Encodes a rendered text, which holds its special tokens already."""
+        """Encodes a rendered text, which already contains its special tokens."""
         ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
 
 
 class PlainTemplate:
-    r"""Renders questions by a plain text, for base models that have no chat template.
+    r"""Renders questions with a plain text, for base models that have no chat template.
 
     Args:
-        text: Text with `{question}` in it; other braces stand for themselves, so that `\boxed{}`
-            needs no escape.
+        text: Text that contains `{question}`; other braces are literal, so that `\boxed{}` needs
+            no escape.
 
     Raises:
         ConfigError: If the text drops the question.
@@ -163,7 +163,7 @@ class PlainTemplate:
                 "data.template.init_args.text",
                 text,
                 rule="must contain {question}",
-                why="Without it the model never sees the problem",
+                why="Without it, the model never sees the problem",
             )
         self.text = text
 
@@ -174,8 +174,8 @@ class PlainTemplate:
     def encode(self, text: str, tokenizer: Any) -> list[int]:
         """Encodes a rendered text, to which the tokenizer adds special tokens such as BOS.
 
-        Some of them are taken off again: all behind the text, such as EOS and separators, which
-        would tell the model that nothing follows; and BOS where the text begins with one already.
+        Some of them are removed again: all those after the text, such as EOS and separators, which
+        would tell the model that nothing follows; and BOS if the text already begins with one.
         """
         ids: list[int] = tokenizer(text)["input_ids"]
         bos = tokenizer.bos_token_id
@@ -192,10 +192,10 @@ class PlainTemplate:
 
 
 def check_template(template: Template, tokenizer: Any) -> None:
-    """Raises a ConfigError if the template drops the question: some chat templates ignore roles.
+    """Raises a ConfigError if the template drops the question, since some ignore roles.
 
-    So is a chat template that does not open the assistant's message. Warns of options that the
-    model's chat template does not know, and of a system message that it writes by itself.
+    It also refuses a chat template that does not open the assistant's message. It warns of options
+    that the model's chat template does not use, and of a system message that the template adds.
     """
     rendered = render(template, PROBE, tokenizer)
     if PROBE not in rendered:
@@ -204,7 +204,7 @@ def check_template(template: Template, tokenizer: Any) -> None:
             type(template).__name__,
             rule="drops the question",
             why=f"The question {PROBE!r} is rendered as {rendered[:200]!r}",
-            fix="Use another template, or mend the model's chat template",
+            fix="Use another template, or fix the model's chat template",
         )
     if isinstance(template, ChatTemplate):
         _check_opening(template, tokenizer)
@@ -213,9 +213,9 @@ def check_template(template: Template, tokenizer: Any) -> None:
 
 
 def _check_opening(template: ChatTemplate, tokenizer: Any) -> None:
-    """Refuses a chat template that writes in front of an answer what its prompts do not end in.
+    """Refuses a chat template whose prompts do not end in the text that it writes before answers.
 
-    It ignores `add_generation_prompt`, and a model would have to open its own message.
+    Such a template ignores `add_generation_prompt`, and a model would have to open its own message.
     """
     asked = template.messages(PROBE)
     prompt = _conversation(template, tokenizer, asked, add_generation_prompt=True)
@@ -230,20 +230,20 @@ def _check_opening(template: ChatTemplate, tokenizer: Any) -> None:
             type(template).__name__,
             rule=f"the chat template{_of(tokenizer)} ignores add_generation_prompt, and does not "
             "open the assistant's message",
-            why=f"Its prompts end in {prompt[-60:]!r}, and answers begin behind {opening!r}",
-            fix="Mend the model's chat template, or use steer_lightning.data.PlainTemplate",
+            why=f"Its prompts end in {prompt[-60:]!r}, but answers begin after {opening!r}",
+            fix="Fix the model's chat template, or use steer_lightning.data.PlainTemplate",
         )
 
 
 def _conversation(
     template: ChatTemplate, tokenizer: Any, messages: list[dict[str, str]], **options: Any
 ) -> str:
-    """Renders a conversation; empty if the chat template does not take it."""
+    """Renders a conversation; empty if the chat template does not accept it."""
     options = {"add_generation_prompt": False, **options, **template.options}
     try:
         text: str = tokenizer.apply_chat_template(messages, tokenize=False, **options)
     except RAISED as error:
-        log.debug("the chat template does not take a conversation: %s", one_line(error))
+        log.debug("the chat template does not accept a conversation: %s", one_line(error))
         return ""
     return text
 
@@ -255,7 +255,7 @@ def _tell_of_options(template: ChatTemplate, tokenizer: Any) -> None:
     unknown = [name for name in template.options if name not in known]
     if unknown:
         log.warning(
-            "%s.init_args.options: the chat template%s does not read %s",
+            "%s.init_args.options: the chat template%s does not use %s",
             one_line(with_own_keys(KEY)),
             one_line(_of(tokenizer)),
             one_line(", ".join(unknown)),
@@ -263,9 +263,9 @@ def _tell_of_options(template: ChatTemplate, tokenizer: Any) -> None:
 
 
 def _tell_of_preamble(template: ChatTemplate, tokenizer: Any) -> None:
-    """Warns if a chat template that gets no system message writes one of its own, as Qwen2.5's.
+    """Warns if a chat template without a system message writes its own, as Qwen2.5's does.
 
-    What stands before the first question, but not before the second one, is no mark of a message.
+    Text before the first question that is absent before the second is not a message marker.
     """
     if template.system and not template.system_in_user:
         return
@@ -281,7 +281,7 @@ def _tell_of_preamble(template: ChatTemplate, tokenizer: Any) -> None:
     written = first[: len(first) - shared]
     if any(map(str.isalnum, written)):
         log.warning(
-            "%s: the chat template%s gets no system message, and writes one of its own, "
+            "%s: the chat template%s gets no system message, but writes one of its own, "
             "which the model reads: %s",
             one_line(with_own_keys(KEY)),
             one_line(_of(tokenizer)),
@@ -290,7 +290,7 @@ def _tell_of_preamble(template: ChatTemplate, tokenizer: Any) -> None:
 
 
 def render(template: Template, question: str, tokenizer: Any) -> str:
-    """Renders a question by any template.
+    """Renders a question with any template.
 
     Args:
         template: Template, which may be a user's own.
@@ -298,20 +298,20 @@ def render(template: Template, question: str, tokenizer: Any) -> str:
         tokenizer: Tokenizer of the model.
 
     Raises:
-        ConfigError: If the template raises an error, or returns no text or an empty one.
+        ConfigError: If the template raises an error, returns no text, or returns an empty text.
     """
     name = type(template).__name__
-    fix = "Use another template, or mend this one or the model's chat template"
+    fix = "Use another template, or fix this one or the model's chat template"
     why = f"The question is {quoted(question[:200])}"
     try:
         text: Any = template.render(question, tokenizer)
     except ConfigError:
         raise
-    except Exception as error:  # a user's own code may raise anything
+    except Exception as error:  # user code may raise anything
         rule = f"fails to render a question: {type(error).__name__}: {one_line(error)}"
         raise ConfigError(KEY, name, rule=rule, why=why, fix=fix) from error
     if not isinstance(text, str):
-        rule = f"must render text, and returned {text!r:.100}"
+        rule = f"must render text, but returned {text!r:.100}"
         raise ConfigError(KEY, name, rule=rule, why=why, fix=fix)
     if not text.strip():
         raise ConfigError(KEY, name, rule="renders nothing", why=why, fix=fix)
@@ -325,5 +325,5 @@ def _of(tokenizer: Any) -> str:
 
 
 def _words(text: str) -> str:
-    """Returns a text in one line, the same however it was broken into lines."""
+    """Returns a text in one line, however it was broken into lines."""
     return " ".join(text.split())

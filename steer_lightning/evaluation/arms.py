@@ -31,7 +31,7 @@ OWN_KEYS = {
     "model.base": "base",
     "model.dtype": "dtype",
 }
-"""Keys of `evaluate` and `lens` by those of `fit`, for messages of what all of them use."""
+"""Keys of `evaluate` and `lens` by those of `fit`, for messages from code that all of them use."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,10 +40,10 @@ class Arm:
 
     Attributes:
         name: Name of the arm in tables and files.
-        steering: Steering of the model; if it is zero, or at scale 0, the arm is the base, bit for
-            bit.
-        scale: Factor on the steering.
-        facts: Text that distinguishes the arm from others of the same name.
+        steering: Steering of the model; if it is zero, or at scale 0, the arm equals the base bit
+            for bit.
+        scale: Factor by which the steering is multiplied.
+        facts: Text that distinguishes the arm from others with the same name.
     """
 
     name: str
@@ -53,10 +53,10 @@ class Arm:
 
 
 def load_files(paths: Sequence[str]) -> dict[str, Steering]:
-    """Loads results of runs by the name of their arm.
+    """Loads results of runs, by the names of their arms.
 
-    A single result is called `steered`; several are named after the stems of their paths, or after
-    the whole paths if two stems are the same.
+    A single result is called `steered`. Several results are named after the stems of their paths,
+    or after the whole paths if two stems are equal.
 
     Args:
         paths: Files, folders of adapters, or folders of runs.
@@ -70,7 +70,7 @@ def load_files(paths: Sequence[str]) -> dict[str, Steering]:
     if len(files) == 1:
         return {"steered": load_steering(files[0])}
     places = [Path(path).expanduser() for path in paths]
-    # a dot in the name of a folder begins no ending: `lr-0.1`
+    # a dot in the name of a folder does not start a suffix: `lr-0.1`
     names = [one_line(place.stem if place.is_file() else place.name) for place in places]
     if len({BASE, *names}) <= len(names):
         names = [one_line(path) for path in paths]
@@ -87,13 +87,13 @@ def base_of(files: Mapping[str, Steering], trust_remote_code: bool) -> str:
         raise ConfigError(
             "base",
             None,
-            rule="must be given where trust_remote_code is on",
-            why="Otherwise a file of vectors would name whose code runs on this machine",
+            rule="must be given if trust_remote_code is true",
+            why="Otherwise a file of vectors would decide whose code runs on this machine",
         )
     named = {found.metadata.get("base_model") for found in files.values()} - {None, ""}
     if len(named) == 1:
         return str(named.pop())
-    why = "The vectors' files name several" if named else "No file of vectors names one"
+    why = "The files of vectors name several" if named else "No file of vectors names one"
     raise ConfigError("base", None, rule="must be given", why=why)
 
 
@@ -117,13 +117,12 @@ def make_arms(
 
     Args:
         files: Results of runs, from `load_files`.
-        scales: Factors on each result, with an arm for each.
-        leave_out: Layers, each of which is left out once, at scale 1; `each` takes every steered
-            layer.
+        scales: Factors by which each result is multiplied, with an arm for each.
+        leave_out: Layers; each is left out once, at scale 1. `each` takes every steered layer.
 
     Raises:
-        ConfigError: If a layer to leave out is not steered, or the result is not plain vectors, or
-            two arms have the same name.
+        ConfigError: If a layer to leave out is not steered, the result is not plain vectors, or two
+            arms have the same name.
     """
     arms = [Arm(name=BASE, steering=SteeringVectors())]
     for name, steering in files.items():
@@ -147,16 +146,16 @@ def make_arms(
 def _left_out(
     leave_out: LeaveOut, steering: Steering, name: str
 ) -> Iterator[tuple[int, SteeringVectors]]:
-    """Yields each layer to leave out, with the vectors that remain without it."""
+    """Yields each layer to leave out, with the vectors of the other layers."""
     if leave_out is None:
         return
     if type(steering) is not SteeringVectors:
         raise ConfigError(
             "leave_out_layers",
             leave_out,
-            rule=f"{name} holds {steering.describe()}, of which no layer can be left out",
-            why="Only plain vectors are one a layer, each by itself",
-            fix="Leave it out, or compare files of plain vectors alone",
+            rule=f"{name} holds {steering.describe()}, from which no layer can be left out",
+            why="Only plain vectors have an independent vector for each layer",
+            fix="Leave this option out, or compare only files of plain vectors",
         )
     chosen = steering.layers if leave_out == "each" else leave_out
     strangers = sorted(set(chosen) - set(steering.layers))

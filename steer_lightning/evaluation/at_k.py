@@ -37,8 +37,8 @@ class Sample:
 class PerProblem(Metric):
     """Base class of metrics with a number for each problem, and their mean as the result.
 
-    A subclass computes the number from the samples of a problem in `number`. Problems without a
-    number are left out of the mean.
+    A subclass computes the number from a problem's samples in `number`. Problems without a number
+    are left out of the mean.
     """
 
     full_state_update = False
@@ -51,7 +51,7 @@ class PerProblem(Metric):
         self.add_state("values", [], dist_reduce_fx="cat")
 
     def number(self, samples: Sequence[Sample]) -> float:
-        """Returns the number of one problem, or NaN if the samples allow none."""
+        """Returns the number of one problem, or NaN if the samples do not allow one."""
         raise NotImplementedError
 
     def update(self, problem: int, samples: Sequence[Sample]) -> None:
@@ -71,7 +71,7 @@ class PerProblem(Metric):
         return torch.from_numpy(self._sorted()[1]).nanmean()
 
     def by_problem(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Returns the ids of all processes' problems, ascending, and the metric's value of each."""
+        """Returns the ids of all processes' problems, ascending, and the metric's values."""
         if not self.problems:  # a process without problems must take part in joining, too
             self.problems.append(torch.empty(0, dtype=torch.int64, device=self.device))
             self.values.append(torch.empty(0, dtype=torch.float64, device=self.device))
@@ -101,7 +101,7 @@ class AvgAtK(PerProblem):
 
 
 class PassAtK(PerProblem):
-    """Computes pass@k, the chance that one of k samples is right, by the unbiased estimator.
+    """Computes pass@k, the probability that one of k samples is right, by an unbiased estimator.
 
     The estimate is 1 - C(n - c, k) / C(n, k) for n judged samples, c of them right (Chen et al.
     2021, arXiv 2107.03374, eq. 1).
@@ -130,12 +130,12 @@ class PassAtK(PerProblem):
 
 
 class MajAtK(PerProblem):
-    """Computes maj@k, whether the answer of most samples is right (Wang et al., arXiv 2203.11171).
+    """Computes maj@k: whether the most frequent answer is right (Wang et al., arXiv 2203.11171).
 
     Answers that are mathematically equal vote together, and are right if more than half of them
     are: 3:00 and 3:00 AM vote together, and one of them may be right. Of several answers with the
-    same number of votes, the one that was given first counts. Samples without an answer have no
-    vote; a problem without any vote is wrong.
+    same number of votes, the one given first counts. Samples without an answer have no vote; a
+    problem without any vote is wrong.
     """
 
     def number(self, samples: Sequence[Sample]) -> float:
@@ -143,7 +143,7 @@ class MajAtK(PerProblem):
         votes = Counter(sample.vote for sample in samples if sample.vote is not None)
         if not votes:
             return 0.0
-        chosen = max(votes, key=lambda vote: votes[vote])  # of equals the one that came first
+        chosen = max(votes, key=lambda vote: votes[vote])  # the first one in case of a tie
         right = [x.verdict >= 1 for x in samples if x.vote == chosen and x.verdict is not None]
         return float(sum(right) > len(right) / 2) if right else math.nan
 
@@ -173,7 +173,7 @@ class FormatShare(PerProblem):
 
 
 class IncomparableShare(PerProblem):
-    """Computes the share of completions that are wrong as their answers can't be compared."""
+    """Computes the share of completions that are wrong because answers can't be compared."""
 
     def number(self, samples: Sequence[Sample]) -> float:
         """Returns the share among a problem's samples."""

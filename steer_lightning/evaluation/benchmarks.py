@@ -1,7 +1,7 @@
 r"""The benchmarks of mathematics on which arXiv 2505.18706 evaluates, by their names on the hub.
 
 Each benchmark reads the hub, or a local .jsonl, .json or .parquet file with the same columns. For a
-benchmark of your own use `steer_lightning.data.Records` with its columns.
+benchmark of your own, use `steer_lightning.data.Records` with its columns.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from steer_lightning.types import Problem
 
 
 class MATH500(Records):
-    """Source of 500 problems of MATH's test split (arXiv 2305.20050), answered once each.
+    """500 problems of MATH's test split (arXiv 2305.20050), answered once each.
 
     Args:
         path: Local file with the columns `problem` and `answer`; null loads
             `HuggingFaceH4/MATH-500`.
-        limit: Number of problems to take, from the first on; null takes all.
+        limit: Number of problems to take, from the start; null takes all.
     """
 
     def __init__(self, path: str | None = None, limit: int | None = None) -> None:
@@ -27,12 +27,12 @@ class MATH500(Records):
 
 
 class AIME24(Records):
-    """Source of the 30 problems of AIME 2024, with 32 samples each by default.
+    """The 30 problems of AIME 2024, with 32 samples each by default.
 
     Args:
         path: Local file with the columns `Problem` and `Answer`; null loads
             `Maxwell-Jia/AIME_2024`.
-        limit: Number of problems to take, from the first on; null takes all.
+        limit: Number of problems to take, from the start; null takes all.
     """
 
     num_samples = 32
@@ -49,12 +49,12 @@ class AIME24(Records):
 
 
 class AIME25:
-    """Source of the 30 problems of both AIME 2025 examinations, with 32 samples each by default.
+    """The 30 problems of both AIME 2025 examinations, with 32 samples each by default.
 
     Args:
         path: Local file with the columns `question` and `answer`; null loads
             `opencompass/AIME2025`.
-        limit: Number of problems to take, from the first on; null takes all.
+        limit: Number of problems to take, from the start; null takes all.
     """
 
     num_samples = 32
@@ -75,11 +75,11 @@ class AIME25:
 
 
 class AMC23(Records):
-    """Source of the 40 problems of AMC 2023, with 32 samples each by default.
+    """The 40 problems of AMC 2023, with 32 samples each by default.
 
     Args:
         path: Local file with the columns `problem` and `answer`; null loads `knoveleng/AMC-23`.
-        limit: Number of problems to take, from the first on; null takes all.
+        limit: Number of problems to take, from the start; null takes all.
     """
 
     num_samples = 32
@@ -90,14 +90,14 @@ class AMC23(Records):
 
 
 class MinervaMath(Records):
-    r"""Source of 272 problems of Minerva-Math (arXiv 2206.14858), answered once each.
+    r"""272 problems of Minerva-Math (arXiv 2206.14858), answered once each.
 
-    The gold answer is the `\boxed{}` of the solution.
+    The gold answer is in the `\boxed{}` of the solution.
 
     Args:
         path: Local file with the columns `problem` and `solution`; null loads
             `knoveleng/Minerva-Math`.
-        limit: Number of problems to take, from the first on; null takes all.
+        limit: Number of problems to take, from the start; null takes all.
     """
 
     def __init__(self, path: str | None = None, limit: int | None = None) -> None:
@@ -111,12 +111,12 @@ class MinervaMath(Records):
 
 
 class OlympiadBench(Records):
-    """Source of 675 text-only problems of OlympiadBench (arXiv 2402.14008), answered once each.
+    """675 text-only problems of OlympiadBench (arXiv 2402.14008), answered once each.
 
     Args:
         path: Local file with the columns `question` and `answer`; null loads
             `knoveleng/OlympiadBench`.
-        limit: Number of problems to take, from the first on; null takes all.
+        limit: Number of problems to take, from the start; null takes all.
     """
 
     def __init__(self, path: str | None = None, limit: int | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Means with 95 % intervals by the bootstrap over problems, and paired differences."""
+"""Means with 95 % bootstrap intervals over problems, and paired differences."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 RESAMPLES = 10_000
 LEVEL = 0.95
 CHUNK = 2**22
-"""Largest number of drawn indices that are in memory at once."""
+"""Largest number of drawn indices in memory at once."""
 
 Values = NDArray[np.float64]
 
@@ -21,7 +21,7 @@ class Estimate:
 
     value: float
     low: float | None
-    """Lower end of the interval; None if there is at most one problem, and nothing to resample."""
+    """Lower end of the interval; None if there is at most one problem, so nothing to resample."""
     high: float | None
 
 
@@ -56,7 +56,7 @@ def estimate(values: Values) -> Estimate:
 def difference(values: Values, base: Values) -> Estimate:
     """Estimates the mean of the paired differences `values - base` over the same problems.
 
-    Its interval is much narrower than the difference of two intervals, because the part of a
+    The interval is much narrower than the difference of two intervals, because the part of a
     problem's difficulty that both arms share cancels.
 
     Args:

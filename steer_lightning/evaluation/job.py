@@ -77,38 +77,38 @@ class _Batch:
 class Evaluation:
     """Answers benchmarks with the base and with the steered base, and compares them.
 
-    All arms draw the same random numbers and answer the same problems, so that they differ by the
-    vectors alone.
+    All arms draw the same random numbers and answer the same problems, so that they differ only by
+    the vectors.
 
     Args:
         benchmarks: Sources of problems by name.
-        vectors: Result of a run, of any kind: its file or the folder of the run; or a list of
-            them. Null evaluates the base alone.
+        vectors: Result of a run, of any kind: its file, or the folder of the run; or a list of
+            these. Null evaluates only the base.
         base: Base model: hub id, local folder or `quickstart`; null takes the one that the files
             name.
         template: Template that turns problems into prompts.
-        sampling: Settings by which problems are answered; `group_size` is the number of samples for
+        sampling: Settings for answering the problems; `group_size` is the number of samples for
             benchmarks that set none of their own (AIME and AMC set 32).
-        base_sampling: Settings by which the base alone answers, such as greedily; null takes
+        base_sampling: Settings with which only the base answers, such as greedily; null takes
             `sampling`.
         num_samples: Number of samples of each problem, for all benchmarks; null leaves it to the
             benchmarks.
-        scales: Factors on the vectors or other changes, with an arm for each.
-        leave_out_layers: Layers of plain vectors, each of which is left out once, in an arm of its
-            own; `each` takes every steered layer.
+        scales: Factors by which the vectors or other changes are multiplied, with an arm for each.
+        leave_out_layers: Layers of plain vectors; each is left out once, in an arm of its own.
+            `each` takes every steered layer.
         pass_at: Numbers k for which to compute pass@k; null takes the number of samples. Numbers
-            above that of a benchmark's samples are left out.
-        verifier: Reward that says what counts as right. Answers vote (maj@k) if it is a
+            above a benchmark's number of samples are left out.
+        verifier: Reward that decides which answers are right. Answers vote (maj@k) if it is a
             `MathReward`.
         reward_pool: Pool of processes that verify.
         engine: Engine that answers prompts.
         output: Folder of the results; null takes `evaluation` beside the first file.
         overwrite: Whether to delete an earlier evaluation in that folder.
-        rescore: Whether to verify the completions of a finished evaluation anew, without loading a
-            model.
+        rescore: Whether to verify the completions of a finished evaluation again, without loading
+            a model.
         batch_size: Number of problems to answer at once; an interrupted evaluation continues after
-            the last whole batch.
-        max_prompt_tokens: Largest number of tokens in a prompt; longer prompts are left out and
+            the last complete batch.
+        max_prompt_tokens: Largest number of tokens in a prompt; longer prompts are dropped and
             counted.
         seed: Seed of the samples.
         device: Device of the model; `auto` takes a GPU if there is one.
@@ -154,7 +154,7 @@ class Evaluation:
         if any(scale != scale or abs(scale) == float("inf") for scale in scales):
             raise ConfigError("scales", scales, rule="must be finite")
         if any(k < 1 for k in pass_at or []):
-            raise ConfigError("pass_at", pass_at, rule="must hold numbers of at least 1")
+            raise ConfigError("pass_at", pass_at, rule="must contain numbers of at least 1")
         if len(set(scales)) < len(scales):
             raise ConfigError("scales", scales, rule="names a scale twice")
         self.paths = [vectors] if isinstance(vectors, str) else list(vectors or [])
@@ -240,7 +240,7 @@ class Evaluation:
         found = {}
         for name, source in self.benchmarks.items():
             if not name.replace("-", "").replace("_", "").isalnum():
-                rule = "must be made of letters, digits, - and _"
+                rule = "must consist of letters, digits, - and _"
                 raise ConfigError("benchmarks", name, rule=rule, why="It is part of file names")
             found[name] = make_prompts(
                 source,
@@ -255,7 +255,7 @@ class Evaluation:
         return found
 
     def _settings(self, prompts: dict[str, list[Prompt]]) -> dict[str, Any]:
-        """Returns everything that completions and verdicts depend on."""
+        """Returns everything on which completions and verdicts depend."""
         return {
             "base": self.base,
             "revision": self.policy.revision,
@@ -353,7 +353,7 @@ class Evaluation:
 
 
 def _verdicts(scores: Scores) -> tuple[list[float | None], list[str]]:
-    """Returns the verdict on each completion, None where there is none, and its outcome."""
+    """Returns the verdict on each completion, None where it has none, and its outcome."""
     (outcomes,) = scores.each.values()
     return scores.total, outcomes
 
@@ -361,7 +361,7 @@ def _verdicts(scores: Scores) -> tuple[list[float | None], list[str]]:
 def verifier_facts(verifier: Reward) -> dict[str, Any]:
     """Returns the name of a verifier and its settings."""
     found = describe(verifier)
-    settings = found if isinstance(found, dict) else {}  # a function has none
+    settings = found if isinstance(found, dict) else {}  # a function has no settings
     return {"name": reward_name(verifier)} | {k: settings[k] for k in settings if k != "class"}
 
 

@@ -1,4 +1,4 @@
-"""The metrics of a benchmark in training, which add up over batches and processes."""
+"""The metrics of a benchmark during training, which add up over batches and processes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from steer_lightning.types import Rollouts
 class BenchmarkMetrics(MetricCollection):
     """Collects the metrics of a benchmark.
 
-    They are accuracy (over the scored completions) with its 95 % interval (by the bootstrap over
+    These are accuracy (over the scored completions) with its 95 % interval (by the bootstrap over
     problems), completion_length in tokens, cut_off_share and num_unscored.
     """
 
@@ -54,7 +54,7 @@ class BenchmarkMetrics(MetricCollection):
     def by_problem(self) -> Values:
         """Returns the accuracy on each problem in the order of the ids, over all processes, (P,).
 
-        The accuracy is NaN where no completion could be scored.
+        The accuracy is NaN if no completion could be scored.
         """
         problems = self["problems"]
         assert isinstance(problems, AvgAtK)
@@ -80,7 +80,7 @@ class BenchmarkMetrics(MetricCollection):
                 "benchmark",
                 UNKNOWN,
                 rule="no completion could be scored",
-                why="The verifier could make nothing of any gold answer",
+                why="The verifier could not use any gold answer",
                 fix="Check the answer column of the source, and the verifier",
             )
         del found["problems"]  # equals the accuracy, unless some completions were not scored

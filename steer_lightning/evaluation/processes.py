@@ -19,8 +19,8 @@ from steer_lightning.system.peer_watch import PeerWatch, all_arrive
 def connected_processes() -> Iterator[None]:
     """Connects the processes that torchrun has started, while the block runs.
 
-    A process alone needs no connection. If the block fails in one of several, the others are told,
-    which could only wait.
+    A single process needs no connection. If the block fails in one of several processes, the others
+    are informed, since otherwise they would only wait.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield

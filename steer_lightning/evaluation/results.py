@@ -32,11 +32,11 @@ from steer_lightning.system.printable import aligned, one_line
 
 @dataclass(frozen=True, kw_only=True)
 class Voting:
-    """Says how samples vote: by the answers that a `MathReward` finds in them.
+    """Defines how samples vote: by the answers that a `MathReward` finds in them.
 
     Attributes:
         answer_in: Place in which the reward looks for an answer.
-        compare: Function that says which answers are equal.
+        compare: Function that decides which answers are equal.
     """
 
     answer_in: AnswerIn
@@ -48,7 +48,7 @@ def samples_of(rows: Sequence[Row], voting: Voting | None) -> dict[int, list[Sam
 
     Args:
         rows: Rows of one benchmark and one arm.
-        voting: How samples vote; None if the verdicts are not those of a `MathReward`, so that no
+        voting: How samples vote; None if the verdicts are not from a `MathReward`, so that no
             sample has a vote.
     """
     grouped: dict[int, list[Row]] = {}
@@ -76,7 +76,7 @@ def samples_of(rows: Sequence[Row], voting: Voting | None) -> dict[int, list[Sam
 
 
 def _unjudged(answers: Sequence[str | None], rows: Sequence[Row]) -> set[str]:
-    """Returns the answers of a problem that could never be compared with the gold one."""
+    """Returns the answers of a problem that could never be compared with the gold answer."""
     pairs = [(answer, row) for answer, row in zip(answers, rows, strict=True) if answer]
     judged = {
         answer
@@ -106,7 +106,7 @@ def metrics_for(num_samples: int, pass_at: Sequence[int], votes: bool) -> dict[s
 
 
 APART = ("incomparable", "unjudged")
-"""Metrics that are shown where they are not 0 throughout."""
+"""Metrics that are shown unless they are 0 throughout."""
 
 
 def measure(samples: dict[int, list[Sample]], metrics: dict[str, PerProblem]) -> dict[str, Values]:
@@ -145,7 +145,7 @@ def table_rows(benchmark: str, values: dict[str, dict[str, Values]]) -> list[dic
 
 
 def _twin(metric: str, base: dict[str, Values]) -> str:
-    """Names the base's metric of the same kind, such as avg@1 of a greedy base for avg@32."""
+    """Names the base's corresponding metric, such as avg@1 of a greedy base for avg@32."""
     kind = metric.split("@")[0]
     if metric in base or kind != "avg":
         return metric

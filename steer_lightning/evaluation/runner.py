@@ -11,19 +11,19 @@ from steer_lightning.rollout import RolloutEngine, Sampling, completions_of
 from steer_lightning.types import Prompt, Source
 
 EVALUATION_STEP = 2**32 - 1
-"""Number that stands for the training step in the sampling seed of an evaluation.
+"""Number used in place of the training step in the sampling seed of an evaluation.
 
-Every evaluation of a run draws the same random numbers, so that two evaluations differ by the
-vectors alone; no training step reaches this number.
+Every evaluation of a run draws the same random numbers, so that two evaluations differ only by the
+vectors. No training step reaches this number.
 """
 
 
 def sampling_for(source: Source, sampling: Sampling) -> Sampling:
-    """Returns the settings by which a benchmark is answered.
+    """Returns the settings with which a benchmark is answered.
 
     Args:
         source: Source of its problems; an attribute `num_samples` sets the number of completions.
-        sampling: Settings of all benchmarks.
+        sampling: Settings for all benchmarks.
     """
     return replace(sampling, group_size=getattr(source, "num_samples", sampling.group_size))
 
@@ -42,8 +42,8 @@ def evaluate_batch(
         metrics: Metrics of the benchmark, changed in place.
         engine: Engine that has been set up with the policy.
         prompts: The B problems; may be empty.
-        sampling: Settings by which the problems are answered, with `group_size` completions each.
-        verifier: Reward that gives 1 for right, 0 for wrong, None for what can't be judged.
+        sampling: Settings for answering the problems, with `group_size` completions each.
+        verifier: Reward that returns 1 for right, 0 for wrong, None for what can't be judged.
         seed: Seed of the run.
     """
     if not prompts:  # happens if there are fewer problems than processes

@@ -1,4 +1,4 @@
-"""The folder of an evaluation, which keeps completions batch by batch, so that it can continue."""
+"""The folder of an evaluation, which keeps completions batch by batch, so that it can resume."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ SCHEMA = pa.schema(
         (OUTCOME, pa.string()),
     ]
 )
-"""Columns of the completions, a row each; `verdict` is null if a completion can't be judged."""
+"""Columns of the completions, one row each; `verdict` is null if a completion can't be judged."""
 
 
 def row_of(place: Row, completion: Completion, verdict: float | None, outcome: str) -> Row:
@@ -53,7 +53,7 @@ def row_of(place: Row, completion: Completion, verdict: float | None, outcome: s
         place: Values of `benchmark`, `arm`, `problem` and `sample`.
         completion: Completion of the problem.
         verdict: Verdict on the completion.
-        outcome: Reason for the verdict, in the verifier's own word.
+        outcome: Reason for the verdict, in the verifier's own words.
     """
     return {
         **place,
@@ -78,6 +78,9 @@ def completion_of(row: Row) -> Completion:
     )
 
 
+ABSENT = "not part of this evaluation"
+"""Value of a setting that only the other evaluation has."""
+
 VERIFIER = "verifier"
 """Key of the one setting that `--rescore` changes."""
 
@@ -85,8 +88,8 @@ VERIFIER = "verifier"
 class Store:
     """Reads and writes the folder of an evaluation.
 
-    `settings.json` says what is evaluated, `parts/` holds the finished batches,
-    `completions.parquet` holds all completions at the end, and `results.json` the figures.
+    `settings.json` says what is evaluated, `parts/` contains the finished batches,
+    `completions.parquet` contains all completions at the end, and `results.json` the figures.
 
     Args:
         folder: Folder of the evaluation, created if it is missing.
@@ -100,10 +103,10 @@ class Store:
         self._settings = folder / EVALUATION_SETTINGS
 
     def open(self, settings: Mapping[str, Any], overwrite: bool) -> None:
-        """Begins an evaluation, or continues one with the same settings.
+        """Starts an evaluation, or continues one with the same settings.
 
         Args:
-            settings: Everything that completions and verdicts depend on, as JSON values.
+            settings: Everything on which completions and verdicts depend, as JSON values.
             overwrite: Whether to delete the files that another evaluation has left in the folder.
 
         Raises:
@@ -118,7 +121,7 @@ class Store:
             raise ConfigError(
                 "output",
                 str(self.folder),
-                rule="exists and holds no evaluation",
+                rule="already exists and holds no evaluation",
                 fix="Name another folder",
             )
         self._parts.mkdir(parents=True, exist_ok=True)
@@ -132,19 +135,19 @@ class Store:
 
     def _check_same(self, settings: Mapping[str, Any]) -> None:
         saved, now = _by_dotted_key(self._read_settings()), _by_dotted_key(settings)
-        anew = "give --rescore to verify its completions anew"
-        for of_verifier, remedy in ((False, "give --overwrite"), (True, anew)):
+        anew = "set --rescore to verify its completions again"
+        for of_verifier, remedy in ((False, "set --overwrite"), (True, anew)):
             keys = [key for key in saved | now if key.startswith(VERIFIER) == of_verifier]
             check_same(
                 saved,
-                {key: now.get(key) for key in keys},
+                {key: now.get(key, ABSENT) for key in keys},
                 told=f"the evaluation in {self.folder} was made with",
-                why="Completions of other settings are not comparable with its own",
+                why="Completions with other settings are not comparable with its own",
                 fix=f"Name another output, or {remedy}",
             )
 
     def verified_by(self, verifier: Mapping[str, Any]) -> None:
-        """Records the verifier with which all completions have been verified anew."""
+        """Records the verifier with which all completions have been verified again."""
         if self._settings.exists():
             self._write_settings({**self._read_settings(), VERIFIER: verifier})
 
@@ -187,7 +190,7 @@ class Store:
 
 
 def _by_dotted_key(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Takes the settings apart by one level, so that an error names the inner one that differs."""
+    """Splits the settings by one level, so that an error names the inner setting that differs."""
     found = {}
     for key, value in settings.items():
         inner = value if isinstance(value, dict) else {}
@@ -232,7 +235,7 @@ def read_rows(path: Path) -> list[Row]:
             "output",
             str(path),
             rule=f"lacks {', '.join(missing)}" if missing else "has columns of other types",
-            why="It is not the completions of an evaluation",
+            why="It does not contain the completions of an evaluation",
         )
     return rows
 
@@ -243,5 +246,5 @@ def _damaged(path: Path, error: Exception) -> ConfigError:
         str(path),
         rule="is damaged",
         why=" ".join(str(error).split()),
-        fix="Delete it, or give --overwrite",
+        fix="Delete it, or set --overwrite",
     )

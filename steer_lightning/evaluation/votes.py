@@ -12,17 +12,18 @@ from steer_lightning.types import Completion
 
 Pairs = Sequence[tuple[str, str]]
 Compare = Callable[[Pairs], list[bool]]
-"""Function that says for each pair of answers whether they are mathematically equal."""
+"""Function that decides for each pair of answers whether they are mathematically equal."""
 
 
 def compare_by(judge: RewardSum) -> Compare:
-    """Makes a comparison by a `MathReward`; a pair that it can't judge is not equal.
+    """Makes a comparison with a `MathReward`; a pair that it can't judge counts as not equal.
 
-    Two answers are equal if each is right where the other is the gold answer. What is granted to
-    an answer alone, as 10 where the gold one is 10 %, is not granted here, where neither is gold.
+    Two answers are equal if each is right when the other is the gold answer. A concession that is
+    made only to an answer, such as 10 for a gold answer of 10 %, does not apply here, since neither
+    answer is gold.
 
     Args:
-        judge: Sum of one `MathReward` that looks for a boxed answer; the deadline is its pool's.
+        judge: Sum of one `MathReward` that looks for a boxed answer; its pool sets the deadline.
     """
 
     def is_right(pairs: Pairs) -> list[bool]:
@@ -55,15 +56,15 @@ def number_answers(
     """Numbers the answers of each problem from 0 in their order; equal answers share a number.
 
     Plain numbers are compared exactly, and equal texts are equal. Any other answer is compared with
-    one answer of each class so far; a round compares the answers of all problems in one call. The
-    answer that most samples give is the first of its class, and of equals that whose text comes
-    first in the alphabet: which answers vote together does not hang on the order of the samples,
-    also where 3:00 is 3:00 AM as well as 3:00 PM.
+    one answer of each class so far; each round compares the answers of all problems in one call.
+    The first answer of a class is the one that most samples give; among equally frequent answers,
+    it is the first in alphabetical order. So the order of the samples does not affect which answers
+    vote together, even though 3:00 equals both 3:00 AM and 3:00 PM.
 
     Args:
-        problems: For each problem the answers of its samples, None for a sample without one.
+        problems: For each problem, the answers of its samples, None for a sample without one.
         compare: Comparison of the answers whose equality is not obvious.
-        alone: For each problem the answers that are equal only to themselves. These are answers
+        alone: For each problem, the answers that are equal only to themselves. These are answers
             that could not be judged in time, and would take as long with every other answer.
     """
     sets = alone or [frozenset[str]()] * len(problems)
@@ -108,7 +109,7 @@ class _Classes:
         return None
 
     def tell(self, equal: bool) -> None:
-        """Takes the verdict on the pair that `next_pair` returned last."""
+        """Receives the verdict on the pair that `next_pair` returned last."""
         if equal:
             self._class[self._open[0]] = self._compared
             self._close()

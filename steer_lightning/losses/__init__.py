@@ -1,4 +1,4 @@
-"""The losses and the parts they are made of, one per file."""
+"""The losses and their parts, one per file."""
 
 from steer_lightning.losses.base import (
     Aggregation,

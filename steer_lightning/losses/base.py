@@ -1,4 +1,4 @@
-"""The protocols of a loss and of the parts that a loss is made of."""
+"""The protocols of a loss and of its parts."""
 
 from __future__ import annotations
 
@@ -9,26 +9,27 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 
 PerToken = tuple[torch.Tensor, dict[str, torch.Tensor]]
-"""Values of shape (n, T), and metrics to report: tensors (n, T) by name, whose means are logged."""
+"""Values (n, T), and metrics to report: tensors (n, T) by name, whose means are logged."""
 
 
 @runtime_checkable
 class Loss(Protocol):
     """Turns log-probabilities and advantages into a scalar.
 
-    A loss is pure and knows nothing of rewards. Rows of advantage 0 are left out before a loss sees
-    them, since their policy gradient is 0. A loss declares anything else it needs in optional
-    attributes, which `needs_of` reads:
+    A loss is a pure function and does not see rewards. Rows with advantage 0 are left out before
+    the loss is called, since their policy gradient is 0. A loss declares anything else it needs in
+    optional attributes, which `needs_of` reads:
 
-    - `needs_all_rows = True`: the loss needs the rows of advantage 0, too, for a term of its own;
-    - `needs_reference = True`: it needs `LossInputs.reference_logprobs`, which cost a forward pass;
-    - `needs_entropy = True`: it needs `LossInputs.entropy`;
+    - `needs_all_rows = True`: the loss also needs the rows with advantage 0, for a term of its own;
+    - `needs_reference = True`: the loss needs `LossInputs.reference_logprobs`, which take one more
+      forward pass;
+    - `needs_entropy = True`: the loss needs `LossInputs.entropy`;
     - `uses_ratio`: whether the loss takes into account how far the policy has moved from
       `old_logprobs`, so that an update may take several optimizer steps; a loss without this
       attribute is not checked;
-    - `base_sampling(sampling)`: a method whose presence says that the completions come from the
-      base, drawn with the vectors off by the `Sampling` that the method returns. Nothing is scored
-      then, and there are no advantages.
+    - `base_sampling(sampling)`: a method whose presence means that the completions come from the
+      base, sampled with the vectors off. The method returns the `Sampling` to use. Completions are
+      then not scored, and there are no advantages.
     """
 
     def __call__(self, inputs: Any, /) -> Any:
@@ -38,19 +39,19 @@ class Loss(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class LossNeeds:
-    """What a loss, or a term of one, asks for by its attributes; see `Loss`."""
+    """The needs that a loss, or a term of a loss, declares by its attributes; see `Loss`."""
 
     all_rows: bool
     reference: bool
     entropy: bool
     uses_ratio: bool | None
-    """None where it does not say."""
+    """None if the loss does not declare it."""
     base_sampling: Callable[[Any], Any] | None
-    """From the `Sampling` of training to that of the base; None where the policy samples."""
+    """Function from the `Sampling` of training to that of the base; None if the policy samples."""
 
 
 def needs_of(loss: Any) -> LossNeeds:
-    """Reads the optional attributes of a loss, a plain function among them."""
+    """Reads the optional attributes of a loss, which may also be a plain function."""
     uses_ratio = getattr(loss, "uses_ratio", None)
     return LossNeeds(
         all_rows=bool(getattr(loss, "needs_all_rows", False)),
@@ -63,14 +64,14 @@ def needs_of(loss: Any) -> LossNeeds:
 
 @runtime_checkable
 class Objective(Protocol):
-    """Computes the gain of each token, which `PolicyGradient` makes larger.
+    """Computes the gain of each token, which `PolicyGradient` maximises.
 
     The attribute `uses_ratio` says whether the objective takes into account how far the policy has
     moved.
     """
 
     def gains(self, inputs: Any, /) -> Any:
-        """Takes `LossInputs` and returns gains (n, T) with metrics to report, see `PerToken`."""
+        """Takes `LossInputs` and returns gains (n, T) with metrics to report; see `PerToken`."""
         ...
 
 
@@ -85,16 +86,16 @@ class Aggregation(Protocol):
 
 @runtime_checkable
 class Correction(Protocol):
-    """Weighs tokens that the sampler drew from a distribution other than the trainer's."""
+    """Weights tokens to correct for a sampler whose distribution differs from the trainer's."""
 
     def factors(self, inputs: Any, /) -> Any:
-        """Takes `LossInputs` and returns factors (n, T), no gradient, with metrics to report."""
+        """Takes `LossInputs`; returns factors (n, T) without gradient, with metrics to report."""
         ...
 
 
 @runtime_checkable
 class Term(Protocol):
-    """Computes a cost of each token, which `PolicyGradient` makes smaller beside its objective.
+    """Computes a cost of each token, which `PolicyGradient` minimises along with its objective.
 
     The attributes `needs_reference` and `needs_entropy` mean the same as in a `Loss`.
     """

@@ -13,11 +13,11 @@ class Clip:
     """Clips the probability ratio of each token (PPO, eq. 7 of arXiv 1707.06347).
 
     gain = min(rho * A, clip(rho, 1 - low, 1 + high) * A), where rho = pi(y_t) / pi_old(y_t) and
-    pi_old is the policy before the first optimizer step on this batch. Once rho of a token has left
-    the bounds in the direction of A, the token teaches nothing more. With `high` above `low` this
-    is DAPO's clip-higher (eq. 8 of arXiv 2503.14476: 0.2 and 0.28), which leaves rare tokens room
-    to become likely. The objective assumes several optimizer steps per batch: in the first one
-    rho = 1, nothing is clipped, and the gradient is that of `ScoreFunction`.
+    pi_old is the policy before the first optimizer step on this batch. Once the ratio rho of a
+    token has left the bounds in the direction of A, the token has no gradient. With `high` above
+    `low` this is DAPO's clip-higher (eq. 8 of arXiv 2503.14476: 0.2 and 0.28), which leaves rare
+    tokens room to become likely. The objective assumes several optimizer steps per batch: in the
+    first step rho = 1, nothing is clipped, and the gradient is that of `ScoreFunction`.
 
     Args:
         low: Distance of the lower bound from 1; above 0 and below 1.
@@ -34,7 +34,7 @@ class Clip:
         self.low, self.high = low, high
 
     def gains(self, inputs: LossInputs) -> PerToken:
-        """Returns gains (n, T) and `clip_share`, the share of tokens that teach nothing more."""
+        """Returns gains (n, T) and `clip_share`, the share of tokens that are clipped."""
         moved = torch.where(inputs.mask, inputs.logprobs - inputs.old_logprobs, 0.0)
         return clipped(moved.exp(), inputs.advantages[:, None], self.low, self.high)
 

@@ -1,4 +1,4 @@
-"""The aggregation that divides the sum over a completion's tokens by a constant length."""
+"""The aggregation of Dr. GRPO, which divides the sum over a completion's tokens by a constant."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from steer_lightning.types import LossInputs
 class ConstantLength:
     """Divides by the same length for all completions (Dr. GRPO, arXiv 2503.20783).
 
-    w_{i,t} = 1 / (N * length). Up to that constant it is `SequenceSum`: the exact policy gradient,
-    at the size of `SequenceMean`, so that learning rates and weights of other terms carry over.
+    `w_{i,t} = 1 / (N * length)`. Up to the constant factor this is `SequenceSum`, and so the exact
+    policy gradient. Its size is about that of `SequenceMean`, so that learning rates and weights of
+    other terms carry over.
 
     Args:
-        length: Number of tokens to divide by; the authors take the largest that a completion may
-            have, `model.sampling.max_new_tokens`.
+        length: Number of tokens to divide by; the authors use the largest possible length,
+            `model.sampling.max_new_tokens`.
 
     Raises:
         ConfigError: If the length is less than 1.

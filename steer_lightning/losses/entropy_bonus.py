@@ -10,16 +10,16 @@ from steer_lightning.types import LossInputs
 
 
 class EntropyBonus:
-    """Rewards the entropy of the policy, which keeps it from settling on one answer early.
+    """Rewards the entropy of the policy, which keeps the policy from settling on one answer early.
 
-    cost = - weight * H(pi(. | x, y_{<t})), the entropy in nats over the whole vocabulary at each
-    sampled position, of the distribution that is sampled, temperature applied (Williams and Peng
-    1991; A3C, arXiv 1602.01783). The entropy is exact at each position, but the gradient ignores
-    that the positions depend on the policy, too, as is usual in the field. A negative weight makes
-    the policy more decided.
+    `cost = - weight * H(pi(. | x, y_{<t}))`, where H is the entropy in nats, over the whole
+    vocabulary, of the sampled distribution (with temperature) at each sampled position (Williams
+    and Peng 1991; A3C, arXiv 1602.01783). The entropy at each position is exact. As usual, the
+    gradient ignores that the positions themselves depend on the policy. A negative weight makes the
+    policy more certain.
 
     Args:
-        weight: Factor of the entropy; any finite number other than 0.
+        weight: Weight of the entropy; any finite number except 0.
 
     Raises:
         ConfigError: If the weight is 0 or not finite.
@@ -32,9 +32,9 @@ class EntropyBonus:
             raise ConfigError(
                 "model.loss.terms: EntropyBonus.weight",
                 weight,
-                rule="must be a finite number other than 0",
-                why="With 0 the entropy would be computed for nothing",
-                fix="Set it to 0.001, say, or remove it from the terms",
+                rule="must be a finite number except 0",
+                why="With weight 0 the entropy would be computed for nothing",
+                fix="Set it to 0.001, for example, or remove EntropyBonus from the terms",
             )
         self.weight = weight
 

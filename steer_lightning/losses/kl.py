@@ -18,7 +18,7 @@ KLEstimator = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def k1(logprobs: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-    """Returns log pi - log pi_ref: unbiased, but negative for many tokens.
+    """Returns `log pi - log pi_ref`: unbiased, but negative for many tokens.
 
     The estimators k1, k2 and k3 come from Schulman 2020, "Approximating KL divergence",
     joschu.net/blog/kl-approx.html.
@@ -27,30 +27,30 @@ def k1(logprobs: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
 
 
 def k2(logprobs: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-    """Returns (log pi - log pi_ref)^2 / 2: biased, never negative; its gradient is that of KL."""
+    """Returns `(log pi - log pi_ref)^2 / 2`: biased, never negative, with the gradient of KL."""
     return (logprobs - reference).square() / 2
 
 
 def k3(logprobs: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-    """Returns pi_ref / pi - 1 - log(pi_ref / pi): unbiased, never negative; GRPO uses it."""
+    """Returns `pi_ref / pi - 1 - log(pi_ref / pi)`: unbiased and never negative; GRPO uses it."""
     return torch.expm1(reference - logprobs) - (reference - logprobs)
 
 
 class KLToBase:
-    """Penalises the policy's KL divergence from the base, estimated on the sampled tokens.
+    """Penalises the KL divergence of the policy from the base, estimated on the sampled tokens.
 
-    cost = weight * KL(pi || base). The base is the same model with the vectors off: there is no
-    second copy, but one more forward pass. It is the estimate that is differentiated, and its
-    gradient is not that of the quantity it estimates: the mean of the gradient at each position is
-    that of KL(pi || base) with `k2`, that of KL(base || pi) with `k3`, and 0 with `k1`, which only
-    adds noise (its place is the reward: `model.kl_in_reward`). The estimate assumes completions of
-    the current policy: in later optimizer steps on a batch it lags behind. While the vectors are 0,
-    cost and gradient are 0, too.
+    `cost = weight * KL(pi || base)`. The base is the same model with the vectors off, so there is
+    no second copy of the model, but one more forward pass. The estimate is differentiated, and the
+    gradient of an estimate is not that of the quantity it estimates. The mean gradient at each
+    position is that of `KL(pi || base)` with `k2`, that of `KL(base || pi)` with `k3`, and 0 with
+    `k1`, which only adds noise and belongs in the reward instead (`model.kl_in_reward`). The
+    estimate assumes completions of the current policy; in later optimizer steps on a batch it lags
+    behind. While the vectors are 0, cost and gradient are 0, too.
 
     Args:
-        weight: Factor of the KL; above 0. GRPO's authors take 0.04.
-        estimator: Estimator of the KL: `steer_lightning.losses.k1`, `k2` or `k3`, or a function of
-            that form.
+        weight: Weight of the KL; above 0. The authors of GRPO use 0.04.
+        estimator: Estimator of the KL: `steer_lightning.losses.k1`, `k2` or `k3`, or a function
+            with the same arguments.
 
     Raises:
         ConfigError: If the weight is not above 0.
@@ -62,8 +62,8 @@ class KLToBase:
         check_kl_weight("model.loss.terms: KLToBase.weight", weight, "remove it from the terms")
         if estimator is k1:
             log.warning(
-                "KLToBase.estimator = k1: in the loss its gradient has mean 0, and pulls nowhere. "
-                "Take k2 or k3, or put it into the reward by model.kl_in_reward"
+                "KLToBase.estimator = k1: in the loss, its gradient has mean 0 and only adds "
+                "noise. Use k2 or k3, or put the KL into the reward with model.kl_in_reward"
             )
         self.weight, self.estimator = weight, estimator
 
@@ -76,13 +76,13 @@ class KLToBase:
 
 
 def check_kl_weight(key: str, weight: float, fix: str) -> None:
-    """Raises a ConfigError for a weight that does nothing or drives the policy from the base."""
+    """Raises a ConfigError for a weight of 0 or below."""
     if not 0 < weight < float("inf"):
         raise ConfigError(
             key,
             weight,
             rule="must be above 0",
             why="With 0 the base's log-probabilities would be computed for nothing; below 0 the "
-            "policy would be driven away from it",
+            "policy would be driven away from the base",
             fix=f"Set it above 0, or {fix}",
         )

@@ -1,4 +1,4 @@
-"""The loss of prefix fine-tuning, which makes the beginnings of the base's completions likelier."""
+"""The loss of prefix fine-tuning, which makes beginnings of the base's completions likelier."""
 
 from __future__ import annotations
 
@@ -14,22 +14,23 @@ from steer_lightning.types import LossInputs, LossOutput
 class PrefixLikelihood:
     """Makes the first tokens of completions of the frozen base likelier (UPFT, arXiv 2503.02875).
 
-    loss = - mean_i sum_{t <= k} log pi(y_{i,t} | x, y_{i,<t}), where y is drawn from the base. This
-    is unsupervised prefix fine-tuning, without the share of whole completions that its authors mix
-    in; there is no verifier, no reward and no advantage. Where several ways of answering begin
-    alike, the beginning that most of them share is made likelier.
+    `loss = - mean_i sum_{t <= k} log pi(y_{i,t} | x, y_{i,<t})`, where y is sampled from the base.
+    This is unsupervised prefix fine-tuning, without the share of whole completions that its authors
+    mix in. There is no verifier, no reward and no advantage. If several ways of answering begin
+    alike, the beginning that most of them share becomes likelier.
 
-    Samples of the policy itself would teach nothing: the expected gradient of their log-likelihood
-    is 0. So the samples stay those of the base, with the vectors off, while the vectors move. They
-    are drawn more sharply than the policy that is trained, at a lower temperature or from fewer
-    tokens; with `temperature: 1`, `top_p: 1` the base itself would be the optimum, and the setting
-    is refused. No sample depends on the vectors, so several optimizer steps per batch are as
-    correct as one.
+    The policy can't learn from its own samples here, because the expected gradient of their
+    log-likelihood is 0. So the samples always come from the base, with the vectors off. They are
+    drawn from a sharper distribution than that of the trained policy: at a lower temperature, or
+    from fewer tokens. With `temperature: 1` and `top_p: 1` the base itself would be the optimum, so
+    these settings are refused. The samples do not depend on the vectors, so several optimizer steps
+    per batch are as correct as one.
 
     Args:
-        num_tokens: Length k of the prefix; the authors take 8 to 32. No further tokens are drawn.
-        temperature: Temperature at which the base is sampled; 0 takes the most likely tokens.
-        top_p: Probability mass of the tokens from which the base is sampled (nucleus sampling).
+        num_tokens: Length k of the prefix; the authors use 8 to 32. No further tokens are sampled.
+        temperature: Temperature for sampling the base; 0 always takes the most likely token.
+        top_p: Nucleus sampling of the base: only the smallest set of most likely tokens whose
+            probabilities add up to `top_p` is kept.
 
     Raises:
         ConfigError: If a value is out of range.
@@ -50,10 +51,10 @@ class PrefixLikelihood:
         self.num_tokens, self.temperature, self.top_p = num_tokens, temperature, top_p
 
     def base_sampling(self, sampling: Any) -> Any:
-        """Returns the `Sampling` by which the base draws the completions; see `Loss`.
+        """Returns the `Sampling` for the completions of the base; see `Loss`.
 
         Args:
-            sampling: The `Sampling` of `model.sampling`, whose distribution is trained.
+            sampling: `Sampling` of `model.sampling`, whose distribution is trained.
 
         Raises:
             ConfigError: If the settings of this loss contradict `model.sampling`.
@@ -63,18 +64,18 @@ class PrefixLikelihood:
                 "PrefixLikelihood.num_tokens",
                 self.num_tokens,
                 rule=f"must be at most model.sampling.max_new_tokens = {sampling.max_new_tokens}",
-                why="No completion is ever longer",
-                fix="Set num_tokens: 16, say, or model.sampling.max_new_tokens higher",
+                why="No completion is longer than that",
+                fix="Set num_tokens: 16, for example, or raise model.sampling.max_new_tokens",
             )
         if self.temperature >= sampling.temperature and self.top_p == 1:
             raise ConfigError(
                 "PrefixLikelihood.temperature",
                 self.temperature,
-                rule="must be below model.sampling.temperature = "
-                f"{sampling.temperature}, or PrefixLikelihood.top_p below 1",
-                why="Of samples that are no sharper than what is trained the base itself is the "
-                "best model: there is nothing to learn",
-                fix="Set PrefixLikelihood.temperature: 0.7, say",
+                rule=f"must be below model.sampling.temperature = {sampling.temperature}, or "
+                "PrefixLikelihood.top_p must be below 1",
+                why="If the samples are not sharper than the trained distribution, the base "
+                "itself is the best model and there is nothing to learn",
+                fix="Set PrefixLikelihood.temperature: 0.7, for example",
             )
         return replace(
             sampling,

@@ -12,11 +12,11 @@ from steer_lightning.types import LossInputs
 class SequenceClip:
     """Clips the probability ratio of a whole completion (GSPO, eq. 5 and 7 of arXiv 2507.18071).
 
-    The gain is `min(s * A, clip(s, 1 - low, 1 + high) * A)`, where `s = (pi(y) / pi_old(y))^(1 /
-    |y|)` is the geometric mean of the tokens' ratios: a completion is clipped as a whole, because
-    it is rewarded as a whole. Every token has the gain of its completion: with `SequenceMean` the
-    loss is GSPO's. `s` moves far less than the ratio of a token, which is why its bounds are so
-    narrow. Like `Clip`, the objective assumes several optimizer steps per batch.
+    `gain = min(s * A, clip(s, 1 - low, 1 + high) * A)`, where `s = (pi(y) / pi_old(y))^(1 / |y|)`
+    is the geometric mean of the tokens' ratios. A completion is clipped as a whole, because it is
+    rewarded as a whole. Every token has the gain of its completion; with `SequenceMean` the loss is
+    that of GSPO. `s` moves far less than the ratio of a single token, so its bounds are narrow.
+    Like `Clip`, the objective assumes several optimizer steps per batch.
 
     Args:
         low: Distance of the lower bound from 1; above 0 and below 1. The default is the paper's.

@@ -8,11 +8,11 @@ from steer_lightning.types import LossInputs
 
 
 class SequenceMean:
-    """Lets each completion count the same (GRPO, arXiv 2402.03300).
+    """Gives each completion the same weight (GRPO, arXiv 2402.03300).
 
     `w_{i,t} = 1 / (N * |y_i|)`. Tokens of long completions count less, so a long wrong completion
-    is held back less than a short one (the length bias described in arXiv 2503.20783, which
-    `ConstantLength` avoids).
+    is penalised less per token than a short one. This is the length bias described in arXiv
+    2503.20783; `ConstantLength` avoids it.
     """
 
     def weights(self, inputs: LossInputs) -> torch.Tensor:

@@ -6,11 +6,11 @@ from steer_lightning.types import LossInputs
 
 
 class TokenMean:
-    """Lets each token of a batch count the same (DAPO, arXiv 2503.14476).
+    """Gives each token of a batch the same weight (DAPO, arXiv 2503.14476).
 
-    w_{i,t} = 1 / (tokens of the batch). This is `SequenceSum` divided by the mean length of the
-    batch's completions: the direction is that of the exact policy gradient, while the size depends
-    on how long the completions turned out.
+    `w_{i,t} = 1 / (tokens of the batch)`. This is `SequenceSum` divided by the mean length of the
+    completions in the batch. The direction is that of the exact policy gradient; the size depends
+    on the lengths of the completions.
     """
 
     def weights(self, inputs: LossInputs) -> float:

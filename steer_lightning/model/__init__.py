@@ -1,1 +1,1 @@
-"""The frozen language model: its policy, its placement in memory, and access to its internals."""
+"""The frozen language model: the policy, its placement in memory, and access to its internals."""

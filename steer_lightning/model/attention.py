@@ -1,7 +1,7 @@
-"""The interface to transformers' attention: functions of our own, and the layers of their caches.
+"""The interface to the attention of transformers: custom functions, and their cache layers.
 
-Models ask `ALL_ATTENTION_FUNCTIONS` for the function that their configuration names, and build no
-mask for a name that has no mask function. Tested with transformers 5.23.
+Models look up the function that their configuration names in `ALL_ATTENTION_FUNCTIONS`, and build
+no mask for a name without a mask function. Tested with transformers 5.23.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionCall:
-    """What a model hands to its attention function in one layer."""
+    """The arguments that a model passes to its attention function in one layer."""
 
     module: torch.nn.Module
     """Attention module of the layer."""
@@ -33,15 +33,15 @@ class AttentionCall:
     scale: float
     """Factor of the scores."""
     window: int | None
-    """Width of the sliding window that the layer sees; None sees all."""
+    """Width of the sliding window of the layer; None for a layer without one."""
     softcap: float | None
-    """Cap of the scores; None has no cap."""
+    """Cap of the scores; None for no cap."""
     sinks: torch.Tensor | None
-    """Scores (H,) of attention sinks; None has no sinks."""
+    """Scores (H,) of attention sinks; None for no sinks."""
 
     @property
     def layer(self) -> int:
-        """Number of the decoder layer; an AttributeError if its module does not know it."""
+        """Number of the decoder layer; raises an AttributeError if its module does not have it."""
         number: int = self.module.layer_idx  # type: ignore[assignment]
         return number
 
@@ -52,14 +52,14 @@ class AttentionCall:
         value: torch.Tensor,
         mask: torch.Tensor | None,
     ) -> torch.Tensor:
-        """Attends from queries to keys as this call asks.
+        """Attends from queries to keys, with the settings of this call.
 
         Args:
             query: Queries (rows, H, T, D).
             key: Keys (rows, K, T, D).
             value: Values (rows, K, T, E).
-            mask: What each query may see, bool, broadcast to (rows, H, T, T); None is what stands
-                before it and itself.
+            mask: Mask of the keys that each query may see, bool, broadcast to (rows, H, T, T); None
+                for the causal mask.
 
         Returns:
             Output (rows, T, H, E).
@@ -84,7 +84,7 @@ class AttentionCall:
         value: torch.Tensor,
         mask: torch.Tensor | None,
     ) -> torch.Tensor:
-        """Attends with all scores in memory, which can be capped and get sinks beside them."""
+        """Attends with all scores in memory, so that they can be capped and extended by sinks."""
         rows, heads, width, _ = query.shape
         key, value = (x.repeat_interleave(heads // x.shape[1], 1) for x in (key, value))
         scores = self.capped(torch.matmul(query * self.scale, key.transpose(2, 3)).float())
@@ -98,25 +98,24 @@ class AttentionCall:
         return torch.matmul(weights, value).transpose(1, 2)
 
     def capped(self, scores: torch.Tensor) -> torch.Tensor:
-        """Returns scores within the cap, if there is one."""
+        """Returns the scores, capped if there is a cap."""
         return scores if self.softcap is None else self.softcap * (scores / self.softcap).tanh()
 
 
 Attention = Callable[[AttentionCall], torch.Tensor]
-"""Attention function of our own, which returns the output (rows, T, H, D).
+"""Custom attention function, which returns the output (rows, T, H, D). It gets no mask, because it
+knows which tokens each token may see."""
 
-It gets no mask: it knows by itself what each token may see."""
-
-_NUMBERS = count()  # numbers for the names, so that two models can be in a block at once
+_NUMBERS = count()  # numbers for the names, so that two models can be in such a block at once
 
 
 @contextmanager
 def attention_by(model: Any, attend: Attention) -> Iterator[None]:
-    """Lets a model attend by a function of our own while the block runs.
+    """Makes a model use a custom attention function within the block.
 
     Args:
         model: Language model of transformers.
-        attend: Function that takes the place of the model's own.
+        attend: Function that replaces the model's own.
 
     Yields:
         Nothing.
@@ -136,7 +135,8 @@ def attention_by(model: Any, attend: Attention) -> Iterator[None]:
 def _as_transformers_calls(attend: Attention) -> Callable[..., tuple[torch.Tensor, None]]:
     """Returns an attention function with the signature that transformers calls.
 
-    Further arguments that models pass, such as `dropout`, 0 in eval mode, do not change the result.
+    Further arguments of models do not change the result, such as `dropout`, which is 0 in eval
+    mode.
     """
 
     def attention(
@@ -167,28 +167,28 @@ def _as_transformers_calls(attend: Attention) -> Callable[..., tuple[torch.Tenso
 
 
 class CacheLayer(CacheLayerMixin):
-    """A cache layer whose attention function knows by itself what each token may see."""
+    """A cache layer for an attention function that knows which tokens each token may see."""
 
-    is_sliding = False  # a sliding window is a mask here
+    is_sliding = False  # here a sliding window is a mask
 
     def get_seq_length(self) -> int:
-        """Returns 0; the length has no use where positions are given and no mask is built."""
+        """Returns 0; the length is not needed if positions are given and no mask is built."""
         return 0
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """Returns the sizes of a mask over the new tokens alone; no mask is built."""
+        """Returns the sizes of a mask over the new tokens only; no mask is built."""
         return query_length, 0
 
     def get_max_length(self) -> int:
-        """Returns -1: the layer has no bound of its own."""
+        """Returns -1, since the layer has no maximum length."""
         return -1
 
 
 def sources_of_keys(config: Any) -> list[int]:
     """Returns the number of the layer whose keys and values each decoder layer reads.
 
-    It is the layer itself, but for the upper layers of a Gemma 3n or 4: they read those of the last
-    layer of their type that has some.
+    This is the layer itself, except for the upper layers of Gemma 3n and 4: they read those of the
+    last layer of their type that has its own.
 
     Args:
         config: Configuration of the language model.
@@ -203,7 +203,7 @@ def sources_of_keys(config: Any) -> list[int]:
 
 
 def cache_of(layers: list[Any]) -> Cache:
-    """Returns the cache that a model takes as `past_key_values`, made of one `CacheLayer` a layer.
+    """Returns a cache for `past_key_values` that consists of one `CacheLayer` per decoder layer.
 
     Args:
         layers: Cache layer of each decoder layer.

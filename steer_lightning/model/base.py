@@ -1,4 +1,4 @@
-"""The frozen base model, and its configuration and tokenizer before its weights load.
+"""The frozen base model, whose configuration and tokenizer are available before its weights.
 
 Tested with transformers 5.23.
 """
@@ -36,11 +36,11 @@ class FrozenBase(nn.Module):
     Args:
         base: Hub id, local folder, or `quickstart`.
         revision: Branch, tag or commit on the hub.
-        dtype: Data type of the weights; `auto` takes the checkpoint's.
-        attn_implementation: Attention implementation, named as in transformers; null takes the
+        dtype: Data type of the weights; `auto` takes that of the checkpoint.
+        attn_implementation: Name of the attention implementation in transformers; None uses the
             default of transformers.
-        trust_remote_code: Whether to run code that comes with the model; set it only for authors
-            whom you trust.
+        trust_remote_code: Whether to run Python code that comes with the model. Set it only for
+            models from authors you trust.
 
     Attributes:
         model: Language model; None until it is loaded.
@@ -60,8 +60,10 @@ class FrozenBase(nn.Module):
         self.revision, self.dtype = revision, dtype
         self.attn_implementation = attn_implementation
         self.trust_remote_code = trust_remote_code
-        if trust_remote_code:  # warns before any code runs: configuration and tokenizer may be code
-            log.warning("trust_remote_code is on: code of %s runs on this machine", one_line(base))
+        if trust_remote_code:  # before any code runs: configuration and tokenizer may contain code
+            log.warning(
+                "trust_remote_code is on: code from %s runs on this machine", one_line(base)
+            )
         self.model: Any = None  # transformers models are typed too loosely for a narrower type
 
     @cached_property
@@ -72,7 +74,7 @@ class FrozenBase(nn.Module):
 
     @cached_property
     def model_config(self) -> Any:
-        """Configuration of the base, which is known before the weights load.
+        """Configuration of the base, available before the weights load.
 
         Raises:
             ConfigError: If the base can't be found, or would be loaded in float16.
@@ -86,26 +88,27 @@ class FrozenBase(nn.Module):
                 "model.dtype",
                 "auto",
                 rule=f"{self.base} is stored in float16",
-                why="Gradients leave the range of float16",
+                why="Gradients exceed the range of float16",
                 fix="Set model.dtype: bfloat16 or float32",
             )
         return config
 
     @property
     def commit(self) -> str | None:
-        """Commit on the hub that was loaded; the requested revision for a local folder."""
+        """Commit on the hub that was loaded; for a local folder, the given revision."""
         found: str | None = getattr(self.model.config, "_commit_hash", None)
         return found or self.revision
 
     def check_prompts(self, prompts: Sequence[Prompt], max_new_tokens: int, key: str) -> None:
         """Raises a ConfigError for prompts that the base can't read or can't answer.
 
-        They hold tokens that it does not have, exceed with a completion the positions that it
-        knows, or lie on both sides of a switch of its frequencies; see `check_switch`.
+        These are prompts with tokens that the base does not have, prompts that exceed its positions
+        together with a completion, and prompts on both sides of a switch of its frequencies; see
+        `check_switch`.
 
         Args:
             prompts: Prompts of the run, at least one.
-            max_new_tokens: Most tokens of a completion.
+            max_new_tokens: Maximum number of tokens in a completion.
             key: Key of `max_new_tokens` in the configuration.
         """
         config = self.model_config.get_text_config()
@@ -118,10 +121,10 @@ class FrozenBase(nn.Module):
             raise ConfigError(
                 key,
                 max_new_tokens,
-                rule=f"with the longest prompt of {longest} tokens it exceeds the {known} "
-                f"positions of {self.base}",
-                why="Beyond them it has never been trained",
-                fix=f"Set it to {max(1, known - longest)} or less, or data.max_prompt_tokens lower",
+                rule=f"together with the longest prompt of {longest} tokens it exceeds the "
+                f"{known} positions of {self.base}",
+                why="The model has not been trained beyond them",
+                fix=f"Set it to {max(1, known - longest)} or less, or lower data.max_prompt_tokens",
             )
 
     def _check_vocabulary(self, prompts: Sequence[Prompt], size: int) -> None:
@@ -131,12 +134,12 @@ class FrozenBase(nn.Module):
             raise ConfigError(
                 "model.base",
                 self.base,
-                rule=f"its tokenizer writes {token} as token {largest}, and the model has the "
-                f"tokens 0 to {size - 1} (problem {prompt.id + 1})",
-                why="The tokenizer is another model's, or tokens were added to it and not to the "
-                "model",
-                fix="Save the model's own tokenizer beside it; or call "
-                "model.resize_token_embeddings(len(tokenizer)), and save it",
+                rule=f"its tokenizer encodes {token} as token {largest}, but the model only has "
+                f"the tokens 0 to {size - 1} (problem {prompt.id + 1})",
+                why="The tokenizer belongs to another model, or tokens were added to the "
+                "tokenizer but not to the model",
+                fix="Save the model's own tokenizer in its folder, or call "
+                "model.resize_token_embeddings(len(tokenizer)) and save the model",
             )
 
     def _load_base(self) -> Any:
@@ -168,19 +171,19 @@ def load_model(
     dtype: Literal["auto", "float32", "bfloat16"] = "auto",
     trust_remote_code: bool = False,
 ) -> tuple[Any, PreTrainedTokenizerBase]:
-    """Loads a causal language model and its tokenizer, to steer the model by `attach`.
+    """Loads a causal language model and its tokenizer, to steer the model with `attach`.
 
         model, tokenizer = load_model("quickstart")
 
     Args:
         base: Hub id, local folder, or `quickstart` for the model that ships with the package.
         revision: Branch, tag or commit on the hub.
-        dtype: Data type of the weights; `auto` takes the checkpoint's.
-        trust_remote_code: Whether to run code that comes with the model; set it only for authors
-            whom you trust.
+        dtype: Data type of the weights; `auto` takes that of the checkpoint.
+        trust_remote_code: Whether to run Python code that comes with the model. Set it only for
+            models from authors you trust.
 
     Returns:
-        The model of transformers on the CPU, frozen and in eval mode, and its tokenizer.
+        Model of transformers on the CPU, frozen and in eval mode, and its tokenizer.
 
     Raises:
         ConfigError: If the base or its tokenizer can't be found or loaded.
@@ -189,8 +192,8 @@ def load_model(
         found = FrozenBase(
             base, revision=revision, dtype=dtype, trust_remote_code=trust_remote_code
         )
-        tokenizer = found.tokenizer  # a base without one is refused before its weights load
+        tokenizer = found.tokenizer  # a base without a tokenizer is refused before its weights load
         return found._load_base().requires_grad_(False).eval(), tokenizer
-    except ConfigError as error:  # names keys of a YAML, and here they are arguments
+    except ConfigError as error:  # the error names keys of a YAML file, but here they are arguments
         key, fix = error.key.removeprefix("model."), error.fix.replace("Set model.", "Set ")
         raise ConfigError(key, error.value, rule=error.rule, why=error.why, fix=fix) from error

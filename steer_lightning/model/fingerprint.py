@@ -1,4 +1,4 @@
-"""The checksum and the hash that tell a model's weights from others."""
+"""The checksum and the hash that identify the weights of a model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Tensors = Iterable[tuple[str, torch.Tensor]]
 def checksum(tensors: Tensors) -> int:
     """Returns a checksum of some numbers of each tensor, which differs for other weights.
 
-    It tells models of the same shape apart, and takes little time.
+    It distinguishes models of the same shape, and takes little time.
     """
     crc = 0
     for name, tensor in tensors:
@@ -26,7 +26,7 @@ def checksum(tensors: Tensors) -> int:
 
 
 def sha256(tensors: Tensors) -> str:
-    """Returns a hash of all numbers, in hexadecimal digits."""
+    """Returns a hash of all numbers, as hexadecimal digits."""
     parts = []
     for name, tensor in tensors:
         plain = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 
 CHUNK_NUMBERS = 2**24
-"""Number of logits that exist at once, 64 MB in float32."""
+"""Number of logits in memory at the same time, 64 MB in float32."""
 
 
 def token_logprobs(logits: torch.Tensor, tokens: torch.Tensor, temperature: float) -> torch.Tensor:
-    """Computes log pi(y_t | y_<t) under the sampling distribution, temperature applied.
+    """Computes `log pi(y_t | y_<t)` under the sampling distribution, with temperature.
 
     Args:
         logits: Logits (..., V) of any float dtype.
@@ -34,13 +34,13 @@ def token_logprobs(logits: torch.Tensor, tokens: torch.Tensor, temperature: floa
 
 @dataclass(frozen=True, kw_only=True)
 class Head:
-    """A language model's frozen output layer: logits = factor * softcap(W h + b).
+    """The frozen output layer of a language model: `logits = factor * softcap(W h + b)`.
 
     Attributes:
         weight: Matrix W, (V, D).
         bias: Bias b, (V,), or None.
-        softcap: Constant c of softcap(x) = c * tanh(x / c), as in Gemma 2; None has no softcap.
-        factor: Factor of all logits, as in Cohere, Granite and Falcon-H1.
+        softcap: Constant c of `softcap(x) = c * tanh(x / c)`, as in Gemma 2; None for no softcap.
+        factor: Factor on all logits, as in Cohere, Granite and Falcon-H1.
     """
 
     weight: torch.Tensor
@@ -62,15 +62,15 @@ def head_of(model: Any, layer: Any, factor: float) -> Head:
 
 
 FACTORS = ("logit_scale", "logits_scaling", "lm_head_multiplier")
-"""Names under which configurations give a factor of the logits, or in some its inverse."""
+"""Names by which configurations give a factor on the logits, or sometimes its inverse."""
 
 
 @torch.no_grad()
 def logit_factor(model: Any) -> float:
-    """Returns the factor by which a model multiplies what its output layer returns, 1 in most.
+    """Returns the factor by which a model multiplies the output of its last layer, usually 1.
 
-    The numbers are those of the configuration. Which one is meant, if any, shows in a pass over a
-    few tokens.
+    The candidates come from the configuration; a pass over a few tokens shows which one applies, if
+    any.
 
     Args:
         model: Language model.
@@ -93,14 +93,14 @@ def logit_factor(model: Any) -> float:
 
 
 def has_unembedding(model: Any) -> bool:
-    """Tells whether a model's output layer is a matrix of floating-point numbers."""
+    """Returns whether the output layer of a model is a matrix of floating-point numbers."""
     weight = getattr(model.get_output_embeddings(), "weight", None)
     return weight is not None and bool(weight.is_floating_point())
 
 
 @contextmanager
 def before_head(model: Any, hook: Callable[..., Any]) -> Iterator[None]:
-    """Calls a hook before the output layer in the forward passes of the block.
+    """Calls a hook before the output layer in the forward passes within the block.
 
     Args:
         model: Language model.
@@ -115,14 +115,14 @@ def before_head(model: Any, hook: Callable[..., Any]) -> Iterator[None]:
 
 @dataclass(frozen=True, kw_only=True)
 class TokenStates:
-    """The log-probabilities and entropies of tokens, which the head makes of hidden states.
+    """The log-probabilities and entropies of tokens, computed by the head from hidden states.
 
     Tensors have the shape (Q,), or that of the tokens for which they are computed.
 
     Attributes:
-        logprobs: Log-probabilities log pi(y_t | y_<t) in nats, (Q,) float32.
-        entropy: Entropies of pi(. | y_<t) over the vocabulary in nats, (Q,) float32; None where
-            they are not asked for.
+        logprobs: Log-probabilities `log pi(y_t | y_<t)` in nats, (Q,) float32.
+        entropy: Entropies of `pi(. | y_<t)` over the vocabulary in nats, (Q,) float32; None if not
+            requested.
     """
 
     logprobs: torch.Tensor
@@ -130,17 +130,18 @@ class TokenStates:
 
 
 class _ChunkedHead(torch.autograd.Function):
-    """Applies the head chunk by chunk, so that neither all logits (Q, V) nor their gradient exist.
+    """Applies the head chunk by chunk, so that all logits (Q, V), or their gradient, never exist.
 
-    log pi(y | h) and the entropy H(h) depend on their own hidden state alone, and their gradients
-    are vectors of width D. With z = logits / temperature, p = softmax(z) and f_v = 1 - (logit_v /
-    c)^2, 1 without softcap, where a factor of the logits is taken into the temperature,
+    `log pi(y | h)` and the entropy `H(h)` depend only on their own hidden state, and their
+    gradients are vectors of width D. With `z = logits / temperature`, `p = softmax(z)` and
+    `f_v = 1 - (logit_v / c)^2` (1 without softcap), where a factor on the logits is part of the
+    temperature,
 
         d log pi / d h = (f_y W_y - sum_v p_v f_v W_v) / temperature,
         d H / d h      = - sum_v p_v (z_v - sum_u p_u z_u) f_v W_v / temperature.
 
-    These gradients are computed while the logits of a chunk exist, and kept in place of the logits:
-    nothing is computed twice, and the frozen head gets no gradient.
+    These gradients are computed while the logits of a chunk exist, and are kept instead of the
+    logits. So nothing is computed twice, and the frozen head gets no gradient.
     """
 
     @staticmethod
@@ -182,7 +183,7 @@ def _chunk(
     needs_slope: bool,
     with_entropy: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Returns log-probabilities (q,), their slopes (q, D), entropies and theirs; empty if unused.
+    """Returns log-probabilities (q,), their slopes (q, D), and both of entropies; empty if unused.
 
     A slope is the gradient with respect to the hidden state.
     """
@@ -194,7 +195,8 @@ def _chunk(
     picked = logits.gather(-1, index)
     largest = logits.amax(-1, keepdim=True)
     shifted = logits.sub_(largest)
-    weights = shifted.exp() if with_entropy else shifted.exp_()  # else the one buffer is reused
+    # otherwise the same buffer is reused
+    weights = shifted.exp() if with_entropy else shifted.exp_()
     total = weights.sum(-1, keepdim=True)
     logprobs = (picked - largest - total.log()).squeeze(-1)
     slopes = entropy = entropy_slopes = states.new_empty(0)
@@ -205,9 +207,9 @@ def _chunk(
             steepness = shifted.sub_(mean).mul_(weights)
             entropy_slopes = _through_head(steepness, steep, total, head) / -temperature
     if needs_slope:
-        # 1 for the token itself is subtracted before the product: W_y and the mean of all W_v are
-        # almost equal for a nearly certain token, and the difference of two such vectors in 16 bits
-        # is little but their rounding errors
+        # 1 for the token itself is subtracted before the product: for a nearly certain token, W_y
+        # and the mean of all W_v are almost equal, and in 16 bits the difference of two such
+        # vectors is mostly rounding error
         weights.scatter_add_(-1, index, -total)
         slopes = _through_head(weights, steep, total, head) / -temperature
     return logprobs, slopes, entropy, entropy_slopes
@@ -216,7 +218,7 @@ def _chunk(
 def _through_head(
     weights: torch.Tensor, steep: torch.Tensor | None, total: torch.Tensor, head: Head
 ) -> torch.Tensor:
-    """Returns sum_v w_v f_v W_v / total, (q, D); overwrites the weights w (q, V)."""
+    """Returns `sum_v w_v f_v W_v / total`, (q, D); overwrites the weights w (q, V)."""
     if steep is not None:
         weights.mul_(steep)
     return (weights.to(head.weight.dtype) @ head.weight) / total.to(head.weight.dtype)
@@ -229,14 +231,14 @@ def token_states(
     temperature: float,
     with_entropy: bool = False,
 ) -> TokenStates:
-    """Computes log pi(y_t | y_<t), and the entropy, from the states that enter the head.
+    """Computes `log pi(y_t | y_<t)` and the entropy from the states that enter the head.
 
     Args:
         hidden: Hidden states that enter the head, (Q, D).
         tokens: Sampled tokens, (Q,) int64.
         head: Frozen output layer.
         temperature: Temperature of the distribution, above 0.
-        with_entropy: Whether the entropy is asked for, which takes a second buffer of logits.
+        with_entropy: Whether to compute the entropy, which takes a second buffer of logits.
     """
     chunk = max(1, CHUNK_NUMBERS // len(head.weight))
     logprobs, entropy = _ChunkedHead.apply(  # type: ignore[no-untyped-call]
@@ -248,13 +250,13 @@ def token_states(
 def token_states_of_logits(
     logits: torch.Tensor, tokens: torch.Tensor, temperature: float, with_entropy: bool = False
 ) -> TokenStates:
-    """Computes log pi(y_t | y_<t), and the entropy, from logits.
+    """Computes `log pi(y_t | y_<t)` and the entropy from logits.
 
     Args:
         logits: Logits (..., V) of any float dtype.
         tokens: Sampled tokens (...) int64.
         temperature: Temperature of the distribution, above 0.
-        with_entropy: Whether the entropy is asked for.
+        with_entropy: Whether to compute the entropy.
     """
     logprobs = token_logprobs(logits, tokens, temperature)
     if not with_entropy:

@@ -1,4 +1,4 @@
-"""The loading of base models and tokenizers, from the hub, from a folder, or from this package."""
+"""Loading base models and tokenizers from the hub, from a folder, or from this package."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ TOKENIZER_FILES = (
     *("spiece*", "sentencepiece*"),
 )
 TEXT = "2 + 2 = 4, as one and one is two."
-"""Text of which any usable tokenizer makes some tokens."""
+"""Text that any usable tokenizer can encode."""
 
 
 def resolve_base(base: str, key: str = "model.base") -> str:
-    """Turns `quickstart` into the folder inside the package; leaves a hub id or a folder as it is.
+    """Turns `quickstart` into a folder of the package; leaves a hub id or a folder unchanged.
 
     Args:
         base: Hub id, local folder, or `quickstart`.
@@ -36,7 +36,7 @@ def resolve_base(base: str, key: str = "model.base") -> str:
 
     Raises:
         ConfigError: If the name looks like a local path and there is no such folder, or the folder
-            holds no model.
+            contains no model.
     """
     if base == QUICKSTART:
         return str(files("steer_lightning") / "assets" / QUICKSTART)
@@ -55,9 +55,9 @@ def resolve_base(base: str, key: str = "model.base") -> str:
         raise ConfigError(
             key,
             base,
-            rule="the folder holds no config.json, so it is no model's",
-            why="It holds an adapter of PEFT" if is_adapter else "",
-            fix="Set the folder that `save_pretrained` has written, with config.json, weights and "
+            rule="the folder contains no config.json, so it is not the folder of a model",
+            why="It contains a PEFT adapter" if is_adapter else "",
+            fix="Set a folder written by `save_pretrained`, with config.json, weights and "
             "tokenizer, or a hub id",
         )
     return str(path) if looks_local else base
@@ -65,7 +65,7 @@ def resolve_base(base: str, key: str = "model.base") -> str:
 
 @contextmanager
 def hub_errors(base: str, key: str = "model.base") -> Iterator[None]:
-    """Turns errors of loading into a ConfigError that names the base and its option."""
+    """Turns loading errors into a ConfigError that names the base and its option."""
     fix = "Set a hub id that you can reach, a local folder with config.json and weights, or "
     fix += f'"{QUICKSTART}" for the model that ships with the package'
     is_local = Path(resolve_base(base, key)).is_dir()
@@ -89,19 +89,19 @@ def load_tokenizer(
 ) -> PreTrainedTokenizerBase:
     """Loads the tokenizer of a base, before anything is read or written with it.
 
-    Where the files of the tokenizer are missing, transformers raises an error for some models, and
-    for others makes a tokenizer without a vocabulary, which reads every text as no tokens.
+    If the files of the tokenizer are missing, transformers raises an error for some models. For
+    others it creates a tokenizer without a vocabulary, which turns every text into no tokens.
 
     Args:
-        path: Hub id or folder that transformers loads.
-        base: Name that the user has given for it.
+        path: Hub id or folder for transformers to load.
+        base: Name by which the user calls it.
         key: Option that names the base.
         options: Further arguments of `AutoTokenizer.from_pretrained`.
 
     Raises:
         ConfigError: If there is no tokenizer, or the base can't be found.
     """
-    why = "Texts are read and written by a tokenizer, and each model needs its own"
+    why = "A tokenizer encodes and decodes texts, and each model needs its own"
     fix = "Save it there: AutoTokenizer.from_pretrained(ORIGINAL).save_pretrained(FOLDER)"
     with hub_errors(base, key):
         try:
@@ -112,23 +112,23 @@ def load_tokenizer(
             told = f"{type(error).__name__}: {one_line(error)}"
             raise OSError(f"its tokenizer can't be read ({told})") from error
     ids = tokenizer(TEXT, add_special_tokens=False)["input_ids"]
-    if all(token == tokenizer.unk_token_id for token in ids):  # also of no tokens
+    if all(token == tokenizer.unk_token_id for token in ids):  # also true if there are no tokens
         raise ConfigError(key, base, rule="has no usable tokenizer", why=why, fix=fix)
     return tokenizer
 
 
 def has_tokenizer_files(folder: Path) -> bool:
-    """Tells whether a model's folder holds a tokenizer of any kind."""
+    """Returns whether the folder of a model contains a tokenizer of any kind."""
     return any(path for pattern in TOKENIZER_FILES for path in folder.glob(pattern))
 
 
 def eos_token_ids(model: Any, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
     """Returns all tokens that end a text.
 
-    Chat models name several; with one missed, completions would silently run to the token limit.
+    Chat models have several; if one were missed, completions would silently run to the token limit.
     """
     found: set[int] = set()
-    # wrappers of several modalities, as Gemma 3's, keep it in the text model's configuration alone
+    # multimodal wrappers, such as Gemma 3's, have it only in the configuration of the text model
     configs = (model.generation_config, model.config, model.config.get_text_config())
     for value in (tokenizer.eos_token_id, *(getattr(x, "eos_token_id", None) for x in configs)):
         found |= {value} if isinstance(value, int) else set(value or ())
@@ -136,14 +136,14 @@ def eos_token_ids(model: Any, tokenizer: PreTrainedTokenizerBase) -> tuple[int, 
 
 
 def pad_token_id(tokenizer: Any, eos_token_ids: Sequence[int], num_tokens: int) -> int:
-    """Returns the token to pad with: the tokenizer's, if the model has it too.
+    """Returns the token for padding: that of the tokenizer, if the model has it, too.
 
-    Any other will do as well, since padding is masked.
+    Otherwise any token works, since padding is masked.
 
     Args:
-        tokenizer: Tokenizer of the model, to which a padding token may have been added alone.
+        tokenizer: Tokenizer of the model; its padding token may be missing in the model.
         eos_token_ids: Tokens that end a text.
-        num_tokens: Number of tokens that the model has.
+        num_tokens: Number of tokens of the model.
     """
     found = (tokenizer.pad_token_id, *eos_token_ids)
     return next((int(pad) for pad in found if pad is not None and pad < num_tokens), 0)

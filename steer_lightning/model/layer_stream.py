@@ -1,6 +1,6 @@
 """The interface to the stream that enters a decoder layer of transformers.
 
-Models hand it over as the first argument or as `hidden_states`. Tested with transformers 5.23.
+Models pass the stream as the first argument or as `hidden_states`. Tested with transformers 5.23.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from steer_lightning.model.replaced_forward import replaced_forwards
 
 
 def skipped(layers: Sequence[nn.Module]) -> AbstractContextManager[None]:
-    """Lets layers hand on the stream as it is while the block runs."""
+    """Makes layers pass on the stream unchanged within the block."""
 
     def hand_on(hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         return hidden_states
@@ -26,11 +26,11 @@ def skipped(layers: Sequence[nn.Module]) -> AbstractContextManager[None]:
 
 @contextmanager
 def stream_into(layer: nn.Module, change: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
-    """Lets another stream enter a layer while the block runs.
+    """Replaces the stream that enters a layer within the block.
 
     Args:
         layer: Decoder layer.
-        change: Function from the stream (rows, T, D) to the one that takes its place.
+        change: Function from the stream (rows, T, D) to its replacement.
     """
 
     def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

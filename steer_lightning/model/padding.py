@@ -1,6 +1,6 @@
-"""The check that a model reads a padded batch as it reads each of its texts alone.
+"""The check that a model reads the texts of a padded batch like single texts.
 
-Some models count positions from the padding on, and recurrences may take the padding in.
+Some models count positions from the start of the padding, and recurrences may read the padding.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ COMPLETION_LENGTHS = (7, 1, 4)
 """Numbers of tokens of the made-up completions of each prompt."""
 
 OTHER = 7
-"""Token that takes the place of the padding, which is seldom a number so small."""
+"""Token that replaces the padding, whose own number is seldom this small."""
 
 EXPERTS_FACTOR = 4
-"""How many times the noise of experts a change must be to be a leak."""
+"""A change must be this many times the noise of experts to count as a leak."""
 
 LAST_BITS = 1e-6
-"""Change of log-probabilities, in nats, that is no leak where there are experts: few of the
-exchanged tokens may have made the noise."""
+"""Change of log-probabilities, in nats, that does not count as a leak in a model with experts: the
+noise may come from only a few of the exchanged tokens."""
 
 
 @torch.no_grad()
 def why_not_padded(policy: Any) -> str | None:
     """Compares a padded batch of made-up texts with plain passes.
 
-    Rounding hides a weak dependence on the padding from a comparison, above all in 16 bits. But the
-    result is the same to the last bit if the tokens that are padding are exchanged for others.
+    Rounding hides a weak dependence on the padding from a comparison, especially in 16 bits. But
+    the result must stay the same to the last bit if the padding tokens are replaced by others.
 
     Args:
         policy: `Policy` whose base is loaded.
@@ -78,15 +78,16 @@ def _why_not_padded(policy: Any) -> str | None:
 
 
 def leaks(model: torch.nn.Module, gap: float, noise: Callable[[], float]) -> bool:
-    """Tells whether a text changes with what it must not see.
+    """Returns whether a text changes with tokens that it must not see.
 
-    It stays the same to the last bit, unless there are experts: how many tokens each of them reads
-    changes the order of operations. That is so for all tokens, those after the text included.
+    A text stays the same to the last bit, unless there are experts: the number of tokens of each
+    expert changes the order of operations. All tokens count for that, including those after the
+    text.
 
     Args:
         model: Language model.
-        gap: Mean change of log-probabilities when tokens are exchanged that must not be seen.
-        noise: Function that returns it when only tokens after the text are exchanged.
+        gap: Mean change of log-probabilities if tokens that must not be seen are exchanged.
+        noise: Function that returns this change if only tokens after the text are exchanged.
     """
     has_experts = any("experts" in name for name, _ in model.named_modules())
     return gap > (max(LAST_BITS, EXPERTS_FACTOR * noise()) if has_experts and gap else 0.0)

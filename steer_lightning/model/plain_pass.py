@@ -1,8 +1,8 @@
-"""The reference that faster ways to read texts are compared with: a plain pass over a single text.
+"""The reference for faster ways to read texts: a plain pass over a single text.
 
-Batches, padding, packing, caches and attention functions of our own may each meet a model that they
-do not fit. They are then wrong without an error. One text alone, read by the model's own forward
-pass, without padding and without a cache, is what the authors of a model mean by it.
+Batches, padding, packing, caches and custom attention functions may not fit some model, and are
+then wrong without an error. A single text, read by the model's own forward pass without padding and
+without a cache, is what the authors of the model intended.
 """
 
 from __future__ import annotations
@@ -17,35 +17,35 @@ from steer_lightning.model.precision import precision_of
 from steer_lightning.model.rotary import switch_length
 
 MOST_COMPARED = 128
-"""Most tokens at the end of a completion that are compared: logits of more would fill the memory
-where the vocabulary is large. Windows and states matter most at the end."""
+"""Maximum number of tokens that are compared, at the end of a completion: with a large vocabulary,
+the logits of more tokens would fill the memory. Windows and states matter most at the end."""
 
 LONGEST_MADE_UP = 256
-"""Longest length that matters for which texts are made up before the first step; for longer ones
-they are made up when a run first meets texts that long."""
+"""Longest length that matters for which texts are made up before the first step. For longer ones,
+texts are made up when a run first has texts of that length."""
 
 LENGTHS = "window|chunk|block_size|topk|local_attention|budget|extent|max_distance"
-"""Pattern of the names under which configurations give such lengths."""
+"""Pattern of the names of such lengths in configurations."""
 
 TOLERANCE = {torch.float32: 2e-4, torch.bfloat16: 0.12, torch.float16: 0.04}
-"""Largest figure of `gap_of` that is let pass, in nats, by dtype of the base; 16-bit results depend
-on the order of operations."""
+"""Largest accepted value of `gap_of`, in nats, by dtype of the base; results in 16 bits depend on
+the order of operations."""
 
 FOR_A_WHILE = 5e-3
-"""Largest figure that is let pass, in nats, when a base in 16 bits is checked in float32: numbers
-that its recurrences keep have been rounded to 16 bits, as MiniMax's decays."""
+"""Largest accepted value, in nats, if a base in 16 bits is checked in float32: numbers in its
+recurrences have been rounded to 16 bits, such as the decays of MiniMax."""
 
 LOOSER = 4
-"""How many times that is let pass in 16 bits where the same way is right in float32: what is wrong
-with it in 16 bits alone shows in `mismatch`. Rounding may choose other experts, by which random
-models have moved by 0.2 nats."""
+"""Factor on the accepted value in 16 bits if the same method is correct in float32: an error in 16
+bits only would show in `mismatch`. Rounding may select other experts, which has moved random models
+by 0.2 nats."""
 
 FEWEST = 4
-"""Number of tokens as of which a shorter completion counts in a mean."""
+"""Number of tokens that a shorter completion is treated as having in a mean."""
 
 
 def tolerance(policy: Any) -> float:
-    """Returns the largest figure of `gap_of` that rounding explains, in nats.
+    """Returns the largest value of `gap_of` that rounding explains, in nats.
 
     Args:
         policy: `Policy` whose base is loaded.
@@ -58,7 +58,7 @@ def tolerance(policy: Any) -> float:
 
 
 def plain_logits(policy: Any, prompt: Sequence[int], completion: Sequence[int]) -> torch.Tensor:
-    """Reads one text, and returns the logits that predict the last tokens of its completion.
+    """Reads one text; returns the logits that predict the last tokens of its completion.
 
     Args:
         policy: `Policy` that reads.
@@ -66,8 +66,8 @@ def plain_logits(policy: Any, prompt: Sequence[int], completion: Sequence[int]) 
         completion: Tokens of the completion, at least one.
 
     Returns:
-        Logits (T, V) in the base's dtype; T is the number of the completion's tokens, but at most
-        `MOST_COMPARED`.
+        Logits (T, V) in the dtype of the base; T is the number of tokens in the completion, but at
+        most `MOST_COMPARED`.
     """
     ids = torch.tensor([[*prompt, *completion]], device=policy.device)
     count = min(len(completion), MOST_COMPARED)
@@ -92,19 +92,19 @@ def logprobs_of(logits: torch.Tensor, completion: Sequence[int]) -> torch.Tensor
 
 
 def gap_of(policy: Any, found: torch.Tensor, expected: torch.Tensor, share: float = 1.0) -> float:
-    """Returns how far log-probabilities of a completion are from those of a plain pass, in nats.
+    """Returns the difference of a completion's log-probabilities from a plain pass, in nats.
 
-    In float32 it is the largest difference. In 16 bits it is the mean difference, since rounding
-    may move single tokens far, above all where they choose experts.
+    In float32 this is the largest difference. In 16 bits it is the mean difference, because
+    rounding may move single tokens far, especially if it changes the selected experts.
 
     Args:
         policy: `Policy` that has read the completion.
-        found: Log-probabilities of its tokens, found in a faster way.
-        expected: Those of its last T tokens by a plain pass, (T,) on the CPU.
-        share: Share of the tokens that count, those with the smallest differences.
+        found: Log-probabilities of its tokens, computed by a faster method.
+        expected: Log-probabilities of its last T tokens from a plain pass, (T,) on the CPU.
+        share: Share of the tokens to count, those with the smallest differences.
 
     Returns:
-        The figure, which is infinite if a number is NaN.
+        Difference; infinite if a number is NaN.
     """
     gaps = (found[-len(expected) :].float().cpu() - expected).abs()
     gaps = gaps.nan_to_num(float("inf"), float("inf")).sort().values
@@ -115,9 +115,9 @@ def gap_of(policy: Any, found: torch.Tensor, expected: torch.Tensor, share: floa
 
 
 def lengths_that_matter(config: Any) -> list[int]:
-    """Returns the lengths at which a model begins to treat texts otherwise, ascending.
+    """Returns the lengths from which a model treats texts differently, ascending.
 
-    They are its windows, chunks and blocks, as its configuration names them.
+    These are its windows, chunks and blocks, according to its configuration.
 
     Args:
         config: Configuration of a transformers model.
@@ -130,9 +130,9 @@ def lengths_that_matter(config: Any) -> list[int]:
 def made_up_tokens(
     config: Any, above: int = 0, up_to: int = LONGEST_MADE_UP
 ) -> list[tuple[int, ...]]:
-    """Makes up texts of unlike lengths, on both sides of some lengths that matter.
+    """Makes up texts of different lengths, on both sides of some lengths that matter.
 
-    None reaches a length at which rotary frequencies switch, not even with a few further tokens.
+    No text reaches a length at which rotary frequencies switch, not even with a few more tokens.
 
     Args:
         config: Configuration of a transformers model.
@@ -145,7 +145,8 @@ def made_up_tokens(
     lengths = [5, 14, 9]
     for length in lengths_that_matter(config):
         if above < length <= up_to:
-            lengths += [max(1, length - 2), length + 5]  # completions cross it; or it is beyond
+            # one whose completion crosses the length, and one beyond it
+            lengths += [max(1, length - 2), length + 5]
     switch = switch_length(config)
     if switch is not None:
         lengths = [length for length in lengths if length + 8 <= switch[1]] or [1]

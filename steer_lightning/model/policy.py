@@ -44,7 +44,7 @@ from steer_lightning.system.printable import one_line
 log = logging.getLogger(__name__)
 
 UNIT_TOKENS = 8192
-"""Most tokens of a forward pass that measures the units."""
+"""Maximum number of tokens in a forward pass that measures the units."""
 
 
 class Policy(FrozenBase):
@@ -53,13 +53,13 @@ class Policy(FrozenBase):
     Args:
         base: Hub id, local folder, or `quickstart`.
         revision: Branch, tag or commit on the hub.
-        dtype: Data type of the frozen base; `auto` takes the checkpoint's. Trained parameters are
-            always float32.
-        steering: Parameters that are trained; default `SteeringVectors`.
-        attn_implementation: Attention implementation, named as in transformers; null takes the
+        dtype: Data type of the frozen base; `auto` takes that of the checkpoint. Trained parameters
+            are always float32.
+        steering: Parameters to train; default `SteeringVectors`.
+        attn_implementation: Name of the attention implementation in transformers; None uses the
             default of transformers.
-        trust_remote_code: Whether to run code that comes with the model; set it only for authors
-            whom you trust.
+        trust_remote_code: Whether to run Python code that comes with the model. Set it only for
+            models from authors you trust.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Policy(FrozenBase):
         self.sharding = Sharding()
 
     def prepare(self) -> None:
-        """Makes the trained parameters, from the base's configuration alone.
+        """Creates the trained parameters, from the configuration of the base only.
 
         Raises:
             ConfigError: If the base can't be found, or the settings do not fit it.
@@ -95,7 +95,8 @@ class Policy(FrozenBase):
         """Loads and freezes the base, and attaches the steering to it.
 
         Args:
-            sharding: Placement of the base in the memory of several processes; default: whole.
+            sharding: Placement of the base in the memory of several processes; by default each has
+                the whole base.
 
         Raises:
             ConfigError: If the base can't be found, or the settings do not fit it.
@@ -105,7 +106,7 @@ class Policy(FrozenBase):
         self.sharding = sharding or Sharding()
         self.steering.check_sharding(self.sharding.shards)
         self.prepare()
-        _ = self.tokenizer  # a base without one is refused before its weights load
+        _ = self.tokenizer  # a base without a tokenizer is refused before its weights load
         self.adopt(self.sharding.build(self._load_base, self.empty_base, self._find_layers))
 
     def adopt(self, model: Any) -> None:
@@ -119,9 +120,9 @@ class Policy(FrozenBase):
         num_tokens = self.model.config.get_text_config().vocab_size
         self.pad_token_id = pad_token_id(self.tokenizer, self.eos_token_ids, num_tokens)
         self.ids_without_text = ids_without_text(self.tokenizer, self.eos_token_ids)
-        # What a checkpoint recommends for chatting (top-p, repetition penalty) must not leak into
-        # rollouts: generate() fills every unset field from here, and the sampled distribution would
-        # not be the policy's.
+        # The checkpoint's recommendations for chatting (top-p, repetition penalty) must not leak
+        # into rollouts: generate() fills every unset field from here, and the sampled distribution
+        # would not be that of the policy.
         self.model.generation_config = GenerationConfig(
             eos_token_id=list(self.eos_token_ids) or None, pad_token_id=self.pad_token_id
         )
@@ -129,17 +130,17 @@ class Policy(FrozenBase):
             self.__dict__.pop(of_another_base, None)
         self._logit_factor = logit_factor(model)
         self.switches_rotary = switch_length(model.config) is not None
-        # FSDP1's wrapper takes arguments of any name: those of the model inside it are meant
+        # the wrapper of FSDP1 accepts any arguments, so look at the model inside
         inner = next(part for part in model.modules() if isinstance(part, PreTrainedModel))
         self._takes_positions = "position_ids" in inspect.signature(inner.forward).parameters
         self.attachment = attach(self.model, self.steering)
 
     def steer(self, steering: Steering, scale: float = 1.0) -> None:
-        """Attaches another steering to the loaded base, in place of the present one.
+        """Attaches another steering to the loaded base, in place of the current one.
 
         Args:
             steering: Steering of any kind.
-            scale: Factor of its effect.
+            scale: Factor on its effect.
 
         Raises:
             ConfigError: If the steering does not fit the base.
@@ -147,14 +148,14 @@ class Policy(FrozenBase):
         if steering is not self.steering:
             self.attachment.remove()  # before `build`: some kinds put modules into the base
             steering.build(self.model)
-            self.steering.cpu()  # a GPU may have no room for several large ones
+            self.steering.cpu()  # a GPU may not have room for several large ones
             self.steering = steering.to(self.device)
             self.attachment = steering.attach(self.model)
         self.attachment.scale = scale
 
     @cached_property
     def checksum(self) -> int:
-        """Checksum of some numbers of each tensor, which tells bases of the same shape apart."""
+        """Checksum of some numbers of each tensor, which distinguishes bases of the same shape."""
         return checksum(self._base_tensors())
 
     @property
@@ -170,27 +171,27 @@ class Policy(FrozenBase):
 
     @cached_property
     def mixers(self) -> tuple[nn.Module, ...]:
-        """Modules of the base that mix the tokens of a text by a recurrence; mostly none."""
+        """Modules of the base that mix the tokens of a text by a recurrence; usually none."""
         return tuple(recurrent_mixers(self.layers))
 
     def _find_layers(self, model: nn.Module) -> nn.ModuleList:
         return find_layers(model, self.steering.layers_path)
 
     def train(self, mode: bool = True) -> Policy:
-        """Sets the mode of all parts but the base, which dropout would make another model."""
+        """Sets the mode of all parts except the base, because dropout would change the base."""
         super().train(mode)
         if self.model is not None:
             self.model.eval()
         return self
 
     def measure_units(self, prompts: Sequence[Sequence[int]]) -> None:
-        """Lets the steering measure its units once, while the base reads tokenized prompts."""
+        """Makes the steering measure its units once, while the base reads tokenized prompts."""
         with self.at_scale(0.0):
             self.steering.measure(self.model, self._in_batches(prompts))
 
     @contextmanager
     def at_scale(self, scale: float) -> Iterator[None]:
-        """Multiplies the effect of the steering by a factor in the block; 0 is the base."""
+        """Multiplies the effect of the steering by a factor within the block; 0 is the base."""
         before = self.attachment.scale
         self.attachment.scale = scale
         try:
@@ -218,11 +219,11 @@ class Policy(FrozenBase):
     def with_text_roles(
         self, ids: torch.Tensor, num_completion: int
     ) -> AbstractContextManager[None]:
-        """Tells the steering the roles of the tokens in the passes of the block.
+        """Passes the roles of the tokens to the steering, for the passes within the block.
 
         Args:
-            ids: Tokens (rows, T): left-padded prompts, with right-padded completions or without, or
-                completions alone.
+            ids: Tokens (rows, T): left-padded prompts, with or without right-padded completions, or
+                only completions.
             num_completion: Number of columns of the completions, on the right.
         """
         if not self.attachment.needs_roles:
@@ -252,17 +253,17 @@ class Policy(FrozenBase):
 
     @cached_property
     def fits_in_float32(self) -> bool:
-        """Whether the base is held in 16 bits, but can be checked in float32 for a while."""
+        """Whether the base is in 16 bits and can temporarily be checked in float32."""
         return fits_in_float32(self)
 
     @cached_property
     def takes_padding(self) -> bool:
-        """Whether the base reads a padded batch as it reads each text alone, tried at first use."""
+        """Whether the base reads padded texts like single texts; tested at first use."""
         reason = why_not_padded(self)
         if reason is not None:
             log.warning(
-                "%s does not read padded batches (%s): rows are read one at a time, which is "
-                "slower",
+                "%s does not read padded batches correctly (%s): rows are read one at a time, "
+                "which is slower",
                 type(self.model).__name__,
                 one_line(reason),
             )
@@ -271,16 +272,16 @@ class Policy(FrozenBase):
     def logits(self, ids: torch.Tensor, mask: torch.Tensor, num_last: int) -> torch.Tensor:
         """Returns the logits of the steered model.
 
-        Rows are read one at a time if they are padded and the base does not take padding.
+        Rows are read one at a time if they are padded and the base can't read padding.
 
         Args:
             ids: Left-padded prompts with right-padded completions, (N, T) int64.
             mask: Mask of the tokens, (N, T), 0 where padded.
             num_last: Number of positions to return, from the right: those of the completions and
-                the last one of the prompts.
+                the last position of the prompts.
 
         Returns:
-            Logits (N, num_last, V) in the base's dtype; arbitrary where padded.
+            Logits (N, num_last, V) in the dtype of the base; arbitrary where padded.
         """
         if bool(mask.all()) or self.takes_padding:
             return self.padded_logits(ids, mask, num_last)
@@ -293,13 +294,13 @@ class Policy(FrozenBase):
         return torch.stack(rows)
 
     def padded_logits(self, ids: torch.Tensor, mask: torch.Tensor, num_last: int) -> torch.Tensor:
-        """Returns the logits of the steered model, read in one batch whatever it is; see `logits`.
+        """Returns the logits of the steered model, always read in one batch; see `logits`.
 
         Args:
             ids: Left-padded prompts with right-padded completions, (N, T) int64.
             mask: Mask of the tokens, (N, T), 0 where padded.
             num_last: Number of positions to return, from the right: those of the completions and
-                the last one of the prompts.
+                the last position of the prompts.
 
         Returns:
             Logits (N, num_last, V) in the base's dtype.
@@ -341,7 +342,7 @@ class Policy(FrozenBase):
 
         def keep(module: nn.Module, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
             kept.append((inputs[0][0], head_of(self.model, module, self._logit_factor)))
-            return (inputs[0][:, :1],)  # one position, since the model's own logits have no use
+            return (inputs[0][:, :1],)  # one position, since the model's own logits are not used
 
         with before_head(self.model, keep), self.attachment.with_roles(roles):
             self.model(
@@ -354,18 +355,18 @@ class Policy(FrozenBase):
         return kept[0]
 
     def checkpointed(self, enabled: bool = True) -> AbstractContextManager[None]:
-        """Recomputes activations of the decoder layers in the backward passes of the block.
+        """Recomputes activations of the decoder layers in the backward passes within the block.
 
-        The switch of transformers works in train mode alone, in which functional dropout is on, and
-        makes the embeddings require a gradient, so that activations of the layers below the first
-        steered one are kept, too. Therefore each layer's `forward` is wrapped here, inside its
-        hooks.
+        The switch of transformers works only in train mode, in which functional dropout is on. It
+        also makes the embeddings require a gradient, so that activations of the layers below the
+        first steered one are kept, too. Therefore the `forward` of each layer is wrapped here,
+        inside its hooks.
         """
         if not enabled:
             return nullcontext()
         return replaced_forwards(
             list(self.layers),
-            # eval mode: there is no randomness to keep
+            # in eval mode there is no randomness to preserve
             lambda forward: partial(
                 checkpoint, forward, use_reentrant=False, preserve_rng_state=False
             ),
@@ -373,15 +374,15 @@ class Policy(FrozenBase):
 
     @contextmanager
     def constant_vectors(self) -> Iterator[None]:
-        """Multiplies the vectors out once for the block, in which they must not change.
+        """Computes the plain vectors once for the block, in which they must not change.
 
-        Those that fit into biases are added there; see `folded_into_biases`.
+        Vectors that fit into biases are added there; see `folded_into_biases`.
         """
         with self.attachment.constant() as vectors, folded_into_biases(vectors):
             yield
 
     def _base_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """Yields the base's weights and buffers by their own names, without those of steering."""
+        """Yields weights and buffers of the base by their own names, without those of steering."""
         for name, tensor in self.sharding.full_tensors(self.model):
             plain = self.steering.base_name(name)
             if plain is not None:

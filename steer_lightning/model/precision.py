@@ -1,4 +1,4 @@
-"""The precision in which a base is checked: float32, where rounding hides nothing, and its own."""
+"""The precisions in which a base is checked: float32, where rounding hides nothing, and its own."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from steer_lightning.system.printable import one_line
 log = logging.getLogger(__name__)
 
 ROOM = 0.8
-"""Share of a GPU's free memory that the weights may take in float32, beside their own."""
+"""Share of a GPU's free memory that float32 weights may take in addition to the original ones."""
 
 MOST_ELSEWHERE = 4 * 2**30
-"""Most further bytes that they may take on other devices, whose free memory torch does not tell."""
+"""Maximum number of additional bytes on other devices, whose free memory torch does not report."""
 
 
 def precision_of(policy: Any) -> torch.dtype:
-    """Returns the data type as exactly as which the base computes.
+    """Returns the data type that corresponds to the precision of the base's arithmetic.
 
     Args:
         policy: `Policy` whose base is loaded.
@@ -34,16 +34,16 @@ def precision_of(policy: Any) -> torch.dtype:
 
 
 def checked_in_float32(policy: Any, check: Callable[[], str | None]) -> str | None:
-    """Runs a check in float32, if the base is coarser and memory allows, and then as the base is.
+    """Runs a check in float32, if the base is coarser and memory allows, and then in its own dtype.
 
-    Where memory runs out in float32, the base is checked as it is alone from then on.
+    If memory runs out in float32, the base is checked only in its own dtype from then on.
 
     Args:
         policy: `Policy` whose base is loaded.
-        check: Function that returns what is wrong, None if nothing is.
+        check: Function that returns an error message, or None.
 
     Returns:
-        What is wrong, None if nothing is.
+        Error message, or None.
     """
     if policy.fits_in_float32:
         try:
@@ -60,7 +60,7 @@ def checked_in_float32(policy: Any, check: Callable[[], str | None]) -> str | No
 
 
 def fits_in_float32(policy: Any) -> bool:
-    """Tells whether a base that is coarser than float32 can be checked in float32 for a while.
+    """Returns whether a base that is coarser than float32 can temporarily be checked in float32.
 
     Args:
         policy: `Policy` whose base is loaded.
@@ -75,8 +75,8 @@ def fits_in_float32(policy: Any) -> bool:
 
 def _tell(policy: Any, reason: str) -> None:
     log.warning(
-        "the base is checked in %s alone (%s): what is wrong by less than its rounding would not "
-        "show. docs/reference/models.md tells which models need no such check",
+        "the base is checked only in %s (%s): errors smaller than its rounding would not be "
+        "noticed. docs/reference/models.md lists the models that need no such check",
         one_line(policy.model.dtype).removeprefix("torch."),
         one_line(reason),
     )
@@ -103,20 +103,20 @@ def _why_not_float32(policy: Any) -> str | None:
 
 
 def _narrow(model: torch.nn.Module) -> list[torch.Tensor]:
-    """Returns the parameters and buffers that are held in 16 bits."""
+    """Returns the parameters and buffers in 16 bits."""
     tensors = (*model.parameters(), *model.buffers())
     return [tensor for tensor in tensors if tensor.dtype in (torch.bfloat16, torch.float16)]
 
 
 @contextmanager
 def misfits() -> Iterator[list[str]]:
-    """Keeps errors of a model that can't be read in some way, instead of raising them.
+    """Catches errors of a model that does not support some way of reading.
 
-    A model that does not fit the interfaces may fail in many ways. A ConfigError, which says what
-    to do, and an error that says that memory ran out are raised.
+    A model that does not fit the interfaces may fail in many ways. ConfigErrors, which say what to
+    do, and out-of-memory errors are still raised.
 
     Yields:
-        List to which the error is added, in words.
+        List to which the error message is added.
     """
     found: list[str] = []
     try:
@@ -131,7 +131,7 @@ def misfits() -> Iterator[list[str]]:
 
 @contextmanager
 def _in_float32(model: torch.nn.Module) -> Iterator[None]:
-    """Holds the weights in float32 in the block; they are the same to the last bit afterwards."""
+    """Keeps the weights in float32 within the block; afterwards they are exactly as before."""
     tensors, matmul = _narrow(model), torch.get_float32_matmul_precision()
     dtypes = [tensor.dtype for tensor in tensors]
     torch.set_float32_matmul_precision("highest")

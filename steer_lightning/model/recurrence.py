@@ -1,7 +1,7 @@
 """The interface to the recurrent layers of transformers: their states, and the modules that mix.
 
-A recurrent layer, such as a gated delta net, a Mamba-2 or a short convolution, reads the tokens
-before it from a state of fixed size, which it asks its cache for. Tested with transformers 5.23.
+A recurrent layer, such as a gated delta net, a Mamba-2 or a short convolution, summarises earlier
+tokens in a state of fixed size, which its cache keeps. Tested with transformers 5.23.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ Name = tuple[str, int]
 
 
 class StateStore(Protocol):
-    """The states of a layer, of the rows that the current pass reads."""
+    """The states of a layer for the rows of the current pass."""
 
     def read(self, name: Name) -> torch.Tensor | None:
-        """Returns a state (rows, ...), which layers may change in place; None at a text's start."""
+        """Returns a state (rows, ...), which may be changed in place; None for a new text."""
 
     def write(self, name: Name, state: torch.Tensor) -> None:
-        """Keeps a state (rows, ...)."""
+        """Stores a state (rows, ...)."""
 
 
 class RecurrentCache(Cache):
@@ -51,10 +51,11 @@ class RecurrentCache(Cache):
         conv_kernel_size: int | None = None,
         **kwargs: Any,
     ) -> torch.Tensor:
-        """Keeps the last inputs of a convolution, from (rows, channels, T); returns all of them."""
+        """Stores the last inputs of a convolution, from (rows, channels, T); returns all."""
         missing = (conv_kernel_size or 0) - conv_states.shape[-1]
         kept = nn.functional.pad(conv_states, (missing, 0)) if conv_kernel_size else conv_states
-        self.states[layer_idx].write(("conv", state_idx), kept)  # a negative padding cuts off
+        # a negative padding removes columns
+        self.states[layer_idx].write(("conv", state_idx), kept)
         return conv_states
 
     def get_recurrent_state(self, layer_idx: int, state_idx: int = 0) -> torch.Tensor | None:
@@ -64,7 +65,7 @@ class RecurrentCache(Cache):
     def update_recurrent_state(
         self, recurrent_states: torch.Tensor, layer_idx: int, state_idx: int = 0, **kwargs: Any
     ) -> torch.Tensor:
-        """Keeps and returns the state of a recurrence, (rows, ...)."""
+        """Stores and returns the state of a recurrence, (rows, ...)."""
         self.states[layer_idx].write(("recurrent", state_idx), recurrent_states)
         return recurrent_states
 
@@ -72,7 +73,7 @@ class RecurrentCache(Cache):
 def recurrent_mixers(layers: Iterable[nn.Module]) -> list[nn.Module]:
     """Returns the modules that mix the tokens of a text by a recurrence.
 
-    They are known by a convolution along the text, which all of them begin with. What is recurrent
+    They are recognised by a convolution along the text, with which all of them begin. A recurrence
     without one is not found, and the self-checks refuse it.
 
     Args:

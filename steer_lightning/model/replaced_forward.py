@@ -18,11 +18,11 @@ ForwardMethod = Callable[..., Any]
 def replaced_forwards(
     layers: Sequence[nn.Module], wrap: Callable[[ForwardMethod], ForwardMethod]
 ) -> Iterator[None]:
-    """Replaces each layer's `forward`, inside of its hooks, while the block runs.
+    """Replaces the `forward` of each layer, inside of its hooks, within the block.
 
     Args:
         layers: Layers of a model.
-        wrap: Function from a layer's own `forward` to the one that takes its place.
+        wrap: Function from a layer's own `forward` to its replacement.
     """
     plain = [layer.__dict__.get("forward") for layer in layers]
     for layer in layers:
@@ -33,5 +33,5 @@ def replaced_forwards(
         for layer, forward in zip(layers, plain, strict=True):
             if forward is None:
                 del layer.forward
-            else:  # placed there by someone else, such as accelerate
+            else:  # placed there by other code, such as accelerate
                 layer.forward = forward

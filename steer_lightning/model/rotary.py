@@ -1,10 +1,10 @@
 """The interface to the rotary position embeddings of transformers.
 
-They are computed, not loaded: a checkpoint does not hold them, and a model that was made on torch's
-meta device has none. With the types `longrope` (Phi-3, Phi-4) and `dynamic` a text has other
-frequencies, and so other probabilities for the same tokens, once it is longer than a certain
-length. transformers switches all rows of a call by the longest one, and leaves keys in the cache as
-they were. Tested with transformers 5.23.
+These embeddings are computed, not loaded: a checkpoint does not contain them, and a model created
+on torch's meta device has none. With the types `longrope` (Phi-3, Phi-4) and `dynamic`, a text that
+exceeds a certain length has other frequencies, and so other probabilities for the same tokens.
+transformers switches all rows of a call according to the longest one, and leaves keys in the cache
+unchanged. Tested with transformers 5.23.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from steer_lightning.errors import ConfigError
 
 
 def switch_length(config: Any) -> tuple[str, int] | None:
-    """Returns the type of the frequencies and the longest text that keeps the first ones.
+    """Returns the type of the frequencies and the length of the longest text before the switch.
 
     Args:
         config: Configuration of a transformers model.
 
     Returns:
-        None if the frequencies are the same for all lengths.
+        Type and length, or None if the frequencies are the same for all lengths.
     """
     text = config.get_text_config()
     parameters = getattr(text, "rope_parameters", None) or {}
@@ -40,13 +40,13 @@ def switch_length(config: Any) -> tuple[str, int] | None:
 def check_switch(config: Any, prompts: Sequence[int], max_new_tokens: int, key: str) -> None:
     """Raises a ConfigError if texts can be on both sides of the switch.
 
-    With `longrope` all texts may also lie beyond it from their prompts on; `dynamic` frequencies
-    change with each token there.
+    With `longrope`, all prompts may also be beyond the switch; `dynamic` frequencies change with
+    each token there.
 
     Args:
         config: Configuration of a transformers model.
         prompts: Numbers of tokens of the prompts, at least one.
-        max_new_tokens: Most tokens of a completion.
+        max_new_tokens: Maximum number of tokens in a completion.
         key: Key of `max_new_tokens` in the configuration.
     """
     switch = switch_length(config)
@@ -59,11 +59,11 @@ def check_switch(config: Any, prompts: Sequence[int], max_new_tokens: int, key: 
     raise ConfigError(
         key,
         max_new_tokens,
-        rule=f"lets texts grow beyond {length} tokens, with prompts of {min(prompts)} to {longest} "
-        f"tokens: there the base switches its rotary frequencies ({kind})",
-        why="The same tokens have other probabilities on either side, so that what was sampled "
-        "before the switch would not be what is learned from",
-        fix=f"Set it to {max(1, length - longest)} or less, or data.max_prompt_tokens lower",
+        rule=f"lets texts grow beyond {length} tokens, where the base switches its rotary "
+        f"frequencies ({kind}); the prompts have {min(prompts)} to {longest} tokens",
+        why="The same tokens have other probabilities after the switch, so the update would not "
+        "match what was sampled before it",
+        fix=f"Set it to {max(1, length - longest)} or less, or lower data.max_prompt_tokens",
     )
 
 

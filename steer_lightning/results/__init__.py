@@ -1,1 +1,1 @@
-"""Everything made from a finished run: the lens on its vectors, its page, files for other tools."""
+"""Everything made from a finished run: lens results, report pages, files for other tools."""

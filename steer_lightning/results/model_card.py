@@ -1,4 +1,4 @@
-"""Writes the model card of a run: what was trained, on what, how, and with which result."""
+"""Writes the model card of a run: what was trained, on what data, how, and with which result."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SETTINGS = (
 
 
 def read_run(folder: Path) -> tuple[SteeringVectors, dict[str, Any], dict[str, Any]]:
-    """Reads vectors, summary and configuration of a run; a missing one of the last two is empty.
+    """Reads vectors, summary and configuration of a run; the last two are empty if missing.
 
     Raises:
         ConfigError: If there are no vectors or a file is damaged.
@@ -44,7 +44,7 @@ def read_run(folder: Path) -> tuple[SteeringVectors, dict[str, Any], dict[str, A
         raise ConfigError(
             "run",
             str(folder),
-            rule=f"is no run's folder: it has no {SteeringVectors.file_name}",
+            rule=f"is not the folder of a run: it has no {SteeringVectors.file_name}",
             fix="Name a folder such as runs/my-run/run-1",
         )
     return load_vectors(path), _read(folder / SUMMARY), _read(folder / CONFIG)
@@ -55,7 +55,7 @@ def model_card(folder: Path, repo_id: str) -> ModelCard:
 
     Args:
         folder: The run's folder.
-        repo_id: The repository that the card is for, USER/NAME.
+        repo_id: The repository that the card is for, as USER/NAME.
 
     Raises:
         ConfigError: If the folder holds no run or a file is damaged.
@@ -76,7 +76,7 @@ def model_card(folder: Path, repo_id: str) -> ModelCard:
 
 
 def is_hub_id(base: str) -> bool:
-    """Tells whether a base is named as on the hub, so that others can find it."""
+    """Tells whether a base has a hub name, so that others can find it."""
     return bool(re.fullmatch(r"[\w.-]+/[\w.-]+", base)) and not (
         base.startswith(".") or Path(base).is_dir()
     )
@@ -95,7 +95,7 @@ def _sections(
     yield (
         f"Steering vectors for {_link(base)}: one vector of width {vectors.width} for each of "
         f"{len(vectors.layers)} of its {vectors.num_layers} decoder layers, "
-        f"{vectors.num_trained:,} numbers in all, {_place(vectors)}. Learned by "
+        f"{vectors.num_trained:,} numbers in total, {_place(vectors)}. Learned by "
         f"reinforcement learning{f' in {step} steps' if step else ''}, while the model itself "
         "stayed frozen (method: [arXiv 2505.18706](https://arxiv.org/abs/2505.18706))."
     )
@@ -116,7 +116,7 @@ def _sections(
     settings = [(key, _value(config, key)) for key in SETTINGS]
     rows = [[f"`{key}`", value] for key, value in settings if value is not None]
     if rows:
-        yield f"## Settings\n\nAll of them are in `{CONFIG}`.\n\n" + _table(["key", "value"], rows)
+        yield f"## Settings\n\n`{CONFIG}` has all of them.\n\n" + _table(["key", "value"], rows)
     if summary.get("versions"):
         yield "Made with " + ", ".join(f"{k} {v}" for k, v in summary["versions"].items()) + "."
 
@@ -125,7 +125,7 @@ def _place(vectors: SteeringVectors) -> str:
     """Says where the vectors are added, and to which tokens."""
     behind = vectors.site == "layer_output"
     site = "added to the layer's output" if behind else f"added at the layer's `{vectors.site}`"
-    return site + ("" if vectors.tokens == "all" else f", for `{vectors.tokens}` tokens alone")
+    return site + ("" if vectors.tokens == "all" else f", only for `{vectors.tokens}` tokens")
 
 
 def _figures(summary: dict[str, Any], folder: Path) -> Iterator[str]:
@@ -141,7 +141,7 @@ def _figures(summary: dict[str, Any], folder: Path) -> Iterator[str]:
         if row["metric"] != "length"
     ]
     if rows:
-        head = ["benchmark", "arm", "metric", "value, with 95 % interval"]
+        head = ["benchmark", "arm", "metric", "value with 95 % interval"]
         yield "## Evaluation\n\nBy `steer-lightning evaluate`.\n\n" + _table(head, rows)
 
 
@@ -169,10 +169,10 @@ def _datasets(config: dict[str, Any]) -> list[str] | None:
 
 
 def _value(config: dict[str, Any], key: str) -> str | None:
-    """Returns a setting as a cell shows it; None where it is not set.
+    """Returns a setting as a cell shows it; None if it is not set.
 
-    Settings of a plug-in lie under its `init_args`, or beside its `class_path` where the YAML has
-    left that out.
+    Settings of a plug-in are under its `init_args`, or beside its `class_path` if the YAML leaves
+    `init_args` out.
     """
     found: Any = config
     for part in key.split("."):
@@ -202,7 +202,7 @@ def _link(base: str) -> str:
         return "an unnamed model"
     if is_hub_id(base):
         return f"[{base}](https://huggingface.co/{base})"
-    return "`" + base.replace("`", "'") + "`"  # a name must not end the code that it is shown as
+    return "`" + base.replace("`", "'") + "`"  # a name must not end the code span that contains it
 
 
 def _percent(value: float | None) -> str:
@@ -235,5 +235,5 @@ def _read(path: Path) -> dict[str, Any]:
     except (ValueError, yaml.YAMLError) as error:
         raise ConfigError("run", str(path), rule=f"is damaged ({error})") from error
     if not isinstance(found, dict):
-        raise ConfigError("run", str(path), rule="is damaged: it holds no mapping")
+        raise ConfigError("run", str(path), rule="is damaged: it contains no mapping")
     return found

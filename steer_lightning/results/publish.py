@@ -20,10 +20,10 @@ from steer_lightning.system.hub_answers import ENDPOINT, hub_or_cache
 from steer_lightning.system.run_files import CONFIG, REWARD_CURVE, SUMMARY
 
 FILES = (SteeringVectors.file_name, SUMMARY, CONFIG, REWARD_CURVE)
-"""The files of a run that are uploaded, where they exist; completions stay here."""
+"""The files of a run that are uploaded, if they exist; completions are never uploaded."""
 
 HUB_ERRORS = (OSError, ValueError, cast("type[Exception]", HfHubHTTPError.__bases__[0]))
-"""What the hub's client raises; the last one comes from the HTTP library that it happens to use."""
+"""Errors of the hub's client; the last one comes from the HTTP library that it happens to use."""
 
 
 def push_to_hub(
@@ -35,13 +35,13 @@ def push_to_hub(
 ) -> str:
     """Uploads the vectors, configuration, summary and curve of a run, with a new model card.
 
-    The account is that of `hf auth login`, or that of HF_TOKEN in the environment.
+    The account is the one of `hf auth login`, or of HF_TOKEN in the environment.
 
     Args:
         run: Folder of the run.
-        repo_id: Repository, USER/NAME; it is created if it is missing.
+        repo_id: Repository, as USER/NAME; it is created if it does not exist.
         private: Whether a new repository is private; None takes the hub's default.
-        overwrite: Whether to add a commit to a repository that holds vectors already.
+        overwrite: Whether to add a commit to a repository that already contains vectors.
 
     Returns:
         The address of the commit.
@@ -57,9 +57,9 @@ def push_to_hub(
             raise ConfigError(
                 "to",
                 repo_id,
-                rule="holds vectors already",
-                fix="Name another repository, or give --overwrite: that adds a commit, and the "
-                "earlier one stays",
+                rule="already contains vectors",
+                fix="Name another repository, or set --overwrite, which adds a commit and keeps "
+                "the earlier one",
             )
         api.create_repo(repo_id, private=private, exist_ok=True)
         with tempfile.TemporaryDirectory() as staged:
@@ -82,7 +82,7 @@ def from_hub(repo_id: str, revision: str | None = None) -> SteeringVectors:
             model.generate(**inputs)
 
     Args:
-        repo_id: Repository, USER/NAME.
+        repo_id: Repository, as USER/NAME.
         revision: Branch, tag or commit of the repository.
 
     Raises:
@@ -97,7 +97,7 @@ def from_hub(repo_id: str, revision: str | None = None) -> SteeringVectors:
 def _hub_errors(key: str, repo_id: str) -> Iterator[None]:
     """Turns errors of the hub's client into a ConfigError."""
     endpoint = os.environ.get("HF_ENDPOINT", ENDPOINT)
-    fix = f"Check the name and the network ({endpoint}), and log in by `hf auth login` or HF_TOKEN"
+    fix = f"Check name and network ({endpoint}), and log in with `hf auth login` or HF_TOKEN"
     try:
         with hub_or_cache(key, repo_id, fix):
             yield

@@ -1,4 +1,4 @@
-"""Rewards: completions in, numbers out."""
+"""The rewards, which turn completions into numbers."""
 
 from steer_lightning.rewards.asynchronous import AsyncReward
 from steer_lightning.rewards.base import Reward, Scores, Verdict, WeightedReward, reward_name

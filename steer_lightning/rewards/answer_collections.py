@@ -1,7 +1,7 @@
 r"""The comparison of answers in parts: lists `1, -2`, sets `\{1, 2\}`, tuples `(1, 2)`, matrices.
 
-The order counts in tuples and matrices alone. A list is compared with a set as a set, and with a
-tuple as a tuple; a set is never a tuple. Texts are those of `answer_text.tidy`.
+The order matters only in tuples and matrices. A list is compared with a set as a set, and with a
+tuple as a tuple; a set never equals a tuple. All texts have been through `answer_text.tidy`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 from steer_lightning.rewards.answer_text import CLOSING, OPENING, closing, squeezed
 
 Same = Callable[[str, str], bool]
-"""Whether two parts, the answer's and the gold one's, are equal."""
+"""Function that tells whether a part of the answer equals a part of the gold answer."""
 
 TOKENS = re.compile(
     r"\\(?:[lr]angle|[lr]floor|[lr]ceil|cup)(?![a-zA-Z])|\\.|[()\[\]{};]|,(?!000(?!\d))"
@@ -29,7 +29,7 @@ MATRIX = re.compile(
 
 
 class Collection(NamedTuple):
-    """An answer of several parts."""
+    """An answer with several parts."""
 
     kind: Literal["list", "set", "tuple"]
     brackets: str
@@ -37,10 +37,10 @@ class Collection(NamedTuple):
 
 
 def separated(text: str, separators: frozenset[str] = LISTING) -> list[str]:
-    """Splits a text at the separators that stand within no brackets.
+    """Splits a text at the separators outside of brackets.
 
-    `1,200, 1,500` are two numbers: where another separator is there, the commas that three digits
-    follow at once belong to a number.
+    `1,200, 1,500` are two numbers: if there is another separator, a comma directly followed by
+    three digits belongs to a number.
     """
     found = _outer(text, separators)
     if found is None:
@@ -56,7 +56,7 @@ def separated(text: str, separators: frozenset[str] = LISTING) -> list[str]:
 
 
 def _outer(text: str, separators: frozenset[str]) -> list[re.Match[str]] | None:
-    """Returns the separators within no brackets; None where those are closed but not opened."""
+    """Returns the separators outside of brackets; None if a bracket is closed but not opened."""
     found, depth = [], 0
     for token in TOKENS.finditer(text):
         sign = token.group()
@@ -81,7 +81,7 @@ def _thousands(text: str) -> set[int]:
 
 
 def read_collection(text: str) -> Collection | None:
-    """Returns the parts of an answer; None if it has one alone."""
+    """Returns the parts of an answer; None if it has only one."""
     opening = re.match(r"\\\{|\\langle ?|[(\[]", text)
     ending = re.search(r"(?:\\\}|\\rangle|[)\]])$", text)
     if opening is not None and ending is not None and closing(text, 0) == len(text) - 1:
@@ -110,7 +110,7 @@ def _both_signs(items: Sequence[str]) -> tuple[str, ...]:
 
 
 def compare_collections(answer: str, gold: str, same: Same) -> bool | None:
-    """Tells whether two collections are equal; None unless both answers are collections."""
+    """Returns whether two collections are equal; None unless both answers are collections."""
     given, expected = read_collection(answer), read_collection(gold)
     if given is None or expected is None:
         return _single(given, gold, same) if expected is None else _single(expected, answer, same)
@@ -133,14 +133,14 @@ def _once(collection: Collection) -> Collection:
 
 
 def _single(collection: Collection | None, other: str, same: Same) -> bool | None:
-    r"""Takes a single part out of its braces: `\{5\}` is 5."""
+    r"""Compares a single part without its braces: `\{5\}` is 5."""
     if collection is None or collection.kind != "set" or len(collection.items) != 1:
         return None
     return same(collection.items[0], other)
 
 
 def _one_is_named(given: Sequence[str], expected: Sequence[str]) -> bool:
-    """Tells whether one of both alone names its parts, as `a = 1, b = 2` does."""
+    """Returns whether only one of the two names its parts, as in `a = 1, b = 2`."""
     names = [all("=" in item for item in items) for items in (given, expected)]
     heads = [{item.split("=")[0] for item in items} for items in (given, expected)]
     apart = any(len(head) == len(given) for name, head in zip(names, heads, strict=True) if name)
@@ -154,7 +154,7 @@ def _in_order(given: Sequence[str], expected: Sequence[str], same: Same) -> bool
 def _in_any_order(given: Sequence[str], expected: Sequence[str], same: Same) -> bool:
     left = list(given)
     waiting = []
-    for part in expected:  # equal texts first: they cost nothing
+    for part in expected:  # equal texts first, because comparing them costs nothing
         equal = next((one for one in left if squeezed(one) == squeezed(part)), None)
         if equal is None:
             waiting.append(part)
@@ -169,7 +169,7 @@ def _in_any_order(given: Sequence[str], expected: Sequence[str], same: Same) -> 
 
 
 def compare_matrices(answer: str, gold: str, same: Same) -> bool | None:
-    """Tells whether two matrices are equal in each cell; None unless both answers are matrices."""
+    """Returns whether two matrices have equal cells; None unless both answers are matrices."""
     given, expected = _cells(answer), _cells(gold)
     if (given is None) != (expected is None):  # a vector may be written in one line
         given, expected = given or _column(answer), expected or _column(gold)

@@ -1,8 +1,8 @@
 r"""The comparison of named values and equations: `x = 5` is 5, and `2x = 5` is not.
 
-The left side of an equation is left out where it only says what the right one is: a name, a
-quantity such as `P(A)` or `\angle ABC`, or an expression that equals the right side. Texts are
-those of `answer_text.tidy`.
+The left side of an equation is left out if it only says what the right side is: a name, a quantity
+such as `P(A)` or `\angle ABC`, or an expression that equals the right side. All texts have been
+through `answer_text.tidy`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ NAME = re.compile(
         )
     )
 )
-"""What stands for one value, as a name or a quantity of geometry and probability does."""
+"""Pattern of a single value: a name, or a quantity of geometry or probability."""
 
 MEMBER = re.compile(rf"({ONE}(?: ?\([^-+()]*\))?|\\text\{{[^{{}}]*\}}) ?\\in(?![a-zA-Z]) ?")
 LARGE = re.compile(r"(?<==) ?-?\d{1,3}(?:,\d{3})+(?:\.\d+)?$")
@@ -44,17 +44,17 @@ INNER_EQUALS = "\0"
 
 
 class Named(NamedTuple):
-    """A value, and what it is the value of."""
+    """A value and its name."""
 
     name: str | None
     value: str
 
 
 def compare_named(answer: str, gold: str, same: Same) -> bool | None:
-    """Compares named values; None where neither has a name, and for equations to be solved.
+    """Compares named values; None if neither has a name, and for equations to be solved.
 
-    An answer such as `m + n = 25` may name what is asked for, but a gold answer `x + y = 5` is an
-    equation.
+    An answer such as `m + n = 25` may name the quantity in question, but a gold answer `x + y = 5`
+    is an equation.
     """
     given, expected = read_named(answer, is_quantity, same), read_named(gold, is_name, same)
     if given is None or expected is None:
@@ -66,12 +66,12 @@ def compare_named(answer: str, gold: str, same: Same) -> bool | None:
 
 
 def read_named(text: str, is_left_out: Callable[[str], bool], same: Same) -> Named | None:
-    """Returns an answer without its left side; None for an equation that must stay one.
+    """Returns an answer without its left side; None for a real equation.
 
     Args:
-        text: Tidy; a chain of equations has its value at the end.
-        is_left_out: Whether a left side says no more than what the value is of.
-        same: Compares a left side with the value.
+        text: Tidy text; in a chain of equations, the value comes last.
+        is_left_out: Function that tells whether a left side only names the value.
+        same: Function that compares a left side with the value.
     """
     member = MEMBER.match(text)
     if member is not None:
@@ -86,27 +86,27 @@ def read_named(text: str, is_left_out: Callable[[str], bool], same: Same) -> Nam
         return Named(None, text)
     name = lefts[0] if is_left_out(lefts[0]) else None
     steps = lefts[1:] if name is not None else lefts
-    for step in steps:  # x = 2k = 10 has letters on its way
+    for step in steps:  # x = 2k = 10 has letters in between
         if not (name is not None and variables(step)) and not same(step, value):
             return None
     return Named(name, value)
 
 
 def sides(text: str) -> list[str]:
-    """Splits at the equals signs that stand within no brackets."""
+    """Splits at the equals signs outside of brackets."""
     outer = INNER.sub(lambda found: found.group().replace("=", INNER_EQUALS), text)
     return [side.replace(INNER_EQUALS, "=").strip() for side in outer.split("=")]
 
 
 def is_name(side: str) -> bool:
-    """Tells whether a left side is a name or a quantity."""
+    """Returns whether a left side is a name or a quantity."""
     return NAME.fullmatch(side) is not None
 
 
 def is_quantity(side: str) -> bool:
-    """Tells whether the left side of an answer is what was asked for, rather than an equation.
+    """Returns whether the left side of an answer is the quantity in question, not an equation.
 
-    An expression of several variables, `m + n`, is no equation that a number solves.
+    An expression in several variables, such as `m + n`, is not an equation that a number solves.
     """
     return is_name(side) or len(variables(side)) > 1
 

@@ -1,6 +1,6 @@
-"""The comparison of expressions by math-verify (sympy), for what `answer_forms` does not decide.
+"""The comparison of expressions by math-verify (sympy), if `answer_forms` does not decide.
 
-It runs without a deadline and may take forever on a hostile text: call it in a worker of the pool.
+It has no deadline and may take forever on a hostile text, so call it in a worker of the pool.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import re
 from functools import lru_cache
 from typing import Any
 
-MAX_CHARACTERS = 5000  # a longer text is no answer, and parsing it would only use up the deadline
+# a longer text is not an answer, and parsing it would only use up the deadline
+MAX_CHARACTERS = 5000
 
 THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
 
@@ -21,10 +22,11 @@ DEGREES = re.compile(
     r"(\\frac ?\{[^{}]*\} ?\{[^{}]*\}|\d+(?:\.\d+)?|\\?[A-Za-z]+|\([^()]*\))"
     r" ?\^ ?\\circ(?![a-zA-Z])"
 )
-"""Degrees, which math-verify would drop: a sine of 30 degrees is not one of 30 radians."""
+"""Degrees, which math-verify would drop: the sine of 30 degrees is not that of 30 radians."""
 
 RELATIVE = 1e-6
-"""Numbers further apart than that, as a share of the larger, differ however small they are."""
+"""Numbers whose difference is a larger share than this of the larger one differ, however small they
+are."""
 
 
 @lru_cache(maxsize=4096)  # a gold answer is compared with every completion of its group
@@ -32,21 +34,23 @@ def parsed(answer: str) -> tuple[Any, ...]:
     """Returns what math-verify reads in a tidy answer: sympy's expressions, and the text itself."""
     if len(answer) > MAX_CHARACTERS:
         return ()
-    # it imports sympy, a second that no other command should pay
+    # it imports sympy, which takes a second that other commands should not have to wait
     from math_verify import LatexExtractionConfig, parse
     from math_verify.parser import NormalizationConfig
 
-    # its own time-outs are signals, which fail off the main thread; the reward pool has a deadline
-    logging.getLogger("math_verify").setLevel(logging.ERROR)  # it would warn of just that
-    # LaTeX alone: what can't be read as such would be searched for a number, so that 9**9 is 9, and
-    # its arithmetic be handed to Python's eval. Units are `answer_units`'s: among math-verify's is
-    # the letter t, so that 3t would be 3
+    # its own time-outs use signals, which fail outside the main thread; the reward pool has a
+    # deadline
+    logging.getLogger("math_verify").setLevel(logging.ERROR)  # it would warn about exactly that
+    # LaTeX only: otherwise text that is not LaTeX would be searched for a number, so that 9**9 is
+    # 9, and its arithmetic passed to Python's eval. Units are the task of `answer_units`: the units
+    # of math-verify include the letter t, so that 3t would be 3
     steps = NormalizationConfig(
         basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none"
     )
     latex = LatexExtractionConfig(normalization_config=steps, boxed_match_priority=-1)
     text = THOUSANDS.sub(lambda found: found.group().replace(",", ""), answer)
-    text = re.sub(r"(?<=\d) ?i(?![a-zA-Z])", " i", text)  # else 2i is no complex number to it
+    # otherwise 2i would not be a complex number
+    text = re.sub(r"(?<=\d) ?i(?![a-zA-Z])", " i", text)
     if TRIGONOMETRY.search(text):
         text = DEGREES.sub(r"\\frac{\1 \\pi}{180}", text)
     text = PRODUCT.sub(r"\1 \\cdot ", text)  # 2(5) would be a mixed number, 2 + 5
@@ -55,13 +59,13 @@ def parsed(answer: str) -> tuple[Any, ...]:
 
 
 def expressions(answer: str) -> list[Any]:
-    """Returns those parts of `parsed` that are mathematics."""
+    """Returns the parts of `parsed` that are mathematics."""
     return [part for part in parsed(answer) if not isinstance(part, str)]
 
 
 NAME = re.compile(r"\\(?:text|operatorname|mathbb|begin|end) ?\{[^{}]*\}|\\[A-Za-z]+|[A-Za-z]")
 SPARE = "qwzkvujhgbnmpfaxycltsro"
-"""Letters that may stand for a capital one."""
+"""Letters that may stand for a capital letter."""
 
 
 MARKED = re.compile(r"(\\[A-Za-z]+|[A-Za-df-z])('+| ?\^ ?(?:\{ ?T ?\}|T))")
@@ -71,8 +75,8 @@ MARKED = re.compile(r"(\\[A-Za-z]+|[A-Za-df-z])('+| ?\^ ?(?:\{ ?T ?\}|T))")
 def with_names_apart(*texts: str) -> list[str]:
     """Renames letters that math-verify would mistake for others.
 
-    Those are letters that differ by their case alone, as R and r do, and those with a mark that it
-    would drop, as `f'` and `A^T` have.
+    These are letters that differ only by case, such as R and r, and letters with a mark that
+    math-verify would drop, such as `f'` and `A^T`.
     """
     names = {name for text in texts for name in NAME.findall(text)}
     spare = iter(letter for letter in SPARE if not names & {letter, letter.upper()})
@@ -95,13 +99,13 @@ def _with_cases_apart(*texts: str) -> list[str]:
 
 
 def is_equal(answer: str, gold: str) -> bool:
-    """Tells whether two tidy texts are the same expression."""
+    """Returns whether two tidy texts are the same expression."""
     from math_verify import verify
 
     if _is_equation(answer) != _is_equation(gold):
-        return False  # math-verify would drop the left side of one
+        return False  # math-verify would drop the left side of an equation
     answer, gold = with_names_apart(answer, gold)
-    # what it can't compare is an exception, not a wrong answer
+    # if it can't compare them, it raises an exception; that is not a wrong answer
     equal = verify(
         list(parsed(gold)), list(parsed(answer)), timeout_seconds=None, raise_on_error=True
     )
@@ -113,7 +117,7 @@ def _is_equation(text: str) -> bool:
 
 
 def _proportional(answer: str, gold: str) -> bool:
-    """Tells whether one equation is a multiple of the other, as 2x + 2y = 10 is of x + y = 5."""
+    """Returns whether one equation is a multiple of the other, as 2x + 2y = 10 is of x + y = 5."""
     from sympy import Eq, simplify
 
     sides = [part for text in (answer, gold) for part in expressions(text)]
@@ -125,7 +129,7 @@ def _proportional(answer: str, gold: str) -> bool:
 
 
 def _differ(answer: str, gold: str) -> bool:
-    """Tells whether two numbers are equal to math-verify only because both are tiny."""
+    """Returns whether two numbers are equal for math-verify only because both are tiny."""
     values = [_value(text) for text in (answer, gold)]
     if None in values:
         return False
@@ -134,11 +138,11 @@ def _differ(answer: str, gold: str) -> bool:
 
 
 def _value(text: str) -> Any:
-    """Returns a number's value in floating point; None for what has variables."""
+    """Returns the value of a number in floating point; None for an expression with variables."""
     found = expressions(text)
     if len(found) != 1 or not getattr(found[0], "is_number", False):
         return None
     if found[0].is_zero:
-        return 0  # evalf makes 1e-137 of 5 - 5
+        return 0  # evalf would turn 5 - 5 into 1e-137
     value = found[0].evalf(20)
     return value if value.is_Number or value.is_complex else None

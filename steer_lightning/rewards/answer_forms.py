@@ -1,8 +1,8 @@
 r"""The comparison of answers, form by form, as the authors of the benchmarks mean them.
 
-Each rule knows one form: numbers, bases, times, words, units, matrices, intervals, collections,
-names. It says that two answers are equal, that they are not, or nothing. What no rule decides is
-compared as an expression. `docs/how-to/evaluate.md` has the table of forms.
+Each rule handles one form: numbers, bases, times, words, units, matrices, intervals, collections,
+names. A rule says that two answers are equal, that they are not, or nothing. Answers for which no
+rule decides are compared as expressions. `docs/how-to/evaluate.md` has the table of forms.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from steer_lightning.rewards.answer_words import (
 
 
 def is_equal(answer: str, gold: str) -> bool:
-    """Tells whether an answer says the same as the gold answer.
+    """Returns whether an answer has the same meaning as the gold answer.
 
     Args:
-        answer: The model's, without `boxed`.
-        gold: The gold one, without `boxed`; `is_readable` holds for it.
+        answer: Answer of the model, without `boxed`.
+        gold: Gold answer, without `boxed`; must be readable, see `is_readable`.
     """
     if answer.strip() == gold.strip():
         return True
@@ -46,7 +46,7 @@ def is_equal(answer: str, gold: str) -> bool:
 
 
 def is_readable(gold: str) -> bool:
-    """Tells whether a gold answer is something that can be compared at all."""
+    """Returns whether a gold answer can be compared at all."""
     if len(gold) > answer_expressions.MAX_CHARACTERS:
         return False
     text = tidy(gold)
@@ -56,11 +56,11 @@ def is_readable(gold: str) -> bool:
 
 
 MISSING = {"nan", "NaN", "None", "null", "N/A", "n/a"}
-"""What programs write where there is no answer."""
+"""Texts that programs write for a missing answer."""
 
 
 def is_mathematics(answer: str) -> bool:
-    """Tells whether an answer is read as mathematics, not just as text."""
+    """Returns whether an answer is read as mathematics, not just as text."""
     if len(answer) > answer_expressions.MAX_CHARACTERS:
         return False
     text = tidy(answer)
@@ -73,10 +73,10 @@ def _has_form(text: str) -> bool:
 
 
 Same = Callable[[str, str], bool]
-"""Whether two parts, the answer's and the gold one's, are equal."""
+"""Function that tells whether a part of the answer equals a part of the gold answer."""
 
 MAX_DEPTH = 12
-"""Parts within parts, beyond which no rule is asked: a hostile text has thousands."""
+"""Maximum depth of parts within parts for which rules are asked: a hostile text has thousands."""
 
 
 def _same(answer: str, gold: str, depth: int = 0) -> bool:
@@ -100,7 +100,7 @@ LABEL = re.compile(r"(?:\\text\{ ?\(?([A-E])\) ?\}|\(([A-E])\)|([A-E])[.:)])[ .:
 
 
 def _labels(answer: str, gold: str, same: Same) -> bool | None:
-    r"""Compares an answer with its letter, `\text{(C)} 18`; the gold answer is either part."""
+    r"""Compares an answer that has a letter, `\text{(C)} 18`; the gold answer is either part."""
     label = LABEL.match(answer)
     if label is None:
         return None
@@ -118,7 +118,7 @@ def _numbers(answer: str, gold: str, same: Same) -> bool | None:
 
 
 def _bases(answer: str, gold: str, same: Same) -> bool | None:
-    """Compares digits of a base; an answer without one is meant in the gold answer's base."""
+    """Compares digits in a base; an answer without a base is read in that of the gold answer."""
     given, expected = read_based(answer), read_based(gold)
     if expected is not None:
         digits = re.sub("[ ,]", "", answer).lstrip("0").upper()
@@ -129,14 +129,14 @@ def _bases(answer: str, gold: str, same: Same) -> bool | None:
 
 
 def _measures(answer: str, gold: str, same: Same) -> bool | None:
-    """Compares values with units, which one of both may leave out since the question has it."""
+    """Compares values with units; one of the two may omit its unit, since the question names it."""
     expected = read_measure(gold, bare_letters=False)
     given = read_measure(answer, bare_letters=not variables(expected.value))
     one, other = given.number(), expected.number()
-    if (given.value, expected.value) == (answer, gold):  # nothing stands beside them
+    if (given.value, expected.value) == (answer, gold):  # neither has a unit
         return None
     if (one is None and len(separated(answer)) > 1) or (other is None and len(separated(gold)) > 1):
-        return None  # each part of a list has its own
+        return None  # each part of a list has its own unit
     if conflict(given, expected):
         return False
     if one is None or other is None:
@@ -146,7 +146,7 @@ def _measures(answer: str, gold: str, same: Same) -> bool | None:
         return one.equals(other)
     if given.percent:
         return _percent(one).equals(other)
-    return one.equals(other) or one.equals(_percent(other))  # a question asks for `what percent`
+    return one.equals(other) or one.equals(_percent(other))  # the question may ask `what percent`
 
 
 def _percent(number: Number) -> Number:
@@ -169,4 +169,4 @@ RULES: tuple[Callable[[str, str, Same], bool | None], ...] = (
     compare_named,
     compare_collections,
 )
-"""In their order of certainty."""
+"""The rules, the most certain one first."""

@@ -1,6 +1,6 @@
 r"""The search for the answer in a text: in a box, as the last number, or as the whole text.
 
-Every search is one pass, so that a text of a megabyte costs no more than it must.
+Every search is a single pass, so that a text of a megabyte takes no longer than necessary.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ BETWEEN = re.compile(
     r"(?:[\s$,;.]|\\[()\[\],; ]|\\quad|\\text ?\{ ?(?:and|or) ?\}|and|or){0,12}"
     r"(?P<name>[a-zA-Z](?:_\w)? ?= ?)?"
 )
-"""What may stand between two boxes that are one answer together, such as `and`, or `and $y = `."""
+"""Text that may stand between two boxes that form one answer, such as `and`, or `and $y = `."""
 
 NAME_BEFORE = re.compile(r"[a-zA-Z](?:_\w)? ?= ?$")
 SEPARATOR = re.compile("[,;]|and|or")
@@ -27,7 +27,8 @@ UNBRACED = re.compile(
     BOX + r"(?![a-zA-Z]) ?"
     r"([-+]?(?:\\(?:[dt]?frac|sqrt|pi|text|infty)|\.?\d|[a-zA-Z](?![a-zA-Z]))[^$\n]{0,200})"
 )
-"""TeX would box the next sign alone; authors of solutions mean all up to the end of the formula."""
+"""TeX would box only the next sign; authors of solutions mean everything up to the end of the
+formula."""
 
 UNBRACED_END = re.compile(r"\\[)\]]|[.,;:!?](?:\s|$)|\s(?:and|is|so|which)\s")
 
@@ -70,9 +71,9 @@ def last_boxed(text: str) -> str | None:
 
 
 def boxed_answer(text: str) -> str | None:
-    r"""Returns what is boxed in the end; None if nothing is.
+    r"""Returns the last boxed answer; None if there is none.
 
-    Two boxes with no more than `and` between them are one answer: `\boxed{1} and \boxed{-2}`.
+    Two boxes with only `and` or the like between them are one answer: `\boxed{1} and \boxed{-2}`.
     `\boxed 2` is read up to the end of its formula.
     """
     boxes = _boxes(text)
@@ -96,9 +97,9 @@ def boxed_answer(text: str) -> str | None:
 
 
 def _boxes(text: str) -> list[tuple[str, int, int]]:
-    """Returns the content, start and end of each innermost closed box, in their order.
+    """Returns the content, start and end of each innermost closed box, in order.
 
-    A stack is kept: a text of nothing but unclosed boxes costs no more than any other.
+    It keeps a stack, so a text of nothing but unclosed boxes takes no longer than any other.
     """
     opened: list[tuple[int, int, bool]] = []
     found: list[tuple[str, int, int]] = []
@@ -126,11 +127,11 @@ def find_answer(text: str, answer_in: AnswerIn = "boxed") -> str | None:
 
     Args:
         text: A completion.
-        answer_in: Where to look: the last `boxed`, or else the last number, or the last number
-            alone.
+        answer_in: Where to look: in the last box; in the last box or else at the last number; or
+            only at the last number.
 
     Returns:
-        None if there is none there.
+        Answer, or None if there is none.
     """
     answer = boxed_answer(text) if answer_in != "last_number" else None
     if answer is None and answer_in != "boxed":
@@ -140,10 +141,11 @@ def find_answer(text: str, answer_in: AnswerIn = "boxed") -> str | None:
 
 
 def gold_answer(text: str) -> str | None:
-    """Returns the answer that a data source gives; None for a solution that shows none.
+    """Returns the answer that a data source gives; None for a solution without an answer.
 
     Args:
-        text: The answer itself, `The answer is 7`, one behind `####`, or a solution with a box.
+        text: The answer itself, `The answer is 7`, an answer after `####`, or a solution with a
+            box.
     """
     boxed = boxed_answer(text)
     if boxed is not None:
@@ -153,7 +155,7 @@ def gold_answer(text: str) -> str | None:
 
 
 def _are_ambiguous(boxes: list[tuple[str, int, int]], text: str) -> bool:
-    """Tells whether two boxes that differ follow each other without a word."""
+    """Returns whether two different boxes follow each other without a word in between."""
     if len(boxes) < 2:
         return False
     (one, _, end), (other, start, _) = boxes
@@ -161,7 +163,7 @@ def _are_ambiguous(boxes: list[tuple[str, int, int]], text: str) -> bool:
 
 
 def is_prose(text: str) -> bool:
-    """Tells whether a text is mathematics in sentences, so that its answer can't be told apart."""
+    """Returns whether a text is mathematics in sentences, whose answer can't be identified."""
     if len(text) > MAX_GOLD:
         return True
     if re.search(r"[\d$\\=]", text) is None:
@@ -179,7 +181,7 @@ SENTENCES = {
     *("is", "are", "so", "we", "have", "has", "get", "gives", "yields", "equals", "costs", "note"),
     *("thus", "hence", "then", "therefore", "since", "find", "because", "let", "answer"),
 }
-"""Words of which a sentence has one, and an answer with numbers none."""
+"""Words that occur in sentences, but not in answers with numbers."""
 
 MAX_GOLD = 2000
-"""Characters beyond which no text is an answer by itself."""
+"""Maximum number of characters of a text that is an answer by itself."""

@@ -1,6 +1,6 @@
 r"""The comparison of intervals: `[-2, 7]`, `-2 \le x \le 7`, `x \in [-2, 7]`, unions.
 
-Texts are those of `answer_text.tidy`.
+All texts have been through `answer_text.tidy`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ INFINITE = {r"\infty": "oo", r"+\infty": "oo", r"-\infty": "-oo", "inf": "oo", "
 
 
 class Span(NamedTuple):
-    """All numbers between two."""
+    """All numbers between two bounds."""
 
     low: str
     has_low: bool
@@ -39,16 +39,16 @@ EVERYTHING = Span("-oo", False, "oo", False)
 
 
 class Region(NamedTuple):
-    """Spans, and what is said to lie in them."""
+    """Spans, and the name of the variable in them."""
 
     spans: tuple[Span, ...]
     variable: str | None
     is_sure: bool
-    """False for what may as well be a point, as (1, 2) may."""
+    """False if it may also be a point, such as (1, 2)."""
 
 
 def compare_intervals(answer: str, gold: str, same: Same) -> bool | None:
-    """Tells whether two answers are the same intervals; None unless both are intervals."""
+    """Returns whether two answers are the same intervals; None unless both are intervals."""
     given, expected = read_region(answer), read_region(gold)
     if given is None or expected is None or not (given.is_sure or expected.is_sure):
         return None
@@ -75,7 +75,7 @@ def _finite(one: str, other: str, same: Same) -> bool:
 
 
 def read_region(text: str) -> Region | None:
-    """Returns the intervals that an answer names; None if it names none."""
+    """Returns the intervals in an answer; None if it has none."""
     builder = BUILDER.fullmatch(text)
     if builder is not None:
         return _spans(builder[2].strip())
@@ -110,7 +110,7 @@ def _spans(text: str) -> Region | None:
 
 
 def _without_bars(found: re.Match[str]) -> str:
-    """Writes `|x| < 3` as -3 < x < 3, and `|x| > 3` as two inequalities."""
+    """Writes `|x| < 3` as `-3 < x < 3`, and `|x| > 3` as two inequalities."""
     name, sign, high = found[1], found[2], found[3].strip()
     low = f"-{high}" if read_number(high) else f"-({high})"
     if sign in ("<", r"\le"):
@@ -129,7 +129,7 @@ def _may_be_point(text: str, span: Span) -> bool:
 
 
 def _both(spans: list[Span]) -> list[Span]:
-    """Joins `x > 1 and x < 5` into one interval, where the two bounds are numbers that allow it."""
+    """Joins `x > 1 and x < 5` into one interval if the two bounds are numbers that allow it."""
     if len(spans) != 2:
         return spans
     low, high = sorted(spans, key=lambda span: span.low == "-oo")
@@ -156,7 +156,7 @@ def _inequality(text: str) -> tuple[Span, str] | None:
     values, signs = parts[::2], parts[1::2]
     if len(values) not in (2, 3) or not all(values):
         return None
-    if signs[0] in (">", r"\ge"):  # as if it were written from the smaller to the larger
+    if signs[0] in (">", r"\ge"):  # rewritten from the smaller to the larger side
         turned = {">": "<", r"\ge": r"\le", "<": ">", r"\le": r"\ge"}
         values, signs = values[::-1], [turned[sign] for sign in signs[::-1]]
     if any(sign in (">", r"\ge") for sign in signs):

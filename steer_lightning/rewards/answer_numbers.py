@@ -1,7 +1,7 @@
 r"""The exact reading of numbers as they are written: `1.70e4`, `2 220`, `1\frac{4}{5}`, `204_5`.
 
-Texts are those of `answer_text.tidy`. All of it is exact arithmetic on a few digits, so that it can
-run anywhere without a deadline.
+All texts have been through `answer_text.tidy`. The functions use exact arithmetic on a few digits,
+so they can run anywhere without a deadline.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import re
 from fractions import Fraction
 from typing import NamedTuple
 
-MAX_DIGITS = 60  # a longer number is no answer, and exact arithmetic on it would cost without bound
+# a longer number is not an answer, and exact arithmetic on it could take arbitrarily long
+MAX_DIGITS = 60
 
 DECIMAL = r"(?:(?:\d{1,3}(?:,\d{3})+|\d{1,3}(?: \d{3})+|\d+)(?:\.\d+)?|\.\d+)"
 POWER = r"(?:\{ ?\+?(-? ?\d{1,4}) ?\}|\(?\+?(-?\d{1,4})\)?)"
@@ -32,23 +33,23 @@ SIXTEEN = re.compile(r"\(?([0-9A-Fa-f]{2,})\)?(?: ?_ ?\{? ?16 ?\}?| ?\(?base 16\
 BASES = ("two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 
 ROUNDED_PLACES = 6
-"""Digits behind the point from which on a decimal stands for a fraction: 0.333333 is 1/3."""
+"""Minimum number of decimal places with which a decimal stands for a fraction: 0.333333 is 1/3."""
 
 SMALLEST_ROUNDED = Fraction(1, 1000)
-"""Below it so many digits would leave fewer than four that count."""
+"""Below this value, that many decimal places would have fewer than four significant digits."""
 
 
 class Number(NamedTuple):
-    """An exact value, and how it was written."""
+    """An exact value and the way it was written."""
 
     value: Fraction
     places: int | None
-    """Digits behind the point; None for what is no decimal, such as a fraction."""
+    """Number of decimal places; None if it is not a decimal, such as a fraction."""
 
     def equals(self, other: Number) -> bool:
-        """Tells whether both are the same number.
+        """Returns whether both are the same number.
 
-        A decimal of six places and more is also equal to the fraction that it rounds.
+        A decimal with six or more places also equals the fraction of which it is a rounded value.
         """
         if self.value == other.value:
             return True
@@ -62,7 +63,7 @@ class Number(NamedTuple):
 
 
 def read_number(text: str) -> Number | None:
-    """Reads a tidy text that is a number as a whole; None if it is anything else."""
+    """Reads a tidy text that is a number and nothing else; None for any other text."""
     if len(text) > MAX_DIGITS:
         return None
     sign = -1 if text.startswith("-") else 1
@@ -72,7 +73,7 @@ def read_number(text: str) -> Number | None:
 
 
 def leading_number(text: str) -> tuple[Number, str] | None:
-    """Returns the number that a tidy text begins with, and the rest: words, as a rule."""
+    """Returns the number at the start of a tidy text, and the rest, which is usually words."""
     head = LEADING.match(text[:MAX_DIGITS])
     if head is None:
         return None
@@ -107,7 +108,7 @@ def _fraction(found: re.Match[str]) -> Number | None:
 
 def _mixed(found: re.Match[str]) -> Number | None:
     whole, above, below = (int(part) for part in found.groups() if part is not None)
-    if not 0 < above < below:  # 2\frac{3}{2} may just as well be a product
+    if not 0 < above < below:  # 2\frac{3}{2} may as well be a product
         return None
     return Number(whole + Fraction(above, below), None)
 
@@ -143,14 +144,14 @@ LEADING = re.compile(
 
 
 class Based(NamedTuple):
-    """Digits in a base that is told."""
+    """Digits in a given base."""
 
     digits: str
     base: int
 
 
 def read_based(text: str) -> Based | None:
-    r"""Reads `204_5`, `204_{\text{five}}` or `204 (base 5)`; None if no base is told."""
+    r"""Reads `204_5`, `204_{\text{five}}` or `204 (base 5)`; None if no base is given."""
     plain = re.sub(r"\\text ?\{([^{}]*)\}", r"\1", text).strip()
     sixteen = SIXTEEN.fullmatch(plain)
     if sixteen is not None and len(text) <= MAX_DIGITS:

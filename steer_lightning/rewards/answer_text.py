@@ -1,10 +1,10 @@
-r"""The one spelling of answers that can be typed in several ways.
+r"""The uniform spelling of answers that can be typed in several ways.
 
 `tidy` turns `\left( \dfrac{1}{2},\, 2\,220 \right).` into `( \frac{1}{2}, 2 220 )`. It changes how
-an answer is typed, never what it says: units, names and brackets stay.
+an answer is typed, never its meaning: units, names and brackets stay.
 """
 
-# ruff: noqa: RUF001  # signs that look like others are what this file is about
+# ruff: noqa: RUF001  # this file is about signs that look like others
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CHARACTERS = str.maketrans(
         **{"“": '"', "”": '"', "’": "'", "％": "%", "，": ","},
     }
 )
-"""Characters that stand for a command of LaTeX, or for another character."""
+"""Characters that stand for a LaTeX command or for another character."""
 
 RAISED = re.compile("[⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+")
 LOWERED = re.compile("[₀₁₂₃₄₅₆₇₈₉]+")
@@ -41,7 +41,7 @@ WRAPPERS = re.compile(
     r"|underline|textcolor ?\{\w*\})\s*\{|\\.|[{}]",
     re.DOTALL,
 )
-"""Commands that change the looks of what they hold; and, to find their ends, all braces."""
+"""Commands that change the appearance of their content; and all braces, to find their ends."""
 
 SIZES = "tiny|small|normalsize|large|Large|LARGE|huge|Huge"
 
@@ -55,12 +55,12 @@ REWRITTEN = tuple(
         (r"(?<![a-zA-Z\\])((?:arc)?(?:sin|cos|tan)|cot|sec|csc|log|ln|exp)(?= ?\()", r"\\\1"),
         (r"√ ?\(([^()]*)\)", r"\\sqrt{\1}"),
         (r"√ ?(\d+|[a-z])", r"\\sqrt{\1}"),
-        (r"\\\\ ?\[-?[\d.]+ ?(?:pt|em|ex|mm|cm)\]", r"\\\\"),  # the distance of two rows
-        (r"(?<!\\)\\[()\[\]]|(?<!\\)\$", ""),  # what encloses mathematics in a text
+        (r"\\\\ ?\[-?[\d.]+ ?(?:pt|em|ex|mm|cm)\]", r"\\\\"),  # the distance between two rows
+        (r"(?<!\\)\\[()\[\]]|(?<!\\)\$", ""),  # delimiters of mathematics in a text
         (rf"\\(?:left|right|[bB]igg?[lrm]?){COMMAND_END}\s?(?:\.(?=\s))?", ""),
         (rf"\\(?:display|text|script)style{COMMAND_END}|\\(?:no)?limits{COMMAND_END}", " "),
         (rf"\\(?:bf|rm|it|sf|tt|bfseries|rmfamily|boldmath|{SIZES}){COMMAND_END}", " "),
-        (r"(?:\{,\}|,\\!) ?(?=\d{3})", ","),  # a thousands' comma without the space behind it
+        (r"(?:\{,\}|,\\!) ?(?=\d{3})", ","),  # a thousands separator without the space after it
         (r"(?<!\\)\\!", ""),
         (r"\\(?:color|hspace|vspace|phantom|hphantom) ?\{[^{}]*\}", " "),
         (rf"(?:(?<!\\)\\[,;:>~ ]|~|\\(?:quad|qquad|thinspace|medspace|enspace){COMMAND_END})", " "),
@@ -94,7 +94,7 @@ REWRITTEN = tuple(
         (r"\s+", " "),
     )
 )
-"""In this order; none of them looks back over more than it has read."""
+"""Replacements, in this order; each takes time linear in the text."""
 
 
 THEN = r"(?:so|thus|hence|then|therefore)[ ,]+|\\(?:therefore|Rightarrow|implies)(?![a-zA-Z]) ?"
@@ -106,12 +106,12 @@ LEAD = re.compile(
 
 
 def without_lead(text: str) -> str:
-    """Takes off what leads to an answer: `The answer is`, `Answer:`, `Thus`."""
+    """Removes the words that introduce an answer: `The answer is`, `Answer:`, `Thus`."""
     return LEAD.sub(lambda found: "" if found[2] else found[1] or "", text, count=1)
 
 
 def tidy(text: str) -> str:
-    """Returns an answer with one spelling for each of its signs; it is not for a whole text."""
+    """Returns an answer in the uniform spelling; not meant for a whole text."""
     text = without_lead(text)
     text = RAISED.sub(lambda found: f"^{{{found.group().translate(PLAIN_DIGITS)}}}", text)
     text = LOWERED.sub(lambda found: f"_{{{found.group().translate(PLAIN_DIGITS)}}}", text)
@@ -122,19 +122,19 @@ def tidy(text: str) -> str:
 
 
 def squeezed(text: str) -> str:
-    """Returns a tidy text without the blanks that say nothing, to compare it by the letter."""
+    """Returns a tidy text without meaningless blanks, to compare it letter by letter."""
     return re.sub(r" (?![a-zA-Z0-9])|(?<![a-zA-Z0-9]) ", "", text)
 
 
 def unmarked(text: str) -> str:
-    r"""Takes the marks of words off a tidy text: `5\text{ cm}` becomes `5 cm`."""
+    r"""Removes the markup of words from a tidy text: `5\text{ cm}` becomes `5 cm`."""
     return re.sub(r"\\text\{([^{}]*)\}", r"\1", text)
 
 
 def without_wrappers(text: str) -> str:
-    r"""Turns `\mathbf{18}` and `\boxed{18}` into 18, in one pass whatever the text is."""
+    r"""Turns `\mathbf{18}` and `\boxed{18}` into 18, in one pass for any text."""
     kept: list[str] = []
-    opened: list[bool] = []  # whether its closing brace is dropped, too
+    opened: list[bool] = []  # whether the closing brace is dropped, too
     end = 0
     for brace in WRAPPERS.finditer(text):
         found = brace.group()
@@ -151,7 +151,7 @@ def without_wrappers(text: str) -> str:
 
 
 def is_whole(text: str) -> bool:
-    """Tells whether nothing is missing from a tidy text: its brackets are closed, its sums end."""
+    """Returns whether a tidy text is complete: its brackets are closed and its sums end."""
     plain = re.sub(r"\\[^a-zA-Z]", "", text)
     if plain.count("{") != plain.count("}") or text.count(r"\begin") != text.count(r"\end"):
         return False
@@ -164,7 +164,7 @@ UNENDED = re.compile(r"(?<!\^)[-+*/^_=<>] ?$|\\(?:cdot|times|frac|sqrt) ?$")
 
 
 def _bare(text: str) -> str:
-    """Takes off what stands around an answer: a full stop, an equals sign, stars, braces."""
+    """Removes signs around an answer: a full stop, an equals sign, stars, braces."""
     while True:
         before = text
         text = text.strip()
@@ -181,7 +181,7 @@ def _bare(text: str) -> str:
 
 
 def closing(text: str, start: int) -> int:
-    """Finds where the bracket that opens at `start` is closed, whatever its kind; -1 if nowhere."""
+    """Returns the end of the bracket of any kind that opens at `start`; -1 if it has none."""
     depth = 0
     for bracket in BRACKETS.finditer(text, start):
         found = bracket.group()

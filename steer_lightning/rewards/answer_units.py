@@ -1,9 +1,9 @@
-r"""The reading of what stands beside a value: a per cent sign, a currency, a unit, or words.
+r"""The reading of what accompanies a value: a per cent sign, a currency, a unit, or words.
 
-An answer of `18 eggs` is 18, as the authors of the benchmarks mean it: their questions name the
-unit, and their gold answers have one or have none. Two units that are both known and differ do
-tell two answers apart, and what counts further, as in `7 tenths` or `5 out of 6`, is no unit.
-Texts are those of `answer_text.tidy`.
+An answer of `18 eggs` means 18, as the authors of the benchmarks intend: their questions name the
+unit, and their gold answers may or may not have one. Two answers with different known units differ.
+Words that change the number, as in `7 tenths` or `5 out of 6`, are not units. All texts have been
+through `answer_text.tidy`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ NAMES = {
     **{"nm": "nanometer nanometre", "kW": "kilowatt", "kJ": "kilojoule", "acre": "", "A": "ampere"},
     **{"erg": "", "dyne": "", "AU": "", "pc": "parsec", "ms": "millisecond"},
 }
-"""Units by the short name that stands for all others of the same."""
+"""Names of units, by the short name that stands for all of them."""
 
 KNOWN = {
     form: short
@@ -44,12 +44,12 @@ KNOWN = {
 ALIASES = {"mi/h": "mph"}
 
 ANY = {"unit", "units"}
-"""Stand for whatever unit is meant."""
+"""Words that stand for any unit."""
 
 POWERS = {"square": 2, "sq": 2, "squared": 2, "cubic": 3, "cu": 3, "cubed": 3}
 
 SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
-"""Words that multiply, by the power of ten."""
+"""Words that multiply, with their power of ten."""
 
 NO_UNITS = {
     *("and", "or", "not", "no", "if", "for", "when", "where", "with", "otherwise", "then", "else"),
@@ -64,13 +64,13 @@ NO_UNITS = {
     *SCALES,
     *(f"{scale}s" for scale in SCALES),
 }
-"""Words that change what a number says, wherever they stand behind it."""
+"""Words that change the meaning of a number, anywhere after it."""
 
 ORDINALS = {
     *("third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth", "eleventh"),
     *("twelfth", "twentieth", "hundredth", "thousandth", "millionth", "billionth"),
 }
-"""In the plural, and at the end, they divide: `7 tenths`, but `5 sixth graders`."""
+"""Words that divide if they are in the plural and at the end: `7 tenths`, but `5 sixth graders`."""
 
 LAST_WORDS = {
     *ORDINALS,
@@ -78,13 +78,13 @@ LAST_WORDS = {
     *("gcd", "lcm", "abs", "floor", "alpha", "beta", "gamma", "delta", "theta", "lambda"),
     *("sigma", "phi", "omega"),
 }
-"""Words that are no unit by themselves, though a unit may begin with them: `5 grand pianos`."""
+"""Words that are not units by themselves, although a unit may begin with them: `5 grand pianos`."""
 
 COUNTING = NO_UNITS | {f"{ordinal}s" for ordinal in ORDINALS}
 UNIT_POWER = re.compile(r"(?:\^ ?\{? ?|(?<=[A-Za-z]))-?\d(?!\d)")
 
 GLUED = {"mm", "cm", "km", "kg", "lb", "oz"}
-"""Units of two letters that nobody takes for a product, as `2mg` and `hr` are."""
+"""Units of two letters that nobody would read as a product, such as `2mg` and `hr`."""
 
 TEXT_PIECE = re.compile(
     r"(?:\\text\{[^{}]*\}(?: ?\^ ?(?:\{ ?-?\d ?\}|-?\d))?"
@@ -103,17 +103,17 @@ MAX_WORDS = 60
 
 
 class Measure(NamedTuple):
-    """A value and what stands beside it."""
+    """A value and what accompanies it."""
 
     value: str
     percent: bool = False
     unit: str | None = None
-    """Its short name; None without a unit, and for one that is not known."""
+    """Short name of the unit; None without a unit, and for an unknown unit."""
     scale: int = 0
-    """Power of ten that a word such as `million` stands for."""
+    """Power of ten from a word such as `million`."""
 
     def number(self) -> Number | None:
-        """Returns the value if it is a number as a whole, else None."""
+        """Value if it is a number and nothing else, else None."""
         found = read_number(self.value)
         if found is None or not self.scale:
             return found
@@ -124,9 +124,9 @@ def read_measure(text: str, bare_letters: bool) -> Measure:
     """Separates an answer from its unit.
 
     Args:
-        text: Tidy.
-        bare_letters: Whether `18 m` may be metres; in a gold answer, and where that has letters,
-            it is a product.
+        text: Tidy text.
+        bare_letters: Whether `18 m` may mean metres; in a gold answer, and if the gold answer has
+            letters, it is a product.
     """
     found = PERCENT.search(text)
     if found is not None and found.start():
@@ -143,7 +143,7 @@ def read_measure(text: str, bare_letters: bool) -> Measure:
 
 
 def _beside(text: str, bare_letters: bool) -> Measure:
-    """Finds the unit behind a value."""
+    """Finds the unit after a value."""
     return (
         _of_texts(text)
         or _of_words(text, bare_letters)
@@ -171,7 +171,7 @@ def _of_texts(text: str) -> Measure | None:
 
 
 def _of_words(text: str, bare_letters: bool) -> Measure | None:
-    """Finds words behind a plain number."""
+    """Finds words after a plain number."""
     if len(text) > MAX_DIGITS + MAX_WORDS:
         return None
     found = leading_number(text)
@@ -188,12 +188,12 @@ def _of_words(text: str, bare_letters: bool) -> Measure | None:
 
 
 def _is_sure(word: str) -> bool:
-    """Tells whether a word is a unit, not a product of its letters."""
+    """Returns whether a word is a unit, not a product of its letters."""
     return len(word) > 2 or word in GLUED
 
 
 def _of_known(text: str, bare_letters: bool) -> Measure | None:
-    """Finds a known unit behind any value."""
+    """Finds a known unit after any value."""
     found = KNOWN_TAIL.search(text[-MAX_WORDS:])
     if found is None or not (bare_letters or _is_sure(found[1])):
         return None
@@ -215,11 +215,11 @@ def _measure(value: str, words: str) -> Measure | None:
 
 
 def _counts_further(words: str) -> bool:
-    """Tells whether words behind a number change it: they hold a number, a fraction or a sign."""
+    """Returns whether words change the number before them, by a number, a fraction or a sign."""
     if re.search(r"\d", UNIT_POWER.sub("", words)):
         return True
     told = re.findall(r"[a-z]+(?:-[a-z]+)*", words.lower()) or [""]
-    if told == ["times"]:  # how often, and nothing is multiplied
+    if told == ["times"]:  # says how often; nothing is multiplied
         return False
     if told[0] in ("squared", "cubed") or told[-1] in LAST_WORDS:
         return True
@@ -227,7 +227,7 @@ def _counts_further(words: str) -> bool:
 
 
 def short_name(words: str) -> str | None:
-    """Returns the one name for all names of a unit, such as `cm^2`; None for an unknown unit."""
+    """Returns the short name for any name of a unit, such as `cm^2`; None for an unknown unit."""
     power, parts = 1, []
     spelled = re.sub(r"[{}. ]+", " ", words.replace("^ ", "^")).replace(" per ", "/")
     for word in re.findall(r"[A-Za-z]+(?:\^? ?-?\d)?|/", spelled):
@@ -250,14 +250,14 @@ STEPS = {
     **{("dollar", "cent"): 100, ("euro", "cent"): 100, ("km", "m"): 1000, ("m", "cm"): 100},
     **{("cm", "mm"): 10, ("kg", "g"): 1000, ("g", "mg"): 1000, ("l", "ml"): 1000},
 }
-"""How many of the second unit are one of the first."""
+"""Number of second units in one first unit."""
 
 PIECE = r"(\d+(?:\.\d+)?) ?([A-Za-z]+)"
 COMPOUND = re.compile(rf"(?:{PIECE}[.,]?(?: and)?(?: |$)){{2,4}}")
 
 
 def read_compound(text: str) -> dict[str, Fraction]:
-    """Returns what `1 hour 30 minutes` is in each of its units; nothing for another answer."""
+    """Returns the value of `1 hour 30 minutes` in each of its units; empty for any other answer."""
     plain = re.sub(r"\\\$ ?(\d[\d.]*)", r"\1 dollars ", text)
     plain = " ".join(re.sub(r"\\text\{([^{}]*)\}", r" \1 ", plain).split()).replace(" ,", ",")
     if len(plain) > MAX_WORDS or not COMPOUND.fullmatch(plain):
@@ -275,7 +275,7 @@ def read_compound(text: str) -> dict[str, Fraction]:
 
 
 def compare_compounds(answer: str, gold: str) -> bool | None:
-    """Compares measures in two units and more; None where neither answer is one."""
+    """Compares measures in two or more units; None if neither answer is one."""
     given, expected = read_compound(answer), read_compound(gold)
     if given and expected:
         return any(given[unit] == expected.get(unit) for unit in given)
@@ -289,5 +289,5 @@ def compare_compounds(answer: str, gold: str) -> bool | None:
 
 
 def conflict(one: Measure, other: Measure) -> bool:
-    """Tells whether both units are known, and are not the same."""
+    """Returns whether both units are known and differ."""
     return None not in (one.unit, other.unit) and one.unit != other.unit

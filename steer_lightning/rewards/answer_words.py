@@ -1,6 +1,6 @@
 r"""The comparison of words, dates, times and ratios: `\text{June 20}`, `3:00 PM`, `3:2`.
 
-Texts are those of `answer_text.tidy`.
+All texts have been through `answer_text.tidy`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def _plain(text: str) -> str:
 
 
 def words_of(text: str) -> str | None:
-    """Returns an answer in words, in one spelling; None for mathematics."""
+    """Returns an answer in words in a uniform spelling; None for mathematics."""
     if not IN_WORDS.fullmatch(text):
         return None
     words = re.sub(r"[().!?]", "", _plain(text).lower()).strip()
@@ -58,7 +58,7 @@ def _date(words: str) -> str | None:
 
 
 def is_said(text: str) -> bool:
-    """Tells whether an answer is certainly meant as words, not as a product of its letters."""
+    """Returns whether an answer is certainly in words, not a product of letters."""
     words = words_of(text)
     if not words or not words[0].isalpha():
         return False
@@ -70,9 +70,9 @@ def is_said(text: str) -> bool:
 
 
 def compare_sequences(answer: str, gold: str) -> bool | None:
-    r"""Compares capitals by the letter: `HTH`, `SAS`, and the angle `ABC`, which is `CBA`, too.
+    r"""Compares capitals letter by letter: `HTH`, `SAS`, and the angle `ABC`, which equals `CBA`.
 
-    Two of them, such as `AB`, may be a product or the two ends of a segment, in any order.
+    Two capitals, such as `AB`, may be a product or the two ends of a segment, in any order.
     """
     given, expected = (SEQUENCE.fullmatch(_plain(text)) for text in (answer, gold))
     if given is None or expected is None or bool(given[1]) != bool(expected[1]):
@@ -84,7 +84,7 @@ ORDERED = {"true", "false", "yes", "no"}
 
 
 def compare_listed_words(answer: str, gold: str) -> bool | None:
-    r"""Tells whether two lists name the same words, `\text{I and II}` and `I, II`; else None."""
+    r"""Returns whether lists have the same words, as `\text{I and II}` and `I, II`; else None."""
     given, expected = (
         sorted(words_of(part) or "" for part in separated(_plain(text))) for text in (answer, gold)
     )
@@ -94,7 +94,7 @@ def compare_listed_words(answer: str, gold: str) -> bool | None:
 
 
 def compare_words(answer: str, gold: str) -> bool | None:
-    """Tells whether answers in words are the same; None if the gold one is not surely in words."""
+    """Returns whether answers in words are the same; None unless the gold one surely has words."""
     given, expected = words_of(answer), words_of(gold)
     said = is_said(gold)
     if given is None or given != expected or not re.search("[a-z]", given):
@@ -108,14 +108,14 @@ class Time(NamedTuple):
     hour: int
     minute: int
     half: str | None
-    """`am` or `pm`, None where it is not told."""
+    """`am`, `pm`, or None if not given."""
 
     def is_sure(self) -> bool:
-        """Tells whether it is no ratio, as 3:20 may be."""
+        """Whether it is certainly not a ratio, which 3:20 may be."""
         return self.half is not None or self.minute < 10
 
     def equals(self, other: Time) -> bool:
-        """Tells whether both may be the same; what one of them leaves open is no difference."""
+        """Returns whether both may be the same; what one of them lacks makes no difference."""
         if self.minute != other.minute:
             return False
         if None not in (self.half, other.half):
@@ -151,12 +151,12 @@ def read_ratio(text: str) -> tuple[Fraction, ...] | None:
 
 
 def _is_no_ratio(gold: Time) -> bool:
-    """Tells whether a gold answer is a time; as a ratio it would be in lowest terms."""
+    """Returns whether a gold answer is a time; a ratio would be in lowest terms."""
     return gold.is_sure() or gcd(gold.hour, gold.minute) > 1
 
 
 def compare_times(answer: str, gold: str) -> bool | None:
-    """Tells whether times or ratios are equal; None if the gold answer is neither."""
+    """Returns whether times or ratios are equal; None if the gold answer is neither."""
     given, expected = read_time(answer), read_time(gold)
     if given is not None and expected is not None and given.equals(expected):
         return True

@@ -1,4 +1,4 @@
-"""Rewards that wait for others: remote judges, asked concurrently."""
+"""Rewards that wait for remote judges, called concurrently."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ from steer_lightning.types import Completion
 log = logging.getLogger(__name__)
 
 PATIENCE = 10.0
-"""Seconds beyond the deadline after which the event loop is taken for blocked."""
+"""Seconds after the deadline at which the event loop is considered blocked."""
 
 
 class AsyncReward:
-    """A coroutine function as a reward, such as a request to a remote judge.
+    """Makes a reward from a coroutine function, such as a request to a remote judge.
 
-    It runs in the training process, in a thread of its own, on one completion a call, while others
-    are still being sampled.
+    The function runs in the training process, in a separate thread, on one completion at a time,
+    while other completions are still being sampled.
 
     Args:
-        judge: Function `async def judge(completions)` that returns a list of numbers or None, or an
-            object with such a `__call__`; as in `Reward`. It is given one completion at a time.
-        deadline: Seconds for one completion, all its attempts included.
-        max_concurrency: Most calls at once.
-        retries: Further attempts after an exception.
-        backoff: Seconds before the first of them; each further one waits twice as long.
+        judge: Function `async def judge(completions)`, or an object with such a `__call__`, that
+            returns a list of numbers or None, as in `Reward`. Each call gets one completion.
+        deadline: Maximum number of seconds for one completion, including all attempts.
+        max_concurrency: Maximum number of calls at the same time.
+        retries: Number of further attempts after an exception.
+        backoff: Seconds before the first further attempt; each later one waits twice as long.
 
     Raises:
-        ConfigError: If a number is out of range, or `judge` is no coroutine function.
+        ConfigError: If a number is out of range, or `judge` is not a coroutine function.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class AsyncReward:
                 "AsyncReward.judge",
                 reward_name(judge),
                 rule="must be a coroutine function (async def)",
-                fix="Give a plain function as the reward itself",
+                fix="Set a plain function directly as the reward",
             )
         for key, value, holds in (
             ("deadline", deadline, 0 < deadline < float("inf")),
@@ -74,12 +74,12 @@ class AsyncReward:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def __call__(self, completions: Sequence[Completion]) -> list[float | None]:
-        """Scores completions; those that failed have None."""
+        """Scores completions; a failed one gets None."""
         futures = [self.submit(completion) for completion in completions]
         return [answer["score"] for answer in self.collect(futures)]
 
     def submit(self, completion: Completion) -> concurrent.futures.Future[dict[str, Any]]:
-        """Starts to score a completion."""
+        """Starts scoring a completion."""
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
             self._slots = asyncio.Semaphore(self.max_concurrency)
@@ -91,29 +91,29 @@ class AsyncReward:
     def collect(
         self, futures: Sequence[concurrent.futures.Future[dict[str, Any]]]
     ) -> list[dict[str, Any]]:
-        """Waits for the answers, which have the keys of `RewardPool.collect` but for `seconds`.
+        """Waits for the answers, which have the keys of `RewardPool.collect` except `seconds`.
 
         Raises:
-            ConfigError: If the judge blocks its event loop: then no deadline can hold.
+            ConfigError: If the judge blocks its event loop, so that no deadline can be kept.
         """
         waiting = set(futures)
         while waiting:
-            # not FIRST_COMPLETED: each of N answers would cost a look at all that are still to come
+            # not FIRST_COMPLETED: for each of N answers it would look at all that are still open
             done, waiting = concurrent.futures.wait(waiting, self.deadline + PATIENCE)
             if not done:
                 raise ConfigError(
                     f"reward {self.__name__}",
                     f"no answer in {self.deadline + PATIENCE:g} s",
                     rule="must not block its event loop",
-                    why="While it waits without `await`, no other call goes on and no deadline "
-                    "holds",
-                    fix="Await an asynchronous client; or make it a plain function, which runs in "
-                    "a worker process",
+                    why="While it waits without `await`, no other call can proceed and no "
+                    "deadline is kept",
+                    fix="Await an asynchronous client, or make it a plain function, which runs "
+                    "in a worker process",
                 )
         return [future.result() for future in futures]
 
     def forget(self, future: concurrent.futures.Future[dict[str, Any]]) -> None:
-        """Cancels a call that nobody will collect."""
+        """Cancels a call whose answer is not needed."""
         future.cancel()
 
     def close(self) -> None:
@@ -132,8 +132,8 @@ class AsyncReward:
             attempts = asyncio.ensure_future(self._attempts(completion))
             try:
                 done, _ = await asyncio.wait({attempts}, timeout=self.deadline)
-            finally:  # also of a completion that is forgotten
-                attempts.cancel()  # not waited for: a judge may swallow its cancellation
+            finally:  # also if the completion is forgotten
+                attempts.cancel()  # not awaited, because a judge may ignore its cancellation
             if done:
                 return attempts.result()
             detail = f"no answer in {self.deadline:g} s"
@@ -147,9 +147,9 @@ class AsyncReward:
                 return {"score": score, "outcome": outcome_of(score), "detail": ""}
             except ConfigError as error:
                 return {"score": None, "outcome": "wrong_return", "detail": wrong_return(error)}
-            except Exception:  # network and server errors are of no common class
+            except Exception:  # network and server errors have no common class
                 detail = traceback.format_exc(limit=-4)
-            # these would end the loop, and all other calls with it
+            # these would end the loop and all other calls with it
             except (SystemExit, KeyboardInterrupt, asyncio.CancelledError):
                 detail = traceback.format_exc(limit=-4)
                 break
@@ -164,7 +164,7 @@ class AsyncReward:
 
 
 async def _cancel_all() -> None:
-    """Ends what still runs in the event loop, but for what does not let itself be ended."""
+    """Ends all tasks in the event loop that can be ended."""
     others = asyncio.all_tasks() - {asyncio.current_task()}
     for task in others:
         task.cancel()
@@ -174,7 +174,7 @@ async def _cancel_all() -> None:
 
 
 def is_async(reward: Any) -> bool:
-    """Tells whether a reward returns a coroutine when it is called."""
+    """Returns whether a reward returns a coroutine when it is called."""
     from inspect import iscoroutinefunction
 
     return iscoroutinefunction(reward) or iscoroutinefunction(getattr(reward, "__call__", None))  # noqa: B004  # not whether it is callable, but how

@@ -1,6 +1,6 @@
-"""What a reward is, and what it may return.
+"""The protocol of a reward, and the check of its scores.
 
-No tensors here: a reward sees text and facts.
+Rewards see text and facts, never tensors.
 """
 
 from __future__ import annotations
@@ -17,41 +17,45 @@ from steer_lightning.errors import ConfigError
 
 @runtime_checkable
 class Reward(Protocol):
-    """Scores completions. A plain function of the same form is one, too.
+    """Scores completions; a plain function with the same arguments is a reward, too.
 
-    Returns one number a completion, or None where it can't be scored: such a completion is left out
-    of its group's baseline and counted. A `Verdict` is a number that also says why.
+    A reward returns one number per completion, or None if it can't score the completion. Such a
+    completion is left out of the baseline of its group, and counted. A `Verdict` is a number that
+    also gives a reason.
 
-    Each completion is scored by itself in a worker process, under a deadline (`RewardPool`); one
-    that takes too long or raises an exception has no score, since what crashed may be the reward. A
-    reward that can't be pickled, or has an attribute `in_process = True`, runs in the training
-    process on all completions of a step at once, without a deadline, and an exception stops the
-    run. A coroutine function (`async def`) is run as an `AsyncReward`.
+    Each completion is scored separately in a worker process, with a deadline (`RewardPool`). If
+    scoring takes too long or raises an exception, the completion has no score, because the fault
+    may be in the reward. A reward that can't be pickled, or that has an attribute `in_process =
+    True`, runs in the training process on all completions of a step at once, without a deadline,
+    and an exception stops the run. A coroutine function (`async def`) is run as an `AsyncReward`.
 
-    Attributes that a reward may have: `in_process`; `bounds`, the smallest and the largest score,
-    between which the progress bar draws; `outcomes`, the names of its verdicts, which are counted
-    and logged; `warm_up()`, called once before the workers start, for slow imports;
-    `quickly(completion)`, which scores in the training process what takes microseconds whatever the
-    text is, and returns NotImplemented for the rest; `probe(completion)`, which makes a harmless
-    completion of the same problem: where that one is scored, a completion that takes too long or
-    crashes is at fault itself, and its score is 0 with the outcome `incomparable`, so that a policy
-    can't choose to have no score.
+    A reward may have these attributes:
+
+    - `in_process`: whether it runs in the training process, see above;
+    - `bounds`: the smallest and the largest score, the range of the curve in the progress bar;
+    - `outcomes`: the names of its verdicts, which are counted and logged;
+    - `warm_up()`: called once before the workers start, for slow imports;
+    - `quickly(completion)`: scores completions in the training process if that takes only
+      microseconds for any text, and returns NotImplemented for all others;
+    - `probe(completion)`: makes a harmless completion of the same problem. If the probe can be
+      scored, a completion that takes too long or crashes is itself at fault. It then gets the
+      score 0 and the outcome `incomparable`, so that a policy can't choose to have no score.
     """
 
     def __call__(self, completions: Any, /) -> Any:
-        """Takes a list of `Completion`, of one or several prompts.
+        """Takes a list of `Completion`, for one or several prompts.
 
-        Returns a list of as many numbers or None.
+        Returns a list of the same length, with a number or None for each completion.
         """
         ...
 
 
 INCOMPARABLE = "incomparable"
-"""Outcome of a completion that can't be compared, by its own doing; its score is 0."""
+"""Outcome of a completion that can't be compared through its own fault; its score is 0."""
 
 
 class Verdict(float):
-    """A score that also says why, such as `Verdict(0, "no_answer")`.
+    """A score with a reason, such as `Verdict(0, "no_answer")`.
 
     Args:
         score: Value of the reward.
@@ -61,19 +65,19 @@ class Verdict(float):
     outcome: str
 
     def __new__(cls, score: float, outcome: str) -> Verdict:
-        """Makes a float with an attribute."""
+        """Creates a float with an attribute."""
         verdict = super().__new__(cls, score)
         verdict.outcome = outcome
         return verdict
 
 
 def wrong_return(error: ConfigError) -> str:
-    """Says in a sentence, which a worker can send, what `check_scores` has refused."""
+    """Returns an error of `check_scores` as one sentence, which a worker can send."""
     return f"{error.rule} (it returned {error.value!r:.100})"
 
 
 def outcome_of(score: float | None) -> str:
-    """Returns a verdict's own name; `scored` or `unscored` for other scores."""
+    """Returns the outcome of a verdict; `scored` or `unscored` for other scores."""
     if isinstance(score, Verdict):
         return score.outcome
     return "unscored" if score is None else "scored"
@@ -81,7 +85,12 @@ def outcome_of(score: float | None) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class WeightedReward:
-    """A reward and its weight in the sum; weight 0 logs it without training on it."""
+    """A reward and its weight in the sum.
+
+    Attributes:
+        reward: Function or object that scores completions.
+        weight: Factor of its scores; with weight 0 the reward is only logged.
+    """
 
     reward: Reward
     weight: float = 1.0
@@ -97,11 +106,11 @@ class Scores:
     """Rewards of N completions."""
 
     total: list[float | None]
-    """N weighted sums; None where a part with a weight could not be scored."""
+    """N weighted sums; None if a reward with a nonzero weight could not score the completion."""
     parts: dict[str, list[float | None]]
-    """Each reward's own N numbers, unweighted, by name."""
+    """The N unweighted numbers of each reward, by name."""
     outcomes: dict[str, dict[str, int]] = field(default_factory=dict)
-    """How often each outcome came up, by reward: `timed_out`, `crashed`, and the reward's own."""
+    """Number of times of each outcome, by reward: `timed_out`, `crashed`, and the reward's own."""
     each: dict[str, list[str]] = field(default_factory=dict)
     """The outcome of each of the N completions, by reward."""
 
@@ -112,27 +121,27 @@ def reward_name(reward: Reward) -> str:
 
 
 def check_scores(name: str, scores: Any, num_completions: int) -> list[float | None]:
-    """Turns what a reward returned into floats.
+    """Turns the return value of a reward into floats.
 
     Args:
         name: Name of the reward.
-        scores: A list, or what can be read in its order as one: a tuple, a one-dimensional array
-            or tensor, a column of a table. Its numbers may be of any kind.
-        num_completions: Number of scores that there must be.
+        scores: List, or another ordered collection: a tuple, a one-dimensional array or tensor, a
+            column of a table. The numbers may be of any kind.
+        num_completions: Required number of scores.
 
     Raises:
-        ConfigError: If it returned the wrong count, NaN, infinity, or something that is no number;
-            a mapping, a set, a table, text, or a masked or dated element among them; it names the
-            reward.
+        ConfigError: If the reward returned the wrong number of scores, NaN, infinity, or something
+            that is not a number, such as a mapping, a set, a table, text, or a masked or dated
+            element. The error names the reward.
     """
-    if isinstance(scores, (Mapping, Set)):  # in no order that is the completions'
+    if isinstance(scores, (Mapping, Set)):  # not in the order of the completions
         kind = "dict" if isinstance(scores, Mapping) else "set"
         raise _wrong(name, type(scores).__name__, f"must return a list of numbers, not a {kind}")
     if isinstance(scores, (str, bytes, bytearray, memoryview)) or not hasattr(scores, "__len__"):
         raise _wrong(name, type(scores).__name__, "must return a list of numbers")
     shape = getattr(scores, "shape", None)
     axes = 1 if shape is None else len(shape)
-    if axes != 1:  # a table's elements are the names of its columns
+    if axes != 1:  # the elements of a table are the names of its columns
         rule = f"must return a list of numbers, not a table or an array of {axes} dimensions"
         raise _wrong(name, type(scores).__name__, rule)
     if len(scores) != num_completions:
@@ -146,7 +155,9 @@ def check_scores(name: str, scores: Any, num_completions: int) -> list[float | N
         value = None if score is None else _finite(score)
         if score is not None and value is None:
             raise _wrong(
-                name, score, "must return finite numbers, or None for what can't be scored"
+                name,
+                score,
+                "must return finite numbers, or None for completions that can't be scored",
             )
         checked.append(value)
     return checked
@@ -158,7 +169,8 @@ def _finite(score: Any) -> float | None:
         return score if math.isfinite(score) else None
     if getattr(score, "shape", None) == () and hasattr(score, "item"):  # of an array or a tensor
         is_time = getattr(getattr(score, "dtype", None), "kind", "") in ("M", "m")
-        if is_time or getattr(score, "mask", False):  # would be nanoseconds; would be 0
+        # a time would become nanoseconds, and a masked element 0
+        if is_time or getattr(score, "mask", False):
             return None
         score = score.item()
     if not isinstance(score, (Real, Decimal)):
@@ -171,4 +183,4 @@ def _finite(score: Any) -> float | None:
 
 
 def _wrong(name: str, value: object, rule: str) -> ConfigError:
-    return ConfigError(f"reward {name}", value, rule=rule, fix=f"Mend what {name} returns")
+    return ConfigError(f"reward {name}", value, rule=rule, fix=f"Fix the return value of {name}")

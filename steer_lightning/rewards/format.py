@@ -1,4 +1,4 @@
-"""A reward for the form of a completion."""
+"""A reward for the format of a completion."""
 
 from __future__ import annotations
 
@@ -11,17 +11,16 @@ from steer_lightning.types import Completion
 
 
 class FormatReward:
-    r"""Gives 1 if a completion has the form that is asked for, else 0.
+    r"""Gives 1 if a completion has the required format, else 0.
 
-    Tags such as `<think>` are part of the text even where the tokenizer has a special token for
-    each of them.
+    Tags such as `<think>` are part of the text even if the tokenizer has special tokens for them.
 
     Args:
-        pattern: Python regular expression that must match somewhere; `.` matches newlines, too.
-            null asks for a closed and filled `\boxed{}`.
+        pattern: Python regular expression that must match somewhere in the text; `.` also matches
+            newlines. null requires a closed and non-empty `\boxed{}`.
 
     Raises:
-        ConfigError: If the pattern is no regular expression.
+        ConfigError: If the pattern is not a regular expression.
     """
 
     bounds = (0.0, 1.0)
@@ -31,7 +30,9 @@ class FormatReward:
             self.pattern = None if pattern is None else re.compile(pattern, re.DOTALL)
         except re.error as error:
             raise ConfigError(
-                "FormatReward.pattern", pattern, rule=f"is no Python regular expression ({error})"
+                "FormatReward.pattern",
+                pattern,
+                rule=f"is not a Python regular expression ({error})",
             ) from error
 
     def __call__(self, completions: Sequence[Completion]) -> list[float]:
@@ -40,7 +41,7 @@ class FormatReward:
 
     @property
     def in_process(self) -> bool:
-        """Tells whether no deadline is needed; a pattern may take forever on some texts."""
+        """Whether no deadline is needed; a pattern may take forever on some texts."""
         return self.pattern is None
 
     def _has_form(self, text: str) -> bool:

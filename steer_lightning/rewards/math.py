@@ -1,8 +1,8 @@
-r"""A reward for the mathematically right answer.
+r"""A reward for mathematically correct answers.
 
-Plain numbers, the bulk of GSM8K and arithmetic, are compared here, without leaving the training
-process. All other answers are compared in a worker, form by form by `answer_forms`;
-`docs/how-to/evaluate.md` has the table.
+Plain numbers, most of GSM8K and arithmetic, are compared here, in the training process. All other
+answers are compared in a worker, form by form, by `answer_forms`; `docs/how-to/evaluate.md` has the
+table.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ from steer_lightning.types import Completion
 __all__ = ["AnswerIn", "MathReward", "find_answer", "last_boxed", "plain_number"]
 
 MUCH_MEMORY = 0.25
-"""Share of a worker's cap: a number that outgrows the cap has been half or a third of it before."""
+"""Share of a worker's memory cap: a number that exceeds the cap was half or a third of it
+before."""
 
 HARMLESS = r"\sqrt{2} + 1"
-"""An answer that is compared with every good gold answer in no time."""
+"""An answer that can quickly be compared with every valid gold answer."""
 
 RIGHT, WRONG = Verdict(1.0, "right"), Verdict(0.0, "wrong")
 NO_ANSWER = Verdict(0.0, "no_answer")
@@ -32,24 +33,25 @@ UNPARSEABLE = Verdict(0.0, "unparseable")
 NOT_COMPARABLE = Verdict(0.0, INCOMPARABLE)
 
 BOX = re.compile(r"\\(?:boxed|fbox|framebox)(?:\s{0,4}\{([^{}]*)\})?")
-"""A box, with its content where that has no braces."""
+"""A box, with its content if that has no braces."""
 
 PLAIN = re.compile(r"-?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?")
 SUM = re.compile(r"-?[0-9]+(?:[-+][0-9]+)+")
 MOST_CHARACTERS = 60
-"""Characters beyond which no text is a plain number: exact arithmetic on it takes its time."""
+"""Maximum number of characters of a plain number: exact arithmetic on longer ones takes long."""
 
 
 class MathReward:
     r"""Gives 1 if the answer is mathematically equal to the gold answer, else 0 (arXiv 2505.18706).
 
-    The score is None where the gold answer can't be read or compared. An answer that is missing, or
-    no mathematics, is wrong, and so is one that can't be compared though the gold answer can: a
-    policy must not choose to have no score. The outcomes tell them apart.
+    The score is None if the gold answer can't be read or compared. An answer is wrong if it is
+    missing or is not mathematics. It is also wrong if it can't be compared although the gold answer
+    can, so that a policy can't choose to have no score. The outcomes distinguish these cases.
 
     Args:
-        answer_in: Where the answer is looked for: the last `\boxed{}` (the paper), else the last
-            number, or the last number alone.
+        answer_in: Where to look for the answer: `boxed` takes the content of the last `\boxed{}`,
+            as in the paper; `boxed_or_last_number` takes the last number if there is no box;
+            `last_number` always takes the last number.
     """
 
     bounds = (0.0, 1.0)
@@ -59,7 +61,7 @@ class MathReward:
         self.answer_in = answer_in
 
     def warm_up(self) -> None:
-        """Imports sympy, and has it compile what it compiles at its first use."""
+        """Imports sympy, and triggers the compilation at its first use."""
         is_equal("x + 1", r"\frac{1}{2}")
 
     def __call__(self, completions: Sequence[Completion]) -> list[Verdict | None]:
@@ -71,10 +73,10 @@ class MathReward:
         ]
 
     def quickly(self, completion: Completion) -> Any:
-        """Compares the plain number in the only box of a text with a gold one, in microseconds.
+        """Compares a plain number in the only box of a text with a plain gold answer, quickly.
 
         Returns:
-            The verdict that `compare` would give, or NotImplemented for all other texts.
+            Verdict that `compare` would give, or NotImplemented for all other texts.
         """
         boxes = BOX.findall(completion.text)
         expected = plain_number(completion.answer)
@@ -88,7 +90,7 @@ class MathReward:
         return RIGHT if given == expected else WRONG
 
     def compare(self, completion: Completion) -> Verdict | None:
-        """Compares answers of any form, which may take forever: it is called in a worker."""
+        """Compares answers of any form; may take forever, so it is called in a worker."""
         gold = gold_answer(completion.answer)
         if gold is None or not is_readable(gold):
             return None
@@ -97,9 +99,9 @@ class MathReward:
             return NO_ANSWER
         peak = peak_share()
         right = _compared(answer, gold)
-        # math-verify makes of a MemoryError an answer that it can't read: that is a crash
+        # math-verify treats a MemoryError as an unreadable answer, but it is a crash
         if not right and max(peak, MUCH_MEMORY) < peak_share():
-            raise MemoryError("comparing this answer takes more memory than is sensible")
+            raise MemoryError("comparing this answer takes too much memory")
         if right is None:
             return None if _compared(HARMLESS, gold) is None else NOT_COMPARABLE
         if not right and not is_mathematics(answer):
@@ -107,7 +109,7 @@ class MathReward:
         return RIGHT if right else WRONG
 
     def probe(self, completion: Completion) -> Completion:
-        """Makes a harmless answer to the problem; where it is scored, the gold answer is good."""
+        """Makes a harmless answer to the problem; if it can be scored, the gold answer is valid."""
         text = rf"\boxed{{{HARMLESS}}}"
         return Completion(
             text=text, question="", answer=completion.answer, num_tokens=1, finished=True
@@ -115,7 +117,7 @@ class MathReward:
 
 
 def plain_number(text: str) -> Fraction | None:
-    """Returns the exact value of a plain decimal number, or of a sum of whole ones; else None.
+    """Returns the exact value of a plain decimal number, or of a sum of integers; else None.
 
     Args:
         text: An answer such as `-1,234.5`, `$12` or `47+38`.
@@ -131,10 +133,10 @@ def plain_number(text: str) -> Fraction | None:
 
 
 def _compared(answer: str, gold: str) -> bool | None:
-    """Tells whether two answers are equal; None if comparing them raises an exception."""
+    """Returns whether two answers are equal; None if comparing them raises an exception."""
     try:
         return is_equal(answer, gold)
     except MemoryError:
         raise
-    except Exception:  # sympy's are of no common class; the caller finds out whose fault it is
+    except Exception:  # sympy's have no common class; the caller finds out what is at fault
         return None

@@ -30,21 +30,20 @@ KEEPER = (
     "import json; sys.path[:] = json.loads(sys.argv[1]); "
     "from steer_lightning.rewards.pool_keeper import main; main(*map(int, sys.argv[2:]))"
 )
-"""Without the current folder, a file of which would stand in for the standard module json."""
+"""Without the current folder, where a file json.py would replace the standard module."""
 
 MARK = "STEER_LIGHTNING_REWARD_POOL"
-"""Variable in the environment of all processes of a pool, by which they are found again."""
+"""Environment variable of all processes of a pool, by which they can be found."""
 
 GRACE = 10.0
-"""Seconds that a keeper has to end."""
+"""Seconds within which a keeper must end."""
 
 LOADING = 600.0
-"""Seconds that a keeper has to load the rewards and warm them up."""
+"""Seconds within which a keeper must load the rewards and warm them up."""
 
 PATIENCE = 60.0
-"""Seconds beyond the deadline after which a keeper that does not answer is taken for dead.
-
-While tasks are open each worker answers within the deadline, however many tasks wait."""
+"""Seconds after the deadline at which a keeper that does not answer is considered dead. While tasks
+are open, each worker answers within the deadline, however many tasks wait."""
 
 IN_PROCESS = "Give it an attribute in_process = True to run it in the training process"
 """Remedy for a reward that no worker can load."""
@@ -53,16 +52,18 @@ KEEPERS = count()
 
 
 class RewardPool:
-    """Scores completions in processes that persist over the run.
+    """Scores completions in processes that persist during the run.
 
-    A completion that takes longer than the deadline has its worker killed, not signalled: nothing
-    that runs in a worker can hold the training. The rest of the batch is scored by the others.
-    Scoring begins while other completions are still being sampled.
+    If a completion takes longer than the deadline, its worker is killed, so no code in a worker can
+    block the training. The other workers score the rest of the batch. Scoring begins while other
+    completions are still being sampled.
 
     Args:
-        num_workers: Processes; each is forked when it is first needed, and costs some megabytes.
-        deadline: Seconds of wall-clock time for one completion and one reward.
-        memory_mb: What a worker may allocate beyond what it starts with, in 2^20 bytes; Linux only.
+        num_workers: Number of processes; each one is forked when it is first needed, and takes a
+            few megabytes.
+        deadline: Maximum number of seconds, in wall-clock time, for one completion and one reward.
+        memory_mb: Memory that a worker may allocate in addition to what it has at the start, in
+            MiB; Linux only.
 
     Raises:
         ConfigError: If a number is out of range.
@@ -87,7 +88,7 @@ class RewardPool:
         self._answers: dict[int, dict[str, Any]] = {}
 
     def why_not(self, reward: Reward) -> str:
-        """Says why a reward can't run in a worker; empty if it can."""
+        """Returns the reason why a reward can't run in a worker; empty if it can."""
         if not hasattr(os, "fork"):
             return "this system can't fork processes"
         home = reward if hasattr(reward, "__qualname__") else type(reward)
@@ -95,28 +96,30 @@ class RewardPool:
             return "it is defined in the script itself, which a worker can't import"
         try:
             pickle.dumps(reward)
-        except Exception as error:  # a user's __getstate__ may raise anything; it is told
+        except Exception as error:  # a user's __getstate__ may raise anything
             return f"it can't be pickled ({error})"
         return ""
 
     def register(self, reward: Reward) -> int:
-        """Adds a reward, before or after the start; its number is what `submit` takes.
+        """Adds a reward, before or after the start; returns its number, for `submit`.
 
         Raises:
             RuntimeError: If tasks are open, which would be lost.
         """
         if self._open or self._answers:
-            raise RuntimeError("a reward is added while completions are scored; collect them first")
-        self.close()  # the keeper loads rewards at its start
+            raise RuntimeError(
+                "a reward was added while completions are being scored; collect them first"
+            )
+        self.close()  # the keeper loads the rewards when it starts
         self._rewards.append(pickle.dumps(reward))
         self._names.append(reward_name(reward))
         return len(self._rewards) - 1
 
     def start(self) -> None:
-        """Starts the keeper, if it does not run; it loads the rewards while others go on.
+        """Starts the keeper if it is not running; it loads the rewards in the background.
 
         Raises:
-            ConfigError: In a process of a pool.
+            ConfigError: If called in a process of a pool.
         """
         if self._end is not None:
             return
@@ -130,7 +133,7 @@ class RewardPool:
                 [sys.executable, "-c", KEEPER, json.dumps(path), *map(str, numbers)],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
-                start_new_session=True,  # Ctrl-C is for the training process
+                start_new_session=True,  # Ctrl-C is for the training process only
                 env=environment(mark),
             )
         self._connection, self._is_ready = ours, False
@@ -145,7 +148,7 @@ class RewardPool:
         send_frame(ours, pickle.dumps(settings))
 
     def submit(self, reward: int, completion: Completion) -> int:
-        """Hands in one completion for one reward.
+        """Submits one completion for one reward.
 
         Returns:
             The number of the task, for `collect`.
@@ -164,8 +167,9 @@ class RewardPool:
             tasks: Numbers from `submit`.
 
         Returns:
-            For each `score` (float or None), `outcome` and `detail`, see `pool_worker.judge`, and
-            `seconds` of wall-clock time; `outcome` may also be `timed_out`.
+            An answer for each task, with `score` (float or None), `outcome` and `detail`, as in
+            `pool_worker.judge`, and `seconds` of wall-clock time; `outcome` may also be
+            `timed_out`.
 
         Raises:
             ConfigError: If a worker could not load a reward.
@@ -176,14 +180,15 @@ class RewardPool:
         while missing:
             answer = self._receive()
             if answer is not None:
-                if self._open.pop(answer["id"], None) is not None:  # nobody waits for the others
+                if self._open.pop(answer["id"], None) is not None:  # the others have been forgotten
                     self._answers[answer["id"]] = answer
                     missing.discard(answer["id"])
                 restarted = False
             elif restarted:
                 self.close()
                 raise RuntimeError(
-                    "the process that keeps the reward workers died twice; its last words are above"
+                    "the process that manages the reward workers died twice; its last output is "
+                    "above"
                 )
             else:
                 restarted = True
@@ -191,7 +196,7 @@ class RewardPool:
         return [self._answers.pop(task) for task in tasks]
 
     def forget(self, task: int) -> None:
-        """Drops a task that nobody will collect; it may still be scored."""
+        """Drops a task whose answer is not needed; it may still be scored."""
         self._open.pop(task, None)
         self._answers.pop(task, None)
 
@@ -208,9 +213,9 @@ class RewardPool:
         assert self._connection is not None
         try:
             send_frame(self._connection, frame)
-        except OSError:  # the keeper has died: `collect` notices, and hands all open tasks in again
+        except OSError:  # the keeper has died: `collect` notices, and submits all open tasks again
             log.debug("the keeper of the reward workers is gone")
-            with suppress(OSError):  # half a frame may have gone out: nothing may follow it
+            with suppress(OSError):  # half a frame may have been sent, so nothing may follow
                 self._connection.shutdown(socket.SHUT_RDWR)
 
     def _receive(self) -> dict[str, Any] | None:
@@ -239,12 +244,12 @@ class RewardPool:
         assert self._connection is not None
         try:
             return receive_frame(self._connection)
-        except OSError:  # a time-out, too
+        except OSError:  # includes a time-out
             return None
 
     def _restart(self) -> None:
-        """Starts a keeper in place of one that has died, with all open tasks."""
-        log.warning("the process that keeps the reward workers has died: it is started anew")
+        """Replaces a keeper that has died by a new one, with all open tasks."""
+        log.warning("the process that manages the reward workers has died and is being restarted")
         tasks, answers = dict(self._open), dict(self._answers)
         self.close()
         self._open, self._answers = tasks, answers
@@ -261,10 +266,10 @@ class RewardPool:
 
 
 def refuse_inside_a_pool() -> None:
-    """Keeps a pool from starting a pool, whose keeper would start the next one, without end.
+    """Prevents a pool from starting a pool, whose keeper would start another one, and so on.
 
     Raises:
-        ConfigError: In a process of a pool.
+        ConfigError: If called in a process of a pool.
     """
     if MARK not in os.environ:
         return
@@ -272,28 +277,28 @@ def refuse_inside_a_pool() -> None:
         "model.rewards",
         UNKNOWN,
         rule="a process of a reward pool must not start a run or a pool itself",
-        why="The pool imports the modules of its rewards, and one of them starts a run or a pool "
-        "when it is imported, or its reward does when it scores",
-        fix="Put what a script does when it is run under `if __name__ == '__main__':`, or the "
+        why="The pool imports the modules of its rewards, and one of these modules, or a reward "
+        "while it scores, starts a run or a pool",
+        fix="Put the code that a script runs under `if __name__ == '__main__':`, or put the "
         "rewards into a module of their own",
     )
 
 
 def environment(mark: str) -> dict[str, str]:
-    """Makes the keeper's environment: one thread, and the same order of sets in each run."""
+    """Makes the environment of the keeper: one thread, and the same order of sets in each run."""
     threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     return {"PYTHONHASHSEED": "0", **os.environ, **threads, MARK: mark}
 
 
 def end_keeper(process: subprocess.Popen[bytes], connection: socket.socket, mark: str) -> None:
-    """Closes the connection, at which the keeper kills its workers and ends; or kills it."""
+    """Closes the connection, which ends the keeper and its workers; otherwise kills the keeper."""
     connection.close()
     try:
         process.wait(GRACE)
-    except subprocess.TimeoutExpired:  # its workers die with it
+    except subprocess.TimeoutExpired:  # the workers die with the keeper
         process.kill()
         process.wait()
-    if process.returncode:  # what its workers have started is nobody's child now
+    if process.returncode:  # processes that its workers have started have no parent now
         for pid in marked(mark):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -303,7 +308,7 @@ def marked(mark: str) -> list[int]:
     """Finds the processes of a pool by the start of its mark; Linux only."""
     found = []
     for path in Path("/proc").glob("[0-9]*/environ"):
-        with suppress(OSError):  # it has ended, or is another user's
+        with suppress(OSError):  # it has ended, or belongs to another user
             if f"\0{MARK}={mark}".encode() in b"\0" + path.read_bytes():
                 found.append(int(path.parent.name))
     return found

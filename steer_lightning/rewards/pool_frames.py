@@ -1,4 +1,4 @@
-"""The frames over a socket by which training process, keeper and workers of a pool talk."""
+"""Frames over a socket, the protocol between training process, keeper and workers of a pool."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def send_frame(connection: socket.socket, payload: bytes) -> None:
 
 
 def receive_frame(connection: socket.socket) -> bytes | None:
-    """Returns the next frame; None once the other side has closed the connection.
+    """Returns the next frame; None if the other side has closed the connection.
 
     Raises:
         TimeoutError: After the socket's time-out.
@@ -43,10 +43,10 @@ def _receive(connection: socket.socket, size: int) -> bytes | None:
 
 
 async def read_frame(reader: asyncio.StreamReader, most: int | None = None) -> bytes | None:
-    """Returns the next frame; None once the other side has closed the connection.
+    """Returns the next frame; None if the other side has closed the connection.
 
     Raises:
-        ValueError: If it is of more than `most` bytes, before they are read.
+        ValueError: If the frame has more than `most` bytes, before they are read.
     """
     try:
         (size,) = LENGTH.unpack(await reader.readexactly(LENGTH.size))
@@ -58,5 +58,5 @@ async def read_frame(reader: asyncio.StreamReader, most: int | None = None) -> b
 
 
 def write_frame(writer: asyncio.StreamWriter, payload: bytes) -> None:
-    """Sends a frame as soon as the other side takes it."""
+    """Sends a frame as soon as the other side accepts it."""
     writer.write(LENGTH.pack(len(payload)) + payload)

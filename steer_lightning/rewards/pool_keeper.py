@@ -1,8 +1,8 @@
-"""The keeper of the reward pool: a process that forks workers, and kills those that take too long.
+"""The keeper of the reward pool: a process that forks workers and kills those that take too long.
 
-It loads the rewards once, so that a new worker costs a fork, not an import. Once they are loaded
-it has one thread and runs none of the rewards' code itself: it always answers. When the training
-process goes away, however that happens, it kills all workers and ends.
+The keeper loads the rewards once, so that a new worker costs a fork, not an import. After loading,
+it has one thread and runs no code of the rewards itself, so it always answers. When the training
+process ends, for whatever reason, the keeper kills all workers and ends.
 """
 
 from __future__ import annotations
@@ -32,17 +32,18 @@ from steer_lightning.system.printable import indented
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 
 BEAT = 0.2
-"""Seconds between two looks at whether the training process lives, while rewards are loaded."""
+"""Seconds between two checks that the training process is alive, while rewards are loaded."""
 
 MAX_ANSWER = 2**20
-"""Bytes of a worker's answer: a reward that writes there itself must not fill its memory."""
+"""Maximum number of bytes of a worker's answer: a reward that writes into the connection must not
+fill the memory."""
 
 
 class Worker:
     """A forked process and the connection to it.
 
     Args:
-        keeper: Keeper that has forked it.
+        keeper: Keeper that has forked the process.
         pid: Id of the process, and of its session.
         connection: The keeper's end of the connection.
     """
@@ -51,15 +52,15 @@ class Worker:
         self.keeper, self.pid, self.connection = keeper, pid, connection
 
     async def open(self) -> None:
-        """Lets the connection be read and written without waiting."""
+        """Makes the connection asynchronous."""
         self.reader, self.writer = await asyncio.open_connection(sock=self.connection, limit=2**20)
 
     def kill(self) -> str:
-        """Ends it with everything that it has started; says how it had ended, if it had."""
+        """Kills the worker and all its processes; returns how it had ended, if it had."""
         self.writer.close()
         found, status = os.waitpid(self.pid, os.WNOHANG)
         kill_group(self.pid)
-        if not found:  # one that is ending keeps its own status, whatever is sent to it
+        if not found:  # one that is ending keeps its own status, whatever signal it gets
             _, status = os.waitpid(self.pid, 0)
         self.keeper.workers.discard(self)
         self.keeper.kill_orphans()
@@ -70,7 +71,7 @@ class Worker:
 
 
 class Keeper:
-    """Hands tasks to workers, and answers to the training process.
+    """Passes tasks to workers, and answers to the training process.
 
     Args:
         settings: `rewards` (pickled), `num_workers`, `deadline` (seconds), `memory_bytes`.
@@ -91,19 +92,19 @@ class Keeper:
                 warm_up()
 
     async def serve(self, reader: asyncio.StreamReader) -> None:
-        """Takes tasks until the training process closes the connection."""
-        # an exception in a seat is a bug here: it ends the keeper, which the training side notices
+        """Accepts tasks until the training process closes the connection."""
+        # an exception in a seat is a bug; it ends the keeper, and the training process notices
         async with _Beside([self._seat() for _ in range(self.settings["num_workers"])]):
             while (task := await read_frame(reader)) is not None:
                 self.tasks.put_nowait(task)
 
     async def _seat(self) -> None:
-        """Runs one worker after the other, each as long as it lasts."""
+        """Runs one worker after another, each as long as it lives."""
         worker: Worker | None = None
         while True:
             task = await self.tasks.get()
             end = time.monotonic() + self.settings["deadline"]
-            for _ in range(2):  # a worker may have been killed from outside: that once is free
+            for _ in range(2):  # a worker may have been killed from outside, so try once more
                 if worker is None:
                     worker = self.fork()
                     await worker.open()
@@ -119,16 +120,16 @@ class Keeper:
             write_frame(self.writer, json.dumps(answer).encode())
 
     async def _ask(self, worker: Worker, task: bytes, end: float) -> dict[str, Any]:
-        """Waits for a worker's answer until a moment; its outcome is None if the worker died."""
+        """Waits for the answer of a worker until `end`; the outcome is None if the worker died."""
         number, _ = TASK.unpack_from(task)
         write_frame(worker.writer, task)
         outcome, seconds = None, self.settings["deadline"]
         try:
             answered = read_frame(worker.reader, MAX_ANSWER)
             frame = await asyncio.wait_for(answered, end - time.monotonic())
-        except (asyncio.TimeoutError, TimeoutError):  # the same from Python 3.11 on
+        except (asyncio.TimeoutError, TimeoutError):  # the same class since Python 3.11
             frame, outcome = None, "timed_out"
-        except (OSError, ValueError):  # what a reward wrote there itself is no frame
+        except (OSError, ValueError):  # output of a reward itself is not a frame
             frame = None
         seconds -= end - time.monotonic()
         answer = None if frame is None else decoded(frame)
@@ -150,10 +151,10 @@ class Keeper:
     def _become_worker(self, connection: socket.socket, other: socket.socket) -> NoReturn:
         try:
             os.setsid()
-            # should the keeper be killed: it forks in its main thread, which lives as long as it
+            # in case the keeper is killed; its main thread, which forks, lives as long as it does
             control_process(PR_SET_PDEATHSIG, signal.SIGKILL)
-            adopt_orphans()  # so that a reward's stray daemons are its worker's children
-            # an end left open here would hide from its owner that the other side is gone
+            adopt_orphans()  # so that daemons started by a reward become children of its worker
+            # an end left open here would hide from the other process that its peer is gone
             for end in (other, self.upstream, *(worker.connection for worker in self.workers)):
                 os.close(end.fileno()) if end.fileno() >= 0 else None
             work(connection, self.rewards, self.settings["memory_bytes"])
@@ -163,7 +164,7 @@ class Keeper:
             os._exit(0)
 
     def kill_orphans(self) -> None:
-        """Kills children that are no workers: what workers left behind that had its own session."""
+        """Kills children that are not workers: processes of other sessions that workers left."""
         while True:
             strays = children() - {worker.pid for worker in self.workers}
             if not strays:
@@ -174,7 +175,7 @@ class Keeper:
                 os.waitpid(pid, 0)
 
     def kill_all(self) -> None:
-        """Leaves no process behind."""
+        """Kills all processes."""
         for worker in list(self.workers):
             kill_group(worker.pid)
             os.waitpid(worker.pid, 0)
@@ -183,7 +184,7 @@ class Keeper:
 
 
 def decoded(frame: bytes) -> dict[str, Any] | None:
-    """Reads an answer of a worker; None if a reward has written into the connection itself."""
+    """Decodes an answer of a worker; None if a reward has written into the connection itself."""
     try:
         answer = json.loads(frame)
     except ValueError:
@@ -194,7 +195,7 @@ def decoded(frame: bytes) -> dict[str, Any] | None:
 
 
 class _Beside:
-    """Runs coroutines beside a block; the first to fail cancels the block, its end cancels them."""
+    """Runs coroutines during a block; a failure cancels the block, and its end cancels them."""
 
     def __init__(self, coroutines: list[Any]) -> None:
         self._coroutines = coroutines
@@ -214,13 +215,13 @@ class _Beside:
 
 
 def kill_group(pid: int) -> None:
-    """Kills a session's processes; `pid` is not waited for yet, so the number is still its own."""
-    with suppress(ProcessLookupError):  # no group of its own
+    """Kills the processes of a session; `pid` has not been reaped yet, so it is still valid."""
+    with suppress(ProcessLookupError):  # it has no group of its own
         os.killpg(pid, signal.SIGKILL)
 
 
 def children() -> set[int]:
-    """Returns the ids of this process's children; empty where the system does not list them."""
+    """Returns the ids of this process's children; empty if the system does not list them."""
     path = Path(f"/proc/self/task/{os.getpid()}/children")
     return {int(pid) for pid in path.read_text().split()} if path.exists() else set()
 
@@ -237,7 +238,7 @@ def control_process(option: int, value: int) -> None:
 
 
 async def keep(upstream: socket.socket, parent: int) -> None:
-    """Serves one training process, of the id `parent`."""
+    """Serves the training process with the id `parent`."""
     reader, writer = await asyncio.open_connection(sock=upstream, limit=2**26)
     try:
         with ending_with(parent):
@@ -245,8 +246,8 @@ async def keep(upstream: socket.socket, parent: int) -> None:
             if first is None:
                 return
             keeper = Keeper(pickle.loads(first), upstream, writer)
-    except BaseException as error:  # loading runs a user's code; the training process tells
-        is_told = isinstance(error, ConfigError)  # it says itself what is to be done
+    except BaseException as error:  # loading runs a user's code; the training process reports it
+        is_told = isinstance(error, ConfigError)  # its message already says what to do
         detail = str(error) if is_told else traceback.format_exc(limit=-4)
         write_frame(writer, json.dumps({"unloadable": detail, "is_told": is_told}).encode())
         await writer.drain()
@@ -260,11 +261,12 @@ async def keep(upstream: socket.socket, parent: int) -> None:
 
 @contextmanager
 def ending_with(parent: int) -> Iterator[None]:
-    """Kills this process, and its group with it, if its parent dies within the block.
+    """Kills this process and its group if its parent dies within the block.
 
-    Loading rewards may take minutes, in which a closed connection is not noticed. A thread looks,
-    since Linux's own signal comes already when the thread ends that has started this process. It
-    ends with the block, so that no worker is forked beside it.
+    Loading rewards may take minutes, during which a closed connection is not noticed. A thread
+    checks the parent, because the signal of Linux would already be sent when the thread that
+    started this process ends. The thread ends with the block, so that no worker is forked while it
+    runs.
 
     Args:
         parent: Id of the training process.
@@ -292,11 +294,11 @@ def main(descriptor: int, parent: int) -> None:
         descriptor: Descriptor of the inherited socket.
         parent: Id of the training process.
     """
-    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):  # it ends when the training process does
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):  # the keeper ends when the training process ends
         signal.signal(getattr(signal, name), signal.SIG_IGN)
     adopt_orphans()
     upstream = socket.socket(fileno=descriptor)
-    # poll has no kernel object that a forked worker would share, as epoll has
+    # unlike epoll, poll has no kernel object that a forked worker would share
     loop = asyncio.SelectorEventLoop(selectors.PollSelector())
     loop.run_until_complete(keep(upstream, parent))
     os._exit(0)

@@ -1,4 +1,4 @@
-"""The cap on a worker's memory, and how near to it the worker has come."""
+"""The memory cap of a worker, and the share of it that the worker has used."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 
 _cap: tuple[int, int] | None = None
-"""Bytes of address space at the start, and those that may be allocated beyond."""
+"""Bytes of address space at the start, and the bytes that may be allocated in addition."""
 
 
 def cap_memory(num_bytes: int) -> None:
-    """Lets this process allocate so much beyond what it has now; Linux only."""
+    """Limits the memory that this process may allocate from now on; Linux only."""
     global _cap
     if sys.platform != "linux":
         return
@@ -21,7 +21,7 @@ def cap_memory(num_bytes: int) -> None:
 
 
 def peak_share() -> float:
-    """Returns the most that was ever allocated, as a share of the cap; 0 without a cap."""
+    """Returns the peak of the allocated memory as a share of the cap; 0 without a cap."""
     if _cap is None:
         return 0.0
     start, allowed = _cap
@@ -29,7 +29,7 @@ def peak_share() -> float:
 
 
 def _status(key: str) -> int:
-    """Returns in bytes what Linux tells in kB."""
+    """Returns a value in bytes that Linux reports in kB."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(f"{key}:"):
             return int(line.split()[1]) * 1024

@@ -1,4 +1,4 @@
-"""A worker of the reward pool, which scores one completion after the other until it is ended."""
+"""A worker of the reward pool, which scores one completion after another until it is ended."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from steer_lightning.rewards.pool_memory import cap_memory
 from steer_lightning.types import Completion
 
 MAX_DETAIL = 4000
-"""Characters of a traceback that are told: an exception may carry megabytes."""
+"""Maximum number of characters of a reported traceback: an exception may hold megabytes."""
 
 
 def work(connection: socket.socket, rewards: Sequence[Reward], memory_bytes: int) -> None:
@@ -37,26 +37,26 @@ def work(connection: socket.socket, rewards: Sequence[Reward], memory_bytes: int
 
     Args:
         connection: Connection to the keeper.
-        rewards: Rewards, in the order of the positions that tasks name.
-        memory_bytes: Number of bytes that may be allocated beyond those of now.
+        rewards: Rewards, in the order of the positions in the tasks.
+        memory_bytes: Number of bytes that may be allocated in addition to the current ones.
     """
     prepare_process(memory_bytes)
     own = os.getpid()
     while (frame := receive_frame(connection)) is not None:
         _, index = TASK.unpack_from(frame)
         answer = judge(rewards[index], frame[TASK.size :])
-        if os.getpid() != own:  # the reward has forked, and the copy came back from it, too
+        if os.getpid() != own:  # the reward has forked, and its copy has returned here, too
             os._exit(0)
-        # what a reward leaves behind would pile up over a run: such a worker is replaced
+        # processes that a reward leaves behind would accumulate, so the worker is replaced
         retire = answer["outcome"] == "crashed" or has_children() or threading.active_count() > 1
         try:
             send_frame(connection, json.dumps({**answer, "retire": retire}).encode())
-        except OSError:  # the keeper is gone, and with it the run
+        except OSError:  # the keeper is gone, and so is the run
             return
 
 
 def prepare_process(memory_bytes: int) -> None:
-    """Caps memory, and leaves signals that are meant for the training process to it."""
+    """Caps memory, and ignores signals that are meant for the training process."""
     for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
         signal.signal(getattr(signal, name), signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -67,18 +67,19 @@ def judge(reward: Reward, pickled: bytes) -> dict[str, Any]:
     """Scores one completion.
 
     Returns:
-        `score`, `outcome` and `detail`; the outcome is `scored`, `unscored`, a
-        verdict's own, `crashed` with the traceback as detail, or `wrong_return` with the message.
+        `score`, `outcome` and `detail`. The outcome is `scored`, `unscored`, that of a verdict,
+        `crashed` with the traceback as detail, or `wrong_return` with the message as detail.
     """
-    completion: Completion = pickle.loads(pickled)  # from the training process: text as data
+    completion: Completion = pickle.loads(pickled)  # comes from the training process
     seed = zlib.crc32(completion.text.encode("utf-8", "replace"))
-    random.seed(seed)  # a reward that draws scores the same text alike, in whichever worker
+    # a reward with random numbers scores the same text in the same way in any worker
+    random.seed(seed)
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed(seed)
     answer: dict[str, Any] = {"score": None, "detail": ""}
     try:
         returned = reward([completion])
-    except BaseException:  # whatever a reward does ends here, sys.exit included
+    except BaseException:  # catches everything that a reward may raise, sys.exit included
         detail = traceback.format_exc(limit=-8)[-MAX_DETAIL:]
         return {**answer, "outcome": "crashed", "detail": detail}
     try:
@@ -89,7 +90,7 @@ def judge(reward: Reward, pickled: bytes) -> dict[str, Any]:
 
 
 def has_children() -> bool:
-    """Tells whether children of this process still run, and collects those that have ended."""
+    """Returns whether children of this process still run, and reaps those that have ended."""
     try:
         while True:
             pid, _ = os.waitpid(-1, os.WNOHANG)

@@ -1,7 +1,7 @@
-"""The scoring of batches: the place where each reward is scored, and the weighted sum of all.
+"""The scoring of batches: the place where each reward runs, and the weighted sum of all.
 
 A reward runs in the training process or in the workers of a pool. `RewardSum` knows the place of
-each, and `Scoring` sends one batch through all of them.
+each reward, and `Scoring` sends one batch through all of them.
 """
 
 from __future__ import annotations
@@ -31,32 +31,32 @@ from steer_lightning.types import Completion
 log = logging.getLogger(__name__)
 
 FAILURES = ("timed_out", "crashed")
-"""Outcomes that are counted for every reward, whatever its own are."""
+"""Outcomes that are counted for every reward, in addition to its own."""
 
 RESERVED = {*FAILURES, "scored", "unscored", "wrong_return"}
-"""What a verdict can't be called."""
+"""Names that an outcome can't have."""
 
 MANY = 4
-"""So many completions that all crash, before any was scored, are a mistake of the reward."""
+"""If this many completions crash before any has been scored, the reward is at fault."""
 
 LARGEST = 3.4e38
-"""Size of a sum of rewards beyond which it is infinite in float32."""
+"""Largest size of a sum of rewards; beyond it, the sum is infinite in float32."""
 
 Answer = dict[str, Any]
 """`score` (float or None), `outcome`, `detail`."""
 
 
 class Place(Protocol):
-    """Where a reward runs."""
+    """The place where a reward runs."""
 
     def submit(self, completion: Completion) -> Any:
-        """Begins to score; returns the ticket that `collect` takes."""
+        """Starts scoring; returns a ticket for `collect`."""
 
     def collect(self, tickets: Sequence[Any]) -> list[Answer]:
         """Waits for the answers, in the order of the tickets."""
 
     def forget(self, ticket: Any) -> None:
-        """Drops a completion whose place another one has taken."""
+        """Drops a completion that has been replaced by another one."""
 
 
 class Here:
@@ -76,7 +76,7 @@ class Here:
         return [_answer(score) for score in scores]
 
     def forget(self, ticket: Completion) -> None:
-        """Does nothing, since nothing has begun."""
+        """Does nothing, since scoring has not begun."""
 
 
 class _Task(NamedTuple):
@@ -87,7 +87,7 @@ class _Task(NamedTuple):
 
 
 class Pooled:
-    """Scores in the pool's workers, but for what the reward can tell at once."""
+    """Scores in the workers of the pool, except completions that the reward can score at once."""
 
     def __init__(self, reward: Reward, pool: RewardPool) -> None:
         self.name, self.pool, self.number = reward_name(reward), pool, pool.register(reward)
@@ -96,7 +96,7 @@ class Pooled:
         self._good: set[tuple[str, str]] = set()  # problems whose probe was scored
 
     def submit(self, completion: Completion) -> _Task | Answer:
-        """Scores the completion at once, or hands it to a worker."""
+        """Scores the completion at once, or passes it to a worker."""
         score = self.quickly(completion)
         if score is NotImplemented:
             return _Task(self.pool.submit(self.number, completion), completion)
@@ -117,7 +117,7 @@ class Pooled:
             self.pool.forget(ticket.number)
 
     def _collect_tasks(self, tasks: Sequence[_Task]) -> list[Answer]:
-        """Scores 0 where a failure is the completion's own doing, as the problem's probe shows."""
+        """Gives 0 if a failure is the completion's own fault, as the problem's probe shows."""
         answers = self.pool.collect([task.number for task in tasks])
         if self.probe is None:
             return answers
@@ -127,7 +127,7 @@ class Pooled:
             if answer["outcome"] in FAILURES
         }
         keys = {n: (probe.question, probe.answer) for n, probe in probes.items()}
-        # a probe that fails is asked again next time: a busy machine may have been at fault
+        # a failed probe is tried again next time, because a busy machine may have been at fault
         asked = {keys[n]: probe for n, probe in probes.items() if keys[n] not in self._good}
         found = self.pool.collect([self.pool.submit(self.number, x) for x in asked.values()])
         scored = zip(asked, found, strict=True)
@@ -145,7 +145,8 @@ def _sum(scored: dict[str, float]) -> float:
     """Adds up the weighted scores of a completion.
 
     Raises:
-        ConfigError: If the sum is beyond `LARGEST`; it names the reward that contributes the most.
+        ConfigError: If the sum is beyond `LARGEST`; the error names the reward that contributes
+            most.
     """
     total = sum(scored.values())
     if abs(total) <= LARGEST:
@@ -154,14 +155,14 @@ def _sum(scored: dict[str, float]) -> float:
     raise ConfigError(
         f"reward {name}",
         scored[name],
-        rule=f"its score times its weight makes a sum of rewards beyond {LARGEST:g}",
-        why="Advantages are computed in float32, in which that is infinite",
-        fix=f"Lower what {name} returns, or its weight",
+        rule=f"its score times its weight makes the sum of rewards larger than {LARGEST:g}",
+        why="Advantages are computed in float32, in which such a sum is infinite",
+        fix=f"Lower the scores of {name}, or its weight",
     )
 
 
 def _own(reward: Reward) -> Reward:
-    """Returns the object that a user has written, which has the attributes of a reward."""
+    """Returns the user's own object, which holds the attributes of a reward."""
     return reward.judge if isinstance(reward, AsyncReward) else reward
 
 
@@ -172,7 +173,7 @@ def _own_outcomes(reward: Reward) -> tuple[str, ...]:
 
 
 def _own_bounds(name: str, reward: Reward) -> tuple[float, float] | None:
-    """Returns the smallest and the largest score of a reward, if it says so.
+    """Returns the smallest and the largest score of a reward, if it has `bounds`.
 
     Raises:
         ConfigError: If its `bounds` are not two numbers, the smaller one first.
@@ -198,17 +199,16 @@ class RewardSum:
     """The weighted sum of several rewards.
 
     Args:
-        rewards: Rewards with weights; those of the same name are numbered. Without any, no
+        rewards: Rewards with weights; rewards with the same name are numbered. Without any, no
             completion has a score.
-        pool: Pool that runs those that can run in a process of their own; null runs all in this
-            one.
+        pool: Pool for the rewards that can run in another process; with None, all run in this one.
 
     Attributes:
-        bounds: Smallest and largest sum that there can be; None if a part does not say its own.
+        bounds: Smallest and largest possible sum; None if a reward does not have `bounds`.
 
     Raises:
-        ConfigError: If there are some, and no weight differs from 0, or an attribute of a reward
-            has no meaning.
+        ConfigError: If there are rewards but all weights are 0, or an attribute of a reward is
+            invalid.
     """
 
     def __init__(self, rewards: Sequence[WeightedReward], pool: RewardPool | None = None) -> None:
@@ -217,7 +217,7 @@ class RewardSum:
                 "model.rewards",
                 [reward_name(part.reward) for part in rewards],
                 rule="needs at least one reward with a weight other than 0",
-                why="With no reward there is nothing to learn",
+                why="Without a reward there is nothing to learn",
             )
         self.pool = pool
         self.parts: dict[str, WeightedReward] = {}
@@ -238,8 +238,8 @@ class RewardSum:
             raise ConfigError(
                 f"reward {name}.outcomes",
                 sorted(taken),
-                rule="are names that the package gives itself",
-                fix="Call them otherwise",
+                rule="are names that the package uses itself",
+                fix="Use other names",
             )
         if isinstance(reward, AsyncReward):
             return reward
@@ -269,11 +269,11 @@ class RewardSum:
         return (low, high) if parts else None
 
     def start(self) -> Scoring:
-        """Begins to score a batch."""
+        """Starts scoring a batch."""
         return Scoring(self)
 
     def __call__(self, completions: Sequence[Completion]) -> Scores:
-        """Scores N completions with every part, and adds them up."""
+        """Scores N completions with every reward, and adds up the weighted scores."""
         return self.start().result(completions)
 
     def close(self) -> None:
@@ -300,18 +300,18 @@ class RewardSum:
         return (*_own_outcomes(self.parts[name].reward), *FAILURES)
 
     def _check(self, name: str, answers: Sequence[Answer]) -> None:
-        """Raises a ConfigError for a mistake of the reward, and tells of its first crash."""
+        """Raises a ConfigError for a mistake in the reward, and warns about its first crash."""
         known = self.outcomes_of(name)
         for answer in answers:
             if answer["outcome"] == "wrong_return":
-                fix = f"Mend what {name} returns"
+                fix = f"Fix the return value of {name}"
                 raise ConfigError(f"reward {name}", UNKNOWN, rule=answer["detail"], fix=fix)
             if answer["outcome"] not in (*known, "scored", "unscored"):
                 raise ConfigError(
                     f"reward {name}",
                     answer["outcome"],
                     rule="must name each outcome of its verdicts in its attribute `outcomes`",
-                    why="Those are counted and logged by every process alike",
+                    why="Every process counts and logs these outcomes",
                     fix=f"Add it to {name}.outcomes",
                 )
         crashed = [answer["detail"] for answer in answers if answer["outcome"] == "crashed"]
@@ -320,21 +320,21 @@ class RewardSum:
         detail = indented(crashed[0].strip())
         if any(answer["outcome"] not in FAILURES for answer in answers):
             self._has_scored.add(name)
-        # one prompt on which it always crashes must not end a run that has gone well for days
+        # one prompt on which the reward always crashes must not end a run that went well for days
         if len(crashed) == len(answers) >= MANY and name not in self._has_scored:
             raise ConfigError(
                 f"reward {name}",
                 f"{len(crashed)} completions",
-                rule="crashed on every one of them",
+                rule="crashed on all of them",
                 why=detail,
-                fix=f"Mend {name}; steer_lightning.testing.check_reward tries it on completions "
-                "of your own",
+                fix=f"Fix {name}; steer_lightning.testing.check_reward tests it on your own "
+                "completions",
             )
         if name not in self._has_told:
             self._has_told.add(name)
             log.warning(
-                "reward %s crashed on %d of %d completions, which have no score. Further ones are "
-                "counted in reward/%s/num_crashed. The first: %s",
+                "reward %s crashed on %d of %d completions, which have no score. Further crashes "
+                "are counted in reward/%s/num_crashed. The first crash: %s",
                 one_line(name),
                 len(crashed),
                 len(answers),
@@ -344,7 +344,7 @@ class RewardSum:
 
 
 class Scoring:
-    """One batch on its way through the rewards.
+    """The scoring of one batch by all rewards.
 
     Args:
         rewards: Rewards that score the batch.
@@ -356,9 +356,9 @@ class Scoring:
         self._tickets: dict[int, dict[str, Any]] = {}
 
     def add(self, row: int, completion: Completion) -> None:
-        """Hands in row n of the batch as soon as it has been sampled.
+        """Submits row n of the batch as soon as it has been sampled.
 
-        A second completion of the same row takes the first one's place.
+        A second completion of the same row replaces the first one.
         """
         if self._added.get(row) == completion:
             return
@@ -369,10 +369,10 @@ class Scoring:
         self._tickets[row] = {name: place.submit(completion) for name, place in places.items()}
 
     def result(self, completions: Sequence[Completion]) -> Scores:
-        """Waits for the scores of all N completions, those included that have not been added.
+        """Waits for the scores of all N completions, including any that have not been added.
 
         Raises:
-            ConfigError: If a reward returns what it must not, or crashes on every completion.
+            ConfigError: If a reward returns something invalid, or crashes on every completion.
         """
         for row, completion in enumerate(completions):
             self.add(row, completion)

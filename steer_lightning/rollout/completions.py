@@ -1,4 +1,4 @@
-"""The part that all engines share: they draw tokens, see where completions end, and keep them."""
+"""Shared code of all engines: drawing tokens, detecting ends, and storing completions."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from steer_lightning.rollout.stop_text import StopText
 from steer_lightning.types import Completion, Problem, Prompt, Rollouts
 
 BLOCK = 512
-"""Number of tokens in a block of the vocabulary. Probabilities are summed up block by block, since
-a plain cumulative sum over 262,144 tokens would take long."""
+"""Number of tokens in a block of the vocabulary. Probabilities are summed block by block, because a
+plain cumulative sum over 262,144 tokens would take long."""
 
 
 def row_uniforms(
     seed: int, step: int, prompt_ids: Sequence[int], group_size: int, length: int
 ) -> torch.Tensor:
-    """Draws one stream of random numbers a row, from (seed, step, prompt, sample) alone.
+    """Draws a stream of random numbers per row, from (seed, step, prompt, sample) only.
 
-    A row's stream does not depend on which other rows share its batch, so that neither batching nor
-    the number of processes changes what is sampled.
+    A row's stream does not depend on the other rows of its batch, so neither batching nor the
+    number of processes changes the completions.
 
     Args:
         seed: Seed of the run.
         step: Number of the training step.
         prompt_ids: Ids of the B prompts.
         group_size: Number of completions of each prompt, G.
-        length: Number of random numbers a row, T.
+        length: Number of random numbers per row, T.
 
     Returns:
         Random numbers in [0, 1), (B * G, T) float64.
@@ -49,7 +49,7 @@ def row_uniforms(
 
 
 def warp(logits: torch.Tensor, sampling: Sampling) -> torch.Tensor:
-    """Returns the logits of the sampled distribution, up to a constant a row.
+    """Returns the logits of the sampled distribution, up to a constant per row.
 
     Args:
         logits: Logits of the model, (N, V).
@@ -57,7 +57,7 @@ def warp(logits: torch.Tensor, sampling: Sampling) -> torch.Tensor:
             and top-p.
 
     Returns:
-        Logits (N, V) float32; -inf for tokens that are cut away.
+        Logits (N, V) float32; -inf for excluded tokens.
     """
     logits = logits.float()
     if sampling.temperature != 1:
@@ -71,7 +71,7 @@ def warp(logits: torch.Tensor, sampling: Sampling) -> torch.Tensor:
     if sampling.top_p < 1:
         ordered, order = logits.sort(descending=True)
         probabilities = ordered.softmax(-1)
-        # the most likely token has 0 before it and always stays
+        # the most likely token has 0 before it and is always kept
         before = probabilities.cumsum(-1) - probabilities
         cut = (before >= sampling.top_p).scatter(-1, order, before >= sampling.top_p)
         logits = logits.masked_fill(cut, float("-inf"))
@@ -81,25 +81,25 @@ def warp(logits: torch.Tensor, sampling: Sampling) -> torch.Tensor:
 def draw(
     logits: torch.Tensor, uniforms: torch.Tensor, sampling: Sampling
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Draws one token a row.
+    """Draws one token per row.
 
     Args:
-        logits: Logits (N, V), which are overwritten, since a copy over a large vocabulary costs as
-            much as a layer.
+        logits: Logits (N, V). They are overwritten, because copying them for a large vocabulary
+            costs as much as a layer.
         uniforms: Random numbers in [0, 1), (N,).
         sampling: Settings of the sampling; temperature 0 takes the most likely token.
 
     Returns:
         Tokens (N,) int64, and their log-probabilities (N,) float32 in nats under the sampled
-        distribution. At temperature 0 they are those of the distribution at temperature 1, since
-        the greedy one carries no information. Where the logits of a row are not finite, its token
-        is any of the vocabulary, and its log-probability NaN.
+        distribution. At temperature 0 they are log-probabilities under the distribution at
+        temperature 1, because the greedy one carries no information. If the logits of a row are not
+        finite, its token is arbitrary and its log-probability NaN.
     """
     warped = logits.float() if sampling.temperature == 0 else warp(logits, sampling)
     largest, token = warped.max(-1, keepdim=True)
     weights = warped.sub_(largest).exp_()
-    # float64, since over 262,144 tokens a sum in float32 would miss 1 by more than the probability
-    # of a rare token; Apple's GPUs have no float64
+    # float64, because a sum over 262,144 tokens in float32 would miss 1 by more than the
+    # probability of a rare token; Apple's GPUs have no float64
     exact = torch.float32 if logits.device.type == "mps" else torch.float64
     blocks = _block_sums(weights).to(exact)
     if sampling.temperature != 0:
@@ -123,30 +123,30 @@ def _invert(weights: torch.Tensor, blocks: torch.Tensor, uniforms: torch.Tensor)
     ends = blocks.cumsum(-1)
     target = uniforms * ends[:, -1:]
     block = _first_above(ends, target)
-    # rounding must not push it below 0: a first token of weight 0 would be taken then
+    # rounding must not push it below 0: then a first token of weight 0 would be taken
     rest = (target - (ends.gather(-1, block) - blocks.gather(-1, block))).clamp(min=0)
     columns = block * BLOCK + torch.arange(BLOCK, device=weights.device)
     inside = weights.gather(-1, columns.clamp(max=weights.shape[-1] - 1)).to(blocks.dtype)
     inside = inside.masked_fill(columns >= weights.shape[-1], 0.0)
     token = block * BLOCK + _first_above(inside.cumsum(-1), rest)
-    return token.clamp(max=weights.shape[-1] - 1)  # of NaN the first place above is the last one
+    return token.clamp(max=weights.shape[-1] - 1)  # with NaN, the result is the last token
 
 
 def _first_above(ends: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """Returns the first place (N, 1) whose end lies above the target and whose weight is not 0."""
     last = ends[:, -1:]
-    # a target rounded up to the last end would land behind the last token that can be drawn
+    # a target that is rounded up to the last end would fall after the last token that can be drawn
     target = torch.minimum(target, torch.nextafter(last, torch.zeros_like(last)))
     return torch.searchsorted(ends, target, right=True).clamp(max=ends.shape[-1] - 1)
 
 
 class Completions:
-    """The N completions of a rollout as they are sampled, one token of some rows at a time.
+    """The N completions of a rollout while they are sampled, one token of some rows at a time.
 
     Args:
-        policy: Policy that samples; it names the tokens that end a completion.
+        policy: Policy that samples; it defines the tokens that end a completion.
         prompts: B prompts; row n answers prompt n // G.
-        sampling: Settings by which completions are sampled.
+        sampling: Settings for sampling the completions.
         seed: Seed of the run.
         step: Number of the training step.
         on_completion: Function called with each row and its completion as soon as it has ended.
@@ -170,7 +170,8 @@ class Completions:
         self.prompts, self.on_completion = prompts, on_completion
         self._texts: dict[int, str] = {}
         device, width = policy.device, sampling.max_new_tokens
-        exact = torch.float32 if device.type == "mps" else torch.float64  # Apple's GPUs have none
+        # Apple's GPUs have no float64
+        exact = torch.float32 if device.type == "mps" else torch.float64
         ids = [prompt.id for prompt in prompts]
         uniforms = row_uniforms(seed, step, ids, sampling.group_size, width)
         self._uniforms = uniforms.to(exact).to(device)
@@ -190,9 +191,9 @@ class Completions:
         """Draws the next token of n rows that have not ended.
 
         Args:
-            logits: Logits behind the last token of each row, (n, V); they are overwritten.
+            logits: Logits after the last token of each row, (n, V); they are overwritten.
             rows: Numbers of the rows, (n,) int64.
-            counts: Number of tokens that each of them has already, (n,) int64.
+            counts: Number of tokens that each row already has, (n,) int64.
 
         Returns:
             Tokens (n,) int64, and whether each row has ended with its token, (n,) bool.
@@ -216,9 +217,9 @@ class Completions:
         """Draws the next token of one row that has not ended; see `sample`.
 
         Args:
-            logits: Logits behind its last token, (V,).
+            logits: Logits after its last token, (V,).
             row: Number of the row.
-            count: Number of tokens that it has already; more are forgotten.
+            count: Number of tokens that it keeps; later ones are discarded.
         """
         device = logits.device
         tokens, ended = self.sample(
@@ -227,26 +228,26 @@ class Completions:
         return int(tokens), bool(ended)
 
     def redraw(self, row: int, logits: torch.Tensor) -> torch.Tensor:
-        """Draws the first T tokens of a row, each as if those before it were known, (T,) int64.
+        """Draws the first T tokens of a row again, each from given logits, (T,) int64.
 
         Args:
             row: Number of the row.
-            logits: Logits (T, V) that predict them.
+            logits: Logits (T, V) that predict these tokens.
         """
         uniforms = self._uniforms[row, : len(logits)]
         return draw(logits.clone(), uniforms, self.sampling)[0]
 
     def note_logprobs(self, row: int, logprobs: torch.Tensor) -> None:
-        """Stores the log-probabilities (T,) of a row that has ended, in place of those drawn."""
+        """Replaces the log-probabilities of a row that has ended by others, (T,)."""
         self._logprobs[row, : len(logprobs)] = logprobs
 
     def cut(self, row: int, length: int) -> None:
-        """Forgets what lay behind the end of a row before it was sampled anew."""
+        """Discards old tokens after the end of a row that was sampled again."""
         self._logprobs[row, length:] = 0.0
         self._tokens[row, length:] = self.policy.pad_token_id
 
     def take(self, rollouts: Rollouts) -> None:
-        """Takes over completions of the same prompts that all have ended."""
+        """Takes over completions of the same prompts, all of which have ended."""
         width = rollouts.completion_ids.shape[1]
         self._tokens[:, :width] = rollouts.completion_ids.to(self._tokens.device)
         self._logprobs[:, :width] = rollouts.logprobs.to(self._logprobs.device)
@@ -269,7 +270,7 @@ class Completions:
     def _check_finite(self, rows: torch.Tensor) -> None:
         """Raises a FloatingPointError if the logits of a completion were not finite.
 
-        They are looked at where completions end, since each look waits for the GPU.
+        The check runs when completions end, because each check waits for the GPU.
         """
         broken = self._logprobs[rows].isnan()
         if bool(broken.any()):
@@ -277,10 +278,11 @@ class Completions:
             prompt = self.prompts[int(rows[row]) // self.sampling.group_size]
             raise FloatingPointError(
                 f"the logits of the model, whose base is in {self.policy.model.dtype}, are not "
-                f"finite: the first ones behind prompt {prompt.id + 1} and {place} tokens of its "
-                "completion. From the first step on that is a matter of the base: its weights are "
-                "damaged, or model.dtype must be float32 or bfloat16. Later the vectors have "
-                "diverged: start anew with a lower learning rate in model.optimizer"
+                f"finite, first after prompt {prompt.id + 1} and {place} tokens of its "
+                "completion. If this happens in the first step, the base is at fault: its "
+                "weights are damaged, or model.dtype must be float32 or bfloat16. If it happens "
+                "later, the vectors have diverged: start again with a lower learning rate in "
+                "model.optimizer"
             )
 
     def rollouts(self) -> Rollouts:
@@ -301,13 +303,12 @@ class Completions:
 def decode_texts(
     tokenizer: Any, rows: Sequence[Sequence[int]], left_out: Collection[int]
 ) -> list[str]:
-    """Decodes completions into the texts that rewards read.
+    """Decodes completions into the texts that rewards read; spaces stay as the model wrote them.
 
     Args:
         tokenizer: Tokenizer of the policy.
         rows: Tokens of each completion, without padding.
-        left_out: Tokens that are no text, see `ids_without_text`. Spaces stay as the model wrote
-            them, whatever the tokenizer would tidy up.
+        left_out: Tokens to leave out because they are not text; see `ids_without_text`.
     """
     kept = [[token for token in row if token not in left_out] for row in rows]
     texts: list[str] = tokenizer.batch_decode(
@@ -347,7 +348,7 @@ def completions_of(rollouts: Rollouts) -> list[Completion]:
 
 
 def left_padded(rows: Sequence[Sequence[int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pads rows of tokens on the left to the longest one.
+    """Pads rows of tokens on the left to the length of the longest row.
 
     Args:
         rows: N rows of token ids.
@@ -369,12 +370,12 @@ def text_lengths(rollouts: Rollouts) -> torch.Tensor:
 
 
 def longest_text(rollouts: Rollouts) -> int:
-    """Returns the number of tokens of the longest text, prompt included; 0 without any."""
+    """Returns the number of tokens of the longest text, prompt included; 0 without texts."""
     return max(text_lengths(rollouts).tolist(), default=0)
 
 
 def set_up(policy: Policy | None, engine: str) -> Policy:
-    """Returns an engine's policy; raises a RuntimeError if `setup` has not been called."""
+    """Returns the policy of an engine; raises a RuntimeError if `setup` has not been called."""
     if policy is None:
         raise RuntimeError(f"{engine}.setup(policy) must be called before generate()")
     return policy

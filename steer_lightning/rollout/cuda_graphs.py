@@ -1,8 +1,8 @@
-"""The CUDA graphs of decoding: passes over one token a row, captured once and replayed.
+"""CUDA graphs for decoding: passes over one token per row, captured once and replayed.
 
-A pass over one token a row is some thousand small kernels. Launching them one by one takes Python
-several times as long as a GPU needs to run them. A graph is launched as a whole, but its shapes and
-its memory are fixed, which is why rows, prompts and columns are padded to round numbers.
+A pass over one token per row consists of about a thousand small kernels. Launching them one by one
+takes Python several times as long as a GPU needs to run them. A graph is launched as a whole, but
+its shapes and its memory are fixed, so rows, prompts and columns are padded to round numbers.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from steer_lightning.system.out_of_memory import is_out_of_memory
 log = logging.getLogger(__name__)
 
 COLUMNS = 128
-"""Number of tail columns to whose multiples passes are padded."""
+"""Passes are padded to a multiple of this number of tail columns."""
 
 CAPTURE_AFTER = 2
-"""Number of passes of a shape before it is captured; a capture costs about two of them."""
+"""Number of passes of a shape before the shape is captured; a capture costs about two passes."""
 
 TokenPass = Callable[[torch.Tensor, View], torch.Tensor]
 """Function from tokens (N,) and the view of the rows that read them to logits (N, V)."""
 
 Pass = Callable[[], torch.Tensor]
-"""Forward pass on tokens and positions that lie at fixed places in memory."""
+"""Forward pass on tokens and positions at fixed addresses in memory."""
 
 
 class Shape(NamedTuple):
-    """The sizes that are fixed in a graph."""
+    """The sizes that a graph fixes."""
 
     rows: int
     """Number of rows, N."""
@@ -43,17 +43,16 @@ class Shape(NamedTuple):
     prompts: int
     """Number of prompts, P."""
     group: int
-    """Most rows of a prompt."""
+    """Largest number of rows of one prompt."""
     room: int
-    """Number of tail columns that memory is allocated for; with another number the memory is
-    another, too."""
+    """Number of tail columns for which memory is allocated; another number means other memory."""
 
 
 class Padded(View):
-    """The view that a graph has of a flight: padded, in memory of its own.
+    """A graph's view of a flight: padded, and in memory of its own.
 
-    Rows that are padding read any token, see the first column of a free slot and the first prompt,
-    and their logits are thrown away.
+    Rows that are padding read an arbitrary token and see the first column of a free slot and the
+    first prompt. Their logits are discarded.
 
     Args:
         shape: Shape to which the flight is padded.
@@ -102,7 +101,7 @@ class Padded(View):
         self.slots_by_group[place] = flight.slots
 
     def begin(self) -> None:
-        """Computes the masks anew from the inputs; this is part of the captured pass."""
+        """Computes the masks from the inputs; this is part of the captured pass."""
         self._padding_bias = self.hide_padding()
         self._biases.clear()
 
@@ -119,8 +118,8 @@ class CudaGraphs:
         self._pool = torch.cuda.graph_pool_handle()
 
     def __call__(self, run: Pass) -> Pass:
-        """Captures a pass; returns its replay, whose logits lie in the same memory each time."""
-        run()  # first calls set libraries up, which can't be captured
+        """Captures a pass; returns its replay, whose logits are in the same memory each time."""
+        run()  # the first call sets up libraries, which can't be captured
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
             logits = run()
@@ -138,11 +137,11 @@ class CapturedPasses:
     Args:
         flight: Rows and prompts in flight.
         cache: Keys and values of the flight.
-        capture: Function that makes a replay of a pass.
+        capture: Function that captures a pass and returns its replay.
         capture_after: Number of passes before a capture, see `CAPTURE_AFTER`.
 
     Attributes:
-        failure: Reason why passes of this model can't be captured; None as long as none is known.
+        failure: Reason why passes of this model can't be captured; None if there is none so far.
     """
 
     def __init__(
@@ -159,11 +158,11 @@ class CapturedPasses:
         self.failure: str | None = None
 
     def logits(self, tokens: torch.Tensor, forward: TokenPass) -> torch.Tensor | None:
-        """Returns the logits (N, V) behind each row's token; None if the pass is not captured.
+        """Returns the logits (N, V) after each row's token; None if the pass is not captured.
 
         Args:
             tokens: Last token of each row, (N,) int64, by slot.
-            forward: Pass over one token a row, which is captured or was captured before.
+            forward: Pass over one token per row, to capture or already captured.
         """
         if self.failure is not None:
             return None
@@ -190,9 +189,9 @@ class CapturedPasses:
         )
 
     def _make(self, shape: Shape, tokens: torch.Tensor, forward: TokenPass) -> bool:
-        """Captures a pass; tells whether it could be captured."""
+        """Captures a pass; returns whether it could be captured."""
         for old in [known for known in self._known if known.room != shape.room]:
-            del self._known[old]  # it reads memory that has been freed
+            del self._known[old]  # this graph reads memory that has been freed
         padded = Padded(shape, self._flight.max_width, self._flight.device)
         padded.take(self._flight, tokens)
 
@@ -213,6 +212,6 @@ class CapturedPasses:
 
 
 def round_up(count: int) -> int:
-    """Rounds up to one of 1, 2, 3, 4, 6, 8, 12, 16, 24 ..., by at most a half."""
+    """Rounds up to one of 1, 2, 3, 4, 6, 8, 12, 16, 24 ..., which adds at most a half."""
     power = 1 << (count - 1).bit_length()
     return power * 3 // 4 if power >= 4 and count <= power * 3 // 4 else power

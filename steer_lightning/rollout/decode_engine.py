@@ -1,4 +1,4 @@
-"""The package's own rollout engine, which reads each prompt once and never waits for a long row."""
+"""The package's own rollout engine: it reads each prompt once and never waits for a long row."""
 
 from __future__ import annotations
 
@@ -32,28 +32,29 @@ log = logging.getLogger(__name__)
 Decoded = TypeVar("Decoded")
 
 PREFILL_TOKENS = 8192
-"""Most tokens of a batch in which prompts are read; more would cost memory and be no faster."""
+"""Maximum number of tokens in a batch of prompts; more would cost memory and be no faster."""
 
 REFILL_SHARE = 8
-"""Waiting rows enter once one slot in so many is free, so that prompts are read in batches."""
+"""Waiting rows are admitted once one slot in this many is free, to read prompts in batches."""
 
 
 class DecodeEngine:
-    """Samples completions with a loop of its own, several times as fast as `transformers.generate`.
+    """Samples completions with its own loop, several times as fast as `transformers.generate`.
 
-    Each prompt is read once for its whole group, completions that have drawn the same tokens so far
-    share a row, keys and values are preallocated, rows that have ended leave the batch, and waiting
-    ones take their place. The model's forward pass is that of transformers. A model that does not
-    decode correctly this way is noticed, in `setup` on made-up prompts and in `generate` on the
-    first texts and whenever texts grow longer; `GenerateEngine` then takes over, with a warning.
+    Each prompt is read once for its whole group, and completions that have drawn the same tokens so
+    far share a row. Keys and values are preallocated. Rows that have ended leave the batch, and
+    waiting rows take their place. The model's forward pass is that of transformers. The engine
+    checks that the model decodes correctly this way: in `setup` on made-up prompts, and in
+    `generate` on the first texts and whenever texts grow longer. If it does not, `GenerateEngine`
+    takes over, with a warning.
 
     Args:
-        max_tokens_in_flight: Most tokens whose keys and values are kept at once; bounds memory, and
-            does not change what is sampled. Where memory runs out all the same, the rollout begins
-            anew with half as many tokens, with a warning.
-        cuda_graphs: Whether, on a GPU, passes over one token a row are captured and replayed, which
-            spares launching some thousand small operations for each token. A model for which that
-            does not work goes on without graphs, with a warning.
+        max_tokens_in_flight: Maximum number of tokens whose keys and values are kept at the same
+            time. It limits memory use and does not change the completions. If memory still runs
+            out, the rollout restarts with half as many tokens, with a warning.
+        cuda_graphs: Whether to capture and replay the passes over one token per row as CUDA graphs
+            on a GPU, instead of launching about a thousand small operations for each token. If that
+            does not work for a model, decoding continues without graphs, with a warning.
 
     Raises:
         ConfigError: If `max_tokens_in_flight` is less than 1.
@@ -67,7 +68,7 @@ class DecodeEngine:
                 rule="must be at least 1",
             )
         self.max_tokens_in_flight, self.cuda_graphs = max_tokens_in_flight, cuda_graphs
-        self._fitting: int | None = None  # tokens in flight, once memory has run out
+        self._fitting: int | None = None  # number of tokens in flight after memory has run out
         self._graphs: Callable[[], Callable[[Pass], Pass]] | None = None
         self.fallback: GenerateEngine | None = None
         self._policy: Policy | None = None
@@ -88,15 +89,15 @@ class DecodeEngine:
     def _decode_made_up(
         self, policy: Policy, prompts: Sequence[Prompt], sampling: Sampling
     ) -> Rollouts:
-        """Decodes with so few slots that rows wait, part, and move."""
+        """Decodes with so few slots that rows have to wait, split and move."""
         plan = Plan(max_rows=4, max_prompts=2, tokens=0, least=0)
         request = Request(prompts=prompts, sampling=sampling, seed=0, step=0)
         return self.decode(policy, request, plan, capture_after=0)
 
     def _fall_back(self, policy: Policy, reason: str) -> None:
         log.warning(
-            "%s does not decode in DecodeEngine (%s): GenerateEngine takes its place, which is "
-            "slower",
+            "%s does not decode correctly in DecodeEngine (%s): GenerateEngine takes its place, "
+            "which is slower",
             type(policy.model).__name__,
             one_line(reason),
         )
@@ -173,8 +174,8 @@ class DecodeEngine:
         except ConfigError as refusal:
             raise refusal from error
         log.warning(
-            "out of memory with %d tokens in flight: the rollout begins anew with %d. Set "
-            "model.engine.max_tokens_in_flight to that to spare the attempt",
+            "out of memory with %d tokens in flight: the rollout restarts with %d. Set "
+            "model.engine.max_tokens_in_flight to that number to skip the failed attempt",
             plan.tokens,
             self._fitting,
         )
@@ -235,7 +236,7 @@ class DecodeEngine:
                 decoder.captured = CapturedPasses(flight, cache, self._graphs(), capture_after)
             while waiting or flight.num_rows:
                 decoder.refill(waiting)
-                if flight.num_rows:  # all the new rows may have ended with their first token
+                if flight.num_rows:  # all new rows may have ended with their first token
                     decoder.step()
             self._note(decoder.captured)
 
@@ -243,9 +244,9 @@ class DecodeEngine:
         if captured is not None and captured.failure is not None:
             self._graphs = None
             log.warning(
-                "passes of this model can't be captured as CUDA graphs (%s): each is launched "
-                "anew, which is slower. model.engine.init_args.cuda_graphs: false spares the "
-                "attempt",
+                "passes of this model can't be captured as CUDA graphs (%s): they run without "
+                "graphs, which is slower. Set model.engine.init_args.cuda_graphs: false to skip "
+                "the attempt",
                 one_line(captured.failure),
             )
 
@@ -266,7 +267,7 @@ class _Decoder:
         self.captured: CapturedPasses | None = None
 
     def refill(self, waiting: deque[int]) -> None:
-        """Takes in waiting completions, if enough slots are free; see `REFILL_SHARE`."""
+        """Admits waiting completions if enough slots are free; see `REFILL_SHARE`."""
         flight = self.flight
         room = flight.max_rows - flight.num_completions
         if not waiting or (flight.num_rows and room < max(1, flight.max_rows // REFILL_SHARE)):
@@ -302,7 +303,7 @@ class _Decoder:
         self._draw(logits, flight.counts[before:] - 1, before)
 
     def _prefill(self, slots: list[int]) -> dict[int, torch.Tensor]:
-        """Reads the prompts in some slots; returns the logits (V,) behind each prompt."""
+        """Reads the prompts in some slots; returns the logits (V,) after each prompt."""
         flight = self.flight
         found: dict[int, torch.Tensor] = {}
         lengths = {slot: flight.lengths[flight.prompts[slot]] for slot in slots}
@@ -310,7 +311,7 @@ class _Decoder:
         while slots:
             width = lengths[slots[-1]]
             chosen = slots[-max(1, PREFILL_TOKENS // width) :]
-            if self.policy.mixers:  # padding would leave its mark on the states
+            if self.policy.mixers:  # padding would change the states
                 chosen = [slot for slot in chosen if lengths[slot] == width]
             slots = slots[: -len(chosen)]
             flight.start_prefill(chosen)
@@ -335,12 +336,12 @@ class _Decoder:
         self._draw(logits, counts, 0)
 
     def _one_token(self, tokens: torch.Tensor, view: View) -> torch.Tensor:
-        """Returns the logits (N, V) behind a token (N,) of each row."""
+        """Returns the logits (N, V) after one token (N,) of each row."""
         positions = view.positions[:, None]
         return self._forward(tokens[:, None], positions, view.owners, num_completion=1)
 
     def _draw(self, logits: torch.Tensor, counts: torch.Tensor, first: int) -> None:
-        """Draws a token for each completion of the rows from slot `first` on."""
+        """Draws a token for each completion in the rows from slot `first` on."""
         flight = self.flight
         rows = flight.rows[first:]
         start = sum(map(len, flight.rows[:first]))
@@ -359,7 +360,7 @@ class _Decoder:
                 self._release([first + slot for slot in ended.nonzero().flatten().tolist()])
 
     def _part(self, parting: Parting, first: int) -> None:
-        """Gives completions that leave a row a row of their own, with a copy of its tail."""
+        """Gives completions that leave a row their own row, with a copy of the old row's tail."""
         flight, device = self.flight, self.policy.device
         flight.rows[first:] = parting.rows
         leaving = [first + slot for slot, _, _ in parting.split]
@@ -379,11 +380,11 @@ class _Decoder:
         *,
         num_completion: int,
     ) -> torch.Tensor:
-        """Returns the logits (rows, V) behind the last token."""
+        """Returns the logits (rows, V) after the last token."""
         ids = ids.to(self.policy.device)
         last: int | torch.Tensor = 1
         if self.cache.shares_keys and not num_completion:
-            # given a number, Gemma 4 leaves the other tokens out of its upper layers
+            # with a plain number, Gemma 4 would leave the other tokens out of its upper layers
             last = torch.tensor([ids.shape[1] - 1], device=ids.device)
         policy = self.policy
         with policy.with_owners(owners), policy.with_text_roles(ids, num_completion):
@@ -399,7 +400,7 @@ class _Decoder:
         return logits
 
     def _release(self, ended: list[int]) -> None:
-        """Removes rows that have ended, and closes the gaps that they leave."""
+        """Removes rows that have ended, and closes the gaps."""
         flight, device = self.flight, self.policy.device
         source, target = (torch.tensor(x, device=device) for x in flight.release(ended))
         if len(source):

@@ -23,7 +23,7 @@ class RolloutEngine(Protocol):
     """
 
     def setup(self, policy: Any, /) -> Any:
-        """Takes the `Policy`, once, when it is loaded and on its device."""
+        """Takes the `Policy`; called once, when the model is loaded and on its device."""
         ...
 
     def generate(
@@ -31,11 +31,11 @@ class RolloutEngine(Protocol):
     ) -> Any:
         """Takes a list of `Prompt` and a `Sampling`.
 
-        Returns `Rollouts` with G completions of each prompt. Completions are the same for the same
-        (seed, step, prompt id, sample), whatever else is in the batch.
+        Returns `Rollouts` with G completions of each prompt. A completion must depend only on
+        (seed, step, prompt id, sample), and not on the rest of the batch.
 
-        An engine may call `on_completion(row, completion)`, with a `Completion`, for each row that
-        has ended, so that it is scored while others are still sampled; rows for which it makes no
+        An engine may call `on_completion(row, completion)`, with a `Completion`, as soon as a row
+        has ended, so that the row is scored while others are still being sampled. Rows without a
         call are scored at the end.
         """
         ...

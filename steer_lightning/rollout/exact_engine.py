@@ -1,10 +1,11 @@
-"""The engine of `model.exact`: its log-probabilities are those of the update, to the last bit.
+"""The engine for `model.exact`: its log-probabilities equal those of the update to the last bit.
 
-The order of operations decides the last bits, and it depends on the shape of what is read together.
-So both sides read the same blocks of whole completions. Another engine drafts the completions. Each
-block is then read once as the update is going to read it, and the tokens are drawn again from these
-logits with the same random numbers. Where a draft differs in a token, which takes a random number
-within rounding of the border between two tokens, the row goes on from there.
+The last bits depend on the order of operations, which depends on the shape of the batch. So engine
+and update read the same blocks of whole completions. Another engine drafts the completions. Each
+block is then read once, exactly as the update will read it, and the tokens are drawn again from
+these logits with the same random numbers. A drawn token differs from the draft only if its random
+number is within a rounding error of the border between two tokens. In that case the row is sampled
+again from this token on.
 """
 
 from __future__ import annotations
@@ -23,15 +24,16 @@ from steer_lightning.steering import Steering
 from steer_lightning.types import Prompt, Rollouts
 
 MOST_READS = 8
-"""Most times that a block is read; twice is rare, once in a million tokens or so."""
+"""Maximum number of times that a block is read; a second time is rare, about once in a million
+tokens."""
 
 
 class ExactEngine:
-    """Samples what another engine drafts, with exactly the log-probabilities of the update.
+    """Redraws the drafts of another engine, with exactly the log-probabilities of the update.
 
     Args:
         drafts: Engine that drafts the completions.
-        max_tokens: Most tokens of a block, as of a micro-batch of the update.
+        max_tokens: Maximum number of tokens in a block, the same as in a micro-batch of the update.
     """
 
     def __init__(self, drafts: RolloutEngine, max_tokens: int = 16384) -> None:
@@ -39,7 +41,7 @@ class ExactEngine:
         self._policy: Policy | None = None
 
     def setup(self, policy: Policy) -> None:
-        """Takes the policy, and sets up the engine that drafts."""
+        """Keeps the policy, and sets up the engine that drafts."""
         self._policy = policy
         self.drafts.setup(policy)
 
@@ -58,8 +60,8 @@ class ExactEngine:
     ) -> Rollouts:
         """Answers prompts; see `RolloutEngine.generate`.
 
-        Greedy and truncated sampling, from which no update learns, is left to the engine that
-        drafts.
+        For greedy and truncated sampling, from which no update learns, the drafts are returned as
+        they are.
         """
         policy = set_up(self._policy, type(self).__name__)
         drafted: Rollouts = self.drafts.generate(
@@ -77,7 +79,7 @@ class ExactEngine:
         return completions.rollouts()
 
     def _settle(self, policy: Policy, completions: Completions, group: int) -> None:
-        """Draws the completions of a prompt again until they are what their own logits say."""
+        """Redraws the completions of a prompt until they agree with their own logits."""
         for _ in range(MOST_READS):
             rollouts, differ = completions.rollouts(), False
             for rows in blocks(rollouts, group, self.max_tokens):
@@ -86,8 +88,8 @@ class ExactEngine:
             if not differ:
                 return
         raise RuntimeError(
-            f"completions of prompt {group} are others each time that they are read: the model's "
-            "kernels are not deterministic, and model.exact needs that they are. Try "
+            f"the completions of prompt {group} differ each time they are read: the model's "
+            "kernels are not deterministic, but model.exact requires deterministic kernels. Try "
             "trainer.deterministic: warn"
         )
 
@@ -96,20 +98,21 @@ def engine_of(engine: RolloutEngine | None, exact_tokens: int | None) -> Rollout
     """Returns the engine of a run.
 
     Args:
-        engine: Engine of the configuration; null takes `DecodeEngine`.
-        exact_tokens: Most tokens of a micro-batch with which it must be exact; null has no need.
+        engine: Engine of the configuration; None uses `DecodeEngine`.
+        exact_tokens: Maximum number of tokens in a micro-batch if the engine must be exact, else
+            None.
     """
     found = engine or DecodeEngine()
     return found if exact_tokens is None else ExactEngine(found, exact_tokens)
 
 
 def blocks(rollouts: Rollouts, group: int, max_tokens: int) -> Iterator[list[int]]:
-    """Yields the numbers of the rows that are read together, of one prompt.
+    """Yields the numbers of the rows of one prompt that are read together.
 
     Args:
         rollouts: Completions.
         group: Number of the prompt.
-        max_tokens: Most tokens of a block; a longer row gets a block of its own.
+        max_tokens: Maximum number of tokens in a block; a longer row gets a block of its own.
     """
     size = rollouts.group_size
     rows = list(range(group * size, (group + 1) * size))
@@ -136,10 +139,10 @@ def read(policy: Policy, rollouts: Rollouts, rows: Sequence[int]) -> torch.Tenso
 def _redraw(
     policy: Policy, completions: Completions, rollouts: Rollouts, n: int, logits: torch.Tensor
 ) -> bool:
-    """Draws a row again; stores its log-probabilities if it is the same, else the other row.
+    """Draws a row again; stores its log-probabilities if it is unchanged, and else the new row.
 
     Returns:
-        Whether it is another one.
+        Whether the row has changed.
     """
     tokens = rollouts.completion_ids[n][rollouts.completion_mask[n]].to(logits.device)
     logits, temperature = logits[: len(tokens)], completions.sampling.temperature
@@ -155,7 +158,7 @@ def _redraw(
     while not ended:
         if len(known) <= int(other[0]):
             behind = logits[len(known)]
-        else:  # whatever is drawn here is read again as a whole
+        else:  # rows drawn here are read again as a whole
             ids = torch.tensor([[*prompt, *known]], device=logits.device)
             behind = policy.logits(ids, torch.ones_like(ids), 1)[0, -1]
         token, ended = completions.sample_row(behind, n, len(known))

@@ -1,4 +1,4 @@
-"""The flight: the completions being sampled, their slots in memory, and what each row may see."""
+"""The flight: completions being sampled, their slots in memory, and the tokens each row may see."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from dataclasses import dataclass, field
 import torch
 
 HIDDEN = torch.finfo(torch.float32).min
-"""Number added to a score that must not count; finite, so that a row that sees nothing gets no
-NaN."""
+"""Number added to a score that must not count. It is finite, so that a row that sees nothing does
+not get NaN."""
 
 
 class View(ABC):
     """The facts that attention needs about the rows that read one token each.
 
-    The current token of a row is the one that the pass reads. All tensors but the biases are int64.
+    The current token of a row is the token that the pass reads. All tensors except the biases are
+    int64.
 
     Attributes:
-        num_columns: Number of tail columns in use, that of the current token included.
+        num_columns: Number of tail columns in use, including that of the current token.
         width: Number of columns of the longest prompt, T0.
         column: Column of the current token, if it is the same for all rows, else None.
         slots: Slots of the rows, (N,).
@@ -28,12 +29,12 @@ class View(ABC):
         row_lengths: Number of tokens of each row's prompt, (N,), by slot.
         owners: Number of the request that each row belongs to, (N,), by slot.
         prompt_lengths: Number of tokens of each prompt, (P,), by slot.
-        largest_group: Most rows of a prompt.
+        largest_group: Largest number of rows of one prompt.
         slots_by_group: Slots of the rows by prompt, filled up with 0, (P * largest group,).
         place: Place of each row in `slots_by_group`, (N,).
         device: Device of the tensors.
         prefilling: Prompt slots that a prefill writes to, (P,); None while decoding.
-        starting: Slots of the rows that begin with these prompts, (P,).
+        starting: Slots of the rows that start from these prompts, (P,).
     """
 
     num_columns: int
@@ -51,7 +52,7 @@ class View(ABC):
     prefilling: torch.Tensor | None = None
     starting: torch.Tensor
 
-    _is_regular: bool  # the rows lie by group already
+    _is_regular: bool  # the rows are already ordered by group
     _is_uniform: bool  # all rows are equally long
     _padding_bias: torch.Tensor | None
     _biases: dict[int | None, tuple[torch.Tensor | None, torch.Tensor | None]]
@@ -81,10 +82,10 @@ class View(ABC):
     def biases(
         self, window: int | None, heads: int
     ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """Returns the biases of the scores on prompts and on tails; None where nothing is hidden.
+        """Returns the biases of the scores on prompts and on tails; None if nothing is hidden.
 
         Args:
-            window: Width of the layer's sliding window; None sees all.
+            window: Width of the layer's sliding window; None for a layer without one.
             heads: Number of query heads for each key-value head.
 
         Returns:
@@ -142,20 +143,20 @@ def _bias(seen: torch.Tensor) -> torch.Tensor:
 
 
 class Flight(View):
-    """The slots of rows and prompts, kept without gaps, and what each row may see.
+    """The slots of rows and prompts, kept without gaps, and the tokens that each row may see.
 
-    Completions and prompts are numbered as in the call. A row is what a forward pass reads: all
-    completions of a prompt that have drawn the same tokens so far share one. A slot is a place in
-    the buffers. When a row has ended, the row of the last slot moves into its place.
+    Completions and prompts are numbered as in the call. A row is one row of a forward pass; all
+    completions of a prompt that have drawn the same tokens so far share one row. A slot is a place
+    in the buffers. When a row has ended, the row in the last slot moves into its place.
 
     Args:
         lengths: Number of tokens of each prompt.
         prompt_of: Number of the prompt that each completion answers.
-        owner_of: Number of the request that each prompt belongs to.
-        max_rows: Number of row slots, which is also the most completions in flight, since each may
-            come to need a row of its own.
+        owner_of: Number of the experiment that each prompt belongs to.
+        max_rows: Number of row slots, and also the maximum number of completions in flight, because
+            each completion may later need a row of its own.
         max_prompts: Number of prompt slots.
-        max_columns: Most tokens of a completion.
+        max_columns: Maximum number of tokens in a completion.
         device: Device of the tensors.
     """
 
@@ -179,7 +180,7 @@ class Flight(View):
         self.prompts: list[int] = []  # number of the prompt in each slot
         self._prefill_lengths = torch.zeros(0)
         self._clock = 0
-        self._born: list[int] = []  # time on the clock at which the row in each slot began
+        self._born: list[int] = []  # time at which the row in each slot began
         self._biases = {}
 
     @property
@@ -202,15 +203,16 @@ class Flight(View):
         """Number of the prompt that the row in each slot answers."""
         return [self.prompt_of[row[0]] for row in self.rows]
 
-    # ---- taking in and removing
+    # ---- admitting and removing
 
     def admit(self, completions: Sequence[int]) -> list[int]:
-        """Gives a slot to all completions of a prompt together, since none has drawn a token yet.
+        """Gives one slot to all completions of a prompt, since none has drawn a token yet.
 
-        Columns are counted as if each had a token already, since one is drawn before the next pass.
+        Columns are counted as if each completion already had a token, since one is drawn before the
+        next pass.
 
         Returns:
-            Numbers of the prompts that are new.
+            Numbers of the new prompts.
         """
         groups: dict[int, list[int]] = {}
         for n in completions:
@@ -222,10 +224,10 @@ class Flight(View):
         return new
 
     def split(self, slots: Sequence[int], rows: Sequence[list[int]]) -> list[int]:
-        """Gives a slot to each row that separates from another one; returns the slots.
+        """Gives a slot to each row that splits off from another one; returns the slots.
 
         Args:
-            slots: Slots of the rows that they separate from.
+            slots: Slots of the rows from which the new rows split off.
             rows: Completions of each new row.
         """
         first = len(self.rows)
@@ -234,7 +236,7 @@ class Flight(View):
         return list(range(first, len(self.rows)))
 
     def release(self, ended: Sequence[int]) -> tuple[list[int], list[int]]:
-        """Removes rows by slot; returns the slots of the rows that move, and their new slots."""
+        """Removes rows by slot; returns the slots of the rows that move and their new slots."""
         source, target = _fill_gaps(len(self.rows), ended)
         for old, new in zip(source, target, strict=True):
             self.rows[new], self._born[new] = self.rows[old], self._born[old]
@@ -243,7 +245,7 @@ class Flight(View):
         return source, target
 
     def release_prompts(self) -> tuple[list[int], list[int]]:
-        """Removes prompts without rows; returns slots as `release` does."""
+        """Removes prompts without rows; returns slots like `release`."""
         needed = set(self.prompt_by_slot)
         ended = [slot for slot, prompt in enumerate(self.prompts) if prompt not in needed]
         source, target = _fill_gaps(len(self.prompts), ended)
@@ -253,7 +255,7 @@ class Flight(View):
         return source, target
 
     def settle(self) -> None:
-        """Brings the tensors up to date after rows have been taken in or removed."""
+        """Updates the tensors after rows have been admitted or removed."""
         slot_of = {prompt: slot for slot, prompt in enumerate(self.prompts)}
         groups: list[list[int]] = [[] for _ in self.prompts]
         place = []
@@ -292,7 +294,7 @@ class Flight(View):
         self.counts = self._clock - self._born_tensor
         """Number of tokens sampled so far, (N,) int64, by slot."""
         self.num_columns = self._clock - self._oldest
-        """Number of tail columns in use, that of the current token included."""
+        """Number of tail columns in use, including that of the current token."""
         self.column = self.num_columns - 1 if self._is_uniform else None
         """Column of the current token, if it is the same for all rows, else None."""
         self._biases.clear()
@@ -312,14 +314,14 @@ class Flight(View):
         """Number of the request that each of these prompts belongs to, (P,) int64."""
 
     def end_prefill(self) -> None:
-        """Prepares for forward passes over one token a row."""
+        """Prepares for forward passes over one token per row."""
         self.prefilling = None
 
     def prefill_mask(self, window: int | None) -> torch.Tensor | None:
-        """Returns which tokens a prompt's token may see, (P, 1, T, T) bool; None if all before it.
+        """Returns which tokens each prompt token may see, (P, 1, T, T) bool; None if all before it.
 
         Args:
-            window: Width of the layer's sliding window; None sees all.
+            window: Width of the layer's sliding window; None for a layer without one.
         """
         lengths = self._prefill_lengths
         width = int(lengths.max())
@@ -329,11 +331,12 @@ class Flight(View):
         distance = places[:, None] - places[None, :]
         seen = (distance >= 0) & (distance < (window or width))
         real = places >= (width - lengths)[:, None, None]
-        return (seen & real | (distance == 0))[:, None]  # padding sees itself, else it would be NaN
+        # padding sees itself; otherwise it would become NaN
+        return (seen & real | (distance == 0))[:, None]
 
 
 def _fill_gaps(count: int, ended: Sequence[int]) -> tuple[list[int], list[int]]:
-    """Returns which of `count` slots move, and where to, so that those left are the first ones."""
+    """Returns which of `count` slots move, and where to, so that the remaining ones come first."""
     kept = count - len(ended)
     gone = set(ended)
     target = [slot for slot in sorted(gone) if slot < kept]
@@ -343,14 +346,15 @@ def _fill_gaps(count: int, ended: Sequence[int]) -> tuple[list[int], list[int]]:
 
 @dataclass
 class Parting:
-    """The separation of rows whose completions have drawn different next tokens."""
+    """The split of rows whose completions have drawn different next tokens."""
 
     rows: list[list[int]] = field(default_factory=list)
-    """Completions that stay in each slot; none if all have ended."""
+    """Completions that stay in each slot; empty if all have ended."""
     tokens: list[int] = field(default_factory=list)
     """Token that the completions in each slot have drawn; 0 if all have ended."""
     split: list[tuple[int, list[int], int]] = field(default_factory=list)
-    """New rows: the slot that each one leaves, its completions, and the token that they drew."""
+    """New rows: the slot from which each one splits off, its completions, and the token they
+    drew."""
 
     @property
     def ended(self) -> list[int]:
@@ -359,7 +363,7 @@ class Parting:
 
 
 def part(rows: Sequence[list[int]], tokens: Sequence[int], ended: Sequence[bool]) -> Parting:
-    """Keeps completions together that have drawn the same token, and drops those that have ended.
+    """Groups completions that have drawn the same token, and drops those that have ended.
 
     Args:
         rows: Completions in each slot.
@@ -378,7 +382,7 @@ def part(rows: Sequence[list[int]], tokens: Sequence[int], ended: Sequence[bool]
 
 
 def _by_token(row: list[int], drawn: Iterator[tuple[int, bool]]) -> Iterator[tuple[list[int], int]]:
-    """Yields the completions of a row that go on, grouped by their token, with that token."""
+    """Yields the completions of a row that continue, grouped by their token, with that token."""
     groups: dict[int, list[int]] = {}
     for completion in row:
         token, ended = next(drawn)

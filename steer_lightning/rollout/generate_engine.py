@@ -30,15 +30,16 @@ log = logging.getLogger(__name__)
 
 
 class GenerateEngine:
-    """Runs `transformers.generate` on the policy in this process.
+    """Samples completions with `transformers.generate`.
 
-    A model that is wrong in a padded batch is noticed, in `setup` on made-up prompts and in
-    `generate` on the first texts and whenever texts grow longer; the completions of one prompt at a
-    time are then sampled, with a warning.
+    The engine checks that the model is correct in a padded batch: in `setup` on made-up prompts,
+    and in `generate` on the first texts and whenever texts grow longer. If it is not, completions
+    are sampled for one prompt at a time, with a warning.
 
     Args:
-        max_rows: Most completions generated at once; bounds the memory of the key-value cache, and
-            does not change what is sampled. Prompts of similar length go together.
+        max_rows: Maximum number of completions generated at the same time. It limits the memory of
+            the key-value cache and does not change the completions. Prompts of similar length are
+            batched together.
 
     Raises:
         ConfigError: If `max_rows` is less than 1.
@@ -64,9 +65,9 @@ class GenerateEngine:
             raise ConfigError(
                 "model.engine",
                 type(self).__name__,
-                rule="can't sample from a base sharded like this",
+                rule="can't sample from a base that is sharded this way",
                 why=reason[0].upper() + reason[1:],
-                fix="Set trainer.strategy: fsdp2, or take steer_lightning.rollout.DecodeEngine",
+                fix="Set trainer.strategy: fsdp2, or use steer_lightning.rollout.DecodeEngine",
             )
         self._policy, self._pads = policy, True
         sample = partial(self._generate, policy, seed=0, step=0)
@@ -78,19 +79,20 @@ class GenerateEngine:
             self._fall_back(reason)
 
     def _fall_back(self, reason: str) -> None:
-        """Does without padding from now on; raises a ConfigError if there is none already."""
+        """Samples without padding from now on; raises a ConfigError if it already does."""
         kind = type(self._policy.model).__name__ if self._policy else ""
         if not self._pads:
             raise ConfigError(
                 "model.base",
                 kind,
-                rule="can't be sampled by transformers' generate, not even without padding",
+                rule="can't be sampled correctly by transformers' generate, not even without "
+                "padding",
                 why=f"Its {reason}",
-                fix="Take another base: what it samples would not be the model",
+                fix="Use another base: these completions would not be samples of the model",
             )
         log.warning(
-            "%s does not read padded batches (%s): the completions of one prompt at a time are "
-            "sampled, which is slower",
+            "%s does not read padded batches correctly (%s): the completions are sampled for one "
+            "prompt at a time, which is slower",
             one_line(kind),
             one_line(reason),
         )
@@ -153,7 +155,7 @@ def _fill(
     mask: torch.Tensor,
     rows: torch.Tensor,
 ) -> None:
-    """Samples some rows to their ends.
+    """Samples some rows until they end.
 
     Args:
         policy: Policy that samples.
@@ -169,17 +171,17 @@ def _fill(
         generation_config=GenerationConfig(
             do_sample=False,
             max_new_tokens=completions.sampling.max_new_tokens,
-            eos_token_id=None,  # `_HasEnded` tells which rows have ended
+            eos_token_id=None,  # `_HasEnded` reports which rows have ended
             pad_token_id=policy.pad_token_id,
         ),
         logits_processor=LogitsProcessorList([draws]),
         stopping_criteria=StoppingCriteriaList([_HasEnded(draws)]),
-        synced_gpus=False,  # a sharded base has its own way, see `sharding`
+        synced_gpus=False,  # a sharded base synchronises itself, see `sharding`
     )
 
 
 class _Draws(LogitsProcessor):
-    """Draws each row's token from its own random stream, and keeps the token's log-probability.
+    """Draws the token of each row from the row's own random stream, and keeps its log-probability.
 
     `generate` itself can only sample a whole batch from one stream, and returns log-probabilities
     only with all scores (T, N, V). So tokens are drawn here, and `generate` takes the "most likely"

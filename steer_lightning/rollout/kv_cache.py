@@ -1,9 +1,9 @@
-"""The keys and values of the completions in flight, how many fit, and the attention over them.
+"""The keys and values of the completions in flight: how many fit, and the attention over them.
 
 A cache layer holds each prompt's keys and values once, for all G completions of its group, and a
 preallocated tail for each row. The attention function attends to both and joins the two parts by
-their softmax sums. The model's own forward pass does the rest, so that any decoder which uses the
-interface of `model.attention` decodes here.
+their softmax sums. The model's own forward pass does the rest, so any decoder that uses the
+interface of `model.attention` can decode here.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from steer_lightning.rollout.request import Request
 from steer_lightning.rollout.states import States
 
 FIRST_COLUMNS = 64
-"""Number of tail columns allocated at first; it doubles as completions grow."""
+"""Number of tail columns allocated at first; the number doubles as completions grow."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,13 +37,13 @@ class Plan:
     """The number of rows and prompts in flight at once."""
 
     max_rows: int
-    """Most rows in flight."""
+    """Maximum number of rows in flight."""
     max_prompts: int
-    """Most prompts in flight."""
+    """Maximum number of prompts in flight."""
     tokens: int
-    """Most tokens of these rows and prompts together."""
+    """Maximum number of tokens in these rows and prompts together."""
     least: int
-    """Most tokens of the longest prompt with one completion."""
+    """Maximum number of tokens in the longest prompt with one completion."""
 
 
 def plan_flight(requests: Sequence[Request], budget: int, fitting: int | None = None) -> Plan:
@@ -51,11 +51,11 @@ def plan_flight(requests: Sequence[Request], budget: int, fitting: int | None = 
 
     Args:
         requests: Prompts of one policy, or of several that share the flight.
-        budget: Most tokens in flight, as the user has set it.
-        fitting: Number of tokens to try instead, after memory has run out; None before.
+        budget: Maximum number of tokens in flight, as configured.
+        fitting: Number of tokens to try instead after memory has run out; None before that.
 
     Raises:
-        ConfigError: If the budget does not even hold one prompt with one completion.
+        ConfigError: If the budget is too small for one prompt with one completion.
     """
     columns = max(request.sampling.max_new_tokens for request in requests)
     width = max(request.width for request in requests)
@@ -65,14 +65,15 @@ def plan_flight(requests: Sequence[Request], budget: int, fitting: int | None = 
         raise ConfigError(
             "model.engine.max_tokens_in_flight",
             budget,
-            rule=f"must hold the longest prompt, {width} tokens, and one completion of "
-            f"{columns} tokens",
-            fix=f"Set it to {least} or more, or max_new_tokens lower",
+            rule=f"must be enough for the longest prompt ({width} tokens) and one completion "
+            f"({columns} tokens)",
+            fix=f"Set it to {least} or more, or lower max_new_tokens",
         )
     if fitting is not None:
         budget = max(least, min(budget, fitting))
     if num_rows * columns + num_prompts * width > budget:
-        # stragglers keep their prompts: half as many slots again as full groups need
+        # prompts stay while any of their rows is unfinished: allow half as many slots again as full
+        # groups need
         share = columns + 1.5 * width * num_prompts / num_rows
         num_rows = max(1, min(num_rows, int((budget - 2 * width) / share)))
         spare = (budget - num_rows * columns) // width
@@ -86,11 +87,11 @@ def smaller(plan: Plan, most: int, in_step: bool) -> int:
 
     Args:
         plan: Plan for which memory has run out.
-        most: Most tokens in flight by the configuration.
+        most: Maximum number of tokens in flight, as configured.
         in_step: Whether other processes are in the middle of the same pass.
 
     Raises:
-        ConfigError: If the rollout can't begin anew, or a single completion does not fit.
+        ConfigError: If the rollout can't restart, or a single completion does not fit.
     """
     if in_step:
         raise ConfigError(
@@ -98,17 +99,17 @@ def smaller(plan: Plan, most: int, in_step: bool) -> int:
             most,
             rule=f"memory ran out with {plan.tokens} tokens in flight",
             why="The base is gathered layer by layer, in step with other processes, which are in "
-            "the middle of the same pass: the rollout can't begin anew on one of them",
+            "the middle of the same pass, so this process can't restart its rollout alone",
             fix=f"Set it to {max(plan.least, plan.tokens // 2)} or less",
         )
     if plan.max_rows == 1:
         raise ConfigError(
             "model.sampling.max_new_tokens",
             UNKNOWN,
-            rule=f"memory ran out with a single completion in flight, of {plan.least} tokens with "
-            "its prompt",
-            why="Fewer than one can't be sampled at once",
-            fix="Set it or data.max_prompt_tokens lower, or take a smaller base or model.dtype: "
+            rule=f"memory ran out with a single completion in flight ({plan.least} tokens with "
+            "its prompt)",
+            why="At least one completion must fit",
+            fix="Lower it or data.max_prompt_tokens, or use a smaller base or model.dtype: "
             "bfloat16",
         )
     return max(plan.least, plan.tokens // 2)
@@ -117,7 +118,8 @@ def smaller(plan: Plan, most: int, in_step: bool) -> int:
 class KeyValues(CacheLayer):
     """The keys and values of one decoder layer.
 
-    Prompts (P, K, T0, D) are flush right, as left-padded text is; tails (N, K, T, D) flush left.
+    Prompts (P, K, T0, D) are aligned to the right, like left-padded text; tails (N, K, T, D) to the
+    left.
 
     Args:
         flight: Rows and prompts in flight, shared by all layers.
@@ -132,7 +134,7 @@ class KeyValues(CacheLayer):
         self.view: View = flight
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        """Allocates room for all rows and prompts that can be in flight at once."""
+        """Allocates memory for all rows and prompts that can be in flight at once."""
         flight = self.flight
 
         def room(like: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
@@ -148,13 +150,14 @@ class KeyValues(CacheLayer):
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns what it gets: the attention stores what it is given, see `store`."""
+        """Returns its arguments unchanged: the attention stores keys and values, see `store`."""
         return key_states, value_states
 
     def store(self, key: torch.Tensor, value: torch.Tensor) -> None:
         """Stores the keys and values of new tokens, (rows, K, T, D).
 
-        They are those that the attention gets: some models hand compressed ones to `update`.
+        These are the keys and values that the attention gets; some models pass compressed ones to
+        `update`.
         """
         if not self.is_initialized:
             self.lazy_initialization(key, value)
@@ -172,11 +175,11 @@ class KeyValues(CacheLayer):
 
     @property
     def num_columns(self) -> int:
-        """Number of tail columns that there is room for; 0 in a layer without attention."""
+        """Number of tail columns that are allocated; 0 in a layer without attention."""
         return self.tail[0].shape[2] if self.is_initialized else 0
 
     def reserve(self, num_columns: int) -> None:
-        """Makes room for that many tail columns, in other memory if there was too little."""
+        """Allocates at least that many tail columns, in new memory if there were fewer."""
         while 0 < self.num_columns < num_columns:
             self._grow()
 
@@ -187,7 +190,7 @@ class KeyValues(CacheLayer):
             self.tail[k][:, :, : old.shape[2]] = old
 
     def copy_rows(self, source: torch.Tensor, target: torch.Tensor, num_columns: int) -> None:
-        """Copies tails into slots that are free."""
+        """Copies tails into free slots."""
         if not self.is_initialized:
             return  # a layer without attention has no tails
         for room in self.tail:
@@ -212,7 +215,7 @@ class FlightCache:
     Attributes:
         layers: Keys and values of each decoder layer.
         shares_keys: Whether layers read the keys and values of others.
-        states: States of each decoder layer of a recurrent model; of others none.
+        states: States of each decoder layer of a recurrent model; empty for other models.
         past: Cache of these layers, which the model takes as `past_key_values`.
     """
 
@@ -228,13 +231,13 @@ class FlightCache:
 
     @contextmanager
     def decoding(self) -> Iterator[None]:
-        """Lets the model attend through the layers while the block runs."""
+        """Makes the model attend through these layers within the block."""
         with attention_by(self._model, self.attend):
             yield
 
     @contextmanager
     def seen_as(self, view: View) -> Iterator[None]:
-        """Lets passes see the flight through another view while the block runs."""
+        """Makes passes see the flight through another view within the block."""
         self._see(view)
         try:
             yield
@@ -249,7 +252,7 @@ class FlightCache:
 
     @contextmanager
     def keeping_states(self) -> Iterator[None]:
-        """Puts the rows' states back after passes that must not count."""
+        """Restores the rows' states after passes that must not count."""
         rooms = [room for states in self.states for room in states.rows.values()]
         kept = [room[: self._flight.num_rows].clone() for room in rooms]
         try:
@@ -259,13 +262,13 @@ class FlightCache:
                 room[: len(before)] = before
 
     def reserve(self, num_columns: int) -> int:
-        """Makes room for that many tail columns; returns how many there is room for."""
+        """Allocates at least that many tail columns; returns how many there are."""
         for layer in self.layers:
             layer.reserve(num_columns)
         return max(layer.num_columns for layer in self.layers)
 
     def copy_rows(self, source: torch.Tensor, target: torch.Tensor) -> None:
-        """Copies tails and states from row slots into others that are free."""
+        """Copies tails and states from row slots into free ones."""
         for layer in self.layers:
             layer.copy_rows(source, target, self._flight.num_columns)
         for states in self.states:
@@ -280,7 +283,7 @@ class FlightCache:
         """Attends over prompts and tails.
 
         Args:
-            call: Queries, keys and values of the new tokens alone.
+            call: Queries, keys and values of the new tokens only.
 
         Returns:
             Output (rows, T, H, D).
@@ -295,7 +298,7 @@ class FlightCache:
 
 
 def _decode(view: View, layer: KeyValues, call: AttentionCall) -> torch.Tensor:
-    """Attends for one token a row, from queries (N, H, 1, D) to an output (N, 1, H, E)."""
+    """Attends for one token per row: from queries (N, H, 1, D) to an output (N, 1, H, E)."""
     num_rows, heads, _, size = call.query.shape
     keys, values = (room[:num_rows, :, : view.num_columns] for room in layer.tail)
     kv_heads = keys.shape[1]
@@ -322,7 +325,7 @@ def _part(
     values: torch.Tensor,
     bias: torch.Tensor | None,
 ) -> Part:
-    """Attends over a part of the tokens, without normalising yet; scores are float32."""
+    """Attends over a part of the tokens, without normalisation; scores are float32."""
     scores = call.capped(torch.matmul(query, keys.transpose(2, 3)).float())
     if bias is not None:
         scores += bias

@@ -14,16 +14,16 @@ class Sampling:
 
     Attributes:
         group_size: Number of completions of each prompt, G.
-        temperature: Divisor of the logits; 0 takes the most likely token.
-        top_p: Probability that the smallest set of most likely tokens must reach, which alone are
-            kept; 1 keeps all.
-        top_k: Number of most likely tokens that are kept; 0 keeps all.
-        min_p: Share of the most likely token's probability that a token must have to be kept; 0
-            keeps all.
-        max_new_tokens: Most tokens of a completion, which is cut off there.
-        eos_token_ids: Further tokens that end a completion, beside those that the model and its
-            tokenizer name.
-        stop_strings: Texts that end a completion, and are part of it.
+        temperature: Number by which the logits are divided; 0 always takes the most likely token.
+        top_p: Nucleus sampling: only the smallest set of most likely tokens whose probabilities add
+            up to `top_p` is kept; 1 keeps all tokens.
+        top_k: Number of most likely tokens to keep; 0 keeps all.
+        min_p: Smallest probability of a token that is kept, as a share of the probability of the
+            most likely token; 0 keeps all.
+        max_new_tokens: Maximum number of tokens in a completion; longer ones are cut off there.
+        eos_token_ids: Token ids that end a completion, in addition to those that the model and its
+            tokenizer define.
+        stop_strings: Texts that end a completion; the stop string itself is part of the completion.
     """
 
     group_size: int = 16
@@ -43,7 +43,7 @@ class Sampling:
             "top_p": (0 < self.top_p <= 1, "must be above 0 and at most 1"),
             "top_k": (self.top_k >= 0, "must be 0 (off) or more"),
             "min_p": (0 <= self.min_p <= 1, "must be from 0 (off) to 1"),
-            "stop_strings": ("" not in self.stop_strings, "must not hold an empty text"),
+            "stop_strings": ("" not in self.stop_strings, "must not contain an empty text"),
             "max_new_tokens": (self.max_new_tokens >= 1, "must be at least 1"),
         }
         for key, (holds, rule) in rules.items():
@@ -52,5 +52,5 @@ class Sampling:
 
     @property
     def truncates(self) -> bool:
-        """Whether unlikely tokens are cut away before one is drawn."""
+        """Whether unlikely tokens are excluded before a token is drawn."""
         return self.top_p < 1 or self.top_k > 0 or self.min_p > 0

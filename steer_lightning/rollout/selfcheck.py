@@ -1,4 +1,4 @@
-"""Checks of engines on made-up and on real prompts, against plain passes over single texts."""
+"""Checks of engines against plain passes over single texts, on made-up and on real prompts."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ Generate = Callable[[Sequence[Prompt], Sampling], Rollouts]
 """Function that samples completions."""
 
 SHORT = (0, LONGEST_MADE_UP)
-"""Lengths that matter before the first step."""
+"""Range of lengths to check before the first step."""
 
 
 def made_up_prompts(policy: Policy, between: tuple[int, int] = SHORT) -> list[Prompt]:
-    """Makes up prompts of unlike lengths; see `made_up_tokens`.
+    """Makes up prompts of different lengths; see `made_up_tokens`.
 
     Args:
         policy: Policy that reads them.
@@ -46,7 +46,7 @@ def made_up_prompts(policy: Policy, between: tuple[int, int] = SHORT) -> list[Pr
 
 
 def passes_length(policy: Policy, between: tuple[int, int]) -> bool:
-    """Tells whether texts have passed a length that matters, and is not a short one.
+    """Returns whether texts have passed a length that matters and is not a short one.
 
     Args:
         policy: Policy that reads them.
@@ -96,12 +96,12 @@ def compare(policy: Policy, rollouts: Rollouts, sampling: Sampling, rows: Sequen
         policy: Policy that has sampled them.
         rollouts: Completions.
         sampling: Settings by which they were sampled.
-        rows: Numbers of the completions that are compared.
+        rows: Numbers of the completions to compare.
 
     Returns:
-        The largest figure of `gap_of`, over the last tokens of each completion. Where top-k, top-p
-        or min-p cut tokens away, nine tokens of ten count, since rounding may decide whether a
-        token is cut.
+        The largest value of `gap_of`, over the last tokens of each completion. If top-k, top-p or
+        min-p exclude tokens, only nine of ten tokens count, because rounding may decide whether a
+        token is excluded.
     """
     share = 0.9 if sampling.truncates else 1.0
     worst = 0.0
@@ -125,10 +125,10 @@ def _difference(gap: float, policy: Policy) -> str | None:
 
 
 class RealTexts:
-    """Compares completions of real batches whenever texts grow longer than all before.
+    """Compares completions of real batches with plain passes whenever texts get longer.
 
-    The first batch is therefore always compared. Where texts pass a length that matters to the
-    model, such as its window, made-up prompts of about that length are compared first.
+    The first batch is therefore always compared. If texts pass a length that matters to the model,
+    such as its window, made-up prompts of about that length are compared first.
 
     Args:
         policy: Policy that samples.
@@ -142,7 +142,7 @@ class RealTexts:
         """Number of tokens of the longest text of a batch that has been compared."""
 
     def why_not(self, rollouts: Rollouts, sampling: Sampling) -> str | None:
-        """Compares a batch with texts that are longer than all before.
+        """Compares a batch whose texts are longer than all before.
 
         Args:
             rollouts: Completions of at least one prompt.
@@ -171,7 +171,7 @@ def _why_not_real(policy: Policy, rollouts: Rollouts, sampling: Sampling, name: 
     if reason is None:
         log.info(
             "%s: %d completions, with texts of up to %d tokens, agree with plain passes of the "
-            "model within %.1g nats",
+            "model to within %.1g nats",
             one_line(name),
             len(rows),
             int(lengths.max()),

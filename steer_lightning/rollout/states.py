@@ -1,4 +1,4 @@
-"""The states of recurrent layers, one of each row in flight."""
+"""The states of recurrent layers, one for each row in flight."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from steer_lightning.rollout.flight import Flight, View
 
 
 class States:
-    """The states of one decoder layer; there are none in a layer that is not recurrent.
+    """The states of one decoder layer; a layer that is not recurrent has none.
 
-    A row begins with the state at its prompt's end, and changes it with each token. The prompt's
-    own is not kept: rows that begin later read their prompt again.
+    A row begins with the state at the end of its prompt, and each token changes the state. The
+    state of the prompt itself is not kept: rows that begin later read their prompt again.
 
     Args:
         flight: Rows and prompts in flight, shared by all layers.
 
     Attributes:
         view: View of the flight that the current pass has: the flight itself, or a padded view.
-        rows: States of each name by row slot, (most rows in flight, ...).
+        rows: States of each name by row slot, (maximum number of rows in flight, ...).
     """
 
     def __init__(self, flight: Flight) -> None:
@@ -28,13 +28,13 @@ class States:
         self.rows: dict[Name, torch.Tensor] = {}
 
     def read(self, name: Name) -> torch.Tensor | None:
-        """Returns the states of the rows by slot, (N, ...), not a copy; None for a prompt."""
+        """Returns the states of the rows by slot, (N, ...), without a copy; None for a prompt."""
         if self.view.prefilling is not None:
             return None
         return self.rows[name][: self.view.num_rows]
 
     def write(self, name: Name, state: torch.Tensor) -> None:
-        """Keeps the states of the rows by slot, or of those whose prompts are read."""
+        """Stores the states of the rows by slot, or of the rows whose prompts are read."""
         view = self.view
         if name not in self.rows:
             self.rows[name] = state.new_zeros(self.flight.max_rows, *state.shape[1:])
@@ -44,6 +44,6 @@ class States:
             self.rows[name][: view.num_rows] = state
 
     def copy_rows(self, source: torch.Tensor, target: torch.Tensor) -> None:
-        """Copies the states of rows into slots that are free."""
+        """Copies the states of rows into free slots."""
         for room in self.rows.values():
             room[target] = room[source]

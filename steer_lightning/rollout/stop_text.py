@@ -1,4 +1,4 @@
-"""The search for stop strings in the text of a completion, one token after the other."""
+"""The search for stop strings in the text of a completion, token by token."""
 
 from __future__ import annotations
 
@@ -6,15 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 BROKEN = "\N{REPLACEMENT CHARACTER}"
-"""Stands in a text for bytes that are no whole character."""
+"""Stands in a text for bytes that do not form a whole character."""
 
 
 class StopText:
-    """Tells whether the newest token has brought a stop string into the text of a completion.
+    """Finds out whether the newest token completes a stop string in the text of a completion.
 
-    That text is what the tokenizer makes of the completion's tokens alone, with all spaces; the
-    prompt does not count. At each token only the last ones are decoded, in a window that can't miss
-    a stop string:
+    The text is the decoded tokens of the completion, with all spaces and without the prompt. At
+    each token only the last tokens are decoded, in a window that can't miss a stop string:
 
     - A token spells at least one byte, so that a stop string of n bytes lies within n tokens.
     - Decoders change the beginning of a text, such as the space that it starts with, within its
@@ -23,8 +22,8 @@ class StopText:
       begins inside a character. So a window that shows one is tried again up to three tokens
       earlier: a byte has at most three others of its character in front of it.
 
-    A window may also show a stop string that the text does not hold. So the whole text is decoded
-    where a window shows one.
+    A window may also show a stop string that the text does not contain. So if a window shows one,
+    the whole text is decoded.
 
     Args:
         tokenizer: Tokenizer of the policy.
@@ -36,7 +35,7 @@ class StopText:
         self._window = max(len(string.encode()) for string in strings)
 
     def __call__(self, tokens: Sequence[int]) -> bool:
-        """Looks at the end of the tokens of a completion."""
+        """Returns whether the last token of a completion completes a stop string."""
         for before in range(1, 5):
             text = self._decode(tokens[-self._window - before :])
             if any(string in text for string in self._strings):
@@ -46,11 +45,11 @@ class StopText:
         return False
 
     def _is_new(self, tokens: Sequence[int]) -> bool:
-        """Tells whether the whole text holds a stop string only since the newest token."""
+        """Returns whether the whole text contains a stop string only since the newest token."""
         text, earlier = self._decode(tokens), self._decode(tokens[:-1])
         return any(string in text and string not in earlier for string in self._strings)
 
     def _decode(self, tokens: Sequence[int]) -> str:
-        """Decodes all tokens; unlike `decode_texts`, with those that are no text for rewards."""
+        """Decodes all tokens, including those that `decode_texts` leaves out."""
         text: str = self._tokenizer.decode(tokens, clean_up_tokenization_spaces=False)
         return text

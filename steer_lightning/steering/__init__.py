@@ -1,6 +1,6 @@
-"""Everything that can be trained: steering vectors, changes of weights, LoRA, and their files.
+"""The kinds of trainable parameters: steering vectors, changes of weights, LoRA, and their files.
 
-This package knows nothing of reinforcement learning.
+This package does not depend on reinforcement learning.
 """
 
 from steer_lightning.steering.adaptive import AdaptiveVectors

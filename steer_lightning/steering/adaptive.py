@@ -1,4 +1,4 @@
-"""The vectors whose size depends on the token to which they are added."""
+"""Vectors whose size depends on the token to which they are added."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from steer_lightning.steering.vectors import SteeringVectors
 
 
 class AdaptiveVectors(SteeringVectors):
-    """Vectors that a gate scales for each token.
+    """Vectors with a gate that scales them for each token.
 
-    `h_t <- h_t + g_t v` with `g_t = 2 sigmoid(w . h_t / (rms(h_t) sqrt(D)))`, where h_t is the
-    output of the place for token t, and g_t lies between 0 and 2. The gates w start at zero, where
-    g_t = 1 and the vectors are plain ones. 2 * L * D numbers are trained. The follow-up of the
-    paper (arXiv 2509.06608) scales its vectors token by token; this form of the gate is the
-    package's own.
+    `h_t <- h_t + g_t v` with `g_t = 2 sigmoid(w . h_t / (rms(h_t) sqrt(D)))`, where `h_t` is the
+    output of the site for token t, and `g_t` is between 0 and 2. The gates w start at zero, so that
+    at the start `g_t = 1` and the vectors are plain ones. `2 * L * D` numbers are trained. The
+    follow-up of the paper (arXiv 2509.06608) scales its vectors token by token; this form of the
+    gate is specific to this package.
 
     Attributes:
         gates: Weights w of the gates, (L, D padded to a multiple of 256) float32 parameter.
@@ -41,7 +41,7 @@ class AdaptiveVectors(SteeringVectors):
 
     @property
     def num_trained(self) -> int:
-        """Count of trained numbers, 2 * L * D, without padding."""
+        """Number of trained numbers, `2 * L * D`, without padding."""
         return 2 * super().num_trained
 
     def describe(self) -> str:
@@ -54,7 +54,7 @@ class AdaptiveVectors(SteeringVectors):
 
     @torch.no_grad()
     def set_result(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Takes over vectors and, if there are any, gates; see `SiteVectors.set_result`."""
+        """Sets the vectors and, if there are any, the gates; see `SiteVectors.set_result`."""
         super().set_result(tensors)
         if "gates" in tensors:
             self.gates[:, : self.width] = tensors["gates"].to(self.gates)

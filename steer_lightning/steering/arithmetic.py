@@ -1,6 +1,6 @@
-"""Arithmetic on vectors: scale, add, average, choose layers, transplant to another model.
+"""Arithmetic on vectors: scale, add, average, select layers, transplant to another model.
 
-A layer without a vector counts as one with a vector of zeros, which has the same effect.
+A layer without a vector is treated as a layer with a vector of zeros, which has the same effect.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ def summed(
     """Computes `sum_k weights_k * v_{k,l}` for each layer that any of the vectors steer.
 
     Args:
-        vectors: Sets of vectors, at least one, all of the same width and number of decoder layers.
-        weights: Factor for each set of vectors; 1 by default.
+        vectors: One or more sets of vectors, all with the same width and number of decoder layers.
+        weights: Factor for each set of vectors; default 1.
 
     Raises:
         ConfigError: If the shapes differ, or the number of weights is wrong.
@@ -55,7 +55,7 @@ def summed(
     layers = sorted(set().union(*(one.layers for one in vectors)))
     found = _made(whole[layers], layers, first)
     if len(vectors) > 1:
-        found.metadata.pop("step", None)  # no number of training steps describes the sum
+        found.metadata.pop("step", None)  # the number of training steps does not apply to a sum
     return found
 
 
@@ -63,7 +63,7 @@ def averaged(vectors: Sequence[SteeringVectors]) -> SteeringVectors:
     """Computes the mean of vectors; a layer that some do not steer is averaged with zeros.
 
     Args:
-        vectors: Sets of vectors, at least one, all of the same width and number of decoder layers.
+        vectors: One or more sets of vectors, all with the same width and number of decoder layers.
 
     Raises:
         ConfigError: If the shapes differ.
@@ -76,7 +76,8 @@ def sliced(vectors: SteeringVectors, layers: str | Sequence[int]) -> SteeringVec
 
     Args:
         vectors: Vectors for any base.
-        layers: `all`, a range such as `"8-15"` with both ends, or a list of 0-based indices.
+        layers: `all`, a range that includes both ends, such as `"8-15"`, or a list of 0-based
+            indices.
 
     Raises:
         ConfigError: If a layer has no vector.
@@ -88,7 +89,7 @@ def sliced(vectors: SteeringVectors, layers: str | Sequence[int]) -> SteeringVec
             "layers",
             layers,
             rule=f"layers {', '.join(map(str, strangers))} have no vector",
-            why=f"The file steers {', '.join(map(str, vectors.layers))}",
+            why=f"The file has vectors for the layers {', '.join(map(str, vectors.layers))}",
         )
     rows = [vectors.layers.index(layer) for layer in chosen]
     return _made(vectors.vectors[rows], chosen, vectors)
@@ -97,7 +98,7 @@ def sliced(vectors: SteeringVectors, layers: str | Sequence[int]) -> SteeringVec
 def transplanted(
     vectors: SteeringVectors, base: str, num_layers: int, width: int, revision: str | None = None
 ) -> SteeringVectors:
-    """Returns the same vectors for another model of the family.
+    """Returns the same vectors for another model of the same family.
 
     Args:
         vectors: Vectors for any base.
@@ -114,8 +115,8 @@ def transplanted(
         raise ConfigError(
             "base",
             base,
-            rule=f"has width {width}, these vectors are of width {vectors.width}",
-            why=f"They were trained on {trained}; numbers of another width are no directions in "
+            rule=f"has width {width}, but these vectors have width {vectors.width}",
+            why=f"They were trained on {trained}; vectors of another width are not directions in "
             "this stream",
             fix="Transplant within a family and size, such as from a base model to its chat model",
         )
@@ -123,9 +124,10 @@ def transplanted(
         raise ConfigError(
             "base",
             base,
-            rule=f"has {num_layers} decoder layers, these vectors are of {vectors.num_layers}",
-            why=f"They were trained on {trained}. With another depth, layer k does the work of no "
-            "particular layer of the other model, so there is nowhere to put a vector",
+            rule=f"has {num_layers} decoder layers, but these vectors are for {vectors.num_layers}",
+            why=f"They were trained on {trained}. With another depth, layer k does not "
+            "correspond to a particular layer of the other model, so there is nowhere to put "
+            "its vector",
             fix="Transplant within a family and size, such as from a base model to its chat model",
         )
     found = _made(vectors.vectors, vectors.layers, vectors)
@@ -140,19 +142,19 @@ def _check_same_shape(first: SteeringVectors, other: SteeringVectors, number: in
         raise ConfigError(
             "files",
             f"file {number}",
-            rule=f"is of {shapes[1][0]} decoder layers and width {shapes[1][1]}, the first one of "
-            f"{shapes[0][0]} and {shapes[0][1]}",
-            why=f"They were trained on {bases[1]} and {bases[0]}",
-            fix="Take vectors of one model, or of models of one family and size",
+            rule=f"is for {shapes[1][0]} decoder layers of width {shapes[1][1]}, but the first "
+            f"file is for {shapes[0][0]} of width {shapes[0][1]}",
+            why=f"The files were trained on {bases[1]} and {bases[0]}",
+            fix="Use vectors of one model, or of models of the same family and size",
         )
     places = [(x.site, x.tokens) for x in (first, other)]
     if places[0] != places[1]:
         raise ConfigError(
             "files",
             f"file {number}",
-            rule=f"is added at {places[1][0]} for {places[1][1]} tokens, the first one at "
-            f"{places[0][0]} for {places[0][1]}",
-            why="Vectors of different places have no sum",
+            rule=f"is added at {places[1][0]} for {places[1][1]} tokens, but the first file at "
+            f"{places[0][0]} for {places[0][1]} tokens",
+            why="Vectors for different sites or tokens can't be added",
         )
 
 
@@ -167,7 +169,7 @@ def plain_vectors(
     """Makes frozen vectors from given numbers.
 
     Args:
-        rows: Vectors (L, D), in the scale of the stream.
+        rows: Vectors (L, D), at the scale of the stream.
         layers: 0-based indices of the L layers to which the rows belong, in any order.
         num_layers: Number of decoder layers of the model.
         metadata: Facts about the vectors, as in a file.
@@ -183,10 +185,13 @@ def plain_vectors(
 
 
 def _made(tensor: torch.Tensor, layers: Sequence[int], like: SteeringVectors) -> SteeringVectors:
-    """Makes vectors from rows (L, D), with the shape, place and metadata of others."""
+    """Makes vectors from rows (L, D), with the shape, site and metadata of other vectors."""
     if like.saved_as != SteeringVectors.__name__:
         raise ConfigError(
-            "vectors", like.saved_as, rule="is not known to arithmetic", why="It has gates, too"
+            "vectors",
+            like.saved_as,
+            rule="is not supported by vector arithmetic",
+            why="These vectors also have gates",
         )
     if not bool(torch.isfinite(tensor).all()):
         raise ConfigError("vectors", "NaN or infinity", rule="the result must be finite")

@@ -29,16 +29,17 @@ def attach(
         with attach(model, "runs/quickstart/run-1"):
             model.generate(**inputs)
 
-    Vectors for `tokens` other than `all` are told by `generate` which tokens are its prompt; in a
-    pass outside `generate`, what is read into an empty cache is the prompt. The model reads five
-    tokens here, which shows whether the site is what it is said to be, and whether a text reaches
-    the layers; with `layer_output` it does so unless the vectors are zero. The output of layers
-    that hand on several streams, as in Gemma 3n and DeepSeek V4, is refused in the first pass.
+    If the vectors have `tokens` other than `all`, `generate` determines which tokens are the
+    prompt. In a pass outside `generate`, the tokens that are read into an empty cache are the
+    prompt. This function runs the model on five tokens, to check that the site is what its name
+    says and that a text reaches the layers, unless the site is `layer_output` and the vectors are
+    zero. The output of layers with several streams, as in Gemma 3n and DeepSeek V4, is refused in
+    the first pass.
 
     While anything is attached, `generate` does not compile the model. A compiled model is refused,
-    unless only its layers are compiled, each by itself. Attach to the model as it was before
-    `torch.compile` instead: what was compiled of it, before or after, follows each attachment,
-    change of scale and removal, and is compiled anew at the next call.
+    unless only its layers are compiled, each separately. Attach to the original model instead of
+    the result of `torch.compile`. Code compiled from it, earlier or later, then follows each
+    attachment, change of scale and removal, and is compiled again at the next call.
 
     Args:
         model: Transformers causal language model.
@@ -51,11 +52,10 @@ def attach(
         A context manager with `.remove()` and a `scale` that can be changed.
 
     Raises:
-        ConfigError: If the model is no language model, or the vectors are none of these; if the
-            vectors do not fit the model, whose error shows both widths or layer counts; if their
-            site is not what its name says, or their layer is one that no text reaches; or if the
-            model is compiled. Vectors that fit but come from a model of another name only cause a
-            warning.
+        ConfigError: If the model is not a language model, or the vectors are none of the above; if
+            the vectors do not fit the model (the error shows both widths or layer counts); if their
+            site is not what its name says, or no text reaches their layer; or if the model is
+            compiled. Vectors that fit but come from a model of another name only cause a warning.
     """
     _check_model(model)
     if isinstance(vectors, (str, Path)):
@@ -67,19 +67,19 @@ def attach(
             "vectors",
             _kind(vectors),
             rule="must be the folder of a run, a file of vectors, loaded vectors, or one tensor",
-            fix="Attach several results one after another; put the rows of a list into a tensor "
-            "by torch.stack",
+            fix="Attach several results one after another; turn a list of rows into a tensor "
+            "with torch.stack",
         )
     if layers_path is not None and isinstance(vectors, SiteVectors):
         vectors.layers_path = layers_path
     vectors.build(model)  # the parameters exist already, so this checks that they fit
     warn_of_another_base(vectors, getattr(model, "name_or_path", ""))
-    vectors.to(next(model.parameters()).device)  # moved once, instead of at every token
+    vectors.to(next(model.parameters()).device)  # moved once, instead of for every token
     return vectors.attach(model, scale)
 
 
 def _check_model(model: Any) -> None:
-    """Raises a ConfigError for what can't be a causal language model of transformers."""
+    """Raises a ConfigError if the object can't be a causal language model of transformers."""
     if isinstance(model, nn.Module) and hasattr(getattr(model, "config", None), "get_text_config"):
         return
     raise ConfigError(
@@ -87,13 +87,13 @@ def _check_model(model: Any) -> None:
         _kind(model),
         rule="must be a causal language model of transformers",
         why="Vectors are added in its decoder layers",
-        fix="Load one by `model, tokenizer = steer_lightning.load_model(NAME)`, and attach by "
-        "`attach(model, vectors)`",
+        fix="Load one with `model, tokenizer = steer_lightning.load_model(NAME)`, and attach "
+        "with `attach(model, vectors)`",
     )
 
 
 def _kind(thing: object) -> str:
-    """Describes an argument of the wrong type: texts are shown, of others the type alone."""
+    """Describes an argument of the wrong type: a text by itself, anything else by its type."""
     return thing if isinstance(thing, str) else f"an object of type {type(thing).__name__}"
 
 
@@ -104,7 +104,7 @@ def _from_tensor(tensor: torch.Tensor, num_layers: int) -> SteeringVectors:
             f"tensor of shape {tuple(tensor.shape)}",
             rule=f"must have two dimensions, one row for each of the model's {num_layers} "
             "decoder layers",
-            fix="Use rows of zeros for layers that are not to be steered",
+            fix="Use rows of zeros for layers that should not be steered",
         )
     vectors = SteeringVectors().shaped(width=tensor.shape[1], num_layers=num_layers)
     vectors.to(tensor.device).set_vectors(tensor)

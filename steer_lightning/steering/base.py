@@ -1,4 +1,4 @@
-"""The base classes of what can be trained: parameters beside a frozen model, and their effect."""
+"""The base classes of trainable parameters, which change the output of a frozen model."""
 
 from __future__ import annotations
 
@@ -21,25 +21,26 @@ Batches = Iterable[tuple[torch.Tensor, torch.Tensor]]
 
 @dataclass
 class ConstantVector:
-    """A vector that does not change for now, and is added to the stream of every token alike."""
+    """A vector that stays constant for a while and is added to the stream of every token."""
 
     layer: nn.Module
     """Decoder layer that the vector steers."""
     site: str
-    """Place in the layer, one of `steering.sites`."""
+    """Site in the layer, one of `steering.sites`."""
     vector: torch.Tensor
     """Vector to add, (D,) float32."""
     is_folded: bool = False
-    """Whether something else adds the vector for now, such as a bias of the model."""
+    """Whether something else adds the vector meanwhile, such as a bias of the model."""
 
 
 class Attachment(ABC):
-    """A steering at work on a model, until `remove()` is called or the `with` block is left.
+    """A steering that is active on a model until `remove()` is called or the `with` block ends.
 
     Attributes:
-        scale: Factor on the steering, 0 for the base; it may be changed at any time.
-        needs_roles: Whether the steering acts only on some tokens, and must be told their roles.
-        is_paused: Whether it does nothing for now, since the model serves another experiment.
+        scale: Factor on the steering; 0 is the base. It may be changed at any time.
+        needs_roles: Whether the steering acts only on some tokens, and so needs their roles.
+        is_paused: Whether the steering does nothing for now, because the model serves another
+            experiment.
     """
 
     scale: float
@@ -47,18 +48,18 @@ class Attachment(ABC):
     is_paused = False
 
     def constant(self) -> AbstractContextManager[Sequence[ConstantVector]]:
-        """Declares that in the block the parameters do not change and need no gradients.
+        """Declares that the parameters do not change within the block and need no gradients.
 
         Yields:
-            Vectors that something else may add instead, see `ConstantVector.is_folded`.
+            Vectors that something else may add instead; see `ConstantVector.is_folded`.
         """
         return nullcontext(())
 
     def with_roles(self, roles: torch.Tensor) -> AbstractContextManager[None]:
-        """Sets the roles of the tokens in the forward passes of the block.
+        """Sets the roles of the tokens for the forward passes within the block.
 
         Args:
-            roles: Roles of the tokens (rows, T), of `steering.tokens`.
+            roles: Roles of the tokens, (rows, T), as in `steering.tokens`.
         """
         return nullcontext()
 
@@ -95,21 +96,21 @@ class Attachment(ABC):
 
 
 class Steering(nn.Module, ABC):
-    """Base class of what is trained; a subclass plugs in at `model.steering` by its class_path.
+    """Base class of trainable parameters; a subclass can be set as class_path of `model.steering`.
 
-    An object is made from settings alone, which it checks before any model is known. `build` then
-    makes its parameters for a model, and `attach` puts them to work on it. All of its float32
-    parameters are optimised, and none of the model's: at the start, and at any time at scale 0, the
-    model is the base bit for bit. Checkpoints hold its `state_dict`.
+    An object is created from settings only, and checks them before any model is known. `build` then
+    creates its parameters for a model, and `attach` applies them to the model. All of its float32
+    parameters are optimised, and no parameters of the model. At the start, and at any time with
+    scale 0, the model equals the base bit for bit. Checkpoints hold its `state_dict`.
 
     Attributes:
-        metadata: Facts about the content of a file, such as `base_model` and `step`.
-        file_name: Name of the result in the folder of a run; for some kinds it is a folder.
-        layers_path: Dotted path of the model's decoder layers; None finds them.
-        beside_base: Whether it leaves the model's own modules alone, which a sharded base needs.
-        trains_head: Whether it changes the output layer itself, which then needs a gradient.
-        first_layer: Index of a decoder layer below which it changes nothing; 0 where that is not
-            known.
+        metadata: Metadata of a loaded file, such as `base_model` and `step`.
+        file_name: Name of the result in the folder of a run; for some kinds the result is a folder.
+        layers_path: Dotted path of the model's decoder layers; None searches the known paths.
+        beside_base: Whether it leaves the model's own modules unchanged, which a sharded base
+            requires.
+        trains_head: Whether it changes the output layer, which then needs a gradient.
+        first_layer: Index of a decoder layer below which it changes nothing; 0 if unknown.
     """
 
     file_name: str
@@ -120,16 +121,16 @@ class Steering(nn.Module, ABC):
 
     @property
     def first_layer(self) -> int:
-        """Index of a decoder layer below which nothing changes; known once built."""
+        """Index of a decoder layer below which nothing changes; available after `build`."""
         return 0
 
     @abstractmethod
     def build(self, model: nn.Module) -> None:
-        """Makes the parameters, or checks that existing ones fit; a second call does nothing.
+        """Creates the parameters, or checks that existing ones fit; a second call does nothing.
 
         Args:
-            model: Transformers causal language model. Only its structure is read, so it may be on
-                the meta device.
+            model: Causal language model of transformers. Only its structure is read, so it may be
+                on the meta device.
 
         Raises:
             ConfigError: If the settings do not fit the model.
@@ -137,7 +138,7 @@ class Steering(nn.Module, ABC):
 
     @abstractmethod
     def attach(self, model: nn.Module, scale: float = 1.0) -> Attachment:
-        """Lets every forward pass of a model, `generate` included, use the parameters.
+        """Makes every forward pass of a model, `generate` included, use the parameters.
 
         Args:
             model: Model that `build` has seen, or one of the same structure.
@@ -148,10 +149,10 @@ class Steering(nn.Module, ABC):
     def save(
         self, path: Path, *, base_model: str, revision: str | None = None, step: int | None = None
     ) -> None:
-        """Saves the result for use; an existing result is replaced in one go.
+        """Saves the result; an existing result is replaced atomically.
 
         Args:
-            path: File or folder to write, named as `file_name` says.
+            path: File or folder to write, usually named `file_name`.
             base_model: Hub id or folder of the base model.
             revision: Revision of the base model.
             step: Number of optimizer steps taken.
@@ -159,7 +160,7 @@ class Steering(nn.Module, ABC):
 
     @abstractmethod
     def facts(self) -> dict[str, Any]:
-        """Returns the settings that the numbers of a checkpoint depend on, by configuration key."""
+        """Returns the settings on which the numbers of a checkpoint depend, by their keys."""
 
     @abstractmethod
     def describe(self) -> str:
@@ -167,11 +168,11 @@ class Steering(nn.Module, ABC):
 
     @property
     def num_trained(self) -> int:
-        """Count of trained numbers, without padding."""
+        """Number of trained numbers, without padding."""
         return sum(parameter.numel() for parameter in self.parameters())
 
     def base_name(self, name: str) -> str | None:
-        """Returns a state-dict tensor's name in the base, or None if the base lacks it."""
+        """Returns the name of a state-dict tensor in the base; None if the base lacks it."""
         return name
 
     def check_sharding(self, shards: bool) -> None:
@@ -185,12 +186,12 @@ class Steering(nn.Module, ABC):
                 "model.steering",
                 type(self).__name__,
                 rule="can't be trained with trainer.strategy: fsdp or fsdp2",
-                why="It changes weights, of which each process holds a part alone",
+                why="It changes weights, and each process holds only a part of them",
                 fix="Set trainer.strategy: ddp, or train vectors",
             )
 
     def measure(self, model: nn.Module, batches: Batches) -> None:
-        """Takes measurements on the first prompts, once before any training and at scale 0."""
+        """Takes measurements on the first prompts; called once, before training, with scale 0."""
 
     def metrics(self) -> dict[str, float]:
         """Returns the metrics that are logged after each step."""

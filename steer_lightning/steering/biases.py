@@ -1,4 +1,4 @@
-"""BitFit, which trains the biases that a model already has."""
+"""BitFit, which trains the existing biases of a model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from steer_lightning.steering.weight_changes import WeightChanges
 
 
 class BitFit(WeightChanges):
-    """Changes each bias of the model by b <- b + d (arXiv 2106.10199).
+    """Changes each bias of the model by `b <- b + d` (arXiv 2106.10199).
 
     Qwen2 has biases in the query, key and value projections; Llama and Gemma have none.
     """
@@ -29,7 +29,7 @@ class BitFit(WeightChanges):
                 "model.steering",
                 type(self).__name__,
                 rule=f"model.base, a {type(model).__name__}, has no biases to train",
-                fix="Take steer_lightning.SteeringVectors, which acts as a new bias",
+                fix="Use steer_lightning.SteeringVectors, which act like new biases",
             )
         return found
 

@@ -1,9 +1,10 @@
-"""The two guards against code of `torch.compile` that passes by what is attached to a model later.
+"""Two guards against code of `torch.compile` that ignores later attachments to a model.
 
-A compiled function keeps its first trace. It checks neither for hooks that were added since nor for
-weights that an attribute hides, so that a steering would have no effect, or would outlast its
-removal. A model that is seen to be compiled is refused; compiled code that a model does not know
-of, such as that of `compiled = torch.compile(model)`, is made to trace the model anew.
+A compiled function keeps its first trace. It checks neither for hooks that were added later nor for
+weights that are hidden by an attribute, so a steering would have no effect, or would remain in
+effect after its removal. A model that is known to be compiled is refused. Compiled code that the
+model does not know about, such as that of `compiled = torch.compile(model)`, is made to trace the
+model again.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ from steer_lightning.errors import UNKNOWN, ConfigError
 
 
 def check_not_compiled(model: nn.Module, places: Sequence[nn.Module] = ()) -> None:
-    """Raises a ConfigError if a model is compiled, as a whole or where it is to be steered.
+    """Raises a ConfigError if a model is compiled, as a whole or at the places to steer.
 
     Args:
-        model: Model that is to be steered.
+        model: Model to steer.
         places: Modules with hooks. A compiled module runs its own hooks, but not those of its
-            parts, so only modules around these matter. If there are none, no part of the model may
-            be compiled.
+            parts, so only modules that contain these modules matter. Without any, no part of the
+            model may be compiled.
     """
     for name, module in model.named_modules():
         if not _is_compiled(module):
@@ -35,16 +36,19 @@ def check_not_compiled(model: nn.Module, places: Sequence[nn.Module] = ()) -> No
         raise ConfigError(
             "model",
             UNKNOWN,
-            rule=f"{name or type(model).__name__} is compiled, and can't be steered inside",
-            why="Compiled code passes by hooks and changed weights that it was not traced with",
-            fix="Attach to the model as it was before torch.compile. Vectors may be attached first "
-            "and the model compiled then; or compile only the decoder layers, each by itself, "
-            "`for layer in layers: layer.compile()`, and steer their `layer_output`",
+            rule=f"{name or type(model).__name__} is compiled, so nothing can be attached inside "
+            "it",
+            why="Compiled code ignores hooks and changed weights that were not there when it was "
+            "traced",
+            fix="Attach to the original model instead of the result of torch.compile: attach the "
+            "vectors first and compile the model afterwards. Or compile only the decoder layers, "
+            "each separately, `for layer in layers: layer.compile()`, and steer their "
+            "`layer_output`",
         )
 
 
 def _is_compiled(module: nn.Module) -> bool:
-    """Tells whether a module, or its `forward`, has been compiled in any of three ways."""
+    """Returns whether a module, or its `forward`, has been compiled in any of three ways."""
     return (
         "_orig_mod" in module._modules
         or module._compiled_call_impl is not None
@@ -57,18 +61,18 @@ NAME = "_steer_lightning_trace"
 
 
 def traced_anew(module: nn.Module) -> FreshTrace:
-    """Makes compiled code trace a module anew, for one more hook, which removes it once."""
+    """Makes compiled code trace a module again; for each hook, `remove` is called once."""
     trace: FreshTrace = vars(module).get(NAME) or FreshTrace(module)
     trace.num_users += 1
     return trace
 
 
 class FreshTrace:
-    """Gives a module a `forward` of its own, which is the one that it has.
+    """Gives a module a new `forward` that calls its old one.
 
-    Compiled code checks that an attribute of the instance hides the `forward` of the class, or does
-    not: whatever was traced before is then passed by, and left as it is for after the removal. It
-    checks by itself whether hooks that were there when it was traced are there still.
+    Compiled code checks whether an attribute of the instance hides the `forward` of the class. So
+    it does not use earlier traces now, but can use them again after the removal. It checks by
+    itself whether hooks that existed when it was traced still exist.
 
     Args:
         module: Module with a hook.
@@ -84,13 +88,13 @@ class FreshTrace:
         vars(module).update({NAME: self, "forward": self.forward})
 
     def remove(self) -> None:
-        """Ends one use; with the last one the module is as it was."""
+        """Ends one use; after the last one the module is restored."""
         self.num_users -= 1
         if self.num_users > 0:
             return
         del vars(self.module)[NAME]
         if vars(self.module).get("forward") is not self.forward:
-            return  # someone has placed another one in front since, which may call this one
+            return  # other code has placed its own `forward` in front, which may call this one
         if self.before is None:
             del vars(self.module)["forward"]
         else:
@@ -98,7 +102,7 @@ class FreshTrace:
 
 
 def _through(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """Returns a function that compiled code tells from the one that it calls."""
+    """Returns a function that calls another one, but that compiled code can tell from it."""
 
     @functools.wraps(forward)
     def call(*args: Any, **kwargs: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Full fine-tuning, the baseline by which all others are measured."""
+"""Full fine-tuning, the baseline for all other kinds."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from steer_lightning.steering.weight_changes import WeightChanges
 
 
 class FullFinetune(WeightChanges):
-    """Changes every weight of the model by W <- W + D, and tied weights once.
+    """Changes every weight of the model by `W <- W + D`; tied weights are changed once.
 
-    D is in float32, as are its gradient and its optimizer state. With weight decay an optimizer
-    pulls W back to the base, not to zero.
+    D, its gradient and its optimizer state are in float32. Weight decay pulls W back to the base,
+    not to zero.
     """
 
     def chosen(self, model: nn.Module) -> Mapping[str, torch.Size]:

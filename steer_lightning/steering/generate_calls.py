@@ -1,8 +1,8 @@
-"""The watch over a model's `generate`, in whose passes it is known what the prompt is.
+"""The observer of a model's `generate`, which finds out which tokens are the prompt.
 
-The prompt is what a call of `generate` is given, and the completion is what the call adds, however
-the tokens are read: with a cache or without, in chunks, after an earlier turn, or several at once.
-Tested with transformers 5.23.
+The prompt is the input of a call of `generate`, and the completion is what the call adds. This
+holds however the tokens are read: with or without a cache, in chunks, after an earlier turn, or
+several at once. Tested with transformers 5.23.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ from steer_lightning.errors import UNKNOWN, ConfigError
 from steer_lightning.steering.tokens import column_roles
 
 NAME = "_steer_lightning_watch"
-"""Attribute of a model in which its watch is kept."""
+"""Attribute of a model in which its observer is kept."""
 
 
 def watched_generate(model: nn.Module) -> WatchedGenerate:
-    """Returns the watch over a model's `generate`, for one more user, who removes it once."""
+    """Returns the observer of a model's `generate` for one more user, who calls `remove` once."""
     watch: WatchedGenerate = vars(model).get(NAME) or WatchedGenerate(model)
     watch.num_users += 1
     return watch
 
 
 class WatchedGenerate:
-    """Stands in front of a model's `generate` while anything is attached to the model.
+    """Wraps a model's `generate` while anything is attached to the model.
 
-    It also keeps `generate` from compiling the model, as it does for a static cache on a GPU, since
-    compiled code passes by later attachments.
+    It also keeps `generate` from compiling the model, which it would do for a static cache on a
+    GPU, because compiled code ignores later attachments.
 
     Args:
-        model: Model of transformers; one without `generate` is left as it is.
+        model: Model of transformers; a model without `generate` is left unchanged.
 
     Attributes:
-        num_users: Number of attachments that need the watch.
-        call: Call of `generate` that is under way; None outside.
+        num_users: Number of attachments that need the observer.
+        call: Current call of `generate`; None outside a call.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -57,12 +57,12 @@ class WatchedGenerate:
                 vars(model)[name] = kind(self, getattr(model, name))
 
     def remove(self) -> None:
-        """Ends one use; with the last one the model is as it was."""
+        """Ends one use; after the last one the model is restored."""
         self.num_users -= 1
         if self.num_users == 0:
             for name, before in self._before.items():
                 del vars(self.model)[name]
-                if before is not None:  # placed there by someone else
+                if before is not None:  # placed there by other code
                     vars(self.model)[name] = before
 
     def roles(self, inputs: Mapping[str, Any]) -> torch.Tensor | None:
@@ -72,16 +72,16 @@ class WatchedGenerate:
             inputs: Arguments of the model's forward pass, by name.
 
         Raises:
-            ConfigError: If it is not known which columns the pass reads, or a prompt is padded on
-                the right.
+            ConfigError: If it is unknown which columns the pass reads, or a prompt is padded on the
+                right.
         """
         return None if self.call is None else self.call.roles(inputs)
 
 
 class _InFront:
-    """A callable with the signature of the method for which it stands in.
+    """A callable with the signature of the method that it replaces.
 
-    It is no closure, so that a copy of the model has a method of its own.
+    It is not a closure, so that a copy of the model has a method of its own.
     """
 
     def __init__(self, watch: WatchedGenerate, plain: Any) -> None:
@@ -95,11 +95,11 @@ class _Generate(_InFront):
         try:
             return _uncompiled(self.__wrapped__, args, kwargs)
         finally:
-            self.watch.call = before  # `generate` may call itself, as to draft tokens
+            self.watch.call = before  # `generate` may call itself, for example to draft tokens
 
 
 def _uncompiled(generate: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    """Calls `generate` such that it does not compile; next to a config no settings are allowed."""
+    """Calls `generate` without compilation; next to a config no other settings are allowed."""
     config = args[1] if len(args) > 1 else kwargs.get("generation_config")
     if config is None:
         return generate(*args, **{**kwargs, "disable_compile": True})
@@ -111,7 +111,7 @@ def _uncompiled(generate: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any])
 
 
 class _Prepare(_InFront):
-    """Stands in for what `generate` calls before each pass, with all the ids so far."""
+    """Replaces the method that `generate` calls before each pass, with all ids so far."""
 
     def __call__(self, input_ids: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         if self.watch.call is not None:
@@ -123,20 +123,20 @@ class _Prepare(_InFront):
 class _Call:
     """A call of `generate`.
 
-    Columns are counted in its ids: the prompt's are below `width`. Those of `inputs_embeds`, which
-    have no ids, are below 0.
+    Columns are counted in its ids: those of the prompt are below `width`. Columns of
+    `inputs_embeds`, which have no ids, are below 0.
     """
 
     width: int
-    """Number of ids that it was given."""
+    """Number of ids in its input."""
     holds_all: bool
-    """Whether they include those that the cache of an earlier turn holds."""
+    """Whether these include the ids in the cache of an earlier turn."""
     mask: torch.Tensor | None
-    """Mask of the prompts (rows, T) until it has been checked."""
+    """Mask of the prompts, (rows, T), until it has been checked."""
     end: int | None = None
-    """Column after those of the pass that was prepared last; None if that is not known."""
+    """Column after those of the pass that was prepared last; None if unknown."""
     num_read: int = 0
-    """Number of the prompt's columns that chunks have read."""
+    """Number of columns of the prompt that chunks have read."""
     tokens: torch.Tensor | None = None
     """Ids or embeddings of the last pass."""
 
@@ -148,15 +148,16 @@ class _Call:
         ids = kwargs.get("input_ids") if given is None else given
         if kwargs.get("inputs_embeds") is not None:
             return cls(0 if ids is None else ids.shape[1], holds_all=True, mask=mask)
-        width = 1 if ids is None else ids.shape[1]  # without ids it begins with a BOS token
+        # without ids, generation begins with a BOS token
+        width = 1 if ids is None else ids.shape[1]
         return cls(width, holds_all=mask is None or mask.shape[1] == width, mask=mask)
 
     def prepare(self, width: int, cache: Any) -> None:
-        """Notes what the next pass reads: the last ones of some ids, or a chunk of the prompt.
+        """Records what the next pass reads: the last of some ids, or a chunk of the prompt.
 
         Args:
             width: Number of ids so far, including drafts; a chunk has fewer than the prompt.
-            cache: Cache, which is there wherever the prompt is read in chunks.
+            cache: Cache, which exists whenever the prompt is read in chunks.
         """
         self.end, self.tokens = width, None
         if width < self.width:
@@ -177,9 +178,10 @@ class _Call:
             raise ConfigError(
                 "model.steering.tokens",
                 UNKNOWN,
-                rule="this way to generate reads tokens whose place in the text is not known",
-                why="Prompt and completion can't be told apart",
-                fix="Generate greedily, by sampling or by beams, or set model.steering.tokens: all",
+                rule="this generation method reads tokens whose position in the text is unknown",
+                why="Prompt and completion can't be distinguished",
+                fix="Use greedy decoding, sampling or beam search, or set model.steering.tokens: "
+                "all",
             )
         self._check_padding()
         return column_roles(torch.arange(end - count, end, device=tokens.device), self.width)
@@ -190,7 +192,7 @@ class _Call:
             raise ConfigError(
                 "attention_mask",
                 UNKNOWN,
-                rule="a prompt of model.generate is padded on the right",
-                why="Its completion would follow the padding",
+                rule="a prompt given to model.generate is padded on the right",
+                why="The completion would follow the padding",
                 fix="Pad prompts on the left: tokenizer.padding_side = 'left'",
             )

@@ -1,4 +1,4 @@
-"""Saves and loads the results of runs, of any kind, and finds them in the folders of runs."""
+"""Saves, loads and finds the results of runs, of any kind."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ RESULTS = (
     *(SteeringVectors.file_name, AdaptiveVectors.file_name),
     *(LoRA.file_name, WeightChanges.file_name),
 )
-"""Names of the results of runs, which depend on the kind that was trained."""
+"""Names of the results of runs, by the kind that was trained."""
 
 
 def save_vectors(
@@ -43,21 +43,21 @@ def save_vectors(
     layers: Sequence[int] | None = None,
     num_layers: int | None = None,
 ) -> None:
-    """Saves plain vectors (units multiplied out) as one safetensors file, whole or not at all.
+    """Saves plain vectors, with units multiplied in, as one safetensors file, whole or not at all.
 
     Args:
         vectors: Trained object, or a tensor (L, D).
-        path: File to write; an existing one is replaced in one go.
+        path: File to write; an existing file is replaced atomically.
         base_model: Hub id or folder of the base model.
         revision: Revision of the base model.
         step: Number of optimizer steps taken.
-        layers: 0-based indices of the layers to which the L rows of a tensor belong, in any order;
-            by default the first L. The file holds layers and rows in ascending order.
+        layers: 0-based indices of the layers of a tensor's L rows, in any order; by default the
+            first L layers. The file holds layers and rows in ascending order.
         num_layers: Number of decoder layers of the model, for a tensor; L by default.
 
     Raises:
         ConfigError: If a tensor's rows do not match `layers`, a value is not finite, or `layers` or
-            `num_layers` comes with an object, which has its own.
+            `num_layers` is given with an object, which has its own.
         OSError: If the disk is full or the folder can't be written; the earlier file is left as it
             was.
     """
@@ -68,9 +68,9 @@ def save_vectors(
         raise ConfigError(
             given,
             layers if given == "layers" else num_layers,
-            rule=f"can't be given with an object, whose layers are {list(vectors.layers)} of "
+            rule=f"can't be given with an object, whose own layers are {list(vectors.layers)} of "
             f"{vectors.num_layers}",
-            fix=f"Leave {given} out, or hand on the rows, `vectors.vectors`, for other layers",
+            fix=f"Leave {given} out, or pass the rows, `vectors.vectors`, to use other layers",
         )
     vectors.save(Path(path), base_model=base_model, revision=revision, step=step)
 
@@ -103,10 +103,10 @@ def _find(path: Path, names: Sequence[str]) -> Path:
     if not found:
         runs = [run for run in find_runs(path) if run != path]
         fix = f"Name one of its runs, such as {runs[0]}" if runs else ""
-        raise ConfigError("vectors", str(path), rule=f"holds no {' or '.join(names)}", fix=fix)
+        raise ConfigError("vectors", str(path), rule=f"contains no {' or '.join(names)}", fix=fix)
     if len(found) > 1:
         several = " and ".join(one.name for one in found)
-        raise ConfigError("vectors", str(path), rule=f"holds {several}", fix="Name one of them")
+        raise ConfigError("vectors", str(path), rule=f"contains {several}", fix="Name one of them")
     return found[0]
 
 
@@ -126,18 +126,18 @@ def _from_rows(
 
 
 def load_vectors(path: str | Path) -> SteeringVectors:
-    """Loads vectors, with the metadata of the file, without control characters, as `metadata`.
+    """Loads vectors; their `metadata` is that of the file, without control characters.
 
     Args:
-        path: File of `save_vectors`, or another one of its format, or the folder of a run; layers
-            may come in any order, and their rows are sorted with them.
+        path: File written by `save_vectors`, another file of that format, or the folder of a run.
+            Layers may come in any order; their rows are sorted with them.
 
     Returns:
-        Frozen vectors on the CPU, in plain units; an `AdaptiveVectors` if they are.
+        Frozen vectors on the CPU, in plain units; an `AdaptiveVectors` if the file has gates.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ConfigError: If the file holds no vectors, or tensor and metadata contradict each other.
+        ConfigError: If the file contains no vectors, or tensor and metadata contradict each other.
     """
     path = Path(path)
     found = read_vectors_file(find_vectors(path) if path.is_dir() else path)
@@ -151,7 +151,7 @@ def load_steering(path: str | Path) -> Steering:
     """Loads the result of a run, of any kind.
 
     Args:
-        path: File, or for LoRA folder, as `Steering.save` writes it.
+        path: File, or folder for LoRA, as written by `Steering.save`.
 
     Raises:
         FileNotFoundError: If there is no such file.

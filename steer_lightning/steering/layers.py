@@ -1,4 +1,4 @@
-"""Functions that find and choose decoder layers of a transformers causal language model.
+"""Functions that find and select decoder layers of a causal language model of transformers.
 
 Tested with transformers 5.23.
 """
@@ -28,21 +28,21 @@ LAYER_PATHS = (
 )
 
 
-MAX_DIGITS = 5  # in a layer index: a longer range would fill the memory before it is refused
+MAX_DIGITS = 5  # in a layer index; a longer range would fill the memory before it is refused
 
 
 def find_layers(model: nn.Module, layers_path: str | None = None) -> nn.ModuleList:
     """Finds the stack of decoder layers in a model.
 
     Args:
-        model: Transformers causal language model.
+        model: Causal language model of transformers.
         layers_path: Dotted path of the `ModuleList`; None tries the known paths.
 
     Returns:
         The decoder layers, in order.
 
     Raises:
-        ConfigError: If no path leads to a `ModuleList`; the error names the paths tried.
+        ConfigError: If no path leads to a `ModuleList`; the error lists the paths that were tried.
     """
     tried = (layers_path,) if layers_path else LAYER_PATHS
     for path in tried:
@@ -56,7 +56,7 @@ def find_layers(model: nn.Module, layers_path: str | None = None) -> nn.ModuleLi
     raise ConfigError(
         "model.steering.layers_path",
         layers_path,
-        rule=f"no decoder layers of {type(model).__name__} found at {', '.join(tried)}",
+        rule=f"no decoder layers found in {type(model).__name__} at {', '.join(tried)}",
         why=f"The model's lists of modules are: {', '.join(lists[:10]) or 'none'}",
         fix="Set model.steering.layers_path (in Python: `layers_path=`) to the dotted path of "
         "its decoder layers",
@@ -64,7 +64,7 @@ def find_layers(model: nn.Module, layers_path: str | None = None) -> nn.ModuleLi
 
 
 def language_model(model: nn.Module) -> nn.Module:
-    """Returns the model of transformers in a wrapper, such as PEFT's, or else the model itself.
+    """Returns the model of transformers inside a wrapper, such as PEFT's, or the model itself.
 
     `generate` of a wrapper calls the wrapped model, never the wrapper's `forward`.
     """
@@ -76,16 +76,16 @@ def stream_width(model: Any) -> int:
     """Returns the width D of the residual stream, from the configuration of the model.
 
     Raises:
-        ConfigError: If it names none.
+        ConfigError: If the configuration has none.
     """
     width = getattr(model.config.get_text_config(), "hidden_size", None)
     if width is None:
         raise ConfigError(
             "model.base",
             type(model).__name__,
-            rule="its configuration names no hidden_size",
-            why="Several parts of unlike width have no stream in common",
-            fix="Take another base",
+            rule="the configuration of the model has no hidden_size",
+            why="Parts of different widths do not share one stream",
+            fix="Use another base",
         )
     return int(width)
 
@@ -96,9 +96,10 @@ def parse_layers(
     """Resolves `all`, `"8-15"` or a list of 0-based indices.
 
     Args:
-        layers: Choice of layers; a range includes both ends.
-        num_layers: Number of decoder layers; None checks only the form, before a model is known.
-        key: Option that holds the choice, for errors.
+        layers: Selected layers; a range includes both ends.
+        num_layers: Number of decoder layers; with None, only the form is checked, before a model is
+            known.
+        key: Option that selects the layers, for errors.
 
     Returns:
         Ascending 0-based indices; empty for `all` while `num_layers` is None.
@@ -116,7 +117,7 @@ def parse_layers(
                 key, layers, 'must be "all", a range such as "8-15", or a list of integers'
             )
         if max(len(first), len(last)) > MAX_DIGITS:
-            raise _wrong_layers(key, layers, "no model has so many decoder layers")
+            raise _wrong_layers(key, layers, "no model has that many decoder layers")
         indices: Sequence[int] = range(int(first), int(last) + 1)
     else:
         if any(isinstance(x, bool) or not isinstance(x, Integral) for x in layers):
@@ -124,7 +125,9 @@ def parse_layers(
         indices = sorted(int(index) for index in layers)
     if not indices or len(set(indices)) != len(indices):
         raise _wrong_layers(
-            key, layers, "must name at least one layer, each once, the smaller first in a range"
+            key,
+            layers,
+            "must name at least one layer, each only once, and in a range the smaller one first",
         )
     if indices[0] < 0 or (num_layers is not None and indices[-1] >= num_layers):
         bound = (
@@ -137,16 +140,16 @@ def parse_layers(
 
 
 def shown_layers(layers: Sequence[int]) -> str:
-    """Writes ascending indices in the form that `parse_layers` reads: `"8-15"`, or a list."""
+    """Writes ascending indices in a form that `parse_layers` reads: `"8-15"`, or a list."""
     if len(layers) > 1 and list(layers) == list(range(layers[0], layers[-1] + 1)):
         return f"{layers[0]}-{layers[-1]}"
     return str(list(layers))
 
 
 def check_ascending(layers: str | Sequence[int], key: str = "model.steering.layers") -> None:
-    """Raises a ConfigError if the form of a choice of layers is wrong, or a list not ascending.
+    """Raises a ConfigError if the form of `layers` is wrong, or a list is not ascending.
 
-    It is for choices beside which vectors may come later, a row for each layer in ascending order.
+    It is for settings that may be used with vectors later, whose rows follow ascending layers.
     """
     ascending = parse_layers(layers, key=key)
     if not isinstance(layers, str) and list(layers) != list(ascending):
@@ -154,24 +157,26 @@ def check_ascending(layers: str | Sequence[int], key: str = "model.steering.laye
             key,
             list(layers),
             rule="must be in ascending order",
-            why="The rows of vectors are, and in another order they would change places",
-            fix=f"Set {list(ascending)}, and sort rows that belong to the layers in the same way",
+            why="The rows of vectors are in ascending order, so with another order they would be "
+            "assigned to the wrong layers",
+            fix=f"Set {list(ascending)}, and sort any rows that belong to these layers in the "
+            "same way",
         )
 
 
 def in_layer_order(
     rows: torch.Tensor, layers: str | Sequence[int], num_layers: int, key: str = "layers"
 ) -> tuple[torch.Tensor, tuple[int, ...]]:
-    """Sorts rows together with the layers that they belong to.
+    """Sorts rows together with their layers.
 
-    `parse_layers` sorts indices. Wherever numbers come along with a list of layers, they must be
-    sorted with it, or vectors change places.
+    `parse_layers` sorts indices. Numbers that come with a list of layers must be sorted with the
+    list, or vectors would be assigned to the wrong layers.
 
     Args:
-        rows: Vectors (L, D), of which the k-th belongs to `layers[k]`.
-        layers: Choice of layers: `all`, a range, or L 0-based indices in any order.
+        rows: Vectors (L, D); the k-th one belongs to `layers[k]`.
+        layers: Selected layers: `all`, a range, or L 0-based indices in any order.
         num_layers: Number of decoder layers.
-        key: Option that holds the choice, for errors.
+        key: Option that selects the layers, for errors.
 
     Returns:
         The rows (L, D) and their layers, ascending.

@@ -1,4 +1,4 @@
-"""LoRA, trained in the modules of PEFT."""
+"""LoRA, trained in PEFT's own modules."""
 
 from __future__ import annotations
 
@@ -28,30 +28,33 @@ from steer_lightning.system.whole_files import write_bytes
 ADAPTER = "default"
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
-"""Prefix that PEFT's files put before the names of a model's modules."""
+"""Prefix of the names of a model's modules in PEFT's files."""
 MATRIX = re.compile(rf"{re.escape(PREFIX)}(.+)\.lora_([AB])\.weight")
 NOT_PLAIN = (
     *("use_dora", "use_rslora", "lora_bias", "rank_pattern", "alpha_pattern"),
     *("modules_to_save", "trainable_token_indices", "target_parameters"),
 )
-"""Settings of PEFT with which a LoRA computes something else."""
+"""Settings of PEFT that make a LoRA compute something else."""
 
 
 class LoRA(Steering):
-    """Adds a product of low rank to linear layers, in PEFT's own modules (arXiv 2106.09685).
+    """Adds a low-rank product to linear layers, in PEFT's own modules (arXiv 2106.09685).
 
-    y <- W x + (alpha / r) B A x, where A (r, inputs) starts as PEFT draws it and B (outputs, r)
-    starts at zero. The result is a folder in PEFT's format.
+    `y <- W x + (alpha / r) B A x`, where A (r, inputs) starts with random numbers, as in PEFT, and
+    B (outputs, r) starts at zero. The result is a folder in PEFT's format.
 
     Args:
-        rank: Rank r of the product; the paper's baselines have 4 and 1.
-        alpha: Value that, divided by r, is the factor of the product; null takes r, a factor of 1.
-        target_modules: Names of linear layers, such as `[down_proj]`, or `all-linear` for all but
-            the output layer.
-        layers: Decoder layers: `all`, a range such as `"8-15"`, or a list of 0-based indices.
-        init_from: Folder in PEFT's format to start from, with the same settings; null starts at
+        rank: Rank r of the product; the paper's baselines have ranks 4 and 1.
+        alpha: Numerator of the factor `alpha / r` on the product; null uses r, so that the factor
+            is 1.
+        target_modules: Names of linear layers, such as `[down_proj]`, or `all-linear` for all
+            except the output layer.
+        layers: Decoder layers to change: `all`, a range such as `"8-15"`, or a list of 0-based
+            indices.
+        init_from: Folder in PEFT's format to start from, with the same settings; null starts from
             zero.
-        layers_path: Dotted path of the model's decoder layers, if they are not found automatically.
+        layers_path: Dotted path of the model's decoder layers; needed only if they are not found
+            automatically.
 
     Attributes:
         names: Names of the steered linear layers in the model.
@@ -80,7 +83,7 @@ class LoRA(Steering):
             raise ConfigError("model.steering.rank", rank, rule="must be at least 1")
         parse_layers(layers)
         if init_from is not None and not (Path(init_from) / CONFIG).is_file():
-            rule = f"there is no folder of this name with an {CONFIG}"
+            rule = f"there is no such folder with an {CONFIG}"
             raise ConfigError("model.steering.init_from", init_from, rule=rule)
         self.rank, self.alpha = rank, float(rank if alpha is None else alpha)
         self.target_modules, self.chosen = target_modules, layers
@@ -92,7 +95,7 @@ class LoRA(Steering):
     # ---- making
 
     def build(self, model: nn.Module) -> None:
-        """Makes the parameters, or checks that they fit; see `Steering.build`."""
+        """Creates the parameters, or checks that they fit; see `Steering.build`."""
         tuner, found = self._inject(model)
         shapes = {name: (layer.in_features, layer.out_features) for name, layer in found.items()}
         _take_out(tuner)
@@ -116,7 +119,7 @@ class LoRA(Steering):
                     self.up[row].copy_(start.up[place])
 
     def _inject(self, model: nn.Module) -> tuple[Any, dict[str, Any]]:
-        """Puts PEFT's modules, still empty, around the model's own, and returns them by name."""
+        """Puts PEFT's modules, still empty, around the model's own; returns them by name."""
         peft = _import_peft()
         blocks = find_layers(model, self.layers_path)
         layers = parse_layers(self.chosen, len(blocks))
@@ -137,7 +140,8 @@ class LoRA(Steering):
     def _config(self, layers: tuple[int, ...], linear: Iterable[str]) -> Any:
         """Makes PEFT's configuration; `linear` has the names of all linear layers in `layers`."""
         modules, chosen = self.target_modules, None if self.chosen == "all" else list(layers)
-        if modules == "all-linear" and chosen is not None:  # which PEFT takes for whole models only
+        # PEFT accepts `all-linear` only for whole models
+        if modules == "all-linear" and chosen is not None:
             modules = sorted({name.rpartition(".")[2] for name in linear})
         return _import_peft().LoraConfig(
             task_type="CAUSAL_LM",
@@ -156,7 +160,7 @@ class LoRA(Steering):
                 self.rank,
                 rule=f"must be at most {least}: model.steering.target_modules = "
                 f"{self.target_modules!r} has {name} of shape {shapes[name]}",
-                why="A product of more than that has no higher rank",
+                why="A larger rank adds nothing",
             )
 
     def _check_fit(self, model: nn.Module, shapes: dict[str, tuple[int, int]]) -> None:
@@ -170,7 +174,7 @@ class LoRA(Steering):
                 "LoRA",
                 self.metadata.get("base_model", ""),
                 rule=f"does not fit {type(model).__name__}, for instance at {one_line(odd)}",
-                fix="Use it with the model, and the settings, that it was trained with",
+                fix="Use it with the model and the settings with which it was trained",
             )
 
     # ---- using
@@ -188,7 +192,7 @@ class LoRA(Steering):
         """Returns a tensor's name in the base; see `Steering.base_name`."""
         return None if ".lora_" in name else name.replace(".base_layer.", ".")
 
-    # ---- telling
+    # ---- reporting
 
     def describe(self) -> str:
         """Describes the trained numbers; see `Steering.describe`."""
@@ -205,7 +209,7 @@ class LoRA(Steering):
 
     @torch.no_grad()
     def metrics(self) -> dict[str, float]:
-        """Returns the norm of all changes of weights together."""
+        """Returns the norm of all weight changes together."""
         pairs = zip(self.up, self.down, strict=True)
         norms = torch.stack([(up @ down).norm() for up, down in pairs])
         return {"norm": self.alpha / self.rank * norms.norm().item()}
@@ -255,19 +259,19 @@ class InjectedLoRA(Attachment):
             layer.scaling[ADAPTER] = self._factor * scale
 
     def remove(self) -> None:
-        """Takes PEFT's modules out; see `Attachment.remove`."""
+        """Removes PEFT's modules; see `Attachment.remove`."""
         if self._tuner is not None:
             _take_out(self._tuner)
             self._tuner = None
 
 
 def is_linear(module: nn.Module) -> bool:
-    """Says whether a module is a linear layer, as PEFT's `all-linear` counts them."""
+    """Returns whether a module is a linear layer in the sense of PEFT's `all-linear`."""
     return isinstance(module, (nn.Linear, Conv1D))
 
 
 def _take_out(tuner: Any) -> None:
-    """Takes PEFT's modules out of a model, and the configuration that PEFT leaves there."""
+    """Removes PEFT's modules from a model, and the configuration that PEFT leaves there."""
     model = tuner.unload()
     vars(model).pop("peft_config", None)
 
@@ -276,7 +280,7 @@ def load_lora(path: Path) -> LoRA:
     """Loads a folder in PEFT's format.
 
     Raises:
-        ConfigError: If the folder is damaged or holds something other than plain LoRA.
+        ConfigError: If the folder is damaged or contains something other than plain LoRA.
     """
     lora, base = _read_config(path)
     if not (path / WEIGHTS).is_file():
@@ -286,12 +290,14 @@ def load_lora(path: Path) -> LoRA:
     for key, tensor in read_tensors(path / WEIGHTS).items():
         match = MATRIX.fullmatch(key)
         if match is None:
-            raise refusal(path, f"must be plain LoRA; its {WEIGHTS} has {key!r}")
+            raise refusal(path, f"must be plain LoRA, but its {WEIGHTS} has {key!r}")
         pairs.setdefault(match[1], {})[match[2]] = tensor
     for name, pair in sorted(pairs.items()):
         shapes = [tuple(pair[part].shape) if part in pair else () for part in "AB"]
         if shapes[0][:1] != (lora.rank,) or shapes[1][1:] != (lora.rank,) or len(shapes[0]) != 2:
-            raise refusal(path, f"has no two matrices of rank {lora.rank} for {name}, but {shapes}")
+            raise refusal(
+                path, f"must have two matrices of rank {lora.rank} for {name}, but has {shapes}"
+            )
         lora.names.append(name)
         lora.down.append(nn.Parameter(pair["A"]))
         lora.up.append(nn.Parameter(pair["B"]))
@@ -310,7 +316,7 @@ def _read_config(path: Path) -> tuple[LoRA, str]:
     odd = [key for key in NOT_PLAIN if config.get(key)]
     odd += ["peft_type"] if config.get("peft_type") != "LORA" else []
     if odd:
-        raise refusal(path, f"must be plain LoRA; its {CONFIG} has {', '.join(odd)}")
+        raise refusal(path, f"must be plain LoRA, but its {CONFIG} has {', '.join(odd)}")
     layers = [layers] if type(layers) is int else layers
     known = type(rank) is int and type(alpha) in (int, float)
     known = known and (isinstance(modules, str) or _is_list(modules, str))

@@ -1,4 +1,4 @@
-"""The vectors that need fewer numbers, since those of all layers share a few directions."""
+"""Vectors that need fewer numbers because all layers share a few directions."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from steer_lightning.steering.site_vectors import SiteVectors
 class LowRankVectors(SiteVectors):
     """Vectors that are mixtures of `rank` directions.
 
-    S = U A B with the vectors S (L, D), scales A (L, r) and directions B (r, D); U are the units,
-    one factor per layer. Rank 1 is one shared vector with a scale for each layer. The count of
-    trained numbers is L * r + r * D. At the start B is zero and A holds smooth profiles over the
-    depth, a_lk = sqrt(2 / r) cos(pi k (l + 1/2) / L), without the 2 for k = 0: rank 1 starts as the
-    same vector in all layers.
+    `S = U A B`, with the vectors S (L, D), scales A (L, r) and directions B (r, D); U are the
+    units, one factor per layer. With rank 1 there is one shared vector, with a scale for each
+    layer. `L * r + r * D` numbers are trained. At the start B is zero and A holds smooth profiles
+    over the depth, `a_lk = sqrt(2 / r) cos(pi k (l + 1/2) / L)`, without the 2 for k = 0, so that
+    rank 1 starts as the same vector in all layers.
 
-    With `directions: random` B is drawn once, from a normal distribution, and stays; A starts at
-    zero, and L * r numbers are trained, down to one for rank 1 and a single layer.
+    With `directions: random`, B is drawn once from a normal distribution and stays fixed. A starts
+    at zero, and `L * r` numbers are trained: a single number for rank 1 and one layer.
 
     Args:
-        rank: Number r of directions, at most the smaller one of L and D.
+        rank: Number r of directions; at most the smaller of L and D.
         directions: Whether the directions are `trained`, or `random` and fixed.
-        seed: Seed of random directions.
+        seed: Seed of the random directions.
         kwargs: Further arguments of `SiteVectors`.
 
     Attributes:
@@ -57,9 +57,9 @@ class LowRankVectors(SiteVectors):
                 "model.steering.rank",
                 rank,
                 rule=f"must be at most {min(count, self.width)}: model.steering.layers = "
-                f"{self.chosen!r} are {count} vectors of width {self.width}",
+                f"{self.chosen!r} means {count} vectors of width {self.width}",
                 why="More directions than that add nothing",
-                fix="Set it lower, or take steer_lightning.steering.SteeringVectors",
+                fix="Lower it, or use steer_lightning.steering.SteeringVectors",
             )
         if self.fixed:
             generator = torch.Generator().manual_seed(self.seed)
@@ -83,7 +83,7 @@ class LowRankVectors(SiteVectors):
             self.scales.copy_(vectors @ torch.linalg.pinv(self.directions))
             return
         left, sizes, right = torch.linalg.svd(vectors, full_matrices=False)
-        size = math.sqrt(len(self.layers) / self.rank)  # norm of A's columns at the start, too
+        size = math.sqrt(len(self.layers) / self.rank)  # also the norm of A's columns at the start
         self.scales.copy_(left[:, : self.rank] * size)
         self.directions.copy_(right[: self.rank] * sizes[: self.rank, None] / size)
 

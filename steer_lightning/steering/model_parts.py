@@ -1,4 +1,4 @@
-"""The interface to parts of a transformers model beside its layers, for what is trained.
+"""The interface to parts of a transformers model other than its layers.
 
 Decoder layers and places in them are found by `steering.layers` and `steering.sites`. Tested with
 transformers 5.23.
@@ -25,13 +25,14 @@ def output_layer(model: Any) -> nn.Module:
 
 @contextmanager
 def one_logit(model: Any) -> Iterator[None]:
-    """Lets a model compute the logits of the first position alone in the passes of the block.
+    """Makes a model compute only the logits of the first position within the block.
 
-    It saves the memory of the others, as `logits_to_keep` does. But with that number, layers of
-    Gemma 4 that share keys read the kept positions alone.
+    This saves the memory of the other logits, like `logits_to_keep`. But with `logits_to_keep`,
+    layers of Gemma 4 that share keys would read only the kept positions.
 
     Args:
-        model: Language model of transformers; one that does not tell its output layer computes all.
+        model: Language model of transformers; a model that does not expose its output layer
+            computes all logits.
     """
 
     def cut(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
@@ -49,34 +50,34 @@ def one_logit(model: Any) -> Iterator[None]:
 
 
 CACHES = ("past_key_values", "cache_params", "state", "mems", "past_buckets_states", "cache")
-"""Names of the argument that holds what a model has read before."""
+"""Names of the argument for the cache of a model."""
 
 
 def has_cached_tokens(inputs: Mapping[str, Any]) -> bool:
-    """Tells whether a forward pass goes on behind tokens that its cache holds.
+    """Returns whether a forward pass continues after tokens in its cache.
 
     Args:
         inputs: Arguments of the model's forward pass, by name.
 
     Raises:
-        ConfigError: If there is a cache of which that is not known.
+        ConfigError: If there is a cache and it does not say whether it is empty.
     """
     return any(_is_filled(inputs[name]) for name in CACHES if inputs.get(name) is not None)
 
 
 def _is_filled(cache: Any) -> bool:
-    """Tells whether a cache holds tokens; that of recurrent layers has states, and no length."""
+    """Returns whether a cache holds tokens; one of recurrent layers has states but no length."""
     for method in ("get_seq_length", "has_previous_state"):
         try:
             return int(getattr(cache, method)()) > 0
-        except (AttributeError, ValueError):  # of another kind of layer
+        except (AttributeError, ValueError):  # cache of another kind of layer
             continue
     raise ConfigError(
         "model.steering.tokens",
         UNKNOWN,
-        rule=f"the cache of this pass, {type(cache).__name__}, does not tell whether it is empty",
-        why="What is read into an empty cache is the prompt, and what follows is the completion",
-        fix="Call model.generate, which tells them apart, or set model.steering.tokens: all",
+        rule=f"the cache of this pass, {type(cache).__name__}, does not say whether it is empty",
+        why="Tokens read into an empty cache are the prompt, and later tokens are the completion",
+        fix="Call model.generate, which distinguishes them, or set model.steering.tokens: all",
     )
 
 
@@ -89,10 +90,11 @@ def stream_of(output: Any, width: int | None = None) -> torch.Tensor:
 
     Args:
         output: Output of a module, (rows, T, D) or a sequence that starts with it.
-        width: Width D that it must have; default: any.
+        width: Width D that the stream must have; None allows any.
 
     Raises:
-        SeveralStreamsError: If it is no tensor of three dimensions, or is wider.
+        SeveralStreamsError: If the output is not a tensor of three dimensions, or has another
+            width.
     """
     stream = output[0] if isinstance(output, (tuple, list)) else output
     if isinstance(stream, torch.Tensor) and stream.dim() == 3 and width in (None, stream.shape[2]):
@@ -101,12 +103,12 @@ def stream_of(output: Any, width: int | None = None) -> torch.Tensor:
     raise SeveralStreamsError(
         "model.steering.site",
         UNKNOWN,
-        rule=f"the place hands on a {type(stream).__name__}{shape}, but a vector needs one stream "
-        f"of shape (rows, tokens, {'width' if width is None else width})",
-        why="The layers of Gemma 3n, DeepSeek V4, HY V4 and Qwen4 hand on several streams beside "
-        "each other. Each has a meaning of its own, and one vector can't be meant for all of them",
+        rule=f"the output at this site is a {type(stream).__name__}{shape}, but a vector needs "
+        f"one stream of shape (rows, tokens, {'width' if width is None else width})",
+        why="The layers of Gemma 3n, DeepSeek V4, HY V4 and Qwen4 pass on several streams in "
+        "parallel. Each stream has a meaning of its own, so one vector can't serve all of them",
         fix="Set model.steering.site: mlp_output or attention_output. The model itself then "
-        "distributes what is added there over its streams",
+        "distributes the vector over its streams",
     )
 
 
@@ -114,7 +116,7 @@ def with_stream(output: Any, stream: torch.Tensor) -> Any:
     """Returns the output of a site's module with another stream; see `stream_of`."""
     if isinstance(output, torch.Tensor):
         return stream
-    make = getattr(output, "_make", type(output))  # of a named tuple
+    make = getattr(output, "_make", type(output))  # for a named tuple
     return make([stream, *output[1:]])
 
 
@@ -122,11 +124,11 @@ def with_stream(output: Any, stream: torch.Tensor) -> Any:
 def outputs_seen(
     places: Sequence[nn.Module], see: Callable[[int, torch.Tensor], None]
 ) -> Iterator[None]:
-    """Shows the output of some modules in the forward passes of the block.
+    """Calls a function with the output of some modules in each forward pass within the block.
 
     Args:
         places: Modules, such as decoder layers; some return a tuple that starts with the stream.
-        see: Function that takes the number of a module in `places`, and its stream (rows, T, D).
+        see: Function that takes the number of a module in `places` and its stream (rows, T, D).
 
     Raises:
         SeveralStreamsError: In a pass, if the output of a module is not one stream.

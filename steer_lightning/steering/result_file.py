@@ -1,4 +1,4 @@
-"""The file of a result: safetensors in float32, with metadata, whole and finite."""
+"""Result files: safetensors in float32 with metadata, complete and finite."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from steer_lightning.system.whole_files import write_bytes
 def write_result(
     path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str | int | None]
 ) -> None:
-    """Writes tensors and metadata to a file, whole or not at all.
+    """Writes tensors and metadata to a file, completely or not at all.
 
     Raises:
         ConfigError: If a value is not finite.
@@ -31,31 +31,34 @@ def write_result(
     }
     if not all(bool(torch.isfinite(tensor).all()) for tensor in plain.values()):
         raise ConfigError(
-            "vectors", "NaN or infinity", rule="must be finite", why="Such vectors break the model"
+            "vectors",
+            "NaN or infinity",
+            rule="must be finite",
+            why="Such vectors would break the model",
         )
     texts = {name: "" if value is None else str(value) for name, value in metadata.items()}
     write_bytes(path, _in_order(save(plain, texts)))
 
 
 def _in_order(content: bytes) -> bytes:
-    """Sorts the metadata of a safetensors file, so that equal results are equal files.
+    """Sorts the metadata of a safetensors file, so that equal results give equal files.
 
-    The file begins with the length of its JSON header, in which safetensors leaves their order to
-    chance.
+    The file begins with the length of its JSON header, in which safetensors writes the metadata in
+    arbitrary order.
     """
     start = 8 + int.from_bytes(content[:8], "little")
     header = json.loads(content[8:start])
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
     text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # the tensors' bytes stay aligned
+    text += b" " * (-len(text) % 8)  # keeps the tensors' bytes aligned
     return len(text).to_bytes(8, "little") + text + content[start:]
 
 
 def read_metadata(path: Path) -> tuple[dict[str, str], list[str]]:
     """Reads the metadata of a file and the names of its tensors, but not the tensors.
 
-    Whoever wrote the file chose the metadata, and logs, tables and pages show it. So each text
-    becomes one line without control characters here.
+    Anybody may have written the file, and its metadata is shown in logs, tables and pages. So each
+    text is turned into one line without control characters.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -83,17 +86,17 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
     for name, tensor in tensors.items():
         if tensor.dtype != torch.float32:
-            raise refusal(path, f"must be in float32; {one_line(name)} is in {tensor.dtype}")
+            raise refusal(path, f"must be in float32, but {one_line(name)} is in {tensor.dtype}")
         if not bool(torch.isfinite(tensor).all()):
-            raise refusal(path, "holds NaN or infinity, which would break the model")
+            raise refusal(path, "contains NaN or infinity, which would break the model")
     return tensors
 
 
 def refusal(path: Path, rule: str) -> ConfigError:
-    """Makes the error for a file that can't be used."""
+    """Creates the error for a file that can't be used."""
     return ConfigError(
         "vectors file",
         str(path),
         rule=rule,
-        fix="Use a file that a run, or steer_lightning.save_vectors, has written",
+        fix="Use a file written by a run or by steer_lightning.save_vectors",
     )

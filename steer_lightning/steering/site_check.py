@@ -1,7 +1,8 @@
-"""The check that sites are where they are said to be, by one short pass of the model.
+"""The check, by one short pass of the model, that sites are what their names say.
 
-A module that has a site's name may lie elsewhere, may never be called, or may be without effect. A
-decoder layer may be one that no text reaches, such as those of Mllama that read pictures.
+A module with the name of a site may be at another place, may never be called, or may have no
+effect. Some decoder layers are never reached by a text, such as the layers of Mllama that read
+pictures.
 """
 
 from __future__ import annotations
@@ -23,20 +24,20 @@ NUM_TOKENS = 5
 """Number of tokens that the pass reads."""
 
 READERS = {"input_norm": "attention", "post_attention_norm": "MLP"}
-"""What reads the output of a site, where a part of the layer does."""
+"""Part of the layer that reads the output of a site, if there is one."""
 
 
 def check_sites(model: nn.Module, layers: nn.ModuleList, indices: Sequence[int], site: str) -> None:
-    """Checks the site of some layers: that each is called once, read as told, and has an effect.
+    """Checks that each layer's site is called once, is read by the right part, and has an effect.
 
     Args:
         model: Language model with its weights.
         layers: Decoder layers of the model.
         indices: Indices of the steered layers.
-        site: Name of the place; of the output of a layer see `check_reached`.
+        site: Name of the site; for the output of a layer see `check_reached`.
 
     Raises:
-        ConfigError: If a site is not what its name says; the error names the sites that are.
+        ConfigError: If a site is not what its name says; the error lists the sites that are.
     """
     if site == "layer_output":
         return
@@ -48,22 +49,22 @@ def check_sites(model: nn.Module, layers: nn.ModuleList, indices: Sequence[int],
     raise ConfigError(
         "model.steering.site",
         site,
-        rule=f"{type(model).__name__} has no such place",
+        rule=f"{type(model).__name__} has no such site",
         why=reason,
         fix=f"Set one of {', '.join(known)}",
     )
 
 
 def check_reached(model: nn.Module, layers: nn.ModuleList, indices: Sequence[int]) -> None:
-    """Checks that a text reaches some layers: that each is called in a short pass.
+    """Checks that a text reaches some layers, so that each is called in a short pass.
 
     Args:
         model: Language model with its weights.
         layers: Decoder layers of the model.
-        indices: Indices of the layers; for none there is no pass.
+        indices: Indices of the layers; without any, no pass is run.
 
     Raises:
-        ConfigError: If one is not called, so that a vector there would have no effect.
+        ConfigError: If a layer is not called, so that a vector there would have no effect.
     """
     called: set[int] = set()
     handles = [
@@ -82,8 +83,8 @@ def check_reached(model: nn.Module, layers: nn.ModuleList, indices: Sequence[int
             "model.steering.layers",
             UNKNOWN,
             rule=f"a text does not reach the layers {missing} of {type(model).__name__}",
-            why="They read pictures or sound, so that their vectors would have no effect",
-            fix="Leave them out, or let their vectors be zero",
+            why="These layers read pictures or sound, so vectors there would have no effect",
+            fix="Leave these layers out, or set their vectors to zero",
         )
 
 
@@ -96,7 +97,7 @@ def _read_tokens(model: nn.Module) -> None:
 def _fits(model: nn.Module, layers: nn.ModuleList, indices: Sequence[int], site: str) -> bool:
     try:
         find_sites(layers, indices, site)
-    except ConfigError:  # another layer may lack what the first one has
+    except ConfigError:  # another layer may not have what the first one has
         return False
     return site == "layer_output" or _why_not(model, layers, indices, site) is None
 
@@ -118,10 +119,10 @@ def _why_not(
 
 
 class _Look:
-    """Looks at a layer's site during a pass.
+    """Observes the site of a layer during a pass.
 
-    At the end of the layer its `forward` runs once more, with the site's output shifted, which
-    tells whether the site has an effect.
+    At the end of the layer its `forward` runs once more with the site's output shifted, which shows
+    whether the site has an effect.
 
     Args:
         layer: Decoder layer.
@@ -141,7 +142,7 @@ class _Look:
         """Places the hooks."""
         self.handles = [
             self.place.register_forward_hook(self._see),
-            # before hooks that give the weights of a sharded layer away
+            # before hooks that release the weights of a sharded layer
             self.layer.register_forward_hook(self._run_again, with_kwargs=True, prepend=True),
         ]
         for name, part in self.layer.named_children():
@@ -166,9 +167,9 @@ class _Look:
             return None
         try:
             stream = stream_of(output)
-        except SeveralStreamsError:  # `why_not` tells
+        except SeveralStreamsError:  # `why_not` reports it
             return None
-        # as large as what is there, lest a stream of 16 bits rounds it away
+        # as large as the stream itself, so that a stream in 16 bits does not round it away
         shift = (1 + stream.abs().max()) * torch.linspace(1, 2, stream.shape[-1]).to(stream)
         return with_stream(output, stream + shift)
 
@@ -187,9 +188,9 @@ class _Look:
         try:
             stream = stream_of(self.outputs[0])
         except SeveralStreamsError:
-            return "the module of that name does not return a stream of (rows, tokens, width)"
+            return "the module of that name does not return one stream (rows, tokens, width)"
         if stream.shape != (1, NUM_TOKENS, self.width):
-            return f"the module of that name returns the shape {tuple(stream.shape)}"
+            return f"the module of that name returns a tensor of shape {tuple(stream.shape)}"
         if not self.moves:
             return "the layer's output does not depend on the module of that name"
         reader = READERS.get(self.site)
@@ -210,7 +211,8 @@ _OTHER = {
     "input_norm": MODULES["mlp_output"],
     "post_attention_norm": MODULES["attention_output"],
 }
-"""Parts of a layer that do not count as a reader: mixers and MLPs have many names, these a few."""
+"""Parts of a layer that do not count as readers: mixers and MLPs have many names, these only a
+few."""
 
 
 def _first(output: Any) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""The base class of vectors that are added at a place of each decoder layer."""
+"""The base class of vectors that are added at a site of each decoder layer."""
 
 from __future__ import annotations
 
@@ -38,31 +38,32 @@ log = logging.getLogger(__name__)
 
 
 class SiteVectors(Steering):
-    """Vectors v_l in units of the activations at their places; subclasses say how they are made.
+    """Vectors `v_l` in units of the activations at their sites; subclasses define their parameters.
 
     Args:
-        layers: Layers to steer: `all`, a range such as `"8-15"` with both ends, or an ascending
-            list of 0-based indices.
+        layers: Layers to steer: `all`, a range that includes both ends, such as `"8-15"`, or an
+            ascending list of 0-based indices.
         site: Place in a layer at which the vector is added: the output of the layer, as in the
-            paper, or the output of its input norm, its attention, the norm before its MLP, or its
-            MLP.
-        tokens: Tokens to steer: all, those of the prompt, those of the completion, or only the last
-            one of the prompt.
-        scale: Units of the vectors: with `rms` each vector is trained in units of the typical
-            activation size at its place, measured once on the first batch of prompts, so that one
-            learning rate serves streams of any size; `none` is the paper's parametrisation.
-        init_from: File of vectors to start from; null starts at zero.
+            paper, or the output of its input norm, of its attention, of the norm before its MLP, or
+            of its MLP.
+        tokens: Tokens to steer: all tokens, those of the prompt, those of the completion, or only
+            the last token of the prompt.
+        scale: Units of the vectors. With `rms`, each vector is trained in units of the typical
+            activation size at its site, measured once on the first batch of prompts, so that one
+            learning rate works for streams of any size. `none` is the paper's parametrisation,
+            without units.
+        init_from: File of vectors to start from; null starts from zero.
         layers_path: Dotted path of the model's decoder layers, if they are not found automatically.
 
     Attributes:
-        layers: 0-based indices of the L steered decoder layers, ascending; known once built.
-        width: Width D of the residual stream; known once built.
-        num_layers: Number of decoder layers of the model; 0 until built.
+        layers: 0-based indices of the L steered decoder layers, ascending; available after `build`.
+        width: Width D of the residual stream; available after `build`.
+        num_layers: Number of decoder layers of the model; 0 before `build`.
         unit: Size of one unit in each layer, (L,) float32 buffer; 1 is the paper's own
             parametrisation.
         units_measured: Whether `set_unit` has been called, a bool buffer.
         by_token: Whether `gate` scales the vector for each token.
-        saved_as: Kind named in the file; mixtures are saved as the vectors that they make.
+        saved_as: Kind named in the file; mixtures are saved as the resulting vectors.
 
     Raises:
         ConfigError: If the form of `layers` is wrong, or `init_from` is missing.
@@ -98,7 +99,7 @@ class SiteVectors(Steering):
     # ---- making
 
     def build(self, model: nn.Module) -> None:
-        """Makes the parameters, or checks that they fit; see `Steering.build`."""
+        """Creates the parameters, or checks that they fit; see `Steering.build`."""
         width, layers = stream_width(model), find_layers(model, self.layers_path)
         if self.num_layers:
             self._check_fit(type(model).__name__, width, len(layers))
@@ -109,7 +110,7 @@ class SiteVectors(Steering):
         find_sites(layers, self.layers, self.site)
 
     def shaped(self, width: int, num_layers: int) -> Self:
-        """Makes the parameters for a model of this width and number of decoder layers.
+        """Creates the parameters for a model of this width and number of decoder layers.
 
         Raises:
             ConfigError: If `layers` are out of range.
@@ -123,7 +124,7 @@ class SiteVectors(Steering):
 
     @abstractmethod
     def _make(self) -> None:
-        """Makes the parameters, such that the vectors are zero."""
+        """Creates the parameters such that the vectors are zero."""
 
     def _start_from(self, path: str, base: str) -> None:
         found = read_vectors_file(Path(path))
@@ -132,7 +133,7 @@ class SiteVectors(Steering):
             raise ConfigError(
                 "model.steering.init_from",
                 path,
-                rule=f"holds layers {list(shape[0])} of {shape[2]} and width {shape[1]}; this "
+                rule=f"has layers {list(shape[0])} of {shape[2]} and width {shape[1]}, but this "
                 f"run trains layers {list(self.layers)} of {self.num_layers} and width "
                 f"{self.width}",
             )
@@ -141,21 +142,23 @@ class SiteVectors(Steering):
                 raise ConfigError(
                     f"model.steering.{key}",
                     getattr(self, key),
-                    rule=f"model.steering.init_from = {path!r} holds vectors for "
+                    rule=f"model.steering.init_from = {path!r} has vectors for "
                     f"{getattr(found, key)!r}",
-                    fix="Set both to the same, or init_from: null",
+                    fix="Set it to that value, or set init_from: null",
                 )
         if not set(found.tensors) <= set(TENSORS[self.saved_as]):
             raise ConfigError(
                 "model.steering.init_from",
                 path,
-                rule=f"holds {found.kind}; model.steering is {type(self).__name__}",
+                rule=f"contains {found.kind}, but model.steering is {type(self).__name__}",
             )
         self.set_result(found.tensors)
         ours, theirs = (float(x.detach().norm()) for x in (self.vectors, found.tensors["vectors"]))
         if ours < (1 - 1e-4) * theirs:
             share = 100 * ours / theirs
-            log.warning("model.steering.init_from: %.1f %% of the vectors' norm are kept", share)
+            log.warning(
+                "model.steering.init_from: %.1f %% of the norm of the vectors is kept", share
+            )
         warn_of_another_base(found, base)
 
     def _check_fit(self, model: str, width: int, num_layers: int) -> None:
@@ -170,8 +173,8 @@ class SiteVectors(Steering):
                     rule=f"the model {model} has {what} {needed[what]}",
                     why=f"These vectors were trained on {base!r}"
                     if base
-                    else "The vectors are of another model",
-                    fix="Use vectors of this model, or the model that they were trained on",
+                    else "The vectors are for another model",
+                    fix="Use vectors of this model, or the model on which they were trained",
                 )
 
     # ---- using
@@ -195,12 +198,12 @@ class SiteVectors(Steering):
 
     @property
     def vectors(self) -> torch.Tensor:
-        """Plain vectors in the scale of the stream, (L, D) float32; differentiable."""
+        """Plain vectors at the scale of the stream, (L, D) float32; differentiable."""
         return torch.stack([self.plain(row) for row in range(len(self.layers))])
 
     @torch.no_grad()
     def set_vectors(self, vectors: torch.Tensor) -> None:
-        """Sets the plain vectors, as nearly as the parameters allow.
+        """Sets the plain vectors, as closely as the parameters allow.
 
         Args:
             vectors: Plain vectors (L, D), in the order of `layers`, which is ascending.
@@ -210,7 +213,8 @@ class SiteVectors(Steering):
         """
         if tuple(vectors.shape) != (len(self.layers), self.width):
             raise ValueError(
-                f"vectors have shape {tuple(vectors.shape)}, need {(len(self.layers), self.width)}"
+                f"vectors have shape {tuple(vectors.shape)}, but must have "
+                f"{(len(self.layers), self.width)}"
             )
         self._set_in_units(vectors.to(self.unit) / self.unit[:, None])
 
@@ -219,11 +223,11 @@ class SiteVectors(Steering):
         """Sets the vectors (L, D), given in their units."""
 
     def result(self) -> dict[str, torch.Tensor]:
-        """Returns the tensors for the file: `vectors`, and for some kinds more, each (L, D)."""
+        """Returns the tensors for the file, each (L, D): `vectors`, and more for some kinds."""
         return {"vectors": self.vectors}
 
     def set_result(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Takes over the tensors of a file."""
+        """Sets the parameters from the tensors of a file."""
         self.set_vectors(tensors["vectors"])
 
     # ---- units
@@ -255,8 +259,8 @@ class SiteVectors(Steering):
             unit: Sizes of the units, (L,), positive.
 
         Raises:
-            ConfigError: If a unit is not positive and finite, so that a vector in such units could
-                not be trained.
+            ConfigError: If a unit is not positive and finite; a vector in such units could not be
+                trained.
         """
         usable = torch.isfinite(unit) & (unit > 0)
         if not bool(usable.all()):
@@ -265,14 +269,15 @@ class SiteVectors(Steering):
                 "model.steering.scale",
                 "rms",
                 rule=f"the activations of layers {wrong} have no usable size",
-                why="They are 0, infinite or NaN: damaged weights, or a dtype out of range",
-                fix="Check model.base and model.dtype, leave these layers out by "
+                why="They are 0, infinite or NaN, because of damaged weights or a dtype whose "
+                "range is too small",
+                fix="Check model.base and model.dtype, leave these layers out of "
                 "model.steering.layers, or set model.steering.scale: none",
             )
         self.unit.copy_(unit)
         self.units_measured.fill_(True)
 
-    # ---- telling
+    # ---- reporting
 
     @torch.no_grad()
     def __repr__(self) -> str:
@@ -290,11 +295,12 @@ class SiteVectors(Steering):
 
     def describe(self) -> str:
         """Describes the trained numbers; see `Steering.describe`."""
-        return f"{len(self.layers)} vectors of width {self.width}{self._place()}"
+        noun = "vector" if len(self.layers) == 1 else "vectors"
+        return f"{len(self.layers)} {noun} of width {self.width}{self._place()}"
 
     def _place(self) -> str:
         site = "" if self.site == "layer_output" else f" at {self.site}"
-        return site + ("" if self.tokens == "all" else f", {self.tokens} tokens alone")
+        return site + ("" if self.tokens == "all" else f", {self.tokens} tokens only")
 
     def facts(self) -> dict[str, Any]:
         """Returns the settings of a checkpoint; see `Steering.facts`."""
@@ -338,7 +344,7 @@ class SiteVectors(Steering):
 def warn_of_another_base(found: Steering | VectorsFile, base: str) -> None:
     """Warns if vectors that fit were trained on a model of another name.
 
-    Such vectors may well be of use, since vectors carry over within a family.
+    Such vectors may still be useful, since vectors carry over within a family.
     """
     trained_on = str(found.metadata.get("base_model", ""))
     if trained_on and base and Path(trained_on).name != Path(base).name:

@@ -1,4 +1,4 @@
-"""The places in a decoder layer of transformers at which a vector can be added.
+"""The sites: places in a decoder layer of transformers at which a vector can be added.
 
 Tested with transformers 5.23.
 """
@@ -19,8 +19,8 @@ Site = Literal[
 MODULES: dict[str, tuple[str, ...]] = {
     "input_norm": ("input_layernorm", "ln_1"),
     "attention_output": ("self_attn", "attn", "attention", "self_attention"),
-    # in Gemma and AFMoE `post_attention_layernorm` normalises the attention's output, and the MLP
-    # reads the output of another norm
+    # in Gemma and AFMoE, `post_attention_layernorm` normalises the output of the attention, and the
+    # MLP reads the output of another norm
     "post_attention_norm": (
         "pre_feedforward_layernorm",
         "pre_mlp_layernorm",
@@ -29,11 +29,12 @@ MODULES: dict[str, tuple[str, ...]] = {
     ),
     "mlp_output": ("mlp",),
 }
-"""Names of the modules whose output is a site; of several, the first that a layer has counts.
+"""Names of the modules whose output is a site; the first one that a layer has counts.
 
-`layer_output` is the output of the layer itself. A site is named by its reader: `input_norm` enters
-the attention, `post_attention_norm` enters the MLP, and the two outputs enter a norm, if there is
-one, or else the residual stream. Names alone do not prove that: `site_check` looks at a pass.
+`layer_output` is the output of the layer itself. A site is defined by what reads it: the attention
+reads `input_norm`, the MLP reads `post_attention_norm`, and the two outputs go into a norm, if
+there is one, or else into the residual stream. A name alone does not prove this, so `site_check`
+observes a pass.
 """
 
 
@@ -43,13 +44,13 @@ def find_sites(layers: nn.ModuleList, indices: Sequence[int], site: str) -> list
     Args:
         layers: Decoder layers of a model.
         indices: Indices of the steered layers.
-        site: Name of the place, one of `Site`.
+        site: Name of the site, one of `Site`.
 
     Returns:
         A module for each index.
 
     Raises:
-        ConfigError: If a layer has no such place; the error names the places that it has.
+        ConfigError: If a layer has no such site; the error lists the sites that it has.
     """
     found = [_find(layers[index], site) for index in indices]
     missing = [index for index, module in zip(indices, found, strict=True) if module is None]
@@ -60,8 +61,8 @@ def find_sites(layers: nn.ModuleList, indices: Sequence[int], site: str) -> list
         raise ConfigError(
             "model.steering.site",
             site,
-            rule=f"the layers of model.base are of {kind}, which has no such place",
-            why=f"Its parts are {', '.join(name for name, _ in layer.named_children())}",
+            rule=f"the layers of model.base are of type {kind}, which has no such site",
+            why=f"Its modules are {', '.join(name for name, _ in layer.named_children())}",
             fix=f"Set one of {', '.join(known)}",
         )
     return [module for module in found if module is not None]
@@ -77,8 +78,8 @@ def _find(layer: nn.Module, site: str) -> nn.Module | None:
         return layer
     parts = dict(layer.named_children())
     if "post_feedforward_layernorm" in parts and "pre_feedforward_layernorm" not in parts:
-        # in OLMo 2 the norms come after attention and MLP, which read the plain stream
+        # in OLMo 2, the norms come after attention and MLP, which read the plain stream
         parts = {name: part for name, part in parts.items() if not name.endswith("layernorm")}
     found = (parts[name] for name in MODULES[site] if name in parts)
-    # the model calls the parts of a list, never the list
+    # a model calls the parts of a list, never the list itself
     return next((part for part in found if not isinstance(part, nn.ModuleList)), None)

@@ -1,9 +1,9 @@
-"""The choice of steered tokens: those of the prompt, of the completion, or the prompt's last one.
+"""The tokens to steer: all, those of the prompt or the completion, or the last prompt token.
 
-A token counts at the position at which it enters the model. The first token of the completion is
-predicted at the position of the prompt's last token. So `completion` leaves the distribution of
-that first token unchanged, while `last_prompt` acts on it and, through the keys and values of its
-position, on all tokens that follow.
+A token is steered at the position at which it enters the model. The first token of the completion
+is predicted at the position of the last token of the prompt. So `completion` leaves the
+distribution of that first token unchanged, while `last_prompt` acts on it and, through the keys and
+values of its position, on all later tokens.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from steer_lightning.steering.model_parts import has_cached_tokens
 Tokens = Literal["all", "prompt", "completion", "last_prompt"]
 
 PROMPT, LAST_PROMPT, COMPLETION = 0, 1, 2
-"""Roles of tokens in a forward pass; padding may have any of them."""
+"""Roles of tokens in a forward pass; padding may have any role."""
 
 ROLES: dict[str, tuple[int, ...]] = {
     "prompt": (PROMPT, LAST_PROMPT),
@@ -36,7 +36,7 @@ def is_steered(roles: torch.Tensor, tokens: str) -> torch.Tensor:
 def text_roles(ids: torch.Tensor, num_completion: int) -> torch.Tensor:
     """Returns the roles of tokens (rows, T): a left-padded prompt, then a right-padded completion.
 
-    Either of them may be missing.
+    Either of the two may be missing.
     """
     roles = torch.full(ids.shape, PROMPT, device=ids.device)
     border = ids.shape[1] - num_completion
@@ -50,7 +50,8 @@ def column_roles(columns: torch.Tensor, border: int) -> torch.Tensor:
 
     Args:
         columns: Numbers of the columns, (T,).
-        border: Number of the completion's first column; the one before is the prompt's last.
+        border: Number of the first column of the completion; the column before is the last of the
+            prompt.
     """
     roles = torch.full_like(columns, PROMPT)
     roles[columns >= border] = COMPLETION
@@ -59,15 +60,15 @@ def column_roles(columns: torch.Tensor, border: int) -> torch.Tensor:
 
 
 def roles_of_call(inputs: Mapping[str, Any]) -> torch.Tensor:
-    """Infers the roles in a forward pass of which nothing else is known, one outside `generate`.
+    """Infers the roles in a forward pass outside `generate`, from its arguments only.
 
-    The tokens read while the cache is empty are the prompt; those that follow are the completion.
+    Tokens that are read while the cache is empty are the prompt; later tokens are the completion.
 
     Args:
         inputs: Arguments of the model's forward pass, by name.
 
     Raises:
-        ConfigError: If there is a cache of which it is not known whether it is empty.
+        ConfigError: If there is a cache and it does not say whether it is empty.
     """
     ids, mask = inputs.get("input_ids"), inputs.get("attention_mask")
     ids = inputs["inputs_embeds"][..., 0] if ids is None else ids

@@ -1,4 +1,4 @@
-"""The measurement of how large activations are."""
+"""The measurement of the size of activations."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ def measure_rms(
 ) -> torch.Tensor:
     """Measures the typical size of the output of some modules.
 
-    The size is the median over tokens of the root mean square over the width. It is the median
-    because in many models the first token carries activations a thousand times larger than others.
+    The size is the median over tokens of the root mean square over the width. The median is used
+    because in many models the activations of the first token are a thousand times larger than those
+    of others.
 
     Args:
         model: Language model, unsteered.
@@ -32,7 +33,7 @@ def measure_rms(
 
     Raises:
         ConfigError: If the output of a module is not one stream of the tokens of the texts, or the
-            module is not reached by them.
+            texts do not reach the module.
     """
     found: dict[int, list[torch.Tensor]] = {row: [] for row in range(len(places))}
     real = torch.zeros(0)
@@ -43,8 +44,10 @@ def measure_rms(
             raise ConfigError(
                 "model.steering.scale",
                 "rms",
-                rule=f"the place hands on {sizes.shape[1]} tokens of a text of {real.shape[1]}",
-                why="The model adds tokens of its own, of which the size is not told apart",
+                rule=f"the output at this site has {sizes.shape[1]} tokens for a text of "
+                f"{real.shape[1]}",
+                why="The model adds tokens of its own, whose size can't be separated from that "
+                "of the text",
                 fix="Set model.steering.scale: none",
             )
         found[row].append(sizes[real.to(sizes.device)].cpu())
@@ -58,8 +61,8 @@ def measure_rms(
         raise ConfigError(
             "model.steering.layers",
             UNKNOWN,
-            rule=f"a text does not reach the chosen layers number {missing}, counted from 0",
-            why="They read pictures or sound, so that their vectors would have no effect",
-            fix="Leave them out",
+            rule=f"a text does not reach the selected layers number {missing}, counted from 0",
+            why="These layers read pictures or sound, so vectors there would have no effect",
+            fix="Leave these layers out",
         )
     return torch.stack([torch.cat(sizes).median() for sizes in found.values()])

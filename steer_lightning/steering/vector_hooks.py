@@ -1,4 +1,4 @@
-"""The forward hooks that add vectors at places of a model."""
+"""The forward hooks that add vectors at the sites of a model."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from steer_lightning.steering.tokens import Tokens, is_steered, roles_of_call
 
 
 class Vectors(Protocol):
-    """The part of `SiteVectors` that the hooks need; the docstrings are there."""
+    """The part of `SiteVectors` that the hooks need; see the docstrings there."""
 
     layers: tuple[int, ...]
     layers_path: str | None
@@ -48,8 +48,8 @@ class HookedVectors(Attachment):
         scale: Factor on all vectors.
 
     Raises:
-        ConfigError: If the model is compiled around its places, a place is not what its name says,
-            or a vector that is not zero lies at the output of a layer that no text reaches.
+        ConfigError: If the model is compiled around its sites, a site is not what its name says, or
+            a nonzero vector is at the output of a layer that no text reaches.
     """
 
     def __init__(self, model: nn.Module, vectors: Vectors, scale: float) -> None:
@@ -70,8 +70,8 @@ class HookedVectors(Attachment):
             self._handles.append(place.register_forward_hook(partial(self._add, row)))
             self._handles.append(traced_anew(place))
         self._told: torch.Tensor | None = None
-        self._steered: torch.Tensor | None = None  # (rows or 1, T, 1) bool of the pass under way
-        self._num_last: object = 0  # positions of that pass for which logits are asked
+        self._steered: torch.Tensor | None = None  # (rows or 1, T, 1) bool, for the current pass
+        self._num_last: object = 0  # positions of that pass whose logits are requested
         self.needs_roles = vectors.tokens != "all"
         if self.needs_roles:
             self._parameters = list(inspect.signature(base.forward).parameters)
@@ -81,7 +81,8 @@ class HookedVectors(Attachment):
     def _look(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Finds out which tokens of a pass are steered.
 
-        This stays known after the pass, of which activation checkpointing computes parts again.
+        The result is kept after the pass, because activation checkpointing recomputes parts of the
+        pass.
         """
         if self.is_paused:
             return
@@ -121,20 +122,20 @@ class HookedVectors(Attachment):
         if steered is not None and steered.shape[1] == length:
             return steered
         if steered is not None and isinstance(num_last, int) and num_last == length:
-            # layers of Gemma 4 that share keys read only the positions whose logits are asked for
+            # layers of Gemma 4 that share keys read only the positions whose logits are requested
             return steered[:, -length:]
         raise ConfigError(
             "model.steering.tokens",
             self._vectors.tokens,
-            rule=f"the roles of {length} tokens of this pass are not known",
-            why="The layers were called by themselves, or read other tokens than the model",
-            fix="Call the model that the vectors are attached to, or set "
-            "model.steering.tokens: all",
+            rule=f"the roles of {length} tokens of this pass are unknown",
+            why="The layers were called directly, or read other tokens than the model",
+            fix="Call the model to which the vectors are attached, or set model.steering.tokens: "
+            "all",
         )
 
     @torch.no_grad()
     def _not_zero(self) -> list[int]:
-        """Returns the layers whose vectors move something; none where tensors have no numbers."""
+        """Returns the layers whose vectors are not zero; none if tensors have no data."""
         plain = [self._vectors.plain(row) for row in range(len(self._vectors.layers))]
         rows = zip(self._vectors.layers, plain, strict=True)
         return [
@@ -157,12 +158,12 @@ class HookedVectors(Attachment):
 
     @contextmanager
     def constant(self) -> Iterator[Sequence[ConstantVector]]:
-        """Multiplies the vectors out once for the block, in which they do not change.
+        """Computes the plain vectors once for the block, in which they do not change.
 
-        Otherwise a token-by-token loop would do so for each token and layer.
+        Otherwise a token-by-token loop would compute them for each token and layer.
 
         Yields:
-            The vectors if they act on all tokens alike, else none.
+            The vectors if they act on all tokens in the same way, else none.
         """
         with torch.no_grad():
             self._constant = [

@@ -1,4 +1,4 @@
-"""VectorFit, which trains the singular values of a model's matrices, and its biases."""
+"""VectorFit, which trains the singular values of a model's matrices and its biases."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ from steer_lightning.steering.weight_changes import WeightChanges
 class VectorFit(WeightChanges):
     """Changes the singular values and biases of the linear layers in all decoder layers.
 
-    W = U diag(s) V^T; s <- s + d and b <- b + d. The method is that of arXiv 2503.19530, without
-    the schedule that freezes some of the vectors for a while. U and V are kept in the dtype of the
-    base and never change. The change is applied as W <- W + U diag(d) V^T, so that changes of zero
-    leave W as it is, to the bit. The decomposition is computed at the first pass, on the device of
-    the base, which takes a while for large models.
+    With `W = U diag(s) V^T`, the changes are `s <- s + d` and `b <- b + d`. The method is that of
+    arXiv 2503.19530, without the schedule that freezes some of the vectors for a while. U and V are
+    kept in the dtype of the base and never change. The change is applied as `W <- W + U diag(d)
+    V^T`, so that a change of zero leaves W unchanged to the bit. The decomposition is computed in
+    the first pass, on the device of the base, which takes a while for large models.
 
     Args:
-        init_from: File of the same kind to start from; null starts at zero.
-        layers_path: Dotted path of the model's decoder layers, if they are not found automatically.
+        init_from: File of the same kind to start from; null starts from zero.
+        layers_path: Dotted path of the model's decoder layers; needed only if they are not found
+            automatically.
     """
 
     def __init__(self, init_from: str | None = None, layers_path: str | None = None) -> None:
@@ -54,14 +55,14 @@ class VectorFit(WeightChanges):
         return found
 
     def prepared(self, name: str, weight: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Returns U (m, k) and V^T (k, n) of a matrix, or nothing for a bias."""
+        """Returns `U` (m, k) and `V^T` (k, n) of a matrix, or nothing for a bias."""
         if weight.dim() != 2:
             return ()
         left, _, right = torch.linalg.svd(weight.float(), full_matrices=False)
         return left.to(weight.dtype), right.to(weight.dtype)
 
     def change(self, numbers: torch.Tensor, prepared: tuple[torch.Tensor, ...]) -> torch.Tensor:
-        """Returns U diag(d) V^T for a matrix, or d for a bias."""
+        """Returns `U diag(d) V^T` for a matrix, or `d` for a bias."""
         if not prepared:
             return numbers
         left, right = prepared

@@ -1,4 +1,4 @@
-"""The vectors of the paper: one vector per steered decoder layer, in one stacked parameter."""
+"""The vectors of the paper: one per steered decoder layer, stacked in one parameter."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from torch import nn
 from steer_lightning.steering.site_vectors import SiteVectors
 
 OPTIMIZER_BLOCK = 256
-"""Number of elements of a parameter in a block in which bitsandbytes quantises optimizer state."""
+"""Number of elements in a block in which bitsandbytes quantises optimizer state."""
 
 
 class SteeringVectors(SiteVectors):
-    """Vectors v_l = unit_l * weight_l, which are zero at the start.
+    """Vectors `v_l = unit_l * weight_l`, which are zero at the start.
 
-    `h_l <- h_l + v_l` for every token (arXiv 2505.18706); settings choose other places, or only
-    some of the tokens, see `SiteVectors`. L * D numbers are trained.
+    `h_l <- h_l + v_l` for every token (arXiv 2505.18706). Settings select other sites or only some
+    of the tokens; see `SiteVectors`. `L * D` numbers are trained.
 
-    All layers share one parameter: several small ones would fall under bitsandbytes' 4,096-element
-    threshold and silently keep 32-bit optimizer state. Each row is padded to a multiple of 256, so
-    that no quantisation block straddles two layers whose gradients differ by orders of magnitude.
+    All layers share one parameter: several small ones would be below the 4,096-element threshold of
+    bitsandbytes and silently keep 32-bit optimizer state. Each row is padded to a multiple of 256,
+    so that no quantisation block spans two layers whose gradients differ by orders of magnitude.
     The padding never gets a gradient.
 
     Attributes:
@@ -38,7 +38,7 @@ class SteeringVectors(SiteVectors):
 
     @property
     def vectors(self) -> torch.Tensor:
-        """Plain vectors in the scale of the stream, (L, D) float32; differentiable."""
+        """Plain vectors at the scale of the stream, (L, D) float32; differentiable."""
         return self.weight[:, : self.width] * self.unit[:, None]
 
     def _set_in_units(self, vectors: torch.Tensor) -> None:
@@ -46,5 +46,5 @@ class SteeringVectors(SiteVectors):
 
     @property
     def num_trained(self) -> int:
-        """Count of trained numbers, L * D, without padding."""
+        """Number of trained numbers, `L * D`, without padding."""
         return len(self.layers) * self.width

@@ -1,8 +1,8 @@
-"""The files of vectors: safetensors with a plain tensor `vectors`, (L, D) float32, and metadata.
+"""Files of vectors: safetensors with a plain tensor `vectors`, (L, D) float32, and metadata.
 
-Format version 1 is for vectors that are added to the output of layers, for all tokens. Others have
-version 2, which names kind, place and tokens, so that a program that reads only version 1 refuses
-them.
+Format version 1 is for vectors that are added to the output of layers, for all tokens. All others
+have version 2, which names kind, site and tokens, so that a program that reads only version 1
+refuses them.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ KNOWN = {"kind": tuple(TENSORS), "site": get_args(Site), "tokens": get_args(Toke
 
 @dataclass(frozen=True, kw_only=True)
 class VectorsFile:
-    """What a file of vectors holds."""
+    """The content of a file of vectors."""
 
     kind: str
     """Kind of the vectors, a key of `TENSORS`."""
     site: Site
-    """Place in the decoder layers at which they are added."""
+    """Site in the decoder layers at which the vectors are added."""
     tokens: Tokens
-    """Tokens that they steer."""
+    """Tokens that the vectors steer."""
     layers: tuple[int, ...]
     """Ascending 0-based indices of the L steered layers."""
     num_layers: int
@@ -47,11 +47,11 @@ class VectorsFile:
     tensors: Mapping[str, torch.Tensor]
     """Tensors (L, D) float32 by name, in plain units."""
     metadata: Mapping[str, str | int | None]
-    """What else the file says, such as `base_model`, `revision` and `step`."""
+    """Other metadata, such as `base_model`, `revision` and `step`."""
 
 
 def write_vectors_file(path: Path, content: VectorsFile) -> None:
-    """Writes a file of vectors, whole or not at all.
+    """Writes a file of vectors, completely or not at all.
 
     Raises:
         ConfigError: If a value is not finite.
@@ -74,19 +74,19 @@ def read_vectors_file(path: Path) -> VectorsFile:
     """Reads a file of vectors and checks that tensors and metadata agree.
 
     Args:
-        path: File whose layers may come in any order; their rows are sorted with them.
+        path: File to read. Its layers may come in any order; their rows are sorted with them.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ConfigError: If the file holds no vectors, or tensors and metadata contradict each other.
+        ConfigError: If the file contains no vectors, or tensors and metadata contradict each other.
     """
     metadata, names = read_metadata(path)
     version, kind = metadata.get("format_version"), metadata.get("kind", PLAIN["kind"])
     if names != sorted(TENSORS.get(kind, ())) or version not in ("1", "2"):
         raise refusal(
             path,
-            'must hold one tensor "vectors", or what its kind needs, and format_version 1 or 2; '
-            f"it holds {names[:5]} and format_version {version}",
+            'must contain one tensor "vectors", or the tensors of its kind, and format_version 1 '
+            f"or 2, but contains {names[:5]} and format_version {version}",
         )
     where = _where(path, metadata)
     layers, num_layers, width = _shape_facts(path, metadata)
@@ -95,8 +95,8 @@ def read_vectors_file(path: Path) -> VectorsFile:
         if tuple(tensor.shape) != (len(layers), width):
             raise refusal(
                 path,
-                f"says {len(layers)} layers of width {width}, "
-                f"but its tensor is {tuple(tensor.shape)}",
+                f"has {len(layers)} layers of width {width} in its metadata, but its tensor has "
+                f"shape {tuple(tensor.shape)}",
             )
     ascending = sorted(layers)
     return VectorsFile(
@@ -104,21 +104,21 @@ def read_vectors_file(path: Path) -> VectorsFile:
         layers=tuple(ascending),
         num_layers=num_layers,
         width=width,
-        # another program may have written the layers in an order of its own
+        # another program may have written the layers in another order
         tensors={name: in_layer_order(x, layers, num_layers)[0] for name, x in tensors.items()},
         metadata=metadata | {"layers": json.dumps(ascending)},
     )
 
 
 def _where(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
-    """Reads kind, place and tokens from the metadata, and checks them."""
+    """Reads kind, site and tokens from the metadata, and checks them."""
     found = {**PLAIN, "site": "", **{key: metadata[key] for key in PLAIN if key in metadata}}
     plain = metadata["format_version"] == "1"
     known = {key: (value,) for key, value in PLAIN.items()} if plain else KNOWN
     for key, values in known.items():
         if found[key] not in values:
             shown = " or ".join(f'"{value}"' for value in values)
-            raise refusal(path, f"must be of {key} {shown}, not {metadata.get(key)!r}")
+            raise refusal(path, f"must have {key} {shown}, not {metadata.get(key)!r}")
     return found
 
 

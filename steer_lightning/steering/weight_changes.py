@@ -1,4 +1,4 @@
-"""The changes of a model's own weights that the baselines train, kept beside the weights."""
+"""Changes of a model's own weights, which the baselines train, kept separately from the weights."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from steer_lightning.system.printable import one_line
 
 
 class WeightChanges(Steering):
-    """Base class of kinds that change weights by W <- W + scale * D, with D zero at the start.
+    """Base class of kinds that change weights by `W <- W + scale * D`, with D zero at the start.
 
-    W itself never changes, so the base is still there: scale 0 is the base bit for bit, which a KL
-    to the base needs; the hash of the base can be compared; and small steps are not rounded away in
-    a base of 16 bits. The price is a copy of the changed weights in the base's dtype while the
+    W itself never changes, so the base is preserved: scale 0 is the base bit for bit, as a KL to
+    the base requires; the hash of the base can be compared; and small steps are not rounded away in
+    a base of 16 bits. The price is a copy of the changed weights in the dtype of the base while the
     model runs.
 
     Args:
-        init_from: File of the same kind to start from; null starts at zero.
+        init_from: File of the same kind to start from; null starts from zero.
 
     Attributes:
         names: Names of the changed weights in the model, in the order of `changes`.
@@ -53,18 +53,18 @@ class WeightChanges(Steering):
         self.names: list[str] = []
         self.changes = nn.ParameterList()
 
-    # ---- what a kind is
+    # ---- defined by each kind
 
     @abstractmethod
     def chosen(self, model: nn.Module) -> Mapping[str, torch.Size]:
-        """Returns the names of the weights to change, and the shapes of the numbers for them.
+        """Returns the names of the weights to change, and the shapes of their trained numbers.
 
         Raises:
             ConfigError: If the model has no such weights.
         """
 
     def prepared(self, name: str, weight: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Computes once what `change` needs to know of a weight."""
+        """Computes tensors of a weight that `change` needs; called once."""
         return ()
 
     def change(self, numbers: torch.Tensor, prepared: tuple[torch.Tensor, ...]) -> torch.Tensor:
@@ -74,7 +74,7 @@ class WeightChanges(Steering):
     # ---- making
 
     def build(self, model: nn.Module) -> None:
-        """Makes the parameters, or checks that they fit; see `Steering.build`."""
+        """Creates the parameters, or checks that they fit; see `Steering.build`."""
         shapes = self.chosen(model)
         if self.names:
             self._check_fit(model, shapes)
@@ -95,9 +95,9 @@ class WeightChanges(Steering):
             raise ConfigError(
                 "weights file",
                 self.metadata.get("base_model", ""),
-                rule=f"changes weights that {type(model).__name__} has not, or not in this shape, "
-                f"or leaves some out: {', '.join(map(one_line, odd[:3]))}",
-                fix="Use it with the model that it was trained on",
+                rule=f"does not fit {type(model).__name__}: these weights are missing, unknown "
+                f"or of another shape: {', '.join(map(one_line, odd[:3]))}",
+                fix="Use it with the model on which it was trained",
             )
 
     def _start_from(self, path: Path, model: nn.Module) -> None:
@@ -125,7 +125,7 @@ class WeightChanges(Steering):
         write_result(path, dict(zip(self.names, self.changes, strict=True)), metadata)
 
     def load(self, path: Path) -> None:
-        """Takes over the content of a file.
+        """Sets the changes from a file.
 
         Raises:
             FileNotFoundError: If there is no such file.
@@ -134,14 +134,14 @@ class WeightChanges(Steering):
         self.metadata, _ = read_metadata(path)
         kind = self.metadata.get("kind")
         if kind != type(self).__name__:
-            raise refusal(path, f"must hold {type(self).__name__}, not {kind!r}")
+            raise refusal(path, f"must contain {type(self).__name__}, not {kind!r}")
         tensors = read_tensors(path)
         self.names = list(tensors)
         self.changes = nn.ParameterList(
             nn.Parameter(tensor, requires_grad=False) for tensor in tensors.values()
         )
 
-    # ---- using and telling
+    # ---- using and reporting
 
     def attach(self, model: nn.Module, scale: float = 1.0) -> Attachment:
         """Attaches the changes to a model; see `Steering.attach`."""
@@ -160,10 +160,10 @@ class WeightChanges(Steering):
 
 
 class ChangedWeights(Attachment):
-    """Puts changed weights in front of the model's own weights while the model runs.
+    """Replaces the weights of a model by changed ones while the model runs.
 
     An attribute of a module's instance hides the parameter of the same name: the forward pass reads
-    W + scale * D, while the parameters and the state dict of the module are still W.
+    `W + scale * D`, while the parameters and the state dict of the module are still W.
 
     Args:
         model: Model whose weights are changed.
@@ -178,7 +178,7 @@ class ChangedWeights(Attachment):
         self._is_constant = False
         weights = dict(model.named_parameters())
         places: dict[int, list[tuple[nn.Module, str]]] = {}
-        for module in model.modules():  # a tied weight has several places
+        for module in model.modules():  # a tied weight is in several places
             for name, weight in module.named_parameters(recurse=False):
                 places.setdefault(id(weight), []).append((module, name))
         self._places = [places[id(weights[name])] for name in steering.names]
@@ -189,7 +189,7 @@ class ChangedWeights(Attachment):
         self._traces: list[FreshTrace] = []
 
     def _stand_in(self, module: nn.Module, args: object) -> None:
-        """Places the weights before each pass; they stay, as checkpointing recomputes layers."""
+        """Places the weights before each pass; they stay, since checkpointing recomputes layers."""
         check_not_compiled(module)  # compiled code would keep the weights of its first pass
         if not self._is_constant:
             self._place()
@@ -202,8 +202,8 @@ class ChangedWeights(Attachment):
         rows = zip(self._places, self._steering.changes, strict=True)
         for row, (places, numbers) in enumerate(rows):
             module, name = places[0]
-            # the changed weight hides the parameter as an attribute, and none is kept here, since a
-            # move to some kinds of devices replaces a model's parameters
+            # the changed weight hides the parameter as an attribute; no parameter is stored here,
+            # because moving a model to some kinds of devices replaces its parameters
             weight = dict(module.named_parameters(recurse=False))[name].detach()
             change = self._steering.change(numbers, self._prepare(row, weight))
             changed = (weight.float() + self.scale * change.float()).to(weight.dtype)
@@ -211,12 +211,12 @@ class ChangedWeights(Attachment):
                 module.__dict__[name] = changed
 
     def _prepare(self, row: int, weight: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Returns what the steering needs of a weight, made at the first use and moved with it.
+        """Returns the tensors of a weight that the steering needs, computed at the first use.
 
-        When it is attached the model may still be on the CPU, and Lightning moves it later. Nobody
-        moves these tensors but this method, since they belong to no module.
+        At the time of attachment the model may still be on the CPU, and Lightning moves it later.
+        These tensors belong to no module, so only this method moves them.
         """
-        # a rollout's inference mode would make tensors that no gradient can be computed with
+        # tensors made in the inference mode of a rollout could not be used to compute gradients
         with torch.inference_mode(False), torch.no_grad():
             known = self._prepared[row]
             if known is None:
@@ -234,7 +234,7 @@ class ChangedWeights(Attachment):
 
     @contextmanager
     def constant(self) -> Iterator[Sequence[ConstantVector]]:
-        """Changes the weights once for all passes of the block; see `Attachment.constant`."""
+        """Changes the weights once for all passes within the block; see `Attachment.constant`."""
         with torch.no_grad():
             self._place()
         self._is_constant = True
@@ -245,7 +245,7 @@ class ChangedWeights(Attachment):
             self._clear()
 
     def remove(self) -> None:
-        """Removes hook and changed weights; see `Attachment.remove`."""
+        """Removes the hook and the changed weights; see `Attachment.remove`."""
         for handle in self._handles:
             handle.remove()
         self._handles = []

@@ -1,4 +1,4 @@
-"""Collective calls between the processes of a run, which do nothing with a single process."""
+"""Collective calls between the processes of a run; they do nothing with a single process."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 def is_distributed() -> bool:
-    """Tells whether there is a process group."""
+    """Tells whether a process group exists."""
     return dist.is_available() and dist.is_initialized()
 
 
@@ -34,7 +34,7 @@ def device() -> torch.device:
 
 
 def sum_gradients(gradients: Sequence[torch.Tensor]) -> None:
-    """Sums gradients over the processes, in place, by one all-reduce."""
+    """Sums gradients over the processes, in place, with one all-reduce."""
     if world_size() == 1:
         return
     if len(gradients) == 1:

@@ -14,8 +14,8 @@ PROJECT = "steer-lightning"
 def install_command(extra: str) -> str:
     """Returns the command that installs an extra into this environment.
 
-    In an environment with an editable install it names the clone, since an install without `-e`
-    would replace it by a copy, on which later edits have no effect.
+    In an environment with an editable install, the command names the clone, since an install
+    without `-e` would replace it by a copy, on which later edits have no effect.
 
     Args:
         extra: Name of the extra, such as `export`.

@@ -1,4 +1,4 @@
-"""Figures as text, rounded in one way in the terminal and on pages (`results/report/dom.js`)."""
+"""Figures as text, rounded the same way in the terminal and on pages (`results/report/dom.js`)."""
 
 from __future__ import annotations
 

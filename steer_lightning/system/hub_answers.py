@@ -1,4 +1,4 @@
-"""A check that the hub answers, before libraries ask it that would wait or try again for long."""
+"""Checks that the hub answers, before libraries use it that would wait or retry for a long time."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ UNREACHABLE = (errno.ECONNREFUSED, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.
 
 
 def hub_endpoint() -> str:
-    """Returns the address of the hub, which `HF_ENDPOINT` may set."""
+    """Returns the address of the hub, which `HF_ENDPOINT` can set."""
     return os.environ.get("HF_ENDPOINT", ENDPOINT)
 
 
 def is_offline() -> bool:
-    """Tells whether `HF_HUB_OFFLINE` keeps the libraries from asking the hub."""
+    """Tells whether `HF_HUB_OFFLINE` keeps the libraries from contacting the hub."""
     return os.environ.get("HF_HUB_OFFLINE", "0").upper() not in ("0", "", "FALSE", "NO", "OFF")
 
 
 def ask(endpoint: str) -> None:
-    """Sends the hub a request, and waits for an answer of any kind, an error included.
+    """Sends the hub a request, and waits for an answer of any kind, including an error.
 
     Raises:
-        OSError: If there is no answer; it holds a `TimeoutError` if the hub is silent.
-        ValueError: If the address is none.
+        OSError: If there is no answer; it contains a `TimeoutError` if the hub is silent.
+        ValueError: If the address is not valid.
     """
     request = urllib.request.Request(endpoint, method="HEAD")
     try:
@@ -51,14 +51,14 @@ def ask(endpoint: str) -> None:
 
 @contextmanager
 def hub_or_cache(key: str, name: str, fix: str) -> Iterator[None]:
-    """Has libraries look only into their cache within the block if the hub can't be reached.
+    """Makes libraries use only their cache within the block if the hub can't be reached.
 
-    By themselves they would try again for a minute, and take what is in the cache only then.
+    Otherwise, they would retry for a minute before they use the cache.
 
     Args:
         key: Option that names something on the hub.
         name: Value of the option.
-        fix: Way to do without the hub, for the message.
+        fix: How to do without the hub, for the message.
 
     Raises:
         ConfigError: If the hub accepts a connection and then does not answer.
@@ -67,7 +67,7 @@ def hub_or_cache(key: str, name: str, fix: str) -> Iterator[None]:
     if reason is None:
         yield
         return
-    log.warning("the hub can't be reached (%s): only its cache is looked into", one_line(reason))
+    log.warning("the hub can't be reached (%s): only its local cache is used", one_line(reason))
     before = constants.HF_HUB_OFFLINE
     _set_offline(True)
     try:
@@ -79,22 +79,22 @@ def hub_or_cache(key: str, name: str, fix: str) -> Iterator[None]:
 def _set_offline(value: bool) -> None:
     constants.HF_HUB_OFFLINE = value
     data_sets = sys.modules.get("datasets.config")
-    if data_sets is not None:  # which has copied the value when it was imported
+    if data_sets is not None:  # it copied the value when it was imported
         data_sets.HF_HUB_OFFLINE = value  # type: ignore[attr-defined]
 
 
 def why_unreachable(key: str, name: str, fix: str) -> str | None:
-    """Asks the hub for any answer.
+    """Sends the hub a request, and waits for any answer.
 
-    If it is silent, some requests of the libraries would wait for ever.
+    If the hub is silent, some requests of the libraries would wait forever.
 
     Args:
         key: Option that names something on the hub.
         name: Value of the option.
-        fix: Way to do without the hub, for the message.
+        fix: How to do without the hub, for the message.
 
     Returns:
-        Reason why there is no connection; None if there is one, or nobody is to be asked.
+        Reason why there is no connection; None if there is one, or the hub must not be contacted.
 
     Raises:
         ConfigError: If the hub accepts a connection and then does not answer.
@@ -104,7 +104,7 @@ def why_unreachable(key: str, name: str, fix: str) -> str | None:
         return None
     try:
         ask(endpoint)
-    except (OSError, ValueError) as error:  # of which URLError is one
+    except (OSError, ValueError) as error:  # URLError is an OSError
         reason = getattr(error, "reason", error)
         if isinstance(reason, TimeoutError):
             raise ConfigError(
@@ -114,7 +114,7 @@ def why_unreachable(key: str, name: str, fix: str) -> str | None:
                 fix=f"{fix}; or set HF_HUB_OFFLINE=1 in the environment if it has been downloaded "
                 "before",
             ) from error
-        # other errors, such as those of certificates, need not be the libraries' own
+        # other errors, such as those of certificates, may not occur in the libraries
         number = getattr(reason, "errno", None)
         if isinstance(reason, socket.gaierror) or number in UNREACHABLE:
             return f"{endpoint}: {os.strerror(number) if number in UNREACHABLE else reason}"

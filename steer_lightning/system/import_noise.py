@@ -1,4 +1,4 @@
-"""What libraries say while they are imported, though nobody has to act on it."""
+"""Messages that libraries print when they are imported, although they call for no action."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 NOISE = {
-    # a kernel for bases in 4 bits on a CPU, which nothing here uses; PEFT, too, imports the library
+    # a kernel for bases in 4 bits on a CPU, which nothing here uses; PEFT imports the library, too
     "bitsandbytes.backends.cpu.ops": "Failed to load CPU gemm_4bit_forward",
 }
-"""Beginnings of messages, by the name of the logger that they come from."""
+"""Beginnings of messages, by the name of their logger."""
 
 
 @contextmanager
 def quiet_imports() -> Iterator[None]:
-    """Withholds the messages of `NOISE` in the block, and no others of those loggers."""
+    """Withholds the messages of `NOISE` in the block, and no other messages of those loggers."""
     filters = {name: _Without(beginning) for name, beginning in NOISE.items()}
     for name, found in filters.items():
         logging.getLogger(name).addFilter(found)
@@ -27,7 +27,7 @@ def quiet_imports() -> Iterator[None]:
 
 
 class _Without(logging.Filter):
-    """Drops messages that begin in one way."""
+    """Drops messages with a certain beginning."""
 
     def __init__(self, beginning: str) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The distinction between errors that say that memory ran out and all others."""
+"""Distinguishes errors that say that memory ran out from all others."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ MESSAGES = (
 )
 """Parts of the messages of plain RuntimeErrors that torch raises when memory runs out.
 
-`torch.OutOfMemoryError` is raised for memory of a GPU that torch's own allocator asks for. A CPU's
-memory, and what CUDA and its libraries allocate by themselves, is told by the message alone.
+`torch.OutOfMemoryError` is raised only for GPU memory from torch's own allocator. For memory of a
+CPU, and memory that CUDA and its libraries allocate themselves, only the message says so.
 """
 
 

@@ -1,12 +1,13 @@
-"""A watch that notices at once when a process of the run ends, so that none waits for it in vain.
+"""Notices at once when a process of the run ends, so that no other process waits for it in vain.
 
 A collective call waits for all processes and can't be interrupted; its time-out must be longer than
 the longest rollout. Therefore the first process holds a connection to each other process, which the
-operating system closes when either of them dies, for whatever reason. The process that sees this
-tells the others, says why, and ends.
+operating system closes when either of them dies, for whatever reason. The process that notices this
+informs the others, says why, and ends.
 
-A process that is stopped, as by SIGSTOP or a debugger, keeps its connections. So all of them send a
-beat every few seconds. One whose beats stay away is told and not ended: it may be continued.
+A process that is stopped, for example by SIGSTOP or a debugger, keeps its connections. So all
+processes send a beat every few seconds. If the beats of a process stop, a message reports it, but
+the process is not ended, since it may be continued.
 """
 
 from __future__ import annotations
@@ -42,14 +43,14 @@ BEAT = 10.0
 """Seconds between two beats of a process."""
 
 MISSED = 6
-"""Number of beats of another process, counted by one's own, whose absence is told."""
+"""Number of missed beats of another process, counted by one's own beats, that is reported."""
 
 GRACE = 20.0
-"""Seconds that a process has to end by itself after another one was asked to stop."""
+"""Seconds that a process has to end by itself after another process was asked to stop."""
 
 
 class PeerWatch:
-    """Holds connections between the first process and all others, and listens to them in a thread.
+    """Holds connections between the first process and all others, and watches them in a thread.
 
     Args:
         rank: Number of this process.
@@ -63,10 +64,10 @@ class PeerWatch:
         self._lock = threading.Lock()
         self._has_left = False
         self._stopped: str | None = None  # "process N was asked to stop", once another one was
-        # launchers take any status but 0 of a process other than the first for a failure
+        # launchers treat a nonzero status of any process but the first as a failure
         self._status_if_stopped = 0 if rank else 143
         self._names: dict[socket.socket, int] = {}
-        self._missed: dict[socket.socket, int] = {}  # beats since the last word of each
+        self._missed: dict[socket.socket, int] = {}  # beats since each one's last message
         self._selector = selectors.DefaultSelector()
         self._listener: socket.socket | None = None
         door = None
@@ -105,14 +106,14 @@ class PeerWatch:
     # ---- leaving
 
     def leave(self, exception: BaseException | None = None) -> None:
-        """Tells the others that this process ends, and why; later calls do nothing.
+        """Informs the others that this process ends, and why; later calls do nothing.
 
         Args:
             exception: Exception that ends the process; none at the regular end.
         """
         if self._has_left:
             return
-        # a collective call that fails raises this, too, but can't say which process has ended
+        # a failing collective call also raises this, but can't say which process has ended
         if isinstance(exception, RuntimeError):
             time.sleep(SETTLING)
             if self._stopped is not None:
@@ -137,7 +138,7 @@ class PeerWatch:
         try:
             peer.sendall((json.dumps(message) + "\n").encode())
         except OSError as error:
-            log.debug("a process has gone already: %s", one_line(error))
+            log.debug("a process is already gone: %s", one_line(error))
 
     # ---- listening
 
@@ -160,12 +161,12 @@ class PeerWatch:
                 for line in lines:
                     self._hear(peer, json.loads(line))
                 if not data and peer in self._names:
-                    self._die(f"process {self._names[peer]} ended without a word", 1)
+                    self._die(f"process {self._names[peer]} ended without giving a reason", 1)
 
     def _beat(self) -> None:
         """Shows the others that this process runs, and counts how long they have not done so.
 
-        Beats are counted, not seconds: where all processes are stopped and continued together, none
+        Beats are counted, not seconds: if all processes are stopped and continued together, none
         has missed more than one.
         """
         with self._lock:
@@ -174,21 +175,21 @@ class PeerWatch:
                 if self._missed[peer] == MISSED:
                     self._say(
                         f"process {rank} has been silent for {MISSED * BEAT:.0f} s: it was "
-                        "stopped, or its machine hangs. The others wait for it, as long as "
-                        "timeout_hours of the strategy allows; once it is killed they end, too"
+                        "stopped, or its machine hangs. The others wait for it as long as "
+                        "timeout_hours of the strategy allows; if it is killed, they end, too"
                     )
-                elif self._missed[peer] < MISSED:  # what nobody reads would fill the connection
+                elif self._missed[peer] < MISSED:  # unread messages would fill the connection
                     self._send(peer, {"beat": True})
 
     def _note(self, peer: socket.socket, has_spoken: bool) -> None:
-        """Starts the count of missed beats anew at a word of another process."""
+        """Restarts the count of missed beats when another process sends a message."""
         if has_spoken and self._missed.get(peer, 0) >= MISSED:
-            self._say(f"process {self._names[peer]} goes on")
+            self._say(f"process {self._names[peer]} runs again")
         self._missed[peer] = 0
 
     @staticmethod
     def _say(text: str) -> None:
-        """Writes a line at once: only the first process's log messages are shown."""
+        """Writes a line at once, because only the first process's log messages are shown."""
         os.write(2, f"{indented(text)}\n".encode())
 
     def _welcome(self) -> None:
@@ -202,7 +203,7 @@ class PeerWatch:
             hello = json.loads(line)
             known = secrets.compare_digest(str(hello["token"]), self._token)
         except (OSError, ValueError, KeyError, TypeError) as error:
-            log.debug("a stranger at the door: %s", one_line(error))
+            log.debug("an unknown connection: %s", one_line(error))
             known = False
         if not known:
             peer.close()
@@ -238,19 +239,19 @@ class PeerWatch:
         self._selector.unregister(peer)
 
     def _die(self, text: str, status: int) -> None:
-        """Ends this process, whose main thread may wait in a collective call for ever."""
+        """Ends this process, whose main thread may wait in a collective call forever."""
         if self._has_left:
             return
         self._tell_all({"failed": text, "status": status})
         told = f"error: {indented(text.rstrip('.'))}. "
-        told += f"So process {self.rank:d} of {self.world_size:d} stops, too; "
-        told += "what was saved before is whole, and the same command goes on from there\n"
+        told += f"Process {self.rank:d} of {self.world_size:d} stops, too; "
+        told += "files saved earlier are complete, and the same command resumes the run\n"
         os.write(2, told.encode())
         os._exit(status)
 
 
 def open_door(backlog: int) -> socket.socket:
-    """Opens a port for connections by IPv4 and, where available, by IPv6."""
+    """Opens a port for connections over IPv4 and, if available, over IPv6."""
     if not socket.has_dualstack_ipv6():
         return socket.create_server(("", 0), backlog=backlog)
     return socket.create_server(
@@ -262,7 +263,7 @@ def open_door(backlog: int) -> socket.socket:
 def all_arrive(minutes: float, host: str) -> Iterator[None]:
     """Ends this process if the block in which all processes connect takes too long.
 
-    The block can't be interrupted in another way, and until it is done nothing tells of a process
+    The block can't be interrupted in another way, and until it is done, nothing reports a process
     that has failed.
 
     Args:
@@ -272,8 +273,8 @@ def all_arrive(minutes: float, host: str) -> Iterator[None]:
 
     def give_up() -> None:
         told = f"error: after {minutes:g} minutes not all processes have connected to the first "
-        told += f"one, on {one_line(host)}: another one has failed at its start and says why, or "
-        told += "can't reach it. Training may be given longer by "
+        told += f"one, on {one_line(host)}: another process failed at its start and says why, or "
+        told += "can't reach it. Training can wait longer: raise "
         told += "trainer.strategy.init_args.connect_minutes\n"
         os.write(2, told.encode(errors="replace"))
         os._exit(1)
@@ -288,7 +289,7 @@ def all_arrive(minutes: float, host: str) -> Iterator[None]:
 
 
 def keep_alive(peer: socket.socket) -> None:
-    """Has the system check on an idle connection whether the other machine is still there."""
+    """Makes the system check on an idle connection whether the other machine still exists."""
     peer.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     if sys.platform == "linux":
         peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, SILENCE // 3)

@@ -17,11 +17,11 @@ def describe(value: Any, depth: int = DEPTH) -> Any:
 
     Args:
         value: Plain value, function or object, as a configuration gives it.
-        depth: Number of levels of objects within objects to describe; further down only the class
-            is named.
+        depth: Number of levels of objects within objects to describe; below them, only the class is
+            named.
 
     Returns:
-        A number, a text, None, or lists and dictionaries of them.
+        A number, a text, None, or lists and dictionaries of these.
     """
     if isinstance(value, PLAIN):
         return value
@@ -46,12 +46,12 @@ def check_same(
 ) -> None:
     """Raises a ConfigError for the first setting that differs, with both of its values.
 
-    A tuple equals a list of the same items: checkpoints and YAML keep one, Python has the other.
+    A tuple equals a list of the same items, since checkpoints and YAML have lists for tuples.
 
     Args:
-        saved: Settings of the other side, by configuration key; a key that it lacks counts as None.
+        saved: Settings of the other side, by configuration key; a missing key counts as None.
         now: Settings of this side; its keys are compared, in their order.
-        told: What comes before the other side's value, such as `the checkpoint was made with`.
+        told: Text before the other side's value, such as `the checkpoint was made with`.
         why: Why the two must be the same.
         fix: What to do about it.
     """

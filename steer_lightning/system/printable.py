@@ -8,9 +8,9 @@ from unicodedata import category
 
 
 def printable(text: str) -> str:
-    """Escapes control characters, marks of text direction and lone surrogates in a text.
+    """Escapes control characters, text direction marks and lone surrogates in a text.
 
-    The output of a model must neither control a terminal nor fail to be written to one.
+    A model's output must not control a terminal, and writing it to one must not fail.
     """
     # true of most texts, and a hundred times faster than the loop over characters
     if text.replace("\n", "").replace("\t", "").isprintable():
@@ -25,21 +25,21 @@ def _shown(character: str) -> str:
 
 
 def one_line(text: object) -> str:
-    """Returns a text on one line: a line break in a name must not look like a message of its own.
+    """Returns a text on one line: a line break in a name must not start what looks like a message.
 
     Args:
-        text: A text, or a path or exception that is shown as one.
+        text: A text, or a path or exception to show as text.
     """
     return printable(str(text)).replace("\n", "\\n").replace("\t", "\\t")
 
 
 def indented(text: object) -> str:
-    """Returns a text whose lines but the first begin with spaces.
+    """Returns a text in which all lines but the first begin with spaces.
 
-    So no line of a traceback, in which a completion may stand, looks like a message of its own.
+    So no line of a traceback, which may contain a completion, looks like a message of its own.
 
     Args:
-        text: A text, or an exception that is shown as one.
+        text: A text, or an exception to show as text.
     """
     return "\n    ".join(map(printable, str(text).split("\n")))
 
@@ -64,7 +64,7 @@ def aligned(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> str:
 
     Args:
         rows: Rows of cells, all of the same length.
-        right: Numbers of the columns that are flush right, as columns of numbers should be.
+        right: Numbers of the columns that are right-aligned, as columns of numbers should be.
     """
     rows = [[one_line(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -85,7 +85,7 @@ def valid_unicode(text: str) -> str:
 class PrintableRecord(logging.LogRecord):
     """A log record whose message is safe for a terminal, whichever library wrote it.
 
-    Messages contain text that comes from files, such as the name of the base in a file of vectors.
+    Messages contain text from files, such as the name of the base in a file of vectors.
     """
 
     def getMessage(self) -> str:  # the name is given by logging

@@ -1,7 +1,7 @@
 """The map of a run's folder: the name of every file in it, and how runs are numbered and locked.
 
     runs/                                 RUNS, or `trainer.default_root_dir`
-      run-1/                              a run; one that goes on from it has the folder run-2
+      run-1/                              a run; a run that resumes it has the folder run-2
         config.yaml                       CONFIG
         metrics.csv                       METRICS
         rollouts/step_000001.parquet      ROLLOUT_PARTS, during the run
@@ -32,7 +32,7 @@
         steering_vectors.safetensors      `file_name` of SteeringVectors
         difference.json                   DIFFERENCE_NUMBERS
 
-Whoever writes or reads one of these files takes its name from here.
+All code that writes or reads one of these files takes its name from here.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ if sys.platform != "win32":
 log = logging.getLogger(__name__)
 
 RUNS = "runs"
-"""The folder of all runs, where a configuration names no other."""
+"""The folder of all runs, unless a configuration names another."""
 
 CONFIG = "config.yaml"
 """The resolved configuration of the run, written before anything else."""
@@ -70,31 +70,31 @@ SKIPPED = "skipped"
 """A folder with the batches of skipped optimizer steps, whose gradient was not finite."""
 
 EVERY_VECTORS = "vectors"
-"""A folder with the vectors of earlier steps, where `VectorCheckpoint` keeps them all."""
+"""A folder with the vectors of earlier steps, if `VectorCheckpoint` keeps them all."""
 
 LENS_LINES = "lens.jsonl"
 """What the lens sees during training, one line for each look."""
 
 LENS = "lens.json"
-"""All that the lens shows of the vectors of one file, or of the final vectors of a run."""
+"""Everything that the lens shows of the vectors in one file, or of a run's final vectors."""
 
 CHECKPOINTS = "checkpoints"
-"""A folder with the states that a run goes on from."""
+"""A folder with the states from which a run can resume."""
 
 LAST_CHECKPOINT = "last.ckpt"
 """The newest state of the run."""
 
 PREVIOUS_CHECKPOINT = "previous.ckpt"
-"""The state before the newest one: one of the two is whole, whenever the run is killed."""
+"""The state before the newest one; one of the two is intact, whenever the run is killed."""
 
 SUMMARY = "summary.json"
-"""What came out of the run; a run without it has not ended."""
+"""The results of the run; a run without this file has not ended."""
 
 REWARD_CURVE = "reward_curve.png"
 """The reward and the accuracies over the steps, as a picture."""
 
 REPORT = "report.html"
-"""The page about the run; beside the runs, the page that compares them."""
+"""The page about the run; next to the runs, the page that compares them."""
 
 LENS_FOLDER = "lens"
 """The folder of the command `lens`, beside the vectors that it looks at."""
@@ -112,7 +112,7 @@ EVALUATION = "evaluation"
 """The folder of the command `evaluate`, beside the vectors that it evaluates."""
 
 EVALUATION_SETTINGS = "settings.json"
-"""Everything that the completions and verdicts of an evaluation depend on."""
+"""Everything on which the completions and verdicts of an evaluation depend."""
 
 EVALUATION_PARTS = "parts"
 """A folder with the finished batches of an evaluation that has not ended."""
@@ -130,14 +130,14 @@ DIFFERENCE = "difference"
 """The folder of the command `difference`, beside the runs."""
 
 DIFFERENCE_NUMBERS = "difference.json"
-"""The numbers of a difference of means, and how each scale did."""
+"""The numbers of a difference of means, and the accuracy at each scale."""
 
 SIGNS = (METRICS, SUMMARY, ROLLOUTS, ROLLOUT_PARTS, LENS)
-"""Files that only runs write: a folder with any of them is the folder of a run."""
+"""Files that only runs write; a folder with any of them is the folder of a run."""
 
 
 def step_name(step: int) -> str:
-    """Returns how the name of a file begins that belongs to one step."""
+    """Returns the beginning of the name of a file that belongs to one step."""
     return f"step_{step:06d}"
 
 
@@ -147,13 +147,13 @@ def rollout_parts(folder: Path) -> list[Path]:
 
 
 def checkpoint_files(run: Path) -> tuple[Path, Path]:
-    """Returns where a run keeps its newest checkpoint and the one before; both may be missing."""
+    """Returns the paths of a run's newest and previous checkpoints; both may be missing."""
     folder = run / CHECKPOINTS
     return folder / LAST_CHECKPOINT, folder / PREVIOUS_CHECKPOINT
 
 
 def run_of_checkpoint(checkpoint: Path) -> Path:
-    """Returns the folder of the run that wrote a checkpoint, unless the file has been moved."""
+    """Returns the folder of the run that wrote a checkpoint, if the file has not been moved."""
     return checkpoint.absolute().parents[1]
 
 
@@ -166,7 +166,7 @@ def new_run_folder(root: Path) -> Path:
     """Creates `root/run-N` with the first free N; no run ever writes into another run's folder.
 
     Raises:
-        ConfigError: If the folder can't be created, because a file is in its way, rights are
+        ConfigError: If the folder can't be created, because a file is in its way, permissions are
             missing, or the disk is full.
     """
     key = "trainer.default_root_dir"
@@ -176,7 +176,7 @@ def new_run_folder(root: Path) -> Path:
         why = f"{error.filename} is a file"
         raise ConfigError(key, str(root), rule="must be a folder", why=why) from error
     except OSError as error:
-        rule, why = "no folder can be made there", f"{error.filename}: {error.strerror}"
+        rule, why = "no folder can be created there", f"{error.filename}: {error.strerror}"
         fix = f"Set {key} to a folder that you may write to"
         raise ConfigError(key, str(root), rule=rule, why=why, fix=fix) from error
 
@@ -195,12 +195,12 @@ def _new_run_folder(root: Path) -> Path:
 
 
 def run_folders(root: Path) -> list[Path]:
-    """Returns the folders of the runs under `root`, the newest first."""
+    """Returns the folders of the runs under `root`, newest first."""
     return sorted(root.glob("run-*"), key=run_number, reverse=True)
 
 
 def find_runs(folder: Path) -> list[Path]:
-    """Returns the folder itself if it is a run's, else the runs in it, the newest first."""
+    """Returns the folder itself if it belongs to a run, otherwise the runs in it, newest first."""
     return [folder] if is_run(folder) else [run for run in run_folders(folder) if is_run(run)]
 
 
@@ -211,10 +211,10 @@ def run_number(path: Path) -> int:
 
 
 def lock(run: Path) -> int:
-    """Marks a run as under way.
+    """Marks a run as running.
 
     Returns:
-        A descriptor; closing it, or the end of this process, takes the mark away.
+        A descriptor; the mark is removed when it is closed, or when this process ends.
     """
     descriptor = os.open(run, os.O_RDONLY)
     _take_lock(descriptor)
@@ -222,7 +222,7 @@ def lock(run: Path) -> int:
 
 
 def is_locked(run: Path) -> bool:
-    """Tells whether a run is under way."""
+    """Tells whether a run is still running."""
     descriptor = os.open(run, os.O_RDONLY)
     free = _take_lock(descriptor)
     os.close(descriptor)
@@ -238,8 +238,8 @@ def _take_lock(descriptor: int) -> bool:
         return False
     except OSError as error:
         log.warning(
-            "this file system has no locks (%s): a second start of the same command would go on "
-            "from a run that is still under way",
+            "this file system has no locks (%s): a second start of the same command would resume "
+            "a run that is still running",
             one_line(error),
         )
     return True

@@ -1,4 +1,4 @@
-"""Guards of what only shows: its failure does not end the work, and bars share no line."""
+"""Guards for display code: its failures do not end the work, and bars do not share lines."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def told_not_raised(what: str) -> Iterator[None]:
-    """Turns any error in the block into a warning: a picture is worth less than a training.
+    """Turns any error in the block into a warning, since a picture is worth less than a training.
 
-    Memory that runs out is one of these errors: it is free again behind the block. No collective
-    call may be in the block, since a process that fails alone would leave the others waiting.
+    Running out of memory is one of these errors, since the memory is free again after the block. No
+    collective call may be in the block: if one process failed alone, the others would keep waiting.
 
     Args:
         what: What the block shows, as the beginning of a sentence.
     """
     try:
         yield
-    except Exception as error:  # whatever it is, what is shown is not worth the run
-        log.warning("%s is left out: %s", one_line(what), reason(error))
+    except Exception as error:  # no failure to show something is worth ending the run
+        log.warning("%s is skipped: %s", one_line(what), reason(error))
 
 
 def reason(error: Exception) -> str:
-    """Returns the kind and the text of an error in one line."""
+    """Returns the kind and the text of an error on one line."""
     return one_line(f"{type(error).__name__}: {error}".rstrip(": "))
 
 
@@ -49,8 +49,8 @@ class _AboveBars(logging.Handler):
 def lines_above_bars() -> Iterator[None]:
     """Keeps warnings within the block off the line of a progress bar.
 
-    Warnings of Python, and log records for which no handler is set up, are written above the bars
-    that are there. Without a bar nothing changes.
+    Python warnings, and log records without a configured handler, are written above the visible
+    bars. Without a bar, nothing changes.
     """
     resort, show = logging.lastResort, warnings.showwarning
 

@@ -1,4 +1,4 @@
-"""Writers of files and folders that are whole or absent: written aside, flushed, then renamed."""
+"""Writes files and folders that are whole or absent: written aside, flushed, then renamed."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from pathlib import Path
 def written_aside(path: Path, keep: Path | None = None) -> Iterator[Path]:
     """Yields a temporary file in the same folder, and renames it to `path` at the end.
 
-    After an error the temporary file is deleted.
+    If an error occurs, the temporary file is deleted.
 
     Args:
         path: File to write; its folder is created if it is missing.
-        keep: New name of an earlier `path`, which it gets once the new file is on the disk.
+        keep: Name that an earlier `path` gets once the new file is on the disk.
 
     Raises:
-        OSError: If the disk is full or the folder can't be written; an earlier `path` is left as it
-            was.
+        OSError: If the disk is full or the folder can't be written; an earlier `path` stays
+            unchanged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
@@ -41,7 +41,7 @@ def written_aside(path: Path, keep: Path | None = None) -> Iterator[Path]:
 
 
 def write_bytes(path: Path, data: bytes, keep: Path | None = None) -> None:
-    """Writes a whole file or none; see `written_aside`."""
+    """Writes a file completely or not at all; see `written_aside`."""
     with written_aside(path, keep) as aside:
         aside.write_bytes(data)
 
@@ -50,14 +50,14 @@ def write_bytes(path: Path, data: bytes, keep: Path | None = None) -> None:
 def folder_written_aside(path: Path) -> Iterator[Path]:
     """Yields an empty temporary folder beside `path`, and renames it to `path` at the end.
 
-    After an error the temporary folder is deleted.
+    If an error occurs, the temporary folder is deleted.
 
     Args:
-        path: Folder to write. A folder of this name is replaced, so check for one before.
+        path: Folder to write. An existing folder with this name is replaced, so check first.
 
     Raises:
-        OSError: If the disk is full or the parent folder can't be written; an earlier `path` is
-            left as it was.
+        OSError: If the disk is full or the parent folder can't be written; an earlier `path` stays
+            unchanged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))

@@ -1,4 +1,4 @@
-"""A check that refuses YAML which would unfold into more than memory holds."""
+"""Refuses YAML that would unfold into more than memory holds."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import yaml
 from jsonargparse import get_loader, set_loader
 
 MAX_NODES = 100_000
-"""Largest number of values in a configuration, where an alias counts as what it stands for."""
+"""Largest number of values in a configuration; an alias counts as many as it stands for."""
 
 JSONARGPARSE = get_loader("yaml")
 
 
 def bound_yaml() -> None:
-    """Has jsonargparse check the size of all YAML it reads, in nested files and values, too."""
+    """Makes jsonargparse check the size of all YAML it reads, including nested files and values."""
     set_loader("yaml", load_bounded, (yaml.YAMLError,))
 
 
@@ -49,7 +49,7 @@ def check_yaml_size(text: str) -> None:
 def _size(node: yaml.Node, known: dict[int, int]) -> int:
     """Counts the nodes of a tree whose aliases are shared; too many if a node contains itself."""
     if id(node) not in known:
-        known[id(node)] = MAX_NODES + 1  # stays so if the node contains itself
+        known[id(node)] = MAX_NODES + 1  # this remains if the node contains itself
         inner: list[yaml.Node] = []
         if isinstance(node, yaml.MappingNode):
             inner = [part for pair in node.value for part in pair]

@@ -1,4 +1,4 @@
-"""The carriers of an update: the batch of a step, and the parts of it that fit into memory."""
+"""The carriers of an update: the batch of a step, and its parts that fit into memory."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from steer_lightning.types import Rollouts
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """The completions of B prompts, from which an update learns; b prompts are this process's."""
+    """The completions of B prompts, from which an update learns; b of them are of this process."""
 
     rollouts: Rollouts
-    """Completions of this process's b prompts."""
+    """Completions of the b prompts of this process."""
     own: torch.Tensor
-    """Indices of these b prompts among the B, (b,) int64."""
+    """Indices of these b prompts among the B prompts, (b,) int64."""
     advantages: torch.Tensor
-    """Advantages of all processes' completions, (B, G) float32."""
+    """Advantages of the completions of all processes, (B, G) float32."""
     num_tokens: torch.Tensor
-    """Number of tokens of each completion, of all processes, (B, G) int64."""
+    """Number of tokens of each completion of all processes, (B, G) int64."""
     takes_part: torch.Tensor
-    """Whether each completion, of all processes, takes part in the update, (B, G) bool. One that
-    does not counts as if it had not been sampled."""
+    """Whether each completion of all processes takes part in the update, (B, G) bool. The others
+    are treated as if they had not been sampled."""
 
     @classmethod
     def alone(cls, rollouts: Rollouts, advantages: torch.Tensor) -> Batch:
@@ -46,7 +46,7 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True)
 class MicroBatch:
-    """Some rows of a batch, padded no further than their own longest.
+    """Some rows of a batch, padded to the length of the longest of them.
 
     Prompts are padded on the left, completions on the right.
     """
@@ -68,39 +68,39 @@ class MicroBatch:
     sampling_logprobs: torch.Tensor
     """Log-probabilities of the tokens when they were sampled, in nats, (n, T) float32."""
     block: MicroBatch | None = None
-    """Rows that are read along with these, to the last bit as `ExactEngine` has read them; None
-    reads these alone."""
+    """Rows that are read together with these, so that the result equals that of `ExactEngine` to
+    the last bit; None reads only these rows."""
 
 
 @dataclass(kw_only=True)
 class KeptMicroBatch:
-    """A micro-batch with what is kept between the passes that read it."""
+    """A micro-batch with the tensors that are kept between the passes over it."""
 
     micro_batch: MicroBatch
     """The n rows."""
     prepared: Any
     """The rows as `Forward.prepare` returned them, ready to be read."""
     stream: KeptStream | None = None
-    """Stream into the first steered layer, kept between passes; None where no layer is skipped."""
+    """Stream into the first steered layer, kept between passes; None if no layer is skipped."""
     is_idle: bool = False
-    """Whether the rows count for nothing, and are read only because other processes still read."""
+    """Whether the rows do not count, and are read only because other processes still read."""
     old_logprobs: torch.Tensor | None = None
     """Log-probabilities under the policy before the batch's first optimizer step, in nats, (n, T)
     float32; None until they are known."""
     reference_logprobs: torch.Tensor | None = None
     """Log-probabilities under the base, with the vectors off, in nats, (n, T) float32; None until
-    they have been asked for."""
+    they have been requested."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MiniBatch:
-    """This process's share of the completions from which one optimizer step learns."""
+    """The share of this process in the completions from which one optimizer step learns."""
 
     advantages: torch.Tensor
-    """Advantages of all rows of this process's rollouts, (N,) float32."""
+    """Advantages of all rows in the rollouts of this process, (N,) float32."""
     micro_batches: list[KeptMicroBatch]
-    """Micro-batches of the step. Processes that share a sharded base have equally many, since each
-    pass gathers weights."""
+    """Micro-batches of the step. Processes that share a sharded base have the same number of them,
+    since each pass gathers weights."""
     num_rows: int
     """Number of completions of the step, over all processes."""
     num_tokens: int

@@ -1,4 +1,4 @@
-"""The search for the scale of a direction at which held-out accuracy is highest."""
+"""The search for the scale of a direction with the highest held-out accuracy."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from steer_lightning.types import Prompt
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """The result of answering problems at one scale."""
+    """The results at one scale."""
 
     scale: float
     """Factor of the direction."""
     accuracy: Estimate
     """Mean accuracy over problems, with its interval."""
     against_base: Estimate
-    """Paired difference of accuracy to scale 0, with its interval."""
+    """Paired difference of accuracy from scale 0, with its interval."""
     completion_length: float
     """Mean number of tokens of a completion."""
     cut_off_share: float
@@ -52,20 +52,20 @@ def find_scale(
     """Answers the same problems at each scale, with the same random numbers.
 
     Args:
-        policy: Loaded policy with `SteeringVectors`, which end up at the best scale.
+        policy: Loaded policy with `SteeringVectors`, which are set to the best scale at the end.
         engine: Engine that has been set up with the policy.
-        direction: Direction (L, D), which the scales multiply.
-        prompts: Prompts to answer, which belong neither to those behind the direction nor to the
-            test set.
+        direction: Direction (L, D), to be multiplied by the scales.
+        prompts: Prompts to answer, which are neither those used for the direction nor in the test
+            set.
         scales: Scales to try; 0, the base, is always tried.
-        sampling: Settings by which the problems are answered.
+        sampling: Settings for sampling the answers.
         verifier: Reward that decides which answers are right.
         seed: Seed of the sampling.
-        batch_size: Number of prompts answered at once.
+        batch_size: Number of prompts to answer at once.
         progress: Whether to show a progress bar.
 
     Returns:
-        One trial for each scale, ascending; `best_of` chooses among them.
+        One trial for each scale, ascending; `best_of` selects the best one.
     """
     steering = policy.steering
     assert isinstance(steering, SteeringVectors)
@@ -102,5 +102,5 @@ def _trial(scale: float, metrics: BenchmarkMetrics, values: Values, base: Values
 
 
 def best_of(trials: Sequence[Trial]) -> Trial:
-    """Returns the most accurate trial; of equally accurate ones the one nearest to the base."""
+    """Returns the most accurate trial; among equally accurate ones, the one nearest to the base."""
     return max(trials, key=lambda trial: (trial.accuracy.value, -abs(trial.scale)))

@@ -1,4 +1,4 @@
-"""Checks that refuse settings which contradict each other, before a model is loaded."""
+"""Checks that refuse contradictory settings, before a model is loaded."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def check_training(module: Any, loss: Any) -> None:
 
 
 def check_scoring(module: Any, loss: Any) -> None:
-    """Raises a ConfigError if rewards are missing, or are set for a loss that uses none.
+    """Raises a ConfigError if rewards are missing, or if they are set for a loss that uses none.
 
     Args:
-        module: Module of the run, whose rewards and settings about rewards are read.
+        module: Module of the run, whose rewards and related settings are read.
         loss: Loss of the run.
     """
     names = list(module.reward.parts)
@@ -51,7 +51,7 @@ def check_scoring(module: Any, loss: Any) -> None:
                 "model.rewards",
                 [],
                 rule="needs at least one reward with a weight other than 0",
-                why="With no reward there is nothing to learn",
+                why="Without a reward there is nothing to learn",
             )
         return
     base_sampling(module.sampling)  # checks that loss and sampling fit together
@@ -69,9 +69,9 @@ def check_scoring(module: Any, loss: Any) -> None:
                 value,
                 rule=f"must be {'false' if off is False else 'null'} with model.loss = "
                 f"{reward_name(loss)}",
-                why="It learns from the beginnings of the base's own completions: nothing is "
-                "scored, and all are cut off",
-                fix="Leave it out, or take the loss PolicyGradient, which is of rewards",
+                why="This loss learns from the beginnings of the base's own completions, which "
+                "are not scored and are all cut off",
+                fix="Leave it out, or use the loss PolicyGradient, which learns from rewards",
             )
 
 
@@ -84,66 +84,70 @@ def check_group_size(sampling: Sampling, advantage: Any) -> None:
             "model.sampling.group_size",
             sampling.group_size,
             rule=f"must be at least {needed} with model.advantage = {name}",
-            why="Its baseline is the mean reward of the group's other completions: of one there "
-            "are none",
+            why="Its baseline is the mean reward of the other completions in the group, and a "
+            "group of one has no others",
             fix="Set model.sampling.group_size: 8 or more",
         )
 
 
 def check_signal(advantage: Any) -> None:
-    """Raises a ConfigError if an estimator learns from groups that would be refilled."""
+    """Raises a ConfigError if an estimator learns from groups that would be replaced."""
     if min_group_size_of(advantage) < 2:
         raise ConfigError(
             "model.dynamic_sampling",
             "on",
-            rule=f"needs an estimator that compares a group's completions with each other, which "
-            f"model.advantage = {reward_name(advantage)} does not",
-            why="It has advantages in groups whose rewards are all equal: they are no loss",
-            fix="Set model.dynamic_sampling: null, or model.advantage to GRPO, DrGRPO or RLOO; an "
-            "estimator of your own says so by min_group_size = 2",
+            rule="needs an estimator that compares the completions of a group with each other, "
+            f"which model.advantage = {reward_name(advantage)} does not",
+            why="It also learns from groups whose rewards are all equal, so they need no "
+            "replacement",
+            fix="Set model.dynamic_sampling: null, or set model.advantage to GRPO, DrGRPO or "
+            "RLOO. If an estimator of your own compares completions, give it min_group_size = 2",
         )
 
 
 def check_further_prompts(data: Any, dynamic_sampling: DynamicSampling | None) -> None:
-    """Raises a ConfigError if there are no further prompts to refill a batch from."""
+    """Raises a ConfigError if there are no further prompts with which to refill a batch."""
     if dynamic_sampling is None:
         return
     if not hasattr(data, "further_prompts"):
         raise ConfigError(
             "model.dynamic_sampling",
             "on",
-            rule=f"needs a data module with further_prompts, which {type(data).__name__} has not",
+            rule=f"needs a data module with further_prompts, which {type(data).__name__} does "
+            "not have",
             fix="Use PromptDataModule, or set model.dynamic_sampling: null",
         )
     if len(data.prompts["train"]) == data.batch_size:
         raise ConfigError(
             "data.batch_size",
             data.batch_size,
-            rule="leaves no further prompt for model.dynamic_sampling: there are as many in all",
-            fix="Set data.batch_size lower, or model.dynamic_sampling: null",
+            rule="leaves no further prompts for model.dynamic_sampling: it is the number of all "
+            "prompts",
+            fix="Lower data.batch_size, or set model.dynamic_sampling: null",
         )
 
 
 def check_length_reward(reward: LengthReward, sampling: Sampling) -> None:
-    """Raises a ConfigError for a penalty that no completion can get."""
+    """Raises a ConfigError for a length penalty that no completion can get."""
     if reward.free_tokens >= sampling.max_new_tokens:
         raise ConfigError(
             "LengthReward.free_tokens",
             reward.free_tokens,
             rule=f"must be below model.sampling.max_new_tokens = {sampling.max_new_tokens}",
-            why="No completion is ever longer, so none would be penalised",
-            fix=f"Set free_tokens below {sampling.max_new_tokens}, and max_tokens to it",
+            why="No completion is longer than that, so none would be penalised",
+            fix=f"Set free_tokens below {sampling.max_new_tokens}, and max_tokens to "
+            f"{sampling.max_new_tokens}",
         )
 
 
 def check_training_sampling(sampling: Sampling) -> None:
-    """Raises a ConfigError for sampling under which nothing, or the wrong thing, is learned."""
+    """Raises a ConfigError for sampling with which nothing, or the wrong thing, is learned."""
     if sampling.temperature == 0:
         raise ConfigError(
             "model.sampling.temperature",
             0,
             rule="must be above 0 in training",
-            why="Greedy completions of a group are all the same, and their advantages 0",
+            why="Greedy completions of a group are all the same, so their advantages are 0",
             fix="Set model.sampling.temperature: 1.0",
         )
     for key, off in (("top_p", 1.0), ("top_k", 0), ("min_p", 0.0)):
@@ -153,18 +157,18 @@ def check_training_sampling(sampling: Sampling) -> None:
                 f"model.sampling.{key}",
                 value,
                 rule=f"must be {off} in training",
-                why="The loss is of the whole distribution; truncated sampling would be off its "
-                "policy",
+                why="The loss is that of the whole distribution, so truncated sampling would be "
+                "off policy",
                 fix=f"Set model.sampling.{key}: {off}; model.eval_sampling may truncate",
             )
 
 
 def check_updates(updates: OptimizerSteps, loss: Any) -> None:
-    """Raises a ConfigError for a loss that does not go with the number of optimizer steps.
+    """Raises a ConfigError for a loss that does not fit the number of optimizer steps.
 
     Args:
         updates: Number of optimizer steps on each batch of rollouts.
-        loss: The loss, which may say by an attribute `uses_ratio` whether it serves for several.
+        loss: Loss, whose attribute `uses_ratio` may say whether it allows several steps.
     """
     uses_ratio = needs_of(loss).uses_ratio
     name = type(getattr(loss, "objective", loss)).__name__
@@ -172,12 +176,12 @@ def check_updates(updates: OptimizerSteps, loss: Any) -> None:
         raise ConfigError(
             "model.loss.objective",
             name,
-            rule="needs several optimizer steps per batch: model.updates.num_passes * "
+            rule="needs several optimizer steps per batch, but model.updates.num_passes * "
             "num_mini_batches is 1",
-            why="In the only one the policy is the one that sampled: its ratio is 1, and nothing "
-            "is ever clipped",
-            fix="Set model.updates.num_mini_batches: 4, say, or take the objective ScoreFunction, "
-            "which has the same gradient there",
+            why="In a single step the policy is still the one that sampled, so its ratio is 1 "
+            "and nothing is clipped",
+            fix="Set model.updates.num_mini_batches: 4, for example, or use the objective "
+            "ScoreFunction, which has the same gradient in this case",
         )
     if uses_ratio is False and updates.total > 1:
         key = "num_passes" if updates.num_passes > 1 else "num_mini_batches"
@@ -185,20 +189,21 @@ def check_updates(updates: OptimizerSteps, loss: Any) -> None:
             f"model.updates.{key}",
             getattr(updates, key),
             rule=f"must be 1 with model.loss.objective = {name}",
-            why="From the second optimizer step on the policy is no longer the one that sampled, "
-            "and the gradient is another one's",
-            fix="Set model.loss.objective: steer_lightning.losses.Clip, which takes that in",
+            why="From the second optimizer step on, the policy is no longer the one that "
+            "sampled, and this gradient would be wrong",
+            fix="Set model.loss.objective: steer_lightning.losses.Clip, which corrects for that",
         )
 
 
 def check_batch_size(batch_size: int, num_processes: int, num_mini_batches: int) -> None:
-    """Raises a ConfigError if a process would have no prompt, or mini-batches unequal sizes."""
+    """Raises a ConfigError if a process had no prompt, or mini-batches had unequal sizes."""
     if batch_size < num_processes:
         raise ConfigError(
             "data.batch_size",
             batch_size,
             rule=f"must be at least the number of processes, {num_processes}",
-            why="It counts the prompts of all processes, and each takes its share",
+            why="It is the number of prompts of all processes together, and each process takes "
+            "its share",
             fix=f"Set data.batch_size: {num_processes} or more",
         )
     if batch_size % num_mini_batches:
@@ -206,8 +211,9 @@ def check_batch_size(batch_size: int, num_processes: int, num_mini_batches: int)
             "model.updates.num_mini_batches",
             num_mini_batches,
             rule=f"must divide data.batch_size = {batch_size}",
-            why="Each optimizer step is of as many prompts as the others",
-            fix="Set it to a divisor, or data.batch_size to a multiple",
+            why="All optimizer steps must have the same number of prompts",
+            fix="Set it to a divisor of data.batch_size, or set data.batch_size to a multiple of "
+            "it",
         )
 
 
@@ -224,5 +230,5 @@ def check_same_everywhere(facts: Mapping[str, Any]) -> None:
             first,
             told=f"process {number} has",
             why="All processes must train the same vectors on the same data",
-            fix="Bring the same files to every node",
+            fix="Copy the same files to every node",
         )

@@ -1,4 +1,4 @@
-"""The work of the command `difference`: vectors from a difference of means, and their scale."""
+"""The job of the command `difference`: vectors from a difference of means, and their scale."""
 
 from __future__ import annotations
 
@@ -31,24 +31,24 @@ from steer_lightning.training.sample import Sampler
 from steer_lightning.types import Prompt
 
 FILES = (SteeringVectors.file_name, DIFFERENCE_NUMBERS)
-"""Names of the files that the folder holds at the end."""
+"""Names of the files in the folder at the end."""
 
 SCALES = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6)
-"""Scales that are tried by default."""
+"""Default scales."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Settings of the command beside a configuration of `fit`.
+    """Settings of the command, in addition to a configuration of `fit`.
 
     Attributes:
-        num_prompts: Number of training prompts from whose completions the difference is made.
-        num_tokens: Number of first tokens of each completion that are read; null reads all.
-        num_held_out: Number of further training prompts, on which the scale is found.
-        scales: Sizes to try, 1 being as long as a typical state in the mean over layers; 0, the
-            base, is always tried.
-        output: Folder of the results; null takes `difference` in `trainer.default_root_dir`.
-        overwrite: Whether to replace the results of an earlier command in that folder.
+        num_prompts: Number of training prompts whose completions are compared.
+        num_tokens: Number of tokens to read from the start of each completion; null reads all.
+        num_held_out: Number of further training prompts, used to find the scale.
+        scales: Sizes of the vectors to try; at size 1 vectors are as long as a typical state, in
+            the mean over layers. Size 0, the base, is always tried.
+        output: Folder for the results; null uses `difference` in `trainer.default_root_dir`.
+        overwrite: Whether to replace existing results in that folder.
     """
 
     num_prompts: int = 512
@@ -70,25 +70,25 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """Makes vectors from the difference of means, and finds their scale.
+    """Computes vectors from a difference of means, and finds their scale.
 
     Attributes:
-        policy: Policy, not yet loaded, with `SteeringVectors`, which hold the result.
+        policy: Policy that is not loaded yet, with `SteeringVectors` that hold the result.
         engine: Engine that answers prompts.
-        sampling: Settings by which the completions are sampled that are compared.
+        sampling: Settings for sampling the completions to compare.
         reward: Reward of these completions.
-        eval_sampling: Settings by which problems are answered at each scale.
+        eval_sampling: Settings for sampling answers at each scale.
         verifier: Reward that decides which of these answers are right.
         data: Data module with the training problems, the template and the batch sizes.
-        seed: Seed of the drawn prompts and of their completions.
-        max_tokens: Most tokens of a forward pass that reads completions, padding included.
+        seed: Seed for drawing prompts and sampling their completions.
+        max_tokens: Maximum number of tokens in a forward pass over completions, padding included.
         settings: Settings of the command.
         folder: Folder of the results.
         device: Device on which the model runs.
 
     Raises:
-        ConfigError: If settings contradict each other, or results would be overwritten; before the
-            model is loaded.
+        ConfigError: If settings contradict each other, or results would be overwritten. This is
+            checked before the model is loaded.
     """
 
     policy: Policy
@@ -112,13 +112,15 @@ class Difference:
                 "model.sampling.group_size",
                 self.sampling.group_size,
                 rule="must be at least 2",
-                why="Completions are compared with others of the same prompt",
+                why="Completions are compared with other completions of the same prompt",
                 fix="Set model.sampling.group_size: 8 or more",
             )
         there = [name for name in FILES if (self.folder / name).exists()]
         if there and not self.settings.overwrite:
-            fix = "Name another folder, or give --overwrite"
-            raise ConfigError("output", str(self.folder), rule=f"already holds {there[0]}", fix=fix)
+            fix = "Choose another folder, or pass --overwrite"
+            raise ConfigError(
+                "output", str(self.folder), rule=f"already contains {there[0]}", fix=fix
+            )
 
     def _check_steering(self) -> None:
         steering = self.policy.steering
@@ -127,16 +129,16 @@ class Difference:
                 "model.steering",
                 type(steering).__name__,
                 rule="must be SteeringVectors",
-                why="A difference of means is one vector a layer, without constraints",
-                fix="Take SteeringVectors here; other vectors may start from the file by "
-                "model.steering.init_from",
+                why="A difference of means is one vector per layer, without constraints",
+                fix="Use SteeringVectors here; other kinds can start from the resulting file "
+                "with model.steering.init_from",
             )
         if steering.init_from is not None:
             raise ConfigError(
                 "model.steering.init_from",
                 steering.init_from,
                 rule="must be null",
-                why="The completions are those of the base",
+                why="The completions must be those of the base",
             )
 
     def run(self) -> dict[str, Any]:
@@ -174,7 +176,7 @@ class Difference:
 
     def _load(self) -> None:
         if self.reward.pool is not None:
-            self.reward.pool.start()  # its processes load the rewards meanwhile
+            self.reward.pool.start()  # its processes load the rewards in the meantime
         self.policy.load()
         self.policy.to(self.device)
         self.engine.setup(self.policy)
@@ -182,7 +184,7 @@ class Difference:
         tell_of_endings(self.policy.tokenizer, self.policy.eos_token_ids, samplings)
 
     def _prompts(self) -> tuple[list[Prompt], list[Prompt]]:
-        """Draws prompts for the difference, and others for the scale, from the seed alone."""
+        """Draws prompts for the difference, and others for the scale, from the seed only."""
         data, tokenizer = self.data, self.policy.tokenizer
         check_template(data.template, tokenizer)
         source = data.sources["train"]
@@ -194,10 +196,10 @@ class Difference:
             raise ConfigError(
                 "num_prompts",
                 num,
-                rule=f"with num_held_out = {held_out} more than the {len(every)} prompts of "
-                "data.train",
-                why="The scale is found on prompts that have no part in the difference",
-                fix="Set one of them lower",
+                rule=f"together with num_held_out = {held_out} is more than the {len(every)} "
+                "prompts of data.train",
+                why="The scale is found on prompts that are not used for the difference",
+                fix="Lower one of them",
             )
         order = Shuffled()
         order.start(len(every), self.seed)
@@ -235,7 +237,7 @@ class Difference:
     def _write(
         self, found: MeanDifference, units: torch.Tensor, trials: Sequence[Trial]
     ) -> dict[str, Any]:
-        """Writes the vectors of the best scale, and all numbers."""
+        """Writes the vectors at the best scale, and all numbers."""
         policy, steering = self.policy, self._vectors
         numbers = zip(
             steering.layers,
@@ -285,7 +287,7 @@ def as_text(rows: Sequence[Mapping[str, Any]]) -> str:
     """Returns the table of the scales as text, in percent.
 
     Args:
-        rows: The entry `scales` of `difference.json`.
+        rows: Entry `scales` of `difference.json`.
     """
 
     def shown(row: Mapping[str, Any], name: str, form: str) -> str:

@@ -1,4 +1,4 @@
-"""The protocol of reading micro-batches for an update, packed (`packing`) or padded (`padding`)."""
+"""The protocol for reading micro-batches in an update, packed (`packing`) or padded (`padding`)."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ class Forward(Protocol):
     """Reads micro-batches with the policy; all implementations give the same result."""
 
     def passes(self) -> AbstractContextManager[None]:
-        """Prepares the model for the passes of the block."""
+        """Prepares the model for the passes within the block."""
 
     def prepare(self, rows: MicroBatch, /) -> Any:
-        """Brings n rows into the form that the passes read, once for all of them."""
+        """Converts n rows into the form that the passes read; called once for all passes."""
 
     def token_states(
         self, prepared: Any, /, temperature: float, with_entropy: bool = False
@@ -26,7 +26,7 @@ class Forward(Protocol):
         Args:
             prepared: Rows as `prepare` returned them.
             temperature: Temperature of the sampled distribution.
-            with_entropy: Whether the entropy is asked for.
+            with_entropy: Whether to compute the entropy.
 
         Yields:
             Log-probabilities (and entropies) of the completion tokens, (n, T); arbitrary where

@@ -32,14 +32,16 @@ class BatchGradient:
         policy: Policy whose steering is trained.
         loss: Function from `LossInputs` to a `LossOutput`.
         temperature: Temperature of the sampled distribution.
-        max_tokens: Most tokens of a micro-batch, padding included.
+        max_tokens: Maximum number of tokens in a micro-batch, padding included.
         activation_checkpointing: Whether activations are recomputed in the backward pass.
-        packed: Whether rows are packed: what rows of a group have in common is read once, and no
-            padding is read. The gradient is the same; `why_not_packed` tells whether a model allows
-            it.
-        kept_tokens: Most tokens for which the stream into the first steered layer is kept, if they
-            are read again; 0 keeps none. `can_skip_layers` tells whether a model allows it.
-        exact: Whether rows are read in the blocks of `ExactEngine`, and neither packed nor kept.
+        packed: Whether rows are packed, so that beginnings that rows of a group share are read
+            once, and no padding is read. The gradient is the same; `why_not_packed` checks whether
+            a model allows it.
+        kept_tokens: Maximum number of tokens for which the stream into the first steered layer is
+            kept, if they are read again; 0 keeps none. `can_skip_layers` checks whether a model
+            allows it.
+        exact: Whether rows are read in the blocks of `ExactEngine`, and are neither packed nor
+            kept.
     """
 
     policy: Policy
@@ -67,10 +69,10 @@ class BatchGradient:
 
     @property
     def is_off_policy(self) -> bool:
-        """Whether completions come from another distribution than the policy's on purpose."""
+        """Whether completions deliberately come from a distribution other than the policy."""
         return self.needs.base_sampling is not None
 
-    # ---- choosing what is read
+    # ---- selecting rows
 
     def plan(
         self,
@@ -80,20 +82,20 @@ class BatchGradient:
         num_reads: int = 1,
         skipped: SkippedLayers | None = None,
     ) -> MiniBatch:
-        """Chooses the rows of an optimizer step and cuts them into micro-batches.
+        """Selects the rows of an optimizer step and splits them into micro-batches.
 
         Args:
             batch: Batch of all processes.
-            prompts: Indices of the step's prompts among the B, (b,) int64; default: all.
-            num_reads: Number of times that the policy is going to read them.
-            skipped: Skipped layers, shared by the steps of a batch; default: one object for this
-                step alone.
+            prompts: Indices of the step's prompts among the B prompts, (b,) int64; default: all.
+            num_reads: Number of times that the policy will read the rows.
+            skipped: Skipped layers, shared by the steps of a batch; by default a new object for
+                this step.
         """
         chosen = batch.takes_part.clone()
         if prompts is not None:
             chosen &= torch.isin(torch.arange(len(chosen)), prompts)[:, None]
         advantages, needed = batch.advantages[batch.own], chosen[batch.own]
-        if not self.needs.all_rows:  # with advantage 0 the policy gradient is 0, exactly
+        if not self.needs.all_rows:  # with advantage 0 the policy gradient is exactly 0
             needed = needed & (advantages != 0)
         rows = needed.flatten().nonzero().squeeze(1)
         num_reads += self.needs.reference  # once more, with the vectors off
@@ -107,7 +109,7 @@ class BatchGradient:
         )
 
     def skipped_layers(self) -> SkippedLayers | None:
-        """Returns the layers that a batch's later passes skip; None if they skip none."""
+        """Returns the layers that later passes over a batch skip; None if they skip none."""
         if not (self.packed and self.kept_tokens):
             return None
         first = self.policy.steering.first_layer
@@ -116,9 +118,9 @@ class BatchGradient:
     def _cut(
         self, rollouts: Rollouts, rows: torch.Tensor, skipped: SkippedLayers | None, num_reads: int
     ) -> list[KeptMicroBatch]:
-        """Cuts rows into micro-batches, equally many on each process that shares a sharded base.
+        """Splits rows into micro-batches, equally many on each process that shares a sharded base.
 
-        Each pass gathers the weights of the base, so that all of them must take part.
+        Each pass gathers the weights of the base, so all of these processes must take part.
         """
 
         def kept(micro_batch: MicroBatch, is_idle: bool = False) -> KeptMicroBatch:
@@ -137,7 +139,7 @@ class BatchGradient:
         return found
 
     def micro_batches_of(self, rollouts: Rollouts, rows: torch.Tensor) -> Iterator[MicroBatch]:
-        """Cuts rows into micro-batches.
+        """Splits rows into micro-batches.
 
         Args:
             rollouts: Completions.
@@ -149,7 +151,7 @@ class BatchGradient:
     # ---- reading
 
     def accumulate(self, mini_batch: MiniBatch) -> Totals:
-        """Leaves the gradient of this process's share in the `.grad` of the trained parameters.
+        """Accumulates the gradient of this process's share in `.grad` of the trained parameters.
 
         Args:
             mini_batch: Completions to learn from.
@@ -196,7 +198,7 @@ class BatchGradient:
         return output.loss
 
     def read_longest(self, rollouts: Rollouts) -> tuple[MicroBatch, torch.Tensor]:
-        """Reads the micro-batch that holds the longest row.
+        """Reads the micro-batch with the longest row.
 
         Returns:
             The micro-batch, and the log-probabilities of its completions in nats, (n, T).
@@ -250,7 +252,7 @@ class BatchGradient:
 
 
 def _inputs(mini_batch: MiniBatch, kept: KeptMicroBatch, found: TokenStates) -> LossInputs:
-    """Returns the loss's inputs for a micro-batch."""
+    """Returns the inputs of the loss for a micro-batch."""
     micro_batch, device = kept.micro_batch, found.logprobs.device
     if kept.old_logprobs is None:  # the first step: the policy has not moved yet
         kept.old_logprobs = found.logprobs.detach()
@@ -270,17 +272,17 @@ def _inputs(mini_batch: MiniBatch, kept: KeptMicroBatch, found: TokenStates) -> 
 def micro_batches(
     rollouts: Rollouts, rows: torch.Tensor, max_tokens: int, pad: int
 ) -> Iterator[MicroBatch]:
-    """Cuts rows into micro-batches, longest first, so that each holds little padding.
+    """Splits rows into micro-batches, longest first, so that each one needs little padding.
 
     Args:
         rollouts: Completions of the batch.
         rows: Indices of the rows to take, (n,) int64.
-        max_tokens: Most tokens of a micro-batch, padding included; a longer row gets a micro-batch
-            of its own.
+        max_tokens: Maximum number of tokens in a micro-batch, padding included; a longer row gets a
+            micro-batch of its own.
         pad: Token to pad with; it is always masked.
 
     Yields:
-        Micro-batches that hold each row once.
+        Micro-batches that together contain each row once.
     """
     lengths, texts = rollouts.completion_mask.sum(1), text_lengths(rollouts)
     prompt_lengths = texts - lengths
@@ -301,16 +303,16 @@ def micro_batches(
 def block_micro_batches(
     rollouts: Rollouts, rows: torch.Tensor, max_tokens: int, pad: int
 ) -> Iterator[MicroBatch]:
-    """Cuts rows into micro-batches that are read in the blocks of `ExactEngine`.
+    """Splits rows into micro-batches that are read in the blocks of `ExactEngine`.
 
     Args:
         rollouts: Completions of the batch.
         rows: Indices of the rows to take, (n,) int64.
-        max_tokens: Most tokens of a block.
+        max_tokens: Maximum number of tokens in a block.
         pad: Token to pad with; it is always masked.
 
     Yields:
-        Micro-batches that hold each row once.
+        Micro-batches that together contain each row once.
     """
     wanted = set(rows.tolist())
     for group in range(len(rollouts.prompts)):
@@ -376,7 +378,7 @@ class Totals:
 
     @property
     def mismatch(self) -> dict[str, float]:
-        """Mean and largest gap between the sampler's and the trainer's log-probabilities, in nats.
+        """Mean and largest gap between the log-probabilities of sampler and trainer, in nats.
 
         The keys are `mean` and `max`, over tokens; empty if no row took part.
         """
@@ -393,7 +395,7 @@ def gather_totals(own: Totals, parameters: Sequence[torch.Tensor]) -> Totals:
         parameters: Trained parameters, which must be the same everywhere.
 
     Raises:
-        RuntimeError: If the parameters differ: each process would train vectors of its own.
+        RuntimeError: If the parameters differ, so that each process would train vectors of its own.
     """
     checksum = 0
     for parameter in parameters if world_size() > 1 else ():

@@ -1,4 +1,4 @@
-"""The measurement on held-out problems in `validate` and `test`, and of `data.val` in `fit`."""
+"""The evaluation on held-out problems in `validate` and `test`, and on `data.val` in `fit`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class HeldOut(L.LightningModule):
         policy: Policy that answers.
         engine: Engine that generates the answers.
         verifier: Reward that decides which answers are right.
-        eval_sampling: Settings by which problems are answered.
+        eval_sampling: Settings for sampling the answers.
         seed: Seed of the sampling.
     """
 
@@ -35,16 +35,16 @@ class HeldOut(L.LightningModule):
 
     @property
     def own(self) -> slice:
-        """Slice of a batch's prompts that are this process's."""
+        """Slice of a batch's prompts that belong to this process."""
         return slice(rank(), None, world_size())
 
     def set_up_engine(self) -> None:
-        """Hands the policy to the engine."""
+        """Passes the policy to the engine."""
         with self.policy.sharding.for_rollouts(self.policy.model):
             self.engine.setup(self.policy)
 
     def on_validation_start(self) -> None:
-        """Hands the policy to the engine, unless the training has done so."""
+        """Passes the policy to the engine, unless training has done so."""
         if self.trainer.state.fn != TrainerFn.FITTING:
             self.set_up_engine()
             samplings = {"model.eval_sampling": self.eval_sampling}
@@ -78,7 +78,7 @@ class HeldOut(L.LightningModule):
         training = self.trainer.state.fn == TrainerFn.FITTING
         self.log_dict(metrics, logger=False if training else None)
         if training and not self.trainer.sanity_checking:
-            for logger in self.trainer.loggers:  # Lightning would log them under the step before
+            for logger in self.trainer.loggers:  # Lightning would log them under the previous step
                 logger.log_metrics(metrics, step=self.trainer.global_step)
 
     def on_test_epoch_end(self) -> None:

@@ -14,20 +14,20 @@ from steer_lightning.training.step import Sampled
 
 @dataclass(frozen=True, kw_only=True)
 class KLInReward:
-    """Subtracts the KL to the base from the rewards: r_i - weight * sum_t KL(pi || base).
+    """Subtracts the KL to the base from the rewards: `r_i - weight * sum_t KL(pi || base)`.
 
-    The KL is estimated on the completion's tokens. As in RLHF (arXiv 1909.08593, 2203.02155) and
-    RLOO (arXiv 2402.14740), the advantage is computed from this difference. With `k1` the policy
-    gradient of the whole is unbiased; `k2` and `k3` are never negative, and biased here. The base
-    is the same model with the vectors off: it takes no second copy, but one more forward pass.
-    While the vectors are 0, so is the KL. The KL counts once for a completion, not token by token;
-    unscored completions stay unscored. `reward/mean` and the metrics beside it are those of the
-    rewards alone, `reward/kl` is the KL.
+    The KL is estimated on the tokens of the completion. As in RLHF (arXiv 1909.08593, 2203.02155)
+    and RLOO (arXiv 2402.14740), the advantage is computed from this difference. With `k1` the
+    policy gradient of the difference is unbiased; `k2` and `k3` are never negative, but biased
+    here. The base is the same model with the vectors off, so there is no second copy of the model,
+    but one more forward pass. While the vectors are 0, the KL is 0. The KL counts once per
+    completion, not token by token, and unscored completions stay unscored. `reward/mean` and the
+    other metrics of rewards do not include the KL; `reward/kl` is the KL.
 
     Attributes:
-        weight: Factor of the KL, above 0; a reward of 1 outweighs 1 / weight nats.
-        estimator: Estimator of the KL: `steer_lightning.losses.k1`, `k2` or `k3`, or a function of
-            that form.
+        weight: Weight of the KL, above 0; a reward of 1 balances `1 / weight` nats.
+        estimator: Estimator of the KL: `steer_lightning.losses.k1`, `k2` or `k3`, or a function
+            with the same arguments.
     """
 
     weight: float
@@ -36,7 +36,9 @@ class KLInReward:
     def __post_init__(self) -> None:
         """Raises a ConfigError for a weight that is not above 0."""
         check_kl_weight(
-            "model.kl_in_reward.weight", self.weight, "set model.kl_in_reward: null for none"
+            "model.kl_in_reward.weight",
+            self.weight,
+            "set model.kl_in_reward: null to subtract no KL",
         )
 
     def measure(self, gradient: BatchGradient, sampled: Sampled) -> torch.Tensor:
@@ -47,7 +49,7 @@ class KLInReward:
             sampled: Completions of all processes.
 
         Returns:
-            KL of all processes' completions in nats, (B, G) float32.
+            KL of the completions of all processes in nats, (B, G) float32.
         """
         rollouts = sampled.rollouts
         reference = gradient.reference_logprobs(rollouts)

@@ -1,4 +1,4 @@
-"""The difference of means: each layer's mean state of better completions minus that of worse."""
+"""The difference of means: the mean state of better completions minus that of worse ones."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from steer_lightning.types import Rollouts
 class MeanDifference:
     """Adds up the difference of means over batches of completions.
 
-    v_l = sum_i A_i h_{i,l} / (sum_i |A_i| / 2), where A_i = r_i - mean reward of i's group, and
-    h_{i,l} is the output of layer l, averaged over the tokens of completion i. With rewards of 0
+    `v_l = sum_i A_i h_{i,l} / (sum_i |A_i| / 2)`, where `A_i = r_i - mean reward of i's group`, and
+    `h_{i,l}` is the output of layer l, averaged over the tokens of completion i. With rewards of 0
     and 1 this is a weighted mean over prompts p of
 
         (mean h of the right completions of p) - (mean h of its wrong ones),
 
-    the difference of means of contrastive activation addition (arXiv 2312.06681) and of SEAL
-    (arXiv 2504.07986, there between kinds of thoughts), taken within a prompt: pooled over prompts
-    it would also tell easy problems from hard ones. The weight of p is n_right n_wrong / (n_right +
-    n_wrong), which has the least variance where completions scatter alike. Other rewards need no
-    threshold. Prompts whose rewards are all equal, and completions without a score, count for
-    nothing.
+    the difference of means of contrastive activation addition (arXiv 2312.06681) and of SEAL (arXiv
+    2504.07986, there between kinds of thoughts), taken within each prompt. Pooled over prompts, the
+    difference would also separate easy problems from hard ones. The weight of p is `n_right n_wrong
+    / (n_right + n_wrong)`, which has the least variance if all completions have the same variance.
+    Other rewards need no threshold. Prompts whose rewards are all equal, and completions without a
+    score, do not count.
 
     Args:
-        num_tokens: Number of first tokens of each completion that are read; null reads all.
+        num_tokens: Number of tokens to read from the start of each completion; None reads all.
 
     Attributes:
         num_prompts: Number of prompts added so far.
         num_completions: Number of their completions.
         num_unscored: Number of completions without a score.
-        num_contrasts: Number of prompts that have both better and worse completions.
+        num_contrasts: Number of prompts with both better and worse completions.
     """
 
     def __init__(self, num_tokens: int | None = None) -> None:
@@ -47,13 +47,13 @@ class MeanDifference:
         self._sum: torch.Tensor | float = 0.0
 
     def count(self, rewards: torch.Tensor) -> torch.Tensor:
-        """Takes in the rewards of a batch, whose states are still to be added.
+        """Counts the rewards of a batch, whose states are still to be added.
 
         Args:
             rewards: Rewards (B, G), NaN where unscored.
 
         Returns:
-            A_i of each completion, (B * G,) float64; completions with 0 need no state.
+            `A_i` of each completion, (B * G,) float64; completions with 0 need no state.
         """
         scored = ~rewards.isnan()
         self.num_prompts += len(rewards)
@@ -67,8 +67,8 @@ class MeanDifference:
         """Adds the states of n completions.
 
         Args:
-            states: States (L, n, D), averaged over each completion's tokens.
-            advantages: A_i of these completions, (n,).
+            states: States (L, n, D), averaged over the tokens of each completion.
+            advantages: `A_i` of these completions, (n,).
         """
         weights = advantages.double().cpu()
         self._sum = self._sum + torch.einsum("n,lnd->ld", weights, states.double().cpu())
@@ -82,7 +82,7 @@ class MeanDifference:
 
     @property
     def vectors(self) -> torch.Tensor:
-        """Vectors in the scale of the stream, (L, D) float32.
+        """Vectors at the scale of the stream, (L, D) float32.
 
         Raises:
             ConfigError: If no prompt has both better and worse completions.
@@ -91,12 +91,12 @@ class MeanDifference:
             raise ConfigError(
                 "rewards",
                 f"mean {self.mean_reward:.3g}",
-                rule=f"none of {self.num_prompts} prompts has better and worse ones among its "
-                "completions",
-                why=f"Of {self.num_completions} completions {self.num_unscored} have no score, and "
-                "those of a prompt are all worth the same: there is no difference",
-                fix="Take more prompts (num_prompts), more completions of each "
-                "(model.sampling.group_size), or problems that the model solves now and then",
+                rule=f"none of {self.num_prompts} prompts has both better and worse completions",
+                why=f"Of {self.num_completions} completions {self.num_unscored} have no score, "
+                "and the others have the same reward within each prompt, so there is no "
+                "difference",
+                fix="Use more prompts (num_prompts), more completions of each prompt "
+                "(model.sampling.group_size), or problems that the model solves sometimes",
             )
         return (self._sum / self._weight).float()
 
@@ -107,16 +107,16 @@ class MeanDifference:
         """Reads a batch of completions and adds them.
 
         Args:
-            policy: Loaded policy with `SteeringVectors`, at whose layers and site states are read;
-                the states are those of the base, whatever the vectors are.
+            policy: Loaded policy with `SteeringVectors`, at whose layers and site states are read.
+                The states are those of the base, whatever the vectors are.
             rollouts: G completions of each of B prompts.
             rewards: Rewards (B, G), NaN where unscored.
-            max_tokens: Most tokens of a forward pass, padding included.
+            max_tokens: Maximum number of tokens in a forward pass, padding included.
         """
         advantages = self.count(rewards)
         rows = advantages.nonzero().squeeze(1)
         if not policy.takes_padding:
-            max_tokens = 1  # a row at a time
+            max_tokens = 1  # one row at a time
         with policy.at_scale(0.0):
             for micro_batch in micro_batches(rollouts, rows, max_tokens, policy.pad_token_id):
                 states = mean_states(policy, micro_batch, self.num_tokens)
@@ -142,16 +142,16 @@ def difference_of_means(
 
 
 def mean_states(policy: Policy, rows: MicroBatch, num_tokens: int | None = None) -> torch.Tensor:
-    """Returns the output of each steered site, averaged over each completion's first tokens.
+    """Returns the output of each steered site, averaged over the first tokens of each completion.
 
-    The very last token of a completion is left out: nothing is sampled behind it, and an EOS token
-    would tell long completions from short ones. A completion of one token keeps it, having no
-    other.
+    The last token of a completion is left out, because nothing is sampled after it, and an EOS
+    token would separate long completions from short ones. A completion of one token keeps its
+    token.
 
     Args:
         policy: Loaded policy with `SteeringVectors`.
         rows: Micro-batch of n completions.
-        num_tokens: Number of first tokens that are averaged; null averages all.
+        num_tokens: Number of first tokens to average; None averages all.
 
     Returns:
         Mean states, (L, n, D) float32.
@@ -174,14 +174,14 @@ def mean_states(policy: Policy, rows: MicroBatch, num_tokens: int | None = None)
 
 
 def in_units(vectors: torch.Tensor, units: torch.Tensor) -> torch.Tensor:
-    """Returns the vectors scaled by one factor to size 1 in the mean over layers.
+    """Returns the vectors, scaled by one factor to a size of 1 in the mean over layers.
 
-    size = mean_l |v_l| / (unit_l sqrt(D)): at size 1 vectors are as long as a typical state, in any
-    model. The size of trained vectors is logged as `vectors/size_in_units`.
+    `size = mean_l |v_l| / (unit_l sqrt(D))`: at size 1 vectors are as long as a typical state, in
+    any model. The size of trained vectors is logged as `vectors/size_in_units`.
 
     Args:
         vectors: Vectors (L, D).
-        units: Typical size of the states of each layer, (L,), see `measure_rms`.
+        units: Typical size of the states of each layer, (L,); see `measure_rms`.
 
     Returns:
         Scaled vectors (L, D).
@@ -195,7 +195,7 @@ def in_units(vectors: torch.Tensor, units: torch.Tensor) -> torch.Tensor:
             "rewards",
             "a difference of 0",
             rule="better and worse completions have the same states",
-            why="They are the same texts: what they are worth does not depend on them",
+            why="They are the same texts, so the reward does not depend on the text",
             fix="Check model.rewards, and model.sampling.temperature",
         )
     scaled: torch.Tensor = vectors / size

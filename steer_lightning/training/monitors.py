@@ -1,4 +1,4 @@
-"""The metrics that a run logs, and the refusal of callbacks that wait for others."""
+"""The metrics that a run logs, and the refusal of callbacks that monitor other metrics."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from steer_lightning.types import LossInputs
 
 PACKAGE = __name__.split(".")[0]
 STEP_LOGGER = "RewardLogger"
-"""Name of the callback, of a storey above, that logs each step."""
+"""Name of the callback, defined in a higher layer, that logs each step."""
 
 
 def check_monitors(trainer: L.Trainer, module: Any, data: Any) -> None:
-    """Raises a ConfigError for a callback that waits for a metric which nothing logs.
+    """Raises a ConfigError for a callback that monitors a metric which nothing logs.
 
-    Callbacks and modules of a user's own may log further metrics: where there is one, only names of
-    validations and benchmarks, which are the package's, are checked.
+    A user's own callbacks and modules may log further metrics. If there are any, only the names of
+    validations and benchmarks are checked, which belong to the package.
 
     Args:
         trainer: Trainer of the run.
@@ -54,11 +54,11 @@ def _refusal(callback: Any, name: str, logged: Sequence[str]) -> ConfigError:
     return ConfigError(
         f"{type(callback).__name__}.monitor",
         name,
-        rule="nothing logs a metric of this name during the run",
-        why=f"Those that are logged are {', '.join(alike or logged) or 'none'}. Metrics of steps "
-        "come from the callback RewardLogger, and validation/accuracy where trainer."
-        "val_check_interval has problems of data.val answered within the run; those of "
-        "BenchmarkEval go to the loggers alone",
+        rule="nothing logs a metric with this name during the run",
+        why=f"The logged metrics are {', '.join(alike or logged) or 'none'}. Metrics of steps "
+        "come from the callback RewardLogger, and validation/accuracy is logged if "
+        "trainer.val_check_interval makes the run answer the problems of data.val. Metrics of "
+        "BenchmarkEval go only to the loggers",
         fix="Monitor one of these"
         if alike
         else "Set trainer.val_check_interval and data.val, and monitor validation/accuracy",
@@ -66,7 +66,7 @@ def _refusal(callback: Any, name: str, logged: Sequence[str]) -> ConfigError:
 
 
 def _is_known(part: Any) -> bool:
-    """Whether a part is of the package or of Lightning, so that it is known what it logs."""
+    """Whether a part belongs to the package or to Lightning, so that its metrics are known."""
     return type(part).__module__.split(".")[0] in ("lightning", PACKAGE)
 
 
@@ -80,7 +80,7 @@ def _of_validations(trainer: L.Trainer, data: Any) -> list[str]:
 
 
 def _of_steps(callbacks: Sequence[Any], module: Any) -> list[str]:
-    """Returns what `RewardLogger` logs, if it is there."""
+    """Returns the metrics of `RewardLogger`, if the run has it."""
     kinds = {kind.__name__ for callback in callbacks for kind in type(callback).__mro__}
     if STEP_LOGGER not in kinds:
         return []
@@ -101,7 +101,7 @@ def _of_steps(callbacks: Sequence[Any], module: Any) -> list[str]:
 
 
 def _tells_its_metrics(loss: Any) -> bool:
-    """Whether all parts of a loss are the package's, which report the same for any inputs."""
+    """Whether a loss has only parts of the package, which report the same metrics for any input."""
     parts = [loss]
     if isinstance(loss, PolicyGradient):
         parts += [loss.objective, loss.aggregation, *loss.terms]

@@ -1,11 +1,11 @@
-"""The packing of a micro-batch's rows into one sequence, without padding or repeated beginnings.
+"""The packing of the rows of a micro-batch into one sequence without padding or repetitions.
 
-Rows of a group have their prompt in common, and completions often begin with the same words, or are
-the same altogether: the sharper the policy, the more so. What two rows have in common from the
-start is read once, since a token's hidden state depends on the tokens before it alone. Everything
-but attention and recurrences works token by token, and so runs on the packed tokens. Attention and
-recurrences take the tokens apart into rows again, right-padded, in buckets of similar length, and
-put their output back into the packed order.
+Rows of a group share their prompt, and completions often begin with the same words, or are entirely
+the same, the more so the sharper the policy. The common beginning of two rows is read only once,
+since the hidden state of a token depends only on the tokens before it. Everything except attention
+and recurrences works token by token, and so runs on the packed tokens. Attention and recurrences
+split the tokens into rows again, right-padded, in buckets of similar length, and put their output
+back into the packed order.
 """
 
 from __future__ import annotations
@@ -25,16 +25,17 @@ from steer_lightning.training.batch import MicroBatch
 
 
 class Packing:
-    """The packed sequence of n rows, with the place of each of their tokens in it.
+    """The packed sequence of n rows, and the place of each of their tokens in it.
 
     Args:
-        prompts: Tokens of the n rows' prompts, equal within a group.
+        prompts: Tokens of the prompts of the n rows, equal within a group.
         groups: Number of each row's group.
         completions: Tokens of each row's completion, at least one.
         device: Device of the tensors.
 
     Attributes:
-        ids: Tokens of the rows, (1, S) int64, without each row's last one, which predicts nothing.
+        ids: Tokens of the rows, (1, S) int64, without the last token of each row, which predicts
+            nothing.
         positions: Position of each token in its text, (1, S) int64.
         roles: Role of each token, (1, S) int64, as in `steering.tokens`.
         predictors: Places in the sequence whose logits predict completion tokens, (Q,) int64.
@@ -76,7 +77,7 @@ class Packing:
         self._bucket(rows, device)
 
     def _bucket(self, rows: list[list[int]], device: torch.device) -> None:
-        """Puts rows of similar length together, right-padded, and notes the way back."""
+        """Groups rows of similar length, right-padded, and stores the way back."""
         self.buckets: list[torch.Tensor] = []  # places in the sequence, (n, T) each
         place = [0] * self.ids.shape[1]
         offset = 0
@@ -92,7 +93,7 @@ class Packing:
         self._windows: dict[tuple[int, int], torch.Tensor] = {}
 
     def window(self, width: int, window: int | None) -> torch.Tensor | None:
-        """Returns the mask (T, T) bool of a sliding window; None where causality is enough."""
+        """Returns the mask (T, T) bool of a sliding window; None if the causal mask is enough."""
         if window is None or width <= window:
             return None
         if (width, window) not in self._windows:
@@ -102,7 +103,7 @@ class Packing:
         return self._windows[width, window]
 
     def attend(self, call: AttentionCall) -> torch.Tensor:
-        """Attends within the rows, from packed tensors (1, H, S, D) to an output (1, S, H, D)."""
+        """Attends within the rows; takes packed tensors (1, H, S, D), returns (1, S, H, D)."""
         outputs = []
         for places in self.buckets:
             mask = self.window(places.shape[1], call.window)
@@ -115,7 +116,7 @@ class Packing:
     ) -> torch.Tensor:
         """Mixes the tokens within the rows by a causal function of rows (n, T, D).
 
-        What is behind a token, such as the rows' padding, must not change its output.
+        Later positions, such as padding, must not change the output of a token.
 
         Args:
             mix: Function from rows (n, T, D) to rows (n, T, E).
@@ -143,7 +144,7 @@ class Packing:
         return TokenStates(logprobs=self.spread(flat.logprobs), entropy=entropy)
 
     def spread(self, values: torch.Tensor) -> torch.Tensor:
-        """Puts values (Q,) at the places of the completions' tokens, (n, T); 0 where padded."""
+        """Puts values (Q,) at the places of the completion tokens, (n, T); 0 where padded."""
         empty = torch.zeros(self.mask.shape, device=values.device)
         return empty.masked_scatter(self.mask, values[self.copies])
 
@@ -151,13 +152,13 @@ class Packing:
 def share_beginnings(
     texts: Sequence[Sequence[int]], groups: Sequence[int]
 ) -> tuple[list[int], list[int], list[list[int]]]:
-    """Lays texts out one behind the other, without beginnings shared with an earlier text.
+    """Concatenates texts, without beginnings that they share with an earlier text.
 
-    Only texts of the same group share beginnings. In the order of their tokens, a text has its
-    longest common beginning with the text before it.
+    Only texts of the same group share beginnings. If texts are sorted by their tokens, each text
+    has its longest common beginning with the text before it.
 
     Returns:
-        Tokens and their positions in their texts, and for each text the places of its tokens.
+        Tokens, their positions in their texts, and for each text the places of its tokens.
     """
     ids: list[int] = []
     positions: list[int] = []
@@ -176,13 +177,13 @@ def share_beginnings(
 
 
 def common_length(one: Sequence[int], two: Sequence[int]) -> int:
-    """Returns the number of tokens that two texts have in common from the start."""
+    """Returns the number of tokens in the common beginning of two texts."""
     differ = (k for k, (a, b) in enumerate(zip(one, two, strict=False)) if a != b)
     return next(differ, min(len(one), len(two)))
 
 
 def buckets_by_length(rows: list[list[int]]) -> Iterator[list[list[int]]]:
-    """Yields buckets of rows, longest first; no row is shorter than half its bucket's width."""
+    """Yields buckets of rows, longest first; each row has at least half the width of its bucket."""
     bucket: list[list[int]] = []
     for row in sorted(rows, key=len, reverse=True):
         if bucket and 2 * len(row) < len(bucket[0]):
@@ -220,17 +221,17 @@ class PackedForward:
     """Reads micro-batches as packed sequences; see `Forward`.
 
     Args:
-        policy: Policy whose model attends through the doors of `model.attention`.
+        policy: Policy whose model attends through the interface of `model.attention`.
     """
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
-        # not a context variable: with activation checkpointing autograd's own threads attend, too
+        # not a context variable: with activation checkpointing, threads of autograd attend, too
         self._packing: Packed | None = None
 
     @contextmanager
     def passes(self) -> Iterator[None]:
-        """Lets the model read packings while the block runs."""
+        """Makes the model read packed sequences within the block."""
         with ExitStack() as stack:
             stack.enter_context(attention_by(self._policy.model, self._attend))
             if self._policy.mixers:
@@ -256,7 +257,7 @@ class PackedForward:
 
     @contextmanager
     def attending(self, packing: Packed) -> Iterator[None]:
-        """Uses a packing in the forward and backward passes of the block."""
+        """Uses a packing for the forward and backward passes within the block."""
         self._packing = packing
         try:
             yield
@@ -264,7 +265,7 @@ class PackedForward:
             self._packing = None
 
     def head_states(self, packing: Packed) -> tuple[torch.Tensor, Head]:
-        """Returns the head's input at the predictors, (Q, D), and the head."""
+        """Returns the input of the head at the predictors, (Q, D), and the head."""
         return self._policy.head_states(
             packing.ids, packing.positions, packing.predictors, packing.roles
         )
@@ -274,11 +275,11 @@ class PackedForward:
         return self._packing.attend(call)
 
     def _by_rows(self, forward: ForwardMethod) -> ForwardMethod:
-        """Returns the forward of a recurrent module that mixes the rows of a packing."""
+        """Returns a forward for a recurrent module that mixes the rows of a packing."""
 
         def mix(hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
             assert self._packing is not None
-            if "attention_mask" in kwargs:  # all ones, and of the packed length
+            if "attention_mask" in kwargs:  # all ones, with the packed length
                 kwargs["attention_mask"] = None
             return self._packing.by_rows(lambda rows: forward(rows, *args, **kwargs), hidden_states)
 

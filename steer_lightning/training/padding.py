@@ -1,4 +1,4 @@
-"""The plain way to read micro-batches: padded rows, for models that can't read packed ones."""
+"""The plain way to read micro-batches: padded rows, for models that can't read packed rows."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class BlockForward:
         self._padded = PaddedForward(policy)
 
     def passes(self) -> AbstractContextManager[None]:
-        """Returns an empty context, since the model's own forward pass needs no preparation."""
+        """Returns an empty context; the model's own forward pass needs no preparation."""
         return self._padded.passes()
 
     def prepare(self, rows: MicroBatch) -> MicroBatch:
-        """Returns the rows as they are, since they are padded already."""
+        """Returns the rows unchanged, since they are already padded."""
         return rows
 
     @contextmanager
@@ -58,11 +58,11 @@ class PaddedForward:
         return self._policy.device
 
     def passes(self) -> AbstractContextManager[None]:
-        """Returns an empty context, since the model's own forward pass needs no preparation."""
+        """Returns an empty context; the model's own forward pass needs no preparation."""
         return nullcontext()
 
     def prepare(self, rows: MicroBatch) -> MicroBatch:
-        """Returns the rows as they are, since they are padded already."""
+        """Returns the rows unchanged, since they are already padded."""
         return rows
 
     @contextmanager
@@ -74,7 +74,7 @@ class PaddedForward:
         tokens = prepared.completion_ids.to(device)
         ids, mask = prepared.ids.to(device), prepared.mask.to(device)
         logits = self._policy.logits(ids, mask, tokens.shape[1] + 1)[:, :-1]
-        # a row at a time: the whole batch in float32 would be another copy of the logits
+        # one row at a time, because the whole batch in float32 would be another copy of the logits
         found = [
             token_states_of_logits(row, chosen, temperature, with_entropy)
             for row, chosen in zip(logits, tokens, strict=True)

@@ -1,7 +1,7 @@
-"""The content of a checkpoint beside the vectors: the facts of its run, and the random states.
+"""The content of a checkpoint besides the vectors: facts about its run, and the random states.
 
-A run that goes on from a checkpoint must have the same facts. Rollouts and the order of the data
-are seeded from (seed, step) and (seed, epoch), and do not need the random states; but a user's
+A run that resumes from a checkpoint must have the same facts. Rollouts and the order of the data
+are seeded from (seed, step) and (seed, epoch), and do not need the random states. But a user's
 reward or data source may draw from the global generators.
 """
 
@@ -22,7 +22,7 @@ from steer_lightning.system.plain_settings import check_same, describe
 from steer_lightning.system.run_files import SUMMARY, run_of_checkpoint
 
 KEY = "steering_run"
-"""Key under which a checkpoint keeps the facts of its run."""
+"""Key of the facts about the run in a checkpoint."""
 
 DESCRIBED = (
     *("advantage", "loss", "updates", "dynamic_sampling", "mask_overlong", "kl_in_reward"),
@@ -33,11 +33,11 @@ SETTINGS = (
     *DESCRIBED,
     *("optimizer", "gradient_clip", "rewards", "sampling", "dtype", "schedule", "steering"),
 )
-"""Parts of `model` that must stay as they were; checkpoints themselves know base and data."""
+"""Parts of `model` that must not change; base and data have their own facts."""
 
 
 def policy_facts(policy: Policy) -> dict[str, Any]:
-    """Returns facts of the policy that a checkpoint's numbers belong to, by configuration key."""
+    """Returns facts about the policy to which the numbers of a checkpoint belong, by key."""
     return {
         "model.base (checksum of its weights)": policy.checksum,
         "model.steering": type(policy.steering).__name__,
@@ -46,10 +46,10 @@ def policy_facts(policy: Policy) -> dict[str, Any]:
 
 
 def training_facts(module: Any, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Returns facts of what a run optimises and how, by configuration key.
+    """Returns facts about what a run optimises and how, by configuration key.
 
-    The settings of the optimizer are among them, because they are part of its state: a checkpoint
-    would silently bring back its own.
+    They include the settings of the optimizer, which are part of its state: a checkpoint would
+    silently restore its own settings.
 
     Args:
         module: `SteeringModule` of the run.
@@ -74,51 +74,53 @@ def check_same_run(saved: dict[str, Any], now: dict[str, Any]) -> None:
     """Raises a ConfigError that shows both sides if a checkpoint belongs to another run.
 
     Args:
-        saved: Facts that the checkpoint holds.
+        saved: Facts in the checkpoint.
         now: Facts of this run.
     """
     check_same(
         saved,
         now,
         told="the checkpoint was made with",
-        why="Its vectors and its optimizer's state mean something else here",
-        fix="Set it as it was; or start anew from the vectors alone by model.steering.init_from",
+        why="The vectors and the optimizer state of the checkpoint mean something else with "
+        "these settings",
+        fix="Restore the old setting, or start a new run from the vectors with "
+        "model.steering.init_from",
     )
 
 
 def check_not_finished(trainer: L.Trainer, checkpoint: dict[str, Any]) -> None:
-    """Raises a ConfigError if a checkpoint belongs to a run that has ended already.
+    """Raises a ConfigError if a checkpoint belongs to a run that has already ended.
 
-    A run that was interrupted behind its last step, as in the last evaluation, may still go on.
+    A run that was interrupted after its last step, such as in the last evaluation, may resume.
     """
     done = checkpoint["global_step"]
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
     cursor = checkpoint.get(type(data).__qualname__, {}).get("cursor")
     epochs = cursor["epoch"] if cursor else 0
     ended = (run_of_checkpoint(Path(str(trainer.ckpt_path))) / SUMMARY).exists()
-    least = 0 if ended else 1  # number of steps or epochs beyond the bound that is refused
+    least = 0 if ended else 1  # smallest number of steps or epochs beyond the limit that is refused
     if trainer.max_steps != -1 and done >= trainer.max_steps + least:
         raise ConfigError(
             "trainer.max_steps",
             trainer.max_steps,
-            rule=f"the checkpoint has taken {done} steps already",
-            fix=f"Set trainer.max_steps above {done} to go on, or measure what it has learned by "
-            "`steer-lightning test` with this ckpt_path",
+            rule=f"the checkpoint has already taken {done} steps",
+            fix=f"Set trainer.max_steps above {done} to continue, or evaluate the checkpoint "
+            "with `steer-lightning test` and this ckpt_path",
         )
     most = trainer.max_epochs
     if most not in (None, -1) and epochs >= most + least:
         raise ConfigError(
             "trainer.max_epochs",
             most,
-            rule=f"the checkpoint has gone through the data {epochs} times already",
-            fix=f"Set trainer.max_epochs above {epochs} to go on",
+            rule=f"the checkpoint has already gone through the data {epochs} times",
+            fix=f"Set trainer.max_epochs above {epochs} to continue",
         )
 
 
 def get_random_states() -> dict[str, Any]:
-    """Returns the states of the generators of Python, NumPy and torch, all GPUs included.
+    """Returns the states of the random generators of Python, NumPy and torch, GPUs included.
 
-    Their types are those that a checkpoint can hold and still load with `weights_only=True`.
+    Their types can be loaded from a checkpoint with `weights_only=True`.
     """
     name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     return {
@@ -136,7 +138,7 @@ def get_random_states() -> dict[str, Any]:
 
 
 def set_random_states(states: dict[str, Any]) -> None:
-    """Restores the states from `get_random_states`; those of GPUs if their number is the same."""
+    """Restores the states of `get_random_states`; those of GPUs if their number is the same."""
     version, internal, gauss = states["python"]
     random.setstate((version, tuple(internal), gauss))
     name, keys, position, has_gauss, cached = states["numpy"]

@@ -1,4 +1,4 @@
-"""The first half of a step: completions with their rewards, in one round or in several."""
+"""The first half of a step: sampling and scoring completions, in one or several rounds."""
 
 from __future__ import annotations
 
@@ -27,27 +27,28 @@ from steer_lightning.types import Prompt, Rollouts
 class DynamicSampling:
     """Replaces groups without signal by further prompts (DAPO, arXiv 2503.14476).
 
-    A group whose rewards are all equal teaches nothing. As many further prompts as there are such
-    groups are sampled, round after round, until `data.batch_size` groups have signal or the bound
-    is reached. The update learns from those groups; at the bound, groups without signal fill up
-    their number. All completions are scored, counted and kept in `rollouts.parquet`.
+    Nothing can be learned from a group whose rewards are all equal. In each round, as many further
+    prompts are sampled as there are such groups, until `data.batch_size` groups have signal or the
+    number of rounds reaches its limit. The update learns from the groups with signal; at the limit,
+    groups without signal fill the batch. All completions are scored, counted and saved in
+    `rollouts.parquet`.
 
     Attributes:
-        max_rounds: Most rounds of further prompts in a step, 1 or more.
+        max_rounds: Maximum number of rounds of further prompts in a step; at least 1.
     """
 
     max_rounds: int | None = None
 
     def __post_init__(self) -> None:
-        """Raises a ConfigError for a missing bound."""
+        """Raises a ConfigError for a limit below 1."""
         if self.max_rounds is None or self.max_rounds < 1:
             raise ConfigError(
                 "model.dynamic_sampling.max_rounds",
                 self.max_rounds,
-                rule="must be 1 or more with model.dynamic_sampling",
-                why="With a model that solves all prompts, or none, a step without a bound would "
+                rule="must be at least 1",
+                why="If the model solved all prompts, or none, a step without a limit would "
                 "never end",
-                fix="Set it to 4, say, or model.dynamic_sampling: null",
+                fix="Set it to 4, for example, or set model.dynamic_sampling: null",
             )
 
 
@@ -58,11 +59,11 @@ class Sampler:
         policy: Policy that answers.
         engine: Engine that has been set up with the policy.
         reward: Reward of the completions.
-        sampling: Settings by which completions are sampled.
+        sampling: Settings for sampling the completions.
         seed: Seed of the run.
-        dynamic_sampling: Replacement of groups without signal; null has none.
-        base_sampling: Function from `sampling` to the settings by which the base is sampled
-            instead, with the vectors off, see `LossNeeds`; null samples the policy.
+        dynamic_sampling: Settings for replacing groups without signal; None replaces none.
+        base_sampling: Function from `sampling` to the settings for sampling the base instead, with
+            the vectors off, see `LossNeeds`; None samples the policy.
     """
 
     def __init__(
@@ -82,13 +83,13 @@ class Sampler:
         self.scale = 0.0 if base_sampling else 1.0
 
     def sample(self, prompts: Sequence[Prompt], step: int, data: Any = None) -> Sampled:
-        """Samples and scores the prompts, and further ones with dynamic sampling.
+        """Samples and scores completions of the prompts, and of further ones with dynamic sampling.
 
         Args:
             prompts: B prompts, the same for all processes.
             step: Number of the training step.
-            data: Data module of the run, which provides further prompts, and which receives the
-                rewards if its `learns_from_rewards` is true.
+            data: Data module of the run. It provides further prompts, and receives the rewards if
+                its `learns_from_rewards` is true.
         """
         drawn = list(prompts)
         with self.policy.at_scale(self.scale):
@@ -105,7 +106,7 @@ class Sampler:
         return sampled
 
     def _round(self, prompts: Sequence[Prompt], step: int) -> Sampled:
-        """Samples and scores G completions of each prompt, shared among the processes."""
+        """Samples and scores G completions of each prompt, divided among the processes."""
         start = time.perf_counter()
         own = torch.arange(len(prompts))[rank() :: world_size()]
         scoring = self.reward.start()  # completions are scored while others are still sampled
@@ -126,17 +127,17 @@ class Sampler:
 
 
 def default_rewards(loss: Any) -> list[WeightedReward]:
-    """Returns the default rewards: none where the loss reads completions of the base."""
+    """Returns the default rewards: none if the loss reads completions of the base."""
     return [] if needs_of(loss).base_sampling else [WeightedReward(reward=MathReward())]
 
 
 def default_advantage(loss: Any) -> Any:
-    """Returns the default estimator; where nothing is scored, each completion counts 1."""
+    """Returns the default estimator; without scores, each completion counts 1."""
     return torch.ones_like if needs_of(loss).base_sampling else RLOO()
 
 
 def no_rollouts(group_size: int) -> Rollouts:
-    """Returns the rollouts of a process that has no prompt in a round."""
+    """Returns the rollouts of a process without prompts in a round."""
     nothing = torch.zeros(0, 1)
     return Rollouts(
         prompts=(),
@@ -150,12 +151,12 @@ def no_rollouts(group_size: int) -> Rollouts:
 
 
 def who_takes_part(sampled: Sampled, num_groups: int, mask_overlong: bool) -> torch.Tensor:
-    """Chooses the completions from which the update learns.
+    """Selects the completions from which the update learns.
 
     Args:
         sampled: Completions of B prompts, or of more.
-        num_groups: B, the number of groups to choose: first those with signal, then the others,
-            both in the order of the prompts.
+        num_groups: Number B of groups to select: first those with signal, then the others, both in
+            the order of the prompts.
         mask_overlong: Whether completions that were cut off are left out.
 
     Returns:
@@ -168,16 +169,16 @@ def who_takes_part(sampled: Sampled, num_groups: int, mask_overlong: bool) -> to
     return takes_part & sampled.finished if mask_overlong else takes_part
 
 
-# ---- joining the tables of all processes, and of several rounds
+# ---- joining the tables of processes and rounds
 
 
 def gather_figures(rollouts: Rollouts, scores: Scores, rollout_seconds: float) -> CompletionFigures:
-    """Joins the rows of all processes: a few numbers a completion, no text.
+    """Joins the rows of all processes: a few numbers per completion, no text.
 
     Args:
         rollouts: Completions of this process.
         scores: Scores of the same completions.
-        rollout_seconds: Seconds that the rollout took on this process.
+        rollout_seconds: Duration of the rollout on this process, in seconds.
 
     Returns:
         Rows of all prompts in the order of the batch, the same on every process.
@@ -211,7 +212,7 @@ def as_matrix(scores: Sequence[float | None], group_size: int) -> torch.Tensor:
 
 
 def interleave(shares: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Joins tables of every n-th prompt, one row a prompt, into one in the prompts' order."""
+    """Joins tables of every n-th prompt, one row per prompt, in the order of the prompts."""
     joined = shares[0].new_empty(sum(map(len, shares)), *shares[0].shape[1:])
     for number, share in enumerate(shares):
         joined[number :: world_size()] = share
@@ -241,7 +242,7 @@ def joined(one: Sampled, two: Sampled) -> Sampled:
 
 
 def _joined_rollouts(one: Rollouts, two: Rollouts) -> Rollouts:
-    """Joins two rollouts, whose completions it pads to the same length."""
+    """Joins two rollouts, and pads their completions to the same length."""
     width = max(one.completion_ids.shape[1], two.completion_ids.shape[1])
 
     def together(name: str) -> torch.Tensor:

@@ -1,7 +1,7 @@
-"""Checks of the ways to read micro-batches, against plain passes over single texts.
+"""Checks of the reading methods for micro-batches against plain passes over single texts.
 
-From the fastest to the slowest the ways are: packed rows, padded rows, and a row at a time. A run
-takes the fastest that is right.
+From the fastest to the slowest, the methods are packed rows, padded rows, and one row at a time. A
+run uses the fastest one that is correct.
 """
 
 from __future__ import annotations
@@ -74,14 +74,14 @@ def gap_to_plain(
     """Compares rows of a micro-batch with plain passes.
 
     Args:
-        policy: Policy that has read them.
+        policy: Policy that has read the rows.
         rows: Micro-batch of n rows.
-        logprobs: Log-probabilities (n, T) that were found.
-        chosen: Numbers of the rows that are compared.
+        logprobs: Computed log-probabilities, (n, T).
+        chosen: Numbers of the rows to compare.
         temperature: Temperature of the distribution.
 
     Returns:
-        The largest figure of `gap_of`.
+        The largest value of `gap_of`.
     """
     worst = 0.0
     for n in chosen:
@@ -95,11 +95,11 @@ def gap_to_plain(
 
 
 def why_not_by(policy: Policy, forward: Forward, rows: MicroBatch) -> str | None:
-    """Compares a way to read micro-batches with plain passes, on made-up rows.
+    """Compares a reading method with plain passes, on made-up rows.
 
     Args:
         policy: Policy that reads.
-        forward: Way to read.
+        forward: Reading method.
         rows: Made-up rows.
 
     Returns:
@@ -119,15 +119,15 @@ def _difference(gap: float, policy: Policy) -> str | None:
 
 
 def _leak(policy: Policy, forward: Forward, rows: MicroBatch) -> str | None:
-    """Tells whether rows depend on what stands beside them.
+    """Checks whether rows depend on other rows of the micro-batch.
 
-    Rounding hides a weak dependence from a comparison with plain passes, above all in 16 bits. But
-    a row is the same to the last bit if tokens that it must not see are exchanged for others, where
-    `leaks` makes no exception.
+    Rounding hides a weak dependence from a comparison with plain passes, especially in 16 bits. But
+    a row must stay the same to the last bit if tokens that it must not see are exchanged, with the
+    exceptions of `leaks`.
 
     Args:
         policy: Policy that reads.
-        forward: Way to read.
+        forward: Reading method.
         rows: Rows of an odd number of groups.
     """
     last = max(rows.groups)
@@ -142,7 +142,7 @@ def _leak(policy: Policy, forward: Forward, rows: MicroBatch) -> str | None:
     gap = change(set(range(0, last + 1, 2)))
     if not leaks(policy.model, gap, lambda: change({last})):
         return None
-    return f"a text changes with the texts that stand beside it, by {gap:.2g}"
+    return f"a text changes with the other texts in the batch, by {gap:.2g}"
 
 
 def _exchanged(policy: Policy, rows: MicroBatch, groups: set[int]) -> MicroBatch:
@@ -160,7 +160,7 @@ def _exchanged(policy: Policy, rows: MicroBatch, groups: set[int]) -> MicroBatch
 
 
 def why_not_packed(policy: Policy) -> str | None:
-    """Compares packed rows with plain passes, and looks for what leaks from row to row.
+    """Compares packed rows with plain passes, and checks that rows do not affect each other.
 
     Args:
         policy: Policy that reads.
@@ -184,7 +184,7 @@ def why_not_made_up(gradient: BatchGradient, between: tuple[int, int] = SHORT) -
     """Compares made-up rows, read in micro-batches as the update reads them, with plain passes.
 
     Args:
-        gradient: Gradient that reads.
+        gradient: Gradient that reads the rows.
         between: Length above which lengths matter, and the longest one that does.
 
     Returns:
@@ -201,7 +201,7 @@ def why_not_made_up(gradient: BatchGradient, between: tuple[int, int] = SHORT) -
 
 
 def fastest(gradient: BatchGradient) -> BatchGradient:
-    """Returns a gradient that reads in the fastest way that is right, on made-up rows.
+    """Returns a gradient with the fastest reading method that is correct on made-up rows.
 
     Args:
         gradient: Gradient with the settings of a run.
@@ -211,7 +211,7 @@ def fastest(gradient: BatchGradient) -> BatchGradient:
     """
     policy = gradient.policy
     if gradient.exact:
-        return gradient  # rows are padded, on the right alone, or read one at a time
+        return gradient  # rows are padded on the right only, or read one at a time
     reason = why_not_packed(policy)
     if reason is None:
         kept = gradient.kept_tokens if can_skip_layers(policy) else 0
@@ -225,23 +225,24 @@ def fastest(gradient: BatchGradient) -> BatchGradient:
 
 
 def slower(gradient: BatchGradient, reason: str) -> BatchGradient:
-    """Returns a gradient that reads in the next slower way, and says why.
+    """Returns a gradient with the next slower reading method, and warns with the reason.
 
     Args:
-        gradient: Gradient whose way to read is wrong.
+        gradient: Gradient whose reading method is wrong.
         reason: Reason why it is wrong.
 
     Raises:
-        ConfigError: If there is no slower way, or the way is given by `exact`.
+        ConfigError: If there is no slower method, or `exact` determines the method.
     """
     kind = type(gradient.policy.model).__name__
     if gradient.exact:
         raise ConfigError(
             "model.exact",
             True,
-            rule=f"can't be kept with {kind}: a row read for the update is not what it reads",
+            rule=f"can't be used with {kind}: rows read for the update differ from plain passes "
+            "of the model",
             why=f"The {reason}",
-            fix="Set model.exact: false, with which the reading that is right is looked for",
+            fix="Set model.exact: false, so that a correct reading method is selected",
         )
     if gradient.packed:
         log.warning(
@@ -261,17 +262,17 @@ def slower(gradient: BatchGradient, reason: str) -> BatchGradient:
     raise ConfigError(
         "model.base",
         kind,
-        rule="can't be trained: a row read for the update is not what the model reads",
+        rule="can't be trained: rows read for the update differ from plain passes of the model",
         why=f"The {reason}",
-        fix="Take another base: the gradient would be another model's",
+        fix="Use another base: the gradient would not be that of the model",
     )
 
 
 class RealRows:
-    """Compares rows of real batches whenever texts grow longer than all that have been compared.
+    """Compares rows of real batches with plain passes whenever texts get longer.
 
-    The first batch is therefore always compared. Where texts pass a length that matters to the
-    model, such as its window, made-up rows of about that length are compared first.
+    The first batch is therefore always compared. If texts pass a length that matters to the model,
+    such as its window, made-up rows of about that length are compared first.
     """
 
     def __init__(self) -> None:
@@ -279,17 +280,17 @@ class RealRows:
         """Number of tokens of the longest text of a batch that has been compared."""
 
     def right(self, gradient: BatchGradient, rollouts: Rollouts, longest: int) -> BatchGradient:
-        """Returns a gradient that is right for a batch: the same, or a slower one with a warning.
+        """Returns a gradient that is correct for a batch: the same, or a slower one with a warning.
 
-        All processes call it together.
+        All processes must call this together.
 
         Args:
-            gradient: Gradient that is about to read the batch.
+            gradient: Gradient that will read the batch.
             rollouts: Completions of this process.
             longest: Number of tokens of the longest text of all processes, prompt included.
 
         Raises:
-            ConfigError: If no way to read is right.
+            ConfigError: If no reading method is correct.
         """
         while (reason := self._why_not(gradient, rollouts, longest)) is not None:
             gradient = slower(gradient, reason)
@@ -297,10 +298,10 @@ class RealRows:
         return gradient
 
     def _why_not(self, gradient: BatchGradient, rollouts: Rollouts, longest: int) -> str | None:
-        """Compares three rows on each process, since a sharded base takes equally many passes."""
+        """Compares three rows on each process, since a sharded base needs equally many passes."""
         policy, between = gradient.policy, (self.longest, longest)
         if passes_length(policy, between):
-            # memory may have run out in float32 on one process alone, so all decide together
+            # memory may have run out in float32 on one process only, so all decide together
             reasons = gather_objects(why_not_made_up(gradient, between))
             reason = next(filter(None, reasons), None)
             if reason is not None:
@@ -314,7 +315,7 @@ class RealRows:
         if reason is None:
             log.info(
                 "update: rows of a micro-batch, with texts of up to %d tokens, agree with plain "
-                "passes of the model within %.1g nats",
+                "passes of the model to within %.1g nats",
                 longest,
                 worst,
             )
@@ -323,10 +324,10 @@ class RealRows:
 
 @torch.no_grad()
 def can_skip_layers(policy: Policy) -> bool:
-    """Tells whether a packed pass is the same, bit for bit, if it skips the unsteered first layers.
+    """Returns whether a packed pass is the same, bit for bit, without the unsteered first layers.
 
-    It is not the same where layers hand on more than their stream, or are called several times in a
-    pass. There is nothing to skip where the trained parameters act on the first layer already.
+    It is not the same if layers pass on more than their stream, or are called several times in a
+    pass. There is nothing to skip if the trained parameters act on the first layer.
     """
     if policy.steering.first_layer == 0:
         return False

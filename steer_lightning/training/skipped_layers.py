@@ -1,4 +1,4 @@
-"""The skipping of the layers below the first steered one when a micro-batch is read again."""
+"""Skipping the layers below the first steered one when a micro-batch is read again."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from steer_lightning.model.layer_stream import skipped, stream_into
 
 
 class SkippedLayers:
-    """The layers below the first steered one, and room for the streams that leave them.
+    """The layers below the first steered one, and the memory budget for their output.
 
-    No vector reaches these layers, so their output is the same, bit for bit, in each optimizer
-    step on a batch and with the vectors off, and the gradient is the same, too.
+    Vectors do not affect these layers, so their output is the same, bit for bit, in each optimizer
+    step on a batch and with the vectors off, and so is the gradient.
 
     Args:
         layers: Decoder layers of the model.
         first: Index of the first steered layer, at least 1.
-        max_tokens: Most tokens to keep, each of D numbers in the base's dtype, several times D in a
-            Gemma 3n; micro-batches for which there is no room are read from the first layer on.
+        max_tokens: Maximum number of tokens to keep, each with D numbers in the dtype of the base
+            (several times D in Gemma 3n). Micro-batches that do not fit are read from the first
+            layer on.
     """
 
     def __init__(self, layers: nn.ModuleList, first: int, max_tokens: int) -> None:
@@ -29,7 +30,7 @@ class SkippedLayers:
         self._room = max_tokens
 
     def take_in(self, num_tokens: int) -> bool:
-        """Tells whether there is room for that many more tokens, and takes it if so."""
+        """Reserves room for that many more tokens; returns whether there was enough."""
         fits = num_tokens <= self._room
         self._room -= num_tokens if fits else 0
         return fits
@@ -40,10 +41,10 @@ class KeptStream:
 
     Args:
         skipped: Layers that are skipped, shared by the micro-batches of a batch.
-        num_passes: Number of times that the micro-batch is going to be read.
+        num_passes: Number of times that the micro-batch will be read.
 
     Attributes:
-        stream: Kept stream, (1, S, D) in the base's dtype; None before the first pass, and where
+        stream: Kept stream, (1, S, D) in the dtype of the base; None before the first pass, and if
             there is no room.
     """
 
@@ -58,7 +59,7 @@ class KeptStream:
 
     @contextmanager
     def one_pass(self) -> Iterator[None]:
-        """Skips the layers below in one pass if the stream is kept already, else keeps it."""
+        """Skips the layers below in one pass if the stream has been kept, else keeps it."""
         self._num_passes -= 1
         with ExitStack() as stack:
             if self.stream is not None:
@@ -68,7 +69,7 @@ class KeptStream:
             yield
 
     def _kept(self, stream: torch.Tensor) -> torch.Tensor:
-        """Keeps a stream if there is room, or returns the one that was kept in its place."""
+        """Keeps a stream if there is room, or returns the one that was kept before."""
         if self.stream is None and self._skipped.take_in(stream.shape[-3] * stream.shape[-2]):
             self.stream = stream
         return stream if self.stream is None else self.stream

@@ -1,4 +1,4 @@
-"""What a training step did, over all processes, for callbacks to read."""
+"""The results of a training step, over all processes, for callbacks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from steer_lightning.types import Rollouts
 
 @dataclass(frozen=True, kw_only=True)
 class CompletionFigures:
-    """A few numbers of each completion of a step's batch: B prompts, G completions each."""
+    """A few numbers for each completion of a step: B prompts with G completions each."""
 
     rewards: torch.Tensor
     """Weighted sums of the rewards, (B, G) float32, NaN where unscored."""
@@ -24,13 +24,13 @@ class CompletionFigures:
     num_tokens: torch.Tensor
     """Number of tokens of each completion, (B, G) int64."""
     finished: torch.Tensor
-    """Whether each completion ended by itself, (B, G) bool."""
+    """Whether the model ended each completion itself, (B, G) bool."""
     logprob_sums: torch.Tensor
     """Log-probability of each completion in nats, (B, G) float64."""
     longest: int
     """Number of tokens of the longest text, prompt included."""
     rollout_seconds: float
-    """Seconds of the rollout on the slowest process."""
+    """Duration of the rollout on the slowest process, in seconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,35 +38,36 @@ class Sampled(CompletionFigures):
     """The completions of B prompts, with their rewards."""
 
     rollouts: Rollouts
-    """Completions of this process: its share of the B prompts, see `own`."""
+    """Completions of this process, for its share of the B prompts; see `own`."""
     scores: Scores
     """Scores of the same completions."""
     own: torch.Tensor
-    """Indices of this process's prompts among the B, (b,) int64; all of them with one process."""
+    """Indices of the prompts of this process among the B prompts, (b,) int64; all of them with one
+    process."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class UpdateResult:
-    """The result of an update of the vectors, in one optimizer step or in several."""
+    """The result of an update of the vectors, in one or several optimizer steps."""
 
     loss: float
     """Mean loss of the optimizer steps."""
     loss_metrics: Mapping[str, float]
-    """Means over the optimizer steps of the loss's own metrics, by name."""
+    """Metrics of the loss, as means over the optimizer steps, by name."""
     mismatch: Mapping[str, float]
-    """Difference of the sampler's log-probabilities from the trainer's before the first step, in
+    """Difference between the log-probabilities of sampler and trainer before the first step, in
     nats, as `mean` and `max` over tokens; empty if no row had an advantage."""
     gradient_norm: float
     """Mean norm before clipping, in the units of the parameter; NaN if all steps were skipped."""
     skipped: bool
-    """Whether an optimizer step was skipped, because its loss or gradient were not finite."""
+    """Whether an optimizer step was skipped because its loss or gradient was not finite."""
     learning_rate: float
     """Learning rate of the optimizer steps."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Step(Sampled):
-    """A whole training step: its completions, their advantages, and the update by them."""
+    """A whole training step: its completions, their advantages, and the update."""
 
     advantages: torch.Tensor
     """Advantages of the completions, (B, G) float32."""
@@ -78,4 +79,4 @@ class Step(Sampled):
     update: UpdateResult
     """Result of the update."""
     seconds: float
-    """Seconds of the step on this process."""
+    """Duration of the step on this process, in seconds."""

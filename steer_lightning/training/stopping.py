@@ -1,4 +1,4 @@
-"""The trainer of the command line, which remembers which callback has stopped its run."""
+"""The trainer of the command line, which remembers which callback stopped its run."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, Timer
 
 
 class NamingTrainer(L.Trainer):
-    """Lightning's trainer, which notes who sets `should_stop`.
+    """A Lightning trainer that records which callback sets `should_stop`.
 
-    Any callback may set it, and a run that is shorter than `trainer.max_steps` says should be able
-    to say why. All other callbacks set it again as it is, so only the first one counts.
+    Any callback may set it, and a run that ends before `trainer.max_steps` should be able to say
+    why. All other callbacks set it again to its current value, so only the first one counts.
 
     Attributes:
-        stopped_by: What has stopped the run, for the end of a sentence; None while it goes on.
+        stopped_by: Reason why the run was stopped, as the end of a sentence; None while it runs.
     """
 
     stopped_by: str | None = None
@@ -24,7 +24,7 @@ class NamingTrainer(L.Trainer):
 
     @property
     def should_stop(self) -> bool:
-        """Whether the run ends after the step under way."""
+        """Whether the run ends after the current step."""
         return self._should_stop
 
     @should_stop.setter
@@ -37,7 +37,7 @@ class NamingTrainer(L.Trainer):
 
 
 def _setter() -> Callback | None:
-    """Finds the callback that is at work, from the inside out; None if there is none."""
+    """Returns the innermost callback that is currently running; None if there is none."""
     frame: FrameType | None = sys._getframe(2)
     while frame is not None:
         found = frame.f_locals.get("self")

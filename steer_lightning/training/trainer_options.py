@@ -1,6 +1,6 @@
-"""The options of Lightning's trainer: what is refused, before a model is loaded, and why.
+"""The options of Lightning's trainer: which ones are refused before a model is loaded, and why.
 
-`docs/reference/trainer.md` says of every option what it does here.
+`docs/reference/trainer.md` describes what every option does here.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from steer_lightning.training.validations import check_validations
 
 @dataclass(frozen=True)
 class _Rule:
-    """An option that has one value here.
+    """An option for which only one value is allowed here.
 
     Attributes:
         option: Name of the option.
         value: Function that reads it from a trainer.
-        only: The value that is let pass.
-        rule: What is told of the others.
-        why: Reason for it.
+        only: Allowed value.
+        rule: Rule that other values break.
+        why: Reason for the rule.
         fix: Remedy.
     """
 
@@ -47,9 +47,10 @@ BAREBONES = _Rule(
     lambda trainer: trainer.barebones,
     False,
     "must be false",
-    "It measures the trainer's own overhead, with neither checkpoints nor logs: nothing would be "
-    "left of the run",
-    "Leave it out; enable_progress_bar: false and RunSummary.hash_base: false spare some time",
+    "It is for measuring the overhead of the trainer, and turns off checkpoints and logs, so the "
+    "run would leave no results",
+    "Leave it out; to save some time, set enable_progress_bar: false and RunSummary.hash_base: "
+    "false",
 )
 
 RULES = (
@@ -59,15 +60,15 @@ RULES = (
         lambda trainer: trainer.precision,
         "32-true",
         'must be "32-true"',
-        "It is the precision of the vectors: small steps are rounded away in 16 bits",
-        "Set the base's own precision by model.dtype: bfloat16",
+        "It is the precision of the vectors, and in 16 bits small steps would be rounded away",
+        "To set the precision of the base, use model.dtype: bfloat16",
     ),
     _Rule(
         "gradient_clip_val",
         lambda trainer: trainer.gradient_clip_val,
         None,
         "must be null",
-        "The optimizer step is the module's own, and so is its clip",
+        "The module takes the optimizer step itself, and clips the gradient itself",
         "Set model.gradient_clip to NormClip with that max_norm",
     ),
     _Rule(
@@ -75,32 +76,32 @@ RULES = (
         lambda trainer: trainer.gradient_clip_algorithm and trainer.gradient_clip_algorithm.value,
         None,
         "must be null",
-        "The optimizer step is the module's own, and so is its clip",
-        "Set model.gradient_clip to a module that clips in this way",
+        "The module takes the optimizer step itself, and clips the gradient itself",
+        "Set model.gradient_clip to a module that clips in that way",
     ),
     _Rule(
         "accumulate_grad_batches",
         lambda trainer: trainer.accumulate_grad_batches,
         1,
         "must be 1",
-        "A step accumulates over its micro-batches by itself",
-        "Set data.batch_size higher; model.tokens_per_micro_batch bounds the memory",
+        "A step already accumulates over its micro-batches",
+        "Raise data.batch_size; model.tokens_per_micro_batch limits the memory",
     ),
     _Rule(
         "overfit_batches",
         lambda trainer: trainer.overfit_batches,
         0,
         "must be 0",
-        "Prompts are drawn by data.order, which does not come back to the same ones",
-        "Set data.train to a source that holds no more problems than these",
+        "Prompts are drawn by data.order, which does not return to the same prompts",
+        "Set data.train to a source that contains only these problems",
     ),
     _Rule(
         "reload_dataloaders_every_n_epochs",
         lambda trainer: trainer.reload_dataloaders_every_n_epochs,
         0,
         "must be 0",
-        "A new loader would begin the order of the prompts anew, and repeat the first epoch",
-        "Leave it out: each epoch is in another order by itself",
+        "A new loader would restart the order of the prompts, and repeat the first epoch",
+        "Leave it out: each epoch has another order anyway",
     ),
     _Rule(
         "use_distributed_sampler",
@@ -110,7 +111,7 @@ RULES = (
         ),
         False,
         "must be false with several processes",
-        "Each process takes its share of every batch by itself, of an order that can go on",
+        "Each process already takes its share of every batch, in an order that can be resumed",
         "Set trainer.use_distributed_sampler: false, which is the command line's default",
     ),
     _Rule(
@@ -118,7 +119,7 @@ RULES = (
         lambda trainer: trainer._accelerator_connector._layer_sync is not None,
         False,
         "must be false",
-        "The base is frozen: its layers keep the statistics that they were trained with",
+        "The base is frozen: its layers keep the statistics with which they were trained",
         "Leave it out",
     ),
     _Rule(
@@ -127,44 +128,48 @@ RULES = (
         "1.0",
         "must be left out",
         "There is no command `predict`",
-        "Use `steer-lightning evaluate`, which writes down completions",
+        "Use `steer-lightning evaluate`, which saves completions",
     ),
     _Rule(
         "model_registry",
         lambda trainer: getattr(trainer, "_model_registry", None),
         None,
         "must be null",
-        "Checkpoints hold the vectors without the base, which a registry of models can't load",
-        "Publish the result by steer_lightning.push_to_hub",
+        "Checkpoints hold the vectors without the base, and a model registry can't load them",
+        "Publish the result with steer_lightning.push_to_hub",
     ),
 )
-"""Options with one value. That of the strategy and of `deterministic` depend on others."""
+"""Options with one allowed value. Those of the strategy and of `deterministic` depend on other
+options."""
 
 
-AVERAGE = "Keep the vectors of several steps by VectorCheckpoint.keep_all, and average them by "
-AVERAGE += "`steer-lightning vectors average`"
+AVERAGE = "Keep the vectors of several steps with VectorCheckpoint.keep_all, and average them "
+AVERAGE += "with `steer-lightning vectors average`"
 
 CALLBACKS = {
     "GradientAccumulationScheduler": (
-        "A step accumulates over its micro-batches by itself",
+        "A step already accumulates over its micro-batches",
         "Set data.batch_size to the number of prompts of a step",
     ),
     "BatchSizeFinder": (
-        "The batch is part of what is learned, and it does not bound the memory",
+        "The batch size affects what is learned, and it does not limit the memory",
         "Set model.tokens_per_micro_batch and model.engine.max_tokens_in_flight",
     ),
     "LearningRateFinder": (
-        "It looks at a loss that falls; here the loss says nothing about the reward",
-        "Try several rates in model.optimizer, and compare their reward curves",
+        "It needs a loss that falls, but here the loss says nothing about the reward",
+        "Try several learning rates in model.optimizer, and compare their reward curves",
     ),
-    "StochasticWeightAveraging": ("It averages the frozen base, too, in a copy of it", AVERAGE),
-    "WeightAveraging": ("It averages the frozen base, too, in a copy of it", AVERAGE),
+    "StochasticWeightAveraging": (
+        "It would also average the frozen base, in another copy",
+        AVERAGE,
+    ),
+    "WeightAveraging": ("It would also average the frozen base, in another copy", AVERAGE),
 }
 """Callbacks of Lightning that are refused, by class, with reason and remedy."""
 
 
 def check_barebones(value: Any) -> None:
-    """Raises a ConfigError for `barebones`, which the trainer itself refuses in other words."""
+    """Raises a ConfigError for `barebones`, before the trainer refuses it with another message."""
     _check(BAREBONES, value)
 
 
@@ -178,8 +183,8 @@ def check_trainer(trainer: L.Trainer) -> None:
             "trainer.strategy",
             type(strategy).__name__,
             rule=f"must be one of {', '.join(sorted(set(STRATEGIES)))}",
-            why="Others would send or shard the vectors with the base",
-            fix="Set trainer.strategy: ddp, fsdp2, or a class of steer_lightning.strategy",
+            why="Other strategies would send or shard the vectors together with the base",
+            fix="Set trainer.strategy to ddp, fsdp2, or a class of steer_lightning.strategy",
         )
     _check_callbacks(trainer)
     strict = torch.are_deterministic_algorithms_enabled()
@@ -209,7 +214,7 @@ def _check_deterministic(trainer: L.Trainer) -> None:
             "trainer.deterministic",
             True,
             rule="must be false or warn on a GPU",
-            why="Sampling sums probabilities up, which torch has no deterministic GPU kernel for",
+            why="Sampling needs cumulative sums, for which torch has no deterministic GPU kernel",
             fix="Set trainer.deterministic: warn",
         )
 
@@ -217,21 +222,21 @@ def _check_deterministic(trainer: L.Trainer) -> None:
 def num_steps_of(trainer: L.Trainer) -> int:
     """Returns the number of steps of a run; raises a ConfigError if nothing bounds it."""
     if 0 in (trainer.max_epochs, trainer.limit_train_batches):
-        return 0  # Lightning would count the batches of an epoch that it does not begin
+        return 0  # Lightning would count the batches of an epoch that does not begin
     found = trainer.estimated_stepping_batches
     if found == float("inf"):
         raise ConfigError(
             "trainer.max_steps",
             trainer.max_steps,
-            rule="it or trainer.max_epochs must bound the run",
-            why="The learning rate's schedule needs its length",
+            rule="trainer.max_steps or trainer.max_epochs must limit the length of the run",
+            why="The schedule of the learning rate depends on the length",
             fix="Set trainer.max_steps to a number of optimizer steps",
         )
     return int(found)
 
 
 def check_options(trainer: L.Trainer, data: Any) -> None:
-    """Raises a ConfigError for options that do not go with the data or with each other.
+    """Raises a ConfigError for options that do not fit the data or each other.
 
     Args:
         trainer: Trainer of the run.
@@ -256,16 +261,16 @@ def _check_limits(trainer: L.Trainer, data: Any, every: Mapping[str, Sequence[An
             raise ConfigError(
                 f"trainer.{key}",
                 limit,
-                rule=f"is a share of {batches} batches, which leaves none",
+                rule=f"is a share of {batches} batches, and comes to less than one batch",
                 fix="Set a whole number of batches, or a larger share",
             )
 
 
 def check_accelerator(accelerator: object) -> None:
-    """Raises a ConfigError if this machine has no device of the kind that is asked for.
+    """Raises a ConfigError if this machine has no device of the requested kind.
 
     Args:
-        accelerator: Value of `trainer.accelerator`; what is no name is left to Lightning.
+        accelerator: Value of `trainer.accelerator`; if it is not a name, Lightning handles it.
     """
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     there |= {"gpu": any(there.values()), "tpu": find_spec("torch_xla") is not None}
@@ -274,9 +279,9 @@ def check_accelerator(accelerator: object) -> None:
     raise ConfigError(
         "trainer.accelerator",
         accelerator,
-        rule="there is none on this machine that PyTorch can use",
-        why="The build of torch that is installed may be one without support for it"
+        rule="this machine has no such device that PyTorch can use",
+        why="The installed build of torch may not support it"
         if accelerator != "tpu"
         else "The package torch_xla is missing",
-        fix="Set trainer.accelerator: cpu, or auto, which takes what is there",
+        fix="Set trainer.accelerator: cpu, or auto, which uses what is available",
     )

@@ -1,4 +1,4 @@
-"""The update of the trained parameters by a batch of rollouts."""
+"""The update of the trained parameters from a batch of rollouts."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 
 from steer_lightning.errors import ConfigError
 from steer_lightning.system.collectives import sum_gradients
+from steer_lightning.system.out_of_memory import is_out_of_memory
 from steer_lightning.training.batch import Batch, MiniBatch
 from steer_lightning.training.gradient import BatchGradient, Totals, gather_totals
 from steer_lightning.training.step import UpdateResult
@@ -24,13 +25,14 @@ Clip = Callable[[list[torch.nn.Parameter]], torch.Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerSteps:
-    """The number of optimizer steps on a batch of rollouts; by default one, which is on policy.
+    """The number of optimizer steps for each batch of rollouts; the default of one is on policy.
 
-    More than one needs a loss with a ratio, such as `PolicyGradient` with the objective `Clip`.
+    More than one step needs a loss with a ratio, such as `PolicyGradient` with the objective
+    `Clip`.
 
     Attributes:
-        num_passes: Number of passes over the whole batch; PPO's epochs, GRPO's mu.
-        num_mini_batches: Number of optimizer steps in a pass, each on its share of the prompts;
+        num_passes: Number of passes over the whole batch (the epochs of PPO, mu in GRPO).
+        num_mini_batches: Number of optimizer steps in a pass, each on its own share of the prompts;
             must divide `data.batch_size`.
     """
 
@@ -45,13 +47,13 @@ class OptimizerSteps:
 
     @property
     def total(self) -> int:
-        """Number of optimizer steps on each batch of rollouts."""
+        """Number of optimizer steps for each batch of rollouts."""
         return self.num_passes * self.num_mini_batches
 
     def split(self, batch: Batch, seed: int, step: int) -> list[torch.Tensor]:
         """Draws the prompts of each mini-batch from (seed, step), as indices among the B prompts.
 
-        Prompts without a completion that takes part are left out.
+        Prompts none of whose completions take part are left out.
         """
         prompts = batch.takes_part.any(1).nonzero().squeeze(1)
         if self.num_mini_batches > 1:
@@ -61,7 +63,7 @@ class OptimizerSteps:
 
 
 class Updater:
-    """Takes the optimizer steps of each batch of rollouts; lives as long as its optimizer.
+    """Takes the optimizer steps for each batch of rollouts; there is one for each optimizer.
 
     A step whose loss or gradient is not finite is skipped: it changes neither the vectors nor the
     state of the optimizer or of the clip.
@@ -70,10 +72,10 @@ class Updater:
         clip: Clip of the gradient.
         optimizer: Optimizer of the trained parameters.
         scheduler: Scheduler of the learning rate, which counts batches.
-        counted: Lightning's wrapper of the optimizer, by which `global_step` counts batches;
+        counted: Lightning's wrapper of the optimizer, which makes `global_step` count batches;
             default: none.
-        steps: Number of optimizer steps on a batch.
-        seed: Seed of the run, from which mini-batches are drawn.
+        steps: Number of optimizer steps for a batch.
+        seed: Seed of the run, for drawing mini-batches.
     """
 
     def __init__(
@@ -93,7 +95,7 @@ class Updater:
         self._has_warned = False
 
     def update(self, gradient: BatchGradient, batch: Batch, step: int) -> UpdateResult:
-        """Takes the optimizer steps of a batch.
+        """Takes the optimizer steps for a batch.
 
         Args:
             gradient: Object that accumulates the gradient.
@@ -101,8 +103,8 @@ class Updater:
             step: Number of the training step.
 
         Raises:
-            RuntimeError: If `gradient.exact`, and log-probabilities of the sampler are not exactly
-                the trainer's.
+            RuntimeError: If `gradient.exact` is true and log-probabilities of the sampler are not
+                exactly those of the trainer.
         """
         learning_rate = self.optimizer.param_groups[0]["lr"]
         mini_batches = self._mini_batches(gradient, batch, step)
@@ -110,11 +112,11 @@ class Updater:
         totals, norms = Totals(), []
         for number in range(last + 1):
             found, norm = self._accumulate(gradient, mini_batches[number % len(mini_batches)])
-            # also when no group has signal: momentum goes on
+            # also if no group has signal: momentum continues
             (self.counted if number == last else self.optimizer).step()
             totals.join(found)
             norms.append(norm)
-        self.scheduler.step()  # also when the update was skipped
+        self.scheduler.step()  # also if the update was skipped
         mismatch = {} if gradient.is_off_policy else totals.mismatch
         if gradient.exact:
             _check_exact(mismatch, step)
@@ -131,7 +133,7 @@ class Updater:
 
     def _mini_batches(self, gradient: BatchGradient, batch: Batch, step: int) -> list[MiniBatch]:
         skipped = gradient.skipped_layers()
-        found = [  # all but the first are measured now: the policy will have moved by their turn
+        found = [  # all but the first are measured now, before the policy moves
             gradient.plan(batch, chosen, num_reads=self.steps.num_passes + (k > 0), skipped=skipped)
             for k, chosen in enumerate(self.steps.split(batch, self.seed, step))
         ]
@@ -142,35 +144,40 @@ class Updater:
     def _accumulate(
         self, gradient: BatchGradient, mini_batch: MiniBatch
     ) -> tuple[Totals, float | None]:
-        """Leaves the clipped gradient of all processes in `.grad`; None if the step is skipped.
+        """Leaves the clipped gradient of all processes in `.grad`, unless the step is skipped.
 
         Returns:
-            Totals of all processes, and the norm before clipping, or None.
+            Totals of all processes, and the norm before clipping; None if the step is skipped.
         """
         steering = gradient.policy.steering
         parameters = list(steering.parameters())
-        own = gradient.accumulate(mini_batch)
+        try:
+            own = gradient.accumulate(mini_batch)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            raise _memory_ran_out(gradient, mini_batch) from error
         gradients = [p.grad for p in parameters if p.grad is not None]
-        sum_gradients(gradients)  # the one thing of any size that is ever sent
+        sum_gradients(gradients)  # the only large tensors that are sent between processes
         totals = gather_totals(own, parameters)
-        # a finite gradient may have an infinite norm, by which the clip would divide
+        # a finite gradient may have an infinite norm, and the clip would divide by it
         norm = torch.nn.utils.get_total_norm(gradients)
         if math.isfinite(totals.loss) and bool(norm.isfinite()):
             return totals, float(self.clip(parameters))
-        steering.zero_grad()  # so the optimizer changes nothing; the step counts all the same
+        steering.zero_grad()  # so the optimizer changes nothing, but the step still counts
         return totals, None
 
     def _warn_of_mismatch(
         self, dtype: torch.dtype, mismatch: Mapping[str, float], step: int
     ) -> None:
-        """Warns once if the sampler and the trainer disagree: the update would be off policy."""
+        """Warns once if sampler and trainer disagree, which makes the update off policy."""
         allowed = 1e-3 if dtype == torch.float32 else 0.05
         if self._has_warned or mismatch.get("mean", 0.0) <= allowed:
             return
         self._has_warned = True
         log.warning(
-            "step %d: the engine's log-probabilities differ from the trainer's by %.2g nats a "
-            "token (%.2g at most): the update is off its policy. Try model.dtype: float32, or "
+            "step %d: the log-probabilities of the engine and the trainer differ by %.2g nats "
+            "per token (%.2g at most), so the update is off policy. Try model.dtype: float32, or "
             "model.engine: steer_lightning.rollout.GenerateEngine",
             step,
             mismatch["mean"],
@@ -178,11 +185,31 @@ class Updater:
         )
 
 
+def _memory_ran_out(gradient: BatchGradient, mini_batch: MiniBatch) -> ConfigError:
+    """Returns the message about an update that does not fit into memory, with what bounds it."""
+    sizes = [kept.micro_batch.mask.shape for kept in mini_batch.micro_batches]
+    num_rows, width = max(sizes, key=lambda size: size[0] * size[1])
+    further = "model.activation_checkpointing: true, "
+    return ConfigError(
+        "model.tokens_per_micro_batch",
+        gradient.max_tokens,
+        rule=f"memory ran out in an update with {num_rows * width} tokens, padding included, in "
+        "its largest micro-batch",
+        why="The activations of a micro-batch are kept for the backward pass",
+        fix=f"Set it to {num_rows * width // 2} or less"
+        + f", {'' if gradient.activation_checkpointing else further}or a smaller model.dtype"
+        if num_rows > 1
+        else f"A single text has {width} tokens. Set "
+        f"{'' if gradient.activation_checkpointing else further}data.max_prompt_tokens or "
+        "model.sampling.max_new_tokens lower, or use a smaller base or model.dtype",
+    )
+
+
 def _check_exact(mismatch: Mapping[str, float], step: int) -> None:
-    """Raises a RuntimeError if a log-probability of the sampler is not exactly the trainer's."""
+    """Raises a RuntimeError if log-probabilities of sampler and trainer are not exactly equal."""
     if mismatch.get("max", 0.0) > 0:
         raise RuntimeError(
             f"step {step}: log-probabilities of the sampler and the trainer differ by up to "
-            f"{mismatch['max']:.2g} nats, though model.exact is true: the model's kernels are "
-            "not deterministic. Try trainer.deterministic: warn, or model.exact: false"
+            f"{mismatch['max']:.2g} nats, although model.exact is true, so the model's kernels "
+            "are not deterministic. Try trainer.deterministic: warn, or model.exact: false"
         )

@@ -1,4 +1,4 @@
-"""The validations that fall into a run, and the refusal of options that would bring none."""
+"""The validations during a run, and the refusal of options that would lead to none."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from steer_lightning.errors import ConfigError
 
 
 def check_validations(trainer: L.Trainer, data: Any) -> None:
-    """Raises a ConfigError for options that say when to validate, where no validation comes.
+    """Raises a ConfigError for options that say when to validate if no validation would happen.
 
     Args:
         trainer: Trainer of the run.
@@ -30,34 +30,35 @@ def check_validations(trainer: L.Trainer, data: Any) -> None:
             f"trainer.{key}",
             value,
             rule=f"must be at most the {per_epoch} batches of an epoch",
-            why="Batches are counted anew in each epoch, so it would never be reached",
-            fix="Set trainer.check_val_every_n_epoch: null, which counts over the ends of epochs",
+            why="Batches are counted from the start of each epoch, so this number would never be "
+            "reached",
+            fix="Set trainer.check_val_every_n_epoch: null, which counts across epochs",
         )
     raise ConfigError(
         f"trainer.{key}",
         value,
-        rule=f"brings no validation: the first would follow step {first}, and the run has "
-        f"{_steps(trainer, data)}",
+        rule=f"leads to no validation: the first would follow step {first}, but the run has "
+        f"{_steps(trainer, data)} steps",
         why=f"An epoch has {per_epoch} batches, and trainer.check_val_every_n_epoch is "
         f"{trainer.check_val_every_n_epoch}",
-        fix="Set trainer.check_val_every_n_epoch: null and trainer.val_check_interval to a number "
-        "of steps, or a longer run",
+        fix="Set trainer.check_val_every_n_epoch: null and trainer.val_check_interval to a "
+        "number of steps, or make the run longer",
     )
 
 
 def needs_problems(key: str, value: object) -> ConfigError:
-    """Returns the error for an option about validations without problems for them."""
+    """Returns the error for an option about validations if there are no problems for them."""
     return ConfigError(
         f"trainer.{key}",
         value,
         rule="needs data.val",
-        why="It says when the problems there are answered during the run",
+        why="It says when the problems of data.val are answered during the run",
         fix="Set data.val to a source of problems, or use the callback BenchmarkEval",
     )
 
 
 def has_validations(trainer: L.Trainer, data: Any) -> bool:
-    """Returns whether problems of `data.val` are answered during a run; by the clock they may be.
+    """Returns whether problems of `data.val` are, or may be, answered during a run.
 
     Args:
         trainer: Trainer of the run.
@@ -70,21 +71,21 @@ def has_validations(trainer: L.Trainer, data: Any) -> bool:
 
 
 def _asked(trainer: Any) -> dict[str, Any]:
-    """Returns the options that say when to validate, unless they are Lightning's defaults."""
+    """Returns the options that say when to validate, unless they have Lightning's defaults."""
     found = {
         "val_check_interval": getattr(trainer, "val_check_interval", "by the clock"),
         "check_val_every_n_epoch": trainer.check_val_every_n_epoch,
         "limit_val_batches": trainer.limit_val_batches,
     }
     defaults = {"val_check_interval": 1.0, "check_val_every_n_epoch": 1, "limit_val_batches": 1.0}
-    if trainer.fast_dev_run:  # it has set them
+    if trainer.fast_dev_run:  # fast_dev_run has set them
         return {}
-    # a whole number 1 is one batch, and 1.0 all of them
+    # the integer 1 means one batch, and 1.0 all batches
     return {key: value for key, value in found.items() if repr(value) != repr(defaults[key])}
 
 
 def _first(trainer: Any, data: Any) -> float:
-    """Returns the step behind which the first validation comes; infinity where none ever does."""
+    """Returns the step after which the first validation happens; infinity if there is none."""
     per_epoch, every_n_epochs = _batches(trainer, data), trainer.check_val_every_n_epoch
     interval: int | float | None = getattr(trainer, "val_check_interval", None)
     if interval is None:  # it is a time
@@ -106,7 +107,7 @@ def _batches(trainer: Any, data: Any) -> int:
 
 
 def _steps(trainer: Any, data: Any) -> float:
-    """Returns the number of steps that a run has at most."""
+    """Returns the maximum number of steps of a run."""
     epochs = trainer.max_epochs
     by_epochs = math.inf if epochs in (None, -1) else epochs * _batches(trainer, data)
     return min(by_epochs, math.inf if trainer.max_steps == -1 else trainer.max_steps)

@@ -92,9 +92,9 @@ def test_time_and_log_scale_by_a_switch(report: Path, opened: Open) -> None:
     page = opened(report)
     reward = panel(page, "Reward")
     page.get_by_role("radio", name="time").check()
-    assert "time of training in min" in texts(reward.locator("svg")), "40 steps of 3 s"
+    assert "training time in min" in texts(reward.locator("svg")), "40 steps of 3 s"
     assert {"0.5", "1.0", "1.5", "2.0"} <= set(texts(reward.locator("svg")))
-    assert page.inner_text(".slider label") == "Look at time"
+    assert page.inner_text(".slider label") == "Show time"
     page.focus("#step")
     page.keyboard.press("Home")
     assert page.inner_text("output") == "0 min"
@@ -196,7 +196,7 @@ def test_runs_are_compared(tmp_path: Path, opened: Open) -> None:
         "model.optimizer.init_args.lr\t0.02\t0.5",
     ]
     page.get_by_role("radio", name="time").check()
-    assert "time of training in min" in texts(reward.locator("svg"))
+    assert "training time in min" in texts(reward.locator("svg"))
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(375, "dark"), (1280, "light")])

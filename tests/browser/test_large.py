@@ -35,7 +35,7 @@ def test_a_run_of_5000_steps_opens_in_less_than_3_seconds(tmp_path: Path, opened
     print(f"opened and drawn in {drawn:.2f} s")
     assert drawn < 3
     assert page.locator("#curves svg").count() == 6
-    assert "Each point stands for 10 steps" in page.inner_text("#curves")
+    assert "Each point represents 10 steps" in page.inner_text("#curves")
     every = page.inner_text(".count")
     start = time.perf_counter()
     page.fill("#search", "to go")

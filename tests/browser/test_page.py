@@ -98,7 +98,7 @@ def test_first_tokens_that_change_are_shown_and_no_others(tmp_path: Path, opened
     lens["first_token"]["up"] = [["Ones", 0.175, 0.262], ["=", 0.0001, 0.0004]]
     (run / "lens.json").write_text(json.dumps(lens))
     page = opened(write_report(run), width=375)
-    likelier = page.locator("#vectors table", has_text="Likelier").locator("tbody tr")
+    likelier = page.locator("#vectors table", has_text="More likely").locator("tbody tr")
     assert [row.split() for row in likelier.all_inner_texts()] == [
         ["Ones", "17.5", "%", "26.2", "%"]
     ]
@@ -138,9 +138,9 @@ def test_a_run_without_vectors_says_so(tmp_path: Path, opened: Open) -> None:
     lora = {"class_path": "steer_lightning.steering.LoRA", "init_args": {"rank": 4}}
     made_up_run.write_config(run, model={"base": "a/model", "steering": lora})
     page = opened(write_report(run))
-    assert page.inner_text("#lead") == "768 trained numbers, by LoRA."
+    assert page.inner_text("#lead") == "768 trained numbers, with LoRA."
     told = page.inner_text("#vectors")
-    assert "has trained LoRA, which changes weights: there are no vectors" in told
+    assert "trained LoRA, which changes weights, so there are no vectors" in told
     assert "LensCallback" not in told
 
 
@@ -148,7 +148,7 @@ def test_an_interrupted_run_says_so(tmp_path: Path, opened: Open) -> None:
     made_up_run.write_metrics(tmp_path, range(1, 26))
     made_up_run.write_config(tmp_path, trainer={"max_steps": 40})
     page = opened(write_report(tmp_path))
-    assert "figures are those up to step 25 of 40" in page.inner_text("#status")
+    assert "All figures cover the steps up to 25 of 40" in page.inner_text("#status")
     assert "There are no completions" in page.inner_text("#completions")
     assert page.locator(".figure .label").all_inner_texts() == [
         *("before training", "after step 20")

@@ -38,7 +38,7 @@ def test_a_process_that_dies_stops_the_others(
             assert status == -signal.SIGKILL
             continue
         assert status == 1
-        told = f"process {process} ended without a word. So process {number} of 4 stops, too"
+        told = f"process {process} ended without giving a reason. Process {number} of 4 stops, too"
         assert told in ended.stderr
     assert load_checkpoint(tmp_path / "runs/run-1/checkpoints/last.ckpt")["global_step"] == 1
     config["trainer"]["callbacks"].pop()
@@ -54,7 +54,7 @@ def test_lightnings_launcher_ends_with_its_processes(fit: Fit, config: Config) -
     done = fit(2, launcher=LIGHTNING)
     assert time.monotonic() - start < 60
     assert done.statuses != [0]
-    assert "process 1 ended without a word" in done.stderr
+    assert "process 1 ended without giving a reason" in done.stderr
 
 
 def test_a_process_that_never_connects_is_not_waited_for(config: Config, tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_a_signal_to_one_process_before_the_first_step_ends_all_at_once(
     done = fit(2)
     assert time.monotonic() - start < 60
     assert done.statuses == [128 + signal.SIGTERM, 0], done.stderr
-    assert "process 1 was asked to stop. So process 0 of 2 stops, too" in done.stderr
+    assert "process 1 was asked to stop. Process 0 of 2 stops, too" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -116,7 +116,7 @@ def test_a_reward_that_fails_on_one_process_is_reported_from_all(fit: Fit, confi
     assert failed.stderr.rstrip().endswith("LookupError: the judge's key is missing here")
     for number, other in zip((0, 2, 3), done.processes, strict=True):
         told = "error: process 1: LookupError: the judge's key is missing here. "
-        assert f"{told}So process {number} of 4 stops, too" in other.stderr
+        assert f"{told}Process {number} of 4 stops, too" in other.stderr
         assert "Traceback" not in other.stderr
 
 
@@ -186,7 +186,7 @@ come().close()
 time.sleep(30)
 """)
     assert done.returncode == 1
-    assert "process 1 ended without a word. So process 0 of 2 stops, too" in done.stderr
+    assert "process 1 ended without giving a reason. Process 0 of 2 stops, too" in done.stderr
 
 
 def test_an_error_of_a_collective_call_waits_for_its_cause() -> None:
@@ -198,5 +198,5 @@ watch.leave(RuntimeError("connection closed by peer"))
 print("ended by its own error")
 """)
     assert done.returncode == 1
-    assert "process 1 ended without a word. So process 0 of 2 stops, too" in done.stderr
+    assert "process 1 ended without giving a reason. Process 0 of 2 stops, too" in done.stderr
     assert not done.stdout

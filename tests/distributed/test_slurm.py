@@ -83,7 +83,7 @@ def test_a_job_that_is_taken_its_machines_goes_on_from_the_queue(
 
     again = all_end(tasks(tmp_path, job))  # the same command; its second step is behind it
     assert [task.returncode for task in again] == [0, 0], again
-    assert "going on with" in again[0].stdout
+    assert "resuming from" in again[0].stdout
     del config["trainer"]["callbacks"][1:]
     config["trainer"]["default_root_dir"] = str(tmp_path / "whole")
     script.write_text(yaml.safe_dump(config))

@@ -176,7 +176,7 @@ def test_a_node_that_falls_silent_ends_the_run_and_what_was_saved_is_whole(
     # the first process sees the others go; those that are cut off from it see that it has gone
     for number, done in enumerate(ended):
         gone = "process [23]" if number < 2 else "process 0"
-        told = rf"error: {gone} ended without a word. So process {number} of 4 stops, too"
+        told = rf"error: {gone} ended without giving a reason. Process {number} of 4 stops, too"
         assert re.search(told, done.stderr), done.stderr
         assert "Traceback" not in done.stderr
     saved = load_checkpoint(checkpoint)["global_step"]

@@ -51,8 +51,8 @@ def test_what_needs_no_torch_does_not_import_it(tmp_path: Path) -> None:
         (["train"], "did you mean 'fit'?"),
         (["benchmark"], "did you mean 'evaluate'?"),
         (["q.yaml"], "did you mean steer-lightning fit --config q.yaml?"),
-        (["fit", "q.yaml"], "q.yaml: is a file, and no option names it. Write --config q.yaml."),
-        (["evaluate", "q.yml"], "q.yml: is a file, and no option names it. Write --config q.yml."),
+        (["fit", "q.yaml"], "q.yaml: is a file, but no option names it. Write --config q.yaml."),
+        (["evaluate", "q.yml"], "q.yml: is a file, but no option names it. Write --config q.yml."),
         (
             ["fit", "--config", "none.yaml"],
             "none.yaml': there is no such file, and no configuration",
@@ -76,7 +76,7 @@ def test_a_setting_that_a_file_would_replace_is_refused(
     words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(words) == 2
-    told = "error: --trainer.max_steps: must stand behind the last --config. What comes later"
+    told = "error: --trainer.max_steps: must come after the last --config. Later words"
     assert told in capsys.readouterr().err
 
 

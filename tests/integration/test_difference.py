@@ -56,7 +56,7 @@ def test_the_file_is_one_of_ordinary_vectors(
     assert command(verified, tmp_path, *words, *again) == 0
     assert json.loads((tmp_path / "again/difference.json").read_text()) == facts
     assert command(verified, tmp_path, *words) == 2
-    assert "already holds steering_vectors.safetensors" in capsys.readouterr().err
+    assert "already contains steering_vectors.safetensors" in capsys.readouterr().err
     assert command(verified, tmp_path, *words, "--overwrite", "--seed_everything=1") == 0
     assert json.loads((folder / "difference.json").read_text()) != facts
 
@@ -80,11 +80,11 @@ def test_a_run_starts_from_the_file(verified: dict[str, Any], tmp_path: Path) ->
 
 
 REFUSED: list[tuple[tuple[str, ...], str]] = [
-    (("--num_prompts=15", "--num_held_out=6"), "num_prompts = 15: with num_held_out = 6 more"),
+    (("--num_prompts=15", "--num_held_out=6"), "= 15: together with num_held_out = 6 is more"),
     (("--num_tokens=0",), "num_tokens = 0: must be at least 1"),
     (("--num_prompts=0",), "num_prompts = 0: must be at least 1"),
     (("--scales=[.inf]",), "scales = [inf]: must be finite"),
-    (("--trainer.accelerator=tpu",), "trainer.accelerator = 'tpu': there is none on this machine"),
+    (("--trainer.accelerator=tpu",), "trainer.accelerator = 'tpu': this machine has no such"),
     (("--model.steering=steer_lightning.steering.LowRankVectors",), "must be SteeringVectors"),
     (
         ("--model.sampling.group_size=1", "--model.advantage=steer_lightning.advantages.Reinforce"),
@@ -118,5 +118,5 @@ def test_nothing_is_ever_right(
     verified["model"]["rewards"][0]["reward"]["init_args"]["pattern"] = "^nothing writes this$"
     assert command(verified, tmp_path, *FEW) == 2
     told = capsys.readouterr().err
-    assert "rewards = 'mean 0': none of 12 prompts has better and worse ones" in told
+    assert "rewards = 'mean 0': none of 12 prompts has both better and worse" in told
     assert "Of 48 completions 0 have no score" in told

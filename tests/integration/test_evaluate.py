@@ -208,7 +208,7 @@ def test_an_interrupted_evaluation_goes_on(folder: Path) -> None:
     cut.send_signal(signal.SIGINT)
     done = cut.end()
     assert done.returncode == 130, done.stderr
-    assert "the same command goes on from cut" in done.stderr
+    assert "the same command continues from cut" in done.stderr
     assert len(list((folder / "cut/parts").glob("[!.]*.parquet"))) == 2
     (folder / HOLDS).unlink()
     done = evaluate(folder, *words)
@@ -291,11 +291,11 @@ def test_no_process_goes_on_with_what_the_first_one_overwrites(folder: Path) -> 
     [
         (("--vectors=no.safetensors",), "no.safetensors"),
         (("--vectors=v.safetensors", "--base=quickstart"), "does not fit quickstart"),
-        (("--vectors=base",), "holds no steering_vectors.safetensors or adaptive_vectors"),
+        (("--vectors=base",), "contains no steering_vectors.safetensors or adaptive_vectors"),
         ((), "base = None: must be given"),
         (("--vectors=v.safetensors", "--trust_remote_code=true"), "whose code runs"),
         (("--vectors=v.safetensors", "--scales=[1, 1]"), "names a scale twice"),
-        (("--vectors=v.safetensors", "--pass_at=[0]"), "pass_at = [0]: must hold numbers"),
+        (("--vectors=v.safetensors", "--pass_at=[0]"), "pass_at = [0]: must contain numbers"),
         (("--vectors=v.safetensors", "--batch_size=0"), "batch_size = 0: must be at least 1"),
         (("--vectors=v.safetensors", "--output=."), "exists and holds no evaluation"),
         (("--vectors=v.safetensors", "--rescore"), "there is no such file"),

@@ -50,7 +50,7 @@ def test_the_command_tells_what_it_found(folder: Path, capsys: pytest.CaptureFix
     assert facts["vectors"]["step"] == "5"
     assert facts["compared"]["float32"]["largest"] < 1e-5
     assert main([*words, "--verify", "false"]) == 2
-    assert "holds an earlier export" in capsys.readouterr().err
+    assert "already holds an export" in capsys.readouterr().err
     assert main([*words, "--verify", "false", "--overwrite"]) == 0
     assert "not compared" in capsys.readouterr().out
 

@@ -114,8 +114,8 @@ OTHER_RUNS = [
     ("model.sampling", {"group_size": 3, "max_new_tokens": 6}, ["model.sampling", "group_size"]),
     ("model.rewards.0.weight", 2.0, ["model.rewards", "'weight': 1.0"]),
     ("model.base", "halved", ["model.base (checksum of its weights)"]),
-    ("trainer.max_steps", 2, ["trainer.max_steps = 2", "2 steps already", "above 2"]),
-    ("trainer.max_steps", 1, ["trainer.max_steps = 1", "2 steps already"]),
+    ("trainer.max_steps", 2, ["trainer.max_steps = 2", "already taken 2 steps", "above 2"]),
+    ("trainer.max_steps", 1, ["trainer.max_steps = 1", "already taken 2 steps"]),
 ]
 
 
@@ -172,7 +172,7 @@ def test_an_interrupted_run_keeps_its_vectors_and_checkpoint(config, tmp_path: P
     assert len(list((folder / "rollouts").glob("*.parquet"))) == 2
     assert load_checkpoint(folder / "checkpoints/last.ckpt")["global_step"] == 2
     assert "stopped after step 2" in done.stdout + done.stderr
-    assert "to go on: the same command again" in done.stdout + done.stderr
+    assert "to resume: repeat the command" in done.stdout + done.stderr
 
 
 def fills_up_in_rollouts() -> None:

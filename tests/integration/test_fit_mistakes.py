@@ -39,7 +39,7 @@ MISTAKES = [
         ["objective"],
     ),
     ("model.sampling.temperature", 0, ["temperature = 0", "Greedy"]),
-    ("model.sampling.top_p", 0.9, ["top_p = 0.9", "off its policy"]),
+    ("model.sampling.top_p", 0.9, ["top_p = 0.9", "off policy"]),
     ("model.sampling.top_k", 5, ["top_k = 5", "must be 0"]),
     (
         "model.sampling.max_new_tokens",
@@ -53,7 +53,7 @@ MISTAKES = [
     ("model.steering", {"layers": "5-9"}, ["'5-9'", "0 to 2", "3 decoder layers"]),
     ("model.steering", {"layers": "first"}, ["layers", "8-15"]),
     ("model.steering", {"init_from": "none.safetensors"}, ["init_from", "no such file"]),
-    ("model.base", "empty", ["model.base = 'empty': the folder holds no config.json", "hub id"]),
+    ("model.base", "empty", ["model.base = 'empty': the folder contains no config.json", "hub id"]),
     ("model.base", "/nowhere", ["model.base", "/nowhere", "no such folder"]),
     ("model.base", "org/not-there", ["model.base", "org/not-there", "local folder"]),
     ("model.rewards.0.reward.class_path", "steer_lightning.rewards.FormatRewar", ["FormatReward"]),
@@ -110,7 +110,11 @@ MISTAKES = [
     ),
     ("trainer.default_root_dir", "train.jsonl", ["default_root_dir", "must be a folder"]),
     ("trainer.default_root_dir", "train.jsonl/x", ["default_root_dir", "is a file"]),
-    ("trainer.default_root_dir", "/proc/x/y", ["'/proc/x/y': no folder can be made", "write to"]),
+    (
+        "trainer.default_root_dir",
+        "/proc/x/y",
+        ["'/proc/x/y': no folder can be created", "write to"],
+    ),
     ("trainer.default_root_dir", None, ["default_root_dir", "must be a folder"]),
     ("ckpt_path", "train.jsonl", ["ckpt_path", "can't be read", "init_from"]),
     ("model.optimizer.init_args", {"lr": -1.0}, ["model.optimizer", "Invalid learning rate"]),
@@ -149,10 +153,14 @@ MISTAKES = [
         ],
         ["validation", "another BenchmarkEval"],
     ),
-    ("model.advantage", "GRPOO", ["model.advantage = 'GRPOO'", "Known are DrGRPO, GRPO, Mov"]),
+    ("model.advantage", "GRPOO", ["model.advantage = 'GRPOO'", "Known names: DrGRPO, GRPO, Mov"]),
     ("model.optimizer", {"lr": 0.1}, ["model.optimizer: needs the name of a class", "NAME"]),
-    ("data.template.class_path", "Chat", ["data.template", "are ChatTemplate, PlainTemplate."]),
-    ("trainer.callbacks", [{"class_path": "BenchmarkEva"}], ["BenchmarkEva", "with its module"]),
+    (
+        "data.template.class_path",
+        "Chat",
+        ["data.template", "Known names: ChatTemplate, PlainTemplate."],
+    ),
+    ("trainer.callbacks", [{"class_path": "BenchmarkEva"}], ["BenchmarkEva", "add its module"]),
     (
         "trainer.callbacks",
         [
@@ -278,10 +286,10 @@ def test_what_only_shows_does_not_end_a_run(config, run, tmp_path: Path) -> None
     assert done.returncode == 0, done.stderr
     said = done.stdout + done.stderr
     for told in (
-        "a look through the lens is left out: ValueError: no tokens",
-        "the show of completions is left out: TypeError: no show",
-        "rollouts, is left out: ArrowInvalid",
-        "loss or gradient were not finite",
+        "a look through the lens is skipped: ValueError: no tokens",
+        "the printing of completions is skipped: TypeError: no show",
+        "rollouts, is skipped: ArrowInvalid",
+        "loss or gradient not finite",
     ):
         assert told in said, told
     folder = tmp_path / "runs/run-1"
@@ -291,7 +299,7 @@ def test_what_only_shows_does_not_end_a_run(config, run, tmp_path: Path) -> None
     again = run(config)
     assert again.returncode == 0, again.stderr
     assert (tmp_path / "runs/run-2").exists(), "there is nothing to go on with"
-    assert "going on with" not in again.stdout
+    assert "resuming from" not in again.stdout
 
 
 def test_a_reward_that_misbehaves_is_named(config, run, tmp_path: Path) -> None:

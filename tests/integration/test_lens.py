@@ -95,7 +95,7 @@ def test_vectors_that_act_elsewhere_are_seen_at_work(
     vectors.gates.data.normal_()
     vectors.save(folder / "run-3/adaptive_vectors.safetensors", base_model=tiny_base)
     assert main(["lens", "--vectors", "run-3", "--texts", "1+1="]) == 0
-    assert "decoder layers, at mlp_output, for prompt tokens alone" in capsys.readouterr().out
+    assert "decoder layers, at mlp_output, only for prompt tokens" in capsys.readouterr().out
     found = json.loads((folder / "run-3/lens/lens.json").read_text())
     assert found["layers"][1]["top"]["cosine"][0][0] == "+"
     ((token, base, steered),) = found["first_token"]["up"][:1]
@@ -124,7 +124,7 @@ def test_problems_of_a_source_go_through_the_template(folder: Path) -> None:
     ("words", "message"),
     [
         (("--vectors=no.safetensors",), "there is no such file"),
-        (("--vectors=.",), "holds no steering_vectors.safetensors"),
+        (("--vectors=.",), "contains no steering_vectors.safetensors"),
         (("--vectors", "run-1", "run-1"), "names a file twice"),
         (("--vectors=run-1", "--base=quickstart"), "does not fit quickstart"),
         (("--vectors=run-4",), "'steered': holds LoRA of rank 1 on 3 linear layers"),
@@ -139,7 +139,7 @@ def test_problems_of_a_source_go_through_the_template(folder: Path) -> None:
         ),
         (
             ("--vectors=run-1", "--texts=[a]", "--prompts=steer_lightning.data.Arithmetic"),
-            "can't be given beside prompts",
+            "can't be given together with prompts",
         ),
         ((), "vectors = None: must be set"),
     ],

@@ -79,7 +79,7 @@ def test_parquet_runs_nothing_and_takes_no_memory(
         pa.string(), 1, [None, pa.py_buffer(b"\0\0\0\0\2\0\0\0"), pa.py_buffer(b"\xff\xfe")]
     )
     pq.write_table(pa.table({"question": bad}), path)
-    with pytest.raises(ConfigError, match=r"is no readable Parquet file.*utf-8"):
+    with pytest.raises(ConfigError, match=r"is not a readable Parquet file.*utf-8"):
         read_file(path)
 
 

@@ -135,7 +135,7 @@ def test_a_run_killed_at_20_points_ends_as_if_it_had_not_been(
         end(process, status=-signal.SIGKILL)
         kills += 1
     output = end(start("killed"))
-    assert "going on with" in output
+    assert "resuming from" in output
     assert_same_end(runs(tmp_path / "killed")[-1], tmp_path / "whole/run-1")
     whole = rollouts(tmp_path / "whole/run-1")
     for folder in runs(tmp_path / "killed"):
@@ -157,7 +157,7 @@ def test_a_run_killed_in_its_last_evaluation_is_brought_to_its_end(
         output = end(start("killed", **bound))
         assert "before, " in output, "with the last evaluation"
         assert_same_end_but_checkpoint(tmp_path / "killed/run-2", tmp_path / "whole/run-1")
-        assert "going on" not in end(start("killed", **bound)), "it has ended: this is a new one"
+        assert "resuming" not in end(start("killed", **bound)), "it has ended: this is a new one"
 
 
 def assert_same_end_but_checkpoint(one: Path, other: Path) -> None:
@@ -183,12 +183,12 @@ def test_a_signal_saves_and_exits_and_the_same_command_goes_on(
     hold.unlink()
     output = end(process, status=128 + number)
     assert f"{name}: finishing the step and saving" in output
-    assert "the same command again" in output
+    assert "to resume: repeat the command" in output
     assert "Traceback" not in output
     folder = tmp_path / "stopped/run-1"
     done = load_checkpoint(folder / "checkpoints/last.ckpt")["global_step"]
     assert done == len(list((folder / "rollouts").glob("*.parquet"))) == 3, "the step was finished"
-    assert "going on with stopped/run-1" in end(start("stopped", max_steps=6))
+    assert "resuming from stopped/run-1" in end(start("stopped", max_steps=6))
     end(start("whole", max_steps=6))
     name = "steering_vectors.safetensors"
     ours, theirs = (load_vectors(tmp_path / run / name) for run in ("stopped/run-2", "whole/run-1"))
@@ -273,11 +273,11 @@ def test_a_run_under_way_or_of_other_settings_is_left_alone(
     for process in (first, second):
         process.kill()
     told = end(second, status=-signal.SIGKILL)
-    assert "going on" not in told
-    assert "run-1, of the same settings, is under way: this is a new run" in told
+    assert "resuming" not in told
+    assert "run-1 has the same settings and is still running: this is a new run" in told
     end(first, status=-signal.SIGKILL)
     hold.unlink()
-    assert "going on" not in end(start("runs", max_steps=2)), "other settings"
+    assert "resuming" not in end(start("runs", max_steps=2)), "other settings"
 
 
 def test_last_starts_a_new_run_where_there_is_none_and_new_does_always(
@@ -288,7 +288,7 @@ def test_last_starts_a_new_run_where_there_is_none_and_new_does_always(
     (tmp_path / "runs/run-1/summary.json").unlink()  # as if it had been interrupted
     done = run(config, "--ckpt_path=new")
     assert done.returncode == 0, done.stderr
-    assert "going on" not in done.stdout
+    assert "resuming" not in done.stdout
     assert load_checkpoint(tmp_path / "runs/run-2/checkpoints/last.ckpt")["global_step"] == 2
     missing = run(config, "--ckpt_path=last", "--trainer.default_root_dir=x", command="test")
     assert missing.returncode == 2
@@ -304,7 +304,7 @@ def test_an_interrupted_run_is_found_behind_many_others(
         shutil.copytree(tmp_path / "runs/run-1", tmp_path / f"runs/run-{number}")
         (tmp_path / f"runs/run-{number}/config.yaml").write_text("seed_everything: 7\n")
     done = run(config)
-    assert "runs/run-1/checkpoints/last.ckpt: the same settings" in done.stdout, done.stderr
+    assert "runs/run-1/checkpoints/last.ckpt: same settings" in done.stdout, done.stderr
 
 
 def test_a_resumed_run_keeps_its_settings(
@@ -343,7 +343,7 @@ def test_a_damaged_checkpoint_is_noticed_and_the_one_before_used(
     done = run(config)
     assert done.returncode == 0, done.stderr
     assert "last.ckpt" in done.stderr
-    assert "previous.ckpt of step 3 is used" in done.stderr
+    assert "using previous.ckpt of step 3 instead" in done.stderr
     other = tmp_path / "runs/run-2"
     name = "steering_vectors.safetensors"
     assert torch.equal(load_vectors(folder / name).vectors, load_vectors(other / name).vectors)
@@ -353,8 +353,8 @@ def test_a_damaged_checkpoint_is_noticed_and_the_one_before_used(
         (other / "checkpoints" / name).write_bytes(b"")
     done = run(config)
     assert done.returncode == 2
-    assert "holds no whole checkpoint" in done.stderr
-    assert "ckpt_path: new" in done.stderr
+    assert "holds no intact checkpoint" in done.stderr
+    assert "Set ckpt_path to new" in done.stderr
     assert run(config, "--ckpt_path", str(path)).returncode == 2, "asked for by name: no other"
 
 

@@ -89,7 +89,7 @@ def test_crashes_are_counted_and_if_nothing_was_ever_scored_stop_the_run(caplog)
         total([make("raise"), make("good")])
         assert not caplog.records, "told once"
         assert total([make("raise")] * 4).total == [None] * 4, "one bad prompt ends no run"
-        with pytest.raises(ConfigError, match=r"crashed on every one(.|\n)*ValueError"):
+        with pytest.raises(ConfigError, match=r"crashed on all(.|\n)*ValueError"):
             rewards(pool, hostile.misbehave)([make("raise")] * 4)
 
 

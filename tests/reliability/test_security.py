@@ -281,13 +281,13 @@ def test_code_of_a_model_runs_only_if_the_yaml_says_so_and_is_logged(
     assert not mark.exists()
     done = run(config, "--model.trust_remote_code=true", "--trainer.max_steps=1")
     assert mark.exists()
-    assert "trust_remote_code is on: code of" in done.stderr
+    assert "trust_remote_code is on: code from" in done.stderr
     mark.unlink()
     with (base / "mine.py").open("a") as file:
         file.write("import os\nos._exit(7)\n")
     done = run(config, "--model.trust_remote_code=true")
     assert done.returncode == 7
-    assert "trust_remote_code is on: code of" in done.stderr, "told before any of it runs"
+    assert "trust_remote_code is on: code from" in done.stderr, "told before any of it runs"
 
 
 FORBIDDEN = {"eval", "exec", "compile", "__import__"}

@@ -137,10 +137,10 @@ class NoKernel(torch.optim.SGD):
 
 def test_an_optimizer_without_a_kernel_is_named_with_the_alternative() -> None:
     vectors = SteeringVectors().shaped(64, 2)
-    with pytest.raises(ConfigError, match=r"NoKernel.*no step on cpu.*not implemented.*AdamW"):
+    with pytest.raises(ConfigError, match=r"NoKernel.*take a step on cpu.*not implemented.*AdamW"):
         check_optimizer(partial(NoKernel, lr=1.0), vectors, CPU)
     # one of bitsandbytes' own that can't step on a CPU
-    with pytest.raises(ConfigError, match=r"AdEMAMix32bit.*no step on cpu.*torch.optim.AdamW"):
+    with pytest.raises(ConfigError, match=r"AdEMAMix32bit.*take a step on cpu.*torch.optim.AdamW"):
         check_optimizer(bnb.optim.AdEMAMix32bit, vectors, CPU)
 
 
@@ -168,7 +168,7 @@ def test_an_8_bit_optimizer_that_would_keep_32_bits_is_refused() -> None:
     steering = FullFinetune()
     steering.build(tiny_model("qwen2"))
     factory = partial(bnb.optim.AdamW8bit, lr=1e-3)
-    with pytest.raises(ConfigError, match=r"min_8bit_size = 4096.*steering = FullFinetune.*16 el"):
+    with pytest.raises(ConfigError, match=r"min_8bit_size = 4096.*16 el.*steering = FullFinetune"):
         check_optimizer(factory, steering, torch.device("cpu"))
     check_optimizer(partial(factory, min_8bit_size=0), steering, torch.device("cpu"))
 
@@ -185,7 +185,7 @@ def test_an_optimizer_that_runs_out_of_memory_in_its_check_says_so(
     with pytest.raises(RuntimeError, match="DefaultCPUAllocator"):
         check_optimizer(torch.optim.AdamW, steering, torch.device("cpu"))
     monkeypatch.setattr(torch.optim.AdamW, "step", no_kernel)
-    with pytest.raises(ValueError, match="takes no step on cpu"):
+    with pytest.raises(ValueError, match="take a step on cpu"):
         check_optimizer(torch.optim.AdamW, steering, torch.device("cpu"))
 
 

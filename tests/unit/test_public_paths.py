@@ -59,9 +59,11 @@ EXPORTS = {
 
 
 def named_in(file: Path) -> set[str]:
-    """Dotted names that a text gives its readers."""
+    """Dotted names that a text gives its readers, without classes that it defines itself."""
     text = file.read_text()
     found = {*CLASS_PATH.findall(text), *OWN.findall(text)}
+    own = set(re.findall(r"^class (\w+)", text, re.MULTILINE))
+    found = {name for name in found if name.rpartition(".")[2] not in own}
     imports = [(room, names.split(",")) for room, names in IMPORT.findall(text)]
     return found | {f"{room}.{name.split()[0]}" for room, names in imports for name in names}
 

@@ -247,7 +247,7 @@ def test_an_interrupted_run_shows_its_folder(
     assert lines == [
         "",
         f"stopped after step 3 of {shown}",
-        f"to go on: the same command again, or with --ckpt_path={shown}/checkpoints/last.ckpt",
+        f"to resume: repeat the command, or add --ckpt_path={shown}/checkpoints/last.ckpt",
     ]
 
 

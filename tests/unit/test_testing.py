@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from steer_lightning import ConfigError
-from steer_lightning.rewards import MathReward
+from steer_lightning.rewards import AsyncReward, MathReward
 from steer_lightning.rollout import GenerateEngine
 from steer_lightning.testing import check_engine, check_reward, tiny_policy
 from tests.unit.rewards.helpers import completion
@@ -63,6 +63,17 @@ def test_check_reward_makes_completions() -> None:
 
     # "6 times 7 is 42. The answer is \boxed{42}." has 9 words, and each text one EOS token
     assert check_reward(lengths) == [10.0, 11.0, None, 1.0]
+
+
+def test_check_reward_takes_a_coroutine_function_in_its_wrapper() -> None:
+    async def judge(completions):
+        return [float("42" in c.text) for c in completions]
+
+    with pytest.raises(ConfigError, match=r"reward judge: is a coroutine function .*AsyncReward"):
+        check_reward(judge)
+    reward = AsyncReward(judge)
+    assert check_reward(reward) == [1.0, 0.0, 0.0, 0.0]
+    reward.close()
 
 
 def test_check_reward_shows_how_to_make_completions() -> None:

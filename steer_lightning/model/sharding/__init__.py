@@ -1,4 +1,4 @@
-"""The ways in which the frozen base lies in the memory of several processes."""
+"""The placements of the frozen base in the memory of several processes."""
 
 from steer_lightning.model.sharding.fsdp import FlatSharding
 from steer_lightning.model.sharding.fsdp2 import LayerSharding

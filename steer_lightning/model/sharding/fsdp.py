@@ -1,4 +1,4 @@
-"""The sharding of the base, one decoder layer at a time, by FSDP1, `FullyShardedDataParallel`."""
+"""Sharding the base by decoder layer with FSDP1, `FullyShardedDataParallel`."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from steer_lightning.system.collectives import largest
 
 
 class FlatSharding(Sharding):
-    """Places in each process a part of every layer's flat parameter.
+    """Places a part of the flat parameter of every layer in each process.
 
     Each process first reads the whole base into the memory of its host.
 
     Args:
         device: Device of this process.
-        strategy: Strategy that says what stays gathered, and for how long.
+        strategy: Strategy that decides what stays gathered, and for how long.
         settings: Further arguments of `FullyShardedDataParallel`.
     """
 
     shards = True
-    why_not_packed = "FSDP1 ends a backward pass at the model's own output alone"
-    why_not_generate = "generate passes by the wrapper that gathers FSDP1's weights"
+    why_not_packed = "FSDP1 ends a backward pass only at the model's own output"
+    why_not_generate = "generate bypasses the wrapper that gathers the weights of FSDP1"
 
     def __init__(
         self, device: torch.device, strategy: ShardingStrategy, settings: dict[str, Any]
@@ -36,7 +36,7 @@ class FlatSharding(Sharding):
         self.device, self.strategy, self.settings = device, strategy, settings
 
     def build(self, load: Callable[[], Any], make_empty: Callable[[], Any], layers: Layers) -> Any:
-        """Makes the model; see `Sharding.build`."""
+        """Creates the model; see `Sharding.build`."""
         model = load().requires_grad_(False).eval()
         self._names = set(model.state_dict())
         self._num_parameters = super().num_parameters(model)
@@ -49,7 +49,7 @@ class FlatSharding(Sharding):
         )
 
     def without_gradients(self) -> AbstractContextManager[Any]:
-        """Turns gradients off; an update could not read weights gathered in inference mode."""
+        """Turns gradients off; an update could not use weights gathered in inference mode."""
         return torch.no_grad()
 
     def for_rollouts(self, model: Any) -> AbstractContextManager[None]:
@@ -61,7 +61,7 @@ class FlatSharding(Sharding):
 
     @property
     def in_step(self) -> bool:
-        """Whether each pass of a rollout takes all processes; see `Sharding.in_step`."""
+        """Whether each pass of a rollout needs all processes; see `Sharding.in_step`."""
         return self.strategy is not ShardingStrategy.SHARD_GRAD_OP
 
     def most_passes(self, count: int) -> int:
@@ -84,12 +84,12 @@ class FlatSharding(Sharding):
 
 
 def _plain(name: str) -> str:
-    """Returns a name as it was before the units were wrapped."""
+    """Returns a name without the parts that wrapping has added."""
     return name.replace("_fsdp_wrapped_module.", "").removesuffix("_fsdp_wrapped_module")
 
 
 def _own(prefix: str, unit: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yields the weights and buffers of a unit that belong to no unit within it, by full name."""
+    """Yields the weights and buffers of a unit, without those of units inside it, by full name."""
     inner = [
         _plain(name) + "."
         for name, module in unit.named_modules()

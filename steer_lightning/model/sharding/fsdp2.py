@@ -1,4 +1,4 @@
-"""The sharding of the base, one decoder layer at a time, by FSDP2's `fully_shard`."""
+"""Sharding the base by decoder layer with `fully_shard` of FSDP2."""
 
 from __future__ import annotations
 
@@ -18,19 +18,20 @@ from steer_lightning.model.sharding.whole import Layers, Sharding
 from steer_lightning.system.collectives import gather_objects, largest, rank
 
 ROOM = 0.5
-"""Largest share of a device's memory that the base may take to be gathered for rollouts."""
+"""Largest share of a device's memory that the gathered base may take in rollouts."""
 
 
 class LayerSharding(Sharding):
-    """Places in each process of a group a part of every layer.
+    """Places a part of every layer in each process of a group.
 
-    Only the first process reads the weights and sends them to the others, so that no other process
+    Only the first process reads the weights. It sends parts to the others, so that no other process
     ever holds all of them. For a rollout they are gathered once, if there is room.
 
     Args:
         mesh: One-dimensional mesh of the processes that share one copy of the base.
         device: Device of this process.
-        gather: Whether the whole base is gathered for rollouts; None decides by the memory.
+        gather: Whether the whole base is gathered for rollouts; None decides by the available
+            memory.
     """
 
     shards = True
@@ -39,7 +40,7 @@ class LayerSharding(Sharding):
         self.mesh, self.device, self.gather = mesh, device, gather
 
     def build(self, load: Callable[[], Any], make_empty: Callable[[], Any], layers: Layers) -> Any:
-        """Makes the model; see `Sharding.build`."""
+        """Creates the model; see `Sharding.build`."""
         weights: dict[str, Any] = {}
         buffers: dict[str, torch.Tensor] = {}
         if rank() == 0:
@@ -55,7 +56,7 @@ class LayerSharding(Sharding):
             full_state_dict=True, broadcast_from_rank0=True, cpu_offload=False, strict=False
         )
         set_model_state_dict(model, weights, options=options)
-        for name, buffer in model.named_buffers():  # includes those that a state dict leaves out
+        for name, buffer in model.named_buffers():  # includes buffers that a state dict leaves out
             if rank() == 0:
                 buffer.copy_(buffers[name])
             dist.broadcast(buffer, 0)
@@ -65,13 +66,13 @@ class LayerSharding(Sharding):
         for layer in layers:
             fully_shard(layer, mesh=self.mesh)
         fully_shard(model, mesh=self.mesh)
-        # each module gathers the weights of the next one while it works; in backward passes FSDP2
-        # does so by itself
+        # each module gathers the weights of the next one while it runs; in backward passes FSDP2
+        # does this by itself
         for module, following in pairwise([model, *layers]):
             module.set_modules_to_forward_prefetch([following])
 
     def without_gradients(self) -> AbstractContextManager[Any]:
-        """Turns gradients off; an update could not read weights gathered in inference mode."""
+        """Turns gradients off; an update could not use weights gathered in inference mode."""
         return torch.no_grad()
 
     def for_rollouts(self, model: Any) -> AbstractContextManager[None]:
@@ -82,7 +83,7 @@ class LayerSharding(Sharding):
 
     @property
     def in_step(self) -> bool:
-        """Whether passes take all processes; known once the first rollout has begun."""
+        """Whether passes need all processes; known once the first rollout has begun."""
         return not self.gather
 
     def _has_room(self, model: Any) -> bool:
@@ -90,7 +91,7 @@ class LayerSharding(Sharding):
             return True
         needed = sum(p.numel() * p.element_size() for p in model.parameters())
         most = torch.cuda.get_device_properties(self.device).total_memory
-        return not largest(int(needed > ROOM * most))  # all processes must decide alike
+        return not largest(int(needed > ROOM * most))  # all processes must make the same decision
 
     def most_passes(self, count: int) -> int:
         """Returns the largest number of passes that any process of the group needs."""
@@ -104,7 +105,7 @@ class LayerSharding(Sharding):
 
 @contextmanager
 def _gathered(model: Any) -> Iterator[None]:
-    """Gathers all weights of all layers in each process while the block runs."""
+    """Gathers all weights of all layers in each process within the block."""
     modules = [module for module in model.modules() if isinstance(module, FSDPModule)]
     inner = [module for module in modules if module is not model]
     for module in inner:  # otherwise each token would gather the weights again

@@ -1,4 +1,4 @@
-"""Helpers that give processes equal numbers of forward passes, though they need unequal ones."""
+"""Helpers that make processes run equal numbers of forward passes, even if they need fewer."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from steer_lightning.system.collectives import total
 
 @contextmanager
 def kept_in_step(model: Any, group: Any = None) -> Iterator[None]:
-    """Keeps the forward passes of processes in step, since all are needed to gather the weights.
+    """Keeps the forward passes of processes in step, since gathering the weights needs all of them.
 
-    A process that is done continues with passes of a single token until the last process is done.
+    A process that is done continues with passes over a single token until the last process is done.
 
     Args:
         model: Sharded model; every forward pass goes through its `__call__`.
@@ -37,6 +37,6 @@ def kept_in_step(model: Any, group: Any = None) -> Iterator[None]:
 
 @torch.no_grad()
 def one_token(model: Any) -> None:
-    """Runs the smallest forward pass, of a single token."""
+    """Runs the smallest forward pass, over a single token."""
     ids = torch.zeros(1, 1, dtype=torch.long, device=model.device)
     model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)

@@ -13,17 +13,17 @@ Layers = Callable[[Any], torch.nn.ModuleList]
 
 
 class Sharding:
-    """Places the whole base in each process, so that nothing of it is ever sent."""
+    """Places the whole base in each process, so that no weights are ever sent."""
 
     shards = False
     """Whether a process holds only a part of the base."""
     why_not_packed: str | None = None
-    """Reason why an update must go through the model's own output, or None if it need not."""
+    """Reason why an update must go through the model's own output, or None."""
     why_not_generate: str | None = None
-    """Reason why transformers' `generate` can't be used, or None if it can."""
+    """Reason why `generate` of transformers can't be used, or None."""
 
     def build(self, load: Callable[[], Any], make_empty: Callable[[], Any], layers: Layers) -> Any:
-        """Makes the model.
+        """Creates the model.
 
         Args:
             load: Function that returns the model with its weights, on the CPU.
@@ -38,19 +38,19 @@ class Sharding:
     without_gradients: Callable[..., AbstractContextManager[Any]] = torch.inference_mode
     """Function that returns the context in which completions are sampled."""
     for_rollouts: Callable[..., AbstractContextManager[Any]] = nullcontext
-    """Function of the model that returns a context, in which each process may make any number of
-    forward passes."""
+    """Function from the model to a context in which each process may run any number of forward
+    passes."""
     most_passes: Callable[..., int] = int
-    """Function of the number of forward and backward passes that this process needs, which returns
-    the number that all processes must make."""
+    """Function from the number of forward and backward passes that this process needs to the number
+    that all processes must run."""
 
     @property
     def in_step(self) -> bool:
-        """Whether each pass of a rollout takes all processes, so that none may begin it anew."""
+        """Whether each pass of a rollout needs all processes, so that none may restart it."""
         return False
 
     def full_tensors(self, model: Any) -> Iterator[tuple[str, torch.Tensor]]:
-        """Yields all weights and buffers with their names; every process must take all of them."""
+        """Yields all weights and buffers with their names; every process must consume all."""
         yield from model.state_dict().items()
 
     def num_parameters(self, model: Any) -> int:

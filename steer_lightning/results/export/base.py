@@ -94,7 +94,7 @@ class Base:
 
     @cached_property
     def folder(self) -> Path:
-        """Folder of the base's files, which are downloaded if they are not there yet."""
+        """Folder of the base's files, which are downloaded if they are missing."""
         if Path(self.path).is_dir():
             return Path(self.path)
         from huggingface_hub import snapshot_download
@@ -104,7 +104,7 @@ class Base:
                 self.path,
                 revision=self.revision,
                 allow_patterns=[WEIGHTS, "*.json", *CARRIED],
-                ignore_patterns="*/*",  # subfolders hold the same weights in other formats
+                ignore_patterns="*/*",  # subfolders contain the same weights in other formats
             )
         return Path(found)
 
@@ -145,8 +145,8 @@ def weight_files(folder: Path) -> dict[str, Path]:
 
 SAVE_AGAIN = (
     "Save it once with transformers, which writes safetensors: "
-    "AutoModelForCausalLM.from_pretrained(BASE).save_pretrained(FOLDER), the tokenizer likewise, "
-    "and name that folder"
+    "AutoModelForCausalLM.from_pretrained(BASE).save_pretrained(FOLDER), and the tokenizer "
+    "likewise; then name that folder"
 )
 
 

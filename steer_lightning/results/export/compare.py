@@ -1,4 +1,4 @@
-"""The comparison of two models by their logits on a few texts and their greedy continuations."""
+"""Compares two models by their logits on a few texts and their greedy continuations."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ TEXTS = (
     "The capital of France is Paris. It lies on the river",
 )
 ODD_TEXT = "  Zwölf\tBoxkämpfer, 12345678 \n\n漢字 🙂 <|im_start|> \\boxed{7}"
-"""Text of parts that tokenizers are likely to disagree about."""
+"""Text with parts that tokenizers are likely to read differently."""
 
 NUM_GREEDY = 16
 """Number of tokens in each greedy continuation."""
 
 TOLERANCE = 1e-5
-"""Largest difference of float32 logits that counts as the same, for logits up to 1."""
+"""Largest difference of float32 logits that counts as equal, for logits up to 1."""
 
 
 @dataclass(frozen=True)
 class Probe:
-    """Texts as tokens, each with room for its continuation.
+    """Texts as tokens, each with space for its continuation.
 
     Causal models do not look at later tokens, so the padding needs no mask.
 
@@ -45,12 +45,12 @@ class Probe:
 
     @property
     def predicting(self) -> torch.Tensor:
-        """Places whose logits predict the continuation, (B, NUM_GREEDY) int64."""
+        """Positions whose logits predict the continuation, (B, NUM_GREEDY) int64."""
         return self.lengths[:, None] - 1 + torch.arange(NUM_GREEDY)
 
     @property
     def real(self) -> torch.Tensor:
-        """Mask of the places to compare, (B, T) bool, without padding and last tokens of rows."""
+        """Mask of the positions to compare, (B, T) bool: no padding, no last tokens of rows."""
         end = self.lengths[:, None] + NUM_GREEDY - 1
         return torch.arange(self.tokens.shape[1]) < end
 
@@ -64,9 +64,9 @@ def make_probe(tokenizer: PreTrainedTokenizerBase) -> Probe:
 
 
 def read_differently(tokenizer: PreTrainedTokenizerBase, folder: Path) -> str | None:
-    """Finds a text that the tokenizer in a folder turns into other tokens; returns None if none.
+    """Finds a text that the tokenizer in a folder turns into other tokens; None if there is none.
 
-    The tokenizers can differ because the class of a tokenizer depends on the model type, too, which
+    The tokenizers can differ because the class of a tokenizer also depends on the model type, which
     an export changes.
 
     Args:
@@ -91,7 +91,7 @@ def logits_of(model: Any, probe: Probe) -> torch.Tensor:
 def continue_greedily(model: Any, probe: Probe) -> tuple[Probe, torch.Tensor]:
     """Continues each text greedily, and computes the logits of the text with its continuation.
 
-    Each token takes a whole forward pass, because a comparison should not depend on a cache.
+    Each token takes a whole forward pass, because the comparison should not depend on a cache.
 
     Returns:
         The probe with its continuations, and the logits, (B, T, V) float32.
@@ -108,7 +108,7 @@ def continue_greedily(model: Any, probe: Probe) -> tuple[Probe, torch.Tensor]:
 
 @dataclass(frozen=True)
 class Difference:
-    """The difference of a candidate from a reference, over all texts.
+    """The difference between a candidate and a reference, over all texts.
 
     Attributes:
         largest: Largest absolute difference of logits.
@@ -116,8 +116,8 @@ class Difference:
         kl: Mean KL divergence of the distributions of the next token, in nats.
         largest_kl: Largest KL divergence, in nats.
         num_tokens: Number of greedy tokens.
-        num_equal: Number of those tokens that the candidate chooses, too.
-        gap: Difference of the reference's two best logits where a choice differs first.
+        num_equal: Number of those tokens that the candidate also chooses.
+        gap: Difference of the reference's two best logits at the first differing choice.
     """
 
     largest: float
@@ -135,7 +135,7 @@ class Difference:
 
     @property
     def greedy(self) -> str:
-        """Text that says whether the greedy text is equal."""
+        """Text that says whether the greedy texts are equal."""
         if self.num_equal == self.num_tokens:
             return "greedy text equal"
         return (
@@ -149,10 +149,10 @@ class Difference:
 
 
 def difference(reference: torch.Tensor, candidate: torch.Tensor, probe: Probe) -> Difference:
-    """Compares logits at all places that are not padding.
+    """Compares logits at all positions that are not padding.
 
     The greedy texts are equal if the candidate, given the reference's text, chooses the next token
-    of that text at each place.
+    of that text at each position.
 
     Args:
         reference: Logits of the reference, (B, T, V) float32.

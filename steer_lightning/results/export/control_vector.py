@@ -1,7 +1,7 @@
 """The format `gguf`: a llama.cpp control vector, which consists of tensors `direction.N`.
 
 llama.cpp adds `direction.N` to the stream after decoder layer N, counted from 0, and has no tensor
-for layer 0: it refuses a file with `direction.0`. EasySteer reads the same files and does accept
+for layer 0: it refuses a file with `direction.0`. EasySteer reads the same files and accepts
 `direction.0`.
 """
 

@@ -2,7 +2,7 @@
 
 The export is a `SteeringSpec` as JSON, for the `steering` field of a request or for
 `--steering-config`: one vector of algorithm `direct`, which is added to the output of decoder
-layers, on all tokens of prompt and completion. Its weights travel in the JSON, in EasySteer's wire
+layers, for all tokens of prompt and completion. The JSON contains the weights in EasySteer's wire
 form (version 1): float32 bytes in base64, and a hash of their content (arXiv 2509.25175; repository
 ZJU-REAL/EasySteer, docs/api-reference/payloads.md).
 """
@@ -72,7 +72,7 @@ def read_spec(path: Path, num_layers: int) -> SteeringVectors:
     whole = whole and data["sha256"] == _digest(data["tensors"])
     whole = whole and vector["algorithm"] == "direct" and vector["apply"] == EVERYWHERE
     if not whole:
-        raise ConfigError("steering.json", str(path), rule="is no specification of this format")
+        raise ConfigError("steering.json", str(path), rule="is not a specification of this format")
     found = {
         int(name.removeprefix("layer.")): np.frombuffer(base64.b64decode(part["data"]), "<f4")
         for name, part in data["tensors"].items()
@@ -96,7 +96,7 @@ def usage(base: str, output: Path) -> str:
 {serve} --enable-steer-vector --steer-algorithms direct
 ```
 
-A request is steered by what it carries; one without `steering` is answered by the base:
+Each request carries its own steering. The base answers requests without `steering`:
 
 ```python
 import json
@@ -112,7 +112,7 @@ client.completions.create(model=base, prompt="1+1=", extra_body={{"steering": st
 ```
 
 `{serve} --steering-config {shlex.quote(file)}` steers every request that does not say otherwise.
-`steering_vectors.gguf` holds the same vectors for requests that name a file on the server:
+`steering_vectors.gguf` contains the same vectors for requests that name a file on the server:
 `{{"vectors": [{{"source": "FILE", "apply": {{"prompt": "all", "generation": "all"}}}}]}}`.
 """
 

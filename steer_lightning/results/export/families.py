@@ -1,4 +1,4 @@
-"""The rules that say which architecture can hold vectors in which format, and why not.
+"""The rules for which architecture can hold vectors in which format, and why not.
 
 A vector is added to the output of a decoder layer. If the layer ends in `residual + linear(x)`, a
 bias of that linear layer has the same effect (tested for each of `BIAS_HOMES`).
@@ -25,7 +25,7 @@ BIAS_HOMES = {
 """Path of the linear layer that ends a decoder layer, within that layer, by model type."""
 
 LLAMA_FORM = ("llama", "qwen2", "mistral")
-"""Model types that are a Llama in all but the name: `LlamaForCausalLM` computes the same."""
+"""Model types that are a Llama in all but name: `LlamaForCausalLM` computes the same."""
 
 NORM_AFTER_MLP = (
     *("gemma2", "gemma3", "gemma3_text", "gemma3n", "gemma3n_text", "gemma4", "gemma4_text"),
@@ -33,7 +33,7 @@ NORM_AFTER_MLP = (
 )
 
 BEHIND_A_NORM = (
-    "It normalises what the MLP adds to the stream, so no bias in the MLP equals a vector behind it"
+    "It normalises what the MLP adds to the stream, so no bias in the MLP equals a vector after it"
 )
 QK_NORM = "Its attention normalises queries and keys, which a Llama has no weights for"
 OTHER_FORM = "Its layers can't be written as those of a Llama"
@@ -43,7 +43,7 @@ def bias_home(base: Base) -> str:
     """Returns the path, within a decoder layer, of the linear layer whose bias can be a vector.
 
     Raises:
-        ConfigError: If the architecture has no such layer or is not known.
+        ConfigError: If the architecture has no such layer or is unknown.
     """
     config, kind = base.config, base.config.model_type
     if kind in NORM_AFTER_MLP:
@@ -51,11 +51,11 @@ def bias_home(base: Base) -> str:
     if kind == "opt" and not config.do_layer_norm_before:
         raise _refusal(base, "peft", BEHIND_A_NORM)
     if kind == "granite":
-        why = "It multiplies what the MLP adds by residual_multiplier, so a bias is no plain vector"
+        why = "It scales the MLP's output by residual_multiplier, so a bias is not a plain vector"
         raise _refusal(base, "peft", why)
     if kind not in BIAS_HOMES:
         tried = ", ".join(sorted(BIAS_HOMES))
-        raise _refusal(base, "peft", f"It is none of those that were tried: {tried}")
+        raise _refusal(base, "peft", f"It is not among the tested architectures: {tried}")
     return BIAS_HOMES[kind]
 
 
@@ -79,11 +79,11 @@ def check_llama_form(base: Base, to: str) -> None:
     window = getattr(config, "sliding_window", None)
     if kinds - {"full_attention"} or (not kinds and window is not None):
         used = f"a sliding window of {window} tokens"
-        raise _refusal(base, to, f"It has {used}, and a Llama attends to all tokens")
+        raise _refusal(base, to, f"It has {used}, but a Llama attends to all tokens")
 
 
 def has_llama_form(base: Base) -> bool:
-    """Tells whether `check_llama_form` lets a base pass, so that such an export may be advised."""
+    """Tells whether `check_llama_form` accepts a base, so that it can be recommended."""
     try:
         check_llama_form(base, "transformers")
     except ConfigError:
@@ -92,7 +92,7 @@ def has_llama_form(base: Base) -> bool:
 
 
 def _refusal(base: Base, to: str, why: str, formats: tuple[str, ...] | None = None) -> ConfigError:
-    """Makes a ConfigError that names the formats that do work."""
+    """Makes a ConfigError that names the formats that work."""
     if formats is None:
         formats = ("easysteer", "gguf")
         if to != "peft" and _has_bias_home(base):
@@ -103,7 +103,7 @@ def _refusal(base: Base, to: str, why: str, formats: tuple[str, ...] | None = No
         to,
         rule=f"can't hold vectors of {base.kind} exactly",
         why=why,
-        fix=f"Use {choices} (gguf is without layer 0), or steer_lightning.attach in Python",
+        fix=f"Use {choices} (gguf lacks layer 0), or steer_lightning.attach in Python",
     )
 
 

@@ -1,4 +1,4 @@
-"""The formats of an export: how each checks, writes and compares, and what it tells its users."""
+"""The formats of an export: how each checks, writes and compares, and how its export is used."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Plan:
 
     Attributes:
         base: Base model that the vectors steer.
-        vectors: Vectors in the scale of the stream, times the factor of the export.
+        vectors: Vectors in the scale of the stream, multiplied by the factor of the export.
         output: Folder of the export.
     """
 
@@ -64,7 +64,7 @@ class Format(Protocol):
         """Reads the files back and compares them with the steered base."""
 
     def usage(self, plan: Plan) -> str:
-        """Explains in Markdown how the export is used."""
+        """Explains in Markdown how to use the export."""
 
 
 class Transformers:
@@ -73,7 +73,7 @@ class Transformers:
     lacks = ()
 
     def check(self, plan: Plan) -> None:
-        """Requires that the base is a Llama in all but the name."""
+        """Requires that the base is a Llama in all but name."""
         check_llama_form(plan.base, "transformers")
 
     def write(self, plan: Plan, folder: Path) -> None:
@@ -100,7 +100,7 @@ class VLLM:
     lacks = ()
 
     def check(self, plan: Plan) -> None:
-        """Requires that the base is a Llama in all but the name."""
+        """Requires that the base is a Llama in all but name."""
         check_llama_form(plan.base, "vllm")
 
     def write(self, plan: Plan, folder: Path) -> None:
@@ -109,7 +109,7 @@ class VLLM:
         check_for_vllm(folder)
 
     def compare(self, plan: Plan, folder: Path) -> Findings:
-        """Compares both models by transformers, with one layer in memory at a time."""
+        """Compares both models with transformers, with one layer in memory at a time."""
         return compare_merged(plan.base, plan.vectors, folder)
 
     def usage(self, plan: Plan) -> str:
@@ -133,7 +133,7 @@ class Peft:
         write_adapter(plan.base, plan.vectors, folder)
 
     def compare(self, plan: Plan, folder: Path) -> Findings:
-        """Compares the base that has the adapter with the steered base."""
+        """Compares the base with the adapter against the steered base."""
         return compare_adapter(plan.base, plan.vectors, folder)
 
     def usage(self, plan: Plan) -> str:
@@ -158,26 +158,26 @@ class Gguf:
     lacks = (0,)
 
     def check(self, plan: Plan) -> None:
-        """Requires a vector of another layer than layer 0, and the package gguf."""
+        """Requires a vector for a layer other than layer 0, and the package gguf."""
         require_gguf("gguf")
         if plan.vectors.layers == (0,):
             raise ConfigError(
                 "to",
                 "gguf",
-                rule="can't hold a vector of layer 0, and there is no other one",
+                rule="can't hold a vector of layer 0, and there is no other vector",
                 why="llama.cpp has no control vector for layer 0",
                 fix=KEEP_LAYER_0 if has_llama_form(plan.base) else NO_LAYER_0,
             )
 
     def write(self, plan: Plan, folder: Path) -> None:
-        """Writes all vectors except that of layer 0."""
+        """Writes all vectors except the one of layer 0."""
         held = [layer for layer in plan.vectors.layers if layer not in self.lacks]
         vectors = sliced(plan.vectors, held)
         path = folder / control_vector.FILE
         write_control_vector(path, vectors, plan.base.config.model_type)
 
     def compare(self, plan: Plan, folder: Path) -> Findings:
-        """Compares the vectors, and measures what the lack of layer 0's vector costs."""
+        """Compares the vectors, and measures the effect of leaving out layer 0's vector."""
         read = read_control_vector(folder / control_vector.FILE, plan.vectors.num_layers)
         return compare_vectors(plan.base, plan.vectors, read)
 
@@ -206,7 +206,7 @@ class EasySteer:
     lacks = ()
 
     def check(self, plan: Plan) -> None:
-        """Requires only the package gguf: any decoder will do."""
+        """Requires only the package gguf; any decoder architecture is possible."""
         require_gguf("easysteer")
 
     def write(self, plan: Plan, folder: Path) -> None:

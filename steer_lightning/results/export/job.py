@@ -35,8 +35,9 @@ class Report:
     Attributes:
         folder: Folder of the export.
         size: Size of its files, in bytes.
-        lack: What the export lacks of the steered base, and what that costs; empty if it holds all.
-        findings: Findings of the comparison; None if it was left out.
+        lack: What the export lacks compared with the steered base, and the effect; empty if it
+            lacks nothing.
+        findings: Findings of the comparison; None if it was skipped.
         usage: Explanation of how to use the export, in Markdown.
     """
 
@@ -61,13 +62,13 @@ def export_vectors(
     """Writes vectors in a format of other tools, reads them back, and compares them.
 
     Args:
-        vectors: File of vectors, or vectors that have been loaded.
+        vectors: File of vectors, or loaded vectors.
         to: Format of the export, a key of `FORMATS`.
         output: Folder to create.
         merge_from: Hub id or folder of the base; None takes the base that the vectors name.
         revision: Revision of the base on the hub; None takes the one that the vectors name with
             their base.
-        scale: Factor on all vectors.
+        scale: Factor by which all vectors are multiplied.
         overwrite: Whether to replace an earlier export in the folder.
         verify: Whether to compare the export with the steered base.
 
@@ -110,14 +111,14 @@ def check_output(folder: Path, overwrite: bool) -> None:
     if not folder.is_dir() or not any(folder.iterdir()):
         return
     if not (folder / MARK).is_file():
-        rule = "exists and holds no export, so it is not overwritten"
+        rule = "already exists and holds no export, so it is not overwritten"
         raise ConfigError("output", str(folder), rule=rule, fix="Name another folder")
     if not overwrite:
         raise ConfigError(
             "output",
             str(folder),
-            rule="holds an earlier export",
-            fix="Name another folder, or give --overwrite",
+            rule="already holds an export",
+            fix="Name another folder, or set --overwrite",
         )
 
 
@@ -137,11 +138,11 @@ def _find_base(vectors: SteeringVectors, merge_from: str | None, revision: str |
 
 
 def _check_tokenizer(base: Base) -> None:
-    """Raises a ConfigError if the texts of the comparison can't be read, before anything loads."""
+    """Raises a ConfigError if the comparison's texts can't be tokenized, before anything loads."""
     try:
         base.tokenizer()
     except ConfigError as error:
-        fix = f"{error.fix}; or leave the comparison out by --verify=false"
+        fix = f"{error.fix}; or skip the comparison with --verify=false"
         raise ConfigError(
             error.key, error.value, rule=error.rule, why=error.why, fix=fix
         ) from error
@@ -154,7 +155,7 @@ def _check_place(vectors: SteeringVectors) -> None:
             "vectors",
             f"{place[0]} at {place[1]} for {place[2]} tokens",
             rule="must be SteeringVectors at the output of layers for all tokens",
-            why="The formats hold nothing else",
+            why="The formats can hold nothing else",
             fix="Use steer_lightning.attach in Python",
         )
 
@@ -168,7 +169,7 @@ def _check_fit(vectors: SteeringVectors, base: Base) -> None:
             f"{vectors.num_layers} decoder layers of width {vectors.width}",
             rule=f"{base.name} has {layers} of width {width}",
             why=f"These vectors were trained on {trained}",
-            fix="Set --merge-from to that model, or take vectors of this one",
+            fix="Set --merge-from to that model, or use vectors of this one",
         )
 
 
@@ -192,7 +193,7 @@ def _layers(numbers: Sequence[int]) -> str:
 
 
 def _made(plan: Plan, vectors: SteeringVectors, held: Sequence[int], how: str) -> str:
-    """Says what an export holds, in a sentence."""
+    """Says in a sentence what an export contains."""
     step = vectors.metadata.get("step")
     after = f" after {step} steps" if step else ""
     return (

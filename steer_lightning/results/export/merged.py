@@ -1,7 +1,8 @@
 """The format `transformers`: a stock Llama whose `down_proj.bias` tensors are the vectors.
 
 The shards of the base are copied unchanged and a shard of biases is added, so only the biases need
-memory. If the base has such biases already, the shards that hold them are rewritten, one at a time.
+memory. If the base already has such biases, the shards that contain them are rewritten one at a
+time.
 """
 
 from __future__ import annotations
@@ -57,14 +58,14 @@ def write_merged(base: Base, vectors: SteeringVectors, folder: Path) -> None:
 
 
 def _carry_over(base: Base, folder: Path) -> None:
-    """Copies tokenizer, generation settings and licence unchanged."""
+    """Copies the tokenizer, generation settings and licence unchanged."""
     for pattern in CARRIED:
         for path in base.folder.glob(pattern):
             if path.is_file():
                 shutil.copyfile(path, folder / path.name)
     named = (folder / "tokenizer_config.json").is_file()
     if named and read_differently(base.tokenizer(), folder) is not None:
-        # the saved files name the tokenizer's class, which then does not depend on the model type
+        # the saved files name the tokenizer's class, so that it does not depend on the model type
         base.tokenizer().save_pretrained(folder)
 
 
@@ -85,7 +86,7 @@ def config_as_llama(config: Any, attention_bias: bool) -> dict[str, Any]:
         dtype=config.dtype,
     )
     found: dict[str, Any] = json.loads(llama.to_json_string(use_diff=False))
-    # engines built on transformers 4 read these names, and miss a rope_theta without a message
+    # engines built on transformers 4 read these names, and silently use a default rope_theta
     rope = dict(found["rope_parameters"])
     found["rope_theta"] = rope.pop("rope_theta")
     found["rope_scaling"] = None if rope.get("rope_type") == "default" else rope
@@ -132,7 +133,7 @@ def _no_bias(place: str, files: dict[str, Path]) -> torch.Tensor:
             KEY,
             str(next(iter(files.values())).parent),
             rule=f"its checkpoint has no {name}",
-            why="The weights of a Llama are named so",
+            why="This is how the weights of a Llama are named",
             fix="Save the base once with transformers: from_pretrained(...).save_pretrained(...)",
         )
     with safe_open(files[name], framework="pt") as file:

@@ -1,7 +1,7 @@
 """The format `peft`: an adapter that adds a bias to the linear layer at the end of decoder layers.
 
 The base stays untouched. BEFT (arXiv 2509.15974) adds a bias to the output of a linear layer. It
-supports only `nn.Linear`, so GPT-2, whose layers are `Conv1D`, gets a LoRA of rank 1 whose matrices
+supports only `nn.Linear`. So GPT-2, whose layers are `Conv1D`, gets a LoRA of rank 1 whose matrices
 are zero and whose bias is the vector.
 """
 

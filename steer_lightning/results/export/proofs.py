@@ -62,13 +62,13 @@ def compare_merged(base: Base, vectors: SteeringVectors, folder: Path) -> Findin
     tokenizer = base.tokenizer()
     differing = read_differently(tokenizer, folder)
     if differing is not None:
-        raise _differs(f"its tokenizer reads {differing!r} in other tokens than the base's")
+        raise _differs(f"its tokenizer splits {differing!r} into other tokens than the base's")
     with hub_errors(base.name, "merge_from"):
         before, after = weight_files(base.folder), weight_files(folder)
     stored = read_tensor(after, down_bias(vectors.layers[0])).dtype
 
     def merged_vectors() -> SteeringVectors:
-        """Returns the vectors that the biases of the checkpoint add, as rounded there."""
+        """Returns the vectors that the checkpoint's biases add, with their rounding."""
         rows = []
         for layer in vectors.layers:
             row = read_tensor(after, down_bias(layer)).float()
@@ -123,7 +123,7 @@ def _compare_models(
         reference: Function that opens the base; no model is kept while the other one runs.
         candidate: Function that opens the export.
         vectors: Vectors that steer the base.
-        rounded: Vectors as the export holds them.
+        rounded: Vectors as the export contains them.
         stored: Dtype of the export's weights.
     """
     found = Findings()
@@ -196,7 +196,7 @@ def compare_vectors(base: Base, vectors: SteeringVectors, read: SteeringVectors)
         names = ", ".join(map(str, left_out))
         found.facts["layers_left_out"] = left_out
         cost = f"next-token KL {ours.kl:.2g} nats, at most {ours.largest_kl:.2g}"
-        found.lines.append(f"  that is what leaving out layer {names} costs: {cost}")
+        found.lines.append(f"  this is the effect of leaving out layer {names}: {cost}")
     scale = f"without any vector: next-token KL {effect.kl:.2g} nats, at most"
     found.add("base", effect, f"for scale, {scale} {effect.largest_kl:.2g}")
     return found
@@ -216,7 +216,7 @@ def check_read(vectors: SteeringVectors, read: SteeringVectors) -> None:
 def _require_same(found: Difference, effect: Difference) -> None:
     if not found.same:
         raise _differs(
-            f"logits differ by up to {found.largest:.2g} in float32, where the vectors change them "
+            f"logits differ by up to {found.largest:.2g} in float32, while the vectors change them "
             f"by up to {effect.largest:.2g}"
         )
 

@@ -1,4 +1,4 @@
-"""A model that keeps one layer in memory at a time, which it reads from its checkpoint when due."""
+"""A model that keeps one layer in memory at a time, and reads each one from its checkpoint."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ HEAD = "lm_head"
 def open_streamed(folder: Path, dtype: torch.dtype) -> Any:
     """Opens a model of the Llama form that holds only the weights of the layer at work.
 
-    The model is slow, since each forward pass reads the whole checkpoint. A model that does not fit
-    into memory can't be compared in another way.
+    The model is slow, since each forward pass reads the whole checkpoint. But a model that does not
+    fit into memory can't be compared in any other way.
 
     Args:
         folder: Folder of a safetensors checkpoint whose tensors are named as in the model: Llama,

@@ -29,7 +29,7 @@ def serve_command(folder: Path, dtype: str) -> str:
 
     Args:
         folder: Folder of the checkpoint.
-        dtype: Dtype of the weights; without it vLLM would turn float32 into float16.
+        dtype: Dtype of the weights; without it, vLLM would turn float32 into float16.
     """
     words = ["vllm", "serve", str(folder), "--served-model-name", folder.name, "--dtype", dtype]
     return shlex.join(words)
@@ -53,12 +53,12 @@ def check_for_vllm(folder: Path) -> None:
         "architectures must be LlamaForCausalLM": config["architectures"] == ["LlamaForCausalLM"],
         "mlp_bias must be true": config["mlp_bias"] is True,
         "hidden_act must be silu, the only one of vLLM's Llama": config["hidden_act"] == "silu",
-        "rope_theta must be that of rope_parameters": config["rope_theta"] == rope["rope_theta"],
-        "attention_bias must be true where there are such biases": config["attention_bias"]
+        "rope_theta must equal that of rope_parameters": config["rope_theta"] == rope["rope_theta"],
+        "attention_bias must be true if such biases exist": config["attention_bias"]
         or not names & attention,
         f"biases are missing: {sorted(biases - names)[:3]}": biases <= names,
         "vLLM has no place for some tensors": all(TENSOR.fullmatch(name) for name in names),
-        "there must be neither sliding windows nor quantisation": not (
+        "neither sliding windows nor quantisation are allowed": not (
             config.get("sliding_window") or config.get("quantization_config")
         ),
     }

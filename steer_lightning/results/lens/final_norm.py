@@ -11,7 +11,7 @@ from torch import nn
 from steer_lightning.errors import ConfigError
 
 PROBE = 1024.0
-"""Size of the artificial streams on which a norm is tried; its epsilon is negligible beside it."""
+"""Size of the artificial streams with which a norm is tried; its epsilon is negligible here."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +20,7 @@ class NormDirection:
 
     A norm maps the stream h to g * h / size(h), plus a bias; a LayerNorm subtracts the mean first.
     To first order, a vector v added to h moves the result by g * v / size(h), and by a multiple of
-    the norm's own output, since v changes the size. That multiple only scales the existing logits,
+    the norm's own output, since v changes the size. That multiple only scales the existing logits
     and is left out. So is size(h), a number that depends on the text but favours no token. Products
     after the norm are thus changes of the logits at a stream of root mean square 1.
 
@@ -59,7 +59,7 @@ def norm_direction(
     probe = (signs * PROBE).to(like)
 
     def odd(stream: torch.Tensor) -> torch.Tensor:
-        """Returns what the norm makes of a stream, without the bias."""
+        """Returns the odd part of the norm's output for a stream, which excludes the bias."""
         ahead, back = norm(stream[None, None]), norm(-stream[None, None])
         return (ahead.float() - back.float())[0, 0] / 2
 
@@ -87,7 +87,7 @@ def find_final_norm(model: nn.Module, layers: nn.ModuleList) -> nn.Module:
             norms = [
                 child
                 for name, child in beside.items()
-                # Gemma 3n and 4 have a norm of each layer's own inputs beside it
+                # in Gemma 3n and 4, a norm of each layer's own inputs is beside it
                 if "norm" in type(child).__name__.lower() and not name.startswith("per_layer")
             ]
             if norms:
@@ -95,6 +95,6 @@ def find_final_norm(model: nn.Module, layers: nn.ModuleList) -> nn.Module:
     raise ConfigError(
         "final_norm",
         True,
-        rule=f"no norm stands beside the decoder layers of {type(model).__name__}",
-        fix="Leave it out: the vectors are then seen without it",
+        rule=f"no norm was found beside the decoder layers of {type(model).__name__}",
+        fix="Set it to false: vectors are then shown without it",
     )

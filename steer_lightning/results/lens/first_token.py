@@ -17,11 +17,11 @@ class Change:
     """Probabilities of the steered model, (V,) float64."""
 
     def up(self, count: int) -> list[int]:
-        """Returns the tokens that gain the most probability, the largest gain first."""
+        """Returns the tokens that gain the most probability, largest gain first."""
         return self._most(self.steered - self.base, count)
 
     def down(self, count: int) -> list[int]:
-        """Returns the tokens that lose the most probability, the largest loss first."""
+        """Returns the tokens that lose the most probability, largest loss first."""
         return self._most(self.base - self.steered, count)
 
     @staticmethod

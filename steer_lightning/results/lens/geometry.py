@@ -1,4 +1,4 @@
-"""The geometry of vectors: their directions, and how many of these there are."""
+"""The geometry of vectors: their directions, and how many directions they have."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def singular_values(vectors: torch.Tensor) -> torch.Tensor:
         vectors: Matrix V of the vectors, (L, D).
 
     Returns:
-        The singular values, (min(L, D),) float64 on the CPU, the largest first.
+        The singular values, (min(L, D),) float64 on the CPU, largest first.
     """
     values: torch.Tensor = torch.linalg.svdvals(vectors.detach().cpu().double())
     return values

@@ -1,4 +1,4 @@
-"""A look at the vectors of one file or of several: what the command `lens` does."""
+"""Describes the vectors of one file or several files, as the command `lens` does."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from steer_lightning.types import Problem, Prompt, Source
 
 
 class Problems:
-    """A source of a few questions that are already there.
+    """A source of a few questions that are already in memory.
 
     Args:
         problems: Questions.
@@ -46,34 +46,35 @@ class Problems:
 
 
 class Lens:
-    """Describes what vectors do, and writes that as JSON.
+    """Describes what vectors do, and writes the description as JSON.
 
     Args:
-        vectors: File, or folder of a run, or several of them.
-        base: Hub id, local folder or `quickstart`; null takes the one that the vectors' file names.
-        final_norm: Whether vectors pass through the norm before the unembedding first: its weight,
-            not its division by the size of the stream.
+        vectors: File of vectors, or folder of a run, or several of these.
+        base: Hub id, local folder or `quickstart`; null takes the base that the file of vectors
+            names.
+        final_norm: Whether vectors first pass through the norm before the unembedding: through its
+            weight, not through its division by the size of the stream.
         num_tokens: Number of tokens in each list.
-        prompts: Source of problems on which the stream and the first generated token are measured;
-            null, without `texts`, leaves both out.
-        texts: Texts on which the same is measured; the model reads them as they stand.
+        prompts: Source of problems on which the stream and the first generated token are measured.
+            If this and `texts` are null, neither is measured.
+        texts: Texts on which the same is measured; the model reads them unchanged.
         template: Template that turns the problems of the source into prompts; default
             `ChatTemplate`.
-        num_prompts: Number of problems that are taken from the source, the first ones.
-        max_prompt_tokens: Most tokens of a prompt; longer ones are left out.
-        output: Folder for what is written; null takes `lens` beside the first vectors' file.
-        overwrite: Whether to replace what an earlier look has left there.
-        device: Device of the base; `auto` takes a GPU where there is one.
+        num_prompts: Number of problems to take from the start of the source.
+        max_prompt_tokens: Largest number of tokens in a prompt; longer prompts are dropped.
+        output: Folder for the results; null takes `lens` beside the first file of vectors.
+        overwrite: Whether to replace the results of an earlier look in that folder.
+        device: Device of the base; `auto` takes a GPU if there is one.
         dtype: Data type of the base.
         revision: Branch, tag or commit of the base on the hub.
-        trust_remote_code: Whether to run code that comes with the base, which must then be named.
+        trust_remote_code: Whether to run code that comes with the base; `base` must then be given.
 
     Raises:
         ConfigError: If a setting is out of range, files do not fit the base, or something would be
-            overwritten; before the base is loaded.
+            overwritten; raised before the base is loaded.
 
     Attributes:
-        folder: Folder for what is written.
+        folder: Folder for the results.
         folders: Folder for the results of each file, by the file's name.
     """
 
@@ -99,7 +100,7 @@ class Lens:
             if value < 1:
                 raise ConfigError(key, value, rule="must be at least 1")
         if prompts is not None and texts is not None:
-            raise ConfigError("texts", texts, rule="can't be given beside prompts")
+            raise ConfigError("texts", texts, rule="can't be given together with prompts")
         self.look = Look(num_tokens=num_tokens, final_norm=final_norm)
         self.device = device
         paths = [vectors] if isinstance(vectors, str) else vectors
@@ -143,10 +144,10 @@ class Lens:
 
     @own_keys(OWN_KEYS)
     def run(self) -> dict[str, dict[str, Any]]:
-        """Looks at each file, and writes its `lens.json`; for several, `between.json`, too.
+        """Looks at each file, and writes its `lens.json`; for several, also `between.json`.
 
         Returns:
-            What each `lens.json` holds, by the name of its file.
+            The content of each `lens.json`, by the name of its file of vectors.
         """
         self.policy.load()
         check_unembedding(self.policy)
@@ -167,7 +168,7 @@ class Lens:
         )
 
     def pairs(self) -> list[dict[str, Any]]:
-        """Computes the cosines between the vectors of each two files."""
+        """Computes the cosines between the vectors of each pair of files."""
         return [
             {
                 "a": one,
@@ -186,13 +187,13 @@ def _vectors(name: str, found: Steering) -> SiteVectors:
             "vectors",
             name,
             rule=f"holds {found.describe()}",
-            why="The lens looks at vectors alone: one a layer, in the model's stream",
+            why="The lens shows only vectors, one for each layer, in the model's stream",
         )
     return found
 
 
 def _folders(folder: Path, names: Sequence[str]) -> dict[str, Path]:
-    """Says where each file's results go; each of several files has a folder of its own."""
+    """Returns the folder for each file's results; each of several files has its own folder."""
     if len(names) == 1:
         return {names[0]: folder}
     plain = [re.sub(r"[^\w.-]+", "_", name).strip("._") for name in names]
@@ -209,7 +210,7 @@ def _refuse_to_overwrite(folders: Sequence[Path]) -> None:
                     "output",
                     str(folder),
                     rule=f"already holds {name}",
-                    fix="Name another folder, or give --overwrite",
+                    fix="Name another folder, or set --overwrite",
                 )
 
 

@@ -1,4 +1,4 @@
-"""The look at vectors through a loaded model, which makes the content of `lens.json`."""
+"""Looks at vectors through a loaded model, and makes the content of `lens.json`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from steer_lightning.types import Prompt
 T = TypeVar("T")
 Scored = list[tuple[str, float]]
 PROMPT_TOKENS = 3
-"""Number of tokens listed for each single prompt, up and down."""
+"""Number of tokens listed for each single prompt, in each direction."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class Look:
 
     Attributes:
         num_tokens: Number of tokens in each list.
-        final_norm: Whether to pass the vectors through the norm before the unembedding, see
+        final_norm: Whether vectors pass through the norm before the unembedding, see
             `NormDirection`.
     """
 
@@ -52,7 +52,7 @@ def check_unembedding(policy: Policy) -> None:
             "base",
             policy.base,
             rule="has no unembedding matrix of floating-point numbers",
-            why="Tokens are found by products with it",
+            why="Tokens are found by products with this matrix",
         )
 
 
@@ -80,7 +80,7 @@ def look_at_tokens(policy: Policy, vectors: torch.Tensor, look: Look) -> dict[st
         if look.final_norm:
             norm = find_final_norm(policy.model, policy.layers)
             seen = norm_direction(norm, vectors.shape[1], state[0, 0])(seen)
-        # rows beyond the tokenizer's last token are padding: never trained, and no text
+        # rows beyond the tokenizer's last token are padding, which is never trained and has no text
         return rank_tokens(seen, unembedding[: len(policy.tokenizer)], look.num_tokens)
 
     return _at_the_head(policy.model, products)
@@ -101,7 +101,7 @@ def _at_the_head(model: Any, what: Callable[[torch.Tensor, torch.Tensor], T]) ->
 def token_text(tokenizer: Any, token: int) -> str:
     """Returns the text that a token stands for.
 
-    A token that is no text by itself, such as half a letter, is given by its name in the tokenizer.
+    A token that is not text by itself, such as half a letter, is shown by its tokenizer name.
     """
     name, text = str(tokenizer.convert_ids_to_tokens(token)), str(tokenizer.decode([token]))
     if not text or "\ufffd" in text:
@@ -124,10 +124,10 @@ def describe(
     Args:
         policy: Policy that is loaded and steered by these vectors.
         vectors: Vectors (L, D), with the layers to which they belong.
-        prompts: Prompts on which the stream and the first token are measured; with none, both are
-            left out.
+        prompts: Prompts on which the stream and the first token are measured; if there are none,
+            neither is measured.
         look: Settings of the look.
-        step: Number of optimizer steps that the vectors have had, if known.
+        step: Number of optimizer steps with which the vectors were trained, if known.
 
     Returns:
         The content of `lens.json`; docs/how-to/lens.md explains the keys.
@@ -175,7 +175,7 @@ def _stream_sizes(
 ) -> dict[int, float]:
     """Returns the root mean square of the base's stream after each steered layer.
 
-    There are none without prompts, or where layers hand on several streams.
+    It is empty without prompts, or if layers pass on several streams.
     """
     if not prompts:
         return {}
@@ -187,7 +187,7 @@ def _stream_sizes(
 
 
 def _lists(policy: Policy, ranks: dict[str, TokenRanks], row: int) -> dict[str, dict[str, Scored]]:
-    """Lists tokens and scores of a vector; without ranks, as for a vector of zeros, none."""
+    """Lists tokens and scores of a vector; none without ranks, as for a vector of zeros."""
 
     def texts(ranked: Ranked) -> Scored:
         pairs = zip(ranked.ids[row].tolist(), ranked.scores[row].tolist(), strict=True)

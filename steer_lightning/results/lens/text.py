@@ -8,26 +8,26 @@ from typing import Any
 from steer_lightning.system.printable import aligned, one_line, quoted
 
 MAX_COLUMNS = 16
-"""Largest number of columns of a matrix of cosines; only file and picture show a wider one."""
+"""Largest number of columns in a matrix of cosines; wider ones are only in the file and picture."""
 LEAST_POINTS = 0.01
-"""Least change of a token's probability, in percentage points; only the file has smaller ones."""
+"""Smallest change of a token's probability to show, in percentage points."""
 
 
 def as_text(found: dict[str, Any]) -> str:
-    """Formats the tables of one vectors file.
+    """Formats the tables for one file of vectors.
 
     Args:
         found: Content of `lens.json`, from `describe`.
     """
     layers, step = found["layers"], found["step"]
-    head = (
-        f"{len(layers)} vectors of width {found['width']}, of {found['num_layers']} decoder layers"
-    )
+    noun = "vector" if len(layers) == 1 else "vectors"
+    of = f"of {found['num_layers']} decoder layers"
+    head = f"{len(layers)} {noun} of width {found['width']}, {of}"
     head += "" if found["site"] == "layer_output" else f", at {found['site']}"
-    head += "" if found["tokens"] == "all" else f", for {found['tokens']} tokens alone"
+    head += "" if found["tokens"] == "all" else f", only for {found['tokens']} tokens"
     head += "" if step is None else f", after step {step}"
     blocks = [f"{one_line(found['base_model'])}: {head}", _sizes(layers), _directions(found)]
-    behind = ", behind the final norm" if found["final_norm"] else ""
+    behind = ", after the final norm" if found["final_norm"] else ""
     for end, name in (("top", "top tokens"), ("bottom", "bottom tokens")):
         for kind in ("dot", "cosine"):
             blocks.append(_tokens(f"{name} by {kind}{behind}", layers, end, kind))

@@ -1,4 +1,4 @@
-"""The ranking of tokens by the products of vectors with the rows of the unembedding."""
+"""Ranks tokens by the products of vectors with the rows of the unembedding."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 CHUNK_NUMBERS = 2**24
-"""Count of float32 numbers, of the unembedding and of products, in memory at once: 64 MB."""
+"""Number of float32 numbers, of the unembedding and of products, in memory at once: 64 MB."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +22,7 @@ class Ranked:
 
 @dataclass(frozen=True, kw_only=True)
 class TokenRanks:
-    """The tokens with the largest and the smallest products, the most extreme first."""
+    """The tokens with the largest and the smallest products, most extreme first."""
 
     top: Ranked
     bottom: Ranked

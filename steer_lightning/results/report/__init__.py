@@ -1,4 +1,4 @@
-"""The pictures and the pages of runs, made from their folders alone."""
+"""The pictures and pages of runs, made only from their folders."""
 
 from steer_lightning.results.report.comparison import draw_comparison
 from steer_lightning.results.report.curve import draw_reward_curve

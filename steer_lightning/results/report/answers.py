@@ -21,7 +21,7 @@ from steer_lightning.results.report.texts import (
 from steer_lightning.system.run_files import COMPLETIONS
 
 SAMPLES = 2
-"""Number of samples shown per problem and arm: the first ones show how the arms differ."""
+"""Number of samples per problem and arm on the page: the first ones show how the arms differ."""
 NEEDED = ("benchmark", "arm", "problem", "sample", "question", "answer", "completion", "verdict")
 
 
@@ -30,11 +30,11 @@ def read_answers(folder: Path, num_problems: int) -> dict[str, Any] | None:
 
     Args:
         folder: Folder of an evaluation.
-        num_problems: Number of problems per benchmark, from the first on.
+        num_problems: Number of problems per benchmark, from the start.
 
     Returns:
-        `rule`, the sentence that says what was chosen, and `groups`; None if there are no
-        completions.
+        `rule`, the sentence that says which completions were chosen, and `groups`; None if there
+        are no completions.
 
     Raises:
         ConfigError: If the file is damaged.

@@ -1,14 +1,14 @@
 "use strict";
 // Prompts with their completions, side by side: filtered by step or arm and by reward, and searched.
 
-const PAGE = 5; // prompts that are shown at once
-const LONG = 700; // characters of a text that is folded
+const PAGE = 5; // number of prompts shown at once
+const LONG = 700; // number of characters from which a text is folded
 
 function showCompletions(data) {
   const section = byId("completions");
   const sources = [["training", "Training", data.training], ["answers", "Evaluation", data.answers]].filter(([, , found]) => found);
   if (!sources.length) {
-    section.append(missing("There are no completions: neither ", code("rollouts.parquet"), " nor ", code("rollouts/"), " is there. ",
+    section.append(missing("There are no completions: neither ", code("rollouts.parquet"), " nor ", code("rollouts/"), " exists. ",
       code("RolloutTable"), " writes them after every step."));
     return;
   }
@@ -67,10 +67,10 @@ function browserOf({ rule, groups }) {
     make("button", { type: "button", onclick: () => { form.reset(); update(); } }, "Clear"));
   form.addEventListener("input", update);
   update();
-  return [make("p", { class: "intro" }, `Here are ${rule}. The rest is in the run's folder.`), form, count, list, more];
+  return [make("p", { class: "intro" }, `This section shows ${rule}. The other completions are in the run's folder.`), form, count, list, more];
 }
 
-/** A group's completions that fit: the words may stand in the prompt or in the completion. */
+/** A group's completions that match: the words may be in the prompt or in the completion. */
 function matching(group, { place, training, least, most, words }) {
   if (training && place && String(group.step) !== place) return [];
   const inPrompt = !words || group.prompt.toLowerCase().includes(words);
@@ -98,13 +98,13 @@ function groupCard({ group, completions }, words) {
 function completionCard(found, words) {
   const text = make("div", { class: "text" }, marked(found.text, words));
   const long = found.text.length > LONG;
-  const unfold = long ? make("button", { type: "button", class: "unfold", "aria-expanded": "false" }, "Show all of it") : null;
+  const unfold = long ? make("button", { type: "button", class: "unfold", "aria-expanded": "false" }, "Show the whole text") : null;
   if (long) {
     text.classList.add("folded");
     unfold.addEventListener("click", () => {
       const folded = text.classList.toggle("folded");
       unfold.setAttribute("aria-expanded", String(!folded));
-      unfold.textContent = folded ? "Show all of it" : "Show less";
+      unfold.textContent = folded ? "Show the whole text" : "Show less";
     });
   }
   return make("li", { class: "completion" },
@@ -123,12 +123,12 @@ function rewardBadge(reward) {
   return make("span", { class: `reward ${reward > 0 ? "good" : "bad"}` }, `reward ${short(reward)}`);
 }
 
-/** Text with the words that were searched for marked in it. */
+/** Text in which the words of the search are marked. */
 function marked(text, words) {
   const node = make("span", { dir: "auto" });
   const low = text.toLowerCase(), wanted = words.toLowerCase();
   let from = 0;
-  // letters whose small form has another length would shift what follows: then nothing is marked
+  // letters whose lower case has another length would shift the rest: then nothing is marked
   for (let at = wanted && low.length === text.length ? low.indexOf(wanted) : -1; at >= 0; at = low.indexOf(wanted, from)) {
     node.append(text.slice(from, at), make("mark", {}, text.slice(at, at + wanted.length)));
     from = at + wanted.length;

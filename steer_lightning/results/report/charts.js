@@ -4,7 +4,7 @@
 const SERIES_COLOURS = ["var(--c1)", "var(--c2)", "var(--c3)", "var(--c4)", "var(--c5)"];
 const colourOf = (k) => SERIES_COLOURS[k % SERIES_COLOURS.length];
 
-/** A picture as wide as its box: drawn again where the box or the view changes. `draw(width)` gives an SVG. */
+/** A picture as wide as its box, drawn again when the box or the view changes. `draw(width)` returns an SVG. */
 function responsive(draw, label) {
   const box = make("div", { class: "picture" });
   let drawn = 0;
@@ -13,7 +13,7 @@ function responsive(draw, label) {
     if (width < 50 || width === drawn) return;
     drawn = width;
     const picture = draw(width);
-    // the label below says it all; those that Plot gives to the parts are not for a picture
+    // the label below describes the picture; the labels that Plot gives to its parts are not needed
     for (const part of picture.querySelectorAll("[aria-label]")) part.removeAttribute("aria-label");
     picture.setAttribute("role", "img");
     picture.setAttribute("aria-label", label);
@@ -25,9 +25,9 @@ function responsive(draw, label) {
 }
 
 const PICTURE_STYLE = { background: "none", color: "var(--muted)", fontFamily: "inherit", fontSize: "11px" };
-const MARGINS = { marginTop: 20, marginRight: 18, marginBottom: 38, marginLeft: 44 }; // with room for the axes' names
+const MARGINS = { marginTop: 20, marginRight: 18, marginBottom: 38, marginLeft: 44 }; // with space for the axes' names
 
-/** What all pictures have: the page's type and colours, a light grid, and no box around it. */
+/** Options of all pictures: the page's type and colours, a light grid, and no box. */
 function plot(options) {
   return Plot.plot({ ...MARGINS, ...options, style: { ...PICTURE_STYLE, overflow: "visible" } });
 }
@@ -35,7 +35,7 @@ function plot(options) {
 const GRID = { stroke: "var(--line)", strokeOpacity: 1 };
 const AXIS = { tickSize: 0, labelArrow: "none" };
 
-/** A linear scale for these values: domain, ticks, and a format in which no two ticks look alike. */
+/** A linear scale for these values: domain, ticks, and a format in which all ticks differ. */
 function linearScale(values, format, count = 4) {
   let [low, high] = d3.extent(values.filter(isNumber));
   if (low === undefined) [low, high] = [0, 1];
@@ -45,7 +45,7 @@ function linearScale(values, format, count = 4) {
   return { domain, ticks: d3.ticks(...domain, count), tickFormat: scaled(format, ticksFormat(format === percent ? 100 * step : step, true)) };
 }
 
-/** A log scale for the values above 0; null where there are none. */
+/** A log scale for the values above 0; null if there are none. */
 function logScale(values, format) {
   const [low, high] = d3.extent(values.filter((value) => isNumber(value) && value > 0));
   if (low === undefined) return null;
@@ -67,12 +67,12 @@ function axes({ x, y, xName, yName }) {
   ];
 }
 
-/** Room for the names of a scale's ticks, to the left of a picture. */
+/** Space for the names of a scale's ticks, to the left of a picture. */
 const leftOf = ({ ticks, tickFormat }) => Math.max(MARGINS.marginLeft, 10 + 6.4 * d3.max(ticks, (tick) => tickFormat(tick).length));
 
 const scaleOf = ({ type, domain }) => ({ type: type ?? "linear", domain });
 
-/** Each step thin, a mean of some strong; ranges as a band; of a few measurements dots with intervals. */
+/** Each step as a thin line, means as a strong line; ranges as a band; a few measurements as dots with intervals. */
 function marksOf(line, dots, log, numLines) {
   const colour = colourOf(line.number), xs = places(line);
   const points = d3.range(line.x.length);
@@ -93,13 +93,13 @@ function marksOf(line, dots, log, numLines) {
     ];
   }
   return [
-    // of several runs each step would hide the others' means
+    // with several runs, lines of single steps would hide the other runs' means
     Plot.lineY(points, { x, y: y(line.y), stroke: colour, strokeOpacity: numLines > 1 ? 0.2 : 0.5, strokeWidth: 1 }),
     Plot.lineY(points, { ...strong, y: y(line.smooth ?? line.y) }),
   ];
 }
 
-const DASHES = [null, "6,3", "2,3"]; // behind five colours
+const DASHES = [null, "6,3", "2,3"]; // after five colours
 
 function swatch(number) {
   return make("span", { class: "swatch", "data-colour": number % 5, "data-dash": Math.floor(number / 5) % 3 });
@@ -112,13 +112,13 @@ function legend(entries) {
 
 // ---- heat
 
-/** How strongly a cell is coloured: warm for what is above 0, cool below; `part` is from -1 to 1. */
+/** Colour of a cell: warm above 0, cool below; `part` is from -1 to 1. */
 function heat(part) {
   const share = Math.round(Math.min(1, Math.abs(part)) * 100);
   return `color-mix(in oklab, var(${part < 0 ? "--cool" : "--warm"}) ${share}%, var(--surface))`;
 }
 
-/** A square of numbers from -1 to 1 by layer and layer. */
+/** A square of numbers from -1 to 1, for each pair of layers. */
 function squareHeat(values, names, label) {
   const cells = values.flatMap((row, j) => row.map((value, i) => ({ x: names[i], y: names[j], value })));
   const few = names.length <= 12;
@@ -157,7 +157,7 @@ function bars(names, values, { format, label, xName, yName }) {
   return responsive(draw, label);
 }
 
-/** Values with intervals, one a row, against the first row's. */
+/** Values with intervals, one per row, with a line at the first row's value. */
 function intervalRows(rows, format, label) {
   const left = Math.min(150, 14 + 6.4 * d3.max(rows, (row) => row.name.length));
   const x = linearScale(rows.flatMap((row) => [row.value, row.low, row.high]), format, 5);

@@ -1,5 +1,5 @@
 "use strict";
-// Several runs on one page: curves over each other, results side by side, and the settings that differ.
+// Several runs on one page: curves drawn together, results side by side, and the settings that differ.
 
 const allSame = (values) => new Set(values).size === 1;
 
@@ -12,8 +12,8 @@ function showComparedHead(data) {
   const open = data.runs.filter((run) => !run.summary).map((run) => run.name);
   const joined = data.runs.filter((run) => run.stages.length > 1).map((run) => `${run.name} (${run.stages.join(", ")})`);
   showStatus([
-    open.length ? `Interrupted or under way: ${open.join(", ")}.` : null,
-    joined.length ? `Runs whose steps lie in several folders: ${joined.join("; ")}.` : null,
+    open.length ? `Interrupted or still running: ${open.join(", ")}.` : null,
+    joined.length ? `Runs whose steps are in several folders: ${joined.join("; ")}.` : null,
     ...data.runs.flatMap((run) => (run.summary?.warnings ?? []).map((warning) => `Warning of ${run.name}: ${warning}.`)),
   ].filter((part) => part));
   showMade(data, names.join(", "));
@@ -37,11 +37,11 @@ function showComparedCurves(data) {
   const small = SMALL.filter(([name]) => lines(name).length).map(([name, title, note, format, unit]) =>
     curvePanel({ title, note, format, unit, axis, lines: lines(name) }));
   if (!large.length && !small.length) {
-    section.append(missing("There are no curves: ", code("metrics.csv"), " of all these runs is missing or empty."));
+    section.append(missing("There are no curves: ", code("metrics.csv"), " is missing or empty in all of these runs."));
     return;
   }
   section.append(
-    make("p", { class: "intro" }, "Thin lines are single steps, strong ones the mean of the last 5; of a long run, a band from the smallest to the largest."),
+    make("p", { class: "intro" }, "Thin lines show single steps, thick lines the mean of the last 5. For a long run, a band shows the range from the smallest to the largest value."),
     switches(axis), slider(axis),
     make("div", { class: "panels large" }, large), make("div", { class: "panels" }, small));
 }
@@ -54,7 +54,7 @@ function showComparedResults(data) {
   const rows = [
     ["Steps", ...runs.map((run) => whole(run.last_step))],
     ["Time", ...runs.map((run) => duration(run.summary?.seconds))],
-    ["Tokens a second", ...runs.map((run) => whole(run.summary?.tokens_per_second))],
+    ["Tokens per second", ...runs.map((run) => whole(run.summary?.tokens_per_second))],
     ["Trained numbers", ...runs.map((run) => whole(run.summary?.trained_parameters))],
     ["Reward, last steps", ...runs.map(reward)],
     ...names.flatMap((name) => [
@@ -64,7 +64,7 @@ function showComparedResults(data) {
     ]),
   ];
   byId("results").append(
-    make("p", { class: "intro" }, "Accuracies with 95\u202f% intervals, where they were measured."),
+    make("p", { class: "intro" }, "Accuracies with 95\u202f% intervals, if they were measured."),
     withTools(makeTable("Results by run", ["result", ...runs.map((run, k) => named(run.name, k))], rows), "results"));
 }
 
@@ -79,6 +79,6 @@ function showComparedSettings(data) {
     return;
   }
   section.append(
-    make("p", { class: "intro" }, "By the keys of the configuration; folders and checkpoints are left out."),
+    make("p", { class: "intro" }, "By configuration key, without folders and checkpoints."),
     withTools(makeTable("Settings by run", ["setting", ...runs.map((run, k) => named(run.name, k))], differences), "settings that differ"));
 }

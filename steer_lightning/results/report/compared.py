@@ -22,7 +22,7 @@ from steer_lightning.results.report.series import as_curve, clock_of, joined, re
 from steer_lightning.system.run_files import METRICS, SUMMARY
 
 MOST_RUNS = 20
-"""Largest number of runs on a page: colours and columns for more can't be told apart."""
+"""Largest number of runs on a page; more colours and columns could not be told apart."""
 
 CURVES = (
     "reward/mean",
@@ -34,16 +34,16 @@ CURVES = (
     "vectors/size_in_units",
     "update/gradient_norm",
 )
-"""Metrics whose curves are laid over each other."""
+"""Metrics whose curves are drawn together."""
 
 PLACES = ("ckpt_path", "trainer.default_root_dir")
-"""Settings that only say where a run lies."""
+"""Settings that only say where the files of a run are."""
 
 ABSENT = "\u2013"
 
 
 def read_comparison(folders: Sequence[Path]) -> Record:
-    """Reads what a page shows of several runs.
+    """Reads what a page shows about several runs.
 
     Args:
         folders: Folders of the runs, in the order in which they are shown.
@@ -83,7 +83,7 @@ def _run(folder: Path, settings: Record) -> Record:
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
-    """Names runs as shortly as tells them apart."""
+    """Returns the shortest names that distinguish the runs."""
     names = [folder.absolute().name for folder in folders]
     return names if len(set(names)) == len(names) else [run_name(folder) for folder in folders]
 
@@ -91,7 +91,7 @@ def _names(folders: Sequence[Path]) -> list[str]:
 def flat(settings: Any, key: str = "") -> dict[str, Any]:
     """Returns settings by their whole keys, as they are set on the command line.
 
-    Lists stay as they are; an object without anything in it is a setting of its own.
+    Lists stay unchanged; an empty object is a setting of its own.
     """
     if not isinstance(settings, dict) or not settings:
         return {key: settings}
@@ -105,7 +105,7 @@ def differences(every: Sequence[dict[str, Any]]) -> list[list[str]]:
     """Returns the settings that are not the same in all runs: the key, and the value in each run.
 
     Args:
-        every: Settings of each run, by key. A run without a configuration has the key "" alone; it
+        every: Settings of each run, by key. A run without a configuration has only the key ""; it
             makes no difference, and its values are shown as absent.
     """
     keys = dict.fromkeys(key for settings in every for key in settings if key not in ("", *PLACES))
@@ -122,6 +122,6 @@ def _shown(settings: dict[str, Any], key: str) -> str:
 
 
 def without_earlier_stages(folders: Sequence[Path]) -> list[Path]:
-    """Leaves out runs that another one of the folders has gone on from, and shows as its own."""
+    """Leaves out runs that another run in the list resumes, and whose steps it shows as its own."""
     earlier = {stage for folder in folders for stage in find_stages(folder)[:-1]}
     return [folder for folder in folders if folder.absolute() not in earlier]

@@ -1,4 +1,4 @@
-"""The contents of a run's page as plain data, read from the run's folder alone."""
+"""The contents of a run's page as plain data, read only from the run's folder."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ from steer_lightning.results.report.series import (
 from steer_lightning.system.run_files import CONFIG, EVALUATION, METRICS, RESULTS, SUMMARY
 
 MOST_LOOKS = 200
-"""Largest number of the lens's looks in the course of training that a page shows."""
+"""Largest number of lens results from training that a page shows."""
 BENCHMARK = re.compile(r"benchmark/(.+)/(\w+)")
 ELSEWHERE = re.compile(r"benchmark/.+|lens/\w+/layer_\d+")
-"""Metrics that have their own place in the page, and are not among its curves."""
+"""Metrics that have their own place on the page, and are not among its curves."""
 
 SETTINGS: dict[str, tuple[str, ...]] = {
     "Base": ("model", "base"),
@@ -45,10 +45,10 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "Steered layers": ("model", "steering", "layers"),
     "Unit of the vectors": ("model", "steering", "scale"),
     "Training data": ("data", "train"),
-    "Prompts a step": ("data", "batch_size"),
-    "Completions a prompt": ("model", "sampling", "group_size"),
+    "Prompts per step": ("data", "batch_size"),
+    "Completions per prompt": ("model", "sampling", "group_size"),
     "Temperature": ("model", "sampling", "temperature"),
-    "Tokens a completion, at most": ("model", "sampling", "max_new_tokens"),
+    "Tokens per completion, at most": ("model", "sampling", "max_new_tokens"),
     "Rewards": ("model", "rewards"),
     "Advantage": ("model", "advantage"),
     "Loss": ("model", "loss"),
@@ -61,7 +61,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
 
 
 def read_contents(folder: Path, num_steps: int, num_prompts: int) -> Record:
-    """Reads everything that a page shows of a run.
+    """Reads everything that a page shows about a run.
 
     Entries for files that an interrupted run has not written are None or empty.
 
@@ -104,12 +104,12 @@ def read_contents(folder: Path, num_steps: int, num_prompts: int) -> Record:
 
 
 def run_name(folder: Path) -> str:
-    """Returns the name of a run with that of the folder of its runs."""
+    """Returns the name of a run together with that of the folder of its runs."""
     return f"{folder.absolute().parent.name}/{folder.absolute().name}"
 
 
 def task_of(settings: Record) -> str | None:
-    """Returns what a run was trained on: a file's name, a data set of the hub, or a class."""
+    """Returns what a run was trained on: the name of a file, hub data set, or class."""
     source = setting(settings, "data", "train")
     path, name = (setting(source, key) for key in ("path", "hub_name"))
     if isinstance(path, str):
@@ -151,7 +151,7 @@ def _figure(
 
 
 def _evaluation(folder: Path) -> list[Record] | None:
-    """Reads the figures of `steer-lightning evaluate`, which lie beside the vectors."""
+    """Reads the figures of `steer-lightning evaluate`, which are beside the vectors."""
     path = folder / EVALUATION / RESULTS
     found = read_record(path, {"rows": list})
     if found is None:
@@ -169,7 +169,7 @@ def _some(looks: list[Record]) -> list[Record]:
 
 
 def _shown(settings: Record) -> list[list[Any]]:
-    """Returns the settings that matter most, by name, with classes without their modules."""
+    """Returns the most important settings by name, with classes without their modules."""
     rows = [[name, _short(setting(settings, *keys))] for name, keys in SETTINGS.items()]
     return [row for row in rows if row[1] is not None]
 

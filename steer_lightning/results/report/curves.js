@@ -1,11 +1,11 @@
 "use strict";
-// Reward, lengths and the rest over the steps.
+// Reward, lengths and other metrics over the steps.
 
 const SMALL = [
   ["completion/length_mean", "Completion length", "mean of a step", short, "tokens"],
   ["completion/cut_off_share", "Cut off", "completions that did not end by themselves", percent, "share"],
-  ["reward/no_signal_share", "Groups without signal", "all their rewards are equal: nothing to learn from", percent, "share"],
-  ["completion/entropy", "Entropy", "mean of a step", short, "nats a token"],
+  ["reward/no_signal_share", "Groups without signal", "groups whose rewards are all equal, so nothing is learned", percent, "share"],
+  ["completion/entropy", "Entropy", "mean of a step", short, "nats per token"],
   ["vectors/norm_mean", "Vector norm", "mean over the layers", short, "norm"],
   ["update/gradient_norm", "Gradient norm", "before clipping", short, "norm"],
 ];
@@ -40,8 +40,8 @@ function showCurves(data) {
 
 function explanation(curve) {
   return curve.width > 1
-    ? `Each point stands for ${curve.width} steps: the line is their mean, the band reaches from the smallest to the largest.`
-    : "The thin line is each step, the strong one the mean of the last 5 steps.";
+    ? `Each point represents ${curve.width} steps: the line shows their mean, the band the range from the smallest to the largest value.`
+    : "The thin line shows each step, the thick line the mean of the last 5 steps.";
 }
 
 /** The accuracy on a benchmark over the steps, with its intervals. */

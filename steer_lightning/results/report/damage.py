@@ -19,5 +19,5 @@ def damaged(path: Path, why: object) -> ConfigError:
         str(path),
         rule="is damaged",
         why=" ".join(str(why).split()).rstrip("."),
-        fix="Restore it, or move it out of the folder: the report does without it",
+        fix="Restore it, or move it out of the folder: the report works without it",
     )

@@ -1,5 +1,5 @@
 "use strict";
-// Elements and numbers. Text of the run goes in as text nodes alone, never as markup.
+// Elements and numbers. Text from the run is inserted only as text nodes, never as markup.
 
 /** An element with attributes (`class`, `on...` handlers, others) and children, text or nodes. */
 function make(tag, attributes = {}, ...children) {
@@ -15,7 +15,7 @@ function make(tag, attributes = {}, ...children) {
 
 const byId = (id) => document.getElementById(id);
 
-/** Rows of cells under a head; a cell is text, a node, or {value, class}. The first one names its row. */
+/** Rows of cells under a head; a cell is text, a node, or {value, class}. The first cell names its row. */
 function makeTable(caption, head, rows) {
   const cell = (content, tag, scope) => {
     const { value, ...rest } = content instanceof Object && "value" in content ? content : { value: content };
@@ -30,12 +30,12 @@ function makeTable(caption, head, rows) {
   return scrollable(table, caption);
 }
 
-/** A box that scrolls sideways where its content is wider than the screen, by the keyboard, too. */
+/** A box that scrolls sideways, also by keyboard, if its content is wider than the screen. */
 function scrollable(content, label) {
   return make("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": label }, content);
 }
 
-/** Something that is made when it is opened for the first time. */
+/** Content that is made when it is opened for the first time. */
 function disclosure(title, fill) {
   const details = make("details", {}, make("summary", {}, title));
   details.addEventListener("toggle", () => details.append(...[fill()].flat()), { once: true });
@@ -51,10 +51,10 @@ const MINUS = "\u2212";
 const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
 const withMinus = (text) => text.replace("-", MINUS);
 
-/** A number with so many decimals, rounded as Python does: by its exact value, and halves to the even digit. */
+/** A number with a fixed number of decimals, rounded as in Python: by its exact value, and halves to the even digit. */
 function fixed(value, decimals) {
   let text = Math.abs(value).toFixed(decimals);
-  const half = Math.abs(value) * 2 ** (decimals + 1); // an odd number just where the value lies in the middle of two
+  const half = Math.abs(value) * 2 ** (decimals + 1); // an odd number exactly if the value is halfway between two
   if (half % 2 === 1) {
     const below = Math.floor(Math.abs(value) * 10 ** decimals);
     text = ((below % 2 ? below + 1 : below) / 10 ** decimals).toFixed(decimals);
@@ -64,7 +64,7 @@ function fixed(value, decimals) {
   return value < 0 && Number(text) !== 0 ? MINUS + shown : shown;
 }
 
-/** Three digits that count; `1.2e-6` where that is too small for a plain number. As `rounded` of `system/figures.py`. */
+/** Three significant digits; `1.2e-6` if the value is too small for a plain number. As `rounded` in `system/figures.py`. */
 function short(value) {
   if (!isNumber(value)) return "\u2013";
   const size = Math.abs(value);
@@ -80,7 +80,7 @@ const percent = (value) => (isNumber(value) ? `${one(100 * value)}\u202f%` : "\u
 
 const magnitude = (value) => Math.floor(Math.log10(value) + 1e-9);
 
-/** A format for ticks this far apart: with as many digits as tell them apart, and no more. */
+/** A format for ticks at this distance: with just as many digits as distinguish them. */
 function ticksFormat(step, compact = false) {
   const size = magnitude(step);
   const clean = (value) => (Math.abs(value) < step / 1e6 ? 0 : value); // sums of steps miss 0 by rounding
@@ -90,7 +90,7 @@ function ticksFormat(step, compact = false) {
 }
 const signed = (value, format) => (value > 0 ? "+" : "") + format(value);
 
-/** `[low, high]`, or nothing where there is no interval. */
+/** `[low, high]`, or nothing if there is no interval. */
 function interval(low, high, format) {
   return isNumber(low) && isNumber(high) ? `[${format(low)}, ${format(high)}]` : null;
 }

@@ -1,4 +1,4 @@
-"""The drawing of pictures: matplotlib, an extra, may be missing, and names may hold anything."""
+"""Draws pictures; matplotlib, an extra, may be missing, and names may contain anything."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from steer_lightning.system.whole_files import written_aside
 
 
 def drawn(draw: Callable[[Path], Path], folder: Path) -> str:
-    """Draws a picture; what goes wrong is told, since the numbers are there without it.
+    """Draws a picture, and reports a failure as text, since the numbers exist without a picture.
 
     Args:
         draw: Function that takes a folder and returns the path of the picture.
         folder: Folder with the numbers to draw.
 
     Returns:
-        The path of the picture, or why it is not drawn.
+        The path of the picture, or the reason why it is not drawn.
     """
     try:
         return str(draw(folder))
-    except Exception as error:  # a picture is worth less than what it is drawn of
+    except Exception as error:  # a picture is worth less than the numbers that it shows
         if isinstance(error, ModuleNotFoundError) and error.name == "matplotlib":
             return f"not drawn: {install_command('report')} for matplotlib"
         return f"not drawn: {reason(error)}"
 
 
 def saved(figure: Any, path: Path) -> Path:
-    """Writes a figure of matplotlib as a PNG file, and returns the path.
+    """Writes a matplotlib figure as a PNG file, and returns the path.
 
-    Dollar signs stand for themselves: names of benchmarks, files and tokens are no formulas, and
-    half of one would be an error.
+    Dollar signs are literal: names of benchmarks, files and tokens are not formulas, and half a
+    formula would be an error.
     """
     from matplotlib.text import Text
 

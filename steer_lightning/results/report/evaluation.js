@@ -1,19 +1,19 @@
 "use strict";
-// Benchmarks: in the course of the run, and by `steer-lightning evaluate`.
+// Benchmarks: during the run, and by `steer-lightning evaluate`.
 
 function showBenchmarks(data) {
   const section = byId("benchmarks");
   if (data.benchmarks.length) section.append(runTable(data.benchmarks));
-  else section.append(missing("No benchmark was measured during the run. ", code("BenchmarkEval"), " among ", code("trainer.callbacks"), " does so."));
+  else section.append(missing("No benchmark was measured during the run. ", code("BenchmarkEval"), " in ", code("trainer.callbacks"), " measures benchmarks."));
   section.append(make("h3", {}, "Evaluation"));
   if (data.evaluation && data.evaluation.length) {
     const names = [...new Set(data.evaluation.map((row) => row.benchmark))];
     section.append(
-      make("p", { class: "intro" }, "By ", code("steer-lightning evaluate"), ": 95\u202f% intervals by the bootstrap over problems. ",
-        "The difference to the base is taken problem by problem, which makes its interval narrower than the two others suggest."),
+      make("p", { class: "intro" }, "Results of ", code("steer-lightning evaluate"), ", with 95\u202f% bootstrap intervals over problems. ",
+        "The difference from the base is computed problem by problem, so its interval is narrower than the other two suggest."),
       ...names.flatMap((name) => evaluationOf(name, data.evaluation.filter((row) => row.benchmark === name))));
   } else {
-    section.append(missing("There is no evaluation yet. It compares the base with the base steered, at several scales, on benchmarks of your choice:",
+    section.append(missing("There is no evaluation yet. An evaluation compares the base with the steered base, at several scales, on benchmarks of your choice:",
       make("pre", {}, "steer-lightning evaluate --config evaluate/mathematics --vectors RUN_FOLDER")));
   }
 }
@@ -34,7 +34,7 @@ function runTable(benchmarks) {
 const points = (value) => `${one(100 * value)} points`;
 const change = (before, after, format) => (isNumber(before) && isNumber(after) ? signed(after - before, format) : "\u2013");
 
-/** A value, with its interval under it. */
+/** A value with its interval below it. */
 function figure(found, format, low = found?.low, high = found?.high) {
   if (!found || !isNumber(found.value)) return "\u2013";
   return withInterval(format(found.value), interval(low, high, (x) => format(x).replace("\u202f%", "")));
@@ -48,7 +48,7 @@ function evaluationOf(name, rows) {
   const arms = [...new Set(rows.map((row) => row.arm))];
   const found = [...new Set(rows.map((row) => row.metric))];
   const of = (...kinds) => found.filter((metric) => kinds.includes(metric.split("@")[0]));
-  const means = of("avg"), votes = of("pass", "maj"); // two means where the base answers greedily
+  const means = of("avg"), votes = of("pass", "maj"); // two means if the base answers greedily
   const metrics = [...new Set([...means, ...votes, ...found])];
   const find = (arm, metric) => rows.find((row) => row.arm === arm && row.metric === metric);
   const format = (metric) => (metric === "length" ? one : percent);

@@ -1,4 +1,4 @@
-"""The readers of the files in a run's folder, some of which an interrupted run may not have."""
+"""Reads the files in a run's folder, some of which may be missing if the run was interrupted."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ Record = dict[str, Any]
 
 
 def read_text(path: Path) -> str | None:
-    """Reads a text file; returns None if there is none.
+    """Reads a text file; returns None if it does not exist.
 
     Raises:
-        ConfigError: If the file is not text in UTF-8.
+        ConfigError: If the file is not UTF-8 text.
     """
     try:
         return path.read_text(encoding="utf-8")
@@ -48,7 +48,7 @@ def read_record(path: Path, needed: Mapping[str, type | tuple[type, ...]]) -> Re
 def read_records(path: Path, needed: Mapping[str, type | tuple[type, ...]]) -> list[Record]:
     """Reads JSON objects, one per line; returns an empty list if there is no such file.
 
-    A last line without its end was being written when the run was killed, and is left out.
+    A last line without a line end was being written when the run was killed, and is left out.
 
     Raises:
         ConfigError: If a line is damaged or lacks a key.
@@ -65,10 +65,10 @@ def _parsed(
     except (ValueError, RecursionError) as error:
         raise damaged(path, f"{place}{error}") from error
     if not isinstance(found, dict):
-        raise damaged(path, f"{place}It holds no JSON object")
+        raise damaged(path, f"{place}It is not a JSON object")
     for key, kinds in needed.items():
         if not isinstance(found.get(key), kinds):
-            raise damaged(path, f"{place}It lacks `{key}`, or that is of another type")
+            raise damaged(path, f"{place}It lacks `{key}`, or the value has another type")
     return found
 
 
@@ -91,7 +91,7 @@ def read_settings(folder: Path) -> Record:
 
 
 def setting(settings: Any, *keys: str) -> Any:
-    """Returns a setting by its keys, from the outermost on, or None if there is none.
+    """Returns a setting by its keys, from the outermost to the innermost, or None if it is missing.
 
     The key `init_args`, which holds the arguments of a class, need not be named.
     """
@@ -105,10 +105,10 @@ def setting(settings: Any, *keys: str) -> Any:
 
 
 def find_stages(folder: Path) -> list[Path]:
-    """Finds the folders of one interrupted run, the oldest first.
+    """Finds the folders of one interrupted run, oldest first.
 
-    A run that is resumed has a new folder, such as `run-2`, and its configuration names a
-    checkpoint in the earlier folder, which must lie beside the new one.
+    A run that resumes another one has a new folder, such as `run-2`, and its configuration names a
+    checkpoint in the earlier folder, which must be beside the new one.
     """
     found = [folder.absolute()]
     while (before := _stage_before(found[0])) is not None and before not in found:
@@ -132,12 +132,12 @@ LOOK_KEYS: dict[str, type | tuple[type, ...]] = {"step": int, "norms": list, "la
 
 
 def read_lens(folder: Path) -> Record | None:
-    """Reads `lens.json`, preferably that of the command `lens`, else that of the run itself."""
+    """Reads the `lens.json` of the command `lens` or, if it is missing, of the run itself."""
     by_command = read_record(folder / LENS_FOLDER / LENS, LENS_KEYS)
     return by_command or read_record(folder / LENS, LENS_KEYS)
 
 
 def read_looks(stages: Sequence[Path]) -> list[Record]:
-    """Reads `lens.jsonl` of all stages of a run; the latest stage counts for a repeated step."""
+    """Reads `lens.jsonl` of all stages of a run; for a repeated step, the latest stage counts."""
     found = {look["step"]: look for s in stages for look in read_records(s / LENS_LINES, LOOK_KEYS)}
     return [found[step] for step in sorted(found)]

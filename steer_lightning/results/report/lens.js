@@ -1,5 +1,5 @@
 "use strict";
-// The vectors seen through the unembedding, and their geometry.
+// The vectors as seen through the unembedding, and their geometry.
 
 const WITHOUT_VECTORS = ["LoRA", "BitFit", "VectorFit", "FullFinetune"];
 
@@ -9,12 +9,12 @@ function showVectors(data) {
   const kind = Object.fromEntries(data.settings)["What is trained"];
   if (!lens && !looks.length) {
     if (WITHOUT_VECTORS.includes(kind)) {
-      section.append(missing(`This run has trained ${kind}, which changes weights: there are no vectors to look at.`));
+      section.append(missing(`This run trained ${kind}, which changes weights, so there are no vectors to show.`));
       return;
     }
-    section.append(missing("There is no look at the vectors: ", code("lens.json"), " is missing. A callback writes it in the course of a run:",
+    section.append(missing("Nothing is known about the vectors: ", code("lens.json"), " is missing. A callback writes it during a run:",
       make("pre", {}, "trainer:\n  callbacks:\n    - class_path: steer_lightning.callbacks.LensCallback"),
-      "Afterwards a command does so, and the report is made anew:",
+      "After a run, a command writes it, and the report can be made again:",
       make("pre", {}, "steer-lightning lens --vectors RUN_FOLDER\nsteer-lightning report RUN_FOLDER --overwrite")));
     return;
   }
@@ -29,7 +29,7 @@ function lensParts(lens) {
   const norms = lens.layers.map((row) => row.norm);
   const panels = [notedPanel("Norm", "of each layer's vector", bars(layers, norms, { format: short, xName: "layer", yName: "norm", label: say("Norm", norms, short) }))];
   if (relative.every(isNumber)) {
-    panels.push(notedPanel("Norm against the stream", "1 would be as large as the activations there", 
+    panels.push(notedPanel("Norm against the stream", "1 means as large as the activations in the layer", 
       bars(layers, relative, { format: short, xName: "layer", yName: "norm / stream", label: say("Norm relative to the stream", relative, short) })));
   }
   if (lens.singular_values?.length) {
@@ -43,13 +43,13 @@ function lensParts(lens) {
       + `${isNumber(lens.step) ? `, after step ${whole(lens.step)}` : ""}.`),
     make("div", { class: "panels" }, panels),
     make("h3", {}, "What the vectors say"),
-    make("p", { class: "intro" }, "Each layer's vector is multiplied with the unembedding"
-      + `${lens.final_norm ? ", behind the final norm" : ""}: tokens that it would make likelier, or less likely, if it were the whole stream.`),
+    make("p", { class: "intro" }, "Each layer's vector is multiplied by the unembedding"
+      + `${lens.final_norm ? ", after the final norm" : ""}. The table shows the tokens that the vector would make more or less likely if it were the whole stream.`),
     ...tokenHeat(lens),
   ];
   if (lens.cosines?.length > 1) {
-    parts.push(make("h3", {}, "Directions"), make("p", { class: "intro" }, "Cosine between the vectors of each two layers."),
-      squareHeat(lens.cosines, layers, "Cosines between the vectors of each two layers"),
+    parts.push(make("h3", {}, "Directions"), make("p", { class: "intro" }, "Cosine between the vectors of each pair of layers."),
+      squareHeat(lens.cosines, layers, "Cosines between the vectors of each pair of layers"),
       disclosure("Cosines as a table", () => makeTable("Cosines", ["layer", ...layers.map(String)], lens.cosines.map((row, k) => [String(layers[k]), ...row.map(decimal)]))));
   }
   if (lens.first_token) parts.push(...firstToken(lens.first_token));
@@ -62,7 +62,7 @@ function tokenHeat(lens) {
   const state = { end: "top", product: "dot" };
   const draw = () => {
     const lists = lens.layers.map((row) => row[state.end]?.[state.product] ?? []);
-    const few = lists.length <= 16; // with more layers the scores are told where one points
+    const few = lists.length <= 16; // with more layers, scores are shown where the pointer is
     const count = Math.min(12, d3.max(lists, (list) => list.length) ?? 0);
     const most = d3.max(lists.flat(), ([, score]) => Math.abs(score)) || 1;
     const head = ["layer", ...d3.range(1, count + 1).map(String)];
@@ -90,13 +90,13 @@ const LEAST_CHANGE = 5e-4; // of a probability: a smaller one would show the sam
 function firstToken(found) {
   const table = (caption, rows) => {
     const moved = (rows ?? []).filter(([, base, steered]) => Math.abs(steered - base) >= LEAST_CHANGE);
-    if (!moved.length) return missing(`${caption}: no token, by ${decimal(100 * LEAST_CHANGE)} points or more.`);
+    if (!moved.length) return missing(`${caption}: no token changes by ${decimal(100 * LEAST_CHANGE)} points or more.`);
     return makeTable(caption, ["token", "base", "steered"],
       moved.map(([token, base, steered]) => [{ value: visible(token), class: "mono" }, percent(base), percent(steered)]));
   };
   return [make("h3", {}, "The first token"),
-    make("p", { class: "intro" }, `What the vectors change about the first token of a completion: mean over ${whole(found.num_prompts)} prompts, ${decimal(found.kl)} nats from the base.`),
-    make("div", { class: "columns" }, table("Likelier", found.up), table("Less likely", found.down))];
+    make("p", { class: "intro" }, `How the vectors change the probabilities of a completion's first token: mean over ${whole(found.num_prompts)} prompts, KL divergence from the base ${decimal(found.kl)} nats.`),
+    make("div", { class: "columns" }, table("More likely", found.up), table("Less likely", found.down))];
 }
 
 function notedPanel(title, note, picture) {
@@ -114,22 +114,22 @@ function historyParts({ looks, axis, clock }) {
     const k = Number(select.value);
     const shown = looks.length <= 12 ? looks : d3.range(12).map((i) => looks[Math.floor(i * (looks.length - 1) / 11)]);
     const count = d3.max(shown, (look) => look.top?.[k]?.length ?? 0) ?? 0;
-    box.replaceChildren(makeTable(`Top tokens of layer ${layers[k]} in the course of the run`, ["step", ...d3.range(1, count + 1).map((rank) => ({ value: String(rank), class: "mono" }))],
+    box.replaceChildren(makeTable(`Top tokens of layer ${layers[k]} during the run`, ["step", ...d3.range(1, count + 1).map((rank) => ({ value: String(rank), class: "mono" }))],
       shown.map((look) => [whole(look.step), ...(look.top?.[k] ?? []).map((token) => ({ value: visible(token), class: "mono" }))])));
   };
   select.addEventListener("change", draw);
   select.value = String(layers.length - 1);
   draw();
-  return [make("h3", {}, "In the course of the run"),
+  return [make("h3", {}, "During the run"),
     make("div", { class: "panels" },
-      lines("norms", "Norm", "a line a layer, from the first (blue) to the last (orange)"),
-      looks.every((look) => Array.isArray(look.drift)) ? lines("drift", "Drift", "how far each vector is from where it started") : null,
+      lines("norms", "Norm", "one line per layer, from the first (blue) to the last (orange)"),
+      looks.every((look) => Array.isArray(look.drift)) ? lines("drift", "Drift", "distance of each vector from its start") : null,
       curvePanel({ title: "Stable rank", note: `of ${layers.length} at most`, format: decimal, axis, unit: "rank",
         lines: [timed({ x: steps, y: looks.map((look) => look.stable_rank), number: 0, name: "stable rank" }, clock, axis)] })),
     make("div", { class: "controls" }, make("label", { for: "history-layer" }, "Tokens of "), select), box];
 }
 
-/** A line a layer, from the first (cool) to the last (warm). */
+/** One line per layer, from the first (cool) to the last (warm). */
 function layerLines({ looks, layers, key, title, axis, clock }) {
   const rows = layers.flatMap((layer, k) => looks.map((look, i) => ({ i, layer, value: look[key][k], k })));
   const line = timed({ x: looks.map((look) => look.step) }, clock, axis);
@@ -137,7 +137,7 @@ function layerLines({ looks, layers, key, title, axis, clock }) {
   const last = looks[looks.length - 1];
   const [low, high] = d3.extent(rows, (row) => row.value);
   const apart = Math.abs(last[key][0] - last[key].at(-1)) > (high - low) / 8;
-  const ends = apart ? [0, layers.length - 1] : []; // their names would lie on each other
+  const ends = apart ? [0, layers.length - 1] : []; // otherwise their names would overlap
   const values = rows.map((row) => row.value);
   const draw = (width) => {
     const y = (view.log && logScale(values, short)) || linearScale(values, short);

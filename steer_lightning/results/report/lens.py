@@ -1,4 +1,4 @@
-"""The pictures of what the lens shows."""
+"""The pictures of lens results."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from steer_lightning.system.printable import quoted
 from steer_lightning.system.run_files import BETWEEN, BETWEEN_PICTURE, LENS, LENS_PICTURE
 
 NUMBERED = 8
-"""Largest number of rows or columns of a heat map whose numbers are written into its cells."""
+"""Largest number of rows or columns of a heat map with numbers in its cells."""
 MAX_TICKS = 20
 LEAST_CHANGE = 1e-3
-"""Smallest change of a probability that is drawn; a smaller one can't be seen."""
+"""Smallest change of a probability that is drawn; a smaller one would not be visible."""
 
 
 def draw_lens(folder: Path) -> Path:
@@ -85,7 +85,7 @@ def _norms(axes: Any, layers: Sequence[dict[str, Any]]) -> None:
 
 
 def _ticks(place: Callable[..., Any], names: Sequence[str]) -> None:
-    """Sets ticks with names, leaving out some if there are too many to read."""
+    """Sets ticks with names, and leaves out some if there are too many to read."""
     step = -(-len(names) // MAX_TICKS)
     place(range(0, len(names), step), names[::step], fontsize=8)
 
@@ -132,7 +132,7 @@ def _first_token(axes: Any, found: dict[str, Any] | None) -> None:
 
 
 def _in_font(text: str) -> str:
-    """Replaces characters that the font lacks by their codes: an empty box tells nothing."""
+    """Replaces characters that the font lacks by their codes, since empty boxes say nothing."""
     from matplotlib import font_manager
 
     font = font_manager.get_font(font_manager.findfont(font_manager.FontProperties()))

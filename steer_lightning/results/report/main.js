@@ -1,5 +1,5 @@
 "use strict";
-// Puts the page together. A part that fails says so, and leaves the others as they are.
+// Puts the page together. A part that fails shows a message, and does not affect the others.
 
 (() => {
   const data = JSON.parse(byId("data").textContent);
@@ -22,7 +22,7 @@
   }));
 })();
 
-/** What all parts of a page need: the name of its files, and the axes of its curves. */
+/** Needed by all parts of a page: the name of its files, and the axes of its curves. */
 function prepare(data) {
   pageName = data.run ?? "comparison";
   const looked = d3.max(data.looks ?? [], (look) => look.step) ?? 0;

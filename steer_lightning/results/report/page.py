@@ -1,4 +1,4 @@
-"""The page of a run, or of several: one HTML file that needs nothing else."""
+"""The page about one run or several runs: one HTML file that needs nothing else."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ PLOT_STYLE = "sha256-jSYQUrW7J0b3jPqhZP9C2Xh1PyJKHKXd4s0fpGGKrww="
 """Hash of the style that Observable Plot puts into each picture; it changes with the library."""
 
 ESCAPES = {ord(sign): f"\\u{ord(sign):04x}" for sign in "<>&\u2028\u2029"}
-"""Escapes of signs with which a text could end the data's element, or a line of JavaScript."""
+"""Escapes of characters with which a text could end the data element, or a line of JavaScript."""
 
 
 def write_report(
@@ -45,12 +45,12 @@ def write_report(
     num_steps: int = 12,
     num_prompts: int = 8,
 ) -> Path:
-    """Writes the page of a run.
+    """Writes the page about a run.
 
     Args:
         folder: Folder of the run, which may have been interrupted.
         output: File to write; by default `report.html` in the folder.
-        overwrite: Whether to replace an earlier file.
+        overwrite: Whether to replace an existing file.
         num_steps: Number of steps whose completions are shown.
         num_prompts: Number of prompts shown per step, and of problems per benchmark.
 
@@ -59,7 +59,7 @@ def write_report(
 
     Raises:
         ConfigError: If the folder holds no run, a file in it is damaged, or `output` exists.
-        OSError: If the file can't be written; an earlier one is left as it was.
+        OSError: If the file can't be written; an earlier file stays unchanged.
     """
     for key, value in (("num_steps", num_steps), ("num_prompts", num_prompts)):
         if value < 1:
@@ -74,21 +74,21 @@ def write_report(
 
 
 def write_comparison(folders: Sequence[Path], output: Path, *, overwrite: bool = False) -> Path:
-    """Writes the page that compares runs: their curves over each other, and what differs.
+    """Writes the page that compares runs: their curves drawn together, and their differences.
 
     Args:
         folders: Folders of the runs, in the order in which they are shown. A run that another one
-            of them has gone on from is shown as a part of that one.
+            of them resumes is shown as a part of that run.
         output: File to write.
-        overwrite: Whether to replace an earlier file.
+        overwrite: Whether to replace an existing file.
 
     Returns:
         The path of the page.
 
     Raises:
-        ConfigError: If a folder holds no run, there are too many or not two, a file in a folder is
-            damaged, or `output` exists.
-        OSError: If the file can't be written; an earlier one is left as it was.
+        ConfigError: If a folder holds no run, there are fewer than two runs or too many, a file in
+            a folder is damaged, or `output` exists.
+        OSError: If the file can't be written; an earlier file stays unchanged.
     """
     _check_output(output, overwrite)
     for folder in folders:
@@ -98,8 +98,8 @@ def write_comparison(folders: Sequence[Path], output: Path, *, overwrite: bool =
         raise ConfigError(
             "run",
             [str(folder) for folder in folders],
-            rule=f"a comparison takes 2 to {MOST_RUNS} runs, and these are {len(folders)}",
-            why="A run that another one goes on from counts as a part of it",
+            rule=f"a comparison takes 2 to {MOST_RUNS} runs, but these are {len(folders)}",
+            why="A run that another one resumes counts as a part of it",
             fix="Name the runs that you want to compare",
         )
     contents = read_comparison(folders)
@@ -113,7 +113,7 @@ def _check_output(path: Path, overwrite: bool) -> None:
         raise ConfigError("output", str(path), rule="must be a file", why="It is a folder")
     if path.exists() and not overwrite:
         raise ConfigError(
-            "output", str(path), rule="exists", fix="Name another file, or give --overwrite"
+            "output", str(path), rule="already exists", fix="Name another file, or set --overwrite"
         )
 
 
@@ -132,12 +132,12 @@ def _check_run(folder: Path) -> None:
 def as_page(contents: Record, title: str, body: str) -> str:
     """Returns a page as HTML, with data, styles and scripts in one file.
 
-    The data is JSON, which no browser runs. Should a script get in nevertheless, the policy in the
-    head of the page allows only the scripts of this function, by their hashes.
+    The data is JSON, which no browser runs. If a script got in nevertheless, the policy in the head
+    of the page would block it: it allows only the scripts of this function, by their hashes.
 
     Args:
         contents: Data of the page.
-        title: Title of the page, of any text.
+        title: Title of the page; it may be any text.
         body: Name of the file with the page's sections, which its scripts fill.
     """
     style = _read("report.css")
@@ -158,7 +158,7 @@ def _read(name: str) -> str:
 
 
 def _policy(styles: Sequence[str], scripts: Sequence[str]) -> str:
-    """Returns a policy that loads nothing, allows only these scripts and styles, and no markup."""
+    """Returns a policy that loads nothing, and allows only these scripts and styles, no markup."""
     own = " ".join([*(f"'{_hash(style)}'" for style in styles), f"'{PLOT_STYLE}'"])
     return "; ".join(
         [
@@ -180,8 +180,8 @@ def _hash(text: str) -> str:
 def as_json(contents: Any) -> str:
     """Encodes data as JSON for an HTML page.
 
-    Control characters, marks of text direction and lone surrogates appear as escapes; numbers that
-    are not finite become null.
+    Control characters, text direction marks and lone surrogates appear as escapes; numbers that are
+    not finite become null.
     """
     text = json.dumps(_clean(contents), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return text.translate(ESCAPES)

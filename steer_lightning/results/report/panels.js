@@ -1,7 +1,7 @@
 "use strict";
 // Panels of curves that share a cursor, and the switches that all of them follow.
 
-/** What the switches have chosen for all curves: time or steps to the right, a log scale or a linear one upwards. */
+/** Choices of the switches for all curves: time or steps on the horizontal axis, a log or linear vertical scale. */
 const view = {
   time: false,
   log: false,
@@ -13,7 +13,7 @@ const view = {
   },
 };
 
-// ---- a cursor that all curves share: the place that is looked at, in steps or in time
+// ---- a cursor that all curves share: the current position, in steps or in time
 
 const cursor = {
   place: null,
@@ -25,7 +25,7 @@ const cursor = {
   },
 };
 
-/** Index of the x that is nearest. */
+/** Index of the nearest x. */
 function nearest(xs, place) {
   const k = d3.bisectCenter(xs, place);
   return Math.min(Math.max(k, 0), xs.length - 1);
@@ -51,10 +51,10 @@ function followCursor(picture, snap) {
   return show;
 }
 
-/** Where the points of a line lie: at their steps, or at their times. */
+/** Horizontal positions of the points of a line: their steps, or their times. */
 const places = (line) => (view.time && line.time ? line.time : line.x);
 
-/** A panel: name, the value at the cursor, and a curve. `lines` have x, y and perhaps time, low, high, smooth. */
+/** A panel: name, the value at the cursor, and a curve. `lines` have x, y and optionally time, low, high, smooth. */
 function curvePanel({ title, note, lines, format, unit, axis, height = 166, dots = false }) {
   const reading = make("span", { class: "reading" });
   const left = make("p", { class: "note", hidden: true });
@@ -94,7 +94,7 @@ function curvePanel({ title, note, lines, format, unit, axis, height = 166, dots
     left, make("div", { class: "foot" }, make("p", { class: "note" }, note ?? ""), pictureTools(title, lines)));
 }
 
-/** The switches of the curves: what is to the right, and the scale upwards. */
+/** The switches of the curves: the horizontal axis, and the vertical scale. */
 function switches(axis) {
   const choice = (title, name, key, options) => make("fieldset", { class: "choice" }, make("legend", {}, title),
     options.map(([value, text]) => make("label", {},
@@ -105,7 +105,7 @@ function switches(axis) {
     choice("Scale", "scale", "log", [[false, "linear"], [true, "log"]]));
 }
 
-/** Moves the cursor of all curves: by the keyboard, and on a phone. */
+/** Moves the cursor of all curves, by keyboard and on phones. */
 function slider(axis) {
   const label = make("label", { for: "step" });
   const input = make("input", { type: "range", id: "step" });
@@ -113,7 +113,7 @@ function slider(axis) {
   const reset = () => {
     const [first, last] = view.time ? [0, axis.time.last] : axis.steps;
     Object.assign(input, { min: first, max: last, step: view.time ? last / 200 : 1, value: last });
-    label.textContent = view.time ? "Look at time" : "Look at step";
+    label.textContent = view.time ? "Show time" : "Show step";
     output.textContent = view.time ? "the end" : "last step";
   };
   reset();
@@ -127,24 +127,24 @@ function slider(axis) {
   return make("div", { class: "slider" }, label, input, output);
 }
 
-/** The axes of curves of several runs: all steps, and all times where each run has a clock. */
+/** The axes of curves of several runs: all steps, and all times if each run has a clock. */
 function axisOf(lastStep, clocks) {
   const known = clocks.filter((clock) => clock);
   const seconds = d3.max(known, (clock) => clock.seconds.at(-1)) ?? 0;
   const [unit, size] = seconds < 100 ? ["s", 1] : seconds < 6000 ? ["min", 60] : ["h", 3600];
   const time = known.length === clocks.length && seconds > 0
-    ? { unit, size, last: seconds / size, name: `time of training in ${unit}` } : null;
+    ? { unit, size, last: seconds / size, name: `training time in ${unit}` } : null;
   return { steps: [0, Math.max(1, lastStep)], time };
 }
 
-/** A line with the times of its points, by a run's clock: times between its steps lie on a straight line. */
+/** A line with the times of its points, by a run's clock; times between its steps are interpolated linearly. */
 function timed(line, clock, axis) {
   if (!axis.time || !clock) return line;
   const at = d3.scaleLinear([0, ...clock.steps], [0, ...clock.seconds]).clamp(true);
   return { ...line, time: line.x.map((step) => at(step) / axis.time.size) };
 }
 
-/** The scale to the right: from 0 to the very end, whose ticks are as many as there is room for. */
+/** The horizontal scale, from 0 to the very end, with as many ticks as fit. */
 function xScale(axis, width) {
   const domain = view.time ? [0, axis.time.last] : axis.steps;
   const count = Math.max(2, Math.min(5, width / 60));

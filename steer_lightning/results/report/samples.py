@@ -1,4 +1,4 @@
-"""The choice of a run's completions for its page: a bounded number, by a rule that it states."""
+"""Chooses a run's completions for its page: a bounded number, by a rule that the page states."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from steer_lightning.system.run_files import ROLLOUT_PARTS, ROLLOUTS, rollout_pa
 
 NEEDED = ("step", "prompt_id", "sample", "prompt", "completion", "reward", "advantage")
 BATCH = 1024
-"""Number of rows that are in memory at once."""
+"""Number of rows in memory at once."""
 
 
 @dataclass(frozen=True)
 class _Part:
-    """Row groups of a file that contain rows of one step, and perhaps of others."""
+    """Row groups of a file that contain rows of one step, and possibly of others."""
 
     file: pq.ParquetFile
     path: Path
@@ -48,15 +48,15 @@ def read_training(
     """Reads the completions of some steps of a run; only those steps are read from the disk.
 
     Args:
-        stages: Folders of the run, the oldest first, each with the step from which on the next
-            folder repeats its steps.
-        num_steps: Number of steps to show, evenly spaced, the first and the last among them.
-        num_prompts: Number of prompts per step, from the first of the batch on; fewer if the texts
-            exceed the budget.
+        stages: Folders of the run, oldest first, each with the step from which the next folder
+            repeats its steps.
+        num_steps: Number of steps to show, evenly spaced, including the first and the last.
+        num_prompts: Number of prompts per step, from the start of the batch; fewer if their text
+            exceeds the budget.
 
     Returns:
-        `rule`, the sentence that says what was chosen, and `groups`; None if there are no
-        completions.
+        `rule`, the sentence that says which completions were chosen, and `groups`; None if there
+        are no completions.
 
     Raises:
         ConfigError: If a file is damaged.
@@ -77,7 +77,7 @@ def read_training(
 
 
 def evenly(items: Sequence[int], most: int) -> list[int]:
-    """Returns at most `most` of the items, evenly spaced, the first and the last among them."""
+    """Returns at most `most` of the items, evenly spaced, including the first and the last."""
     if len(items) <= most:
         return list(items)
     if most == 1:
@@ -92,14 +92,14 @@ def _rule(groups: Sequence[Group], chosen: Sequence[int], steps: int, rows: int)
     total = max(prompts, rows // size)
     first = "the first " if prompts < total else ""
     return (
-        f"{some_of(len(chosen), steps, 'step')}{spaced}; of each {first}"
+        f"{some_of(len(chosen), steps, 'step')}{spaced}; for each step, {first}"
         f"{some_of(prompts, total, 'prompt')} of the batch with "
         f"{some_of(min(size, MAX_COMPLETIONS), size, 'completion')}"
     )
 
 
 def _parts_of(folder: Path, files: ExitStack) -> Iterator[tuple[int, _Part]]:
-    """Yields the steps of a folder with their place: one file, or one per step and process."""
+    """Yields the steps of a folder with their location: one file, or one per step and process."""
     whole = folder / ROLLOUTS
     paths = [whole] if whole.exists() else rollout_parts(folder / ROLLOUT_PARTS)
     for path in paths:
@@ -117,7 +117,7 @@ def _parts_of(folder: Path, files: ExitStack) -> Iterator[tuple[int, _Part]]:
 
 
 def _steps_in(file: pq.ParquetFile, row_group: int) -> list[int]:
-    """Returns the steps of a row group, by its statistics if it has a single step, as is usual."""
+    """Returns the steps of a row group, from its statistics if it has one step, as is usual."""
     column = file.schema_arrow.names.index("step")
     found = file.metadata.row_group(row_group).column(column).statistics
     if found is not None and found.has_min_max and found.min == found.max:

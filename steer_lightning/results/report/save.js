@@ -1,7 +1,7 @@
 "use strict";
-// Buttons that copy or download what the page shows. Nothing leaves the browser: a file is made from what is here.
+// Buttons that copy or download what the page shows. Nothing leaves the browser: files are made from data in the page.
 
-/** A file name of plain letters: what a run is called must not lead out of the folder of downloads. */
+/** A file name of plain letters: the name of a run must not lead out of the downloads folder. */
 const fileName = (text, ending) => `${text.replace(/[^A-Za-z0-9]+/g, "-").replace(/^-+|-+$/g, "").slice(0, 80) || "report"}.${ending}`;
 
 function download(name, type, content) {
@@ -10,7 +10,7 @@ function download(name, type, content) {
   setTimeout(() => URL.revokeObjectURL(url), 1000);
 }
 
-/** Puts a text on the clipboard; where the browser keeps that from pages on disk, by a selection. */
+/** Puts a text on the clipboard; if the browser denies this to pages on disk, by a selection. */
 async function copy(text) {
   try {
     await navigator.clipboard.writeText(text);
@@ -28,7 +28,7 @@ async function copy(text) {
 
 const button = (text, label, onclick) => make("button", { type: "button", class: "tool", "aria-label": label, onclick }, text);
 
-/** Copy and download of a text; `read()` gives it when it is asked for. */
+/** Buttons to copy and download a text, which `read()` returns on demand. */
 function textTools(name, ending, type, read) {
   const copied = button("Copy", `Copy ${name}`, async () => {
     const done = await copy(read());
@@ -39,7 +39,7 @@ function textTools(name, ending, type, read) {
     button("Download", `Download ${name}`, () => download(fileName(`${pageName} ${name}`, ending), type, read())));
 }
 
-let pageName = ""; // the run, in the names of files
+let pageName = ""; // name of the run, for file names
 
 /** Rows as CSV. A cell that a spreadsheet would take for a formula begins with an apostrophe. */
 function asCsv(rows) {
@@ -51,7 +51,7 @@ function asCsv(rows) {
   return rows.map((row) => row.map(cell).join(",") + "\n").join("");
 }
 
-/** The cells of a table as they are shown: a value, and behind a blank its interval. */
+/** The cells of a table as they are shown: a value, followed by a blank and its interval. */
 const shownCells = (box) => [...box.querySelectorAll("tr")].map((row) => [...row.cells].map((cell) => {
   const parts = [...(cell.firstElementChild ?? cell).childNodes].map((part) => part.textContent);
   return parts.filter((part) => part).join(" ");
@@ -71,7 +71,7 @@ function curvesAsCsv(lines) {
   return asCsv([["name", "step", "time", "value", "low", "high"], ...rows]);
 }
 
-/** Buttons of a panel: its picture, as it is now, and its numbers. */
+/** Buttons of a panel, for its current picture and its numbers. */
 function pictureTools(title, lines) {
   const box = make("div", { class: "tools" });
   box.append(
@@ -83,7 +83,7 @@ function pictureTools(title, lines) {
   return box;
 }
 
-/** A picture that needs no page: the page's colours and type are written into it. */
+/** A picture that works without the page: the page's colours and type are written into it. */
 function standalone(picture) {
   const whole = picture.cloneNode(true);
   for (const part of whole.querySelectorAll(".cursor")) part.remove();

@@ -15,19 +15,19 @@ from steer_lightning.results.report.damage import damaged
 from steer_lightning.system.run_files import METRICS
 
 Series = dict[str, list[tuple[int, float]]]
-"""Pairs (step, value) by metric, in order of the steps."""
+"""Pairs (step, value) by metric, in the order of the steps."""
 
 SMOOTHING = 5  # steps
 STEP_SECONDS = "speed/step_seconds"
 MOST_POINTS = 500
-"""Largest number of points of a curve in a page, which is as many as a screen has room for."""
+"""Largest number of points in a curve on a page; a screen has no space for more."""
 
 
 def read_series(folder: Path) -> Series:
     """Reads `metrics.csv` from the folder of a run.
 
-    A run that was killed may have written half of its last line: a line without its end is left
-    out.
+    A run that was killed may have written half of its last line, so a line without a line end is
+    left out.
 
     Raises:
         ConfigError: If the file is damaged.
@@ -48,7 +48,7 @@ def read_series(folder: Path) -> Series:
     except (TypeError, ValueError, csv.Error) as error:
         if isinstance(error, ConfigError):
             raise
-        raise damaged(path, f"Line {rows.line_num} is no line of metrics: {error}") from error
+        raise damaged(path, f"Line {rows.line_num} is not a line of metrics: {error}") from error
     return {name: sorted(points) for name, points in series.items()}
 
 
@@ -60,10 +60,10 @@ def _add(series: Series, row: dict[str, str | None]) -> None:
 
 
 def joined(stages: Sequence[Series]) -> Series:
-    """Joins the series of an interrupted run's folders, the oldest first.
+    """Joins the series of an interrupted run's folders, oldest first.
 
-    The steps of a folder from the first step of the next folder on are dropped, since the next
-    folder repeats them.
+    Steps of a folder that the next folder repeats are dropped: all from the first step of the next
+    folder.
     """
     found: Series = {}
     for stage in stages:
@@ -80,24 +80,24 @@ def first_step(series: Series) -> float:
 
 
 def trailing_mean(values: Sequence[float], width: int = SMOOTHING) -> list[float]:
-    """Returns for each value the mean of it and those before it, over at most `width` values."""
+    """Returns for each value the mean of it and its predecessors, over at most `width` values."""
     return [
         sum(values[max(0, k - width + 1) : k + 1]) / min(k + 1, width) for k in range(len(values))
     ]
 
 
 def clock_of(series: Series, most: int = MOST_POINTS) -> dict[str, list[float]] | None:
-    """Adds up the durations of the steps, which benchmarks and checkpoints are no part of.
+    """Adds up the durations of the steps; benchmarks and checkpoints are not part of them.
 
-    A step that was not logged counts as long as the next one that was.
+    A step that was not logged counts with the duration of the next step that was.
 
     Args:
         series: Metrics of a run, with `speed/step_seconds`.
         most: Largest number of steps for which the time is given.
 
     Returns:
-        `steps`, some steps from the first to the last one, and `seconds`, the time of training
-        until the end of each; None if the durations are not known.
+        `steps`, some steps from the first to the last one, and `seconds`, the training time until
+        the end of each; None if the durations are unknown.
     """
     points = [(k, value) for k, value in series.get(STEP_SECONDS, []) if math.isfinite(value)]
     if not points:
@@ -115,12 +115,12 @@ def as_curve(points: Sequence[tuple[int, float]], most: int = MOST_POINTS) -> di
 
     Args:
         points: Pairs (step, value) in order of the steps; values that are not finite are left out.
-        most: Largest number of points of the curve.
+        most: Largest number of points in the curve.
 
     Returns:
-        `width`, the number of steps that a point stands for; `x`, the middle of those steps; `y`,
-        the mean of their values; and for a width of 1 `smooth`, else `low` and `high`, the smallest
-        and the largest of their values.
+        `width`, the number of steps in each point; `x`, the middle of those steps; `y`, the mean of
+        their values; and for a width of 1 `smooth`, otherwise `low` and `high`, the smallest and
+        the largest of their values.
     """
     points = [(step, value) for step, value in points if math.isfinite(value)]
     if not points:

@@ -8,9 +8,9 @@ function showSetup(data) {
   const { versions, ...summary } = data.summary ?? {};
   if (versions) parts.push(withTools(makeTable("Versions", ["package", "version"], Object.entries(versions).map(([name, value]) => [name, String(value)])), "versions"));
   section.append(make("div", { class: "columns" }, parts));
-  if (!versions) section.append(missing("Versions are not known: ", code("summary.json"), " is written when a run ends."));
+  if (!versions) section.append(missing("Versions are unknown: ", code("summary.json"), " is written only when a run ends."));
   if (data.config === null) section.append(missing("There is no ", code("config.yaml"), " in this folder."));
-  else section.append(disclosure("config.yaml: repeats the run", () => withText("config.yaml", "yaml", data.config)));
+  else section.append(disclosure("config.yaml, which repeats the run", () => withText("config.yaml", "yaml", data.config)));
   if (data.summary) section.append(disclosure("summary.json", () => withText("summary.json", "json", JSON.stringify(data.summary, null, 2))));
 }
 

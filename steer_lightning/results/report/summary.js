@@ -1,5 +1,5 @@
 "use strict";
-// The head of the page: what was trained, and what it brought.
+// The head of the page: what was trained, and with which result.
 
 function showHead(data) {
   const summary = data.summary ?? {};
@@ -15,7 +15,7 @@ function showHead(data) {
 
 function showMade(data, from) {
   byId("made").textContent = `Made from ${from} by steer-lightning ${data.version} on ${data.made.slice(0, 10)}. `
-    + "This page holds everything it shows and loads nothing.";
+    + "This page contains everything it shows and loads nothing.";
 }
 
 function lead(data, trained) {
@@ -23,12 +23,12 @@ function lead(data, trained) {
   const { layers, width } = data.lens ?? { layers: [], width: 0 };
   const count = trained ?? (layers.length * width || null);
   const numbers = count === null ? "Trained numbers" : `${whole(count)} trained numbers`;
-  if (kind !== "SteeringVectors") return `${numbers}, by ${kind}.`;
-  const vectors = layers.length ? `, one vector of ${whole(width)} in each of ${layers.length} layers` : ", one vector a layer";
+  if (kind !== "SteeringVectors") return `${numbers}, with ${kind}.`;
+  const vectors = layers.length ? `, one vector of ${whole(width)} in each of ${layers.length} layers` : ", one vector per layer";
   return `${numbers}${vectors}; the model itself stays frozen.`;
 }
 
-/** Before and after, of each benchmark of the run; of an evaluation where the run had none. */
+/** Before and after, for each benchmark of the run; or of an evaluation if the run had none. */
 function headline(data) {
   const rows = data.benchmarks.filter((row) => row.after).map((row) => ({
     name: row.name, before: row.before, after: row.after, when: "before training",
@@ -67,7 +67,7 @@ function facts(data, summary) {
     rows.push(["Reward, last steps", short(lastReward(reward))]);
   }
   if (isNumber(summary.seconds)) rows.push(["Time", duration(summary.seconds)]);
-  if (isNumber(summary.tokens_per_second)) rows.push(["Tokens a second", whole(summary.tokens_per_second)]);
+  if (isNumber(summary.tokens_per_second)) rows.push(["Tokens per second", whole(summary.tokens_per_second)]);
   if (isNumber(summary.seed)) rows.push(["Seed", String(summary.seed)]);
   return rows;
 }
@@ -75,16 +75,16 @@ function facts(data, summary) {
 /** Mean of the last steps, as the progress bar shows it. */
 const lastReward = (curve) => (curve.smooth ?? curve.y).at(-1);
 
-/** What is to be known of a run that has not ended, or that has gone on from another folder. */
+/** Notes on a run that has not ended, or that resumed a run in another folder. */
 function statusOf(data) {
   const parts = [], summary = data.summary ?? {};
   if (!data.summary) {
     const of = data.max_steps > 0 ? ` of ${whole(data.max_steps)}` : "";
-    parts.push(`There is no summary.json: this run was interrupted or is under way, and figures are those up to step ${whole(data.last_step)}${of}.`);
+    parts.push(`There is no summary.json: this run was interrupted or is still running. All figures cover the steps up to ${whole(data.last_step)}${of}.`);
   }
   for (const warning of summary.warnings ?? []) parts.push(`Warning: ${warning}.`);
   if (data.stages.length > 1) {
-    parts.push(`The run was interrupted: its steps lie in ${data.stages.join(", ")}, and are joined here.`);
+    parts.push(`The run was interrupted. Its steps are in ${data.stages.join(", ")}, and this page joins them.`);
   }
   return parts;
 }

@@ -7,11 +7,11 @@ from itertools import zip_longest
 from typing import Any
 
 MAX_CHARACTERS = 4000
-"""Largest number of characters of a text; a longer text is shown without its middle."""
+"""Largest number of characters in a text; a longer text is shown without its middle."""
 MAX_COMPLETIONS = 16
 """Largest number of completions of a prompt, or of a problem."""
 BUDGET = 3_000_000
-"""Largest number of characters of all texts of training, or of the evaluation."""
+"""Largest number of characters in all texts of training, or of the evaluation."""
 
 Group = dict[str, Any]
 """A prompt with `prompt`, `answer`, `completions`, and keys that identify it, such as `step`."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,7 +12,7 @@ import pytest
 import torch
 
 from steer_lightning import SteeringModule
-from steer_lightning.callbacks import RunSummary
+from steer_lightning.callbacks import RunSummary, guard
 from steer_lightning.callbacks.guard import (
     Guard,
     Shares,
@@ -111,9 +113,9 @@ def test_lost_signal_is_laid_to_the_learning_rate_where_the_base_did_better(scal
     else:
         assert "in the first step 25.0% were cut off and 0.0% without an answer" in told
         told = why_no_signal(bad, 10, ill, size, 100.0)
-        assert "Likely answers are cut off before they end" in told
+        assert "Likely cause: answers are cut off before they end" in told
     solved = replace(bad, outcomes={"MathReward": {"right": 4}})
-    assert "all is solved" in why_no_signal(solved, 10, ill, 1.5, 100.0)
+    assert "all problems are solved" in why_no_signal(solved, 10, ill, 1.5, 100.0)
     outcomes = {"MathReward": {"no_answer": 3, "right": 0}}
     silent = replace(bad, outcomes=outcomes, finished=torch.ones(2, 2).bool())
     assert shares_of(silent) == (0.0, 0.75)
@@ -143,9 +145,9 @@ def test_lost_signal_is_told_once_with_its_likely_cause(tmp_path: Path, caplog) 
     assert "answer column" in why_no_signal(unscored, 2)
     for outcome, cause in (
         ("timed_out", "deadline"),
-        ("unparseable", "no mathematics"),
+        ("unparseable", "is not mathematics"),
         ("wrong", "too hard"),
-        ("right", "all is solved"),
+        ("right", "all problems are solved"),
     ):
         outcomes = {"MathReward": {outcome: 3, "no_answer": 1}}
         # the sum with other rewards says nothing about right or wrong
@@ -154,3 +156,16 @@ def test_lost_signal_is_told_once_with_its_likely_cause(tmp_path: Path, caplog) 
         assert cause in told
         assert f"3 {outcome.replace('_', ' ')}" in told
         assert "1 without an answer" in told
+
+
+def test_the_how_to_page_quotes_the_causes() -> None:
+    page = (Path(__file__).parents[3] / "docs/how-to/reward-stays-0.md").read_text()
+    table = page.partition("| `Likely cause: ...`")[2].partition("\n\n")[0]
+    quoted = [
+        cause
+        for line in table.splitlines()[2:]
+        for cause in re.findall(r"`([^`]+)`", line.split(" | ")[0])
+    ]
+    assert len(quoted) == 10
+    known = "".join(re.findall(r'"([^"\n]*)"', inspect.getsource(guard)))
+    assert [cause for cause in quoted if cause not in known] == []

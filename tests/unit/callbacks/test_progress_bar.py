@@ -69,7 +69,7 @@ def test_rewards_beyond_float32_and_failures_do_not_end_a_run(
     module.last_step = None
     with caplog.at_level(logging.WARNING):
         bar.on_train_batch_end(trainer, module, None, None, 0)
-    assert "the progress bar of this step is left out: AssertionError" in caplog.text
+    assert "the progress bar of this step is skipped: AssertionError" in caplog.text
 
 
 def test_a_resumed_run_goes_on_at_its_step_with_total_and_time_left() -> None:

@@ -18,9 +18,9 @@ from steer_lightning.callbacks.run_summary import why_ended
         (7, -1, 1, 1, ""),  # no number of steps was set
         (0, 7, 0, None, ""),
         (5, 7, 1, 1, "trainer.max_epochs = 1 was reached"),
-        (5, 7, 0, 1, "trainer.max_time or a callback has ended it"),
-        (5, 7, 3, -1, "trainer.max_time or a callback has ended it"),
-        (5, 7, 3, None, "trainer.max_time or a callback has ended it"),
+        (5, 7, 0, 1, "trainer.max_time or a callback ended the run"),
+        (5, 7, 3, -1, "trainer.max_time or a callback ended the run"),
+        (5, 7, 3, None, "trainer.max_time or a callback ended the run"),
     ],
 )
 def test_why_a_run_is_shorter_than_max_steps(

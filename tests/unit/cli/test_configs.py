@@ -47,12 +47,12 @@ def test_a_copy_is_to_the_byte_and_replaces_nothing(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["configs", "copy", "gsm8k/qwen2.5-1.5b"]) == 0
-    assert capsys.readouterr().out == "qwen2.5-1.5b.yaml is written, for you to edit\n"
+    assert capsys.readouterr().out == "qwen2.5-1.5b.yaml is written; edit it as you like\n"
     copied = tmp_path / "qwen2.5-1.5b.yaml"
     assert copied.read_bytes() == FILES["gsm8k/qwen2.5-1.5b"].read_bytes()
     copied.write_text("mine")
     assert main(["configs", "copy", "gsm8k/qwen2.5-1.5b"]) == 2
-    assert "qwen2.5-1.5b.yaml': exists" in capsys.readouterr().err
+    assert "qwen2.5-1.5b.yaml': already exists" in capsys.readouterr().err
     assert copied.read_text() == "mine"
     (tmp_path / "folder").mkdir()
     assert main(["configs", "copy", "quickstart", "folder"]) == 0
@@ -68,7 +68,7 @@ def test_a_copy_is_to_the_byte_and_replaces_nothing(
         (["list"], "configs copy NAME [PATH]"),
         (["copy"], "name = None: must be set"),
         (["copy", "quickstrat"], "configs copy = 'quickstrat': no configuration of this name"),
-        (["copy", "quickstart", "a", "b"], "'quickstart a b': takes a name and a path alone"),
+        (["copy", "quickstart", "a", "b"], "'quickstart a b': takes only a name and a path"),
         (["copy", "quickstart", "--paht=a"], "Did you mean path"),
     ],
 )

@@ -38,7 +38,7 @@ def test_the_whole_report(
     assert told["torch"] == version("torch")
     assert told["steer-lightning"].startswith(version("steer-lightning"))
     assert told["bitsandbytes"].startswith("works on ")
-    assert told["training"].startswith("one step of the quickstart's model in ")
+    assert told["training"].startswith("one step of the quickstart model in ")
     assert not list(tmp_path.iterdir()), "the trial leaves nothing"
 
 
@@ -59,14 +59,14 @@ def test_an_examination_that_fails_is_a_line_and_the_others_go_on(
     assert lines[0] == f"  {'driver':18} old"
     assert lines[1] == rf"! {'driver':18} OSError: it is\nbroken \x1b[2J"
     assert lines[2].startswith(f"  {'memory':18} ")
-    assert lines[-1] == "lines marked by ! have to be mended: 1"
+    assert lines[-1] == "findings to fix, marked with !: 1"
 
 
 def test_help_and_mistakes(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--help"]) == 0
     assert "--json" in capsys.readouterr().out
     assert main(["doctor", "--jsno"]) == 2
-    assert "doctor = '--jsno': takes no option but --json" in capsys.readouterr().err
+    assert "doctor = '--jsno': takes no option except --json" in capsys.readouterr().err
 
 
 def test_without_torch_the_other_lines_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,12 +114,12 @@ def test_memory_is_read_in_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_hub_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert found("hub")["hub"].told == "not asked: HF_HUB_OFFLINE is set"
+    assert found("hub")["hub"].told == "not contacted: HF_HUB_OFFLINE is set"
     monkeypatch.delenv("HF_HUB_OFFLINE")
     monkeypatch.setenv("HF_ENDPOINT", "http://user:secret@127.0.0.1:9")  # where nobody listens
     told = found("hub")["hub"]
     assert told.told.startswith("127.0.0.1 does not answer (URLError: ")
-    assert not told.is_fault, "what was downloaded can be used"
+    assert not told.is_fault, "downloaded files can be used"
     assert "secret" not in told.told
     asked: list[str] = []
     monkeypatch.setattr(doctor, "ask", asked.append)

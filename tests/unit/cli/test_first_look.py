@@ -127,7 +127,7 @@ def test_all_mistakes_are_told_at_once_and_without_torch(tmp_path: Path) -> None
     first, *lines = done.stderr.splitlines()
     assert first == "error: 8 settings are wrong:"
     told = ["data.trane: there is no such option. Did you mean data.train", *SIX.values()]
-    told.append("data.train = None: must be set. Set it by --data.train, or in the YAML")
+    told.append("data.train = None: must be set. Set it with --data.train, or in the YAML")
     assert len(lines) == len(told) == 8
     assert all(line.startswith(f"    {text}") for line, text in zip(lines, told, strict=True))
 

@@ -32,7 +32,7 @@ def test_a_run_within_a_run_does_not_see_it(
         if len(folders) == 1:
             assert main([*words, f"--trainer.default_root_dir={tmp_path / 'inner'}"]) == 0
             assert main([*words, "--nope"]) == 2
-            assert is_locked(folder), "it is still under way"
+            assert is_locked(folder), "it is still running"
 
     monkeypatch.setattr(SteeringCLI, "_run_subcommand", start)
     assert main([*words, f"--trainer.default_root_dir={tmp_path / 'outer'}"]) == 0

@@ -36,7 +36,7 @@ def test_nothing_is_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[st
     (tmp_path / "file").touch()
     for name in ("there", "file"):
         assert main(["init", str(tmp_path / name)]) == 2
-        assert f"{name}': exists. Name a new folder" in capsys.readouterr().err
+        assert f"{name}': already exists. Name a new folder" in capsys.readouterr().err
     assert main(["init"]) == 2
     assert "folder = None: must be set" in capsys.readouterr().err
     assert not list((tmp_path / "there").iterdir())

@@ -21,7 +21,8 @@ def test_the_command_line(run: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert capsys.readouterr().out == f"report: {run / 'report.html'}\n"
     before = (run / "report.html").read_bytes()
     assert main(["report", "--run", str(run)]) == 2
-    assert "report.html': exists. Name another file, or give --overwrite" in capsys.readouterr().err
+    told = "report.html': already exists. Name another file, or set --overwrite"
+    assert told in capsys.readouterr().err
     assert (run / "report.html").read_bytes() == before
     assert main(["report", "--num_steps", "1", str(run), "--overwrite"]) == 0
     assert (run / "report.html").read_bytes() != before
@@ -61,7 +62,7 @@ def test_several_runs_are_compared(
         (["{run}", "--num_prompts=0"], "num_prompts = 0: must be at least 1"),
         (["{run}", "--output={tmp}"], "It is a folder"),
         (["{run}", "--outptu=x"], "Did you mean output"),
-        ([], "run = None: must be set. Set it by --run"),
+        ([], "run = None: must be set. Set it with --run"),
         (["--run=[]"], "must name at least one folder"),
         (["{run}", "{tmp}/nowhere"], "there is no such folder"),
     ],

@@ -64,7 +64,7 @@ def test_a_folder_that_is_removed_is_made_anew(
     shutil.rmtree(tmp_path / "run")
     log.log_metrics({"reward": 2.0}, step=1)
     assert [row["reward"] for row in rows(tmp_path / "run")] == ["2.0"]
-    assert "was removed during the run: it is made anew" in caplog.text
+    assert "was removed during the run: it is created again" in caplog.text
     (tmp_path / "run/metrics.csv").unlink()
     log.log_metrics({"length": 3}, step=2)
     assert rows(tmp_path / "run") == [{"length": "3", "step": "2"}]

@@ -87,7 +87,8 @@ def test_runs_that_differ_are_told_apart(tmp_path: Path) -> None:
         make_run(tmp_path / "run-1", config()),
         make_run(tmp_path / "run-2", config(dtype="bfloat16")),
     ]
-    with pytest.raises(ConfigError, match=r"dtype: must be given: .*run-1.* and .*run-2.* differ"):
+    told = r"dtype: must be given, because .*run-1.* and .*run-2.* differ"
+    with pytest.raises(ConfigError, match=told):
         settings_of_runs(paths, {"dtype.not": 1})
     found, files = settings_of_runs(paths, {"dtype": "float32"})
     assert "dtype" not in found

@@ -42,7 +42,7 @@ def test_every_verb_on_files(folder: Path, capsys: pytest.CaptureFixture[str]) -
     assert main(["vectors", "info", a, b]) == 0
     told = capsys.readouterr().out
     assert "layers    2 of 4, width 2: 4 numbers" in told
-    assert "added     behind each layer (layer_output), format version 1\n" in told
+    assert "added     after each layer (layer_output), format version 1\n" in told
     norms = [line.split() for line in told.splitlines() if line.strip()[:1].isdigit()]
     assert norms[1] == ["2", "5", "3.536", "4"]  # (3, -4): norm 5, root mean square 5 / sqrt(2)
 
@@ -52,7 +52,7 @@ def test_info_says_where_vectors_act(folder: Path, capsys: pytest.CaptureFixture
     vectors.save(folder / "c.safetensors", base_model="base")
     assert main(["vectors", "info", "c.safetensors"]) == 0
     told = capsys.readouterr().out
-    assert "added     in each layer (input_norm), for prompt tokens alone, format version 2" in told
+    assert "added     in each layer (input_norm), only for prompt tokens, format version 2" in told
 
 
 def test_transplant_reads_the_other_models_configuration(folder: Path) -> None:
@@ -73,12 +73,12 @@ def test_transplant_reads_the_other_models_configuration(folder: Path) -> None:
         (["info", "no.safetensors"], "vectors = 'no.safetensors': there is no such file"),
         (["info"], "must be set"),
         (["scale", "a.safetensors", "b.safetensors", "--factor=1", "--output=o"], "must be one"),
-        (["add", "a.safetensors", "--output=o"], "must be two files or more"),
-        (["scale", "a.safetensors", "--factor=1", "--output=b.safetensors"], "give --overwrite"),
+        (["add", "a.safetensors", "--output=o"], "must be at least two files"),
+        (["scale", "a.safetensors", "--factor=1", "--output=b.safetensors"], "set --overwrite"),
         (["scale", "a.safetensors", "--factr=1", "--output=o"], "Did you mean factor"),
         (["transplant", "a.safetensors", "--base=./x", "--output=o"], "base = './x': there is no"),
         (["transplant", "a.safetensors", "--base=quickstart", "--output=o"], "has width 192"),
-        (["push", ".", "--to=user/name"], "is no run's folder"),
+        (["push", ".", "--to=user/name"], "is not the folder of a run"),
     ],
 )
 def test_mistakes_are_told_and_nothing_is_written(

@@ -18,13 +18,16 @@ from steer_lightning.cli.yaml_files import check_yaml_files
         (b"# a comment\n", "holds no settings"),
         (
             b"model:\n\tbase: x",
-            "line 2, column 1: a tab stands where YAML takes only spaces. Indent",
+            "line 2, column 1: a tab is used where YAML allows only spaces. Indent",
         ),
-        (b"\n\njust text", 'line 3: holds text, and no settings. Settings are lines such as "seed'),
-        (b"- a\n- b", "line 1: holds a list, and no settings"),
-        (b"model: [1\ndata: 2", "is no YAML: line 2, column 5: expected ',' or ']'"),
-        (b"a: b: c", "is no YAML: line 1, column 5: mapping values are not allowed"),
-        (b"a: \xff\xc2", "is no text in UTF-8: byte 4 can't be read"),
+        (
+            b"\n\njust text",
+            'line 3: holds text instead of settings. Settings are lines such as "seed',
+        ),
+        (b"- a\n- b", "line 1: holds a list instead of settings"),
+        (b"model: [1\ndata: 2", "is not valid YAML: line 2, column 5: expected ',' or ']'"),
+        (b"a: b: c", "is not valid YAML: line 1, column 5: mapping values are not allowed"),
+        (b"a: \xff\xc2", "is not UTF-8 text: byte 4 can't be read"),
     ],
 )
 def test_what_is_wrong_in_a_file_is_told_with_the_line(

@@ -31,5 +31,7 @@ def test_arithmetic_settings(arguments: dict[str, object]) -> None:
 
 
 def test_more_arithmetic_than_there_is() -> None:
-    with pytest.raises(ConfigError, match="more than there are"):
+    with pytest.raises(
+        ConfigError, match="more than the number of different problems: only 16 exist"
+    ):
         Arithmetic(500, "test", largest=19).load()

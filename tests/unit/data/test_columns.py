@@ -85,9 +85,9 @@ def test_texts_and_numbers_by_hand(value: object, text: str | None) -> None:
         (b"5", "is of type bytes", "Write it as text"),
         (math.inf, "is infinite", "Write it as text"),
         (datetime.date(2024, 1, 2), "is of type date", "Write it as text"),
-        ("array(['70'], dtype=object)", "is numpy's writing", "Write the value itself"),
-        (" array([[1, 2],\n [3, 4]])", "is numpy's writing", "Write the value itself"),
-        ("np.float64(70.0)", "is numpy's writing", "Write the value itself"),
+        ("array(['70'], dtype=object)", "is numpy's text form", "Write the value itself"),
+        (" array([[1, 2],\n [3, 4]])", "is numpy's text form", "Write the value itself"),
+        ("np.float64(70.0)", "is numpy's text form", "Write the value itself"),
     ],
 )
 def test_other_values_are_refused_with_their_row(value: object, rule: str, fix: str) -> None:
@@ -303,4 +303,4 @@ def test_half_characters_are_counted(caplog: pytest.LogCaptureFixture) -> None:
     rows = [{"question": "q\ud83d", "answer": "1"}, {"question": "é🙂", "answer": "2"}]
     found = to_problems(rows, "question", "answer", "f")
     assert [p.question for p in found] == ["q?", "é🙂"]
-    assert "f: 1 of 2 problems hold half of a surrogate pair" in caplog.text
+    assert "f: 1 of 2 problems contain half of a surrogate pair" in caplog.text

@@ -139,7 +139,7 @@ def test_a_model_without_any_eos_is_told(caplog: pytest.LogCaptureFixture) -> No
         tell_of_endings(tokenizer, [], endless)
     (end,) = turn_end_ids(tokenizer)
     assert "every completion runs to max_new_tokens" in caplog.text
-    ends = f'The chat template ends a turn by "<|im_end|>", [{end}].'
+    ends = f'The chat template ends a turn with "<|im_end|>", [{end}].'
     assert f"of model.sampling and model.eval_sampling. {ends}" in caplog.text
     caplog.clear()
     stopped = {"a": Sampling(stop_strings=["x"]), "b": Sampling(eos_token_ids=[EOS])}

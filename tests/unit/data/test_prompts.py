@@ -82,13 +82,13 @@ def test_held_out_problems_that_are_trained_on_are_told(caplog: pytest.LogCaptur
     data.setup("fit")
     (record,) = caplog.records
     assert record.getMessage().startswith(
-        'data.test: 2 of its 3 problems are in data.train, too, such as "What  is 2+2 ?": accuracy'
+        'data.test: 2 of its 3 problems are also in data.train, such as "What  is 2+2 ?": accuracy'
     )
     caplog.clear()
     data.make_prompts(data.sources["test"])
     assert caplog.text == "", "it has been told"
     data.make_prompts(Problems(("1+1", "2"), ("9", "9")))  # such as that of a BenchmarkEval
-    assert "Problems: 1 of its 2 problems are in data.train, too" in caplog.text
+    assert "Problems: 1 of its 2 problems are also in data.train" in caplog.text
 
 
 def test_splits_that_are_apart_are_not_told(caplog: pytest.LogCaptureFixture) -> None:
@@ -124,7 +124,9 @@ def test_a_tokenizer_without_a_vocabulary_makes_no_prompt() -> None:
 def test_questions_that_hold_special_tokens_are_told(caplog: pytest.LogCaptureFixture) -> None:
     questions = Problems(("2 < 3?", "5"), ("x<eos>y", "5"), ("<bos>", "5"))
     make_prompts(questions, PlainTemplate("{question}="), byte_tokenizer(), 1000)
-    told = 'Problems: 2 of 3 questions hold text that is a special token of the model, such as "<e'
+    told = (
+        'Problems: 2 of 3 questions contain text that is a special token of the model, such as "<e'
+    )
     assert told in caplog.text
     assert "in problem 2:" in caplog.text
 
@@ -142,7 +144,9 @@ def test_characters_that_the_tokenizer_does_not_know_are_told(
         make_prompts(
             Problems(("two", "5"), ("two over\n", "5")), PlainTemplate("{question}"), tokenizer, 9
         )
-    told = '1 of 2 prompts hold characters that the tokenizer does not know, such as "two over\\n"'
+    told = (
+        '1 of 2 prompts contain characters that the tokenizer does not know, such as "two over\\n"'
+    )
     assert told in caplog.text
 
 

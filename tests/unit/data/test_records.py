@@ -47,7 +47,7 @@ def test_local_files(tmp_path: Path, suffix: str) -> None:
         ("a.json", "{}", "list of objects"),
         ("a.json", "[", "not JSON"),
         ("a.parquet", "x", "Parquet"),
-        ("a.txt", "x", r"\.csv, \.json, \.jsonl.* or \.parquet"),
+        ("a.txt", "x", r"\.csv, \.json, \.jsonl.* or in \.parquet"),
         ("a.jsonl", '{"q": "q", "answer": "a"}', "no column.*q, answer.*question_column"),
         ("a.jsonl", '{"question": "", "answer": "a"}', "both a question and an answer"),
     ],

@@ -142,7 +142,7 @@ def test_options_that_the_chat_template_does_not_read_are_told(
     assert caplog.text == ""
     assert prompt_of(template, tokenizer)[0].endswith("<|assistant|><think>")
     check_template(ChatTemplate(options={"enable_thinkng": True, "tools": None}), tokenizer)
-    assert "options: the chat template does not read enable_thinkng" in caplog.text
+    assert "options: the chat template does not use enable_thinkng" in caplog.text
 
 
 QWEN25 = "{% if messages[0].role != 'system' %}<|system|>You are Qwen.<eos>\n{% endif %}" + CHATML
@@ -164,7 +164,7 @@ def test_a_system_message_of_the_chat_template_itself_is_told(
     for template in (ChatTemplate(None), ChatTemplate(system_in_user=True)):
         caplog.clear()
         check_template(template, tokenizer)
-        told = "gets no system message, and writes one of its own, which the model reads: "
+        told = "gets no system message, but writes one of its own, which the model reads: "
         assert (f'{told}"{written}"' in caplog.text) == bool(written) == bool(caplog.text)
     caplog.clear()
     if chat_template != PHI3:
@@ -193,7 +193,7 @@ def test_a_chat_template_that_changes_questions_is_an_error_with_their_number(
     if not changed:
         assert len(make_prompts(source, ChatTemplate(None), tokenizer, 1000)) == 4
         return
-    rule = f"{changed} of 4 questions do not stand in their prompts as they are, the first being"
+    rule = f"{changed} of 4 questions are not contained in their prompts unchanged, the first being"
     with pytest.raises(ConfigError, match=rule) as caught:
         make_prompts(source, ChatTemplate(None), tokenizer, 1000)
     first = 1 if "lower" in content else 2
@@ -210,7 +210,7 @@ def test_a_users_template_that_changes_questions_is_told(caplog: pytest.LogCaptu
     make_prompts(source, Rewritten("{question}="), byte_tokenizer(), 1000)
     (record,) = (x for x in caplog.records if "repeat" not in x.getMessage())
     assert record.getMessage() == (
-        "data.template = Rewritten: 2 of 3 questions do not stand in their prompts as they are, "
+        "data.template = Rewritten: 2 of 3 questions are not contained in their prompts unchanged, "
         "the first being problem 2 of Questions: '$2+3$' is rendered as '2+3='"
     )
 
@@ -267,12 +267,12 @@ class Nothing(Own):
 @pytest.mark.parametrize(
     ("template", "rule"),
     [
-        (Nothing(), "must render text, and returned None"),
+        (Nothing(), "must render text, but returned None"),
         (Own(KeyError("x\x1b[2J")), r"fails to render a question: KeyError: 'x\\x1b\[2J'"),
         (Own("  \n"), "renders nothing"),
         (Own(ids=RuntimeError("y")), "fails to encode a prompt: RuntimeError: y"),
         (Own(ids=[]), "has no tokens"),
-        (Own(ids="abc"), "must encode a prompt as a list of whole numbers, and returned 'abc'"),
+        (Own(ids="abc"), "must encode a prompt as a list of whole numbers, but returned 'abc'"),
         (Own(ids=[[1, 2]]), "must encode a prompt as a list of whole numbers"),
         (Own(ids=[1, None]), "must encode a prompt as a list of whole numbers"),
         (Own(ids=[7, EOS]), "prompts end in <eos>"),
@@ -362,7 +362,7 @@ def test_a_chat_template_that_does_not_open_the_answer_is_an_error(special: list
     for template in (ChatTemplate(), ChatTemplate(None), ChatTemplate(system_in_user=True)):
         with pytest.raises(ConfigError, match="ignores add_generation_prompt") as caught:
             check_template(template, tokenizer)
-        caught.match(r"answers begin behind '<\|im_start\|>assistant\\n'")
+        caught.match(r"answers begin after '<\|im_start\|>assistant\\n'")
     for (
         opened
     ) in (  # asked for, always, as the model's own, and with thoughts that answers leave out
@@ -381,15 +381,15 @@ def test_added_tokens_are_told(caplog: pytest.LogCaptureFixture) -> None:
     prompt_of(PlainTemplate("{question}"), adding("<bos> $A"))
     assert caplog.text == "", "as models want it"
     prompt_of(PlainTemplate("{question}"), adding("<bos> $A <eos>"))
-    assert 'Questions: the tokenizer adds "<eos>" behind texts' in caplog.text
+    assert 'Questions: the tokenizer adds "<eos>" after texts' in caplog.text
     caplog.clear()
     prompt_of(PlainTemplate("{question}"), adding("<bos> $A <sep>"))
-    assert 'Questions: the tokenizer adds "<sep>" behind texts' in caplog.text
+    assert 'Questions: the tokenizer adds "<sep>" after texts' in caplog.text
     caplog.clear()
     tokenizer = adding("<bos> $A")
     tokenizer.chat_template = CHATML
     prompt_of(ChatTemplate(), tokenizer)
-    assert 'adds "<bos>" in front of texts, but the chat template renders none' in caplog.text
+    assert 'adds "<bos>" before texts, but the chat template does not render it' in caplog.text
     caplog.clear()
     tokenizer.chat_template = "{{ bos_token }}" + CHATML
     assert prompt_of(ChatTemplate(), tokenizer)[1][:2] == ["<bos>", "<"]

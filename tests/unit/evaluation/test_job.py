@@ -33,7 +33,7 @@ def evaluation(tmp_path: Path, **settings: Any) -> Evaluation:
         ({"scales": [1.0, float("nan")]}, r"scales = \[1.0, nan\]: must be finite"),
         ({"scales": [float("-inf")]}, "must be finite"),
         ({"scales": [1.0, 2.0, 1.0]}, "names a scale twice"),
-        ({"pass_at": [1, 0]}, r"pass_at = \[1, 0\]: must hold numbers of at least 1"),
+        ({"pass_at": [1, 0]}, r"pass_at = \[1, 0\]: must contain numbers of at least 1"),
     ],
 )
 def test_settings_out_of_range(tmp_path: Path, settings: dict[str, Any], told: str) -> None:

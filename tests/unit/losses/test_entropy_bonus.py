@@ -31,5 +31,5 @@ def test_it_asks_for_the_entropy() -> None:
 
 @pytest.mark.parametrize("weight", [0.0, math.nan, math.inf, -math.inf])
 def test_a_weight_that_does_nothing_is_refused(weight: float) -> None:
-    with pytest.raises(ConfigError, match=r"EntropyBonus.weight = .*other than 0"):
+    with pytest.raises(ConfigError, match=r"EntropyBonus.weight = .*except 0"):
         EntropyBonus(weight)

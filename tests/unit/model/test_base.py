@@ -62,7 +62,7 @@ def test_code_of_strangers_is_announced(folder: Path, caplog: pytest.LogCaptureF
         FrozenBase(str(folder))
         assert not caplog.records
         FrozenBase(str(folder), trust_remote_code=True)
-    assert f"code of {folder} runs on this machine" in caplog.text
+    assert f"code from {folder} runs on this machine" in caplog.text
 
 
 def test_load_model_returns_a_frozen_model_and_its_tokenizer(folder: Path) -> None:

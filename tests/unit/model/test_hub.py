@@ -101,11 +101,11 @@ def test_a_cached_base_loads_without_a_network(
 
 def test_a_folder_without_a_model_is_told(tmp_path: Path) -> None:
     with pytest.raises(
-        ConfigError, match=r"base = .* the folder holds no config.json, so it is no"
+        ConfigError, match=r"base = .* the folder contains no config.json, so it is not"
     ):
         resolve_base(str(tmp_path), "base")
     (tmp_path / "adapter_config.json").touch()
-    with pytest.raises(ConfigError, match="It holds an adapter of PEFT"):
+    with pytest.raises(ConfigError, match="It contains a PEFT adapter"):
         resolve_base(str(tmp_path))
     (tmp_path / "config.json").touch()
     assert resolve_base(str(tmp_path)) == str(tmp_path)

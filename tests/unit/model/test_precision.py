@@ -82,7 +82,7 @@ def test_a_base_without_room_for_float32_is_told(
     monkeypatch.setattr(precision, "MOST_ELSEWHERE", 2 * numbers - 1)
     with caplog.at_level("INFO"):
         assert not fits_in_float32(policy)
-    assert "is checked in bfloat16 alone (in float32 it needs 0.0 GB more)" in caplog.text
+    assert "is checked only in bfloat16 (in float32 it needs 0.0 GB more)" in caplog.text
 
 
 def test_memory_that_runs_out_in_float32_leaves_the_check_in_16_bits(

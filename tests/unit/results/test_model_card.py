@@ -34,7 +34,7 @@ def test_the_card_says_what_a_reader_needs(run: Path) -> None:
     assert (index["name"], values) == ("name", {"gsm8k": 0.625, "math": 0.5})
     for text in (
         "[Qwen/Q](https://huggingface.co/Qwen/Q): one vector of width 1536 for each of 28 of its "
-        "28 decoder layers, 43,008 numbers in all",
+        "28 decoder layers, 43,008 numbers in total",
         "in 315 steps",
         'vectors = from_hub("user/name")\nwith attach(model, vectors):',
         "| gsm8k | 25.0% | 62.5% |",
@@ -93,9 +93,11 @@ def test_the_card_says_where_the_vectors_are_added(tmp_path: Path) -> None:
     vectors = SteeringVectors(site="attention_output", tokens="completion").shaped(8, 2)
     vectors.save(path, base_model="org/model")
     text = model_card(tmp_path, "user/name").text
-    assert "added at the layer's `attention_output`, for `completion` tokens alone." in text
+    assert "added at the layer's `attention_output`, only for `completion` tokens." in text
     save_vectors(torch.ones(2, 8), path, base_model="org/model")
-    assert "numbers in all, added to the layer's output." in model_card(tmp_path, "user/name").text
+    assert (
+        "numbers in total, added to the layer's output." in model_card(tmp_path, "user/name").text
+    )
 
 
 def test_a_card_without_a_base_shows_a_placeholder_in_its_code(tmp_path: Path) -> None:

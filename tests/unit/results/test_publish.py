@@ -27,9 +27,9 @@ def test_a_damaged_run_is_refused(run: Path) -> None:
     with pytest.raises(ConfigError, match=r"summary\.json.*is damaged"):
         push_to_hub(run, "user/name")
     (run / "summary.json").write_text("[]")
-    with pytest.raises(ConfigError, match="holds no mapping"):
+    with pytest.raises(ConfigError, match="contains no mapping"):
         push_to_hub(run, "user/name")
-    with pytest.raises(ConfigError, match=r"is no run's folder: it has no steering_vectors"):
+    with pytest.raises(ConfigError, match=r"is not the folder of a run: it has no steering_"):
         push_to_hub(run.parent, "user/name")
 
 
@@ -131,7 +131,7 @@ assert main(["vectors", "push", run, "--to", "user/name", "--overwrite"]) == 0
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert f"{hub}/user/name/commit/{'0' * 40}" in done.stdout
-    assert "to = 'user/name': holds vectors already" in done.stderr
+    assert "to = 'user/name': already contains vectors" in done.stderr
     names = {"README.md", "config.yaml", "steering_vectors.safetensors", "summary.json"}
     assert set(Hub.files) == names
     vectors = (run / "steering_vectors.safetensors").read_bytes()

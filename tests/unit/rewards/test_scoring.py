@@ -79,7 +79,7 @@ def test_a_sum_beyond_float32_names_the_reward_that_makes_it() -> None:
     assert scored(-1.0) == [-3e38]
     assert scored(0.0) == [1.0], "what is only logged is not added"
     for weight in (1.2, -1.2, 1e300):  # the last sum is infinite in float64, too
-        with pytest.raises(ConfigError, match=r"reward large = .*beyond 3\.4e\+38"):
+        with pytest.raises(ConfigError, match=r"reward large = .*larger than 3\.4e\+38"):
             scored(weight)
 
 
@@ -102,7 +102,7 @@ def test_a_completion_in_an_exception_forges_no_message(
             told = str(caught.value)
     first, *others = told.split("\n")
     assert first.startswith("reward judge")
-    assert "    error: fake\\x1b[2J" in told.split(". Mend")[0].split("\n")
+    assert "    error: fake\\x1b[2J" in told.split(". Fix")[0].split("\n")
     assert all(line.startswith("    ") for line in others)
 
 

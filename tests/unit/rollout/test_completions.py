@@ -139,7 +139,7 @@ def test_logits_that_are_not_finite_end_the_rollout_in_words(make) -> None:
     assert len(scored) == 2 * len(PROMPTS)
     scored.clear()
     policy.model.get_output_embeddings().weight.data[3] = float("nan")
-    told = r"base is in torch.float32, are not finite: .* prompt \d and 0 tokens.*model.dtype"
+    told = r"base is in torch.float32, are not finite, .* prompt \d and 0 tokens.*model.dtype"
     with pytest.raises(FloatingPointError, match=told):
         engine.generate(PROMPTS, sampling, seed=0, step=0, on_completion=add)
     assert not scored, "what comes of such logits is no answer"

@@ -96,7 +96,7 @@ def test_memory_that_runs_out_halves_what_is_in_flight(caplog: pytest.LogCapture
     found = engine.generate(PROMPTS, sampling, seed=0, step=0)
     assert torch.equal(found.completion_ids, expected.completion_ids), "the step is not lost"
     assert engine._fitting <= 140
-    assert "the rollout begins anew with" in caplog.text
+    assert "the rollout restarts with" in caplog.text
     assert engine.max_tokens_in_flight == 262_144, "what the user has set stays"
     message = "[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory"
     assert is_out_of_memory(RuntimeError(message))

@@ -29,7 +29,7 @@ def gap(engine: Any, policy: Any, sampling: Sampling = SAMPLING) -> float:
 def test_a_window_that_only_the_mask_tells_of_is_noticed(caplog: pytest.LogCaptureFixture) -> None:
     policy, engine = policy_of(phimoe(window=16)), DecodeEngine()
     engine.setup(policy)
-    assert "does not decode in DecodeEngine (log-probabilities differ" in caplog.text
+    assert "does not decode correctly in DecodeEngine (log-probabilities differ" in caplog.text
     assert gap(engine, policy) < 1e-5
 
 
@@ -82,7 +82,7 @@ def test_texts_no_longer_than_those_compared_cost_no_further_pass() -> None:
 def test_padding_that_a_model_does_not_take_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
     policy, engine = policy_of(bart()), GenerateEngine()
     engine.setup(policy)
-    assert "BartForCausalLM does not read padded batches" in caplog.text
+    assert "BartForCausalLM does not read padded batches correctly" in caplog.text
     assert gap(engine, policy) < 1e-5
     engine._pads = True
     assert gap_with_padding(engine, policy) > 0.1, "it would have been wrong"

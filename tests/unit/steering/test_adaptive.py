@@ -54,7 +54,7 @@ def test_an_adaptive_vector_is_added_as_the_formula_says(tmp_path) -> None:
     assert torch.equal(loaded.gates[:, :32], vectors.gates[:, :32])
     with attach(model, path):
         assert torch.equal(model(IDS).logits, steered)
-    with pytest.raises(ConfigError, match=r"init_from.*holds AdaptiveVectors.*SteeringVectors"):
+    with pytest.raises(ConfigError, match=r"init_from.*contains AdaptiveVectors.*SteeringVectors"):
         SteeringVectors([1], init_from=str(path)).build(model)
     again = AdaptiveVectors([1], init_from=str(path))
     again.build(model)

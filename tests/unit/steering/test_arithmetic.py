@@ -63,17 +63,19 @@ def test_units_are_multiplied_out() -> None:
 
 def test_what_does_not_fit_is_refused() -> None:
     a = make_vectors(A)
-    with pytest.raises(ConfigError, match=r"file 2.*is of 5 decoder layers and width 2, the first"):
+    with pytest.raises(
+        ConfigError, match=r"file 2.*is for 5 decoder layers of width 2, but the first"
+    ):
         summed([a, make_vectors(B, num_layers=5)])
     with pytest.raises(ConfigError, match="must be 2, one for each file"):
         summed([a, a], [1.0])
-    with pytest.raises(ConfigError, match=r"layers 1 have no vector\. The file steers 0, 2"):
+    with pytest.raises(ConfigError, match=r"layers 1 have no vector\. .*for the layers 0, 2"):
         sliced(a, "0-2")
     with pytest.raises(ConfigError, match=r"layers = 'x': must be"):
         sliced(a, "x")
-    with pytest.raises(ConfigError, match=r"width 3, these vectors are of width 2.*trained on b"):
+    with pytest.raises(ConfigError, match=r"width 3, but these vectors have width 2.*trained on b"):
         transplanted(a, "c", 4, 3)
-    with pytest.raises(ConfigError, match=r"6 decoder layers, these vectors are of 4.*depth"):
+    with pytest.raises(ConfigError, match=r"6 decoder layers, but these vectors are for 4.*depth"):
         transplanted(a, "c", 6, 2)
     for factor in (float("nan"), float("inf")):
         with pytest.raises(ConfigError, match="must be finite"):

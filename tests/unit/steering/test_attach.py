@@ -69,7 +69,7 @@ def test_the_folder_of_a_run_is_enough(tmp_path: Path) -> None:
         with attach(model, given):
             assert torch.equal(model(IDS).logits, expected)
     assert not torch.equal(expected, base)
-    with pytest.raises(ConfigError, match=r"holds no steering_vectors.* such as .*run-2"):
+    with pytest.raises(ConfigError, match=r"contains no steering_vectors.* such as .*run-2"):
         attach(model, tmp_path / "runs")
 
 
@@ -95,7 +95,7 @@ def test_what_holds_no_vectors_is_refused_in_words(vectors: object, message: str
             BertModel(
                 BertConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=1, vocab_size=9)
             ),
-            "no decoder layers of BertModel",
+            "no decoder layers found in BertModel",
         ),
     ],
     ids=["name", "module", "encoder"],

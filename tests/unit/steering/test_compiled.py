@@ -64,7 +64,7 @@ def test_a_compiled_model_is_refused(compiled: Callable[[Any], Any]) -> None:
     model = compiled(small_model())
     for _ in range(2):  # a refusal leaves nothing behind
         with pytest.raises(
-            ConfigError, match=r"is compiled.*before torch\.compile.*layer\.compile"
+            ConfigError, match=r"is compiled.*result of torch\.compile.*layer\.compile"
         ):
             attach(model, vectors_at())
     assert not any(layer._forward_hooks for layer in model.model.layers)

@@ -247,7 +247,7 @@ def test_passes_that_nobody_prepared_are_refused() -> None:
     model = lively_model()
     with attach(model, vectors_for("prompt")):
         for own in (loop, goes_on):
-            with pytest.raises(ConfigError, match=r"tokens whose place .* not known.*tokens: all"):
+            with pytest.raises(ConfigError, match=r"tokens whose position .* unknown.*tokens: all"):
                 model.generate(IDS, custom_generate=own, **SETTINGS)
         model(IDS)  # outside of `generate` it is a prompt
     with attach(model, vectors_for("all")):

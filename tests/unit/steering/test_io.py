@@ -157,14 +157,14 @@ def test_a_runs_result_is_found_whatever_was_trained(tmp_path: Path) -> None:
     adapter.mkdir(parents=True)
     (adapter / "adapter_config.json").write_text("{}")
     assert find_result(adapter.parent) == find_result(adapter) == adapter
-    with pytest.raises(ConfigError, match=r"holds no steering_vectors\.safetensors\."):
+    with pytest.raises(ConfigError, match=r"contains no steering_vectors\.safetensors\."):
         find_vectors(adapter.parent)
     path = tmp_path / "run-1" / SteeringVectors.file_name
     save_vectors(torch.ones(2, 2), path, base_model="b")
     assert find_vectors(path.parent) == find_result(path) == path
-    with pytest.raises(ConfigError, match=r"holds steering_vectors\.safetensors and lora_adapter"):
+    with pytest.raises(ConfigError, match=r"contains .*vectors\.safetensors and lora_adapter"):
         find_result(path.parent)
-    with pytest.raises(ConfigError, match=r"holds no steering_vectors.* or weight_changes"):
+    with pytest.raises(ConfigError, match=r"contains no steering_vectors.* or weight_changes"):
         find_result(tmp_path)
 
 
@@ -178,7 +178,7 @@ def test_files_of_other_places_are_of_version_2(tmp_path) -> None:
     assert (found.site, found.tokens, found.layers) == ("mlp_output", "completion", (0, 2))
     assert found.metadata["format_version"] == "2"
     vectors = SteeringVectors([0, 2], init_from=str(path))
-    with pytest.raises(ConfigError, match=r"width 5; this\s+run .* width 32"):
+    with pytest.raises(ConfigError, match=r"width 5, but this run .* width 32"):
         tiny_policy(steering=vectors, layers=4)
     vectors = SteeringVectors([0, 2], init_from=str(path)).shaped(5, 4)
     with pytest.raises(ConfigError, match=r"steering\.site = 'layer_output'.*init_from.*mlp_out"):

@@ -40,7 +40,7 @@ def test_a_model_of_parts_of_unlike_width_is_refused() -> None:
     class Parts(nn.Module):
         config = tf.BltConfig()
 
-    with pytest.raises(ConfigError, match=r"Parts.*names no hidden_size"):
+    with pytest.raises(ConfigError, match=r"Parts.*has no hidden_size"):
         stream_width(Parts())
 
 

@@ -78,18 +78,21 @@ FIRST = "base_model.model.model.layers.1.mlp.down_proj"
 DAMAGE: list[tuple[Callable[[Path], object], str]] = [
     (lambda f: (f / "adapter_model.safetensors").unlink(), "has no adapter_model.safetensors"),
     (lambda f: (f / "adapter_model.safetensors").write_bytes(b"x" * 99), "not a readable safetens"),
-    (lambda f: edit_adapter(f, lambda t: t.pop(f"{FIRST}.lora_B.weight")), "no two matrices"),
+    (
+        lambda f: edit_adapter(f, lambda t: t.pop(f"{FIRST}.lora_B.weight")),
+        "must have two matrices",
+    ),
     (lambda f: edit_adapter(f, lambda t: t.update(x=torch.ones(1))), "adapter_model.* has 'x'"),
     (
         lambda f: edit_adapter(
             f, lambda t: t.update({f"{FIRST}.lora_A.weight": torch.ones(2, 64)})
         ),
-        r"no two matrices of rank 1 for model\.layers\.1\.mlp.*, but \[\(2, 64\), \(32, 1\)",
+        r"two matrices of rank 1 for model\.layers\.1\.mlp.*, but has \[\(2, 64\), \(32, 1\)",
     ),
 ]
 SETTINGS = [
     ({"r": "1"}, "values of unknown types"),
-    ({"r": 2}, "no two matrices of rank 2"),
+    ({"r": 2}, "must have two matrices of rank 2"),
     ({"target_modules": {"a": 1}}, "values of unknown types"),
     ({"layers_to_transform": ["1"]}, "values of unknown types"),
     ({"base_model_name_or_path": 5}, "values of unknown types"),

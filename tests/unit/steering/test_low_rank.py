@@ -54,7 +54,7 @@ def test_a_start_is_the_nearest_mixture(tmp_path, caplog: pytest.LogCaptureFixtu
         left, sizes, right = torch.linalg.svd(plain)
         nearest = left[:, :rank] @ torch.diag(sizes[:rank]) @ right[:rank]
         torch.testing.assert_close(vectors.vectors.detach(), nearest, atol=1e-5, rtol=1e-4)
-        assert ("of the vectors' norm are kept" in caplog.text) != exact
+        assert ("of the norm of the vectors is kept" in caplog.text) != exact
     fixed = LowRankVectors(rank=3, directions="random").shaped(8, 5)
     mixture = torch.randn(5, 3) @ fixed.directions
     fixed.set_vectors(mixture)
@@ -65,7 +65,7 @@ def test_a_start_is_the_nearest_mixture(tmp_path, caplog: pytest.LogCaptureFixtu
     ("settings", "message"),
     [
         ({"rank": 0}, "rank = 0.*at least 1"),
-        ({"rank": 4}, r"rank = 4.*at most 3.*steering\.layers = 'all' are 3 vectors of width 32"),
+        ({"rank": 4}, r"rank = 4.*at most 3.*steering\.layers = 'all' means 3 vectors of width 32"),
         ({"rank": 2, "layers": [1]}, r"rank = 2.*at most 1.*steering\.layers = \[1\]"),
     ],
 )

@@ -67,7 +67,7 @@ def test_a_site_is_right_or_refused_by_its_name(architecture: str, site: str) ->
         "longcat": {"input_norm", "attention_output", "post_attention_norm"},
     }
     if site in refused.get(architecture, set()):
-        with pytest.raises(ConfigError, match=rf"site = '{site}'.*no such place.*mlp_output"):
+        with pytest.raises(ConfigError, match=rf"site = '{site}'.*no such site.*mlp_output"):
             attach(model, vectors_at(site, WIDTH, LAYERS))
         assert not any(module._forward_hooks for module in model.modules())
         return
@@ -120,7 +120,7 @@ def narrows_it(layer: Any) -> Callable[..., Any]:
         (drops_its_mlp, "the layer's output does not depend on the module"),
         (reads_twice, "the module of that name is called 2 times"),
         (leaves_it_out, "the module of that name is called 0 times"),
-        (narrows_it, r"returns the shape \(1, 5, 1\)"),
+        (narrows_it, r"returns a tensor of shape \(1, 5, 1\)"),
     ],
 )
 def test_a_module_that_is_no_site_is_refused(change: Callable[..., Any], told: str) -> None:

@@ -85,7 +85,7 @@ def test_units_scale_the_vectors_and_their_gradient() -> None:
 def test_init_from_other_layers_is_refused(tmp_path) -> None:
     save_vectors(torch.randn(3, 32), tmp_path / "v.safetensors", base_model="tiny")
     config = SteeringVectors(layers=[1], init_from=str(tmp_path / "v.safetensors"))
-    with pytest.raises(ConfigError, match=r"holds layers \[0, 1, 2\].*trains layers \[1\]"):
+    with pytest.raises(ConfigError, match=r"has layers \[0, 1, 2\].*trains layers \[1\]"):
         tiny_policy(steering=config)
 
 
@@ -111,7 +111,7 @@ def test_vectors_to_start_from_are_checked_before_the_weights_are_read(tmp_path)
     (tmp_path / "model/model.safetensors").unlink()
     save_vectors(torch.zeros(3, 8), tmp_path / "v.safetensors", base_model="x")
     steering = SteeringVectors(init_from=str(tmp_path / "v.safetensors"))
-    with pytest.raises(ConfigError, match=r"width\s+8; this run trains .* width 32"):
+    with pytest.raises(ConfigError, match=r"width 8, but this run trains .* width 32"):
         Policy(folder, steering=steering).load()
 
 

@@ -84,7 +84,7 @@ def test_the_head_computes_one_position_alone() -> None:
 @pytest.mark.parametrize("architecture", ["gemma3n", "deepseek_v4", "hy_v4"])
 def test_several_streams_have_no_size(architecture: str) -> None:
     model = odd_model(architecture)
-    told = r"site: the place hands on a Tensor of shape \(.*one stream.*site: mlp_output"
+    told = r"site: the output at this site is a Tensor of shape \(.*one stream.*site: mlp_output"
     with pytest.raises(ConfigError, match=told):
         measure_rms(model, find_layers(model), batches())
     vectors = SteeringVectors(site="mlp_output")
@@ -97,7 +97,7 @@ def test_several_streams_have_no_size(architecture: str) -> None:
 def test_layers_that_texts_do_not_reach_have_no_size() -> None:
     model = tiny_model()
     places = [*find_layers(model), nn.Identity()]
-    with pytest.raises(ConfigError, match=r"does not reach the chosen layers number \[3\]"):
+    with pytest.raises(ConfigError, match=r"does not reach the selected layers number \[3\]"):
         measure_rms(model, places, batches())
 
 
@@ -108,5 +108,5 @@ def test_the_size_of_tokens_that_a_model_adds_is_not_taken_for_that_of_the_texts
     model.model.register_forward_pre_hook(
         lambda m, x, y: (x, y | {"attention_mask": None}), with_kwargs=True
     )
-    with pytest.raises(ConfigError, match=r"hands on \d+ tokens of a text of \d+.*scale: none"):
+    with pytest.raises(ConfigError, match=r"has \d+ tokens for a text of \d+.*scale: none"):
         measure_rms(model, find_layers(model), batches())

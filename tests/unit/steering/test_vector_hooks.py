@@ -268,7 +268,7 @@ def test_a_part_of_the_model_is_not_steered_by_roles_of_another_text() -> None:
     vectors = SteeringVectors(tokens="prompt").shaped(32, 3)
     with attach(model, vectors):
         model(IDS)
-        with pytest.raises(ConfigError, match="roles of 7 tokens of this pass are not known"):
+        with pytest.raises(ConfigError, match="roles of 7 tokens of this pass are unknown"):
             model.model(torch.ones(1, 7, dtype=torch.long))
 
 

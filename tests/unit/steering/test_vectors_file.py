@@ -60,7 +60,7 @@ def test_layers_of_a_tensor_may_be_a_range(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("layers", "message"),
     [
-        ([4, 4], "each once"),
+        ([4, 4], "each only once"),
         ([4, 2, 1], "must name 2 layers, one for each row"),
         ([4], "must name 2 layers, one for each row"),
         ([4, 5], "0 to 4"),

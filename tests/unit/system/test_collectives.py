@@ -47,7 +47,7 @@ print("both")
 
 def test_two_processes(tmp_path: Path) -> None:
     command = [sys.executable, "-c", TWO, str(tmp_path / "store")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert done.stdout == "both\n", done.stderr
 
 

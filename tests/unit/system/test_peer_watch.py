@@ -39,7 +39,7 @@ def pair(first: str, second: str) -> list[subprocess.CompletedProcess[str]]:
     two = subprocess.Popen([*command, BOTH + second, "1", door], **streams)  # type: ignore[call-overload]
     ended = []
     for process in (one, two):
-        said, told = process.communicate(timeout=60)
+        said, told = process.communicate(timeout=300)
         ended.append(subprocess.CompletedProcess(process.args, process.returncode, said, told))
     return ended
 
@@ -65,7 +65,7 @@ def test_one_that_leaves_regularly_is_not_missed() -> None:
 def test_the_other_says_why_one_has_failed(error: str, told: str, status: int) -> None:
     first, _ = pair(WAITS, f"watch.leave({error})")
     assert first.returncode == status
-    assert first.stderr.startswith(f"error: {told}. So process 0 of 2 stops, too; ")
+    assert first.stderr.startswith(f"error: {told}. Process 0 of 2 stops, too; ")
 
 
 TOO_EARLY = """
@@ -82,7 +82,7 @@ def test_a_failure_right_after_the_connection_is_heard() -> None:
     command = [sys.executable, "-c", BOTH + TOO_EARLY, "0"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=90)
     assert done.returncode == 2
-    assert "error: process 1: too early. So process 0" in done.stderr
+    assert "error: process 1: too early. Process 0" in done.stderr
 
 
 @pytest.mark.parametrize("dies", [0, 1])
@@ -91,14 +91,14 @@ def test_one_that_ends_without_a_word_is_noticed_by_the_other(dies: int) -> None
     ended = pair(*((end, WAITS) if dies == 0 else (WAITS, end)))
     assert ended[dies].returncode == 9
     assert ended[1 - dies].returncode == 1
-    told = f"process {dies} ended without a word. So process {1 - dies} of 2 stops, too"
+    told = f"process {dies} ended without giving a reason. Process {1 - dies} of 2 stops, too"
     assert told in ended[1 - dies].stderr
 
 
 def test_one_process_alone_watches_nobody() -> None:
     alone = BOTH.replace("rank, 2,", "rank, 1,") + "\nassert not watch._selector.get_map()"
     command = [sys.executable, "-c", alone + "\nwatch.leave(KeyError())", "0"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert (done.returncode, done.stdout, done.stderr) == (0, "null\n", "")
 
 
@@ -106,7 +106,7 @@ def test_one_process_alone_watches_nobody() -> None:
 def test_processes_arrive_in_time_or_end(seconds: float, status: int) -> None:
     waits = f"with all_arrive({seconds / 60}, 'first.host'): time.sleep(0.3)"
     command = [sys.executable, "-c", BOTH.partition("rank =")[0] + waits]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == status
     assert ("not all processes have connected to the first one, on first.host" in done.stderr) == (
         status == 1
@@ -155,7 +155,7 @@ def test_a_process_that_is_stopped_is_told_and_so_is_its_return(
         assert set(heard.split(b"\n")) == {b'{"beat": true}', b""}
         say(beat=True)
         assert eventually(lambda: len(said) == 2)
-        assert said[1] == "process 1 goes on"
+        assert said[1] == "process 1 runs again"
         assert eventually(lambda: b"beat" in other.recv(100_000)), "beats are sent again"
         say(left=True)
         assert eventually(lambda: not watch._names)

@@ -18,7 +18,7 @@ def test_errors_are_told_in_one_line(error: Exception, caplog: pytest.LogCapture
     with caplog.at_level(logging.WARNING), told_not_raised("the bar"):
         raise error
     (record,) = caplog.records
-    assert record.message.startswith(f"the bar is left out: {type(error).__name__}: ")
+    assert record.message.startswith(f"the bar is skipped: {type(error).__name__}: ")
     assert "\n" not in record.message
 
 

@@ -137,5 +137,5 @@ def test_the_process_that_differs_is_named(monkeypatch: pytest.MonkeyPatch) -> N
         checks.check_same_everywhere({"data.order": (1,), "seed_everything": 0})
     assert str(caught.value) == (
         "seed_everything = 0: process 2 has 7. All processes must train the same vectors on the "
-        "same data. Bring the same files to every node."
+        "same data. Copy the same files to every node."
     )

@@ -65,7 +65,7 @@ def test_a_group_of_one_is_refused(tmp_path: Path) -> None:
 
 def test_an_earlier_result_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "difference.json").touch()
-    with pytest.raises(ConfigError, match=r"already holds difference\.json"):
+    with pytest.raises(ConfigError, match=r"already contains difference\.json"):
         Difference(**pieces(tmp_path))
 
 

@@ -118,7 +118,7 @@ def test_a_leak_far_below_rounding_in_16_bits_is_noticed(monkeypatch: pytest.Mon
         return forward(x) + x.cumsum(1) * 2e-3  # a state that nothing resets
 
     monkeypatch.setattr(layer, "forward", leaks)
-    assert "changes with the texts that stand beside it" in str(why_not_packed(policy))
+    assert "changes with the other texts in the batch" in str(why_not_packed(policy))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -188,7 +188,7 @@ def test_a_leak_in_a_model_with_experts_is_noticed_where_all_tokens_are_about_eq
     layer = policy.layers[1].self_attn.o_proj
     forward = layer.forward
     monkeypatch.setattr(layer, "forward", lambda x: forward(x + x.cumsum(1) * 0.01))
-    assert "changes with the texts that stand beside it" in str(why_not_packed(policy))
+    assert "changes with the other texts in the batch" in str(why_not_packed(policy))
 
 
 def small_policy(name: str, **settings: Any) -> Policy:

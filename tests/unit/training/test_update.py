@@ -9,7 +9,7 @@ import bitsandbytes as bnb
 import pytest
 import torch
 
-from steer_lightning import SteeringModule
+from steer_lightning import ConfigError, SteeringModule
 from steer_lightning.losses import Clip, PolicyGradient, TokenMean
 from steer_lightning.model.head import token_logprobs
 from steer_lightning.optim import NormClip
@@ -49,6 +49,37 @@ def test_a_gradient_that_is_not_finite_is_skipped_and_taken_in_by_nothing(
     update = updater_of(module, optimizer).update(module.batch_gradient, batch, 0)
     assert not update.skipped
     assert not torch.equal(weight, before)
+
+
+def test_memory_that_runs_out_names_what_bounds_it(module: SteeringModule) -> None:
+    rollouts = module.engine.generate(PROMPTS, SAMPLING, seed=0, step=0)
+    width = max(len(prompt.token_ids) for prompt in PROMPTS) + rollouts.completion_ids.shape[1]
+    batch = Batch.alone(rollouts, torch.randn(4, 4))
+    updater = updater_of(module, torch.optim.SGD(module.policy.steering.parameters(), lr=0.1))
+    for max_tokens, told in (
+        (10_000, rf"= 10000: memory ran out .* {16 * width} tokens.*{8 * width} or less"),
+        (1, rf"A single text has {width} tokens\. Set .*data\.max_prompt_tokens"),
+    ):
+        gradient = replace(module.batch_gradient, loss=OutOfMemory(), max_tokens=max_tokens)
+        with pytest.raises(ConfigError, match=rf"model\.tokens_per_micro_batch.*{told}") as found:
+            updater.update(gradient, batch, 0)
+        assert "model.activation_checkpointing: true" in str(found.value)
+        gradient = replace(gradient, activation_checkpointing=True)
+        with pytest.raises(ConfigError) as found:
+            updater.update(gradient, batch, 0)
+        assert "activation_checkpointing" not in str(found.value)
+    with pytest.raises(RuntimeError, match="shapes"):
+        updater.update(replace(module.batch_gradient, loss=Broken()), batch, 0)
+
+
+class OutOfMemory(PolicyGradient):
+    def __call__(self, inputs: LossInputs) -> LossOutput:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+class Broken(PolicyGradient):
+    def __call__(self, inputs: LossInputs) -> LossOutput:
+        raise RuntimeError("shapes do not match")
 
 
 class Times(PolicyGradient):
@@ -193,5 +224,5 @@ def test_a_sampler_that_parts_from_the_trainer_is_told_once(
     updater._warn_of_mismatch(torch.bfloat16, {"mean": 0.04, "max": 2.0}, 0)
     for step, mean in enumerate((5e-4, 0.01, 1.0)):
         updater._warn_of_mismatch(torch.float32, {"mean": mean, "max": 2.0}, step)
-    assert caplog.text.count("differ from the trainer's") == 1
+    assert caplog.text.count("the engine and the trainer differ") == 1
     assert "0.01 nats" in caplog.text

@@ -87,17 +87,17 @@ def test_a_validation_that_would_never_come_is_refused() -> None:
         ({"val_check_interval": 3, "limit_train_batches": 2}, "= 3: must be at most the 2 batches"),
         (
             {"val_check_interval": 5, "check_val_every_n_epoch": None, "max_steps": 4},
-            "val_check_interval = 5: brings no .* follow step 5, and the run has 4",
+            "val_check_interval = 5: leads to no .* follow step 5, but the run has 4",
         ),
         (
             {"val_check_interval": 4, "max_steps": 3},
-            "val_check_interval = 4: brings no .* follow step 4, and the run has 3",
+            "val_check_interval = 4: leads to no .* follow step 4, but the run has 3",
         ),
         (
             {"check_val_every_n_epoch": 5, "max_epochs": 2},
-            "every_n_epoch = 5: brings no .* follow step 20, and the run has 8",
+            "every_n_epoch = 5: leads to no .* follow step 20, but the run has 8",
         ),
-        ({"limit_val_batches": 1, "max_steps": 3}, "limit_val_batches = 1: brings no"),
+        ({"limit_val_batches": 1, "max_steps": 3}, "limit_val_batches = 1: leads to no"),
     ):
         with pytest.raises(ConfigError, match=told):
             check(**options)

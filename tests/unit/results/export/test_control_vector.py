@@ -50,7 +50,7 @@ def test_a_control_vector_leaves_layer_0_out_and_says_what_that_costs(tmp_path: 
     facts = report.findings.facts
     assert facts["layers_left_out"] == [0]
     assert 0 < facts["float32"]["kl"] <= facts["float32"]["largest_kl"]
-    assert "leaving out layer 0 costs: next-token KL" in "\n".join(report.findings.lines)
+    assert "the effect of leaving out layer 0: next-token KL" in "\n".join(report.findings.lines)
     assert "No file of this architecture can hold it" in report.usage
     equal = facts["float32"]["num_equal"]
     assert report.lack == (

@@ -31,7 +31,7 @@ def test_nothing_is_overwritten_unasked_and_nothing_half_made_remains(
     (tmp_path / "out").mkdir()  # an empty folder is free
     export_vectors(tmp_path / "v.safetensors", **options)
     first = (tmp_path / "out/steering.json").read_bytes()
-    with pytest.raises(ConfigError, match="give --overwrite"):
+    with pytest.raises(ConfigError, match="set --overwrite"):
         export_vectors(tmp_path / "v.safetensors", **options)
 
     def interrupted(*args: object) -> None:

@@ -21,7 +21,7 @@ def test_vllm_is_given_nothing_that_it_reads_otherwise(tmp_path: Path) -> None:
     export_vectors(tmp_path / "v.safetensors", to="vllm", output=out, verify=False)
     good = (out / "config.json").read_text()
     for changes, told in [
-        ({"rope_theta": 1.0}, "rope_theta must be"),
+        ({"rope_theta": 1.0}, "rope_theta must equal"),
         ({"mlp_bias": False}, "mlp_bias must be true"),
         ({"attention_bias": False}, "attention_bias must be true"),
         ({"hidden_act": "gelu"}, "hidden_act must be silu"),

@@ -117,7 +117,7 @@ def test_padding_of_the_vocabulary_is_no_token() -> None:
 def test_models_without_an_unembedding_or_norm_are_refused(monkeypatch) -> None:
     policy = tiny_policy()
     model = torch.nn.Sequential(torch.nn.ModuleList([torch.nn.Linear(2, 2)]))
-    with pytest.raises(ConfigError, match="no norm stands beside the decoder layers"):
+    with pytest.raises(ConfigError, match="no norm was found beside the decoder layers"):
         find_final_norm(model, model[0])
     monkeypatch.setattr(policy.model, "get_output_embeddings", lambda: None)
     with pytest.raises(ConfigError, match="no unembedding matrix"):

@@ -10,10 +10,10 @@ def test_the_tables_are_aligned_and_printable() -> None:
     text = as_text(description())
     assert text.splitlines()[0] == "b: 1 vectors of width 8, of 9 decoder layers, after step 3"
     elsewhere = as_text(description(site="mlp_output", tokens="prompt"))
-    assert "9 decoder layers, at mlp_output, for prompt tokens alone, after step 3" in elsewhere
+    assert "9 decoder layers, at mlp_output, only for prompt tokens, after step 3" in elsewhere
     assert "layer   norm  stream (rms)  norm / stream" in text
     assert "    4  12.00         3.000           25 %" in text
-    assert 'top tokens by dot, behind the final norm\n4  "\\x1b[2J" " $a$"' in text
+    assert 'top tokens by dot, after the final norm\n4  "\\x1b[2J" " $a$"' in text
     assert '"\\n日"' in text
     assert "none: it is zero" in text
     assert '"$x$"         25.00      75.00  +50.00' in text

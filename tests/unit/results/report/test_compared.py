@@ -69,7 +69,7 @@ def test_a_resumed_run_is_one_of_those_compared(tmp_path: Path) -> None:
     assert without_earlier_stages([first, other]) == [first, other]
     path = write_comparison([first, second, other], tmp_path / "out.html")
     assert "<title>2 runs: run-2, run-3</title>" in path.read_text()
-    with pytest.raises(ConfigError, match="takes 2 to 20 runs, and these are 1"):
+    with pytest.raises(ConfigError, match="takes 2 to 20 runs, but these are 1"):
         write_comparison([first, second], tmp_path / "other.html")
     many = [made_up_run.make_run(tmp_path / f"many/{k}", 1) for k in range(MOST_RUNS + 1)]
     with pytest.raises(ConfigError, match="these are 21"):

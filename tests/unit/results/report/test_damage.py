@@ -11,5 +11,5 @@ def test_the_reason_is_one_line() -> None:
     error = damaged(Path("run-1/metrics.csv"), ValueError("line 2\n  has no step."))
     assert str(error) == (
         "run = 'run-1/metrics.csv': is damaged. line 2 has no step. "
-        "Restore it, or move it out of the folder: the report does without it."
+        "Restore it, or move it out of the folder: the report works without it."
     )

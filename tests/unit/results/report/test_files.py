@@ -39,7 +39,7 @@ def test_any_single_file_is_enough(run: Path, tmp_path: Path, name: str) -> None
         ("metrics.csv", "step,a\n1,2,3\n", "Line 2"),
         ("metrics.csv", "step,a\n1.5,2\n", "Line 2"),
         ("summary.json", "{", "Expecting property name"),
-        ("summary.json", "[]", "no JSON object"),
+        ("summary.json", "[]", "not a JSON object"),
         ("summary.json", "{}", "lacks `versions`"),
         ("summary.json", "[" * 100_000, "is damaged"),
         ("lens.json", '{"layers": 3, "width": 1}', "lacks `layers`"),

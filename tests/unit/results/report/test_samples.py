@@ -33,8 +33,8 @@ def test_completions_of_some_steps_by_the_rule_that_the_page_states(run: Path) -
     write_report(run, num_steps=3, num_prompts=2)
     training = read_contents(run, 3, 2)["training"]
     assert training["rule"] == (
-        "3 of 40 steps, evenly spaced; of each the first 2 of 4 prompts of the batch with all 4 "
-        "completions"
+        "3 of 40 steps, evenly spaced; for each step, the first 2 of 4 prompts of the batch "
+        "with all 4 completions"
     )
     groups = training["groups"]
     assert [(g["step"], g["prompt_id"]) for g in groups] == [
@@ -53,7 +53,7 @@ def test_more_completions_than_a_card_holds_are_cut_and_told(tmp_path: Path) -> 
     made_up_run.write_rollouts(tmp_path, [1, 2], prompts=1, group=20)
     training = read_contents(tmp_path, 12, 8)["training"]
     assert training["rule"] == (
-        "all 2 steps; of each the only prompt of the batch with 16 of 20 completions"
+        "all 2 steps; for each step, the only prompt of the batch with 16 of 20 completions"
     )
     assert [len(g["completions"]) for g in training["groups"]] == [16, 16]
     assert [g["num_completions"] for g in training["groups"]] == [20, 20]
