@@ -1,0 +1,200 @@
+"""The experiments of a sweep: settings by which they differ, and their names."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from steer_lightning.errors import UNKNOWN, ConfigError
+from steer_lightning.system.printable import one_line
+
+MOST = 1000
+"""Largest number of experiments in a sweep."""
+
+LONGEST_NAME = 100
+"""Largest number of characters of a name; it becomes a folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """One run of a sweep."""
+
+    name: str
+    """Name of the run, and of its folder."""
+    settings: dict[str, Any]
+    """Values by configuration key that replace those of the configuration."""
+
+
+def from_grid(axes: Mapping[str, Sequence[Any]]) -> list[Experiment]:
+    """Makes one experiment for each combination of values.
+
+    Args:
+        axes: Values to try, by configuration key.
+
+    Raises:
+        ConfigError: If there are no values, too many combinations, or two that are the same.
+    """
+    count = 1
+    for key, values in axes.items():
+        if not values:
+            raise ConfigError(f"grid {key}", "[]", rule="has no values")
+        count *= len(values)
+    if count > MOST:
+        sizes = " x ".join(str(len(values)) for values in axes.values())
+        raise ConfigError(
+            "grid",
+            sizes,
+            rule=f"makes {count} experiments, more than {MOST}",
+            fix="Leave out values, or run several sweeps",
+        )
+    rows = [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
+    return named([(None, row) for row in rows])
+
+
+def parse_axis(text: str) -> tuple[str, list[Any]]:
+    """Reads an axis of a grid, such as `model.optimizer.init_args.lr=[0.005,0.02]`.
+
+    Raises:
+        ConfigError: If it has another form.
+    """
+    key, equals, values = text.partition("=")
+    try:
+        found = yaml.safe_load(values)
+    except yaml.YAMLError as error:
+        found, reason = None, f" ({one_line(error)})"
+    else:
+        reason = ""
+    if not (key and equals and isinstance(found, list)):
+        raise ConfigError(
+            "grid",
+            text,
+            rule=f"must be KEY=[VALUE,VALUE,...]{reason}",
+            fix='Write for instance --grid "model.optimizer.init_args.lr=[0.005,0.02]"',
+        )
+    return key, found
+
+
+def from_file(path: Path) -> list[Experiment]:
+    """Reads a list of experiments: mappings of configuration keys to values, with or without names.
+
+    Raises:
+        ConfigError: If the file can't be read or has another form.
+    """
+    try:
+        rows = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError("experiments", str(path), rule=f"can't be read: {error}") from error
+    form = "must be a list of mappings, such as - {name: slow, model.optimizer.init_args.lr: 0.005}"
+    if not (isinstance(rows, list) and rows):
+        raise ConfigError("experiments", str(path), rule=form)
+    if len(rows) > MOST:
+        raise ConfigError(
+            "experiments", str(path), rule=f"has {len(rows)} experiments, more than {MOST}"
+        )
+    pairs: list[tuple[str | None, dict[str, Any]]] = []
+    for number, row in enumerate(rows, 1):
+        name = row.pop("name", None) if isinstance(row, dict) else None
+        is_right = isinstance(row, dict) and row and all(isinstance(key, str) for key in row)
+        if not is_right or not isinstance(name, str | None):
+            raise ConfigError("experiments", f"{path}, item {number}", rule=form)
+        pairs.append((name, row))
+    return named(pairs)
+
+
+def each_layer(num_layers: int) -> list[Experiment]:
+    """Makes one experiment for each decoder layer, which steers that layer alone."""
+    digits = len(str(num_layers - 1))
+    return [
+        Experiment(
+            name=f"layer-{layer:0{digits}d}",
+            settings={"model.steering.init_args.layers": [layer]},
+        )
+        for layer in range(num_layers)
+    ]
+
+
+def named(rows: Sequence[tuple[str | None, dict[str, Any]]]) -> list[Experiment]:
+    """Names experiments by the settings in which they differ.
+
+    Args:
+        rows: Name, or None, and settings of each experiment.
+
+    Raises:
+        ConfigError: If two experiments have the same settings or the same name, or a name is not
+            one of a folder.
+    """
+    _refuse_doubles(rows)
+    keys = list(dict.fromkeys(key for _, settings in rows for key in settings))
+    short = _short_keys(keys)
+    differing = [key for key in keys if len({_as_text(s.get(key, UNKNOWN)) for _, s in rows}) > 1]
+    found = []
+    for name, settings in rows:
+        parts = [f"{short[key]}={_value(settings[key])}" for key in differing if key in settings]
+        found.append(
+            Experiment(name=name or "_".join(parts)[:LONGEST_NAME] or "plain", settings=settings)
+        )
+    for name, count in Counter(experiment.name for experiment in found).items():
+        if count > 1:
+            raise ConfigError(
+                "experiments", name, rule=f"is the name of {count} experiments", fix="Name them"
+            )
+        if re.fullmatch(r"[\w.+,=-]+", name) is None or name.startswith("."):
+            raise ConfigError(
+                "experiments",
+                name,
+                rule="must consist of letters, digits and any of . + , = _ -",
+                why="The name becomes a folder",
+            )
+    return found
+
+
+def _refuse_doubles(rows: Sequence[tuple[str | None, dict[str, Any]]]) -> None:
+    seen: dict[str, int] = {}
+    for number, (_, settings) in enumerate(rows, 1):
+        text = _as_text(settings)
+        if text in seen:
+            raise ConfigError(
+                "experiments",
+                f"{seen[text]} and {number}",
+                rule=f"are the same: {text}",
+                fix="Leave one of them out",
+            )
+        seen[text] = number
+
+
+def _as_text(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, default=str)
+
+
+def _short_keys(keys: Sequence[str]) -> dict[str, str]:
+    """Returns the shortest ends of dotted keys that tell them apart."""
+    short = {}
+    for key in keys:
+        parts = [part for part in key.split(".") if part != "init_args"]
+        for length in range(1, len(parts) + 1):
+            end = ".".join(parts[-length:])
+            others = (".".join(p for p in other.split(".") if p != "init_args") for other in keys)
+            if sum(other == end or other.endswith(f".{end}") for other in others) == 1:
+                break
+        short[key] = end
+    return short
+
+
+def _value(value: Any) -> str:
+    """Returns a value as a part of a folder's name."""
+    if isinstance(value, list):
+        return "+".join(map(_value, value))
+    if isinstance(value, dict):
+        value = value.get("class_path", _as_text(value))
+    text = str(value)
+    if re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", text):
+        text = text.rpartition(".")[2]  # a class
+    return re.sub(r"[^\w.+-]+", "-", text).strip("-") or "empty"
