@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -87,6 +87,7 @@ class RowVectors(Attachment):
     def __init__(self, model: nn.Module, parts: Sequence[SiteVectors]) -> None:
         self._parts = parts
         self.scales = [1.0] * len(parts)
+        self._served = set(range(len(parts)))
         self.needs_roles = any(part.tokens != "all" for part in parts)
         self._owners: torch.Tensor | None = None
         self._segments: Sequence[tuple[int, int]] | None = None
@@ -117,7 +118,7 @@ class RowVectors(Attachment):
         table = self._tables[number] if self._tables else self._table(number)
         change = table.to(stream)[self._owners][:, None]
         for experiment, row in self._rows[number].items():
-            if not self._is_plain(experiment):
+            if experiment in self._served and not self._is_plain(experiment):
                 own = (self._owners == experiment)[:, None, None]
                 change = change + own.to(stream) * self._change(
                     experiment, row, stream, self._roles
@@ -140,14 +141,19 @@ class RowVectors(Attachment):
         ]
         return torch.cat(steered, 1)
 
+    def serves(self, experiments: Collection[int]) -> None:
+        """Says which experiments have rows; the vectors of the others may lie elsewhere."""
+        self._served = set(experiments)
+
     def _is_plain(self, experiment: int) -> bool:
         part = self._parts[experiment]
         return part.tokens == "all" and not part.by_token
 
     def _table(self, number: int) -> torch.Tensor:
         """Returns the vectors at a place that act on all tokens alike, (K, D) float32."""
-        rows = self._rows[number]
-        nothing = torch.zeros(self._parts[0].width, device=self._parts[0].unit.device)
+        device = self._parts[min(self._served)].unit.device
+        nothing = torch.zeros(self._parts[0].width, device=device)
+        rows = {k: row for k, row in self._rows[number].items() if k in self._served}
         return torch.stack(
             [
                 part.plain(rows[k], self.scales[k]) if k in rows and self._is_plain(k) else nothing

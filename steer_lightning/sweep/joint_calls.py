@@ -114,7 +114,7 @@ class JointCalls:
 
     def _accumulate(self, lanes: Sequence[Lane]) -> list[Any]:
         shares: list[Share] = [lane.request for lane in lanes]
-        with self._base.serving_all():
+        with self._base.serving_all([lane.number for lane in lanes]):
             self._gradient.accumulate(shares)
         return [share.error or share.totals for share in shares]
 
@@ -127,7 +127,7 @@ class JointCalls:
 
         def fly(plan: Plan) -> list[Outcome]:
             completions = JointCompletions(policies, requests, numbers)
-            with self._base.serving_all() as joint:
+            with self._base.serving_all(numbers) as joint:
                 engine.fly(joint, completions, plan, requests)
             return completions.outcomes()
 

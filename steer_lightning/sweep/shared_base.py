@@ -36,22 +36,34 @@ class SharedBase:
         for policy in (*self.policies, self.joint):
             policy.attachment.is_paused = True
 
+    def begin_serving(self, number: int) -> None:
+        """Lets the vectors of one experiment act."""
+        self.policies[number].attachment.is_paused = False
+
+    def end_serving(self, number: int) -> None:
+        """Lets no vectors act."""
+        self.policies[number].attachment.is_paused = True
+
     @contextmanager
     def serving(self, number: int) -> Iterator[None]:
         """Lets the vectors of one experiment act in the block."""
-        attachment = self.policies[number].attachment
-        attachment.is_paused = False
+        self.begin_serving(number)
         try:
             yield
         finally:
-            attachment.is_paused = True
+            self.end_serving(number)
 
     @contextmanager
-    def serving_all(self) -> Iterator[Policy]:
-        """Lets the vectors of all experiments act in the block, each on its own rows."""
+    def serving_all(self, numbers: Sequence[int] | None = None) -> Iterator[Policy]:
+        """Lets the vectors of several experiments act in the block, each on its own rows.
+
+        Args:
+            numbers: Numbers of the experiments; default: all.
+        """
         attachment = self.joint.attachment
         assert isinstance(attachment, RowVectors)
         attachment.scales = [policy.attachment.scale for policy in self.policies]
+        attachment.serves(range(len(self.policies)) if numbers is None else numbers)
         attachment.is_paused = False
         try:
             yield self.joint

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import lightning as L
 import pytest
 import torch
 
-from steer_lightning import PromptDataModule, SteeringModule
+from steer_lightning import ConfigError, PromptDataModule, SteeringModule
 from steer_lightning.data import Arithmetic, PlainTemplate
 from steer_lightning.rewards import FormatReward, MathReward, WeightedReward
 from steer_lightning.rollout import Sampling
 from steer_lightning.steering import SteeringVectors
-from steer_lightning.sweep.joint_calls import JointCalls, LaneEngine, LaneGradient
-from steer_lightning.sweep.lanes import Lane, run_lanes
-from steer_lightning.sweep.shared_base import SharedBase
+from steer_lightning.sweep.lane_module import LaneModule
+from steer_lightning.sweep.run import Prepared, SideBySide
+from steer_lightning.training.resume import get_random_states
 
 
 def module(seed: int = 0, rate: float = 0.02, **settings: Any) -> SteeringModule:
@@ -61,41 +62,49 @@ def fit(experiment: SteeringModule, steps: int) -> torch.Tensor:
     return experiment.policy.steering.vectors.detach().clone()
 
 
-class Lanewise(SteeringModule):
-    lane: Lane
+def prepared(experiments: list[SteeringModule], steps: int) -> list[Prepared]:
+    found = []
+    for number, experiment in enumerate(experiments):
+        experiment.__class__ = LaneModule
+        fit_it = partial(fit, experiment, steps)
+        states = get_random_states()
+        found.append(
+            Prepared(name=f"e{number}", module=experiment, fit=fit_it, random_states=states)
+        )
+    return found
 
-    def on_fit_start(self) -> None:
-        self.engine = LaneEngine(self.lane, self.engine)
-        super().on_fit_start()
-        self.batch_gradient = LaneGradient.of(self.batch_gradient, self.lane)
 
-
-@pytest.mark.filterwarnings("ignore")  # those of Lightning, which the command line withholds
 @pytest.mark.parametrize("steps", [3, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.filterwarnings("ignore")  # those of Lightning, which the command line withholds
 def test_each_experiment_is_its_single_run(steps: int) -> None:
     expected = [fit(make(), steps) for make in EXPERIMENTS]
-    modules = [make() for make in EXPERIMENTS]
-    for experiment in modules:
-        experiment.__class__ = Lanewise
-    modules[0].policy.load()
-    for experiment in modules[1:]:
-        experiment.policy.prepare()
-        experiment.policy.adopt(modules[0].policy.model)
-    base = SharedBase([experiment.policy for experiment in modules])
-
-    def run(lane: Lane) -> torch.Tensor:
-        modules[lane.number].lane = lane
-        return fit(modules[lane.number], steps)
-
-    def serve(lane: Lane) -> None:
-        base.policies[lane.number].attachment.is_paused = False
-
-    def pause(lane: Lane) -> None:
-        base.policies[lane.number].attachment.is_paused = True
-
-    calls = JointCalls(base, modules[0].engine)
-    lanes = run_lanes([run] * 4, calls, before_turn=serve, after_turn=pause)
+    lanes = SideBySide(prepared([make() for make in EXPERIMENTS], steps)).run()
     assert [lane.error for lane in lanes] == [None] * 4
     for lane, vectors in zip(lanes, expected, strict=True):
         assert vectors.abs().max() > 0.01
         torch.testing.assert_close(lane.result, vectors, rtol=0, atol=1e-6)
+
+
+def refuse(completions: Any) -> list[float]:
+    raise KeyError("everything")
+
+
+refuse.in_process = True  # type: ignore[attr-defined]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_experiment_that_fails_ends_alone() -> None:
+    expected = fit(module(), 3)
+    rewards = [WeightedReward(reward=refuse)]
+    lanes = SideBySide(prepared([module(), module(rewards=rewards), module(rate=1e9)], 3)).run()
+    assert torch.equal(lanes[0].result, expected)
+    assert isinstance(lanes[1].error, KeyError)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_mistake_is_named_with_its_experiment_before_anything_is_loaded() -> None:
+    wrong = module(steering=SteeringVectors(layers=[9]))
+    experiments = prepared([module(), wrong], 3)
+    with pytest.raises(ConfigError, match=r"experiment e1: model\.steering\.layers = \[9\]"):
+        SideBySide(experiments).run()
+    assert [experiment.module.policy.model for experiment in experiments] == [None, None]

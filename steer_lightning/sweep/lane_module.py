@@ -1,0 +1,42 @@
+"""The module of an experiment that trains beside others on one base."""
+
+from __future__ import annotations
+
+from steer_lightning.module import SteeringModule
+from steer_lightning.sweep.joint_calls import LaneEngine, LaneGradient
+from steer_lightning.sweep.lanes import Lane
+
+LOAD = "load"
+"""Kind of the joint call by which all experiments get the base, after each has checked its own
+settings."""
+
+
+class LaneModule(SteeringModule):
+    """A `SteeringModule` whose base, rollouts and gradients are shared with other experiments.
+
+    Attributes:
+        lane: Lane in which the experiment runs; set before `fit`.
+    """
+
+    lane: Lane
+
+    def configure_model(self) -> None:
+        """Waits for the base, which is loaded once for all; see `SteeringModule`."""
+        self.reward_pool.start()
+        self.lane.call(LOAD, self)
+
+    def set_up_engine(self) -> None:
+        """Puts the engine behind the joint calls; see `HeldOut`."""
+        if not isinstance(self.engine, LaneEngine):
+            self.engine = LaneEngine(self.lane, self.engine)
+        super().set_up_engine()
+
+    def on_fit_start(self) -> None:
+        """Puts the gradient behind the joint calls; see `SteeringModule`."""
+        super().on_fit_start()
+        self.batch_gradient = LaneGradient.of(self.batch_gradient, self.lane)
+
+    def teardown(self, stage: str) -> None:
+        """Lets go of the base, which Lightning would move to the CPU; see `SteeringModule`."""
+        super().teardown(stage)
+        self.policy.model = None
