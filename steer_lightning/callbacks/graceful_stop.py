@@ -94,6 +94,14 @@ class GracefulStop(Callback):
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, lambda number, _: os._exit(128 + number))
 
+    def request(self, number: int) -> None:
+        """Asks for the end of the run after the current step, as if the signal had come.
+
+        Args:
+            number: Number of the signal.
+        """
+        self._received = number
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self._received is not None:
             os._exit(128 + number)

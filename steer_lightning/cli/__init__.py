@@ -42,6 +42,9 @@ class Command:
 
 COMMANDS = {
     "fit": Command("steer_lightning.cli.fit", "train steering vectors: fit --config my.yaml"),
+    "sweep": Command(
+        "steer_lightning.cli.sweep", "train many experiments side by side on one loaded base"
+    ),
     "validate": Command(
         "steer_lightning.cli.fit", "measure accuracy on a configuration's validation problems"
     ),

@@ -108,13 +108,15 @@ class SteeringCLI(LightningCLI):
         ConfigError: For any mistake in the configuration.
     """
 
+    module_class = SteeringModule
+
     def __init__(self, run: RunInProgress) -> None:
         self.run = run
         self.options: list[str] = []
         strict = {"exit_on_error": False, "allow_abbrev": False}
         try:
             super().__init__(
-                SteeringModule,
+                self.module_class,
                 PromptDataModule,
                 trainer_class=NamingTrainer,
                 trainer_defaults=TRAINER_DEFAULTS,
@@ -177,6 +179,10 @@ class SteeringCLI(LightningCLI):
             _validate_if_asked(config)
         if not is_first_process():  # the first process informs the others, see `_connect`
             return
+        self._begin(config, root)
+
+    def _begin(self, config: Any, root: Path) -> None:
+        """Finds the checkpoint to resume from, and makes the folder of a run of `fit`."""
         config.ckpt_path = self._checkpoint(config, root)
         if self.config.subcommand == "fit":
             self.run.begin(root, self._text(config), config.ckpt_path)
@@ -341,7 +347,7 @@ def _bound_the_run(trainer: Any) -> None:
 
 
 @contextmanager
-def _few_messages() -> Iterator[None]:
+def few_messages() -> Iterator[None]:
     """Withholds messages that call for no action, while the block runs."""
     # Lightning's messages about seeds and accelerators, and its tips
     levels = dict.fromkeys(("lightning.pytorch", "lightning.fabric"), logging.WARNING)
@@ -374,7 +380,7 @@ def run(words: Sequence[str]) -> None:
     # LightningCLI reads the words from there, and starts further processes with them
     before, sys.argv = sys.argv, [sys.argv[0], *words]
     try:
-        with short_names(), _few_messages(), closing(RunInProgress()) as run_in_progress:
+        with short_names(), few_messages(), closing(RunInProgress()) as run_in_progress:
             SteeringCLI(run_in_progress)
     except SystemExit as stopped:
         if isinstance(stopped.__context__, KeyboardInterrupt):  # then Lightning exits with 1

@@ -184,6 +184,23 @@ def unfinished_run(root: Path, config_text: str) -> Path | None:
     return None
 
 
+def ended_run(root: Path, config_text: str) -> Path | None:
+    """Finds the newest run of a configuration that has come to its end; None if there is none.
+
+    Args:
+        root: The folder of all runs.
+        config_text: The resolved configuration, as a run's `config.yaml` holds it.
+    """
+    return next(
+        (
+            folder
+            for folder in run_folders(root)
+            if _has_config(folder, config_text) and (folder / SUMMARY).exists()
+        ),
+        None,
+    )
+
+
 def _has_config(folder: Path, config_text: str) -> bool:
     """Tells whether a run has this resolved configuration, whatever it resumed from."""
     path = folder / CONFIG

@@ -1,0 +1,135 @@
+"""The command line of `fit` for one experiment of a sweep: prepared, and run later."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from jsonargparse import Namespace
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks.progress.progress_bar import ProgressBar
+
+from steer_lightning.callbacks import GracefulStop
+from steer_lightning.cli.fit import SteeringCLI
+from steer_lightning.cli.resumable_runs import RunInProgress, ended_run
+from steer_lightning.errors import ConfigError
+from steer_lightning.sweep.experiments import Experiment
+from steer_lightning.sweep.lane_module import LaneModule
+from steer_lightning.system.plain_settings import check_same
+
+SHARED = (
+    *("model.base", "model.revision", "model.dtype", "model.attn_implementation"),
+    *("model.trust_remote_code", "model.engine", "model.exact", "model.tokens_per_micro_batch"),
+    *("model.activation_checkpointing", "model.kept_tokens", "model.reward_pool"),
+    *("data.template", "data.max_prompt_tokens", "trainer"),
+)
+"""Settings that all experiments of a sweep must have in common."""
+
+
+class ExperimentCLI(SteeringCLI):
+    """`fit` for one experiment: building the object checks everything and runs nothing.
+
+    Args:
+        run: Object that makes and keeps the run's folder; the caller closes it.
+        experiment: The experiment.
+        words: Words of the command line that follow `fit`.
+
+    Attributes:
+        root: The folder of all experiments, `trainer.default_root_dir` of the configuration.
+        ended: The experiment's folder if it has been trained before; None otherwise.
+
+    Raises:
+        ConfigError: For any mistake in the configuration.
+    """
+
+    module_class = LaneModule
+
+    def __init__(self, run: RunInProgress, experiment: Experiment, words: list[str]) -> None:
+        self.experiment = experiment
+        self.root = Path()
+        self.ended: Path | None = None
+        before, sys.argv = sys.argv, [sys.argv[0], "fit", *words, *as_words(experiment.settings)]
+        try:
+            super().__init__(run)
+        except ConfigError as error:
+            raise error.at(f"experiment {experiment.name}: {error.key}") from error.__cause__
+        finally:
+            sys.argv = before
+
+    def before_instantiate_classes(self) -> None:
+        """Gives the experiment a folder of its own, and looks whether it has been trained."""
+        config = self.config[self.config.subcommand]
+        self.root = Path(config.trainer.default_root_dir)
+        config.trainer.default_root_dir = str(self.root / self.experiment.name)
+        super().before_instantiate_classes()
+
+    def _begin(self, config: Any, root: Path) -> None:
+        self.ended = ended_run(root, self._text(config))
+        if self.ended is None:
+            super()._begin(config, root)
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        """Leaves the progress bar to the sweep; see `SteeringCLI`."""
+        return super().instantiate_trainer(enable_progress_bar=False, **kwargs)
+
+    def _missing(self, given: list[Callback], config: Any) -> list[Callback]:
+        found = super()._missing(given, config)
+        return [callback for callback in found if not isinstance(callback, ProgressBar)]
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Does nothing; see `carry_out`."""
+
+    def carry_out(self) -> None:
+        """Trains the experiment from start to end."""
+        super()._run_subcommand("fit")
+
+    def stop(self, number: int) -> None:
+        """Lets the experiment save and end after its current step.
+
+        Args:
+            number: Number of the signal that is the reason.
+        """
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, GracefulStop):
+                callback.request(number)
+
+    def shared(self) -> dict[str, Any]:
+        """Returns the settings that all experiments must have in common, by key."""
+        config = self.config[self.config.subcommand].as_dict()
+        config["trainer"].pop("default_root_dir")
+        return {key: _at(config, key) for key in SHARED}
+
+
+def as_words(settings: Mapping[str, Any]) -> list[str]:
+    """Writes settings as words of the command line."""
+    return [
+        f"--{key}={value if isinstance(value, str) else json.dumps(value)}"
+        for key, value in settings.items()
+    ]
+
+
+def check_alike(experiments: list[ExperimentCLI]) -> None:
+    """Raises a ConfigError for the first setting that must be the same everywhere and is not."""
+    first = experiments[0]
+    for other in experiments[1:]:
+        try:
+            check_same(
+                first.shared(),
+                other.shared(),
+                told=f"experiment {first.experiment.name} has",
+                why="All experiments of a sweep share one base and one flight",
+                fix="Set the same, or run several sweeps",
+            )
+        except ConfigError as error:
+            raise error.at(f"experiment {other.experiment.name}: {error.key}") from None
+
+
+def _at(config: Mapping[str, Any], key: str) -> Any:
+    found: Any = config
+    for part in key.split("."):
+        found = found[part]
+    return found.as_dict() if isinstance(found, Namespace) else found
