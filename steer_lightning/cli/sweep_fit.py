@@ -17,6 +17,7 @@ from steer_lightning.callbacks import GracefulStop
 from steer_lightning.cli.fit import SteeringCLI
 from steer_lightning.cli.resumable_runs import RunInProgress, ended_run
 from steer_lightning.errors import ConfigError
+from steer_lightning.steering import SiteVectors
 from steer_lightning.sweep.experiments import Experiment
 from steer_lightning.sweep.lane_module import LaneModule
 from steer_lightning.system.plain_settings import check_same
@@ -115,6 +116,9 @@ def as_words(settings: Mapping[str, Any]) -> list[str]:
 def check_alike(experiments: list[ExperimentCLI]) -> None:
     """Raises a ConfigError for the first setting that must be the same everywhere and is not."""
     first = experiments[0]
+    for experiment in experiments:
+        _check_steering(experiment)
+    _check_one_process(first)
     for other in experiments[1:]:
         try:
             check_same(
@@ -126,6 +130,29 @@ def check_alike(experiments: list[ExperimentCLI]) -> None:
             )
         except ConfigError as error:
             raise error.at(f"experiment {other.experiment.name}: {error.key}") from None
+
+
+def _check_steering(experiment: ExperimentCLI) -> None:
+    steering = experiment.model.policy.steering
+    if not isinstance(steering, SiteVectors):
+        raise ConfigError(
+            f"experiment {experiment.experiment.name}: model.steering",
+            type(steering).__name__,
+            rule="can't be trained in a sweep, only vectors that are added to the stream can",
+            why="Other kinds change the weights of the base, which all experiments share",
+            fix="Train it with steer-lightning fit",
+        )
+
+
+def _check_one_process(experiment: ExperimentCLI) -> None:
+    trainer = experiment.trainer
+    if trainer.world_size > 1 or getattr(trainer.strategy, "shards", False):
+        raise ConfigError(
+            "trainer",
+            f"{trainer.world_size} processes",
+            rule="a sweep runs in one process, on one device, with the whole base",
+            fix="Set trainer.devices: 1 and trainer.num_nodes: 1, and leave out trainer.strategy",
+        )
 
 
 def _at(config: Mapping[str, Any], key: str) -> Any:

@@ -1,0 +1,129 @@
+"""A sweep by the command line: each experiment is the run that `fit` makes."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+import yaml
+
+from steer_lightning import load_vectors
+from steer_lightning.cli import main
+from tests.integration.conftest import Config
+from tests.started import start
+
+LR = "model.optimizer.init_args.lr"
+EXPERIMENTS = """
+- {name: seed, seed_everything: 1}
+- {name: rate, model.optimizer.init_args.lr: 0.01, model.sampling.group_size: 6}
+- {name: layer, model.steering.init_args.layers: [1], data.batch_size: 3}
+- name: reward
+  model.rewards:
+  - reward: {class_path: steer_lightning.rewards.FormatReward, init_args: {pattern: "[n-z]"}}
+"""
+
+
+@pytest.fixture
+def work(config: Config, tmp_path: Path) -> Path:
+    config["model"]["steering"] = {"class_path": "steer_lightning.steering.SteeringVectors"}
+    config["trainer"]["default_root_dir"] = "runs"
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    (tmp_path / "sweep.yaml").write_text(EXPERIMENTS)
+    return tmp_path
+
+
+def sweep(folder: Path, *words: str, status: int = 0) -> str:
+    done = start("sweep", "--config", "config.yaml", *words, folder=folder).end(300)
+    assert done.returncode == status, done.stderr
+    return done.stdout + done.stderr
+
+
+def rows(run: Path) -> list[dict[str, str]]:
+    with (run / "metrics.csv").open() as file:
+        found = list(csv.DictReader(file))
+    return [{k: v for k, v in row.items() if not k.startswith(("speed", "time"))} for row in found]
+
+
+def test_experiments_are_what_fit_makes_of_their_settings(work: Path) -> None:
+    sweep(work, "--experiments", "sweep.yaml")
+    for experiment in yaml.safe_load(EXPERIMENTS):
+        name = experiment.pop("name")
+        words = [f"--{key}={json.dumps(value)}" for key, value in experiment.items()]
+        root = f"--trainer.default_root_dir=alone/{name}"
+        done = start("fit", "--config", "config.yaml", *words, root, folder=work).end(300)
+        assert done.returncode == 0, done.stderr
+        one, two = work / "runs" / name / "run-1", work / "alone" / name / "run-1"
+        with (one / "output.txt").open() as file:
+            assert file.readline().startswith("training ")
+        names = {path.name for path in one.iterdir()} - {"output.txt"}
+        assert names == {path.name for path in two.iterdir()}
+        texts = [pq.read_table(run / "rollouts.parquet")["completion"] for run in (one, two)]
+        assert texts[0].equals(texts[1]), "token for token"
+        torch.testing.assert_close(
+            load_vectors(one).vectors, load_vectors(two).vectors, rtol=0, atol=1e-6
+        )
+        assert [row.keys() for row in rows(one)] == [row.keys() for row in rows(two)]
+        summaries = [json.loads((run / "summary.json").read_text()) for run in (one, two)]
+        assert summaries[0]["accuracy_after"] == summaries[1]["accuracy_after"]
+    before = {path: path.stat().st_mtime_ns for path in (work / "runs").rglob("*")}
+    sweep(work, "--experiments", "sweep.yaml")
+    after = {path: path.stat().st_mtime_ns for path in (work / "runs").rglob("*")}
+    assert {path for path in after if after[path] != before.get(path)} <= {
+        *(path.parent for path in after if path.name == "run-1"),
+    }, "what has ended is not trained again"
+    (work / "more.yaml").write_text(EXPERIMENTS + f"- {{name: late, {LR}: 0.02}}\n")
+    sweep(work, "--experiments", "more.yaml")
+    assert (work / "runs/late/run-1/summary.json").exists()
+    assert not list((work / "runs").glob("*/run-2"))
+
+
+def test_dry_run_lists_and_writes_nothing(
+    work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(work)
+    grid = ["--grid", f"{LR}=[0.01,0.02]", "--grid", "seed_everything=[0,1]", "--dry_run"]
+    assert main(["sweep", "--config", "config.yaml", *grid]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f"lr={rate}_seed_everything={seed}" for rate in (0.01, 0.02) for seed in (0, 1)
+    ]
+    assert not (work / "runs").exists()
+
+
+MISTAKES = [
+    ([], "sweep: needs exactly one of --grid, --experiments and --each-layer"),
+    (["--grid", f"{LR}=[]"], "has no values"),
+    (["--grid", f"{LR}=0.1"], "must be KEY=[VALUE,VALUE,...]"),
+    (["--grid", f"{LR}=[1,1.0]"], "is the name of 2 experiments"),
+    (["--grid", "model.sampling.group_size=[4,1]"], "experiment group_size=1: model.sampling.grou"),
+    (["--grid", "model.optimzer=[1,2]"], "experiment optimzer=1: model.optimzer"),
+    (["--grid", f"{LR}=[0.1,fast]"], "experiment lr=fast: model.optimizer.init_args.lr"),
+    (["--grid", "trainer.max_steps=[3,4]"], "experiment max_steps=4: trainer"),
+    (["--grid", "model.steering.init_args.layers=[[0],[7]]"], "experiment layers=7: model.steerin"),
+    (
+        ["--grid", "model.steering=[LoRA,BitFit]"],
+        "experiment steering=LoRA: model.steering = ",
+    ),
+    (
+        ["--grid", "seed_everything=[0,1]", "--trainer.devices=2"],
+        "2 processes",
+    ),
+    (["--experiments", "none.yaml"], "experiments = 'none.yaml': can't be read"),
+]
+
+
+@pytest.mark.parametrize(("words", "told"), MISTAKES, ids=[told[:30] for _, told in MISTAKES])
+def test_mistakes_are_named_before_anything_is_written(
+    work: Path,
+    words: list[str],
+    told: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(work)
+    assert main(["sweep", "--config", "config.yaml", *words]) == 2
+    assert told in capsys.readouterr().err
+    assert not list(work.rglob("run-1"))
