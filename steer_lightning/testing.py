@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 from steer_lightning.errors import UNKNOWN, ConfigError
 from steer_lightning.model.policy import Policy
 from steer_lightning.rewards import reward_name
-from steer_lightning.rewards.asynchronous import is_async
+from steer_lightning.rewards.asynchronous import refuse_async
 from steer_lightning.rewards.base import check_scores
 from steer_lightning.rollout import RolloutEngine, Sampling, completions_of
 from steer_lightning.steering import Steering
@@ -287,7 +287,7 @@ def check_reward(reward: Any, completions: Sequence[Completion] = ()) -> list[fl
             of the batch.
     """
     name = reward_name(reward)
-    _check_not_async(name, reward)
+    refuse_async(name, reward)
     completions = completions or _own_completions(name, reward)
     scores = check_scores(name, reward(list(completions)), len(completions))
     backwards = check_scores(name, reward(list(completions)[::-1]), len(completions))
@@ -303,18 +303,6 @@ def check_reward(reward: Any, completions: Sequence[Completion] = ()) -> list[fl
                 f"{name} scores a completion {alone[0]} alone and {score} in a batch"
             )
     return scores
-
-
-def _check_not_async(name: str, reward: Any) -> None:
-    """Raises a ConfigError for a coroutine function, whose calls give no numbers by themselves."""
-    if is_async(reward):
-        raise ConfigError(
-            f"reward {name}",
-            UNKNOWN,
-            rule="is a coroutine function (async def), whose call returns no numbers",
-            fix="Wrap it: check_reward(AsyncReward(reward)), with AsyncReward from "
-            "steer_lightning.rewards",
-        )
 
 
 def _own_completions(name: str, reward: Any) -> list[Completion]:
