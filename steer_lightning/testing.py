@@ -214,11 +214,10 @@ def tiny_model(architecture: str = "llama", layers: int = 3, width: int = 32, se
         width: Width of the residual stream; a multiple of 8.
         seed: Seed of the weights.
     """
+    config = ARCHITECTURES[architecture](layers, width)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return tf.AutoModelForCausalLM.from_config(
-            ARCHITECTURES[architecture](layers, width)
-        ).eval()
+        return tf.AutoModelForCausalLM.from_config(config).eval()
 
 
 def save_tiny(folder: str | Path, architecture: str = "llama", **options: Any) -> str:
@@ -381,9 +380,8 @@ def _check_logprobs(policy: Policy, rollouts: Rollouts, sampling: Sampling) -> N
     from steer_lightning.model.head import token_logprobs
     from steer_lightning.training.gradient import micro_batches
 
-    for part in micro_batches(
-        rollouts, torch.arange(len(rollouts.texts)), 10_000, policy.pad_token_id
-    ):
+    rows = torch.arange(len(rollouts.texts))
+    for part in micro_batches(rollouts, rows, 10_000, policy.pad_token_id):
         ids, mask = part.ids.to(policy.device), part.mask.to(policy.device)
         with torch.no_grad():
             logits = policy.logits(ids, mask, part.completion_ids.shape[1] + 1)[:, :-1].cpu()
