@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 from steer_lightning.errors import UNKNOWN, ConfigError
 from steer_lightning.model.policy import Policy
 from steer_lightning.rewards import reward_name
-from steer_lightning.rewards.asynchronous import is_async
+from steer_lightning.rewards.asynchronous import refuse_async
 from steer_lightning.rewards.base import check_scores
 from steer_lightning.rollout import RolloutEngine, Sampling, completions_of
 from steer_lightning.steering import Steering
@@ -214,11 +214,10 @@ def tiny_model(architecture: str = "llama", layers: int = 3, width: int = 32, se
         width: Width of the residual stream; a multiple of 8.
         seed: Seed of the weights.
     """
+    config = ARCHITECTURES[architecture](layers, width)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return tf.AutoModelForCausalLM.from_config(
-            ARCHITECTURES[architecture](layers, width)
-        ).eval()
+        return tf.AutoModelForCausalLM.from_config(config).eval()
 
 
 def save_tiny(folder: str | Path, architecture: str = "llama", **options: Any) -> str:
@@ -287,7 +286,7 @@ def check_reward(reward: Any, completions: Sequence[Completion] = ()) -> list[fl
             of the batch.
     """
     name = reward_name(reward)
-    _check_not_async(name, reward)
+    refuse_async(name, reward)
     completions = completions or _own_completions(name, reward)
     scores = check_scores(name, reward(list(completions)), len(completions))
     backwards = check_scores(name, reward(list(completions)[::-1]), len(completions))
@@ -303,18 +302,6 @@ def check_reward(reward: Any, completions: Sequence[Completion] = ()) -> list[fl
                 f"{name} scores a completion {alone[0]} alone and {score} in a batch"
             )
     return scores
-
-
-def _check_not_async(name: str, reward: Any) -> None:
-    """Raises a ConfigError for a coroutine function, whose calls give no numbers by themselves."""
-    if is_async(reward):
-        raise ConfigError(
-            f"reward {name}",
-            UNKNOWN,
-            rule="is a coroutine function (async def), whose call returns no numbers",
-            fix="Wrap it: check_reward(AsyncReward(reward)), with AsyncReward from "
-            "steer_lightning.rewards",
-        )
 
 
 def _own_completions(name: str, reward: Any) -> list[Completion]:
@@ -393,9 +380,8 @@ def _check_logprobs(policy: Policy, rollouts: Rollouts, sampling: Sampling) -> N
     from steer_lightning.model.head import token_logprobs
     from steer_lightning.training.gradient import micro_batches
 
-    for part in micro_batches(
-        rollouts, torch.arange(len(rollouts.texts)), 10_000, policy.pad_token_id
-    ):
+    rows = torch.arange(len(rollouts.texts))
+    for part in micro_batches(rollouts, rows, 10_000, policy.pad_token_id):
         ids, mask = part.ids.to(policy.device), part.mask.to(policy.device)
         with torch.no_grad():
             logits = policy.logits(ids, mask, part.completion_ids.shape[1] + 1)[:, :-1].cpu()

@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Sequence
 from typing import Any
 
-from steer_lightning.errors import ConfigError
+from steer_lightning.errors import UNKNOWN, ConfigError
 from steer_lightning.rewards.base import (
     Reward,
     check_scores,
@@ -171,6 +171,17 @@ async def _cancel_all() -> None:
     if others:
         await asyncio.wait(others, timeout=1.0)
     await asyncio.get_running_loop().shutdown_asyncgens()
+
+
+def refuse_async(name: str, reward: Any) -> None:
+    """Raises a ConfigError for a coroutine function, whose call returns no numbers."""
+    if is_async(reward):
+        raise ConfigError(
+            f"reward {name}",
+            UNKNOWN,
+            rule="is a coroutine function (async def), whose call returns no numbers",
+            fix="Wrap it: AsyncReward(reward), with AsyncReward from steer_lightning.rewards",
+        )
 
 
 def is_async(reward: Any) -> bool:

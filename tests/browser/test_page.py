@@ -102,7 +102,7 @@ def test_first_tokens_that_change_are_shown_and_no_others(tmp_path: Path, opened
     assert [row.split() for row in likelier.all_inner_texts()] == [
         ["Ones", "17.5", "%", "26.2", "%"]
     ]
-    assert "Less likely: no token, by 0.05 points or more." in page.inner_text("#vectors")
+    assert "Less likely: no token changes by 0.05 points or more." in page.inner_text("#vectors")
     heat = page.locator("#vectors table").nth(0)
     box = heat.locator("tbody th").first.bounding_box()
     assert box
@@ -123,7 +123,7 @@ def test_what_is_missing_is_said(tmp_path: Path, opened: Open) -> None:
         ("benchmarks", "BenchmarkEval"),
         ("benchmarks", "steer-lightning evaluate --config"),
         ("vectors", "LensCallback"),
-        ("setup", "Versions are not known"),
+        ("setup", "Versions are unknown"),
         ("setup", "There is no config.yaml"),
     ):
         assert told in page.inner_text(f"#{section}")

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.multi_process
 FAILS = {"class_path": "tests.distributed.helpers.FailsOnOne"}
 
 
-@pytest.mark.parametrize("process", [0, 2])
+@pytest.mark.parametrize("process", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_process_that_dies_stops_the_others(
     fit: Fit, config: Config, tmp_path: Path, process: int
 ) -> None:

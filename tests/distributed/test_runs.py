@@ -75,9 +75,10 @@ def test_one_process_is_enough(fit: Fit, strategy: str, tmp_path: Path) -> None:
 
 
 Try = tuple[int, Any, tuple[str, ...]]
-SOME: list[Try] = [(2, "auto", LIGHTNING), (2, "fsdp", ()), (4, PAIRS, ())]
+SOME: list[Try] = [(2, "auto", LIGHTNING), (2, "fsdp", ())]
 SOME += [(3, "fsdp2", ())]  # 32 numbers do not divide by 3
 OTHERS: list[Try] = [(2, "fsdp2", ()), (2, BY_LAYER, ()), (2, ALWAYS_BY_LAYER, ()), (4, "ddp", ())]
+OTHERS += [(4, PAIRS, ())]
 
 
 @pytest.mark.parametrize(
@@ -102,6 +103,7 @@ def test_the_result_does_not_depend_on_the_number_of_processes(
     assert float(vectors(first).norm()) > 1e-3
 
 
+@pytest.mark.slow
 def test_absolute_positions_are_those_of_the_text_under_fsdp1(
     fit: Fit, config: Config, tmp_path: Path
 ) -> None:
@@ -134,6 +136,7 @@ def test_a_factor_of_the_logits_is_found_under_fsdp(
         torch.testing.assert_close(found, first, rtol=0, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_a_run_of_4_processes_goes_on_with_1_and_with_2(fit: Fit, tmp_path: Path) -> None:
     assert fit(4, "fsdp2", "--trainer.max_steps=3").succeeded()
     saved = tmp_path / "runs/run-1/checkpoints/last.ckpt"
@@ -183,6 +186,7 @@ def test_validation_is_the_same_and_told_once(fit: Fit, config: Config) -> None:
     assert told[1] == told[2] == told[0]
 
 
+@pytest.mark.slow
 def test_generate_is_refused_where_it_would_read_shards(fit: Fit, config: Config) -> None:
     config["model"]["engine"] = {"class_path": "steer_lightning.rollout.GenerateEngine"}
     done = fit(2, "fsdp")

@@ -54,6 +54,7 @@ def tasks(folder: Path, job: int) -> list[Started]:
     return started
 
 
+@pytest.mark.slow
 def test_a_job_that_is_taken_its_machines_goes_on_from_the_queue(
     config: Config, tmp_path: Path
 ) -> None:

@@ -48,7 +48,7 @@ class Killer(Callback):
     [
         (3, BNB),
         (5, None),
-        (6, BNB),
+        pytest.param(6, BNB, marks=pytest.mark.slow),
         pytest.param(3, None, marks=pytest.mark.slow),
         pytest.param(5, BNB, marks=pytest.mark.slow),
         pytest.param(6, None, marks=pytest.mark.slow),

@@ -98,7 +98,7 @@ def silent_server() -> Iterator[str]:
         connection.close()
 
 
-@pytest.mark.parametrize("what", ["model", "data"])
+@pytest.mark.parametrize("what", ["model", pytest.param("data", marks=pytest.mark.slow)])
 def test_a_hub_that_does_not_answer_is_a_message_with_the_local_way(
     config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:

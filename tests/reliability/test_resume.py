@@ -166,7 +166,7 @@ def assert_same_end_but_checkpoint(one: Path, other: Path) -> None:
     assert (one / "summary.json").exists()
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
+@pytest.mark.parametrize("name", ["SIGTERM", pytest.param("SIGUSR1", marks=pytest.mark.slow)])
 def test_a_signal_saves_and_exits_and_the_same_command_goes_on(
     start: Start, config: Config, hold: Path, tmp_path: Path, name: str
 ) -> None:

@@ -154,7 +154,12 @@ def with_its_own_forwards(model: Any) -> Any:
     ("compiled", "prepare", "kind"),
     [
         (wrapped, lambda model: model, lambda model: vectors_at()),
-        (wrapped, with_its_own_forwards, lambda model: vectors_at("layer_output", "prompt")),
+        pytest.param(
+            wrapped,
+            with_its_own_forwards,
+            lambda model: vectors_at("layer_output", "prompt"),
+            marks=pytest.mark.slow,
+        ),
         (wrapped, lambda model: model, all_weights),
         (a_function, lambda model: model, lambda model: vectors_at("mlp_output")),
     ],

@@ -60,7 +60,7 @@ def test_buckets_hold_rows_of_similar_length() -> None:
 
 
 @pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
-@pytest.mark.parametrize("layers", ["all", [1]])
+@pytest.mark.parametrize("layers", [pytest.param("all", marks=pytest.mark.slow), [1]])
 def test_packed_and_padded_gradients_agree(architecture: str, layers) -> None:
     policy = tiny_policy(architecture, SteeringVectors(layers=layers))
     policy.steering.set_vectors(torch.randn(len(policy.steering.layers), 32) * 0.1)
