@@ -25,7 +25,7 @@ STOREYS: tuple[dict[str, float], ...] = (
     {"evaluation": 3.5},
     {"training": 3, "results": 4},
     {"module": 3},
-    {"callbacks": 3, "testing": 2},
+    {"callbacks": 3, "testing": 2, "sweep": 4},
     {"cli": 3},
     {"__init__": 0, "__main__": 0},
 )
@@ -40,6 +40,7 @@ CONTENTS = {
     "cli": "commands",
     "callbacks": "what watches a run",
     "testing": "checks for plug-ins",
+    "sweep": "runs side by side",
     "module": "wires the stages",
     "training": "sample, gradient",
     "results": "lens, report, export",

@@ -75,6 +75,10 @@ class RunInProgress:
         if checkpoint is not None:
             write_bytes(previous, Path(checkpoint).read_bytes())
 
+    def expect(self, path: Path) -> None:
+        """Adds a file that the run starts with, and whose existence is no reason to keep it."""
+        self._given.add(path)
+
     def close(self) -> None:
         """Unlocks the folder, and deletes it if the run has added nothing to it."""
         if self._lock is not None:
@@ -83,6 +87,13 @@ class RunInProgress:
             return
         if all(path in self._given for path in self.folder.rglob("*") if not path.is_dir()):
             shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class DryRun(RunInProgress):
+    """A run that makes no folder."""
+
+    def begin(self, root: Path, config_text: str, checkpoint: str | None) -> None:
+        """Does nothing; see `RunInProgress.begin`."""
 
 
 def checkpoint_to_fit(asked: str | None, root: Path, config_text: str) -> Path | None:

@@ -5,18 +5,21 @@ from __future__ import annotations
 import logging
 import signal
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager, redirect_stdout
+from contextlib import ExitStack, closing, contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any, TextIO
 
+from steer_lightning.cli import ERROR
 from steer_lightning.cli.fit import few_messages
-from steer_lightning.cli.resumable_runs import RunInProgress
+from steer_lightning.cli.resumable_runs import DryRun, RunInProgress
 from steer_lightning.cli.short_names import short_names
 from steer_lightning.cli.sweep_fit import ExperimentCLI, check_alike
 from steer_lightning.errors import UNKNOWN, ConfigError
+from steer_lightning.steering import find_layers
 from steer_lightning.sweep.experiments import (
     Experiment,
     each_layer,
@@ -37,7 +40,7 @@ OUTPUT = "output.txt"
 HELP = """\
 usage: steer-lightning sweep --config FILE ... --grid KEY=[VALUE,...] [--grid ...] [options of fit]
        steer-lightning sweep --config FILE ... --experiments FILE [options of fit]
-       steer-lightning sweep --config FILE ... --each-layer [options of fit]
+       steer-lightning sweep --config FILE ... --each_layer [options of fit]
 
 Trains many experiments side by side on one loaded base. Each one becomes a run as `fit` makes it,
 in a folder of its own under trainer.default_root_dir. An interrupted sweep goes on when the same
@@ -46,7 +49,7 @@ command is given again, and experiments that have ended are not trained again.
 options:
   --grid KEY=[VALUE,...]  values of a key of the configuration; several grids are combined
   --experiments FILE      a YAML list of mappings from keys to values, each with a name or without
-  --each-layer            one experiment for each decoder layer, which steers that layer alone
+  --each_layer            one experiment for each decoder layer, which steers that layer alone
   --dry_run               lists the experiments, and trains nothing
 
 All other options are those of fit: steer-lightning fit --help"""
@@ -105,10 +108,12 @@ def read(words: Sequence[str]) -> Options:
     return options
 
 
-def experiments_of(options: Options, num_layers: int) -> list[Experiment]:
+def experiments_of(options: Options) -> list[Experiment]:
     """Returns the experiments that the options ask for."""
     if options.each_layer:
-        return each_layer(num_layers)
+        plain = ExperimentCLI(DryRun(), Experiment(name="each-layer", settings={}), options.words)
+        policy = plain.model.policy
+        return each_layer(len(find_layers(policy.empty_base(), policy.steering.layers_path)))
     if options.file is not None:
         return from_file(Path(options.file))
     return from_grid(options.grid)
@@ -130,10 +135,13 @@ def run(words: Sequence[str]) -> None:
     options = read(words[1:])
     bound_yaml()
     with short_names(), few_messages(), ExitStack() as stack:
-        prepared = [
-            ExperimentCLI(stack.enter_context(closing(RunInProgress())), experiment, options.words)
-            for experiment in experiments_of(options, 0)
-        ]
+        kind = DryRun if options.dry_run else RunInProgress
+        prepared: list[ExperimentCLI] = []
+        begun: list[RunInProgress] = []
+        stack.callback(remove_empty_folders, begun)
+        for experiment in experiments_of(options):
+            begun.append(stack.enter_context(closing(kind())))
+            prepared.append(ExperimentCLI(begun[-1], experiment, options.words))
         check_alike(prepared)
         if options.dry_run:
             for cli in prepared:
@@ -144,23 +152,21 @@ def run(words: Sequence[str]) -> None:
             train(waiting)
 
 
+def remove_empty_folders(begun: Sequence[RunInProgress]) -> None:
+    """Removes folders of experiments that have left nothing."""
+    for folder in [run.folder for run in begun if run.folder is not None]:
+        for path in folder.parents[:2]:
+            with suppress(OSError):  # it holds something, or does not exist
+                path.rmdir()
+
+
 def train(experiments: Sequence[ExperimentCLI]) -> None:
     """Trains experiments side by side.
 
     Raises:
         KeyboardInterrupt: After Ctrl-C, once all are saved.
-        SystemExit: After another signal, with 128 and its number.
+        SystemExit: After another signal, with 128 and its number; with 1 if an experiment failed.
     """
-    outputs = [open_output(cli) for cli in experiments]
-    redirections: dict[int, Any] = {}
-
-    def begin(number: int) -> None:
-        redirections[number] = redirect_stdout(outputs[number])
-        redirections[number].__enter__()
-
-    def end(number: int) -> None:
-        redirections.pop(number).__exit__(None, None, None)
-
     ready = [
         Prepared(
             name=cli.experiment.name,
@@ -170,21 +176,47 @@ def train(experiments: Sequence[ExperimentCLI]) -> None:
         )
         for cli in experiments
     ]
-    with stopped_by_signals(experiments) as received:
-        lanes = SideBySide(ready, before_turn=begin, after_turn=end).run()
-    for cli, lane in zip(experiments, lanes, strict=True):
-        told = "" if lane.error is None else f"  {type(lane.error).__name__}: {lane.error}"
-        print(one_line(f"{cli.experiment.name}: {cli.run.folder}{told}"))
-    if received:
-        if received[0] == signal.SIGINT:
-            raise KeyboardInterrupt
-        raise SystemExit(128 + received[0])
+    with ExitStack() as stack:
+        outputs = [stack.enter_context(closing(open_output(cli))) for cli in experiments]
+        printing: list[Any] = []
+
+        def begin(number: int) -> None:
+            printing.append(redirect_stdout(outputs[number]))
+            printing[-1].__enter__()
+
+        def end(number: int) -> None:
+            printing.pop().__exit__(None, None, None)
+
+        with stopped_by_signals(experiments) as received:
+            lanes = SideBySide(ready, before_turn=begin, after_turn=end).run()
+        errors = [lane.error for lane in lanes]
+        for output, error in zip(outputs, errors, strict=True):
+            if error is not None and not isinstance(error, SystemExit):
+                traceback.print_exception(error, file=output)
+    tell(experiments, errors)
+    if received and received[0] == signal.SIGINT:
+        raise KeyboardInterrupt
+    if received or any(errors):
+        raise SystemExit(128 + received[0] if received else ERROR)
+
+
+def tell(experiments: Sequence[ExperimentCLI], errors: Sequence[BaseException | None]) -> None:
+    """Prints a line for each experiment: its folder, and why it ended if it failed."""
+    for cli, error in zip(experiments, errors, strict=True):
+        told = ""
+        if isinstance(error, SystemExit):
+            told = ": saved; the same command goes on with it"
+        elif error is not None:
+            told = f": failed ({type(error).__name__}: {error}; see {OUTPUT})"
+        print(one_line(f"{cli.run.folder}{told}"))
 
 
 def open_output(cli: ExperimentCLI) -> TextIO:
     """Opens the file that receives what an experiment prints."""
     assert cli.run.folder is not None
-    return (cli.run.folder / OUTPUT).open("a", encoding="utf-8", buffering=1)
+    path = cli.run.folder / OUTPUT
+    cli.run.expect(path)
+    return path.open("a", encoding="utf-8", buffering=1)
 
 
 @contextmanager

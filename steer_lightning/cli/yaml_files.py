@@ -10,6 +10,9 @@ import yaml
 from steer_lightning.errors import ConfigError
 from steer_lightning.system.printable import one_line
 
+LIST_OPTION = "--experiments"
+"""Option of `sweep` whose file holds a list; the command reads it itself."""
+
 KINDS = {yaml.ScalarNode: "text", yaml.SequenceNode: "a list"}
 
 
@@ -27,7 +30,7 @@ def check_yaml_files(words: Sequence[str]) -> None:
     """
     for option, value in _values(words):
         path = Path(value)
-        if not value or value.startswith("-"):
+        if not value or value.startswith("-") or option == LIST_OPTION:
             continue
         named = option in ("--config", "-c") or path.suffix in (".yaml", ".yml")
         if named and path.is_dir():

@@ -232,6 +232,8 @@ class Policy(FrozenBase):
 
     def with_owners(self, owners: torch.Tensor) -> AbstractContextManager[None]:
         """Says whose the rows are in the passes of the block; see `Attachment.with_owners`."""
+        if not self.attachment.needs_owners:
+            return nullcontext()
         return self.attachment.with_owners(owners)
 
     def with_segments(self, segments: Sequence[tuple[int, int]]) -> AbstractContextManager[None]:

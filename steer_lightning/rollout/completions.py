@@ -10,10 +10,10 @@ import torch
 
 from steer_lightning.model.policy import Policy
 from steer_lightning.model.rotary import check_switch
-from steer_lightning.rollout.engine import OnCompletion
+from steer_lightning.rollout.request import Request
 from steer_lightning.rollout.sampling import Sampling
 from steer_lightning.rollout.stop_text import StopText
-from steer_lightning.types import Completion, Problem, Prompt, Rollouts
+from steer_lightning.types import Completion, Problem, Rollouts
 
 BLOCK = 512
 """Number of tokens in a block of the vocabulary. Probabilities are summed block by block, because a
@@ -145,35 +145,30 @@ class Completions:
 
     Args:
         policy: Policy that samples; it defines the tokens that end a completion.
-        prompts: B prompts; row n answers prompt n // G.
-        sampling: Settings for sampling the completions.
-        seed: Seed of the run.
-        step: Number of the training step.
-        on_completion: Function called with each row and its completion as soon as it has ended.
+        request: B prompts and the settings by which they are answered; row n answers prompt n // G.
+
+    Attributes:
+        prompt_of: Number of the prompt that each completion answers.
+        owner_of: Number of the experiment that each prompt belongs to: one owns them all.
+        most_tokens: Largest number of tokens of a completion.
     """
 
-    def __init__(
-        self,
-        policy: Policy,
-        prompts: Sequence[Prompt],
-        sampling: Sampling,
-        *,
-        seed: int,
-        step: int,
-        on_completion: OnCompletion,
-    ) -> None:
+    def __init__(self, policy: Policy, request: Request) -> None:
+        prompts, sampling = request.prompts, request.sampling
         if policy.switches_rotary:
             lengths = [len(prompt.token_ids) for prompt in prompts]
             key = "sampling.max_new_tokens"
             check_switch(policy.model.config, lengths, sampling.max_new_tokens, key)
         self.policy, self.sampling = policy, sampling
-        self.prompts, self.on_completion = prompts, on_completion
+        self.prompts, self.on_completion = prompts, request.on_completion
+        self.prompt_of = [b for b in range(len(prompts)) for _ in range(sampling.group_size)]
+        self.owner_of, self.most_tokens = [0] * len(prompts), sampling.max_new_tokens
         self._texts: dict[int, str] = {}
         device, width = policy.device, sampling.max_new_tokens
         # Apple's GPUs have no float64
         exact = torch.float32 if device.type == "mps" else torch.float64
         ids = [prompt.id for prompt in prompts]
-        uniforms = row_uniforms(seed, step, ids, sampling.group_size, width)
+        uniforms = row_uniforms(request.seed, request.step, ids, sampling.group_size, width)
         self._uniforms = uniforms.to(exact).to(device)
         num_rows = len(uniforms)
         self._tokens = torch.full((num_rows, width), policy.pad_token_id, device=device)
@@ -184,6 +179,10 @@ class Completions:
         self._stops = torch.tensor(stops, dtype=torch.long, device=device)
         texts = sampling.stop_strings
         self._stop_text = StopText(policy.tokenizer, texts) if texts else None
+
+    def has_failed(self, completion: int) -> bool:
+        """Returns False: an error is raised at once."""
+        return False
 
     def sample(
         self, logits: torch.Tensor, rows: torch.Tensor, counts: torch.Tensor

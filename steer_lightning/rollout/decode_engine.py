@@ -6,13 +6,13 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TypeVar
+from typing import Any
 
 import torch
 
 from steer_lightning.errors import ConfigError
 from steer_lightning.model.policy import Policy
-from steer_lightning.rollout.completions import left_padded, longest_text, set_up
+from steer_lightning.rollout.completions import Completions, left_padded, longest_text, set_up
 from steer_lightning.rollout.cuda_graphs import CAPTURE_AFTER, CapturedPasses, CudaGraphs, Pass
 from steer_lightning.rollout.engine import OnCompletion, ignore
 from steer_lightning.rollout.flight import Flight, Parting, View, part
@@ -28,8 +28,6 @@ from steer_lightning.system.printable import one_line
 from steer_lightning.types import Prompt, Rollouts
 
 log = logging.getLogger(__name__)
-
-Decoded = TypeVar("Decoded")
 
 PREFILL_TOKENS = 8192
 """Maximum number of tokens in a batch of prompts; more would cost memory and be no faster."""
@@ -118,23 +116,16 @@ class DecodeEngine:
     ) -> Rollouts:
         """Answers prompts; see `RolloutEngine.generate`."""
         policy = set_up(self._policy, type(self).__name__)
+        asked: dict[str, Any] = {"seed": seed, "step": step, "on_completion": on_completion}
         if self.fallback is None:
-            request = Request(
-                prompts=prompts,
-                sampling=sampling,
-                seed=seed,
-                step=step,
-                on_completion=on_completion,
-            )
-            rollouts = self.in_memory(
+            request = Request(prompts=prompts, sampling=sampling, **asked)
+            rollouts: Rollouts = self.in_memory(
                 lambda plan: self.decode(policy, request, plan), policy, [request]
             )
             if self.is_right(rollouts, sampling):
                 return rollouts
         assert self.fallback is not None
-        return self.fallback.generate(
-            prompts, sampling, seed=seed, step=step, on_completion=on_completion
-        )
+        return self.fallback.generate(prompts, sampling, **asked)
 
     def is_right(self, rollouts: Rollouts, sampling: Sampling) -> bool:
         """Compares completions with plain passes, if their texts are longer than all before.
@@ -150,8 +141,8 @@ class DecodeEngine:
         return reason is None
 
     def in_memory(
-        self, decode: Callable[[Plan], Decoded], policy: Policy, requests: Sequence[Request]
-    ) -> Decoded:
+        self, decode: Callable[[Plan], Any], policy: Policy, requests: Sequence[Request]
+    ) -> Any:
         """Decodes with as many tokens in flight as fit into memory.
 
         Args:
@@ -186,28 +177,24 @@ class DecodeEngine:
         self, policy: Policy, request: Request, plan: Plan, *, capture_after: int = CAPTURE_AFTER
     ) -> Rollouts:
         """Decodes within a plan, without falling back to `GenerateEngine`."""
-        completions = JointCompletions([policy], [request])
-        self.fly(policy, completions, plan, [request], capture_after=capture_after)
-        (outcome,) = completions.outcomes()
-        assert isinstance(outcome, Rollouts)  # a single request raises its error at once
-        return outcome
+        completions = Completions(policy, request)
+        self.fly(policy, completions, plan, capture_after=capture_after)
+        return completions.rollouts()
 
     def fly(
         self,
         policy: Policy,
-        completions: JointCompletions,
+        completions: Completions | JointCompletions,
         plan: Plan,
-        requests: Sequence[Request],
         *,
         capture_after: int = CAPTURE_AFTER,
     ) -> None:
         """Samples completions to their ends, in one flight.
 
         Args:
-            policy: Base with the steering of all requests.
+            policy: Base with the steering of all completions.
             completions: Completions to sample.
             plan: Number of rows and prompts in flight.
-            requests: Requests of the completions.
             capture_after: Number of passes before a capture, see `CAPTURE_AFTER`.
         """
         flight = Flight(
@@ -216,16 +203,12 @@ class DecodeEngine:
             completions.owner_of,
             max_rows=plan.max_rows,
             max_prompts=plan.max_prompts,
-            max_columns=max(request.sampling.max_new_tokens for request in requests),
+            max_columns=completions.most_tokens,
             device=policy.device,
         )
         cache = FlightCache(policy.model, flight, is_recurrent=bool(policy.mixers))
-        waiting = deque(
-            sorted(
-                range(len(completions.prompt_of)),
-                key=lambda n: (-flight.lengths[completions.prompt_of[n]], n),
-            )
-        )
+        length_of = [flight.lengths[prompt] for prompt in completions.prompt_of]
+        waiting = deque(sorted(range(len(length_of)), key=lambda n: -length_of[n]))  # longest first
         with (
             policy.sharding.without_gradients(),
             policy.constant_vectors(),
@@ -258,7 +241,7 @@ class _Decoder:
         self,
         policy: Policy,
         flight: Flight,
-        completions: JointCompletions,
+        completions: Completions | JointCompletions,
         cache: FlightCache,
     ) -> None:
         self.policy, self.flight = policy, flight

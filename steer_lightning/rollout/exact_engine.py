@@ -19,6 +19,7 @@ from steer_lightning.model.policy import Policy
 from steer_lightning.rollout.completions import Completions, set_up
 from steer_lightning.rollout.decode_engine import DecodeEngine
 from steer_lightning.rollout.engine import OnCompletion, RolloutEngine, ignore
+from steer_lightning.rollout.request import Request
 from steer_lightning.rollout.sampling import Sampling
 from steer_lightning.steering import Steering
 from steer_lightning.types import Prompt, Rollouts
@@ -69,9 +70,10 @@ class ExactEngine:
         )
         if sampling.truncates or sampling.temperature == 0:
             return drafted
-        completions = Completions(
-            policy, prompts, sampling, seed=seed, step=step, on_completion=on_completion
+        request = Request(
+            prompts=prompts, sampling=sampling, seed=seed, step=step, on_completion=on_completion
         )
+        completions = Completions(policy, request)
         completions.take(drafted)
         with policy.sharding.without_gradients():
             for group in range(len(prompts)):

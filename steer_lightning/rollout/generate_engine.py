@@ -20,6 +20,7 @@ from steer_lightning.errors import ConfigError
 from steer_lightning.model.policy import Policy
 from steer_lightning.rollout.completions import Completions, left_padded, longest_text, set_up
 from steer_lightning.rollout.engine import OnCompletion, ignore
+from steer_lightning.rollout.request import Request
 from steer_lightning.rollout.sampling import Sampling
 from steer_lightning.rollout.selfcheck import RealTexts, why_not
 from steer_lightning.steering import Steering
@@ -135,9 +136,10 @@ class GenerateEngine:
         done: OnCompletion = ignore,
     ) -> Rollouts:
         size = sampling.group_size
-        completions = Completions(
-            policy, prompts, sampling, seed=seed, step=step, on_completion=done
+        request = Request(
+            prompts=prompts, sampling=sampling, seed=seed, step=step, on_completion=done
         )
+        completions = Completions(policy, request)
         by_length = sorted(range(len(prompts)), key=lambda b: len(prompts[b].token_ids))
         at_once = max(1, self.max_rows // size) if self._pads else 1
         for start in range(0, len(by_length), at_once):

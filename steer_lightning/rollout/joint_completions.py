@@ -30,6 +30,7 @@ class JointCompletions:
         prompts: Prompts of all requests, in order.
         prompt_of: Number of the prompt that each completion answers.
         owner_of: Number of the experiment that each prompt belongs to.
+        most_tokens: Largest number of tokens of a completion.
     """
 
     def __init__(
@@ -39,16 +40,9 @@ class JointCompletions:
         owners: Sequence[int] | None = None,
     ) -> None:
         self._parts = [
-            Completions(
-                policy,
-                request.prompts,
-                request.sampling,
-                seed=request.seed,
-                step=request.step,
-                on_completion=request.on_completion,
-            )
-            for policy, request in zip(policies, requests, strict=True)
+            Completions(policy, request) for policy, request in zip(policies, requests, strict=True)
         ]
+        self.most_tokens = max(part.most_tokens for part in self._parts)
         self.prompts = [prompt for request in requests for prompt in request.prompts]
         sizes = [request.sampling.group_size for request in requests for _ in request.prompts]
         self.prompt_of = [number for number, size in enumerate(sizes) for _ in range(size)]
@@ -56,7 +50,9 @@ class JointCompletions:
         self.owner_of = [
             owner for owner, request in zip(owners, requests, strict=True) for _ in request.prompts
         ]
-        counts = torch.tensor([request.num_rows for request in requests])
+        counts = torch.tensor(
+            [len(request.prompts) * request.sampling.group_size for request in requests]
+        )
         part_of = torch.arange(len(requests)).repeat_interleave(counts)
         self._part_of = part_of.to(policies[0].device)  # number of each completion's request, (N,)
         self._first = (counts.cumsum(0) - counts).tolist()
@@ -70,8 +66,6 @@ class JointCompletions:
         self, logits: torch.Tensor, rows: torch.Tensor, counts: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Draws the next token of n rows that have not ended; see `Completions.sample`."""
-        if len(self._parts) == 1:
-            return self._parts[0].sample(logits, rows, counts)
         tokens, ended = torch.zeros_like(rows), torch.ones_like(rows, dtype=torch.bool)
         part_of = self._part_of[rows]
         for number, part in enumerate(self._parts):

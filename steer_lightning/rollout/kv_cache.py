@@ -57,10 +57,11 @@ def plan_flight(requests: Sequence[Request], budget: int, fitting: int | None = 
     Raises:
         ConfigError: If the budget is too small for one prompt with one completion.
     """
+    sizes = [(len(request.prompts), request.sampling.group_size) for request in requests]
+    num_prompts, num_rows = sum(b for b, _ in sizes), sum(b * g for b, g in sizes)
     columns = max(request.sampling.max_new_tokens for request in requests)
-    width = max(request.width for request in requests)
-    num_prompts = sum(len(request.prompts) for request in requests)
-    num_rows, least = sum(request.num_rows for request in requests), width + columns
+    width = max(len(prompt.token_ids) for request in requests for prompt in request.prompts)
+    least = width + columns
     if least > budget:
         raise ConfigError(
             "model.engine.max_tokens_in_flight",

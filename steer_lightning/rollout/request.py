@@ -24,13 +24,3 @@ class Request:
     """Number of the training step."""
     on_completion: OnCompletion = ignore
     """Function called with each row and its completion as soon as it has ended."""
-
-    @property
-    def num_rows(self) -> int:
-        """Number of completions, B * G."""
-        return len(self.prompts) * self.sampling.group_size
-
-    @property
-    def width(self) -> int:
-        """Number of tokens of the longest prompt."""
-        return max(len(prompt.token_ids) for prompt in self.prompts)

@@ -39,12 +39,15 @@ class Attachment(ABC):
     Attributes:
         scale: Factor on the steering; 0 is the base. It may be changed at any time.
         needs_roles: Whether the steering acts only on some tokens, and so needs their roles.
+        needs_owners: Whether the steering differs from row to row, and so needs to know whose each
+            row is.
         is_paused: Whether the steering does nothing for now, because the model serves another
             experiment.
     """
 
     scale: float
     needs_roles = False
+    needs_owners = False
     is_paused = False
 
     def constant(self) -> AbstractContextManager[Sequence[ConstantVector]]:

@@ -83,6 +83,7 @@ class RowVectors(Attachment):
     """
 
     scale = 1.0
+    needs_owners = True
 
     def __init__(self, model: nn.Module, parts: Sequence[SiteVectors]) -> None:
         self._parts = parts

@@ -171,7 +171,17 @@ def _refuse_doubles(rows: Sequence[tuple[str | None, dict[str, Any]]]) -> None:
 
 
 def _as_text(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, default=str)
+    """Returns a value as text that is the same for equal values, such as 1 and 1.0."""
+    return json.dumps(_plain(value), sort_keys=True, default=str)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    is_whole = isinstance(value, float) and value.is_integer()
+    return int(value) if is_whole else value
 
 
 def _short_keys(keys: Sequence[str]) -> dict[str, str]:

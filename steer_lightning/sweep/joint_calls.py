@@ -128,7 +128,7 @@ class JointCalls:
         def fly(plan: Plan) -> list[Outcome]:
             completions = JointCompletions(policies, requests, numbers)
             with self._base.serving_all(numbers) as joint:
-                engine.fly(joint, completions, plan, requests)
+                engine.fly(joint, completions, plan)
             return completions.outcomes()
 
         outcomes: list[Any] = engine.in_memory(fly, self._base.joint, requests)

@@ -159,7 +159,8 @@ class BatchGradient:
         Returns:
             Sums over the micro-batches.
         """
-        self.zero_gradient()
+        for parameter in self.policy.steering.parameters():
+            parameter.grad = torch.zeros_like(parameter)
         totals = Totals()
         with self._passes():
             for kept in mini_batch.micro_batches:
@@ -171,11 +172,6 @@ class BatchGradient:
                     torch.autograd.backward(self.loss_of(mini_batch, kept, found, totals))
         return totals
 
-    def zero_gradient(self) -> None:
-        """Sets the gradient of the trained parameters to zero."""
-        for parameter in self.policy.steering.parameters():
-            parameter.grad = torch.zeros_like(parameter)
-
     def refer(self, kept: KeptMicroBatch) -> None:
         """Reads a micro-batch with the vectors off, once, if the loss asks for it."""
         if self.needs.reference and kept.reference_logprobs is None:
@@ -184,14 +180,7 @@ class BatchGradient:
     def loss_of(
         self, mini_batch: MiniBatch, kept: KeptMicroBatch, found: TokenStates, totals: Totals
     ) -> torch.Tensor:
-        """Computes the loss of a micro-batch, a differentiable scalar, and adds to the totals.
-
-        Args:
-            mini_batch: Completions to learn from.
-            kept: Micro-batch of it.
-            found: What the policy says of the micro-batch.
-            totals: Sums over the micro-batches so far.
-        """
+        """Computes the loss of a micro-batch, a differentiable scalar, and adds to the totals."""
         inputs = _inputs(mini_batch, kept, found)
         output: LossOutput = self.loss(inputs)
         totals.add(inputs, output)

@@ -60,7 +60,8 @@ class JointGradient:
             shares: Experiments that can join, at least one; totals and errors are put there.
         """
         for share in shares:
-            share.gradient.zero_gradient()
+            for parameter in share.gradient.policy.steering.parameters():
+                parameter.grad = torch.zeros_like(parameter)
         checkpointed = any(share.gradient.activation_checkpointing for share in shares)
         with self._policy.checkpointed(checkpointed), self._forward.passes():
             for parts in passes(shares):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import signal
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -13,6 +14,7 @@ import yaml
 
 from steer_lightning import load_vectors
 from steer_lightning.cli import main
+from tests.held import wait
 from tests.integration.conftest import Config
 from tests.started import start
 
@@ -97,7 +99,7 @@ MISTAKES = [
     ([], "sweep: needs exactly one of --grid, --experiments and --each-layer"),
     (["--grid", f"{LR}=[]"], "has no values"),
     (["--grid", f"{LR}=0.1"], "must be KEY=[VALUE,VALUE,...]"),
-    (["--grid", f"{LR}=[1,1.0]"], "is the name of 2 experiments"),
+    (["--grid", f"{LR}=[1,1.0]"], "'1 and 2': are the same"),
     (["--grid", "model.sampling.group_size=[4,1]"], "experiment group_size=1: model.sampling.grou"),
     (["--grid", "model.optimzer=[1,2]"], "experiment optimzer=1: model.optimzer"),
     (["--grid", f"{LR}=[0.1,fast]"], "experiment lr=fast: model.optimizer.init_args.lr"),
@@ -126,4 +128,49 @@ def test_mistakes_are_named_before_anything_is_written(
     monkeypatch.chdir(work)
     assert main(["sweep", "--config", "config.yaml", *words]) == 2
     assert told in capsys.readouterr().err
-    assert not list(work.rglob("run-1"))
+    assert not (work / "runs").exists()
+
+
+FAILING = """
+- {name: fine, seed_everything: 0}
+- name: broken
+  model.rewards: [{reward: own_rewards.broken}]
+"""
+
+
+def test_an_experiment_that_fails_ends_alone_and_is_named(work: Path) -> None:
+    (work / "own_rewards.py").write_text(
+        "def broken(completions):\n    raise KeyError('why')\n\nbroken.in_process = True\n"
+    )
+    (work / "failing.yaml").write_text(FAILING)
+    told = sweep(work, "--experiments", "failing.yaml", status=1)
+    assert "runs/fine/run-1\n" in told
+    assert "runs/broken/run-1: failed (" in told
+    assert "KeyError: 'why'" in (work / "runs/broken/run-1/output.txt").read_text()
+    assert json.loads((work / "runs/fine/run-1/summary.json").read_text())["num_steps"] == 4
+
+
+def test_a_sweep_that_is_stopped_goes_on_bit_for_bit(work: Path, config: Config) -> None:
+    held = {"class_path": "tests.held.Held", "init_args": {"step": 2}}
+    config["trainer"]["callbacks"].append(held)
+    (work / "config.yaml").write_text(yaml.safe_dump(config))
+    grid = ["--grid", "seed_everything=[0,1]"]
+    (work / "hold").touch()
+    stopped = start("sweep", "--config", "config.yaml", *grid, folder=work)
+    wait(stopped.poll, (work / "held").exists)
+    stopped.send_signal(signal.SIGTERM)
+    (work / "hold").unlink()
+    done = stopped.end(300)
+    assert done.returncode == 128 + signal.SIGTERM
+    assert done.stdout.count("saved; the same command goes on with it") == 2
+    assert not list((work / "runs").rglob("summary.json"))
+    sweep(work, *grid)
+    (work / "runs").rename(work / "stopped")
+    sweep(work, *grid)
+    for seed in (0, 1):
+        ends = [
+            max((work / root / f"seed_everything={seed}").glob("run-*/summary.json")).parent
+            for root in ("stopped", "runs")
+        ]
+        assert [end.name for end in ends] == ["run-2", "run-1"], "as fit goes on"
+        assert torch.equal(*(load_vectors(end).vectors for end in ends))

@@ -55,7 +55,7 @@ def test_a_joint_rollout_is_that_of_each_alone(architecture: str, tokens_in_flig
         assert engine.fallback is None
     completions = JointCompletions(policies, requests)
     with base.serving_all() as joint:
-        engines[0].fly(joint, completions, plan_flight(requests, tokens_in_flight), requests)
+        engines[0].fly(joint, completions, plan_flight(requests, tokens_in_flight))
     for found, expected in zip(completions.outcomes(), alone, strict=True):
         assert not isinstance(found, Exception)
         assert torch.equal(found.completion_ids, expected.completion_ids)
@@ -118,7 +118,7 @@ def test_an_experiment_that_fails_ends_alone() -> None:
     policies[1].steering.set_vectors(torch.full((3, 32), float("nan")))
     completions = JointCompletions(policies, requests)
     with base.serving_all() as joint:
-        engine.fly(joint, completions, plan_flight(requests, 100), requests)
+        engine.fly(joint, completions, plan_flight(requests, 100))
     one, two, three = completions.outcomes()
     assert isinstance(one, KeyError)
     assert isinstance(two, FloatingPointError)
