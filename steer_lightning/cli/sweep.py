@@ -28,7 +28,7 @@ from steer_lightning.sweep.experiments import (
     parse_axis,
 )
 from steer_lightning.sweep.run import Prepared, SideBySide
-from steer_lightning.system.printable import one_line
+from steer_lightning.system.printable import indented, one_line
 from steer_lightning.system.yaml_size import bound_yaml
 from steer_lightning.training.resume import get_random_states
 
@@ -192,7 +192,7 @@ def train(experiments: Sequence[ExperimentCLI]) -> None:
         errors = [lane.error for lane in lanes]
         for output, error in zip(outputs, errors, strict=True):
             if error is not None and not isinstance(error, SystemExit):
-                traceback.print_exception(error, file=output)
+                output.write(indented("".join(traceback.format_exception(error))) + "\n")
     tell(experiments, errors)
     if received and received[0] == signal.SIGINT:
         raise KeyboardInterrupt
