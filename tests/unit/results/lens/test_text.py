@@ -8,7 +8,7 @@ from tests.unit.results.lens.helpers import description
 
 def test_the_tables_are_aligned_and_printable() -> None:
     text = as_text(description())
-    assert text.splitlines()[0] == "b: 1 vectors of width 8, of 9 decoder layers, after step 3"
+    assert text.splitlines()[0] == "b: 1 vector of width 8, of 9 decoder layers, after step 3"
     elsewhere = as_text(description(site="mlp_output", tokens="prompt"))
     assert "9 decoder layers, at mlp_output, only for prompt tokens, after step 3" in elsewhere
     assert "layer   norm  stream (rms)  norm / stream" in text
