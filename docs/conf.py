@@ -1,8 +1,9 @@
 """Settings of the documentation site: `make docs` builds it, and any warning fails the build.
 
 Sphinx with MyST was chosen because both are maintained, read Markdown pages as GitHub shows them,
-and take the reference from the docstrings. MkDocs has had no release since 2024, and its theme,
-Material, is marked as inactive.
+and take the reference from the docstrings. MkDocs with mkdocstrings was the other
+candidate, but MkDocs has had no release since 2024, and its theme, Material, is marked as inactive.
+Links within the site are checked; links to other sites are not.
 """
 
 from __future__ import annotations

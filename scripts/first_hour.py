@@ -1,7 +1,7 @@
 """Goes the way of a new user: from `pip install` to vectors of a task of their own and a report.
 
     python scripts/first_hour.py
-    python scripts/first_hour.py --folder /tmp/first-hour --max_steps 20
+    python scripts/first_hour.py --folder first-hour --max_steps 20
 
 The script builds the wheel, installs it into a new virtual environment with the versions of
 constraints.txt, and works in a folder outside the clone: `init` makes a project, the script puts a
@@ -130,9 +130,14 @@ def check(run: Path) -> int:
     """Looks at what the run has left; returns an exit status."""
     summary = json.loads((run / "summary.json").read_text())
     before, after = (summary[f"accuracy_{when}"]["differences"] for when in ("before", "after"))
-    report = (run / "report.html").read_text()
-    print(f"accuracy on differences: {before:.1%} before, {after:.1%} after; {run / 'report.html'}")
-    return int(not (after > before + 0.2 and "differences" in report))
+    report, evaluation = run / "report.html", run / "evaluation/results.json"
+    is_complete = (
+        evaluation.exists()
+        and report.stat().st_mtime >= evaluation.stat().st_mtime
+        and "differences" in report.read_text()
+    )
+    print(f"accuracy on differences: {before:.1%} before, {after:.1%} after; {report}")
+    return int(not (after > before + 0.2 and is_complete))
 
 
 def main() -> None:
@@ -140,7 +145,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--folder", type=Path, help="keep all that is made here (default: don't)")
+    parser.add_argument("--folder", type=Path, help="new folder that keeps all (default: none)")
     parser.add_argument("--max_steps", type=int, default=40, help="length of the training")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="first-hour-") as temporary:

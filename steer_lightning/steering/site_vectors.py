@@ -49,9 +49,9 @@ class SiteVectors(Steering):
         tokens: Tokens to steer: all tokens, those of the prompt, those of the completion, or only
             the last token of the prompt.
         scale: Units of the vectors. With `rms`, each vector is trained in units of the typical
-            activation size at its site, measured once on the first batch of prompts, so that one
-            learning rate works for streams of any size. `none` is the paper's parametrisation,
-            without units.
+            activation size at its site, measured once on the first batch of prompts, so that the
+            size of the stream does not matter to the learning rate. `none` is the paper's
+            parametrisation, without units.
         init_from: File of vectors to start from; null starts from zero.
         layers_path: Dotted path of the model's decoder layers, if they are not found automatically.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -45,8 +46,12 @@ def test_a_run_that_did_not_learn_or_lacks_its_report_fails(
 ) -> None:
     summary = {"accuracy_before": {"differences": 0.2}, "accuracy_after": {"differences": after}}
     (tmp_path / "summary.json").write_text(json.dumps(summary))
+    (tmp_path / "evaluation").mkdir()
+    (tmp_path / "evaluation/results.json").write_text("{}")
     (tmp_path / "report.html").write_text(page)
     assert check(tmp_path) == status
+    os.utime(tmp_path / "report.html", (0, 0))
+    assert check(tmp_path) == 1, "a report from before the evaluation"
 
 
 @pytest.mark.slow
