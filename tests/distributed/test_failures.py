@@ -72,6 +72,7 @@ def test_a_process_that_never_connects_is_not_waited_for(config: Config, tmp_pat
     assert "trainer.strategy.init_args.connect_minutes" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_process_stops_all_behind_the_same_step(
     fit: Fit, config: Config, tmp_path: Path
 ) -> None:

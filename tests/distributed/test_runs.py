@@ -172,6 +172,7 @@ def test_torchrun_starts_one_run(fit: Fit, tmp_path: Path) -> None:
     assert done.stdout.count("steps in") == 1
 
 
+@pytest.mark.slow
 def test_validation_is_the_same_and_told_once(fit: Fit, config: Config) -> None:
     letters = config["model"]["rewards"][0]["reward"]
     config["model"].update(verifier=letters, eval_sampling={"group_size": 2, "max_new_tokens": 6})

@@ -91,7 +91,11 @@ AVERAGE = {
 }
 
 
-@pytest.mark.parametrize("parts", [EVERYTHING, AVERAGE], ids=["everything", "moving average"])
+@pytest.mark.parametrize(
+    "parts",
+    [EVERYTHING, pytest.param(AVERAGE, marks=pytest.mark.slow)],
+    ids=["everything", "moving average"],
+)
 def test_an_interrupted_run_goes_on_bit_for_bit(
     parts: dict[str, Any], config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -295,6 +295,7 @@ def test_last_starts_a_new_run_where_there_is_none_and_new_does_always(
     assert "there is no checkpoint under" in missing.stderr
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_is_found_behind_many_others(
     config: Config, run: Callable[..., Any], tmp_path: Path
 ) -> None:

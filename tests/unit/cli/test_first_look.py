@@ -99,7 +99,10 @@ def test_the_parser_refuses_what_the_look_refuses(
     assert said.startswith(f"error: {str(found.value).partition(' Did you mean')[0]}"), said
 
 
-@pytest.mark.parametrize("settings", ACCEPTED)
+@pytest.mark.parametrize(
+    "settings",
+    [*ACCEPTED[::2], *(pytest.param(x, marks=pytest.mark.slow) for x in ACCEPTED[1::2])],
+)
 def test_the_look_accepts_what_the_parser_accepts(settings: str, words: list[str]) -> None:
     look_at([*words, *settings.split()])
     assert main([*words, *settings.split()]) == 0
