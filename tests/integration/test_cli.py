@@ -46,7 +46,7 @@ def test_what_needs_no_torch_does_not_import_it(tmp_path: Path) -> None:
     ("words", "told"),
     [
         (["ft"], "did you mean 'fit'?"),
-        (["xyzzy"], "fit, validate, test"),
+        (["xyzzy"], "fit, sweep, validate, test"),
         (["fit", "--nope"], "nope"),
         (["train"], "did you mean 'fit'?"),
         (["benchmark"], "did you mean 'evaluate'?"),
