@@ -75,10 +75,10 @@ def test_one_process_is_enough(fit: Fit, strategy: str, tmp_path: Path) -> None:
 
 
 Try = tuple[int, Any, tuple[str, ...]]
-SOME: list[Try] = [(2, "auto", LIGHTNING), (2, "fsdp", ())]
+SOME: list[Try] = [(2, "auto", LIGHTNING)]
 SOME += [(3, "fsdp2", ())]  # 32 numbers do not divide by 3
 OTHERS: list[Try] = [(2, "fsdp2", ()), (2, BY_LAYER, ()), (2, ALWAYS_BY_LAYER, ()), (4, "ddp", ())]
-OTHERS += [(4, PAIRS, ())]
+OTHERS += [(4, PAIRS, ()), (2, "fsdp", ())]
 
 
 @pytest.mark.parametrize(

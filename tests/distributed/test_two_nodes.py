@@ -122,6 +122,7 @@ def errors(*processes: Process) -> list[str]:
 
 
 @pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_two_nodes_train_as_one(
     nodes: TwoNodes, config: Config, tmp_path: Path, processes: int
 ) -> None:

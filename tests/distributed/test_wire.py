@@ -54,6 +54,7 @@ def slow(*strategies: str) -> list[object]:
 
 
 @pytest.mark.parametrize("strategy", ["fsdp2", *slow("ddp", "fsdp", "fsdp2, layer by layer")])
+@pytest.mark.slow
 def test_the_gradient_does_not_grow_with_the_base(
     bases: dict[str, str], tmp_path: Path, strategy: str
 ) -> None:

@@ -16,6 +16,7 @@ SMALL = {
 
 
 @pytest.mark.parametrize("name", sorted(SMALL))
+@pytest.mark.slow
 def test_a_benchmark_runs_and_writes_its_result(name: str, root: Path, tmp_path: Path) -> None:
     words, key = SMALL[name]
     command = [sys.executable, str(root / f"benchmarks/{name}.py"), "--steps=1", "--threads=1"]

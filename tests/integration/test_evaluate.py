@@ -239,6 +239,7 @@ def test_completions_are_verified_anew_without_the_model(folder: Path) -> None:
 
 
 @pytest.mark.multi_process
+@pytest.mark.slow
 def test_two_processes_find_the_same(folder: Path) -> None:
     one = evaluate(folder, "--vectors=v.safetensors", "--output=one")
     assert one.returncode == 0, one.stderr

@@ -47,7 +47,7 @@ class Killer(Callback):
     ("step", "optimizer"),  # 5 steps an epoch: before, at and behind its end
     [
         (3, BNB),
-        (5, None),
+        pytest.param(5, None, marks=pytest.mark.slow),
         pytest.param(6, BNB, marks=pytest.mark.slow),
         pytest.param(3, None, marks=pytest.mark.slow),
         pytest.param(5, BNB, marks=pytest.mark.slow),
@@ -207,6 +207,7 @@ def fill_disk() -> None:
 
 
 @pytest.mark.parametrize("fills_up", [fills_up_in_rollouts, fills_up_in_a_checkpoint])
+@pytest.mark.slow
 def test_a_full_disk_stops_with_a_message_and_keeps_what_is_whole(
     config, tmp_path: Path, fills_up: Callable[[], None]
 ) -> None:

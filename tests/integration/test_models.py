@@ -44,6 +44,7 @@ def test_what_the_checks_accept_of_each_kind_is_right(name: str) -> None:
 
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("name", HIDDEN_BY_ROUNDING)
+@pytest.mark.slow
 def test_what_rounding_hides_is_found_in_float32(name: str) -> None:
     found = measure(name)
     assert faults(found) == []

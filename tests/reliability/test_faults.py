@@ -40,6 +40,7 @@ class Remover(Callback):
 """
 
 
+@pytest.mark.slow
 def test_a_run_whose_folder_is_removed_keeps_what_it_learns(
     config: Config, run: Run, tmp_path: Path
 ) -> None:

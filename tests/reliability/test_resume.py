@@ -262,6 +262,7 @@ def test_under_slurm_the_job_goes_back_into_the_queue(
 # ---- which run goes on
 
 
+@pytest.mark.slow
 def test_a_run_under_way_or_of_other_settings_is_left_alone(
     start: Start, hold: Path, tmp_path: Path
 ) -> None:
