@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import logging
+import os
 import signal
-import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, redirect_stdout, suppress
@@ -30,9 +29,6 @@ from steer_lightning.sweep.experiments import (
 from steer_lightning.sweep.run import Prepared, SideBySide
 from steer_lightning.system.printable import indented, one_line
 from steer_lightning.system.yaml_size import bound_yaml
-from steer_lightning.training.resume import get_random_states
-
-log = logging.getLogger(__name__)
 
 OUTPUT = "output.txt"
 """File in an experiment's folder that receives what `fit` would print."""
@@ -172,7 +168,7 @@ def train(experiments: Sequence[ExperimentCLI]) -> None:
             name=cli.experiment.name,
             module=cli.model,
             fit=cli.carry_out,
-            random_states=get_random_states(),
+            random_states=cli.random_states,
         )
         for cli in experiments
     ]
@@ -232,7 +228,7 @@ def stopped_by_signals(experiments: Sequence[ExperimentCLI]) -> Iterator[list[in
 
     def handle(number: int, frame: FrameType | None) -> None:
         if received:
-            sys.exit(128 + number)
+            os._exit(128 + number)
         received.append(number)
         for cli in experiments:
             cli.stop(number)

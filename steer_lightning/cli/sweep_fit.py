@@ -21,6 +21,7 @@ from steer_lightning.steering import SiteVectors
 from steer_lightning.sweep.experiments import Experiment
 from steer_lightning.sweep.lane_module import LaneModule
 from steer_lightning.system.plain_settings import check_same
+from steer_lightning.training.resume import get_random_states
 
 SHARED = (
     *("model.base", "model.revision", "model.dtype", "model.attn_implementation"),
@@ -42,6 +43,7 @@ class ExperimentCLI(SteeringCLI):
     Attributes:
         root: The folder of all experiments, `trainer.default_root_dir` of the configuration.
         ended: The experiment's folder if it has been trained before; None otherwise.
+        random_states: Random states with which `fit` would start.
 
     Raises:
         ConfigError: For any mistake in the configuration.
@@ -56,6 +58,7 @@ class ExperimentCLI(SteeringCLI):
         before, sys.argv = sys.argv, [sys.argv[0], "fit", *words, *as_words(experiment.settings)]
         try:
             super().__init__(run)
+            self.random_states = get_random_states()  # before the next one seeds the generators
         except ConfigError as error:
             raise error.at(f"experiment {experiment.name}: {error.key}") from error.__cause__
         finally:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -20,8 +19,6 @@ from steer_lightning.training.batch import MiniBatch
 from steer_lightning.training.gradient import BatchGradient, Totals
 from steer_lightning.training.joint_gradient import JointGradient, Share
 from steer_lightning.types import Prompt, Rollouts
-
-log = logging.getLogger(__name__)
 
 ROLLOUT, GRADIENT = "rollout", "gradient"
 """Kinds of joint calls."""

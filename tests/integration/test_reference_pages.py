@@ -23,7 +23,7 @@ from steer_lightning.cli.short_names import CLASSES
 from steer_lightning.evaluation.results import KINDS, table_rows
 from steer_lightning.evaluation.store import SCHEMA
 from steer_lightning.system.run_files import LENS, LENS_LINES, METRICS, ROLLOUTS, SUMMARY
-from steer_lightning.types import LossInputs
+from steer_lightning.training.monitors import _made_up
 from tests.made_up_step import make_step
 
 ROOT = Path(__file__).parents[2]
@@ -152,21 +152,9 @@ def test_the_page_has_no_name_that_the_code_lacks() -> None:
 
 def reported(cls: Any) -> dict[str, Any]:
     """What a part of a loss reports."""
-    one = torch.ones(1, 1)
-    inputs = LossInputs(
-        logprobs=-one,
-        old_logprobs=-one,
-        sampling_logprobs=-one,
-        mask=one.bool(),
-        advantages=one[0],
-        num_rows=1,
-        num_tokens=1,
-        reference_logprobs=-one,
-        entropy=one,
-    )
     part = cls(weight=0.1) if cls.__name__ in ("KLToBase", "EntropyBonus") else cls()
     act = getattr(part, "gains", None) or getattr(part, "factors", None) or part.costs
-    metrics: dict[str, Any] = act(inputs)[1]
+    metrics: dict[str, Any] = act(_made_up())[1]
     return metrics
 
 

@@ -83,6 +83,23 @@ def test_experiments_are_what_fit_makes_of_their_settings(work: Path) -> None:
     assert not list((work / "runs").glob("*/run-2"))
 
 
+def test_rewards_that_draw_random_numbers_draw_those_of_a_single_run(work: Path) -> None:
+    (work / "own_rewards.py").write_text(
+        "import random\n\ndef drawn(completions):\n"
+        "    return [random.random() for _ in completions]\n\ndrawn.in_process = True\n"
+    )
+    own = '--model.rewards=[{"reward": "own_rewards.drawn"}]'
+    sweep(work, "--grid", "seed_everything=[0,1]", own)
+    for seed in (0, 1):
+        words = [f"--seed_everything={seed}", own, f"--trainer.default_root_dir=alone/{seed}"]
+        done = start("fit", "--config", "config.yaml", *words, folder=work).end(300)
+        assert done.returncode == 0, done.stderr
+        runs = (work / f"runs/seed_everything={seed}/run-1", work / f"alone/{seed}/run-1")
+        one, two = ([row["reward/mean"] for row in rows(run)] for run in runs)
+        assert one == two
+        assert float(one[-1]) > 0
+
+
 def test_dry_run_lists_and_writes_nothing(
     work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
