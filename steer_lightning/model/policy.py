@@ -106,8 +106,16 @@ class Policy(FrozenBase):
         self.sharding = sharding or Sharding()
         self.steering.check_sharding(self.sharding.shards)
         self.prepare()
+        self.adopt(self.load_base())
+
+    def load_base(self) -> Any:
+        """Returns the base, which `adopt` takes.
+
+        Raises:
+            ConfigError: If the base can't be found.
+        """
         _ = self.tokenizer  # a base without a tokenizer is refused before its weights load
-        self.adopt(self.sharding.build(self._load_base, self.empty_base, self._find_layers))
+        return self.sharding.build(self._load_base, self.empty_base, self._find_layers)
 
     def adopt(self, model: Any) -> None:
         """Freezes a transformers causal language model, and attaches the steering to it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import os
@@ -78,6 +79,8 @@ class RewardPool:
                 "model.reward_pool.deadline", deadline, rule="must be a number of seconds above 0"
             )
         self.num_workers, self.deadline, self.memory_mb = num_workers, deadline, memory_mb
+        self._host: RewardPool | None = None
+        self._numbers: list[int] = []  # of this pool's rewards at its host
         self._rewards: list[bytes] = []
         self._names: list[str] = []
         self._end: weakref.finalize[..., RewardPool] | None = None
@@ -106,14 +109,38 @@ class RewardPool:
         Raises:
             RuntimeError: If tasks are open, which would be lost.
         """
+        return self._register(pickle.dumps(reward), reward_name(reward))
+
+    def _register(self, pickled: bytes, name: str) -> int:
+        if self._host is not None:
+            self._numbers.append(self._host._register(pickled, name))
+            return len(self._numbers) - 1
         if self._open or self._answers:
             raise RuntimeError(
                 "a reward was added while completions are being scored; collect them first"
             )
         self.close()  # the keeper loads the rewards when it starts
-        self._rewards.append(pickle.dumps(reward))
-        self._names.append(reward_name(reward))
+        self._rewards.append(pickled)
+        self._names.append(name)
         return len(self._rewards) - 1
+
+    def emptied(self) -> RewardPool:
+        """Returns a pool with the same settings, and without rewards."""
+        pool = copy.copy(self)
+        pool._rewards, pool._names = [], []
+        return pool
+
+    def hand_over(self, host: RewardPool) -> None:
+        """Lets another pool score what this one is asked for from now on, with its own processes.
+
+        Args:
+            host: Pool that several pools share. `close` of this pool does not end its processes;
+                whoever has made it closes it.
+        """
+        self.close()
+        self._host = host
+        pairs = zip(self._rewards, self._names, strict=True)
+        self._numbers = [host._register(pickled, name) for pickled, name in pairs]
 
     def start(self) -> None:
         """Starts the keeper if it is not running; it loads the rewards in the background.
@@ -121,6 +148,8 @@ class RewardPool:
         Raises:
             ConfigError: If called in a process of a pool.
         """
+        if self._host is not None:
+            return self._host.start()
         if self._end is not None:
             return
         refuse_inside_a_pool()
@@ -153,6 +182,8 @@ class RewardPool:
         Returns:
             The number of the task, for `collect`.
         """
+        if self._host is not None:
+            return self._host.submit(self._numbers[reward], completion)
         self.start()
         self._count += 1
         task = TASK.pack(self._count, reward) + pickle.dumps(completion)
@@ -175,6 +206,8 @@ class RewardPool:
             ConfigError: If a worker could not load a reward.
             RuntimeError: If the keeper dies twice without an answer in between.
         """
+        if self._host is not None:
+            return self._host.collect(tasks)
         restarted = False
         missing = {task for task in tasks if task not in self._answers}
         while missing:
@@ -197,6 +230,8 @@ class RewardPool:
 
     def forget(self, task: int) -> None:
         """Drops a task whose answer is not needed; it may still be scored."""
+        if self._host is not None:
+            return self._host.forget(task)
         self._open.pop(task, None)
         self._answers.pop(task, None)
 
@@ -234,7 +269,7 @@ class RewardPool:
             raise ConfigError(
                 "model.rewards",
                 UNKNOWN,
-                rule=f"a reward worker can't load {' or '.join(self._names)}",
+                rule=f"a reward worker can't load {' or '.join(dict.fromkeys(self._names))}",
                 why=indented(answer["unloadable"].strip().removesuffix(".")),
                 fix="" if answer["is_told"] else IN_PROCESS,
             )

@@ -82,7 +82,7 @@ class LaneGradient(BatchGradient):
 
     def accumulate(self, mini_batch: MiniBatch) -> Totals:
         """Leaves the gradient in `.grad`; see `BatchGradient.accumulate`."""
-        share = Share(owner=self.lane.number, gradient=self, mini_batch=mini_batch)
+        share = Share(owner=self.lane.owner, gradient=self, mini_batch=mini_batch)
         if not share.can_join:
             return super().accumulate(mini_batch)
         for kept in mini_batch.micro_batches:
@@ -111,12 +111,12 @@ class JointCalls:
 
     def _accumulate(self, lanes: Sequence[Lane]) -> list[Any]:
         shares: list[Share] = [lane.request for lane in lanes]
-        with self._base.serving_all([lane.number for lane in lanes]):
+        with self._base.serving_all([lane.owner for lane in lanes]):
             self._gradient.accumulate(shares)
         return [share.error or share.totals for share in shares]
 
     def _roll_out(self, lanes: Sequence[Lane]) -> list[Any]:
-        numbers = [lane.number for lane in lanes]
+        numbers = [lane.owner for lane in lanes]
         requests: list[Request] = [lane.request for lane in lanes]
         policies = [self._base.policies[number] for number in numbers]
         engine = self._engine

@@ -22,7 +22,7 @@ class LaneModule(SteeringModule):
 
     def configure_model(self) -> None:
         """Waits for the base, which is loaded once for all; see `SteeringModule`."""
-        self.reward_pool.start()
+        self.policy.prepare()
         self.lane.call(LOAD, self)
 
     def set_up_engine(self) -> None:

@@ -26,6 +26,8 @@ class Lane:
 
     number: int
     """Number of the lane."""
+    owner: int = 0
+    """Number of the lane within its crew; its rows in joint calls are known by it."""
     run: Callable[[Lane], Any]
     """Function; it gets its lane, with which it makes joint calls."""
     state: State = State.READY
@@ -81,49 +83,83 @@ Carrier = Callable[[str, Sequence[Lane]], None]
 """Function that carries out the calls of one kind of some lanes, and sets their answers."""
 
 
-def run_lanes(
-    functions: Sequence[Callable[[Lane], Any]],
-    carry_out: Carrier,
-    *,
-    before_turn: Callable[[Lane], None] = lambda lane: None,
-    after_turn: Callable[[Lane], None] = lambda lane: None,
-) -> list[Lane]:
-    """Runs functions in threads of their own, one at a time, in an order that is always the same.
-
-    Each lane runs until it makes a joint call or ends; then the next one has its turn. When no lane
-    can go on, the calls of the kind for which most lanes wait are carried out in the thread that
-    called this function.
+class Lanes:
+    """Functions in threads of their own, of which one at a time goes on.
 
     Args:
-        functions: Functions to run.
-        carry_out: Function that carries out calls.
+        functions: Functions to run; they do not begin yet.
         before_turn: Function called before a lane goes on, such as one that sets global state.
         after_turn: Function called once a lane waits or has ended.
 
-    Returns:
-        The lanes, all of which have ended.
+    Attributes:
+        all: The lanes, in the order of the functions.
     """
-    lanes = [Lane(number=number, run=run) for number, run in enumerate(functions)]
-    threads = [
-        threading.Thread(target=lane._go, name=f"experiment {lane.number}", daemon=True)
-        for lane in lanes
-    ]
-    for thread in threads:
-        thread.start()
-    while any(lane.state is not State.ENDED for lane in lanes):
-        for lane in lanes:
-            if lane.state is State.READY:
-                before_turn(lane)
-                lane._take_turn()
-                after_turn(lane)
-        waiting = [lane for lane in lanes if lane.state is State.WAITING]
-        if waiting:
-            kinds = [lane.kind for lane in waiting]
-            kind = max(dict.fromkeys(kinds), key=kinds.count)
-            chosen = [lane for lane in waiting if lane.kind == kind]
+
+    def __init__(
+        self,
+        functions: Sequence[Callable[[Lane], Any]],
+        *,
+        before_turn: Callable[[Lane], None] = lambda lane: None,
+        after_turn: Callable[[Lane], None] = lambda lane: None,
+    ) -> None:
+        self.all = [Lane(number=number, run=run) for number, run in enumerate(functions)]
+        self._before_turn, self._after_turn = before_turn, after_turn
+        self._baton = threading.Lock()
+        for lane in self.all:
+            name = f"experiment {lane.number}"
+            threading.Thread(target=lane._go, name=name, daemon=True).start()
+
+    def take_turns(self, lanes: Sequence[Lane]) -> None:
+        """Lets each of some lanes run until it makes a joint call or ends, one after the other."""
+        with self._baton:
+            for lane in lanes:
+                if lane.state is State.READY:
+                    self._before_turn(lane)
+                    lane._take_turn()
+                    self._after_turn(lane)
+
+    def run(self, crews: Sequence[Sequence[Lane]], carriers: Sequence[Carrier]) -> None:
+        """Runs lanes to their ends, in an order that is the same each time within a crew.
+
+        While no lane of a crew can go on, the calls of the kind for which most of them wait are
+        carried out. That is done in a thread of each crew's own, while lanes of other crews go on.
+
+        Args:
+            crews: Lanes whose calls are carried out together.
+            carriers: Function of each crew that carries out its calls.
+        """
+        errors: list[BaseException] = []
+
+        def run(crew: Sequence[Lane], carry_out: Carrier) -> None:
+            try:
+                while not errors and any(lane.state is not State.ENDED for lane in crew):
+                    self._go_on(crew, carry_out)
+            except BaseException as error:  # raised again below
+                errors.append(error)
+
+        pairs = list(zip(crews, carriers, strict=True))
+        threads = [threading.Thread(target=run, args=pair, daemon=True) for pair in pairs[1:]]
+        for thread in threads:
+            thread.start()
+        run(*pairs[0])
+        for thread in threads:
+            thread.join()
+        if errors:
+            raise errors[0]
+
+    def _go_on(self, crew: Sequence[Lane], carry_out: Carrier) -> None:
+        """Lets the lanes of a crew go on as far as they can, and carries out calls."""
+        self.take_turns(crew)
+        waiting = [lane for lane in crew if lane.state is State.WAITING]
+        if not waiting:
+            return
+        kinds = [lane.kind for lane in waiting]
+        kind = max(dict.fromkeys(kinds), key=kinds.count)
+        chosen = [lane for lane in waiting if lane.kind == kind]
+        try:
             carry_out(kind, chosen)
+        except Exception as error:  # raised again where the calls were made
             for lane in chosen:
-                lane.state = State.READY
-    for thread in threads:
-        thread.join()
-    return lanes
+                lane.answer = error
+        for lane in chosen:
+            lane.state = State.READY

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from steer_lightning.errors import ConfigError
+from steer_lightning.rewards import RewardPool
 from steer_lightning.sweep.joint_calls import JointCalls
-from steer_lightning.sweep.lane_module import LOAD, LaneModule
-from steer_lightning.sweep.lanes import Lane, run_lanes
-from steer_lightning.sweep.shared_base import SharedBase
+from steer_lightning.sweep.lane_module import LaneModule
+from steer_lightning.sweep.lanes import Lane, Lanes, State
+from steer_lightning.sweep.shared_base import SharedBase, copy_of
+from steer_lightning.system.collectives import world_size
 from steer_lightning.training.resume import get_random_states, set_random_states
+
+Crew = list[Lane]
+"""Experiments whose rows share flights and packed sequences."""
 
 
 @dataclass(kw_only=True)
@@ -33,6 +41,8 @@ class SideBySide:
 
     Args:
         experiments: Experiments, at least one.
+        num_crews: Number of parts into which they are divided; the joint calls of one part run
+            while experiments of another one go on. Default: see `most_crews`.
         before_turn: Function called with the number of an experiment before it goes on.
         after_turn: Function called with the number of an experiment once it waits or has ended.
     """
@@ -41,13 +51,14 @@ class SideBySide:
         self,
         experiments: Sequence[Prepared],
         *,
+        num_crews: int | None = None,
         before_turn: Callable[[int], None] = lambda number: None,
         after_turn: Callable[[int], None] = lambda number: None,
     ) -> None:
-        self._experiments = experiments
+        self._experiments, self._num_crews = experiments, num_crews
         self._before_turn, self._after_turn = before_turn, after_turn
-        self._base: SharedBase | None = None
-        self._calls: JointCalls
+        self._bases: dict[int, SharedBase] = {}  # by the number of the experiment
+        self._pools: list[RewardPool] = []
 
     def run(self) -> list[Lane]:
         """Runs all experiments to their ends.
@@ -60,9 +71,18 @@ class SideBySide:
                 of them has trained.
         """
         functions = [self._function(experiment) for experiment in self._experiments]
-        return run_lanes(
-            functions, self._carry_out, before_turn=self._begin_turn, after_turn=self._end_turn
-        )
+        lanes = Lanes(functions, before_turn=self._begin_turn, after_turn=self._end_turn)
+        lanes.take_turns(lanes.all)  # each checks its settings, and waits for the base
+        waiting = [lane for lane in lanes.all if lane.state is State.WAITING]
+        crews = self._divided(waiting)
+        try:
+            if waiting:
+                with dividing_threads(len(crews)):
+                    lanes.run(crews, self._load(crews))
+        finally:
+            for pool in self._pools:
+                pool.close()
+        return lanes.all
 
     def _function(self, experiment: Prepared) -> Callable[[Lane], Any]:
         def run(lane: Lane) -> Any:
@@ -73,35 +93,76 @@ class SideBySide:
 
     def _begin_turn(self, lane: Lane) -> None:
         set_random_states(self._experiments[lane.number].random_states)
-        if self._base is not None:
-            self._base.begin_serving(lane.number)
+        if lane.number in self._bases:
+            self._bases[lane.number].begin_serving(lane.owner)
         self._before_turn(lane.number)
 
     def _end_turn(self, lane: Lane) -> None:
         self._after_turn(lane.number)
-        if self._base is not None:
-            self._base.end_serving(lane.number)
+        if lane.number in self._bases:
+            self._bases[lane.number].end_serving(lane.owner)
         self._experiments[lane.number].random_states = get_random_states()
-        if self._base is None and isinstance(lane.error, ConfigError):
+        if not self._bases and isinstance(lane.error, ConfigError):
             name = self._experiments[lane.number].name
             raise lane.error.at(f"experiment {name}: {lane.error.key}") from lane.error
-        if self._base is None and lane.error is not None:
+        if not self._bases and lane.error is not None:
             raise lane.error
 
-    def _carry_out(self, kind: str, lanes: Sequence[Lane]) -> None:
-        if kind == LOAD:
-            self._load()
-        else:
-            self._calls(kind, lanes)
+    def _divided(self, lanes: Sequence[Lane]) -> list[Crew]:
+        count = max(1, min(self._num_crews or self._most_crews(), len(lanes)))
+        sizes = [len(lanes) // count + (k < len(lanes) % count) for k in range(count)]
+        rest = iter(lanes)
+        crews = [[next(rest) for _ in range(size)] for size in sizes]
+        for crew in crews:
+            for owner, lane in enumerate(crew):
+                lane.owner = owner
+        return crews
 
-    def _load(self) -> None:
+    def _most_crews(self) -> int:
+        """Returns 2 where a second thread pays, else 1.
+
+        Small operations leave most cores of a CPU idle, and a second crew uses them. More than two
+        would wait for each other, since Python runs one thread at a time. With several processes,
+        the order in which experiments tell each other something must be the same in all of them.
+        """
+        device = self._experiments[0].module.trainer.strategy.root_device
+        has_threads = device.type == "cpu" and torch.get_num_threads() > 1
+        return 2 if has_threads and world_size() == 1 else 1
+
+    def _load(self, crews: Sequence[Crew]) -> list[JointCalls]:
         """Loads the base once, and gives it to all experiments."""
-        policies = [experiment.module.policy for experiment in self._experiments]
-        first = self._experiments[0].module
-        first.policy.load()
-        first.policy.model.to(first.trainer.strategy.root_device)
-        for policy in policies[1:]:
-            policy.prepare()
-            policy.adopt(first.policy.model)
-        self._base = SharedBase(policies)
-        self._calls = JointCalls(self._base, first.engine)
+        for crew in crews:
+            self._share_pool([self._experiments[lane.number].module for lane in crew])
+        first = self._experiments[crews[0][0].number].module
+        model = first.policy.load_base().to(first.trainer.strategy.root_device)
+        models = [model, *(copy_of(model) for _ in crews[1:])]
+        calls = []
+        for crew, own in zip(crews, models, strict=True):
+            policies = [self._experiments[lane.number].module.policy for lane in crew]
+            for policy in policies:
+                policy.adopt(own)
+            base = SharedBase(policies)
+            self._bases.update((lane.number, base) for lane in crew)
+            calls.append(JointCalls(base, first.engine))
+            for lane in crew:
+                lane.state = State.READY
+        return calls
+
+    def _share_pool(self, modules: Sequence[LaneModule]) -> None:
+        """Lets one pool score for all experiments of a crew."""
+        host = modules[0].reward_pool.emptied()
+        for module in modules:
+            module.reward_pool.hand_over(host)
+        host.start()  # its processes load the rewards meanwhile
+        self._pools.append(host)
+
+
+@contextmanager
+def dividing_threads(count: int) -> Iterator[None]:
+    """Divides the threads of torch among several threads of Python within the block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, before // count))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

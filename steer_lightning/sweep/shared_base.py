@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from steer_lightning.model.policy import Policy
 from steer_lightning.steering import SiteVectors
@@ -69,3 +71,9 @@ class SharedBase:
             yield self.joint
         finally:
             attachment.is_paused = True
+
+
+def copy_of(model: Any) -> Any:
+    """Returns a copy of a model with the same weights in the same memory, but hooks of its own."""
+    tensors = (*model.parameters(), *model.buffers())
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})

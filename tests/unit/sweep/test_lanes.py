@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
-from steer_lightning.sweep.lanes import Lane, run_lanes
+from steer_lightning.sweep.lanes import Carrier, Lane, Lanes
 
 JOINED: list[tuple[str, list[int]]] = []
+
+
+def run_lanes(functions: Sequence[Any], carry_out: Carrier, **settings: Any) -> list[Lane]:
+    lanes = Lanes(functions, **settings)
+    lanes.run([lanes.all], [carry_out])
+    return lanes.all
 
 
 @pytest.fixture(autouse=True)
@@ -89,9 +96,44 @@ def test_global_state_is_set_for_each_turn() -> None:
     assert [lane.result for lane in lanes] == [[1, 2, 3], [2, 4, 6]]
 
 
-def test_what_carries_out_raises_for_all() -> None:
+def test_what_carries_out_calls_raises_where_they_were_made() -> None:
     def broken(kind: str, lanes: Sequence[Lane]) -> None:
         raise MemoryError(kind)
 
-    with pytest.raises(MemoryError, match="add"):
-        run_lanes([lambda lane: lane.call("add", 1)] * 2, broken)
+    lanes = run_lanes([lambda lane: lane.call("add", 1), lambda lane: 5], broken)
+    assert isinstance(lanes[0].error, MemoryError)
+    assert lanes[1].result == 5
+
+
+def test_calls_of_a_crew_are_carried_out_while_another_goes_on() -> None:
+    met = threading.Barrier(2, timeout=30)  # broken if one crew waits for the other
+
+    def meet(kind: str, lanes: Sequence[Lane]) -> None:
+        met.wait()
+        for lane in lanes:
+            lane.answer = [other.number for other in lanes]
+
+    going: list[int] = []
+
+    def run(lane: Lane) -> list[list[int]]:
+        found = []
+        for _ in range(3):
+            going.append(lane.number)
+            assert going == [lane.number]  # only one goes on at a time
+            going.remove(lane.number)
+            found.append(lane.call("meet", None))
+        return found
+
+    lanes = Lanes([run] * 5)
+    lanes.run([lanes.all[:3], lanes.all[3:]], [meet, meet])
+    assert [lane.error for lane in lanes.all] == [None] * 5
+    assert [lane.result for lane in lanes.all] == [[[0, 1, 2]] * 3] * 3 + [[[3, 4]] * 3] * 2
+
+
+def test_an_interruption_ends_all_crews() -> None:
+    def interrupted(kind: str, lanes: Sequence[Lane]) -> None:
+        raise KeyboardInterrupt
+
+    lanes = Lanes([lambda lane: lane.call("add", 1)] * 2)
+    with pytest.raises(KeyboardInterrupt):
+        lanes.run([lanes.all[:1], lanes.all[1:]], [interrupted, add])

@@ -74,11 +74,14 @@ def prepared(experiments: list[SteeringModule], steps: int) -> list[Prepared]:
     return found
 
 
-@pytest.mark.parametrize("steps", [3, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("steps", "crews"), [(3, 1), (3, 2), pytest.param(20, 2, marks=pytest.mark.slow)]
+)
 @pytest.mark.filterwarnings("ignore")  # those of Lightning, which the command line withholds
-def test_each_experiment_is_its_single_run(steps: int) -> None:
+def test_each_experiment_is_its_single_run(steps: int, crews: int) -> None:
     expected = [fit(make(), steps) for make in EXPERIMENTS]
-    lanes = SideBySide(prepared([make() for make in EXPERIMENTS], steps)).run()
+    experiments = prepared([make() for make in EXPERIMENTS], steps)
+    lanes = SideBySide(experiments, num_crews=crews).run()
     assert [lane.error for lane in lanes] == [None] * 4
     for lane, vectors in zip(lanes, expected, strict=True):
         assert vectors.abs().max() > 0.01
