@@ -149,7 +149,8 @@ class RewardPool:
             ConfigError: If called in a process of a pool.
         """
         if self._host is not None:
-            return self._host.start()
+            self._host.start()
+            return
         if self._end is not None:
             return
         refuse_inside_a_pool()
@@ -231,7 +232,8 @@ class RewardPool:
     def forget(self, task: int) -> None:
         """Drops a task whose answer is not needed; it may still be scored."""
         if self._host is not None:
-            return self._host.forget(task)
+            self._host.forget(task)
+            return
         self._open.pop(task, None)
         self._answers.pop(task, None)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -140,6 +141,54 @@ def _first_above(ends: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return torch.searchsorted(ends, target, right=True).clamp(max=ends.shape[-1] - 1)
 
 
+class DrawnTokens:
+    """The tokens of N rows that are drawn by the same settings, each row up to its own limit.
+
+    Args:
+        uniforms: Random numbers of the rows, (N, T), in the order in which they are used.
+        limits: Largest number of tokens of each row, (N,) int64.
+        policy: Policy that samples; it defines the tokens that end a row.
+        sampling: Settings by which tokens are drawn.
+    """
+
+    def __init__(
+        self, uniforms: torch.Tensor, limits: torch.Tensor, policy: Policy, sampling: Sampling
+    ) -> None:
+        self.uniforms, self.limits, self.sampling = uniforms, limits, sampling
+        device = uniforms.device
+        self.tokens = torch.full(uniforms.shape, policy.pad_token_id, device=device)
+        self.logprobs = torch.zeros(uniforms.shape, device=device)
+        self.lengths = torch.zeros_like(limits)
+        self.finished = torch.zeros_like(limits, dtype=torch.bool)
+        stops = sorted({*policy.eos_token_ids, *sampling.eos_token_ids})
+        self._stops = torch.tensor(stops, dtype=torch.long, device=device)
+        texts = sampling.stop_strings
+        self._stop_text = StopText(policy.tokenizer, texts) if texts else None
+
+    def draw(
+        self, logits: torch.Tensor, rows: torch.Tensor, counts: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Draws the next token of n rows; see `Completions.sample`."""
+        tokens, logprobs = draw(logits, self.uniforms[rows, counts], self.sampling)
+        self.tokens[rows, counts] = tokens
+        self.logprobs[rows, counts] = logprobs
+        self.lengths[rows] = counts + 1
+        finished = torch.isin(tokens, self._stops)
+        if self._stop_text is not None:
+            texts = zip(self.tokens[rows].tolist(), counts.tolist(), strict=True)
+            stopped = [self._stop_text(row[: count + 1]) for row, count in texts]
+            finished |= torch.tensor(stopped, device=finished.device)
+        self.finished[rows] = finished
+        return tokens, finished | (counts + 1 == self.limits[rows])
+
+    def rows(self, chosen: slice) -> DrawnTokens:
+        """Returns some rows, in the same memory."""
+        part = copy.copy(self)
+        for name in ("uniforms", "limits", "tokens", "logprobs", "lengths", "finished"):
+            setattr(part, name, getattr(self, name)[chosen])
+        return part
+
+
 class Completions:
     """The N completions of a rollout while they are sampled, one token of some rows at a time.
 
@@ -151,6 +200,7 @@ class Completions:
         prompt_of: Number of the prompt that each completion answers.
         owner_of: Number of the experiment that each prompt belongs to: one owns them all.
         most_tokens: Largest number of tokens of a completion.
+        drawn: Tokens of the rows.
     """
 
     def __init__(self, policy: Policy, request: Request) -> None:
@@ -164,21 +214,13 @@ class Completions:
         self.prompt_of = [b for b in range(len(prompts)) for _ in range(sampling.group_size)]
         self.owner_of, self.most_tokens = [0] * len(prompts), sampling.max_new_tokens
         self._texts: dict[int, str] = {}
-        device, width = policy.device, sampling.max_new_tokens
         # Apple's GPUs have no float64
-        exact = torch.float32 if device.type == "mps" else torch.float64
-        ids = [prompt.id for prompt in prompts]
+        exact = torch.float32 if policy.device.type == "mps" else torch.float64
+        ids, width = [prompt.id for prompt in prompts], sampling.max_new_tokens
         uniforms = row_uniforms(request.seed, request.step, ids, sampling.group_size, width)
-        self._uniforms = uniforms.to(exact).to(device)
-        num_rows = len(uniforms)
-        self._tokens = torch.full((num_rows, width), policy.pad_token_id, device=device)
-        self._logprobs = torch.zeros(num_rows, width, device=device)
-        self._lengths = torch.zeros(num_rows, dtype=torch.long, device=device)
-        self._finished = torch.zeros(num_rows, dtype=torch.bool, device=device)
-        stops = sorted({*policy.eos_token_ids, *sampling.eos_token_ids})
-        self._stops = torch.tensor(stops, dtype=torch.long, device=device)
-        texts = sampling.stop_strings
-        self._stop_text = StopText(policy.tokenizer, texts) if texts else None
+        uniforms = uniforms.to(exact).to(policy.device)
+        limits = torch.full((len(uniforms),), width, device=policy.device)
+        self.drawn = DrawnTokens(uniforms, limits, policy, sampling)
 
     def has_failed(self, completion: int) -> bool:
         """Returns False: an error is raised at once."""
@@ -197,71 +239,20 @@ class Completions:
         Returns:
             Tokens (n,) int64, and whether each row has ended with its token, (n,) bool.
         """
-        tokens, logprobs = draw(logits, self._uniforms[rows, counts], self.sampling)
-        self._tokens[rows, counts] = tokens
-        self._logprobs[rows, counts] = logprobs
-        self._lengths[rows] = counts + 1
-        finished = torch.isin(tokens, self._stops)
-        if self._stop_text is not None:
-            texts = zip(self._tokens[rows].tolist(), counts.tolist(), strict=True)
-            stopped = [self._stop_text(row[: count + 1]) for row, count in texts]
-            finished |= torch.tensor(stopped, device=finished.device)
-        self._finished[rows] = finished
-        ended = finished | (counts + 1 == self._tokens.shape[1])
+        tokens, ended = self.drawn.draw(logits, rows, counts)
         if bool(ended.any()):
-            self._hand_out(rows[ended], finished[ended])
+            self.hand_out(rows[ended])
         return tokens, ended
 
-    def sample_row(self, logits: torch.Tensor, row: int, count: int) -> tuple[int, bool]:
-        """Draws the next token of one row that has not ended; see `sample`.
-
-        Args:
-            logits: Logits after its last token, (V,).
-            row: Number of the row.
-            count: Number of tokens that it keeps; later ones are discarded.
-        """
-        device = logits.device
-        tokens, ended = self.sample(
-            logits[None].clone(), torch.tensor([row]).to(device), torch.tensor([count]).to(device)
-        )
-        return int(tokens), bool(ended)
-
-    def redraw(self, row: int, logits: torch.Tensor) -> torch.Tensor:
-        """Draws the first T tokens of a row again, each from given logits, (T,) int64.
-
-        Args:
-            row: Number of the row.
-            logits: Logits (T, V) that predict these tokens.
-        """
-        uniforms = self._uniforms[row, : len(logits)]
-        return draw(logits.clone(), uniforms, self.sampling)[0]
-
-    def note_logprobs(self, row: int, logprobs: torch.Tensor) -> None:
-        """Replaces the log-probabilities of a row that has ended by others, (T,)."""
-        self._logprobs[row, : len(logprobs)] = logprobs
-
-    def cut(self, row: int, length: int) -> None:
-        """Discards old tokens after the end of a row that was sampled again."""
-        self._logprobs[row, length:] = 0.0
-        self._tokens[row, length:] = self.policy.pad_token_id
-
-    def take(self, rollouts: Rollouts) -> None:
-        """Takes over completions of the same prompts, all of which have ended."""
-        width = rollouts.completion_ids.shape[1]
-        self._tokens[:, :width] = rollouts.completion_ids.to(self._tokens.device)
-        self._logprobs[:, :width] = rollouts.logprobs.to(self._logprobs.device)
-        self._lengths = rollouts.completion_mask.sum(1).to(self._lengths.device)
-        self._finished = rollouts.finished.to(self._finished.device).clone()
-        self._texts = dict(enumerate(rollouts.texts))
-
-    def _hand_out(self, rows: torch.Tensor, finished: torch.Tensor) -> None:
+    def hand_out(self, rows: torch.Tensor) -> None:
+        """Decodes rows that have ended, and hands them to `on_completion`."""
         self._check_finite(rows)
-        lengths, tokens = self._lengths[rows].tolist(), self._tokens[rows].tolist()
+        drawn = self.drawn
+        lengths, tokens = drawn.lengths[rows].tolist(), drawn.tokens[rows].tolist()
         ids = [row[:length] for row, length in zip(tokens, lengths, strict=True)]
         texts = decode_texts(self.policy.tokenizer, ids, self.policy.ids_without_text)
-        for row, text, length, done in zip(
-            rows.tolist(), texts, lengths, finished.tolist(), strict=True
-        ):
+        finished = drawn.finished[rows].tolist()
+        for row, text, length, done in zip(rows.tolist(), texts, lengths, finished, strict=True):
             self._texts[row] = text
             problem = self.prompts[row // self.sampling.group_size].problem
             self.on_completion(row, completion_of(problem, text, length, done))
@@ -271,7 +262,7 @@ class Completions:
 
         The check runs when completions end, because each check waits for the GPU.
         """
-        broken = self._logprobs[rows].isnan()
+        broken = self.drawn.logprobs[rows].isnan()
         if bool(broken.any()):
             row, place = (int(x) for x in broken.nonzero()[0])
             prompt = self.prompts[int(rows[row]) // self.sampling.group_size]
@@ -286,15 +277,15 @@ class Completions:
 
     def rollouts(self) -> Rollouts:
         """Returns all completions, in the order of the prompts; all rows must have ended."""
-        lengths = self._lengths.cpu()
+        drawn, lengths = self.drawn, self.drawn.lengths.cpu()
         width = int(lengths.max())
         return Rollouts(
             prompts=tuple(self.prompts),
             group_size=self.sampling.group_size,
-            completion_ids=self._tokens[:, :width].cpu(),
+            completion_ids=drawn.tokens[:, :width].cpu(),
             completion_mask=torch.arange(width) < lengths[:, None],
-            logprobs=self._logprobs[:, :width].cpu(),
-            finished=self._finished.cpu(),
+            logprobs=drawn.logprobs[:, :width].cpu(),
+            finished=drawn.finished.cpu(),
             texts=tuple(self._texts[row] for row in range(len(lengths))),
         )
 

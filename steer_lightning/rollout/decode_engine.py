@@ -35,6 +35,9 @@ PREFILL_TOKENS = 8192
 REFILL_SHARE = 8
 """Waiting rows are admitted once one slot in this many is free, to read prompts in batches."""
 
+FEW_SLOTS = Plan(max_rows=4, max_prompts=2, tokens=0, least=0)
+"""Plan of checks, in which rows have to wait, split and move."""
+
 
 class DecodeEngine:
     """Samples completions with its own loop, several times as fast as `transformers.generate`.
@@ -74,25 +77,28 @@ class DecodeEngine:
 
     def setup(self, policy: Policy) -> None:
         """Keeps the policy, whose vectors are read live, and checks that it decodes correctly."""
+        self.keep(policy)
+        reason = why_not(policy, partial(self._decode_made_up, policy))
+        if reason is not None:
+            self.fall_back(policy, reason)
+
+    def keep(self, policy: Policy) -> None:
+        """Keeps the policy, and checks nothing yet; see `setup`."""
         self._policy, self.fallback = policy, None
         # a sharded base is gathered in the middle of a pass, which a graph can't do
         can_capture = policy.device.type == "cuda" and not policy.sharding.shards
         self._graphs = CudaGraphs if self.cuda_graphs and can_capture else None
         sample = partial(self._decode_made_up, policy)
         self._real_texts = RealTexts(policy, sample, type(self).__name__)
-        reason = why_not(policy, sample)
-        if reason is not None:
-            self._fall_back(policy, reason)
 
     def _decode_made_up(
         self, policy: Policy, prompts: Sequence[Prompt], sampling: Sampling
     ) -> Rollouts:
-        """Decodes with so few slots that rows have to wait, split and move."""
-        plan = Plan(max_rows=4, max_prompts=2, tokens=0, least=0)
         request = Request(prompts=prompts, sampling=sampling, seed=0, step=0)
-        return self.decode(policy, request, plan, capture_after=0)
+        return self.decode(policy, request, FEW_SLOTS, capture_after=0)
 
-    def _fall_back(self, policy: Policy, reason: str) -> None:
+    def fall_back(self, policy: Policy, reason: str) -> None:
+        """Lets `GenerateEngine` answer from now on, with a warning that gives the reason."""
         log.warning(
             "%s does not decode correctly in DecodeEngine (%s): GenerateEngine takes its place, "
             "which is slower",
@@ -137,7 +143,7 @@ class DecodeEngine:
             return True
         reason = self._real_texts.why_not(rollouts, sampling)
         if reason is not None:
-            self._fall_back(set_up(self._policy, type(self).__name__), reason)
+            self.fall_back(set_up(self._policy, type(self).__name__), reason)
         return reason is None
 
     def in_memory(

@@ -16,7 +16,7 @@ import torch
 
 from steer_lightning.model.head import token_states_of_logits
 from steer_lightning.model.policy import Policy
-from steer_lightning.rollout.completions import Completions, set_up
+from steer_lightning.rollout.completions import Completions, draw, set_up
 from steer_lightning.rollout.decode_engine import DecodeEngine
 from steer_lightning.rollout.engine import OnCompletion, RolloutEngine, ignore
 from steer_lightning.rollout.request import Request
@@ -73,14 +73,14 @@ class ExactEngine:
         request = Request(
             prompts=prompts, sampling=sampling, seed=seed, step=step, on_completion=on_completion
         )
-        completions = Completions(policy, request)
+        completions = RedrawnCompletions(policy, request)
         completions.take(drafted)
         with policy.sharding.without_gradients():
             for group in range(len(prompts)):
                 self._settle(policy, completions, group)
         return completions.rollouts()
 
-    def _settle(self, policy: Policy, completions: Completions, group: int) -> None:
+    def _settle(self, policy: Policy, completions: RedrawnCompletions, group: int) -> None:
         """Redraws the completions of a prompt until they agree with their own logits."""
         for _ in range(MOST_READS):
             rollouts, differ = completions.rollouts(), False
@@ -94,6 +94,52 @@ class ExactEngine:
             "kernels are not deterministic, but model.exact requires deterministic kernels. Try "
             "trainer.deterministic: warn"
         )
+
+
+class RedrawnCompletions(Completions):
+    """Completions that another engine has sampled, of which some tokens are drawn again."""
+
+    def sample_row(self, logits: torch.Tensor, row: int, count: int) -> tuple[int, bool]:
+        """Draws the next token of one row that has not ended; see `sample`.
+
+        Args:
+            logits: Logits after its last token, (V,).
+            row: Number of the row.
+            count: Number of tokens that it keeps; later ones are discarded.
+        """
+        device = logits.device
+        tokens, ended = self.sample(
+            logits[None].clone(), torch.tensor([row]).to(device), torch.tensor([count]).to(device)
+        )
+        return int(tokens), bool(ended)
+
+    def redraw(self, row: int, logits: torch.Tensor) -> torch.Tensor:
+        """Draws the first T tokens of a row again, each from given logits, (T,) int64.
+
+        Args:
+            row: Number of the row.
+            logits: Logits (T, V) that predict these tokens.
+        """
+        uniforms = self.drawn.uniforms[row, : len(logits)]
+        return draw(logits.clone(), uniforms, self.sampling)[0]
+
+    def note_logprobs(self, row: int, logprobs: torch.Tensor) -> None:
+        """Replaces the log-probabilities of a row that has ended by others, (T,)."""
+        self.drawn.logprobs[row, : len(logprobs)] = logprobs
+
+    def cut(self, row: int, length: int) -> None:
+        """Discards old tokens after the end of a row that was sampled again."""
+        self.drawn.logprobs[row, length:] = 0.0
+        self.drawn.tokens[row, length:] = self.policy.pad_token_id
+
+    def take(self, rollouts: Rollouts) -> None:
+        """Takes over completions of the same prompts, all of which have ended."""
+        drawn, width = self.drawn, rollouts.completion_ids.shape[1]
+        drawn.tokens[:, :width] = rollouts.completion_ids
+        drawn.logprobs[:, :width] = rollouts.logprobs
+        drawn.lengths[:] = rollouts.completion_mask.sum(1)
+        drawn.finished[:] = rollouts.finished
+        self._texts = dict(enumerate(rollouts.texts))
 
 
 def engine_of(engine: RolloutEngine | None, exact_tokens: int | None) -> RolloutEngine:
@@ -139,7 +185,11 @@ def read(policy: Policy, rollouts: Rollouts, rows: Sequence[int]) -> torch.Tenso
 
 
 def _redraw(
-    policy: Policy, completions: Completions, rollouts: Rollouts, n: int, logits: torch.Tensor
+    policy: Policy,
+    completions: RedrawnCompletions,
+    rollouts: Rollouts,
+    n: int,
+    logits: torch.Tensor,
 ) -> bool:
     """Draws a row again; stores its log-probabilities if it is unchanged, and else the new row.
 

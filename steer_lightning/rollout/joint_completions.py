@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
+from torch.nn.functional import pad
 
 from steer_lightning.model.policy import Policy
-from steer_lightning.rollout.completions import Completions
+from steer_lightning.rollout.completions import Completions, DrawnTokens
 from steer_lightning.rollout.request import Request
+from steer_lightning.rollout.sampling import Sampling
 from steer_lightning.types import Rollouts
 
 Outcome = Rollouts | Exception
@@ -50,13 +53,19 @@ class JointCompletions:
         self.owner_of = [
             owner for owner, request in zip(owners, requests, strict=True) for _ in request.prompts
         ]
-        counts = torch.tensor(
-            [len(request.prompts) * request.sampling.group_size for request in requests]
-        )
-        part_of = torch.arange(len(requests)).repeat_interleave(counts)
-        self._part_of = part_of.to(policies[0].device)  # number of each completion's request, (N,)
+        device = policies[0].device
+        counts = torch.tensor([len(part.prompt_of) for part in self._parts])
         self._first = (counts.cumsum(0) - counts).tolist()
+        numbers = torch.arange(len(requests))
+        self._part_of = numbers.repeat_interleave(counts).to(device)  # request of each row, (N,)
         self._errors: dict[int, Exception] = {}
+        self._drawn: list[tuple[DrawnTokens, torch.Tensor]] = []  # with the row of each completion
+        kinds = [_kind(request.sampling) for request in requests]
+        for kind in dict.fromkeys(map(str, kinds)):
+            chosen = [k for k, other in enumerate(kinds) if str(other) == kind]
+            drawn = _join([self._parts[k] for k in chosen])
+            rows = torch.isin(self._part_of, torch.tensor(chosen, device=device))
+            self._drawn.append((drawn, torch.where(rows, rows.cumsum(0) - 1, -1)))
 
     def has_failed(self, completion: int) -> bool:
         """Whether the request of a completion has ended with an error."""
@@ -66,22 +75,55 @@ class JointCompletions:
         self, logits: torch.Tensor, rows: torch.Tensor, counts: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Draws the next token of n rows that have not ended; see `Completions.sample`."""
-        tokens, ended = torch.zeros_like(rows), torch.ones_like(rows, dtype=torch.bool)
-        part_of = self._part_of[rows]
-        for number, part in enumerate(self._parts):
-            chosen = (part_of == number).nonzero().squeeze(1)
-            if not len(chosen) or number in self._errors:
-                continue
+        if len(self._drawn) == 1:
+            tokens, ended = self._drawn[0][0].draw(logits, rows, counts)
+        else:
+            tokens, ended = torch.zeros_like(rows), torch.zeros_like(rows, dtype=torch.bool)
+            for drawn, row_of in self._drawn:
+                chosen = (row_of[rows] >= 0).nonzero().squeeze(1)
+                if len(chosen):
+                    own = row_of[rows[chosen]]
+                    tokens[chosen], ended[chosen] = drawn.draw(logits[chosen], own, counts[chosen])
+        if bool(ended.any()):
+            self._hand_out(rows[ended])
+        if self._errors:
+            failed = torch.tensor(list(self._errors), device=rows.device)
+            ended |= torch.isin(self._part_of[rows], failed)
+        return tokens, ended
+
+    def _hand_out(self, rows: torch.Tensor) -> None:
+        parts = self._part_of[rows]
+        for number in sorted(set(parts.tolist()) - self._errors.keys()):
             try:
-                tokens[chosen], ended[chosen] = part.sample(
-                    logits[chosen], rows[chosen] - self._first[number], counts[chosen]
-                )
+                self._parts[number].hand_out(rows[parts == number] - self._first[number])
             except Exception as error:  # raised again where the request was made
                 self._errors[number] = error
-        return tokens, ended
 
     def outcomes(self) -> list[Outcome]:
         """Returns the completions of each request, or its error; all rows must have ended."""
         return [
             self._errors.get(number) or part.rollouts() for number, part in enumerate(self._parts)
         ]
+
+
+def _kind(sampling: Sampling) -> Sampling:
+    """Returns the settings that rows must have in common to be drawn together."""
+    return replace(sampling, group_size=1, max_new_tokens=1)
+
+
+def _join(parts: Sequence[Completions]) -> DrawnTokens:
+    """Puts the tokens of several requests into one table, in which each has its own rows."""
+    width = max(part.most_tokens for part in parts)
+    old = [part.drawn for part in parts]
+    drawn = DrawnTokens(
+        torch.cat([pad(x.uniforms, (0, width - x.uniforms.shape[1])) for x in old]),
+        torch.cat([x.limits for x in old]),
+        parts[0].policy,
+        parts[0].sampling,
+    )
+    first = 0
+    for part in parts:
+        count = len(part.prompt_of)
+        part.drawn = drawn.rows(slice(first, first + count))
+        first += count
+    return drawn

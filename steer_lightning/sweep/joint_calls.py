@@ -13,6 +13,7 @@ from steer_lightning.rollout.joint_completions import JointCompletions, Outcome
 from steer_lightning.rollout.kv_cache import Plan
 from steer_lightning.rollout.request import Request
 from steer_lightning.steering import Steering
+from steer_lightning.sweep.joint_check import why_not_joint
 from steer_lightning.sweep.lanes import Lane
 from steer_lightning.sweep.shared_base import SharedBase
 from steer_lightning.training.batch import MiniBatch
@@ -20,7 +21,7 @@ from steer_lightning.training.gradient import BatchGradient, Totals
 from steer_lightning.training.joint_gradient import JointGradient, Share
 from steer_lightning.types import Prompt, Rollouts
 
-ROLLOUT, GRADIENT = "rollout", "gradient"
+CHECK, ROLLOUT, GRADIENT = "check", "rollout", "gradient"
 """Kinds of joint calls."""
 
 
@@ -36,8 +37,17 @@ class LaneEngine:
         self.lane, self.engine = lane, engine
 
     def setup(self, policy: Policy) -> None:
-        """Sets up the experiment's own engine; see `RolloutEngine.setup`."""
-        self.engine.setup(policy)
+        """Sets up the experiment's own engine; see `RolloutEngine.setup`.
+
+        A flight is checked once for all experiments; see `why_not_joint`.
+        """
+        if not isinstance(self.engine, DecodeEngine):
+            self.engine.setup(policy)
+            return
+        self.engine.keep(policy)
+        reason: str | None = self.lane.call(CHECK, None)
+        if reason is not None:
+            self.engine.fall_back(policy, reason)
 
     def sync(self, steering: Steering) -> None:
         """Hands on the trained parameters; see `RolloutEngine.sync`."""
@@ -105,9 +115,14 @@ class JointCalls:
 
     def __call__(self, kind: str, lanes: Sequence[Lane]) -> None:
         """Carries out calls of one kind, and sets their answers; see `run_lanes`."""
-        answers = {ROLLOUT: self._roll_out, GRADIENT: self._accumulate}[kind](lanes)
+        carry_out = {CHECK: self._check, ROLLOUT: self._roll_out, GRADIENT: self._accumulate}
+        answers = carry_out[kind](lanes)
         for lane, answer in zip(lanes, answers, strict=True):
             lane.answer = answer
+
+    def _check(self, lanes: Sequence[Lane]) -> list[Any]:
+        assert isinstance(self._engine, DecodeEngine)  # no other is checked here
+        return [why_not_joint(self._base, self._engine)] * len(lanes)
 
     def _accumulate(self, lanes: Sequence[Lane]) -> list[Any]:
         shares: list[Share] = [lane.request for lane in lanes]

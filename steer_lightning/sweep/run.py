@@ -138,12 +138,12 @@ class SideBySide:
         models = [model, *(copy_of(model) for _ in crews[1:])]
         calls = []
         for crew, own in zip(crews, models, strict=True):
-            policies = [self._experiments[lane.number].module.policy for lane in crew]
-            for policy in policies:
-                policy.adopt(own)
-            base = SharedBase(policies)
+            modules = [self._experiments[lane.number].module for lane in crew]
+            for module in modules:
+                module.policy.adopt(own)
+            base = SharedBase([module.policy for module in modules])
             self._bases.update((lane.number, base) for lane in crew)
-            calls.append(JointCalls(base, first.engine))
+            calls.append(JointCalls(base, modules[0].engine))
             for lane in crew:
                 lane.state = State.READY
         return calls
