@@ -109,11 +109,7 @@ class Policy(FrozenBase):
         self.adopt(self.load_base())
 
     def load_base(self) -> Any:
-        """Returns the base, which `adopt` takes.
-
-        Raises:
-            ConfigError: If the base can't be found.
-        """
+        """Returns the base, for `adopt`; raises a ConfigError if it can't be found."""
         _ = self.tokenizer  # a base without a tokenizer is refused before its weights load
         return self.sharding.build(self._load_base, self.empty_base, self._find_layers)
 

@@ -18,7 +18,7 @@ from steer_lightning.rollout.engine import OnCompletion, ignore
 from steer_lightning.rollout.flight import Flight, Parting, View, part
 from steer_lightning.rollout.generate_engine import GenerateEngine
 from steer_lightning.rollout.joint_completions import JointCompletions
-from steer_lightning.rollout.kv_cache import FlightCache, Plan, plan_flight, smaller
+from steer_lightning.rollout.kv_cache import FEW_SLOTS, FlightCache, Plan, plan_flight, smaller
 from steer_lightning.rollout.request import Request
 from steer_lightning.rollout.sampling import Sampling
 from steer_lightning.rollout.selfcheck import RealTexts, why_not
@@ -34,9 +34,6 @@ PREFILL_TOKENS = 8192
 
 REFILL_SHARE = 8
 """Waiting rows are admitted once one slot in this many is free, to read prompts in batches."""
-
-FEW_SLOTS = Plan(max_rows=4, max_prompts=2, tokens=0, least=0)
-"""Plan of checks, in which rows have to wait, split and move."""
 
 
 class DecodeEngine:
@@ -215,11 +212,7 @@ class DecodeEngine:
         cache = FlightCache(policy.model, flight, is_recurrent=bool(policy.mixers))
         length_of = [flight.lengths[prompt] for prompt in completions.prompt_of]
         waiting = deque(sorted(range(len(length_of)), key=lambda n: -length_of[n]))  # longest first
-        with (
-            policy.sharding.without_gradients(),
-            policy.constant_vectors(),
-            cache.decoding(),
-        ):
+        with policy.sharding.without_gradients(), policy.constant_vectors(), cache.decoding():
             decoder = _Decoder(policy, flight, completions, cache)
             if self._graphs is not None:
                 decoder.captured = CapturedPasses(flight, cache, self._graphs(), capture_after)

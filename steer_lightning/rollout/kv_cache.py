@@ -46,6 +46,10 @@ class Plan:
     """Maximum number of tokens in the longest prompt with one completion."""
 
 
+FEW_SLOTS = Plan(max_rows=4, max_prompts=2, tokens=0, least=0)
+"""Plan of checks, in which rows have to wait, split and move."""
+
+
 def plan_flight(requests: Sequence[Request], budget: int, fitting: int | None = None) -> Plan:
     """Fits as many completions as possible into a budget of tokens.
 

@@ -9,8 +9,8 @@ import torch
 
 from steer_lightning.model.policy import Policy
 from steer_lightning.rollout import DecodeEngine, Sampling
-from steer_lightning.rollout.decode_engine import FEW_SLOTS
 from steer_lightning.rollout.joint_completions import JointCompletions
+from steer_lightning.rollout.kv_cache import FEW_SLOTS
 from steer_lightning.rollout.request import Request
 from steer_lightning.rollout.selfcheck import why_not
 from steer_lightning.sweep.shared_base import SharedBase

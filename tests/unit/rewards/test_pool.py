@@ -55,3 +55,27 @@ def test_answers_to_others_are_kept_and_to_forgotten_ones_dropped(
     assert [answer["id"] for answer in pool.collect([4, 1])] == [4, 1]
     assert list(pool._answers) == [3]
     assert pool.collect([3]) == [{"id": 3}], "without another frame"
+
+
+def test_pools_that_hand_over_share_processes_but_not_rewards() -> None:
+    first, second, host = RewardPool(num_workers=1), RewardPool(num_workers=1), RewardPool()
+    right, short = MathReward(), LengthPenalty(target=0)
+    first.register(right)
+    assert second.register(short) == 0
+    host = first.emptied()
+    for pool in (first, second):
+        pool.hand_over(host)
+    assert second.register(right) == 1  # later ones, too
+    four = Completion(
+        text=r"\\boxed{4}", question="", answer="4", num_tokens=3, finished=True, columns={}
+    )
+    try:
+        tickets = [first.submit(0, four), second.submit(1, four), second.submit(0, four)]
+        first.close()  # of an experiment that has ended
+        one, two = second.collect(tickets[1:])
+        assert [one["score"], two["score"]] == [1.0, short([four])[0]]
+        assert first.collect(tickets[:1])[0]["score"] == 1.0
+        assert (first._end, second._end) == (None, None)
+    finally:
+        host.close()
+    assert host._end is None
