@@ -8,8 +8,10 @@ from unittest.mock import Mock
 
 import pytest
 
+from steer_lightning.rewards import LengthReward, MathReward
 from steer_lightning.rewards import pool as pool_module
 from steer_lightning.rewards.pool import RewardPool
+from steer_lightning.types import Completion
 
 
 class Counted(dict[int, Any]):
@@ -58,8 +60,8 @@ def test_answers_to_others_are_kept_and_to_forgotten_ones_dropped(
 
 
 def test_pools_that_hand_over_share_processes_but_not_rewards() -> None:
-    first, second, host = RewardPool(num_workers=1), RewardPool(num_workers=1), RewardPool()
-    right, short = MathReward(), LengthPenalty(target=0)
+    first, second = RewardPool(num_workers=1), RewardPool(num_workers=1)
+    right, short = MathReward(), LengthReward(free_tokens=1, max_tokens=5)
     first.register(right)
     assert second.register(short) == 0
     host = first.emptied()
@@ -73,7 +75,7 @@ def test_pools_that_hand_over_share_processes_but_not_rewards() -> None:
         tickets = [first.submit(0, four), second.submit(1, four), second.submit(0, four)]
         first.close()  # of an experiment that has ended
         one, two = second.collect(tickets[1:])
-        assert [one["score"], two["score"]] == [1.0, short([four])[0]]
+        assert [one["score"], two["score"]] == [1.0, -0.5]
         assert first.collect(tickets[:1])[0]["score"] == 1.0
         assert (first._end, second._end) == (None, None)
     finally:
