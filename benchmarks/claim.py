@@ -7,7 +7,8 @@
 The quickstart, its model, data, steps and everything else as they are, with each kind of what is
 trained; and vectors that are not trained at all. Accuracy is that on 512 problems which no run has
 seen. `recovered` is the share of full fine-tuning's gain that steering vectors reach, both gains
-being means over the seeds. Seconds are those of the whole command.
+being means over the seeds. Arms that train vectors run in one sweep, side by side. Seconds are
+those of the whole command; those of the sweep are divided equally among its experiments.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
 from common import ROOT, summary, write_json
 from matplotlib.figure import Figure
 
@@ -66,6 +68,10 @@ ARMS = {
 }
 
 
+SIDE_BY_SIDE = [name for name, arm in ARMS.items() if arm.kind.endswith("Vectors")]
+"""Arms that `sweep` can train on one base."""
+
+
 def command(folder: Path, threads: int, *words: str) -> float:
     """Runs the real command line; returns its seconds."""
     start = time.perf_counter()
@@ -83,14 +89,42 @@ def command(folder: Path, threads: int, *words: str) -> float:
     return time.perf_counter() - start
 
 
+def common_words(args: argparse.Namespace, folder: Path) -> list[str]:
+    """What `fit` and `sweep` have in common."""
+    words = [f"--config={ROOT / 'configs/quickstart.yaml'}"]
+    words += [f"--trainer.default_root_dir={folder}", "--trainer.enable_progress_bar=false"]
+    return [*words, *([f"--trainer.max_steps={args.steps}"] if args.steps else [])]
+
+
 def train(name: str, seed: int, args: argparse.Namespace, folder: Path) -> Run:
     """One run of one arm."""
-    words = [f"--config={ROOT / 'configs/quickstart.yaml'}", *ARMS[name].words]
-    words += [f"--trainer.default_root_dir={folder}", f"--seed_everything={seed}"]
-    words += ["--trainer.enable_progress_bar=false"]
-    words += [f"--trainer.max_steps={args.steps}"] if args.steps else []
+    words = [*common_words(args, folder), *ARMS[name].words, f"--seed_everything={seed}"]
     seconds = command(ROOT, args.threads, "fit", *words)
-    facts = summary(folder / "run-1")
+    return facts_of(name, seed, folder / "run-1", seconds)
+
+
+def train_side_by_side(args: argparse.Namespace, folder: Path) -> list[Run]:
+    """All runs of all arms that train vectors."""
+    pairs = [(name, seed) for seed in range(args.seeds) for name in SIDE_BY_SIDE]
+    experiments = []
+    for number, (name, seed) in enumerate(pairs):
+        settings = (word.removeprefix("--").split("=", 1) for word in ARMS[name].words)
+        values = {key: yaml.safe_load(value) for key, value in settings}
+        experiments.append({"name": f"e{number}", "seed_everything": seed, **values})
+    folder.mkdir()
+    file = folder / "experiments.yaml"
+    file.write_text(yaml.safe_dump(experiments))
+    words = [*common_words(args, folder), f"--experiments={file}"]
+    seconds = command(ROOT, args.threads, "sweep", *words) / len(pairs)
+    return [
+        facts_of(name, seed, folder / f"e{number}" / "run-1", seconds)
+        for number, (name, seed) in enumerate(pairs)
+    ]
+
+
+def facts_of(name: str, seed: int, run: Path, seconds: float) -> Run:
+    """What a run's summary says."""
+    facts = summary(run)
     return {
         "arm": name,
         "seed": seed,
@@ -120,23 +154,32 @@ def find(name: str, seed: int, args: argparse.Namespace, folder: Path) -> Run:
 
 def run_all(args: argparse.Namespace) -> list[Run]:
     """Every arm with every seed."""
-    tasks: list[tuple[str, int]] = [
-        (name, seed) for seed in range(args.seeds) for name in [*ARMS, TRAINING_FREE]
-    ]
+    alone = [name for name in [*ARMS, TRAINING_FREE] if name not in SIDE_BY_SIDE]
+    tasks = [(name, seed) for seed in range(args.seeds) for name in alone]
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(args.jobs) as pool:
 
-        def one(task: tuple[str, int]) -> Run:
+        def one(task: tuple[str, int]) -> list[Run]:
             name, seed = task
             make: Callable[..., Run] = find if name == TRAINING_FREE else train
-            found = make(name, seed, args, Path(folder) / f"{name} {seed}".replace(" ", "_"))
-            print(
-                f"seed {seed}  {name:<26} {found['before']:.1%} -> {found['after']:.1%}  "
-                f"{found['trained']:,} numbers  {found['seconds']:.0f} s",
-                flush=True,
+            return shown(
+                [make(name, seed, args, Path(folder) / f"{name} {seed}".replace(" ", "_"))]
             )
-            return found
 
-        return list(pool.map(one, tasks))
+        together = pool.submit(lambda: shown(train_side_by_side(args, Path(folder) / "sweep")))
+        runs = [run for found in pool.map(one, tasks) for run in found] + together.result()
+    order = [*ARMS, TRAINING_FREE]
+    return sorted(runs, key=lambda run: (run["seed"], order.index(run["arm"])))
+
+
+def shown(runs: list[Run]) -> list[Run]:
+    """Prints runs, and returns them."""
+    for run in runs:
+        print(
+            f"seed {run['seed']}  {run['arm']:<26} {run['before']:.1%} -> {run['after']:.1%}  "
+            f"{run['trained']:,} numbers  {run['seconds']:.0f} s",
+            flush=True,
+        )
+    return runs
 
 
 def gains(runs: Sequence[Run]) -> dict[str, float]:

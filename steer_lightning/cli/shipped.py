@@ -10,7 +10,7 @@ from pathlib import Path
 from steer_lightning.errors import ConfigError
 
 PACKAGE = Path(__file__).parents[1]
-OPTIONS = ("--config", "-c")
+OPTIONS = ("--config", "-c", "--experiments")
 
 
 def shipped_folder(name: str) -> Path:
@@ -64,7 +64,7 @@ def configuration(key: str, name: str) -> Path:
 
 
 def with_files(words: Sequence[str]) -> list[str]:
-    """Replaces names of shipped configurations after `--config` by the paths of their files.
+    """Replaces names of shipped files after `--config` or `--experiments` by their paths.
 
     A local file takes precedence if its path is exactly the given word.
 
@@ -78,14 +78,15 @@ def with_files(words: Sequence[str]) -> list[str]:
     for word in words:
         option, equals, value = word.partition("=")
         if equals and option in OPTIONS:
-            found.append(f"{option}={_file(value)}")
+            found.append(f"{option}={_file(option, value)}")
         else:
-            found.append(_file(word) if found and found[-1] in OPTIONS else word)
+            is_file = bool(found) and found[-1] in OPTIONS
+            found.append(_file(found[-1], word) if is_file else word)
     return found
 
 
-def _file(value: str) -> str:
+def _file(option: str, value: str) -> str:
     path = os.path.expanduser(value)
     is_local = os.path.exists(path) and not os.path.isdir(path)
     is_text = value == "-" or any(sign in value for sign in ":{\n")  # standard input, or YAML
-    return value if is_local or is_text else str(configuration("--config", value))
+    return value if is_local or is_text else str(configuration(option, value))

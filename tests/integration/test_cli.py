@@ -22,8 +22,24 @@ ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "configs"
 EVERY = sorted(FOLDER.rglob("*.yaml"))
 EVALUATIONS = [path for path in EVERY if path.parent.name == "evaluate"]
-OTHERS = {"evaluate", "lens", "paper"}  # test_paper_configs.py has the parts of configs/paper
+SWEEPS = [path for path in EVERY if path.parent.name == "sweep"]
+OTHERS = {
+    "evaluate",
+    "lens",
+    "paper",
+    "sweep",
+}  # test_paper_configs.py has the parts of configs/paper
 CONFIGS = [path for path in EVERY if not OTHERS & set(path.relative_to(FOLDER).parts)]
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
+def test_lists_of_experiments_are_those_of_a_sweep(
+    path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--config", "quickstart", "--experiments", f"sweep/{path.stem}", "--dry_run"]
+    assert main(["sweep", *words, f"--trainer.default_root_dir={tmp_path}"]) == 0
+    told = {"rates-and-seeds": "lr=0.08_seed_everything=1", "quickstart-layers": "all-layers"}
+    assert capsys.readouterr().out.splitlines()[-1] == told[path.stem]
 
 
 def test_what_needs_no_torch_does_not_import_it(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def test_commands_in_comments_work_in_any_folder(name: str) -> None:
     """They name configurations, and no path of a clone."""
     text = FILES[name].read_text()
     assert "configs/" not in text
-    known = set(re.findall(r"--config (\S+)", text))
+    known = set(re.findall(r"--(?:config|experiments) (\S+)", text))
     assert known <= set(FILES)
     if "steer-lightning" in text and name != "distributed/slurm.sh":
         assert name in known
