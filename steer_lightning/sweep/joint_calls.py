@@ -14,6 +14,7 @@ from steer_lightning.rollout.kv_cache import Plan
 from steer_lightning.rollout.request import Request
 from steer_lightning.steering import Steering
 from steer_lightning.sweep.lanes import Lane
+from steer_lightning.sweep.memory import memory_for
 from steer_lightning.sweep.shared_base import SharedBase
 from steer_lightning.training.batch import MiniBatch
 from steer_lightning.training.gradient import BatchGradient, Totals
@@ -105,7 +106,8 @@ class JointCalls:
 
     def __call__(self, kind: str, lanes: Sequence[Lane]) -> None:
         """Carries out calls of one kind, and sets their answers; see `run_lanes`."""
-        answers = {ROLLOUT: self._roll_out, GRADIENT: self._accumulate}[kind](lanes)
+        with memory_for(len(lanes)):
+            answers = {ROLLOUT: self._roll_out, GRADIENT: self._accumulate}[kind](lanes)
         for lane, answer in zip(lanes, answers, strict=True):
             lane.answer = answer
 
