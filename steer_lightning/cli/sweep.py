@@ -44,7 +44,7 @@ OUTPUT = "output.txt"
 HELP = """\
 usage: steer-lightning sweep --config FILE ... --grid KEY=[VALUE,...] [--grid ...] [options of fit]
        steer-lightning sweep --config FILE ... --experiments FILE [options of fit]
-       steer-lightning sweep --config FILE ... --each_layer [options of fit]
+       steer-lightning sweep --config FILE ... --each-layer [options of fit]
 
 Trains many experiments side by side on one loaded base. Each one becomes a run as `fit` makes it,
 in a folder of its own under trainer.default_root_dir. An interrupted sweep goes on when the same
@@ -53,7 +53,8 @@ command is given again, and experiments that have ended are not trained again.
 options:
   --grid KEY=[VALUE,...]  values of a key of the configuration; several grids are combined
   --experiments FILE      a YAML list of mappings from keys to values, each with a name or without
-  --each_layer            one experiment for each decoder layer, which steers that layer alone
+  --each-layer            one experiment for each decoder layer, which steers that layer alone
+  --each_layer            the same
   --dry_run               checks and lists the experiments, and trains nothing
   --table                 a table of all experiments above the progress bar: step, reward, accuracy;
                           printed at each tenth of the steps where the output is no terminal

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from lightning.pytorch.callbacks.progress.progress_bar import ProgressBar
 from steer_lightning.callbacks import GracefulStop
 from steer_lightning.cli.fit import SteeringCLI
 from steer_lightning.cli.resumable_runs import RunInProgress, ended_run
-from steer_lightning.errors import ConfigError
+from steer_lightning.errors import UNKNOWN, ConfigError
 from steer_lightning.steering import SiteVectors
 from steer_lightning.sweep.experiments import Experiment
 from steer_lightning.sweep.lane_module import LaneModule
@@ -71,7 +72,7 @@ class ExperimentCLI(SteeringCLI):
             super().__init__(run)
             self.random_states = get_random_states()  # before the next one seeds the generators
         except ConfigError as error:
-            raise error.at(f"experiment {experiment.name}: {error.key}") from error.__cause__
+            raise _of_experiment(error, experiment) from error.__cause__
         finally:
             sys.argv = before
 
@@ -143,10 +144,16 @@ class ExperimentCLI(SteeringCLI):
         """Whether `trainer.enable_progress_bar` leaves the progress bar on."""
         return self.config[self.config.subcommand].trainer.enable_progress_bar is not False
 
+    def resolved(self) -> str:
+        """Returns all settings as text, whether given or by default."""
+        config = self.config[self.config.subcommand].as_dict()
+        config["trainer"].pop("default_root_dir")
+        return json.dumps(config, sort_keys=True, default=str)
+
     def shared(self) -> dict[str, Any]:
         """Returns the settings that all experiments must have in common, by key."""
         config = self.config[self.config.subcommand].as_dict()
-        config["trainer"].pop("default_root_dir")
+        config["trainer"]["default_root_dir"] = str(self.root)
         return {key: _at(config, key) for key in SHARED}
 
 
@@ -173,16 +180,31 @@ def remembered_protocols() -> Iterator[None]:
 
 
 def as_words(settings: Mapping[str, Any]) -> list[str]:
-    """Writes settings as words of the command line."""
+    """Writes settings as words of the command line.
+
+    A key comes before those that lie below it, such as `model.steering` before
+    `model.steering.init_args.layers`, which it would replace.
+    """
     return [
-        f"--{key}={value if isinstance(value, str) else json.dumps(value)}"
-        for key, value in settings.items()
+        f"--{key}={value if isinstance(value, str) else _as_yaml(value)}"
+        for key, value in sorted(settings.items(), key=lambda pair: pair[0].count("."))
     ]
+
+
+def _as_yaml(value: Any) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(map(_as_yaml, value))}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{json.dumps(k)}: {_as_yaml(v)}' for k, v in value.items())}}}"
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"{value}".replace("inf", ".inf").replace("nan", ".nan")
+    return json.dumps(value)
 
 
 def check_alike(experiments: list[ExperimentCLI]) -> None:
     """Raises a ConfigError for the first setting that must be the same everywhere and is not."""
     first = experiments[0]
+    _check_different(experiments)
     for experiment in experiments:
         _check_steering(experiment)
     _check_one_process(first)
@@ -197,6 +219,33 @@ def check_alike(experiments: list[ExperimentCLI]) -> None:
             )
         except ConfigError as error:
             raise error.at(f"experiment {other.experiment.name}: {error.key}") from None
+
+
+def _of_experiment(error: ConfigError, experiment: Experiment) -> ConfigError:
+    """Returns an error that also names the experiment."""
+    key = f"experiment {experiment.name}: {error.key}"
+    is_short = error.key in experiment.settings and "." not in error.key
+    if is_short and error.rule == "there is no such option" and not error.fix:
+        fix = "Write the whole key, such as model.optimizer.init_args.lr for a learning rate"
+        return ConfigError(key, error.value, rule=error.rule, why=error.why, fix=fix)
+    return error.at(key)
+
+
+def _check_different(experiments: list[ExperimentCLI]) -> None:
+    """Refuses experiments whose settings are the same once all defaults are filled in."""
+    names: dict[str, str] = {}
+    for experiment in experiments:
+        settings, name = experiment.resolved(), experiment.experiment.name
+        if settings in names:
+            raise ConfigError(
+                f"experiment {name}",
+                UNKNOWN,
+                rule=f"is the same as experiment {names[settings]}",
+                why="All settings of the two have the same values once the configuration and the "
+                "defaults are filled in",
+                fix="Leave one of them out",
+            )
+        names[settings] = name
 
 
 def _check_steering(experiment: ExperimentCLI) -> None:

@@ -119,8 +119,11 @@ class SweepProgress:
         self._bar.refresh()
 
     def _new_bar(self, done: int) -> tqdm[Any]:
+        one = len(self.standings) == 1
         options: dict[str, Any] = {
-            "desc": f"training {len(self.standings)} experiments",
+            "desc": "training 1 experiment"
+            if one
+            else f"training {len(self.standings)} experiments",
             "initial": done,  # the time left is estimated from later steps only
             "dynamic_ncols": True,
             "file": sys.stderr,

@@ -17,6 +17,9 @@ from steer_lightning.system.figures import rounded
 from steer_lightning.system.printable import aligned
 from steer_lightning.training.step import Step
 
+NAME = 32
+"""Largest number of characters of a name in the progress bar, which must leave room for the bar."""
+
 RECENT = 5
 """Number of steps whose mean is the reward of an experiment, as in the progress bar of `fit`."""
 
@@ -111,7 +114,9 @@ def in_short(standings: Sequence[Standing]) -> str:
     parts = []
     if rewards:
         best = max(rewards, key=rewards.__getitem__)
-        parts.append(f"best reward {rounded(rewards[best])} ({standings[best].name})")
+        name = standings[best].name
+        shown = name if len(name) <= NAME else name[: NAME - 3] + "..."
+        parts.append(f"best reward {rounded(rewards[best])} ({shown})")
         parts.append(f"median {rounded(median(rewards.values()))}")
     if failed:
         parts.append(f"{failed} failed")
