@@ -113,18 +113,18 @@ class SweepProgress:
         if self._bar is None:
             if total is None and not done:
                 return  # a bar would know nothing to show
-            self._bar = self._new_bar(done)
+            self._bar = self._new_bar(done, total)
+            return
         self._bar.n, self._bar.total = done, total
-        self._bar.set_postfix_str(one_line(in_short(self.standings)), refresh=False)
-        self._bar.refresh()
+        self._bar.set_postfix_str(one_line(in_short(self.standings)))
 
-    def _new_bar(self, done: int) -> tqdm[Any]:
-        one = len(self.standings) == 1
+    def _new_bar(self, done: int, total: int | None) -> tqdm[Any]:
+        count = len(self.standings)
         options: dict[str, Any] = {
-            "desc": "training 1 experiment"
-            if one
-            else f"training {len(self.standings)} experiments",
+            "desc": "training 1 experiment" if count == 1 else f"training {count} experiments",
             "initial": done,  # the time left is estimated from later steps only
+            "total": total,
+            "postfix": one_line(in_short(self.standings)),
             "dynamic_ncols": True,
             "file": sys.stderr,
             "bar_format": "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} "

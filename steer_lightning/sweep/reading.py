@@ -58,7 +58,7 @@ def read_yaml(text: str) -> Any:
         root = yaml.compose(text, yaml.SafeLoader)
     except RecursionError:
         raise ValueError("is nested too deeply") from None
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2020-99-99
+    except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         told = one_line(getattr(error, "problem", None) or error)
