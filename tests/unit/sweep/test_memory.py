@@ -13,26 +13,23 @@ from steer_lightning.sweep.joint_calls import GRADIENT, JointCalls
 from steer_lightning.sweep.lanes import Lane
 from steer_lightning.sweep.memory import memory_for
 
+NONE_LEFT = "CUDA out of memory"
+
 
 def test_the_number_of_experiments_and_the_remedies_are_named() -> None:
-    with pytest.raises(ConfigError, match="sweep = '8 experiments': memory ran out") as caught:
-        with memory_for(8):
-            raise torch.OutOfMemoryError("CUDA out of memory")
-    told = str(caught.value)
-    assert "Train fewer experiments at once" in told
-    assert "model.engine.max_tokens_in_flight" in told
-    assert "model.tokens_per_micro_batch" in told
+    told = "sweep = '8 experiments': memory ran out"
+    with pytest.raises(ConfigError, match=told) as caught, memory_for(8):
+        raise torch.OutOfMemoryError(NONE_LEFT)
+    for remedy in ("fewer experiments", "engine.max_tokens_in_flight", "tokens_per_micro_batch"):
+        assert remedy in str(caught.value)
 
 
 def test_an_engine_that_has_given_up_keeps_its_own_words() -> None:
-    with (
-        pytest.raises(
-            ConfigError, match=r"model\.x = 1: a rule\. Lower it\. Or train fewer than 3"
-        ),
-        memory_for(3),
-    ):
-        cause = torch.OutOfMemoryError("CUDA out of memory")
-        raise ConfigError("model.x", 1, rule="a rule", fix="Lower it") from cause
+    error = ConfigError("model.x", 1, rule="a rule", fix="Lower it")
+    error.__cause__ = torch.OutOfMemoryError(NONE_LEFT)
+    told = r"model\.x = 1: a rule\. Lower it\. Or train fewer than 3 experiments at once\."
+    with pytest.raises(ConfigError, match=told), memory_for(3):
+        raise error
 
 
 @pytest.mark.parametrize("error", [RuntimeError("shapes"), ConfigError("x", 1, rule="is wrong")])
@@ -44,7 +41,7 @@ def test_other_errors_pass(error: Exception) -> None:
 
 def test_joint_calls_are_guarded(monkeypatch: pytest.MonkeyPatch) -> None:
     def accumulate(self: JointCalls, lanes: Any) -> Any:
-        raise torch.OutOfMemoryError("CUDA out of memory")
+        raise torch.OutOfMemoryError(NONE_LEFT)
 
     monkeypatch.setattr(JointCalls, "_accumulate", accumulate)
     monkeypatch.setattr("steer_lightning.sweep.joint_calls.JointGradient", lambda policy: None)
