@@ -100,7 +100,7 @@ def test_grids_of_a_class_and_of_its_arguments_are_combined(
 
 FAILING = """
 - {name: fine, seed_everything: 3}
-- {name: diverges, model.optimizer.init_args.lr: 1.0e+30}
+- {name: diverges, model.optimizer.init_args.lr: .inf}
 - {name: raises, model.rewards: [{reward: own_rewards.broken}]}
 """
 
@@ -129,7 +129,7 @@ def test_experiments_that_fail_end_alone_and_change_nothing_for_the_others(work:
     done = start("fit", "--config", "config.yaml", *alone, folder=work).end(300)
     assert done.returncode == 0, done.stderr
     one, two = (load_vectors(work / run).vectors for run in ("runs/fine/run-1", "alone/run-1"))
-    assert one.abs().max() > 0.01
+    assert one.abs().max() > 0.001
     torch.testing.assert_close(one, two, rtol=0, atol=1e-6)
     steps = json.loads((work / "runs/fine/run-1/summary.json").read_text())["num_steps"]
     assert steps == 4
