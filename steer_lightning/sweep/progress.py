@@ -120,19 +120,17 @@ class SweepProgress:
 
     def _new_bar(self, done: int, total: int | None) -> tqdm[Any]:
         count = len(self.standings)
-        options: dict[str, Any] = {
-            "desc": "training 1 experiment" if count == 1 else f"training {count} experiments",
-            "initial": done,  # the time left is estimated from later steps only
-            "total": total,
-            "postfix": one_line(in_short(self.standings)),
-            "dynamic_ncols": True,
-            "file": sys.stderr,
-            "bar_format": "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} "
+        return TableBar(
+            lambda most: live_table(self.standings, most) if self._wants_table else [],
+            desc="training 1 experiment" if count == 1 else f"training {count} experiments",
+            initial=done,  # the time left is estimated from later steps only
+            total=total,
+            postfix=one_line(in_short(self.standings)),
+            dynamic_ncols=True,
+            file=sys.stderr,
+            bar_format="{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} "
             "[{elapsed}<{remaining}{postfix}]",
-        }
-        if self._wants_table:
-            return TableBar(lambda most: live_table(self.standings, most), **options)
-        return tqdm(**options)
+        )
 
     def _print_at_tenths(self) -> None:
         done, total = steps(self.standings)

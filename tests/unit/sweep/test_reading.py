@@ -72,4 +72,7 @@ def test_what_is_no_setting_is_refused(key: Any, value: Any, told: str) -> None:
 
 
 def test_settings_are_plain_values() -> None:
-    check_setting("grid", "a.b", [1, 2.5, True, None, "x", {"c": [float("inf")]}])
+    plain = [1, 2.5, True, None, "x", {"c": [float("inf")]}]
+    check_setting("grid", "a.b", plain)
+    with pytest.raises(ConfigError, match="a tuple"):
+        check_setting("grid", "a.b", [*plain, ()])
