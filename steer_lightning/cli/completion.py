@@ -19,7 +19,7 @@ from steer_lightning.cli import COMMANDS
 from steer_lightning.cli.options import read_options
 from steer_lightning.cli.shipped import configurations
 
-OPTION = re.compile(r"^  (?:-\w(?: \w+)?, )?--([\w.]+)", re.MULTILINE)
+OPTION = re.compile(r"^  (?:-\w(?: \w+)?, )?--(\w[\w.-]*)", re.MULTILINE)
 
 BASH = r"""_steer_lightning() {
   local found= current=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD-1]}
@@ -61,6 +61,10 @@ if [[ ${funcstack[1]} == _steer-lightning ]]; then _steer-lightning "$@"
 else compdef _steer-lightning steer-lightning; fi"""
 
 
+TAKES_OPTIONS_OF = {"sweep": "fit"}
+"""Commands that take all options of another one beside their own."""
+
+
 @dataclass(frozen=True)
 class Words:
     """The words that may follow a command.
@@ -81,6 +85,8 @@ def words_of(command: str) -> Words:
     helps = [[command, verb, "--help"] for verb in verbs if command != "completion"]
     texts = map(_printed, helps or [[command, "--help"]])
     options = {option for text in texts for option in OPTION.findall(text)}
+    if command in TAKES_OPTIONS_OF:
+        options |= set(words_of(TAKES_OPTIONS_OF[command]).options)
     return Words(sorted(options - {"print_config"}), verbs)
 
 

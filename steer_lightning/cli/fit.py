@@ -156,7 +156,8 @@ class SteeringCLI(LightningCLI):
         parser.link_arguments("seed_everything", "model.seed")
         parser.link_arguments("seed_everything", "data.seed")
         names = (name for action in parser._actions for name in action.option_strings)
-        self.options = sorted(name.lstrip("-") for name in names if name.startswith("--"))
+        names = (name for name in names if name.startswith("--") and not name.endswith(".help"))
+        self.options = sorted(name.lstrip("-") for name in names)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Reads the words, and checks the seed before it is used."""

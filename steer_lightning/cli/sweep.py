@@ -5,18 +5,21 @@ from __future__ import annotations
 import os
 import signal
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
+from tqdm import tqdm
+
+from steer_lightning.callbacks import BenchmarkEval
 from steer_lightning.cli import ERROR
 from steer_lightning.cli.fit import few_messages
 from steer_lightning.cli.resumable_runs import DryRun, RunInProgress
 from steer_lightning.cli.short_names import short_names
-from steer_lightning.cli.sweep_fit import ExperimentCLI, check_alike
+from steer_lightning.cli.sweep_fit import ExperimentCLI, check_alike, remembered_protocols
 from steer_lightning.errors import UNKNOWN, ConfigError
 from steer_lightning.steering import find_layers
 from steer_lightning.sweep.experiments import (
@@ -26,9 +29,14 @@ from steer_lightning.sweep.experiments import (
     from_grid,
     parse_axis,
 )
+from steer_lightning.sweep.progress import MOST_LINES, SweepProgress
 from steer_lightning.sweep.run import Prepared, SideBySide
+from steer_lightning.sweep.standings import Accuracy, Standing, final_table
 from steer_lightning.system.printable import indented, one_line
 from steer_lightning.system.yaml_size import bound_yaml
+
+FLAGS = ("each_layer", "dry_run", "table")
+"""Options that are true or false."""
 
 OUTPUT = "output.txt"
 """File in an experiment's folder that receives what `fit` would print."""
@@ -36,7 +44,7 @@ OUTPUT = "output.txt"
 HELP = """\
 usage: steer-lightning sweep --config FILE ... --grid KEY=[VALUE,...] [--grid ...] [options of fit]
        steer-lightning sweep --config FILE ... --experiments FILE [options of fit]
-       steer-lightning sweep --config FILE ... --each_layer [options of fit]
+       steer-lightning sweep --config FILE ... --each-layer [options of fit]
 
 Trains many experiments side by side on one loaded base. Each one becomes a run as `fit` makes it,
 in a folder of its own under trainer.default_root_dir. An interrupted sweep goes on when the same
@@ -45,8 +53,11 @@ command is given again, and experiments that have ended are not trained again.
 options:
   --grid KEY=[VALUE,...]  values of a key of the configuration; several grids are combined
   --experiments FILE      a YAML list of mappings from keys to values, each with a name or without
-  --each_layer            one experiment for each decoder layer, which steers that layer alone
-  --dry_run               lists the experiments, and trains nothing
+  --each-layer            one experiment for each decoder layer, which steers that layer alone
+  --each_layer            the same
+  --dry_run               checks and lists the experiments, and trains nothing
+  --table                 a table of all experiments above the progress bar: step, reward, accuracy;
+                          printed at each tenth of the steps where the output is no terminal
 
 All other options are those of fit: steer-lightning fit --help"""
 
@@ -63,6 +74,8 @@ class Options:
     """Whether each decoder layer is an experiment."""
     dry_run: bool = False
     """Whether experiments are only listed."""
+    table: bool = False
+    """Whether a table shows the experiments while they train."""
     words: list[str] = field(default_factory=list)
     """Words for `fit`."""
 
@@ -76,22 +89,13 @@ def read(words: Sequence[str]) -> Options:
     options, rest = Options(), list(words)
     while rest:
         name, equals, value = rest.pop(0).partition("=")
-        plain = name.replace("-", "_")
-        if plain in ("__grid", "__experiments"):
+        plain = name.replace("-", "_").removeprefix("__")
+        if name.startswith("--") and plain in FLAGS:
+            setattr(options, plain, _true_or_false(name, value if equals else "true"))
+        elif name.startswith("--") and plain in ("grid", "experiments"):
             if not equals and not rest:
                 raise ConfigError(name.lstrip("-"), UNKNOWN, rule="needs a value")
-            value = value if equals else rest.pop(0)
-            if plain == "__grid":
-                key, values = parse_axis(value)
-                if key in options.grid:
-                    raise ConfigError(f"grid {key}", values, rule="is given twice")
-                options.grid[key] = values
-            else:
-                options.file = value
-        elif plain == "__each_layer":
-            options.each_layer = value.lower() != "false"
-        elif plain == "__dry_run":
-            options.dry_run = value.lower() != "false"
+            _add(options, plain, value if equals else rest.pop(0))
         else:
             options.words.append(name + equals + value)
     if (bool(options.grid), options.file is not None, options.each_layer).count(True) != 1:
@@ -102,6 +106,32 @@ def read(words: Sequence[str]) -> Options:
             fix='For instance: --grid "model.optimizer.init_args.lr=[0.005,0.02]"',
         )
     return options
+
+
+def _true_or_false(name: str, value: str) -> bool:
+    if value.lower() not in ("true", "false"):
+        raise ConfigError(name.lstrip("-"), value, rule="must be true or false")
+    return value.lower() == "true"
+
+
+def _add(options: Options, name: str, value: str) -> None:
+    """Adds a value of `--grid` or `--experiments`."""
+    if name == "grid":
+        key, values = parse_axis(value)
+        if key in options.grid:
+            raise ConfigError(
+                f"grid {key}",
+                values,
+                rule="is given twice",
+                fix="Put all values into one list",
+            )
+        options.grid[key] = values
+    elif options.file is not None:
+        raise ConfigError(
+            "experiments", value, rule="is given twice", fix="Put all experiments into one file"
+        )
+    else:
+        options.file = value
 
 
 def experiments_of(options: Options) -> list[Experiment]:
@@ -130,22 +160,32 @@ def run(words: Sequence[str]) -> None:
         return
     options = read(words[1:])
     bound_yaml()
-    with short_names(), few_messages(), ExitStack() as stack:
+    with short_names(), remembered_protocols(), few_messages(), ExitStack() as stack:
         kind = DryRun if options.dry_run else RunInProgress
         prepared: list[ExperimentCLI] = []
         begun: list[RunInProgress] = []
         stack.callback(remove_empty_folders, begun)
-        for experiment in experiments_of(options):
+        for experiment in checking(experiments_of(options)):
             begun.append(stack.enter_context(closing(kind())))
-            prepared.append(ExperimentCLI(begun[-1], experiment, options.words))
+            like = prepared[0] if prepared else None
+            prepared.append(ExperimentCLI(begun[-1], experiment, options.words, like))
         check_alike(prepared)
         if options.dry_run:
             for cli in prepared:
                 print(one_line(f"{cli.experiment.name}{'  (has ended)' if cli.ended else ''}"))
             return
         waiting = [cli for cli in prepared if cli.ended is None]
+        if len(waiting) < len(prepared):
+            num_ended = len(prepared) - len(waiting)
+            print(f"{num_ended} of {len(prepared)} experiments have ended before")
         if waiting:
-            train(waiting)
+            train(waiting, table=options.table)
+
+
+def checking(experiments: Sequence[Experiment]) -> Iterable[Experiment]:
+    """Shows a bar while many experiments are checked, which takes a moment each."""
+    bar = tqdm(experiments, desc="checking the experiments", leave=False, delay=2, disable=None)
+    return cast(Iterable[Experiment], bar)
 
 
 def remove_empty_folders(begun: Sequence[RunInProgress]) -> None:
@@ -156,8 +196,12 @@ def remove_empty_folders(begun: Sequence[RunInProgress]) -> None:
                 path.rmdir()
 
 
-def train(experiments: Sequence[ExperimentCLI]) -> None:
+def train(experiments: Sequence[ExperimentCLI], *, table: bool = False) -> None:
     """Trains experiments side by side.
+
+    Args:
+        experiments: Experiments that have not ended.
+        table: Whether a table shows them while they train.
 
     Raises:
         KeyboardInterrupt: After Ctrl-C, once all are saved.
@@ -172,7 +216,12 @@ def train(experiments: Sequence[ExperimentCLI]) -> None:
         )
         for cli in experiments
     ]
+    standings = [standing_of(cli) for cli in experiments]
+    shows = experiments[0].wants_bar
     with ExitStack() as stack:
+        progress = stack.enter_context(
+            closing(SweepProgress(standings, bar=shows or table, table=table))
+        )
         outputs = [stack.enter_context(closing(open_output(cli))) for cli in experiments]
         printing: list[Any] = []
 
@@ -182,6 +231,7 @@ def train(experiments: Sequence[ExperimentCLI]) -> None:
 
         def end(number: int) -> None:
             printing.pop().__exit__(None, None, None)
+            progress.after_turn(number)
 
         with stopped_by_signals(experiments) as received:
             lanes = SideBySide(ready, before_turn=begin, after_turn=end).run()
@@ -189,6 +239,7 @@ def train(experiments: Sequence[ExperimentCLI]) -> None:
         for output, error in zip(outputs, errors, strict=True):
             if error is not None and not isinstance(error, SystemExit):
                 output.write(indented("".join(traceback.format_exception(error))) + "\n")
+    print("\n".join(map(one_line, final_table(standings))))
     tell(experiments, errors)
     if received and received[0] == signal.SIGINT:
         raise KeyboardInterrupt
@@ -196,15 +247,41 @@ def train(experiments: Sequence[ExperimentCLI]) -> None:
         raise SystemExit(128 + received[0] if received else ERROR)
 
 
+def standing_of(cli: ExperimentCLI) -> Standing:
+    """Returns how far an experiment is, for the progress and the table at the end."""
+    evals = [x for x in cli.trainer.callbacks if isinstance(x, BenchmarkEval)]  # type: ignore[attr-defined]
+
+    def accuracy() -> Accuracy:
+        pairs = [(e, e.accuracy(last=False), e.accuracy(last=True)) for e in evals]
+        names = [name for _, _, after in pairs for name in after]
+        return {
+            e.verdict if len(names) == 1 else name: (before.get(name), after[name])
+            for e, before, after in pairs
+            for name in after
+        }
+
+    return Standing(
+        name=cli.experiment.name,
+        module=cli.model,
+        trainer=cli.trainer,
+        accuracy=accuracy,
+        folder=str(cli.run.folder),
+    )
+
+
 def tell(experiments: Sequence[ExperimentCLI], errors: Sequence[BaseException | None]) -> None:
-    """Prints a line for each experiment: its folder, and why it ended if it failed."""
+    """Prints a line for each experiment that has not ended well: its folder, and the reason."""
+    lines = []
     for cli, error in zip(experiments, errors, strict=True):
-        told = ""
         if isinstance(error, SystemExit):
-            told = ": saved; the same command goes on with it"
+            lines.append(f"{cli.run.folder}: saved; the same command goes on with it")
         elif error is not None:
-            told = f": failed ({type(error).__name__}: {error}; see {OUTPUT})"
-        print(one_line(f"{cli.run.folder}{told}"))
+            told = f"failed ({type(error).__name__}: {error}; see {OUTPUT})"
+            lines.append(f"{cli.run.folder}: {told}")
+    for line in lines[:MOST_LINES]:
+        print(one_line(line))
+    if len(lines) > MOST_LINES:
+        print(f"... and {len(lines) - MOST_LINES} further experiments that were saved or failed")
 
 
 def open_output(cli: ExperimentCLI) -> TextIO:

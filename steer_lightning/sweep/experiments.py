@@ -11,16 +11,18 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from steer_lightning.errors import UNKNOWN, ConfigError
+from steer_lightning.sweep.reading import check_setting, read_file, read_yaml
 from steer_lightning.system.printable import one_line
 
 MOST = 1000
 """Largest number of experiments in a sweep."""
 
+MOST_BYTES_OF_A_NAME = 200
+"""Largest number of bytes of a name; file systems allow 255."""
+
 LONGEST_NAME = 100
-"""Largest number of characters of a name; it becomes a folder."""
+"""Largest number of characters of a name that is made from settings."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +47,8 @@ def from_grid(axes: Mapping[str, Sequence[Any]]) -> list[Experiment]:
     count = 1
     for key, values in axes.items():
         if not values:
-            raise ConfigError(f"grid {key}", "[]", rule="has no values")
+            fix = f"Write for instance {key}=[VALUE,VALUE], or leave the grid out"
+            raise ConfigError(f"grid {key}", "[]", rule="has no values", fix=fix)
         count *= len(values)
     if count > MOST:
         sizes = " x ".join(str(len(values)) for values in axes.values())
@@ -66,12 +69,11 @@ def parse_axis(text: str) -> tuple[str, list[Any]]:
         ConfigError: If it has another form.
     """
     key, equals, values = text.partition("=")
+    found, reason = None, ""
     try:
-        found = yaml.safe_load(values)
-    except yaml.YAMLError as error:
-        found, reason = None, f" ({one_line(error)})"
-    else:
-        reason = ""
+        found = read_yaml(values)
+    except ValueError as error:
+        reason = f": the list {error}"
     if not (key and equals and isinstance(found, list)):
         raise ConfigError(
             "grid",
@@ -79,6 +81,8 @@ def parse_axis(text: str) -> tuple[str, list[Any]]:
             rule=f"must be KEY=[VALUE,VALUE,...]{reason}",
             fix='Write for instance --grid "model.optimizer.init_args.lr=[0.005,0.02]"',
         )
+    for value in found:
+        check_setting("grid", key, value)
     return key, found
 
 
@@ -88,23 +92,34 @@ def from_file(path: Path) -> list[Experiment]:
     Raises:
         ConfigError: If the file can't be read or has another form.
     """
+    text = read_file(path)
     try:
-        rows = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError("experiments", str(path), rule=f"can't be read: {error}") from error
+        rows = read_yaml(text)
+    except ValueError as error:
+        raise ConfigError("experiments", str(path), rule=str(error)) from error
     form = "must be a list of mappings, such as - {name: slow, model.optimizer.init_args.lr: 0.005}"
     if not (isinstance(rows, list) and rows):
         raise ConfigError("experiments", str(path), rule=form)
     if len(rows) > MOST:
         raise ConfigError(
-            "experiments", str(path), rule=f"has {len(rows)} experiments, more than {MOST}"
+            "experiments",
+            str(path),
+            rule=f"has {len(rows)} experiments, more than {MOST}",
+            fix="Run several sweeps",
         )
     pairs: list[tuple[str | None, dict[str, Any]]] = []
     for number, row in enumerate(rows, 1):
-        name = row.pop("name", None) if isinstance(row, dict) else None
-        is_right = isinstance(row, dict) and row and all(isinstance(key, str) for key in row)
-        if not is_right or not isinstance(name, str | None):
-            raise ConfigError("experiments", f"{path}, item {number}", rule=form)
+        where = f"{path}, item {number}"
+        if not isinstance(row, dict):
+            raise ConfigError("experiments", where, rule=form)
+        name = row.pop("name", None)
+        if not isinstance(name, str | None):
+            fix = f'Put it into quotes: name: "{one_line(name)}"'
+            raise ConfigError("experiments", where, rule="has a name that is not text", fix=fix)
+        if not row:
+            raise ConfigError("experiments", where, rule="has no setting", why=f"It {form}")
+        for key, value in row.items():
+            check_setting(f"experiments: {one_line(where)}", key, value)
         pairs.append((name, row))
     return named(pairs)
 
@@ -146,14 +161,33 @@ def named(rows: Sequence[tuple[str | None, dict[str, Any]]]) -> list[Experiment]
             raise ConfigError(
                 "experiments", name, rule=f"is the name of {count} experiments", fix="Name them"
             )
-        if re.fullmatch(r"[\w.+,=-]+", name) is None or name.startswith("."):
-            raise ConfigError(
-                "experiments",
-                name,
-                rule="must consist of letters, digits and any of . + , = _ -",
-                why="The name becomes a folder",
-            )
+        _check_name(name)
     return found
+
+
+def _check_name(name: str) -> None:
+    """Raises a ConfigError for a name that can't become a folder."""
+    if len(name.encode()) > MOST_BYTES_OF_A_NAME:
+        raise ConfigError(
+            "experiments",
+            name,
+            rule=f"is longer than {MOST_BYTES_OF_A_NAME} bytes",
+            why="The name becomes a folder",
+        )
+    if re.fullmatch(r"run-\d+", name) or name in ("sweep.json", "sweep.html"):
+        raise ConfigError(
+            "experiments",
+            name,
+            rule="is a name that the sweep or fit itself gives to files or runs",
+            fix="Choose another name",
+        )
+    if re.fullmatch(r"[\w.+,=-]+", name) is None or name.startswith("."):
+        raise ConfigError(
+            "experiments",
+            name,
+            rule="must consist of letters, digits and any of . + , = _ -",
+            why="The name becomes a folder",
+        )
 
 
 def _refuse_doubles(rows: Sequence[tuple[str | None, dict[str, Any]]]) -> None:
@@ -202,6 +236,8 @@ def _value(value: Any) -> str:
     """Returns a value as a part of a folder's name."""
     if isinstance(value, list):
         return "+".join(map(_value, value))
+    if isinstance(value, int | float):
+        return str(value)  # with its minus
     if isinstance(value, dict):
         value = value.get("class_path", _as_text(value))
     text = str(value)

@@ -15,6 +15,7 @@ from steer_lightning.rollout.request import Request
 from steer_lightning.steering import Steering
 from steer_lightning.sweep.joint_check import why_not_joint
 from steer_lightning.sweep.lanes import Lane
+from steer_lightning.sweep.memory import memory_for
 from steer_lightning.sweep.shared_base import SharedBase
 from steer_lightning.training.batch import MiniBatch
 from steer_lightning.training.gradient import BatchGradient, Totals
@@ -114,9 +115,10 @@ class JointCalls:
         self._gradient = JointGradient(base.joint)
 
     def __call__(self, kind: str, lanes: Sequence[Lane]) -> None:
-        """Carries out calls of one kind, and sets their answers; see `run_lanes`."""
+        """Carries out calls of one kind, and sets their answers; see `Lanes`."""
         carry_out = {CHECK: self._check, ROLLOUT: self._roll_out, GRADIENT: self._accumulate}
-        answers = carry_out[kind](lanes)
+        with memory_for(len(lanes)):
+            answers = carry_out[kind](lanes)
         for lane, answer in zip(lanes, answers, strict=True):
             lane.answer = answer
 

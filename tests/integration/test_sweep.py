@@ -130,7 +130,7 @@ MISTAKES = [
         ["--grid", "seed_everything=[0,1]", "--trainer.devices=2"],
         "2 processes",
     ),
-    (["--experiments", "none.yaml"], "experiments = 'none.yaml': can't be read"),
+    (["--experiments", "none.yaml"], "experiments = 'none.yaml': there is no such file"),
 ]
 
 

@@ -43,6 +43,12 @@ def test_options_are_those_of_the_help() -> None:
     assert found["completion"] == Words(["config", "help", "shell"], list(SHELLS))
 
 
+def test_sweep_takes_its_own_options_and_those_of_fit() -> None:
+    found = words_of("sweep").options
+    own = {"grid", "experiments", "each-layer", "each_layer", "dry_run", "table"}
+    assert set(found) == own | set(words_of("fit").options)
+
+
 def test_the_command_prints_a_script_with_all_commands(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

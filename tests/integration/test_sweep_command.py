@@ -1,0 +1,153 @@
+"""The command `sweep`: what it refuses, what it shows, and experiments that end alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from steer_lightning import load_vectors
+from steer_lightning.cli import main
+from steer_lightning.cli.sweep_fit import as_words
+from tests.integration.conftest import Config
+from tests.started import start
+
+LR = "model.optimizer.init_args.lr"
+
+
+@pytest.fixture
+def work(config: Config, tmp_path: Path) -> Path:
+    config["model"]["steering"] = {"class_path": "steer_lightning.steering.SteeringVectors"}
+    config["trainer"]["default_root_dir"] = "runs"
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    return tmp_path
+
+
+def test_words_put_a_key_before_those_below_it() -> None:
+    settings = {"model.steering.init_args.layers": [1], "seed_everything": 2, "model.steering": "X"}
+    assert as_words({**settings, "a.b": {"c": [float("-inf"), None, True, "x"]}}) == [
+        "--seed_everything=2",
+        "--model.steering=X",
+        '--a.b={"c": [-.inf, null, true, "x"]}',
+        "--model.steering.init_args.layers=[1]",
+    ]
+
+
+MISTAKES = [
+    (["--grid", "seed_everything=[1]", "--grid", "seed_everything=[2]"], "is given twice"),
+    (["--grid", f"{LR}=[0.1,1e-1]"], "'1 and 2': are the same"),
+    (["--grid", "lr=[1,2]"], "experiment lr=1: lr = '1': there is no such option. Write the whole"),
+    (["--grid", "seed_everything=[-1,1]"], "experiment seed_everything=-1: seed_everything = -1"),
+    (["--grid", "trainer.default_root_dir=[a,b]"], "no setting of an experiment"),
+    (["--grid", "seed_everything=[1]", "--each-layer=maybe"], "must be true or false"),
+    (["--experiments", "given.yaml", "--experiments", "given.yaml"], "is given twice"),
+]
+FILES = [
+    ("- {name: .., seed_everything: 1}", "must consist of letters"),
+    ("- {name: a/b, seed_everything: 1}", "must consist of letters"),
+    ("- {seed_everything: 1, seed_everything: 2}", "line 1: names seed_everything twice"),
+    ("- - {seed_everything: 1}", "given.yaml, item 1': must be a list of mappings"),
+    ("- {1: 2}", "given.yaml, item 1: the key 1 is not text"),
+    ("- {name: 1, seed_everything: 1}", 'Put it into quotes: name: "1"'),
+    (
+        "- {name: a, seed_everything: 0}\n- {name: b, data.batch_size: 4}",
+        "experiment b: is the same as experiment a",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("words", "file", "told"),
+    [
+        *((words, "", told) for words, told in MISTAKES),
+        *((["--experiments", "given.yaml"], file, told) for file, told in FILES),
+    ],
+)
+def test_mistakes_are_explained_before_anything_is_written(
+    work: Path,
+    words: list[str],
+    file: str,
+    told: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(work)
+    Path("given.yaml").write_text(file)
+    before = {*work.rglob("*")}
+    assert main(["sweep", "--config", "config.yaml", *words]) == 2
+    error = capsys.readouterr().err
+    assert told in error
+    assert "Traceback" not in error
+    assert {*work.rglob("*")} == before
+
+
+def test_grids_of_a_class_and_of_its_arguments_are_combined(
+    work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(work)
+    layers = ["--grid", "model.steering.init_args.layers=[[0],[1]]"]
+    classes = ["--grid", "model.steering=[SteeringVectors,LowRankVectors]", "--dry_run"]
+    assert main(["sweep", "--config", "config.yaml", *layers, *classes]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f"layers={layer}_steering={kind}"
+        for layer in (0, 1)
+        for kind in ("SteeringVectors", "LowRankVectors")
+    ]
+
+
+FAILING = """
+- {name: fine, seed_everything: 3}
+- {name: diverges, model.optimizer.init_args.lr: .inf}
+- {name: raises, model.rewards: [{reward: own_rewards.broken}]}
+"""
+
+
+@pytest.mark.slow
+def test_experiments_that_fail_end_alone_and_change_nothing_for_the_others(work: Path) -> None:
+    (work / "own_rewards.py").write_text(
+        "def broken(completions):\n    raise KeyError('why')\n\nbroken.in_process = True\n"
+    )
+    (work / "failing.yaml").write_text(FAILING)
+    words = ["--config", "config.yaml", "--experiments", "failing.yaml", "--table"]
+    done = start("sweep", *words, folder=work).end(300)
+    assert done.returncode == 1, done.stderr
+    *_, head, fine, second, third, lost, broken = done.stdout.splitlines()
+    assert head.split() == ["experiment", "reward", "mean", "FormatReward", "folder"]
+    assert fine.split()[0] == "fine"
+    assert fine.endswith("  runs/fine/run-1")
+    assert {line.split()[0] for line in (second, third)} == {"diverges", "raises"}
+    assert lost.startswith("runs/diverges/run-1: failed (FloatingPointError: ")
+    assert broken.startswith("runs/raises/run-1: failed (")
+    assert "2 failed\n" in done.stdout, "the table says so before the end"
+    assert "KeyError: 'why'" in (work / "runs/raises/run-1/output.txt").read_text()
+    assert "FloatingPointError" in (work / "runs/diverges/run-1/output.txt").read_text()
+    assert not list((work / "runs").glob("[dr]*/run-1/summary.json"))
+    alone = ["--seed_everything=3", "--trainer.default_root_dir=alone"]
+    done = start("fit", "--config", "config.yaml", *alone, folder=work).end(300)
+    assert done.returncode == 0, done.stderr
+    one, two = (load_vectors(work / run).vectors for run in ("runs/fine/run-1", "alone/run-1"))
+    assert one.abs().max() > 0.001
+    torch.testing.assert_close(one, two, rtol=0, atol=1e-6)
+    steps = json.loads((work / "runs/fine/run-1/summary.json").read_text())["num_steps"]
+    assert steps == 4
+
+
+@pytest.mark.slow
+def test_what_has_ended_is_counted_and_bars_go_to_stderr(work: Path) -> None:
+    config = yaml.safe_load((work / "config.yaml").read_text())
+    config["trainer"] |= {"enable_progress_bar": True, "max_steps": 2}
+    (work / "config.yaml").write_text(yaml.safe_dump(config))
+    words = ["sweep", "--config", "config.yaml", "--grid"]
+    done = start(*words, "seed_everything=[1]", folder=work).end(300)
+    assert done.returncode == 0, done.stderr
+    assert "training 1 experiment: 100%|" in done.stderr
+    assert "2/2 [" in done.stderr
+    assert len(done.stdout.splitlines()) == 2, "the table alone"
+    more = start(*words, "seed_everything=[1,2]", folder=work, TQDM_DISABLE="1").end(300)
+    head, *table = more.stdout.splitlines()
+    assert head.startswith("experiment"), more.stdout
+    done = start(*words, "seed_everything=[1,2]", folder=work).end(300)
+    assert done.stdout == "2 of 2 experiments have ended before\n", table
