@@ -26,6 +26,7 @@ from steer_lightning.sweep.experiments import (
     from_grid,
     parse_axis,
 )
+from steer_lightning.sweep.record import Listed, SweepRecord
 from steer_lightning.sweep.run import Prepared, SideBySide
 from steer_lightning.system.printable import indented, one_line
 from steer_lightning.system.yaml_size import bound_yaml
@@ -139,13 +140,15 @@ def run(words: Sequence[str]) -> None:
             begun.append(stack.enter_context(closing(kind())))
             prepared.append(ExperimentCLI(begun[-1], experiment, options.words))
         check_alike(prepared)
+        record = record_of(options, prepared)
         if options.dry_run:
             for cli in prepared:
                 print(one_line(f"{cli.experiment.name}{'  (has ended)' if cli.ended else ''}"))
             return
         waiting = [cli for cli in prepared if cli.ended is None]
-        if waiting:
-            train(waiting)
+        with record.kept():
+            if waiting:
+                train(waiting, record)
 
 
 def remove_empty_folders(begun: Sequence[RunInProgress]) -> None:
@@ -156,8 +159,34 @@ def remove_empty_folders(begun: Sequence[RunInProgress]) -> None:
                 path.rmdir()
 
 
-def train(experiments: Sequence[ExperimentCLI]) -> None:
+def record_of(options: Options, experiments: Sequence[ExperimentCLI]) -> SweepRecord:
+    """Returns the record of a sweep, which becomes its `sweep.json`.
+
+    Raises:
+        ConfigError: If there is a `sweep.json` that no sweep has written.
+    """
+    asked = {
+        "grid": options.grid or None,
+        "experiments": options.file,
+        "each_layer": options.each_layer,
+    }
+    listed = [
+        Listed(
+            experiment=cli.experiment,
+            folder=cli.ended or cli.run.folder,
+            ended=cli.ended is not None,
+        )
+        for cli in experiments
+    ]
+    return SweepRecord(experiments[0].root, asked, listed)
+
+
+def train(experiments: Sequence[ExperimentCLI], record: SweepRecord) -> None:
     """Trains experiments side by side.
+
+    Args:
+        experiments: Experiments that have not been trained.
+        record: Record that is kept up to date.
 
     Raises:
         KeyboardInterrupt: After Ctrl-C, once all are saved.
@@ -167,7 +196,7 @@ def train(experiments: Sequence[ExperimentCLI]) -> None:
         Prepared(
             name=cli.experiment.name,
             module=cli.model,
-            fit=cli.carry_out,
+            fit=record.watched(cli.experiment.name, cli.carry_out),
             random_states=cli.random_states,
         )
         for cli in experiments
