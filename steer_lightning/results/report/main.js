@@ -27,6 +27,7 @@
 /** Needed by all parts of a page: the name of its files, and the axes of its curves. */
 function prepare(data) {
   pageName = data.run ?? data.sweep ?? "comparison";
+  for (const row of data.experiments ?? []) row.link = row.run === null ? null : relative(data.root, row.run, "report.html");
   const looked = d3.max(data.looks ?? [], (look) => look.step) ?? 0;
   data.axis = axisOf(Math.max(data.last_step ?? 0, looked), (data.runs ?? [data]).map((run) => run.clock));
 }

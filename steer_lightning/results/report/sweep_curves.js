@@ -50,15 +50,11 @@ function sweepPanel(lines, axis) {
 /** The picture, and a function that shows one of its lines, or none, with emphasis. */
 function sweepPicture(lines, axis, width, few) {
   const y = linearScale(d3.merge(lines.map((line) => line.y)), short), x = xScale(axis, width);
-  const colour = (line) => (few ? colourOf(line.place) : "var(--edge)");
-  const style = { strokeWidth: few ? 1.75 : 1, strokeLinejoin: "round", strokeOpacity: few ? 1 : Math.max(0.25, 12 / lines.length) };
   const picture = plot({
     width, height: 320, marginLeft: leftOf(y), x: { domain: x.domain }, y: scaleOf(y),
-    marks: [...axes({ x, y, xName: xName(axis), yName: "reward" }),
-      ...lines.map((line) => (line.x.length > 1
-        ? Plot.lineY(line.x, { x: line.x, y: line.y, stroke: colour(line), strokeDasharray: few ? DASHES[Math.floor(line.place / 5) % 3] : null, ...style, className: null })
-        : Plot.dot(line.x, { x: line.x, y: line.y, fill: colour(line), r: 2.5 })))],
+    marks: [...axes({ x, y, xName: xName(axis), yName: "reward" }), ...(few ? lines.flatMap(ownMarks) : sharedMarks(lines))],
   });
+  for (const part of picture.querySelectorAll('[aria-label="line"], [aria-label="dot"]')) part.classList.add("lines");
   const [toX, toY] = [picture.scale("x"), picture.scale("y")];
   const strong = document.createElementNS("http://www.w3.org/2000/svg", "path");
   strong.setAttribute("class", "strong");
@@ -78,6 +74,25 @@ function sweepPicture(lines, axis, width, few) {
   });
   picture.addEventListener("pointerleave", () => emphasis.set(null));
   return [picture, mark];
+}
+
+/** Marks of a curve in its own colour; a single step is a dot. */
+function ownMarks(line) {
+  const points = d3.range(line.x.length), colour = colourOf(line.place);
+  const channels = { x: (k) => line.x[k], y: (k) => line.y[k] };
+  return [points.length > 1
+    ? Plot.lineY(points, { ...channels, stroke: colour, strokeWidth: 1.75, strokeLinejoin: "round", strokeDasharray: DASHES[Math.floor(line.place / 5) % 3] })
+    : Plot.dot(points, { ...channels, fill: colour, r: 3 })];
+}
+
+/** Marks of many curves, which look alike. */
+function sharedMarks(lines) {
+  const points = lines.flatMap((line) => line.x.map((x, k) => ({ x, y: line.y[k], z: line.number })));
+  const alone = lines.filter((line) => line.x.length === 1).map((line) => ({ x: line.x[0], y: line.y[0] }));
+  return [
+    Plot.lineY(points, { x: "x", y: "y", z: "z", stroke: "var(--muted)", strokeWidth: 1, strokeLinejoin: "round", strokeOpacity: Math.max(0.3, Math.min(0.8, 20 / lines.length)) }),
+    Plot.dot(alone, { x: "x", y: "y", fill: "var(--edge)", r: 2.5 }),
+  ];
 }
 
 /** The line whose value at a place is nearest to a height in the picture, if one is within 40 pixels. */

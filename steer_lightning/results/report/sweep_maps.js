@@ -76,9 +76,9 @@ function gridTable({ experiments, grid }, { title, format, read, bounds }, down,
   const [low, high] = d3.extent(grid.cells.flat().filter((number) => number !== null).map((number) => read(experiments[number])).filter(isNumber));
   const cell = (number) => {
     const row = number === null ? null : experiments[number], value = row && read(row);
-    if (!row || !isNumber(value)) return { value: make("span", { class: "token" }, row && row.status !== "ended" ? row.status : "\u2013"), class: "heat" };
+    if (!row || !isNumber(value)) return { value: make("span", { class: "token number" }, row && row.status !== "ended" ? row.status : "\u2013"), class: "heat" };
     const around = bounds(row);
-    const box = emphasizes(make("span", { class: "token", title: `${row.name}: ${format(value)}` }, format(value),
+    const box = emphasizes(make("span", { class: "token number", title: `${row.name}: ${format(value)}` }, format(value),
       around ? make("small", {}, interval(...around, (bound) => format(bound).replace("\u202f%", ""))) : null), number);
     box.style.backgroundColor = heat(high > low ? (value - low) / (high - low) : 0.5);
     return { value: box, class: "heat" };

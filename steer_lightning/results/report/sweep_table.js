@@ -40,16 +40,16 @@ function sweepColumns(data) {
   const names = benchmarksOf(data);
   const of = (name) => (names.length > 1 ? `${name}: ` : "");
   return [
-    { name: "experiment", cell: experimentName, sort: (row) => row.name, text: (row) => row.name, down: false },
+    { name: "experiment", title: "experiment, in the order of the sweep", cell: experimentName, sort: (row) => data.experiments.indexOf(row), text: (row) => row.name, down: false },
     ...data.keys.map(([key, label], k) => ({
-      name: label, title: key, down: false,
+      name: label, title: key, file: key, down: false, free: true,
       cell: (row) => (row.values[k] ? shortened(row.values[k][0]) : "\u2013"),
       sort: (row) => (row.values[k] ? row.values[k][1] ?? row.values[k][0] : null),
       text: (row) => row.values[k]?.[0] ?? "",
     })),
     ...names.flatMap((name) => [
       accuracy(`${of(name)}accuracy before`, name, "before"), accuracy(`${of(name)}after`, name, "after"),
-      number(`${of(name)}gain`, (row) => gainOf(row, name), (value) => (isNumber(value) ? signed(value, points) : "\u2013")),
+      number(`${of(name)}gain in points`, (row) => gainOf(row, name), (value) => (isNumber(value) ? signed(100 * value, one) : "\u2013")),
     ]),
     number("first reward", (row) => row.reward_start, short),
     number("last reward", (row) => row.reward_end, short),
@@ -63,7 +63,8 @@ const shortened = (text) => (text.length > LONGEST_VALUE ? `${text.slice(0, LONG
 
 /** The name of an experiment, which leads to the page of its run. */
 function experimentName(row) {
-  return row.has_report ? make("a", { href: row.link }, row.name) : row.name;
+  const parts = row.name.split(/(?<=_)/).flatMap((part, k) => (k ? [make("wbr"), part] : [part])); // lines break between settings
+  return row.has_report ? make("a", { href: row.link }, parts) : make("span", {}, parts);
 }
 
 /** A relative address: whatever a folder is called, it is no other scheme and no other host. */
@@ -84,7 +85,7 @@ function sortableTable({ experiments }, columns, order, state, sortBy) {
     make("button", { type: "button", class: "sort", onclick: () => sortBy(k) }, column.name)));
   const body = order.map((number) => {
     const row = experiments[number];
-    const cells = columns.map((column, k) => make(k ? "td" : "th", { scope: k ? null : "row" }, column.cell(row)));
+    const cells = columns.map((column, k) => make(k ? "td" : "th", { scope: k ? null : "row", class: column.free ? "free" : null }, column.cell(row)));
     return emphasizes(make("tr", { "data-number": number }, cells), number);
   });
   const rows = new Map(order.map((number, k) => [number, body[k]]));
@@ -102,7 +103,7 @@ function sortableTable({ experiments }, columns, order, state, sortBy) {
 }
 
 const sweepRows = ({ experiments }, columns, order) =>
-  [columns.map((column) => column.title ?? column.name), ...order.map((number) => columns.map((column) => column.text(experiments[number])))];
+  [columns.map((column) => column.file ?? column.name), ...order.map((number) => columns.map((column) => column.text(experiments[number])))];
 
 /** A table with buttons that copy and download all of its rows. */
 function withTable(box, rows) {
