@@ -146,7 +146,7 @@ def run(words: Sequence[str]) -> None:
                 print(one_line(f"{cli.experiment.name}{'  (has ended)' if cli.ended else ''}"))
             return
         waiting = [cli for cli in prepared if cli.ended is None]
-        with record.kept():
+        with record.kept(print):
             if waiting:
                 train(waiting, record)
 

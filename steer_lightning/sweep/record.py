@@ -67,9 +67,7 @@ class SweepRecord:
         ConfigError: If there is a `sweep.json` that no sweep has written.
     """
 
-    def __init__(
-        self, root: Path, options: Mapping[str, Any], listed: Sequence[Listed]
-    ) -> None:
+    def __init__(self, root: Path, options: Mapping[str, Any], listed: Sequence[Listed]) -> None:
         self.root, self._options = root, dict(options)
         self._entries = {one.experiment.name: self._begun(one) for one in listed}
         self._lines: dict[str, str] = {}
@@ -98,10 +96,13 @@ class SweepRecord:
             return dict(NO_FIGURES)
 
     @contextmanager
-    def kept(self) -> Iterator[None]:
+    def kept(self, tell: Callable[[str], Any] = lambda line: None) -> Iterator[None]:
         """Writes the file before and after the block, and the page after it.
 
         If the block raises an error before any experiment has left anything, all is as it was.
+
+        Args:
+            tell: Function that gets a line about the page, such as `print`.
         """
         path = self.root / SWEEP
         earlier = path.read_bytes() if path.exists() else None
@@ -109,16 +110,16 @@ class SweepRecord:
         try:
             yield
         except (SystemExit, KeyboardInterrupt):
-            self._end(STOPPED, None)
+            self._end(STOPPED, None, tell)
             raise
         except BaseException as error:
             trained = [x for x in self._entries.values() if x["status"] != ENDED]
             if not any(x["run"] and is_run(self.root / x["run"]) for x in trained):
                 self._restore(path, earlier)
                 raise
-            self._end(FAILED, why(error))
+            self._end(FAILED, why(error), tell)
             raise
-        self._end(STOPPED, None)
+        self._end(STOPPED, None, tell)
 
     @staticmethod
     def _restore(path: Path, earlier: bytes | None) -> None:
@@ -127,7 +128,7 @@ class SweepRecord:
         else:
             write_bytes(path, earlier)
 
-    def _end(self, status: str, because: str | None) -> None:
+    def _end(self, status: str, because: str | None, tell: Callable[[str], Any]) -> None:
         """Closes the record: experiments that are under way get a last status."""
         for name, entry in self._entries.items():
             if entry["status"] in (WAITING, TRAINING):
@@ -138,7 +139,7 @@ class SweepRecord:
             if not (self._write() or self._trained) and (self.root / SWEEP_PAGE).exists():
                 return  # nothing has happened
         with told_not_raised("the page of the sweep"):
-            print(f"sweep: {one_line(write_sweep(self.root, overwrite=True))}")
+            tell(f"sweep: {one_line(write_sweep(self.root, overwrite=True))}")
 
     def watched(self, name: str, train: Callable[[], Any]) -> Callable[[], Any]:
         """Returns a function that trains an experiment and records how that goes.

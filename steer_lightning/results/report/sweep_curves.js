@@ -57,7 +57,7 @@ function sweepPicture(lines, axis, width, few) {
   for (const part of picture.querySelectorAll('[aria-label="line"], [aria-label="dot"]')) part.classList.add("lines");
   const [toX, toY] = [picture.scale("x"), picture.scale("y")];
   const strong = document.createElementNS("http://www.w3.org/2000/svg", "path");
-  strong.setAttribute("class", "strong");
+  strong.setAttribute("class", "cursor strong"); // like a cursor, it is left out of a saved picture
   picture.append(strong);
   const mark = (line) => {
     picture.classList.toggle("quiet", Boolean(line));

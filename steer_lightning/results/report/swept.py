@@ -176,9 +176,7 @@ def find_grid(grid: Any, entries: Sequence[Record]) -> Record | None:
     if len(keys) != 2:
         return None
     down, across = sorted(keys, key=lambda key: -len(values[key]))
-    cells = {
-        tuple(_text(entries[k]["settings"][key]) for key in (down, across)): k for k in inside
-    }
+    cells = {tuple(_text(entries[k]["settings"][key]) for key in (down, across)): k for k in inside}
     return {
         "keys": [down, across],
         "rows": values[down],
