@@ -148,7 +148,9 @@ def test_a_grid_is_a_heat_map(grid: Path, opened: Open) -> None:
     assert rows[0] == ["0.005", "8.3", "%", "[\u22121.7,", "18.3]", "16.7", "%", "[6.7,", "26.7]"]
     assert rows[2] == ["0.08", "41.7", "%", "[31.7,", "51.7]", "50.0", "%", "[40.0,", "60.0]"]
     assert page.locator("#grid thead th").all_inner_texts() == ["lr / seed_everything", "0", "1"]
-    colours = page.locator("#grid .token").evaluate_all("all => all.map((x) => x.style.background)")
+    colours = page.locator("#grid .token").evaluate_all(
+        "all => all.map((x) => x.style.backgroundColor)"
+    )
     parts = [float(text.split("%")[0].split()[-1]) for text in colours]
     assert parts == [0, 20, 40, 60, 80, 100]
     page.select_option("#grid-measure", label="Reward of the last steps")
@@ -215,7 +217,7 @@ def test_what_failed_or_has_not_begun_is_said(tmp_path: Path, opened: Open) -> N
     assert page.inner_text("#experiments .reasons").split("\n") == [
         *("nan", "FloatingPointError: the loss is NaN")
     ]
-    assert column(page, 11 - 1) == ["ended", "failed", "stopped", "stopped"]
+    assert column(page, 10) == ["ended", "failed", "stopped", "stopped"]
     assert column(page, 7) == ["0.163", "\u2013", "\u2013", "\u2013"], "0.9 (1 - exp(-1 / 5))"
     assert page.locator("#experiments tbody a").all_inner_texts() == ["one", "nan"]
     page.get_by_role("button", name="last reward").click()
@@ -277,7 +279,7 @@ def test_text_is_text(tmp_path: Path, opened: Open) -> None:
 def test_the_page_is_for_everyone(tmp_path: Path, opened: Open, width: int, scheme: str) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
     word = "Donaudampfschifffahrt" * 9
-    grid = {LR: [0.005, 0.02, 0.08], "model.rewards": [[word], [word, {"weight": 2}]]}
+    grid = {LR: [0.005, 0.02, 0.08], "model.rewards": [["a", {word: 1}], ["b", {word: 2}]]}
     path = write_sweep(made_up_sweep.make_grid(tmp_path / word, grid))
     page = opened(path, width=width, color_scheme=scheme, reduced_motion="reduce")
     page.locator("#curves .legend button").first.focus()
@@ -295,7 +297,7 @@ def test_more_curves_than_colours_are_chosen_from_a_list(tmp_path: Path, opened:
     page = opened(write_sweep(made_up_sweep.make_layers(tmp_path / "layers", 20)))
     assert page.locator("#curves .legend").count() == 0
     options = page.locator("#curve option").all_inner_texts()
-    assert options[:2] == ["none", "0.972 layer-19"]
+    assert options[:2] == ["none", "0.972  layer-19"]
     page.select_option("#curve", index=20)
     assert page.inner_text("#curves .reading").split()[0] == "layer-00"
     assert strong(page)
@@ -321,7 +323,10 @@ def test_a_thousand_experiments(tmp_path: Path, opened: Open) -> None:
     assert page.locator("#grid .token").count() == 1000
     page.get_by_role("button", name="after").click()
     assert column(page, 5)[0] == "50.0\u202f%", "all are sorted, and then some are shown"
-    moved = "let t = performance.now(); for (let k = 0; k < 100; k++) emphasis.set(k); performance.now() - t"
-    assert page.evaluate(moved) < 1000, "10 ms for each movement of the pointer"
+    moved = "for (let k = 0; k < 100; k++) emphasis.set(k)"
+    took = page.evaluate(
+        f"() => {{ const t = performance.now(); {moved}; return performance.now() - t }}"
+    )
+    assert took < 1000, "10 ms for each movement of the pointer"
     page.get_by_role("button", name="Show the other 800 rows").click()
     assert page.locator("#experiments tbody tr").count() == 1000

@@ -43,7 +43,7 @@ function sweepColumns(data) {
     { name: "experiment", title: "experiment, in the order of the sweep", cell: experimentName, sort: (row) => data.experiments.indexOf(row), text: (row) => row.name, down: false },
     ...data.keys.map(([key, label], k) => ({
       name: label, title: key, file: key, down: false, free: true,
-      cell: (row) => (row.values[k] ? shortened(row.values[k][0]) : "\u2013"),
+      cell: (row) => (row.values[k] ? make("span", { class: row.values[k][0].length > 24 ? "long" : null }, shortened(row.values[k][0])) : "\u2013"),
       sort: (row) => (row.values[k] ? row.values[k][1] ?? row.values[k][0] : null),
       text: (row) => row.values[k]?.[0] ?? "",
     })),
@@ -99,7 +99,7 @@ function sortableTable({ experiments }, columns, order, state, sortBy) {
   sortableTable.mark = mark;
   emphasis.listeners.add(mark);
   return scrollable(make("table", { class: "sortable" }, make("caption", {}, "Experiments of the sweep"),
-    make("thead", {}, make("tr", {}, head)), make("tbody", {}, body)), "Experiments");
+    make("thead", {}, make("tr", {}, head)), make("tbody", {}, body)), "Experiments of the sweep");
 }
 
 const sweepRows = ({ experiments }, columns, order) =>
