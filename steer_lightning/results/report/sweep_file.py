@@ -165,5 +165,5 @@ def last_of(curve: Record | None) -> float | None:
     """Returns the mean of a curve's last steps, as a run's page shows it."""
     if not (curve and curve["y"]):
         return None
-    found: float = curve.get("smooth", curve["y"])[-1]
-    return found
+    values: list[float] = curve["smooth" if "smooth" in curve else "y"]
+    return values[-1]

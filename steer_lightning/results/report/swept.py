@@ -53,7 +53,7 @@ def read_swept(root: Path) -> Record:
     entries, keys = found["experiments"], found["keys"]
     experiments = [_experiment(root, entry, list(keys)) for entry in entries]
     num_curves = _limit_curves(experiments)
-    settings = next((s for s in map(_settings_of(root), entries) if s), {})
+    settings: Record = next((s for s in map(_settings_of(root), entries) if s), {})
     return {
         "sweep": root.absolute().name,
         "task": task_of(settings),
