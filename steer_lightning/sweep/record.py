@@ -73,6 +73,7 @@ class SweepRecord:
         self._lines: dict[str, str] = {}
         self._lock = threading.Lock()
         self._trained = False
+        self._keys: dict[str, str] | None = None
         self._before = (read_sweep(root) or {}).get("experiments", [])
         self._seen = self._signature()
 
@@ -187,12 +188,15 @@ class SweepRecord:
         with self._lock:
             if self._signature() != self._seen:  # another sweep writes into the same folder
                 self._before = (read_sweep(self.root) or {}).get("experiments", [])
+                self._keys = None
             others = [x for x in self._before if x["name"] not in self._entries]
             every = [*self._entries.values(), *others]
+            if self._keys is None:  # of many experiments, this takes longer than all else
+                self._keys = differing_keys([entry["settings"] for entry in every])
             head = {
                 **{"format": FORMAT, "version": version("steer-lightning")},
                 "options": self._options,
-                "keys": differing_keys([entry["settings"] for entry in every]),
+                "keys": self._keys,
             }
             for entry in every:
                 self._lines.setdefault(entry["name"], entry_line(entry))
