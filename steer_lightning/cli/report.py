@@ -1,4 +1,4 @@
-"""The command `report`, which writes one HTML file about one or several runs."""
+"""The command `report`, which writes one HTML file about a run, several runs or a sweep."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from pathlib import Path
 
 from steer_lightning.cli.options import read_options
 from steer_lightning.errors import ConfigError
-from steer_lightning.results.report import write_comparison, write_report
+from steer_lightning.results.report import write_comparison, write_report, write_sweep
 from steer_lightning.results.report.compared import MOST_RUNS, without_earlier_stages
 from steer_lightning.system.printable import one_line
-from steer_lightning.system.run_files import REPORT, find_runs
+from steer_lightning.system.run_files import REPORT, SWEEP, find_runs
 
 
 def report(
@@ -27,9 +27,9 @@ def report(
 
     Args:
         run: Folder of a run. Several folders, or a folder that contains several runs, give a
-            comparison.
+            comparison. The folder of a sweep gives the page of all its experiments.
         output: File to write; null takes `report.html` in the run's folder or, for several runs,
-            next to the folder of the first one.
+            next to the folder of the first one; for a sweep `sweep.html` in its folder.
         overwrite: Whether to replace an existing file.
         num_steps: Number of steps of a single run whose completions are shown, evenly spaced.
         num_prompts: Number of prompts for each of these steps, and of problems for each benchmark;
@@ -44,6 +44,9 @@ def report(
     named = [Path(name) for name in ([run] if isinstance(run, str) else run)]
     if not named:
         raise ConfigError("run", run, rule="must name at least one folder")
+    if len(named) == 1 and (named[0] / SWEEP).exists() and not find_runs(named[0]):
+        out = None if output is None else Path(output)
+        return write_sweep(named[0], out, overwrite=overwrite)
     runs = [found for folder in named for found in (_runs_in(folder) or [folder])]
     if len(runs) > 1:
         path = runs[0].absolute().parent / REPORT if output is None else Path(output)

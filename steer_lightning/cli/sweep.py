@@ -30,6 +30,7 @@ from steer_lightning.sweep.experiments import (
     parse_axis,
 )
 from steer_lightning.sweep.progress import MOST_LINES, SweepProgress
+from steer_lightning.sweep.record import Listed, SweepRecord
 from steer_lightning.sweep.run import Prepared, SideBySide
 from steer_lightning.sweep.standings import Accuracy, Standing, final_table
 from steer_lightning.system.printable import indented, one_line
@@ -170,6 +171,7 @@ def run(words: Sequence[str]) -> None:
             like = prepared[0] if prepared else None
             prepared.append(ExperimentCLI(begun[-1], experiment, options.words, like))
         check_alike(prepared)
+        record = record_of(options, prepared)
         if options.dry_run:
             for cli in prepared:
                 print(one_line(f"{cli.experiment.name}{'  (has ended)' if cli.ended else ''}"))
@@ -178,8 +180,9 @@ def run(words: Sequence[str]) -> None:
         if len(waiting) < len(prepared):
             num_ended = len(prepared) - len(waiting)
             print(f"{num_ended} of {len(prepared)} experiments have ended before")
-        if waiting:
-            train(waiting, table=options.table)
+        with record.kept(print):
+            if waiting:
+                train(waiting, record, table=options.table)
 
 
 def checking(experiments: Sequence[Experiment]) -> Iterable[Experiment]:
@@ -196,11 +199,36 @@ def remove_empty_folders(begun: Sequence[RunInProgress]) -> None:
                 path.rmdir()
 
 
-def train(experiments: Sequence[ExperimentCLI], *, table: bool = False) -> None:
+def record_of(options: Options, experiments: Sequence[ExperimentCLI]) -> SweepRecord:
+    """Returns the record of a sweep, which becomes its `sweep.json`.
+
+    Raises:
+        ConfigError: If there is a `sweep.json` that no sweep has written.
+    """
+    asked = {
+        "grid": options.grid or None,
+        "experiments": options.file,
+        "each_layer": options.each_layer,
+    }
+    listed = [
+        Listed(
+            experiment=cli.experiment,
+            folder=cli.ended or cli.run.folder,
+            ended=cli.ended is not None,
+        )
+        for cli in experiments
+    ]
+    return SweepRecord(experiments[0].root, asked, listed)
+
+
+def train(
+    experiments: Sequence[ExperimentCLI], record: SweepRecord, *, table: bool = False
+) -> None:
     """Trains experiments side by side.
 
     Args:
         experiments: Experiments that have not ended.
+        record: Record that is kept up to date.
         table: Whether a table shows them while they train.
 
     Raises:
@@ -211,7 +239,7 @@ def train(experiments: Sequence[ExperimentCLI], *, table: bool = False) -> None:
         Prepared(
             name=cli.experiment.name,
             module=cli.model,
-            fit=cli.carry_out,
+            fit=record.watched(cli.experiment.name, cli.carry_out),
             random_states=cli.random_states,
         )
         for cli in experiments

@@ -147,12 +147,10 @@ def named(rows: Sequence[tuple[str | None, dict[str, Any]]]) -> list[Experiment]
             one of a folder.
     """
     _refuse_doubles(rows)
-    keys = list(dict.fromkeys(key for _, settings in rows for key in settings))
-    short = _short_keys(keys)
-    differing = [key for key in keys if len({_as_text(s.get(key, UNKNOWN)) for _, s in rows}) > 1]
+    short = differing_keys([settings for _, settings in rows])
     found = []
     for name, settings in rows:
-        parts = [f"{short[key]}={_value(settings[key])}" for key in differing if key in settings]
+        parts = [f"{end}={_value(settings[key])}" for key, end in short.items() if key in settings]
         found.append(
             Experiment(name=name or "_".join(parts)[:LONGEST_NAME] or "plain", settings=settings)
         )
@@ -188,6 +186,21 @@ def _check_name(name: str) -> None:
             rule="must consist of letters, digits and any of . + , = _ -",
             why="The name becomes a folder",
         )
+
+
+def differing_keys(every: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Finds the keys whose values are not the same in all experiments.
+
+    Args:
+        every: Settings of each experiment.
+
+    Returns:
+        The shortest ends of these keys that tell all keys apart, by key.
+    """
+    keys = list(dict.fromkeys(key for settings in every for key in settings))
+    short = _short_keys(keys)
+    values = {key: {_as_text(found.get(key, UNKNOWN)) for found in every} for key in keys}
+    return {key: short[key] for key in keys if len(values[key]) > 1}
 
 
 def _refuse_doubles(rows: Sequence[tuple[str | None, dict[str, Any]]]) -> None:

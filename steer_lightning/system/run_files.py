@@ -28,6 +28,9 @@
           results.json                    RESULTS
           comparison.png                  COMPARISON
       report.html                         REPORT, of several runs, from the command `report`
+      NAME/run-1/                         the run of an experiment, from the command `sweep`
+      sweep.json                          SWEEP, from the command `sweep`
+      sweep.html                          SWEEP_PAGE, from the command `sweep`
       difference/                         DIFFERENCE, from the command `difference`
         steering_vectors.safetensors      `file_name` of SteeringVectors
         difference.json                   DIFFERENCE_NUMBERS
@@ -125,6 +128,12 @@ RESULTS = "results.json"
 
 COMPARISON = "comparison.png"
 """The figures of an evaluation as a picture."""
+
+SWEEP = "sweep.json"
+"""The experiments of a sweep, beside their folders: settings, status and figures."""
+
+SWEEP_PAGE = "sweep.html"
+"""The page about all experiments of a sweep."""
 
 DIFFERENCE = "difference"
 """The folder of the command `difference`, beside the runs."""

@@ -6,6 +6,7 @@ import csv
 import json
 import signal
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -44,6 +45,13 @@ def sweep(folder: Path, *words: str, status: int = 0) -> str:
     return done.stdout + done.stderr
 
 
+def recorded(folder: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads((folder / "runs/sweep.json").read_text())[
+        "experiments"
+    ]
+    return found
+
+
 def rows(run: Path) -> list[dict[str, str]]:
     with (run / "metrics.csv").open() as file:
         found = list(csv.DictReader(file))
@@ -71,6 +79,17 @@ def test_experiments_are_what_fit_makes_of_their_settings(work: Path) -> None:
         assert [row.keys() for row in rows(one)] == [row.keys() for row in rows(two)]
         summaries = [json.loads((run / "summary.json").read_text()) for run in (one, two)]
         assert summaries[0]["accuracy_after"] == summaries[1]["accuracy_after"]
+    listed = recorded(work)
+    assert [one["status"] for one in listed] == ["ended"] * 4
+    assert all((work / "runs" / one["run"] / "summary.json").exists() for one in listed)
+    assert [one["reward_end"] for one in listed] == pytest.approx(
+        [
+            sum(float(row["reward/mean"]) for row in rows(work / "runs" / one["run"])[-4:]) / 4
+            for one in listed
+        ],
+        rel=1e-5,
+    ), "4 steps, fewer than 5"
+    assert (work / "runs/sweep.html").exists()
     before = {path: path.stat().st_mtime_ns for path in (work / "runs").rglob("*")}
     sweep(work, "--experiments", "sweep.yaml")
     after = {path: path.stat().st_mtime_ns for path in (work / "runs").rglob("*")}
@@ -80,6 +99,8 @@ def test_experiments_are_what_fit_makes_of_their_settings(work: Path) -> None:
     (work / "more.yaml").write_text(EXPERIMENTS + f"- {{name: late, {LR}: 0.02}}\n")
     sweep(work, "--experiments", "more.yaml")
     assert (work / "runs/late/run-1/summary.json").exists()
+    names = [row["name"] for row in yaml.safe_load(EXPERIMENTS)]
+    assert [one["name"] for one in recorded(work)] == [*names, "late"]
     assert not list((work / "runs").glob("*/run-2"))
 
 
@@ -148,6 +169,21 @@ def test_mistakes_are_named_before_anything_is_written(
     assert not (work / "runs").exists()
 
 
+def test_a_file_of_another_tool_is_not_overwritten(
+    work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(work)
+    (work / "runs").mkdir()
+    (work / "runs/sweep.json").write_text('{"method": "random"}')
+    words = ["--config", "config.yaml", "--grid", "seed_everything=[0,1]"]
+    for more in (["--dry_run"], []):
+        assert main(["sweep", *words, *more]) == 2
+        told = "sweep = 'runs/sweep.json': is damaged. It lacks `format`"
+        assert told in capsys.readouterr().err
+        assert [path.name for path in (work / "runs").iterdir()] == ["sweep.json"]
+    assert (work / "runs/sweep.json").read_text() == '{"method": "random"}'
+
+
 FAILING = """
 - {name: fine, seed_everything: 0}
 - name: broken
@@ -163,6 +199,10 @@ def test_an_experiment_that_fails_ends_alone_and_is_named(work: Path) -> None:
     told = sweep(work, "--experiments", "failing.yaml", status=1)
     assert "runs/fine/run-1\n" in told
     assert "runs/broken/run-1: failed (" in told
+    fine, broken = recorded(work)
+    assert (fine["status"], fine["reason"]) == ("ended", None)
+    assert broken["status"] == "failed"
+    assert "KeyError: 'why'" in broken["reason"]
     assert "KeyError: 'why'" in (work / "runs/broken/run-1/output.txt").read_text()
     assert json.loads((work / "runs/fine/run-1/summary.json").read_text())["num_steps"] == 4
 
@@ -181,7 +221,13 @@ def test_a_sweep_that_is_stopped_goes_on_bit_for_bit(work: Path, config: Config)
     assert done.returncode == 128 + signal.SIGTERM
     assert done.stdout.count("saved; the same command goes on with it") == 2
     assert not list((work / "runs").rglob("summary.json"))
+    for one in recorded(work):
+        assert (one["status"], one["reason"]) == ("stopped", None)
+        assert one["steps"] == int(rows(work / "runs" / one["run"])[-1]["step"]) < 4
+    assert "sweep of 2 experiments" in (work / "runs/sweep.html").read_text()
     sweep(work, *grid)
+    runs = [one["run"] for one in recorded(work)]
+    assert runs == [f"seed_everything={seed}/run-2" for seed in (0, 1)]
     (work / "runs").rename(work / "stopped")
     sweep(work, *grid)
     for seed in (0, 1):

@@ -4,7 +4,7 @@ from steer_lightning.results.report.comparison import draw_comparison
 from steer_lightning.results.report.curve import draw_reward_curve
 from steer_lightning.results.report.drawing import drawn
 from steer_lightning.results.report.lens import draw_between, draw_lens
-from steer_lightning.results.report.page import write_comparison, write_report
+from steer_lightning.results.report.page import write_comparison, write_report, write_sweep
 
 __all__ = [
     "draw_between",
@@ -14,4 +14,5 @@ __all__ = [
     "drawn",
     "write_comparison",
     "write_report",
+    "write_sweep",
 ]

@@ -52,7 +52,7 @@ def read_comparison(folders: Sequence[Path]) -> Record:
         ConfigError: If a file in a folder is damaged.
     """
     settings = [read_settings(folder) for folder in folders]
-    every = [_run(folder, found) for folder, found in zip(folders, settings, strict=True)]
+    every = [read_run(folder, found) for folder, found in zip(folders, settings, strict=True)]
     for run, name in zip(every, _names(folders), strict=True):
         run["name"] = name
     return {
@@ -65,7 +65,17 @@ def read_comparison(folders: Sequence[Path]) -> Record:
     }
 
 
-def _run(folder: Path, settings: Record) -> Record:
+def read_run(folder: Path, settings: Record, names: Sequence[str] = CURVES) -> Record:
+    """Reads what a page shows about one of several runs.
+
+    Args:
+        folder: Folder of the run.
+        settings: Its configuration.
+        names: Metrics whose curves are wanted.
+
+    Raises:
+        ConfigError: If a file in the folder is damaged.
+    """
     stages = find_stages(folder)
     series = joined([read_series(s) if (s / METRICS).exists() else {} for s in stages])
     summary = read_record(folder / SUMMARY, {"versions": dict})
@@ -78,7 +88,7 @@ def _run(folder: Path, settings: Record) -> Record:
         "summary": summary,
         "clock": clock_of(series),
         "benchmarks": benchmarks_of(series, summary or {}),
-        "curves": {name: as_curve(series[name]) for name in CURVES if name in series},
+        "curves": {name: as_curve(series[name]) for name in names if name in series},
     }
 
 

@@ -117,6 +117,8 @@ def find_stages(folder: Path) -> list[Path]:
 
 
 def _stage_before(folder: Path) -> Path | None:
+    if not any(other != folder and other.is_dir() for other in folder.parent.iterdir()):
+        return None  # reading settings takes long, and a sweep has many runs without a neighbour
     path = setting(read_settings(folder), "ckpt_path")
     if not isinstance(path, str) or len(Path(path).parts) < 3:
         return None

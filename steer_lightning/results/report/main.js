@@ -3,11 +3,13 @@
 
 (() => {
   const data = JSON.parse(byId("data").textContent);
-  const parts = data.runs
+  const parts = data.sweep
+    ? { curves: showSweepCurves, layers: showLayers, grid: showGrid, experiments: showSweepTable }
+    : data.runs
     ? { curves: showComparedCurves, results: showComparedResults, settings: showComparedSettings }
     : { curves: showCurves, benchmarks: showBenchmarks, vectors: showVectors, completions: showCompletions, setup: showSetup };
   prepare(data);
-  (data.runs ? showComparedHead : showHead)(data);
+  (data.sweep ? showSweepHead : data.runs ? showComparedHead : showHead)(data);
   for (const [id, show] of Object.entries(parts)) {
     try {
       show(data);
@@ -24,7 +26,8 @@
 
 /** Needed by all parts of a page: the name of its files, and the axes of its curves. */
 function prepare(data) {
-  pageName = data.run ?? "comparison";
+  pageName = data.run ?? data.sweep ?? "comparison";
+  for (const row of data.experiments ?? []) row.link = row.run === null ? null : relative(data.root, row.run, "report.html");
   const looked = d3.max(data.looks ?? [], (look) => look.step) ?? 0;
   data.axis = axisOf(Math.max(data.last_step ?? 0, looked), (data.runs ?? [data]).map((run) => run.clock));
 }

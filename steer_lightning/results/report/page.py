@@ -1,4 +1,4 @@
-"""The page about one run or several runs: one HTML file that needs nothing else."""
+"""The page about a run, several runs or a sweep: one HTML file that needs nothing else."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import hashlib
 import html
 import json
 import math
+import os
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -21,14 +22,16 @@ from steer_lightning.results.report.compared import (
 )
 from steer_lightning.results.report.contents import read_contents
 from steer_lightning.results.report.files import Record
+from steer_lightning.results.report.swept import read_swept
 from steer_lightning.system.printable import printable
-from steer_lightning.system.run_files import REPORT, is_run
+from steer_lightning.system.run_files import REPORT, SWEEP_PAGE, is_run
 from steer_lightning.system.whole_files import write_bytes
 
 SCRIPTS = (
     *("vendor/d3.min.js", "vendor/plot.umd.min.js"),
     *("dom.js", "save.js", "charts.js", "panels.js", "summary.js", "curves.js", "evaluation.js"),
-    *("lens.js", "browser.js", "setup.js", "compare.js", "main.js"),
+    *("lens.js", "browser.js", "setup.js", "compare.js"),
+    *("sweep_curves.js", "sweep_table.js", "sweep_maps.js", "sweep.js", "main.js"),
 )
 PLOT_STYLE = "sha256-jSYQUrW7J0b3jPqhZP9C2Xh1PyJKHKXd4s0fpGGKrww="
 """Hash of the style that Observable Plot puts into each picture; it changes with the library."""
@@ -106,6 +109,31 @@ def write_comparison(folders: Sequence[Path], output: Path, *, overwrite: bool =
     title = f"{len(folders)} runs: {', '.join(run['name'] for run in contents['runs'])}"
     write_bytes(output, as_page(contents, title, "comparison.html").encode())
     return output
+
+
+def write_sweep(root: Path, output: Path | None = None, *, overwrite: bool = False) -> Path:
+    """Writes the page about the experiments of a sweep.
+
+    Args:
+        root: Folder of the sweep, with its `sweep.json`.
+        output: File to write; by default `sweep.html` in the folder.
+        overwrite: Whether to replace an existing file.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        ConfigError: If the folder holds no sweep, its `sweep.json` is damaged, or `output` exists.
+        OSError: If the file can't be written; an earlier file stays unchanged.
+    """
+    path = root / SWEEP_PAGE if output is None else output
+    _check_output(path, overwrite)
+    contents = read_swept(root)
+    # links to runs start at the folder of the page
+    contents["root"] = os.path.relpath(root, path.absolute().parent)
+    title = f"{contents['sweep']}: sweep of {len(contents['experiments'])} experiments"
+    write_bytes(path, as_page(contents, title, "sweep.html").encode())
+    return path
 
 
 def _check_output(path: Path, overwrite: bool) -> None:

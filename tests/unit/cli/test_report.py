@@ -8,7 +8,7 @@ import pytest
 
 from steer_lightning.cli import main
 from steer_lightning.cli import report as command
-from tests import made_up_run
+from tests import made_up_run, made_up_sweep
 
 
 @pytest.fixture
@@ -51,6 +51,20 @@ def test_several_runs_are_compared(
     assert main(["report", str(run.parent), "--overwrite"]) == 0
     assert f"the newest 1 of 2 runs in {run.parent}" in capsys.readouterr().out
     assert (run.parent / "run-10/report.html").exists()
+
+
+def test_the_folder_of_a_sweep_gives_its_page(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = made_up_sweep.make_grid(tmp_path / "rates")
+    assert main(["report", str(root)]) == 0
+    assert capsys.readouterr().out == f"report: {root / 'sweep.html'}\n"
+    assert "<title>rates: sweep of 6 experiments</title>" in (root / "sweep.html").read_text()
+    assert main(["report", str(root)]) == 2
+    assert "already exists" in capsys.readouterr().err
+    out = tmp_path / "elsewhere/out.html"
+    assert main(["report", str(root), "--output", str(out)]) == 0
+    assert '"root":"../rates"' in out.read_text(), "links lead from the page to the runs"
 
 
 @pytest.mark.parametrize(
