@@ -22,7 +22,6 @@ from steer_lightning.steering import (
     AdaptiveVectors,
     LoRA,
     LowRankVectors,
-    SiteVectors,
     Steering,
     SteeringVectors,
 )
