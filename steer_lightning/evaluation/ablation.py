@@ -67,12 +67,12 @@ def check_arms(arms: Mapping[str, ArmSettings] | None, leave_out: LeaveOut) -> N
     if arms is not None and not arms:
         raise ConfigError(KEY, arms, rule="must name at least one arm, or be null")
     for name, arm in (arms or {}).items():
-        if not NAME.fullmatch(str(name)) or name == TRAINED:
+        if not isinstance(name, str) or not NAME.fullmatch(name) or name == TRAINED:
             raise ConfigError(
                 f"{KEY}.{name}",
                 name,
-                rule="is no name for an arm: a name has letters, digits, '_', '.' and '-', begins "
-                f"with none of the last two, and is not {TRAINED!r}",
+                rule="is no name for an arm: a name is a text of letters, digits, '_', '.' and "
+                f"'-', begins with none of the last two, and is not {TRAINED!r}",
                 why="It becomes a part of the names of metrics; the trained vectors themselves are "
                 f"called {TRAINED!r}",
             )

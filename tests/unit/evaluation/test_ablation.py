@@ -31,6 +31,7 @@ def arm(**settings: Any) -> ArmSettings:
         ({}, None, r"BenchmarkEval.arms = \{\}: must name at least one arm"),
         ({"a/b": arm(scale=0)}, None, "arms.a/b = 'a/b': is no name for an arm"),
         ({"": arm(scale=0)}, None, "is no name for an arm"),
+        ({2: arm(scale=2)}, None, "arms.2 = 2: is no name for an arm: a name is a text"),
         ({"-a": arm(scale=0)}, None, "is no name for an arm"),
         ({"\u00e4": arm(scale=0)}, None, "is no name for an arm"),
         ({"trained": arm(scale=0)}, None, "is not 'trained'"),
