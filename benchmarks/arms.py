@@ -4,13 +4,14 @@
 
 CPU seconds to answer problems with the quickstart's vectors after some steps of training, and with
 five arms beside them: the base, and each of the four layers left out. Both ways take turns. The
-answers of both are compared token by token.
+answers of both must be equal.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -25,7 +26,54 @@ from steer_lightning.evaluation.runner import EVALUATION_STEP
 from steer_lightning.model.policy import Policy
 from steer_lightning.rollout import DecodeEngine, Sampling
 from steer_lightning.rollout.request import Request
-from steer_lightning.types import Rollouts
+from steer_lightning.types import Prompt, Rollouts
+
+SAMPLING = Sampling(group_size=1, max_new_tokens=64)
+
+
+class Ways:
+    """The two ways to answer the same problems by all arms.
+
+    Args:
+        policy: Policy with trained vectors.
+    """
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy, self.engine = policy, DecodeEngine()
+        self.engine.setup(policy)
+        self.arms = arms_of({"base": ArmSettings(scale=0)}, "each", policy.steering)
+        self.answers = ArmAnswers(policy, self.engine, self.arms)
+
+    def together(self, request: Request) -> list[Rollouts]:
+        """Answers in one flight."""
+        found = self.answers.answer([request] * len(self.arms))
+        assert self.answers.why_not_together() is None
+        return found
+
+    def in_turn(self, request: Request) -> list[Rollouts]:
+        """Answers by one arm after the other, as plain evaluations do."""
+        found = []
+        for arm in self.arms:
+            with acting_as(self.policy.attachment, arm):
+                asked = {"seed": request.seed, "step": request.step}
+                found.append(self.engine.generate(request.prompts, SAMPLING, **asked))
+        return found
+
+    def seconds(self, prompts: list[Prompt], size: int) -> dict[str, float]:
+        """CPU seconds of both ways, which take turns for each batch."""
+        spent = {"together": 0.0, "in_turn": 0.0}
+        for start in range(0, len(prompts), size):
+            batch = prompts[start : start + size]
+            request = Request(prompts=batch, sampling=SAMPLING, seed=0, step=EVALUATION_STEP)
+            found = {}
+            for name in spent:
+                before = time.process_time()
+                found[name] = getattr(self, name)(request)
+                spent[name] += time.process_time() - before
+            texts = [[rollouts.texts for rollouts in answers] for answers in found.values()]
+            if texts[0] != texts[1]:
+                sys.exit("the two ways have answered differently")
+        return spent
 
 
 def main() -> None:
@@ -45,53 +93,18 @@ def main() -> None:
         run = fit(Path(folder), f"--trainer.max_steps={args.training_steps}")
         policy = Policy("quickstart", dtype="float32", steering=load_vectors(run))
     policy.load()
-    engine = DecodeEngine()
-    engine.setup(policy)
-    arms = arms_of({"base": ArmSettings(scale=0)}, "each", policy.steering)
-    answers = ArmAnswers(policy, engine, arms)
+    ways = Ways(policy)
     prompts = prompts_for("quickstart", policy.tokenizer, args.problems, None)
-    sampling = Sampling(group_size=1, max_new_tokens=64)
-
-    def together(request: Request) -> list[Rollouts]:
-        found = answers.answer([request] * len(arms))
-        assert answers.why_not_together() is None
-        return found
-
-    def in_turn(request: Request) -> list[Rollouts]:
-        found = []
-        for arm in arms:
-            with acting_as(policy.attachment, arm):
-                asked = {"seed": request.seed, "step": request.step}
-                found.append(engine.generate(request.prompts, sampling, **asked))
-        return found
-
     rows = []
     for size in args.batch_size:
-        times: dict[str, list[float]] = {"together": [], "in_turn": []}
-        tokens = different = 0
-        for _ in range(args.steps + 1):  # the first one warms up, and checks long texts
-            spent = dict.fromkeys(times, 0.0)
-            for start in range(0, len(prompts), size):
-                batch = prompts[start : start + size]
-                request = Request(prompts=batch, sampling=sampling, seed=0, step=EVALUATION_STEP)
-                found = {}
-                for name, answer in (("together", together), ("in_turn", in_turn)):
-                    before = time.process_time()
-                    found[name] = answer(request)
-                    spent[name] += time.process_time() - before
-                for one, two in zip(found["together"], found["in_turn"], strict=True):
-                    tokens += int(one.completion_mask.sum())
-                    different += sum(a != b for a, b in zip(one.texts, two.texts, strict=True))
-            for name, seconds in spent.items():
-                times[name].append(seconds)
-        medians = {name: statistics.median(found[1:]) for name, found in times.items()}
-        ratio = statistics.median(
-            a / b for a, b in zip(times["together"][1:], times["in_turn"][1:], strict=True)
-        )
-        row = {"batch_size": size, **medians, "ratio": ratio, "different_texts": different}
-        rows.append({**row, "tokens": tokens // (args.steps + 1)})
+        # the first round warms up, and checks long texts
+        rounds = [ways.seconds(prompts, size) for _ in range(args.steps + 1)][1:]
+        medians = {name: statistics.median(x[name] for x in rounds) for name in rounds[0]}
+        ratio = statistics.median(x["together"] / x["in_turn"] for x in rounds)
+        rows.append({"batch_size": size, **medians, "ratio": ratio})
         print(rows[-1], flush=True)
-    facts = {"model": args.model, "arms": [arm.name for arm in arms], "problems": args.problems}
+    names = [arm.name for arm in ways.arms]
+    facts = {"model": args.model, "arms": names, "problems": args.problems}
     write_json(results_file(args, "arms"), {**facts, "rows": rows})
 
 

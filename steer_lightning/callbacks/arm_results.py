@@ -65,7 +65,11 @@ def arm_results(
     }
     for name, reason in everywhere.items():
         log.warning(
-            "arm %s of %s is not measured at step %d: %s", name, one_line(benchmark), step, reason
+            "arm %s of %s is not measured at step %d: %s",
+            one_line(name),
+            one_line(benchmark),
+            step,
+            one_line(reason),
         )
     trained = metrics[0].by_problem()
     results = []

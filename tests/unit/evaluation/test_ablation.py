@@ -49,9 +49,11 @@ def test_mistakes_that_need_no_model(arms: Any, leave_out: Any, message: str) ->
 
 
 def test_settings_that_are_right() -> None:
-    check_arms({"2x": arm(scale=2), "x0.5_a-b": arm(scale=-0.5)}, "each")
-    check_arms(None, [1])
-    check_arms({"a": arm(only_layers=[1])}, None)
+    arms = {"2x": arm(scale=2), "x0.5_a-b": arm(scale=-0.5), "_": arm(only_layers=[1])}
+    for leave_out in ("each", [1], None):
+        check_arms(arms, leave_out)  # type: ignore[arg-type]
+        check_arms(None, leave_out)  # type: ignore[arg-type]
+    assert [x.name for x in arms_of(arms, None, VECTORS)] == ["trained", *arms]
 
 
 def test_arms_of_a_run() -> None:
