@@ -216,6 +216,19 @@ def claim(result: Result) -> str:
     return table([*head, "over the seeds", "of full fine-tuning's gain", "time"], rows)
 
 
+def arms(result: Result) -> str:
+    """CPU seconds of both ways, by the number of problems at once."""
+    rows = [
+        [
+            f"{x['batch_size']}",
+            *(f"{x[name]:.2f} s" for name in ("together", "in_turn")),
+            f"{x['ratio']:.2f}",
+        ]
+        for x in result["rows"]
+    ]
+    return table(["`batch_size`", "in one flight", "one after another", "ratio"], rows)
+
+
 MAKERS: dict[str, Callable[[Result], str]] = {
     "rl_step": rl_step,
     "rollout": rollout,
@@ -228,6 +241,7 @@ MAKERS: dict[str, Callable[[Result], str]] = {
     "eight_bit": eight_bit,
     "algorithms": algorithms,
     "claim": claim,
+    "arms": arms,
 }
 
 

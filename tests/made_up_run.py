@@ -42,6 +42,30 @@ def write_metrics(folder: Path, steps: Sequence[int], **more: Callable[[int], fl
                 writer.writerow({"step": step, **row})
 
 
+def write_arms(folder: Path) -> None:
+    """Adds two arms of the benchmark to `metrics.csv`, at the first and the last step."""
+    path = folder / "metrics.csv"
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for step, change in ((0, 0.0), (40, -0.5)):
+        found: dict[str, Any] = {"step": step}
+        for name, factor in (("base", 1.0), ("x0.5", 0.6)):
+            of_arm = {
+                **{"accuracy": (0.7 if step else 0.2) + factor * change, "accuracy_low": 0.1},
+                **{"accuracy_high": 0.9, "difference": factor * change},
+                **{"difference_low": factor * change - 0.1 if step else 0.0},
+                **{"difference_high": factor * change + 0.1, "completion_length": 13.0},
+                **{"cut_off_share": 0.25, "num_unscored": 0.0},
+            }
+            numbers = {key: round(value, 6) for key, value in of_arm.items()}
+            found |= {f"benchmark/sums/arms/{name}/{key}": v for key, v in numbers.items()}
+        rows.append(found)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
 def rollouts(step: int, prompts: int, group: int, text: str, prompt: str) -> pa.Table:
     """Rows of a step, with the columns that `RolloutTable` writes; sample 0 alone is right."""
     rows = [(b, n) for b in range(prompts) for n in range(group)]

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 from tqdm import tqdm
 
+from steer_lightning.callbacks.arm_results import ArmResult, arm_results, lines_of
 from steer_lightning.callbacks.run_folder import tell
 from steer_lightning.data.completion_text import tell_of_endings
 from steer_lightning.errors import ConfigError
 from steer_lightning.evaluation import BenchmarkMetrics, evaluate_batch
+from steer_lightning.evaluation.ablation import ArmSettings, EvalArm, arms_of, check_arms
+from steer_lightning.evaluation.arm_answers import ArmAnswers, evaluate_arms
 from steer_lightning.evaluation.runner import sampling_for
 from steer_lightning.module import SteeringModule
 from steer_lightning.rewards import MathReward, Reward, RewardSum, WeightedReward, reward_name
@@ -43,7 +47,13 @@ class BenchmarkEval(Callback):
     All evaluations of a run draw the same random numbers, so that two evaluations differ only by
     the vectors.
 
-    Cost: the time to answer the problems, for each evaluation.
+    With `arms` or `leave_out_layers`, the same problems are also answered in other ways: with the
+    vectors at other scales, or with the vectors of some layers only. All arms draw the same random
+    numbers as the trained vectors and share one flight with them where the engine allows it, so
+    that each difference is paired problem by problem. The trained vectors themselves are always
+    measured, and do not change.
+
+    Cost: the time to answer the problems, for each evaluation; with arms, for each arm.
 
     Args:
         benchmarks: Sources of problems by name; the data module's template turns them into prompts.
@@ -55,9 +65,14 @@ class BenchmarkEval(Callback):
             completions of each problem as its source sets: AIME and AMC set 32.
         verifier: Reward that decides which answers are right; `MathReward` by default.
         batch_size: Number of problems to answer at once.
+        arms: Arms to measure beside the trained vectors, by name, such as `{base: {scale: 0}, half:
+            {scale: 0.5}, only_layer_1: {only_layers: [1]}}`; null measures none.
+        leave_out_layers: Layers of which each is left out once, in an arm `without_layer_N`; `each`
+            takes every trained layer. Null adds no such arms.
 
     Attributes:
-        results: All results so far, in order.
+        results: All results of the trained vectors so far, in order.
+        arm_results: All results of arms so far, in order.
         verdict: Name of the mean verdict.
     """
 
@@ -71,6 +86,8 @@ class BenchmarkEval(Callback):
         sampling: Sampling | None = None,
         verifier: Reward | None = None,
         batch_size: int = 256,
+        arms: dict[str, ArmSettings] | None = None,
+        leave_out_layers: list[int] | Literal["each"] | None = None,
     ) -> None:
         super().__init__()
         if benchmarks is not None and not benchmarks:
@@ -85,6 +102,8 @@ class BenchmarkEval(Callback):
         ):
             if value < least:
                 raise ConfigError(f"BenchmarkEval.{key}", value, rule=f"must be at least {least}")
+        check_arms(arms, leave_out_layers)
+        self.arms, self.leave_out_layers = arms, leave_out_layers
         self.benchmarks, self.every_n_steps, self.sampling = benchmarks, every_n_steps, sampling
         self.verifier: Reward = verifier or MathReward()
         # the mean verdict on a form or a length is not accuracy, so it is named after its reward
@@ -92,6 +111,9 @@ class BenchmarkEval(Callback):
         self.verdict = "accuracy" if isinstance(self.verifier, MathReward) else f"mean {name}"
         self.batch_size = batch_size
         self.results: list[Result] = []
+        self.arm_results: list[ArmResult] = []
+        self._answers: ArmAnswers | None = None
+        self._arms: list[EvalArm] = []
         self._prompts: dict[str, list[Prompt]] = {}
         self._samplings: dict[str, Sampling] = {}
         self.state_key = self._generate_state_key(
@@ -132,6 +154,9 @@ class BenchmarkEval(Callback):
             )
             for name, source in sources.items()
         }
+        if self.arms is not None or self.leave_out_layers is not None:
+            pl_module.policy.prepare()
+            self._arms = arms_of(self.arms, self.leave_out_layers, pl_module.policy.steering)
         verifier = WeightedReward(reward=self.verifier)
         self._judge = RewardSum([verifier], pl_module.reward_pool)
         for name, prompts in self._prompts.items():
@@ -187,17 +212,23 @@ class BenchmarkEval(Callback):
         self.on_train_end(trainer, pl_module)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Ends the threads of the verifier, if it has any."""
+        """Ends the threads of the verifier, if it has any, and lets go of the base."""
         if stage == "fit":
+            self._answers = None
             self._judge.close()
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the results so far, so that a resumed run knows its accuracy before training."""
-        return {"results": [asdict(result) for result in self.results]}
+        return {
+            "results": [asdict(result) for result in self.results],
+            "arm_results": [asdict(result) for result in self.arm_results],
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores the results so far."""
         self.results = [Result(**result) for result in state_dict["results"]]
+        found = state_dict.get("arm_results", [])  # earlier checkpoints have no arms
+        self.arm_results = [ArmResult(**result) for result in found]
 
     def accuracy(self, last: bool) -> dict[str, float]:
         """Returns the accuracy on each benchmark, at its last evaluation or before the first step.
@@ -210,6 +241,13 @@ class BenchmarkEval(Callback):
         """Returns the 95 % intervals, low and high ends, of the values that `accuracy` returns."""
         return {x.benchmark: [x.accuracy_low, x.accuracy_high] for x in self._ordered(last)}
 
+    def arm_figures(self) -> dict[str, dict[str, dict[str, float]]]:
+        """Returns the latest figures of each arm, by benchmark and arm."""
+        found: dict[str, dict[str, dict[str, float]]] = {}
+        for result in self.arm_results:
+            found.setdefault(result.benchmark, {})[result.arm] = result.figures
+        return found
+
     def _ordered(self, last: bool) -> list[Result]:
         return self.results if last else [found for found in self.results if found.step == 0]
 
@@ -217,14 +255,13 @@ class BenchmarkEval(Callback):
         assert isinstance(module, SteeringModule)
         for name, prompts in self._prompts.items():
             start = time.perf_counter()
-            numbers = self._run(trainer, module, name, prompts)
+            metrics, failed = self._run(trainer, module, name, prompts)
+            numbers = metrics[0].result()
             result = Result(benchmark=name, step=trainer.global_step, **numbers)
             self.results.append(result)
-            for logger in trainer.loggers:
-                logger.log_metrics(
-                    {f"benchmark/{name}/{k}": v for k, v in numbers.items()},
-                    step=trainer.global_step,
-                )
+            of_arms = arm_results(name, result.step, self._arms, metrics, failed)
+            self.arm_results += of_arms
+            self._log(trainer, name, numbers, of_arms)
             tell(
                 trainer,
                 f"step {result.step:>5}  {name}: {self.verdict} {result.accuracy:.1%} on "
@@ -232,12 +269,31 @@ class BenchmarkEval(Callback):
                 f"  (mean length {result.completion_length:.0f} tokens, cut off "
                 f"{result.cut_off_share:.1%},"
                 f" {time.perf_counter() - start:.0f} s)",
+                *lines_of(of_arms),
             )
+
+    @staticmethod
+    def _log(
+        trainer: L.Trainer, name: str, numbers: Mapping[str, float], arms: list[ArmResult]
+    ) -> None:
+        found = {f"benchmark/{name}/{k}": v for k, v in numbers.items()}
+        for result in arms:
+            prefix = f"benchmark/{name}/arms/{result.arm}"
+            found |= {f"{prefix}/{k}": v for k, v in result.figures.items()}
+        for logger in trainer.loggers:
+            logger.log_metrics(found, step=trainer.global_step)
 
     def _run(
         self, trainer: L.Trainer, module: SteeringModule, name: str, prompts: list[Prompt]
-    ) -> dict[str, float]:
-        metrics = BenchmarkMetrics().to(module.device)
+    ) -> tuple[list[BenchmarkMetrics], dict[str, str]]:
+        """Answers a benchmark.
+
+        Returns:
+            The metrics of the trained vectors and of each arm, and the reasons why arms have no
+            answers.
+        """
+        metrics = [BenchmarkMetrics().to(module.device) for _ in range(max(1, len(self._arms)))]
+        failed: dict[str, str] = {}
         policy = module.policy
         prompts = prompts[module.own]  # the share of this process; the metrics join all shares
         starts = range(0, len(prompts), self.batch_size)
@@ -247,12 +303,12 @@ class BenchmarkEval(Callback):
             told = f"evaluating {one_line(name)}"
             for start in tqdm(starts, desc=told, leave=False, disable=quiet):
                 batch = prompts[start : start + self.batch_size]
-                evaluate_batch(
-                    metrics,
-                    module.engine,
-                    batch,
-                    self._samplings[name],
-                    self._judge,
-                    module.seed,
-                )
-        return metrics.result()
+                asked: Any = batch, self._samplings[name], self._judge, module.seed
+                if self._arms:
+                    self._answers = self._answers or ArmAnswers(
+                        policy, module.own_engine, self._arms
+                    )
+                    failed |= evaluate_arms(metrics, self._answers, *asked)
+                else:
+                    evaluate_batch(metrics[0], module.engine, *asked)
+        return metrics, failed

@@ -149,6 +149,7 @@ class RunSummary(Callback):
             "accuracy_after": {k: v for e in evals for k, v in e.accuracy(last=True).items()},
             "interval_before": {k: v for e in evals for k, v in e.interval(last=False).items()},
             "interval_after": {k: v for e in evals for k, v in e.interval(last=True).items()},
+            "arms": {k: v for e in evals for k, v in e.arm_figures().items()},
             "num_steps": trainer.global_step,
             "seconds": round(self._seconds(), 3),
             "tokens_per_second": None if speed is None else round(speed, 1),

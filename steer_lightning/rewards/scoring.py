@@ -368,6 +368,14 @@ class Scoring:
         self._added[row] = completion
         self._tickets[row] = {name: place.submit(completion) for name, place in places.items()}
 
+    def drop(self) -> None:
+        """Forgets all completions, whose scores nobody needs."""
+        for tickets in self._tickets.values():
+            for name, ticket in tickets.items():
+                self._rewards._places[name].forget(ticket)
+        self._tickets.clear()
+        self._added.clear()
+
     def result(self, completions: Sequence[Completion]) -> Scores:
         """Waits for the scores of all N completions, including any that have not been added.
 

@@ -25,12 +25,18 @@ class RowSteering(Steering):
     """The steering of K experiments; `Attachment.with_owners` says whose each row is.
 
     Args:
-        parts: Vectors of each experiment, which have been built for the same model.
+        parts: Vectors of each experiment, which have been built for the same model; one object may
+            serve several.
+        left_out: Indices of layers in which the vectors of each experiment do nothing; default:
+            none.
     """
 
-    def __init__(self, parts: Sequence[SiteVectors]) -> None:
+    def __init__(
+        self, parts: Sequence[SiteVectors], left_out: Sequence[Collection[int]] | None = None
+    ) -> None:
         super().__init__()
         self.metadata = {}
+        self._left_out = left_out
         self.parts = list(parts)
         """Vectors of each experiment; not registered, since they are trained where they belong."""
 
@@ -49,7 +55,7 @@ class RowSteering(Steering):
 
     def attach(self, model: nn.Module, scale: float = 1.0) -> RowVectors:
         """Attaches the vectors of all experiments to a model; see `Steering.attach`."""
-        return RowVectors(model, self.parts)
+        return RowVectors(model, self.parts, self._left_out)
 
     def save(
         self, path: Path, *, base_model: str, revision: str | None = None, step: int | None = None
@@ -77,6 +83,8 @@ class RowVectors(Attachment):
     Args:
         model: Model to steer.
         parts: Vectors of the K experiments.
+        left_out: Indices of layers in which the vectors of each experiment do nothing; default:
+            none.
 
     Attributes:
         scales: Factor on the vectors of each experiment.
@@ -85,8 +93,14 @@ class RowVectors(Attachment):
     scale = 1.0
     needs_owners = True
 
-    def __init__(self, model: nn.Module, parts: Sequence[SiteVectors]) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        parts: Sequence[SiteVectors],
+        left_out: Sequence[Collection[int]] | None = None,
+    ) -> None:
         self._parts = parts
+        left_out = left_out or [()] * len(parts)
         self.scales = [1.0] * len(parts)
         self._served = set(range(len(parts)))
         self.needs_roles = any(part.tokens != "all" for part in parts)
@@ -98,7 +112,8 @@ class RowVectors(Attachment):
         places: dict[nn.Module, dict[int, int]] = {}
         for number, part in enumerate(parts):
             for row, place in enumerate(find_sites(layers, part.layers, part.site)):
-                places.setdefault(place, {})[number] = row
+                if part.layers[row] not in left_out[number]:
+                    places.setdefault(place, {})[number] = row
         self._rows = list(places.values())  # at each place, the row of each experiment
         self._handles: list[Any] = []
         for number, place in enumerate(places):

@@ -47,6 +47,10 @@ class HookedVectors(Attachment):
         vectors: Vectors that have been built for the model.
         scale: Factor on all vectors.
 
+    Attributes:
+        left_out: Indices of layers whose vectors do nothing for now. Like `scale`, it may be
+            changed at any time.
+
     Raises:
         ConfigError: If the model is compiled around its sites, a site is not what its name says, or
             a nonzero vector is at the output of a layer that no text reaches.
@@ -54,6 +58,7 @@ class HookedVectors(Attachment):
 
     def __init__(self, model: nn.Module, vectors: Vectors, scale: float) -> None:
         self.scale = scale
+        self.left_out: frozenset[int] = frozenset()
         self._vectors = vectors
         layers = find_layers(model, vectors.layers_path)
         self._layers = [layers[layer] for layer in vectors.layers]
@@ -145,7 +150,8 @@ class HookedVectors(Attachment):
         ]
 
     def _plain(self, row: int) -> torch.Tensor:
-        return self._vectors.plain(row, self.scale)
+        scale = 0.0 if self._vectors.layers[row] in self.left_out else self.scale
+        return self._vectors.plain(row, scale)
 
     @contextmanager
     def with_roles(self, roles: torch.Tensor) -> Iterator[None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from steer_lightning.module import SteeringModule
+from steer_lightning.rollout import RolloutEngine
 from steer_lightning.sweep.joint_calls import LaneEngine, LaneGradient
 from steer_lightning.sweep.lanes import Lane
 
@@ -24,6 +25,11 @@ class LaneModule(SteeringModule):
         """Waits for the base, which is loaded once for all; see `SteeringModule`."""
         self.policy.prepare()
         self.lane.call(LOAD, self)
+
+    @property
+    def own_engine(self) -> RolloutEngine:
+        """Engine of the experiment's own configuration; see `HeldOut`."""
+        return self.engine.engine if isinstance(self.engine, LaneEngine) else self.engine
 
     def set_up_engine(self) -> None:
         """Puts the engine behind the joint calls; see `HeldOut`."""

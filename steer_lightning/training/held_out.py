@@ -38,6 +38,11 @@ class HeldOut(L.LightningModule):
         """Slice of a batch's prompts that belong to this process."""
         return slice(rank(), None, world_size())
 
+    @property
+    def own_engine(self) -> RolloutEngine:
+        """Engine that answers by itself, and not together with the rollouts of other runs."""
+        return self.engine
+
     def set_up_engine(self) -> None:
         """Passes the policy to the engine."""
         with self.policy.sharding.for_rollouts(self.policy.model):

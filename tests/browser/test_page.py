@@ -61,6 +61,27 @@ def test_benchmarks_with_intervals(report: Path, opened: Open) -> None:
     ]
 
 
+def test_arms_with_paired_differences(tmp_path: Path, opened: Open) -> None:
+    run = made_up_run.make_run(tmp_path / "run-1")
+    made_up_run.write_arms(run)
+    page = opened(write_report(run))
+    assert page.locator("#benchmarks h4").nth(0).inner_text() == "sums: arms at step 40"
+    lines = page.locator("#benchmarks table").nth(1).locator("tr")
+    assert [lines.nth(k).inner_text().split() for k in (1, 2, 3)] == [
+        ["trained", "70.0", "%", "[15.0,", "90.0]", "21.0", "\u2013"],
+        *(
+            [name, value, "%", "[10.0,", "90.0]", by, "points", low, high, "13.0", "25.0", "%"]
+            for name, value, by, low, high in (
+                ("base", "20.0", "\u221250.0", "[\u221260.0,", "\u221240.0]"),
+                ("x0.5", "40.0", "\u221230.0", "[\u221240.0,", "\u221220.0]"),
+            )
+        ),
+    ]
+    picture = page.locator("#benchmarks figure").nth(0)
+    assert picture.inner_text().startswith("Accuracy by arm")
+    assert "x0.5: 40.0" in picture.locator("[aria-label]").first.get_attribute("aria-label")
+
+
 def test_a_base_that_answers_once_is_compared_all_the_same(tmp_path: Path, opened: Open) -> None:
     run = made_up_run.make_run(tmp_path / "run-1")
     path = run / "evaluation/results.json"

@@ -16,7 +16,7 @@ from steer_lightning.callbacks.checkpoint_file import checksum, load_checkpoint
 from steer_lightning.steering import load_vectors
 from steer_lightning.testing import byte_tokenizer, save_tiny
 from tests.distributed.conftest import LIGHTNING, TORCHRUN, Fit
-from tests.integration.conftest import Config
+from tests.integration.conftest import Config, add_arms
 from tests.integration.test_algorithms import EVERYTHING
 
 pytestmark = pytest.mark.multi_process
@@ -85,8 +85,9 @@ OTHERS += [(4, PAIRS, ()), (2, "fsdp", ())]
     "tries", [SOME, pytest.param(OTHERS, marks=pytest.mark.slow)], ids=["some", "others"]
 )
 def test_the_result_does_not_depend_on_the_number_of_processes(
-    fit: Fit, tmp_path: Path, tries: list[Try]
+    fit: Fit, plain_steps: Config, tmp_path: Path, tries: list[Try]
 ) -> None:
+    add_arms(plain_steps)
     for number, (processes, strategy, launcher) in enumerate([(1, "auto", ()), *tries], 1):
         done = fit(processes, strategy, "--ckpt_path=new", launcher=launcher)
         assert done.succeeded(), f"{strategy}: {done.stderr}"
@@ -96,9 +97,10 @@ def test_the_result_does_not_depend_on_the_number_of_processes(
         assert completions(run) == completions(first)
         assert_same_lens(run, first)
         facts, expected = (json.loads((x / "summary.json").read_text()) for x in (run, first))
-        same = ("accuracy_before", "accuracy_after", "interval_before", "interval_after")
+        same = ("accuracy_before", "accuracy_after", "interval_before", "interval_after", "arms")
         for key in (*same, "base_sha256", "num_steps"):
             assert facts[key] == expected[key], (strategy, key)
+        assert ("one after another" in done.stderr) == ("fsdp" in json.dumps(strategy).lower())
         assert ("can't be packed" in done.stderr) == (strategy in ("fsdp", ALWAYS_BY_LAYER))
     assert float(vectors(first).norm()) > 1e-3
 

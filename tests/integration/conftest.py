@@ -99,6 +99,13 @@ def letters(base: str, folder: Path) -> Config:
     }
 
 
+def add_arms(config: Config) -> None:
+    """Adds arms to the benchmark of `letters`: two scales, and each of the layers left out."""
+    (callback,) = config["trainer"]["callbacks"]
+    arms = {"base": {"scale": 0}, "double": {"scale": 2}}
+    callback["init_args"] |= {"arms": arms, "leave_out_layers": "each"}
+
+
 @pytest.fixture
 def config(tiny_base: str, tmp_path: Path) -> Config:
     return letters(tiny_base, tmp_path)

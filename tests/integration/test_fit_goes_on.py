@@ -25,7 +25,7 @@ from steer_lightning.callbacks.last_checkpoint import WholeFileCheckpointIO
 from steer_lightning.cli import main
 from steer_lightning.testing import byte_tokenizer
 from tests.held import HOLDS, IS_HELD, wait
-from tests.integration.conftest import letters
+from tests.integration.conftest import add_arms, letters
 from tests.integration.helpers import BNB, lens_lines, set_in
 from tests.started import start
 
@@ -59,6 +59,7 @@ def test_a_killed_run_goes_on_bit_for_bit(config, run, tmp_path: Path, optimizer
     config["model"]["optimizer"] = optimizer or config["model"]["optimizer"]
     config["model"]["schedule"] = {"kind": "cosine", "warmup": 0.3}
     config["trainer"]["max_steps"] = 7
+    add_arms(config)
     lens = {"class_path": "steer_lightning.callbacks.LensCallback"}
     config["trainer"]["callbacks"].append({**lens, "init_args": {"every_n_steps": 2}})
     assert run(config).returncode == 0
@@ -87,6 +88,8 @@ def test_a_killed_run_goes_on_bit_for_bit(config, run, tmp_path: Path, optimizer
     first = json.loads((tmp_path / "runs/run-1/summary.json").read_text())
     assert summary["num_steps"] == 7
     assert summary["accuracy_before"] == first["accuracy_before"]
+    assert summary["arms"] == first["arms"]
+    assert len(summary["arms"]["held_out"]) == 5
     with (tmp_path / "half/run-2/metrics.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["update/learning_rate"]]
     rates = {1: 0.5, 2: 1.0, 3: 1.0}  # 2 of 7 steps of warm-up, then half a cosine over 5

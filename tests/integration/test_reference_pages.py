@@ -41,7 +41,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = ["fit", "--config", "quickstart", f"--trainer.default_root_dir={root}"]
     words += ["--trainer.max_steps=1", "--data.batch_size=4", "--trainer.enable_progress_bar=false"]
     arithmetic = {"class_path": "Arithmetic", "init_args": {"num_problems": 2, "split": "test"}}
-    evaluate = {"class_path": "BenchmarkEval", "init_args": {"benchmarks": {"sums": arithmetic}}}
+    measured = {"benchmarks": {"sums": arithmetic}, "arms": {"base": {"scale": 0}}}
+    evaluate = {"class_path": "BenchmarkEval", "init_args": measured}
     words += [f"--trainer.callbacks={json.dumps([evaluate])}"]
     assert main(words) == 0
     return root / "run-1"
@@ -111,6 +112,7 @@ SHOWN = {name for name in SHOWN if re.fullmatch(r"[a-z]+(/\w+)+", name)}
 def on_the_page(name: str) -> str:
     """A name of a run as the page has it."""
     name = re.sub(r"^benchmark/\w+/", "benchmark/NAME/", name)
+    name = re.sub(r"/arms/\w+/", "/arms/ARM/", name)
     name = re.sub(r"layer_\d+$", "layer_N", name)
     return re.sub(r"/MathReward(/num_\w+)?$", lambda m: _of_reward(m[1]), name)
 

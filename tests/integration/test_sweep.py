@@ -16,7 +16,7 @@ import yaml
 from steer_lightning import load_vectors
 from steer_lightning.cli import main
 from tests.held import wait
-from tests.integration.conftest import Config
+from tests.integration.conftest import Config, add_arms
 from tests.started import start
 
 LR = "model.optimizer.init_args.lr"
@@ -102,6 +102,25 @@ def test_experiments_are_what_fit_makes_of_their_settings(work: Path) -> None:
     names = [row["name"] for row in yaml.safe_load(EXPERIMENTS)]
     assert [one["name"] for one in recorded(work)] == [*names, "late"]
     assert not list((work / "runs").glob("*/run-2"))
+
+
+def test_arms_are_those_of_a_single_run(work: Path) -> None:
+    """An arm's flight is steered by no vectors of another experiment."""
+    config = yaml.safe_load((work / "config.yaml").read_text())
+    add_arms(config)
+    (work / "config.yaml").write_text(yaml.safe_dump(config))
+    sweep(work, "--grid", f"{LR}=[0.05,0.4]")
+    for rate in ("0.05", "0.4"):
+        words = [f"--{LR}={rate}", f"--trainer.default_root_dir=alone/{rate}"]
+        done = start("fit", "--config", "config.yaml", *words, folder=work).end(300)
+        assert done.returncode == 0, done.stderr
+        runs = (work / f"runs/lr={rate}/run-1", work / f"alone/{rate}/run-1")
+        one, two = (json.loads((run / "summary.json").read_text())["arms"] for run in runs)
+        assert one == two
+        assert len(one["held_out"]) == 5
+        assert len({json.dumps(figures) for figures in one["held_out"].values()}) > 2
+        texts = [pq.read_table(run / "rollouts.parquet")["completion"] for run in runs]
+        assert texts[0].equals(texts[1])
 
 
 def test_rewards_that_draw_random_numbers_draw_those_of_a_single_run(work: Path) -> None:

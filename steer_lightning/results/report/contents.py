@@ -34,7 +34,9 @@ from steer_lightning.system.run_files import CONFIG, EVALUATION, METRICS, RESULT
 
 MOST_LOOKS = 200
 """Largest number of lens results from training that a page shows."""
-BENCHMARK = re.compile(r"benchmark/(.+)/(\w+)")
+BENCHMARK = re.compile(r"benchmark/(.+?)(?:/arms/([\w.-]+))?/(\w+)")
+"""Metric of a benchmark: its name, the name of the arm if it is not the trained vectors, and what
+was measured."""
 ELSEWHERE = re.compile(r"benchmark/.+|lens/\w+/layer_\d+")
 """Metrics that have their own place on the page, and are not among its curves."""
 
@@ -124,10 +126,13 @@ def benchmarks_of(series: Series, summary: Mapping[str, Any]) -> list[Record]:
     for name, points in series.items():
         match = BENCHMARK.fullmatch(name)
         if match:
-            found.setdefault(match[1], {})[match[2]] = points
+            row = found.setdefault(match[1], {})
+            if match[2] is not None:
+                row = row.setdefault("arms", {}).setdefault(match[2], {})
+            row[match[3]] = points
     rows = []
     for name in dict.fromkeys([*found, *(summary.get("accuracy_after") or {})]):
-        row: Record = {"name": name, **found.get(name, {})}
+        row = {"name": name, **found.get(name, {})}
         for when in ("before", "after"):
             row[when] = _figure(name, when, row.get("accuracy", []), row, summary)
         rows.append(row)

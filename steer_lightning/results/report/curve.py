@@ -9,13 +9,13 @@ from steer_lightning.results.report.drawing import saved
 from steer_lightning.results.report.series import SMOOTHING, read_series, trailing_mean
 from steer_lightning.system.run_files import REWARD_CURVE
 
-ACCURACY = re.compile("benchmark/(.+)/accuracy")
+ACCURACY = re.compile(r"benchmark/(.+?)(/arms/[\w.-]+)?/accuracy")
 
 
 def benchmark_of(series: str) -> str | None:
-    """Returns the benchmark whose accuracy a series is, or None for other series."""
+    """Returns the benchmark whose accuracy a series is, or None for other series and for arms."""
     found = ACCURACY.fullmatch(series)
-    return None if found is None else found[1]
+    return None if found is None or found[2] else found[1]
 
 
 def draw_reward_curve(folder: Path) -> Path:

@@ -3,7 +3,7 @@
 
 function showBenchmarks(data) {
   const section = byId("benchmarks");
-  if (data.benchmarks.length) section.append(runTable(data.benchmarks));
+  if (data.benchmarks.length) section.append(runTable(data.benchmarks), ...data.benchmarks.filter((row) => row.arms).flatMap(armsOf));
   else section.append(missing("No benchmark was measured during the run. ", code("BenchmarkEval"), " in ", code("trainer.callbacks"), " measures benchmarks."));
   section.append(make("h3", {}, "Evaluation"));
   if (data.evaluation && data.evaluation.length) {
@@ -29,6 +29,33 @@ function runTable(benchmarks) {
     return lines;
   });
   return withTools(makeTable("Benchmarks before the first step and after the last", ["benchmark", "before", "after", "change"], rows), "benchmarks");
+}
+
+/** The arms that were measured beside the trained vectors, at the last step that has them. */
+function armsOf(row) {
+  const steps = Object.values(row.arms).flatMap((arm) => (arm.accuracy ?? []).map((p) => p[0]));
+  const step = d3.max(steps);
+  const at = (of, key) => (of[key] ?? []).find((p) => p[0] === step)?.[1];
+  const arms = [["trained", row], ...Object.entries(row.arms)].filter(([, of]) => isNumber(at(of, "accuracy")));
+  if (arms.length < 2) return [];
+  const lines = arms.map(([name, of]) => ({
+    name, value: at(of, "accuracy"), low: at(of, "accuracy_low"), high: at(of, "accuracy_high"), colour: of === row ? "var(--c1)" : "var(--muted)",
+  }));
+  const table = arms.map(([name, of], number) => {
+    const by = at(of, "difference");
+    const against = isNumber(by) ? withInterval(signed(by, points), interval(at(of, "difference_low"), at(of, "difference_high"), (x) => signed(100 * x, one))) : "";
+    const [length, cut] = [at(of, "completion_length"), at(of, "cut_off_share")];
+    return [name, figure(lines[number], percent), against, isNumber(length) ? one(length) : "\u2013", isNumber(cut) ? percent(cut) : "\u2013"];
+  });
+  const title = `${row.name}: arms at step ${whole(step)}`;
+  return [
+    make("h4", {}, title),
+    make("p", { class: "intro" }, "Each arm answers the same problems with the same random numbers as the trained vectors. Its difference from them is computed problem by problem."),
+    make("figure", { class: "panel wide" },
+      make("figcaption", {}, make("span", { class: "name" }, "Accuracy by arm")),
+      intervalRows(lines, percent, lines.map((line) => `${line.name}: ${percent(line.value)}`).join(", "))),
+    withTools(makeTable(title, ["arm", "accuracy", "against trained", "mean length in tokens", "cut off"], table), `arms ${row.name}`),
+  ];
 }
 
 const points = (value) => `${one(100 * value)} points`;

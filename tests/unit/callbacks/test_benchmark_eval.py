@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from steer_lightning import SteeringModule
+from steer_lightning import ConfigError, SteeringModule
+from steer_lightning.callbacks.arm_results import ArmResult
 from steer_lightning.callbacks.benchmark_eval import BenchmarkEval, Result
+from steer_lightning.evaluation.ablation import ArmSettings
 from steer_lightning.rollout import Sampling
 from tests.no_eos import save_without_eos
 
@@ -40,6 +42,28 @@ def test_first_and_last_accuracy() -> None:
     other = BenchmarkEval({"a": None})  # type: ignore[dict-item]
     other.load_state_dict(callback.state_dict())
     assert other.results == callback.results
+
+
+def test_results_of_arms_are_kept_and_need_not_be_in_a_checkpoint() -> None:
+    callback = BenchmarkEval({"a": None}, arms={"base": ArmSettings(scale=0)})  # type: ignore[dict-item]
+    figures = {"accuracy": 0.5, "completion_length": 1, "cut_off_share": 0, "num_unscored": 0}
+    for step, difference in ((0, 0.0), (5, -0.25)):
+        result = ArmResult(benchmark="a", arm="base", step=step, difference=difference, **figures)
+        callback.arm_results.append(result)
+    assert callback.arm_figures() == {"a": {"base": {**figures, "difference": -0.25}}}
+    without = BenchmarkEval({"a": None})  # type: ignore[dict-item]
+    assert without.state_key == callback.state_key, "arms can be added to a run that goes on"
+    callback.load_state_dict(state := callback.state_dict())
+    assert len(callback.arm_results) == 2
+    del state["arm_results"]
+    callback.load_state_dict(state)
+    assert callback.arm_results == []
+    assert without.arm_figures() == {}
+
+
+def test_arms_are_checked_at_once() -> None:
+    with pytest.raises(ConfigError, match=r"arms = \{\}: must name at least one arm"):
+        BenchmarkEval(arms={})
 
 
 def test_two_benchmark_evals_keep_their_own_results() -> None:

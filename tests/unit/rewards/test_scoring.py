@@ -169,3 +169,11 @@ def test_bounds_that_are_none_are_refused() -> None:
         reward.bounds = bounds  # type: ignore[assignment]
         with pytest.raises(ConfigError, match="must be two numbers, the smallest"):
             RewardSum([WeightedReward(reward=reward)])
+
+
+def test_a_batch_that_is_dropped_begins_anew() -> None:
+    scoring = RewardSum([WeightedReward(reward=FormatReward(pattern="a"))]).start()
+    scoring.add(0, completion("a"))
+    scoring.drop()
+    assert not scoring._tickets
+    assert scoring.result([completion("b")]).total == [0.0]

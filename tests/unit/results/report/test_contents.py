@@ -20,6 +20,16 @@ def test_accuracy_before_and_after_with_intervals(run: Path) -> None:
     assert benchmark["after"] == {"step": 40, "value": 0.7, "low": 0.15, "high": 0.9}
 
 
+def test_arms_belong_to_their_benchmark(run: Path) -> None:
+    made_up_run.write_arms(run)
+    (benchmark,) = contents(run)["benchmarks"]
+    assert benchmark["name"] == "sums"
+    assert benchmark["after"]["value"] == 0.7
+    assert benchmark["arms"]["x0.5"]["accuracy"] == [[0, 0.2], [40, 0.4]]
+    assert benchmark["arms"]["base"]["difference_low"] == [[0, 0.0], [40, -0.6]]
+    assert not [name for name in contents(run)["curves"] if "arms" in name]
+
+
 def test_without_metrics_they_come_from_the_summary(run: Path) -> None:
     (run / "metrics.csv").unlink()
     made_up_run.write_summary(run, interval_after={"sums": [0.6, 0.8]})
