@@ -199,6 +199,11 @@ class BenchmarkEval(Callback):
         """Restores the results so far."""
         self.results = [Result(**result) for result in state_dict["results"]]
 
+    @property
+    def benchmark_names(self) -> list[str]:
+        """Names of the benchmarks; available after `setup`."""
+        return list(self._prompts)
+
     def accuracy(self, last: bool) -> dict[str, float]:
         """Returns the accuracy on each benchmark, at its last evaluation or before the first step.
 
