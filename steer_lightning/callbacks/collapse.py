@@ -167,14 +167,12 @@ class Course:
 
         At the start of a run, fewer steps than `FEW_STEPS` are a window: they may be the best.
         """
-        chosen: list[Point] = []
+        num_steps = prompts = 0
         for point in reversed(self._points):
-            chosen.append(point)
-            window = joined(chosen)
-            if window.prompts >= least and len(chosen) >= FEW_STEPS:
-                return window
-        window = joined(chosen)
-        return window if window.prompts >= least else None
+            if prompts >= least and num_steps >= FEW_STEPS:
+                break
+            num_steps, prompts = num_steps + 1, prompts + point.prompts
+        return joined(list(self._points)[-num_steps:]) if prompts >= least else None
 
     def state_dict(self) -> dict[str, Any]:
         """Returns everything as plain numbers, for a checkpoint."""

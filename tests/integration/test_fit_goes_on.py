@@ -83,10 +83,13 @@ def test_a_killed_run_goes_on_bit_for_bit(config, run, tmp_path: Path, optimizer
     assert resumed.returncode == 0, resumed.stderr
     vectors = load_vectors(tmp_path / "half/run-2/steering_vectors.safetensors").vectors
     assert torch.equal(vectors, whole)
+    best = [tmp_path / place / "best.safetensors" for place in ("runs/run-1", "half/run-2")]
+    assert best[0].read_bytes() == best[1].read_bytes()
     summary = json.loads((tmp_path / "half/run-2/summary.json").read_text())
     first = json.loads((tmp_path / "runs/run-1/summary.json").read_text())
     assert summary["num_steps"] == 7
     assert summary["accuracy_before"] == first["accuracy_before"]
+    assert summary["best"] == first["best"]
     with (tmp_path / "half/run-2/metrics.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["update/learning_rate"]]
     rates = {1: 0.5, 2: 1.0, 3: 1.0}  # 2 of 7 steps of warm-up, then half a cosine over 5
