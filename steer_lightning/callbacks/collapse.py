@@ -4,8 +4,9 @@ A step is one `Point`. Its prompts are the independent observations, so the rewa
 mean over prompts of their mean rewards. Windows are the last steps that hold at least 16 prompts,
 for a sudden collapse, or 64, for a slow one, and at least 3 steps.
 
-The reward has collapsed if the mean of the last window lies below the mean of an earlier window,
-by more than chance explains, and by at least half of what that window was above the lowest prompt.
+The reward has collapsed if the mean of a last window lies below the mean of the best window so far,
+of either length, by more than chance explains, and by at least half of what the best one was above
+the lowest prompt.
 With n and m prompts, and the variance v of all of them around their common mean, chance explains
 `DEVIATIONS * sqrt(v * (1 / n + 1 / m))`.
 
@@ -30,9 +31,9 @@ FEW_PROMPTS, MANY_PROMPTS = 16, 64
 FEW_STEPS = 3
 """Smallest number of steps in a window."""
 
-DEVIATIONS = 5.0
-"""Standard deviations by which a reward must have fallen; the best of thousands of windows lies
-about 4 above the mean of all by chance."""
+DEVIATIONS = 5.5
+"""Standard deviations by which a reward must have fallen. With 5 instead, 14 of 300 made-up runs of
+1,000 steps of constant chance were taken for collapses, with 5.5 none."""
 
 LOST = 0.5
 """Share of a reward that must be lost."""
@@ -136,18 +137,18 @@ class Course:
         self._highest = max(self._highest, point.highest)
         if self._first_entropy is None:
             self._first_entropy = point.entropy
-        found = None
-        for least in (FEW_PROMPTS, MANY_PROMPTS):
-            window = self._last(least)
-            if window is None:
-                continue
-            best = self._best.setdefault(least, window)
-            if window.mean > best.mean:
+        windows = {least: self._last(least) for least in (FEW_PROMPTS, MANY_PROMPTS)}
+        found = [
+            Fall(best.mean, window.mean, window.num_steps, best.entropy, window.entropy)
+            for window in windows.values()
+            for best in self._best.values()
+            if window is not None and _has_fallen(best, window, self._lowest)
+        ]
+        for least, window in windows.items():
+            best = self._best.get(least)
+            if window is not None and (best is None or window.mean > best.mean):
                 self._best[least] = window
-            elif _has_fallen(best, window, self._lowest):
-                facts = best.mean, window.mean, window.num_steps, best.entropy, window.entropy
-                found = found or Fall(*facts)
-        return found
+        return found[0] if found else None
 
     def entropy_fall(self) -> Fall | None:
         """Returns how far the entropy has fallen if it has collapsed."""

@@ -102,6 +102,37 @@ def test_a_killed_run_goes_on_bit_for_bit(config, run, tmp_path: Path, optimizer
     assert lens_lines(tmp_path / "half/run-2") == [look for look in looks if look["step"] >= step]
 
 
+@pytest.mark.parametrize("step", [4, pytest.param(7, marks=pytest.mark.slow)])
+def test_a_resumed_run_stops_where_the_uninterrupted_one_does(
+    config, run, tmp_path: Path, step: int
+) -> None:
+    """`EarlyStopping`, and the best vectors by validation; one every 3 steps, of 5 an epoch."""
+    watched = {"monitor": "validation/accuracy", "mode": "max", "patience": 2, "min_delta": 1.0}
+    stop = {"class_path": "lightning.pytorch.callbacks.EarlyStopping", "init_args": watched}
+    config["model"]["verifier"] = config["model"]["rewards"][0]["reward"]
+    config["trainer"].update(max_steps=20, val_check_interval=3, check_val_every_n_epoch=None)
+    config["trainer"]["callbacks"] = [stop]
+    assert run(config).returncode == 0
+    (tmp_path / "killer.py").write_text(KILLER)
+    killed = json.loads(json.dumps(config))
+    # the step behind a validation is killed, after 3 or 6 steps
+    killer = {"class_path": "killer.Killer", "init_args": {"step": step}}
+    killed["trainer"]["callbacks"].append(killer)
+    assert run(killed, "--trainer.default_root_dir=half").returncode == -signal.SIGKILL
+    resumed = run(config, "--trainer.default_root_dir=half", "--ckpt_path=last")
+    assert resumed.returncode == 0, resumed.stderr
+    whole, half = tmp_path / "runs/run-1", tmp_path / "half/run-2"
+    for name in ("steering_vectors.safetensors", "best.safetensors"):
+        assert (whole / name).read_bytes() == (half / name).read_bytes()
+    summaries = [json.loads((folder / "summary.json").read_text()) for folder in (whole, half)]
+    for key in ("num_steps", "ended_early", "best"):
+        assert summaries[0][key] == summaries[1][key]
+    assert summaries[0]["num_steps"] == 9, "the third validation is the second without a rise"
+    with (half / "metrics.csv").open() as file:
+        rows = [row["step"] for row in csv.DictReader(file) if row["validation/accuracy"]]
+    assert rows == [str(k) for k in (3, 6, 9) if k >= step]
+
+
 OTHER_RUNS = [
     ("model.steering", {"layers": [0, 1]}, ["model.steering.layers = [0, 1]", "had 'all'"]),
     ("model.steering", {"scale": "none"}, ["model.steering.scale = 'none'", "'rms'"]),

@@ -37,7 +37,7 @@ from steer_lightning.testing import save_tiny
 
 
 def evaluation(every_n_steps: int, names: list[str]) -> BenchmarkEval:
-    found = BenchmarkEval({name: None for name in names}, every_n_steps)  # type: ignore[misc]
+    found = BenchmarkEval(dict.fromkeys(names), every_n_steps)  # type: ignore[misc]
     found._prompts = {name: [] for name in names}
     return found
 

@@ -65,25 +65,26 @@ def test_a_reward_that_rises_and_breaks_is_noticed_three_steps_later() -> None:
     series = [point(some_right(x), y) for x, y in zip(rewards, entropies, strict=True)]
     (step, fall), *_ = falls(series)
     # the best window is that of the first two steps, with mean 1/2: half of it is lost where the
-    # last three steps are (0.75 + 0 + 0) / 3 = 1/4, and by then 5 deviations are lost:
-    # v = 32/160 * (1 - 32/160) is 0.16 behind 64 and 96 prompts, 5 * sqrt(v (1/64 + 1/96)) = 0.32
+    # last three steps are (0.75 + 0 + 0) / 3 = 1/4, and by step 5 enough is lost for chance:
+    # v = 32/160 * (1 - 32/160) is 0.16 behind 64 and 96 prompts, 5.5 sqrt(v (1/64 + 1/96)) = 0.36
     assert step == 5
     assert fall == Fall(0.5, 0.0, 3, pytest.approx(0.2), pytest.approx(3.5 / 3))
 
 
 def test_four_prompts_a_step_need_four_steps_for_a_sudden_collapse() -> None:
     series = [point([1.0] * 4)] * 10 + [point([0.0] * 4)] * 10
-    # 16 prompts are the shorter window; 5 sqrt(1/4 * 2/16) = 0.88, so that one step of four may
-    # still be from before: with 4 of 16 right, 5 sqrt(v/8) is 0.86 for v = 20/32 * 12/32, above 0.75
+    # 16 prompts are the shorter window; 5.5 sqrt(1/4 * 2/16) = 0.97 of 1 is lost after four steps.
+    # After three, 4 of 16 are still right: v is 20/32 * 12/32, and 5.5 sqrt(v/8) = 0.94 above 0.75
     assert falls(series)[0][0] == 14
 
 
 def test_a_reward_of_a_half_needs_the_longer_window() -> None:
     half = [point([1.0, 0.0, 1.0, 0.0])] * 40
     found = falls([*half, *[point([0.0] * 4)] * 40])
-    # 16 steps are the longer window; n of 64 right: 0.5 - n/64 >= 5 sqrt(v / 32), v = q (1 - q)
-    # for q = (32 + n) / 128. It holds for n = 6 (0.406 >= 0.405), and not for 8 (0.375 < 0.410)
-    assert [found[0][0], found[0][1].num_steps] == [40 + 13, 16]
+    # 16 steps are the longer window; n of 64 right: 0.5 - n/64 >= 5.5 sqrt(v / 32), v = q (1 - q)
+    # for q = (32 + n) / 128. It holds for n = 4 (0.4375 > 0.437), and not for 6 (0.406 < 0.444);
+    # there are 2 right of each step from before
+    assert [found[0][0], found[0][1].num_steps] == [40 + 14, 16]
 
 
 @pytest.mark.parametrize(

@@ -196,7 +196,7 @@ def test_a_collapse_is_told_once_and_stops_the_run_if_asked(
         resumed.load_state_dict(guard.state_dict())
         guard = resumed
     # best window: 0.6 of the first three steps, 48 prompts; (0.8 + 0 + 0) / 3 of the next is less
-    # than half, but v = 0.147 of 96 prompts makes 5 deviations 0.39, and only 0.33 are lost
+    # than half, but v = 0.147 of 96 prompts makes 5.5 deviations 0.43, and only 0.33 are lost
     assert stopped == [False] * 5 + [stops] * 2
     assert caplog.text.count("the reward has collapsed") == 1
     told = guard.warnings["reward"]
