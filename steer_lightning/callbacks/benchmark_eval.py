@@ -230,6 +230,11 @@ class BenchmarkEval(Callback):
         found = state_dict.get("arm_results", [])  # earlier checkpoints have no arms
         self.arm_results = [ArmResult(**result) for result in found]
 
+    @property
+    def benchmark_names(self) -> list[str]:
+        """Names of the benchmarks; available after `setup`."""
+        return list(self._prompts)
+
     def accuracy(self, last: bool) -> dict[str, float]:
         """Returns the accuracy on each benchmark, at its last evaluation or before the first step.
 

@@ -1,4 +1,4 @@
-"""The callback that watches for skipped optimizer steps, and for rewards without signal."""
+"""The callback that watches for skipped optimizer steps, lost signal, and collapses."""
 
 from __future__ import annotations
 
@@ -12,6 +12,12 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 
+from steer_lightning.callbacks.collapse import (
+    Course,
+    entropy_collapse,
+    point_of,
+    reward_collapse,
+)
 from steer_lightning.callbacks.run_folder import claim
 from steer_lightning.errors import ConfigError
 from steer_lightning.module import SteeringModule
@@ -33,9 +39,11 @@ class Guard(Callback):
     kept for inspection under `skipped/`, as a file for `torch.load`: token ids, masks,
     log-probabilities, advantages, texts.
 
-    The callback warns of rewards without signal, and names the likely cause. It also warns if
-    vectors in units of the stream (`scale: rms`) outgrow the stream, which happens if the learning
-    rate is too high. The summary at the end of the run repeats the warnings.
+    The callback warns of rewards without signal, and names the likely cause. It warns if the reward
+    or the entropy has collapsed, and names the setting to change and a value to try; see
+    `callbacks.collapse` for the criteria. It also warns if vectors in units of the stream
+    (`scale: rms`) outgrow the stream, which happens if the learning rate is too high. The summary
+    at the end of the run repeats the warnings.
 
     Cost: microseconds per step.
 
@@ -43,17 +51,23 @@ class Guard(Callback):
         max_skipped: Number of consecutive batches with skipped steps after which the run stops.
         no_signal_steps: Number of consecutive steps without signal in any group after which the
             callback warns.
+        stop_on_collapse: Whether the run ends after the step in which the reward or the entropy has
+            collapsed, as it ends after its last step. False only warns.
 
     Attributes:
         warnings: Warnings of the run by subject, each in its latest form.
     """
 
-    def __init__(self, max_skipped: int = 5, no_signal_steps: int = 10) -> None:
+    def __init__(
+        self, max_skipped: int = 5, no_signal_steps: int = 10, stop_on_collapse: bool = False
+    ) -> None:
         super().__init__()
         for key, value in (("max_skipped", max_skipped), ("no_signal_steps", no_signal_steps)):
             if value < 1:
                 raise ConfigError(f"Guard.{key}", value, rule="must be at least 1")
         self.max_skipped, self.no_signal_steps = max_skipped, no_signal_steps
+        self.stop_on_collapse = stop_on_collapse
+        self._course = Course()
         self._skipped = self._silent = 0  # numbers of consecutive such steps
         self._num_kept = 0
         self.warnings: dict[str, str] = {}
@@ -92,6 +106,20 @@ class Guard(Callback):
         if self._silent >= self.no_signal_steps:
             told = why_no_signal(step, self._silent, self._first, size, rate)
             self._warn("signal", told, again=self._silent == self.no_signal_steps)
+        self._watch_the_course(trainer, step, rate)
+
+    def _watch_the_course(self, trainer: L.Trainer, step: Step, rate: float) -> None:
+        """Warns the first time that the reward or the entropy has collapsed."""
+        reward, entropy = self._course.add(point_of(step)), self._course.entropy_fall()
+        found = {
+            "reward": reward and reward_collapse(reward, trainer.global_step, rate),
+            "entropy": entropy and entropy_collapse(entropy, trainer.global_step, rate),
+        }
+        for about, told in found.items():
+            if told and about not in self.warnings:
+                self._warn(about, told)
+                if self.stop_on_collapse:
+                    trainer.should_stop = True
 
     def _warn(self, about: str, text: str, again: bool = False) -> None:
         """Logs a warning the first time, and keeps its latest form for the end of the run."""
@@ -127,14 +155,17 @@ class Guard(Callback):
             "silent": self._silent,
             "warnings": self.warnings,
             "first": None if self._first is None else tuple(self._first),
+            "course": self._course.state_dict(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores the counts and the warnings."""
         self._skipped, self._silent = state_dict["skipped"], state_dict["silent"]
-        self.warnings = dict(state_dict.get("warnings", {}))  # older checkpoints have neither
+        self.warnings = dict(state_dict.get("warnings", {}))  # older checkpoints lack these
         first = state_dict.get("first")
         self._first = None if first is None else Shares(*first)
+        if "course" in state_dict:
+            self._course.load_state_dict(state_dict["course"])
 
 
 def keep_batch(step: Step, path: Path) -> None:

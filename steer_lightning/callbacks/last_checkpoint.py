@@ -82,6 +82,12 @@ class LastCheckpoint(ModelCheckpoint):
         if trainer.global_step % self.every_n_steps == 0:
             self.saved_step = trainer.global_step
 
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Saves once more, for what callbacks have learned from the validation of a step."""
+        super().on_validation_end(trainer, pl_module)
+        if self.saved_step == trainer.global_step > 0 and not trainer.sanity_checking:
+            trainer.save_checkpoint(run_folder(trainer) / CHECKPOINTS / LAST_CHECKPOINT)
+
     def state_dict(self) -> dict[str, Any]:
         """Returns nothing, since a resumed run has a folder of its own."""
         return {}

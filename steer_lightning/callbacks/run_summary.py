@@ -14,8 +14,10 @@ from lightning.pytorch.callbacks import Callback
 from steer_lightning.callbacks.benchmark_eval import BenchmarkEval
 from steer_lightning.callbacks.guard import Guard
 from steer_lightning.callbacks.run_folder import claim, run_folder, tell
+from steer_lightning.callbacks.vector_checkpoint import VectorCheckpoint
 from steer_lightning.module import SteeringModule
 from steer_lightning.optim import state_facts
+from steer_lightning.system.figures import rounded
 from steer_lightning.system.run_files import (
     CHECKPOINTS,
     LAST_CHECKPOINT,
@@ -150,7 +152,9 @@ class RunSummary(Callback):
             "interval_before": {k: v for e in evals for k, v in e.interval(last=False).items()},
             "interval_after": {k: v for e in evals for k, v in e.interval(last=True).items()},
             "arms": {k: v for e in evals for k, v in e.arm_figures().items()},
+            "best": self._best(trainer),
             "num_steps": trainer.global_step,
+            "ended_early": why_ended(trainer).lstrip(",: ") or None,
             "seconds": round(self._seconds(), 3),
             "tokens_per_second": None if speed is None else round(speed, 1),
             "trained_parameters": module.policy.steering.num_trained,
@@ -176,11 +180,27 @@ class RunSummary(Callback):
                 start = f"{before[name]:.1%}" if name in before else "not measured"
                 lines.append(f"{callback.verdict} on {name}: {start} before, {after:.1%} after")
         lines += [f"warning: {text}" for text in summary["warnings"]]
-        names = [("vectors", result), ("metrics", METRICS)]
+        names = [("vectors", result)]
+        if (best := summary["best"]) is not None:
+            names.append(("best", best["file"]))
+            lines.append(
+                f"best: step {best['step']}, {best['metric']} {rounded(best['value'])}; "
+                f"the last step is {steps}"
+            )
+        names += [("metrics", METRICS)]
         names += [("completions", ROLLOUTS), ("checkpoint", f"{CHECKPOINTS}/{LAST_CHECKPOINT}")]
         names += [("lens", LENS), ("summary", self._path.name)]
         lines += [f"{k + ':':<13}{folder / v}" for k, v in names if (folder / v).exists()]
         return lines
+
+    @staticmethod
+    def _best(trainer: L.Trainer) -> dict[str, Any] | None:
+        """Returns step, metric, value and file of the best result; None if none is kept."""
+        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+        for callback in callbacks:
+            if isinstance(callback, VectorCheckpoint) and callback.best is not None:
+                return {**callback.best.facts, "file": callback.best_path.name}
+        return None
 
     @staticmethod
     def _warnings(trainer: L.Trainer) -> list[str]:

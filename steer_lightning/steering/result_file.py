@@ -37,18 +37,22 @@ def write_result(
             why="Such vectors would break the model",
         )
     texts = {name: "" if value is None else str(value) for name, value in metadata.items()}
-    write_bytes(path, _in_order(save(plain, texts)))
+    write_bytes(path, with_metadata(save(plain, texts), {}))
 
 
-def _in_order(content: bytes) -> bytes:
-    """Sorts the metadata of a safetensors file, so that equal results give equal files.
+def with_metadata(content: bytes, further: Mapping[str, str]) -> bytes:
+    """Adds metadata to a safetensors file, and sorts it, so that equal results give equal files.
 
     The file begins with the length of its JSON header, in which safetensors writes the metadata in
     arbitrary order.
+
+    Args:
+        content: Content of the file.
+        further: Metadata to add; an entry of the same name is replaced.
     """
     start = 8 + int.from_bytes(content[:8], "little")
     header = json.loads(content[8:start])
-    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    header["__metadata__"] = dict(sorted({**header["__metadata__"], **further}.items()))
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # keeps the tensors' bytes aligned
     return len(text).to_bytes(8, "little") + text + content[start:]

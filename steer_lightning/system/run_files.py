@@ -8,6 +8,7 @@
         rollouts.parquet                  ROLLOUTS, at its end
         skipped/step_000001.pt            SKIPPED
         steering_vectors.safetensors      `file_name` of what is trained; other kinds, other names
+        best.safetensors                  BEST, with the suffix of that name; a folder for LoRA
         vectors/step_000010.safetensors   EVERY_VECTORS
         lens.jsonl                        LENS_LINES
         lens.json                         LENS
@@ -74,6 +75,9 @@ SKIPPED = "skipped"
 
 EVERY_VECTORS = "vectors"
 """A folder with the vectors of earlier steps, if `VectorCheckpoint` keeps them all."""
+
+BEST = "best"
+"""Name, without its suffix, of the best result of the run; `VectorCheckpoint` keeps it."""
 
 LENS_LINES = "lens.jsonl"
 """What the lens sees during training, one line for each look."""

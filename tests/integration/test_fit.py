@@ -23,6 +23,7 @@ def test_a_run_leaves_everything_in_its_folder(config, run, tmp_path: Path) -> N
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "runs" / "run-1"
     names = {
+        "best.safetensors",
         "config.yaml",
         "lens.json",
         "lens.jsonl",
@@ -41,6 +42,16 @@ def test_a_run_leaves_everything_in_its_folder(config, run, tmp_path: Path) -> N
     assert summary["tokens_per_second"] > 0
     assert set(summary["accuracy_before"]) == set(summary["accuracy_after"]) == {"held_out"}
     assert summary["versions"]["torch"] == version("torch")
+
+    assert summary["ended_early"] is None
+    best = summary["best"]
+    assert best.keys() == {"step", "metric", "value", "file"}
+    assert (best["metric"], best["file"]) == ("benchmark/held_out/accuracy", "best.safetensors")
+    metadata = load_vectors(folder / best["file"]).metadata
+    assert int(metadata["step"]) == best["step"]
+    assert float(metadata["value"]) == pytest.approx(best["value"], rel=1e-5)
+    assert metadata["metric"] == best["metric"]
+    assert f"best: step {best['step']}, benchmark/held_out/accuracy " in done.stdout
 
     vectors = load_vectors(folder / "steering_vectors.safetensors")
     assert vectors.vectors.shape == (3, 32)
@@ -68,6 +79,9 @@ def test_a_run_leaves_everything_in_its_folder(config, run, tmp_path: Path) -> N
 
     with (folder / "metrics.csv").open() as file:
         before, *rows = list(csv.DictReader(file))
+    measured = {int(r["step"]): float(r["benchmark/held_out/accuracy"] or "nan") for r in rows}
+    assert best["value"] == pytest.approx(max(measured[3], measured[4]), rel=1e-5)
+    assert best["step"] == (4 if measured[4] > measured[3] else 3), "of equal ones the earlier"
     assert (before["step"], before["reward/mean"]) == ("0", "")
     assert before["benchmark/held_out/accuracy"]
     assert [int(row["step"]) for row in rows] == [1, 2, 3, 4], "one row a step"
@@ -80,7 +94,13 @@ def test_a_run_leaves_everything_in_its_folder(config, run, tmp_path: Path) -> N
         f"mean FormatReward on held_out: {summary['accuracy_before']['held_out']:.1%} before"
         in done.stdout
     )
-    for name in ("steering_vectors.safetensors", "metrics.csv", "last.ckpt", "report.html"):
+    for name in (
+        "steering_vectors.safetensors",
+        "best.safetensors",
+        "metrics.csv",
+        "last.ckpt",
+        "report.html",
+    ):
         assert name in done.stdout
     assert "held_out" in (folder / "report.html").read_text()
 
@@ -124,7 +144,16 @@ def test_problems_of_val_are_answered_where_an_option_says_when(
     saved = {path.name for path in (folder / "checkpoints").glob("best*")}
     assert saved == {f"best-step={step}.ckpt" for step in (2, 4, 6)}
     assert "6 steps" in done.stdout
-    assert "not trainer.max_steps = 9: the callback EarlyStopping, which watches" in done.stdout
+    told = "not trainer.max_steps = 9: the callback EarlyStopping, which watches"
+    assert told in done.stdout
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["ended_early"] == f"{told} validation/accuracy, has stopped it"
+    assert summary["num_steps"] == 6
+    accuracies = {int(row["step"]): float(row["validation/accuracy"]) for row in rows}
+    first = max(accuracies, key=lambda step: accuracies[step])  # the earliest of equal ones
+    assert (summary["best"]["metric"], summary["best"]["step"]) == ("validation/accuracy", first)
+    assert load_vectors(folder / "best.safetensors").metadata["step"] == str(first)
+    assert torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 6
 
 
 def test_mixtures_of_directions_are_looked_at_as_vectors(config, run, tmp_path: Path) -> None:

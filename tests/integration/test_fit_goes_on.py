@@ -84,12 +84,15 @@ def test_a_killed_run_goes_on_bit_for_bit(config, run, tmp_path: Path, optimizer
     assert resumed.returncode == 0, resumed.stderr
     vectors = load_vectors(tmp_path / "half/run-2/steering_vectors.safetensors").vectors
     assert torch.equal(vectors, whole)
+    best = [tmp_path / place / "best.safetensors" for place in ("runs/run-1", "half/run-2")]
+    assert best[0].read_bytes() == best[1].read_bytes()
     summary = json.loads((tmp_path / "half/run-2/summary.json").read_text())
     first = json.loads((tmp_path / "runs/run-1/summary.json").read_text())
     assert summary["num_steps"] == 7
     assert summary["accuracy_before"] == first["accuracy_before"]
     assert summary["arms"] == first["arms"]
     assert len(summary["arms"]["held_out"]) == 5
+    assert summary["best"] == first["best"]
     with (tmp_path / "half/run-2/metrics.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["update/learning_rate"]]
     rates = {1: 0.5, 2: 1.0, 3: 1.0}  # 2 of 7 steps of warm-up, then half a cosine over 5
@@ -100,6 +103,37 @@ def test_a_killed_run_goes_on_bit_for_bit(config, run, tmp_path: Path, optimizer
     assert [look["step"] for look in looks] == [2, 4, 6, 7]
     assert all(look["drift"] == look["norms"] != look["drift_since_last"] for look in looks[1:])
     assert lens_lines(tmp_path / "half/run-2") == [look for look in looks if look["step"] >= step]
+
+
+@pytest.mark.parametrize("step", [4, pytest.param(7, marks=pytest.mark.slow)])
+def test_a_resumed_run_stops_where_the_uninterrupted_one_does(
+    config, run, tmp_path: Path, step: int
+) -> None:
+    """`EarlyStopping`, and the best vectors by validation; one every 3 steps, of 5 an epoch."""
+    watched = {"monitor": "validation/accuracy", "mode": "max", "patience": 2, "min_delta": 1.0}
+    stop = {"class_path": "lightning.pytorch.callbacks.EarlyStopping", "init_args": watched}
+    config["model"]["verifier"] = config["model"]["rewards"][0]["reward"]
+    config["trainer"].update(max_steps=20, val_check_interval=3, check_val_every_n_epoch=None)
+    config["trainer"]["callbacks"] = [stop]
+    assert run(config).returncode == 0
+    (tmp_path / "killer.py").write_text(KILLER)
+    killed = json.loads(json.dumps(config))
+    # the step behind a validation is killed, after 3 or 6 steps
+    killer = {"class_path": "killer.Killer", "init_args": {"step": step}}
+    killed["trainer"]["callbacks"].append(killer)
+    assert run(killed, "--trainer.default_root_dir=half").returncode == -signal.SIGKILL
+    resumed = run(config, "--trainer.default_root_dir=half", "--ckpt_path=last")
+    assert resumed.returncode == 0, resumed.stderr
+    whole, half = tmp_path / "runs/run-1", tmp_path / "half/run-2"
+    for name in ("steering_vectors.safetensors", "best.safetensors"):
+        assert (whole / name).read_bytes() == (half / name).read_bytes()
+    summaries = [json.loads((folder / "summary.json").read_text()) for folder in (whole, half)]
+    for key in ("num_steps", "ended_early", "best"):
+        assert summaries[0][key] == summaries[1][key]
+    assert summaries[0]["num_steps"] == 9, "the third validation is the second without a rise"
+    with (half / "metrics.csv").open() as file:
+        rows = [row["step"] for row in csv.DictReader(file) if row["validation/accuracy"]]
+    assert rows == [str(k) for k in (3, 6, 9) if k >= step]
 
 
 OTHER_RUNS = [

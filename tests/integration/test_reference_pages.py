@@ -41,8 +41,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = ["fit", "--config", "quickstart", f"--trainer.default_root_dir={root}"]
     words += ["--trainer.max_steps=1", "--data.batch_size=4", "--trainer.enable_progress_bar=false"]
     arithmetic = {"class_path": "Arithmetic", "init_args": {"num_problems": 2, "split": "test"}}
-    measured = {"benchmarks": {"sums": arithmetic}, "arms": {"base": {"scale": 0}}}
-    evaluate = {"class_path": "BenchmarkEval", "init_args": measured}
+    arms = {"base": {"scale": 0}}
+    settings = {"benchmarks": {"sums": arithmetic}, "every_n_steps": 1, "arms": arms}
+    evaluate = {"class_path": "BenchmarkEval", "init_args": settings}
     words += [f"--trainer.callbacks={json.dumps([evaluate])}"]
     assert main(words) == 0
     return root / "run-1"
@@ -66,7 +67,12 @@ def keys(path: Path) -> dict[str, Any]:
 def test_vectors(run: Path) -> None:
     with safe_open(run / "steering_vectors.safetensors", "pt") as file:
         assert {"vectors"} == set(file.keys()) == names_in("## Vectors") - {"gates"}
-        assert set(file.metadata()) == names_in("All metadata are text:") - {"kind", "tokens"}
+        told = set(file.metadata())
+        assert told == names_in("All metadata are text:") - {"kind", "tokens"}
+    with safe_open(run / "best.safetensors", "pt") as file:
+        (further,) = re.findall(r"^\| key of the best .*?\n\n", FILES, re.MULTILINE | re.DOTALL)
+        shown = {name for row in further.splitlines()[2:] for name in NAME.findall(row)[:1]}
+        assert set(file.metadata()) - told == shown == {"metric", "value"}
 
 
 def test_tables_of_a_run(run: Path) -> None:

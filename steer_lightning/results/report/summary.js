@@ -66,6 +66,9 @@ function facts(data, summary) {
   if (reward && reward.y.length) {
     rows.push(["Reward, last steps", short(lastReward(reward))]);
   }
+  if (summary.best) {
+    rows.push(["Best result", `step ${whole(summary.best.step)}: ${summary.best.metric} ${short(summary.best.value)}, in ${summary.best.file}`]);
+  }
   if (isNumber(summary.seconds)) rows.push(["Time", duration(summary.seconds)]);
   if (isNumber(summary.tokens_per_second)) rows.push(["Tokens per second", whole(summary.tokens_per_second)]);
   if (isNumber(summary.seed)) rows.push(["Seed", String(summary.seed)]);
@@ -82,6 +85,7 @@ function statusOf(data) {
     const of = data.max_steps > 0 ? ` of ${whole(data.max_steps)}` : "";
     parts.push(`There is no summary.json: this run was interrupted or is still running. All figures cover the steps up to ${whole(data.last_step)}${of}.`);
   }
+  if (summary.ended_early) parts.push(`The run ended after step ${whole(summary.num_steps)}, ${summary.ended_early}.`);
   for (const warning of summary.warnings ?? []) parts.push(`Warning: ${warning}.`);
   if (data.stages.length > 1) {
     parts.push(`The run was interrupted. Its steps are in ${data.stages.join(", ")}, and this page joins them.`);

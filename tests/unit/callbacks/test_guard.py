@@ -22,6 +22,7 @@ from steer_lightning.callbacks.guard import (
 )
 from steer_lightning.rollout import Sampling
 from steer_lightning.steering import SteeringVectors
+from steer_lightning.training.step import Step
 from tests.made_up_step import make_step
 
 NAN = float("nan")
@@ -71,7 +72,7 @@ def test_a_checkpoint_from_before_warnings_were_kept_goes_on() -> None:
     guard = Guard()
     guard.load_state_dict({"skipped": 2, "silent": 3})
     expected = {"skipped": 2, "silent": 3, "warnings": {}, "first": None}
-    assert guard.state_dict() == expected
+    assert guard.state_dict() == {**expected, "course": Guard().state_dict()["course"]}
 
 
 def test_vectors_that_outgrow_the_stream_are_told_at_once_and_at_the_end(
@@ -156,6 +157,52 @@ def test_lost_signal_is_told_once_with_its_likely_cause(tmp_path: Path, caplog) 
         assert cause in told
         assert f"3 {outcome.replace('_', ' ')}" in told
         assert "1 without an answer" in told
+
+
+def with_reward(value: float, prompts: int = 16) -> Step:
+    """A step in which every completion has the same reward, and the entropy is 1 - value / 2."""
+    rewards = torch.full((prompts, 2), value)
+    tokens = torch.full((prompts, 2), 10)
+    sums = -(1 - value / 2) * tokens.double()
+    signal = torch.ones(prompts, 2)
+    return replace(
+        make_step(),
+        rewards=rewards,
+        num_tokens=tokens,
+        logprob_sums=sums,
+        advantages=signal,
+        finished=torch.ones(prompts, 2).bool(),
+    )
+
+
+@pytest.mark.parametrize("stops", [False, True])
+def test_a_collapse_is_told_once_and_stops_the_run_if_asked(
+    stops: bool, tmp_path: Path, caplog
+) -> None:
+    trainer = made_up_trainer(tmp_path)
+    trainer.should_stop = False
+    guard = Guard(stop_on_collapse=stops)
+    guard.setup(trainer, None, "fit")  # type: ignore[arg-type]
+    module = SteeringModule(sampling=Sampling(group_size=2))
+    module.policy.steering = vectors_of_size(0.1)
+    stopped = []
+    for number, value in enumerate((0.2, 0.8, 0.8, 0.0, 0.0, 0.0, 0.0), 1):
+        trainer.global_step, module.last_step = number, with_reward(value)
+        guard.on_train_batch_end(trainer, module, None, None, 0)  # type: ignore[arg-type]
+        stopped.append(trainer.should_stop)
+        # what a resumed run does between any two steps
+        resumed = Guard(stop_on_collapse=stops)
+        resumed.setup(trainer, None, "fit")  # type: ignore[arg-type]
+        resumed.load_state_dict(guard.state_dict())
+        guard = resumed
+    # best window: 0.6 of the first three steps, 48 prompts; (0.8 + 0 + 0) / 3 of the next is less
+    # than half, but v = 0.147 of 96 prompts makes 5.5 deviations 0.43, and only 0.33 are lost
+    assert stopped == [False] * 5 + [stops] * 2
+    assert caplog.text.count("the reward has collapsed") == 1
+    told = guard.warnings["reward"]
+    assert told.startswith("step 6: the reward has collapsed, from 0.6 to 0 (")
+    assert "the entropy rose from 0.7 to 1" in told
+    assert "model.optimizer's lr 20," in told, "a fifth of the rate that is set"
 
 
 def test_the_how_to_page_quotes_the_causes() -> None:
