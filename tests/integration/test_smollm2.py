@@ -1,7 +1,7 @@
 """The real SmolLM2-135M-Instruct takes three steps on SVAMP: `pytest -m slow`.
 
-The model is made by `scripts/prepare_smollm2.py`. It lies in `models/smollm2-135m-instruct`, or where
-the environment variable SMOLLM2 says.
+The model is made by `scripts/prepare_smollm2.py`. It lies in `models/smollm2-135m-instruct`, or
+where the environment variable SMOLLM2 says.
 """
 
 from __future__ import annotations

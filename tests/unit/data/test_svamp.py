@@ -33,8 +33,8 @@ OF_AUTHORS = [
 ]
 JOINED = [
     {
-        "question": "At the arcade Dave had won 14 tickets and lost 2 tickets. If he used 10 to buy "
-        "some toys. How many tickets did Dave have left?",
+        "question": "At the arcade Dave had won 14 tickets and lost 2 tickets. If he used 10 to "
+        "buy some toys. How many tickets did Dave have left?",
         "answer": "2",
         "type": "Subtraction",
         "id": "chal-622",
