@@ -44,6 +44,7 @@ def run(root: Path, smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> 
             source["init_args"]["path"] = str(folder)
     config["data"]["train"]["init_args"]["path"] = str(folder)
     config["data"]["batch_size"] = 4
+    config["model"]["sampling"]["group_size"] = 8
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     words = [sys.executable, "-m", "steer_lightning", "fit", "--config", "config.yaml"]
     done = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False)
