@@ -22,13 +22,14 @@ from transformers import AutoModelForCausalLM
 from steer_lightning import attach, export_vectors, load_model, load_vectors
 from steer_lightning.model.policy import Policy
 
+ROOT = Path(__file__).parents[2]
 CONFIG = "configs/svamp/smollm2-135m-cpu.yaml"
 ROUNDING = 1e-3
 """Most nats between a token's log-probabilities in engine and trainer, in float32."""
 
 
 @pytest.fixture(scope="module")
-def run(root: Path, smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run of three steps, on problems with one-digit answers."""
     folder = tmp_path_factory.mktemp("svamp")
     asked = "Tom had {} apples. He ate {} of them. How many apples does he have now?"
@@ -36,13 +37,11 @@ def run(root: Path, smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     rows = [{"question": asked.format(n, k), "answer": f"{n - k}.0"} for n, k in pairs]
     for split, some in (("train", rows[4:]), ("test", rows[:4])):
         (folder / f"{split}.jsonl").write_text("\n".join(map(json.dumps, some)))
-    config = yaml.safe_load((root / CONFIG).read_text())
+    config = yaml.safe_load((ROOT / CONFIG).read_text())
     config["model"]["base"] = str(smollm2)
     config["trainer"]["max_steps"] = 3
-    for callback in config["trainer"]["callbacks"]:
-        for source in callback["init_args"].get("benchmarks", {}).values():
-            source["init_args"]["path"] = str(folder)
-    config["data"]["train"]["init_args"]["path"] = str(folder)
+    for split in ("train", "val"):
+        config["data"][split]["init_args"]["path"] = str(folder)
     config["data"]["batch_size"] = 4
     config["model"]["sampling"]["group_size"] = 8
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
