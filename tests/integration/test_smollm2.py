@@ -68,7 +68,7 @@ def test_three_steps_leave_the_base_and_find_vectors(run: Path, smollm2: Path) -
 def test_the_engine_has_the_log_probabilities_of_the_trainer(run: Path) -> None:
     with (run / "metrics.csv").open(newline="") as file:
         found = [float(row["mismatch/max"]) for row in csv.DictReader(file) if row["mismatch/max"]]
-    assert len(found) == 3
+    assert found, "a step in which no group has a right and a wrong answer compares nothing"
     assert max(found) < ROUNDING
 
 
