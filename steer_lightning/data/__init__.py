@@ -9,10 +9,12 @@ from steer_lightning.data.order import PromptOrder, Shuffled
 from steer_lightning.data.pass_rate import ByPassRate
 from steer_lightning.data.prompts import make_prompts
 from steer_lightning.data.records import Records
+from steer_lightning.data.svamp import SVAMP
 from steer_lightning.data.templates import ChatTemplate, PlainTemplate, Template
 
 __all__ = [
     "GSM8K",
+    "SVAMP",
     "Arithmetic",
     "ByPassRate",
     "ChatTemplate",

@@ -55,6 +55,25 @@ def read_file(path: str | Path) -> list[Row]:
     return rows
 
 
+def split_file(path: str, split: str, key: str) -> str:
+    """Returns the file of a split: `path` itself, or `SPLIT.jsonl` in it if it is a folder.
+
+    Args:
+        path: A file, or a folder with a file for each split.
+        split: Name of the split, such as `train`.
+        key: Key of the path in the configuration, for the error.
+
+    Raises:
+        ConfigError: If there is no such file.
+    """
+    file = Path(path).expanduser()
+    if file.is_dir():
+        file = file / f"{split}.jsonl"
+    if not file.is_file():
+        raise ConfigError(key, path, rule=f"there is no file {file}")
+    return str(file)
+
+
 def _kind(path: Path) -> str:
     """Returns the suffix in lower case, or the one before `.gz`, except for Parquet.
 

@@ -6,9 +6,9 @@ The data set is by Cobbe et al. (arXiv 2110.14168).
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Literal
 
+from steer_lightning.data.files import split_file
 from steer_lightning.data.records import Records
 from steer_lightning.errors import ConfigError
 from steer_lightning.types import Problem
@@ -34,14 +34,10 @@ class GSM8K:
         path: str | None = None,
         limit: int | None = None,
     ) -> None:
-        file = Path(path).expanduser() if path is not None else None
-        if file is not None and file.is_dir():
-            file = file / f"{split}.jsonl"
-        if file is not None and not file.is_file():
-            raise ConfigError("GSM8K.path", path, rule=f"there is no file {file}")
+        file = None if path is None else split_file(path, split, "GSM8K.path")
         hub = "openai/gsm8k" if file is None else None
         self._records = Records(
-            path=None if file is None else str(file),
+            path=file,
             hub_name=hub,
             hub_config="main" if hub else None,
             split=split,

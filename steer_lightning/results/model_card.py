@@ -20,6 +20,7 @@ HUB_DATA = {
     "GSM8K": "openai/gsm8k",
     "Math": "DigitalLearningGmbH/MATH-lighteval",
     "DeepScaleR": "agentica-org/DeepScaleR-Preview-Dataset",
+    "SVAMP": "ChilleD/SVAMP",
 }
 """Data sets on the hub, by the class that reads them."""
 

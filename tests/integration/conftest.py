@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -35,6 +36,15 @@ def gemma(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "gemma"
     script = str(ROOT / "scripts/prepare_gemma3_270m.py")
     subprocess.run([sys.executable, script, str(folder)], check=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """The real SmolLM2-135M-Instruct, 30 layers of width 576."""
+    folder = Path(os.environ.get("SMOLLM2") or ROOT / "models/smollm2-135m-instruct")
+    if not (folder / "config.json").exists():
+        pytest.skip("needs python scripts/prepare_smollm2.py models/smollm2-135m-instruct")
     return folder
 
 

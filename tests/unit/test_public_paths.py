@@ -35,7 +35,7 @@ EXPORTS = {
     "callbacks": "BenchmarkEval GracefulStop Guard LastCheckpoint LensCallback RewardLogger"
     " RolloutTable RunSummary SignalWatch SteeringProgressBar VectorCheckpoint",
     "data": "Arithmetic ByPassRate ChatTemplate DeepScaleR GSM8K Math PlainTemplate"
-    " PromptDataModule PromptOrder Records Shuffled Template make_prompts",
+    " PromptDataModule PromptOrder Records SVAMP Shuffled Template make_prompts",
     "evaluation": "AIME24 AIME25 AMC23 AvgAtK BenchmarkMetrics CompletionLength CutOffShare"
     " Estimate FormatShare MATH500 MajAtK MinervaMath OlympiadBench PassAtK PerProblem Sample"
     " difference estimate evaluate_batch",
