@@ -3,10 +3,13 @@
     pip install -e ".[test]"     # and a Chromium: apt-get install chromium fonts-roboto
     steer-lightning report runs/quickstart/run-1 --overwrite
     steer-lightning report runs/quickstart/run-1 runs/quickstart/run-2 --overwrite
-    python scripts/report_pictures.py runs/quickstart/run-1/report.html runs/quickstart/report.html
+    steer-lightning sweep --config quickstart --experiments sweep/quickstart-layers
+    python scripts/report_pictures.py runs/quickstart/run-1/report.html \\
+        runs/quickstart/report.html runs/quickstart/sweep.html
 
 Writes `docs/images/report.png` (light), `report_phone.png` (a phone in dark mode),
-`report_vectors.png` and `report_completions.png`, and of the comparison `report_comparison.png`.
+`report_vectors.png` and `report_completions.png`, of the comparison `report_comparison.png`, and of
+the sweep `sweep_layers.png`. A page given as `-` is left out.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ def main() -> None:
     )
     parser.add_argument("report", type=Path, help="the HTML file of a run")
     parser.add_argument("comparison", type=Path, help="the HTML file of several runs")
+    parser.add_argument("sweep", type=Path, help="the HTML file of a sweep over layers")
     options = parser.parse_args()
     path = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
     with sync_playwright() as playwright:
@@ -37,6 +41,8 @@ def main() -> None:
         def take(
             name: str, width: int, height: int, show: Any, file: Path = options.report, **how: Any
         ) -> None:
+            if str(file) == "-":
+                return
             size = {"width": width, "height": height}
             page = browser.new_context(viewport=size, **how).new_page()
             page.goto(file.resolve().as_uri())
@@ -53,7 +59,14 @@ def main() -> None:
         take(
             "report_comparison.png", 1200, 760, show_curves, options.comparison, color_scheme="dark"
         )
+        take("sweep_layers.png", 1200, 700, show_layers, options.sweep)
         browser.close()
+
+
+def show_layers(page: Page) -> None:
+    """Accuracy layer by layer, with the end of the reward curves above it."""
+    page.evaluate("document.querySelector('#layers').scrollIntoView()")
+    page.wait_for_timeout(500)
 
 
 def show_curves(page: Page) -> None:
