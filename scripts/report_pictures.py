@@ -4,8 +4,8 @@
     steer-lightning report runs/quickstart/run-1 --overwrite
     steer-lightning report runs/quickstart/run-1 runs/quickstart/run-2 --overwrite
     steer-lightning sweep --config quickstart --experiments sweep/quickstart-layers
-    python scripts/report_pictures.py runs/quickstart/run-1/report.html \\
-        runs/quickstart/report.html runs/quickstart/sweep.html
+    cd runs/quickstart
+    python ../../scripts/report_pictures.py run-1/report.html report.html sweep.html
 
 Writes `docs/images/report.png` (light), `report_phone.png` (a phone in dark mode),
 `report_vectors.png` and `report_completions.png`, of the comparison `report_comparison.png`, and of
