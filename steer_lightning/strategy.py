@@ -12,16 +12,19 @@ from datetime import timedelta
 from typing import Any, Literal
 
 import lightning as L
+import torch
 import torch.distributed as dist
 from lightning.fabric.utilities.types import _PATH
 from lightning.pytorch.plugins import Precision
 from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, ModelParallelStrategy, Strategy
 from lightning.pytorch.strategies.parallel import ParallelStrategy
+from lightning.pytorch.strategies.strategy import TBroadcast
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.distributed.device_mesh import DeviceMesh
 
 from steer_lightning.errors import ConfigError
 from steer_lightning.model.sharding import FlatSharding, LayerSharding, Sharding
+from steer_lightning.system.collectives import together
 from steer_lightning.system.peer_watch import PeerWatch, all_arrive
 
 HOURS = 24.0
@@ -50,6 +53,8 @@ class SteeringStrategy(ParallelStrategy):
 
     connect_minutes: float
     shards = False  # whether a process holds only a part of the base; known before they connect
+    is_one_of_several = False  # whether other runs go on in the processes when this one ends
+    checkpoint: dict[str, Any] | None = None  # the checkpoint to load, if it was read before
     agreed: Any = None
     _told: Any = None
     _peers: PeerWatch | None = None
@@ -59,17 +64,39 @@ class SteeringStrategy(ParallelStrategy):
         self._told = message
 
     def setup_environment(self) -> None:
-        """Connects the processes; a second call does nothing."""
-        if self._peers is not None:
-            return
+        """Connects the processes; a second call only sets the device of its thread."""
         assert self.accelerator is not None
         self.accelerator.setup_device(self.root_device)
+        if self._peers is not None:
+            return
         allow_open_files()
         host = self.cluster_environment.main_address if self.cluster_environment else "127.0.0.1"
         with all_arrive(self.connect_minutes, host):
             self._connect()
             self._peers = PeerWatch(self.global_rank, self.world_size, host, self.broadcast)
         self.agreed = self.broadcast(self._told)
+
+    def connect_beside(self, first: SteeringStrategy) -> None:
+        """Lets several runs share the connected processes, which stay connected until `leave`.
+
+        Args:
+            first: Strategy of the run that connects the processes.
+        """
+        self.is_one_of_several = True
+        if self is first:
+            self.setup_environment()
+        else:
+            self._connect()
+            self._peers = first._peers
+
+    def leave(self, exception: BaseException | None = None) -> None:
+        """Tells the other processes that this one ends.
+
+        Args:
+            exception: Exception that ends it; none at the regular end.
+        """
+        if self._peers is not None:
+            self._peers.leave(exception)
 
     def _connect(self) -> None:
         """Creates the process group."""
@@ -95,6 +122,8 @@ class SteeringStrategy(ParallelStrategy):
 
     def load_checkpoint(self, checkpoint_path: _PATH, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Reads a checkpoint in the first process for all, since others may not see its disk."""
+        if self.checkpoint is not None:
+            return self.checkpoint
         found: dict[str, Any] = {}
         if self.is_global_zero:
             found = Strategy.load_checkpoint(self, checkpoint_path, *args, **kwargs)
@@ -102,15 +131,42 @@ class SteeringStrategy(ParallelStrategy):
 
     def on_exception(self, exception: BaseException) -> None:
         """Tells the other processes about the exception, because they would wait in vain."""
-        if self._peers is not None:
-            self._peers.leave(exception)
+        if not self.is_one_of_several:
+            self.leave(exception)
 
     def teardown(self) -> None:
         """Tells the other processes that this one ends normally."""
-        if self._peers is not None:
-            self._peers.leave()
+        if not self.is_one_of_several:
+            self.leave()
             self._peers = None
         super().teardown()
+
+    # ---- Lightning's collective calls, of the strategy from which a subclass inherits, too
+
+    def barrier(self, *args: Any, **kwargs: Any) -> None:
+        """Waits until all processes have come here; see Lightning's `Strategy`."""
+        with together(" ".join(map(str, ("barrier", *args)))) as has_others:
+            if has_others:
+                super().barrier(*args, **kwargs)  # type: ignore[safe-super]
+
+    def broadcast(self, obj: TBroadcast, src: int = 0) -> TBroadcast:
+        """Returns one process's object on all processes; see Lightning's `Strategy`."""
+        with together("broadcast") as has_others:
+            if not has_others:
+                return obj
+            return super().broadcast(obj, src)  # type: ignore[safe-super]
+
+    def reduce(self, tensor: Any, *args: Any, **kwargs: Any) -> Any:
+        """Returns a tensor reduced over the processes; see Lightning's `Strategy`."""
+        with together("reduce") as has_others:
+            if not has_others:
+                return tensor
+            return super().reduce(tensor, *args, **kwargs)  # type: ignore[safe-super]
+
+    def all_gather(self, tensor: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Returns the tensors of all processes; see Lightning's `Strategy`."""
+        with together("all_gather") as has_others:
+            return super().all_gather(tensor, *args, **kwargs) if has_others else tensor
 
 
 class SteeringDDP(SteeringStrategy, DDPStrategy):

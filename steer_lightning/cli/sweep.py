@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, redirect_stdout, suppress
@@ -17,9 +18,10 @@ from tqdm import tqdm
 from steer_lightning.callbacks import BenchmarkEval
 from steer_lightning.cli import ERROR
 from steer_lightning.cli.fit import few_messages
-from steer_lightning.cli.resumable_runs import DryRun, RunInProgress
+from steer_lightning.cli.resumable_runs import DryRun, RunInProgress, is_first_process
 from steer_lightning.cli.short_names import short_names
 from steer_lightning.cli.sweep_fit import ExperimentCLI, check_alike, remembered_protocols
+from steer_lightning.cli.sweep_processes import connected
 from steer_lightning.errors import UNKNOWN, ConfigError
 from steer_lightning.steering import find_layers
 from steer_lightning.sweep.experiments import (
@@ -161,6 +163,20 @@ def run(words: Sequence[str]) -> None:
         return
     options = read(words[1:])
     bound_yaml()
+    # further processes are started with these words
+    before, sys.argv = sys.argv, [sys.argv[0], *words]
+    try:
+        status = _run(options)
+    finally:
+        sys.argv = before
+    if status == 128 + signal.SIGINT:
+        raise KeyboardInterrupt
+    if status:
+        raise SystemExit(status)
+
+
+def _run(options: Options) -> int:
+    """Prepares all experiments, and lists or trains them; returns the status of the command."""
     with short_names(), remembered_protocols(), few_messages(), ExitStack() as stack:
         kind = DryRun if options.dry_run else RunInProgress
         prepared: list[ExperimentCLI] = []
@@ -173,16 +189,18 @@ def run(words: Sequence[str]) -> None:
         check_alike(prepared)
         record = record_of(options, prepared)
         if options.dry_run:
-            for cli in prepared:
+            for cli in prepared if is_first_process() else ():
                 print(one_line(f"{cli.experiment.name}{'  (has ended)' if cli.ended else ''}"))
-            return
-        waiting = [cli for cli in prepared if cli.ended is None]
-        if len(waiting) < len(prepared):
-            num_ended = len(prepared) - len(waiting)
-            print(f"{num_ended} of {len(prepared)} experiments have ended before")
-        with record.kept(print):
-            if waiting:
-                train(waiting, record, table=options.table)
+            return 0
+        with connected(prepared):
+            waiting = [cli for cli in prepared if cli.ended is None]
+            if not is_first_process():
+                return train(waiting) if waiting else 0
+            if len(waiting) < len(prepared):
+                num_ended = len(prepared) - len(waiting)
+                print(f"{num_ended} of {len(prepared)} experiments have ended before")
+            with record.kept(print):
+                return train(waiting, record, table=options.table) if waiting else 0
 
 
 def checking(experiments: Sequence[Experiment]) -> Iterable[Experiment]:
@@ -222,34 +240,32 @@ def record_of(options: Options, experiments: Sequence[ExperimentCLI]) -> SweepRe
 
 
 def train(
-    experiments: Sequence[ExperimentCLI], record: SweepRecord, *, table: bool = False
-) -> None:
+    experiments: Sequence[ExperimentCLI], record: SweepRecord | None = None, *, table: bool = False
+) -> int:
     """Trains experiments side by side.
 
     Args:
         experiments: Experiments that have not ended.
-        record: Record that is kept up to date.
+        record: Record that is kept up to date; None in all processes but the first.
         table: Whether a table shows them while they train.
 
-    Raises:
-        KeyboardInterrupt: After Ctrl-C, once all are saved.
-        SystemExit: After another signal, with 128 and its number; with 1 if an experiment failed.
+    Returns:
+        Status of the command: 128 and the number of a signal, 1 if an experiment failed, else 0;
+        0 in all processes but the first.
     """
     ready = [
         Prepared(
             name=cli.experiment.name,
             module=cli.model,
-            fit=record.watched(cli.experiment.name, cli.carry_out),
+            fit=record.watched(cli.experiment.name, cli.carry_out) if record else cli.carry_out,
             random_states=cli.random_states,
         )
         for cli in experiments
     ]
     standings = [standing_of(cli) for cli in experiments]
-    shows = experiments[0].wants_bar
+    shows = record is not None and (experiments[0].wants_bar or table)
     with ExitStack() as stack:
-        progress = stack.enter_context(
-            closing(SweepProgress(standings, bar=shows or table, table=table))
-        )
+        progress = stack.enter_context(closing(SweepProgress(standings, bar=shows, table=table)))
         outputs = [stack.enter_context(closing(open_output(cli))) for cli in experiments]
         printing: list[Any] = []
 
@@ -264,15 +280,27 @@ def train(
         with stopped_by_signals(experiments) as received:
             lanes = SideBySide(ready, before_turn=begin, after_turn=end).run()
         errors = [lane.error for lane in lanes]
+        if not is_first_process():  # launchers treat a status above 0 as a failure of the process
+            return 0
         for output, error in zip(outputs, errors, strict=True):
             if error is not None and not isinstance(error, SystemExit):
                 output.write(indented("".join(traceback.format_exception(error))) + "\n")
     print("\n".join(map(one_line, final_table(standings))))
     tell(experiments, errors)
-    if received and received[0] == signal.SIGINT:
-        raise KeyboardInterrupt
-    if received or any(errors):
-        raise SystemExit(128 + received[0] if received else ERROR)
+    return status_of(received, errors)
+
+
+def status_of(received: Sequence[int], errors: Sequence[BaseException | None]) -> int:
+    """Returns the status of a sweep.
+
+    Args:
+        received: Numbers of the signals that this process has received.
+        errors: What ended each experiment; another process may have received a signal.
+    """
+    if received:
+        return 128 + received[0]
+    stops = [int(error.code or 0) for error in errors if isinstance(error, SystemExit)]
+    return max(stops, default=0) or (ERROR if any(errors) else 0)
 
 
 def standing_of(cli: ExperimentCLI) -> Standing:
@@ -304,7 +332,8 @@ def tell(experiments: Sequence[ExperimentCLI], errors: Sequence[BaseException | 
         if isinstance(error, SystemExit):
             lines.append(f"{cli.run.folder}: saved; the same command goes on with it")
         elif error is not None:
-            told = f"failed ({type(error).__name__}: {error}; see {OUTPUT})"
+            reason = str(error).partition("\n")[0]
+            told = f"failed ({type(error).__name__}: {reason}; see {OUTPUT})"
             lines.append(f"{cli.run.folder}: {told}")
     for line in lines[:MOST_LINES]:
         print(one_line(line))
@@ -313,8 +342,13 @@ def tell(experiments: Sequence[ExperimentCLI], errors: Sequence[BaseException | 
 
 
 def open_output(cli: ExperimentCLI) -> TextIO:
-    """Opens the file that receives what an experiment prints."""
-    assert cli.run.folder is not None
+    """Opens the file that receives what an experiment prints.
+
+    Processes other than the first have no such file; what is printed there, such as by a user's
+    reward, goes where it would go with `fit`.
+    """
+    if cli.run.folder is None:
+        return os.fdopen(os.dup(sys.stdout.fileno()), "a", encoding="utf-8", buffering=1)
     path = cli.run.folder / OUTPUT
     cli.run.expect(path)
     return path.open("a", encoding="utf-8", buffering=1)

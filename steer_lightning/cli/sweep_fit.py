@@ -15,6 +15,7 @@ import lightning as L
 from jsonargparse import Namespace, _typehints
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.callbacks.progress.progress_bar import ProgressBar
+from lightning.pytorch.strategies import Strategy
 
 from steer_lightning.callbacks import GracefulStop
 from steer_lightning.cli.fit import SteeringCLI
@@ -125,6 +126,31 @@ class ExperimentCLI(SteeringCLI):
     def _run_subcommand(self, subcommand: str) -> None:
         """Does nothing; see `carry_out`."""
 
+    def before_fit(self) -> None:
+        """Does nothing, since the processes of all experiments are connected before; see `plan`."""
+
+    def plan(self) -> dict[str, Any]:
+        """Returns what the first process has decided, for the others."""
+        path = self.config_init["fit"].get("ckpt_path")
+        return {
+            "ended": self.ended,
+            "folder": self.trainer.default_root_dir,
+            "ckpt_path": path,
+            # Lightning holds a lock while it loads a checkpoint, for which other experiments would
+            # wait, while this one waits for other processes
+            "checkpoint": path and Strategy.load_checkpoint(self.trainer.strategy, path),
+        }
+
+    def follow(self, plan: Mapping[str, Any]) -> None:
+        """Takes over what the first process has decided; there, it changes nothing."""
+        self.ended = plan["ended"]
+        vars(self.trainer)["_default_root_dir"] = plan["folder"]  # it has no setter
+        self.config_init["fit"]["ckpt_path"] = plan["ckpt_path"]
+        self.trainer.strategy.checkpoint = plan["checkpoint"]  # type: ignore[attr-defined]
+        # before each step Lightning would ask the first process, in a call that passes by the
+        # sweep's order, whether a handler of signals has been called, which a sweep doesn't install
+        self.trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
+
     def carry_out(self) -> None:
         """Trains the experiment from start to end."""
         super()._run_subcommand("fit")
@@ -207,7 +233,7 @@ def check_alike(experiments: list[ExperimentCLI]) -> None:
     _check_different(experiments)
     for experiment in experiments:
         _check_steering(experiment)
-    _check_one_process(first)
+    _check_whole_base(first)
     for other in experiments[1:]:
         try:
             check_same(
@@ -260,14 +286,16 @@ def _check_steering(experiment: ExperimentCLI) -> None:
         )
 
 
-def _check_one_process(experiment: ExperimentCLI) -> None:
-    trainer = experiment.trainer
-    if trainer.world_size > 1 or getattr(trainer.strategy, "shards", False):
+def _check_whole_base(experiment: ExperimentCLI) -> None:
+    strategy = experiment.trainer.strategy
+    if getattr(strategy, "shards", False):
         raise ConfigError(
-            "trainer",
-            f"{trainer.world_size} processes",
-            rule="a sweep runs in one process, on one device, with the whole base",
-            fix="Set trainer.devices: 1 and trainer.num_nodes: 1, and leave out trainer.strategy",
+            "trainer.strategy",
+            type(strategy).__name__,
+            rule="can't be used in a sweep, which needs the whole base in each process",
+            why="Passes over a sharded base are collective calls, and the processes of a sweep "
+            "make joint passes of different sizes",
+            fix="Set trainer.strategy: ddp, or train each experiment with steer-lightning fit",
         )
 
 

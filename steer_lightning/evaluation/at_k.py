@@ -15,8 +15,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torchmetrics import Metric
+from torchmetrics.utilities.distributed import gather_all_tensors
 
 from steer_lightning.errors import ConfigError
+from steer_lightning.system.collectives import together
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +36,12 @@ class Sample:
     """Whether the sample is wrong because its answer can't be compared with the gold one."""
 
 
+def gather_tensors(own: torch.Tensor, group: Any = None) -> list[torch.Tensor]:
+    """Returns the tensors of all processes, for torchmetrics."""
+    with together("the metrics") as has_others:
+        return gather_all_tensors(own, group) if has_others else [own]
+
+
 class PerProblem(Metric):
     """Base class of metrics with a number for each problem, and their mean as the result.
 
@@ -46,7 +54,7 @@ class PerProblem(Metric):
     values: list[torch.Tensor]
 
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+        super().__init__(**{"dist_sync_fn": gather_tensors, **kwargs})
         self.add_state("problems", [], dist_reduce_fx="cat")
         self.add_state("values", [], dist_reduce_fx="cat")
 
@@ -75,7 +83,7 @@ class PerProblem(Metric):
         if not self.problems:  # a process without problems must take part in joining, too
             self.problems.append(torch.empty(0, dtype=torch.int64, device=self.device))
             self.values.append(torch.empty(0, dtype=torch.float64, device=self.device))
-        with self.sync_context():
+        with self.sync_context(dist_sync_fn=self.dist_sync_fn):
             return self._sorted()
 
     def _sorted(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:

@@ -10,7 +10,7 @@ import torch
 from torchmetrics import MeanMetric, MetricCollection, SumMetric
 
 from steer_lightning.errors import UNKNOWN, ConfigError
-from steer_lightning.evaluation.at_k import AvgAtK, Sample
+from steer_lightning.evaluation.at_k import AvgAtK, Sample, gather_tensors
 from steer_lightning.evaluation.intervals import Values, estimate
 from steer_lightning.types import Rollouts
 
@@ -25,11 +25,11 @@ class BenchmarkMetrics(MetricCollection):
     def __init__(self) -> None:
         super().__init__(
             {
-                "accuracy": MeanMetric(),
+                "accuracy": MeanMetric(dist_sync_fn=gather_tensors),
                 "problems": AvgAtK(),
-                "completion_length": MeanMetric(),
-                "cut_off_share": MeanMetric(),
-                "num_unscored": SumMetric(),
+                "completion_length": MeanMetric(dist_sync_fn=gather_tensors),
+                "cut_off_share": MeanMetric(dist_sync_fn=gather_tensors),
+                "num_unscored": SumMetric(dist_sync_fn=gather_tensors),
             }
         )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 from steer_lightning.module import SteeringModule
 from steer_lightning.rollout import RolloutEngine
 from steer_lightning.sweep.joint_calls import LaneEngine, LaneGradient
@@ -42,7 +44,11 @@ class LaneModule(SteeringModule):
         super().on_fit_start()
         self.batch_gradient = LaneGradient.of(self.batch_gradient, self.lane)
 
+    def cpu(self) -> Self:
+        """Leaves the base where other experiments use it; Lightning calls this when a run ends."""
+        return self
+
     def teardown(self, stage: str) -> None:
-        """Lets go of the base, which Lightning would move to the CPU; see `SteeringModule`."""
+        """Lets go of the base; see `SteeringModule`."""
         super().teardown(stage)
         self.policy.model = None

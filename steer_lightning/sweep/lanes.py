@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+COLLECTIVE = "collective"
+"""Kind of the calls that are carried out only when all lanes wait for one of them or have ended."""
+
 
 class State(Enum):
     """What a lane does."""
@@ -147,6 +150,20 @@ class Lanes:
         if errors:
             raise errors[0]
 
+    def run_until(self, kind: str, carry_out: Carrier) -> None:
+        """Runs all lanes until each of them waits for a call of a kind, or has ended.
+
+        Args:
+            kind: Kind of the call, which is not carried out.
+            carry_out: Function that carries out other calls.
+        """
+        self.take_turns(self.all)
+        while others := [
+            lane for lane in self.all if lane.state is State.WAITING and lane.kind != kind
+        ]:
+            self._go_on(others, carry_out)
+            self.take_turns(others)
+
     def _go_on(self, crew: Sequence[Lane], carry_out: Carrier) -> None:
         """Lets the lanes of a crew go on as far as they can, and carries out calls."""
         self.take_turns(crew)
@@ -154,6 +171,7 @@ class Lanes:
         if not waiting:
             return
         kinds = [lane.kind for lane in waiting]
+        kinds = [kind for kind in kinds if kind != COLLECTIVE] or kinds
         kind = max(dict.fromkeys(kinds), key=kinds.count)
         chosen = [lane for lane in waiting if lane.kind == kind]
         try:

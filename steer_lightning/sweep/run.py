@@ -12,10 +12,11 @@ import torch
 from steer_lightning.errors import ConfigError
 from steer_lightning.rewards import RewardPool
 from steer_lightning.sweep.joint_calls import JointCalls
-from steer_lightning.sweep.lane_module import LaneModule
-from steer_lightning.sweep.lanes import Lane, Lanes, State
+from steer_lightning.sweep.lane_module import LOAD, LaneModule
+from steer_lightning.sweep.lanes import COLLECTIVE, Carrier, Lane, Lanes, State
+from steer_lightning.sweep.meeting import CutOff, Meeting
 from steer_lightning.sweep.shared_base import SharedBase, copy_of
-from steer_lightning.system.collectives import world_size
+from steer_lightning.system.collectives import passing, world_size
 from steer_lightning.training.resume import get_random_states, set_random_states
 
 Crew = list[Lane]
@@ -59,6 +60,7 @@ class SideBySide:
         self._before_turn, self._after_turn = before_turn, after_turn
         self._bases: dict[int, SharedBase] = {}  # by the number of the experiment
         self._pools: list[RewardPool] = []
+        self._meeting = Meeting(self._is_failing)
 
     def run(self) -> list[Lane]:
         """Runs all experiments to their ends.
@@ -72,21 +74,49 @@ class SideBySide:
         """
         functions = [self._function(experiment) for experiment in self._experiments]
         lanes = Lanes(functions, before_turn=self._begin_turn, after_turn=self._end_turn)
-        lanes.take_turns(lanes.all)  # each checks its settings, and waits for the base
-        waiting = [lane for lane in lanes.all if lane.state is State.WAITING]
-        crews = self._divided(waiting)
         try:
-            if waiting:
-                with dividing_threads(len(crews)):
-                    lanes.run(crews, self._load(crews))
+            with passing(self._meeting.door):
+                self._run(lanes)
+                self._meeting.end(lanes.all)
+        except CutOff as cut_off:
+            raise cut_off.error from None
         finally:
             for pool in self._pools:
                 pool.close()
         return lanes.all
 
+    def _run(self, lanes: Lanes) -> None:
+        meet = self._meeting_first(lanes.all)
+        lanes.run_until(LOAD, meet)  # each checks its settings
+        waiting = [lane for lane in lanes.all if lane.state is State.WAITING]
+        crews = self._divided(waiting)
+        if waiting:
+            with dividing_threads(len(crews)):
+                calls = [
+                    self._meeting_first(lanes.all, carry_out) for carry_out in self._load(crews)
+                ]
+                lanes.run(crews, calls)
+
+    def _meeting_first(self, lanes: Sequence[Lane], calls: Carrier | None = None) -> Carrier:
+        """Returns a function that also carries out the collective calls of all lanes."""
+
+        def carry_out(kind: str, chosen: Sequence[Lane]) -> None:
+            if kind == COLLECTIVE:
+                self._meeting.meet(lanes)
+            else:
+                assert calls is not None  # before the base is loaded, lanes make no other calls
+                calls(kind, chosen)
+
+        return carry_out
+
+    def _is_failing(self, number: int) -> bool:
+        trainer = self._experiments[number].module._trainer
+        return trainer is not None and bool(trainer.interrupted)
+
     def _function(self, experiment: Prepared) -> Callable[[Lane], Any]:
         def run(lane: Lane) -> Any:
             experiment.module.lane = lane
+            self._meeting.enter(lane)
             return experiment.fit()
 
         return run

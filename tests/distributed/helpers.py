@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from lightning.pytorch.callbacks import Callback
 
+from steer_lightning.errors import ConfigError
+from steer_lightning.losses import PolicyGradient
 from steer_lightning.system.collectives import rank
-from steer_lightning.types import Completion
+from steer_lightning.types import Completion, LossInputs, LossOutput
 
 
 class Dies(Callback):
@@ -37,6 +41,14 @@ class IsAskedToStop(Callback):
             os.kill(os.getpid(), getattr(signal, self.name))
 
 
+class RefusesOnOne(Callback):
+    """The second process alone refuses its settings, before it loads anything."""
+
+    def setup(self, trainer: Any, *args: Any, **kwargs: Any) -> None:
+        if trainer.global_rank == 1:
+            raise ConfigError("trainer.callbacks", "here", rule="is not installed")
+
+
 class FailsOnOne:
     """A reward that fails in the second process alone, from its second batch on."""
 
@@ -50,6 +62,14 @@ class FailsOnOne:
         if rank() == 1 and self.num_batches > 1:
             raise LookupError("the judge's key is missing here")
         return [float("a" in row.text) for row in completions]
+
+
+class NanOnOne(PolicyGradient):
+    """A loss that is not finite in the second process alone."""
+
+    def __call__(self, inputs: LossInputs) -> LossOutput:
+        output = super().__call__(inputs)
+        return replace(output, loss=output.loss * math.nan) if rank() == 1 else output
 
 
 class SignalIn:

@@ -167,8 +167,8 @@ MISTAKES = [
         "experiment steering=LoRA: model.steering = ",
     ),
     (
-        ["--grid", "seed_everything=[0,1]", "--trainer.devices=2"],
-        "2 processes",
+        ["--grid", "seed_everything=[0,1]", "--trainer.devices=2", "--trainer.strategy=fsdp2"],
+        "trainer.strategy = 'SteeringFSDP2': can't be used in a sweep",
     ),
     (["--experiments", "none.yaml"], "experiments = 'none.yaml': there is no such file"),
 ]

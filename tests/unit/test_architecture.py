@@ -112,6 +112,7 @@ TESTED_AS_A_WHOLE = {
     "callbacks/lens": "tests/integration/test_fit.py",
     "cli/sweep": "tests/integration/test_sweep.py",
     "cli/sweep_fit": "tests/integration/test_sweep.py",
+    "cli/sweep_processes": "tests/distributed/test_sweep.py",
     "rollout/joint_completions": "tests/unit/sweep/test_shared_base.py",
     "steering/row_vectors": "tests/unit/sweep/test_shared_base.py",
     "sweep/joint_calls": "tests/unit/sweep/test_run.py",
@@ -162,7 +163,7 @@ def test_rooms_of_unit_tests_are_rooms(folder: Path) -> None:
 
 
 ARCHITECTURE = (ROOT / "docs/architecture.md").read_text()
-HARMLESS = {"device", "is_distributed", "rank", "world_size"}
+HARMLESS = {"device", "is_distributed", "passing", "rank", "together", "world_size"}
 """Functions of `system.collectives` for which no process waits for another."""
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from steer_lightning.sweep.lanes import Carrier, Lane, Lanes
+from steer_lightning.sweep.lanes import COLLECTIVE, Carrier, Lane, Lanes, State
 
 JOINED: list[tuple[str, list[int]]] = []
 
@@ -137,3 +137,26 @@ def test_an_interruption_ends_all_crews() -> None:
     lanes = Lanes([lambda lane: lane.call("add", 1)] * 2)
     with pytest.raises(KeyboardInterrupt):
         lanes.run([lanes.all[:1], lanes.all[1:]], [interrupted, add])
+
+
+def test_collective_calls_come_when_no_lane_makes_another() -> None:
+    def run(lane: Lane) -> None:
+        lane.call(COLLECTIVE if lane.number else "add", 1)
+        lane.call(COLLECTIVE, 1)
+
+    run_lanes([run] * 3, add)
+    assert JOINED == [("add", [0]), (COLLECTIVE, [0, 1, 2]), (COLLECTIVE, [1, 2])]
+
+
+def test_all_lanes_come_to_a_call_that_is_not_carried_out() -> None:
+    def run(lane: Lane) -> str:
+        for _ in range(lane.number):
+            lane.call("add", 1)
+        return str(lane.call("load", 0))
+
+    lanes = Lanes([run] * 3)
+    lanes.run_until("load", add)
+    assert JOINED == [("add", [1, 2]), ("add", [2])]
+    assert {(lane.state, lane.kind) for lane in lanes.all} == {(State.WAITING, "load")}
+    lanes.run([lanes.all], [add])
+    assert [lane.result for lane in lanes.all] == ["0"] * 3

@@ -111,3 +111,11 @@ def test_a_mistake_is_named_with_its_experiment_before_anything_is_loaded() -> N
     with pytest.raises(ConfigError, match=r"experiment e1: model\.steering\.layers = \[9\]"):
         SideBySide(experiments).run()
     assert [experiment.module.policy.model for experiment in experiments] == [None, None]
+
+
+def test_the_end_of_a_run_leaves_the_base_on_its_device() -> None:
+    """Lightning moves a module to the CPU then, but other experiments go on."""
+    experiment = LaneModule()
+    experiment.policy.model = torch.nn.Linear(2, 2, device="meta")
+    experiment.cpu()
+    assert experiment.policy.model.weight.device.type == "meta"

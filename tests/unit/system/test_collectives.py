@@ -12,6 +12,7 @@ from steer_lightning.system import collectives
 
 TWO = """
 import os, sys
+from contextlib import contextmanager
 import torch
 import torch.distributed as dist
 from steer_lightning.system.collectives import *
@@ -35,6 +36,28 @@ try:
     assert gather_objects({"me": me}) == [{"me": 1}, {"me": 2}]
     assert first_tells(("I am", me)) == ("I am", 1)
     assert (largest(7 * me), total(7 * me), largest(-me), total(0)) == (14, 21, -1, 0)
+
+    names = []
+
+    @contextmanager
+    def door(name):
+        names.append(name)
+        yield takes_part
+
+    def through_the_door():
+        several = [torch.full((2,), float(me)), torch.full((2,), 10.0 * me)]
+        sum_gradients(several)
+        found = [several[0][0].item(), gather_objects(me), first_tells(me), largest(me), total(me)]
+        return [*found, names]
+
+    with passing(door):
+        takes_part = True
+        assert through_the_door() == [3.0, [1, 2], 1, 2, 3, names]
+        assert names == ["sum_gradients", "gather_objects", "first_tells", "MAX", "SUM"]
+        takes_part = False
+        assert through_the_door() == [float(me), [me], me, me, me, names]
+        assert len(names) == 10
+    assert (total(me), len(names)) == (3, 10), "the door is gone"
 finally:
     dist.destroy_process_group()
 if rank_of_this:
