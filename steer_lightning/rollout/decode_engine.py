@@ -144,7 +144,11 @@ class DecodeEngine:
         return reason is None
 
     def in_memory(
-        self, decode: Callable[[Plan], Any], policy: Policy, requests: Sequence[Request]
+        self,
+        decode: Callable[[Plan], Any],
+        policy: Policy,
+        requests: Sequence[Request],
+        num_flights: int = 1,
     ) -> Any:
         """Decodes with as many tokens in flight as fit into memory.
 
@@ -152,9 +156,10 @@ class DecodeEngine:
             decode: Function that decodes within a plan.
             policy: Policy whose base answers.
             requests: Requests that share the flight.
+            num_flights: Number of flights at the same time.
         """
         while True:
-            plan = plan_flight(requests, self.max_tokens_in_flight, self._fitting)
+            plan = plan_flight(requests, self.max_tokens_in_flight, self._fitting, num_flights)
             try:
                 return decode(plan)
             except RuntimeError as error:

@@ -8,6 +8,8 @@ interface of `model.attention` can decode here.
 
 from __future__ import annotations
 
+import math
+import mmap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -50,13 +52,16 @@ FEW_SLOTS = Plan(max_rows=4, max_prompts=2, tokens=0, least=0)
 """Plan of checks, in which rows have to wait, split and move."""
 
 
-def plan_flight(requests: Sequence[Request], budget: int, fitting: int | None = None) -> Plan:
+def plan_flight(
+    requests: Sequence[Request], budget: int, fitting: int | None = None, num_flights: int = 1
+) -> Plan:
     """Fits as many completions as possible into a budget of tokens.
 
     Args:
         requests: Prompts of one policy, or of several that share the flight.
         budget: Maximum number of tokens in flight, as configured.
         fitting: Number of tokens to try instead after memory has run out; None before that.
+        num_flights: Number of flights that share the budget.
 
     Raises:
         ConfigError: If the budget is too small for one prompt with one completion.
@@ -74,8 +79,7 @@ def plan_flight(requests: Sequence[Request], budget: int, fitting: int | None = 
             f"({columns} tokens)",
             fix=f"Set it to {least} or more, or lower max_new_tokens",
         )
-    if fitting is not None:
-        budget = max(least, min(budget, fitting))
+    budget = max(least, min(budget // num_flights, budget if fitting is None else fitting))
     if num_rows * columns + num_prompts * width > budget:
         # prompts stay while any of their rows is unfinished: allow half as many slots again as full
         # groups need
@@ -143,7 +147,7 @@ class KeyValues(CacheLayer):
         flight = self.flight
 
         def room(like: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
-            return like.new_zeros(rows, like.shape[1], columns, like.shape[3])
+            return _zeros(like, (rows, like.shape[1], columns, like.shape[3]))
 
         self.prefix = [
             room(like, flight.max_prompts, flight.max_width) for like in (key_states, value_states)
@@ -191,7 +195,7 @@ class KeyValues(CacheLayer):
     def _grow(self) -> None:
         columns = min(2 * self.tail[0].shape[2], self.flight.max_columns)
         for k, old in enumerate(self.tail):
-            self.tail[k] = old.new_zeros(*old.shape[:2], columns, old.shape[3])
+            self.tail[k] = _zeros(old, (*old.shape[:2], columns, old.shape[3]))
             self.tail[k][:, :, : old.shape[2]] = old
 
     def copy_rows(self, source: torch.Tensor, target: torch.Tensor, num_columns: int) -> None:
@@ -207,6 +211,18 @@ class KeyValues(CacheLayer):
             return
         for room in self.prefix:
             room[target] = room[source]
+
+
+def _zeros(like: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+    """Returns zeros of the same dtype and device.
+
+    On a CPU, memory that nobody writes to is not taken from the system: most rows of a flight never
+    need their own, since completions share rows until they differ.
+    """
+    if like.device.type != "cpu":
+        return like.new_zeros(shape)
+    pages = mmap.mmap(-1, math.prod(shape) * like.element_size())
+    return torch.frombuffer(pages, dtype=like.dtype).view(shape)
 
 
 class FlightCache:

@@ -17,6 +17,7 @@ from steer_lightning.sweep.joint_check import why_not_joint
 from steer_lightning.sweep.lanes import Lane
 from steer_lightning.sweep.memory import memory_for
 from steer_lightning.sweep.shared_base import SharedBase
+from steer_lightning.system.allocator import give_back
 from steer_lightning.training.batch import MiniBatch
 from steer_lightning.training.gradient import BatchGradient, Totals
 from steer_lightning.training.joint_gradient import JointGradient, Share
@@ -108,11 +109,13 @@ class JointCalls:
     Args:
         base: Base that they share.
         engine: Engine of an experiment; all engines have the same settings.
+        num_crews: Number of crews whose calls may be carried out at the same time. They share the
+            tokens in flight and those of a pass, so that they take no more memory than one crew.
     """
 
-    def __init__(self, base: SharedBase, engine: RolloutEngine) -> None:
-        self._base, self._engine = base, engine
-        self._gradient = JointGradient(base.joint)
+    def __init__(self, base: SharedBase, engine: RolloutEngine, num_crews: int = 1) -> None:
+        self._base, self._engine, self._num_crews = base, engine, num_crews
+        self._gradient = JointGradient(base.joint, num_crews)
 
     def __call__(self, kind: str, lanes: Sequence[Lane]) -> None:
         """Carries out calls of one kind, and sets their answers; see `Lanes`."""
@@ -130,6 +133,7 @@ class JointCalls:
         shares: list[Share] = [lane.request for lane in lanes]
         with self._base.serving_all([lane.owner for lane in lanes]):
             self._gradient.accumulate(shares)
+        give_back()  # what the pass took; a rollout takes other sizes
         return [share.error or share.totals for share in shares]
 
     def _roll_out(self, lanes: Sequence[Lane]) -> list[Any]:
@@ -145,5 +149,5 @@ class JointCalls:
                 engine.fly(joint, completions, plan)
             return completions.outcomes()
 
-        outcomes: list[Any] = engine.in_memory(fly, self._base.joint, requests)
+        outcomes: list[Any] = engine.in_memory(fly, self._base.joint, requests, self._num_crews)
         return outcomes

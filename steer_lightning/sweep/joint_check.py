@@ -9,7 +9,7 @@ import torch
 
 from steer_lightning.model.policy import Policy
 from steer_lightning.rollout import DecodeEngine, Sampling
-from steer_lightning.rollout.joint_completions import JointCompletions
+from steer_lightning.rollout.joint_completions import JointCompletions, Outcome
 from steer_lightning.rollout.kv_cache import FEW_SLOTS
 from steer_lightning.rollout.request import Request
 from steer_lightning.rollout.selfcheck import why_not
@@ -40,31 +40,41 @@ def why_not_joint(base: SharedBase, engine: DecodeEngine) -> str | None:
     """
     last = len(base.policies) - 1
     owners = sorted({round(last * k / (MOST_CHECKED - 1)) for k in range(MOST_CHECKED)})
+    flights: dict[torch.dtype, list[Outcome]] = {}  # by the base's dtype, which a check may change
+
+    def reason_of(owner: int) -> str | None:
+        def generate(prompts: Sequence[Prompt], sampling: Sampling) -> Rollouts:
+            dtype = base.joint.model.dtype
+            if dtype not in flights:
+                base.end_serving(owner)
+                flights[dtype] = _fly(base, engine, owners, prompts, sampling)
+                base.begin_serving(owner)
+            outcome = flights[dtype][owners.index(owner)]
+            if isinstance(outcome, Exception):
+                raise outcome
+            return outcome
+
+        with base.serving(owner):
+            return why_not(base.policies[owner], generate)
+
     with made_up_numbers([base.policies[owner] for owner in owners]):
-        reasons = (_why_not(base, engine, owner, owners) for owner in owners)
+        reasons = (reason_of(owner) for owner in owners)
         return next((reason for reason in reasons if reason is not None), None)
 
 
-def _why_not(
-    base: SharedBase, engine: DecodeEngine, owner: int, owners: Sequence[int]
-) -> str | None:
-    """Compares the completions of one experiment in the flight of several."""
-    policies = [base.policies[other] for other in owners]
-
-    def generate(prompts: Sequence[Prompt], sampling: Sampling) -> Rollouts:
-        requests = [Request(prompts=prompts, sampling=sampling, seed=k, step=0) for k in owners]
-        completions = JointCompletions(policies, requests, owners)
-        base.end_serving(owner)
-        with base.serving_all(owners) as joint:
-            engine.fly(joint, completions, FEW_SLOTS, capture_after=0)
-        base.begin_serving(owner)
-        outcome = completions.outcomes()[owners.index(owner)]
-        if isinstance(outcome, Exception):
-            raise outcome
-        return outcome
-
-    with base.serving(owner):
-        return why_not(base.policies[owner], generate)
+def _fly(
+    base: SharedBase,
+    engine: DecodeEngine,
+    owners: Sequence[int],
+    prompts: Sequence[Prompt],
+    sampling: Sampling,
+) -> list[Outcome]:
+    """Samples the prompts for each of some experiments, in one flight."""
+    requests = [Request(prompts=prompts, sampling=sampling, seed=k, step=0) for k in owners]
+    completions = JointCompletions([base.policies[k] for k in owners], requests, owners)
+    with base.serving_all(owners) as joint:
+        engine.fly(joint, completions, FEW_SLOTS, capture_after=0)
+    return completions.outcomes()
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from steer_lightning.sweep.lane_module import LOAD, LaneModule
 from steer_lightning.sweep.lanes import COLLECTIVE, Carrier, Lane, Lanes, State
 from steer_lightning.sweep.meeting import CutOff, Meeting
 from steer_lightning.sweep.shared_base import SharedBase, copy_of
+from steer_lightning.system.allocator import share_between_threads
 from steer_lightning.system.collectives import passing, world_size
 from steer_lightning.training.resume import get_random_states, set_random_states
 
@@ -73,6 +74,7 @@ class SideBySide:
                 of them has trained.
         """
         functions = [self._function(experiment) for experiment in self._experiments]
+        share_between_threads()  # else each experiment's thread would keep memory for a pass
         lanes = Lanes(functions, before_turn=self._begin_turn, after_turn=self._end_turn)
         try:
             with passing(self._meeting.door):
@@ -173,7 +175,7 @@ class SideBySide:
                 module.policy.adopt(own)
             base = SharedBase([module.policy for module in modules])
             self._bases.update((lane.number, base) for lane in crew)
-            calls.append(JointCalls(base, modules[0].engine))
+            calls.append(JointCalls(base, modules[0].engine, len(crews)))
             for lane in crew:
                 lane.state = State.READY
         return calls

@@ -47,10 +47,11 @@ class JointGradient:
 
     Args:
         policy: Policy of the base whose steering is the `RowSteering` of all experiments.
+        num_beside: Number of such passes at the same time, which share the memory of one.
     """
 
-    def __init__(self, policy: Policy) -> None:
-        self._policy = policy
+    def __init__(self, policy: Policy, num_beside: int = 1) -> None:
+        self._policy, self._num_beside = policy, num_beside
         self._forward = PackedForward(policy)
 
     def accumulate(self, shares: Sequence[Share]) -> None:
@@ -64,7 +65,7 @@ class JointGradient:
                 parameter.grad = torch.zeros_like(parameter)
         checkpointed = any(share.gradient.activation_checkpointing for share in shares)
         with self._policy.checkpointed(checkpointed), self._forward.passes():
-            for parts in passes(shares):
+            for parts in passes(shares, self._num_beside):
                 self._read(parts)
 
     def _read(self, parts: Sequence[Part]) -> None:
@@ -86,13 +87,14 @@ class JointGradient:
                 torch.autograd.backward(losses)
 
 
-def passes(shares: Sequence[Share]) -> Iterator[list[Part]]:
+def passes(shares: Sequence[Share], num_beside: int = 1) -> Iterator[list[Part]]:
     """Groups the micro-batches of all experiments into passes of bounded size.
 
-    A pass holds no more tokens, padding included, than the largest micro-batch may; an experiment
-    that has failed has no further part.
+    Passes at the same time hold no more tokens together, padding included, than the largest
+    micro-batch may, unless a single micro-batch does. An experiment that has failed has no further
+    part.
     """
-    most = max(share.gradient.max_tokens for share in shares)
+    most = max(share.gradient.max_tokens for share in shares) // num_beside
     longest = max(len(share.mini_batch.micro_batches) for share in shares)
     chosen: list[Part] = []
     size = 0
