@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import statistics
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -229,6 +230,32 @@ def arms(result: Result) -> str:
     return table(["`batch_size`", "in one flight", "one after another", "ratio"], rows)
 
 
+def sweep(result: Result) -> str:
+    """Time and memory of a sweep and of its runs one by one."""
+    rounds = result["rounds"]
+
+    def median(name: str) -> float:
+        return statistics.median(x[name] for x in rounds)
+
+    alone = statistics.median(sum(x["fit_seconds"]) for x in rounds)
+    rows = [
+        [
+            "time",
+            f"{median('sweep_seconds'):.0f} s",
+            f"{alone:.0f} s",
+            f"{result['ratio_time']:.2f}",
+        ],
+        [
+            "peak memory",
+            f"{median('sweep_memory_mb'):,.0f} MB",
+            f"{median('fit_memory_mb'):,.0f} MB",
+            f"{result['ratio_memory']:.2f}",
+        ],
+    ]
+    count = result["experiments"]
+    return table(["", f"a sweep of {count}", f"{count} runs one after another", "ratio"], rows)
+
+
 MAKERS: dict[str, Callable[[Result], str]] = {
     "rl_step": rl_step,
     "rollout": rollout,
@@ -242,6 +269,7 @@ MAKERS: dict[str, Callable[[Result], str]] = {
     "algorithms": algorithms,
     "claim": claim,
     "arms": arms,
+    "sweep": sweep,
 }
 
 
