@@ -14,6 +14,7 @@ from typing import Any
 from steer_lightning.errors import UNKNOWN, ConfigError
 from steer_lightning.sweep.reading import check_setting, read_file, read_yaml
 from steer_lightning.system.printable import one_line
+from steer_lightning.system.run_files import SWEEP, SWEEP_PAGE
 
 MOST = 1000
 """Largest number of experiments in a sweep."""
@@ -172,7 +173,7 @@ def _check_name(name: str) -> None:
             rule=f"is longer than {MOST_BYTES_OF_A_NAME} bytes",
             why="The name becomes a folder",
         )
-    if re.fullmatch(r"run-\d+", name) or name in ("sweep.json", "sweep.html"):
+    if re.fullmatch(r"run-\d+", name) or name in (SWEEP, SWEEP_PAGE):
         raise ConfigError(
             "experiments",
             name,

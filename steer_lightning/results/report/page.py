@@ -132,7 +132,7 @@ def write_sweep(root: Path, output: Path | None = None, *, overwrite: bool = Fal
     # links to runs start at the folder of the page
     contents["root"] = os.path.relpath(root, path.absolute().parent)
     title = f"{contents['sweep']}: sweep of {len(contents['experiments'])} experiments"
-    write_bytes(path, as_page(contents, title, "sweep.html").encode())
+    write_bytes(path, as_page(contents, title, "experiments.html").encode())
     return path
 
 

@@ -147,7 +147,7 @@ class Foreign:
 def fallen_back(policy: Policy) -> RolloutEngine:
     engine = DecodeEngine()
     engine.setup(policy)
-    engine._fall_back(policy, "made up")
+    engine.fall_back(policy, "made up")
     return engine
 
 

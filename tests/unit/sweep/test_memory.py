@@ -44,7 +44,7 @@ def test_joint_calls_are_guarded(monkeypatch: pytest.MonkeyPatch) -> None:
         raise torch.OutOfMemoryError(NONE_LEFT)
 
     monkeypatch.setattr(JointCalls, "_accumulate", accumulate)
-    monkeypatch.setattr("steer_lightning.sweep.joint_calls.JointGradient", lambda policy: None)
+    monkeypatch.setattr("steer_lightning.sweep.joint_calls.JointGradient", lambda *settings: None)
     calls = JointCalls(SimpleNamespace(joint=None), None)  # type: ignore[arg-type]
     lanes = [Lane(number=number, run=lambda lane: None) for number in range(5)]
     with pytest.raises(ConfigError, match="5 experiments"):

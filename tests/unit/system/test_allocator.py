@@ -47,6 +47,8 @@ def test_threads_share_memory_and_give_it_back() -> None:
 
 
 def test_other_c_libraries_lack_the_functions(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(allocator.ctypes, "CDLL", lambda name: object())
+    asked: list[object] = []
+    monkeypatch.setattr(allocator.ctypes, "CDLL", asked.append)
     allocator.share_between_threads()
     allocator.give_back()
+    assert asked == [None, None]
