@@ -4,14 +4,14 @@ Rows of a group share their prompt, and completions often begin with the same wo
 the same, the more so the sharper the policy. The common beginning of two rows is read only once,
 since the hidden state of a token depends only on the tokens before it. Everything except attention
 and recurrences works token by token, and so runs on the packed tokens. Attention and recurrences
-split the tokens into rows again, right-padded, in buckets of similar length, and put their output
-back into the packed order.
+take the tokens in blocks, right-padded, and put their output back into the packed order.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
@@ -22,6 +22,7 @@ from steer_lightning.model.policy import Policy
 from steer_lightning.model.replaced_forward import ForwardMethod, replaced_forwards
 from steer_lightning.steering.tokens import COMPLETION, LAST_PROMPT, PROMPT
 from steer_lightning.training.batch import MicroBatch
+from steer_lightning.training.blocks import Block, Blocks, attention_blocks, row_blocks
 
 
 class Packing:
@@ -43,6 +44,7 @@ class Packing:
         copies: Index of the pair of each completion token, row by row, (number of all completion
             tokens,) int64.
         mask: Mask of the n completions, right-padded, (n, T) bool, True for tokens.
+        attended: Blocks in which attention takes the tokens.
     """
 
     def __init__(
@@ -74,42 +76,24 @@ class Packing:
         self.copies = torch.tensor(copies, device=device)
         lengths = torch.tensor([len(completion) for completion in completions], device=device)
         self.mask = torch.arange(int(lengths.max()), device=device) < lengths[:, None]
-        self._bucket(rows, device)
+        self._rows = rows
+        self.attended = self._blocks(attention_blocks(rows, groups, self.positions[0]))
 
-    def _bucket(self, rows: list[list[int]], device: torch.device) -> None:
-        """Groups rows of similar length, right-padded, and stores the way back."""
-        self.buckets: list[torch.Tensor] = []  # places in the sequence, (n, T) each
-        place = [0] * self.ids.shape[1]
-        offset = 0
-        for bucket in buckets_by_length(rows):
-            width = max(map(len, bucket))
-            padded = [row + [0] * (width - len(row)) for row in bucket]
-            for k, row in enumerate(bucket):
-                for column, token in enumerate(row):
-                    place[token] = offset + k * width + column
-            offset += len(bucket) * width
-            self.buckets.append(torch.tensor(padded, device=device))
-        self._place = torch.tensor(place, device=device)
-        self._windows: dict[tuple[int, int], torch.Tensor] = {}
+    def _blocks(self, blocks: list[Block]) -> Blocks:
+        return Blocks(blocks, self.ids.shape[1])
 
-    def window(self, width: int, window: int | None) -> torch.Tensor | None:
-        """Returns the mask (T, T) bool of a sliding window; None if the causal mask is enough."""
-        if window is None or width <= window:
-            return None
-        if (width, window) not in self._windows:
-            places = torch.arange(width, device=self.ids.device)
-            distance = places[:, None] - places
-            self._windows[width, window] = (distance >= 0) & (distance < window)
-        return self._windows[width, window]
+    @cached_property
+    def _mixed(self) -> Blocks:
+        return self._blocks(row_blocks(self._rows, self.ids.device))
 
     def attend(self, call: AttentionCall) -> torch.Tensor:
         """Attends within the rows; takes packed tensors (1, H, S, D), returns (1, S, H, D)."""
         outputs = []
-        for places in self.buckets:
-            mask = self.window(places.shape[1], call.window)
-            query, key, value = (_take(x, places) for x in (call.query, call.key, call.value))
-            outputs.append(call.over(query, key, value, mask).flatten(0, 1))  # (n * T, H, D)
-        return self._put_back(outputs)
+        for block in self.attended.all:
+            query, key, value = (_take(x, block.places) for x in (call.query, call.key, call.value))
+            output = call.over(query, key, value, block.mask(call.window))
+            outputs.append(output.flatten(0, 1))  # (n * T, H, D)
+        return self.attended.put_back(outputs)
 
     def by_rows(
         self, mix: Callable[[torch.Tensor], torch.Tensor], states: torch.Tensor
@@ -126,14 +110,10 @@ class Packing:
             Packed output, (1, S, E).
         """
         outputs = []
-        for places in self.buckets:
-            rows = states[0].index_select(0, places.flatten()).view(*places.shape, -1)
-            outputs.append(mix(rows).flatten(0, 1))
-        return self._put_back(outputs)
-
-    def _put_back(self, outputs: list[torch.Tensor]) -> torch.Tensor:
-        """Returns the outputs of the buckets, (n * T, ...) each, in packed order (1, S, ...)."""
-        return torch.cat(outputs).index_select(0, self._place)[None]
+        for block in self._mixed.all:
+            rows = states[0].index_select(0, block.places.flatten())
+            outputs.append(mix(rows.view(*block.places.shape, -1)).flatten(0, 1))
+        return self._mixed.put_back(outputs)
 
     def token_states(
         self, states: torch.Tensor, head: Head, temperature: float, with_entropy: bool
@@ -180,18 +160,6 @@ def common_length(one: Sequence[int], two: Sequence[int]) -> int:
     """Returns the number of tokens in the common beginning of two texts."""
     differ = (k for k, (a, b) in enumerate(zip(one, two, strict=False)) if a != b)
     return next(differ, min(len(one), len(two)))
-
-
-def buckets_by_length(rows: list[list[int]]) -> Iterator[list[list[int]]]:
-    """Yields buckets of rows, longest first; each row has at least half the width of its bucket."""
-    bucket: list[list[int]] = []
-    for row in sorted(rows, key=len, reverse=True):
-        if bucket and 2 * len(row) < len(bucket[0]):
-            yield bucket
-            bucket = []
-        bucket.append(row)
-    if bucket:
-        yield bucket
 
 
 def _take(states: torch.Tensor, places: torch.Tensor) -> torch.Tensor:

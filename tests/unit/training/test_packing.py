@@ -17,7 +17,6 @@ from steer_lightning.training.gradient import BatchGradient
 from steer_lightning.training.packing import (
     PackedForward,
     Packing,
-    buckets_by_length,
     common_length,
 )
 from steer_lightning.training.selfcheck import why_not_packed
@@ -51,12 +50,6 @@ def test_equal_texts_of_different_groups_stay_apart() -> None:
 )
 def test_common_length(one: list[int], two: list[int], length: int) -> None:
     assert common_length(one, two) == length
-
-
-def test_buckets_hold_rows_of_similar_length() -> None:
-    rows = [[0] * length for length in (3, 10, 4, 9, 1, 5)]
-    found = [[len(row) for row in bucket] for bucket in buckets_by_length(rows)]
-    assert found == [[10, 9, 5], [4, 3], [1]]
 
 
 @pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
@@ -112,7 +105,8 @@ def check_against_plain_rows(policy: Policy, checkpointed: bool) -> None:
     gradient, weight.grad = weight.grad.clone(), None
     forward = PackedForward(policy)
     packing = Packing(prompts, [0, 1, 0, 0, 1], completions, CPU)
-    assert len(packing.buckets) > 1
+    kinds = [block.depths is None for block in packing.attended.all]
+    assert set(kinds) == {True, False}, "one group is read in rows, one as a tree"
     with (
         policy.checkpointed(checkpointed),
         forward.passes(),
