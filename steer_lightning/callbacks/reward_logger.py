@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import Callback
 
 from steer_lightning.module import SteeringModule
@@ -76,9 +77,9 @@ class RewardLogger(Callback):
             **self._update(step),
             **self._state(pl_module, step),
         }
-        # this is for callbacks that monitor a metric; the loggers get the metrics below, because
-        # Lightning would count the first step as 0 in logs
-        pl_module.log_dict(metrics, on_step=True, logger=False, batch_size=1)
+        # for callbacks that monitor a metric; `log_dict` takes milliseconds for each experiment of
+        # a sweep, and it would count the first step as 0 in logs
+        trainer.callback_metrics.update({k: torch.tensor(value) for k, value in metrics.items()})
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
         if every and trainer.global_step % every == 0:
             for logger in trainer.loggers:

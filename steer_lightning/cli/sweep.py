@@ -22,6 +22,7 @@ from steer_lightning.cli.resumable_runs import DryRun, RunInProgress, is_first_p
 from steer_lightning.cli.short_names import short_names
 from steer_lightning.cli.sweep_fit import ExperimentCLI, check_alike, remembered_protocols
 from steer_lightning.cli.sweep_processes import connected
+from steer_lightning.data.shared_prompts import SharedPrompts
 from steer_lightning.errors import UNKNOWN, ConfigError
 from steer_lightning.steering import find_layers
 from steer_lightning.sweep.experiments import (
@@ -253,6 +254,9 @@ def train(
         Status of the command: 128 and the number of a signal, 1 if an experiment failed, else 0;
         0 in all processes but the first.
     """
+    prompts = SharedPrompts()
+    for cli in experiments:
+        cli.share_data(experiments[0], prompts)
     ready = [
         Prepared(
             name=cli.experiment.name,

@@ -7,7 +7,7 @@ import math
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from lightning.pytorch.strategies import Strategy
 from steer_lightning.callbacks import GracefulStop
 from steer_lightning.cli.fit import SteeringCLI
 from steer_lightning.cli.resumable_runs import RunInProgress, ended_run
+from steer_lightning.data.shared_prompts import SharedPrompts
 from steer_lightning.errors import UNKNOWN, ConfigError
 from steer_lightning.steering import SiteVectors
 from steer_lightning.sweep.experiments import Experiment
@@ -34,6 +35,9 @@ SHARED = (
     *("data.template", "data.max_prompt_tokens", "trainer"),
 )
 """Settings that all experiments of a sweep must have in common."""
+
+PROMPTS = ("train", "val", "test", "template", "max_prompt_tokens")
+"""Settings of `data` on which the prompts depend."""
 
 
 class ExperimentCLI(SteeringCLI):
@@ -175,6 +179,14 @@ class ExperimentCLI(SteeringCLI):
         config = self.config[self.config.subcommand].as_dict()
         config["trainer"].pop("default_root_dir")
         return json.dumps(config, sort_keys=True, default=str)
+
+    def share_data(self, first: ExperimentCLI, prompts: SharedPrompts) -> None:
+        """Takes over the tokenizer of another experiment, and prompts with the same settings."""
+        data = self.config[self.config.subcommand].data.as_dict()
+        key = json.dumps({name: data[name] for name in PROMPTS}, sort_keys=True, default=str)
+        self.datamodule.share = partial(prompts.fill, key)
+        if self is not first:
+            self.model.policy.tokenizer = first.model.policy.tokenizer
 
     def shared(self) -> dict[str, Any]:
         """Returns the settings that all experiments must have in common, by key."""

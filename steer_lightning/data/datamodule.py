@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from steer_lightning.data.loader import PromptList, ResumableLoader
 from steer_lightning.data.order import PromptOrder, Shuffled
 from steer_lightning.data.prompts import SOURCE, load_problems, make_prompts, tell_of_overlap
+from steer_lightning.data.shared_prompts import BySplit
 from steer_lightning.data.templates import ChatTemplate, Template, check_template
 from steer_lightning.errors import ConfigError
 from steer_lightning.system.plain_settings import check_same, describe
@@ -47,6 +48,8 @@ class PromptDataModule(L.LightningDataModule):
 
     Attributes:
         learns_from_rewards: Whether the order needs the rewards of each step, through `record`.
+        share: Function that takes over the prompts of another module, or calls the function that
+            makes them, see `SharedPrompts.fill`; None to make them.
 
     Raises:
         ConfigError: If a number is out of range.
@@ -80,7 +83,8 @@ class PromptDataModule(L.LightningDataModule):
         self._order_settings = describe(self.order)
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.max_prompt_tokens, self.seed = max_prompt_tokens, seed
-        self.prompts: dict[str, list[Prompt]] = {}
+        self.prompts: BySplit = {}
+        self.share: Callable[[BySplit, Callable[[], None]], None] | None = None
         self._loader: ResumableLoader | None = None
         self._cursor: dict[str, Any] | None = None
 
@@ -91,12 +95,19 @@ class PromptDataModule(L.LightningDataModule):
         assert self.trainer is not None
         if stage == "fit" and not self.trainer.limit_val_batches:
             needed = ("train",)
-        for split in needed:
-            source = self.sources[split]
-            if source is not None and split not in self.prompts:
-                self.prompts[split] = self.make_prompts(source, f"data.{split}")
-        if stage == "fit":
-            self._compare_splits()
+
+        def load() -> None:
+            for split in needed:
+                source = self.sources[split]
+                if source is not None and split not in self.prompts:
+                    self.prompts[split] = self.make_prompts(source, f"data.{split}")
+            if stage == "fit":
+                self._compare_splits()
+
+        if self.share is None:
+            load()
+        else:
+            self.share(self.prompts, load)
         if stage == "fit" and len(self.prompts["train"]) < self.batch_size:
             raise ConfigError(
                 "data.batch_size",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from fractions import Fraction
+from functools import lru_cache
 from typing import Any
 
 from steer_lightning.rewards.answer_forms import is_equal, is_mathematics, is_readable
@@ -116,6 +117,7 @@ class MathReward:
         )
 
 
+@lru_cache(maxsize=4096)  # completions of a prompt share its answer, and often give the same one
 def plain_number(text: str) -> Fraction | None:
     """Returns the exact value of a plain decimal number, or of a sum of integers; else None.
 

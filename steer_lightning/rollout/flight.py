@@ -374,6 +374,11 @@ def part(rows: Sequence[list[int]], tokens: Sequence[int], ended: Sequence[bool]
     drawn = zip(tokens, ended, strict=True)
     parting = Parting()
     for slot, row in enumerate(rows):
+        if len(row) == 1:  # most rows, once completions differ
+            token, has_ended = next(drawn)
+            parting.rows.append([] if has_ended else row)
+            parting.tokens.append(0 if has_ended else token)
+            continue
         groups = list(_by_token(row, drawn))
         parting.rows.append(groups[0][0] if groups else [])
         parting.tokens.append(groups[0][1] if groups else 0)

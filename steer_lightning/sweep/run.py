@@ -142,9 +142,8 @@ class SideBySide:
 
     def _divided(self, lanes: Sequence[Lane]) -> list[Crew]:
         count = max(1, min(self._num_crews or self._most_crews(), len(lanes)))
-        sizes = [len(lanes) // count + (k < len(lanes) % count) for k in range(count)]
-        rest = iter(lanes)
-        crews = [[next(rest) for _ in range(size)] for size in sizes]
+        # neighbours in a grid, such as seeds of one rate, take similar time: deal them out
+        crews = [list(lanes[k::count]) for k in range(count)]
         for crew in crews:
             for owner, lane in enumerate(crew):
                 lane.owner = owner

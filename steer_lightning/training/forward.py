@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
+import torch
+
+from steer_lightning.model.attention import AttentionCall
 from steer_lightning.model.head import TokenStates
 from steer_lightning.training.batch import MicroBatch
 
@@ -32,3 +36,20 @@ class Forward(Protocol):
             Log-probabilities (and entropies) of the completion tokens, (n, T); arbitrary where
             masked.
         """
+
+
+class Packed(Protocol):
+    """A packed sequence, of one experiment or of several."""
+
+    ids: torch.Tensor
+    positions: torch.Tensor
+    roles: torch.Tensor
+    predictors: torch.Tensor
+
+    def attend(self, call: AttentionCall) -> torch.Tensor:
+        """Attends within the rows; see `Packing.attend`."""
+
+    def by_rows(
+        self, mix: Callable[[torch.Tensor], torch.Tensor], states: torch.Tensor
+    ) -> torch.Tensor:
+        """Mixes the tokens within the rows; see `Packing.by_rows`."""
