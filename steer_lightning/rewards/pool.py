@@ -124,10 +124,15 @@ class RewardPool:
         self._names.append(name)
         return len(self._rewards) - 1
 
-    def emptied(self) -> RewardPool:
-        """Returns a pool with the same settings, and without rewards."""
+    def emptied(self, num_beside: int = 1) -> RewardPool:
+        """Returns a pool with the same settings, and without rewards.
+
+        Args:
+            num_beside: Number of such pools, which share the number of workers.
+        """
         pool = copy.copy(self)
         pool._rewards, pool._names = [], []
+        pool.num_workers = max(1, self.num_workers // num_beside)
         return pool
 
     def hand_over(self, host: RewardPool) -> None:

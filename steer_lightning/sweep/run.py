@@ -163,7 +163,8 @@ class SideBySide:
     def _load(self, crews: Sequence[Crew]) -> list[JointCalls]:
         """Loads the base once, and gives it to all experiments."""
         for crew in crews:
-            self._share_pool([self._experiments[lane.number].module for lane in crew])
+            modules = [self._experiments[lane.number].module for lane in crew]
+            self._share_pool(modules, len(crews))
         first = self._experiments[crews[0][0].number].module
         model = first.policy.load_base().to(first.trainer.strategy.root_device)
         models = [model, *(copy_of(model) for _ in crews[1:])]
@@ -179,9 +180,9 @@ class SideBySide:
                 lane.state = State.READY
         return calls
 
-    def _share_pool(self, modules: Sequence[LaneModule]) -> None:
+    def _share_pool(self, modules: Sequence[LaneModule], num_crews: int) -> None:
         """Lets one pool score for all experiments of a crew."""
-        host = modules[0].reward_pool.emptied()
+        host = modules[0].reward_pool.emptied(num_crews)
         for module in modules:
             module.reward_pool.hand_over(host)
         host.start()  # its processes load the rewards meanwhile

@@ -59,6 +59,17 @@ def test_answers_to_others_are_kept_and_to_forgotten_ones_dropped(
     assert pool.collect([3]) == [{"id": 3}], "without another frame"
 
 
+@pytest.mark.parametrize(
+    ("workers", "beside", "each"), [(4, 1, 4), (4, 2, 2), (5, 2, 2), (1, 2, 1)]
+)
+def test_pools_beside_each_other_share_the_number_of_workers(
+    workers: int, beside: int, each: int
+) -> None:
+    pool = RewardPool(num_workers=workers, deadline=2.0)
+    other = pool.emptied(beside)
+    assert (other.num_workers, other.deadline, pool.num_workers) == (each, 2.0, workers)
+
+
 def test_pools_that_hand_over_share_processes_but_not_rewards() -> None:
     first, second = RewardPool(num_workers=1), RewardPool(num_workers=1)
     right, short = MathReward(), LengthReward(free_tokens=1, max_tokens=5)
