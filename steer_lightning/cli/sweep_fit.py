@@ -22,7 +22,7 @@ from steer_lightning.cli.fit import SteeringCLI
 from steer_lightning.cli.resumable_runs import RunInProgress, ended_run
 from steer_lightning.data.shared_prompts import SharedPrompts
 from steer_lightning.errors import UNKNOWN, ConfigError
-from steer_lightning.steering import SiteVectors
+from steer_lightning.steering.row_vectors import steers_rows
 from steer_lightning.sweep.experiments import Experiment
 from steer_lightning.sweep.lane_module import LaneModule
 from steer_lightning.system.plain_settings import check_same
@@ -183,7 +183,11 @@ class ExperimentCLI(SteeringCLI):
     def share_data(self, first: ExperimentCLI, prompts: SharedPrompts) -> None:
         """Takes over the tokenizer of another experiment, and prompts with the same settings."""
         data = self.config[self.config.subcommand].data.as_dict()
-        key = json.dumps({name: data[name] for name in PROMPTS}, sort_keys=True, default=str)
+        settings: dict[str, Any] = {name: data[name] for name in PROMPTS}
+        if not all(path.startswith("steer_lightning.") for path in class_paths(settings)):
+            # a source of the user's own may draw problems by the seed
+            settings["seed"] = self.config[self.config.subcommand].seed_everything
+        key = json.dumps(settings, sort_keys=True, default=str)
         self.datamodule.share = partial(prompts.fill, key)
         if self is not first:
             self.model.policy.tokenizer = first.model.policy.tokenizer
@@ -288,7 +292,7 @@ def _check_different(experiments: list[ExperimentCLI]) -> None:
 
 def _check_steering(experiment: ExperimentCLI) -> None:
     steering = experiment.model.policy.steering
-    if not isinstance(steering, SiteVectors):
+    if not steers_rows(steering):
         raise ConfigError(
             f"experiment {experiment.experiment.name}: model.steering",
             type(steering).__name__,
@@ -309,6 +313,18 @@ def _check_whole_base(experiment: ExperimentCLI) -> None:
             "make joint passes of different sizes",
             fix="Set trainer.strategy: ddp, or train each experiment with steer-lightning fit",
         )
+
+
+def class_paths(settings: Any) -> Iterator[str]:
+    """Yields the classes that settings name, at any depth."""
+    if isinstance(settings, Mapping):
+        if "class_path" in settings:
+            yield settings["class_path"]
+        settings = settings.values()
+    elif not isinstance(settings, (list, tuple)):
+        return
+    for value in settings:
+        yield from class_paths(value)
 
 
 def _at(config: Mapping[str, Any], key: str) -> Any:

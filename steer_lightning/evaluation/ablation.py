@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 from steer_lightning.errors import ConfigError
 from steer_lightning.evaluation.arms import LeaveOut
-from steer_lightning.steering import Attachment, SiteVectors, Steering
+from steer_lightning.steering import Attachment, Steering
 from steer_lightning.steering.layers import shown_layers
+from steer_lightning.steering.row_vectors import steers_rows
 from steer_lightning.steering.vector_hooks import HookedVectors
 
 KEY = "BenchmarkEval.arms"
@@ -99,12 +100,6 @@ def _check_indices(key: str, layers: Sequence[int] | None) -> None:
         raise ConfigError(key, list(layers), rule=rule)
 
 
-def can_leave_out(steering: Steering) -> bool:
-    """Returns whether single layers of a steering can be left out."""
-    # a subclass with an attachment of its own need not know `HookedVectors.left_out`
-    return isinstance(steering, SiteVectors) and type(steering).attach is SiteVectors.attach
-
-
 def arms_of(
     arms: Mapping[str, ArmSettings] | None, leave_out: LeaveOut, steering: Steering
 ) -> list[EvalArm]:
@@ -145,7 +140,7 @@ def arms_of(
 
 def _trained(key: str, named: Collection[int], steering: Steering) -> frozenset[int]:
     """Returns the trained layers; raises a ConfigError if a named layer is none of them."""
-    if not can_leave_out(steering):
+    if not steers_rows(steering):
         raise ConfigError(
             key,
             list(named) or "each",
@@ -153,7 +148,6 @@ def _trained(key: str, named: Collection[int], steering: Steering) -> frozenset[
             why="Only vectors that are added in each layer act independently of each other",
             fix="Use arms that set nothing but scale, or train vectors",
         )
-    assert isinstance(steering, SiteVectors)
     strangers = sorted(set(named) - set(steering.layers))
     if strangers:
         raise ConfigError(

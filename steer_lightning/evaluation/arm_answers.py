@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from steer_lightning.errors import ConfigError
-from steer_lightning.evaluation.ablation import EvalArm, acting_as, can_leave_out
+from steer_lightning.evaluation.ablation import EvalArm, acting_as
 from steer_lightning.evaluation.metrics import BenchmarkMetrics
 from steer_lightning.evaluation.runner import EVALUATION_STEP
 from steer_lightning.model.policy import Policy
@@ -27,7 +27,7 @@ from steer_lightning.rollout.kv_cache import FEW_SLOTS, Plan
 from steer_lightning.rollout.request import Request
 from steer_lightning.rollout.selfcheck import RealTexts
 from steer_lightning.steering import SiteVectors
-from steer_lightning.steering.row_vectors import RowSteering, RowVectors
+from steer_lightning.steering.row_vectors import RowSteering, RowVectors, steers_rows
 from steer_lightning.system.printable import one_line
 from steer_lightning.types import Prompt, Rollouts
 
@@ -99,7 +99,7 @@ class ArmAnswers:
             return "GenerateEngine has taken the place of DecodeEngine"
         if self._policy.sharding.shards:
             return "the base is sharded over several processes"
-        if not can_leave_out(steering):
+        if not steers_rows(steering):
             return f"model.steering is {type(steering).__name__}, which can't act by row"
         return self._failure
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import nn
@@ -70,6 +70,12 @@ class RowSteering(Steering):
     def describe(self) -> str:
         """Describes the trained numbers; see `Steering.describe`."""
         return f"the vectors of {len(self.parts)} experiments"
+
+
+def steers_rows(steering: Steering) -> TypeGuard[SiteVectors]:
+    """Returns whether a steering is known to act as `RowVectors` does."""
+    # a subclass with an attachment of its own may add something else
+    return isinstance(steering, SiteVectors) and type(steering).attach is SiteVectors.attach
 
 
 class RowVectors(Attachment):
@@ -136,9 +142,9 @@ class RowVectors(Attachment):
         for experiment, row in self._rows[number].items():
             if experiment in self._served and not self._is_plain(experiment):
                 own = (self._owners == experiment)[:, None, None]
-                change = change + own.to(stream) * self._change(
-                    experiment, row, stream, self._roles
-                )
+                # not times 0, which would make NaN of the others' rows if this one has diverged
+                added = self._change(experiment, row, stream, self._roles)
+                change = change + torch.where(own, added, torch.zeros_like(added))
         return stream + change
 
     def _by_segment(self, number: int, stream: torch.Tensor) -> torch.Tensor:
@@ -218,11 +224,11 @@ class RowVectors(Attachment):
     @contextmanager
     def with_roles(self, roles: torch.Tensor) -> Iterator[None]:
         """Sets the roles of the tokens; see `Attachment.with_roles`."""
-        self._roles = roles
+        before, self._roles = self._roles, roles
         try:
             yield
         finally:
-            self._roles = None
+            self._roles = before
 
     @contextmanager
     def constant(self) -> Iterator[Sequence[ConstantVector]]:

@@ -111,22 +111,27 @@ class JointCalls:
         engine: Engine of an experiment; all engines have the same settings.
         num_crews: Number of crews whose calls may be carried out at the same time. They share the
             tokens in flight and those of a pass, so that they take no more memory than one crew.
+        num_experiments: Number of experiments in all crews.
     """
 
-    def __init__(self, base: SharedBase, engine: RolloutEngine, num_crews: int = 1) -> None:
+    def __init__(
+        self, base: SharedBase, engine: RolloutEngine, num_crews: int = 1, num_experiments: int = 1
+    ) -> None:
         self._base, self._engine, self._num_crews = base, engine, num_crews
+        self._num_experiments = num_experiments
         self._gradient = JointGradient(base.joint, num_crews)
 
     def __call__(self, kind: str, lanes: Sequence[Lane]) -> None:
         """Carries out calls of one kind, and sets their answers; see `Lanes`."""
         carry_out = {CHECK: self._check, ROLLOUT: self._roll_out, GRADIENT: self._accumulate}
-        with memory_for(len(lanes)):
+        with memory_for(self._num_experiments):
             answers = carry_out[kind](lanes)
         for lane, answer in zip(lanes, answers, strict=True):
             lane.answer = answer
 
     def _check(self, lanes: Sequence[Lane]) -> list[Any]:
         assert isinstance(self._engine, DecodeEngine)  # no other is checked here
+        self._engine.keep(self._base.policies[0])  # its own experiment may have failed before
         return [why_not_joint(self._base, self._engine)] * len(lanes)
 
     def _accumulate(self, lanes: Sequence[Lane]) -> list[Any]:

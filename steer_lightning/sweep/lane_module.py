@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Self
+import torch
+from typing_extensions import Self
 
 from steer_lightning.module import SteeringModule
 from steer_lightning.rollout import RolloutEngine
@@ -26,7 +27,8 @@ class LaneModule(SteeringModule):
     def configure_model(self) -> None:
         """Waits for the base, which is loaded once for all; see `SteeringModule`."""
         self.policy.prepare()
-        self.lane.call(LOAD, self)
+        num_threads: int = self.lane.call(LOAD, self)
+        torch.set_num_threads(num_threads)  # each thread of Python has a setting of its own
 
     @property
     def own_engine(self) -> RolloutEngine:

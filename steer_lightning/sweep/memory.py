@@ -14,7 +14,7 @@ def memory_for(num_experiments: int) -> Iterator[None]:
     """Turns an error of the block that says that memory ran out into one that names remedies.
 
     Args:
-        num_experiments: Number of experiments whose calls the block carries out together.
+        num_experiments: Number of experiments that train at once.
 
     Raises:
         ConfigError: If memory ran out.
@@ -34,8 +34,8 @@ def memory_for(num_experiments: int) -> Iterator[None]:
         raise ConfigError(
             "sweep",
             f"{num_experiments} experiments",
-            rule="memory ran out in a pass that these experiments share",
-            why="It holds completions of all of them",
+            rule="memory ran out in a pass that experiments share",
+            why="It holds completions of several of them",
             fix="Train fewer experiments at once, or lower model.engine.max_tokens_in_flight, "
             "which bounds a pass of the rollout, or model.tokens_per_micro_batch, which bounds "
             "one of the update",

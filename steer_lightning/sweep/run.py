@@ -175,9 +175,9 @@ class SideBySide:
                 module.policy.adopt(own)
             base = SharedBase([module.policy for module in modules])
             self._bases.update((lane.number, base) for lane in crew)
-            calls.append(JointCalls(base, modules[0].engine, len(crews)))
+            calls.append(JointCalls(base, modules[0].engine, len(crews), sum(map(len, crews))))
             for lane in crew:
-                lane.state = State.READY
+                lane.state, lane.answer = State.READY, torch.get_num_threads()
         return calls
 
     def _share_pool(self, modules: Sequence[LaneModule], num_crews: int) -> None:

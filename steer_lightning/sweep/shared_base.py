@@ -7,6 +7,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
+from torch import nn
+
 from steer_lightning.model.policy import Policy
 from steer_lightning.steering import SiteVectors
 from steer_lightning.steering.row_vectors import RowSteering, RowVectors
@@ -74,6 +77,13 @@ class SharedBase:
 
 
 def copy_of(model: Any) -> Any:
-    """Returns a copy of a model with the same weights in the same memory, but hooks of its own."""
-    tensors = (*model.parameters(), *model.buffers())
-    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
+    """Returns a copy of a model with the same weights in the same memory, but hooks of its own.
+
+    Its parameters are other objects, since a check of a base in 16 bits gives them other numbers
+    for a while (`model.precision`), and must not change what another thread reads.
+    """
+    own: dict[int, torch.Tensor] = {
+        **{id(x): nn.Parameter(x.detach(), requires_grad=False) for x in model.parameters()},
+        **{id(x): x.detach() for x in model.buffers()},
+    }
+    return copy.deepcopy(model, own)

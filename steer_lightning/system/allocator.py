@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from typing import Any
 
 M_ARENA_MAX = -8
@@ -21,6 +22,7 @@ def give_back() -> None:
 
 def _call(name: str, *arguments: int) -> None:
     """Calls a function of the C library if it has it; others than glibc do not."""
-    function: Any = getattr(ctypes.CDLL(None), name, None)
+    library = ctypes.CDLL(None) if os.name == "posix" else None
+    function: Any = getattr(library, name, None)
     if function is not None:
         function(*arguments)

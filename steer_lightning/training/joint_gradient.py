@@ -71,7 +71,9 @@ class JointGradient:
     def _read(self, parts: Sequence[Part]) -> None:
         packings = [kept.prepared for _, kept in parts]
         joint = JointPacking(packings, [share.owner for share, _ in parts])
-        with self._forward.attending(joint), self._policy.with_segments(joint.segments):
+        # the backward pass needs the roles, too: with checkpointing it reads layers again
+        roles = self._policy.attachment.with_roles(joint.roles)
+        with self._forward.attending(joint), self._policy.with_segments(joint.segments), roles:
             states, head = self._forward.head_states(joint)
             losses = []
             for (share, kept), own in zip(parts, torch.split(states, joint.counts), strict=True):

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
 
 from steer_lightning import load_vectors
 from steer_lightning.cli import main
-from steer_lightning.cli.sweep_fit import as_words
+from steer_lightning.cli.sweep_fit import as_words, class_paths
 from tests.integration.conftest import Config
 from tests.started import start
 
@@ -34,6 +35,37 @@ def test_words_put_a_key_before_those_below_it() -> None:
         '--a.b={"c": [-.inf, null, true, "x"]}',
         "--model.steering.init_args.layers=[1]",
     ]
+
+
+def test_class_paths_at_any_depth() -> None:
+    source = {"class_path": "a.B", "init_args": {"of": [{"class_path": "c.D"}], "n": 1}}
+    assert list(class_paths({"train": source, "val": None})) == ["a.B", "c.D"]
+
+
+SOURCE = """
+import torch
+from steer_lightning.types import Problem
+
+class Drawn:
+    def load(self):
+        generator = torch.Generator().manual_seed(torch.initial_seed())
+        numbers = torch.randint(100, (8,), generator=generator).tolist()
+        return [Problem(question=f"{n}+{k}", answer=str(n + k)) for k, n in enumerate(numbers)]
+"""
+
+
+def test_a_source_of_the_users_own_may_depend_on_the_seed(work: Path) -> None:
+    (work / "own_source.py").write_text(SOURCE)
+    words = ["--config", "config.yaml", "--data.train=own_source.Drawn", "--data.batch_size=8"]
+    words += ["--trainer.max_steps=1", "--grid", "seed_everything=[1,2]", "--grid", f"{LR}=[0.1,1]"]
+    done = start("sweep", *words, folder=work).end(120)
+    assert done.returncode == 0, done.stderr
+    asked = {}
+    for run in (work / "runs").glob("*/run-1"):
+        table = pq.read_table(run / "rollouts.parquet")
+        asked[run.parent.name] = frozenset(table["prompt"].to_pylist())
+    assert len(asked) == 4
+    assert len(set(asked.values())) == 2, "one set of problems for each seed"
 
 
 MISTAKES = [

@@ -13,10 +13,10 @@ from steer_lightning.evaluation.ablation import (
     EvalArm,
     acting_as,
     arms_of,
-    can_leave_out,
     check_arms,
 )
 from steer_lightning.steering import LoRA, LowRankVectors, SteeringVectors
+from steer_lightning.steering.row_vectors import steers_rows
 
 VECTORS = SteeringVectors([1, 2, 4]).shaped(width=8, num_layers=6)
 
@@ -111,8 +111,8 @@ def test_other_kinds_have_scales_only() -> None:
         def attach(self, model: Any, scale: float = 1.0) -> Any:
             return None
 
-    assert can_leave_out(LowRankVectors())
-    assert not can_leave_out(Own())
+    assert steers_rows(LowRankVectors())
+    assert not steers_rows(Own())
 
 
 def test_scales_multiply_and_come_back() -> None:

@@ -45,7 +45,8 @@ def test_joint_calls_are_guarded(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(JointCalls, "_accumulate", accumulate)
     monkeypatch.setattr("steer_lightning.sweep.joint_calls.JointGradient", lambda *settings: None)
-    calls = JointCalls(SimpleNamespace(joint=None), None)  # type: ignore[arg-type]
-    lanes = [Lane(number=number, run=lambda lane: None) for number in range(5)]
+    base = SimpleNamespace(joint=None)
+    calls = JointCalls(base, None, 2, num_experiments=5)  # type: ignore[arg-type]
+    lanes = [Lane(number=number, run=lambda lane: None) for number in range(3)]  # of this crew
     with pytest.raises(ConfigError, match="5 experiments"):
         calls(GRADIENT, lanes)

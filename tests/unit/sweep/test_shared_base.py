@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 import torch
 
 from steer_lightning.losses import PolicyGradient
+from steer_lightning.model.policy import Policy
+from steer_lightning.model.precision import checked_in_float32
 from steer_lightning.rollout import DecodeEngine, Sampling
 from steer_lightning.rollout.joint_completions import JointCompletions
 from steer_lightning.rollout.kv_cache import plan_flight
 from steer_lightning.rollout.request import Request
 from steer_lightning.steering import AdaptiveVectors, LowRankVectors, SteeringVectors
-from steer_lightning.sweep.shared_base import SharedBase
-from steer_lightning.testing import make_prompts
+from steer_lightning.sweep.shared_base import SharedBase, copy_of
+from steer_lightning.testing import make_prompts, tiny_policy
 from steer_lightning.training.batch import Batch
 from steer_lightning.training.gradient import BatchGradient
 from steer_lightning.training.joint_gradient import JointGradient, Share
@@ -65,10 +68,30 @@ def test_a_joint_rollout_is_that_of_each_alone(architecture: str, tokens_in_flig
     assert len(set(ids)) == 4, "the vectors do something"
 
 
-@pytest.mark.parametrize("max_tokens", [10_000, 100])
-@pytest.mark.parametrize("architecture", ["llama", "gemma3"])
-def test_a_joint_gradient_is_that_of_each_alone(architecture: str, max_tokens: int) -> None:
-    policies = share(architecture, mixed())
+def inner() -> list[SteeringVectors]:
+    return [
+        SteeringVectors(scale="none", site="mlp_output", tokens="completion"),
+        SteeringVectors(scale="none", site="attention_output", tokens="prompt"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "max_tokens", "make", "checkpointed"),
+    [
+        ("llama", 10_000, mixed, False),
+        ("llama", 100, mixed, False),
+        ("gemma3", 10_000, mixed, False),
+        ("gemma3", 100, mixed, True),
+        ("llama", 10_000, inner, True),  # sites that the backward pass reads again
+    ],
+)
+def test_a_joint_gradient_is_that_of_each_alone(
+    architecture: str,
+    max_tokens: int,
+    make: Callable[[], list[SteeringVectors]],
+    checkpointed: bool,
+) -> None:
+    policies = share(architecture, make())
     base = SharedBase(policies)
     engine = DecodeEngine()
     shares, alone = [], []
@@ -78,6 +101,7 @@ def test_a_joint_gradient_is_that_of_each_alone(architecture: str, max_tokens: i
             loss=PolicyGradient(),
             temperature=SAMPLINGS[k].temperature,
             max_tokens=max_tokens,
+            activation_checkpointing=checkpointed,
         )
         with base.serving(k):
             engine.setup(policy)
@@ -99,8 +123,18 @@ def test_a_joint_gradient_is_that_of_each_alone(architecture: str, max_tokens: i
             torch.testing.assert_close(parameter.grad, gradient, rtol=1e-4, atol=1e-5)
 
 
-def test_an_experiment_that_fails_ends_alone() -> None:
-    policies = share("llama", [SteeringVectors(scale="none") for _ in range(3)])
+@pytest.mark.parametrize(
+    "diverged",
+    [
+        SteeringVectors(scale="none"),
+        SteeringVectors(scale="none", tokens="completion"),
+        AdaptiveVectors(scale="none"),
+    ],
+    ids=["plain", "some tokens", "gated"],
+)
+def test_an_experiment_that_fails_ends_alone(diverged: SteeringVectors) -> None:
+    plain = [SteeringVectors(scale="none") for _ in range(2)]
+    policies = share("llama", [plain[0], diverged, plain[1]])
     base, sampling = SharedBase(policies), SAMPLINGS[0]
     engine = DecodeEngine(100)  # some rows wait
     with base.serving(2):
@@ -123,3 +157,22 @@ def test_an_experiment_that_fails_ends_alone() -> None:
     assert isinstance(one, KeyError)
     assert isinstance(two, FloatingPointError)
     assert torch.equal(three.completion_ids, expected.completion_ids)
+
+
+def test_a_copy_has_the_weights_and_not_their_precision_for_a_while() -> None:
+    first = tiny_policy("llama", SteeringVectors(scale="none"))
+    model = first.model.to(torch.bfloat16)
+    other = Policy("tiny", steering=SteeringVectors(scale="none"))
+    other.tokenizer = first.tokenizer
+    other.adopt(copy_of(model))
+    one, two = dict(model.named_parameters()), dict(other.model.named_parameters())
+    assert [x.data_ptr() for x in one.values()] == [x.data_ptr() for x in two.values()]
+    seen = []
+
+    def check() -> None:
+        seen.append([{x.dtype for x in named.values()} for named in (two, one)])
+
+    checked_in_float32(other, check)
+    assert [{torch.float32}, {torch.bfloat16}] in seen
+    assert all(of_another_thread == {torch.bfloat16} for _, of_another_thread in seen)
+    assert {x.dtype for x in two.values()} == {torch.bfloat16}
