@@ -30,6 +30,9 @@ EXPERIMENTS = """
 """
 
 
+CREWS = pytest.mark.parametrize("threads", ["1", "2"], ids=["one crew", "two crews"])
+
+
 @pytest.fixture
 def work(config: Config, tmp_path: Path) -> Path:
     config["model"]["steering"] = {"class_path": "steer_lightning.steering.SteeringVectors"}
@@ -39,8 +42,9 @@ def work(config: Config, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def sweep(folder: Path, *words: str, status: int = 0) -> str:
-    done = start("sweep", "--config", "config.yaml", *words, folder=folder).end(300)
+def sweep(folder: Path, *words: str, status: int = 0, threads: str = "1") -> str:
+    words = ("sweep", "--config", "config.yaml", *words)
+    done = start(*words, folder=folder, OMP_NUM_THREADS=threads).end(300)
     assert done.returncode == status, done.stderr
     return done.stdout + done.stderr
 
@@ -58,8 +62,9 @@ def rows(run: Path) -> list[dict[str, str]]:
     return [{k: v for k, v in row.items() if not k.startswith(("speed", "time"))} for row in found]
 
 
-def test_experiments_are_what_fit_makes_of_their_settings(work: Path) -> None:
-    sweep(work, "--experiments", "sweep.yaml")
+@CREWS
+def test_experiments_are_what_fit_makes_of_their_settings(work: Path, threads: str) -> None:
+    sweep(work, "--experiments", "sweep.yaml", threads=threads)
     for experiment in yaml.safe_load(EXPERIMENTS):
         name = experiment.pop("name")
         words = [f"--{key}={json.dumps(value)}" for key, value in experiment.items()]
@@ -226,13 +231,17 @@ def test_an_experiment_that_fails_ends_alone_and_is_named(work: Path) -> None:
     assert json.loads((work / "runs/fine/run-1/summary.json").read_text())["num_steps"] == 4
 
 
-def test_a_sweep_that_is_stopped_goes_on_bit_for_bit(work: Path, config: Config) -> None:
+@CREWS
+def test_a_sweep_that_is_stopped_goes_on_bit_for_bit(
+    work: Path, config: Config, threads: str
+) -> None:
     held = {"class_path": "tests.held.Held", "init_args": {"step": 2}}
     config["trainer"]["callbacks"].append(held)
     (work / "config.yaml").write_text(yaml.safe_dump(config))
     grid = ["--grid", "seed_everything=[0,1]"]
     (work / "hold").touch()
-    stopped = start("sweep", "--config", "config.yaml", *grid, folder=work)
+    words = ("sweep", "--config", "config.yaml", *grid)
+    stopped = start(*words, folder=work, OMP_NUM_THREADS=threads)
     wait(stopped.poll, (work / "held").exists)
     stopped.send_signal(signal.SIGTERM)
     (work / "hold").unlink()
@@ -244,11 +253,11 @@ def test_a_sweep_that_is_stopped_goes_on_bit_for_bit(work: Path, config: Config)
         assert (one["status"], one["reason"]) == ("stopped", None)
         assert one["steps"] == int(rows(work / "runs" / one["run"])[-1]["step"]) < 4
     assert "sweep of 2 experiments" in (work / "runs/sweep.html").read_text()
-    sweep(work, *grid)
+    sweep(work, *grid, threads=threads)
     runs = [one["run"] for one in recorded(work)]
     assert runs == [f"seed_everything={seed}/run-2" for seed in (0, 1)]
     (work / "runs").rename(work / "stopped")
-    sweep(work, *grid)
+    sweep(work, *grid, threads=threads)
     for seed in (0, 1):
         ends = [
             max((work / root / f"seed_everything={seed}").glob("run-*/summary.json")).parent
