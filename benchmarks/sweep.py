@@ -1,8 +1,10 @@
-"""Eight experiments in one sweep against eight runs of `fit`, one after the other.
+r"""Eight experiments in one sweep against eight runs of `fit`, one after the other.
 
     python benchmarks/sweep.py                           # the quickstart: 2 rates x 4 seeds
     python benchmarks/sweep.py --model gemma3-270m       # 2 prompts x 4 completions x 32 tokens
     python benchmarks/sweep.py --model FOLDER --steps 5
+    python benchmarks/sweep.py --model FOLDER --device cuda --dtype bfloat16 \
+        --prompts 4 --group-size 8
 
 Real commands, in turns: in each round the sweep and then all eight runs. Seconds are those of the
 whole commands, without evaluation; ratios are medians over the rounds. Memory is the largest sum of
@@ -24,22 +26,24 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from common import ROOT, add_arguments, resolve_model, results_file, write_json
+from common import ROOT, add_arguments, add_device, resolve_model, results_file, write_json
 
 RATE, SEED = "model.optimizer.init_args.lr", "seed_everything"
 SEEDS = [0, 1, 2, 3]
 
 
-def settings(model: str) -> tuple[list[str], list[float]]:
+def settings(args: argparse.Namespace) -> tuple[list[str], list[float]]:
     """What both sides have in common, as words of the command line, and two learning rates."""
-    common: dict[str, Any] = {"trainer": {"callbacks": []}}
+    accelerator = "gpu" if args.device == "cuda" else "cpu"
+    common: dict[str, Any] = {"trainer": {"callbacks": [], "accelerator": accelerator}}
+    common["model"] = {"dtype": args.dtype}
     rates = [0.01, 0.02]
-    if model != "quickstart":
+    if args.model != "quickstart":
         rates = [0.0003, 0.001]
         template = "Question: {question} = ?\nAnswer:"
-        common["model"] = {"base": resolve_model(model)}
-        common["model"]["sampling"] = {"group_size": 4, "max_new_tokens": 32}
-        common["data"] = {"template": {"init_args": {"text": template}}, "batch_size": 2}
+        sampling = {"group_size": args.group_size, "max_new_tokens": args.new_tokens}
+        common["model"].update(base=resolve_model(args.model), sampling=sampling)
+        common["data"] = {"template": {"init_args": {"text": template}}, "batch_size": args.prompts}
     file = Path(tempfile.mkdtemp()) / "common.yaml"
     file.write_text(yaml.safe_dump(common))
     return ["--config", str(ROOT / "configs/quickstart.yaml"), "--config", str(file)], rates
@@ -94,9 +98,13 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add_arguments(parser, steps=0)
+    add_device(parser)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--prompts", type=int, default=2, help="of a step; not for quickstart")
+    parser.add_argument("--group-size", type=int, default=4, help="not for quickstart")
+    parser.add_argument("--new-tokens", type=int, default=32, help="not for quickstart")
     args = parser.parse_args()
-    words, rates = settings(args.model)
+    words, rates = settings(args)
     steps = args.steps or (60 if args.model == "quickstart" else 10)
     words += [f"--trainer.max_steps={steps}", "--trainer.enable_progress_bar=false"]
     rounds = []
@@ -120,6 +128,7 @@ def main() -> None:
                 "sweep_memory_mb": round(sweep_memory),
                 "fit_memory_mb": round(memory),
                 "ratio_time": round(sweep / sum(seconds), 3),
+                "times_one": round(sweep / statistics.median(seconds), 2),
                 "ratio_memory": round(sweep_memory / memory, 3),
             }
         )
@@ -131,6 +140,7 @@ def main() -> None:
         "experiments": len(rates) * len(SEEDS),
         "ratio_time": statistics.median(one["ratio_time"] for one in rounds),
         "ratio_memory": statistics.median(one["ratio_memory"] for one in rounds),
+        "times_one": statistics.median(one["times_one"] for one in rounds),
         "rounds": rounds,
     }
     print(f"time {result['ratio_time']} x, memory {result['ratio_memory']} x that of single runs")
