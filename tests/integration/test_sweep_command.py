@@ -41,7 +41,7 @@ MISTAKES = [
     (["--grid", f"{LR}=[0.1,1e-1]"], "'1 and 2': are the same"),
     (["--grid", "lr=[1,2]"], "experiment lr=1: lr = '1': there is no such option. Write the whole"),
     (["--grid", "seed_everything=[-1,1]"], "experiment seed_everything=-1: seed_everything = -1"),
-    (["--grid", "trainer.default_root_dir=[a,b]"], "no setting of an experiment"),
+    (["--grid", "trainer.default_root_dir=[a,b]"], "is not a setting of an experiment"),
     (["--grid", "seed_everything=[1]", "--each-layer=maybe"], "must be true or false"),
     (["--experiments", "given.yaml", "--experiments", "given.yaml"], "is given twice"),
 ]
