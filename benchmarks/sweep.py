@@ -30,8 +30,13 @@ RATE, SEED = "model.optimizer.init_args.lr", "seed_everything"
 SEEDS = [0, 1, 2, 3]
 
 
-def settings(model: str) -> tuple[list[str], list[float]]:
-    """What both sides have in common, as words of the command line, and two learning rates."""
+def settings(model: str, folder: Path) -> tuple[list[str], list[float]]:
+    """What both sides have in common, as words of the command line, and two learning rates.
+
+    Args:
+        model: Model to measure.
+        folder: Folder for a file that the words name.
+    """
     common: dict[str, Any] = {"trainer": {"callbacks": []}}
     rates = [0.01, 0.02]
     if model != "quickstart":
@@ -40,7 +45,7 @@ def settings(model: str) -> tuple[list[str], list[float]]:
         common["model"] = {"base": resolve_model(model)}
         common["model"]["sampling"] = {"group_size": 4, "max_new_tokens": 32}
         common["data"] = {"template": {"init_args": {"text": template}}, "batch_size": 2}
-    file = Path(tempfile.mkdtemp()) / "common.yaml"
+    file = folder / "common.yaml"
     file.write_text(yaml.safe_dump(common))
     return ["--config", str(ROOT / "configs/quickstart.yaml"), "--config", str(file)], rates
 
@@ -96,12 +101,12 @@ def main() -> None:
     add_arguments(parser, steps=0)
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
-    words, rates = settings(args.model)
     steps = args.steps or (60 if args.model == "quickstart" else 10)
-    words += [f"--trainer.max_steps={steps}", "--trainer.enable_progress_bar=false"]
     rounds = []
     for number in range(args.rounds):
         with tempfile.TemporaryDirectory() as folder:
+            words, rates = settings(args.model, Path(folder))
+            words += [f"--trainer.max_steps={steps}", "--trainer.enable_progress_bar=false"]
             root = f"--trainer.default_root_dir={folder}"
             grids = [f"--grid={RATE}={rates}", f"--grid={SEED}={SEEDS}"]
             sweep, sweep_memory = command(args.threads, ["sweep", *words, f"{root}/s", *grids])
@@ -128,7 +133,7 @@ def main() -> None:
         "model": args.model,
         "steps": steps,
         "threads": args.threads,
-        "experiments": len(rates) * len(SEEDS),
+        "experiments": len(rounds[0]["fit_seconds"]),
         "ratio_time": statistics.median(one["ratio_time"] for one in rounds),
         "ratio_memory": statistics.median(one["ratio_memory"] for one in rounds),
         "rounds": rounds,
