@@ -32,8 +32,13 @@ RATE, SEED = "model.optimizer.init_args.lr", "seed_everything"
 SEEDS = [0, 1, 2, 3]
 
 
-def settings(args: argparse.Namespace) -> tuple[list[str], list[float]]:
-    """What both sides have in common, as words of the command line, and two learning rates."""
+def settings(args: argparse.Namespace, folder: Path) -> tuple[list[str], list[float]]:
+    """What both sides have in common, as words of the command line, and two learning rates.
+
+    Args:
+        args: Of `main`.
+        folder: Folder for a file that the words name.
+    """
     accelerator = "gpu" if args.device == "cuda" else "cpu"
     common: dict[str, Any] = {"trainer": {"callbacks": [], "accelerator": accelerator}}
     common["model"] = {"dtype": args.dtype}
@@ -44,7 +49,7 @@ def settings(args: argparse.Namespace) -> tuple[list[str], list[float]]:
         sampling = {"group_size": args.group_size, "max_new_tokens": args.new_tokens}
         common["model"].update(base=resolve_model(args.model), sampling=sampling)
         common["data"] = {"template": {"init_args": {"text": template}}, "batch_size": args.prompts}
-    file = Path(tempfile.mkdtemp()) / "common.yaml"
+    file = folder / "common.yaml"
     file.write_text(yaml.safe_dump(common))
     return ["--config", str(ROOT / "configs/quickstart.yaml"), "--config", str(file)], rates
 
@@ -106,10 +111,11 @@ def main() -> None:
     args = parser.parse_args()
     words, rates = settings(args)
     steps = args.steps or (60 if args.model == "quickstart" else 10)
-    words += [f"--trainer.max_steps={steps}", "--trainer.enable_progress_bar=false"]
     rounds = []
     for number in range(args.rounds):
         with tempfile.TemporaryDirectory() as folder:
+            words, rates = settings(args, Path(folder))
+            words += [f"--trainer.max_steps={steps}", "--trainer.enable_progress_bar=false"]
             root = f"--trainer.default_root_dir={folder}"
             grids = [f"--grid={RATE}={rates}", f"--grid={SEED}={SEEDS}"]
             sweep, sweep_memory = command(args.threads, ["sweep", *words, f"{root}/s", *grids])
@@ -137,7 +143,7 @@ def main() -> None:
         "model": args.model,
         "steps": steps,
         "threads": args.threads,
-        "experiments": len(rates) * len(SEEDS),
+        "experiments": len(rounds[0]["fit_seconds"]),
         "ratio_time": statistics.median(one["ratio_time"] for one in rounds),
         "ratio_memory": statistics.median(one["ratio_memory"] for one in rounds),
         "times_one": statistics.median(one["times_one"] for one in rounds),

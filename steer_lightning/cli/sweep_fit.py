@@ -25,7 +25,7 @@ from steer_lightning.errors import UNKNOWN, ConfigError
 from steer_lightning.steering.row_vectors import steers_rows
 from steer_lightning.sweep.experiments import Experiment
 from steer_lightning.sweep.lane_module import LaneModule
-from steer_lightning.system.plain_settings import check_same
+from steer_lightning.system.plain_settings import check_same, flat
 from steer_lightning.training.resume import get_random_states
 
 SHARED = (
@@ -35,6 +35,9 @@ SHARED = (
     *("data.template", "data.max_prompt_tokens", "trainer"),
 )
 """Settings that all experiments of a sweep must have in common."""
+
+ABSENT = "no such setting"
+"""What a message says instead of the value of a setting that one of two experiments lacks."""
 
 PROMPTS = ("train", "val", "test", "template", "max_prompt_tokens")
 """Settings of `data` on which the prompts depend."""
@@ -193,10 +196,13 @@ class ExperimentCLI(SteeringCLI):
             self.model.policy.tokenizer = first.model.policy.tokenizer
 
     def shared(self) -> dict[str, Any]:
-        """Returns the settings that all experiments must have in common, by key."""
+        """Returns the settings that all experiments must have in common, by whole key."""
         config = self.config[self.config.subcommand].as_dict()
         config["trainer"]["default_root_dir"] = str(self.root)
-        return {key: _at(config, key) for key in SHARED}
+        found: dict[str, Any] = {}
+        for key in SHARED:
+            found |= flat(_at(config, key), key, lists=True)
+        return found
 
 
 @contextmanager
@@ -250,11 +256,13 @@ def check_alike(experiments: list[ExperimentCLI]) -> None:
     for experiment in experiments:
         _check_steering(experiment)
     _check_whole_base(first)
+    shared = first.shared()
     for other in experiments[1:]:
+        now = other.shared()
         try:
             check_same(
-                first.shared(),
-                other.shared(),
+                {key: shared.get(key, ABSENT) for key in shared | now},
+                {key: now.get(key, ABSENT) for key in shared | now},
                 told=f"experiment {first.experiment.name} has",
                 why="All experiments of a sweep share one base and one flight",
                 fix="Set the same, or run several sweeps",

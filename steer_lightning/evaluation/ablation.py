@@ -153,7 +153,7 @@ def _trained(key: str, named: Collection[int], steering: Steering) -> frozenset[
         raise ConfigError(
             key,
             strangers,
-            rule="are no trained layers",
+            rule="are not trained layers",
             why=f"model.steering trains layers {shown_layers(steering.layers)} of the model's "
             f"{steering.num_layers}",
         )

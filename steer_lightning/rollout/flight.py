@@ -27,7 +27,7 @@ class View(ABC):
         slots: Slots of the rows, (N,).
         counts: Number of tokens sampled so far, (N,), by slot.
         row_lengths: Number of tokens of each row's prompt, (N,), by slot.
-        owners: Number of the request that each row belongs to, (N,), by slot.
+        owners: Number of the experiment that each row belongs to, (N,), by slot.
         prompt_lengths: Number of tokens of each prompt, (P,), by slot.
         largest_group: Largest number of rows of one prompt.
         slots_by_group: Slots of the rows by prompt, filled up with 0, (P * largest group,).
@@ -311,7 +311,7 @@ class Flight(View):
         self.starting = self._tensor([latest[self.prompts[slot]] for slot in slots])
         self._prefill_lengths = self._tensor([self.lengths[self.prompts[slot]] for slot in slots])
         self.starting_owners = self._tensor([self.owner_of[self.prompts[slot]] for slot in slots])
-        """Number of the request that each of these prompts belongs to, (P,) int64."""
+        """Number of the experiment that each of these prompts belongs to, (P,) int64."""
 
     def end_prefill(self) -> None:
         """Prepares for forward passes over one token per row."""

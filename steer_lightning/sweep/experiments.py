@@ -39,6 +39,9 @@ class Experiment:
 def from_grid(axes: Mapping[str, Sequence[Any]]) -> list[Experiment]:
     """Makes one experiment for each combination of values.
 
+    An experiment is named by its own values of all keys, also of those with a single value. So it
+    keeps its name, and is not trained again, when the grid gets further values.
+
     Args:
         axes: Values to try, by configuration key.
 
@@ -60,7 +63,7 @@ def from_grid(axes: Mapping[str, Sequence[Any]]) -> list[Experiment]:
             fix="Leave out values, or run several sweeps",
         )
     rows = [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
-    return named([(None, row) for row in rows])
+    return named([(None, row) for row in rows], _short_keys(list(axes)))
 
 
 def parse_axis(text: str) -> tuple[str, list[Any]]:
@@ -137,18 +140,22 @@ def each_layer(num_layers: int) -> list[Experiment]:
     ]
 
 
-def named(rows: Sequence[tuple[str | None, dict[str, Any]]]) -> list[Experiment]:
-    """Names experiments by the settings in which they differ.
+def named(
+    rows: Sequence[tuple[str | None, dict[str, Any]]], short: Mapping[str, str] | None = None
+) -> list[Experiment]:
+    """Names experiments by their settings.
 
     Args:
         rows: Name, or None, and settings of each experiment.
+        short: Keys of which names are made, with their short forms; by default those in which the
+            experiments differ.
 
     Raises:
         ConfigError: If two experiments have the same settings or the same name, or a name is not
             one of a folder.
     """
     _refuse_doubles(rows)
-    short = differing_keys([settings for _, settings in rows])
+    short = differing_keys([settings for _, settings in rows]) if short is None else short
     found = []
     for name, settings in rows:
         parts = [f"{end}={_value(settings[key])}" for key, end in short.items() if key in settings]
@@ -158,7 +165,10 @@ def named(rows: Sequence[tuple[str | None, dict[str, Any]]]) -> list[Experiment]
     for name, count in Counter(experiment.name for experiment in found).items():
         if count > 1:
             raise ConfigError(
-                "experiments", name, rule=f"is the name of {count} experiments", fix="Name them"
+                "experiments",
+                name,
+                rule=f"is the name of {count} experiments",
+                fix="Name them in a file of experiments",
             )
         _check_name(name)
     return found

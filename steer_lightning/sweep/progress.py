@@ -47,7 +47,7 @@ class TableBar(tqdm):  # type: ignore[type-arg]  # it runs over nothing
         self._erase()
         size = _size_of(self.fp)
         # a line that is broken in two, or a table that scrolls, could not be erased again
-        rows = self._table(max(1, size.lines - 5))[: max(1, size.columns and size.lines - 2)]
+        rows = self._table(max(1, size.lines - 5))[: max(1, size.lines - 2)]
         for row in rows:
             self.fp.write(disp_trim(one_line(row), size.columns - 1) + "\n")
         self._height = len(rows)

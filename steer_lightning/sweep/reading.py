@@ -15,7 +15,7 @@ MOST_BYTES = 1_000_000
 """Largest size of a file of experiments, which is more than a thousand of them need."""
 
 OF_THE_COMMAND = ("config", "ckpt_path", "print_config", "help", "trainer.default_root_dir")
-"""Options that say what the command does, so that they are no settings of an experiment."""
+"""Options that say what the command does, so that they are not settings of an experiment."""
 
 GROUPS = ("model", "data", "trainer")
 """Groups of settings."""
@@ -93,7 +93,7 @@ def check_setting(where: str, key: object, value: Any) -> None:
         value: Its value.
 
     Raises:
-        ConfigError: If it is no setting of an experiment.
+        ConfigError: If it is not a setting of an experiment.
     """
     if not isinstance(key, str) or not key:
         fix = "Write a key of the configuration, such as seed_everything"
@@ -102,7 +102,7 @@ def check_setting(where: str, key: object, value: Any) -> None:
         raise ConfigError(
             f"{where}: {key}",
             UNKNOWN,
-            rule="is no setting of an experiment, but an option of the whole command",
+            rule="is not a setting of an experiment, but an option of the whole command",
             fix="Give it beside the experiments, or leave it out",
         )
     if key in GROUPS:

@@ -41,6 +41,25 @@ def describe(value: Any, depth: int = DEPTH) -> Any:
     return {"class": type(value).__name__, **attributes}
 
 
+def flat(settings: Any, key: str = "", *, lists: bool = False) -> dict[str, Any]:
+    """Returns settings by their whole keys, as they are set on the command line.
+
+    Args:
+        settings: Settings; an empty mapping is a setting of its own.
+        key: Key of all of them.
+        lists: Whether mappings in a list are settings of their own, such as
+            `trainer.callbacks.0.init_args.every_n_steps`; other lists stay unchanged.
+    """
+    if lists and isinstance(settings, list) and any(isinstance(item, dict) for item in settings):
+        settings = dict(enumerate(settings))
+    if not isinstance(settings, dict) or not settings:
+        return {key: settings}
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        found |= flat(value, f"{key}.{name}" if key else str(name), lists=lists)
+    return found
+
+
 def check_same(
     saved: Mapping[str, Any], now: Mapping[str, Any], *, told: str, why: str, fix: str
 ) -> None:

@@ -165,7 +165,18 @@ MISTAKES = [
     (["--grid", "model.sampling.group_size=[4,1]"], "experiment group_size=1: model.sampling.grou"),
     (["--grid", "model.optimzer=[1,2]"], "experiment optimzer=1: model.optimzer"),
     (["--grid", f"{LR}=[0.1,fast]"], "experiment lr=fast: model.optimizer.init_args.lr"),
-    (["--grid", "trainer.max_steps=[3,4]"], "experiment max_steps=4: trainer"),
+    (
+        ["--grid", "trainer.max_steps=[3,4]"],
+        "experiment max_steps=4: trainer.max_steps = 4: experiment max_steps=3 has 3. All",
+    ),
+    (
+        ["--experiments", "callbacks.yaml"],
+        "experiment b: trainer.callbacks.1.init_args.every_n_steps = 5: experiment a has 10. All",
+    ),
+    (
+        ["--experiments", "fewer.yaml"],
+        "experiment b: trainer.callbacks.1.class_path = 'no such setting': experiment a has 'steer",
+    ),
     (["--grid", "model.steering.init_args.layers=[[0],[7]]"], "experiment layers=7: model.steerin"),
     (
         ["--grid", "model.steering=[LoRA,BitFit]"],
@@ -179,6 +190,18 @@ MISTAKES = [
 ]
 
 
+CALLBACKS = """
+- name: a
+  trainer.callbacks: [GracefulStop, {class_path: RolloutTable, init_args: {every_n_steps: 10}}]
+- name: b
+  trainer.callbacks: [GracefulStop, {class_path: RolloutTable, init_args: {every_n_steps: 5}}]
+"""
+FEWER = """
+- {name: a, trainer.callbacks: [GracefulStop, RolloutTable]}
+- {name: b, trainer.callbacks: [GracefulStop]}
+"""
+
+
 @pytest.mark.parametrize(("words", "told"), MISTAKES, ids=[told[:30] for _, told in MISTAKES])
 def test_mistakes_are_named_before_anything_is_written(
     work: Path,
@@ -188,6 +211,8 @@ def test_mistakes_are_named_before_anything_is_written(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(work)
+    Path("callbacks.yaml").write_text(CALLBACKS)
+    Path("fewer.yaml").write_text(FEWER)
     assert main(["sweep", "--config", "config.yaml", *words]) == 2
     assert told in capsys.readouterr().err
     assert not (work / "runs").exists()

@@ -73,7 +73,7 @@ MISTAKES = [
     (["--grid", f"{LR}=[0.1,1e-1]"], "'1 and 2': are the same"),
     (["--grid", "lr=[1,2]"], "experiment lr=1: lr = '1': there is no such option. Write the whole"),
     (["--grid", "seed_everything=[-1,1]"], "experiment seed_everything=-1: seed_everything = -1"),
-    (["--grid", "trainer.default_root_dir=[a,b]"], "no setting of an experiment"),
+    (["--grid", "trainer.default_root_dir=[a,b]"], "is not a setting of an experiment"),
     (["--grid", "seed_everything=[1]", "--each-layer=maybe"], "must be true or false"),
     (["--experiments", "given.yaml", "--experiments", "given.yaml"], "is given twice"),
 ]
@@ -146,7 +146,8 @@ def test_experiments_that_fail_end_alone_and_change_nothing_for_the_others(work:
     words = ["--config", "config.yaml", "--experiments", "failing.yaml", "--table"]
     done = start("sweep", *words, folder=work).end(300)
     assert done.returncode == 1, done.stderr
-    *_, head, fine, second, third, lost, broken = done.stdout.splitlines()
+    *_, head, fine, second, third, lost, broken, page = done.stdout.splitlines()
+    assert page == "sweep: runs/sweep.html"
     assert head.split() == ["experiment", "reward", "mean", "FormatReward", "folder"]
     assert fine.split()[0] == "fine"
     assert fine.endswith("  runs/fine/run-1")
@@ -177,9 +178,11 @@ def test_what_has_ended_is_counted_and_bars_go_to_stderr(work: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "training 1 experiment: 100%|" in done.stderr
     assert "2/2 [" in done.stderr
-    assert len(done.stdout.splitlines()) == 2, "the table alone"
+    assert len(done.stdout.splitlines()) == 3, "the table and the page alone"
     more = start(*words, "seed_everything=[1,2]", folder=work, TQDM_DISABLE="1").end(300)
-    head, *table = more.stdout.splitlines()
+    told, head, *table = more.stdout.splitlines()
+    assert told == "1 of 2 experiments have ended before", "a further seed renames no experiment"
     assert head.startswith("experiment"), more.stdout
+    assert {path.name for path in (work / "runs").glob("seed_everything=*/run-*")} == {"run-1"}
     done = start(*words, "seed_everything=[1,2]", folder=work).end(300)
     assert done.stdout == "2 of 2 experiments have ended before\n", table

@@ -19,6 +19,7 @@ from steer_lightning.results.report.files import (
     setting,
 )
 from steer_lightning.results.report.series import as_curve, clock_of, joined, read_series
+from steer_lightning.system.plain_settings import flat
 from steer_lightning.system.run_files import METRICS, SUMMARY
 
 MOST_RUNS = 20
@@ -96,19 +97,6 @@ def _names(folders: Sequence[Path]) -> list[str]:
     """Returns the shortest names that distinguish the runs."""
     names = [folder.absolute().name for folder in folders]
     return names if len(set(names)) == len(names) else [run_name(folder) for folder in folders]
-
-
-def flat(settings: Any, key: str = "") -> dict[str, Any]:
-    """Returns settings by their whole keys, as they are set on the command line.
-
-    Lists stay unchanged; an empty object is a setting of its own.
-    """
-    if not isinstance(settings, dict) or not settings:
-        return {key: settings}
-    found: dict[str, Any] = {}
-    for name, value in settings.items():
-        found |= flat(value, f"{key}.{name}" if key else str(name))
-    return found
 
 
 def differences(every: Sequence[dict[str, Any]]) -> list[list[str]]:

@@ -155,12 +155,13 @@ def find_layers(entries: Sequence[Record]) -> list[list[int]]:
 
 
 def find_grid(grid: Any, entries: Sequence[Record]) -> Record | None:
-    """Lays the experiments of a grid out, if exactly two of its keys have several values.
+    """Lays experiments out by two keys, if exactly two have several values.
 
-    Experiments of earlier grids with the same keys are among them.
+    Experiments of earlier grids with the same keys are among those of a grid, and it may have gaps.
+    Of experiments that were listed, those with the keys of the first one must be a full grid.
 
     Args:
-        grid: Values by key, as the command named them, or None.
+        grid: Values by key, as the command named them; None if it listed experiments.
         entries: Experiments of the sweep.
 
     Returns:
@@ -168,15 +169,18 @@ def find_grid(grid: Any, entries: Sequence[Record]) -> Record | None:
         number of the experiment of each row and column, or None. The key with more values has the
         rows, since pages are higher than wide.
     """
-    if not isinstance(grid, dict) or len(grid) < 2:
-        return None
-    inside = [k for k, entry in enumerate(entries) if entry["settings"].keys() == grid.keys()]
-    values = {key: _sorted([entries[k]["settings"][key] for k in inside]) for key in grid}
-    keys = [key for key in grid if len(values[key]) > 1]
+    is_grid = isinstance(grid, dict)
+    named: Record = grid if is_grid else entries[0]["settings"] if entries else {}
+    inside = [k for k, entry in enumerate(entries) if entry["settings"].keys() == named.keys()]
+    values = {key: _sorted([entries[k]["settings"][key] for k in inside]) for key in named}
+    keys = [key for key in named if len(values[key]) > 1]
     if len(keys) != 2:
         return None
     down, across = sorted(keys, key=lambda key: -len(values[key]))
     cells = {tuple(_text(entries[k]["settings"][key]) for key in (down, across)): k for k in inside}
+    size = len(values[down]) * len(values[across])
+    if not is_grid and not len(inside) == len(cells) == size:
+        return None
     return {
         "keys": [down, across],
         "rows": values[down],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -36,7 +37,11 @@ def test_memory_counts_what_a_process_has_started(
 @pytest.mark.slow
 def test_a_round_of_one_step(root: Path, tmp_path: Path) -> None:
     command = [sys.executable, str(root / "benchmarks/sweep.py"), "--rounds=1", "--steps=1"]
-    subprocess.run([*command, f"--json={tmp_path}/sweep.json"], check=True, timeout=600)
+    (tmp_path / "temporary").mkdir()
+    environment = {**os.environ, "TMPDIR": str(tmp_path / "temporary")}
+    words = [*command, f"--json={tmp_path}/sweep.json"]
+    subprocess.run(words, check=True, timeout=600, env=environment)
+    assert not list((tmp_path / "temporary").glob("*/common.yaml")), "it leaves no folder behind"
     result = json.loads((tmp_path / "sweep.json").read_text())
     (only,) = result["rounds"]
     assert result["experiments"] == len(only["fit_seconds"]) == 8

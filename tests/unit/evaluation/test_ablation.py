@@ -78,9 +78,9 @@ def test_arms_of_a_run() -> None:
 @pytest.mark.parametrize(
     ("arms", "leave_out", "message"),
     [
-        ({"a": arm(without_layers=[3])}, None, r"a.without_layers = \[3\]: are no trained layers"),
+        ({"a": arm(without_layers=[3])}, None, r"a.without_layers = \[3\]: are not trained layers"),
         ({"a": arm(only_layers=[1, 7])}, None, r"\[7\].*trains layers \[1, 2, 4\] of .* 6"),
-        (None, [-1], r"leave_out_layers = \[-1\]: are no trained layers"),
+        (None, [-1], r"leave_out_layers = \[-1\]: are not trained layers"),
         ({"a": arm(without_layers=[1, 2, 4])}, None, "leaves no trained layer.*scale: 0"),
         ({"a": arm()}, None, "a'?: is the same as the trained vectors"),
         ({"a": arm(only_layers=[1, 2, 4])}, None, "is the same as the trained vectors"),

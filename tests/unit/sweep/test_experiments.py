@@ -20,6 +20,18 @@ def test_a_grid_is_every_combination() -> None:
     assert found[4].settings == {LR: 0.02, "seed_everything": 1}
 
 
+def test_names_of_a_grid_stay_when_it_gets_further_values() -> None:
+    rates, seeds = [0.02], [1]
+    names = {experiment.name for experiment in from_grid({LR: rates, "seed_everything": seeds})}
+    assert names == {"lr=0.02_seed_everything=1"}, "keys with a single value are part of a name"
+    for more in ({LR: [0.02, 0.1]}, {"seed_everything": [1, 2]}, {LR: [0.1, 0.02, 0.5]}):
+        found = from_grid({LR: rates, "seed_everything": seeds, **more})
+        assert names < {experiment.name for experiment in found}
+    assert [one.name for one in from_grid({"seed_everything": [1]})] == ["seed_everything=1"]
+    twins = from_grid({"model.sampling.top_p": [1], "model.eval_sampling.top_p": [0.9]})
+    assert [one.name for one in twins] == ["sampling.top_p=1_eval_sampling.top_p=0.9"]
+
+
 def test_an_axis_is_a_key_and_a_list() -> None:
     assert parse_axis(f"{LR}=[1e-3, 0.02]")[0] == LR
     assert parse_axis("a.b=[[1, 2], all]") == ("a.b", [[1, 2], "all"])

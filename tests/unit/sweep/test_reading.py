@@ -57,9 +57,9 @@ def test_files_that_can_not_be_read_are_refused(tmp_path: Path) -> None:
     [
         (1, 2, "grid: the key 1 is not text"),
         ("", 2, "grid: the key  is not text"),
-        ("config", "a.yaml", "grid: config: is no setting of an experiment"),
-        ("trainer.default_root_dir", "a", "is no setting of an experiment"),
-        ("model.steering.help", 1, "is no setting of an experiment"),
+        ("config", "a.yaml", "grid: config: is not a setting of an experiment"),
+        ("trainer.default_root_dir", "a", "is not a setting of an experiment"),
+        ("model.steering.help", 1, "is not a setting of an experiment"),
         ("model", 1, "grid: model: is a group of settings"),
         ("a.b", [{"c": {1: 2}}], "grid: a.b: holds a mapping with the key 1, which is not text"),
         ("a.b", [b"x"], "grid: a.b: holds b'x', a bytes"),

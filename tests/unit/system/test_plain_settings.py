@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from steer_lightning import ConfigError
-from steer_lightning.system.plain_settings import check_same, describe
+from steer_lightning.system.plain_settings import check_same, describe, flat
 
 TOLD = {"told": "the other one has", "why": "Both are one run", "fix": "Set it back"}
 
@@ -46,3 +46,15 @@ def test_the_first_setting_that_differs_is_told(
 
 def test_a_pattern_is_described_by_its_text() -> None:
     assert describe([re.compile("a+"), {"b": (1, re.compile("c"))}]) == ["a+", {"b": [1, "c"]}]
+
+
+def test_settings_by_their_whole_keys() -> None:
+    settings = {"model": {"optimizer": {"init_args": {"lr": 0.1}}, "loss": {}}, "seed": [1]}
+    assert flat(settings) == {"model.optimizer.init_args.lr": 0.1, "model.loss": {}, "seed": [1]}
+    assert flat({}) == {"": {}}
+
+
+def test_mappings_in_lists_are_settings_of_their_own_on_request() -> None:
+    settings = {"a": [{"b": {"c": 1}}, 2], "d": [[1]], "e": []}
+    assert flat(settings) == settings
+    assert flat(settings, "t", lists=True) == {"t.a.0.b.c": 1, "t.a.1": 2, "t.d": [[1]], "t.e": []}

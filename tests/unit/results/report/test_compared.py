@@ -12,17 +12,10 @@ from steer_lightning.results.report.compared import (
     ABSENT,
     MOST_RUNS,
     differences,
-    flat,
     read_comparison,
     without_earlier_stages,
 )
 from tests import made_up_run
-
-
-def test_settings_by_their_whole_keys() -> None:
-    settings = {"model": {"optimizer": {"init_args": {"lr": 0.1}}, "loss": {}}, "seed": [1]}
-    assert flat(settings) == {"model.optimizer.init_args.lr": 0.1, "model.loss": {}, "seed": [1]}
-    assert flat({}) == {"": {}}
 
 
 def test_only_what_differs_is_told() -> None:

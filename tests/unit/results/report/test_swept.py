@@ -10,10 +10,13 @@ import pytest
 from steer_lightning.errors import ConfigError
 from steer_lightning.results.report import swept
 from steer_lightning.results.report.swept import find_grid, find_layers, read_swept
+from steer_lightning.sweep.experiments import from_file
 from tests import made_up_sweep
 
 LR, SEED = made_up_sweep.LR, made_up_sweep.SEED
 LAYERS = "model.steering.init_args.layers"
+FULL: list[dict[str, Any]] = [{LR: rate, SEED: seed} for rate in (1, 2) for seed in (0, 1)]
+CONFIGS = Path(__file__).parents[4] / "configs"
 
 
 def entries(*settings: dict[str, Any]) -> list[dict[str, Any]]:
@@ -53,18 +56,48 @@ def test_experiments_of_an_earlier_grid_are_in_it_and_gaps_are_left() -> None:
 @pytest.mark.parametrize(
     "grid",
     [
-        None,
+        {},
         {LR: [1, 2]},
         {LR: [1, 2], SEED: [0]},
         {LR: [1, 2], SEED: [0, 1], "x": [1, 2]},
     ],
 )
-def test_other_grids_have_no_map(grid: Any) -> None:
-    values = [
-        {key: values[k % len(values)] for key, values in (grid or {LR: [1, 2]}).items()}
-        for k in range(2)
-    ]
+def test_other_grids_have_no_map(grid: dict[str, Any]) -> None:
+    values = [{key: values[k % len(values)] for key, values in grid.items()} for k in range(2)]
     assert find_grid(grid, entries(*values)) is None
+
+
+def test_a_list_that_is_a_full_grid_is_laid_out() -> None:
+    listed = [one.settings for one in from_file(CONFIGS / "sweep/rates-and-seeds.yaml")]
+    assert find_grid(None, entries(*listed)) == {
+        "keys": [LR, SEED],
+        "rows": ["0.005", "0.02", "0.08"],
+        "columns": ["0", "1"],
+        "cells": [[0, 1], [2, 3], [4, 5]],
+    }
+    same = [{**settings, "data.batch_size": 8} for settings in reversed(listed)]
+    found = find_grid(None, entries(*same))
+    assert found is not None, "a setting that all have alike is no third one"
+    assert found["cells"] == [[5, 4], [3, 2], [1, 0]]
+    assert find_grid(None, entries(*same, {LAYERS: [0]})) == found, "others of the folder"
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [],
+        [{LR: 1}, {LR: 2}],
+        [{LR: 1, SEED: 0}, {LR: 2, SEED: 0}],
+        [{LR: 1, SEED: 0}, {LR: 2, SEED: 0}, {LR: 1, SEED: 1}],
+        [{LR: 1, SEED: 0}, {LR: 2, SEED: 1}],
+        [{"x": 1}, *FULL],
+        [*FULL, {LR: "1", SEED: 0}],
+        [{**row, "x": k} for k, row in enumerate(FULL)],
+    ],
+)
+def test_other_lists_have_no_map(rows: list[dict[str, Any]]) -> None:
+    assert find_grid(None, entries(*rows)) is None
+    assert find_grid(None, entries(*FULL)) is not None
 
 
 def test_single_layers_are_found() -> None:
