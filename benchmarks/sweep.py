@@ -109,7 +109,6 @@ def main() -> None:
     parser.add_argument("--group-size", type=int, default=4, help="not for quickstart")
     parser.add_argument("--new-tokens", type=int, default=32, help="not for quickstart")
     args = parser.parse_args()
-    words, rates = settings(args)
     steps = args.steps or (60 if args.model == "quickstart" else 10)
     rounds = []
     for number in range(args.rounds):
