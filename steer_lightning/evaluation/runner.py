@@ -48,8 +48,9 @@ def evaluate_batch(
     """
     if not prompts:  # happens if there are fewer problems than processes
         return
-    scoring = verifier.start()
-    rollouts = engine.generate(
-        prompts, sampling, seed=seed, step=EVALUATION_STEP, on_completion=scoring.add
-    )
-    metrics.update_with(rollouts, scoring.result(completions_of(rollouts)).total)
+    with verifier.start() as scoring:
+        rollouts = engine.generate(
+            prompts, sampling, seed=seed, step=EVALUATION_STEP, on_completion=scoring.add
+        )
+        verdicts = scoring.result(completions_of(rollouts)).total
+    metrics.update_with(rollouts, verdicts)

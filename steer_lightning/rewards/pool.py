@@ -106,8 +106,8 @@ class RewardPool:
     def register(self, reward: Reward) -> int:
         """Adds a reward, before or after the start; returns its number, for `submit`.
 
-        Raises:
-            RuntimeError: If tasks are open, which would be lost.
+        The processes start anew with it, and open tasks, such as those of other pools that have
+        handed over to the same host, begin again.
         """
         return self._register(pickle.dumps(reward), reward_name(reward))
 
@@ -115,13 +115,11 @@ class RewardPool:
         if self._host is not None:
             self._numbers.append(self._host._register(pickled, name))
             return len(self._numbers) - 1
-        if self._open or self._answers:
-            raise RuntimeError(
-                "a reward was added while completions are being scored; collect them first"
-            )
-        self.close()  # the keeper loads the rewards when it starts
         self._rewards.append(pickled)
         self._names.append(name)
+        self._end_processes()  # the keeper loads the rewards when it starts
+        if self._open:
+            self._start_again()
         return len(self._rewards) - 1
 
     def emptied(self, num_beside: int = 1) -> RewardPool:
@@ -248,13 +246,15 @@ class RewardPool:
         self._answers.pop(task, None)
 
     def close(self) -> None:
-        """Ends all processes."""
-        if self._end is None:
-            return
-        self._end()
-        self._end = self._connection = None
+        """Ends all processes, and forgets all tasks."""
+        self._end_processes()
         self._open.clear()
         self._answers.clear()
+
+    def _end_processes(self) -> None:
+        if self._end is not None:
+            self._end()
+        self._end = self._connection = None
 
     def _send(self, frame: bytes) -> None:
         assert self._connection is not None
@@ -299,13 +299,15 @@ class RewardPool:
             return None
 
     def _restart(self) -> None:
-        """Replaces a keeper that has died by a new one, with all open tasks."""
+        """Replaces a keeper that has died by a new one."""
         log.warning("the process that manages the reward workers has died and is being restarted")
-        tasks, answers = dict(self._open), dict(self._answers)
-        self.close()
-        self._open, self._answers = tasks, answers
+        self._end_processes()
+        self._start_again()
+
+    def _start_again(self) -> None:
+        """Starts a keeper, and submits all open tasks to it."""
         self.start()
-        for task in tasks.values():
+        for task in self._open.values():
             self._send(task)
 
     def __getstate__(self) -> dict[str, Any]:

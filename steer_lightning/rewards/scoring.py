@@ -274,7 +274,8 @@ class RewardSum:
 
     def __call__(self, completions: Sequence[Completion]) -> Scores:
         """Scores N completions with every reward, and adds up the weighted scores."""
-        return self.start().result(completions)
+        with self.start() as scoring:
+            return scoring.result(completions)
 
     def close(self) -> None:
         """Ends threads and processes."""
@@ -346,6 +347,9 @@ class RewardSum:
 class Scoring:
     """The scoring of one batch by all rewards.
 
+    It is used in a `with` block, at whose end completions without a score are forgotten, so that
+    a rollout that fails leaves nothing behind.
+
     Args:
         rewards: Rewards that score the batch.
     """
@@ -354,6 +358,18 @@ class Scoring:
         self._rewards = rewards
         self._added: dict[int, Completion] = {}
         self._tickets: dict[int, dict[str, Any]] = {}
+
+    def __enter__(self) -> Scoring:
+        """Begins the block."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Forgets all completions, whose scores have been read or are not needed."""
+        for tickets in self._tickets.values():
+            for name, ticket in tickets.items():
+                self._rewards._places[name].forget(ticket)
+        self._tickets.clear()
+        self._added.clear()
 
     def add(self, row: int, completion: Completion) -> None:
         """Submits row n of the batch as soon as it has been sampled.
@@ -367,14 +383,6 @@ class Scoring:
             places[name].forget(ticket)
         self._added[row] = completion
         self._tickets[row] = {name: place.submit(completion) for name, place in places.items()}
-
-    def drop(self) -> None:
-        """Forgets all completions, whose scores nobody needs."""
-        for tickets in self._tickets.values():
-            for name, ticket in tickets.items():
-                self._rewards._places[name].forget(ticket)
-        self._tickets.clear()
-        self._added.clear()
 
     def result(self, completions: Sequence[Completion]) -> Scores:
         """Waits for the scores of all N completions, including any that have not been added.

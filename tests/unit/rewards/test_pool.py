@@ -124,6 +124,23 @@ def test_a_reward_that_can_not_be_loaded_fails_alone() -> None:
         host.close()
 
 
+def test_a_reward_that_is_added_meanwhile_loses_no_task_of_others() -> None:
+    first, second = RewardPool(num_workers=1), RewardPool(num_workers=1)
+    first.register(MathReward())
+    host = first.emptied()
+    for pool in (first, second):
+        pool.hand_over(host)
+    try:
+        one, two = (first.submit(0, FOUR) for _ in range(2))
+        assert first.collect([one])[0]["score"] == 1.0
+        three, late = first.submit(0, FOUR), second.register(LengthReward(1, 5))
+        four = second.submit(late, FOUR)
+        assert [answer["score"] for answer in first.collect([two, three])] == [1.0, 1.0]
+        assert second.collect([four])[0]["score"] == -0.5
+    finally:
+        host.close()
+
+
 def test_a_pool_whose_keeper_dies_twice_says_so_to_each_that_waits(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
