@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from functools import partial
 from typing import Any
 
@@ -240,7 +240,7 @@ def evaluate_arms(
     asked: dict[str, Any] = {"prompts": prompts, "sampling": sampling, "seed": seed}
     failed = {}
     with ExitStack() as stack:
-        scorings = [stack.enter_context(verifier.start()) for _ in answers.arms]
+        scorings = [stack.enter_context(closing(verifier.start())) for _ in answers.arms]
         requests = [
             Request(step=EVALUATION_STEP, on_completion=scoring.add, **asked)
             for scoring in scorings

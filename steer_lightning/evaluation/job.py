@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -301,7 +302,7 @@ class Evaluation:
         rows: list[Row] = []
         if own:
             sampling = self._sampling(batch.benchmark, arm.name)
-            with judge.start() as scoring:
+            with closing(judge.start()) as scoring:
                 rollouts = self.engine.generate(
                     own, sampling, seed=self.seed, step=EVALUATION_STEP, on_completion=scoring.add
                 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 
 from steer_lightning.evaluation.metrics import BenchmarkMetrics
@@ -48,7 +49,7 @@ def evaluate_batch(
     """
     if not prompts:  # happens if there are fewer problems than processes
         return
-    with verifier.start() as scoring:
+    with closing(verifier.start()) as scoring:
         rollouts = engine.generate(
             prompts, sampling, seed=seed, step=EVALUATION_STEP, on_completion=scoring.add
         )

@@ -10,6 +10,7 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import closing
 from typing import Any, NamedTuple, Protocol
 
 from steer_lightning.errors import UNKNOWN, ConfigError
@@ -274,7 +275,7 @@ class RewardSum:
 
     def __call__(self, completions: Sequence[Completion]) -> Scores:
         """Scores N completions with every reward, and adds up the weighted scores."""
-        with self.start() as scoring:
+        with closing(self.start()) as scoring:
             return scoring.result(completions)
 
     def close(self) -> None:
@@ -347,9 +348,6 @@ class RewardSum:
 class Scoring:
     """The scoring of one batch by all rewards.
 
-    It is used in a `with` block, at whose end completions without a score are forgotten, so that
-    a rollout that fails leaves nothing behind.
-
     Args:
         rewards: Rewards that score the batch.
     """
@@ -359,12 +357,8 @@ class Scoring:
         self._added: dict[int, Completion] = {}
         self._tickets: dict[int, dict[str, Any]] = {}
 
-    def __enter__(self) -> Scoring:
-        """Begins the block."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Forgets all completions, whose scores have been read or are not needed."""
+    def close(self) -> None:
+        """Forgets all completions, also those of a rollout that has failed."""
         for tickets in self._tickets.values():
             for name, ticket in tickets.items():
                 self._rewards._places[name].forget(ticket)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,7 +110,7 @@ class Sampler:
         """Samples and scores G completions of each prompt, divided among the processes."""
         start = time.perf_counter()
         own = torch.arange(len(prompts))[rank() :: world_size()]
-        with self.reward.start() as scoring:  # of completions, while others are still sampled
+        with closing(self.reward.start()) as scoring:  # while others are still sampled
             with self.policy.sharding.for_rollouts(self.policy.model):
                 rollouts = no_rollouts(self.sampling.group_size)
                 if len(own):

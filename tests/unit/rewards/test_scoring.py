@@ -172,7 +172,8 @@ def test_bounds_that_are_none_are_refused() -> None:
 
 
 def test_a_batch_is_forgotten_at_the_end_of_its_block_and_may_begin_anew() -> None:
-    with RewardSum([WeightedReward(reward=FormatReward(pattern="a"))]).start() as scoring:
+    rewards = RewardSum([WeightedReward(reward=FormatReward(pattern="a"))])
+    with closing(rewards.start()) as scoring:
         scoring.add(0, completion("a"))
         assert scoring._tickets
     assert not scoring._tickets
