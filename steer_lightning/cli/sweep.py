@@ -24,6 +24,7 @@ from steer_lightning.cli.sweep_fit import ExperimentCLI, check_alike, remembered
 from steer_lightning.cli.sweep_output import (
     OUTPUT,
     MessagesByExperiment,
+    check_open_files,
     messages_by_experiment,
     open_output,
 )
@@ -31,6 +32,7 @@ from steer_lightning.cli.sweep_processes import connected
 from steer_lightning.data.shared_prompts import SharedPrompts
 from steer_lightning.errors import UNKNOWN, ConfigError
 from steer_lightning.steering import find_layers
+from steer_lightning.strategy import allow_open_files
 from steer_lightning.sweep.experiments import (
     Experiment,
     each_layer,
@@ -186,7 +188,10 @@ def _run(options: Options) -> int:
         prepared: list[ExperimentCLI] = []
         begun: list[RunInProgress] = []
         stack.callback(remove_empty_folders, begun)
-        for experiment in checking(experiments_of(options)):
+        limit, experiments = allow_open_files(), experiments_of(options)
+        for experiment in checking(experiments):
+            running = sum(cli.ended is None for cli in prepared)
+            check_open_files(running + 1, len(experiments), limit)
             begun.append(stack.enter_context(closing(kind())))
             like = prepared[0] if prepared else None
             prepared.append(ExperimentCLI(begun[-1], experiment, options.words, like))

@@ -12,10 +12,41 @@ from contextlib import contextmanager
 from typing import Any, TextIO
 
 from steer_lightning.cli.sweep_fit import ExperimentCLI
+from steer_lightning.errors import ConfigError
 from steer_lightning.system.printable import indented
 
 OUTPUT = "output.txt"
 """File in an experiment's folder that receives what `fit` would print."""
+
+FILES_EACH = 2
+"""Files that an experiment keeps open: its output, and the lock of its folder."""
+
+FILES_BESIDE = 200
+"""Other files that a sweep may have open, such as fonts: matplotlib opens two of them for each of
+up to 64 threads."""
+
+
+def check_open_files(running: int, total: int, limit: int) -> None:
+    """Refuses more experiments than files can be open for.
+
+    Args:
+        running: Number of experiments that have not ended, as far as they are known.
+        total: Number of all experiments.
+        limit: Largest number of open files.
+
+    Raises:
+        ConfigError: If there are more.
+    """
+    most = max(0, limit - FILES_BESIDE) // FILES_EACH
+    if running > most:
+        raise ConfigError(
+            "sweep",
+            f"{total} experiments",
+            rule=f"can train only {most} at a time here",
+            why=f"Each keeps {FILES_EACH} files open, and this system allows a process {limit}",
+            fix=f"Raise the limit with ulimit -n {FILES_EACH * total + FILES_BESIDE}, or divide "
+            "the experiments among several sweeps",
+        )
 
 
 def open_output(cli: ExperimentCLI) -> TextIO:
