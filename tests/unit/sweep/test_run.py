@@ -145,6 +145,27 @@ def test_a_mistake_is_named_with_its_experiment_before_anything_is_loaded() -> N
     assert [experiment.module.policy.model for experiment in experiments] == [None, None]
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("raised", "expected", "told"),
+    [
+        (KeyError("of a callback"), RuntimeError, r"^experiment e1: KeyError: 'of a callback'$"),
+        (SystemExit(143), SystemExit, "^143$"),
+    ],
+)
+def test_any_error_before_the_base_is_loaded_is_named_with_its_experiment(
+    raised: BaseException, expected: type[BaseException], told: str
+) -> None:
+    def fails() -> None:
+        raise raised
+
+    experiments = prepared([module(), module(seed=1)], 3)
+    experiments[1].fit = fails
+    with pytest.raises(expected, match=told) as caught:
+        SideBySide(experiments).run()
+    assert caught.value.__cause__ is (raised if expected is RuntimeError else None)
+
+
 def test_the_end_of_a_run_leaves_the_base_on_its_device() -> None:
     """Lightning moves a module to the CPU then, but other experiments go on."""
     experiment = LaneModule()
