@@ -315,13 +315,27 @@ class SteeringFSDP(SteeringStrategy, FSDPStrategy):
         return FlatSharding(self.root_device, self.sharding_strategy, self.kwargs)
 
 
-def allow_open_files() -> None:
-    """Raises the limit of open files, since the first process holds connections to all others."""
-    if sys.platform != "win32":
-        import resource
+MOST_OPEN_FILES = 10240
+"""Limit of open files where the system names no largest one; macOS refuses higher ones then."""
 
-        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+def allow_open_files() -> int:
+    """Raises the limit of open files as far as the system allows.
+
+    The first of several processes holds connections to all others, and a sweep has files of all
+    its experiments open.
+
+    Returns:
+        The limit.
+    """
+    if sys.platform == "win32":
+        return MOST_OPEN_FILES
+    import resource
+
+    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit = max(now, MOST_OPEN_FILES) if most == resource.RLIM_INFINITY else most
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, most))
+    return limit
 
 
 def _above_zero(name: str, value: float) -> float:

@@ -21,10 +21,18 @@ from steer_lightning.cli.fit import few_messages
 from steer_lightning.cli.resumable_runs import DryRun, RunInProgress, is_first_process
 from steer_lightning.cli.short_names import short_names
 from steer_lightning.cli.sweep_fit import ExperimentCLI, check_alike, remembered_protocols
+from steer_lightning.cli.sweep_output import (
+    OUTPUT,
+    MessagesByExperiment,
+    check_open_files,
+    messages_by_experiment,
+    open_output,
+)
 from steer_lightning.cli.sweep_processes import connected
 from steer_lightning.data.shared_prompts import SharedPrompts
 from steer_lightning.errors import UNKNOWN, ConfigError
 from steer_lightning.steering import find_layers
+from steer_lightning.strategy import allow_open_files
 from steer_lightning.sweep.experiments import (
     Experiment,
     each_layer,
@@ -41,9 +49,6 @@ from steer_lightning.system.yaml_size import bound_yaml
 
 FLAGS = ("each_layer", "dry_run", "table")
 """Options that are true or false."""
-
-OUTPUT = "output.txt"
-"""File in an experiment's folder that receives what `fit` would print."""
 
 HELP = """\
 usage: steer-lightning sweep --config FILE ... --grid KEY=[VALUE,...] [--grid ...] [options of fit]
@@ -183,7 +188,10 @@ def _run(options: Options) -> int:
         prepared: list[ExperimentCLI] = []
         begun: list[RunInProgress] = []
         stack.callback(remove_empty_folders, begun)
-        for experiment in checking(experiments_of(options)):
+        limit, experiments = allow_open_files(), experiments_of(options)
+        for experiment in checking(experiments):
+            running = sum(cli.ended is None for cli in prepared)
+            check_open_files(running + 1, len(experiments), limit)
             begun.append(stack.enter_context(closing(kind())))
             like = prepared[0] if prepared else None
             prepared.append(ExperimentCLI(begun[-1], experiment, options.words, like))
@@ -257,20 +265,16 @@ def train(
     prompts = SharedPrompts()
     for cli in experiments:
         cli.share_data(experiments[0], prompts)
-    ready = [
-        Prepared(
-            name=cli.experiment.name,
-            module=cli.model,
-            fit=record.watched(cli.experiment.name, cli.carry_out) if record else cli.carry_out,
-            random_states=cli.random_states,
-        )
-        for cli in experiments
-    ]
     standings = [standing_of(cli) for cli in experiments]
     shows = record is not None and (experiments[0].wants_bar or table)
     with ExitStack() as stack:
         progress = stack.enter_context(closing(SweepProgress(standings, bar=shows, table=table)))
         outputs = [stack.enter_context(closing(open_output(cli))) for cli in experiments]
+        messages = stack.enter_context(messages_by_experiment())
+        ready = [
+            ready_to_run(cli, record, messages, output)
+            for cli, output in zip(experiments, outputs, strict=True)
+        ]
         printing: list[Any] = []
 
         def begin(number: int) -> None:
@@ -292,6 +296,17 @@ def train(
     print("\n".join(map(one_line, final_table(standings))))
     tell(experiments, errors)
     return status_of(received, errors)
+
+
+def ready_to_run(
+    cli: ExperimentCLI, record: SweepRecord | None, messages: MessagesByExperiment, output: TextIO
+) -> Prepared:
+    """Returns an experiment whose status and messages are kept by the first process."""
+    name, fit = cli.experiment.name, cli.carry_out
+    fit = messages.of(name, output if record else None, fit)
+    if record:
+        fit = record.watched(name, fit)
+    return Prepared(name=name, module=cli.model, fit=fit, random_states=cli.random_states)
 
 
 def status_of(received: Sequence[int], errors: Sequence[BaseException | None]) -> int:
@@ -343,19 +358,6 @@ def tell(experiments: Sequence[ExperimentCLI], errors: Sequence[BaseException | 
         print(one_line(line))
     if len(lines) > MOST_LINES:
         print(f"... and {len(lines) - MOST_LINES} further experiments that were saved or failed")
-
-
-def open_output(cli: ExperimentCLI) -> TextIO:
-    """Opens the file that receives what an experiment prints.
-
-    Processes other than the first have no such file; what is printed there, such as by a user's
-    reward, goes where it would go with `fit`.
-    """
-    if cli.run.folder is None:
-        return os.fdopen(os.dup(sys.stdout.fileno()), "a", encoding="utf-8", buffering=1)
-    path = cli.run.folder / OUTPUT
-    cli.run.expect(path)
-    return path.open("a", encoding="utf-8", buffering=1)
 
 
 @contextmanager

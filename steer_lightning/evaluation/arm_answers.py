@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from functools import partial
 from typing import Any
 
@@ -236,19 +237,21 @@ def evaluate_arms(
     """
     if not prompts:
         return {}
-    scorings = [verifier.start() for _ in answers.arms]
     asked: dict[str, Any] = {"prompts": prompts, "sampling": sampling, "seed": seed}
-    outcomes = answers.answer(
-        [Request(step=EVALUATION_STEP, on_completion=scoring.add, **asked) for scoring in scorings]
-    )
     failed = {}
-    for number, (arm, outcome) in enumerate(zip(answers.arms, outcomes, strict=True)):
-        if isinstance(outcome, Exception):
-            if number == 0 or not isinstance(outcome, FloatingPointError):
-                raise outcome
-            scorings[number].drop()
-            failed[arm.name] = "its logits are not finite"
-            continue
-        verdicts = scorings[number].result(completions_of(outcome)).total
-        metrics[number].update_with(outcome, verdicts)
+    with ExitStack() as stack:
+        scorings = [stack.enter_context(closing(verifier.start())) for _ in answers.arms]
+        requests = [
+            Request(step=EVALUATION_STEP, on_completion=scoring.add, **asked)
+            for scoring in scorings
+        ]
+        outcomes = answers.answer(requests)
+        for number, (arm, outcome) in enumerate(zip(answers.arms, outcomes, strict=True)):
+            if isinstance(outcome, Exception):
+                if number == 0 or not isinstance(outcome, FloatingPointError):
+                    raise outcome
+                failed[arm.name] = "its logits are not finite"
+                continue
+            verdicts = scorings[number].result(completions_of(outcome)).total
+            metrics[number].update_with(outcome, verdicts)
     return failed

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -301,12 +302,13 @@ class Evaluation:
         rows: list[Row] = []
         if own:
             sampling = self._sampling(batch.benchmark, arm.name)
-            scoring = judge.start()
-            rollouts = self.engine.generate(
-                own, sampling, seed=self.seed, step=EVALUATION_STEP, on_completion=scoring.add
-            )
-            completions = completions_of(rollouts)
-            judged = zip(completions, *_verdicts(scoring.result(completions)), strict=True)
+            with closing(judge.start()) as scoring:
+                rollouts = self.engine.generate(
+                    own, sampling, seed=self.seed, step=EVALUATION_STEP, on_completion=scoring.add
+                )
+                completions = completions_of(rollouts)
+                verdicts = _verdicts(scoring.result(completions))
+            judged = zip(completions, *verdicts, strict=True)
             for n, (completion, verdict, outcome) in enumerate(judged):
                 prompt = own[n // sampling.group_size]
                 place = {"benchmark": batch.benchmark, "arm": arm.name, "problem": prompt.id}

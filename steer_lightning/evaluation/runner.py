@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 
 from steer_lightning.evaluation.metrics import BenchmarkMetrics
@@ -48,8 +49,9 @@ def evaluate_batch(
     """
     if not prompts:  # happens if there are fewer problems than processes
         return
-    scoring = verifier.start()
-    rollouts = engine.generate(
-        prompts, sampling, seed=seed, step=EVALUATION_STEP, on_completion=scoring.add
-    )
-    metrics.update_with(rollouts, scoring.result(completions_of(rollouts)).total)
+    with closing(verifier.start()) as scoring:
+        rollouts = engine.generate(
+            prompts, sampling, seed=seed, step=EVALUATION_STEP, on_completion=scoring.add
+        )
+        verdicts = scoring.result(completions_of(rollouts)).total
+    metrics.update_with(rollouts, verdicts)

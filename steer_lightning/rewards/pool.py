@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import weakref
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import Any
 
 from steer_lightning.errors import UNKNOWN, ConfigError
 from steer_lightning.rewards.base import Reward, reward_name
-from steer_lightning.rewards.pool_frames import TASK, receive_frame, send_frame
+from steer_lightning.rewards.pool_frames import TASK, UNLOADABLE, receive_frame, send_frame
 from steer_lightning.system.printable import indented
 from steer_lightning.types import Completion
 
@@ -106,8 +106,8 @@ class RewardPool:
     def register(self, reward: Reward) -> int:
         """Adds a reward, before or after the start; returns its number, for `submit`.
 
-        Raises:
-            RuntimeError: If tasks are open, which would be lost.
+        The processes start anew with it, and open tasks, such as those of other pools that have
+        handed over to the same host, begin again.
         """
         return self._register(pickle.dumps(reward), reward_name(reward))
 
@@ -115,13 +115,11 @@ class RewardPool:
         if self._host is not None:
             self._numbers.append(self._host._register(pickled, name))
             return len(self._numbers) - 1
-        if self._open or self._answers:
-            raise RuntimeError(
-                "a reward was added while completions are being scored; collect them first"
-            )
-        self.close()  # the keeper loads the rewards when it starts
         self._rewards.append(pickled)
         self._names.append(name)
+        self._end_processes()  # the keeper loads the rewards when it starts
+        if self._open:
+            self._start_again()
         return len(self._rewards) - 1
 
     def emptied(self, num_beside: int = 1) -> RewardPool:
@@ -209,7 +207,7 @@ class RewardPool:
             `timed_out`.
 
         Raises:
-            ConfigError: If a worker could not load a reward.
+            ConfigError: If a worker could not load the reward of a task.
             RuntimeError: If the keeper dies twice without an answer in between.
         """
         if self._host is not None:
@@ -224,7 +222,10 @@ class RewardPool:
                     missing.discard(answer["id"])
                 restarted = False
             elif restarted:
-                self.close()
+                for task in tasks:
+                    self.forget(task)
+                if not self._open and not self._answers:  # else others try again
+                    self.close()
                 raise RuntimeError(
                     "the process that manages the reward workers died twice; its last output is "
                     "above"
@@ -232,7 +233,9 @@ class RewardPool:
             else:
                 restarted = True
                 self._restart()
-        return [self._answers.pop(task) for task in tasks]
+        answers = [self._answers.pop(task) for task in tasks]
+        self._refuse_unloadable(answers)
+        return answers
 
     def forget(self, task: int) -> None:
         """Drops a task whose answer is not needed; it may still be scored."""
@@ -243,13 +246,15 @@ class RewardPool:
         self._answers.pop(task, None)
 
     def close(self) -> None:
-        """Ends all processes."""
-        if self._end is None:
-            return
-        self._end()
-        self._end = self._connection = None
+        """Ends all processes, and forgets all tasks."""
+        self._end_processes()
         self._open.clear()
         self._answers.clear()
+
+    def _end_processes(self) -> None:
+        if self._end is not None:
+            self._end()
+        self._end = self._connection = None
 
     def _send(self, frame: bytes) -> None:
         assert self._connection is not None
@@ -268,19 +273,23 @@ class RewardPool:
             self._connection.settimeout(self.deadline + PATIENCE)
             self._is_ready = True
             frame = self._receive_frame()
-        if frame is None:
-            return None
-        answer: dict[str, Any] = json.loads(frame)
-        if "unloadable" in answer:
-            self.close()
-            raise ConfigError(
-                "model.rewards",
-                UNKNOWN,
-                rule=f"a reward worker can't load {' or '.join(dict.fromkeys(self._names))}",
-                why=indented(answer["unloadable"].strip().removesuffix(".")),
-                fix="" if answer["is_told"] else IN_PROCESS,
-            )
+        answer: dict[str, Any] | None = None if frame is None else json.loads(frame)
         return answer
+
+    def _refuse_unloadable(self, answers: Sequence[dict[str, Any]]) -> None:
+        """Raises a ConfigError if a reward was asked for that could not be loaded.
+
+        Other rewards are scored all the same, since they may be those of other runs.
+        """
+        for answer in answers:
+            if answer["outcome"] == UNLOADABLE:
+                raise ConfigError(
+                    "model.rewards",
+                    UNKNOWN,
+                    rule=f"a reward worker can't load {self._names[answer['reward']]}",
+                    why=indented(answer["detail"].strip().removesuffix(".")),
+                    fix="" if answer["is_told"] else IN_PROCESS,
+                )
 
     def _receive_frame(self) -> bytes | None:
         assert self._connection is not None
@@ -290,13 +299,15 @@ class RewardPool:
             return None
 
     def _restart(self) -> None:
-        """Replaces a keeper that has died by a new one, with all open tasks."""
+        """Replaces a keeper that has died by a new one."""
         log.warning("the process that manages the reward workers has died and is being restarted")
-        tasks, answers = dict(self._open), dict(self._answers)
-        self.close()
-        self._open, self._answers = tasks, answers
+        self._end_processes()
+        self._start_again()
+
+    def _start_again(self) -> None:
+        """Starts a keeper, and submits all open tasks to it."""
         self.start()
-        for task in tasks.values():
+        for task in self._open.values():
             self._send(task)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -11,6 +11,9 @@ LENGTH = struct.Struct(">Q")
 TASK = struct.Struct(">QI")
 """Number of the task, and position of the reward; the pickled completion follows."""
 
+UNLOADABLE = "unloadable"
+"""Outcome of a task whose reward the keeper can't load."""
+
 
 def send_frame(connection: socket.socket, payload: bytes) -> None:
     """Sends a whole frame.

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from steer_lightning.errors import ConfigError
-from steer_lightning.rewards.pool_frames import TASK, read_frame, write_frame
+from steer_lightning.rewards.pool_frames import TASK, UNLOADABLE, read_frame, write_frame
 from steer_lightning.rewards.pool_worker import work
 from steer_lightning.system.printable import indented
 
@@ -85,18 +85,35 @@ class Keeper:
         self.settings, self.upstream, self.writer = settings, upstream, writer
         self.tasks: asyncio.Queue[bytes] = asyncio.Queue()
         self.workers: set[Worker] = set()
-        self.rewards = [pickle.loads(reward) for reward in settings["rewards"]]
-        for reward in self.rewards:
+        self.failures: dict[int, dict[str, Any]] = {}  # by the number of the reward
+        self.rewards = [self._load(*pair) for pair in enumerate(settings["rewards"])]
+
+    def _load(self, number: int, pickled: bytes) -> Any:
+        """Returns a reward that is ready to score; None if that fails, which is noted."""
+        try:
+            reward = pickle.loads(pickled)
             warm_up = getattr(reward, "warm_up", None)
             if warm_up is not None:
                 warm_up()
+        except BaseException as error:  # a user's code may raise anything, sys.exit included
+            is_told = isinstance(error, ConfigError)  # its message already says what to do
+            detail = str(error) if is_told else traceback.format_exc(limit=-4)
+            answer = {"score": None, "outcome": UNLOADABLE, "seconds": 0.0}
+            self.failures[number] = {**answer, "detail": detail, "is_told": is_told}
+            return None
+        return reward
 
     async def serve(self, reader: asyncio.StreamReader) -> None:
         """Accepts tasks until the training process closes the connection."""
         # an exception in a seat is a bug; it ends the keeper, and the training process notices
         async with _Beside([self._seat() for _ in range(self.settings["num_workers"])]):
             while (task := await read_frame(reader)) is not None:
-                self.tasks.put_nowait(task)
+                number, reward = TASK.unpack_from(task)
+                if reward in self.failures:
+                    answer = {**self.failures[reward], "id": number, "reward": reward}
+                    write_frame(self.writer, json.dumps(answer).encode())
+                else:
+                    self.tasks.put_nowait(task)
 
     async def _seat(self) -> None:
         """Runs one worker after another, each as long as it lives."""
@@ -240,18 +257,11 @@ def control_process(option: int, value: int) -> None:
 async def keep(upstream: socket.socket, parent: int) -> None:
     """Serves the training process with the id `parent`."""
     reader, writer = await asyncio.open_connection(sock=upstream, limit=2**26)
-    try:
-        with ending_with(parent):
-            first = await read_frame(reader)
-            if first is None:
-                return
-            keeper = Keeper(pickle.loads(first), upstream, writer)
-    except BaseException as error:  # loading runs a user's code; the training process reports it
-        is_told = isinstance(error, ConfigError)  # its message already says what to do
-        detail = str(error) if is_told else traceback.format_exc(limit=-4)
-        write_frame(writer, json.dumps({"unloadable": detail, "is_told": is_told}).encode())
-        await writer.drain()
-        return
+    with ending_with(parent):
+        first = await read_frame(reader)
+        if first is None:
+            return
+        keeper = Keeper(pickle.loads(first), upstream, writer)
     write_frame(writer, json.dumps({"ready": True}).encode())
     try:
         await keeper.serve(reader)

@@ -10,6 +10,7 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import closing
 from typing import Any, NamedTuple, Protocol
 
 from steer_lightning.errors import UNKNOWN, ConfigError
@@ -274,7 +275,8 @@ class RewardSum:
 
     def __call__(self, completions: Sequence[Completion]) -> Scores:
         """Scores N completions with every reward, and adds up the weighted scores."""
-        return self.start().result(completions)
+        with closing(self.start()) as scoring:
+            return scoring.result(completions)
 
     def close(self) -> None:
         """Ends threads and processes."""
@@ -355,6 +357,14 @@ class Scoring:
         self._added: dict[int, Completion] = {}
         self._tickets: dict[int, dict[str, Any]] = {}
 
+    def close(self) -> None:
+        """Forgets all completions, also those of a rollout that has failed."""
+        for tickets in self._tickets.values():
+            for name, ticket in tickets.items():
+                self._rewards._places[name].forget(ticket)
+        self._tickets.clear()
+        self._added.clear()
+
     def add(self, row: int, completion: Completion) -> None:
         """Submits row n of the batch as soon as it has been sampled.
 
@@ -367,14 +377,6 @@ class Scoring:
             places[name].forget(ticket)
         self._added[row] = completion
         self._tickets[row] = {name: place.submit(completion) for name, place in places.items()}
-
-    def drop(self) -> None:
-        """Forgets all completions, whose scores nobody needs."""
-        for tickets in self._tickets.values():
-            for name, ticket in tickets.items():
-                self._rewards._places[name].forget(ticket)
-        self._tickets.clear()
-        self._added.clear()
 
     def result(self, completions: Sequence[Completion]) -> Scores:
         """Waits for the scores of all N completions, including any that have not been added.

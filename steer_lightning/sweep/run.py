@@ -72,6 +72,7 @@ class SideBySide:
         Raises:
             ConfigError: If an experiment refuses its settings before the base is loaded; then none
                 of them has trained.
+            RuntimeError: If an experiment fails before the base is loaded.
         """
         functions = [self._function(experiment) for experiment in self._experiments]
         share_between_threads()  # else each experiment's thread would keep memory for a pass
@@ -134,11 +135,11 @@ class SideBySide:
         if lane.number in self._bases:
             self._bases[lane.number].end_serving(lane.owner)
         self._experiments[lane.number].random_states = get_random_states()
-        if not self._bases and isinstance(lane.error, ConfigError):
-            name = self._experiments[lane.number].name
-            raise lane.error.at(f"experiment {name}: {lane.error.key}") from lane.error
-        if not self._bases and lane.error is not None:
+        if self._bases or lane.error is None:
+            return
+        if not isinstance(lane.error, Exception):  # to stop is asked of all experiments
             raise lane.error
+        raise _named(lane.error, self._experiments[lane.number].name) from lane.error
 
     def _divided(self, lanes: Sequence[Lane]) -> list[Crew]:
         count = max(1, min(self._num_crews or self._most_crews(), len(lanes)))
@@ -187,6 +188,13 @@ class SideBySide:
             module.reward_pool.hand_over(host)
         host.start()  # its processes load the rewards meanwhile
         self._pools.append(host)
+
+
+def _named(error: Exception, name: str) -> Exception:
+    """Returns an error that also names the experiment."""
+    if isinstance(error, ConfigError):
+        return error.at(f"experiment {name}: {error.key}")
+    return RuntimeError(f"experiment {name}: {type(error).__name__}: {error}")
 
 
 @contextmanager

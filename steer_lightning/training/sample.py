@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,19 +110,19 @@ class Sampler:
         """Samples and scores G completions of each prompt, divided among the processes."""
         start = time.perf_counter()
         own = torch.arange(len(prompts))[rank() :: world_size()]
-        scoring = self.reward.start()  # completions are scored while others are still sampled
-        with self.policy.sharding.for_rollouts(self.policy.model):
-            rollouts = no_rollouts(self.sampling.group_size)
-            if len(own):
-                rollouts = self.engine.generate(
-                    [prompts[k] for k in own],
-                    self.sampling,
-                    seed=self.seed,
-                    step=step,
-                    on_completion=scoring.add,
-                )
-        seconds = time.perf_counter() - start
-        scores = scoring.result(completions_of(rollouts))  # None where unscored
+        with closing(self.reward.start()) as scoring:  # while others are still sampled
+            with self.policy.sharding.for_rollouts(self.policy.model):
+                rollouts = no_rollouts(self.sampling.group_size)
+                if len(own):
+                    rollouts = self.engine.generate(
+                        [prompts[k] for k in own],
+                        self.sampling,
+                        seed=self.seed,
+                        step=step,
+                        on_completion=scoring.add,
+                    )
+            seconds = time.perf_counter() - start
+            scores = scoring.result(completions_of(rollouts))  # None where unscored
         rows = gather_figures(rollouts, scores, seconds)  # the rows of all processes
         return Sampled(**vars(rows), rollouts=rollouts, scores=scores, own=own)
 

@@ -72,8 +72,8 @@ def test_experiments_are_what_fit_makes_of_their_settings(work: Path, threads: s
         done = start("fit", "--config", "config.yaml", *words, root, folder=work).end(300)
         assert done.returncode == 0, done.stderr
         one, two = work / "runs" / name / "run-1", work / "alone" / name / "run-1"
-        with (one / "output.txt").open() as file:
-            assert file.readline().startswith("training ")
+        lines = (one / "output.txt").read_text().splitlines()
+        assert {"data.val:", "training"} <= {line.partition(" ")[0] for line in lines}
         names = {path.name for path in one.iterdir()} - {"output.txt"}
         assert names == {path.name for path in two.iterdir()}
         texts = [pq.read_table(run / "rollouts.parquet")["completion"] for run in (one, two)]
@@ -237,22 +237,40 @@ FAILING = """
 - {name: fine, seed_everything: 0}
 - name: broken
   model.rewards: [{reward: own_rewards.broken}]
+- name: odd
+  model.rewards: [{reward: own_rewards.odd}]
+"""
+
+OWN_REWARDS = """
+def broken(completions):
+    raise KeyError('why')
+
+def odd(completions):
+    (completion,) = completions
+    if completion.text < "n":
+        raise ValueError("too early")
+    return [1.0]
+
+broken.in_process = True
 """
 
 
 def test_an_experiment_that_fails_ends_alone_and_is_named(work: Path) -> None:
-    (work / "own_rewards.py").write_text(
-        "def broken(completions):\n    raise KeyError('why')\n\nbroken.in_process = True\n"
-    )
+    (work / "own_rewards.py").write_text(OWN_REWARDS)
     (work / "failing.yaml").write_text(FAILING)
     told = sweep(work, "--experiments", "failing.yaml", status=1)
     assert "runs/fine/run-1\n" in told
     assert "runs/broken/run-1: failed (" in told
-    fine, broken = recorded(work)
+    fine, broken, odd = recorded(work)
     assert (fine["status"], fine["reason"]) == ("ended", None)
     assert broken["status"] == "failed"
     assert "KeyError: 'why'" in broken["reason"]
-    assert "KeyError: 'why'" in (work / "runs/broken/run-1/output.txt").read_text()
+    assert odd["status"] == "ended"
+    outputs = {x: (work / f"runs/{x}/run-1/output.txt").read_text() for x in ("broken", "odd")}
+    assert "KeyError: 'why'" in outputs["broken"]
+    assert "\n[odd] reward odd crashed on " in told, "warnings say whose they are"
+    assert "\nreward odd crashed on " in outputs["odd"]
+    assert "ValueError: too early" in outputs["odd"]
     assert json.loads((work / "runs/fine/run-1/summary.json").read_text())["num_steps"] == 4
 
 

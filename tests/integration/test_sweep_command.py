@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import resource
+import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -128,6 +130,40 @@ def test_grids_of_a_class_and_of_its_arguments_are_combined(
         for layer in (0, 1)
         for kind in ("SteeringVectors", "LowRankVectors")
     ]
+
+
+def with_few_files() -> None:
+    """The command line where a process may have few files open, and may raise that limit."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (48, most))
+    sys.exit(main())
+
+
+def with_no_more_files() -> None:
+    """The command line where that limit can't be raised."""
+    resource.setrlimit(resource.RLIMIT_NOFILE, (210, 210))
+    sys.exit(main())
+
+
+def test_experiments_may_have_more_files_open_than_a_process_at_its_start(work: Path) -> None:
+    config = yaml.safe_load((work / "config.yaml").read_text())
+    config["trainer"] |= {"max_steps": 1, "callbacks": []}
+    (work / "config.yaml").write_text(yaml.safe_dump(config))
+    grid = f"seed_everything={list(range(20))}"
+    words = ["sweep", "--config", "config.yaml", "--grid", grid]
+    done = start(*words, folder=work, run=with_few_files).end(300)
+    assert done.returncode == 0, done.stderr
+    assert len(list((work / "runs").glob("*/run-1/summary.json"))) == 20
+
+
+def test_more_experiments_than_files_are_refused_with_the_remedy(work: Path) -> None:
+    grid = "seed_everything=[0,1,2,3,4,5,6,7]"
+    words = ["sweep", "--config", "config.yaml", "--grid", grid]
+    done = start(*words, folder=work, run=with_no_more_files).end(300)
+    assert done.returncode == 2, done.stderr
+    assert "'8 experiments': can train only 5 at a time here" in done.stderr
+    assert "ulimit -n 216" in done.stderr
+    assert not (work / "runs").exists()
 
 
 FAILING = """

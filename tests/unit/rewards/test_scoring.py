@@ -171,9 +171,10 @@ def test_bounds_that_are_none_are_refused() -> None:
             RewardSum([WeightedReward(reward=reward)])
 
 
-def test_a_batch_that_is_dropped_begins_anew() -> None:
-    scoring = RewardSum([WeightedReward(reward=FormatReward(pattern="a"))]).start()
-    scoring.add(0, completion("a"))
-    scoring.drop()
+def test_a_batch_is_forgotten_at_the_end_of_its_block_and_may_begin_anew() -> None:
+    rewards = RewardSum([WeightedReward(reward=FormatReward(pattern="a"))])
+    with closing(rewards.start()) as scoring:
+        scoring.add(0, completion("a"))
+        assert scoring._tickets
     assert not scoring._tickets
     assert scoring.result([completion("b")]).total == [0.0]

@@ -104,6 +104,38 @@ def test_an_experiment_that_fails_ends_alone() -> None:
     assert isinstance(lanes[1].error, KeyError)
 
 
+def variety(completions: Any) -> list[float]:
+    return [float(len(set(completion.text))) for completion in completions]
+
+
+class Unloadable:
+    """A reward that no worker can load."""
+
+    def warm_up(self) -> None:
+        raise KeyError("why")
+
+    def __call__(self, completions: Any) -> list[float]:
+        return [1.0] * len(completions)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_experiment_whose_reward_can_not_be_loaded_ends_alone() -> None:
+    def others() -> list[SteeringModule]:
+        rewards = [WeightedReward(reward=variety)]
+        return [module(rewards=rewards), module(rewards=rewards, seed=1)]
+
+    expected = [fit(experiment, 2) for experiment in others()]
+    wrong = module(rewards=[WeightedReward(reward=Unloadable())])
+    broken, *lanes = SideBySide(prepared([wrong, *others()], 2), num_crews=1).run()
+    assert isinstance(broken.error, ConfigError)
+    assert "can't load Unloadable" in str(broken.error)
+    assert "variety" not in str(broken.error)
+    assert [lane.error for lane in lanes] == [None, None]
+    for lane, vectors in zip(lanes, expected, strict=True):
+        assert vectors.abs().max() > 0.01
+        torch.testing.assert_close(lane.result, vectors, rtol=0, atol=1e-6)
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_a_mistake_is_named_with_its_experiment_before_anything_is_loaded() -> None:
     wrong = module(steering=SteeringVectors(layers=[9]))
@@ -111,6 +143,27 @@ def test_a_mistake_is_named_with_its_experiment_before_anything_is_loaded() -> N
     with pytest.raises(ConfigError, match=r"experiment e1: model\.steering\.layers = \[9\]"):
         SideBySide(experiments).run()
     assert [experiment.module.policy.model for experiment in experiments] == [None, None]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("raised", "expected", "told"),
+    [
+        (KeyError("of a callback"), RuntimeError, r"^experiment e1: KeyError: 'of a callback'$"),
+        (SystemExit(143), SystemExit, "^143$"),
+    ],
+)
+def test_any_error_before_the_base_is_loaded_is_named_with_its_experiment(
+    raised: BaseException, expected: type[BaseException], told: str
+) -> None:
+    def fails() -> None:
+        raise raised
+
+    experiments = prepared([module(), module(seed=1)], 3)
+    experiments[1].fit = fails
+    with pytest.raises(expected, match=told) as caught:
+        SideBySide(experiments).run()
+    assert caught.value.__cause__ is (raised if expected is RuntimeError else None)
 
 
 def test_the_end_of_a_run_leaves_the_base_on_its_device() -> None:

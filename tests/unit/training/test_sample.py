@@ -10,8 +10,10 @@ import pytest
 import torch
 
 from steer_lightning import ConfigError
-from steer_lightning.rewards import Scores
+from steer_lightning.model.sharding import Sharding
+from steer_lightning.rewards import RewardPool, RewardSum, Scores, WeightedReward
 from steer_lightning.rollout import Sampling
+from steer_lightning.rollout.engine import OnCompletion
 from steer_lightning.training.sample import (
     DynamicSampling,
     Sampler,
@@ -21,7 +23,7 @@ from steer_lightning.training.sample import (
     who_takes_part,
 )
 from steer_lightning.training.step import Sampled
-from steer_lightning.types import Prompt
+from steer_lightning.types import Completion, Prompt
 from tests.unit.training.made_up_rounds import EQUAL, MIXED, NAN, PROMPTS, sampled
 
 
@@ -103,6 +105,34 @@ def test_dynamic_sampling_needs_a_bound(max_rounds: int | None) -> None:
     told = r"model.dynamic_sampling.max_rounds = .*never end"
     with pytest.raises(ConfigError, match=told):
         DynamicSampling(max_rounds=max_rounds)
+
+
+def brevity(completions: Sequence[Completion]) -> list[float]:
+    return [-len(completion.text) for completion in completions]
+
+
+def test_a_rollout_that_fails_leaves_no_open_tasks() -> None:
+    pool = RewardPool()
+    pool.start = pool._send = lambda *_: None  # type: ignore[method-assign, assignment]
+    answered = Completion(text="", question="", answer="", num_tokens=1, finished=True)
+    opened: list[int] = []
+
+    class Fails:
+        def generate(self, *_: object, on_completion: OnCompletion, **__: object) -> None:
+            on_completion(0, answered)
+            opened.extend(pool._open)
+            raise FloatingPointError("logits")
+
+    sampler = Sampler(
+        SimpleNamespace(at_scale=lambda scale: nullcontext(), sharding=Sharding(), model=None),  # type: ignore[arg-type]
+        Fails(),  # type: ignore[arg-type]
+        RewardSum([WeightedReward(reward=brevity)], pool),
+        Sampling(group_size=2),
+    )
+    with pytest.raises(FloatingPointError):
+        sampler.sample(PROMPTS[:1], 0)
+    assert opened == [1]
+    assert not pool._open
 
 
 def test_a_process_without_a_prompt_takes_part_in_a_round() -> None:
