@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -13,15 +14,22 @@ from steer_lightning.rollout.joint_completions import JointCompletions, Outcome
 from steer_lightning.rollout.kv_cache import Plan
 from steer_lightning.rollout.request import Request
 from steer_lightning.steering import Steering
-from steer_lightning.sweep.joint_check import why_not_joint
+from steer_lightning.sweep.joint_check import (
+    gradient_alone,
+    why_not_joint,
+    why_not_joint_gradient,
+)
 from steer_lightning.sweep.lanes import Lane
 from steer_lightning.sweep.memory import memory_for
 from steer_lightning.sweep.shared_base import SharedBase
 from steer_lightning.system.allocator import give_back
+from steer_lightning.system.printable import one_line
 from steer_lightning.training.batch import MiniBatch
 from steer_lightning.training.gradient import BatchGradient, Totals
 from steer_lightning.training.joint_gradient import JointGradient, Share
 from steer_lightning.types import Prompt, Rollouts
+
+log = logging.getLogger(__name__)
 
 CHECK, ROLLOUT, GRADIENT = "check", "rollout", "gradient"
 """Kinds of joint calls."""
@@ -119,7 +127,8 @@ class JointCalls:
     ) -> None:
         self._base, self._engine, self._num_crews = base, engine, num_crews
         self._num_experiments = num_experiments
-        self._gradient = JointGradient(base.joint, num_crews)
+        self._gradient: JointGradient | None = JointGradient(base.joint, num_crews)
+        self._has_compared = False
 
     def __call__(self, kind: str, lanes: Sequence[Lane]) -> None:
         """Carries out calls of one kind, and sets their answers; see `Lanes`."""
@@ -136,10 +145,29 @@ class JointCalls:
 
     def _accumulate(self, lanes: Sequence[Lane]) -> list[Any]:
         shares: list[Share] = [lane.request for lane in lanes]
-        with self._base.serving_all([lane.owner for lane in lanes]):
-            self._gradient.accumulate(shares)
+        if self._gradient is not None:
+            with self._base.serving_all([lane.owner for lane in lanes]):
+                self._gradient.accumulate(shares)
+            self._compare(shares)
+        if self._gradient is None:
+            for share in shares:
+                gradient_alone(self._base, share)
         give_back()  # what the pass took; a rollout takes other sizes
         return [share.error or share.totals for share in shares]
+
+    def _compare(self, shares: Sequence[Share]) -> None:
+        """Compares the first joint gradient with those of experiments alone."""
+        if self._has_compared:
+            return
+        self._has_compared = True
+        reason = why_not_joint_gradient(self._base, shares)
+        if reason is not None:
+            self._gradient = None
+            log.warning(
+                "an update in passes that experiments share is wrong (%s): they are read one after "
+                "the other, which is slower",
+                one_line(reason),
+            )
 
     def _roll_out(self, lanes: Sequence[Lane]) -> list[Any]:
         numbers = [lane.owner for lane in lanes]
