@@ -128,6 +128,20 @@ def test_arms_are_those_of_a_single_run(work: Path) -> None:
         assert texts[0].equals(texts[1])
 
 
+def test_generate_engine_gives_the_single_run(work: Path) -> None:
+    engine = "--model.engine=steer_lightning.rollout.GenerateEngine"
+    sweep(work, "--grid", f"{LR}=[0.05,0.4]", engine)
+    words = [f"--{LR}=0.4", engine, "--trainer.default_root_dir=alone"]
+    done = start("fit", "--config", "config.yaml", *words, folder=work).end(300)
+    assert done.returncode == 0, done.stderr
+    runs = (work / "runs/lr=0.4/run-1", work / "alone/run-1")
+    texts = [pq.read_table(run / "rollouts.parquet")["completion"] for run in runs]
+    assert texts[0].equals(texts[1])
+    one, two = (load_vectors(run).vectors for run in runs)
+    assert one.abs().max() > 0.01
+    torch.testing.assert_close(one, two, rtol=0, atol=1e-6)
+
+
 def test_rewards_that_draw_random_numbers_draw_those_of_a_single_run(work: Path) -> None:
     (work / "own_rewards.py").write_text(
         "import random\n\ndef drawn(completions):\n"
