@@ -13,6 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, TextIO, cast
 
+import torch
 from tqdm import tqdm
 
 from steer_lightning.callbacks import BenchmarkEval
@@ -40,6 +41,7 @@ from steer_lightning.sweep.experiments import (
     from_grid,
     parse_axis,
 )
+from steer_lightning.sweep.memory import bytes_of, check_memory, free_memory
 from steer_lightning.sweep.progress import MOST_LINES, SweepProgress
 from steer_lightning.sweep.record import Listed, SweepRecord
 from steer_lightning.sweep.run import Prepared, SideBySide
@@ -196,6 +198,7 @@ def _run(options: Options) -> int:
             like = prepared[0] if prepared else None
             prepared.append(ExperimentCLI(begun[-1], experiment, options.words, like))
         check_alike(prepared)
+        check_fit([cli for cli in prepared if cli.ended is None])
         record = record_of(options, prepared)
         if options.dry_run:
             for cli in prepared if is_first_process() else ():
@@ -216,6 +219,15 @@ def checking(experiments: Sequence[Experiment]) -> Iterable[Experiment]:
     """Shows a bar while many experiments are checked, which takes a moment each."""
     bar = tqdm(experiments, desc="checking the experiments", leave=False, delay=2, disable=None)
     return cast(Iterable[Experiment], bar)
+
+
+def check_fit(waiting: Sequence[ExperimentCLI]) -> None:
+    """Raises a ConfigError if memory can't hold the experiments that have not ended."""
+    if waiting:
+        policy, strategy = waiting[0].model.policy, waiting[0].trainer.strategy
+        dtype = None if policy.dtype == "auto" else getattr(torch, policy.dtype)
+        weights = bytes_of(policy.empty_base(), dtype)
+        check_memory(len(waiting), weights, free_memory(strategy.root_device))
 
 
 def remove_empty_folders(begun: Sequence[RunInProgress]) -> None:

@@ -11,7 +11,13 @@ import torch
 from steer_lightning import ConfigError
 from steer_lightning.sweep.joint_calls import GRADIENT, JointCalls
 from steer_lightning.sweep.lanes import Lane
-from steer_lightning.sweep.memory import memory_for
+from steer_lightning.sweep.memory import (
+    EACH,
+    bytes_of,
+    check_memory,
+    free_memory,
+    memory_for,
+)
 
 NONE_LEFT = "CUDA out of memory"
 
@@ -50,3 +56,37 @@ def test_joint_calls_are_guarded(monkeypatch: pytest.MonkeyPatch) -> None:
     lanes = [Lane(number=number, run=lambda lane: None) for number in range(3)]  # of this crew
     with pytest.raises(ConfigError, match="5 experiments"):
         calls(GRADIENT, lanes)
+
+
+GB = 2**30
+
+
+def test_experiments_that_fit_are_not_refused() -> None:
+    assert check_memory(1000, weights=GB, free=GB + 1000 * EACH) is None
+    assert check_memory(1000, weights=GB, free=None) is None
+
+
+@pytest.mark.parametrize(
+    ("free", "told", "fix"),
+    [
+        (GB + 500 * EACH, "need at least 4.9 GB of memory, and 3.0 GB are free", "fewer than 500"),
+        (GB // 2, "need at least 4.9 GB of memory, and 0.5 GB are free", "a smaller base"),
+    ],
+)
+def test_more_experiments_than_memory_holds_are_refused(free: int, told: str, fix: str) -> None:
+    with pytest.raises(ConfigError, match="1000 experiments") as raised:
+        check_memory(1000, weights=GB, free=free)
+    assert told in str(raised.value)
+    assert fix in str(raised.value)
+
+
+def test_bytes_of_a_model() -> None:
+    model = torch.nn.Linear(10, 3, device="meta")
+    assert bytes_of(model, None) == 4 * 33
+    assert bytes_of(model, torch.bfloat16) == 2 * 33
+
+
+def test_free_memory() -> None:
+    free = free_memory(torch.device("cpu"))
+    assert free is None or 2**20 < free < 2**50
+    assert free_memory(torch.device("meta")) is None
