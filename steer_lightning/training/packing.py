@@ -241,14 +241,16 @@ class Blocks:
 
     def __init__(self, blocks: Sequence[Block], num_tokens: int) -> None:
         self.all = list(blocks)
-        kept = []
+        flat = []
         for block in blocks:
             columns = torch.arange(block.places.shape[1], device=block.places.device)
-            kept.append((columns < block.lengths[:, None]).flatten())
-        inside = torch.cat(kept).nonzero().squeeze(1)
-        places = torch.cat([block.places.flatten() for block in blocks])[inside]
+            inside = columns < block.lengths[:, None]
+            flat.append(torch.where(inside, block.places, num_tokens).flatten())  # padding: behind
+        places = torch.cat(flat)
+        origin, order = places.new_zeros(num_tokens + 1), torch.arange(len(places))
         # a token that several rows share comes from the last of them, so that runs are repeatable
-        self._origin = inside.new_zeros(num_tokens).scatter_reduce_(0, places, inside, "amax")
+        origin.scatter_reduce_(0, places, order.to(places), "amax")
+        self._origin = origin[:num_tokens]
 
     def put_back(self, outputs: Sequence[torch.Tensor]) -> torch.Tensor:
         """Puts the outputs of the blocks, (n * T, ...) each, into packed order, (1, S, ...)."""
