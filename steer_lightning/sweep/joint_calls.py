@@ -157,10 +157,12 @@ class JointCalls:
 
     def _compare(self, shares: Sequence[Share]) -> None:
         """Compares the first joint gradient with those of experiments alone."""
-        if self._has_compared:
+        # where all answers of all groups are right, or wrong, there is nothing to compare yet
+        learning = [share for share in shares if share.mini_batch.micro_batches]
+        if self._has_compared or not learning:
             return
         self._has_compared = True
-        reason = why_not_joint_gradient(self._base, shares)
+        reason = why_not_joint_gradient(self._base, learning)
         if reason is not None:
             self._gradient = None
             log.warning(

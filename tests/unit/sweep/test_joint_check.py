@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -95,6 +96,30 @@ def test_gradients_of_another_experiment_are_found(monkeypatch: pytest.MonkeyPat
     reason = why_not_joint_gradient(*accumulated([SteeringVectors() for _ in range(3)]))
     assert reason is not None
     assert "a gradient differs by" in reason
+
+
+def test_a_diverged_experiment_proves_nothing() -> None:
+    base, shares = accumulated([SteeringVectors(), SteeringVectors()])
+    base.policies[1].steering.weight.data.fill_(float("nan"))
+    with base.serving_all() as joint:
+        JointGradient(joint).accumulate(shares)
+    assert any(gradient.isnan().any() for gradient in gradients(shares))
+    assert why_not_joint_gradient(base, shares) is None
+
+
+def test_a_step_without_signal_is_not_the_comparison(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[int] = []
+
+    def compare(base: SharedBase, chosen: Sequence[Share]) -> None:
+        compared.append(len(chosen))
+
+    monkeypatch.setattr("steer_lightning.sweep.joint_calls.why_not_joint_gradient", compare)
+    base, shares = accumulated([SteeringVectors(), SteeringVectors()])
+    calls = JointCalls(base, DecodeEngine())
+    nothing = [replace(one, mini_batch=replace(one.mini_batch, micro_batches=[])) for one in shares]
+    for chosen in (nothing, [nothing[0], shares[1]], shares):
+        calls(GRADIENT, [Lane(number=k, owner=k, run=len, request=x) for k, x in enumerate(chosen)])
+    assert compared == [1], "once, of the experiment that learns"
 
 
 def test_experiments_are_read_alone_where_shared_passes_are_wrong(
