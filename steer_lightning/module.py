@@ -105,8 +105,9 @@ class SteeringModule(HeldOut):
         schedule: Schedule of the learning rate.
         gradient_clip: Module that clips the gradient in place and returns its norm; default
             `RunningNormClip`.
-        tokens_per_micro_batch: Maximum number of tokens, padding included, in one forward and
-            backward pass. It limits memory use.
+        tokens_per_micro_batch: Maximum number of tokens of all texts, each with its prompt, in one
+            forward and backward pass, padding included where texts are padded. It limits memory
+            use.
         activation_checkpointing: Whether to recompute activations in the backward pass, which takes
             less memory and more time.
         kept_tokens: Maximum number of tokens in a batch for which the input of the first steered

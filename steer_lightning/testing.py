@@ -378,10 +378,10 @@ def check_engine(
 
 def _check_logprobs(policy: Policy, rollouts: Rollouts, sampling: Sampling) -> None:
     from steer_lightning.model.head import token_logprobs
-    from steer_lightning.training.gradient import micro_batches
+    from steer_lightning.training.batch import padded_micro_batches
 
     rows = torch.arange(len(rollouts.texts))
-    for part in micro_batches(rollouts, rows, 10_000, policy.pad_token_id):
+    for part in padded_micro_batches(rollouts, rows, 10_000, policy.pad_token_id):
         ids, mask = part.ids.to(policy.device), part.mask.to(policy.device)
         with torch.no_grad():
             logits = policy.logits(ids, mask, part.completion_ids.shape[1] + 1)[:, :-1].cpu()

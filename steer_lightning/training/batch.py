@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
+from steer_lightning.rollout.completions import left_padded, text_lengths
+from steer_lightning.rollout.exact_engine import blocks
 from steer_lightning.training.skipped_layers import KeptStream
 from steer_lightning.types import Rollouts
 
@@ -105,3 +108,109 @@ class MiniBatch:
     """Number of completions of the step, over all processes."""
     num_tokens: int
     """Number of tokens of these completions."""
+
+
+def padded_micro_batches(
+    rollouts: Rollouts, rows: torch.Tensor, max_tokens: int, pad: int
+) -> Iterator[MicroBatch]:
+    """Splits rows into micro-batches that are padded, longest first, so that padding is rare.
+
+    Args:
+        rollouts: Completions of the batch.
+        rows: Indices of the rows to take, (n,) int64.
+        max_tokens: Maximum number of tokens in a micro-batch, padding included; a longer row gets a
+            micro-batch of its own.
+        pad: Token to pad with; it is always masked.
+
+    Yields:
+        Micro-batches that together contain each row once.
+    """
+    lengths, texts = rollouts.completion_mask.sum(1), text_lengths(rollouts)
+    prompt_lengths = texts - lengths
+    order = sorted(rows.tolist(), key=lambda n: (-int(texts[n]), n))
+    chosen: list[int] = []
+    prompt_width = width = 0
+    for n in order:
+        wider = max(prompt_width, int(prompt_lengths[n])), max(width, int(lengths[n]))
+        if chosen and sum(wider) * (len(chosen) + 1) > max_tokens:
+            yield _build(rollouts, chosen, width, pad)
+            chosen, wider = [], (int(prompt_lengths[n]), int(lengths[n]))
+        chosen.append(n)
+        prompt_width, width = wider
+    if chosen:
+        yield _build(rollouts, chosen, width, pad)
+
+
+def packed_micro_batches(
+    rollouts: Rollouts, rows: torch.Tensor, max_tokens: int, pad: int
+) -> Iterator[MicroBatch]:
+    """Splits rows into micro-batches that are packed, so that few prompts are in two of them.
+
+    The rows of a prompt follow each other, prompts with long texts first.
+
+    Args:
+        rollouts: Completions of the batch.
+        rows: Indices of the rows to take, (n,) int64.
+        max_tokens: Maximum number of tokens of all texts of a micro-batch, each with its prompt; a
+            longer row gets a micro-batch of its own.
+        pad: Token to pad with; it is always masked.
+
+    Yields:
+        Micro-batches that together contain each row once.
+    """
+    lengths, texts = rollouts.completion_mask.sum(1), text_lengths(rollouts)
+    longest = texts.view(-1, rollouts.group_size).amax(1).repeat_interleave(rollouts.group_size)
+    order = sorted(rows.tolist(), key=lambda n: (-int(longest[n]), n))
+    chosen: list[int] = []
+    size = 0
+    for n in order:
+        if chosen and size + int(texts[n]) > max_tokens:
+            yield _build(rollouts, chosen, int(lengths[chosen].max()), pad)
+            chosen, size = [], 0
+        chosen.append(n)
+        size += int(texts[n])
+    if chosen:
+        yield _build(rollouts, chosen, int(lengths[chosen].max()), pad)
+
+
+def block_micro_batches(
+    rollouts: Rollouts, rows: torch.Tensor, max_tokens: int, pad: int
+) -> Iterator[MicroBatch]:
+    """Splits rows into micro-batches that are read in the blocks of `ExactEngine`.
+
+    Args:
+        rollouts: Completions of the batch.
+        rows: Indices of the rows to take, (n,) int64.
+        max_tokens: Maximum number of tokens in a block.
+        pad: Token to pad with; it is always masked.
+
+    Yields:
+        Micro-batches that together contain each row once.
+    """
+    wanted = set(rows.tolist())
+    for group in range(len(rollouts.prompts)):
+        for block in blocks(rollouts, group, max_tokens):
+            chosen = [n for n in block if n in wanted]
+            if chosen:
+                width = int(rollouts.completion_mask.sum(1)[block].max())
+                read = _build(rollouts, block, width, pad)
+                yield replace(_build(rollouts, chosen, width, pad), block=read)
+
+
+def _build(rollouts: Rollouts, rows: list[int], width: int, pad: int) -> MicroBatch:
+    groups = [n // rollouts.group_size for n in rows]
+    prompts = [rollouts.prompts[group].token_ids for group in groups]
+    left, left_mask = left_padded(prompts, pad)
+    index = torch.tensor(rows)
+    completion_ids = rollouts.completion_ids[index, :width]
+    completion_mask = rollouts.completion_mask[index, :width]
+    return MicroBatch(
+        rows=index,
+        prompts=prompts,
+        groups=groups,
+        ids=torch.cat([left, completion_ids], 1),
+        mask=torch.cat([left_mask, completion_mask.long()], 1),
+        completion_ids=completion_ids,
+        completion_mask=completion_mask,
+        sampling_logprobs=rollouts.logprobs[index, :width],
+    )

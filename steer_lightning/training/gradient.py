@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -13,10 +13,17 @@ from steer_lightning.errors import ConfigError
 from steer_lightning.losses import Loss, needs_of
 from steer_lightning.model.head import TokenStates
 from steer_lightning.model.policy import Policy
-from steer_lightning.rollout.completions import left_padded, text_lengths
-from steer_lightning.rollout.exact_engine import blocks
+from steer_lightning.rollout.completions import text_lengths
 from steer_lightning.system.collectives import gather_objects, world_size
-from steer_lightning.training.batch import Batch, KeptMicroBatch, MicroBatch, MiniBatch
+from steer_lightning.training.batch import (
+    Batch,
+    KeptMicroBatch,
+    MicroBatch,
+    MiniBatch,
+    block_micro_batches,
+    packed_micro_batches,
+    padded_micro_batches,
+)
 from steer_lightning.training.forward import Forward
 from steer_lightning.training.packing import PackedForward
 from steer_lightning.training.padding import BlockForward, PaddedForward
@@ -32,7 +39,8 @@ class BatchGradient:
         policy: Policy whose steering is trained.
         loss: Function from `LossInputs` to a `LossOutput`.
         temperature: Temperature of the sampled distribution.
-        max_tokens: Maximum number of tokens in a micro-batch, padding included.
+        max_tokens: Maximum number of tokens in a micro-batch, each row with its prompt, and padding
+            included where rows are padded.
         activation_checkpointing: Whether activations are recomputed in the backward pass.
         packed: Whether rows are packed, so that beginnings that rows of a group share are read
             once, and no padding is read. The gradient is the same; `why_not_packed` checks whether
@@ -145,7 +153,9 @@ class BatchGradient:
             rollouts: Completions.
             rows: Indices of the rows to take, (n,) int64.
         """
-        cut = block_micro_batches if self.exact else micro_batches
+        cut = packed_micro_batches if self.packed else padded_micro_batches
+        if self.exact:
+            cut = block_micro_batches
         return cut(rollouts, rows, self.max_tokens, self.policy.pad_token_id)
 
     # ---- reading
@@ -255,80 +265,6 @@ def _inputs(mini_batch: MiniBatch, kept: KeptMicroBatch, found: TokenStates) -> 
         num_tokens=mini_batch.num_tokens,
         reference_logprobs=kept.reference_logprobs,
         entropy=found.entropy,
-    )
-
-
-def micro_batches(
-    rollouts: Rollouts, rows: torch.Tensor, max_tokens: int, pad: int
-) -> Iterator[MicroBatch]:
-    """Splits rows into micro-batches, longest first, so that each one needs little padding.
-
-    Args:
-        rollouts: Completions of the batch.
-        rows: Indices of the rows to take, (n,) int64.
-        max_tokens: Maximum number of tokens in a micro-batch, padding included; a longer row gets a
-            micro-batch of its own.
-        pad: Token to pad with; it is always masked.
-
-    Yields:
-        Micro-batches that together contain each row once.
-    """
-    lengths, texts = rollouts.completion_mask.sum(1), text_lengths(rollouts)
-    prompt_lengths = texts - lengths
-    order = sorted(rows.tolist(), key=lambda n: (-int(texts[n]), n))
-    chosen: list[int] = []
-    prompt_width = width = 0
-    for n in order:
-        wider = max(prompt_width, int(prompt_lengths[n])), max(width, int(lengths[n]))
-        if chosen and sum(wider) * (len(chosen) + 1) > max_tokens:
-            yield _build(rollouts, chosen, width, pad)
-            chosen, wider = [], (int(prompt_lengths[n]), int(lengths[n]))
-        chosen.append(n)
-        prompt_width, width = wider
-    if chosen:
-        yield _build(rollouts, chosen, width, pad)
-
-
-def block_micro_batches(
-    rollouts: Rollouts, rows: torch.Tensor, max_tokens: int, pad: int
-) -> Iterator[MicroBatch]:
-    """Splits rows into micro-batches that are read in the blocks of `ExactEngine`.
-
-    Args:
-        rollouts: Completions of the batch.
-        rows: Indices of the rows to take, (n,) int64.
-        max_tokens: Maximum number of tokens in a block.
-        pad: Token to pad with; it is always masked.
-
-    Yields:
-        Micro-batches that together contain each row once.
-    """
-    wanted = set(rows.tolist())
-    for group in range(len(rollouts.prompts)):
-        for block in blocks(rollouts, group, max_tokens):
-            chosen = [n for n in block if n in wanted]
-            if chosen:
-                width = int(rollouts.completion_mask.sum(1)[block].max())
-                read = _build(rollouts, block, width, pad)
-                yield replace(_build(rollouts, chosen, width, pad), block=read)
-
-
-def _build(rollouts: Rollouts, rows: list[int], width: int, pad: int) -> MicroBatch:
-    groups = [n // rollouts.group_size for n in rows]
-    prompts = [rollouts.prompts[group].token_ids for group in groups]
-    left, left_mask = left_padded(prompts, pad)
-    index = torch.tensor(rows)
-    completion_ids = rollouts.completion_ids[index, :width]
-    completion_mask = rollouts.completion_mask[index, :width]
-    return MicroBatch(
-        rows=index,
-        prompts=prompts,
-        groups=groups,
-        ids=torch.cat([left, completion_ids], 1),
-        mask=torch.cat([left_mask, completion_mask.long()], 1),
-        completion_ids=completion_ids,
-        completion_mask=completion_mask,
-        sampling_logprobs=rollouts.logprobs[index, :width],
     )
 
 

@@ -92,7 +92,7 @@ class JointGradient:
 def passes(shares: Sequence[Share], num_beside: int = 1) -> Iterator[list[Part]]:
     """Groups the micro-batches of all experiments into passes of bounded size.
 
-    Passes at the same time hold no more tokens together, padding included, than the largest
+    Passes at the same time hold no more tokens together, prompts once per row, than the largest
     micro-batch may, unless a single micro-batch does. An experiment that has failed has no further
     part.
     """
@@ -105,7 +105,7 @@ def passes(shares: Sequence[Share], num_beside: int = 1) -> Iterator[list[Part]]
             found = share.mini_batch.micro_batches
             if number >= len(found) or share.error is not None:
                 continue
-            added = found[number].micro_batch.ids.numel()
+            added = int(found[number].micro_batch.mask.sum())
             if chosen and size + added > most:
                 yield chosen
                 chosen, size = [], 0

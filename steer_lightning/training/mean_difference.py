@@ -9,8 +9,7 @@ from steer_lightning.errors import ConfigError
 from steer_lightning.model.policy import Policy
 from steer_lightning.steering import SteeringVectors, find_sites
 from steer_lightning.steering.model_parts import one_logit, outputs_seen
-from steer_lightning.training.batch import MicroBatch
-from steer_lightning.training.gradient import micro_batches
+from steer_lightning.training.batch import MicroBatch, padded_micro_batches
 from steer_lightning.types import Rollouts
 
 
@@ -118,7 +117,9 @@ class MeanDifference:
         if not policy.takes_padding:
             max_tokens = 1  # one row at a time
         with policy.at_scale(0.0):
-            for micro_batch in micro_batches(rollouts, rows, max_tokens, policy.pad_token_id):
+            for micro_batch in padded_micro_batches(
+                rollouts, rows, max_tokens, policy.pad_token_id
+            ):
                 states = mean_states(policy, micro_batch, self.num_tokens)
                 self.add(states, advantages[micro_batch.rows])
 

@@ -4,9 +4,9 @@ Rows of a group share their prompt, and completions often begin with the same wo
 the same, the more so the sharper the policy. The common beginning of two rows is read only once,
 since the hidden state of a token depends only on the tokens before it. Everything except attention
 and recurrences works token by token, and so runs on the packed tokens. Attention and recurrences
-take the tokens in blocks, and put their output back into the packed order. A block of rows holds
-whole texts. A block of trees holds each token of a group once, with a mask of the tokens of the
-same text; trees have far fewer tokens where completions are short or begin alike.
+take the tokens in blocks, and put their output back into the packed order. A block holds whole
+texts, or trees: each token of a group once, with a mask of the tokens of the same text. Trees have
+far fewer tokens where completions are short or begin alike.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from steer_lightning.steering.tokens import COMPLETION, LAST_PROMPT, PROMPT
 from steer_lightning.training.batch import MicroBatch
 from steer_lightning.training.forward import Packed
 
-WIDEST_TREE = 256
-"""Maximum number of tokens of a tree, since the memory for its mask grows with their square."""
+WIDEST_TREE = 1024
+"""Maximum number of tokens of a tree, since its mask grows with their square."""
 
 Places = TypeVar("Places", bound=Sequence[int])
 
@@ -204,7 +204,8 @@ class Block:
             seen = distance >= 0
         else:
             distance = (self.depths[:, :, None] - self.depths[:, None])[:, None]
-            seen = ancestors(self.depths)[:, None]
+            few = max(1, WIDEST_TREE**2 // self.depths.shape[1] ** 2)  # bounds matrices of int64
+            seen = torch.cat([ancestors(part) for part in torch.split(self.depths, few)])[:, None]
         return seen if window is None else seen & (distance < window)
 
 
@@ -355,9 +356,8 @@ class PackedForward:
     def prepare(self, rows: MicroBatch) -> Packing:
         """Packs the rows of a micro-batch."""
         lengths = rows.completion_mask.sum(1).tolist()
-        completions = [
-            row[:length] for row, length in zip(rows.completion_ids.tolist(), lengths, strict=True)
-        ]
+        ids = rows.completion_ids.tolist()
+        completions = [row[:length] for row, length in zip(ids, lengths, strict=True)]
         return Packing(rows.prompts, rows.groups, completions, self._policy.device)
 
     @contextmanager

@@ -24,9 +24,9 @@ from steer_lightning.model.precision import checked_in_float32, misfits
 from steer_lightning.rollout.selfcheck import SHORT, made_up_prompts, passes_length
 from steer_lightning.system.collectives import gather_objects
 from steer_lightning.system.printable import one_line
-from steer_lightning.training.batch import MicroBatch
+from steer_lightning.training.batch import MicroBatch, padded_micro_batches
 from steer_lightning.training.forward import Forward
-from steer_lightning.training.gradient import BatchGradient, micro_batches
+from steer_lightning.training.gradient import BatchGradient
 from steer_lightning.training.packing import PackedForward
 from steer_lightning.training.skipped_layers import KeptStream, SkippedLayers
 from steer_lightning.types import Rollouts
@@ -57,7 +57,7 @@ def made_up_rows(policy: Policy) -> MicroBatch:
     """Returns the made-up rows, as one micro-batch."""
     rollouts = made_up_rollouts(policy)
     rows = torch.arange(len(rollouts.texts))
-    return next(micro_batches(rollouts, rows, max_tokens=2**62, pad=policy.pad_token_id))
+    return next(padded_micro_batches(rollouts, rows, max_tokens=2**62, pad=policy.pad_token_id))
 
 
 def logprobs_by(forward: Forward, rows: MicroBatch) -> torch.Tensor:

@@ -187,19 +187,18 @@ class Updater:
 
 def _memory_ran_out(gradient: BatchGradient, mini_batch: MiniBatch) -> ConfigError:
     """Returns the message about an update that does not fit into memory, with what bounds it."""
-    sizes = [kept.micro_batch.mask.shape for kept in mini_batch.micro_batches]
-    num_rows, width = max(sizes, key=lambda size: size[0] * size[1])
+    masks = [kept.micro_batch.mask for kept in mini_batch.micro_batches]
+    num_tokens, num_rows = max((int(mask.sum()), len(mask)) for mask in masks)
     further = "model.activation_checkpointing: true, "
     return ConfigError(
         "model.tokens_per_micro_batch",
         gradient.max_tokens,
-        rule=f"memory ran out in an update with {num_rows * width} tokens, padding included, in "
-        "its largest micro-batch",
+        rule=f"memory ran out in an update with {num_tokens} tokens in its largest micro-batch",
         why="The activations of a micro-batch are kept for the backward pass",
-        fix=f"Set it to {num_rows * width // 2} or less"
+        fix=f"Set it to {num_tokens // 2} or less"
         + f", {'' if gradient.activation_checkpointing else further}or a smaller model.dtype"
         if num_rows > 1
-        else f"A single text has {width} tokens. Set "
+        else f"A single text has {num_tokens} tokens. Set "
         f"{'' if gradient.activation_checkpointing else further}data.max_prompt_tokens or "
         "model.sampling.max_new_tokens lower, or use a smaller base or model.dtype",
     )

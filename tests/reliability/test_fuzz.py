@@ -30,7 +30,7 @@ from steer_lightning.steering.layers import parse_layers
 from steer_lightning.system.printable import printable
 from steer_lightning.system.yaml_size import JSONARGPARSE, load_bounded
 from steer_lightning.testing import byte_tokenizer, make_prompts
-from steer_lightning.training.gradient import micro_batches
+from steer_lightning.training.batch import padded_micro_batches
 from steer_lightning.training.packing import Packing
 from steer_lightning.types import Rollouts
 from tests.reliability.conftest import Figure
@@ -97,7 +97,9 @@ def test_masks_and_micro_batches(
     )
     chosen = data.draw(st.sets(st.integers(0, len(sizes) - 1)))
     seen = []
-    for part in micro_batches(rollouts, torch.tensor(sorted(chosen), dtype=torch.long), budget, 0):
+    for part in padded_micro_batches(
+        rollouts, torch.tensor(sorted(chosen), dtype=torch.long), budget, 0
+    ):
         assert part.ids.numel() <= budget or len(part.rows) == 1
         assert part.mask.any(0).all(), "no column that is padding alone"
         for row, tokens, kept in zip(part.rows.tolist(), part.ids, part.mask.bool(), strict=True):

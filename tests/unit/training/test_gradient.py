@@ -11,9 +11,9 @@ from steer_lightning import SteeringModule
 from steer_lightning.losses import EntropyBonus, KLToBase, PolicyGradient, k2
 from steer_lightning.rollout import GenerateEngine, Sampling
 from steer_lightning.steering import SteeringVectors
-from steer_lightning.testing import check_engine, make_prompts, save_tiny, tiny_policy
+from steer_lightning.testing import check_engine, save_tiny, tiny_policy
 from steer_lightning.training.batch import Batch
-from steer_lightning.training.gradient import BatchGradient, micro_batches
+from steer_lightning.training.gradient import BatchGradient
 from steer_lightning.types import LossInputs, LossOutput
 from tests.unit.training.helpers import PROMPTS, SAMPLING, gradient, plain_gradient
 
@@ -154,32 +154,3 @@ def test_a_loss_gets_the_bases_log_probabilities_and_the_entropy(packed: bool) -
     assert totals.loss == pytest.approx(total.item(), rel=1e-5)
     assert gap.abs().max() > 1e-3
     torch.testing.assert_close(found, weight.grad, rtol=1e-4, atol=1e-6)
-
-
-def rollouts_of(policy, group_size: int = 3, new: int = 7):  # type: ignore[no-untyped-def]
-    engine = GenerateEngine()
-    engine.setup(policy)
-    prompts = make_prompts(["a", "some words", "quite a few more words", "b"])
-    return engine.generate(
-        prompts, Sampling(group_size=group_size, max_new_tokens=new), seed=0, step=0
-    )
-
-
-@pytest.mark.parametrize("budget", [1, 40, 75, 10_000])
-def test_micro_batches_hold_each_row_once_within_the_budget(budget: int) -> None:
-    rollouts = rollouts_of(tiny_policy())
-    rows = torch.tensor([0, 2, 3, 5, 7, 8, 11])
-    parts = list(micro_batches(rollouts, rows, budget, pad=0))
-    assert sorted(torch.cat([part.rows for part in parts]).tolist()) == rows.tolist()
-    for part in parts:
-        assert part.ids.numel() <= budget or len(part.rows) == 1
-        assert part.mask[:, 0].any()  # no column that is padding in every row
-        assert part.completion_mask[:, -1].any()
-        for k, n in enumerate(part.rows.tolist()):
-            prompt = rollouts.prompts[n // 3].token_ids
-            real = part.ids[k][part.mask[k].bool()].tolist()
-            completion = rollouts.completion_ids[n][rollouts.completion_mask[n]].tolist()
-            assert real == [*prompt, *completion]
-            sampled = rollouts.logprobs[n][rollouts.completion_mask[n]]
-            assert torch.equal(part.sampling_logprobs[k][part.completion_mask[k]], sampled)
-            assert part.completion_ids[k][part.completion_mask[k]].tolist() == completion

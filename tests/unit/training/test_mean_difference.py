@@ -8,7 +8,7 @@ import torch
 from steer_lightning import ConfigError
 from steer_lightning.steering import SteeringVectors
 from steer_lightning.testing import make_prompts, tiny_policy
-from steer_lightning.training.gradient import micro_batches
+from steer_lightning.training.batch import padded_micro_batches
 from steer_lightning.training.mean_difference import (
     MeanDifference,
     difference_of_means,
@@ -98,7 +98,7 @@ def test_states_are_those_of_a_plain_forward_pass(
     make = odd_policy if architecture == "gemma4" else tiny_policy
     policy = make(architecture, steering)
     rollouts = made_up_rollouts()
-    (part,) = micro_batches(rollouts, torch.arange(4), 10_000, policy.pad_token_id)
+    (part,) = padded_micro_batches(rollouts, torch.arange(4), 10_000, policy.pad_token_id)
     with torch.no_grad():
         found = mean_states(policy, part, num)
     for place, n in enumerate(part.rows.tolist()):

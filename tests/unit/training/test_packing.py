@@ -131,7 +131,7 @@ def test_groups_are_trees_where_that_is_cheaper() -> None:
 
 @pytest.mark.parametrize(
     ("tree", "rows", "answer"),
-    [(8, [5] * 4, True), (10, [5] * 4, False), (256, [200] * 8, True), (257, [200] * 8, False)],
+    [(8, [5] * 4, True), (10, [5] * 4, False), (1024, [800] * 8, True), (1025, [800] * 8, False)],
 )
 def test_is_cheaper(tree: int, rows: list[int], answer: bool) -> None:
     assert is_cheaper(tree, rows) == answer

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from steer_lightning.testing import make_prompts
-from steer_lightning.training.gradient import micro_batches
+from steer_lightning.training.batch import padded_micro_batches
 from steer_lightning.training.padding import BlockForward, PaddedForward
 from steer_lightning.types import Rollouts
 from tests.unit.training.helpers import policy_with_vectors
@@ -35,7 +35,7 @@ def some_rollouts() -> Rollouts:
 def test_log_probabilities_and_entropies_are_those_of_single_texts(with_entropy: bool) -> None:
     policy, rollouts = policy_with_vectors(), some_rollouts()
     forward = PaddedForward(policy)
-    rows = next(micro_batches(rollouts, torch.arange(4), 10_000, policy.pad_token_id))
+    rows = next(padded_micro_batches(rollouts, torch.arange(4), 10_000, policy.pad_token_id))
     with forward.passes(), forward.token_states(rows, TEMPERATURE, with_entropy) as found:
         assert found.logprobs.shape == (4, 5)
         assert (found.entropy is not None) == with_entropy
@@ -56,8 +56,8 @@ def test_log_probabilities_and_entropies_are_those_of_single_texts(with_entropy:
 def test_a_block_is_read_as_a_whole_and_gives_the_rows_that_are_asked_for() -> None:
     policy, rollouts = policy_with_vectors(), some_rollouts()
     forward = BlockForward(policy)
-    block = next(micro_batches(rollouts, torch.arange(4), 10_000, policy.pad_token_id))
-    few = next(micro_batches(rollouts, torch.tensor([1, 3]), 10_000, policy.pad_token_id))
+    block = next(padded_micro_batches(rollouts, torch.arange(4), 10_000, policy.pad_token_id))
+    few = next(padded_micro_batches(rollouts, torch.tensor([1, 3]), 10_000, policy.pad_token_id))
     assert policy.takes_padding  # found out at the first use, by passes of its own
     seen = []
     policy.model.register_forward_hook(lambda _, args, output: seen.append(len(output.logits)))

@@ -13,6 +13,7 @@ from steer_lightning import ConfigError, SteeringModule
 from steer_lightning.losses import Clip, PolicyGradient, TokenMean
 from steer_lightning.model.head import token_logprobs
 from steer_lightning.optim import NormClip
+from steer_lightning.rollout.completions import text_lengths
 from steer_lightning.testing import make_prompts
 from steer_lightning.training.batch import Batch
 from steer_lightning.training.update import OptimizerSteps, Updater
@@ -53,12 +54,13 @@ def test_a_gradient_that_is_not_finite_is_skipped_and_taken_in_by_nothing(
 
 def test_memory_that_runs_out_names_what_bounds_it(module: SteeringModule) -> None:
     rollouts = module.engine.generate(PROMPTS, SAMPLING, seed=0, step=0)
-    width = max(len(prompt.token_ids) for prompt in PROMPTS) + rollouts.completion_ids.shape[1]
+    lengths = text_lengths(rollouts)
+    in_all, longest = int(lengths.sum()), int(lengths.max())
     batch = Batch.alone(rollouts, torch.randn(4, 4))
     updater = updater_of(module, torch.optim.SGD(module.policy.steering.parameters(), lr=0.1))
     for max_tokens, told in (
-        (10_000, rf"= 10000: memory ran out .* {16 * width} tokens.*{8 * width} or less"),
-        (1, rf"A single text has {width} tokens\. Set .*data\.max_prompt_tokens"),
+        (10_000, rf"= 10000: memory ran out .* {in_all} tokens.*{in_all // 2} or less"),
+        (1, rf"A single text has {longest} tokens\. Set .*data\.max_prompt_tokens"),
     ):
         gradient = replace(module.batch_gradient, loss=OutOfMemory(), max_tokens=max_tokens)
         with pytest.raises(ConfigError, match=rf"model\.tokens_per_micro_batch.*{told}") as found:
