@@ -1,21 +1,20 @@
 """The packing of the rows of a micro-batch into one sequence without padding or repetitions.
 
-Rows of a group share their prompt, and completions often begin with the same words, or are entirely
-the same, the more so the sharper the policy. The common beginning of two rows is read only once,
-since the hidden state of a token depends only on the tokens before it. Everything except attention
-and recurrences works token by token, and so runs on the packed tokens. Attention and recurrences
-take the tokens in blocks, and put their output back into the packed order. A block holds whole
-texts, or trees: each token of a group once, with a mask of the tokens of the same text. Trees have
-far fewer tokens where completions are short or begin alike.
+Rows of a group share their prompt, prompts often share worked examples, and completions often begin
+with the same words. The common beginning of two rows is read only once, since the hidden state of a
+token depends only on the tokens before it. Everything except attention and recurrences works token
+by token, and so runs on the packed tokens. Attention and recurrences take the tokens in blocks, and
+put their output back into the packed order. A block holds whole texts, or trees: each token of a
+group once, with a mask of the tokens of the same text, far fewer where completions are short.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
@@ -29,8 +28,8 @@ from steer_lightning.training.forward import Packed
 
 WIDEST_TREE = 1024
 """Maximum number of tokens of a tree, since its mask grows with their square."""
-
-Places = TypeVar("Places", bound=Sequence[int])
+SHORTEST_SHARED = 16
+"""Minimum number of tokens that texts of different groups share."""
 
 
 class Packing:
@@ -63,7 +62,7 @@ class Packing:
         device: torch.device,
     ) -> None:
         texts = [[*p, *c[:-1]] for p, c in zip(prompts, completions, strict=True)]
-        ids, positions, rows = share_beginnings(texts, groups)
+        ids, positions, rows = share_beginnings(texts, groups, [len(prompt) for prompt in prompts])
         pairs: dict[tuple[int, int], int] = {}
         copies = [
             pairs.setdefault(pair, len(pairs))
@@ -135,12 +134,18 @@ class Packing:
 
 
 def share_beginnings(
-    texts: Sequence[Sequence[int]], groups: Sequence[int]
+    texts: Sequence[Sequence[int]], groups: Sequence[int], prompts: Sequence[int]
 ) -> tuple[list[int], list[int], list[list[int]]]:
     """Concatenates texts, without beginnings that they share with an earlier text.
 
-    Only texts of the same group share beginnings. If texts are sorted by their tokens, each text
-    has its longest common beginning with the text before it.
+    If the texts of a group are sorted by their tokens, each has its longest common beginning with
+    the text before it. A group shares with the group before it what their prompts have in common,
+    such as worked examples, if it is long; not the last token of a prompt, which has another role.
+
+    Args:
+        texts: Tokens of each text.
+        groups: Number of each text's group.
+        prompts: Number of tokens of each text's prompt, equal within a group.
 
     Returns:
         Tokens, their positions in their texts, and for each text the places of its tokens.
@@ -151,8 +156,11 @@ def share_beginnings(
     last: int | None = None
     for n in sorted(range(len(texts)), key=lambda n: (groups[n], texts[n])):
         text, common = texts[n], 0
-        if last is not None and groups[last] == groups[n]:
+        if last is not None:
             common = common_length(texts[last], text)
+            if groups[last] != groups[n]:
+                common = min(common, prompts[last] - 1, prompts[n] - 1)
+                common *= common >= SHORTEST_SHARED
             rows[n] = rows[last][:common]
         rows[n] += range(len(ids), len(ids) + len(text) - common)
         ids += text[common:]
@@ -280,33 +288,25 @@ def attention_blocks(
     """Returns blocks in which attention is cheapest: groups as trees, or their rows.
 
     Args:
-        rows: Places of the tokens of each row in the packed sequence; those of a group lie together
-            and in the order of `share_beginnings`.
+        rows: Places of the tokens of each row in the packed sequence, as `share_beginnings` returns
+            them.
         groups: Number of each row's group.
         positions: Position of each token in its text, (S,) int64.
     """
     by_group: dict[int, list[Sequence[int]]] = {}
     for row, group in zip(rows, groups, strict=True):
         by_group.setdefault(group, []).append(row)
-    trees, others = [], []
+    trees: list[Sequence[int]] = []
+    others: list[Sequence[int]] = []
     for members in by_group.values():
-        tree = range(min(row[0] for row in members), max(row[-1] for row in members) + 1)
+        tree = sorted(set().union(*members))
         if is_cheaper(len(tree), [len(row) for row in members]):
             trees.append(tree)
         else:
             others += members
-    found = row_blocks(others, positions.device)
-    for bucket in by_size(trees):
-        starts, lengths = (
-            torch.tensor(numbers, device=positions.device)
-            for numbers in zip(*((tree.start, len(tree)) for tree in bucket), strict=True)
-        )
-        columns = torch.arange(len(bucket[0]), device=positions.device)
-        inside = columns < lengths[:, None]
-        places = (starts[:, None] + columns) * inside
-        depths = positions[places] * inside
-        found.append(Block(places=places, lengths=lengths, depths=depths))
-    return found
+    by_rows = row_blocks(others, positions.device)
+    by_tree = row_blocks(trees, positions.device)  # padded by place 0, whose position is 0
+    return [*by_rows, *(replace(tree, depths=positions[tree.places]) for tree in by_tree)]
 
 
 def is_cheaper(tree: int, rows: Sequence[int]) -> bool:
@@ -314,9 +314,9 @@ def is_cheaper(tree: int, rows: Sequence[int]) -> bool:
     return tree <= WIDEST_TREE and tree**2 < sum(row**2 for row in rows)
 
 
-def by_size(members: Sequence[Places]) -> Iterator[list[Places]]:
+def by_size(members: Sequence[Sequence[int]]) -> Iterator[list[Sequence[int]]]:
     """Yields buckets, longest first; each member has at least half the size of the longest."""
-    bucket: list[Places] = []
+    bucket: list[Sequence[int]] = []
     for member in sorted(members, key=len, reverse=True):
         if bucket and 2 * len(member) < len(bucket[0]):
             yield bucket

@@ -15,6 +15,7 @@ from steer_lightning.testing import ARCHITECTURES, RECENT, make_prompts, tiny_po
 from steer_lightning.training.batch import Batch
 from steer_lightning.training.gradient import BatchGradient
 from steer_lightning.training.packing import (
+    SHORTEST_SHARED,
     Block,
     Blocks,
     PackedForward,
@@ -53,6 +54,52 @@ def test_equal_texts_of_different_groups_stay_apart() -> None:
     assert packing.ids.tolist() == [[1, 2, 1, 2]]
 
 
+def test_prompts_share_long_beginnings() -> None:
+    examples = list(range(20, 20 + SHORTEST_SHARED))
+    prompts = [[*examples, 1, 2], [*examples, 1, 3], [*examples, 1, 2], [*examples[1:], 1]]
+    completions = [[4, 5], [6, 7], [8, 9], [8, 9]]
+    packing = Packing(prompts, [0, 1, 0, 2], completions, CPU)
+    # the last text shares nothing, and prompt 1 what it has in common with prompt 0
+    assert packing.ids.tolist() == [[*examples, 1, 2, 4, 8, 3, 6, *examples[1:], 1, 8]]
+    at = SHORTEST_SHARED
+    depths = [*range(at), at, at + 1, at + 2, at + 2, at + 1, at + 2, *range(at + 1)]
+    assert packing.positions.tolist() == [depths]
+    assert packing.predictors.tolist() == [at + 1, at + 2, at + 4, at + 5, at + 1, at + 3, 37, 38]
+    assert packing.roles[0, at - 1 : at + 6].tolist() == [0, 0, 1, 2, 2, 1, 2]
+
+
+@pytest.mark.parametrize("end", [[], [1]])
+def test_the_last_token_of_a_prompt_is_not_shared_with_another_prompt(end: list[int]) -> None:
+    one = list(range(20, 40))
+    packing = Packing([one, [*one, *end]], [0, 1], [[1, 5], [1, 6]], CPU)
+    assert packing.ids[0].tolist().count(39) == 2
+    assert packing.ids[0].tolist().count(38) == 1
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma3"])
+def test_shared_examples_leave_the_gradient_as_it_is(kind: str) -> None:
+    policy = tiny_policy(kind)
+    examples = "worked examples, which all prompts share; "
+    prompts = make_prompts([examples + end for end in ("a", "bc", "ad", "")])
+    engine = GenerateEngine()
+    engine.setup(policy)
+    rollouts = engine.generate(prompts, Sampling(group_size=3, max_new_tokens=5), seed=0, step=0)
+    batch = Batch.alone(rollouts, torch.randn(4, 3, generator=torch.Generator().manual_seed(0)))
+    found = []
+    for packed in (False, True):
+        gradient = BatchGradient(
+            policy=policy, loss=PolicyGradient(), temperature=1.0, max_tokens=10_000, packed=packed
+        )
+        plan = gradient.plan(batch)
+        gradient.accumulate(plan)
+        (weight,) = policy.steering.parameters()
+        assert weight.grad is not None
+        found.append(weight.grad.clone())
+    (kept,) = plan.micro_batches
+    assert kept.prepared.ids.shape[1] < kept.micro_batch.mask.sum() / 6
+    torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("one", "two", "length"), [([1, 2], [1, 2], 2), ([1], [1, 2], 1), ([3], [1], 0), ([], [1], 0)]
 )
@@ -61,12 +108,12 @@ def test_common_length(one: list[int], two: list[int], length: int) -> None:
 
 
 def blocks_of(texts: list[list[int]], groups: list[int]) -> tuple[list[list[int]], list[Block]]:
-    _, positions, rows = share_beginnings(texts, groups)
+    _, positions, rows = share_beginnings(texts, groups, [0] * len(texts))
     return rows, attention_blocks(rows, groups, torch.tensor(positions))
 
 
 def tree_of(texts: list[list[int]]) -> tuple[list[list[int]], Block]:
-    ids, positions, rows = share_beginnings(texts, [0] * len(texts))
+    ids, positions, rows = share_beginnings(texts, [0] * len(texts), [0] * len(texts))
     places, lengths = torch.arange(len(ids))[None], torch.tensor([len(ids)])
     return rows, Block(places=places, lengths=lengths, depths=torch.tensor([positions]))
 
