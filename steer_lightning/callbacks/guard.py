@@ -21,7 +21,7 @@ from steer_lightning.callbacks.collapse import (
 from steer_lightning.callbacks.run_folder import claim
 from steer_lightning.errors import ConfigError
 from steer_lightning.module import SteeringModule
-from steer_lightning.steering import SiteVectors, Steering
+from steer_lightning.steering import Steering
 from steer_lightning.system.collectives import rank, world_size
 from steer_lightning.system.figures import rounded
 from steer_lightning.system.printable import one_line
@@ -99,7 +99,7 @@ class Guard(Callback):
             self._keep(trainer, step)
         rate = highest_rate(trainer)
         self._first = self._first or shares_of(step)
-        size = size_in_units(pl_module.policy.steering)
+        size = size_in_stream(pl_module.policy.steering)
         if size is not None and size >= HUGE:
             self._warn("size", too_large(size, rate))
         self._silent = self._silent + 1 if bool((step.advantages == 0).all()) else 0
@@ -224,11 +224,9 @@ def shares_of(step: Step) -> Shares:
     return Shares(1 - float(step.finished.float().mean()), missing / step.rewards.numel())
 
 
-def size_in_units(steering: Steering) -> float | None:
-    """Returns the mean size of vectors in units of the stream; None for other steering."""
-    if isinstance(steering, SiteVectors) and steering.scale == "rms":
-        return steering.metrics()["size_in_units"]
-    return None
+def size_in_stream(steering: Steering) -> float | None:
+    """Returns the mean size of vectors as a multiple of the stream's; None if it is not known."""
+    return steering.metrics().get("size_in_stream")
 
 
 def highest_rate(trainer: L.Trainer) -> float:
@@ -241,8 +239,8 @@ def too_large(size: float, rate: float) -> str:
     """Says that the vectors have outgrown the stream to which they are added."""
     return (
         f"the vectors are {rounded(size)} times as large as the stream to which they are added "
-        f"(vectors/size_in_units), and drown it: the learning rate {rate:g} is too high. Lower "
-        "the one of model.optimizer; Adam moves the vectors by it in each step, in these units"
+        f"(vectors/size_in_stream), and drown it: the learning rate {rate:g} is too high. Lower "
+        "the one of model.optimizer; Adam moves the vectors by it in each step, in their units"
     )
 
 
@@ -304,7 +302,7 @@ def _causes_beside_the_task(
         (
             size is not None and size >= LARGE,
             f"the vectors are too large, {rounded(size or 0.0)} times the stream "
-            f"(vectors/size_in_units); lower the learning rate {rate:g} of model.optimizer",
+            f"(vectors/size_in_stream); lower the learning rate {rate:g} of model.optimizer",
         ),
         (
             any(2 * a < 1 < 2 * b for a, b in zip(first, now, strict=True)),

@@ -12,15 +12,17 @@ class DeepScaleR(Records):
 
     Args:
         path: A local file; null loads from the hub.
-        limit: Number of problems to take, from the start; null takes all.
+        limit: Number of problems to take; null takes all.
+        skip: Number of problems to leave out at the start.
     """
 
-    def __init__(self, path: str | None = None, limit: int | None = None) -> None:
+    def __init__(self, path: str | None = None, limit: int | None = None, skip: int = 0) -> None:
         super().__init__(
             path=path,
             hub_name=None if path else "agentica-org/DeepScaleR-Preview-Dataset",
             split="train",
             question_column="problem",
             limit=limit,
+            skip=skip,
             answer_column="answer",
         )

@@ -22,7 +22,8 @@ class GSM8K:
     Args:
         split: `train` or `test`.
         path: A folder with `train.jsonl` and `test.jsonl`, or one file; null loads from the hub.
-        limit: Number of problems to take, from the start; null takes all.
+        limit: Number of problems to take; null takes all.
+        skip: Number of problems to leave out at the start.
 
     Raises:
         ConfigError: If the file is missing.
@@ -33,6 +34,7 @@ class GSM8K:
         split: Literal["train", "test"] = "train",
         path: str | None = None,
         limit: int | None = None,
+        skip: int = 0,
     ) -> None:
         file = None if path is None else split_file(path, split, "GSM8K.path")
         hub = "openai/gsm8k" if file is None else None
@@ -42,6 +44,7 @@ class GSM8K:
             hub_config="main" if hub else None,
             split=split,
             limit=limit,
+            skip=skip,
         )
 
     def load(self) -> list[Problem]:

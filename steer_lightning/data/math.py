@@ -20,7 +20,8 @@ class Math(Records):
     Args:
         split: `train` or `test`, on the hub.
         path: A local file; null loads from the hub.
-        limit: Number of problems to take, from the start; null takes all.
+        limit: Number of problems to take; null takes all.
+        skip: Number of problems to leave out at the start.
     """
 
     def __init__(
@@ -28,6 +29,7 @@ class Math(Records):
         split: Literal["train", "test"] = "train",
         path: str | None = None,
         limit: int | None = None,
+        skip: int = 0,
     ) -> None:
         super().__init__(
             path=path,
@@ -35,5 +37,6 @@ class Math(Records):
             split=split,
             question_column="problem",
             limit=limit,
+            skip=skip,
             answer_column="solution",
         )

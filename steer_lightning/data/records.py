@@ -58,7 +58,9 @@ def read_hub(
     return with_short_floats([dict(row) for row in rows], rows.features.arrow_schema)
 
 
-def to_problems(rows: Sequence[Row], question: str, answer: str, origin: str) -> list[Problem]:
+def to_problems(
+    rows: Sequence[Row], question: str, answer: str, origin: str, first: int = 1
+) -> list[Problem]:
     """Makes problems from rows.
 
     Args:
@@ -66,6 +68,7 @@ def to_problems(rows: Sequence[Row], question: str, answer: str, origin: str) ->
         question: Column of the question, or a path into a column; see `value_at`.
         answer: Column of the gold answer, or a path into a column.
         origin: Name of the file or data set, for messages.
+        first: Number of the first row, for messages.
 
     Returns:
         Problems with the remaining columns attached. Warnings count rows that are dropped because
@@ -82,7 +85,7 @@ def to_problems(rows: Sequence[Row], question: str, answer: str, origin: str) ->
         if all(value_at(row, column) is MISSING for row in rows):
             raise _no_column(key, column, rows[0], origin)
     problems, numbers, dropped, num_mended = [], [], [], 0
-    for number, row in enumerate(rows, 1):
+    for number, row in enumerate(rows, first):
         try:
             asked = question_in(value_at(row, column := question), column)
             gold = as_text(value_at(row, column := answer), column)
@@ -160,7 +163,9 @@ class Records:
             contains text, or a conversation with one message by the user.
         answer_column: Column of the gold answer, or a path such as `reward_model.ground_truth`. It
             contains text, a number, or a list of one of them.
-        limit: Number of rows to take, from the start; null takes all.
+        limit: Number of rows to take; null takes all.
+        skip: Number of rows to leave out at the start, such as those that another source takes with
+            `limit`.
 
     Raises:
         ConfigError: If not exactly one of `path` and `hub_name` is set, or the file is missing.
@@ -176,9 +181,12 @@ class Records:
         question_column: str = "question",
         answer_column: str = "answer",
         limit: int | None = None,
+        skip: int = 0,
     ) -> None:
         if limit is not None and limit < 1:
             raise ConfigError("limit", limit, rule="must be at least 1, or null for all rows")
+        if skip < 0:
+            raise ConfigError("skip", skip, rule="must be 0 or more")
         if (path is None) == (hub_name is None):
             raise ConfigError(
                 "Records.path",
@@ -190,7 +198,7 @@ class Records:
         self.path, self.hub_name, self.hub_config = path, hub_name, hub_config
         self.split, self.revision = split, revision
         self.question_column, self.answer_column = question_column, answer_column
-        self.limit = limit
+        self.limit, self.skip = limit, skip
 
     def load(self) -> list[Problem]:
         """Reads all rows."""
@@ -201,7 +209,11 @@ class Records:
             rows = read_hub(
                 self.hub_name, config=self.hub_config, split=self.split, revision=self.revision
             )
-        rows = rows[: self.limit]
+        origin = self.path or self.hub_name or ""
+        if 0 < len(rows) <= self.skip:
+            rule = f"{one_line(origin)} has only {len(rows)} rows"
+            raise ConfigError("skip", self.skip, rule=rule, fix="Leave out fewer of them")
+        rows = rows[self.skip :][: self.limit]
         return to_problems(
-            rows, self.question_column, self.answer_column, self.path or self.hub_name or ""
+            rows, self.question_column, self.answer_column, origin, first=self.skip + 1
         )

@@ -37,7 +37,8 @@ class SVAMP:
     Args:
         split: `train` or `test`.
         path: A folder with `train.jsonl` and `test.jsonl`, or one file; null loads from the hub.
-        limit: Number of problems to take, from the start; null takes all.
+        limit: Number of problems to take; null takes all.
+        skip: Number of problems to leave out at the start.
 
     Raises:
         ConfigError: If the file is missing, or has other columns.
@@ -48,10 +49,15 @@ class SVAMP:
         split: Literal["train", "test"] = "train",
         path: str | None = None,
         limit: int | None = None,
+        skip: int = 0,
     ) -> None:
         file = None if path is None else split_file(path, split, "SVAMP.path")
         self._records = Records(
-            path=file, hub_name="ChilleD/SVAMP" if file is None else None, split=split, limit=limit
+            path=file,
+            hub_name="ChilleD/SVAMP" if file is None else None,
+            split=split,
+            limit=limit,
+            skip=skip,
         )
 
     def load(self) -> list[Problem]:

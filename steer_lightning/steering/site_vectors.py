@@ -14,6 +14,7 @@ from typing_extensions import Self
 
 from steer_lightning.errors import ConfigError
 from steer_lightning.steering.base import Batches, Steering
+from steer_lightning.steering.kl_size import measure_kl_size
 from steer_lightning.steering.layers import (
     check_ascending,
     find_layers,
@@ -37,6 +38,9 @@ from steer_lightning.system.printable import one_line
 log = logging.getLogger(__name__)
 
 
+Scale = Literal["kl", "rms", "none"]
+
+
 class SiteVectors(Steering):
     """Vectors `v_l` in units of the activations at their sites; subclasses define their parameters.
 
@@ -48,10 +52,10 @@ class SiteVectors(Steering):
             of its MLP.
         tokens: Tokens to steer: all tokens, those of the prompt, those of the completion, or only
             the last token of the prompt.
-        scale: Units of the vectors. With `rms`, each vector is trained in units of the typical
-            activation size at its site, measured once on the first batch of prompts, so that the
-            size of the stream does not matter to the learning rate. `none` is the paper's
-            parametrisation, without units.
+        scale: Units of the vectors, measured once on the first batch of prompts. With `rms`, a unit
+            is the typical size of the activations at the site. With `kl`, it is the part of that
+            size for which random vectors at all sites together change the distribution of the next
+            token by 0.1 nats. `none` is the paper's parametrisation, without units.
         init_from: File of vectors to start from; null starts from zero.
         layers_path: Dotted path of the model's decoder layers, if they are not found automatically.
 
@@ -61,6 +65,7 @@ class SiteVectors(Steering):
         num_layers: Number of decoder layers of the model; 0 before `build`.
         unit: Size of one unit in each layer, (L,) float32 buffer; 1 is the paper's own
             parametrisation.
+        stream: Typical size of the activations at each site, (L,) float32 buffer; 1 with `none`.
         units_measured: Whether `set_unit` has been called, a bool buffer.
         by_token: Whether `gate` scales the vector for each token.
         saved_as: Kind named in the file; mixtures are saved as the resulting vectors.
@@ -76,6 +81,7 @@ class SiteVectors(Steering):
     width: int
     num_layers: int
     unit: torch.Tensor
+    stream: torch.Tensor
     units_measured: torch.Tensor
 
     def __init__(
@@ -83,7 +89,7 @@ class SiteVectors(Steering):
         layers: str | list[int] = "all",
         site: Site = "layer_output",
         tokens: Tokens = "all",
-        scale: Literal["rms", "none"] = "rms",
+        scale: Scale = "rms",
         init_from: str | None = None,
         layers_path: str | None = None,
     ) -> None:
@@ -118,6 +124,7 @@ class SiteVectors(Steering):
         self.layers = parse_layers(self.chosen, num_layers)
         self.width, self.num_layers = width, num_layers
         self.register_buffer("unit", torch.ones(len(self.layers), dtype=torch.float32))
+        self.register_buffer("stream", torch.ones(len(self.layers), dtype=torch.float32))
         self.register_buffer("units_measured", torch.tensor(False))
         self._make()
         return self
@@ -233,7 +240,7 @@ class SiteVectors(Steering):
     # ---- units
 
     def measure(self, model: nn.Module, batches: Batches) -> None:
-        """Sets the units to the size of the base's own activations; `scale: none` keeps 1.
+        """Sets the units by the base's own activations; `scale: none` keeps 1.
 
         Raises:
             ConfigError: If a text does not reach the layers, or their activations have no size.
@@ -247,7 +254,13 @@ class SiteVectors(Steering):
             return
         plain = self.vectors.detach().clone()
         places = find_sites(layers, self.layers, self.site)
-        self.set_unit(measure_rms(model, places, batches))
+        batches = list(batches)
+        sizes = measure_rms(model, places, batches)
+        factor = 1.0
+        if self.scale == "kl":
+            factor = measure_kl_size(model, places, sizes, self.width, batches)
+        self.set_unit(sizes * factor)
+        self.stream.copy_(sizes)
         if bool(plain.any()):
             self.set_vectors(plain)
 
@@ -267,7 +280,7 @@ class SiteVectors(Steering):
             wrong = [self.layers[row] for row in (~usable).nonzero().flatten().tolist()]
             raise ConfigError(
                 "model.steering.scale",
-                "rms",
+                self.scale,
                 rule=f"the activations of layers {wrong} have no usable size",
                 why="They are 0, infinite or NaN, because of damaged weights or a dtype whose "
                 "range is too small",
@@ -315,14 +328,14 @@ class SiteVectors(Steering):
 
     @torch.no_grad()
     def metrics(self) -> dict[str, float]:
-        """Returns norms of the plain vectors, and their size in units of a typical activation."""
+        """Returns norms of the plain vectors, and their size in units and against the stream."""
         norms = self.vectors.norm(dim=1)
-        sizes = norms / (self.unit * self.width**0.5)
-        return {
-            "norm_mean": norms.mean().item(),
-            "norm_max": norms.max().item(),
-            "size_in_units": sizes.mean().item(),
-        }
+        found = {"norm_mean": norms.mean().item(), "norm_max": norms.max().item()}
+        if self.scale != "none":
+            sizes = norms / self.width**0.5
+            found["size_in_units"] = (sizes / self.unit).mean().item()
+            found["size_in_stream"] = (sizes / self.stream).mean().item()
+        return found
 
     def save(
         self, path: Path, *, base_model: str, revision: str | None = None, step: int | None = None

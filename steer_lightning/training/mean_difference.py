@@ -178,7 +178,7 @@ def in_units(vectors: torch.Tensor, units: torch.Tensor) -> torch.Tensor:
     """Returns the vectors, scaled by one factor to a size of 1 in the mean over layers.
 
     `size = mean_l |v_l| / (unit_l sqrt(D))`: at size 1 vectors are as long as a typical state, in
-    any model. The size of trained vectors is logged as `vectors/size_in_units`.
+    any model. The size of trained vectors is logged as `vectors/size_in_stream`.
 
     Args:
         vectors: Vectors (L, D).

@@ -32,7 +32,7 @@ CURVES = (
     "reward/no_signal_share",
     "completion/entropy",
     "vectors/norm_mean",
-    "vectors/size_in_units",
+    "vectors/size_in_stream",
     "update/gradient_norm",
 )
 """Metrics whose curves are drawn together."""

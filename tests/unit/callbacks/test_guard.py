@@ -17,7 +17,7 @@ from steer_lightning.callbacks.guard import (
     Guard,
     Shares,
     shares_of,
-    size_in_units,
+    size_in_stream,
     why_no_signal,
 )
 from steer_lightning.rollout import Sampling
@@ -93,7 +93,7 @@ def test_vectors_that_outgrow_the_stream_are_told_at_once_and_at_the_end(
     assert "the learning rate 100 is too high" in caplog.text
     (told,) = RunSummary._warnings(trainer)  # type: ignore[arg-type]
     assert told.startswith("the vectors are 363 times as large as the stream")
-    assert "vectors/size_in_units" in told
+    assert "vectors/size_in_stream" in told
 
 
 @pytest.mark.parametrize("scale", ["rms", "none"])
@@ -101,7 +101,7 @@ def test_lost_signal_is_laid_to_the_learning_rate_where_the_base_did_better(scal
     bad = replace(make_step(), rewards=torch.zeros(2, 2), finished=torch.zeros(2, 2).bool())
     vectors = vectors_of_size(1.5)
     vectors.scale = scale  # type: ignore[assignment]
-    size = size_in_units(vectors)
+    size = size_in_stream(vectors)
     assert size == (pytest.approx(1.5) if scale == "rms" else None)
     well, ill = Shares(cut=0.25, no_answer=0.0), Shares(cut=0.75, no_answer=0.75)
     told = why_no_signal(bad, 10, well, size, 100.0)

@@ -65,6 +65,27 @@ def test_a_limit_takes_the_first_rows(tmp_path: Path) -> None:
         Records(path=path, limit=0)
 
 
+def test_rows_are_left_out_at_the_start(tmp_path: Path) -> None:
+    path = tmp_path / "five.jsonl"
+    path.write_text("".join(f'{{"question": "{k}+1", "answer": "{k + 1}"}}\n' for k in range(5)))
+    asked = [p.question for p in Records(path=str(path), skip=2, limit=2).load()]
+    assert asked == ["2+1", "3+1"]
+    first = Records(path=str(path), limit=2).load()
+    rest = Records(path=str(path), skip=2).load()
+    assert first + rest == Records(path=str(path)).load()
+    with pytest.raises(ConfigError, match="skip = 5.*has only 5 rows"):
+        Records(path=str(path), skip=5).load()
+    with pytest.raises(ConfigError, match="skip = -1"):
+        Records(path=str(path), skip=-1)
+
+
+def test_rows_keep_their_numbers_where_some_are_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "odd.jsonl"
+    path.write_text('{"question": "1", "answer": "1"}\n' * 3 + '{"question": [], "answer": "1"}\n')
+    with pytest.raises(ConfigError, match="row 4 of"):
+        Records(path=str(path), skip=2).load()
+
+
 def test_bytes_that_are_no_text_are_an_error(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(b'{"question": "\xff\xfe"}')
     with pytest.raises(ConfigError, match="not JSON"):

@@ -72,6 +72,7 @@ def test_a_folder_has_a_file_for_each_split(tmp_path: Path) -> None:
     assert [problem.answer for problem in train] == ["2", "3"]
     assert train[0].columns == {"type": "Subtraction", "id": "chal-622"}
     assert len(SVAMP(path=str(tmp_path), limit=1).load()) == 1
+    assert SVAMP(path=str(tmp_path), skip=1).load() == SVAMP(path=str(tmp_path)).load()[1:]
     assert len(SVAMP("test", path=str(tmp_path)).load()) == 1
     with pytest.raises(ConfigError, match=r"SVAMP.path = '.*none': there is no file .*none"):
         SVAMP(path=str(tmp_path / "none"))
