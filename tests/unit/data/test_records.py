@@ -73,7 +73,7 @@ def test_rows_are_left_out_at_the_start(tmp_path: Path) -> None:
     first = Records(path=str(path), limit=2).load()
     rest = Records(path=str(path), skip=2).load()
     assert first + rest == Records(path=str(path)).load()
-    with pytest.raises(ConfigError, match="skip = 5.*has only 5 rows"):
+    with pytest.raises(ConfigError, match=r"skip = 5.*has only 5 rows"):
         Records(path=str(path), skip=5).load()
     with pytest.raises(ConfigError, match="skip = -1"):
         Records(path=str(path), skip=-1)
