@@ -1,0 +1,305 @@
+"""The claim on a real model: how much of full fine-tuning's gain do vectors recover on SVAMP?
+
+    python benchmarks/claim_real.py --model models/smollm2-135m-instruct --data FOLDER --rates
+    python benchmarks/claim_real.py --model models/smollm2-135m-instruct --data FOLDER
+    python benchmarks/claim_real.py ... --layers                 # every single layer, in a sweep
+    python benchmarks/claim_real.py ... --device cuda            # minutes instead of hours
+
+SmolLM2-135M-Instruct with the settings of `svamp/smollm2-135m-cpu`, in which only what is trained
+and its learning rate differ. `--rates` trains each arm for a few steps at three rates, on training
+problems alone and with a seed of its own; the one with the highest mean reward in the last half is
+taken. Without it, each arm is trained with each seed, and answers the 300 test problems four times
+at temperature 1. `recovered` is the share of full fine-tuning's gain that an arm reaches, both
+gains being means over the seeds.
+
+Each result is written as soon as it is there, and what is there is not measured again: give the
+same command to go on. Runs are kept in `--work`; an interrupted one goes on from its last
+checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from common import ROOT, summary, write_json
+from matplotlib.figure import Figure
+
+KINDS = "steer_lightning.steering"
+STEERING, FULL, TRAINING_FREE = "steering vectors", "full fine-tuning", "training-free vectors"
+RATE_SEED = 100
+Result = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What is trained, and the learning rates to choose from."""
+
+    kind: str
+    rates: tuple[float, ...]
+    settings: tuple[str, ...] = ()
+
+    def words(self, rate: float) -> list[str]:
+        """For the command line."""
+        words = [f"--model.steering={KINDS}.{self.kind}", f"--model.optimizer.init_args.lr={rate}"]
+        return [*words, *(f"--model.steering.init_args.{setting}" for setting in self.settings)]
+
+
+ARMS = {
+    STEERING: Arm("SteeringVectors", (3e-4, 1e-3, 3e-3)),
+    "low-rank, rank 1": Arm("LowRankVectors", (1e-3, 3e-3, 1e-2), ("rank=1",)),
+    "LoRA, rank 4": Arm("LoRA", (1e-4, 3e-4, 1e-3), ("rank=4",)),
+    "LoRA, rank 1 on down_proj": Arm(
+        "LoRA", (3e-4, 1e-3, 3e-3), ("rank=1", "target_modules=[down_proj]")
+    ),
+    FULL: Arm("FullFinetune", (1e-6, 3e-6, 1e-5)),
+}
+
+
+class Claim:
+    """The results so far, in a file, and the runs behind them.
+
+    Args:
+        args: Options of the command.
+    """
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args = args
+        known = json.loads(args.json.read_text()) if args.json.exists() else {}
+        self.rates: dict[str, dict[str, float]] = known.get("rates", {})
+        self.runs: list[Result] = known.get("runs", [])
+
+    def has(self, arm: str, seed: int) -> bool:
+        """Whether a result is there."""
+        return any((run["arm"], run["seed"]) == (arm, seed) for run in self.runs)
+
+    def add(self, run: Result) -> None:
+        """Keeps a result, in the file, too."""
+        self.runs.append(run)
+        print(
+            f"seed {run['seed']}  {run['arm']:<26} {run['before']:.1%} -> {run['after']:.1%} "
+            f"[{run['low']:.1%}, {run['high']:.1%}]  {run['seconds']:.0f} s",
+            flush=True,
+        )
+        self.save()
+
+    def save(self) -> None:
+        """Writes the file and the picture."""
+        found = gains(self.runs)
+        full = found.get(FULL)
+        result = {
+            "steps": self.args.steps,
+            "rates": self.rates,
+            "chosen": {name: best_of(rates) for name, rates in self.rates.items()},
+            "gains": found,
+            "recovered": {name: gain / full for name, gain in found.items()} if full else {},
+            "runs": self.runs,
+        }
+        write_json(self.args.json, result)
+        if self.runs:
+            draw(self.runs, self.args.json.with_suffix(".png"))
+
+    # ---- commands
+
+    def command(self, *words: str) -> float:
+        """Runs the real command line; returns its seconds."""
+        start = time.perf_counter()
+        command = [sys.executable, "-m", "steer_lightning", *words]
+        done = subprocess.run(command, cwd=ROOT, check=False)
+        if done.returncode:
+            sys.exit(f"failed: {' '.join(command)}")
+        return time.perf_counter() - start
+
+    def settings(self, root: Path, steps: int) -> list[str]:
+        """What all runs have in common."""
+        args = self.args
+        words = [f"--config={ROOT / 'configs/svamp/smollm2-135m-cpu.yaml'}"]
+        words += [f"--model.base={args.model}", f"--trainer.default_root_dir={root}"]
+        words += [f"--trainer.max_steps={steps}", "--trainer.callbacks=[]"]
+        words += [f"--trainer.accelerator={'gpu' if args.device == 'cuda' else 'cpu'}"]
+        if args.data:
+            words += [f"--data.{part}.path={args.data}" for part in ("train", "val")]
+        return words
+
+    def train(self, arm: Arm, rate: float, seed: int, root: Path, steps: int) -> float:
+        """Trains an arm, or goes on with it; returns seconds."""
+        last = root / "run-1/checkpoints/last.ckpt"
+        if (root / "run-1/summary.json").exists():
+            return 0.0
+        words = [*arm.words(rate), f"--seed_everything={seed}"]
+        words += [f"--ckpt_path={last}"] if last.exists() else []
+        return self.command("fit", *self.settings(root, steps), *words)
+
+    def accuracy(self, found: Path) -> tuple[Result, Result]:
+        """Rows of base and steered model on the test problems, at temperature 1."""
+        output = found / "sampled"
+        words = [f"--config={ROOT / 'configs/evaluate/svamp-smollm2.yaml'}", f"--vectors={found}"]
+        if self.args.data:
+            words += [f"--benchmarks.svamp.init_args.path={self.args.data}"]
+        self.command("evaluate", *words, f"--output={output}")
+        rows = json.loads((output / "results.json").read_text())["rows"]
+        base, steered = (row for row in rows if row["metric"] == "avg@4")
+        return base, steered
+
+    def measure(self, arm: str, seed: int, found: Path, seconds: float) -> None:
+        """Evaluates a run and keeps the result."""
+        base, steered = self.accuracy(found)
+        facts = summary(found) if (found / "summary.json").exists() else {}
+        self.add(
+            {
+                "arm": arm,
+                "seed": seed,
+                "before": base["value"],
+                "after": steered["value"],
+                "low": steered["low"],
+                "high": steered["high"],
+                "difference": steered["difference"],
+                "difference_low": steered["difference_low"],
+                "difference_high": steered["difference_high"],
+                "trained": facts.get("trained_parameters", 0),
+                "seconds": seconds,
+            }
+        )
+
+    # ---- what is measured
+
+    def find_rates(self) -> None:
+        """Mean reward on training problems in the last half of a short run, at each rate."""
+        for name, arm in self.arms():
+            for rate in arm.rates:
+                known = self.rates.setdefault(name, {})
+                if str(rate) in known:
+                    continue
+                root = self.args.work / "rates" / f"{slug(name)}-{rate:g}"
+                self.train(arm, rate, RATE_SEED, root, self.args.rate_steps)
+                rewards = rewards_of(root / "run-1")
+                known[str(rate)] = statistics.fmean(rewards[len(rewards) // 2 :])
+                print(f"{name} at {rate:g}: reward {known[str(rate)]:.3f}", flush=True)
+                self.save()
+
+    def train_all(self) -> None:
+        """Each arm with each seed, and vectors without training."""
+        for seed in range(self.args.seeds):
+            for name, arm in self.arms():
+                if name not in self.rates:
+                    sys.exit(f"no rate of {name} has been tried: run with --rates first")
+                if not self.has(name, seed):
+                    root = self.args.work / f"{slug(name)}-{seed}"
+                    rate = best_of(self.rates[name])
+                    seconds = self.train(arm, rate, seed, root, self.args.steps)
+                    self.measure(name, seed, root / "run-1", seconds)
+            if not self.has(TRAINING_FREE, seed) and not self.args.arms:
+                root = self.args.work / f"training-free-{seed}"
+                words = [f"--seed_everything={seed}", f"--output={root}"]
+                seconds = self.command("difference", *self.settings(root, self.args.steps), *words)
+                self.measure(TRAINING_FREE, seed, root, seconds)
+
+    def train_layers(self) -> None:
+        """Vectors in each layer alone, side by side on one base."""
+        root = self.args.work / "layers"
+        words = [f"--model.optimizer.init_args.lr={best_of(self.rates[STEERING])}"]
+        seconds = self.command(
+            "sweep", *self.settings(root, self.args.steps), "--each-layer", *words
+        )
+        folders = sorted(root.glob("*/run-1"))
+        for folder in folders:
+            name = f"{folder.parent.name} alone"
+            if not self.has(name, 0):
+                self.measure(name, 0, folder, seconds / len(folders))
+
+    def arms(self) -> Iterator[tuple[str, Arm]]:
+        """The chosen arms."""
+        chosen = self.args.arms or list(ARMS)
+        return ((name, ARMS[name]) for name in chosen)
+
+
+def slug(name: str) -> str:
+    """Name of an arm as the name of a folder."""
+    return name.replace(",", "").replace(" ", "-").lower()
+
+
+def best_of(rates: dict[str, float]) -> float:
+    """The rate with the highest reward."""
+    return float(max(rates, key=lambda rate: rates[rate]))
+
+
+def rewards_of(run: Path) -> list[float]:
+    """Mean reward of each step."""
+    with (run / "metrics.csv").open() as file:
+        return [float(row["reward/mean"]) for row in csv.DictReader(file) if row["reward/mean"]]
+
+
+def gains(runs: list[Result]) -> dict[str, float]:
+    """Of each arm, the mean over the seeds."""
+    names = dict.fromkeys(run["arm"] for run in runs)
+    return {
+        name: statistics.fmean(run["after"] - run["before"] for run in runs if run["arm"] == name)
+        for name in names
+    }
+
+
+def draw(runs: list[Result], path: Path) -> None:
+    """Accuracy of each run with its interval, below that of the base."""
+    names = list(dict.fromkeys(run["arm"] for run in runs))
+    figure = Figure(figsize=(8, 1 + 0.4 * len(names)), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    for place, name in enumerate(names):
+        mine = [run for run in runs if run["arm"] == name]
+        for number, run in enumerate(mine):
+            height = place + 0.2 * (number - (len(mine) - 1) / 2)
+            axes.plot(
+                [100 * run["low"], 100 * run["high"]], [height, height], color="C0", alpha=0.5
+            )
+            axes.plot(100 * run["after"], height, "o", color="C0")
+    before = 100 * statistics.fmean(run["before"] for run in runs)
+    axes.axvline(before, color="gray", linestyle="--", linewidth=1, label=f"base, {before:.1f} %")
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    axes.set_xlim(left=0)
+    axes.set_xlabel("right answers to SVAMP's test problems at temperature 1, %")
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    figure.savefig(path)
+
+
+def main() -> None:
+    """Measures what is asked for and not yet there."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", required=True, help="folder of scripts/prepare_smollm2.py")
+    parser.add_argument("--data", help="folder with train.jsonl and test.jsonl; default: the hub")
+    parser.add_argument("--rates", action="store_true", help="find the learning rates")
+    parser.add_argument("--layers", action="store_true", help="train every layer alone")
+    parser.add_argument("--arms", nargs="+", choices=list(ARMS), help="only these")
+    parser.add_argument("--seeds", type=int, default=3, help="how many, from 0 on")
+    parser.add_argument("--steps", type=int, default=80, help="of each run")
+    parser.add_argument("--rate-steps", type=int, default=12, help="of each run for a rate")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--work", type=Path, default=Path("runs/claim-real"), help="for the runs")
+    results = ROOT / "benchmarks/results/claim_real.json"
+    parser.add_argument("--json", type=Path, default=results, help="file for the results")
+    args = parser.parse_args()
+    args.work = args.work.absolute()
+    args.model = str(Path(args.model).absolute())
+    args.data = str(Path(args.data).absolute()) if args.data else None
+    claim = Claim(args)
+    if args.rates:
+        claim.find_rates()
+    elif args.layers:
+        claim.train_layers()
+    else:
+        claim.train_all()
+
+
+if __name__ == "__main__":
+    main()

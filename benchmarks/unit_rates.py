@@ -1,0 +1,97 @@
+"""Which learning rate is best for which model, in units of the change that vectors make.
+
+    python benchmarks/unit_rates.py --model quickstart
+    python benchmarks/unit_rates.py --model models/gemma3-270m --data FOLDER
+    python benchmarks/unit_rates.py --model models/smollm2-135m-instruct --data FOLDER
+
+The configuration of each model is trained with several rates, side by side in one `sweep`, with
+`scale: kl`. Its unit is that of `scale: rms` times a factor, the same in all layers, which is in
+the result; so a rate in units of the stream is the product of a rate here and the factor. Figures
+are mean rewards on training problems, over all steps and over the last third of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from common import ROOT, write_json
+
+RATES = (0.01, 0.03, 0.1, 0.3, 1.0)
+CONFIGS = {
+    "quickstart": ("quickstart.yaml", 60),
+    "gemma3-270m": ("gsm8k/gemma3-270m-cpu.yaml", 25),
+    "smollm2-135m-instruct": ("svamp/smollm2-135m-cpu.yaml", 20),
+}
+"""Configuration and number of steps for each model, by the name of its folder."""
+
+
+def sweep(args: argparse.Namespace, root: Path) -> None:
+    """Trains with all rates; goes on where it was interrupted."""
+    config, steps = CONFIGS[Path(args.model).name]
+    words = [f"--config={ROOT / 'configs' / config}", "--model.steering.scale=kl"]
+    words += [f"--trainer.default_root_dir={root}", "--trainer.callbacks=[]"]
+    words += [f"--trainer.max_steps={args.steps or steps}", f"--seed_everything={args.seed}"]
+    words += [f"--grid=model.optimizer.init_args.lr={list(args.rates)}"]
+    if args.model != "quickstart":
+        words += [f"--model.base={args.model}"]
+    if args.data:
+        words += [f"--data.{part}.path={args.data}" for part in ("train", "val")]
+    subprocess.run([sys.executable, "-m", "steer_lightning", "sweep", *words], check=True)
+
+
+def result_of(run: Path) -> dict[str, Any]:
+    """Rewards and entropies of a run."""
+    with (run / "metrics.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["reward/mean"]]
+    rewards = [round(float(row["reward/mean"]), 4) for row in rows]
+    return {
+        "mean": round(statistics.fmean(rewards), 4),
+        "last_third": round(statistics.fmean(rewards[-(len(rewards) // 3) :]), 4),
+        "rewards": rewards,
+        "entropies": [round(float(row["completion/entropy"]), 4) for row in rows],
+    }
+
+
+def factor_of(run: Path) -> float:
+    """The unit of `scale: kl` as a multiple of the size of the stream."""
+    state = torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    found: torch.Tensor = state["policy.steering.unit"] / state["policy.steering.stream"]
+    return float(found[0])
+
+
+def main() -> None:
+    """Trains, prints and saves."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", required=True, help="quickstart, or a folder")
+    parser.add_argument("--data", help="folder of the problems; default: the hub")
+    parser.add_argument("--steps", type=int, help="default: by the model")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--rates", type=float, nargs="+", default=RATES)
+    parser.add_argument("--work", type=Path, default=Path("runs/unit-rates"), help="for the runs")
+    args = parser.parse_args()
+    name = Path(args.model).name
+    root = args.work.absolute() / f"{name}-{args.seed}"
+    sweep(args, root)
+    runs = {rate: root / f"lr={rate:g}" / "run-1" for rate in args.rates}
+    found = {f"{rate:g}": result_of(run) for rate, run in runs.items()}
+    factor = factor_of(next(iter(runs.values())))
+    print(f"{name}: one unit is {factor:.3g} times the stream")
+    for rate, values in found.items():
+        print(f"{rate:>6}  mean {values['mean']:.3f}  last third {values['last_third']:.3f}")
+    write_json(
+        ROOT / f"benchmarks/results/unit_rates_{name}.json",
+        {"seed": args.seed, "factor": factor, "rates": found},
+    )
+
+
+if __name__ == "__main__":
+    main()
