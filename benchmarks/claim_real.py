@@ -94,19 +94,19 @@ class Claim:
 
     def save(self) -> None:
         """Writes the file and the picture."""
-        found = gains(self.runs)
+        args, found = self.args, gains(self.runs)
         full = found.get(FULL)
         result = {
-            "steps": self.args.steps,
+            "steps": args.steps,
             "rates": self.rates,
             "chosen": {name: best_of(rates) for name, rates in self.rates.items()},
             "gains": found,
             "recovered": {name: gain / full for name, gain in found.items()} if full else {},
             "runs": self.runs,
         }
-        write_json(self.args.json, result)
+        write_json(args.json, result)
         if self.runs:
-            draw(self.runs, self.args.json.with_suffix(".png"))
+            draw(self.runs, args.json.with_suffix(".png"))
 
     # ---- commands
 

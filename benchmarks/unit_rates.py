@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import ROOT, write_json
+from common import ROOT, results_file, write_json
 
 RATES = (0.01, 0.03, 0.1, 0.3, 1.0)
 CONFIGS = {
@@ -77,6 +77,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rates", type=float, nargs="+", default=RATES)
     parser.add_argument("--work", type=Path, default=Path("runs/unit-rates"), help="for the runs")
+    parser.add_argument(
+        "--json", type=Path, help="file for the results; default: one for each model in results/"
+    )
     args = parser.parse_args()
     name = Path(args.model).name
     root = args.work.absolute() / f"{name}-{args.seed}"
@@ -88,8 +91,7 @@ def main() -> None:
     for rate, values in found.items():
         print(f"{rate:>6}  mean {values['mean']:.3f}  last third {values['last_third']:.3f}")
     write_json(
-        ROOT / f"benchmarks/results/unit_rates_{name}.json",
-        {"seed": args.seed, "factor": factor, "rates": found},
+        results_file(args, "unit_rates"), {"seed": args.seed, "factor": factor, "rates": found}
     )
 
 

@@ -71,9 +71,8 @@ def to_problems(
         first: Number of the first row, for messages.
 
     Returns:
-        Problems with the remaining columns attached. Warnings count rows that are dropped because
-        they have no question or answer, and texts in which half of a surrogate pair became a
-        question mark.
+        Problems with the other columns attached. Warnings count rows that lack a question or an
+        answer, and texts in which half of a surrogate pair became a question mark.
 
     Raises:
         ConfigError: If there are no rows, a column is missing, or a value is neither text nor a

@@ -36,9 +36,10 @@ def made_up_trainer(folder: Path) -> SimpleNamespace:
 
 
 def vectors_of_size(size: float) -> SteeringVectors:
-    """One vector of width 4, whose unit is 2: its norm is size * 2 * sqrt(4)."""
+    """One vector of width 4 in a stream of size 2: its norm is size * 2 * sqrt(4)."""
     vectors = SteeringVectors(layers=[0]).shaped(width=4, num_layers=1)
-    vectors.set_unit(torch.tensor([2.0]))
+    vectors.set_unit(torch.tensor([0.5]))
+    vectors.stream.fill_(2)
     vectors.set_vectors(torch.full((1, 4), 2.0 * size))
     return vectors
 
