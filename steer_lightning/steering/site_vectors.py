@@ -328,13 +328,11 @@ class SiteVectors(Steering):
 
     @torch.no_grad()
     def metrics(self) -> dict[str, float]:
-        """Returns norms of the plain vectors, and their size in units and against the stream."""
+        """Returns norms of the plain vectors, and their size as a multiple of the stream."""
         norms = self.vectors.norm(dim=1)
         found = {"norm_mean": norms.mean().item(), "norm_max": norms.max().item()}
         if self.scale != "none":
-            sizes = norms / self.width**0.5
-            found["size_in_units"] = (sizes / self.unit).mean().item()
-            found["size_in_stream"] = (sizes / self.stream).mean().item()
+            found["size_in_stream"] = (norms / self.width**0.5 / self.stream).mean().item()
         return found
 
     def save(

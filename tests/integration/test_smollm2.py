@@ -40,8 +40,8 @@ def run(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = yaml.safe_load((ROOT / CONFIG).read_text())
     config["model"]["base"] = str(smollm2)
     config["trainer"]["max_steps"] = 3
-    for split in ("train", "val"):
-        config["data"][split]["init_args"]["path"] = str(folder)
+    config["data"]["train"]["init_args"]["path"] = str(folder)
+    config["data"]["val"]["init_args"] = {"split": "test", "path": str(folder)}
     config["data"]["batch_size"] = 4
     config["model"]["sampling"]["group_size"] = 8
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
