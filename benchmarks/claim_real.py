@@ -20,18 +20,16 @@ checkpoint.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common import ROOT, summary, write_json
+from common import ROOT, finished, steps_of, summary, write_json
 from matplotlib.figure import Figure
 
 KINDS = "steer_lightning.steering"
@@ -75,6 +73,10 @@ class Claim:
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
         known = json.loads(args.json.read_text()) if args.json.exists() else {}
+        self.of = {"model": Path(args.model).name, "steps": args.steps}
+        self.of["rate_steps"] = args.rate_steps
+        if known and known["of"] != self.of:
+            sys.exit(f"{args.json} is of {known['of']}: give these, or another --json")
         self.rates: dict[str, dict[str, float]] = known.get("rates", {})
         self.runs: list[Result] = known.get("runs", [])
 
@@ -97,7 +99,7 @@ class Claim:
         args, found = self.args, gains(self.runs)
         full = found.get(FULL)
         result = {
-            "steps": args.steps,
+            "of": self.of,
             "rates": self.rates,
             "chosen": {name: best_of(rates) for name, rates in self.rates.items()},
             "gains": found,
@@ -110,14 +112,12 @@ class Claim:
 
     # ---- commands
 
-    def command(self, *words: str) -> float:
-        """Runs the real command line; returns its seconds."""
-        start = time.perf_counter()
+    def command(self, *words: str) -> None:
+        """Runs the real command line."""
         command = [sys.executable, "-m", "steer_lightning", *words]
         done = subprocess.run(command, cwd=ROOT, check=False)
         if done.returncode:
             sys.exit(f"failed: {' '.join(command)}")
-        return time.perf_counter() - start
 
     def settings(self, root: Path, steps: int) -> list[str]:
         """What all runs have in common."""
@@ -130,19 +130,19 @@ class Claim:
             words += [f"--data.{part}.path={args.data}" for part in ("train", "val")]
         return words
 
-    def train(self, arm: Arm, rate: float, seed: int, root: Path, steps: int) -> float:
-        """Trains an arm, or goes on with it; returns seconds."""
-        last = root / "run-1/checkpoints/last.ckpt"
-        if (root / "run-1/summary.json").exists():
-            return 0.0
-        words = [*arm.words(rate), f"--seed_everything={seed}"]
-        words += [f"--ckpt_path={last}"] if last.exists() else []
-        return self.command("fit", *self.settings(root, steps), *words)
+    def train(self, arm: Arm, rate: float, seed: int, root: Path, steps: int) -> None:
+        """Trains an arm, or goes on with it."""
+        if not list(root.glob("run-*/summary.json")):
+            words = [*arm.words(rate), f"--seed_everything={seed}"]
+            words += ["--ckpt_path=last"] if list(root.glob("run-*/checkpoints/last.ckpt")) else []
+            self.command("fit", *self.settings(root, steps), *words)
 
     def accuracy(self, found: Path) -> tuple[Result, Result]:
         """Rows of base and steered model on the test problems, at temperature 1."""
         output = found / "sampled"
-        words = [f"--config={ROOT / 'configs/evaluate/svamp-smollm2.yaml'}", f"--vectors={found}"]
+        config = ROOT / "configs/evaluate/svamp-smollm2.yaml"
+        words = [f"--config={config}", f"--vectors={found}", f"--base={self.args.model}"]
+        words += [f"--device={self.args.device}"]
         if self.args.data:
             words += [f"--benchmarks.svamp.init_args.path={self.args.data}"]
         self.command("evaluate", *words, f"--output={output}")
@@ -150,10 +150,11 @@ class Claim:
         base, steered = (row for row in rows if row["metric"] == "avg@4")
         return base, steered
 
-    def measure(self, arm: str, seed: int, found: Path, seconds: float) -> None:
-        """Evaluates a run and keeps the result."""
+    def measure(self, arm: str, seed: int, found: Path) -> None:
+        """Evaluates a run, or vectors that were not trained, and keeps the result."""
         base, steered = self.accuracy(found)
-        facts = summary(found) if (found / "summary.json").exists() else {}
+        is_run = (found / "summary.json").exists()
+        steps = steps_of(found.parent) if is_run else []
         self.add(
             {
                 "arm": arm,
@@ -165,8 +166,8 @@ class Claim:
                 "difference": steered["difference"],
                 "difference_low": steered["difference_low"],
                 "difference_high": steered["difference_high"],
-                "trained": facts.get("trained_parameters", 0),
-                "seconds": seconds,
+                "trained": summary(found)["trained_parameters"] if is_run else 0,
+                "seconds": round(sum(float(row["speed/step_seconds"]) for row in steps)),
             }
         )
 
@@ -181,7 +182,7 @@ class Claim:
                     continue
                 root = self.args.work / "rates" / f"{slug(name)}-{rate:g}"
                 self.train(arm, rate, RATE_SEED, root, self.args.rate_steps)
-                rewards = rewards_of(root / "run-1")
+                rewards = [float(row["reward/mean"]) for row in steps_of(root)]
                 known[str(rate)] = statistics.fmean(rewards[len(rewards) // 2 :])
                 print(f"{name} at {rate:g}: reward {known[str(rate)]:.3f}", flush=True)
                 self.save()
@@ -195,26 +196,27 @@ class Claim:
                 if not self.has(name, seed):
                     root = self.args.work / f"{slug(name)}-{seed}"
                     rate = best_of(self.rates[name])
-                    seconds = self.train(arm, rate, seed, root, self.args.steps)
-                    self.measure(name, seed, root / "run-1", seconds)
+                    self.train(arm, rate, seed, root, self.args.steps)
+                    self.measure(name, seed, finished(root))
             if not self.has(TRAINING_FREE, seed) and not self.args.arms:
                 root = self.args.work / f"training-free-{seed}"
                 words = [f"--seed_everything={seed}", f"--output={root}"]
-                seconds = self.command("difference", *self.settings(root, self.args.steps), *words)
-                self.measure(TRAINING_FREE, seed, root, seconds)
+                words += ["--num_prompts=400", "--num_held_out=200"]  # of 600 training problems
+                if not (root / "difference.json").exists():
+                    self.command("difference", *self.settings(root, self.args.steps), *words)
+                self.measure(TRAINING_FREE, seed, root)
 
     def train_layers(self) -> None:
         """Vectors in each layer alone, side by side on one base."""
+        if STEERING not in self.rates:
+            sys.exit(f"no rate of {STEERING} has been tried: run with --rates first")
         root = self.args.work / "layers"
         words = [f"--model.optimizer.init_args.lr={best_of(self.rates[STEERING])}"]
-        seconds = self.command(
-            "sweep", *self.settings(root, self.args.steps), "--each-layer", *words
-        )
-        folders = sorted(root.glob("*/run-1"))
-        for folder in folders:
-            name = f"{folder.parent.name} alone"
+        self.command("sweep", *self.settings(root, self.args.steps), "--each-layer", *words)
+        for file in sorted(root.glob("*/run-*/summary.json")):
+            name = f"{file.parent.parent.name} alone"
             if not self.has(name, 0):
-                self.measure(name, 0, folder, seconds / len(folders))
+                self.measure(name, 0, file.parent)
 
     def arms(self) -> Iterator[tuple[str, Arm]]:
         """The chosen arms."""
@@ -230,12 +232,6 @@ def slug(name: str) -> str:
 def best_of(rates: dict[str, float]) -> float:
     """The rate with the highest reward."""
     return float(max(rates, key=lambda rate: rates[rate]))
-
-
-def rewards_of(run: Path) -> list[float]:
-    """Mean reward of each step."""
-    with (run / "metrics.csv").open() as file:
-        return [float(row["reward/mean"]) for row in csv.DictReader(file) if row["reward/mean"]]
 
 
 def gains(runs: list[Result]) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import platform
 import subprocess
@@ -115,6 +116,21 @@ def fit(folder: Path, *words: str) -> Path:
     if done.returncode:
         sys.exit(done.stderr)
     return folder / "run-1"
+
+
+def finished(root: Path) -> Path:
+    """The run of a folder that has ended; one that was interrupted goes on in another folder."""
+    (run,) = (file.parent for file in root.glob("run-*/summary.json"))
+    return run
+
+
+def steps_of(root: Path) -> list[dict[str, str]]:
+    """Metrics of each step, from all parts of a run that was interrupted."""
+    found: dict[int, dict[str, str]] = {}
+    for run in sorted(root.glob("run-*"), key=lambda run: int(run.name[4:])):
+        with (run / "metrics.csv").open() as file:
+            found |= {int(row["step"]): row for row in csv.DictReader(file) if row["reward/mean"]}
+    return [found[step] for step in sorted(found)]
 
 
 def summary(run: Path) -> dict[str, Any]:

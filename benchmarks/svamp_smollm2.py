@@ -11,7 +11,6 @@ intervals are 95 % bootstrap intervals over problems.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import subprocess
 import sys
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from common import ROOT, summary, write_json
+from common import ROOT, steps_of, summary, write_json
 
 SAMPLED, GREEDY = "avg@4", "avg@1"
 KEPT = ("model", "data", "trainer", "seed_everything")
@@ -54,8 +53,7 @@ def settings_of(run: Path) -> dict[str, Any]:
 
 def training(run: Path) -> dict[str, Any]:
     """How the training went: mean reward of each step, and its time."""
-    with (run / "metrics.csv").open() as file:
-        rows = [row for row in csv.DictReader(file) if row["reward/mean"]]
+    rows = steps_of(run.parent)
     facts = summary(run)
     return {
         "rewards": [round(float(row["reward/mean"]), 4) for row in rows],

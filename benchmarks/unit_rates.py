@@ -13,7 +13,6 @@ are mean rewards on training problems, over all steps and over the last third of
 from __future__ import annotations
 
 import argparse
-import csv
 import statistics
 import subprocess
 import sys
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import ROOT, results_file, write_json
+from common import ROOT, finished, results_file, steps_of, write_json
 
 RATES = (0.01, 0.03, 0.1, 0.3, 1.0)
 CONFIGS = {
@@ -46,10 +45,9 @@ def sweep(args: argparse.Namespace, root: Path) -> None:
     subprocess.run([sys.executable, "-m", "steer_lightning", "sweep", *words], check=True)
 
 
-def result_of(run: Path) -> dict[str, Any]:
-    """Rewards and entropies of a run."""
-    with (run / "metrics.csv").open() as file:
-        rows = [row for row in csv.DictReader(file) if row["reward/mean"]]
+def result_of(root: Path) -> dict[str, Any]:
+    """Rewards and entropies of an experiment."""
+    rows = steps_of(root)
     rewards = [round(float(row["reward/mean"]), 4) for row in rows]
     return {
         "mean": round(statistics.fmean(rewards), 4),
@@ -84,9 +82,8 @@ def main() -> None:
     name = Path(args.model).name
     root = args.work.absolute() / f"{name}-{args.seed}"
     sweep(args, root)
-    runs = {rate: root / f"lr={rate:g}" / "run-1" for rate in args.rates}
-    found = {f"{rate:g}": result_of(run) for rate, run in runs.items()}
-    factor = factor_of(next(iter(runs.values())))
+    found = {f"{rate:g}": result_of(root / f"lr={rate}") for rate in args.rates}
+    factor = factor_of(finished(root / f"lr={args.rates[0]}"))
     print(f"{name}: one unit is {factor:.3g} times the stream")
     for rate, values in found.items():
         print(f"{rate:>6}  mean {values['mean']:.3f}  last third {values['last_third']:.3f}")

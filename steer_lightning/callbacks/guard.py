@@ -21,7 +21,7 @@ from steer_lightning.callbacks.collapse import (
 from steer_lightning.callbacks.run_folder import claim
 from steer_lightning.errors import ConfigError
 from steer_lightning.module import SteeringModule
-from steer_lightning.steering import Steering
+from steer_lightning.steering import SiteVectors, Steering
 from steer_lightning.system.collectives import rank, world_size
 from steer_lightning.system.figures import rounded
 from steer_lightning.system.printable import one_line
@@ -226,7 +226,9 @@ def shares_of(step: Step) -> Shares:
 
 def size_in_stream(steering: Steering) -> float | None:
     """Returns the mean size of vectors as a multiple of the stream's; None if it is not known."""
-    return steering.metrics().get("size_in_stream")
+    if isinstance(steering, SiteVectors) and steering.scale != "none":
+        return steering.metrics()["size_in_stream"]
+    return None
 
 
 def highest_rate(trainer: L.Trainer) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from steer_lightning.errors import ConfigError
 from steer_lightning.steering.model_parts import stream_of, with_stream
 
 KL = 0.1
@@ -61,6 +63,9 @@ def measure_kl_size(
 
     Returns:
         The factor a, at most `LARGEST`.
+
+    Raises:
+        ConfigError: If the logits of the base are not finite numbers.
     """
     ids, mask = (x[: max(1, MOST_TOKENS // x.shape[1])] for x in batches[0])
     chosen = mask.flatten().nonzero().flatten()
@@ -80,11 +85,30 @@ def measure_kl_size(
     for _ in range(ROUNDS):
         signs = torch.randint(2, (len(places), width), generator=generator) * 2 - 1
         with vectors_added(places, signs * sizes[:, None] * factor):
-            kl = float((before.exp() * (before - logprobs())).sum(-1).mean())
-        jump = (KL / kl) ** 0.5 if kl > 0 else WIDEST_JUMP
+            kl = mean_kl(before, logprobs())
+        jump = (KL / kl) ** 0.5 if kl > 0 else WIDEST_JUMP  # 0 for an infinite KL
         factor = min(factor * min(max(jump, 1 / WIDEST_JUMP), WIDEST_JUMP), LARGEST)
         factors.append(factor)
     return float(torch.tensor(factors[-LAST:]).log().mean().exp())
+
+
+def mean_kl(before: torch.Tensor, after: torch.Tensor) -> float:
+    """Returns the mean KL of log-probabilities (n, V); infinite if some are not finite numbers.
+
+    Raises:
+        ConfigError: If those before are not.
+    """
+    gaps = before.exp() * (before - after)
+    kl = float(gaps.where(before > -torch.inf, 0.0).sum(-1).mean())
+    if before.isnan().any():
+        raise ConfigError(
+            "model.steering.scale",
+            "kl",
+            rule="the logits of the base are not finite numbers on the first prompts",
+            why="The KL of the next token can't be measured",
+            fix="Check model.base and model.dtype",
+        )
+    return kl if math.isfinite(kl) else math.inf
 
 
 @contextmanager

@@ -290,6 +290,12 @@ class SiteVectors(Steering):
         self.unit.copy_(unit)
         self.units_measured.fill_(True)
 
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        """Completes a checkpoint of a version without `stream`, in which it was the unit."""
+        if f"{prefix}unit" in state_dict:
+            state_dict.setdefault(f"{prefix}stream", state_dict[f"{prefix}unit"])
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
     # ---- reporting
 
     @torch.no_grad()
@@ -332,7 +338,8 @@ class SiteVectors(Steering):
         norms = self.vectors.norm(dim=1)
         found = {"norm_mean": norms.mean().item(), "norm_max": norms.max().item()}
         if self.scale != "none":
-            found["size_in_stream"] = (norms / self.width**0.5 / self.stream).mean().item()
+            size = (norms / self.width**0.5 / self.stream).mean().item()
+            found["size_in_stream"] = size if bool(self.units_measured) else float("nan")
         return found
 
     def save(

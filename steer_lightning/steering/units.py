@@ -43,7 +43,7 @@ def measure_rms(
         if sizes.shape != real.shape:
             raise ConfigError(
                 "model.steering.scale",
-                "rms",
+                UNKNOWN,
                 rule=f"the output at this site has {sizes.shape[1]} tokens for a text of "
                 f"{real.shape[1]}",
                 why="The model adds tokens of its own, whose size can't be separated from that "

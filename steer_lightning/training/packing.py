@@ -206,18 +206,15 @@ class Block:
         return self._masks[window]
 
     def _mask(self, window: int | None) -> torch.Tensor:
-        if self.depths is None:
+        if self.depths is None:  # a mask of rows has a window
             places = torch.arange(self.places.shape[1], device=self.places.device)
-            distance = places[:, None] - places
-            seen = distance >= 0
-        else:
-            distance = (self.depths[:, :, None] - self.depths[:, None])[:, None]
-            few = max(1, WIDEST_TREE**2 // self.depths.shape[1] ** 2)  # bounds matrices of int64
-            seen = torch.cat([ancestors(part) for part in torch.split(self.depths, few)])[:, None]
-        return seen if window is None else seen & (distance < window)
+            return (places[:, None] >= places) & (places[:, None] - places < (window or 0))
+        few = max(1, WIDEST_TREE**2 // self.depths.shape[1] ** 2)  # bounds matrices of int64
+        trees = torch.split(self.depths, few)
+        return torch.cat([ancestors(some, window) for some in trees])[:, None]
 
 
-def ancestors(depths: torch.Tensor) -> torch.Tensor:
+def ancestors(depths: torch.Tensor, window: int | None = None) -> torch.Tensor:
     """Finds the tokens that lie on the way from the first token of a tree to each token.
 
     Each text follows the one with which it shares most, and only its own tokens stand in the tree.
@@ -226,6 +223,7 @@ def ancestors(depths: torch.Tensor) -> torch.Tensor:
 
     Args:
         depths: Position of each token in its text, (n, T) int64.
+        window: Width of the layer's sliding window; None for a layer without one.
 
     Returns:
         Mask (n, T, T) bool, True where token i has token j in its text; i and j are the second and
@@ -237,6 +235,8 @@ def ancestors(depths: torch.Tensor) -> torch.Tensor:
     between = depths[:, None].masked_fill(~is_later, torch.iinfo(depths.dtype).max)
     closest = between.cummin(2).values  # of the tokens behind j up to i
     seen = (closest > depths[:, :, None]) & is_later | (places[:, None] == places)
+    if window is not None:
+        seen &= depths[:, None] - depths[:, :, None] < window
     return seen.transpose(1, 2).contiguous()
 
 

@@ -188,7 +188,8 @@ class Updater:
 def _memory_ran_out(gradient: BatchGradient, mini_batch: MiniBatch) -> ConfigError:
     """Returns the message about an update that does not fit into memory, with what bounds it."""
     masks = [kept.micro_batch.mask for kept in mini_batch.micro_batches]
-    num_tokens, num_rows = max((int(mask.sum()), len(mask)) for mask in masks)
+    sizes = [int(mask.sum()) if gradient.packed else mask.numel() for mask in masks]
+    num_tokens, num_rows = max(zip(sizes, map(len, masks), strict=True))
     further = "model.activation_checkpointing: true, "
     return ConfigError(
         "model.tokens_per_micro_batch",

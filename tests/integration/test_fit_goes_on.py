@@ -76,6 +76,7 @@ def test_a_killed_run_goes_on_bit_for_bit(config, run, tmp_path: Path, optimizer
     assert set(state["state_dict"]) == {
         "policy.steering.weight",
         "policy.steering.unit",
+        "policy.steering.stream",
         "policy.steering.units_measured",
         "gradient_clip.running",
     }

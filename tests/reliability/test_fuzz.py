@@ -10,6 +10,7 @@ import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -30,7 +31,8 @@ from steer_lightning.steering.layers import parse_layers
 from steer_lightning.system.printable import printable
 from steer_lightning.system.yaml_size import JSONARGPARSE, load_bounded
 from steer_lightning.testing import byte_tokenizer, make_prompts
-from steer_lightning.training.batch import padded_micro_batches
+from steer_lightning.training import packing
+from steer_lightning.training.batch import packed_micro_batches, padded_micro_batches
 from steer_lightning.training.packing import Packing
 from steer_lightning.types import Rollouts
 from tests.reliability.conftest import Figure
@@ -73,6 +75,7 @@ def test_advantages(rows: list[list[float]]) -> None:
             assert max(map(abs, advantages)) < 1e-4, "equal rewards have no signal"
 
 
+@pytest.mark.parametrize("cut", [padded_micro_batches, packed_micro_batches])
 @fuzz
 @given(
     lengths=st.lists(st.tuples(LENGTH, LENGTH, LENGTH), min_size=1),
@@ -80,7 +83,7 @@ def test_advantages(rows: list[list[float]]) -> None:
     data=st.data(),
 )
 def test_masks_and_micro_batches(
-    lengths: list[tuple[int, int, int]], budget: int, data: st.DataObject
+    cut: Any, lengths: list[tuple[int, int, int]], budget: int, data: st.DataObject
 ) -> None:
     prompts = make_prompts(["x" * prompt for prompt, _, _ in lengths])
     sizes = torch.tensor([size for _, *both in lengths for size in both])
@@ -97,10 +100,9 @@ def test_masks_and_micro_batches(
     )
     chosen = data.draw(st.sets(st.integers(0, len(sizes) - 1)))
     seen = []
-    for part in padded_micro_batches(
-        rollouts, torch.tensor(sorted(chosen), dtype=torch.long), budget, 0
-    ):
-        assert part.ids.numel() <= budget or len(part.rows) == 1
+    for part in cut(rollouts, torch.tensor(sorted(chosen), dtype=torch.long), budget, 0):
+        size = part.ids.numel() if cut is padded_micro_batches else int(part.mask.sum())
+        assert size <= budget or len(part.rows) == 1
         assert part.mask.any(0).all(), "no column that is padding alone"
         for row, tokens, kept in zip(part.rows.tolist(), part.ids, part.mask.bool(), strict=True):
             seen.append(row)
@@ -114,28 +116,31 @@ def test_masks_and_micro_batches(
 TOKENS = st.lists(st.integers(0, 2), min_size=1, max_size=6)  # few, so that beginnings are shared
 
 
+@pytest.mark.parametrize("shortest", [1, 3, packing.SHORTEST_SHARED])
 @fuzz
-@given(st.lists(st.tuples(TOKENS, st.lists(TOKENS, min_size=1, max_size=4)), min_size=1))
+@given(groups=st.lists(st.tuples(TOKENS, st.lists(TOKENS, min_size=1, max_size=4)), min_size=1))
 def test_packing_has_each_beginning_once_and_each_prediction_in_its_place(
-    groups: list[tuple[list[int], list[list[int]]]],
+    shortest: int, groups: list[tuple[list[int], list[list[int]]]]
 ) -> None:
     rows = [(g, prompt, row) for g, (prompt, its) in enumerate(groups) for row in its]
     numbers, prompts, completions = map(list, zip(*rows, strict=True))
-    packing = Packing(prompts, numbers, completions, torch.device("cpu"))
-    ids, positions = packing.ids[0].tolist(), packing.positions[0].tolist()
-    texts = [(group, [*prompt, *row[:-1]]) for group, prompt, row in rows]
+    with patch.object(packing, "SHORTEST_SHARED", shortest):
+        packed = Packing(prompts, numbers, completions, torch.device("cpu"))
+    ids, positions = packed.ids[0].tolist(), packed.positions[0].tolist()
+    apart = shortest == packing.SHORTEST_SHARED  # longer than these prompts
+    texts = [(group * apart, [*prompt, *row[:-1]]) for group, prompt, row in rows]
     beginnings = {(group, *text[: k + 1]) for group, text in texts for k in range(len(text))}
-    assert len(ids) == len(beginnings)
-    copies = iter(packing.copies.tolist())
+    assert len(ids) == len(beginnings) if apart else len(ids) >= len(beginnings)
+    copies = iter(packed.copies.tolist())
     for _, prompt, row in rows:
         for n, token in enumerate(row):  # what predicts token n of the completion
             pair, before = next(copies), [*prompt, *row[:n]]
-            place = int(packing.predictors[pair])
+            place = int(packed.predictors[pair])
             assert (ids[place], positions[place]) == (before[-1], len(before) - 1)
-            assert int(packing.targets[pair]) == token
+            assert int(packed.targets[pair]) == token
     assert next(copies, None) is None
     shown = set()
-    for block in packing.attended.all:
+    for block in packed.attended.all:
         width = block.places.shape[1]
         mask = block.mask(None)
         mask = torch.ones(width, width).tril().bool() if mask is None else mask[:, 0]
@@ -144,9 +149,9 @@ def test_packing_has_each_beginning_once_and_each_prediction_in_its_place(
         ):
             for place, seen in zip(places[:length].tolist(), sees, strict=False):
                 group = positions[: place + 1].count(0) - 1  # each group has one first token
-                shown.add((group, *(ids[k] for k in places[seen].tolist())))
+                shown.add((group * apart, *(ids[k] for k in places[seen].tolist())))
     assert shown == beginnings, "each token sees its text up to itself, and nothing else"
-    read = packing.attended.put_back([block.places.flatten() for block in packing.attended.all])
+    read = packed.attended.put_back([block.places.flatten() for block in packed.attended.all])
     assert read[0].tolist() == list(range(len(ids))), "attention's way back"
 
 

@@ -49,6 +49,7 @@ def test_steps_on_the_gradient_raise_the_reward_and_leave_the_base_alone(
 def test_checkpoints_hold_what_is_trained_and_no_base(module: SteeringModule) -> None:
     assert sorted(module.state_dict()) == [
         "gradient_clip.running",
+        "policy.steering.stream",
         "policy.steering.unit",
         "policy.steering.units_measured",
         "policy.steering.weight",

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from steer_lightning.cli import main
 from steer_lightning.cli.shipped import configurations
@@ -88,3 +89,14 @@ def test_mistakes_are_told(
 def test_help_says_what_a_name_is_good_for(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["configs", "--help"]) == 0
     assert "fit --config quickstart" in capsys.readouterr().out
+
+
+def test_svamp_is_evaluated_with_the_prompt_of_the_training() -> None:
+    trained = yaml.safe_load(FILES["svamp/smollm2-135m-cpu"].read_text())
+    evaluated = yaml.safe_load(FILES["evaluate/svamp-smollm2"].read_text())
+    assert evaluated["template"] == trained["data"]["template"]
+    assert evaluated["max_prompt_tokens"] == trained["data"]["max_prompt_tokens"]
+    for key in ("max_new_tokens", "stop_strings", "temperature"):
+        assert evaluated["sampling"][key] == trained["model"]["sampling"][key]
+    held_out, train = (trained["data"][part]["init_args"] for part in ("val", "train"))
+    assert held_out["skip"] == train["limit"]

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
+from steer_lightning.errors import ConfigError
 from steer_lightning.model.policy import Policy
 from steer_lightning.steering import SteeringVectors
-from steer_lightning.steering.kl_size import KL, LARGEST, logits_of, measure_kl_size, vectors_added
+from steer_lightning.steering.kl_size import (
+    KL,
+    LARGEST,
+    logits_of,
+    mean_kl,
+    measure_kl_size,
+    vectors_added,
+)
 from steer_lightning.testing import tiny_policy
 
 PROMPTS = [[1, 7, 8, 9, 30, 31, 2], [1, 5, 6], [1, 40, 41, 42, 43]]
@@ -99,3 +109,32 @@ def test_vectors_are_trained_in_these_units() -> None:
     kl.set_vectors(2 * kl.unit[:, None] * torch.ones(3, 32))
     assert kl.metrics()["size_in_stream"] == pytest.approx(2 * float(ratio[0]))
     assert "size_in_stream" not in SteeringVectors(scale="none").shaped(4, 1).metrics()
+
+
+def test_a_checkpoint_without_the_stream_has_it_in_the_unit() -> None:
+    policy = tiny_policy("llama")
+    policy.measure_units(PROMPTS)
+    state = dict(policy.steering.state_dict())
+    measured_size = state.pop("stream")
+    fresh = SteeringVectors().shaped(32, 3)
+    fresh.load_state_dict(state)
+    assert torch.equal(fresh.stream, measured_size)
+
+
+def test_a_kl_that_is_no_number_is_infinite_and_tokens_that_never_come_do_not_count() -> None:
+    before = torch.tensor([[0.5, 0.5, 0.0], [0.25, 0.75, 0.0]]).log()
+    after = torch.tensor([[0.25, 0.75, 0.0], [0.25, 0.75, 0.0]]).log()
+    expected = (0.5 * math.log(2) + 0.5 * math.log(0.5 / 0.75)) / 2
+    assert mean_kl(before, after) == pytest.approx(expected)
+    assert mean_kl(before, after * float("nan")) == math.inf
+    with pytest.raises(ConfigError, match=r"model\.steering\.scale.*not finite numbers"):
+        mean_kl(before * float("nan"), after)
+
+
+def test_a_coarse_base_has_about_the_same_size() -> None:
+    factors = []
+    for dtype in (torch.float32, torch.bfloat16):
+        policy = sure_policy()
+        policy.model.to(dtype)
+        factors.append(measured(policy, torch.ones(3)))
+    assert factors[1] == pytest.approx(factors[0], rel=0.2)

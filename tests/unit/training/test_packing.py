@@ -12,6 +12,7 @@ from steer_lightning.rollout import GenerateEngine, Sampling
 from steer_lightning.steering import SteeringVectors
 from steer_lightning.steering.tokens import Tokens
 from steer_lightning.testing import ARCHITECTURES, RECENT, make_prompts, tiny_policy
+from steer_lightning.training import packing
 from steer_lightning.training.batch import Batch
 from steer_lightning.training.gradient import BatchGradient
 from steer_lightning.training.packing import (
@@ -76,15 +77,24 @@ def test_the_last_token_of_a_prompt_is_not_shared_with_another_prompt(end: list[
     assert packing.ids[0].tolist().count(38) == 1
 
 
-@pytest.mark.parametrize("kind", ["llama", "gemma3"])
-def test_shared_examples_leave_the_gradient_as_it_is(kind: str) -> None:
-    policy = tiny_policy(kind)
+@pytest.mark.parametrize("group_size", [1, 3])  # rows, and trees
+@pytest.mark.parametrize("tokens", ["all", "completion", "last_prompt"])
+@pytest.mark.parametrize("kind", ["llama", "gemma3", "qwen3_next"])
+def test_shared_examples_leave_the_gradient_as_it_is(
+    kind: str, tokens: Tokens, group_size: int
+) -> None:
+    policy = tiny_policy(kind, SteeringVectors(tokens=tokens))
+    with torch.no_grad():
+        for weight in policy.steering.parameters():
+            weight.normal_(std=0.1, generator=torch.Generator().manual_seed(1))
     examples = "worked examples, which all prompts share; "
     prompts = make_prompts([examples + end for end in ("a", "bc", "ad", "")])
     engine = GenerateEngine()
     engine.setup(policy)
-    rollouts = engine.generate(prompts, Sampling(group_size=3, max_new_tokens=5), seed=0, step=0)
-    batch = Batch.alone(rollouts, torch.randn(4, 3, generator=torch.Generator().manual_seed(0)))
+    sampling = Sampling(group_size=group_size, max_new_tokens=5)
+    rollouts = engine.generate(prompts, sampling, seed=0, step=0)
+    advantages = torch.randn(4, group_size, generator=torch.Generator().manual_seed(0))
+    batch = Batch.alone(rollouts, advantages)
     found = []
     for packed in (False, True):
         gradient = BatchGradient(
@@ -96,7 +106,7 @@ def test_shared_examples_leave_the_gradient_as_it_is(kind: str) -> None:
         assert weight.grad is not None
         found.append(weight.grad.clone())
     (kept,) = plan.micro_batches
-    assert kept.prepared.ids.shape[1] < kept.micro_batch.mask.sum() / 6
+    assert kept.prepared.ids.shape[1] < kept.micro_batch.mask.sum() / (2 * group_size)
     torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-6)
 
 
@@ -142,6 +152,20 @@ def test_each_token_sees_its_own_text() -> None:
     assert mask is not None
     found = {place: seen.nonzero().flatten().tolist() for place, seen in enumerate(mask[0, 0])}
     assert found == {row[k]: row[: k + 1] for row in rows for k in range(len(row))}
+
+
+def test_masks_of_few_trees_at_a_time_are_those_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    depths = torch.tensor([[0, 1, 2, 2, 3, 1], [0, 1, 1, 2, 1, 2], [0, 1, 2, 3, 4, 5]])
+    places, lengths = torch.arange(18).view(3, 6), torch.full((3,), 6)
+    for window in (None, 2):
+        found = []
+        for widest in (1024, 6):
+            monkeypatch.setattr(packing, "WIDEST_TREE", widest)
+            block = Block(places=places, lengths=lengths, depths=depths)
+            found.append(block.mask(window))
+        assert found[0] is not None
+        assert found[0].shape == (3, 1, 6, 6)
+        assert torch.equal(*found)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("window", [1, 2, 3, 100])
