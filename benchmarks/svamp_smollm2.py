@@ -27,8 +27,9 @@ KEPT = ("model", "data", "trainer", "seed_everything")
 
 def evaluate(run: Path, output: Path, words: list[str]) -> list[dict[str, Any]]:
     """Evaluates the run's vectors; returns the rows of the results."""
-    command = [sys.executable, "-m", "steer_lightning", "evaluate", f"--vectors={run}"]
-    command += [f"--config={ROOT / 'configs/evaluate/svamp-smollm2.yaml'}", f"--output={output}"]
+    command = [sys.executable, "-m", "steer_lightning", "evaluate"]
+    command += [f"--config={ROOT / 'configs/evaluate/svamp-smollm2.yaml'}"]
+    command += [f"--vectors={run}", f"--output={output}"]
     subprocess.run([*command, *words], check=True)
     rows: list[dict[str, Any]] = json.loads((output / "results.json").read_text())["rows"]
     return rows

@@ -41,9 +41,9 @@ class Guard(Callback):
 
     The callback warns of rewards without signal, and names the likely cause. It warns if the reward
     or the entropy has collapsed, and names the setting to change and a value to try; see
-    `callbacks.collapse` for the criteria. It also warns if vectors in units of the stream
-    (`scale: rms`) outgrow the stream, which happens if the learning rate is too high. The summary
-    at the end of the run repeats the warnings.
+    `callbacks.collapse` for the criteria. It also warns if vectors outgrow the stream,
+    which happens if the learning rate is too high; with `scale: none` the size of the stream is not
+    known. The summary at the end of the run repeats the warnings.
 
     Cost: microseconds per step.
 

@@ -42,8 +42,8 @@ class BatchGradient:
         max_tokens: Maximum number of tokens in a micro-batch, each row with its prompt, and padding
             included where rows are padded.
         activation_checkpointing: Whether activations are recomputed in the backward pass.
-        packed: Whether rows are packed, so that beginnings that rows of a group share are read
-            once, and no padding is read. The gradient is the same; `why_not_packed` checks whether
+        packed: Whether rows are packed, so that beginnings that rows share are read once, and no
+            padding is read. The gradient is the same; `why_not_packed` checks whether
             a model allows it.
         kept_tokens: Maximum number of tokens for which the stream into the first steered layer is
             kept, if they are read again; 0 keeps none. `can_skip_layers` checks whether a model
