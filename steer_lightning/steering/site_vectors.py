@@ -339,7 +339,7 @@ class SiteVectors(Steering):
         found = {"norm_mean": norms.mean().item(), "norm_max": norms.max().item()}
         if self.scale != "none":
             size = (norms / self.width**0.5 / self.stream).mean().item()
-            found["size_in_stream"] = size if bool(self.units_measured) else float("nan")
+            found |= {"size_in_stream": size if bool(self.units_measured) else float("nan")}
         return found
 
     def save(
