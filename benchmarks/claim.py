@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from common import ROOT, summary, write_json
+from common import ROOT, gains, summary, write_json
 from matplotlib.figure import Figure
 
 KINDS = "steer_lightning.steering"
@@ -180,15 +180,6 @@ def shown(runs: list[Run]) -> list[Run]:
             flush=True,
         )
     return runs
-
-
-def gains(runs: Sequence[Run]) -> dict[str, float]:
-    """Of each arm, the mean over the seeds."""
-    names = dict.fromkeys(run["arm"] for run in runs)
-    return {
-        name: statistics.fmean(run["after"] - run["before"] for run in runs if run["arm"] == name)
-        for name in names
-    }
 
 
 def draw(runs: Sequence[Run], path: Path) -> None:

@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common import ROOT, finished, steps_of, summary, write_json
+from common import ROOT, finished, gains, steps_of, summary, write_json
 from matplotlib.figure import Figure
 
 KINDS = "steer_lightning.steering"
@@ -232,15 +232,6 @@ def slug(name: str) -> str:
 def best_of(rates: dict[str, float]) -> float:
     """The rate with the highest reward."""
     return float(max(rates, key=lambda rate: rates[rate]))
-
-
-def gains(runs: list[Result]) -> dict[str, float]:
-    """Of each arm, the mean over the seeds."""
-    names = dict.fromkeys(run["arm"] for run in runs)
-    return {
-        name: statistics.fmean(run["after"] - run["before"] for run in runs if run["arm"] == name)
-        for name in names
-    }
 
 
 def draw(runs: list[Result], path: Path) -> None:

@@ -6,9 +6,11 @@ import argparse
 import csv
 import json
 import platform
+import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -116,6 +118,15 @@ def fit(folder: Path, *words: str) -> Path:
     if done.returncode:
         sys.exit(done.stderr)
     return folder / "run-1"
+
+
+def gains(runs: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Gain in accuracy of each arm, the mean over the seeds."""
+    names = dict.fromkeys(run["arm"] for run in runs)
+    return {
+        name: statistics.fmean(run["after"] - run["before"] for run in runs if run["arm"] == name)
+        for name in names
+    }
 
 
 def finished(root: Path) -> Path:
