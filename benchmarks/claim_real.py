@@ -53,13 +53,13 @@ class Arm:
 
 
 ARMS = {
-    STEERING: Arm("SteeringVectors", (3e-4, 1e-3, 3e-3)),
+    STEERING: Arm("SteeringVectors", (0.01, 0.02, 0.05, 0.1, 0.2), ("scale=kl",)),
     "low-rank, rank 1": Arm("LowRankVectors", (1e-3, 3e-3, 1e-2), ("rank=1",)),
-    "LoRA, rank 4": Arm("LoRA", (1e-4, 3e-4, 1e-3), ("rank=4",)),
+    "LoRA, rank 4": Arm("LoRA", (3e-4, 1e-3, 3e-3), ("rank=4",)),
     "LoRA, rank 1 on down_proj": Arm(
         "LoRA", (3e-4, 1e-3, 3e-3), ("rank=1", "target_modules=[down_proj]")
     ),
-    FULL: Arm("FullFinetune", (1e-6, 3e-6, 1e-5)),
+    FULL: Arm("FullFinetune", (3e-6, 1e-5, 3e-5)),
 }
 
 
@@ -269,8 +269,8 @@ def main() -> None:
     parser.add_argument("--layers", action="store_true", help="train every layer alone")
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), help="only these")
     parser.add_argument("--seeds", type=int, default=3, help="how many, from 0 on")
-    parser.add_argument("--steps", type=int, default=80, help="of each run")
-    parser.add_argument("--rate-steps", type=int, default=12, help="of each run for a rate")
+    parser.add_argument("--steps", type=int, default=40, help="of each run")
+    parser.add_argument("--rate-steps", type=int, default=10, help="of each run for a rate")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--work", type=Path, default=Path("runs/claim-real"), help="for the runs")
     results = ROOT / "benchmarks/results/claim_real.json"

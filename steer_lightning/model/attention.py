@@ -56,10 +56,10 @@ class AttentionCall:
 
         Args:
             query: Queries (rows, H, T, D).
-            key: Keys (rows, K, T, D).
-            value: Values (rows, K, T, E).
-            mask: Mask of the keys that each query may see, bool, broadcast to (rows, H, T, T); None
-                for the causal mask.
+            key: Keys (rows, K, S, D).
+            value: Values (rows, K, S, E).
+            mask: Mask of the keys that each query may see, bool, broadcast to (rows, H, T, S); None
+                for the causal mask, with S = T.
 
         Returns:
             Output (rows, T, H, E).
@@ -97,7 +97,7 @@ class AttentionCall:
         if self.sinks is not None:
             sinks = self.sinks.float()[:, None, None].expand(rows, heads, width, 1)
             scores = torch.cat([scores, sinks], -1)
-        weights = scores.softmax(-1)[..., :width].to(value.dtype)
+        weights = scores.softmax(-1)[..., : key.shape[2]].to(value.dtype)
         return torch.matmul(weights, value).transpose(1, 2)
 
     def capped(self, scores: torch.Tensor) -> torch.Tensor:

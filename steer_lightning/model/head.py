@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.utils.checkpoint import checkpoint
 
 CHUNK_NUMBERS = 2**24
 """Number of logits in memory at the same time, 64 MB in float32."""
@@ -34,7 +35,7 @@ def token_logprobs(logits: torch.Tensor, tokens: torch.Tensor, temperature: floa
 
 @dataclass(frozen=True, kw_only=True)
 class Head:
-    """The frozen output layer of a language model: `logits = factor * softcap(W h + b)`.
+    """The output layer of a language model: `logits = factor * softcap(W h + b)`.
 
     Attributes:
         weight: Matrix W, (V, D).
@@ -48,10 +49,22 @@ class Head:
     softcap: float | None = None
     factor: float = 1.0
 
+    @property
+    def is_trained(self) -> bool:
+        """Whether the layer needs a gradient."""
+        return self.weight.requires_grad or (self.bias is not None and self.bias.requires_grad)
+
     def logits(self, states: torch.Tensor) -> torch.Tensor:
-        """Returns the logits (Q, V) float32 of states (Q, D), without the factor."""
+        """Returns the logits (Q, V) float32 of states (Q, D), without the factor; no gradient."""
         raw = torch.nn.functional.linear(states, self.weight, self.bias).float()
         return raw if self.softcap is None else raw.div_(self.softcap).tanh_().mul_(self.softcap)
+
+    def differentiable_logits(self, states: torch.Tensor) -> torch.Tensor:
+        """Returns the logits (Q, V) float32 of states (Q, D), with the factor."""
+        raw = torch.nn.functional.linear(states, self.weight, self.bias).float()
+        if self.softcap is not None:
+            raw = (raw / self.softcap).tanh() * self.softcap
+        return raw * self.factor
 
 
 def head_of(model: Any, layer: Any, factor: float) -> Head:
@@ -236,15 +249,44 @@ def token_states(
     Args:
         hidden: Hidden states that enter the head, (Q, D).
         tokens: Sampled tokens, (Q,) int64.
-        head: Frozen output layer.
+        head: Output layer.
         temperature: Temperature of the distribution, above 0.
         with_entropy: Whether to compute the entropy, which takes a second buffer of logits.
     """
     chunk = max(1, CHUNK_NUMBERS // len(head.weight))
+    if head.is_trained and torch.is_grad_enabled():
+        return _of_trained_head(hidden, tokens, head, temperature, chunk, with_entropy)
     logprobs, entropy = _ChunkedHead.apply(  # type: ignore[no-untyped-call]
         hidden, tokens, head, temperature, chunk, with_entropy
     )
     return TokenStates(logprobs=logprobs, entropy=entropy if with_entropy else None)
+
+
+def _of_trained_head(
+    hidden: torch.Tensor,
+    tokens: torch.Tensor,
+    head: Head,
+    temperature: float,
+    chunk: int,
+    with_entropy: bool,
+) -> TokenStates:
+    """Applies a head that is trained, too; logits are computed again in the backward pass."""
+
+    def part(states: torch.Tensor, chosen: torch.Tensor) -> TokenStates:
+        logits = head.differentiable_logits(states)
+        return token_states_of_logits(logits, chosen, temperature, with_entropy)
+
+    found: list[TokenStates] = [
+        checkpoint(part, states, chosen, use_reentrant=False)
+        for states, chosen in zip(
+            torch.split(hidden, chunk), torch.split(tokens, chunk), strict=True
+        )
+    ]
+    entropies = [part.entropy for part in found if part.entropy is not None]
+    return TokenStates(
+        logprobs=torch.cat([part.logprobs for part in found]),
+        entropy=torch.cat(entropies) if with_entropy else None,
+    )
 
 
 def token_states_of_logits(

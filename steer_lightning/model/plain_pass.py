@@ -23,6 +23,8 @@ the logits of more tokens would fill the memory. Windows and states matter most 
 LONGEST_MADE_UP = 256
 """Longest length that matters for which texts are made up before the first step. For longer ones,
 texts are made up when a run first has texts of that length."""
+BEGINNING_MADE_UP = 18
+"""Number of tokens that long made-up texts have in common: enough for them to be read only once."""
 
 LENGTHS = "window|chunk|block_size|topk|local_attention|budget|extent|max_distance"
 """Pattern of the names of such lengths in configurations."""
@@ -132,7 +134,8 @@ def made_up_tokens(
 ) -> list[tuple[int, ...]]:
     """Makes up texts of different lengths, on both sides of some lengths that matter.
 
-    No text reaches a length at which rotary frequencies switch, not even with a few more tokens.
+    Long texts begin with the same tokens, as prompts with worked examples do. No text reaches a
+    length at which rotary frequencies switch, not even with a few more tokens.
 
     Args:
         config: Configuration of a transformers model.
@@ -142,7 +145,7 @@ def made_up_tokens(
     Returns:
         Tokens of each text, an odd number of texts.
     """
-    lengths = [5, 14, 9]
+    lengths = [5, 14, 9, BEGINNING_MADE_UP + 2, BEGINNING_MADE_UP + 5]
     for length in lengths_that_matter(config):
         if above < length <= up_to:
             # one whose completion crosses the length, and one beyond it
@@ -153,4 +156,9 @@ def made_up_tokens(
         lengths = lengths[: len(lengths) - 1 + len(lengths) % 2]
     vocabulary, generator = config.get_text_config().vocab_size, torch.Generator().manual_seed(0)
     ids = torch.randint(vocabulary, (sum(lengths),), generator=generator)
-    return [tuple(row.tolist()) for row in torch.split(ids, lengths)]
+    texts = [tuple(row.tolist()) for row in torch.split(ids, lengths)]
+    beginning = max(texts, key=len)[:BEGINNING_MADE_UP]
+    return [
+        text if len(text) <= BEGINNING_MADE_UP else beginning + text[BEGINNING_MADE_UP:]
+        for text in texts
+    ]

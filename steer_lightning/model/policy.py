@@ -221,14 +221,15 @@ class Policy(FrozenBase):
             return measure_rms(self.model, places, self._in_batches(prompts))
 
     def with_text_roles(
-        self, ids: torch.Tensor, num_completion: int
+        self, ids: torch.Tensor, num_completion: int | None
     ) -> AbstractContextManager[None]:
         """Passes the roles of the tokens to the steering, for the passes within the block.
 
         Args:
             ids: Tokens (rows, T): left-padded prompts, with or without right-padded completions, or
                 only completions.
-            num_completion: Number of columns of the completions, on the right.
+            num_completion: Number of columns of the completions, on the right; None if the prompts
+                go on.
         """
         if not self.attachment.needs_roles:
             return nullcontext()

@@ -19,6 +19,7 @@ from steer_lightning.rollout.flight import Flight, Parting, View, part
 from steer_lightning.rollout.generate_engine import GenerateEngine
 from steer_lightning.rollout.joint_completions import JointCompletions
 from steer_lightning.rollout.kv_cache import FEW_SLOTS, FlightCache, Plan, plan_flight, smaller
+from steer_lightning.rollout.prefill import plan_passes
 from steer_lightning.rollout.request import Request
 from steer_lightning.rollout.sampling import Sampling
 from steer_lightning.rollout.selfcheck import RealTexts, why_not
@@ -28,9 +29,6 @@ from steer_lightning.system.printable import one_line
 from steer_lightning.types import Prompt, Rollouts
 
 log = logging.getLogger(__name__)
-
-PREFILL_TOKENS = 8192
-"""Maximum number of tokens in a batch of prompts; more would cost memory and be no faster."""
 
 REFILL_SHARE = 8
 """Waiting rows are admitted once one slot in this many is free, to read prompts in batches."""
@@ -291,23 +289,24 @@ class _Decoder:
 
     def _prefill(self, slots: list[int]) -> dict[int, torch.Tensor]:
         """Reads the prompts in some slots; returns the logits (V,) after each prompt."""
-        flight = self.flight
+        flight, policy = self.flight, self.policy
         found: dict[int, torch.Tensor] = {}
-        lengths = {slot: flight.lengths[flight.prompts[slot]] for slot in slots}
-        slots = sorted(slots, key=lengths.__getitem__)
-        while slots:
-            width = lengths[slots[-1]]
-            chosen = slots[-max(1, PREFILL_TOKENS // width) :]
-            if self.policy.mixers:  # padding would change the states
-                chosen = [slot for slot in chosen if lengths[slot] == width]
-            slots = slots[: -len(chosen)]
-            flight.start_prefill(chosen)
-            rows = [self.completions.prompts[flight.prompts[slot]].token_ids for slot in chosen]
-            ids, mask = left_padded(rows, self.policy.pad_token_id)
-            positions = (mask.cumsum(1) - 1).clamp(min=0)
-            logits = self._forward(ids, positions, flight.starting_owners, num_completion=0)
-            found.update(zip((flight.prompts[slot] for slot in chosen), logits, strict=True))
-        flight.end_prefill()
+        prompts = {n: self.completions.prompts[flight.prompts[n]].token_ids for n in slots}
+        owners = {n: flight.owner_of[flight.prompts[n]] for n in slots}
+        # keys of a beginning are of no use with states, to layers that read those of others, nor
+        # where they depend on the length of the text; padding would change states
+        may_share = not (policy.mixers or self.cache.shares_keys or policy.switches_rotary)
+        passes = plan_passes(prompts, owners, may_share=may_share, may_pad=not policy.mixers)
+        for chosen, shared, reads_shared in passes:
+            flight.prefilling = prefill = flight.prefill_of(chosen, shared, reads_shared)
+            rows = prefill.rows_of([prompts[n] for n in chosen])
+            ids, mask = left_padded(rows, policy.pad_token_id)
+            positions = (mask.cumsum(1) - 1).clamp(min=0) + (0 if reads_shared else shared)
+            role = None if reads_shared else 0
+            logits = self._forward(ids, positions, prefill.owners, num_completion=role)
+            if not reads_shared:
+                found.update(zip((flight.prompts[n] for n in chosen), logits, strict=True))
+        flight.prefilling = None
         return found
 
     def step(self) -> None:
@@ -365,7 +364,7 @@ class _Decoder:
         positions: torch.Tensor,
         owners: torch.Tensor,
         *,
-        num_completion: int,
+        num_completion: int | None,
     ) -> torch.Tensor:
         """Returns the logits (rows, V) after the last token."""
         ids = ids.to(self.policy.device)

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 
 import torch
 
+from steer_lightning.rollout.prefill import Prefill
+
 HIDDEN = torch.finfo(torch.float32).min
 """Number added to a score that must not count. It is finite, so that a row that sees nothing does
 not get NaN."""
@@ -33,8 +35,7 @@ class View(ABC):
         slots_by_group: Slots of the rows by prompt, filled up with 0, (P * largest group,).
         place: Place of each row in `slots_by_group`, (N,).
         device: Device of the tensors.
-        prefilling: Prompt slots that a prefill writes to, (P,); None while decoding.
-        starting: Slots of the rows that start from these prompts, (P,).
+        prefilling: The pass over prompts that is under way; None while decoding.
     """
 
     num_columns: int
@@ -49,8 +50,7 @@ class View(ABC):
     slots_by_group: torch.Tensor
     place: torch.Tensor
     device: torch.device
-    prefilling: torch.Tensor | None = None
-    starting: torch.Tensor
+    prefilling: Prefill | None = None
 
     _is_regular: bool  # the rows are already ordered by group
     _is_uniform: bool  # all rows are equally long
@@ -178,7 +178,6 @@ class Flight(View):
         self.most_of_a_prompt = max(Counter(prompt_of).values())
         self.rows: list[list[int]] = []  # completions of the row in each slot
         self.prompts: list[int] = []  # number of the prompt in each slot
-        self._prefill_lengths = torch.zeros(0)
         self._clock = 0
         self._born: list[int] = []  # time at which the row in each slot began
         self._biases = {}
@@ -304,35 +303,19 @@ class Flight(View):
 
     # ---- reading prompts
 
-    def start_prefill(self, slots: Sequence[int]) -> None:
-        """Prepares for a forward pass over these prompts, left-padded to the longest."""
-        self.prefilling = self._tensor(slots)
+    def prefill_of(self, slots: Sequence[int], shared: int, reads_shared: bool) -> Prefill:
+        """Returns a pass over the prompts in some slots; see `Prefill` for the other arguments."""
         latest = {prompt: slot for slot, prompt in enumerate(self.prompt_by_slot)}
-        self.starting = self._tensor([latest[self.prompts[slot]] for slot in slots])
-        self._prefill_lengths = self._tensor([self.lengths[self.prompts[slot]] for slot in slots])
-        self.starting_owners = self._tensor([self.owner_of[self.prompts[slot]] for slot in slots])
-        """Number of the experiment that each of these prompts belongs to, (P,) int64."""
-
-    def end_prefill(self) -> None:
-        """Prepares for forward passes over one token per row."""
-        self.prefilling = None
-
-    def prefill_mask(self, window: int | None) -> torch.Tensor | None:
-        """Returns which tokens each prompt token may see, (P, 1, T, T) bool; None if all before it.
-
-        Args:
-            window: Width of the layer's sliding window; None for a layer without one.
-        """
-        lengths = self._prefill_lengths
-        width = int(lengths.max())
-        if int(lengths.min()) == width and (window is None or width <= window):
-            return None
-        places = torch.arange(width, device=self.device)
-        distance = places[:, None] - places[None, :]
-        seen = (distance >= 0) & (distance < (window or width))
-        real = places >= (width - lengths)[:, None, None]
-        # padding sees itself; otherwise it would become NaN
-        return (seen & real | (distance == 0))[:, None]
+        prompts = [self.prompts[slot] for slot in slots]
+        owners = [self.owner_of[prompt] for prompt in prompts]
+        return Prefill(
+            slots=self._tensor(slots),
+            starting=self._tensor([latest[prompt] for prompt in prompts]),
+            owners=self._tensor(owners[:1] if reads_shared else owners),
+            lengths=[self.lengths[prompt] for prompt in prompts],
+            shared=shared,
+            reads_shared=reads_shared,
+        )
 
 
 def _fill_gaps(count: int, ended: Sequence[int]) -> tuple[list[int], list[int]]:

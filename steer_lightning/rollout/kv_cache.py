@@ -173,7 +173,7 @@ class KeyValues(CacheLayer):
         view, new = self.view, (key, value)
         if view.prefilling is not None:
             for room, states in zip(self.prefix, new, strict=True):
-                room[view.prefilling, :, -states.shape[2] :] = states
+                view.prefilling.store(room, states)
             return
         self.reserve(view.num_columns)
         for room, states in zip(self.tail, new, strict=True):
@@ -313,9 +313,12 @@ class FlightCache:
         layer = self.layers[source]
         if source == call.layer:
             layer.store(call.key, call.value)
-        if layer.view.prefilling is None:
+        prefill = layer.view.prefilling
+        if prefill is None:
             return _decode(layer.view, layer, call)
-        return call.over(call.query, call.key, call.value, self._flight.prefill_mask(call.window))
+        seen = zip(layer.prefix, (call.key, call.value), strict=True)
+        keys, values = (prefill.with_beginning(room, states) for room, states in seen)
+        return call.over(call.query, keys, values, prefill.mask(call.window))
 
 
 def _decode(view: View, layer: KeyValues, call: AttentionCall) -> torch.Tensor:

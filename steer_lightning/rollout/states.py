@@ -39,7 +39,7 @@ class States:
         if name not in self.rows:
             self.rows[name] = state.new_zeros(self.flight.max_rows, *state.shape[1:])
         if view.prefilling is not None:
-            self.rows[name][view.starting] = state
+            self.rows[name][view.prefilling.starting] = state
         else:
             self.rows[name][: view.num_rows] = state
 

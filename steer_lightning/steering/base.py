@@ -112,7 +112,6 @@ class Steering(nn.Module, ABC):
         layers_path: Dotted path of the model's decoder layers; None searches the known paths.
         beside_base: Whether it leaves the model's own modules unchanged, which a sharded base
             requires.
-        trains_head: Whether it changes the output layer, which then needs a gradient.
         first_layer: Index of a decoder layer below which it changes nothing; 0 if unknown.
     """
 
@@ -120,7 +119,6 @@ class Steering(nn.Module, ABC):
     metadata: dict[str, str]
     layers_path: str | None = None
     beside_base = True
-    trains_head = False
 
     @property
     def first_layer(self) -> int:

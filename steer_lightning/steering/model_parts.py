@@ -17,12 +17,6 @@ from torch import nn
 from steer_lightning.errors import UNKNOWN, ConfigError
 
 
-def output_layer(model: Any) -> nn.Module:
-    """Returns the layer that turns the stream into logits."""
-    layer: nn.Module = model.get_output_embeddings()
-    return layer
-
-
 @contextmanager
 def one_logit(model: Any) -> Iterator[None]:
     """Makes a model compute only the logits of the first position within the block.

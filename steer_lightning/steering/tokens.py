@@ -33,12 +33,14 @@ def is_steered(roles: torch.Tensor, tokens: str) -> torch.Tensor:
     return found.any(0).unsqueeze(-1)
 
 
-def text_roles(ids: torch.Tensor, num_completion: int) -> torch.Tensor:
+def text_roles(ids: torch.Tensor, num_completion: int | None) -> torch.Tensor:
     """Returns the roles of tokens (rows, T): a left-padded prompt, then a right-padded completion.
 
-    Either of the two may be missing.
+    Either of the two may be missing. With None, the tokens are the beginning of a prompt.
     """
     roles = torch.full(ids.shape, PROMPT, device=ids.device)
+    if num_completion is None:
+        return roles
     border = ids.shape[1] - num_completion
     roles[:, border - 1] = LAST_PROMPT
     roles[:, border:] = COMPLETION

@@ -17,7 +17,6 @@ from steer_lightning.steering.base import Attachment, ConstantVector, Steering
 from steer_lightning.steering.compiled import FreshTrace, check_not_compiled, traced_anew
 from steer_lightning.steering.generate_calls import watched_generate
 from steer_lightning.steering.layers import language_model
-from steer_lightning.steering.model_parts import output_layer
 from steer_lightning.steering.result_file import read_metadata, read_tensors, refusal, write_result
 from steer_lightning.system.printable import one_line
 
@@ -84,9 +83,6 @@ class WeightChanges(Steering):
                 self.changes.append(nn.Parameter(torch.zeros(shape)))
             if self.init_from is not None:
                 self._start_from(Path(self.init_from), model)
-        known = {id(parameter) for parameter in output_layer(model).parameters()}
-        weights = dict(model.named_parameters())
-        self.trains_head = any(id(weights[name]) in known for name in self.names)
 
     def _check_fit(self, model: nn.Module, shapes: Mapping[str, torch.Size]) -> None:
         ours = {name: change.shape for name, change in zip(self.names, self.changes, strict=True)}

@@ -22,14 +22,13 @@ from steer_lightning.model.attention import AttentionCall, attention_by
 from steer_lightning.model.head import Head, TokenStates, token_states
 from steer_lightning.model.policy import Policy
 from steer_lightning.model.replaced_forward import ForwardMethod, replaced_forwards
+from steer_lightning.rollout.prefill import SHORTEST_SHARED, common_length
 from steer_lightning.steering.tokens import COMPLETION, LAST_PROMPT, PROMPT
 from steer_lightning.training.batch import MicroBatch
 from steer_lightning.training.forward import Packed
 
 WIDEST_TREE = 1024
 """Maximum number of tokens of a tree, since its mask grows with their square."""
-SHORTEST_SHARED = 16
-"""Minimum number of tokens that texts of different groups share."""
 
 
 class Packing:
@@ -167,12 +166,6 @@ def share_beginnings(
         positions += range(common, len(text))
         last = n
     return ids, positions, rows
-
-
-def common_length(one: Sequence[int], two: Sequence[int]) -> int:
-    """Returns the number of tokens in the common beginning of two texts."""
-    differ = (k for k, (a, b) in enumerate(zip(one, two, strict=False)) if a != b)
-    return next(differ, min(len(one), len(two)))
 
 
 @dataclass(kw_only=True)

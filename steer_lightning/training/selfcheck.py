@@ -170,8 +170,6 @@ def why_not_packed(policy: Policy) -> str | None:
     """
     if policy.sharding.why_not_packed is not None:
         return policy.sharding.why_not_packed
-    if policy.steering.trains_head:
-        return "the output layer is trained, too"
     forward, rows = PackedForward(policy), made_up_rows(policy)
 
     def check() -> str | None:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-MOST_FILES, MOST_ROOMS = 23, 10
+MOST_FILES, MOST_ROOMS = 24, 10
 """A step that enters more is harder to follow; think before either is raised."""
 
 

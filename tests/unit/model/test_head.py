@@ -60,6 +60,37 @@ def test_logits_in_chunks_give_the_same_numbers_and_slopes(
     torch.testing.assert_close(again.logprobs, expected.logprobs)
 
 
+@pytest.mark.parametrize("softcap", [None, 2.0])
+@pytest.mark.parametrize("with_entropy", [False, True])
+def test_a_trained_head_gets_its_own_gradient_chunk_by_chunk(
+    monkeypatch: pytest.MonkeyPatch, softcap: float | None, with_entropy: bool
+) -> None:
+    tokens, upstream, other = torch.randint(50, (10,)), torch.randn(10), torch.randn(10)
+    weight, bias, hidden = (torch.randn(*shape) for shape in ((50, 8), (50,), (10, 8)))
+    trained = [part.requires_grad_() for part in (weight, bias, hidden)]
+
+    def slopes(found: TokenStates) -> tuple[torch.Tensor, ...]:
+        total = found.logprobs @ upstream
+        total = total if found.entropy is None else total + found.entropy @ other
+        return torch.autograd.grad(total, trained)
+
+    logits = hidden @ weight.T + bias
+    logits = 0.5 * (logits if softcap is None else softcap * torch.tanh(logits / softcap))
+    expected = token_states_of_logits(logits, tokens, 0.7, with_entropy)
+    monkeypatch.setattr(head_module, "CHUNK_NUMBERS", 3 * 50)
+    seen: list[int] = []
+    plain = Head.differentiable_logits
+    monkeypatch.setattr(
+        Head, "differentiable_logits", lambda self, x: seen.append(len(x)) or plain(self, x)
+    )
+    head = Head(weight=weight, bias=bias, softcap=softcap, factor=0.5)
+    found = token_states(hidden, tokens, head, 0.7, with_entropy)
+    torch.testing.assert_close(found.logprobs, expected.logprobs)
+    for one, two in zip(slopes(found), slopes(expected), strict=True):
+        torch.testing.assert_close(one, two)
+    assert sorted(seen) == sorted(2 * [3, 3, 3, 1]), "once forwards, once again backwards"
+
+
 def test_the_entropy_of_an_even_choice_by_hand() -> None:
     tokens = torch.tensor([0])
     even = token_states_of_logits(

@@ -11,6 +11,7 @@ import torch
 
 from steer_lightning.model import plain_pass, precision
 from steer_lightning.model.plain_pass import (
+    BEGINNING_MADE_UP,
     MOST_COMPARED,
     gap_of,
     lengths_that_matter,
@@ -24,6 +25,7 @@ from steer_lightning.testing import tiny_model, tiny_policy
 from tests.odd_models import longrope, phimoe
 
 NAN, INFINITY = math.nan, math.inf
+FIRST = [5, 14, 9, 20, 23]  # of each model's made-up texts; the last two begin alike
 
 
 def policy_in(dtype: torch.dtype) -> Any:
@@ -143,12 +145,12 @@ def test_lengths_that_matter_are_whole_numbers_above_1_under_such_names() -> Non
 @pytest.mark.parametrize(
     ("config", "expected"),
     [
-        (config_of(), [5, 14, 9]),
-        (config_of(window=40), [5, 14, 9, 38, 45]),  # a completion crosses it; or it is beyond
-        (config_of(window=2), [5, 14, 9, 1, 7]),  # never empty
-        (config_of(window=256), [5, 14, 9, 254, 261]),
-        (config_of(window=257), [5, 14, 9]),  # too long to be made up
-        (config_of(window=40, chunk=20), [5, 14, 9, 18, 25, 38, 45]),
+        (config_of(), FIRST),
+        (config_of(window=40), [*FIRST, 38, 45]),  # a completion crosses it; or it is beyond
+        (config_of(window=2), [*FIRST, 1, 7]),  # never empty
+        (config_of(window=256), [*FIRST, 254, 261]),
+        (config_of(window=257), FIRST),  # too long to be made up
+        (config_of(window=40, chunk=20), [*FIRST, 18, 25, 38, 45]),
     ],
 )
 def test_made_up_texts_lie_on_both_sides_of_a_window(config: Any, expected: list[int]) -> None:
@@ -161,9 +163,9 @@ def test_made_up_texts_lie_on_both_sides_of_a_window(config: Any, expected: list
 def test_longer_texts_are_made_up_when_they_are_first_met() -> None:
     config = config_of(window=40, chunk=300)
     lengths = {
-        (0, 256): [5, 14, 9, 38, 45],
-        (256, 300): [5, 14, 9, 298, 305],
-        (40, 299): [5, 14, 9],
+        (0, 256): [*FIRST, 38, 45],
+        (256, 300): [*FIRST, 298, 305],
+        (40, 299): FIRST,
     }
     for (above, up_to), expected in lengths.items():
         assert [len(text) for text in made_up_tokens(config, above, up_to)] == expected
@@ -175,11 +177,18 @@ def test_made_up_texts_stay_below_a_switch_of_rotary_frequencies(
     """It is at 32 tokens, and 8 more may follow: texts of up to 24 tokens remain."""
     config = longrope()
     monkeypatch.setattr(plain_pass, "lengths_that_matter", lambda _: [20, 26, 40])
-    assert [len(text) for text in made_up_tokens(config)] == [5, 14, 9, 18, 24]
+    assert [len(text) for text in made_up_tokens(config)] == [5, 14, 9, 20, 23, 18, 24]
     monkeypatch.setattr(plain_pass, "switch_length", lambda _: ("longrope", 22))
     assert [len(text) for text in made_up_tokens(config)] == [5, 14, 9]
     monkeypatch.setattr(plain_pass, "switch_length", lambda _: ("longrope", 12))
     assert [len(text) for text in made_up_tokens(config)] == [1]
+
+
+def test_long_made_up_texts_begin_alike_and_go_on_differently() -> None:
+    *short, one, two = made_up_tokens(config_of())
+    assert one[:BEGINNING_MADE_UP] == two[:BEGINNING_MADE_UP]
+    assert one[BEGINNING_MADE_UP] != two[BEGINNING_MADE_UP]
+    assert len({text[:3] for text in [*short, one]}) == 4
 
 
 def test_made_up_texts_of_a_real_model_fit_it() -> None:

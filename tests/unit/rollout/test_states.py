@@ -92,10 +92,10 @@ def test_states_by_hand() -> None:
     )
     states, name = States(flight), ("conv", 0)
     flight.admit([0, 1, 3])  # two rows: completions 0 and 1 share the first
-    flight.start_prefill([1, 0])
+    flight.prefilling = flight.prefill_of([1, 0], 0, False)
     assert states.read(name) is None, "a prompt starts from nothing"
     states.write(name, torch.tensor([[2.0], [1.0]]))
-    flight.end_prefill()
+    flight.prefilling = None
     flight.settle()
     rows = states.read(name)
     assert rows is not None
@@ -106,6 +106,6 @@ def test_states_by_hand() -> None:
     states.write(name, states.read(name) + torch.tensor([[0.1], [0.2], [0.3]]))
     assert states.rows[name].flatten().tolist() == pytest.approx([11.1, 12.2, 11.3, 0, 0])
     flight.admit([2])  # begins later, from its prompt's end
-    flight.start_prefill([0])
+    flight.prefilling = flight.prefill_of([0], 0, False)
     states.write(name, torch.tensor([[1.0]]))
     assert states.rows[name].flatten().tolist() == pytest.approx([11.1, 12.2, 11.3, 1, 0])

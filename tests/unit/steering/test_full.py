@@ -23,4 +23,3 @@ def test_tied_weights_are_changed_once_and_everywhere() -> None:
         found = model(IDS).logits
     model.model.embed_tokens.weight.data[7] += 0.1
     torch.testing.assert_close(model(IDS).logits, found)
-    assert steering.trains_head

@@ -12,12 +12,10 @@ from torch import nn
 from steer_lightning import ConfigError
 from steer_lightning.steering.model_parts import (
     has_cached_tokens,
-    output_layer,
     outputs_seen,
     stream_of,
     with_stream,
 )
-from steer_lightning.testing import tiny_model
 
 
 class Pair(nn.Module):
@@ -45,11 +43,6 @@ def test_a_pass_goes_on_behind_cached_tokens() -> None:
     found = [has_cached_tokens({"past_key_values": cache}) for cache in (None, *caches)]
     assert found == [False, False, True]
     assert not has_cached_tokens({})
-
-
-def test_the_output_layer_is_that_of_the_model() -> None:
-    model = tiny_model()
-    assert output_layer(model) is model.lm_head
 
 
 def test_streams_side_by_side_are_no_single_one() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from steer_lightning import ConfigError, attach
-from steer_lightning.steering import BitFit, FullFinetune, VectorFit
+from steer_lightning.steering import BitFit, VectorFit
 from steer_lightning.testing import tiny_model
 from tests.unit.steering.helpers import IDS, disturb
 
@@ -85,10 +85,3 @@ def test_files_of_another_kind_or_model_are_refused(tmp_path: Path) -> None:
         loaded.build(tiny_model("qwen2", width=64))
     with pytest.raises(ConfigError, match=r"init_from = .*there is no such file"):
         BitFit(init_from=str(tmp_path / "none"))
-
-
-def test_whether_the_output_layer_is_trained() -> None:
-    for kind, expected in ((FullFinetune, True), (BitFit, False), (VectorFit, False)):
-        steering = kind()
-        steering.build(tiny_model("qwen2"))
-        assert steering.trains_head is expected

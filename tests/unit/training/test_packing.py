@@ -9,14 +9,14 @@ from steer_lightning.losses import PolicyGradient
 from steer_lightning.model.plain_pass import plain_logits
 from steer_lightning.model.policy import Policy
 from steer_lightning.rollout import GenerateEngine, Sampling
-from steer_lightning.steering import SteeringVectors
+from steer_lightning.rollout.prefill import SHORTEST_SHARED
+from steer_lightning.steering import FullFinetune, SteeringVectors
 from steer_lightning.steering.tokens import Tokens
 from steer_lightning.testing import ARCHITECTURES, RECENT, make_prompts, tiny_policy
 from steer_lightning.training import packing
 from steer_lightning.training.batch import Batch
 from steer_lightning.training.gradient import BatchGradient
 from steer_lightning.training.packing import (
-    SHORTEST_SHARED,
     Block,
     Blocks,
     PackedForward,
@@ -24,7 +24,6 @@ from steer_lightning.training.packing import (
     ancestors,
     attention_blocks,
     by_size,
-    common_length,
     is_cheaper,
     row_blocks,
     share_beginnings,
@@ -110,11 +109,30 @@ def test_shared_examples_leave_the_gradient_as_it_is(
     torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("one", "two", "length"), [([1, 2], [1, 2], 2), ([1], [1, 2], 1), ([3], [1], 0), ([], [1], 0)]
-)
-def test_common_length(one: list[int], two: list[int], length: int) -> None:
-    assert common_length(one, two) == length
+@pytest.mark.parametrize("kind", ["llama", "gemma3"])  # the second has tied embeddings
+def test_full_fine_tuning_has_the_same_gradient_if_packed(kind: str) -> None:
+    """The output layer gets its own gradient, and that of the embeddings where they are tied."""
+    policy = tiny_policy(kind, FullFinetune())
+    assert why_not_packed(policy) is None
+    engine = GenerateEngine()
+    engine.setup(policy)
+    rollouts = engine.generate(PROMPTS, Sampling(group_size=3, max_new_tokens=5), seed=0, step=0)
+    advantages = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+    found = []
+    for packed in (False, True):
+        for parameter in policy.steering.parameters():
+            parameter.grad = None
+        gradient = BatchGradient(
+            policy=policy, loss=PolicyGradient(), temperature=0.8, max_tokens=10_000, packed=packed
+        )
+        gradient.accumulate(gradient.plan(Batch.alone(rollouts, advantages)))
+        grads = [parameter.grad for parameter in policy.steering.parameters()]
+        found.append(torch.cat([grad.flatten() for grad in grads if grad is not None]))
+    assert len(found[0]) == sum(weight.numel() for weight in policy.model.parameters())
+    torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-5)
+    head = dict(zip(policy.steering.names, policy.steering.parameters(), strict=True))
+    name = "lm_head.weight" if "lm_head.weight" in head else "model.embed_tokens.weight"
+    assert bool((head[name].grad.abs().sum(1) > 0).all()), "each token's row, by the softmax"
 
 
 def blocks_of(texts: list[list[int]], groups: list[int]) -> tuple[list[list[int]], list[Block]]:
