@@ -9,7 +9,7 @@ from common import now
 from torch import nn
 
 from steer_lightning.model.policy import Policy
-from steer_lightning.rollout.decode_engine import PREFILL_TOKENS
+from steer_lightning.rollout.prefill import PREFILL_TOKENS
 from steer_lightning.training.packing import Packing
 from steer_lightning.types import Rollouts
 
