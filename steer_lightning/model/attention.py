@@ -58,8 +58,8 @@ class AttentionCall:
             query: Queries (rows, H, T, D).
             key: Keys (rows, K, S, D).
             value: Values (rows, K, S, E).
-            mask: Mask of the keys that each query may see, bool, broadcast to (rows, H, T, S); None
-                for the causal mask, with S = T.
+            mask: Mask of the keys that each query may see, bool, or numbers to add to the scores,
+                broadcast to (rows, H, T, S); None for the causal mask, with S = T.
 
         Returns:
             Output (rows, T, H, E).
@@ -93,7 +93,10 @@ class AttentionCall:
         scores = self.capped(torch.matmul(query * self.scale, key.transpose(2, 3)).float())
         if mask is None:
             mask = torch.ones(width, width, dtype=torch.bool, device=query.device).tril()
-        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+        if mask.dtype == torch.bool:
+            scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+        else:
+            scores = scores + mask
         if self.sinks is not None:
             sinks = self.sinks.float()[:, None, None].expand(rows, heads, width, 1)
             scores = torch.cat([scores, sinks], -1)

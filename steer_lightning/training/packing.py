@@ -94,7 +94,7 @@ class Packing:
         outputs = []
         for block in self.attended.all:
             query, key, value = (_take(x, block.places) for x in (call.query, call.key, call.value))
-            output = call.over(query, key, value, block.mask(call.window))
+            output = call.over(query, key, value, block.bias(call.window, query.dtype))
             outputs.append(output.flatten(0, 1))  # (n * T, H, D)
         return self.attended.put_back(outputs)
 
@@ -178,7 +178,18 @@ class Block:
     """Number of tokens of each row or tree, (n,) int64."""
     depths: torch.Tensor | None = None
     """Position of each token in its text, (n, T) int64, 0 where padded; None for rows."""
-    _masks: dict[int | None, torch.Tensor] = field(default_factory=dict)
+    _biases: dict[int | None, torch.Tensor | None] = field(default_factory=dict)
+
+    def bias(self, window: int | None, dtype: torch.dtype) -> torch.Tensor | None:
+        """Returns `mask` as numbers of a dtype to add to scores: 0 and minus infinity.
+
+        They are kept: from a mask, each layer would make its own for the backward pass.
+        """
+        if window not in self._biases:
+            seen = self.mask(window)
+            bias = None if seen is None else torch.where(seen, 0.0, -torch.inf).to(dtype)
+            self._biases[window] = bias
+        return self._biases[window]
 
     def mask(self, window: int | None) -> torch.Tensor | None:
         """Returns the mask of the tokens that each token may see.
@@ -194,11 +205,6 @@ class Block:
         window = None if window is None or width <= window else window
         if window is None and self.depths is None:
             return None
-        if window not in self._masks:
-            self._masks[window] = self._mask(window)
-        return self._masks[window]
-
-    def _mask(self, window: int | None) -> torch.Tensor:
         if self.depths is None:  # a mask of rows has a window
             places = torch.arange(self.places.shape[1], device=self.places.device)
             return (places[:, None] >= places) & (places[:, None] - places < (window or 0))

@@ -127,6 +127,20 @@ def test_caps_and_sinks_by_hand() -> None:
     assert over(sinks=sinks) == pytest.approx([2 / 11, (2 + 9 * 6) / 20])
 
 
+@pytest.mark.parametrize("softcap", [None, 1e6])  # by torch's kernel, and with all scores in memory
+@pytest.mark.parametrize("as_bias", [False, True])
+def test_queries_see_more_keys_than_there_are_queries_by_hand(
+    as_bias: bool, softcap: float | None
+) -> None:
+    """Two queries, three keys of equal scores: the first query sees two of them."""
+    one, keys = torch.ones(1, 1, 2, 1), torch.zeros(1, 1, 3, 1)
+    values = torch.tensor([1.0, 2.0, 6.0]).view(1, 1, 3, 1)
+    seen = torch.tensor([[True, True, False], [True, True, True]])
+    mask = torch.where(seen, 0.0, -math.inf) if as_bias else seen
+    found = call_with(one, softcap=softcap).over(one, keys, values, mask)
+    assert found.flatten().tolist() == pytest.approx([1.5, 3.0])
+
+
 def test_upper_layers_read_the_keys_of_the_last_layer_of_their_type() -> None:
     config = tiny_model("gemma4", layers=7).config
     config.num_kv_shared_layers = 3

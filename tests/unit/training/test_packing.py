@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -201,10 +203,17 @@ def test_a_window_counts_tokens_of_the_text(window: int) -> None:
 def test_rows_need_a_mask_for_a_window_only() -> None:
     (block,) = row_blocks([[0, 1, 2]], CPU)
     assert block.mask(None) is None
+    assert block.bias(None, torch.float32) is None
     assert block.mask(3) is None
     found = block.mask(2)
     assert found is not None
     assert found.tolist() == [[True, False, False], [True, True, False], [False, True, True]]
+    bias = block.bias(2, torch.bfloat16)
+    assert bias is not None
+    assert bias.dtype == torch.bfloat16
+    out = -math.inf
+    assert bias.tolist() == [[0, out, out], [0, 0, out], [out, 0, 0]]
+    assert block.bias(2, torch.bfloat16) is bias, "made once for all layers"
 
 
 def test_groups_are_trees_where_that_is_cheaper() -> None:
