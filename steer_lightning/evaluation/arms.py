@@ -44,12 +44,15 @@ class Arm:
             for bit.
         scale: Factor by which the steering is multiplied.
         facts: Text that distinguishes the arm from others with the same name.
+        result: Name of the result of a run that the whole arm is; empty for the base, and for a
+            part of a result.
     """
 
     name: str
     steering: Steering
     scale: float = 1.0
     facts: str = ""
+    result: str = ""
 
 
 def load_files(paths: Sequence[str]) -> dict[str, Steering]:
@@ -131,7 +134,7 @@ def make_arms(
         for scale in scales:
             shown = name if scale == 1 else f"{name} x {scale:g}"
             told = f"{facts} x {scale}"
-            arms.append(Arm(name=shown, steering=steering, scale=scale, facts=told))
+            arms.append(Arm(name=shown, steering=steering, scale=scale, facts=told, result=name))
         for layer, rest in _left_out(leave_out, steering, name):
             told = f"without layer {layer}"
             arms.append(Arm(name=f"{name} {told}", steering=rest, facts=f"{facts} {told}"))

@@ -34,6 +34,7 @@ from steer_lightning.evaluation.results import (
     table_rows,
 )
 from steer_lightning.evaluation.runner import EVALUATION_STEP, sampling_for
+from steer_lightning.evaluation.side_effects import SHIPPED, SideEffects
 from steer_lightning.evaluation.store import (
     OUTCOME,
     VERIFIER,
@@ -109,6 +110,8 @@ class Evaluation:
             a model.
         batch_size: Number of problems to answer at once; an interrupted evaluation continues after
             the last complete batch.
+        neutral_text: Text file on which to measure what else the vectors change; `shipped` takes a
+            text that comes with the package, and null measures nothing.
         max_prompt_tokens: Largest number of tokens in a prompt; longer prompts are dropped and
             counted.
         seed: Seed of the samples.
@@ -140,6 +143,7 @@ class Evaluation:
         overwrite: bool = False,
         rescore: bool = False,
         batch_size: int = 64,
+        neutral_text: str | None = SHIPPED,
         max_prompt_tokens: int = 1024,
         seed: int = 0,
         device: str = "auto",
@@ -171,6 +175,7 @@ class Evaluation:
         self.store = Store(Path(output) if output else self._default_output())
         self.overwrite, self.rescore = overwrite, rescore
         self.batch_size, self.max_prompt_tokens = batch_size, max_prompt_tokens
+        self.side_effects = SideEffects(neutral_text, self.store.side_effects)
         self.seed, self.device = seed, device
         with own_keys(OWN_KEYS):
             self.policy = Policy(
@@ -186,15 +191,18 @@ class Evaluation:
         """Runs the evaluation, or continues an interrupted one.
 
         Returns:
-            The content of `results.json`: `rows`, one for each benchmark, arm and metric.
+            The content of `results.json`: `rows`, one for each benchmark, arm and metric, and
+            `side_effects`, see `measure_side_effects`; null if they are not measured.
 
         Raises:
             ConfigError: If benchmarks, vectors or folder do not fit; raised before the base loads.
         """
         judge, voting = self._judges()
         try:
+            self.side_effects.read(self.policy.tokenizer)
             rows = self._verified_anew(judge) if self.rescore else self._answered(judge)
-            results = {"rows": self._figures(rows, voting)}
+            effects = self.side_effects.of(self.arms, None if self.rescore else self._load)
+            results = {"rows": self._figures(rows, voting), "side_effects": effects}
         finally:
             judge.close()
         if rank() == 0:
@@ -284,7 +292,9 @@ class Evaluation:
                 for number, start in enumerate(range(0, len(found), self.batch_size)):
                     yield _Batch(arm, name, number, found[start : start + self.batch_size])
 
-    def _load(self) -> None:
+    def _load(self) -> Policy:
+        if self.policy.model is not None:
+            return self.policy
         self.policy.load()
         kind = "cuda" if torch.cuda.is_available() else "cpu"
         self.policy.to(kind if self.device == "auto" else self.device)
@@ -293,6 +303,7 @@ class Evaluation:
         if self.base_sampling is not self.sampling:
             samplings["base_sampling"] = self.base_sampling
         tell_of_endings(self.policy.tokenizer, self.policy.eos_token_ids, samplings)
+        return self.policy
 
     def _answer(self, batch: _Batch, arm: Arm, path: Path, judge: RewardSum) -> None:
         """Samples, verifies and stores a batch; each of n processes takes every n-th problem."""

@@ -19,6 +19,7 @@ from steer_lightning.system.run_files import (
     EVALUATION_PARTS,
     EVALUATION_SETTINGS,
     RESULTS,
+    SIDE_EFFECTS,
 )
 from steer_lightning.system.whole_files import written_aside
 from steer_lightning.types import Completion
@@ -99,6 +100,7 @@ class Store:
         self.folder = folder
         self.completions = folder / COMPLETIONS
         self.results = folder / RESULTS
+        self.side_effects = folder / SIDE_EFFECTS
         self._parts = folder / EVALUATION_PARTS
         self._settings = folder / EVALUATION_SETTINGS
 
@@ -130,7 +132,7 @@ class Store:
     def _clear(self) -> None:
         """Deletes the files of an evaluation."""
         shutil.rmtree(self._parts, ignore_errors=True)
-        for path in (self.completions, self.results, self._settings):
+        for path in (self.completions, self.results, self.side_effects, self._settings):
             path.unlink(missing_ok=True)
 
     def _check_same(self, settings: Mapping[str, Any]) -> None:

@@ -28,6 +28,8 @@
           completions.parquet             COMPLETIONS
           results.json                    RESULTS
           comparison.png                  COMPARISON
+          side_effects.json               SIDE_EFFECTS
+          dose.png                        DOSE
       report.html                         REPORT, of several runs, from the command `report`
       NAME/run-1/                         the run of an experiment, from the command `sweep`
       sweep.json                          SWEEP, from the command `sweep`
@@ -132,6 +134,12 @@ RESULTS = "results.json"
 
 COMPARISON = "comparison.png"
 """The figures of an evaluation as a picture."""
+
+SIDE_EFFECTS = "side_effects.json"
+"""What the arms of an evaluation change on neutral text."""
+
+DOSE = "dose.png"
+"""Benefit and harm of the scales of an evaluation as a picture."""
 
 SWEEP = "sweep.json"
 """The experiments of a sweep, beside their folders: settings, status and figures."""

@@ -2,6 +2,7 @@
 
 from steer_lightning.results.report.comparison import draw_comparison
 from steer_lightning.results.report.curve import draw_reward_curve
+from steer_lightning.results.report.dose import draw_dose, has_doses
 from steer_lightning.results.report.drawing import drawn
 from steer_lightning.results.report.lens import draw_between, draw_lens
 from steer_lightning.results.report.page import write_comparison, write_report, write_sweep
@@ -9,9 +10,11 @@ from steer_lightning.results.report.page import write_comparison, write_report, 
 __all__ = [
     "draw_between",
     "draw_comparison",
+    "draw_dose",
     "draw_lens",
     "draw_reward_curve",
     "drawn",
+    "has_doses",
     "write_comparison",
     "write_report",
     "write_sweep",

@@ -96,6 +96,7 @@ def read_contents(folder: Path, num_steps: int, num_prompts: int) -> Record:
         "benchmarks": benchmarks_of(series, summary or {}),
         "curves": {name: as_curve(points) for name, points in curves.items()},
         "evaluation": _evaluation(folder),
+        "side_effects": _side_effects(folder),
         "lens": read_lens(folder),
         "looks": _some(read_looks(stages)),
         "training": read_training(list(zip(stages, starts, strict=True)), num_steps, num_prompts),
@@ -167,6 +168,18 @@ def _evaluation(folder: Path) -> list[Record] | None:
             raise damaged(path, f"A row lacks {', '.join(sorted(missing))}")
     rows: list[Record] = found["rows"]
     return rows
+
+
+def _side_effects(folder: Path) -> Record | None:
+    """Reads what `steer-lightning evaluate` has measured on neutral text."""
+    path = folder / EVALUATION / RESULTS
+    found: Record | None = (read_record(path, {"rows": list}) or {}).get("side_effects")
+    if found is None:
+        return None
+    missing = {"text", "num_tokens", "num_windows", "base_knows_it", "rows"} - set(found)
+    if missing:
+        raise damaged(path, f"side_effects lacks {', '.join(sorted(missing))}")
+    return found
 
 
 def _some(looks: list[Record]) -> list[Record]:

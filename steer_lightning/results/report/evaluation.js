@@ -11,11 +11,37 @@ function showBenchmarks(data) {
     section.append(
       make("p", { class: "intro" }, "Results of ", code("steer-lightning evaluate"), ", with 95\u202f% bootstrap intervals over problems. ",
         "The difference from the base is computed problem by problem, so its interval is narrower than the other two suggest."),
-      ...names.flatMap((name) => evaluationOf(name, data.evaluation.filter((row) => row.benchmark === name))));
+      ...names.flatMap((name) => evaluationOf(name, data.evaluation.filter((row) => row.benchmark === name))),
+      ...sideEffectsOf(data.side_effects));
   } else {
     section.append(missing("There is no evaluation yet. An evaluation compares the base with the steered base, at several scales, on benchmarks of your choice:",
       make("pre", {}, "steer-lightning evaluate --config evaluate/mathematics --vectors RUN_FOLDER")));
   }
+}
+
+const nats = decimalsOf(3);
+
+/** What the arms change on text that has nothing to do with the problems. */
+function sideEffectsOf(found) {
+  if (!found) return [];
+  const title = "Side effects";
+  const size = `${whole(found.num_tokens)} tokens in ${whole(found.num_windows)} windows`;
+  if (!found.base_knows_it) {
+    return [make("h4", {}, title), missing(`The base predicts ${found.text} worse than by an even guess, so side effects can't be seen on it. `, code("--neutral_text"), " takes another text.")];
+  }
+  const of = (row, key) => ({ value: row[key], low: row[`${key}_low`], high: row[`${key}_high`] });
+  const steered = found.rows.filter((row) => row.arm !== "base");
+  const lines = steered.map((row) => ({ name: row.arm, ...of(row, "kl"), colour: "var(--c1)" }));
+  const table = found.rows.map((row) => [row.arm, ...(row.arm === "base" ? ["", figure(of(row, "perplexity"), one), ""]
+    : [figure(of(row, "kl"), nats), figure(of(row, "perplexity"), one), figure(of(row, "perplexity_ratio"), nats)])]);
+  return [
+    make("h4", {}, title),
+    make("p", { class: "intro" }, `How far each arm moves the predictions on ${found.text} (${size}), which has nothing to do with the problems. Intervals are over windows.`),
+    lines.length ? make("figure", { class: "panel wide" },
+      make("figcaption", {}, make("span", { class: "name" }, "KL to the base, in nats a token")),
+      intervalRows(lines, nats, lines.map((line) => `${line.name}: ${nats(line.value)}`).join(", "))) : null,
+    withTools(makeTable(title, ["arm", "KL to the base", "perplexity", "perplexity / that of the base"], table), "side effects"),
+  ].filter((part) => part !== null);
 }
 
 function runTable(benchmarks) {

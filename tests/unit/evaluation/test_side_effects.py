@@ -1,0 +1,193 @@
+"""KL to the base and perplexity on neutral text, by hand and against a plain model."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from steer_lightning import ConfigError, attach
+from steer_lightning.evaluation import side_effects
+from steer_lightning.evaluation.arms import Arm
+from steer_lightning.evaluation.side_effects import (
+    NeutralText,
+    SideEffects,
+    measure_side_effects,
+    read_neutral_text,
+    side_effects_as_text,
+)
+from steer_lightning.steering import SteeringVectors
+from steer_lightning.steering.arithmetic import plain_vectors
+from steer_lightning.testing import tiny_model, tiny_policy
+
+
+def letters(begin: list[int]) -> Any:
+    """A tokenizer with one token for each letter."""
+
+    def read(text: str, add_special_tokens: bool = True) -> Any:
+        ids = [ord(letter) for letter in text]
+        return SimpleNamespace(input_ids=[*begin, *ids] if add_special_tokens else ids)
+
+    return read
+
+
+@pytest.mark.parametrize("begin", [[], [1]])
+def test_windows_by_hand(begin: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(side_effects, "WINDOW", 3)
+    monkeypatch.setattr(side_effects, "MOST_WINDOWS", 2)
+    (tmp_path / "text").write_text("abcdefghijk")
+    text = read_neutral_text(str(tmp_path / "text"), letters(begin))
+    expected = [[*begin, 97, 98, 99], [*begin, 100, 101, 102]]
+    assert text.windows == expected, "the third is one too many"
+    assert text.num_tokens == 2 * (2 + len(begin))
+    (tmp_path / "text").write_text("abcde")
+    (only,) = read_neutral_text(str(tmp_path / "text"), letters(begin)).windows
+    assert only == expected[0], "the rest is shorter than a window"
+    (tmp_path / "text").write_text("ab")
+    assert read_neutral_text(str(tmp_path / "text"), letters(begin)).windows == [[*begin, 97, 98]]
+
+
+def test_a_text_ships_with_the_package() -> None:
+    policy = tiny_policy()
+    text = read_neutral_text("shipped", policy.tokenizer)
+    assert len(text.windows) > 5
+    assert {len(window) for window in text.windows} == {len(text.windows[0])}
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"\xff\xfe\xff", "must be a text file in UTF-8, `shipped` or null"),
+        (None, "must be a text file in UTF-8, .* No such file"),
+        (b"x", "must have at least 2 tokens, not 1"),
+    ],
+)
+def test_texts_that_can_not_be_read(content: bytes | None, told: str, tmp_path: Path) -> None:
+    path = tmp_path / "text"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigError, match=f"neutral_text = .*{told}"):
+        read_neutral_text(str(path), letters([]))
+
+
+def arms() -> list[Arm]:
+    rows = torch.randn(2, 32, generator=torch.Generator().manual_seed(0))
+    vectors = plain_vectors(rows, (0, 1), 3)
+    return [
+        Arm(name="base", steering=SteeringVectors()),
+        Arm(name="half", steering=vectors, scale=0.5, result="v"),
+        Arm(name="zero", steering=vectors, scale=0.0, result="v"),
+    ]
+
+
+def test_figures_are_those_of_a_plain_model() -> None:
+    windows = [[3, 4, 5, 6], [7, 8, 9, 10]]
+    found = measure_side_effects(tiny_policy(), arms(), NeutralText(name="mine", windows=windows))
+    base_model, steered_model = tiny_model(), tiny_model()
+    attach(steered_model, arms()[1].steering, scale=0.5)
+    kl, surprise, of_base = [], [], []
+    for window in windows:
+        ids = torch.tensor([window])
+        with torch.no_grad():
+            p, q = (m(ids).logits[0, :-1].log_softmax(-1) for m in (base_model, steered_model))
+        chosen = range(3), window[1:]
+        kl.append(float((q.exp() * (q - p)).sum(-1).mean()))
+        surprise.append(-float(q[chosen].mean()))
+        of_base.append(-float(p[chosen].mean()))
+    base, half, zero = found["rows"]
+    assert found["num_tokens"] == 6
+    assert half["kl"] == pytest.approx(np.mean(kl), rel=1e-3)
+    assert half["kl"] > 0.01
+    assert half["perplexity"] == pytest.approx(math.exp(np.mean(surprise)), rel=1e-4)
+    assert base["perplexity"] == pytest.approx(math.exp(np.mean(of_base)), rel=1e-4)
+    assert half["perplexity_ratio"] == pytest.approx(half["perplexity"] / base["perplexity"])
+    for row in (base, zero):
+        assert (row["kl"], row["perplexity_ratio"]) == (0, 1)
+        assert row["perplexity"] == base["perplexity"]
+    assert [row["scale"] for row in found["rows"]] == [0, 0.5, 0]
+    assert [row["result"] for row in found["rows"]] == ["", "v", "v"]
+    assert half["kl_low"] <= half["kl"] <= half["kl_high"]
+
+
+def test_vectors_of_completions_act_behind_the_first_token() -> None:
+    """The first token is the prompt, whose prediction they leave as it is."""
+    rows = torch.randn(2, 32, generator=torch.Generator().manual_seed(0))
+    policy, found = tiny_policy(), {}
+    for tokens in ("all", "completion", "last_prompt"):
+        vectors = plain_vectors(rows, (0, 1), 3, tokens=tokens)
+        both = [arms()[0], Arm(name=tokens, steering=vectors)]
+        text = NeutralText(name="", windows=[[3, 4]])
+        found[tokens] = measure_side_effects(policy, both, text)["rows"][1]["kl"]
+    assert found["completion"] == 0
+    assert found["last_prompt"] == found["all"] > 0
+
+
+def test_intervals_and_ratios_by_hand() -> None:
+    """Perplexities of two windows are 1 and 4, in the geometric mean 2; those of the base 1."""
+    found = side_effects._figures(
+        np.array([1.0, 3.0]), np.array([0.0, math.log(4)]), np.array([0.0, 0.0])
+    )
+    assert found["kl"] == 2
+    assert (found["kl_low"], found["kl_high"]) == (1, 3)
+    for name in ("perplexity", "perplexity_ratio"):
+        assert found[name] == pytest.approx(2)
+        assert (found[f"{name}_low"], found[f"{name}_high"]) == pytest.approx((1, 4))
+
+
+def test_they_are_measured_once_and_kept(tmp_path: Path) -> None:
+    def never() -> Any:
+        raise AssertionError("loaded again")
+
+    text, file, policy = tmp_path / "text.txt", tmp_path / "out/side_effects.json", tiny_policy()
+    text.write_text("a text")
+    file.parent.mkdir()
+
+    def effects() -> SideEffects:
+        found = SideEffects(str(text), file)
+        found.read(policy.tokenizer)
+        return found
+
+    assert effects().of(arms(), None) is None, "nothing is there, and nothing may be loaded"
+    first = effects().of(arms(), lambda: policy)
+    assert first == effects().of(arms(), never) == effects().of(arms(), None)
+    assert first is not None
+    text.write_text("another text")
+    second = effects().of(arms(), lambda: policy)
+    assert second is not None
+    assert second["num_tokens"] > first["num_tokens"]
+    with pytest.raises(AssertionError, match="loaded again"):
+        effects().of(arms()[:2], never)
+    file.write_text("{")
+    with pytest.raises(ConfigError, match=r"side_effects.json.: is damaged.*Delete the file"):
+        effects().of(arms(), never)
+    nothing = SideEffects(None, file)
+    nothing.read(policy.tokenizer)
+    assert nothing.of(arms(), never) is None
+
+
+def test_the_table_by_hand() -> None:
+    def row(arm: str, value: float, low: float | None) -> dict[str, Any]:
+        names = ("kl", "perplexity", "perplexity_ratio")
+        return {"arm": arm} | {
+            f"{name}{end}": number
+            for name in names
+            for end, number in (("", value), ("_low", low), ("_high", low))
+        }
+
+    found = {"text": "mine", "num_tokens": 1234, "num_windows": 2, "base_knows_it": True}
+    found["rows"] = [row("base", 3, 2), row("steered", 1.5, None)]
+    assert side_effects_as_text(found).splitlines() == [
+        "mine (1,234 tokens in 2 windows)",
+        "         KL to base, nats a token  perplexity      against base",
+        "base                               3.0 [2.0, 2.0]",
+        "steered  1.5000                    1.5             x 1.500",
+    ]
+    told = side_effects_as_text({**found, "base_knows_it": False})
+    assert told.startswith("The base predicts mine worse than by an even guess (perplexity 3)")
+    assert json.dumps(found)
