@@ -199,9 +199,12 @@ class Evaluation:
         """
         judge, voting = self._judges()
         try:
-            self.side_effects.read(self.policy.tokenizer)
-            rows = self._verified_anew(judge) if self.rescore else self._answered(judge)
-            effects = self.side_effects.of(self.arms, None if self.rescore else self._load)
+            if self.rescore:
+                rows, effects = self._verified_anew(judge), self.side_effects.kept()
+            else:
+                self.side_effects.read(self.policy.tokenizer)
+                rows = self._answered(judge)
+                effects = self.side_effects.of(self.arms, self._load)
             results = {"rows": self._figures(rows, voting), "side_effects": effects}
         finally:
             judge.close()

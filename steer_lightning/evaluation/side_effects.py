@@ -186,34 +186,39 @@ class SideEffects:
         if self._path is not None:
             self._text = read_neutral_text(self._path, tokenizer)
 
-    def of(self, arms: Sequence[Arm], loaded: Callable[[], Policy] | None) -> dict[str, Any] | None:
+    def of(self, arms: Sequence[Arm], loaded: Callable[[], Policy]) -> dict[str, Any] | None:
         """Returns what `measure_side_effects` returns, from the file if it is there.
 
         Args:
             arms: The base, at first, and what steers it.
-            loaded: Function that loads the base, if it is not loaded yet, and returns the policy;
-                None takes only what is there.
+            loaded: Function that loads the base, if it is not loaded yet, and returns the policy.
 
         Returns:
-            The figures; None if they are not there, or nothing is measured.
+            The figures; None if nothing is measured.
         """
         if self._text is None:
             return None
         facts = {"text": self._text.facts, "arms": [[arm.name, arm.facts] for arm in arms]}
-        saved = self._saved() if rank() == 0 else None
-        known = gather_objects(saved)[0]
-        if known is not None and known["facts"] == facts:
-            found: dict[str, Any] = known["found"]
+        saved = self._saved()
+        if saved is not None and saved["facts"] == facts:
+            found: dict[str, Any] = saved["found"]
             return found
-        if loaded is None:
-            return None
         found = measure_side_effects(loaded(), arms, self._text)
         if rank() == 0:
             with written_aside(self._file) as aside:
                 aside.write_text(json.dumps({"facts": facts, "found": found}, indent=2) + "\n")
         return found
 
+    def kept(self) -> dict[str, Any] | None:
+        """Returns the figures of the file, whatever its text and arms; None if there is none."""
+        saved = self._saved()
+        return None if saved is None else saved["found"]
+
     def _saved(self) -> dict[str, Any] | None:
+        """Returns the content of the file, as the first process sees it."""
+        return gather_objects(self._of_file() if rank() == 0 else None)[0]
+
+    def _of_file(self) -> dict[str, Any] | None:
         if not self._file.exists():
             return None
         try:

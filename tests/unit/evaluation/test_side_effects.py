@@ -153,9 +153,9 @@ def test_they_are_measured_once_and_kept(tmp_path: Path) -> None:
         found.read(policy.tokenizer)
         return found
 
-    assert effects().of(arms(), None) is None, "nothing is there, and nothing may be loaded"
+    assert effects().kept() is None
     first = effects().of(arms(), lambda: policy)
-    assert first == effects().of(arms(), never) == effects().of(arms(), None)
+    assert first == effects().of(arms(), never) == effects().kept()
     assert first is not None
     text.write_text("another text")
     second = effects().of(arms(), lambda: policy)
