@@ -3,6 +3,7 @@
     python benchmarks/unit_rates.py --model quickstart
     python benchmarks/unit_rates.py --model models/gemma3-270m --data FOLDER
     python benchmarks/unit_rates.py --model models/smollm2-135m-instruct --data FOLDER
+    python benchmarks/unit_rates.py --model models/smollm2-135m-instruct --data FOLDER --form
 
 The configuration of each model is trained with several rates, side by side in one `sweep`, with
 `scale: kl`. Its unit is that of `scale: rms` times a factor, the same in all layers, which is in
@@ -20,21 +21,30 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import ROOT, finished, results_file, steps_of, write_json
+from common import ROOT, finished, steps_of, write_json
 
-RATES = (0.01, 0.03, 0.1, 0.3, 1.0)
-CONFIGS = {
-    "quickstart": ("quickstart.yaml", 60),
-    "gemma3-270m": ("gsm8k/gemma3-270m-cpu.yaml", 25),
-    "smollm2-135m-instruct": ("svamp/smollm2-135m-cpu.yaml", 20),
+RATES = (0.05, 0.1, 0.2, 0.4, 0.8)
+NEWLINES = [198, 1116]  # SmolLM2's tokens for one and for two line breaks
+CASES: dict[str, tuple[str, int, list[str]]] = {
+    "quickstart": ("quickstart.yaml", 60, []),
+    "gemma3-270m": ("gsm8k/gemma3-270m-cpu.yaml", 25, []),
+    "smollm2-135m-instruct-form": (
+        "gsm8k/gemma3-270m-cpu.yaml",
+        25,
+        [f"--model.sampling.eos_token_ids={NEWLINES}"],
+    ),
+    "smollm2-135m-instruct": ("svamp/smollm2-135m-cpu.yaml", 20, []),
 }
-"""Configuration and number of steps for each model, by the name of its folder."""
+"""Configuration, number of steps and other settings for each case.
+
+`--form` trains a model on Gemma's task: a short number on a line of its own.
+"""
 
 
-def sweep(args: argparse.Namespace, root: Path) -> None:
+def sweep(args: argparse.Namespace, name: str, root: Path) -> None:
     """Trains with all rates; goes on where it was interrupted."""
-    config, steps = CONFIGS[Path(args.model).name]
-    words = [f"--config={ROOT / 'configs' / config}", "--model.steering.scale=kl"]
+    config, steps, settings = CASES[name]
+    words = [f"--config={ROOT / 'configs' / config}", "--model.steering.scale=kl", *settings]
     words += [f"--trainer.default_root_dir={root}", "--trainer.callbacks=[]"]
     words += [f"--trainer.max_steps={args.steps or steps}", f"--seed_everything={args.seed}"]
     words += [f"--grid=model.optimizer.init_args.lr={list(args.rates)}"]
@@ -71,6 +81,7 @@ def main() -> None:
     )
     parser.add_argument("--model", required=True, help="quickstart, or a folder")
     parser.add_argument("--data", help="folder of the problems; default: the hub")
+    parser.add_argument("--form", action="store_true", help="train the form of Gemma's task")
     parser.add_argument("--steps", type=int, help="default: by the model")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rates", type=float, nargs="+", default=RATES)
@@ -79,16 +90,17 @@ def main() -> None:
         "--json", type=Path, help="file for the results; default: one for each model in results/"
     )
     args = parser.parse_args()
-    name = Path(args.model).name
+    name = Path(args.model).name + ("-form" if args.form else "")
     root = args.work.absolute() / f"{name}-{args.seed}"
-    sweep(args, root)
+    sweep(args, name, root)
     found = {f"{rate:g}": result_of(root / f"lr={rate}") for rate in args.rates}
     factor = factor_of(finished(root / f"lr={args.rates[0]}"))
     print(f"{name}: one unit is {factor:.3g} times the stream")
     for rate, values in found.items():
         print(f"{rate:>6}  mean {values['mean']:.3f}  last third {values['last_third']:.3f}")
     write_json(
-        results_file(args, "unit_rates"), {"seed": args.seed, "factor": factor, "rates": found}
+        args.json or ROOT / f"benchmarks/results/unit_rates_{name}.json",
+        {"seed": args.seed, "factor": factor, "rates": found},
     )
 
 
