@@ -54,7 +54,7 @@ class Arm:
 
 ARMS = {
     STEERING: Arm("SteeringVectors", (0.01, 0.02, 0.05, 0.1, 0.2), ("scale=kl",)),
-    "low-rank, rank 1": Arm("LowRankVectors", (1e-3, 3e-3, 1e-2), ("rank=1",)),
+    "low-rank, rank 1": Arm("LowRankVectors", (0.02, 0.05, 0.1), ("rank=1", "scale=kl")),
     "LoRA, rank 4": Arm("LoRA", (3e-4, 1e-3, 3e-3), ("rank=4",)),
     "LoRA, rank 1 on down_proj": Arm(
         "LoRA", (3e-4, 1e-3, 3e-3), ("rank=1", "target_modules=[down_proj]")

@@ -4,6 +4,7 @@
     python benchmarks/unit_rates.py --model models/gemma3-270m --data FOLDER
     python benchmarks/unit_rates.py --model models/smollm2-135m-instruct --data FOLDER
     python benchmarks/unit_rates.py --model models/smollm2-135m-instruct --data FOLDER --form
+    python benchmarks/unit_rates.py --draw docs/images/units.png    # the results, as a picture
 
 The configuration of each model is trained with several rates, side by side in one `sweep`, with
 `scale: kl`. Its unit is that of `scale: rms` times a factor, the same in all layers, which is in
@@ -14,6 +15,7 @@ are mean rewards on training problems, over all steps and over the last third of
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import subprocess
 import sys
@@ -22,6 +24,8 @@ from typing import Any
 
 import torch
 from common import ROOT, finished, steps_of, write_json
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 RATES = (0.05, 0.1, 0.2, 0.4, 0.8)
 NEWLINES = [198, 1116]  # SmolLM2's tokens for one and for two line breaks
@@ -74,12 +78,36 @@ def factor_of(run: Path) -> float:
     return float(found[0])
 
 
+def draw(path: Path) -> None:
+    """Draws the mean reward by rate, in units of the stream and in those of `scale: kl`."""
+    figure = Figure(figsize=(9, 3.6), dpi=120, layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    for name in CASES:
+        file = ROOT / f"benchmarks/results/unit_rates_{name}.json"
+        if not file.exists():
+            continue
+        found = json.loads(file.read_text())
+        rates = [float(rate) for rate in found["rates"]]
+        means = [values["mean"] for values in found["rates"].values()]
+        for axes, factor in zip(panels, (found["factor"], 1.0), strict=True):
+            axes.plot([rate * factor for rate in rates], means, "o-", label=name)
+    for axes, unit in zip(panels, ("rms: sizes of the stream", "kl"), strict=True):
+        axes.set_xscale("log")
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set_xlabel(f"learning rate, scale: {unit}")
+        axes.grid(alpha=0.3)
+    panels[0].set_ylabel("mean reward over the run")
+    panels[1].legend(frameon=False)
+    figure.savefig(path)
+
+
 def main() -> None:
     """Trains, prints and saves."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", required=True, help="quickstart, or a folder")
+    parser.add_argument("--model", help="quickstart, or a folder")
+    parser.add_argument("--draw", type=Path, metavar="PNG", help="only draw what has been measured")
     parser.add_argument("--data", help="folder of the problems; default: the hub")
     parser.add_argument("--form", action="store_true", help="train the form of Gemma's task")
     parser.add_argument("--steps", type=int, help="default: by the model")
@@ -90,6 +118,11 @@ def main() -> None:
         "--json", type=Path, help="file for the results; default: one for each model in results/"
     )
     args = parser.parse_args()
+    if args.draw:
+        draw(args.draw)
+        return
+    if args.model is None:
+        parser.error("--model or --draw is needed")
     name = Path(args.model).name + ("-form" if args.form else "")
     root = args.work.absolute() / f"{name}-{args.seed}"
     sweep(args, name, root)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,11 +15,14 @@ from torch import nn
 from steer_lightning.errors import UNKNOWN, ConfigError
 from steer_lightning.system.out_of_memory import is_out_of_memory
 
+log = logging.getLogger(__name__)
+
 OptimizerFactory = Callable[[Any], torch.optim.Optimizer]
 
 
-DEFAULTS: dict[str, Any] = {"lr": 1e-3, "weight_decay": 0.0}
-"""Settings of the default optimizer that differ, or may differ, from the defaults of AdamW."""
+DEFAULTS: dict[str, Any] = {"lr": 0.1, "weight_decay": 0.0}
+"""Settings of the default optimizer that differ, or may differ, from the defaults of AdamW. The
+learning rate is for vectors with `scale: kl`."""
 
 
 def default_optimizer(parameters: Any) -> torch.optim.Optimizer:
@@ -183,6 +187,29 @@ def state_facts(optimizer: torch.optim.Optimizer) -> tuple[int, list[str]]:
     return total, sorted(kinds)
 
 
+def _check_default_rate(optimizer: torch.optim.Optimizer, trained: nn.Module) -> None:
+    """Refuses the default learning rate for changes of weights, and warns with other units."""
+    rate = optimizer.defaults.get("lr")
+    scale = getattr(trained, "scale", None)  # vectors only
+    if type(optimizer) is not torch.optim.AdamW or rate != DEFAULTS["lr"] or scale == "kl":
+        return
+    kind = type(trained).__name__
+    if scale is None:
+        raise ConfigError(
+            "model.optimizer.init_args.lr",
+            rate,
+            rule=f"is the default, which is for vectors with scale: kl, and breaks {kind}",
+            why="Rates of vectors are in units of their effect, and rates of weights are not",
+            fix="Set a rate such as 1e-5 for all weights, or 3e-4 for LoRA",
+        )
+    log.warning(
+        "the learning rate %s is the default, which is for vectors with scale: kl. With scale: %s, "
+        "set model.optimizer.init_args.lr to a rate in its units",
+        rate,
+        scale,
+    )
+
+
 def check_optimizer(
     factory: Callable[[Any], torch.optim.Optimizer], trained: nn.Module, device: torch.device
 ) -> None:
@@ -209,6 +236,7 @@ def check_optimizer(
         raise ConfigError("model.optimizer", UNKNOWN, rule=str(error).rstrip(".")) from error
     if isinstance(optimizer, AdamWByKind):
         _check_kind(optimizer, type(trained).__name__)
+    _check_default_rate(optimizer, trained)
     kind = type(optimizer).__name__
     closure = inspect.signature(type(optimizer).step).parameters.get("closure")
     if closure is not None and closure.default is inspect.Parameter.empty:

@@ -55,7 +55,8 @@ class SiteVectors(Steering):
         scale: Units of the vectors, measured once on the first batch of prompts. With `rms`, a unit
             is the typical size of the activations at the site. With `kl`, it is the part of that
             size for which random vectors at all sites together change the distribution of the next
-            token by 0.1 nats. `none` is the paper's parametrisation, without units.
+            token by 0.1 nats, so that one learning rate suits most models. `none` is the paper's
+            parametrisation, without units.
         init_from: File of vectors to start from; null starts from zero.
         layers_path: Dotted path of the model's decoder layers, if they are not found automatically.
 
@@ -89,7 +90,7 @@ class SiteVectors(Steering):
         layers: str | list[int] = "all",
         site: Site = "layer_output",
         tokens: Tokens = "all",
-        scale: Scale = "rms",
+        scale: Scale = "kl",
         init_from: str | None = None,
         layers_path: str | None = None,
     ) -> None:

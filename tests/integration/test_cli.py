@@ -197,7 +197,7 @@ def test_print_config_spells_out_the_default_optimizer(
     optimizer = yaml.safe_load(first)["model"]["optimizer"]
     assert optimizer["class_path"] == "torch.optim.AdamW"
     settings = optimizer["init_args"]
-    assert (settings["lr"], settings["weight_decay"]) == (1e-3, 0.0)
+    assert (settings["lr"], settings["weight_decay"]) == (0.1, 0.0)
     assert settings["betas"] == [0.9, 0.999]
     (tmp_path / "printed.yaml").write_text(first)
     assert printed("--config", str(tmp_path / "printed.yaml")) == first

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pkgutil import resolve_name
+from typing import Any
 
 import bitsandbytes as bnb
 import pytest
@@ -21,7 +22,7 @@ from steer_lightning.optim import (
     default_settings,
     state_facts,
 )
-from steer_lightning.steering import FullFinetune, LowRankVectors, SteeringVectors
+from steer_lightning.steering import FullFinetune, LoRA, LowRankVectors, Steering, SteeringVectors
 from steer_lightning.testing import tiny_model
 from tests.out_of_memory import run_out
 
@@ -196,4 +197,24 @@ def test_the_default_optimizer_is_as_a_configuration_spells_it_out() -> None:
     default = default_optimizer([parameter])
     assert type(made) is type(default)
     assert made.defaults == default.defaults
-    assert (made.defaults["lr"], made.defaults["weight_decay"]) == (1e-3, 0.0)
+    assert (made.defaults["lr"], made.defaults["weight_decay"]) == (0.1, 0.0)
+
+
+def test_the_default_rate_is_for_vectors_in_units_of_their_effect(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    cpu = torch.device("cpu")
+
+    def told(steering: Steering, factory: Any = default_optimizer) -> str:
+        steering.build(tiny_model())
+        caplog.clear()
+        check_optimizer(factory, steering, cpu)
+        return caplog.text
+
+    assert told(SteeringVectors()) == ""
+    assert "With scale: rms, set model.optimizer.init_args.lr" in told(SteeringVectors(scale="rms"))
+    assert told(SteeringVectors(scale="rms"), partial(torch.optim.AdamW, lr=0.09)) == ""
+    assert told(LoRA(), partial(torch.optim.AdamW, lr=1e-3)) == ""
+    for kind in (LoRA(), FullFinetune()):
+        with pytest.raises(ConfigError, match=r"lr = 0.1: is the default.*breaks (LoRA|FullFine)"):
+            told(kind)

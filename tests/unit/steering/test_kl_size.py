@@ -112,7 +112,7 @@ def test_vectors_are_trained_in_these_units() -> None:
 
 
 def test_a_checkpoint_without_the_stream_has_it_in_the_unit() -> None:
-    policy = tiny_policy("llama")
+    policy = tiny_policy("llama", SteeringVectors(scale="rms"))
     policy.measure_units(PROMPTS)
     state = dict(policy.steering.state_dict())
     measured_size = state.pop("stream")
