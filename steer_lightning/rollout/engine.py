@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol, runtime_checkable
 
-from steer_lightning.types import Completion
+from steer_lightning.types import Completion, Prompt
 
 OnCompletion = Callable[[int, Completion], None]
 """Function that takes the number of a row in the batch and its completion."""
@@ -15,11 +15,18 @@ def ignore(row: int, completion: Completion) -> None:
     """Does nothing; for callers that only want the finished rollouts."""
 
 
+def longest_text_of(prompts: Iterable[Prompt], max_new_tokens: int) -> int:
+    """Returns the number of tokens that the longest text may have, prompt included."""
+    return max((len(prompt.token_ids) for prompt in prompts), default=0) + max_new_tokens
+
+
 @runtime_checkable
 class RolloutEngine(Protocol):
     """Answers prompts with the current policy.
 
-    `steer_lightning.testing.check_engine` checks an engine.
+    `steer_lightning.testing.check_engine` checks an engine. It may have further methods, as
+    `VLLMEngine` has: `before_load`, to refuse settings before the base is loaded; `sample_ahead`,
+    for `model.max_staleness`; and `metrics`, which are logged under `engine/`.
     """
 
     def setup(self, policy: Any, /) -> Any:

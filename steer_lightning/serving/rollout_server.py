@@ -221,7 +221,6 @@ def app_of(engine: Any, vectors: Vectors, facts: Mapping[str, Any], token: str) 
         if not hmac.compare_digest(given.encode(), f"Bearer {token}".encode()):
             raise HTTPException(403, f"the token is not the server's; see {TOKEN}")
 
-    @app.get("/info")
     async def info() -> Any:
         await engine.check_health()
         return {**facts, "version": vectors.version}
@@ -249,10 +248,11 @@ def app_of(engine: Any, vectors: Vectors, facts: Mapping[str, Any], token: str) 
 
         return StreamingResponse(lines(), media_type="application/x-ndjson")
 
+    app.add_api_route("/info", info, response_model=None)
     # annotations of nested functions are text that FastAPI can't resolve
-    for path, method, function in (("/vectors", "PUT", change), ("/generate", "POST", generate)):
-        function.__annotations__ = {"request": Request}
-        app.add_api_route(path, function, methods=[method], response_model=None)
+    change.__annotations__ = generate.__annotations__ = {"request": Request}
+    app.add_api_route("/vectors", change, methods=["PUT"], response_model=None)
+    app.add_api_route("/generate", generate, methods=["POST"], response_model=None)
     return app
 
 
