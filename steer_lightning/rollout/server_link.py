@@ -88,17 +88,22 @@ class ServerLink:
         if answer.status_code == 409:
             return None
 
+        is_abandoned = threading.Event()
+
         def read() -> None:
             reason = "it closed the connection"
             try:
-                for line in answer.iter_lines():
-                    tell(json.loads(line))
+                with answer:  # the server notices that it is closed, and ends the completions
+                    for line in answer.iter_lines():
+                        if is_abandoned.is_set():
+                            return
+                        tell(json.loads(line))
             except (requests.RequestException, ValueError) as error:
                 reason = _short(error)
             tell({"end": reason})
 
         threading.Thread(target=read, name=f"rollouts of {self.address}", daemon=True).start()
-        return answer.close
+        return is_abandoned.set
 
     def _asked(self, method: str, path: str, **content: Any) -> requests.Response:
         try:

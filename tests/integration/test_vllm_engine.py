@@ -1,0 +1,193 @@
+"""Training and evaluation by `VLLMEngine`: with a stand-in server, and (slow) with vLLM itself."""
+
+from __future__ import annotations
+
+import csv
+import json
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from steer_lightning import load_vectors
+from steer_lightning.callbacks.checkpoint_file import load_checkpoint
+from steer_lightning.cli import main
+from tests.integration.test_fit_goes_on import KILLER
+from tests.rollout_stand_in import TOKEN, StandIn
+
+ENGINE = "steer_lightning.rollout.VLLMEngine"
+CORRECTED = {
+    "class_path": "steer_lightning.losses.PolicyGradient",
+    "init_args": {"correction": {"class_path": "steer_lightning.losses.TruncatedImportance"}},
+}
+
+
+@pytest.fixture
+def start(tiny_base: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., StandIn]]:
+    """Starts a stand-in."""
+    monkeypatch.setenv("STEER_LIGHTNING_ROLLOUT_TOKEN", TOKEN)
+    with ExitStack() as stack:
+        yield lambda **facts: stack.enter_context(StandIn(tiny_base, **facts))
+
+
+def by_vllm(config: dict[str, Any], *servers: StandIn, **options: Any) -> dict[str, Any]:
+    """A configuration of `letters` that samples on servers, and learns something in its steps."""
+    addresses = [server.address for server in servers]
+    init_args = {"addresses": addresses, "start_timeout": 5, **options}
+    config["model"]["engine"] = {"class_path": ENGINE, "init_args": init_args}
+    config["model"]["sampling"]["group_size"] = 8
+    config["trainer"] |= {"max_steps": 10, "callbacks": []}
+    config["data"].pop("val")
+    return config
+
+
+def fit(config: dict[str, Any], tmp_path: Path, *words: str) -> int:
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    return main(["fit", "--config", str(tmp_path / "config.yaml"), *words])
+
+
+def metrics(run: Path) -> dict[str, list[float]]:
+    with (run / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    return {key: [float(row[key]) for row in rows if row[key]] for key in rows[0]}
+
+
+def test_it_trains_on_several_servers(
+    config: dict[str, Any], start: Callable[..., StandIn], tmp_path: Path
+) -> None:
+    servers = [start(), start()]
+    assert fit(by_vllm(config, *servers), tmp_path) == 0
+    found = metrics(tmp_path / "runs/run-1")
+    rewards = found["reward/mean"]
+    assert sum(rewards[-3:]) / 3 > sum(rewards[:3]) / 3 + 0.2
+    assert max(found["mismatch/max"]) < 1e-4
+    # 3 layers of 32 float32, and a header of safetensors
+    assert all(384 < sent / 2 < 384 + 250 for sent in found["engine/sync_bytes"])
+    for server in servers:
+        versions = [request["version"] for request in server.requests]
+        # the check's made-up vectors, then new ones in each step, the last of which nobody reads
+        assert len(versions) == len(set(versions)) == 11
+        assert server.version not in versions
+
+
+def test_one_step_of_staleness_learns_as_well(
+    config: dict[str, Any], start: Callable[..., StandIn], tmp_path: Path
+) -> None:
+    server = start()
+    config["model"] |= {"loss": CORRECTED, "max_staleness": 1}
+    assert fit(by_vllm(config, server), tmp_path) == 0
+    found = metrics(tmp_path / "runs/run-1")
+    rewards = found["reward/mean"]
+    assert sum(rewards[-3:]) / 3 > sum(rewards[:3]) / 3 + 0.2
+    versions = [request["version"] for request in server.requests][1:]
+    assert len(versions) == 10  # no batch is sampled twice, and none for a step after the last
+    assert versions[0] == versions[1]  # the second batch was sampled before the first update
+    assert len(set(versions)) == 9
+    # importance weights have something to correct from the second step on
+    assert found["mismatch/max"][0] < 1e-4 < 1e-2 < min(found["mismatch/max"][1:])
+
+
+def test_a_killed_run_goes_on_bit_for_bit(
+    config: dict[str, Any], start: Callable[..., StandIn], run: Any, tmp_path: Path
+) -> None:
+    by_vllm(config, start())["trainer"]["max_steps"] = 4
+    assert fit(config, tmp_path) == 0
+    whole = load_vectors(tmp_path / "runs/run-1/steering_vectors.safetensors").vectors
+    (tmp_path / "killer.py").write_text(KILLER)
+    killed = json.loads(json.dumps(config))
+    killed["trainer"]["callbacks"] = [{"class_path": "killer.Killer", "init_args": {"step": 3}}]
+    half = f"--trainer.default_root_dir={tmp_path / 'half'}"
+    assert run(killed, half).returncode == -signal.SIGKILL
+    assert fit(config, tmp_path, half, "--ckpt_path=last") == 0
+    vectors = load_vectors(tmp_path / "half/run-2/steering_vectors.safetensors").vectors
+    assert torch.equal(vectors, whole)
+
+
+def test_a_server_that_dies_leaves_a_whole_checkpoint(
+    config: dict[str, Any],
+    start: Callable[..., StandIn],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    server = start()
+    (tmp_path / "dying.py").write_text(
+        "from lightning.pytorch.callbacks import Callback\n"
+        "SERVERS = []\n\n\n"
+        "class Dying(Callback):\n"
+        "    def on_train_batch_end(self, trainer, *_):\n"
+        "        if trainer.global_step == 2:\n"
+        "            SERVERS[0].faults.dies_after = 3\n"
+    )
+    import sys
+
+    sys.path.insert(0, str(tmp_path))
+    try:
+        import dying
+
+        dying.SERVERS.append(server)
+        by_vllm(config, server)["trainer"]["callbacks"] = [{"class_path": "dying.Dying"}]
+        assert fit(config, tmp_path) == 2
+    finally:
+        sys.path.remove(str(tmp_path))
+    message = capsys.readouterr().err.strip().splitlines()[-1]
+    assert f"model.engine.addresses = '{server.address}': the rollout server is lost" in message
+    assert "continue the run with the same command" in message
+    assert load_checkpoint(tmp_path / "runs/run-1/checkpoints/last.ckpt")["global_step"] == 2
+
+
+def test_evaluate_answers_as_with_the_trainers_own_engine(
+    config: dict[str, Any], start: Callable[..., StandIn], tmp_path: Path
+) -> None:
+    server = start()
+    by_vllm(config, server)["trainer"]["max_steps"] = 2
+    assert fit(config, tmp_path) == 0
+    words = ["evaluate", "--vectors", str(tmp_path / "runs/run-1"), "--sampling.temperature=0"]
+    words += ["--scales=[1,4]", "--dtype=float32"]
+    found = {}
+    for name, engine in (("own", []), ("vllm", [f"--engine={ENGINE}"])):
+        output = tmp_path / name
+        if engine:
+            engine.append(f"--engine.addresses=['{server.address}']")
+        assert main([*words, *engine, f"--output={output}"]) == 0
+        found[name] = (output / "completions.jsonl").read_text().splitlines()
+        assert len(found[name]) == 60  # 20 problems in 3 arms
+    assert found["own"] == found["vllm"]
+    texts = {json.loads(line)["text"] for line in found["own"]}
+    assert len(texts) > 20  # the arms differ
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"engine": {"class_path": ENGINE, "init_args": {"addresses": ["http://127.0.0.1:9"]}}},
+         "no rollout server has answered there within 1 seconds"),
+        ({"max_staleness": 1}, "needs a loss with a correction"),
+        ({"max_staleness": 2}, "must be 0 or 1"),
+        ({"max_staleness": 1, "loss": CORRECTED, "engine": None}, "needs an engine that samples"),
+        ({"steering": {"tokens": "prompt"}}, "must be all with VLLMEngine"),
+        ({"steering": {"site": "mlp_output"}}, "must be layer_output with VLLMEngine"),
+        ({"steering": {"class_path": "steer_lightning.steering.AdaptiveVectors"}},
+         "can't be sent to VLLMEngine"),
+        ({"exact": True}, "can't be combined with VLLMEngine"),
+    ],
+)  # fmt: skip
+def test_what_can_not_be_is_refused_before_the_base_loads(
+    config: dict[str, Any],
+    start: Callable[..., StandIn],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    change: dict[str, Any],
+    told: str,
+) -> None:
+    monkeypatch.setattr("steer_lightning.model.base.FrozenBase._load_base", None)
+    by_vllm(config, start())["model"] |= change
+    if config["model"]["engine"]:
+        config["model"]["engine"]["init_args"]["start_timeout"] = 1
+    assert fit(config, tmp_path) == 2
+    assert told in capsys.readouterr().err
