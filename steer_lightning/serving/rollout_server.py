@@ -336,6 +336,10 @@ def main(words: Sequence[str] | None = None) -> None:
     args.worker_extension_cls = "steered_worker.SteeredWorker"
     args.logprobs_mode = "processed_logprobs"  # of the distribution that is sampled
     args.generation_config = "vllm"  # not the checkpoint's advice for chatting
+    # vLLM would take compiled code of the unsteered model from its cache: its key knows of no hooks
+    code = (Path(__file__).parent / "steered_worker.py").read_bytes()
+    steered = {"steered_worker": hashlib.sha256(code).hexdigest()}
+    args.additional_config = {**(args.additional_config or {}), **steered}
     asyncio.run(serve(args, vllm))
 
 

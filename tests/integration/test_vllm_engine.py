@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
@@ -17,6 +18,7 @@ import yaml
 from steer_lightning import load_vectors
 from steer_lightning.callbacks.checkpoint_file import load_checkpoint
 from steer_lightning.cli import main
+from steer_lightning.testing import byte_tokenizer, tiny_model
 from tests.integration.test_fit_goes_on import KILLER
 from tests.rollout_stand_in import TOKEN, StandIn
 
@@ -25,6 +27,20 @@ CORRECTED = {
     "class_path": "steer_lightning.losses.PolicyGradient",
     "init_args": {"correction": {"class_path": "steer_lightning.losses.TruncatedImportance"}},
 }
+
+
+@pytest.fixture(scope="module")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A base that can learn something: whatever its vectors, a random one hardly prefers a token.
+
+    It takes the place of the fixture of the same name in `conftest`.
+    """
+    folder = tmp_path_factory.mktemp("base")
+    model = tiny_model("qwen2")
+    model.lm_head.weight.data *= 10
+    model.save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    return str(folder)
 
 
 @pytest.fixture
@@ -41,6 +57,7 @@ def by_vllm(config: dict[str, Any], *servers: StandIn, **options: Any) -> dict[s
     init_args = {"addresses": addresses, "start_timeout": 5, **options}
     config["model"]["engine"] = {"class_path": ENGINE, "init_args": init_args}
     config["model"]["sampling"]["group_size"] = 8
+    config["model"]["optimizer"]["init_args"]["lr"] = 0.2
     config["trainer"] |= {"max_steps": 10, "callbacks": []}
     config["data"].pop("val")
     return config
@@ -154,11 +171,12 @@ def test_evaluate_answers_as_with_the_trainers_own_engine(
         if engine:
             engine.append(f"--engine.addresses=['{server.address}']")
         assert main([*words, *engine, f"--output={output}"]) == 0
-        found[name] = (output / "completions.jsonl").read_text().splitlines()
+        found[name] = pq.read_table(output / "completions.parquet").to_pylist()
         assert len(found[name]) == 60  # 20 problems in 3 arms
     assert found["own"] == found["vllm"]
-    texts = {json.loads(line)["text"] for line in found["own"]}
-    assert len(texts) > 20  # the arms differ
+    texts = {arm: [row["completion"] for row in found["own"] if row["arm"] == arm]
+             for arm in ("base", "steered", "steered x 4")}  # fmt: skip
+    assert texts["base"] != texts["steered"] != texts["steered x 4"]
 
 
 @pytest.mark.parametrize(
