@@ -29,6 +29,8 @@ class Faults:
 
     dies_after: int | None = None
     """Number of rows after which it closes the connection, and answers nobody any more."""
+    dies_in_request: int | None = None
+    """Number of the request in which it dies, counted from 1; None dies in any."""
     hangs_after: int | None = None
     """Number of rows after which it sends messages without progress."""
     version: str | None = None
@@ -187,7 +189,8 @@ class StandIn:
         asked.send_header("Connection", "close")
         asked.end_headers()
         for number, row in enumerate(self._rows(request)):
-            if number == self.faults.dies_after:
+            in_request = self.faults.dies_in_request in (None, len(self.requests))
+            if number == self.faults.dies_after and in_request:
                 self.is_dead = True
             while number == self.faults.hangs_after and not self.is_dead:
                 self._say(asked, {"num_tokens": 1})

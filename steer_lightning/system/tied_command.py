@@ -84,10 +84,10 @@ def keep(words: Sequence[str]) -> None:
     Args:
         words: Words of the command.
     """
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
     adopt_orphans()
     command = subprocess.Popen(words, stdin=subprocess.DEVNULL, start_new_session=True)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # not before: it would inherit it
+        signal.signal(number, signal.SIG_IGN)
     while command.poll() is None:
         if select.select([sys.stdin], [], [], LOOK)[0]:  # nothing is ever written to the pipe
             _stop(command)
