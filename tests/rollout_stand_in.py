@@ -217,7 +217,10 @@ class StandIn:
                 with self._computing:
                     logits = self.model(ids, use_cache=False).logits[:, -1]
                 logp = (logits / (sampling["temperature"] or 1)).log_softmax(-1)
-                drawn = [torch.multinomial(x.exp(), 1, generator=g) for x, g in zip(logp, sources)]
+                drawn = [
+                    torch.multinomial(x.exp(), 1, generator=g)
+                    for x, g in zip(logp, sources, strict=True)
+                ]
                 best = logp.argmax(-1, keepdim=True)
                 tokens = torch.stack(drawn) if sampling["temperature"] else best
                 logprobs.append(logp.gather(1, tokens))

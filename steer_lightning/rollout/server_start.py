@@ -137,7 +137,7 @@ def _waited_for(
                 "model.engine.command",
                 link.address,
                 rule=f"the rollout server has ended with status {status}",
-                why=f"The end of its output is\n{indented(command.last_lines())}\n",
+                why=f"Its output ends with: {indented(command.last_lines())}",
                 fix=f"All of it is in {command.output}",
             )
         if time.monotonic() > end:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import csv
+import os
+import shutil
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,12 +14,17 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import torch
+import transformers as tf
 import yaml
 
 from steer_lightning import load_vectors
 from steer_lightning.callbacks.checkpoint_file import load_checkpoint
 from steer_lightning.cli import main
-from steer_lightning.testing import byte_tokenizer, tiny_model
+from steer_lightning.model.policy import Policy
+from steer_lightning.rollout import Sampling, VLLMEngine
+from steer_lightning.steering import SteeringVectors
+from steer_lightning.testing import TOKENS, VIVID, byte_tokenizer, check_engine, tiny_model
+from steer_lightning.types import Problem, Prompt
 from tests.rollout_stand_in import TOKEN, StandIn
 
 ENGINE = "steer_lightning.rollout.VLLMEngine"
@@ -165,8 +173,6 @@ def test_evaluate_answers_as_with_the_trainers_own_engine(
         ({"engine": {"class_path": ENGINE, "init_args": {"addresses": ["http://127.0.0.1:9"]}}},
          "no rollout server has answered there within 1 seconds"),
         ({"max_staleness": 1}, "needs a loss with a correction"),
-        ({"max_staleness": 2}, "must be 0 or 1"),
-        ({"max_staleness": 1, "loss": CORRECTED, "engine": None}, "needs an engine that samples"),
         ({"steering": {"tokens": "prompt"}}, "must be all with VLLMEngine"),
         ({"steering": {"site": "mlp_output"}}, "must be layer_output with VLLMEngine"),
         ({"steering": {"class_path": "steer_lightning.steering.AdaptiveVectors"}},
@@ -189,3 +195,116 @@ def test_what_can_not_be_is_refused_before_the_base_loads(
         config["model"]["engine"]["init_args"]["start_timeout"] = 1
     assert fit(config, tmp_path) == 2
     assert told in capsys.readouterr().err
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch) -> str:
+    """Command that starts a server by the Python of vLLM's environment."""
+    vllm = os.environ.get("VLLM") or shutil.which("vllm")
+    if vllm is None:
+        pytest.skip("needs vLLM, see scripts/make_vllm_environment.py: its command in $VLLM")
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB
+    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+    monkeypatch.setenv("VLLM_NO_USAGE_STATS", "1")
+    python = Path(vllm).parent / "python"
+    words = "{server} --base {base} --dtype {dtype} --port {port} --max-model-len 256"
+    return f"{python} {words} --enforce-eager --gpu-memory-utilization 0.3"
+
+
+@pytest.fixture
+def address() -> str:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{taken.getsockname()[1]}"
+
+
+GREEDY = Sampling(group_size=1, temperature=0.0, max_new_tokens=24)
+
+
+def steered_text(policy: Policy, prompt: Prompt) -> list[int]:
+    """The greedy tokens of transformers' `generate` with the policy's vectors."""
+    ids = torch.tensor([prompt.token_ids])
+    options = {"max_new_tokens": GREEDY.max_new_tokens, "do_sample": False}
+    found = policy.model.generate(ids, attention_mask=torch.ones_like(ids), **options)
+    tokens: list[int] = found[0, ids.shape[1] :].tolist()
+    return tokens
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["llama", "qwen2", "qwen3", "mistral", "qwen3_moe", "gemma2",
+                                  "gemma3", "quickstart", "smollm2"])  # fmt: skip
+def test_vllm_steers_as_the_trainer_does(
+    name: str, command: str, address: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    if name == "smollm2":
+        base = str(request.getfixturevalue("smollm2"))
+    else:
+        base = name if name == "quickstart" else save_for_vllm(tmp_path / name, name)
+    layers: Any = [1, 2] if name == "quickstart" else "all" if name == "smollm2" else [0, 2]
+    policy = Policy(base, steering=SteeringVectors(layers=layers))
+    policy.load()
+    questions = ["59+63=?\n", "5+6=?\n", "How many legs have two horses?"]
+    prompts = [
+        Prompt(id=k, problem=Problem(question=text, answer=""), text=text,
+               token_ids=tuple(policy.tokenizer(text)["input_ids"]))
+        for k, text in enumerate(questions)
+    ]  # fmt: skip
+    engine = VLLMEngine([address], command)
+    check_engine(engine, policy, prompts)
+    policy.measure_units([prompt.token_ids for prompt in prompts])
+    steering: Any = policy.steering
+    texts = []
+    for size in (0.0, 0.1, 0.3):
+        generator = torch.Generator().manual_seed(0)
+        vectors = torch.randn(steering.vectors.shape, generator=generator)
+        steering.set_vectors(size * steering.unit[:, None] * vectors)
+        engine.sync(steering)
+        found = engine.generate(prompts, GREEDY, seed=0, step=0)
+        tokens = [
+            row[mask].tolist()
+            for row, mask in zip(found.completion_ids, found.completion_mask, strict=True)
+        ]
+        assert tokens == [steered_text(policy, prompt) for prompt in prompts]
+        texts.append(found.texts)
+    assert len(set(texts)) == 3
+
+
+def save_for_vllm(folder: Path, name: str) -> str:
+    """Saves a tiny model whose heads are of a size that vLLM has kernels for."""
+    common = {**TOKENS, "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 3,
+              "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32,
+              "max_position_embeddings": 256, "initializer_range": VIVID}  # fmt: skip
+    gemma = {"sliding_window": 8, "query_pre_attn_scalar": 32}
+    kinds = {
+        "llama": tf.LlamaConfig(**common),
+        "mistral": tf.MistralConfig(**common, sliding_window=None),
+        "qwen2": tf.Qwen2Config(**{k: v for k, v in common.items() if k != "head_dim"}),
+        "qwen3": tf.Qwen3Config(**common),
+        "qwen3_moe": tf.Qwen3MoeConfig(
+            **common, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=64
+        ),
+        "gemma2": tf.Gemma2Config(**common, **gemma),
+        "gemma3": tf.Gemma3TextConfig(**common, **gemma),
+    }
+    torch.manual_seed(0)
+    tf.AutoModelForCausalLM.from_config(kinds[name]).save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("max_staleness", [0, 1])
+def test_the_quickstart_learns_with_vllm(
+    max_staleness: int, command: str, address: str, tmp_path: Path
+) -> None:
+    words = ["fit", "--config", "quickstart", f"--trainer.default_root_dir={tmp_path}"]
+    words += ["--trainer.max_steps=30", "--trainer.callbacks=[]", f"--model.engine={ENGINE}"]
+    words += [f"--model.engine.addresses=['{address}']", f"--model.engine.command={command}"]
+    words += ["--trainer.enable_progress_bar=false"]
+    correction = "steer_lightning.losses.TruncatedImportance"
+    words += [f"--model.loss.correction={correction}", f"--model.max_staleness={max_staleness}"]
+    assert main(words) == 0
+    found = metrics(tmp_path / "run-1")
+    rewards = found["reward/mean"]
+    assert sum(rewards[-5:]) / 5 > sum(rewards[:5]) / 5 + 0.3
+    assert max(found["mismatch/max"][:1] if max_staleness else found["mismatch/max"]) < 1e-3

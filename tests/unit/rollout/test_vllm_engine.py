@@ -139,9 +139,7 @@ def test_completions_end_as_those_of_the_other_engines(policy: Policy, start: An
         sampling = Sampling(group_size=1, temperature=0.0, max_new_tokens=12, **options)
         expected = own.generate(PROMPTS, sampling, seed=0, step=0)
         told: dict[int, Completion] = {}
-        found = engine.generate(
-            PROMPTS, sampling, seed=0, step=0, on_completion=told.__setitem__
-        )
+        found = engine.generate(PROMPTS, sampling, seed=0, step=0, on_completion=told.__setitem__)
         assert torch.equal(found.completion_mask, expected.completion_mask)
         assert torch.equal(found.completion_ids, expected.completion_ids)
         assert found.finished.tolist() == expected.finished.tolist()
@@ -150,9 +148,7 @@ def test_completions_end_as_those_of_the_other_engines(policy: Policy, start: An
         assert [told[k].text for k in range(4)] == list(expected.texts)
 
 
-def test_a_seed_decides_each_row_however_many_servers_there_are(
-    policy: Policy, start: Any
-) -> None:
+def test_a_seed_decides_each_row_however_many_servers_there_are(policy: Policy, start: Any) -> None:
     one, three = engine_on(policy, start()), engine_on(policy, start(), start(), start())
     alone = one.generate(PROMPTS, FULL, seed=1, step=2)
     shared = three.generate(PROMPTS, FULL, seed=1, step=2)

@@ -38,5 +38,7 @@ assert not children()
 
 @pytest.mark.multi_process
 def test_orphans_are_adopted_and_killed() -> None:
-    done = subprocess.run([sys.executable, "-c", ORPHANS], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", ORPHANS], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
