@@ -30,7 +30,7 @@ from steer_lightning.rewards import (
     WeightedReward,
 )
 from steer_lightning.rollout import RolloutEngine, Sampling
-from steer_lightning.rollout.engine import longest_text_of
+from steer_lightning.rollout.completions import longest_text_of
 from steer_lightning.rollout.exact_engine import engine_of
 from steer_lightning.steering import Steering, SteeringVectors
 from steer_lightning.strategy import SteeringStrategy
@@ -173,13 +173,9 @@ class SteeringModule(HeldOut):
     ) -> None:
         super().__init__()
         self.automatic_optimization = self.strict_loading = False  # see `Updater`, `state_dict`
+        of_hub: Any = {"revision": revision, "trust_remote_code": trust_remote_code}
         self.policy = Policy(
-            base,
-            revision=revision,
-            dtype=dtype,
-            steering=steering,
-            attn_implementation=attn_implementation,
-            trust_remote_code=trust_remote_code,
+            base, dtype=dtype, steering=steering, attn_implementation=attn_implementation, **of_hub
         )
         self.sampling, self.seed, self.updates, self.schedule = sampling, seed, updates, schedule
         self.engine = engine_of(engine, tokens_per_micro_batch if exact else None)
@@ -188,8 +184,8 @@ class SteeringModule(HeldOut):
         self.reward = RewardSum(default_rewards(loss) if rewards is None else rewards, pool)
         self.advantage: Advantage = advantage or default_advantage(loss)
         self.dynamic_sampling, self.mask_overlong = dynamic_sampling, mask_overlong
-        self.kl_in_reward, self.optimizer_factory = kl_in_reward, optimizer
-        self.max_staleness = max_staleness
+        self.kl_in_reward, self.max_staleness = kl_in_reward, max_staleness
+        self.optimizer_factory, self.gradient_clip = optimizer, gradient_clip or RunningNormClip()
         check_training(self, loss)
         self.batch_gradient = BatchGradient(
             policy=self.policy,
@@ -200,7 +196,6 @@ class SteeringModule(HeldOut):
             kept_tokens=kept_tokens,
             exact=exact,
         )
-        self.gradient_clip = gradient_clip or RunningNormClip()
         self.verifier = RewardSum([WeightedReward(reward=verifier or MathReward())], pool)
         self.eval_sampling = eval_sampling or replace(sampling, group_size=1)
 

@@ -56,7 +56,7 @@ from steer_lightning.rewards import (
     reward_name,
 )
 from steer_lightning.rollout import DecodeEngine, RolloutEngine, Sampling, completions_of
-from steer_lightning.rollout.engine import longest_text_of
+from steer_lightning.rollout.completions import longest_text_of
 from steer_lightning.steering import find_result
 from steer_lightning.system.collectives import gather_objects, rank, world_size
 from steer_lightning.system.plain_settings import describe

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
-from steer_lightning.types import Completion, Prompt
+from steer_lightning.types import Completion
 
 OnCompletion = Callable[[int, Completion], None]
 """Function that takes the number of a row in the batch and its completion."""
@@ -13,11 +13,6 @@ OnCompletion = Callable[[int, Completion], None]
 
 def ignore(row: int, completion: Completion) -> None:
     """Does nothing; for callers that only want the finished rollouts."""
-
-
-def longest_text_of(prompts: Iterable[Prompt], max_new_tokens: int) -> int:
-    """Returns the number of tokens that the longest text may have, prompt included."""
-    return max((len(prompt.token_ids) for prompt in prompts), default=0) + max_new_tokens
 
 
 @runtime_checkable

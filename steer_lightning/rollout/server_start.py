@@ -54,7 +54,17 @@ def connected(
         ConfigError: If a server does not answer, or has another base than the trainer.
     """
     commands: list[TiedCommand] = []
-    token = gather_objects(_token(command))[0]
+    own = os.environ.get(TOKEN) or (secrets.token_urlsafe(16) if command is not None else None)
+    token = gather_objects(own)[0]
+    if token is None:
+        raise ConfigError(
+            TOKEN,
+            None,
+            rule="must be set to the token that the rollout servers have printed",
+            why="Nobody but the trainer may change their vectors",
+            fix=f"Run `export {TOKEN}=...`, or set model.engine.init_args.command, which starts "
+            "the servers with a token of their own",
+        )
     if command is not None and rank() == 0:
         for number, address in enumerate(addresses):
             words = words_of(command, policy, address, number)
@@ -69,20 +79,6 @@ def connected(
         links.append(link)
         longest.append(int(facts["max_model_len"]))
     return links, commands, min(longest)
-
-
-def _token(command: str | None) -> str:
-    found = os.environ.get(TOKEN)
-    if found or command is not None:
-        return found or secrets.token_urlsafe(16)
-    raise ConfigError(
-        TOKEN,
-        None,
-        rule="must be set to the token that the rollout servers have printed",
-        why="Nobody but the trainer may change their vectors",
-        fix=f"Run `export {TOKEN}=...`, or set model.engine.init_args.command, which starts the "
-        "servers with a token of their own",
-    )
 
 
 def words_of(command: str, policy: Policy, address: str, number: int) -> list[str]:

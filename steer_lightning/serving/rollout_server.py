@@ -126,6 +126,55 @@ class Vectors:
         self.version = version_of(found)
 
 
+class _Rows:
+    """The rows of a request while vLLM samples them.
+
+    Args:
+        engine: vLLM's engine.
+        vectors: Vectors of the engine.
+        request: Request, see `sampled`.
+
+    Attributes:
+        messages: A message for each row that has ended.
+        num_tokens: Number of tokens that have been sampled.
+    """
+
+    def __init__(self, engine: Any, vectors: Vectors, request: Mapping[str, Any]) -> None:
+        from vllm.sampling_params import RequestOutputKind
+
+        self.messages: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self.num_tokens = 0
+        self._engine, self._vectors, self._prompts = engine, vectors, request["prompts"]
+        self._options = dict(
+            request["sampling"],
+            output_kind=RequestOutputKind.DELTA,
+            stream_interval=STREAM_INTERVAL,
+            logprobs=0,  # of the sampled token alone
+            ignore_eos=True,  # the trainer names all tokens that end a completion
+            detokenize=bool(request["sampling"]["stop"]),
+            skip_special_tokens=False,
+        )
+
+    async def sample(self, row: int, prompt: int, seed: int) -> None:
+        """Samples a row to its end."""
+        from vllm import SamplingParams
+
+        tokens: list[int] = []
+        logprobs: list[float] = []
+        reason = None
+        params = SamplingParams(**self._options, seed=seed)
+        ids = {"prompt_token_ids": self._prompts[prompt]}
+        async for part in self._engine.generate(ids, params, f"{row}-{secrets.token_hex(8)}"):
+            (new,) = part.outputs
+            tokens += new.token_ids
+            pairs = zip(new.token_ids, new.logprobs or (), strict=True)
+            logprobs += [known[token].logprob for token, known in pairs]
+            self.num_tokens += len(new.token_ids)
+            reason = new.finish_reason
+        found = {"row": row, "tokens": tokens, "logprobs": logprobs, "reason": reason}
+        self.messages.put_nowait({**found, "version": self._vectors.version})
+
+
 async def sampled(
     engine: Any, vectors: Vectors, request: Mapping[str, Any]
 ) -> AsyncIterator[dict[str, Any]]:
@@ -140,52 +189,19 @@ async def sampled(
         A message for each completion as soon as it has ended, and in between messages with the
         number of tokens so far.
     """
-    from vllm import SamplingParams
-    from vllm.sampling_params import RequestOutputKind
-
-    options = dict(
-        request["sampling"],
-        output_kind=RequestOutputKind.DELTA,
-        stream_interval=STREAM_INTERVAL,
-        logprobs=0,  # of the sampled token alone
-        ignore_eos=True,  # the trainer names all tokens that end a completion
-        detokenize=bool(request["sampling"]["stop"]),
-        skip_special_tokens=False,
-    )
-    queue: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-    num_tokens = 0
-
-    async def sample(row: int, prompt: int, seed: int) -> None:
-        nonlocal num_tokens
-        tokens: list[int] = []
-        logprobs: list[float] = []
-        reason = None
-        name = f"{row}-{secrets.token_hex(8)}"
-        params = SamplingParams(**options, seed=seed)
-        ids = {"prompt_token_ids": request["prompts"][prompt]}
-        async for part in engine.generate(ids, params, name):
-            (new,) = part.outputs
-            tokens += new.token_ids
-            pairs = zip(new.token_ids, new.logprobs or (), strict=True)
-            logprobs += [known[token].logprob for token, known in pairs]
-            num_tokens += len(new.token_ids)
-            reason = new.finish_reason
-        found = {"row": row, "tokens": tokens, "logprobs": logprobs, "reason": reason}
-        queue.put_nowait({**found, "version": vectors.version})
-
-    tasks = [asyncio.create_task(sample(*row)) for row in request["rows"]]
-    everything = asyncio.gather(*tasks)
-    everything.add_done_callback(_report_to(queue))
+    rows = _Rows(engine, vectors, request)
+    everything = asyncio.gather(*(rows.sample(*row) for row in request["rows"]))
+    everything.add_done_callback(_report_to(rows.messages))
+    missing = len(request["rows"])
     try:
-        for _ in tasks:
-            while True:
-                try:
-                    message = await asyncio.wait_for(queue.get(), BEAT)
-                except (asyncio.TimeoutError, TimeoutError):  # one class since Python 3.11
-                    yield {"num_tokens": num_tokens}
-                    continue
-                yield message
-                break
+        while missing:
+            try:
+                message = await asyncio.wait_for(rows.messages.get(), BEAT)
+            except (asyncio.TimeoutError, TimeoutError):  # one class since Python 3.11
+                yield {"num_tokens": rows.num_tokens}
+                continue
+            missing -= 1
+            yield message
             if "error" in message:
                 return
     finally:  # also if the trainer has gone: vLLM ends the completions of cancelled tasks
