@@ -71,7 +71,11 @@ class ServedRows:
         self._queue: queue.Queue[tuple[_Share, Message]] = queue.Queue()
         self._shares: list[_Share] = []
         self._kept: list[Message] = []
-        self._spread(range(len(request.prompts) * request.sampling.group_size), links)
+        try:
+            self._spread(range(len(request.prompts) * request.sampling.group_size), links)
+        except BaseException:  # a server that is lost, and ends the run
+            self.abandon()
+            raise
 
     def _spread(self, rows: Sequence[int], links: Sequence[ServerLink]) -> None:
         """Starts rows at servers; the prompts take turns."""

@@ -2,9 +2,11 @@
 
     python rollout_server.py --base Qwen/Qwen2.5-1.5B --dtype bfloat16 --port 8765
 
-It needs what vLLM brings, and no other part of this package. All other options are vLLM's own, such
-as `--tensor-parallel-size`. Prompts arrive as token ids, and completions leave as token ids, each
-with the version of the vectors that it was sampled with. Tested with vLLM 0.32.
+The same is `python -m steer_lightning.serving.rollout_server`, where the package is installed
+without its dependencies. It needs what vLLM brings, and no other part of this package. All other
+options are vLLM's own, such as `--tensor-parallel-size`. Prompts arrive as token ids, and
+completions leave as token ids, each with the version of the vectors that it was sampled with.
+Tested with vLLM 0.32.
 """
 
 from __future__ import annotations
@@ -17,8 +19,8 @@ import os
 import secrets
 import socket
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from typing import Any
@@ -39,12 +41,16 @@ STEERABLE = (
 """Architectures whose decoder layers can be steered, see `steered_worker`."""
 
 BEAT = 2.0
-"""Seconds between two messages about progress, by which a slow server differs from one that hangs.
-"""
+"""Seconds between two messages about progress, which a server that hangs does not make."""
+
+GRACE = 5
+"""Seconds that completions have to end when the server is asked to end."""
+
+RESETS = 50
+"""Number of attempts, a tenth of a second apart, to reset vLLM's prefix cache."""
 
 STREAM_INTERVAL = 32
-"""Number of tokens of a completion after which vLLM reports it. Reports of each token would cost
-Python more time than a small model takes to compute it."""
+"""Number of tokens of a completion after which vLLM reports it; reports of each would cost time."""
 
 
 def version_of(vectors: Mapping[int, bytes]) -> str:
@@ -96,10 +102,16 @@ class Vectors:
             if since not in ("", self.version):
                 return False
             self._note(await self._engine.collective_rpc("set_vectors", args=(packed, not since)))
-            # keys and values of prompts were computed with the former vectors
-            if not await self._engine.reset_prefix_cache():
-                raise RuntimeError("vLLM could not reset its prefix cache")
+            await self._forget_prompts()
             return self.version == to
+
+    async def _forget_prompts(self) -> None:
+        """Resets vLLM's cache of keys and values, which belong to the former vectors."""
+        for _ in range(RESETS):
+            if await self._engine.reset_prefix_cache():
+                return
+            await asyncio.sleep(0.1)  # it has not released the last completions yet
+        raise RuntimeError("vLLM does not reset its prefix cache")
 
     @asynccontextmanager
     async def constant(self, wanted: str) -> AsyncIterator[bool]:
@@ -177,7 +189,7 @@ class _Rows:
 
 async def sampled(
     engine: Any, vectors: Vectors, request: Mapping[str, Any]
-) -> AsyncIterator[dict[str, Any]]:
+) -> AsyncGenerator[dict[str, Any], None]:
     """Samples completions.
 
     Args:
@@ -250,19 +262,20 @@ def app_of(engine: Any, vectors: Vectors, facts: Mapping[str, Any], token: str) 
     async def generate(request: Request) -> Any:
         check(request)
         wanted = json.loads(await request.body())
-        block = vectors.constant(wanted["version"])
-        if not await block.__aenter__():
-            await block.__aexit__(None, None, None)
+        stack = AsyncExitStack()
+        if not await stack.enter_async_context(vectors.constant(wanted["version"])):
+            await stack.aclose()
             return JSONResponse({"version": vectors.version}, 409)
+        messages = sampled(engine, vectors, wanted)
+        stack.push_async_callback(messages.aclose)
 
-        async def lines() -> AsyncIterator[str]:
-            try:
-                async for message in sampled(engine, vectors, wanted):
-                    yield json.dumps(message) + "\n"
-            finally:
-                await block.__aexit__(None, None, None)
+        class Lines(StreamingResponse):  # type: ignore[misc]  # known at run time only
+            async def __call__(self, *scope: Any) -> None:
+                async with stack:  # also if the trainer has gone before the first line
+                    await super().__call__(*scope)
 
-        return StreamingResponse(lines(), media_type="application/x-ndjson")
+        lines = (json.dumps(message) + "\n" async for message in messages)
+        return Lines(lines, media_type="application/x-ndjson")
 
     app.add_api_route("/info", info, response_model=None)
     # annotations of nested functions are text that FastAPI can't resolve
@@ -298,7 +311,7 @@ def facts_of(base: str, config: Any, tokenizer: Any, vllm: str) -> dict[str, Any
 
 
 async def serve(args: Any, vllm: str) -> None:
-    """Starts vLLM, and serves until the process is asked to end."""
+    """Starts vLLM, and serves until the process is asked to end, or vLLM's own processes die."""
     import uvicorn
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.v1.engine.async_llm import AsyncLLM
@@ -316,9 +329,19 @@ async def serve(args: Any, vllm: str) -> None:
         if TOKEN not in os.environ:
             print(f"for the trainer:  export {TOKEN}={token}", flush=True)
         app = app_of(engine, vectors, facts, token)
-        await uvicorn.Server(uvicorn.Config(app, log_level="warning")).serve(sockets=[door])
+        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=GRACE)
+        server = uvicorn.Server(config)
+        watch = asyncio.create_task(_end_with(engine, server))
+        await server.serve(sockets=[door])
+        watch.cancel()
     finally:
         engine.shutdown()
+
+
+async def _end_with(engine: Any, server: Any) -> None:
+    while not engine.errored:
+        await asyncio.sleep(BEAT)
+    server.should_exit = True
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -335,8 +358,10 @@ def main(words: Sequence[str] | None = None) -> None:
             "Install that version, or try this one with --untested-vllm: the trainer compares its "
             "completions with the model before it learns from them"
         )
+    # workers import `steered_worker`, whether they are forked or started anew
     folder = str(Path(__file__).parent)
-    os.environ["PYTHONPATH"] = os.pathsep.join([folder, *os.environ.get("PYTHONPATH", "").split()])
+    sys.path.append(folder)
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [folder, os.getenv("PYTHONPATH")]))
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
@@ -360,11 +385,7 @@ def main(words: Sequence[str] | None = None) -> None:
 
 
 def installed_version() -> str:
-    """Returns the version of vLLM; builds for CPUs have another name.
-
-    Raises:
-        SystemExit: If vLLM is not installed.
-    """
+    """Returns the version of vLLM, whose builds for CPUs have another name; exits without it."""
     names = packages_distributions().get("vllm")
     if not names:
         sys.exit(
