@@ -254,8 +254,8 @@ def test_vllm_steers_as_the_trainer_does(
     policy.measure_units([prompt.token_ids for prompt in prompts])
     steering: Any = policy.steering
     texts = []
-    for size in (0.0, 0.1, 0.3):
-        generator = torch.Generator().manual_seed(0)
+    for number, size in enumerate((0.0, 0.5, 2.0)):  # of the stream
+        generator = torch.Generator().manual_seed(number)
         vectors = torch.randn(steering.vectors.shape, generator=generator)
         steering.set_vectors(size * steering.unit[:, None] * vectors)
         engine.sync(steering)
