@@ -33,6 +33,8 @@ class Faults:
     """Number of the request in which it dies, counted from 1; None dies in any."""
     hangs_after: int | None = None
     """Number of rows after which it sends messages without progress."""
+    delay: float = 0.0
+    """Seconds that it takes for each row."""
     version: str | None = None
     """Version that it claims to have sampled with."""
     ignores_vectors: bool = False
@@ -197,6 +199,7 @@ class StandIn:
                 time.sleep(0.02)
             if self.is_dead:
                 return
+            time.sleep(self.faults.delay)
             self._say(asked, {"num_tokens": 10 * number + 1})
             self._say(asked, {**row, "version": self.faults.version or self.version})
 

@@ -227,6 +227,20 @@ def test_rows_that_are_sampled_ahead_keep_the_vectors_of_their_start(
     assert not torch.equal(fresh.completion_ids, expected.completion_ids)
 
 
+def test_a_sync_waits_for_rows_that_take_longer_than_a_server_may_be_silent(
+    policy: Policy, start: Any
+) -> None:
+    server = start()
+    engine = engine_on(policy, server, timeout=1.0)
+    server.faults.delay = 0.1
+    sampling = Sampling(group_size=5, max_new_tokens=2)  # 20 rows take 2 seconds
+    engine.sample_ahead(PROMPTS, sampling, seed=0, step=1)
+    set_vectors(policy, 1.0)
+    engine.sync(policy.steering)
+    assert len(engine.generate(PROMPTS, sampling, seed=0, step=1).texts) == 20
+    assert len(server.requests) == 2  # the check's, and the one
+
+
 def test_rows_that_nobody_asks_for_are_dropped(policy: Policy, start: Any) -> None:
     engine = engine_on(policy, start())
     expected = engine.generate(PROMPTS, FULL, seed=0, step=2)
