@@ -18,7 +18,7 @@ PICTURE = ROOT / "docs/images/rooms.svg"
 
 STOREYS: tuple[dict[str, float], ...] = (
     {"types": 1.25, "errors": 4.75},
-    {"system": 3},
+    {"system": 3, "serving": 5},
     {"optim": 0, "losses": 1, "advantages": 2, "steering": 3.5, "rewards": 5, "data": 6},
     {"model": 3.5},
     {"rollout": 3, "strategy": 4},
@@ -56,6 +56,7 @@ CONTENTS = {
     "data": "prompts",
     "system": "files, processes, plain values",
     "types": "what stages hand on",
+    "serving": "vLLM's own process",
     "errors": "ConfigError",
 }
 COMMON = ("types", "errors", "system")

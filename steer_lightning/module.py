@@ -30,6 +30,7 @@ from steer_lightning.rewards import (
     WeightedReward,
 )
 from steer_lightning.rollout import RolloutEngine, Sampling
+from steer_lightning.rollout.completions import longest_text_of
 from steer_lightning.rollout.exact_engine import engine_of
 from steer_lightning.steering import Steering, SteeringVectors
 from steer_lightning.strategy import SteeringStrategy
@@ -122,6 +123,9 @@ class SteeringModule(HeldOut):
         exact: Whether the log-probabilities from the engine equal those of the update to the last
             bit, so that the ratio of an unchanged policy is exactly 1. This is slower, because
             completions are read once more and without packing; see `ExactEngine`.
+        max_staleness: Number of updates that a batch of completions may lag behind. With 1, the
+            engine samples the next batch while the update runs; this needs an engine that runs
+            elsewhere, such as `VLLMEngine`, and a loss with a correction.
         seed: Seed of everything random in training; on the command line, set `seed_everything`
             instead.
 
@@ -164,17 +168,14 @@ class SteeringModule(HeldOut):
         verifier: Reward | None = None,
         eval_sampling: Sampling | None = None,
         exact: bool = False,
+        max_staleness: int = 0,
         seed: int = 0,
     ) -> None:
         super().__init__()
         self.automatic_optimization = self.strict_loading = False  # see `Updater`, `state_dict`
+        of_hub: Any = {"revision": revision, "trust_remote_code": trust_remote_code}
         self.policy = Policy(
-            base,
-            revision=revision,
-            dtype=dtype,
-            steering=steering,
-            attn_implementation=attn_implementation,
-            trust_remote_code=trust_remote_code,
+            base, dtype=dtype, steering=steering, attn_implementation=attn_implementation, **of_hub
         )
         self.sampling, self.seed, self.updates, self.schedule = sampling, seed, updates, schedule
         self.engine = engine_of(engine, tokens_per_micro_batch if exact else None)
@@ -183,7 +184,8 @@ class SteeringModule(HeldOut):
         self.reward = RewardSum(default_rewards(loss) if rewards is None else rewards, pool)
         self.advantage: Advantage = advantage or default_advantage(loss)
         self.dynamic_sampling, self.mask_overlong = dynamic_sampling, mask_overlong
-        self.kl_in_reward, self.optimizer_factory = kl_in_reward, optimizer
+        self.kl_in_reward, self.max_staleness = kl_in_reward, max_staleness
+        self.optimizer_factory, self.gradient_clip = optimizer, gradient_clip or RunningNormClip()
         check_training(self, loss)
         self.batch_gradient = BatchGradient(
             policy=self.policy,
@@ -194,7 +196,6 @@ class SteeringModule(HeldOut):
             kept_tokens=kept_tokens,
             exact=exact,
         )
-        self.gradient_clip = gradient_clip or RunningNormClip()
         self.verifier = RewardSum([WeightedReward(reward=verifier or MathReward())], pool)
         self.eval_sampling = eval_sampling or replace(sampling, group_size=1)
 
@@ -209,11 +210,16 @@ class SteeringModule(HeldOut):
                 self._data.batch_size, self.trainer.world_size, self.updates.num_mini_batches
             )
             check_further_prompts(self._data, self.dynamic_sampling)
+        longest = 0
         for split, rows in getattr(self._data, "prompts", {}).items():
             training = split == "train"
             key = "model.sampling" if training else "model.eval_sampling"
             sampling = self.sampling if training else self.eval_sampling
             self.policy.check_prompts(rows, sampling.max_new_tokens, f"{key}.max_new_tokens")
+            longest = max(longest, longest_text_of(rows, sampling.max_new_tokens))
+        before_load = getattr(self.engine, "before_load", None)  # of an engine that runs elsewhere
+        if before_load is not None:
+            before_load(self.policy, [self.policy.steering], longest)
         if stage == TrainerFn.FITTING:
             device = self.trainer.strategy.root_device
             self.policy.prepare()
@@ -327,6 +333,7 @@ class SteeringModule(HeldOut):
             self.batch_gradient = self._real_rows.right(
                 self.batch_gradient, sampled.rollouts, sampled.longest
             )
+        self._sample_ahead(number + 1)
         rewards, kl = self._shaped(sampled)  # (B, G)
         advantages: torch.Tensor = self.advantage(rewards)  # (B, G)
         takes_part = who_takes_part(sampled, len(batch), self.mask_overlong)  # (B, G)
@@ -347,6 +354,11 @@ class SteeringModule(HeldOut):
             update=update,
             seconds=time.perf_counter() - start,
         )
+
+    def _sample_ahead(self, number: int) -> None:
+        """Lets the engine begin with the completions of the next step, unless this is the last."""
+        if self.max_staleness and number != self.trainer.max_steps:
+            self.sampler.sample_ahead(self._data.next_prompts(), number)
 
     def _shaped(self, sampled: Sampled) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Returns the rewards behind the advantages, and the KL to the base if they contain it."""

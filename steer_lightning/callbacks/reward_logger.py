@@ -104,4 +104,11 @@ class RewardLogger(Callback):
             "speed/tokens_per_second": num_tokens / step.rollout_seconds,
             "speed/rollout_seconds": step.rollout_seconds,
             "speed/step_seconds": step.seconds,
+            **{f"engine/{k}": v for k, v in _metrics_of(module.own_engine).items()},
         }
+
+
+def _metrics_of(engine: Any) -> dict[str, float]:
+    """Returns the metrics of an engine, if it has any."""
+    metrics: dict[str, float] = engine.metrics() if hasattr(engine, "metrics") else {}
+    return metrics

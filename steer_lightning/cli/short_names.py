@@ -27,7 +27,7 @@ ROOMS: dict[str, dict[str, str]] = {
     },
     "Template": {"data": "ChatTemplate PlainTemplate"},
     "PromptOrder": {"data": "ByPassRate Shuffled"},
-    "RolloutEngine": {"rollout": "DecodeEngine GenerateEngine"},
+    "RolloutEngine": {"rollout": "DecodeEngine GenerateEngine VLLMEngine"},
     "Steering": {
         "steering": "AdaptiveVectors BitFit FullFinetune LoRA LowRankVectors SteeringVectors "
         "VectorFit"

@@ -187,6 +187,11 @@ class PromptDataModule(L.LightningDataModule):
         assert self._loader is not None
         return self._loader.take(count, without)
 
+    def next_prompts(self) -> list[Prompt]:
+        """Returns the prompts of the next step's batch, without drawing them."""
+        assert self._loader is not None
+        return self._loader.peek()
+
     def record(self, prompts: Sequence[Prompt], rewards: torch.Tensor) -> None:
         """Passes the rewards of a step's prompts to the order.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -86,6 +87,11 @@ class ResumableLoader(DataLoader[Prompt]):
         """Draws the next prompts, other than those of this step; fewer if no more exist."""
         numbers = self._order.take(count, [self._number[prompt.id] for prompt in without])
         return [self._prompts[k] for k in numbers]
+
+    def peek(self) -> list[Prompt]:
+        """Returns the next batch, without drawing it from the order."""
+        order = copy.deepcopy(self._order)
+        return [self._prompts[k] for k in order.take(self.batch_size or 1, [])]
 
     def record(self, prompts: Sequence[Prompt], rewards: torch.Tensor) -> None:
         """Passes the rewards (b, G) of a step's prompts to the order."""

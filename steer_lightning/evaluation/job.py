@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -56,6 +57,7 @@ from steer_lightning.rewards import (
     reward_name,
 )
 from steer_lightning.rollout import DecodeEngine, RolloutEngine, Sampling, completions_of
+from steer_lightning.rollout.completions import longest_text_of
 from steer_lightning.steering import find_result
 from steer_lightning.system.collectives import gather_objects, rank, world_size
 from steer_lightning.system.plain_settings import describe
@@ -226,6 +228,7 @@ class Evaluation:
     def _answered(self, judge: RewardSum) -> list[Row]:
         prompts = self._prompts()
         check_fit(self.files, self.policy)
+        self._check_engine(prompts)
         if rank() == 0:
             self.store.open(self._settings(prompts), self.overwrite)
         batches = list(self._batches(prompts))
@@ -265,6 +268,14 @@ class Evaluation:
                 most = getattr(self, key).max_new_tokens
                 self.policy.check_prompts(found[name], most, f"{key}.max_new_tokens")
         return found
+
+    def _check_engine(self, prompts: dict[str, list[Prompt]]) -> None:
+        """Lets an engine that runs elsewhere refuse arms and texts before the base loads."""
+        before_load = getattr(self.engine, "before_load", None)
+        if before_load is not None:
+            most = max(x.max_new_tokens for x in (self.sampling, self.base_sampling))
+            longest = longest_text_of(itertools.chain(*prompts.values()), most)
+            before_load(self.policy, [arm.steering for arm in self.arms], longest)
 
     def _settings(self, prompts: dict[str, list[Prompt]]) -> dict[str, Any]:
         """Returns everything on which completions and verdicts depend."""

@@ -8,7 +8,6 @@ process ends, for whatever reason, the keeper kills all workers and ends.
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import json
 import os
 import pickle
@@ -20,16 +19,20 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from steer_lightning.errors import ConfigError
 from steer_lightning.rewards.pool_frames import TASK, UNLOADABLE, read_frame, write_frame
 from steer_lightning.rewards.pool_worker import work
 from steer_lightning.system.printable import indented
-
-PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+from steer_lightning.system.process_family import (
+    PR_SET_PDEATHSIG,
+    adopt_orphans,
+    control_process,
+    kill_group,
+    kill_orphans,
+)
 
 BEAT = 0.2
 """Seconds between two checks that the training process is alive, while rewards are loaded."""
@@ -182,14 +185,7 @@ class Keeper:
 
     def kill_orphans(self) -> None:
         """Kills children that are not workers: processes of other sessions that workers left."""
-        while True:
-            strays = children() - {worker.pid for worker in self.workers}
-            if not strays:
-                return
-            for pid in strays:
-                kill_group(pid)
-                os.kill(pid, signal.SIGKILL)
-                os.waitpid(pid, 0)
+        kill_orphans({worker.pid for worker in self.workers})
 
     def kill_all(self) -> None:
         """Kills all processes."""
@@ -229,29 +225,6 @@ class _Beside:
             if task.done():
                 task.result()
             task.cancel()
-
-
-def kill_group(pid: int) -> None:
-    """Kills the processes of a session; `pid` has not been reaped yet, so it is still valid."""
-    with suppress(ProcessLookupError):  # it has no group of its own
-        os.killpg(pid, signal.SIGKILL)
-
-
-def children() -> set[int]:
-    """Returns the ids of this process's children; empty if the system does not list them."""
-    path = Path(f"/proc/self/task/{os.getpid()}/children")
-    return {int(pid) for pid in path.read_text().split()} if path.exists() else set()
-
-
-def adopt_orphans() -> None:
-    """Makes this process the parent of orphaned descendants; Linux only."""
-    control_process(PR_SET_CHILD_SUBREAPER, 1)
-
-
-def control_process(option: int, value: int) -> None:
-    """Calls Linux's `prctl`; does nothing on other systems."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
 
 
 async def keep(upstream: socket.socket, parent: int) -> None:

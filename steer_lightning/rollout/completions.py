@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from steer_lightning.model.rotary import check_switch
 from steer_lightning.rollout.request import Request
 from steer_lightning.rollout.sampling import Sampling
 from steer_lightning.rollout.stop_text import StopText
-from steer_lightning.types import Completion, Problem, Rollouts
+from steer_lightning.types import Completion, Problem, Prompt, Rollouts
 
 BLOCK = 512
 """Number of tokens in a block of the vocabulary. Probabilities are summed block by block, because a
@@ -362,6 +362,11 @@ def text_lengths(rollouts: Rollouts) -> torch.Tensor:
 def longest_text(rollouts: Rollouts) -> int:
     """Returns the number of tokens of the longest text, prompt included; 0 without texts."""
     return max(text_lengths(rollouts).tolist(), default=0)
+
+
+def longest_text_of(prompts: Iterable[Prompt], max_new_tokens: int) -> int:
+    """Returns the number of tokens that the longest text may have, prompt included."""
+    return max((len(prompt.token_ids) for prompt in prompts), default=0) + max_new_tokens
 
 
 def set_up(policy: Policy | None, engine: str) -> Policy:

@@ -19,7 +19,9 @@ def ignore(row: int, completion: Completion) -> None:
 class RolloutEngine(Protocol):
     """Answers prompts with the current policy.
 
-    `steer_lightning.testing.check_engine` checks an engine.
+    `steer_lightning.testing.check_engine` checks an engine. It may have further methods, as
+    `VLLMEngine` has: `before_load`, to refuse settings before the base is loaded; `sample_ahead`,
+    for `model.max_staleness`; and `metrics`, which are logged under `engine/`.
     """
 
     def setup(self, policy: Any, /) -> Any:

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
+from steer_lightning.errors import ConfigError
 from steer_lightning.model.head import token_states_of_logits
 from steer_lightning.model.policy import Policy
 from steer_lightning.rollout.completions import Completions, draw, set_up
@@ -21,6 +22,7 @@ from steer_lightning.rollout.decode_engine import DecodeEngine
 from steer_lightning.rollout.engine import OnCompletion, RolloutEngine, ignore
 from steer_lightning.rollout.request import Request
 from steer_lightning.rollout.sampling import Sampling
+from steer_lightning.rollout.vllm_engine import VLLMEngine
 from steer_lightning.steering import Steering
 from steer_lightning.types import Prompt, Rollouts
 
@@ -149,9 +151,23 @@ def engine_of(engine: RolloutEngine | None, exact_tokens: int | None) -> Rollout
         engine: Engine of the configuration; None uses `DecodeEngine`.
         exact_tokens: Maximum number of tokens in a micro-batch if the engine must be exact, else
             None.
+
+    Raises:
+        ConfigError: If the engine can't be exact.
     """
     found = engine or DecodeEngine()
-    return found if exact_tokens is None else ExactEngine(found, exact_tokens)
+    if exact_tokens is None:
+        return found
+    if isinstance(found, VLLMEngine):
+        raise ConfigError(
+            "model.exact",
+            True,
+            rule="can't be combined with VLLMEngine",
+            why="vLLM draws with random numbers of its own, so every completion would have to be "
+            "sampled again",
+            fix="Set model.exact: false, or use steer_lightning.rollout.DecodeEngine",
+        )
+    return ExactEngine(found, exact_tokens)
 
 
 def blocks(rollouts: Rollouts, group: int, max_tokens: int) -> Iterator[list[int]]:

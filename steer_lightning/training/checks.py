@@ -34,6 +34,43 @@ def check_training(module: Any, loss: Any) -> None:
         if isinstance(part.reward, LengthReward):
             check_length_reward(part.reward, module.sampling)
     check_scoring(module, loss)
+    check_staleness(module.max_staleness, module.engine, loss)
+
+
+def check_staleness(max_staleness: int, engine: Any, loss: Any) -> None:
+    """Raises a ConfigError if completions can't be sampled ahead, or the loss does not correct it.
+
+    Args:
+        max_staleness: Number of updates that completions may lag behind.
+        engine: Engine of the run.
+        loss: Loss of the run.
+    """
+    key = "model.max_staleness"
+    if max_staleness not in (0, 1):
+        raise ConfigError(
+            key,
+            max_staleness,
+            rule="must be 0 or 1",
+            why="At most one batch is sampled while the update runs",
+        )
+    if not max_staleness:
+        return
+    if not hasattr(engine, "sample_ahead"):
+        raise ConfigError(
+            key,
+            1,
+            rule=f"needs an engine that samples elsewhere, which {type(engine).__name__} does not",
+            why="An engine in the training process has nothing to sample with during the update",
+            fix="Use steer_lightning.rollout.VLLMEngine, or set model.max_staleness: 0",
+        )
+    if getattr(loss, "correction", None) is None:
+        raise ConfigError(
+            key,
+            1,
+            rule=f"needs a loss with a correction, which {reward_name(loss)} has not",
+            why="The completions come from the vectors before the last update",
+            fix="Set model.loss.init_args.correction: steer_lightning.losses.TruncatedImportance",
+        )
 
 
 def check_scoring(module: Any, loss: Any) -> None:

@@ -106,6 +106,19 @@ class Sampler:
             data.record(drawn, sampled.rewards)
         return sampled
 
+    def sample_ahead(self, prompts: Sequence[Prompt], step: int) -> None:
+        """Lets the engine begin with the completions of a later step, see `model.max_staleness`.
+
+        Args:
+            prompts: B prompts of that step.
+            step: Number of that step.
+        """
+        own = list(prompts)[rank() :: world_size()]
+        if own:
+            engine: Any = self.engine  # `check_staleness` has found that it can
+            with self.policy.at_scale(self.scale):
+                engine.sample_ahead(own, self.sampling, seed=self.seed, step=step)
+
     def _round(self, prompts: Sequence[Prompt], step: int) -> Sampled:
         """Samples and scores G completions of each prompt, divided among the processes."""
         start = time.perf_counter()

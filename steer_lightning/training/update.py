@@ -120,7 +120,8 @@ class Updater:
         mismatch = {} if gradient.is_off_policy else totals.mismatch
         if gradient.exact:
             _check_exact(mismatch, step)
-        self._warn_of_mismatch(gradient.policy.model.dtype, mismatch, step)
+        if getattr(gradient.loss, "correction", None) is None:  # else the loss corrects for it
+            self._warn_of_mismatch(gradient.policy.model.dtype, mismatch, step)
         taken = [norm for norm in norms if norm is not None]
         return UpdateResult(
             loss=totals.loss / len(norms),
@@ -177,8 +178,9 @@ class Updater:
         self._has_warned = True
         log.warning(
             "step %d: the log-probabilities of the engine and the trainer differ by %.2g nats "
-            "per token (%.2g at most), so the update is off policy. Try model.dtype: float32, or "
-            "model.engine: steer_lightning.rollout.GenerateEngine",
+            "per token (%.2g at most), so the update is off policy. Correct for it by "
+            "model.loss.init_args.correction: steer_lightning.losses.TruncatedImportance, or try "
+            "model.dtype: float32 or model.engine: steer_lightning.rollout.GenerateEngine",
             step,
             mismatch["mean"],
             mismatch["max"],

@@ -115,6 +115,7 @@ TESTED_AS_A_WHOLE = {
     "cli/sweep_processes": "tests/distributed/test_sweep.py",
     "rollout/joint_completions": "tests/unit/sweep/test_shared_base.py",
     "steering/row_vectors": "tests/unit/sweep/test_shared_base.py",
+    "serving/steered_worker": "tests/integration/test_vllm_engine.py",
     "sweep/joint_calls": "tests/unit/sweep/test_run.py",
     "sweep/lane_module": "tests/unit/sweep/test_run.py",
     "training/joint_gradient": "tests/unit/sweep/test_shared_base.py",

@@ -45,7 +45,7 @@ EXPORTS = {
     "optim": "AdamWByKind NormClip OptimizerFactory RunningNormClip Schedule",
     "rewards": "AsyncReward FormatReward LengthReward MathReward Reward RewardPool RewardSum Scores"
     " Scoring Verdict WeightedReward reward_name",
-    "rollout": "DecodeEngine GenerateEngine RolloutEngine Sampling",
+    "rollout": "DecodeEngine GenerateEngine RolloutEngine Sampling VLLMEngine",
     "steering": "AdaptiveVectors Attachment BitFit FullFinetune LoRA LowRankVectors SiteVectors"
     " Steering SteeringVectors VectorFit attach find_layers find_result find_sites find_vectors"
     " load_steering load_vectors measure_rms parse_layers save_vectors stream_width"

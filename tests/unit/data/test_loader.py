@@ -34,6 +34,21 @@ def test_the_loader_goes_on_where_it_stood(stop: int) -> None:
 
 
 @pytest.mark.parametrize("order", [Shuffled(), ByPassRate()], ids=lambda x: type(x).__name__)
+def test_the_next_batch_can_be_seen_without_drawing_it(order) -> None:
+    prompts = tiny_prompts([str(k) for k in range(10)])
+    loader = ResumableLoader(prompts, 3, 4, order)
+    seen: list[list[int]] = []
+    for _ in range(3):  # over the ends of epochs
+        for batch in loader:
+            assert seen[-1:] == [[prompt.id for prompt in batch]] or not seen
+            loader.record(batch, torch.rand(3, 4).round())
+            state = str(loader.state_dict())
+            seen.append([prompt.id for prompt in loader.peek()])
+            assert str(loader.state_dict()) == state
+    assert len(seen) == 9
+
+
+@pytest.mark.parametrize("order", [Shuffled(), ByPassRate()], ids=lambda x: type(x).__name__)
 def test_further_prompts_are_none_of_the_step_and_do_not_shorten_an_epoch(order) -> None:
     prompts = tiny_prompts([str(k) for k in range(10)])
     loader = ResumableLoader(prompts, 3, 4, order)

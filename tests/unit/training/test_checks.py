@@ -10,15 +10,21 @@ import torch
 from steer_lightning import ConfigError, SteeringModule
 from steer_lightning.advantages import GRPO, RLOO, DrGRPO, MovingAverage
 from steer_lightning.data import Arithmetic, PromptDataModule
-from steer_lightning.losses import Clip, PolicyGradient, PrefixLikelihood
+from steer_lightning.losses import Clip, PolicyGradient, PrefixLikelihood, TruncatedImportance
 from steer_lightning.rewards import FormatReward, LengthReward, WeightedReward
-from steer_lightning.rollout import Sampling
+from steer_lightning.rollout import DecodeEngine, Sampling, VLLMEngine
 from steer_lightning.training import checks
-from steer_lightning.training.checks import check_batch_size, check_further_prompts
+from steer_lightning.training.checks import (
+    check_batch_size,
+    check_further_prompts,
+    check_staleness,
+)
 from steer_lightning.training.kl_in_reward import KLInReward
 from steer_lightning.training.sample import DynamicSampling
 from steer_lightning.training.update import OptimizerSteps
 from tests.unit.training.made_up_rounds import PROMPTS
+
+CORRECTED = PolicyGradient(correction=TruncatedImportance())
 
 
 def test_a_group_of_one_needs_an_estimator_that_allows_it() -> None:
@@ -103,6 +109,23 @@ def test_settings_that_contradict_each_other(settings: dict[str, Any], told: str
 def test_dynamic_sampling_needs_an_estimator_that_compares(advantage: object) -> None:
     with pytest.raises(ConfigError, match=r"model.dynamic_sampling.*model.advantage = "):
         SteeringModule(advantage=advantage, dynamic_sampling=DynamicSampling(max_rounds=1))
+
+
+@pytest.mark.parametrize(
+    ("max_staleness", "engine", "loss", "told"),
+    [
+        (2, VLLMEngine(), CORRECTED, "must be 0 or 1"),
+        (1, VLLMEngine(), PolicyGradient(), "correction: steer_lightning.losses.Truncated"),
+        (1, DecodeEngine(), CORRECTED, "needs an engine that samples elsewhere"),
+    ],
+)
+def test_completions_of_the_step_before_need_an_engine_and_a_correction(
+    max_staleness: int, engine: object, loss: object, told: str
+) -> None:
+    check_staleness(0, engine, loss)
+    check_staleness(1, VLLMEngine(), CORRECTED)
+    with pytest.raises(ConfigError, match=told):
+        check_staleness(max_staleness, engine, loss)
 
 
 def test_a_penalty_that_no_completion_can_get_is_refused() -> None:

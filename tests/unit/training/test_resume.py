@@ -43,7 +43,7 @@ def test_tuples_within_tuples_come_back_as_lists() -> None:
 FREE = {
     *("base", "revision", "attn_implementation", "trust_remote_code", "engine", "seed"),
     *("tokens_per_micro_batch", "activation_checkpointing", "kept_tokens", "reward_pool"),
-    *("verifier", "eval_sampling", "exact"),
+    *("verifier", "eval_sampling", "exact", "max_staleness"),
 }
 """Settings that a run may change when it goes on, or that its checkpoint knows by other facts."""
 

@@ -228,3 +228,4 @@ def test_a_sampler_that_parts_from_the_trainer_is_told_once(
         updater._warn_of_mismatch(torch.float32, {"mean": mean, "max": 2.0}, step)
     assert caplog.text.count("the engine and the trainer differ") == 1
     assert "0.01 nats" in caplog.text
+    assert "correction: steer_lightning.losses.TruncatedImportance" in caplog.text

@@ -1,0 +1,129 @@
+"""The connection to one rollout server, see `serving/rollout_server.py`."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import requests
+
+from steer_lightning.errors import ConfigError
+from steer_lightning.serving.rollout_server import TOKEN
+
+CONNECT = 10.0
+"""Seconds within which a server must accept a connection."""
+
+Message = Mapping[str, Any]
+
+
+class LostServer(Exception):
+    """Says why a server can't be used any more."""
+
+
+class ServerLink:
+    """Asks one server.
+
+    Args:
+        address: Address of the server, such as `http://127.0.0.1:8765`.
+        token: Secret that the server shares with the trainer.
+        timeout: Seconds of silence after which the server counts as lost.
+
+    Attributes:
+        version: Version of the vectors that the server has; empty if it is not known.
+        vectors: Bytes of the vectors that the server has, by layer.
+    """
+
+    def __init__(self, address: str, token: str, timeout: float) -> None:
+        self.address, self.timeout = address, timeout
+        self.version = ""
+        self.vectors: dict[int, bytes] = {}
+        self._options: Any = {
+            "headers": {"Authorization": f"Bearer {token}"},
+            "timeout": (CONNECT, timeout),
+        }
+
+    def info(self) -> dict[str, Any] | None:
+        """Returns what the server says of itself; None while it does not answer."""
+        try:
+            answer = requests.get(f"{self.address}/info", timeout=CONNECT)
+            found = answer.json() if answer.ok else None
+        except (requests.RequestException, ValueError):
+            return None
+        return found if isinstance(found, dict) else None
+
+    def change(self, packed: bytes, *, since: str, to: str) -> bool:
+        """Changes vectors of the server, once the completions that it samples have ended.
+
+        Args:
+            packed: File of safetensors with the vectors of some layers.
+            since: Version that they change; empty if layers that are not in the file become zero.
+            to: Version that results.
+
+        Returns:
+            Whether the server now has that version; False if it had another one before.
+
+        Raises:
+            LostServer: If the server does not answer.
+        """
+        params = {"since": since, "to": to}
+        return self._asked("PUT", "/vectors", params=params, data=packed).status_code == 200
+
+    def start(self, request: Message, tell: Callable[[Message], None]) -> Callable[[], None] | None:
+        """Starts sampling; returns once the server has accepted the request.
+
+        Args:
+            request: Request, see `rollout_server.sampled`.
+            tell: Function that is called with each message of the server, from another thread. The
+                last message has the key `end`, with the reason if the server has been lost.
+
+        Returns:
+            Function that abandons the request; None if the server has other vectors by now.
+
+        Raises:
+            LostServer: If the server does not answer.
+        """
+        answer = self._asked("POST", "/generate", json=request, stream=True)
+        if answer.status_code == 409:
+            return None
+
+        is_abandoned = threading.Event()
+
+        def read() -> None:
+            reason = "it closed the connection"
+            try:
+                with answer:  # the server notices that it is closed, and ends the completions
+                    for line in answer.iter_lines():
+                        if is_abandoned.is_set():
+                            return
+                        tell(json.loads(line))
+            except (requests.RequestException, ValueError) as error:
+                reason = _short(error)
+            tell({"end": reason})
+
+        threading.Thread(target=read, name=f"rollouts of {self.address}", daemon=True).start()
+        return is_abandoned.set
+
+    def _asked(self, method: str, path: str, **content: Any) -> requests.Response:
+        try:
+            answer = requests.request(method, f"{self.address}{path}", **content, **self._options)
+        except requests.RequestException as error:
+            raise LostServer(_short(error)) from error
+        if answer.status_code == 403:
+            raise ConfigError(
+                TOKEN,
+                "(hidden)",
+                rule=f"is not the token of the rollout server at {self.address}",
+                why="Nobody but the trainer may change its vectors",
+                fix=f"Set the environment variable {TOKEN} to the token that the server has "
+                "printed, or start both with the same one",
+            )
+        if answer.status_code not in (200, 409):
+            raise LostServer(f"it answers with status {answer.status_code}: {answer.text[:300]}")
+        return answer
+
+
+def _short(error: Exception) -> str:
+    """Returns the last part of a chain of causes, which says what has happened."""
+    return f"{type(error).__name__}: {error}"[:300]

@@ -1,0 +1,117 @@
+"""The parts of the server that need no vLLM; the whole: tests/integration/test_vllm_engine.py."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from steer_lightning.serving import rollout_server
+from steer_lightning.serving.rollout_server import Vectors, installed_version, version_of
+from steer_lightning.testing import byte_tokenizer
+
+
+class Engine:
+    """The calls of vLLM's engine that change vectors; each of its workers has some layers.
+
+    Args:
+        workers: Bytes of each worker's vectors, by layer.
+    """
+
+    def __init__(self, *workers: dict[str, bytes]) -> None:
+        self.workers, self.calls = workers, list[str]()
+
+    async def collective_rpc(self, method: str, args: Sequence[Any] = ()) -> Any:
+        self.calls.append(method)
+        if method == "set_vectors":
+            packed, is_whole = args
+            for worker in self.workers:
+                worker.update({k: packed if k == "0" else b"" for k in worker if is_whole})
+                worker.update({k: packed for k in worker if k == "0"})
+        return list(self.workers)
+
+    async def reset_prefix_cache(self) -> bool:
+        self.calls.append("reset")
+        return True
+
+
+def test_the_version_depends_on_each_layer_and_their_order() -> None:
+    vectors = {10: b"c", 2: b"b", 0: b"a"}
+    assert version_of(vectors) == version_of({0: b"a", 2: b"b", 10: b"c"})
+    assert version_of(vectors) != version_of({0: b"a", 2: b"c", 10: b"b"})
+
+
+def test_vocabularies_differ_by_their_ids() -> None:
+    tokenizer = byte_tokenizer()
+    found = rollout_server.vocabulary_of(tokenizer)
+    assert found == rollout_server.vocabulary_of(byte_tokenizer())
+    tokenizer.add_tokens(["further"])
+    assert found != rollout_server.vocabulary_of(tokenizer)
+
+
+def test_vectors_change_from_one_version_to_another() -> None:
+    async def play() -> None:
+        engine = Engine({"0": b"a", "1": b"b"}, {"2": b"c"})
+        vectors = Vectors(engine)
+        await vectors.read()
+        first = version_of({0: b"a", 1: b"b", 2: b"c"})
+        second = version_of({0: b"x", 1: b"b", 2: b"c"})
+        third = version_of({0: b"y", 1: b"", 2: b""})
+        assert vectors.version == first
+        assert not await vectors.change(b"x", "another", second)
+        assert engine.calls == ["get_vectors"]
+        assert await vectors.change(b"x", first, second)
+        assert engine.calls[1:] == ["set_vectors", "reset"]  # keys of prompts are out of date
+        assert await vectors.change(b"x", first, second)  # by another process of the same run
+        assert len(engine.calls) == 3
+        assert await vectors.change(b"y", "", third)
+        assert not await vectors.change(b"z", third, "not what results")
+
+    asyncio.run(play())
+
+
+def test_workers_must_agree() -> None:
+    async def play() -> None:
+        with pytest.raises(RuntimeError, match="differ in the vector of layer 0"):
+            await Vectors(Engine({"0": b"a"}, {"0": b"b"})).read()
+
+    asyncio.run(play())
+
+
+def test_vectors_stay_while_completions_are_sampled() -> None:
+    async def play() -> None:
+        vectors = Vectors(Engine({"0": b"a"}))
+        await vectors.read()
+        first, second = version_of({0: b"a"}), version_of({0: b"x"})
+        async with vectors.constant(second) as is_wanted:
+            assert not is_wanted
+        async with vectors.constant(first) as is_wanted:
+            assert is_wanted
+            change = asyncio.create_task(vectors.change(b"x", first, second))
+            for _ in range(10):
+                await asyncio.sleep(0)
+            assert vectors.version == first
+            assert not change.done()
+        assert await change
+        assert vectors.version == second
+
+    asyncio.run(play())
+
+
+def test_it_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SystemExit, match="vLLM is not installed here"):
+        installed_version()
+    monkeypatch.setattr(rollout_server, "installed_version", lambda: "0.99.0")
+    with pytest.raises(SystemExit, match=r"vLLM 0\.99\.0 is installed.*0\.32.*--untested-vllm"):
+        rollout_server.main(["--base", "x"])
+
+
+def test_it_runs_without_the_package_and_its_libraries() -> None:
+    """With a Python that has the standard library alone, it gets as far as to ask for vLLM."""
+    command = [sys.executable, "-I", "-S", rollout_server.__file__, "--base", "x"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stderr.startswith("error: vLLM is not installed here")
