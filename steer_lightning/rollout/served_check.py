@@ -22,7 +22,7 @@ SIZE = 0.5
 """Size of made-up vectors, as a share of the stream: large enough that their absence shows in 16
 bits, too."""
 
-BETTER = 0.5
+BETTER = 0.2
 """Largest share of the difference from the unsteered base that the difference from the steered
 one may be."""
 

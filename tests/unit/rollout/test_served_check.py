@@ -46,8 +46,6 @@ class Servers:
 def test_servers_must_add_the_vectors_where_the_trainer_does(
     shift: int, factor: float, seed: int, is_right: bool, dtype: torch.dtype
 ) -> None:
-    if factor == 2 and dtype == torch.bfloat16:
-        pytest.skip("twice the vectors is within what rounding may do to this model in 16 bits")
     policy = tiny_policy("qwen2", steering=SteeringVectors(layers=[0, 1], scale="none"))
     policy.model.to(dtype)
     before = {key: value.clone() for key, value in policy.steering.state_dict().items()}
