@@ -257,7 +257,7 @@ def test_vllm_steers_as_the_trainer_does(
     for number, size in enumerate((0.0, 0.5, 2.0)):  # of the stream
         generator = torch.Generator().manual_seed(number)
         vectors = torch.randn(steering.vectors.shape, generator=generator)
-        steering.set_vectors(size * steering.unit[:, None] * vectors)
+        steering.set_vectors(size * steering.stream[:, None] * vectors)
         engine.sync(steering)
         found = engine.generate(prompts, GREEDY, seed=0, step=0)
         tokens = [
