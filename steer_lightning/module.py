@@ -217,14 +217,14 @@ class SteeringModule(HeldOut):
             sampling = self.sampling if training else self.eval_sampling
             self.policy.check_prompts(rows, sampling.max_new_tokens, f"{key}.max_new_tokens")
             longest = max(longest, longest_text_of(rows, sampling.max_new_tokens))
-        before_load = getattr(self.engine, "before_load", None)  # of an engine that runs elsewhere
-        if before_load is not None:
-            before_load(self.policy, [self.policy.steering], longest)
         if stage == TrainerFn.FITTING:
             device = self.trainer.strategy.root_device
             self.policy.prepare()
             check_monitors(self.trainer, self, self._data)
             check_optimizer(self.optimizer_factory, self.policy.steering, device)
+        before_load = getattr(self.engine, "before_load", None)  # of an engine that runs elsewhere
+        if before_load is not None:
+            before_load(self.policy, [self.policy.steering], longest)
 
     def configure_model(self) -> None:
         """Loads the frozen base, after all data and settings have been checked."""

@@ -24,6 +24,9 @@ DEFAULTS: dict[str, Any] = {"lr": 0.1, "weight_decay": 0.0}
 """Settings of the default optimizer that differ, or may differ, from the defaults of AdamW. The
 learning rate is for vectors with `scale: kl`."""
 
+LOW_RATE = 5e-3
+"""Learning rate below which vectors with `scale: kl` hardly move; rates for other units are."""
+
 
 def default_optimizer(parameters: Any) -> torch.optim.Optimizer:
     """Makes AdamW without weight decay, which would pull the vectors back to zero."""
@@ -187,27 +190,44 @@ def state_facts(optimizer: torch.optim.Optimizer) -> tuple[int, list[str]]:
     return total, sorted(kinds)
 
 
-def _check_default_rate(optimizer: torch.optim.Optimizer, trained: nn.Module) -> None:
-    """Refuses the default learning rate for changes of weights, and warns with other units."""
-    rate = optimizer.defaults.get("lr")
+def _check_rate(optimizer: torch.optim.Optimizer, trained: nn.Module, is_default: bool) -> None:
+    """Refuses, or warns of, learning rates that are meant for something else.
+
+    Args:
+        optimizer: Optimizer with the rate.
+        trained: Module that is trained.
+        is_default: Whether the optimizer is the default one for sure; one of a configuration has
+            the same class and settings.
+    """
+    rate, key = optimizer.defaults.get("lr"), "model.optimizer.init_args.lr"
     scale = getattr(trained, "scale", None)  # vectors only
-    if type(optimizer) is not torch.optim.AdamW or rate != DEFAULTS["lr"] or scale == "kl":
-        return
-    kind = type(trained).__name__
-    if scale is None:
+    if not isinstance(rate, float) or "betas" not in optimizer.defaults:
+        return  # rates of other optimizers than Adam's family say nothing about the step
+    if scale is None and rate >= DEFAULTS["lr"]:
         raise ConfigError(
-            "model.optimizer.init_args.lr",
+            key,
             rate,
-            rule=f"is the default, which is for vectors with scale: kl, and breaks {kind}",
+            rule=f"is a rate for vectors with scale: kl, and breaks {type(trained).__name__}",
             why="Rates of vectors are in units of their effect, and rates of weights are not",
             fix="Set a rate such as 1e-5 for all weights, or 3e-4 for LoRA",
         )
-    log.warning(
-        "the learning rate %s is the default, which is for vectors with scale: kl. With scale: %s, "
-        "set model.optimizer.init_args.lr to a rate in its units",
-        rate,
-        scale,
-    )
+    if scale in ("rms", "none") and is_default:
+        raise ConfigError(
+            key,
+            rate,
+            rule=f"is the default, which is for vectors with scale: kl, and not for {scale}",
+            why="The unit of the rate is another one",
+            fix="Set a rate, or model.steering.scale: kl",
+        )
+    if scale == "kl" and rate < LOW_RATE:
+        log.warning(
+            "%s = %g is low for vectors with scale: kl, whose default is %g: the reward may stay "
+            "flat. A rate of an earlier version of this package, or of the paper, belongs to "
+            "model.steering.scale: rms or none",
+            key,
+            rate,
+            DEFAULTS["lr"],
+        )
 
 
 def check_optimizer(
@@ -236,7 +256,7 @@ def check_optimizer(
         raise ConfigError("model.optimizer", UNKNOWN, rule=str(error).rstrip(".")) from error
     if isinstance(optimizer, AdamWByKind):
         _check_kind(optimizer, type(trained).__name__)
-    _check_default_rate(optimizer, trained)
+    _check_rate(optimizer, trained, factory is default_optimizer)
     kind = type(optimizer).__name__
     closure = inspect.signature(type(optimizer).step).parameters.get("closure")
     if closure is not None and closure.default is inspect.Parameter.empty:

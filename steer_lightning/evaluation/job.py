@@ -228,7 +228,8 @@ class Evaluation:
     def _answered(self, judge: RewardSum) -> list[Row]:
         prompts = self._prompts()
         check_fit(self.files, self.policy)
-        self._check_engine(prompts)
+        if not self.store.completions.exists():
+            self._check_engine(prompts)
         if rank() == 0:
             self.store.open(self._settings(prompts), self.overwrite)
         batches = list(self._batches(prompts))

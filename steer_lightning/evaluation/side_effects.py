@@ -73,6 +73,7 @@ def read_neutral_text(path: str, tokenizer: Any) -> NeutralText:
             raise ConfigError(KEY, path, rule=rule, why=str(error)) from error
     ids = tokenizer(text, add_special_tokens=False).input_ids
     begin = tokenizer("").input_ids[:1]  # the token that begins a text, if there is one
+    begin = begin if begin == tokenizer("a").input_ids[:1] else []  # or ends it
     width = min(WINDOW, len(ids))
     if width < 2:
         rule = f"must have at least 2 tokens, not {len(ids)}"
@@ -105,7 +106,8 @@ def measure_side_effects(policy: Policy, arms: Sequence[Arm], text: NeutralText)
         `text`, `num_tokens`, `num_windows`, `base_knows_it`, which is False if the base predicts
         the text worse than by an even guess over its vocabulary, and `rows`: a row for each arm
         with its `result` and `scale`, `kl` in nats a token, `perplexity`, and `perplexity_ratio` to
-        the base, each with `_low` and `_high`.
+        the base, each with `_low` and `_high`, and `num_broken`, the number of windows in which
+        its logits are not finite: with any, the figures are None.
     """
     own = range(len(text.windows))[rank() :: world_size()]
     found: dict[int, list[tuple[float, float]]] = {}
@@ -146,14 +148,22 @@ def _read(policy: Policy, arms: Sequence[Arm], window: list[int]) -> list[tuple[
         logits = policy.logits(ids, mask, num_last=len(window))[0, :-1]
         logprobs = logits.float().log_softmax(-1)
         base = logprobs if base is None else base
-        kl = (logprobs.exp() * (logprobs - base)).sum(-1).mean()
+        gaps = logprobs.exp() * (logprobs - base)
+        kl = gaps.where(logprobs > -torch.inf, 0.0).sum(-1).mean()  # 0 log 0 = 0
         surprise = -logprobs.gather(1, targets[:, None]).mean()
         found.append((float(kl), float(surprise)))
     return found
 
 
 def _figures(kl: Values, surprise: Values, base: Values) -> dict[str, float | None]:
+    """Returns the figures of an arm; None if its numbers overflow in some window."""
+    broken = int((~np.isfinite(kl + surprise)).sum())
+    if broken:
+        names = ("kl", "perplexity", "perplexity_ratio")
+        nothing = {f"{name}{end}": None for name in names for end in ("", "_low", "_high")}
+        return {"num_broken": broken, **nothing}
     return {
+        "num_broken": 0,
         **_named("kl", estimate(kl)),
         **_named("perplexity", _exp(estimate(surprise))),
         **_named("perplexity_ratio", _exp(estimate(surprise - base))),
@@ -240,7 +250,9 @@ def side_effects_as_text(found: dict[str, Any]) -> str:
     lines = [["", "KL to base, nats a token", "perplexity", "against base"]]
     for row in found["rows"]:
         cells = [one_line(row["arm"]), "", _cell(row, "perplexity", ".1f"), ""]
-        if row["arm"] != BASE:
+        if row["arm"] != BASE and row["num_broken"]:
+            cells[1], cells[2] = _cell(row, "kl", ".4f"), ""
+        elif row["arm"] != BASE:
             cells[1] = _cell(row, "kl", ".4f")
             cells[3] = f"x {_cell(row, 'perplexity_ratio', '.3f')}"
         lines.append(cells)
@@ -249,6 +261,8 @@ def side_effects_as_text(found: dict[str, Any]) -> str:
 
 
 def _cell(row: dict[str, Any], name: str, form: str) -> str:
+    if row[name] is None:
+        return f"not finite in {row['num_broken']} windows"
     low, high = row[f"{name}_low"], row[f"{name}_high"]
     shown = f"{row[name]:{form}}"
     return shown if low is None else f"{shown} [{low:{form}}, {high:{form}}]"

@@ -137,7 +137,8 @@ def plan_passes(
         slots = sorted(group, key=lengths.__getitem__)
         while slots:  # the longest first
             width = lengths[slots[-1]]
-            chosen = slots[-max(1, PREFILL_TOKENS // width) :]
+            # each row attends to the shared tokens, too
+            chosen = slots[-max(1, PREFILL_TOKENS // (shared + width)) :]
             if not may_pad:
                 chosen = [slot for slot in chosen if lengths[slot] == width]
             slots = slots[: -len(chosen)]

@@ -6,6 +6,7 @@ import queue
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -68,7 +69,7 @@ class ServedRows:
         self.request, self.version = request, version
         self._settings = settings_of(request.sampling, eos_token_ids)
         self._start, self._lose = start, lose
-        self._queue: queue.Queue[tuple[_Share, Message]] = queue.Queue()
+        self._queue: queue.Queue[tuple[_Share, Message, float]] = queue.Queue()
         self._shares: list[_Share] = []
         self._kept: list[Message] = []
         try:
@@ -103,9 +104,13 @@ class ServedRows:
         share = _Share(link, set(rows), time.monotonic())
         self._shares.append(share)
         try:
-            share.abandon = self._start(link, content, lambda told: self._queue.put((share, told)))
+            share.abandon = self._start(link, content, partial(self._arrived, share))
         except LostServer as error:
             self._give_up(link, str(error))
+
+    def _arrived(self, share: _Share, message: Message) -> None:
+        """Takes a message, from the thread of a connection."""
+        self._queue.put((share, message, time.monotonic()))
 
     def _give_up(self, link: ServerLink, reason: str) -> None:
         """Passes the rows of a lost server on to the others."""
@@ -138,19 +143,18 @@ class ServedRows:
     def _next(self) -> Message | None:
         """Returns the next row that has ended; None if something else happened."""
         try:
-            share, message = self._queue.get(timeout=TICK)
-        except queue.Empty:
+            share, message, arrived = self._queue.get(timeout=TICK)
+        except queue.Empty:  # only now, since messages may have waited for the trainer
             self._look_for_silence()
             return None
         if message.get("row") in share.missing:
             share.missing.discard(message["row"])
-            share.heard = time.monotonic()
+            share.heard = arrived
             return message
         if message.get("num_tokens", 0) > share.num_tokens:  # a server may answer, and yet hang
-            share.heard, share.num_tokens = time.monotonic(), message["num_tokens"]
+            share.heard, share.num_tokens = arrived, message["num_tokens"]
         elif share.missing and ("error" in message or "end" in message):
             self._give_up(share.link, str(message.get("error") or message["end"]))
-        self._look_for_silence()
         return None
 
     def _look_for_silence(self) -> None:

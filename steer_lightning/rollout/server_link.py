@@ -47,7 +47,7 @@ class ServerLink:
     def info(self) -> dict[str, Any] | None:
         """Returns what the server says of itself; None while it does not answer."""
         try:
-            answer = requests.get(f"{self.address}/info", timeout=CONNECT)
+            answer = _request("GET", f"{self.address}/info", timeout=CONNECT)
             found = answer.json() if answer.ok else None
         except (requests.RequestException, ValueError):
             return None
@@ -107,7 +107,7 @@ class ServerLink:
 
     def _asked(self, method: str, path: str, **content: Any) -> requests.Response:
         try:
-            answer = requests.request(method, f"{self.address}{path}", **content, **self._options)
+            answer = _request(method, f"{self.address}{path}", **content, **self._options)
         except requests.RequestException as error:
             raise LostServer(_short(error)) from error
         if answer.status_code == 403:
@@ -122,6 +122,13 @@ class ServerLink:
         if answer.status_code not in (200, 409):
             raise LostServer(f"it answers with status {answer.status_code}: {answer.text[:300]}")
         return answer
+
+
+def _request(method: str, url: str, **options: Any) -> requests.Response:
+    """Sends a request to the server itself: the token must not reach a proxy."""
+    session = requests.Session()
+    session.trust_env = False  # neither proxies nor passwords of the environment
+    return session.request(method, url, **options)
 
 
 def _short(error: Exception) -> str:

@@ -67,6 +67,7 @@ def connected(
         )
     if command is not None and rank() == 0:
         for number, address in enumerate(addresses):
+            _check_free(ServerLink(address.rstrip("/"), token, timeout))
             words = words_of(command, policy, address, number)
             commands.append(TiedCommand(words, "rollout-server", {TOKEN: token}))
             output = one_line(commands[-1].output)
@@ -79,6 +80,19 @@ def connected(
         links.append(link)
         longest.append(int(facts["max_model_len"]))
     return links, commands, min(longest)
+
+
+def _check_free(link: ServerLink) -> None:
+    """Raises a ConfigError if a server answers where one is going to be started."""
+    if link.info() is not None:
+        raise ConfigError(
+            "model.engine.addresses",
+            link.address,
+            rule="another rollout server answers there already",
+            why="It belongs to another run, or to one that was killed",
+            fix="End it or choose another port, or leave model.engine.init_args.command out to "
+            "use it",
+        )
 
 
 def words_of(command: str, policy: Policy, address: str, number: int) -> list[str]:
@@ -97,7 +111,7 @@ def words_of(command: str, policy: Policy, address: str, number: int) -> list[st
         "server": str(Path(rollout_server.__file__)),
         "base": str(policy.path),
         "dtype": dtype_of(policy),
-        "port": str(urlsplit(address).port or 80),
+        "port": str(urlsplit(address).port or (443 if address.startswith("https") else 80)),
         "number": str(number),
     }
     try:

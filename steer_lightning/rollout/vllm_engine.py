@@ -129,16 +129,17 @@ class VLLMEngine:
         """
         self.before_load(policy, [policy.steering], 0)
         self._policy = policy
-        reason = why_not_served(policy, self._longest, partial(self._answer, policy))
-        if reason is not None:
-            raise ConfigError(
-                "model.engine",
-                type(self).__name__,
-                rule=f"the rollout servers don't sample as the policy does: {reason}",
-                why="Their weights or their way to steer are not those of the trainer",
-                fix="Start them with the same base, revision and dtype, or use "
-                "steer_lightning.rollout.DecodeEngine",
-            )
+        for link in list(self.links):
+            reason = why_not_served(policy, self._longest, partial(self._answer, policy, [link]))
+            if reason is not None:
+                raise ConfigError(
+                    "model.engine.addresses",
+                    link.address,
+                    rule=f"the rollout server does not sample as the policy does: {reason}",
+                    why="Its weights or its way to steer are not those of the trainer",
+                    fix="Start it with the same base, revision and dtype, or use "
+                    "steer_lightning.rollout.DecodeEngine",
+                )
         self.sync(policy.steering)
 
     # ---- vectors
@@ -208,7 +209,7 @@ class VLLMEngine:
             return self._collect(policy, request, ahead)
         if ahead is not None:
             self._ahead = ahead
-        return self._answer(policy, vectors_of(policy), request)
+        return self._answer(policy, self.links, vectors_of(policy), request)
 
     def sample_ahead(
         self, prompts: Sequence[Prompt], sampling: Sampling, *, seed: int, step: int
@@ -228,13 +229,25 @@ class VLLMEngine:
             self._ahead.abandon()
             self._ahead = None
         request = Request(prompts=prompts, sampling=sampling, seed=seed, step=step)
-        self._ahead = self._begun(policy, vectors_of(policy), request)
+        self._ahead = self._begun(policy, self.links, vectors_of(policy), request)
 
-    def _answer(self, policy: Policy, vectors: SentVectors, request: Request) -> Rollouts:
-        """Answers a request with given vectors."""
-        return self._collect(policy, request, self._begun(policy, vectors, request))
+    def _answer(
+        self,
+        policy: Policy,
+        links: Sequence[ServerLink],
+        vectors: SentVectors,
+        request: Request,
+    ) -> Rollouts:
+        """Answers a request by some servers, with given vectors."""
+        return self._collect(policy, request, self._begun(policy, links, vectors, request))
 
-    def _begun(self, policy: Policy, vectors: SentVectors, request: Request) -> ServedRows:
+    def _begun(
+        self,
+        policy: Policy,
+        links: Sequence[ServerLink],
+        vectors: SentVectors,
+        request: Request,
+    ) -> ServedRows:
         longest = max(len(prompt.token_ids) for prompt in request.prompts)
         self._check_length(longest + request.sampling.max_new_tokens)
         self._send(vectors)
@@ -251,7 +264,7 @@ class VLLMEngine:
             raise LostServer("another run changes its vectors all the time")
 
         eos = policy.eos_token_ids
-        return ServedRows(request, eos, vectors.version, self.links, start, self._lose)
+        return ServedRows(request, eos, vectors.version, links, start, self._lose)
 
     def _collect(self, policy: Policy, request: Request, rows: ServedRows) -> Rollouts:
         """Takes the completions as they end."""
@@ -291,7 +304,7 @@ class _ServedCompletions(Completions):
     def take(self, message: Message) -> None:
         """Takes over a row that has ended, up to the first token that ends it."""
         row, tokens = int(message["row"]), message["tokens"]
-        length = next((k + 1 for k in range(len(tokens)) if self._is_end(tokens[: k + 1])), None)
+        length = self._length(tokens)
         # a tokenizer of another version may find a stop string that ours does not
         self.drawn.finished[row] = length is not None or message["reason"] == "stop"
         tokens = tokens[:length]
@@ -300,11 +313,13 @@ class _ServedCompletions(Completions):
         self.drawn.logprobs[row, : len(tokens)] = torch.tensor(message["logprobs"][:length])
         self.hand_out(torch.tensor([row], device=self.drawn.tokens.device))
 
-    def _is_end(self, tokens: Sequence[int]) -> bool:
-        """Whether the last token ends a completion."""
-        if tokens[-1] in self._ends:
-            return True
-        return self._stop_text is not None and self._stop_text(tokens)
+    def _length(self, tokens: Sequence[int]) -> int | None:
+        """Returns the number of tokens up to the first one that ends a completion, if any does."""
+        length = next((k + 1 for k, token in enumerate(tokens) if token in self._ends), None)
+        if self._stop_text is None:
+            return length
+        behind = range(1, (length or len(tokens)) + 1)
+        return next((k for k in behind if self._stop_text(tokens[:k])), length)
 
 
 def _check_settings(

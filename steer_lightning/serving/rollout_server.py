@@ -101,8 +101,10 @@ class Vectors:
             await self._changed.wait_for(lambda: not self._num_readers)
             if since not in ("", self.version):
                 return False
-            self._note(await self._engine.collective_rpc("set_vectors", args=(packed, not since)))
+            self.version = ""  # until all of it has been done
+            found = await self._engine.collective_rpc("set_vectors", args=(packed, not since))
             await self._forget_prompts()
+            self._note(found)
             return self.version == to
 
     async def _forget_prompts(self) -> None:
@@ -183,6 +185,8 @@ class _Rows:
             logprobs += [known[token].logprob for token, known in pairs]
             self.num_tokens += len(new.token_ids)
             reason = new.finish_reason
+        if reason not in ("stop", "length"):
+            raise RuntimeError(f"vLLM has ended a completion with the reason {reason}")
         found = {"row": row, "tokens": tokens, "logprobs": logprobs, "reason": reason}
         self.messages.put_nowait({**found, "version": self._vectors.version})
 
@@ -326,7 +330,7 @@ async def serve(args: Any, vllm: str) -> None:
         await vectors.read()
         facts = facts_of(args.base, engine.model_config, engine.get_tokenizer(), vllm)
         print(f"rollout server on http://{args.host}:{args.port}", flush=True)
-        if TOKEN not in os.environ:
+        if not os.environ.get(TOKEN):
             print(f"for the trainer:  export {TOKEN}={token}", flush=True)
         app = app_of(engine, vectors, facts, token)
         config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=GRACE)

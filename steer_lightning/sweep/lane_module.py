@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from typing_extensions import Self
 
+from steer_lightning.errors import ConfigError
 from steer_lightning.module import SteeringModule
 from steer_lightning.rollout import RolloutEngine
 from steer_lightning.sweep.joint_calls import LaneEngine, LaneGradient
@@ -23,6 +24,26 @@ class LaneModule(SteeringModule):
     """
 
     lane: Lane
+
+    def setup(self, stage: str) -> None:
+        """Refuses what experiments can't share; see `SteeringModule`."""
+        if getattr(self.own_engine, "command", None) is not None:
+            raise ConfigError(
+                "model.engine.init_args.command",
+                self.own_engine.command,  # type: ignore[attr-defined]
+                rule="can't be set in a sweep",
+                why="Each experiment would start servers of its own at the same addresses",
+                fix="Start the servers yourself, and name them in model.engine.init_args.addresses",
+            )
+        if self.max_staleness:
+            raise ConfigError(
+                "model.max_staleness",
+                self.max_staleness,
+                rule="must be 0 in a sweep",
+                why="Experiments take turns at the servers, which would sample ahead for one alone",
+                fix="Train this experiment by `fit`",
+            )
+        super().setup(stage)
 
     def configure_model(self) -> None:
         """Waits for the base, which is loaded once for all; see `SteeringModule`."""

@@ -200,10 +200,8 @@ def test_the_default_optimizer_is_as_a_configuration_spells_it_out() -> None:
     assert (made.defaults["lr"], made.defaults["weight_decay"]) == (0.1, 0.0)
 
 
-def test_the_default_rate_is_for_vectors_in_units_of_their_effect(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    cpu = torch.device("cpu")
+def test_rates_that_are_meant_for_something_else(caplog: pytest.LogCaptureFixture) -> None:
+    cpu, adamw = torch.device("cpu"), torch.optim.AdamW
 
     def told(steering: Steering, factory: Any = default_optimizer) -> str:
         steering.build(tiny_model())
@@ -212,9 +210,16 @@ def test_the_default_rate_is_for_vectors_in_units_of_their_effect(
         return caplog.text
 
     assert told(SteeringVectors()) == ""
-    assert "With scale: rms, set model.optimizer.init_args.lr" in told(SteeringVectors(scale="rms"))
-    assert told(SteeringVectors(scale="rms"), partial(torch.optim.AdamW, lr=0.09)) == ""
-    assert told(LoRA(), partial(torch.optim.AdamW, lr=1e-3)) == ""
+    assert told(SteeringVectors(scale="rms"), partial(adamw, lr=0.1)) == ""
+    assert told(SteeringVectors(), partial(torch.optim.SGD, lr=1e-3)) == ""
+    assert told(LoRA(), partial(adamw, lr=1e-3)) == ""
+    assert "lr = 0.001 is low for vectors with scale: kl" in told(SteeringVectors(), adamw)
+    assert "is low for vectors" in told(SteeringVectors(), partial(torch.optim.Adam, lr=2e-4))
+    for scale in ("rms", "none"):
+        with pytest.raises(ConfigError, match=f"lr = 0.1: is the default.*not for {scale}"):
+            told(SteeringVectors(scale=scale))
     for kind in (LoRA(), FullFinetune()):
-        with pytest.raises(ConfigError, match=r"lr = 0.1: is the default.*breaks (LoRA|FullFine)"):
+        with pytest.raises(ConfigError, match=r"lr = 0.1: .*breaks (LoRA|FullFinetune)"):
             told(kind)
+    with pytest.raises(ConfigError, match="breaks LoRA"):
+        told(LoRA(), partial(adamw, lr=0.2))

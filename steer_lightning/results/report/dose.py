@@ -62,7 +62,7 @@ def _doses(rows: Sequence[Record]) -> dict[str, list[Point]]:
     base = [row for row in rows if not row["result"] and row["scale"] == 0]
     found: dict[str, list[Point]] = {}
     for name in dict.fromkeys(row["result"] for row in rows if row["result"]):
-        mine = [row for row in rows if row["result"] == name]
+        mine = [row for row in rows if row["result"] == name and row["kl"] is not None]
         if len(mine) > 1:
             points = [(row["scale"], row) for row in (*base, *mine)]
             found[name] = sorted(points, key=lambda point: point[0])

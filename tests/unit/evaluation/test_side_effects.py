@@ -140,6 +140,14 @@ def test_intervals_and_ratios_by_hand() -> None:
         assert (found[f"{name}_low"], found[f"{name}_high"]) == pytest.approx((1, 4))
 
 
+def test_an_arm_whose_logits_overflow_has_no_figures() -> None:
+    """Means over the other windows would make the harm look smaller."""
+    kl, surprise = np.array([1.0, np.nan, 2.0]), np.array([1.0, 1.0, np.inf])
+    found = side_effects._figures(kl, surprise, np.zeros(3))
+    assert found["num_broken"] == 2
+    assert {found[name] for name in ("kl", "kl_low", "perplexity", "perplexity_ratio")} == {None}
+
+
 def test_they_are_measured_once_and_kept(tmp_path: Path) -> None:
     def never() -> Any:
         raise AssertionError("loaded again")
@@ -174,7 +182,7 @@ def test_they_are_measured_once_and_kept(tmp_path: Path) -> None:
 def test_the_table_by_hand() -> None:
     def row(arm: str, value: float, low: float | None) -> dict[str, Any]:
         names = ("kl", "perplexity", "perplexity_ratio")
-        return {"arm": arm} | {
+        return {"arm": arm, "num_broken": 0} | {
             f"{name}{end}": number
             for name in names
             for end, number in (("", value), ("_low", low), ("_high", low))
@@ -188,6 +196,9 @@ def test_the_table_by_hand() -> None:
         "base                               3.0 [2.0, 2.0]",
         "steered  1.5000                    1.5             x 1.500",
     ]
+    broken = {**found["rows"][1], "kl": None, "num_broken": 2}
+    last = side_effects_as_text({**found, "rows": [found["rows"][0], broken]}).splitlines()[-1]
+    assert last == "steered  not finite in 2 windows"
     told = side_effects_as_text({**found, "base_knows_it": False})
     assert told.startswith("The base predicts mine worse than by an even guess (perplexity 3)")
     assert json.dumps(found)

@@ -99,7 +99,7 @@ def test_no_mask_is_needed_where_each_token_sees_all_before_it() -> None:
 
 
 def test_which_prompts_are_read_together_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prefill, "PREFILL_TOKENS", 4)
+    monkeypatch.setattr(prefill, "PREFILL_TOKENS", 2 * SHORTEST_SHARED + 4)
     prompts = {
         3: [*EXAMPLES, 1, 2],  # owner 0
         4: [*EXAMPLES, 1],
@@ -111,15 +111,15 @@ def test_which_prompts_are_read_together_by_hand(monkeypatch: pytest.MonkeyPatch
     owners = {3: 0, 4: 0, 5: 0, 6: 1, 7: 2, 8: 2}
     plan = list(plan_passes(prompts, owners, may_share=True, may_pad=True))
     count = SHORTEST_SHARED
-    assert plan[:4] == [
+    assert plan == [
         ([3, 4, 5], count, True),
-        ([5], count, False),  # 3 tokens; 2 rows of 3 would be more than 4
+        ([5], count, False),  # two rows of 3 tokens behind the shared ones are too many
         ([4, 3], count, False),
-        ([6], 0, False),  # with its own vectors, it shares with nobody
+        ([8, 6], 0, False),  # with its own vectors, 6 shares with nobody
+        ([7], 0, False),
     ]
-    assert plan[4:] == [([7, 8], 0, False)]
     alone = list(plan_passes(prompts, owners, may_share=False, may_pad=True))
-    assert [slots for slots, _, _ in alone] == [[5], [6], [3], [4], [7, 8]]
+    assert [slots for slots, _, _ in alone] == [[5], [3, 6], [8, 4], [7]]
     assert not any(shared for _, shared, _ in alone)
 
 

@@ -145,8 +145,25 @@ def test_messages_without_progress_are_silence() -> None:
     assert rows._shares[0].heard > heard
     time.sleep(0.11)
     tell({"num_tokens": 4})
+    assert rows._next() is None, "further messages may be waiting"
     with pytest.raises(RuntimeError, match=r"sampled nothing for 0\.1 seconds"):
         rows._next()
+
+
+def test_messages_that_wait_for_the_trainer_are_no_silence() -> None:
+    """The trainer reads nothing while its update runs, for longer than a server may be silent."""
+    servers = Servers(2)
+    rows = servers.rows()
+    first, second = (asked[2] for asked in servers.asked)
+    first({"num_tokens": 0})
+    for row in (2, 3):
+        second({"row": row})
+    for row in (0, 1, 4, 5):
+        first({"row": row})
+    time.sleep(0.15)
+    rows.finish()
+    assert sorted(message["row"] for message in rows) == [0, 1, 2, 3, 4, 5]
+    assert not servers.reasons
 
 
 def test_rows_can_be_abandoned() -> None:

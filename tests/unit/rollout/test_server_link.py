@@ -70,6 +70,16 @@ def test_it_tells_of_each_row_and_of_the_end(server: StandIn) -> None:
     assert link.start({**request(server), "version": "another"}, told.put) is None
 
 
+def test_no_proxy_sees_the_token(server: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # nobody answers there
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    link = ServerLink(server.address, TOKEN, 5)
+    assert link.info() is not None
+    assert link.change(packed(1), since="", to=versions(1)[0])
+
+
 def test_an_abandoned_request_is_closed(server: StandIn) -> None:
     """The server notices it, since it can't write any more."""
     server.faults.hangs_after = 1

@@ -64,6 +64,11 @@ def test_servers_are_connected_without_loading_weights(policy: Policy, server: S
     assert policy.model is None
 
 
+def test_a_server_is_not_started_where_another_one_answers(policy: Policy, server: StandIn) -> None:
+    with pytest.raises(ConfigError, match="another rollout server answers there already"):
+        connected(policy, [server.address], "sleep 60", 5, 5)
+
+
 def test_a_command_that_ends_shows_its_output(policy: Policy) -> None:
     code = "import os; print('token', bool(os.environ['STEER_LIGHTNING_ROLLOUT_TOKEN'])); exit(4)"
     command = f'{sys.executable} -c "{code}"'

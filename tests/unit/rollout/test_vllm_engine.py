@@ -204,7 +204,7 @@ def test_a_server_that_does_not_steer_is_noticed_before_training(
 ) -> None:
     server = start()
     server.faults.ignores_vectors = True
-    with pytest.raises(ConfigError, match="don't sample as the policy does"):
+    with pytest.raises(ConfigError, match="does not sample as the policy does"):
         engine_on(policy, server)
 
 

@@ -74,6 +74,32 @@ def test_vectors_change_from_one_version_to_another() -> None:
     asyncio.run(play())
 
 
+def test_vectors_count_as_changed_only_once_the_keys_of_the_former_ones_are_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def play() -> None:
+        engine = Engine({"0": b"a"})
+        vectors = Vectors(engine)
+        await vectors.read()
+        answers = iter([False, False, False, True])
+
+        async def reset() -> bool:
+            engine.calls.append("reset")
+            return next(answers)
+
+        engine.reset_prefix_cache = reset  # type: ignore[method-assign]
+        to = version_of({0: b"x"})
+        with pytest.raises(RuntimeError, match="does not reset"):
+            await vectors.change(b"x", version_of({0: b"a"}), to)
+        assert vectors.version == ""
+        assert not await vectors.change(b"x", version_of({0: b"a"}), to)
+        assert await vectors.change(b"x", "", to), "the same again, as a whole"
+        assert engine.calls[-2:] == ["reset", "reset"]
+
+    monkeypatch.setattr(rollout_server, "RESETS", 2)
+    asyncio.run(play())
+
+
 def test_workers_must_agree() -> None:
     async def play() -> None:
         with pytest.raises(RuntimeError, match="differ in the vector of layer 0"):
