@@ -216,7 +216,7 @@ class DecodeEngine:
         length_of = [flight.lengths[prompt] for prompt in completions.prompt_of]
         waiting = deque(sorted(range(len(length_of)), key=lambda n: -length_of[n]))  # longest first
         with policy.sharding.without_gradients(), policy.constant_vectors(), cache.decoding():
-            decoder = _Decoder(policy, flight, completions, cache)
+            decoder = Decoder(policy, flight, completions, cache)
             if self._graphs is not None:
                 decoder.captured = CapturedPasses(flight, cache, self._graphs(), capture_after)
             while waiting or flight.num_rows:
@@ -236,7 +236,7 @@ class DecodeEngine:
             )
 
 
-class _Decoder:
+class Decoder:
     """The state of the decoding loop: the flight, and the last token of each row."""
 
     def __init__(
