@@ -129,7 +129,7 @@ class LiveFlight:
 
     def drop(self) -> list[LiveRequest]:
         """Forgets all requests and their memory, such as after an error; returns the requests."""
-        left = self.completions.requests
+        left = [*self.completions.requests, *self.completions.ended]
         self.pause()
         self._begin()
         return left
@@ -191,8 +191,10 @@ class LiveFlight:
             if self._has_new_arm:
                 self._attach()
             self.policy.attachment.is_paused = False
-            facts = self._scores(request.token_ids, owner, request.num_alternatives or 0)
-            self.policy.attachment.is_paused = True
+            try:
+                facts = self._scores(request.token_ids, owner, request.num_alternatives or 0)
+            finally:
+                self.policy.attachment.is_paused = True
         tell(request, PromptScores(tokens=tuple(facts)))
 
     def _scores(self, tokens: Sequence[int], owner: int, num_top: int) -> list[TokenFacts]:
