@@ -6,7 +6,7 @@ import copy
 import math
 import secrets
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from steer_lightning.data import PlainTemplate
@@ -15,6 +15,7 @@ from steer_lightning.endpoint.fields import Fields
 from steer_lightning.inference.loaded_models import LoadedModels, Steered
 from steer_lightning.inference.service import Service
 from steer_lightning.rollout import Sampling
+from steer_lightning.rollout.completions import decode_texts
 
 COMMON = {
     *("model", "stream", "stream_options", "n", "seed", "stop", "stop_token_ids"),
@@ -44,8 +45,9 @@ class Api:
     def __init__(self, models: LoadedModels, service: Service, timeout: float = 600.0) -> None:
         self.models, self.service, self.timeout = models, service, timeout
         self.started = int(time.time())
-        # a copy, because the thread of the service uses the tokenizer at the same time
+        # copied, because the thread of the service uses the tokenizer at the same time
         self.tokenizer: Any = copy.deepcopy(models.policy.tokenizer)
+        self._ids_without_text = models.policy.ids_without_text
         self.vocab_size: int = models.policy.model_config.get_text_config().vocab_size
 
     def model(self, name: str) -> Steered:
@@ -102,8 +104,12 @@ class Api:
             code="context_length_exceeded",
         )
 
+    def text_of(self, tokens: Sequence[int]) -> str:
+        """Returns the text of tokens, without those that only begin or end a text."""
+        return decode_texts(self.tokenizer, [tokens], self._ids_without_text)[0]
+
     def token_text(self, token: int) -> str:
-        """Returns the text of a single token."""
+        """Returns the text of a single token, also of one that begins or ends a text."""
         text: str = self.tokenizer.decode([token], clean_up_tokenization_spaces=False)
         return text
 

@@ -149,7 +149,7 @@ class TextCompletion:
             assert isinstance(piece, Piece)
             place = prompt, piece.choice
             offset = offsets.get(place, 0)
-            offsets[place] = offset + sum(len(self._api.token_text(x.id)) for x in piece.tokens)
+            offsets[place] = offset + len(piece.text)
             drawn += len(piece.tokens)
             part = self._part(*place, piece.text, piece.tokens, piece.finish, offset)
             yield self._chunk(part)
@@ -180,13 +180,8 @@ class TextCompletion:
         }
 
     def _echoed(self, prompt: int) -> str:
-        """Returns the text of a prompt, special tokens included, if it is part of the answer."""
-        if not self._echo:
-            return ""
-        text: str = self._api.tokenizer.decode(
-            self._prompts[prompt], clean_up_tokenization_spaces=False
-        )
-        return text
+        """Returns the text of a prompt, if it is part of the answer."""
+        return self._api.text_of(self._prompts[prompt]) if self._echo else ""
 
     def _usage(self, num_drawn: int) -> dict[str, int]:
         return usage(sum(map(len, self._prompts)), num_drawn)
@@ -208,13 +203,12 @@ def as_logprobs(api: Api, tokens: Sequence[TokenFacts], offset: int) -> dict[str
         tokens: Tokens.
         offset: Number of characters before the first token.
     """
-    texts = [api.token_text(token.id) for token in tokens]
     offsets = []
-    for text in texts:
+    for token in tokens:
         offsets.append(offset)
-        offset += len(text)
+        offset += len(api.text_of([token.id]))
     return {
-        "tokens": texts,
+        "tokens": [api.token_text(token.id) for token in tokens],
         "token_logprobs": [token.logprob for token in tokens],
         "top_logprobs": [_alternatives(api, token) for token in tokens],
         "text_offset": offsets,
