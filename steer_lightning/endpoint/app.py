@@ -63,7 +63,9 @@ class App:
             of its own that leads to this machine.
     """
 
-    def __init__(self, api: Api, key: str | None = None, hosts: frozenset[str] | None = None) -> None:
+    def __init__(
+        self, api: Api, key: str | None = None, hosts: frozenset[str] | None = None
+    ) -> None:
         self._api, self._key, self._hosts = api, key, hosts
 
     def starlette(self) -> Starlette:
@@ -199,9 +201,7 @@ async def _gone(request: Request) -> None:
         pass
 
 
-async def _as_events(
-    chunks: AsyncIterator[dict[str, Any]], answers: Answers
-) -> AsyncIterator[str]:
+async def _as_events(chunks: AsyncIterator[dict[str, Any]], answers: Answers) -> AsyncIterator[str]:
     """Writes the parts of an answer as server-sent events; an error is the last of them."""
     try:
         async for chunk in chunks:

@@ -20,6 +20,7 @@ from steer_lightning.rollout.generate_engine import GenerateEngine
 from steer_lightning.rollout.joint_completions import JointCompletions
 from steer_lightning.rollout.kv_cache import FEW_SLOTS, FlightCache, Plan, plan_flight, smaller
 from steer_lightning.rollout.prefill import plan_passes
+from steer_lightning.rollout.live_completions import LiveCompletions
 from steer_lightning.rollout.request import Request
 from steer_lightning.rollout.sampling import Sampling
 from steer_lightning.rollout.selfcheck import RealTexts, why_not
@@ -243,7 +244,7 @@ class Decoder:
         self,
         policy: Policy,
         flight: Flight,
-        completions: Completions | JointCompletions,
+        completions: Completions | JointCompletions | LiveCompletions,
         cache: FlightCache,
     ) -> None:
         self.policy, self.flight = policy, flight

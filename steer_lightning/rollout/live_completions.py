@@ -65,9 +65,7 @@ class Choice:
 
     def _hand_out(self, text: str, finish: Finish | None) -> None:
         tokens, self._pending = tuple(self._pending), []
-        self.request.on_event(
-            Piece(choice=self.number, text=text, tokens=tokens, finish=finish)
-        )
+        self.request.on_event(Piece(choice=self.number, text=text, tokens=tokens, finish=finish))
 
 
 class LiveCompletions:
@@ -240,8 +238,12 @@ def token_facts(
     """
     own = logprobs.gather(1, tokens[:, None])[:, 0].tolist()
     top = logprobs.topk(min(max(num_alternatives), logprobs.shape[1]))
-    rows = zip(tokens.tolist(), own, top.indices.tolist(), top.values.tolist(), strict=True)
+    pairs = [
+        tuple(zip(*row, strict=True))
+        for row in zip(top.indices.tolist(), top.values.tolist(), strict=True)
+    ]
+    rows = zip(tokens.tolist(), own, pairs, num_alternatives, strict=True)
     return [
-        TokenFacts(id=token, logprob=logprob, alternatives=tuple(zip(ids, values))[:number])
-        for (token, logprob, ids, values), number in zip(rows, num_alternatives, strict=True)
+        TokenFacts(id=token, logprob=logprob, alternatives=found[:number])
+        for token, logprob, found, number in rows
     ]

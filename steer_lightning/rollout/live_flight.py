@@ -23,7 +23,7 @@ from steer_lightning.rollout.live_completions import (
 )
 from steer_lightning.rollout.live_request import LiveRequest, PromptScores, TokenFacts
 from steer_lightning.steering import SiteVectors
-from steer_lightning.steering.row_vectors import RowSteering, RowVectors
+from steer_lightning.steering.row_vectors import RowSteering
 from steer_lightning.system.printable import one_line
 
 log = logging.getLogger(__name__)
@@ -57,6 +57,7 @@ class LiveFlight:
         self._leg: ExitStack | None = None
         self._can_capture = policy.device.type == "cuda"
         self._begin()
+        self.pause()
 
     def _begin(self) -> None:
         """Makes an empty flight, whose memory is taken as it is needed."""
