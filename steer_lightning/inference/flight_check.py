@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
@@ -51,10 +52,14 @@ def why_not(flight: LiveFlight, vectors: SiteVectors) -> str | None:
 def _answer(
     flight: LiveFlight, vectors: SiteVectors, prompts: Sequence[Prompt], sampling: Sampling
 ) -> Rollouts:
+    size = sampling.group_size
+    if flight.max_rows < 2 * size:  # else no other would fly beside the completions of a prompt
+        size = 1
+    alike = replace(sampling, group_size=size)
     pieces: list[list[Piece]] = [[] for _ in range(len(prompts) * sampling.group_size)]
     waiting = []
-    for number, prompt in enumerate(prompts):
-        rows = pieces[number * sampling.group_size :]
+    for first in range(0, len(pieces), size):
+        rows = pieces[first : first + size]
 
         def keep(event: Event, rows: list[list[Piece]] = rows) -> None:
             if isinstance(event, Exception):
@@ -64,11 +69,11 @@ def _answer(
 
         for model, on_event in ((vectors, keep), (None, _ignore)):
             request = LiveRequest(
-                token_ids=prompt.token_ids,
+                token_ids=prompts[first // sampling.group_size].token_ids,
                 on_event=on_event,
                 vectors=model,
-                sampling=sampling,
-                number=number,
+                sampling=alike,
+                number=first,
                 num_alternatives=0,
             )
             waiting.append(request)

@@ -201,19 +201,21 @@ def names_of(paths: Sequence[str]) -> dict[str, Path]:
     files = [find_result(path) for path in paths]
     if len(set(files)) < len(files):
         raise ConfigError("vectors", list(paths), rule="names a file twice")
-    places = [_place(file) for file in files]
-    for count in range(1, max((len(place.parts) for place in places), default=0) + 1):
+    places = [_place(Path(path), file) for path, file in zip(paths, files, strict=True)]
+    for count in range(1, max((len(place.parts) for place in places), default=1) + 1):
         names = ["/".join(place.parts[-count:]) for place in places]
         if len({BASE, *names}) > len(names):
             return {one_line(name): file for name, file in zip(names, files, strict=True)}
     raise ConfigError("vectors", list(paths), rule="must have different names", fix="Rename a file")
 
 
-def _place(file: Path) -> Path:
+def _place(path: Path, file: Path) -> Path:
     """Returns the path after which a result is named."""
+    if path.expanduser().is_dir():
+        return path.expanduser().resolve()
     file = file.resolve()
-    is_result = file.name == SteeringVectors.file_name or file.is_dir()
-    return file.parent if is_result and is_run(file.parent) else file.with_suffix("")
+    is_of_run = file.name == SteeringVectors.file_name and is_run(file.parent)
+    return file.parent if is_of_run else file.with_suffix("")
 
 
 def _load(file: Path) -> SiteVectors:

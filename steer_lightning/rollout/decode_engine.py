@@ -19,8 +19,8 @@ from steer_lightning.rollout.flight import Flight, Parting, View, part
 from steer_lightning.rollout.generate_engine import GenerateEngine
 from steer_lightning.rollout.joint_completions import JointCompletions
 from steer_lightning.rollout.kv_cache import FEW_SLOTS, FlightCache, Plan, plan_flight, smaller
-from steer_lightning.rollout.prefill import plan_passes
 from steer_lightning.rollout.live_completions import LiveCompletions
+from steer_lightning.rollout.prefill import plan_passes
 from steer_lightning.rollout.request import Request
 from steer_lightning.rollout.sampling import Sampling
 from steer_lightning.rollout.selfcheck import RealTexts, why_not
