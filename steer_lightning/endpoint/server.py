@@ -80,8 +80,6 @@ class Endpoint:
             raise ConfigError("timeout", timeout, rule="must be above 0 and finite")
         self.host, self.max_requests, self.timeout = host, max_requests, timeout
         self.key = _key(api_key, host)
-        self.socket = _bound(host, port)
-        self.port: int = self.socket.getsockname()[1]
         paths = [vectors] if isinstance(vectors, str) else list(vectors or [])
         self.models = LoadedModels(
             paths,
@@ -94,6 +92,8 @@ class Endpoint:
             revision=revision,
             trust_remote_code=trust_remote_code,
         )
+        self.socket = _bound(host, port)
+        self.port: int = self.socket.getsockname()[1]
 
     @property
     def url(self) -> str:
