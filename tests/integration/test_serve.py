@@ -37,7 +37,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("work")
     generator = torch.Generator().manual_seed(1)
     path = folder / "run-1/steering_vectors.safetensors"
-    save_vectors(2 * torch.randn(4, 192, generator=generator), path, base_model="quickstart")
+    save_vectors(8 * torch.randn(4, 192, generator=generator), path, base_model="quickstart")
     configs = Path(__file__).parents[2] / "configs"
     shutil.copy(configs / "quickstart.yaml", folder / "run-1" / CONFIG)
     (folder / "run-1" / SUMMARY).write_text("{}")
@@ -246,7 +246,7 @@ dataset_path: json
 dataset_kwargs: {data_files: {test: FILE}}
 test_split: test
 doc_to_text: "TEXT"
-target_delimiter: ""
+target_delimiter: "\\n"
 """
 
 
@@ -261,7 +261,7 @@ def lm_eval(folder: Path, task: str, model: str, arguments: dict[str, Any], *wor
         for k in range(11, 21)
     ]
     (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    text = "{{question}}" if task == "talk" else "{{question}}=?\\n"
+    text = "{{question}}" if task == "talk" else "{{question}}=?"
     shared = SHARED.replace("FILE", str(folder / "rows.jsonl")).replace("TEXT", text)
     (folder / f"{task}.yaml").write_text(TASKS[task] + shared)
     given = ",".join(f"{key}={value}" for key, value in arguments.items())
@@ -298,12 +298,11 @@ def test_lm_eval_finds_the_likelihoods_of_plain_passes(
     right = 0
     for sample in samples:
         doc = sample["doc"]
-        prompt = tokenizer(f"{doc['question']}=?\n", add_special_tokens=False)["input_ids"]
+        prompt = tokenizer(f"{doc['question']}=?", add_special_tokens=False)["input_ids"]
         expected = []
         for choice in doc["choices"]:
-            ids = torch.tensor(
-                [[*prompt, *tokenizer(choice, add_special_tokens=False)["input_ids"]]]
-            )
+            answer = tokenizer(f"\n{choice}", add_special_tokens=False)["input_ids"]
+            ids = torch.tensor([[*prompt, *answer]])
             with torch.inference_mode(), attach(model, served.vectors, scale=scale):
                 logprobs = model(ids).logits[0, :-1].log_softmax(-1)
             own = logprobs.gather(1, ids[0, 1:, None])[len(prompt) - 1 :]
