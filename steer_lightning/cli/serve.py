@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from steer_lightning.cli import interruptible
 from steer_lightning.cli.options import read_options
 from steer_lightning.cli.run_settings import given_options, settings_of_runs, texts
-from steer_lightning.errors import UNKNOWN, ConfigError
-from steer_lightning.system.extras import install_command
+from steer_lightning.endpoint.server import Endpoint
 from steer_lightning.system.printable import one_line
 
 OF_RUNS = ("template", "dtype", "revision")
@@ -27,18 +26,6 @@ def run(words: Sequence[str]) -> None:
     Raises:
         ConfigError: For any mistake, before the base loads.
     """
-    try:
-        from steer_lightning.endpoint.server import Endpoint
-    except ImportError as error:
-        if error.name not in ("starlette", "uvicorn"):
-            raise
-        raise ConfigError(
-            "serve",
-            UNKNOWN,
-            rule=f"needs the package {error.name}",
-            fix=f"Run {install_command('serve')}",
-        ) from error
-
     words = words[1:]
     given = given_options(words)
     of_run, files = settings_of_runs(texts(given.get("vectors")), {*given, *OTHERS})

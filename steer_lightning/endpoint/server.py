@@ -8,16 +8,15 @@ import math
 import os
 import socket
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Literal
 
-import uvicorn
-
 from steer_lightning.data import Template
-from steer_lightning.endpoint.app import App
 from steer_lightning.endpoint.call import Api
 from steer_lightning.errors import UNKNOWN, ConfigError
 from steer_lightning.inference.loaded_models import LoadedModels
 from steer_lightning.inference.service import Service
+from steer_lightning.system.extras import install_command
 from steer_lightning.system.printable import one_line
 
 log = logging.getLogger(__name__)
@@ -72,6 +71,7 @@ class Endpoint:
         revision: str | None = None,
         trust_remote_code: bool = False,
     ) -> None:
+        _check_extra()
         if not 0 <= port <= 65535:
             raise ConfigError("port", port, rule="must be from 0 to 65535")
         if max_requests < 2:
@@ -107,6 +107,10 @@ class Endpoint:
         Args:
             on_ready: Function that is called when the base has been loaded and checked.
         """
+        import uvicorn  # of an extra, without which the options can still be listed
+
+        from steer_lightning.endpoint.app import App
+
         if not is_local(self.host):
             log.warning(
                 "the server listens at %s: whoever reaches this machine and has the key can use "
@@ -129,6 +133,18 @@ class Endpoint:
             uvicorn.Server(config).run(sockets=[self.socket])
         finally:
             service.close()
+
+
+def _check_extra() -> None:
+    """Raises a ConfigError if the libraries of the server are not installed."""
+    missing = [name for name in ("starlette", "uvicorn") if find_spec(name) is None]
+    if missing:
+        raise ConfigError(
+            "serve",
+            UNKNOWN,
+            rule=f"needs {' and '.join(missing)}",
+            fix=f"Run {install_command('serve')}",
+        )
 
 
 def is_local(host: str) -> bool:
