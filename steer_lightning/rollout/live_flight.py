@@ -149,6 +149,8 @@ class LiveFlight:
             leg.enter_context(self._cache.decoding())
             leg.enter_context(self.policy.constant_vectors())
             self._leg = leg.pop_all()
+        if self._can_capture:  # a graph reads the vectors at the addresses at which it found them
+            self._decoder.captured = CapturedPasses(self._flight, self._cache, CudaGraphs())
 
     def pause(self) -> None:
         """Leaves the model as it is without the flight, until the next `step`."""
@@ -165,8 +167,6 @@ class LiveFlight:
         policy.steering, policy.attachment = steering, steering.attach(policy.model)
         policy.attachment.scales = [scale for _, scale in self._arms]
         self._has_new_arm = False
-        if self._can_capture:  # graphs hold the hooks of the vectors that they were captured with
-            self._decoder.captured = CapturedPasses(self._flight, self._cache, CudaGraphs())
 
     def _note_capture(self) -> None:
         captured = self._decoder.captured

@@ -9,6 +9,7 @@ import torch
 
 from steer_lightning.model.policy import Policy
 from steer_lightning.rollout import DecodeEngine, Sampling
+from steer_lightning.rollout.cuda_graphs import Pass
 from steer_lightning.rollout.live_flight import LiveFlight
 from steer_lightning.steering import AdaptiveVectors, LowRankVectors, SteeringVectors
 from steer_lightning.testing import make_prompts
@@ -196,6 +197,34 @@ def test_an_arm_that_no_row_needs_makes_room_for_another() -> None:
     assert len(flight._arms) <= 4
     logprobs = [one.pieces[0].tokens[0].logprob for one in asked]
     assert len(set(logprobs)) == 9
+
+
+def test_captured_passes_read_the_vectors_of_their_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Graphs hold addresses, so those of before a pause, or of other vectors, are of no use."""
+    captures: list[Pass] = []
+
+    def capture(run: Pass) -> Pass:
+        captures.append(run)
+        return run
+
+    monkeypatch.setattr("steer_lightning.rollout.live_flight.CudaGraphs", lambda: capture)
+    first, second = SteeringVectors(scale="none"), SteeringVectors(scale="none")
+    flight = live_flight("llama", [first, second])
+    flight._can_capture = True
+    expected = [ask(vectors=vectors, most=8) for vectors in (first, second)]
+    asked = [ask(vectors=vectors, most=8) for vectors in (first, second)]
+    used = []
+    for one in asked:
+        fly(flight, [one])
+        used.append(flight._decoder.captured)
+    flight.score(ask(vectors=first).request)
+    fly(flight, [ask(vectors=first)])
+    used.append(flight._decoder.captured)
+    assert captures
+    assert len(set(map(id, used))) == 3
+    flight._can_capture, flight._decoder.captured = False, None
+    fly(flight, expected)
+    assert [x.answers for x in asked] == [x.answers for x in expected]
 
 
 def test_the_memory_of_a_long_answer_is_given_back() -> None:
