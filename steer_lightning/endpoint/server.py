@@ -105,11 +105,16 @@ class Endpoint:
         """Loads the base and serves until SIGTERM or Ctrl-C; answers under way are completed.
 
         Args:
-            on_ready: Function that is called when the base has been loaded and checked.
+            on_ready: Function that is called when the server listens.
         """
         import uvicorn  # of an extra, without which the options can still be listed
 
         from steer_lightning.endpoint.app import App
+
+        class Server(uvicorn.Server):
+            async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+                await super().startup(sockets=sockets)
+                on_ready()  # not before it handles signals
 
         if not is_local(self.host):
             log.warning(
@@ -129,8 +134,7 @@ class Endpoint:
                 lifespan="off",
                 timeout_graceful_shutdown=math.ceil(self.timeout),
             )
-            on_ready()
-            uvicorn.Server(config).run(sockets=[self.socket])
+            Server(config).run(sockets=[self.socket])
         finally:
             service.close()
 
