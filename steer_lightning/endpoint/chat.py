@@ -13,7 +13,7 @@ from steer_lightning.endpoint.answers import Answers, Gathered, usage
 from steer_lightning.endpoint.api_error import ApiError, shown
 from steer_lightning.endpoint.call import MOST_ALTERNATIVES, Api, Call
 from steer_lightning.errors import ConfigError
-from steer_lightning.rollout.live_request import Event, LiveRequest, Piece, TokenFacts
+from steer_lightning.rollout.live_request import LiveRequest, Piece, TokenFacts
 
 FIELDS = ("messages", "max_tokens", "max_completion_tokens", "logprobs", "top_logprobs")
 ROLES = ("system", "developer", "user", "assistant")
@@ -82,7 +82,6 @@ class ChatCompletion:
         answers, call = Answers(self._api.service), self.call
         request = LiveRequest(
             token_ids=self._tokens,
-            on_event=_ignore,
             vectors=call.steered.vectors,
             scale=call.steered.scale,
             sampling=self._sampling,
@@ -150,10 +149,6 @@ class ChatCompletion:
     def _one(self, token: int, logprob: float) -> dict[str, Any]:
         text = self._api.token_text(token)
         return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
-
-
-def _ignore(event: Event) -> None:
-    """Stands in until a request is added to `Answers`."""
 
 
 def messages_of(value: Any) -> Messages:

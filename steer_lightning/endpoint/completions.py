@@ -10,7 +10,7 @@ from typing import Any
 from steer_lightning.endpoint.answers import Answers, Gathered, usage
 from steer_lightning.endpoint.api_error import ApiError, shown
 from steer_lightning.endpoint.call import MOST_ALTERNATIVES, Api, Call
-from steer_lightning.rollout.live_request import Event, LiveRequest, Piece, TokenFacts
+from steer_lightning.rollout.live_request import LiveRequest, Piece, TokenFacts
 
 FIELDS = ("prompt", "max_tokens", "logprobs", "echo")
 DEFAULT_TOKENS = 16
@@ -94,7 +94,6 @@ class TextCompletion:
         for number, tokens in enumerate(self._prompts):
             same = {
                 "token_ids": tokens,
-                "on_event": _ignore,
                 "vectors": call.steered.vectors,
                 "scale": call.steered.scale,
                 "seed": call.seed,
@@ -189,10 +188,6 @@ class TextCompletion:
 
 def _are_tokens(value: object) -> bool:
     return isinstance(value, list) and bool(value) and all(type(x) is int for x in value)
-
-
-def _ignore(event: Event) -> None:
-    """Stands in until a request is added to `Answers`."""
 
 
 def as_logprobs(api: Api, tokens: Sequence[TokenFacts], offset: int) -> dict[str, Any]:

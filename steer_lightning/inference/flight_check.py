@@ -10,7 +10,13 @@ import torch
 from steer_lightning.model.policy import Policy
 from steer_lightning.rollout import Sampling, selfcheck
 from steer_lightning.rollout.live_flight import LiveFlight
-from steer_lightning.rollout.live_request import Event, LiveRequest, Piece, TokenFacts
+from steer_lightning.rollout.live_request import (
+    Event,
+    LiveRequest,
+    Piece,
+    TokenFacts,
+    unheard,
+)
 from steer_lightning.steering import SiteVectors
 from steer_lightning.types import Prompt, Rollouts
 
@@ -67,7 +73,7 @@ def _answer(
             if isinstance(event, Piece):
                 rows[event.choice].append(event)
 
-        for model, on_event in ((vectors, keep), (None, _ignore)):
+        for model, on_event in ((vectors, keep), (None, unheard)):
             request = LiveRequest(
                 token_ids=prompts[first // sampling.group_size].token_ids,
                 on_event=on_event,
@@ -82,10 +88,6 @@ def _answer(
             flight.take(waiting.pop(0))
         flight.step()
     return _rollouts(prompts, sampling, pieces)
-
-
-def _ignore(event: Event) -> None:
-    """Takes the answer of a neighbour."""
 
 
 def _rollouts(

@@ -13,6 +13,9 @@ from steer_lightning.rollout.live_request import Event, Finish, LiveRequest, Pie
 from steer_lightning.rollout.sampling import Sampling
 from steer_lightning.rollout.text_stream import TextStream
 
+LEAST_LOGPROB = -9999.0
+"""Log-probability of an impossible token, as in OpenAI's API: JSON has no infinite numbers."""
+
 NOT_FINITE = (
     "the logits of the steered model are not finite: the vectors, or the scale, are too large for "
     "the base"
@@ -222,8 +225,11 @@ def _drawn(
 
 
 def log_probabilities(logits: torch.Tensor) -> torch.Tensor:
-    """Returns the log-probabilities (n, V) float32 of logits (n, V), at temperature 1."""
-    return logits.float().log_softmax(-1)
+    """Returns the log-probabilities (n, V) float32 of logits (n, V), at temperature 1.
+
+    None is below `LEAST_LOGPROB`.
+    """
+    return logits.float().log_softmax(-1).clamp(min=LEAST_LOGPROB)
 
 
 def token_facts(

@@ -50,6 +50,10 @@ Event = Piece | PromptScores | Exception
 """Part of an answer; an exception ends it."""
 
 
+def unheard(event: Event) -> None:
+    """Lets a part of an answer pass that nobody waits for."""
+
+
 @dataclass(kw_only=True, eq=False)
 class LiveRequest:
     """A prompt that is to be answered, or scored, by the base with some vectors.
@@ -72,7 +76,7 @@ class LiveRequest:
     """
 
     token_ids: tuple[int, ...]
-    on_event: Callable[[Event], None]
+    on_event: Callable[[Event], None] = unheard
     vectors: SiteVectors | None = None
     scale: float = 1.0
     sampling: Sampling | None = None

@@ -106,6 +106,12 @@ def test_what_is_told_of_tokens() -> None:
     assert second.alternatives == ()
 
 
+def test_an_impossible_token_has_a_finite_log_probability() -> None:
+    logprobs = log_probabilities(torch.tensor([[0.0, float("-inf")], [float("nan"), 0.0]]))
+    assert logprobs[0].tolist() == [0.0, -9999.0]
+    assert bool(logprobs[1].isnan().all()), "what is not finite stays so"
+
+
 def test_pieces_have_the_tokens_of_their_text() -> None:
     asked = ask(most=4)
     choice = Choice(asked.request, 0, [0.5] * 4, POLICY)
