@@ -19,6 +19,7 @@ from steer_lightning.cli.fit import TRAINER_DEFAULTS
 from steer_lightning.cli.report import report
 from steer_lightning.cli.short_names import CLASSES, PACKAGE
 from steer_lightning.data import PromptDataModule
+from steer_lightning.endpoint.server import Endpoint
 from steer_lightning.evaluation.job import Evaluation
 from steer_lightning.module import SteeringModule
 from steer_lightning.results.lens.job import Lens
@@ -32,6 +33,7 @@ TARGETS: dict[str, Callable[..., Any]] = {
     "lens": Lens,
     "report": report,
     "export": export,
+    "serve": Endpoint,
     "difference": Settings,
 }
 """Classes and functions whose arguments are settings, by the word that asks for them."""

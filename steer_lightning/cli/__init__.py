@@ -62,6 +62,9 @@ COMMANDS = {
         starts_at_once=True,
     ),
     "lens": Command("steer_lightning.cli.lens", "show which tokens vectors push, and how far"),
+    "serve": Command(
+        "steer_lightning.cli.serve", "serve a base and vectors by the OpenAI API on this machine"
+    ),
     "export": Command(
         "steer_lightning.cli.export", "export vectors to transformers, PEFT, llama.cpp and vLLM"
     ),

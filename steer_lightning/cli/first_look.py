@@ -44,6 +44,7 @@ GROUPS: dict[str, dict[str, str]] = {
     "evaluate": {"": "steer_lightning.evaluation.job.Evaluation"},
     "lens": {"": "steer_lightning.results.lens.job.Lens"},
     "export": {"": "steer_lightning.cli.export.export"},
+    "serve": {"": "steer_lightning.endpoint.server.Endpoint"},
 }
 """Classes whose arguments are the options of a command, by the group of the options."""
 

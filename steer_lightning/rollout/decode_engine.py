@@ -19,6 +19,7 @@ from steer_lightning.rollout.flight import Flight, Parting, View, part
 from steer_lightning.rollout.generate_engine import GenerateEngine
 from steer_lightning.rollout.joint_completions import JointCompletions
 from steer_lightning.rollout.kv_cache import FEW_SLOTS, FlightCache, Plan, plan_flight, smaller
+from steer_lightning.rollout.live_completions import LiveCompletions
 from steer_lightning.rollout.prefill import plan_passes
 from steer_lightning.rollout.request import Request
 from steer_lightning.rollout.sampling import Sampling
@@ -216,7 +217,7 @@ class DecodeEngine:
         length_of = [flight.lengths[prompt] for prompt in completions.prompt_of]
         waiting = deque(sorted(range(len(length_of)), key=lambda n: -length_of[n]))  # longest first
         with policy.sharding.without_gradients(), policy.constant_vectors(), cache.decoding():
-            decoder = _Decoder(policy, flight, completions, cache)
+            decoder = Decoder(policy, flight, completions, cache)
             if self._graphs is not None:
                 decoder.captured = CapturedPasses(flight, cache, self._graphs(), capture_after)
             while waiting or flight.num_rows:
@@ -236,14 +237,14 @@ class DecodeEngine:
             )
 
 
-class _Decoder:
+class Decoder:
     """The state of the decoding loop: the flight, and the last token of each row."""
 
     def __init__(
         self,
         policy: Policy,
         flight: Flight,
-        completions: Completions | JointCompletions,
+        completions: Completions | JointCompletions | LiveCompletions,
         cache: FlightCache,
     ) -> None:
         self.policy, self.flight = policy, flight

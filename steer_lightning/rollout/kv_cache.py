@@ -300,6 +300,18 @@ class FlightCache:
         for layer in self.layers:
             layer.move_prompts(source, target)
 
+    def clear_free_slots(self) -> None:
+        """Sets the keys and values in free slots to zero.
+
+        A mask hides what earlier rows have left there, but not if it is infinite or NaN.
+        """
+        for layer in self.layers:
+            if layer.is_initialized:
+                for room in layer.prefix:
+                    room[self._flight.num_prompts :] = 0
+                for room in layer.tail:
+                    room[self._flight.num_rows :] = 0
+
     def attend(self, call: AttentionCall) -> torch.Tensor:
         """Attends over prompts and tails.
 

@@ -113,6 +113,7 @@ TESTED_AS_A_WHOLE = {
     "cli/sweep": "tests/integration/test_sweep.py",
     "cli/sweep_fit": "tests/integration/test_sweep.py",
     "cli/sweep_processes": "tests/distributed/test_sweep.py",
+    "rollout/live_request": "tests/unit/rollout/test_live_flight.py",
     "rollout/joint_completions": "tests/unit/sweep/test_shared_base.py",
     "steering/row_vectors": "tests/unit/sweep/test_shared_base.py",
     "serving/steered_worker": "tests/integration/test_vllm_engine.py",

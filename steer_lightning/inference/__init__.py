@@ -1,0 +1,1 @@
+"""One loaded base with any number of vectors, which answers requests as they come."""

@@ -1,0 +1,255 @@
+"""The completions of a live flight, into which requests enter while others are answered."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import torch
+
+from steer_lightning.model.policy import Policy
+from steer_lightning.rollout.completions import draw, row_uniforms
+from steer_lightning.rollout.live_request import Event, Finish, LiveRequest, Piece, TokenFacts
+from steer_lightning.rollout.sampling import Sampling
+from steer_lightning.rollout.text_stream import TextStream
+
+LEAST_LOGPROB = -9999.0
+"""Log-probability of an impossible token, as in OpenAI's API: JSON has no infinite numbers."""
+
+NOT_FINITE = (
+    "the logits of the steered model are not finite: the vectors, or the scale, are too large for "
+    "the base"
+)
+
+
+class Choice:
+    """One completion of a request while it is sampled.
+
+    Args:
+        request: Request with `sampling`.
+        number: Number of the completion among those of the request.
+        uniforms: Random numbers of its tokens.
+        policy: Policy that samples.
+    """
+
+    def __init__(
+        self, request: LiveRequest, number: int, uniforms: list[float], policy: Policy
+    ) -> None:
+        assert request.sampling is not None
+        self.request, self.number, self.sampling = request, number, request.sampling
+        self.count = 0
+        self._uniforms = uniforms
+        self._ends = {*policy.eos_token_ids, *request.sampling.eos_token_ids}
+        strings = request.sampling.stop_strings
+        self._text = TextStream(policy.tokenizer, policy.ids_without_text, strings)
+        self._pending: list[TokenFacts] = []
+
+    @property
+    def uniform(self) -> float:
+        """Random number of the next token."""
+        return self._uniforms[self.count]
+
+    def take(self, facts: TokenFacts) -> bool:
+        """Takes the next token; returns whether the completion has ended with it."""
+        self.count += 1
+        self._pending.append(facts)
+        text = self._text.add(facts.id)
+        finish: Finish | None = None
+        if facts.id in self._ends or self._text.has_stopped:
+            finish = "stop"
+        elif self.count == self.sampling.max_new_tokens:
+            finish = "length"
+        if finish is not None:
+            text += self._text.end()
+            finish = "stop" if self._text.has_stopped else finish
+        if text or finish:
+            self._hand_out(text, finish)
+        return finish is not None
+
+    def _hand_out(self, text: str, finish: Finish | None) -> None:
+        tokens, self._pending = tuple(self._pending), []
+        self.request.on_event(Piece(choice=self.number, text=text, tokens=tokens, finish=finish))
+
+
+class LiveCompletions:
+    """The completions in flight, each in a seat, whose number stands for it; see `Completions`.
+
+    Args:
+        policy: Policy that samples.
+        num_seats: Largest number of completions at the same time.
+        max_length: Largest number of tokens of a prompt with its completion.
+
+    Attributes:
+        prompts: Request of each prompt, by the number of the prompt.
+        prompt_of: Number of the prompt that each seat answers.
+        owner_of: Number of the vectors that steer each prompt.
+        lengths: Number of tokens of each prompt.
+        ended: Requests that have ended since the list was last emptied.
+        has_broken: Whether logits that were not finite have ended a request.
+    """
+
+    def __init__(self, policy: Policy, num_seats: int, max_length: int) -> None:
+        self.policy, self.most_tokens = policy, max_length
+        self.prompts: list[LiveRequest] = [None] * num_seats  # type: ignore[list-item]
+        self.prompt_of, self.owner_of = [0] * num_seats, [0] * num_seats
+        self.lengths = [max_length] * num_seats  # as long as one may be, until there is one
+        self.ended: list[LiveRequest] = []
+        self.has_broken = False
+        self._choices: dict[int, Choice] = {}
+        self._free_seats, self._free_prompts = list(range(num_seats)), list(range(num_seats))
+        self._errors: dict[int, Exception] = {}  # of prompts whose completions end at once
+
+    @property
+    def num_free(self) -> int:
+        """Number of free seats."""
+        return len(self._free_seats)
+
+    @property
+    def requests(self) -> list[LiveRequest]:
+        """Requests with a seat."""
+        return list(dict.fromkeys(choice.request for choice in self._choices.values()))
+
+    def seat(self, request: LiveRequest, owner: int) -> list[int]:
+        """Gives seats to the completions of a request; returns their numbers."""
+        sampling = request.sampling
+        assert sampling is not None
+        prompt = self._free_prompts.pop()
+        self.prompts[prompt], self.owner_of[prompt] = request, owner
+        self.lengths[prompt] = len(request.token_ids)
+        rows = row_uniforms(
+            *(request.seed, 0, [request.number]), sampling.group_size, sampling.max_new_tokens
+        )
+        seats = [self._free_seats.pop() for _ in rows]
+        for number, (seat, uniforms) in enumerate(zip(seats, rows.tolist(), strict=True)):
+            self.prompt_of[seat] = prompt
+            self._choices[seat] = Choice(request, number, uniforms, self.policy)
+        return seats
+
+    def has_failed(self, seat: int) -> bool:
+        """Returns False: completions enter the flight as soon as they have a seat."""
+        return False
+
+    def sample(
+        self, logits: torch.Tensor, rows: torch.Tensor, counts: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Draws the next token of n completions; see `Completions.sample`."""
+        seats = rows.tolist()
+        choices = [self._choices[seat] for seat in seats]
+        tokens, ended = torch.zeros_like(rows), [False] * len(seats)
+        kinds: dict[tuple[float, ...], list[int]] = {}
+        for place, choice in enumerate(choices):
+            kinds.setdefault(_kind(choice.sampling), []).append(place)
+        for places in kinds.values():
+            chosen = logits if len(kinds) == 1 else logits[places]
+            drawn, facts = _drawn(chosen, [choices[place] for place in places])
+            tokens[places] = drawn
+            for place, fact in zip(places, facts, strict=True):
+                ended[place] = self._take(seats[place], choices[place], fact)
+        for place, seat in enumerate(seats):
+            ended[place] |= self.prompt_of[seat] in self._errors
+        for place, seat in enumerate(seats):
+            if ended[place]:
+                self._leave(seat)
+        return tokens, torch.tensor(ended, device=rows.device)
+
+    def _take(self, seat: int, choice: Choice, facts: TokenFacts | None) -> bool:
+        """Gives a completion its token, or ends its request; returns whether it has ended."""
+        request, prompt = choice.request, self.prompt_of[seat]
+        if prompt in self._errors:
+            return True
+        if facts is None:
+            self.has_broken = True
+            error: Exception = FloatingPointError(NOT_FINITE)
+        elif request.is_cancelled:
+            error = InterruptedError("the request was cancelled")
+        elif time.monotonic() > request.deadline:
+            error = TimeoutError("the answer took longer than the server allows")
+        else:
+            return choice.take(facts)
+        self._errors[prompt] = error
+        return True
+
+    def _leave(self, seat: int) -> None:
+        """Frees the seat of a completion that has ended, and of its prompt with the last one."""
+        request, prompt = self._choices.pop(seat).request, self.prompt_of[seat]
+        self._free_seats.append(seat)
+        if any(choice.request is request for choice in self._choices.values()):
+            return
+        self._free_prompts.append(prompt)
+        error = self._errors.pop(prompt, None)
+        if error is not None:
+            tell(request, error)
+        self.ended.append(request)
+
+
+def tell(request: LiveRequest, event: Event) -> None:
+    """Hands a part of the answer to whoever waits for it."""
+    if not request.is_cancelled:
+        request.on_event(event)
+
+
+def _kind(sampling: Sampling) -> tuple[float, ...]:
+    """Returns the settings that rows must have in common to be drawn together."""
+    return (sampling.temperature, sampling.top_p, sampling.top_k, sampling.min_p)
+
+
+def _drawn(
+    logits: torch.Tensor, choices: Sequence[Choice]
+) -> tuple[torch.Tensor, list[TokenFacts | None]]:
+    """Draws a token for each of n completions with the same settings.
+
+    Args:
+        logits: Logits (n, V), which are overwritten.
+        choices: The n completions.
+
+    Returns:
+        Tokens (n,) int64, and the facts about each; None if its logits are not finite.
+    """
+    asked = [k for k, x in enumerate(choices) if x.request.num_alternatives is not None]
+    # before the draw, which overwrites the logits
+    known = log_probabilities(logits[asked]) if asked else logits[:0]
+    exact = torch.float32 if logits.device.type == "mps" else torch.float64
+    uniforms = torch.tensor([x.uniform for x in choices], dtype=exact, device=logits.device)
+    tokens, logprobs = draw(logits, uniforms, choices[0].sampling)
+    broken = logprobs.isnan().tolist()
+    facts: list[TokenFacts | None] = [
+        None if is_broken else TokenFacts(id=token)
+        for token, is_broken in zip(tokens.tolist(), broken, strict=True)
+    ]
+    if asked:
+        numbers = [choices[k].request.num_alternatives or 0 for k in asked]
+        told = token_facts(known, tokens[asked], numbers)
+        for k, fact in zip(asked, told, strict=True):
+            facts[k] = None if broken[k] else fact
+    return tokens, facts
+
+
+def log_probabilities(logits: torch.Tensor) -> torch.Tensor:
+    """Returns the log-probabilities (n, V) float32 of logits (n, V), at temperature 1.
+
+    None is below `LEAST_LOGPROB`.
+    """
+    return logits.float().log_softmax(-1).clamp(min=LEAST_LOGPROB)
+
+
+def token_facts(
+    logprobs: torch.Tensor, tokens: torch.Tensor, num_alternatives: Sequence[int]
+) -> list[TokenFacts]:
+    """Returns tokens with their log-probabilities and the most likely alternatives.
+
+    Args:
+        logprobs: Log-probabilities (n, V).
+        tokens: Tokens (n,) int64.
+        num_alternatives: Number of alternatives for each of them.
+    """
+    own = logprobs.gather(1, tokens[:, None])[:, 0].tolist()
+    top = logprobs.topk(min(max(num_alternatives), logprobs.shape[1]))
+    pairs = [
+        tuple(zip(*row, strict=True))
+        for row in zip(top.indices.tolist(), top.values.tolist(), strict=True)
+    ]
+    rows = zip(tokens.tolist(), own, pairs, num_alternatives, strict=True)
+    return [
+        TokenFacts(id=token, logprob=logprob, alternatives=found[:number])
+        for token, logprob, found, number in rows
+    ]

@@ -1,0 +1,147 @@
+"""The service answers whatever comes from other threads, and outlives errors."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from steer_lightning.inference.service import Closed, Service, TooManyRequests
+from steer_lightning.rollout.live_flight import LiveFlight
+from steer_lightning.rollout.live_request import Event
+from steer_lightning.steering import SteeringVectors
+from tests.live import Asked, ask, fly, live_flight
+
+SECONDS = 60
+"""Longer than any answer takes; only a fault lets a test wait for so long."""
+
+
+@contextmanager
+def service_on(flight: LiveFlight, max_requests: int = 100) -> Iterator[Service]:
+    service = Service(flight, max_requests)
+    try:
+        yield service
+    finally:
+        service.close()
+
+
+class Held:
+    """Keeps the thread of the service in an answer, until it is let go."""
+
+    def __init__(self, service: Service) -> None:
+        self.asked = ask(most=2)
+        self.has_begun, self.may_go = threading.Event(), threading.Event()
+        self.asked.request.on_event = self._hold
+        service.submit(self.asked.request)
+        assert self.has_begun.wait(SECONDS)
+
+    def _hold(self, event: Event) -> None:
+        self.has_begun.set()
+        assert self.may_go.wait(SECONDS)
+
+
+def test_answers_to_many_threads_are_those_of_each_alone() -> None:
+    steering = SteeringVectors(scale="none")
+    flight = live_flight("llama", [steering])
+    models = [None, steering]
+
+    def requests() -> list[Asked]:
+        return [
+            ask(f"prompt {k}", models[k % 2], scale=1 + k % 3, n=1 + k % 2, seed=k, most=8)
+            for k in range(24)
+        ]
+
+    together, alone = requests(), requests()
+    with service_on(flight) as service:
+        own = [
+            threading.Thread(target=service.submit, args=[one.request for one in together[k::4]])
+            for k in range(4)
+        ]
+        for thread in own:
+            thread.start()
+        for thread in own:
+            thread.join()
+    assert service.num_open == 0
+    fly(flight, alone)
+    assert [x.answers for x in together] == [x.answers for x in alone]
+
+
+def test_the_end_waits_for_answers_and_takes_no_more() -> None:
+    scored = ask()
+    scored.request.sampling = None
+    asked = [ask(most=30, seed=k) for k in range(8)]
+    with service_on(live_flight("llama")) as service:
+        service.submit(scored.request, *(one.request for one in asked))
+    assert all(one.answers[0][2] for one in asked)
+    assert len(scored.scores.tokens) == len(scored.request.token_ids)
+    with pytest.raises(Closed):
+        service.submit(ask().request)
+
+
+def test_too_many_requests_are_refused_together() -> None:
+    asked = [ask(most=2) for _ in range(3)]
+    with service_on(live_flight("llama"), max_requests=3) as service:
+        held = Held(service)
+        with pytest.raises(TooManyRequests, match="limit of 3"):
+            service.submit(*(one.request for one in asked))
+        assert service.num_open == 1
+        service.submit(*(one.request for one in asked[1:]))
+        held.may_go.set()
+    assert [len(one.pieces) > 0 for one in asked] == [False, True, True]
+
+
+def test_who_has_waited_too_long_is_told_and_who_has_gone_is_forgotten() -> None:
+    late, gone, scored = ask(deadline=0.0), ask(), ask(deadline=0.0)
+    scored.request.sampling = None
+    with service_on(live_flight("llama")) as service:
+        held = Held(service)
+        service.submit(late.request, gone.request, scored.request)
+        gone.request.is_cancelled = True
+        held.may_go.set()
+    assert isinstance(late.error, TimeoutError)
+    assert isinstance(scored.error, TimeoutError)
+    assert late.pieces == gone.events == []
+    assert service.num_open == 0
+
+
+def test_a_failing_pass_ends_the_requests_in_flight_alone(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    flight = live_flight("llama", max_rows=2)
+    forward, fails = flight.policy.model.forward, [True]
+
+    def broken(*args: object, **options: object) -> object:
+        if fails:
+            fails.clear()
+            raise RuntimeError("a fault of the base")
+        return forward(*args, **options)
+
+    monkeypatch.setattr(flight.policy.model, "forward", broken)
+    asked = [ask(seed=k, n=2) for k in range(3)]
+    with service_on(flight) as service:
+        service.submit(*(one.request for one in asked))
+    assert [str(one.error) for one in asked] == ["a fault of the base", "None", "None"]
+    assert all(x.answers[0][2] for x in asked[1:])
+    assert service.num_open == 0
+    assert "a fault of the base" in caplog.text
+
+
+def test_a_score_that_fails_leaves_answers_alone(caplog: pytest.LogCaptureFixture) -> None:
+    scored, asked = ask(), ask(most=30)
+    scored.request.sampling, scored.request.token_ids = None, (10**6,)
+    with service_on(live_flight("llama")) as service:
+        service.submit(asked.request, scored.request)
+    assert isinstance(scored.error, IndexError)
+    assert asked.answers[0][2]
+    assert service.num_open == 0
+    assert "IndexError" in caplog.text
+
+
+def test_the_clock_of_deadlines_is_the_monotonic_one() -> None:
+    asked = ask(deadline=time.monotonic() + SECONDS)
+    with service_on(live_flight("llama")) as service:
+        service.submit(asked.request)
+    assert asked.answers[0][2]
