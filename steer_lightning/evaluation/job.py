@@ -228,8 +228,7 @@ class Evaluation:
     def _answered(self, judge: RewardSum) -> list[Row]:
         prompts = self._prompts()
         check_fit(self.files, self.policy)
-        if not self.store.completions.exists():
-            self._check_engine(prompts)
+        self._check_engine(prompts)
         if rank() == 0:
             self.store.open(self._settings(prompts), self.overwrite)
         batches = list(self._batches(prompts))
@@ -273,8 +272,8 @@ class Evaluation:
     def _check_engine(self, prompts: dict[str, list[Prompt]]) -> None:
         """Lets an engine that runs elsewhere refuse arms and texts before the base loads."""
         before_load = getattr(self.engine, "before_load", None)
-        if before_load is not None:
-            most = max(x.max_new_tokens for x in (self.sampling, self.base_sampling))
+        if before_load is not None and not self.store.completions.exists():
+            most = max(self.sampling.max_new_tokens, self.base_sampling.max_new_tokens)
             longest = longest_text_of(itertools.chain(*prompts.values()), most)
             before_load(self.policy, [arm.steering for arm in self.arms], longest)
 
@@ -311,8 +310,8 @@ class Evaluation:
         if self.policy.model is not None:
             return self.policy
         self.policy.load()
-        kind = "cuda" if torch.cuda.is_available() else "cpu"
-        self.policy.to(kind if self.device == "auto" else self.device)
+        auto = "cuda" if torch.cuda.is_available() else "cpu"
+        self.policy.to(auto if self.device == "auto" else self.device)
         self.engine.setup(self.policy)
         samplings = {"sampling": self.sampling}
         if self.base_sampling is not self.sampling:

@@ -173,12 +173,10 @@ class _Rows:
         """Samples a row to its end."""
         from vllm import SamplingParams
 
-        tokens: list[int] = []
-        logprobs: list[float] = []
-        reason = None
-        params = SamplingParams(**self._options, seed=seed)
+        tokens, logprobs, reason = list[int](), list[float](), None
+        params, name = SamplingParams(**self._options, seed=seed), f"{row}-{secrets.token_hex(8)}"
         ids = {"prompt_token_ids": self._prompts[prompt]}
-        async for part in self._engine.generate(ids, params, f"{row}-{secrets.token_hex(8)}"):
+        async for part in self._engine.generate(ids, params, name):
             (new,) = part.outputs
             tokens += new.token_ids
             pairs = zip(new.token_ids, new.logprobs or (), strict=True)
@@ -374,8 +372,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
     parser.add_argument("--port", type=int, default=8765)
     parser.add_argument("--untested-vllm", action="store_true", help="run with any version of vLLM")
-    parser = AsyncEngineArgs.add_cli_args(parser)
-    args = parser.parse_args(words)
+    args = AsyncEngineArgs.add_cli_args(parser).parse_args(words)
     args.model = args.tokenizer = args.base
     args.revision = args.revision or None  # an empty text is none
     args.worker_extension_cls = "steered_worker.SteeredWorker"

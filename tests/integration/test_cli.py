@@ -171,7 +171,7 @@ def test_every_yaml_parses_and_its_objects_can_be_built(
     assert main(words) == 0
     module = built["cli"].model
     assert module.policy.model is None, "nothing is loaded before all settings have been checked"
-    if config.parent.name == "distributed":
+    if config.parent.name == "distributed" and config.stem != "vllm":  # one process of ours
         assert isinstance(built["cli"].trainer.strategy, SteeringStrategy)
     if not base:
         assert "default_root_dir" in yaml.safe_load(config.read_text())["trainer"]

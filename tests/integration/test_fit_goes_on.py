@@ -139,7 +139,7 @@ def test_a_resumed_run_stops_where_the_uninterrupted_one_does(
 
 OTHER_RUNS = [
     ("model.steering", {"layers": [0, 1]}, ["model.steering.layers = [0, 1]", "had 'all'"]),
-    ("model.steering", {"scale": "none"}, ["model.steering.scale = 'none'", "'rms'"]),
+    ("model.steering", {"scale": "none"}, ["model.steering.scale = 'none'", "'kl'"]),
     ("model.gradient_clip", {"class_path": "steer_lightning.optim.NormClip"}, ["had None"]),
     (
         "model.optimizer",

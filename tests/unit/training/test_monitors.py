@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -74,9 +75,9 @@ def trainer_of(*callbacks: Any, **options: Any) -> L.Trainer:
         {"kl_in_reward": KLInReward(weight=0.1)},
         {"loss": PrefixLikelihood(num_tokens=2, temperature=0.5)},
         {"steering": LowRankVectors()},
-        {"steering": LoRA(rank=1)},
-        {"steering": BitFit()},
-        {"steering": VectorFit()},
+        {"steering": LoRA(rank=1), "optimizer": partial(torch.optim.AdamW, lr=1e-3)},
+        {"steering": BitFit(), "optimizer": partial(torch.optim.AdamW, lr=1e-3)},
+        {"steering": VectorFit(), "optimizer": partial(torch.optim.AdamW, lr=1e-3)},
     ],
     ids=["all parts", "off policy", "low rank", "LoRA", "BitFit", "VectorFit"],
 )
