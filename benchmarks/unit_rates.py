@@ -131,8 +131,9 @@ def main() -> None:
     print(f"{name}: one unit is {factor:.3g} times the stream")
     for rate, values in found.items():
         print(f"{rate:>6}  mean {values['mean']:.3f}  last third {values['last_third']:.3f}")
+    args.json = args.json or ROOT / f"benchmarks/results/unit_rates_{name}.json"
     write_json(
-        args.json or ROOT / f"benchmarks/results/unit_rates_{name}.json",
+        args.json,
         {"seed": args.seed, "factor": factor, "rates": found},
     )
 

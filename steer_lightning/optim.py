@@ -221,10 +221,9 @@ def _check_rate(optimizer: torch.optim.Optimizer, trained: nn.Module, is_default
         )
     if scale == "kl" and rate < LOW_RATE:
         log.warning(
-            "%s = %g is low for vectors with scale: kl, whose default is %g: the reward may stay "
-            "flat. A rate of an earlier version of this package, or of the paper, belongs to "
+            "model.optimizer.init_args.lr = %g is low for vectors with scale: kl, whose default is "
+            "%g: the reward may stay flat. A rate of an earlier version of this package, or of the paper, belongs to "
             "model.steering.scale: rms or none",
-            key,
             rate,
             DEFAULTS["lr"],
         )

@@ -44,7 +44,7 @@ def run(words: Sequence[str]) -> None:
     def tell() -> None:
         models = ", ".join(endpoint.models.names)
         print(f"models:  {one_line(models)}; another scale: NAME@0.5")
-        print(f"address: {endpoint.url}; Ctrl-C ends it", flush=True)
+        print(f"address: {one_line(endpoint.url)}; Ctrl-C ends it", flush=True)
 
     with interruptible("answers under way were completed"):
         endpoint.run(tell)

@@ -24,7 +24,8 @@ class ApiError(Exception):
         self, message: str, status: int = 400, *, param: str | None = None, code: str | None = None
     ) -> None:
         super().__init__(one_line(message))
-        self.status, self.param, self.code = status, param, code
+        self.status, self.code = status, code
+        self.param = None if param is None else one_line(param)[:80]
 
     @property
     def body(self) -> dict[str, Any]:
@@ -54,7 +55,7 @@ def of_failure(error: Exception) -> ApiError:
             code="timeout",
         )
     if isinstance(error, FloatingPointError):
-        return ApiError(str(error), 500, code="not_finite")
+        return ApiError(str(error), 400, param="model", code="not_finite")
     if isinstance(error, RuntimeError) and is_out_of_memory(error):
         told = "memory ran out. Start the server with a smaller --max-rows or --max-length"
         return ApiError(told, 503, code="out_of_memory")

@@ -52,6 +52,14 @@ class Completion(Protocol):
         """Yields the parts of a streamed answer."""
 
 
+def _is_of(origin: str, netloc: str) -> bool:
+    """Whether a page is of the address that the request was sent to."""
+    try:
+        return urlsplit(origin).netloc == netloc
+    except ValueError:  # half an address of IPv6, for instance
+        return False
+
+
 class App:
     """The paths of the API.
 
@@ -106,7 +114,7 @@ class App:
                 code="wrong_host",
             )
         origin = request.headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != request.url.netloc:
+        if origin is not None and not _is_of(origin, request.url.netloc):
             raise ApiError("pages of other sites can't use this server", 403, code="wrong_origin")
         if self._key is None:
             return

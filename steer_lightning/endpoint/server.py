@@ -125,7 +125,7 @@ class Endpoint:
         service = Service(self.models.load(), self.max_requests)
         try:
             api = Api(self.models, service, self.timeout)
-            hosts = frozenset({self.host, "localhost"}) if is_local(self.host) else None
+            hosts = frozenset({self.host, *LOCAL}) if is_local(self.host) else None
             config = uvicorn.Config(
                 App(api, self.key, hosts).starlette(),
                 log_config=None,
@@ -149,6 +149,10 @@ def _check_extra() -> None:
             rule=f"needs {' and '.join(missing)}",
             fix=f"Run {install_command('serve')}",
         )
+
+
+LOCAL = ("localhost", "127.0.0.1", "::1")
+"""Names by which a client on this machine may address the server."""
 
 
 def is_local(host: str) -> bool:

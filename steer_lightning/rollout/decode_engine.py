@@ -251,12 +251,13 @@ class Decoder:
         self.completions, self.cache = completions, cache
         self.tokens = torch.zeros(0, dtype=torch.long, device=policy.device)  # (N,), by slot
         self.captured: CapturedPasses | None = None
+        self.least_room = max(1, flight.max_rows // REFILL_SHARE)
 
     def refill(self, waiting: deque[int]) -> None:
-        """Admits waiting completions if enough slots are free; see `REFILL_SHARE`."""
+        """Admits waiting completions if at least `least_room` slots are free."""
         flight = self.flight
         room = flight.max_rows - flight.num_completions
-        if not waiting or (flight.num_rows and room < max(1, flight.max_rows // REFILL_SHARE)):
+        if not waiting or (flight.num_rows and room < self.least_room):
             return
         known = set(flight.prompts)
         free = flight.max_prompts - len(known)
@@ -368,12 +369,11 @@ class Decoder:
         num_completion: int | None,
     ) -> torch.Tensor:
         """Returns the logits (rows, V) after the last token."""
-        ids = ids.to(self.policy.device)
+        policy, ids = self.policy, ids.to(self.policy.device)
         last: int | torch.Tensor = 1
         if self.cache.shares_keys and not num_completion:
             # with a plain number, Gemma 4 would leave the other tokens out of its upper layers
             last = torch.tensor([ids.shape[1] - 1], device=ids.device)
-        policy = self.policy
         with policy.with_owners(owners), policy.with_text_roles(ids, num_completion):
             output = policy.model(
                 input_ids=ids,

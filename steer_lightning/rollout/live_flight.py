@@ -74,6 +74,7 @@ class LiveFlight:
         policy, flight = self.policy, self._flight
         self._cache = FlightCache(policy.model, flight, is_recurrent=bool(policy.mixers))
         self._decoder = Decoder(policy, flight, self.completions, self._cache)
+        self._decoder.least_room = 1  # somebody waits for each answer
         self._waiting: deque[int] = deque()
 
     # ---- answering

@@ -327,9 +327,9 @@ async def serve(args: Any, vllm: str) -> None:
         vectors = Vectors(engine)
         await vectors.read()
         facts = facts_of(args.base, engine.model_config, engine.get_tokenizer(), vllm)
-        print(f"rollout server on http://{args.host}:{args.port}", flush=True)
+        print(f"rollout server at {args.host!r}, port {args.port:d}", flush=True)
         if not os.environ.get(TOKEN):
-            print(f"for the trainer:  export {TOKEN}={token}", flush=True)
+            print(f"for the trainer:  export STEER_LIGHTNING_ROLLOUT_TOKEN={token!r}", flush=True)
         app = app_of(engine, vectors, facts, token)
         config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=GRACE)
         server = uvicorn.Server(config)

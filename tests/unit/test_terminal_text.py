@@ -25,7 +25,10 @@ MADE_SAFE = {"one_line", "indented", "quoted", "len", "sum", "reason"}
 """Not `printable`, which keeps line breaks; `reason` of `system.showing` is one line."""
 OURS = {"help_text", "version", "sparkline", "rounded"}
 """Functions of ours or the standard library whose text is constant, drawn or a number."""
-TABLES = {"as_text", "between_as_text", "describe", "printable(report.usage)"}
+TABLES = {
+    *("as_text", "between_as_text", "side_effects_as_text", "describe"),
+    "printable(report.usage)",
+}
 """Texts of several lines that show each name on one line: tests of theirs, and
 `tests/integration/test_hostile_metadata.py`, give them hostile ones."""
 WRITES = ("print", "tqdm.write", "sys.stdout.write", "sys.stderr.write", "os.write")

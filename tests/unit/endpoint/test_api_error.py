@@ -23,7 +23,7 @@ def test_an_error_is_an_object_of_the_api() -> None:
         (TooManyRequests("12 prompts wait"), 429, "rate_limit_exceeded"),
         (Closed("the end"), 503, "shutting_down"),
         (TimeoutError("late"), 504, "timeout"),
-        (FloatingPointError("NaN"), 500, "not_finite"),
+        (FloatingPointError("NaN"), 400, "not_finite"),
         (torch.OutOfMemoryError("16 GB"), 503, "out_of_memory"),
         (RuntimeError("a path /secret"), 500, "internal_error"),
         (KeyError("x"), 500, "internal_error"),

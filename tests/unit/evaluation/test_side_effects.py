@@ -196,6 +196,8 @@ def test_the_table_by_hand() -> None:
         "base                               3.0 [2.0, 2.0]",
         "steered  1.5000                    1.5             x 1.500",
     ]
+    hostile = side_effects_as_text({**found, "text": "a\x1b[1m\nb"}).splitlines()[0]
+    assert hostile == r"a\x1b[1m\nb (1,234 tokens in 2 windows)"
     broken = {**found["rows"][1], "kl": None, "num_broken": 2}
     last = side_effects_as_text({**found, "rows": [found["rows"][0], broken]}).splitlines()[-1]
     assert last == "steered  not finite in 2 windows"

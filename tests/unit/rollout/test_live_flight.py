@@ -68,6 +68,20 @@ def test_answers_do_not_depend_on_neighbours(architecture: str) -> None:
     assert ends == {"stop", "length"}
 
 
+def test_a_request_enters_as_soon_as_a_single_row_is_free() -> None:
+    """In training, rows are admitted in batches, once one in eight is free."""
+    flight = live_flight("llama", max_rows=16)
+    long, short = ask("a", most=40, n=15), ask("z9", most=1)
+    flight.take(long.request)
+    flight.step()
+    assert flight.can_take(short.request)
+    flight.take(short.request)
+    flight.step()
+    assert short.answers[0][2] is not None, "its only token is drawn in the next step"
+    assert None in [end for _, _, end in long.answers]
+    flight.drop()
+
+
 def test_answers_are_those_of_the_engine() -> None:
     steering = SteeringVectors(scale="none")
     flight = live_flight("llama", [steering])
