@@ -25,7 +25,7 @@ DEFAULTS: dict[str, Any] = {"lr": 0.1, "weight_decay": 0.0}
 learning rate is for vectors with `scale: kl`."""
 
 LOW_RATE = 5e-3
-"""Learning rate below which vectors with `scale: kl` hardly move; rates for other units are."""
+"""Learning rate below which vectors in units of `kl` hardly move; rates for other units are."""
 
 
 def default_optimizer(parameters: Any) -> torch.optim.Optimizer:
@@ -222,8 +222,8 @@ def _check_rate(optimizer: torch.optim.Optimizer, trained: nn.Module, is_default
     if scale == "kl" and rate < LOW_RATE:
         log.warning(
             "model.optimizer.init_args.lr = %g is low for vectors with scale: kl, whose default is "
-            "%g: the reward may stay flat. A rate of an earlier version of this package, or of the paper, belongs to "
-            "model.steering.scale: rms or none",
+            "%g: the reward may stay flat. A rate of an earlier version of this package, or of "
+            "the paper, belongs to model.steering.scale: rms or none",
             rate,
             DEFAULTS["lr"],
         )
