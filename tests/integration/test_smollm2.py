@@ -73,6 +73,7 @@ def test_the_engine_has_the_log_probabilities_of_the_trainer(run: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of PEFT
 def test_each_export_is_the_steered_base(run: Path, smollm2: Path, tmp_path: Path) -> None:
     """Each is read back by the library that it is for."""
     saved = run / "steering_vectors.safetensors"
