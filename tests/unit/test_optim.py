@@ -210,7 +210,10 @@ def test_rates_that_are_meant_for_something_else(caplog: pytest.LogCaptureFixtur
         return caplog.text
 
     assert told(SteeringVectors()) == ""
-    assert told(SteeringVectors(scale="rms"), partial(adamw, lr=0.1)) == ""
+    for scale in ("rms", "none"):
+        same = told(SteeringVectors(scale=scale), partial(adamw, lr=0.1))
+        assert "lr = 0.1 is the default, which is for vectors with scale: kl" in same
+    assert told(SteeringVectors(scale="rms"), partial(adamw, lr=0.09)) == ""
     assert told(SteeringVectors(), partial(torch.optim.SGD, lr=1e-3)) == ""
     assert told(LoRA(), partial(adamw, lr=1e-3)) == ""
     assert "lr = 0.001 is low for vectors with scale: kl" in told(SteeringVectors(), adamw)
