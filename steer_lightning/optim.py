@@ -221,8 +221,8 @@ def _check_rate(optimizer: torch.optim.Optimizer, trained: nn.Module, is_default
         )
     if scale in ("rms", "none") and rate == DEFAULTS["lr"]:  # spelled out by a configuration
         log.warning(
-            "model.optimizer.init_args.lr = %g is the default, which is for vectors with scale: kl: "
-            "with rms or none, the unit of the rate is another one. Make sure that it is meant",
+            "model.optimizer.init_args.lr = %g is the default, which is for vectors with scale: "
+            "kl; with rms or none, the unit of the rate is another one. Make sure that it is meant",
             rate,
         )
     if scale == "kl" and rate < LOW_RATE:
