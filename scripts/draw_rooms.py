@@ -25,7 +25,7 @@ STOREYS: tuple[dict[str, float], ...] = (
     {"evaluation": 3.5},
     {"training": 3, "results": 4, "inference": 5},
     {"module": 3, "endpoint": 5},
-    {"callbacks": 3, "testing": 2, "sweep": 4},
+    {"callbacks": 3, "testing": 2, "sweep": 4, "play": 5},
     {"cli": 3},
     {"__init__": 0, "__main__": 0},
 )
@@ -47,6 +47,7 @@ CONTENTS = {
     "evaluation": "benchmarks",
     "inference": "answers by request",
     "endpoint": "OpenAI API",
+    "play": "a page to try vectors",
     "rollout": "completions",
     "strategy": "several processes",
     "model": "the frozen base",

@@ -22,6 +22,7 @@ from steer_lightning.data import PromptDataModule
 from steer_lightning.endpoint.server import Endpoint
 from steer_lightning.evaluation.job import Evaluation
 from steer_lightning.module import SteeringModule
+from steer_lightning.play.server import Play
 from steer_lightning.results.lens.job import Lens
 from steer_lightning.training.difference import Settings
 
@@ -33,6 +34,7 @@ TARGETS: dict[str, Callable[..., Any]] = {
     "lens": Lens,
     "report": report,
     "export": export,
+    "play": Play,
     "serve": Endpoint,
     "difference": Settings,
 }

@@ -62,6 +62,9 @@ COMMANDS = {
         starts_at_once=True,
     ),
     "lens": Command("steer_lightning.cli.lens", "show which tokens vectors push, and how far"),
+    "play": Command(
+        "steer_lightning.cli.play", "try vectors out on a page in the browser, beside the base"
+    ),
     "serve": Command(
         "steer_lightning.cli.serve", "serve a base and vectors by the OpenAI API on this machine"
     ),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -53,7 +53,7 @@ class Answers:
         """Submits all requests, or none; see `Service.submit`."""
         self._service.submit(*self._requests)
 
-    async def parts(self) -> AsyncIterator[tuple[int, Piece | PromptScores]]:
+    async def parts(self) -> AsyncGenerator[tuple[int, Piece | PromptScores], None]:
         """Yields the parts of all answers with the number of their prompt, until all have ended.
 
         If the caller stops before, the requests are cancelled.

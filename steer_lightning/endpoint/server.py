@@ -92,7 +92,7 @@ class Endpoint:
             revision=revision,
             trust_remote_code=trust_remote_code,
         )
-        self.socket = _bound(host, port)
+        self.socket = bound_socket(host, port)
         self.port: int = self.socket.getsockname()[1]
 
     @property
@@ -187,7 +187,7 @@ def _key(given: str | None, host: str) -> str | None:
     return key
 
 
-def _bound(host: str, port: int) -> socket.socket:
+def bound_socket(host: str, port: int) -> socket.socket:
     """Takes a port at once, so that a mistake shows before the base loads.
 
     Raises:

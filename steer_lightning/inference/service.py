@@ -7,7 +7,11 @@ import threading
 import time
 import traceback
 from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
 from queue import Empty, SimpleQueue
+from typing import TypeVar
 
 from steer_lightning.rollout.live_completions import tell
 from steer_lightning.rollout.live_flight import LiveFlight
@@ -15,6 +19,9 @@ from steer_lightning.rollout.live_request import LiveRequest
 from steer_lightning.system.printable import indented
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Work = Callable[[], None]
 
 
 class TooManyRequests(Exception):
@@ -38,9 +45,10 @@ class Service:
 
     def __init__(self, flight: LiveFlight, max_requests: int = 256) -> None:
         self._flight, self.max_requests = flight, max_requests
-        self._incoming: SimpleQueue[LiveRequest | None] = SimpleQueue()
+        self._incoming: SimpleQueue[LiveRequest | Work | None] = SimpleQueue()
         self._waiting: deque[LiveRequest] = deque()
         self._to_score: deque[LiveRequest] = deque()
+        self._calls: deque[Work] = deque()
         self._lock = threading.Lock()
         self._num_open = 0
         self._is_closed = False
@@ -73,6 +81,29 @@ class Service:
             TooManyRequests: If that would be more requests than are allowed at the same time.
             Closed: If the service has been closed.
         """
+        self._enter(*requests)
+
+    def call(self, function: Callable[[LiveFlight], T]) -> Future[T]:
+        """Lets the thread of the service run a function between two passes.
+
+        Answers wait meanwhile, so the function should be short.
+
+        Args:
+            function: Function of the paused flight, whose model it may use and must leave as it
+                was.
+
+        Returns:
+            What it returns, or raises. A call that is cancelled before it begins is not made.
+
+        Raises:
+            TooManyRequests: As for `submit`.
+            Closed: If the service has been closed.
+        """
+        future: Future[T] = Future()
+        self._enter(partial(self._make, function, future))
+        return future
+
+    def _enter(self, *requests: LiveRequest | Work) -> None:
         with self._lock:
             if self._is_closed:
                 raise Closed("the server is shutting down")
@@ -97,7 +128,8 @@ class Service:
     def _run(self) -> None:
         is_closing = False
         while True:
-            is_idle = self._flight.is_empty and not self._waiting and not self._to_score
+            left = self._waiting or self._to_score or self._calls
+            is_idle = self._flight.is_empty and not left
             if is_idle and is_closing:
                 return
             is_closing |= self._receive(wait=is_idle)
@@ -116,18 +148,23 @@ class Service:
             wait = False
             if request is None:
                 return True
-            (self._waiting if request.sampling else self._to_score).append(request)
+            if not isinstance(request, LiveRequest):
+                self._calls.append(request)
+            else:
+                (self._waiting if request.sampling else self._to_score).append(request)
 
     def _work(self) -> None:
-        """Lets requests enter, scores a prompt, and draws a token for each row."""
+        """Lets requests enter, scores a prompt or makes a call, and draws a token for each row."""
         for requests in (self._waiting, self._to_score):
             self._drop_overdue(requests)
         while self._waiting and self._flight.can_take(self._waiting[0]):
             self._flight.take(self._waiting.popleft())
         if self._to_score:
             self._score(self._to_score.popleft())
+        if self._calls:
+            self._calls.popleft()()
         if not self._flight.is_empty:
-            self._end(self._flight.step())
+            self._end(len(self._flight.step()))
 
     def _score(self, request: LiveRequest) -> None:
         try:
@@ -137,7 +174,17 @@ class Service:
                 log_failure()
             tell(request, error)
         finally:
-            self._end([request])
+            self._end(1)
+
+    def _make(self, function: Callable[[LiveFlight], T], future: Future[T]) -> None:
+        try:
+            if future.set_running_or_notify_cancel():
+                self._flight.pause()
+                future.set_result(function(self._flight))
+        except Exception as error:  # the caller gets it
+            future.set_exception(error)
+        finally:
+            self._end(1)
 
     def _drop_overdue(self, requests: deque[LiveRequest]) -> None:
         """Drops waiting requests for which nobody waits any more, or which have waited too long."""
@@ -145,11 +192,11 @@ class Service:
         for request in [x for x in requests if x.is_cancelled or now > x.deadline]:
             requests.remove(request)
             tell(request, TimeoutError("the request has waited longer than the server allows"))
-            self._end([request])
+            self._end(1)
 
-    def _end(self, requests: list[LiveRequest]) -> None:
+    def _end(self, count: int) -> None:
         with self._lock:
-            self._num_open -= len(requests)
+            self._num_open -= count
 
     def _fail(self, error: Exception) -> None:
         """Ends all requests in flight with an error, and goes on with an empty flight."""
@@ -157,7 +204,7 @@ class Service:
         failed = self._flight.drop()
         for request in failed:
             tell(request, error)
-        self._end(failed)
+        self._end(len(failed))
 
 
 def log_failure() -> None:

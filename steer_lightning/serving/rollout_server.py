@@ -271,7 +271,7 @@ def app_of(engine: Any, vectors: Vectors, facts: Mapping[str, Any], token: str) 
         messages = sampled(engine, vectors, wanted)
         stack.push_async_callback(messages.aclose)
 
-        class Lines(StreamingResponse):  # type: ignore[misc]  # known at run time only
+        class Lines(StreamingResponse):
             async def __call__(self, *scope: Any) -> None:
                 async with stack:  # also if the trainer has gone before the first line
                     await super().__call__(*scope)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+import torch
 
 from steer_lightning.inference.service import Closed, Service, TooManyRequests
 from steer_lightning.rollout.live_flight import LiveFlight
@@ -145,3 +146,47 @@ def test_the_clock_of_deadlines_is_the_monotonic_one() -> None:
     with service_on(live_flight("llama")) as service:
         service.submit(asked.request)
     assert asked.answers[0][2]
+
+
+def test_calls_run_between_passes_and_answers_are_as_without_them() -> None:
+    flight = live_flight("llama")
+    asked, alone = ask(most=30, seed=2), ask(most=30, seed=2)
+    threads = []
+
+    def look(found: LiveFlight) -> int:
+        threads.append(threading.current_thread().name)
+        with torch.no_grad():  # the model is as it is without the flight
+            ids = torch.tensor([[1, 2, 3]])
+            return int(found.policy.model(input_ids=ids).logits.argmax(-1)[0, -1])
+
+    with service_on(flight) as service:
+        service.submit(asked.request)
+        found = [service.call(look) for _ in range(3)]
+        expected = found[0].result(SECONDS)
+        assert [one.result(SECONDS) for one in found] == [expected] * 3
+    assert threads == ["inference"] * 3
+    fly(flight, [alone])
+    assert asked.answers == alone.answers
+    assert service.num_open == 0
+    with pytest.raises(Closed):
+        service.call(look)
+
+
+def test_a_call_that_fails_or_is_cancelled_ends_alone() -> None:
+    def broken(found: LiveFlight) -> None:
+        raise RuntimeError("a fault of the caller")
+
+    asked, called = ask(most=30), []
+    with service_on(live_flight("llama"), max_requests=4) as service:
+        held = Held(service)
+        service.submit(asked.request)
+        failing, cancelled = service.call(broken), service.call(called.append)
+        with pytest.raises(TooManyRequests):
+            service.call(broken)
+        assert cancelled.cancel()
+        held.may_go.set()
+        with pytest.raises(RuntimeError, match="a fault of the caller"):
+            failing.result(SECONDS)
+    assert called == []
+    assert asked.answers[0][2]
+    assert service.num_open == 0

@@ -1,0 +1,1 @@
+"""A page in the browser on which a person tries vectors out."""

@@ -1,0 +1,220 @@
+"""Mixtures of vectors: an expression such as `0.5 * a + 0.3 * b`, and a factor for each layer."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from steer_lightning.errors import ConfigError
+from steer_lightning.model.fingerprint import sha256
+from steer_lightning.steering import SiteVectors, SteeringVectors
+from steer_lightning.steering.arithmetic import plain_vectors, summed
+from steer_lightning.steering.vectors_file import VectorsFile, write_vectors_file
+from steer_lightning.system.printable import one_line
+
+KEY = "mixture"
+LARGEST_WEIGHT = 100.0
+"""Largest weight of vectors in a mixture, in either direction."""
+
+NUMBER = re.compile(r"\d+(?:\.\d*)?(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?")
+
+Weights = tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mixture:
+    """A weighted sum of vectors, with a factor for each layer.
+
+    Attributes:
+        weights: Names of vectors with their weights.
+        layer_factors: Factor for each decoder layer of the base; a vector of factor 0 is left out.
+    """
+
+    weights: Weights
+    layer_factors: tuple[float, ...]
+
+    @property
+    def expression(self) -> str:
+        """The weighted sum as text, which `read_expression` reads."""
+        return expression_of(self.weights)
+
+
+def read_expression(text: str, names: Collection[str]) -> Weights:
+    """Reads a weighted sum of vectors, such as `0.5 * a + 0.3 * b - c`.
+
+    Args:
+        text: Terms with `+` or `-` between them; each is a name, with a number and `*` before it if
+            its weight is not 1.
+        names: Names of the vectors.
+
+    Returns:
+        Names with their weights, in the order of the text; those of equal names are added.
+
+    Raises:
+        ConfigError: If the text is no such sum; the error says at which place.
+    """
+    found: dict[str, float] = {}
+    # the longest first, since one name may begin with another
+    known = sorted(names, key=len, reverse=True)
+    rest = text.strip()
+    sign = 1.0
+    if rest[:1] in ("+", "-"):
+        sign, rest = (-1.0 if rest[0] == "-" else 1.0), rest[1:].lstrip()
+    while True:
+        weight, rest = _weight(rest)
+        name = next((x for x in known if _begins_with(rest, x)), None)
+        if name is None or not abs(weight) <= LARGEST_WEIGHT:
+            raise _refusal(text, rest, names, weight)
+        found[name] = found.get(name, 0.0) + sign * weight
+        rest = rest[len(name) :].lstrip()
+        if not rest:
+            return tuple(found.items())
+        if rest[0] not in "+-":
+            raise _refusal(text, rest, names, weight)
+        sign, rest = (-1.0 if rest[0] == "-" else 1.0), rest[1:].lstrip()
+
+
+def _weight(text: str) -> tuple[float, str]:
+    """Returns the weight with which a term begins, and the text behind it."""
+    number = NUMBER.match(text)
+    if number is None:
+        return 1.0, text
+    behind = text[number.end() :].lstrip()
+    # a name may begin with digits
+    return (float(number[0]), behind[1:].lstrip()) if behind[:1] == "*" else (1.0, text)
+
+
+def _begins_with(text: str, name: str) -> bool:
+    """Returns whether a text begins with a whole name."""
+    behind = text[len(name) :].lstrip()
+    return text.startswith(name) and (not behind or behind[0] in "+-")
+
+
+def _refusal(text: str, rest: str, names: Collection[str], weight: float) -> ConfigError:
+    if not abs(weight) <= LARGEST_WEIGHT:
+        rule = f"a weight must be from -{LARGEST_WEIGHT:g} to {LARGEST_WEIGHT:g}, not {weight:g}"
+        return ConfigError(KEY, text, rule=rule)
+    place = f"does not go on with the name of vectors at {rest[:40]!r}" if rest else "ends too soon"
+    known = ", ".join(names)
+    fix = f"Write a sum such as 0.5 * {next(iter(names))}; there are {one_line(known)}"
+    return ConfigError(KEY, text, rule=place, fix=fix)
+
+
+def expression_of(weights: Weights) -> str:
+    """Returns a weighted sum as text."""
+    parts: list[str] = []
+    for name, weight in weights:
+        size = name if abs(weight) == 1 else f"{abs(weight):g} * {name}"
+        sign = "-" if math.copysign(1.0, weight) < 0 else "+"
+        parts.append(f"{sign} {size}" if parts else f"{'-' if sign == '-' else ''}{size}")
+    return " ".join(parts)
+
+
+def mixed(mixture: Mixture, vectors: Mapping[str, SiteVectors]) -> SiteVectors:
+    """Computes `f_l * sum_k w_k v_{k,l}` for each layer l, with weights w and layer factors f.
+
+    Vectors that are not mixed at all are returned as they are, also if they have gates.
+
+    Args:
+        mixture: Weights and factors.
+        vectors: Vectors by name, all for the same base.
+
+    Raises:
+        ConfigError: If the vectors act at different sites or on different tokens, or have gates.
+    """
+    parts = [vectors[name] for name, _ in mixture.weights]
+    if len(parts) == 1 and {mixture.weights[0][1], *mixture.layer_factors} == {1.0}:
+        return parts[0]
+    first = mixture.weights[0][0]
+    plain: list[SteeringVectors] = []
+    for (name, _), part in zip(mixture.weights, parts, strict=True):
+        if not isinstance(part, SteeringVectors) or part.by_token:
+            raise ConfigError(
+                KEY,
+                mixture.expression,
+                rule=f"{name} has gates besides its vectors",
+                why="Vectors with gates can't be added, nor have factors for single layers",
+                fix="Use it alone, with the scale of all vectors",
+            )
+        if (part.site, part.tokens) != (parts[0].site, parts[0].tokens):
+            raise ConfigError(
+                KEY,
+                mixture.expression,
+                rule=f"{name} acts at {part.site} on {part.tokens} tokens, but {first} at "
+                f"{parts[0].site} on {parts[0].tokens} tokens",
+                why="Vectors for different sites or tokens can't be added",
+            )
+        plain.append(part)
+    whole = summed(plain, [weight for _, weight in mixture.weights])
+    factors = [mixture.layer_factors[layer] for layer in whole.layers]
+    rows = whole.vectors * whole.vectors.new_tensor(factors)[:, None]
+    return plain_vectors(
+        rows,
+        whole.layers,
+        whole.num_layers,
+        whole.metadata,
+        site=whole.site,
+        tokens=whole.tokens,
+    )
+
+
+def save_mixture(
+    path: Path,
+    mixture: Mixture,
+    scale: float,
+    vectors: Mapping[str, SiteVectors],
+    base: str,
+    facts: Mapping[str, Any],
+) -> None:
+    """Writes a mixture as a file of vectors, whose metadata says under `origin` what it is made of.
+
+    That is the expression, the scale, the layer factors, and the SHA-256 of each part.
+
+    Args:
+        path: File to write.
+        mixture: Mixture to write.
+        scale: Factor on all vectors.
+        vectors: Vectors by name.
+        base: Name of the base.
+        facts: Further facts for the metadata.
+
+    Raises:
+        ConfigError: As for `mixed`, or if a value is not finite.
+    """
+    found = mixed(mixture, vectors)
+    origin = {
+        "mixture": mixture.expression,
+        "scale": scale,
+        "layer_factors": list(mixture.layer_factors),
+        "sha256": {name: sha256(vectors[name].result().items()) for name, _ in mixture.weights},
+        **facts,
+    }
+    tensors = {"vectors": found.vectors.detach() * scale} if scale != 1 else found.result()
+    if scale != 1 and found.by_token:
+        raise ConfigError(
+            "scale",
+            scale,
+            rule=f"{mixture.expression} has gates besides its vectors, so a file can't hold it",
+            fix="Save it with scale 1, and set the scale where it is used",
+        )
+    content = VectorsFile(
+        kind=found.saved_as,
+        site=found.site,
+        tokens=found.tokens,
+        layers=found.layers,
+        num_layers=found.num_layers,
+        width=found.width,
+        tensors=tensors,
+        metadata={
+            "base_model": base,
+            "revision": found.metadata.get("revision") or None,
+            "step": None,
+            "origin": json.dumps(origin),
+        },
+    )
+    write_vectors_file(path, content)

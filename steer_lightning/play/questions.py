@@ -1,0 +1,104 @@
+"""The problems of a run from which a person chooses, and the verdict on answers to them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from steer_lightning.data.prompts import load_problems
+from steer_lightning.errors import ConfigError
+from steer_lightning.rewards import MathReward, Reward, RewardPool, RewardSum, WeightedReward
+from steer_lightning.system.printable import one_line
+from steer_lightning.types import Completion, Problem, Source
+
+log = logging.getLogger(__name__)
+
+MOST_PROBLEMS = 500
+"""Number of problems of each source from which one can be chosen."""
+SHOWN = 100
+"""Number of characters of a question in the list."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """A verdict on an answer.
+
+    Attributes:
+        score: Score of the verifier; None if it could not be told.
+        outcome: Reason, such as `right` or `no_answer`.
+        answer: Gold answer.
+    """
+
+    score: float | None
+    outcome: str
+    answer: str
+
+    @property
+    def text(self) -> str:
+        """The verdict for people."""
+        told = self.outcome.replace("_", " ")
+        return told if self.score == 1 else f"{told}; the answer is {one_line(self.answer)}"
+
+
+class Questions:
+    """Problems with known answers.
+
+    Args:
+        sources: Sources of problems by name.
+        verifier: Reward that judges; default: `MathReward`.
+    """
+
+    def __init__(self, sources: Mapping[str, Source], verifier: Reward | None = None) -> None:
+        self._sources = sources
+        pool = RewardPool(num_workers=1)
+        self._judge = RewardSum([WeightedReward(reward=verifier or MathReward())], pool)
+        self.problems: dict[str, Problem] = {}
+        """Problems by their line in the list."""
+        self._of: dict[str, Problem] = {}
+
+    def load(self) -> None:
+        """Reads the problems; a source that can't be read is left out with a warning."""
+        for name, source in self._sources.items():
+            try:
+                found = load_problems(source, f"benchmarks.{name}")
+            except (ConfigError, OSError) as error:
+                told = "no problems of %s to choose from: %s"
+                log.warning(told, one_line(name), one_line(error))
+                continue
+            for number, problem in enumerate(found[:MOST_PROBLEMS], start=1):
+                question = one_line(problem.question)
+                shown = question if len(question) <= SHOWN else f"{question[: SHOWN - 1]}…"
+                self.problems[f"{one_line(name)} {number}: {shown}"] = problem
+                self._of.setdefault(problem.question, problem)
+
+    def judge(self, question: str, text: str, num_tokens: int, finished: bool) -> Judged | None:
+        """Judges an answer; this may take seconds.
+
+        Args:
+            question: Question that was asked.
+            text: Answer.
+            num_tokens: Number of tokens of the answer.
+            finished: Whether the model ended the answer itself.
+
+        Returns:
+            The verdict; None if the answer to the question is not known.
+        """
+        problem = self._of.get(question)
+        if problem is None:
+            return None
+        completion = Completion(
+            text=text,
+            question=question,
+            answer=problem.answer,
+            num_tokens=num_tokens,
+            finished=finished,
+            columns=problem.columns,
+        )
+        scores = self._judge([completion])
+        (outcomes,) = scores.each.values()
+        return Judged(score=scores.total[0], outcome=outcomes[0], answer=problem.answer)
+
+    def close(self) -> None:
+        """Ends the process that judges."""
+        self._judge.close()
