@@ -179,7 +179,8 @@ class DrawnTokens:
             stopped = [self._stop_text(row[: count + 1]) for row, count in texts]
             finished |= torch.tensor(stopped, device=finished.device)
         self.finished[rows] = finished
-        return tokens, finished | (counts + 1 == self.limits[rows])
+        # nothing of use follows logits that are not finite
+        return tokens, finished | logprobs.isnan() | (counts + 1 == self.limits[rows])
 
     def rows(self, chosen: slice) -> DrawnTokens:
         """Returns some rows, in the same memory."""
@@ -201,7 +202,10 @@ class Completions:
         owner_of: Number of the experiment that each prompt belongs to: one owns them all.
         most_tokens: Largest number of tokens of a completion.
         drawn: Tokens of the rows.
+        broken: None, see `JointCompletions`: an error is raised at once.
     """
+
+    broken: Sequence[int] = ()
 
     def __init__(self, policy: Policy, request: Request) -> None:
         prompts, sampling = request.prompts, request.sampling
@@ -260,7 +264,8 @@ class Completions:
     def _check_finite(self, rows: torch.Tensor) -> None:
         """Raises a FloatingPointError if the logits of a completion were not finite.
 
-        The check runs when completions end, because each check waits for the GPU.
+        Such a completion ends at once; the check runs when completions end, because each check
+        waits for the GPU.
         """
         broken = self.drawn.logprobs[rows].isnan()
         if bool(broken.any()):

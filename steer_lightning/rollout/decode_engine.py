@@ -277,8 +277,7 @@ class Decoder:
             self._admit(chosen)
 
     def _admit(self, completions: list[int]) -> None:
-        flight = self.flight
-        before = flight.num_rows
+        flight, before = self.flight, self.flight.num_rows
         continued = {flight.prompt_of[n] for n in completions} & set(flight.prompts)
         new = flight.admit(completions)
         first = flight.num_prompts - len(new)
@@ -313,8 +312,7 @@ class Decoder:
 
     def step(self) -> None:
         """Draws one more token for each completion in flight."""
-        flight = self.flight
-        logits = None
+        flight, logits = self.flight, None
         if self.captured is not None:
             logits = self.captured.logits(self.tokens, self._one_token)
         if logits is None:
@@ -337,6 +335,8 @@ class Decoder:
             sizes = torch.tensor([len(row) for row in rows], device=logits.device)
             logits, counts = (x.repeat_interleave(sizes, 0) for x in (logits, counts))
         tokens, ended = self.completions.sample(logits, flight.completions[start:], counts)
+        if self.completions.broken:
+            self.cache.clear(self.completions.broken)
         if flight.is_shared:
             parting = part(rows, tokens.tolist(), ended.tolist())
             self._part(parting, first)

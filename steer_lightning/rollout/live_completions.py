@@ -85,7 +85,8 @@ class LiveCompletions:
         owner_of: Number of the vectors that steer each prompt.
         lengths: Number of tokens of each prompt.
         ended: Requests that have ended since the list was last emptied.
-        has_broken: Whether logits that were not finite have ended a request.
+        broken: Completions that the last `sample` has ended because of logits that are not finite,
+            so that their keys and values may not be finite, either.
     """
 
     def __init__(self, policy: Policy, num_seats: int, max_length: int) -> None:
@@ -94,7 +95,7 @@ class LiveCompletions:
         self.prompt_of, self.owner_of = [0] * num_seats, [0] * num_seats
         self.lengths = [max_length] * num_seats  # as long as one may be, until there is one
         self.ended: list[LiveRequest] = []
-        self.has_broken = False
+        self.broken: list[int] = []
         self._choices: dict[int, Choice] = {}
         self._free_seats, self._free_prompts = list(range(num_seats)), list(range(num_seats))
         self._errors: dict[int, Exception] = {}  # of prompts whose completions end at once
@@ -134,6 +135,7 @@ class LiveCompletions:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Draws the next token of n completions; see `Completions.sample`."""
         seats = rows.tolist()
+        self.broken = []
         choices = [self._choices[seat] for seat in seats]
         tokens, ended = torch.zeros_like(rows), [False] * len(seats)
         kinds: dict[tuple[float, ...], list[int]] = {}
@@ -155,10 +157,11 @@ class LiveCompletions:
     def _take(self, seat: int, choice: Choice, facts: TokenFacts | None) -> bool:
         """Gives a completion its token, or ends its request; returns whether it has ended."""
         request, prompt = choice.request, self.prompt_of[seat]
+        if facts is None:  # whatever else ends the request
+            self.broken.append(seat)
         if prompt in self._errors:
             return True
         if facts is None:
-            self.has_broken = True
             error: Exception = FloatingPointError(NOT_FINITE)
         elif request.is_cancelled:
             error = InterruptedError("the request was cancelled")

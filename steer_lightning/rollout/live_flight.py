@@ -120,9 +120,6 @@ class LiveFlight:
             self._decoder.refill(self._waiting)
             if self._flight.num_rows:
                 self._decoder.step()
-            if self.completions.has_broken:
-                self._cache.clear_free_slots()
-                self.completions.has_broken = False
         ended, self.completions.ended = self.completions.ended, []
         self._note_capture()
         if self.is_empty and max(x.num_columns for x in self._cache.layers) > FIRST_COLUMNS:
