@@ -7,6 +7,8 @@ import threading
 import time
 import traceback
 from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
 from queue import Empty, SimpleQueue
 
 from steer_lightning.rollout.live_completions import tell
@@ -25,11 +27,17 @@ class Closed(Exception):
     """Says that the service has ended."""
 
 
+class Dead(Closed):
+    """Says that the thread of the service has died of an error."""
+
+
 class Service:
     """Answers requests on one flight, in a thread of its own.
 
-    Requests enter the flight in the order in which they come, as soon as there is room for all of
-    their completions. Prompts are scored between passes of the flight, one at a time.
+    Requests enter the flight completion by completion, as rows become free. Those that wait take
+    turns, so that one with many completions does not keep others out. Prompts are scored between
+    passes of the flight, one at a time. Each request ends by an event, whatever happens, unless it
+    has been cancelled.
 
     Args:
         flight: Flight that answers; nobody else may use it from now on.
@@ -39,11 +47,12 @@ class Service:
     def __init__(self, flight: LiveFlight, max_requests: int = 256) -> None:
         self._flight, self.max_requests = flight, max_requests
         self._incoming: SimpleQueue[LiveRequest | None] = SimpleQueue()
-        self._waiting: deque[LiveRequest] = deque()
+        self._waiting: deque[LiveRequest] = deque()  # also those that have entered in part
         self._to_score: deque[LiveRequest] = deque()
         self._lock = threading.Lock()
-        self._num_open = 0
+        self._open: set[LiveRequest] = set()
         self._is_closed = False
+        self._death: Dead | None = None
         self._thread = threading.Thread(target=self._run, name="inference", daemon=True)
         self._thread.start()
 
@@ -60,7 +69,12 @@ class Service:
     @property
     def num_open(self) -> int:
         """Number of requests that wait or are answered."""
-        return self._num_open
+        return len(self._open)
+
+    def check(self) -> None:
+        """Raises a `Dead` error if the thread of the service has died."""
+        if self._death is not None:
+            raise self._death
 
     def submit(self, *requests: LiveRequest) -> None:
         """Takes requests, all or none of them; any thread may call it.
@@ -71,17 +85,18 @@ class Service:
 
         Raises:
             TooManyRequests: If that would be more requests than are allowed at the same time.
-            Closed: If the service has been closed.
+            Closed: If the service has been closed, or has died.
         """
         with self._lock:
+            self.check()
             if self._is_closed:
                 raise Closed("the server is shutting down")
-            if self._num_open + len(requests) > self.max_requests:
+            if self.num_open + len(requests) > self.max_requests:
                 raise TooManyRequests(
-                    f"{self._num_open} prompts wait or are being answered, and {len(requests)} "
+                    f"{self.num_open} prompts wait or are being answered, and {len(requests)} "
                     f"more would exceed the limit of {self.max_requests}"
                 )
-            self._num_open += len(requests)
+            self._open.update(requests)
             for request in requests:  # in the lock, so that none comes behind the end
                 self._incoming.put(request)
 
@@ -95,6 +110,13 @@ class Service:
     # ---- in the thread of the service
 
     def _run(self) -> None:
+        try:
+            self._answer()
+        except BaseException as error:  # else those who wait would wait for ever
+            log_failure()
+            self._die(error)
+
+    def _answer(self) -> None:
         is_closing = False
         while True:
             is_idle = self._flight.is_empty and not self._waiting and not self._to_score
@@ -120,14 +142,27 @@ class Service:
 
     def _work(self) -> None:
         """Lets requests enter, scores a prompt, and draws a token for each row."""
+        self._end(self._flight.drop_overdue())  # first, since others may get their rows
         for requests in (self._waiting, self._to_score):
             self._drop_overdue(requests)
-        while self._waiting and self._flight.can_take(self._waiting[0]):
-            self._flight.take(self._waiting.popleft())
+        while self._waiting and self._flight.has_room:
+            self._enter(self._waiting.popleft())
         if self._to_score:
             self._score(self._to_score.popleft())
         if not self._flight.is_empty:
             self._end(self._flight.step())
+
+    def _enter(self, request: LiveRequest) -> None:
+        """Lets the next completion of a request enter; further ones take their turn again."""
+        try:
+            has_entered = self._flight.take(request)
+        except Exception as error:  # as in `_run`; nothing of the request has entered
+            log_failure()
+            tell(request, error)
+            self._end([request])
+        else:
+            if not has_entered:
+                self._waiting.append(request)
 
     def _score(self, request: LiveRequest) -> None:
         try:
@@ -141,15 +176,20 @@ class Service:
 
     def _drop_overdue(self, requests: deque[LiveRequest]) -> None:
         """Drops waiting requests for which nobody waits any more, or which have waited too long."""
-        now = time.monotonic()
-        for request in [x for x in requests if x.is_cancelled or now > x.deadline]:
+        now, entered = time.monotonic(), set(self._flight.completions.requests)
+        late = [x for x in requests if x.is_cancelled or now > x.deadline]
+        for request in [x for x in late if x not in entered]:
             requests.remove(request)
             tell(request, TimeoutError("the request has waited longer than the server allows"))
             self._end([request])
 
-    def _end(self, requests: list[LiveRequest]) -> None:
+    def _end(self, requests: Sequence[LiveRequest]) -> None:
+        """Forgets requests that have ended, of which completions may still wait."""
+        for request in requests:
+            with suppress(ValueError):
+                self._waiting.remove(request)
         with self._lock:
-            self._num_open -= len(requests)
+            self._open.difference_update(requests)
 
     def _fail(self, error: Exception) -> None:
         """Ends all requests in flight with an error, and goes on with an empty flight."""
@@ -158,6 +198,19 @@ class Service:
         for request in failed:
             tell(request, error)
         self._end(failed)
+
+    def _die(self, error: BaseException) -> None:
+        """Ends all requests, and refuses further ones."""
+        with self._lock:
+            self._death = Dead(
+                f"the thread that answers has died ({type(error).__name__}): the server must be "
+                "started again. Its log says more"
+            )
+            left = list(self._open)
+            self._open.clear()
+        for request in left:
+            with suppress(Exception):  # it may be that which the thread has died of
+                tell(request, self._death)
 
 
 def log_failure() -> None:

@@ -54,15 +54,16 @@ def warp(logits: torch.Tensor, sampling: Sampling) -> torch.Tensor:
 
     Args:
         logits: Logits of the model, (N, V).
-        sampling: Settings, applied in this order: temperature, which must be above 0, top-k, min-p
-            and top-p.
+        sampling: Settings that are not greedy, applied in this order: temperature, top-k, min-p and
+            top-p.
 
     Returns:
         Logits (N, V) float32; -inf for excluded tokens.
     """
     logits = logits.float()
     if sampling.temperature != 1:
-        logits = logits / sampling.temperature
+        # a larger one would be infinite in float32, and leave NaN of excluded tokens
+        logits = logits / min(sampling.temperature, torch.finfo(logits.dtype).max)
     if 0 < sampling.top_k < logits.shape[-1]:
         smallest = logits.topk(sampling.top_k).values[:, -1:]
         logits = logits.masked_fill(logits < smallest, float("-inf"))
@@ -72,9 +73,9 @@ def warp(logits: torch.Tensor, sampling: Sampling) -> torch.Tensor:
     if sampling.top_p < 1:
         ordered, order = logits.sort(descending=True)
         probabilities = ordered.softmax(-1)
-        # the most likely token has 0 before it and is always kept
-        before = probabilities.cumsum(-1) - probabilities
-        cut = (before >= sampling.top_p).scatter(-1, order, before >= sampling.top_p)
+        surplus = probabilities.cumsum(-1) - probabilities >= sampling.top_p
+        surplus[:, 0] = False  # also if `top_p` is 0, or is rounded to it
+        cut = surplus.scatter(-1, order, surplus)
         logits = logits.masked_fill(cut, float("-inf"))
     return logits
 
@@ -88,22 +89,22 @@ def draw(
         logits: Logits (N, V). They are overwritten, because copying them for a large vocabulary
             costs as much as a layer.
         uniforms: Random numbers in [0, 1), (N,).
-        sampling: Settings of the sampling; temperature 0 takes the most likely token.
+        sampling: Settings of the sampling; a greedy one takes the most likely token.
 
     Returns:
         Tokens (N,) int64, and their log-probabilities (N,) float32 in nats under the sampled
-        distribution. At temperature 0 they are log-probabilities under the distribution at
-        temperature 1, because the greedy one carries no information. If the logits of a row are not
+        distribution. If it is greedy, they are log-probabilities under the distribution at
+        temperature 1, because greedy ones carry no information. If the logits of a row are not
         finite, its token is arbitrary and its log-probability NaN.
     """
-    warped = logits.float() if sampling.temperature == 0 else warp(logits, sampling)
+    warped = logits.float() if sampling.is_greedy else warp(logits, sampling)
     largest, token = warped.max(-1, keepdim=True)
     weights = warped.sub_(largest).exp_()
     # float64, because a sum over 262,144 tokens in float32 would miss 1 by more than the
     # probability of a rare token; Apple's GPUs have no float64
     exact = torch.float32 if logits.device.type == "mps" else torch.float64
     blocks = _block_sums(weights).to(exact)
-    if sampling.temperature != 0:
+    if not sampling.is_greedy:
         token = _invert(weights, blocks, uniforms.to(blocks)[:, None])
     total = blocks.sum(-1, keepdim=True)
     logprobs = weights.gather(-1, token).log() - total.log().float()

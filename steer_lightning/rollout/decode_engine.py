@@ -341,11 +341,11 @@ class Decoder:
             parting = part(rows, tokens.tolist(), ended.tolist())
             self._part(parting, first)
             if parting.rows != rows:
-                self._release([first + slot for slot in parting.ended])
+                self.release([first + slot for slot in parting.ended])
         else:
             self.tokens = torch.cat([self.tokens[:first], tokens])
             if bool(ended.any()):
-                self._release([first + slot for slot in ended.nonzero().flatten().tolist()])
+                self.release([first + slot for slot in ended.nonzero().flatten().tolist()])
 
     def _part(self, parting: Parting, first: int) -> None:
         """Gives completions that leave a row their own row, with a copy of the old row's tail."""
@@ -386,7 +386,7 @@ class Decoder:
         logits: torch.Tensor = output.logits[:, -1]
         return logits
 
-    def _release(self, ended: list[int]) -> None:
+    def release(self, ended: list[int]) -> None:
         """Removes rows that have ended, and closes the gaps."""
         flight, device = self.flight, self.policy.device
         source, target = (torch.tensor(x, device=device) for x in flight.release(ended))

@@ -70,7 +70,7 @@ class ExactEngine:
         drafted: Rollouts = self.drafts.generate(
             prompts, sampling, seed=seed, step=step, on_completion=on_completion
         )
-        if sampling.truncates or sampling.temperature == 0:
+        if sampling.truncates or sampling.is_greedy:
             return drafted
         request = Request(
             prompts=prompts, sampling=sampling, seed=seed, step=step, on_completion=on_completion

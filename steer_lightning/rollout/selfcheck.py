@@ -111,7 +111,7 @@ def compare(policy: Policy, rollouts: Rollouts, sampling: Sampling, rows: Sequen
         completion = rollouts.completion_ids[n][mask].tolist()
         with policy.sharding.without_gradients():
             logits = plain_logits(policy, prompt, completion)
-            warped = warp(logits, sampling) if sampling.temperature else logits.float()
+            warped = logits.float() if sampling.is_greedy else warp(logits, sampling)
             expected = logprobs_of(warped, completion)
         worst = max(worst, gap_of(policy, rollouts.logprobs[n][mask], expected, share))
     return worst

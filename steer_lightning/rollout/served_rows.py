@@ -21,6 +21,9 @@ Lose = Callable[[ServerLink, str], Sequence[ServerLink]]
 TICK = 0.5
 """Seconds after which servers that are silent are looked at."""
 
+LEAST_TOP_P = 1e-30
+"""Number that keeps one token, like 0, which vLLM refuses."""
+
 
 def seed_of_row(seed: int, step: int, prompt: int, sample: int) -> int:
     """Returns the seed from which vLLM draws a row, 63 bits of (seed, step, prompt, sample)."""
@@ -31,8 +34,8 @@ def seed_of_row(seed: int, step: int, prompt: int, sample: int) -> int:
 def settings_of(sampling: Sampling, eos_token_ids: Sequence[int]) -> dict[str, Any]:
     """Returns the settings of a rollout by the names of vLLM's `SamplingParams`."""
     return {
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
+        "temperature": 0.0 if sampling.is_greedy else sampling.temperature,
+        "top_p": max(sampling.top_p, LEAST_TOP_P),
         "top_k": sampling.top_k,
         "min_p": sampling.min_p,
         "max_tokens": sampling.max_new_tokens,

@@ -33,7 +33,7 @@ def test_only_loopback_addresses_are_of_this_machine_alone() -> None:
         ({"host": "192.0.2.1", "api_key": "k"}, "port = 0: can't be taken at 192.0.2.1"),
         ({"api_key": ""}, "api_key: must be ASCII text"),
         ({"api_key": "two words"}, "api_key: must be ASCII text"),
-        ({"max_length": 1}, "max_length = 1: must be at least 2"),
+        ({"max_length": 28}, "max_length = 28: must be at least 32. Made-up texts"),
         ({"vectors": "nowhere"}, "there is no such file"),
     ],
     ids=str,
