@@ -12,7 +12,7 @@ import torch
 from steer_lightning.model.policy import Policy
 from steer_lightning.model.rotary import check_switch
 from steer_lightning.rollout.request import Request
-from steer_lightning.rollout.sampling import Sampling
+from steer_lightning.rollout.sampling import GREEDY_BELOW, Sampling
 from steer_lightning.rollout.stop_text import StopText
 from steer_lightning.types import Completion, Problem, Prompt, Rollouts
 
@@ -97,14 +97,14 @@ def draw(
         temperature 1, because greedy ones carry no information. If the logits of a row are not
         finite, its token is arbitrary and its log-probability NaN.
     """
-    warped = logits.float() if sampling.is_greedy else warp(logits, sampling)
+    warped = logits.float() if sampling.temperature < GREEDY_BELOW else warp(logits, sampling)
     largest, token = warped.max(-1, keepdim=True)
     weights = warped.sub_(largest).exp_()
     # float64, because a sum over 262,144 tokens in float32 would miss 1 by more than the
     # probability of a rare token; Apple's GPUs have no float64
     exact = torch.float32 if logits.device.type == "mps" else torch.float64
     blocks = _block_sums(weights).to(exact)
-    if not sampling.is_greedy:
+    if sampling.temperature >= GREEDY_BELOW:
         token = _invert(weights, blocks, uniforms.to(blocks)[:, None])
     total = blocks.sum(-1, keepdim=True)
     logprobs = weights.gather(-1, token).log() - total.log().float()

@@ -55,11 +55,6 @@ class Sampling:
                 raise ConfigError(f"sampling.{key}", getattr(self, key), rule=rule)
 
     @property
-    def is_greedy(self) -> bool:
-        """Whether the most likely token is always taken."""
-        return self.temperature < GREEDY_BELOW
-
-    @property
     def truncates(self) -> bool:
         """Whether unlikely tokens are excluded before a token is drawn."""
         return self.top_p < 1 or self.top_k > 0 or self.min_p > 0

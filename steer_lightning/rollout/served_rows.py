@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from steer_lightning.rollout.request import Request
-from steer_lightning.rollout.sampling import Sampling
+from steer_lightning.rollout.sampling import GREEDY_BELOW, Sampling
 from steer_lightning.rollout.server_link import LostServer, Message, ServerLink
 
 Lose = Callable[[ServerLink, str], Sequence[ServerLink]]
@@ -34,7 +34,7 @@ def seed_of_row(seed: int, step: int, prompt: int, sample: int) -> int:
 def settings_of(sampling: Sampling, eos_token_ids: Sequence[int]) -> dict[str, Any]:
     """Returns the settings of a rollout by the names of vLLM's `SamplingParams`."""
     return {
-        "temperature": 0.0 if sampling.is_greedy else sampling.temperature,
+        "temperature": 0.0 if sampling.temperature < GREEDY_BELOW else sampling.temperature,
         "top_p": max(sampling.top_p, LEAST_TOP_P),
         "top_k": sampling.top_k,
         "min_p": sampling.min_p,

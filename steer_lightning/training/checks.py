@@ -180,7 +180,7 @@ def check_length_reward(reward: LengthReward, sampling: Sampling) -> None:
 
 def check_training_sampling(sampling: Sampling) -> None:
     """Raises a ConfigError for sampling with which nothing, or the wrong thing, is learned."""
-    if sampling.is_greedy:
+    if sampling.temperature < GREEDY_BELOW:
         raise ConfigError(
             "model.sampling.temperature",
             sampling.temperature,

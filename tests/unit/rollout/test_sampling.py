@@ -22,10 +22,3 @@ from steer_lightning.rollout import Sampling
 def test_settings_out_of_range_are_errors(key: str, value: float) -> None:
     with pytest.raises(ConfigError, match=f"sampling.{key}"):
         Sampling(**{key: value})
-
-
-def test_a_tiny_temperature_is_greedy() -> None:
-    assert [Sampling(temperature=x).is_greedy for x in (0.0, 1e-300, 9e-6, 1e-5, 1.0)] == [
-        *[True] * 3,
-        *[False] * 2,
-    ]
