@@ -30,7 +30,10 @@ def test_right_answers_are_found_right(architecture: str, max_rows: int) -> None
 
 
 def test_the_least_length_suffices_for_the_check() -> None:
-    assert why_not(live_flight("llama", max_length=LEAST_LENGTH), SteeringVectors([0])) is None
+    assert (
+        why_not(live_flight("llama", max_length=LEAST_LENGTH), SteeringVectors([0], scale="none"))
+        is None
+    )
 
 
 @pytest.mark.parametrize("max_rows", [4, 8])
