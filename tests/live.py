@@ -103,6 +103,8 @@ def fly(flight: LiveFlight, asked: Sequence[Asked]) -> None:
     """Answers requests, each of which enters as soon as there is room."""
     waiting = [one.request for one in asked]
     while waiting or not flight.is_empty:
-        while waiting and flight.can_take(waiting[0]):
-            flight.take(waiting.pop(0))
+        while waiting and flight.has_room:
+            if flight.take(waiting[0]):
+                waiting.pop(0)
+        flight.drop_overdue()
         flight.step()

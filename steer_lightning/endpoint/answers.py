@@ -17,9 +17,14 @@ from steer_lightning.rollout.live_request import (
     TokenFacts,
 )
 
+MOST_UNREAD = 65_536
+"""Largest number of parts of the answers to a call that wait to be sent."""
+
 
 class Answers:
     """Hands the requests of a call over to the service, and its answers to the event loop.
+
+    A client that reads so slowly that too many parts wait for it gets no further ones.
 
     Args:
         service: Service that answers.
@@ -44,6 +49,9 @@ class Answers:
 
     def _put(self, request: LiveRequest, prompt: int, event: Event) -> None:
         """Takes a part of an answer; the thread of the service calls it."""
+        if self._queue.qsize() >= MOST_UNREAD:
+            self.cancel()
+            event = TimeoutError("the client does not read its answer")
         try:
             self._loop.call_soon_threadsafe(self._queue.put_nowait, (prompt, event))
         except RuntimeError:  # the loop is closed, so nobody waits any more

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from steer_lightning.inference.service import Closed, TooManyRequests
+from steer_lightning.inference.service import Closed, Dead, TooManyRequests
 from steer_lightning.system.out_of_memory import is_out_of_memory
 from steer_lightning.system.printable import one_line
 
@@ -46,6 +46,8 @@ def of_failure(error: Exception) -> ApiError:
         return error
     if isinstance(error, TooManyRequests):
         return ApiError(f"{error}. Try again later", 429, code="rate_limit_exceeded")
+    if isinstance(error, Dead):
+        return ApiError(str(error), 503, code="engine_dead")
     if isinstance(error, Closed):
         return ApiError(str(error), 503, code="shutting_down")
     if isinstance(error, TimeoutError):

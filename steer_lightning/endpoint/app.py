@@ -95,6 +95,7 @@ class App:
         async def handle(request: Request) -> Response:
             try:
                 self._check_sender(request)
+                self._api.service.check()
                 return await handler(request)
             except ClientDisconnect:
                 return Response(status_code=499)  # nobody reads it
@@ -156,14 +157,19 @@ class App:
         """Returns the handler of an endpoint that answers prompts."""
 
         async def handle(request: Request) -> Response:
-            call = kind(self._api, parsed(await _body(request)))
+            content = await _body(request)
+            call = await self._api.aside(lambda: kind(self._api, parsed(content)))
             answers = call.start()
             if call.streams:
                 events = _as_events(call.chunks(answers), answers)
                 return StreamingResponse(events, media_type="text/event-stream")
-            return await _unless_gone(request, answers, call.whole(answers))
+            return await _unless_gone(request, answers, self._whole(call, answers))
 
         return self._guarded(handle)
+
+    async def _whole(self, call: Completion, answers: Answers) -> Response:
+        """Waits for the whole answer, and writes it."""
+        return await self._api.aside(JSONResponse, await call.whole(answers))
 
 
 async def _body(request: Request) -> bytes:
@@ -185,16 +191,14 @@ async def _body(request: Request) -> bytes:
         raise ApiError(told, 408, code="timeout") from error
 
 
-async def _unless_gone(
-    request: Request, answers: Answers, answer: Awaitable[dict[str, Any]]
-) -> Response:
+async def _unless_gone(request: Request, answers: Answers, answer: Awaitable[Response]) -> Response:
     """Waits for an answer, and frees its rows if the client goes away before."""
     answering = asyncio.ensure_future(answer)
     leaving = asyncio.ensure_future(_gone(request))
     try:
         await asyncio.wait({answering, leaving}, return_when=asyncio.FIRST_COMPLETED)
         if answering.done():
-            return JSONResponse(answering.result())
+            return answering.result()
         raise ClientDisconnect
     finally:
         answers.cancel()

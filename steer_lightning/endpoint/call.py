@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
-import math
 import secrets
 import time
-from collections.abc import Collection, Sequence
-from typing import Any
+from collections.abc import Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 from steer_lightning.data import PlainTemplate
 from steer_lightning.endpoint.api_error import ApiError, shown
 from steer_lightning.endpoint.fields import Fields
+from steer_lightning.endpoint.token_texts import TokenTexts
 from steer_lightning.inference.loaded_models import LoadedModels, Steered
 from steer_lightning.inference.service import Service
 from steer_lightning.rollout import Sampling
-from steer_lightning.rollout.completions import decode_texts
+from steer_lightning.rollout.live_request import LiveRequest
 
 COMMON = {
     *("model", "stream", "stream_options", "n", "seed", "stop", "stop_token_ids"),
@@ -32,6 +34,8 @@ CHARACTERS_PER_TOKEN = 64
 VERBATIM = PlainTemplate("{question}")
 """Template of prompts that are read as they are."""
 
+Found = TypeVar("Found")
+
 
 class Api:
     """What the endpoints need: models, the service that answers, and limits.
@@ -40,6 +44,10 @@ class Api:
         models: Models that are loaded.
         service: Service that answers.
         timeout: Largest number of seconds from a request to the end of its answer.
+
+    Attributes:
+        tokenizer: Tokenizer that encodes prompts.
+        texts: Texts of tokens.
     """
 
     def __init__(self, models: LoadedModels, service: Service, timeout: float = 600.0) -> None:
@@ -47,8 +55,15 @@ class Api:
         self.started = int(time.time())
         # copied, because the thread of the service uses the tokenizer at the same time
         self.tokenizer: Any = copy.deepcopy(models.policy.tokenizer)
-        self._ids_without_text = models.policy.ids_without_text
+        self.texts = TokenTexts(self.tokenizer, models.policy.ids_without_text)
+        # one thread, because a tokenizer serves one at a time; connections bound what waits for it
+        self._aside = ThreadPoolExecutor(1, "texts")
         self.vocab_size: int = models.policy.model_config.get_text_config().vocab_size
+
+    async def aside(self, function: Callable[..., Found], *args: Any) -> Found:
+        """Calls a function in another thread, such as for long texts: streams go on meanwhile."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._aside, function, *args)
 
     def model(self, name: str) -> Steered:
         """Finds a model; raises an ApiError if there is none of this name."""
@@ -104,23 +119,15 @@ class Api:
             code="context_length_exceeded",
         )
 
-    def text_of(self, tokens: Sequence[int]) -> str:
-        """Returns the text of tokens, without those that only begin or end a text."""
-        return decode_texts(self.tokenizer, [tokens], self._ids_without_text)[0]
-
-    def token_text(self, token: int) -> str:
-        """Returns the text of a single token, also of one that begins or ends a text."""
-        text: str = self.tokenizer.decode([token], clean_up_tokenization_spaces=False)
-        return text
-
 
 class Call:
-    """The settings of a call that do not depend on its endpoint.
+    """What a call is in either endpoint: its settings, its requests, and the frame of its answer.
 
     Args:
         api: What the endpoints need.
         body: Body of the request.
         known: Further fields that the endpoint reads.
+        name: Beginning of the ids of its answers.
 
     Attributes:
         fields: Fields of the request.
@@ -136,7 +143,9 @@ class Call:
         ApiError: If a field is wrong.
     """
 
-    def __init__(self, api: Api, body: dict[str, Any], known: Collection[str]) -> None:
+    def __init__(
+        self, api: Api, body: dict[str, Any], known: Collection[str], name: str = "cmpl"
+    ) -> None:
         self.api, self.fields = api, Fields(body, {*COMMON, *known})
         self.model = self.fields.text("model")
         self.steered = api.model(self.model)
@@ -147,6 +156,7 @@ class Call:
         self.deadline = time.monotonic() + api.timeout
         self._stops = self.fields.texts("stop", MOST_STOPS, LONGEST_STOP)
         self._ends = self.fields.integers("stop_token_ids", MOST_STOPS, api.vocab_size)
+        self._id, self._created = f"{name}-{secrets.token_hex(12)}", int(time.time())
 
     def _with_usage(self) -> bool:
         options = self.fields.get("stream_options")
@@ -165,10 +175,44 @@ class Call:
         return Sampling(
             group_size=self.n,
             temperature=fields.number("temperature", 1.0, 0.0, LARGEST_TEMPERATURE),
-            top_p=fields.number("top_p", 1.0, math.ulp(0.0), 1.0),
+            top_p=fields.number("top_p", 1.0, 0.0, 1.0),
             top_k=max(0, fields.integer("top_k", 0, -1, self.api.vocab_size)),
             min_p=fields.number("min_p", 0.0, 0.0, 1.0),
             max_new_tokens=max_new_tokens,
             eos_token_ids=self._ends,
             stop_strings=self._stops,
         )
+
+    def request(
+        self,
+        tokens: tuple[int, ...],
+        sampling: Sampling | None,
+        num_alternatives: int | None,
+        number: int = 0,
+    ) -> LiveRequest:
+        """Returns the request for a prompt of the call; see `LiveRequest` for the arguments."""
+        return LiveRequest(
+            token_ids=tokens,
+            vectors=self.steered.vectors,
+            scale=self.steered.scale,
+            sampling=sampling,
+            seed=self.seed,
+            number=number,
+            num_alternatives=num_alternatives,
+            deadline=self.deadline,
+        )
+
+    def framed(self, kind: str, choices: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
+        """Returns an answer, or a part of one that is streamed.
+
+        Args:
+            kind: Name of such an object in the API.
+            choices: Answers, or parts of them.
+            more: Further fields, such as the numbers of tokens.
+        """
+        head = {"id": self._id, "object": kind, "created": self._created, "model": self.model}
+        return {**head, "choices": choices, **more}
+
+    def chunk(self, kind: str, choice: dict[str, Any]) -> dict[str, Any]:
+        """Returns a part of a streamed answer, before the numbers of tokens are known."""
+        return self.framed(kind, [choice], **({"usage": None} if self.with_usage else {}))

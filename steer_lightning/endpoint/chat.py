@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
-import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -13,15 +11,16 @@ from steer_lightning.endpoint.answers import Answers, Gathered, usage
 from steer_lightning.endpoint.api_error import ApiError, shown
 from steer_lightning.endpoint.call import MOST_ALTERNATIVES, Api, Call
 from steer_lightning.errors import ConfigError
-from steer_lightning.rollout.live_request import LiveRequest, Piece, TokenFacts
+from steer_lightning.rollout.live_request import Piece, TokenFacts
 
 FIELDS = ("messages", "max_tokens", "max_completion_tokens", "logprobs", "top_logprobs")
+CHUNK = "chat.completion.chunk"
 ROLES = ("system", "developer", "user", "assistant")
 
 Messages = list[dict[str, str]]
 
 
-class ChatCompletion:
+class ChatCompletion(Call):
     """A call of the endpoint.
 
     Args:
@@ -33,28 +32,19 @@ class ChatCompletion:
     """
 
     def __init__(self, api: Api, body: dict[str, Any]) -> None:
-        self.call, self._api = Call(api, body, FIELDS), api
-        fields = self.call.fields
-        self.streams = self.call.streams
+        super().__init__(api, body, FIELDS, "chatcmpl")
         self._num_top = self._num_alternatives()
         self._tokens = self._read_messages()
         newer = "max_completion_tokens"
-        name = "max_tokens" if fields.get(newer) is None else newer
+        name = "max_tokens" if self.fields.get(newer) is None else newer
         rest = api.room_behind(self._tokens)
-        most = fields.integer(name, rest, 1, api.service.max_length)
+        most = self.fields.integer(name, rest, 1, api.service.max_length)
         api.check_room(self._tokens, most, name)
-        self._sampling = self.call.sampling(most)
-        self._head = {
-            "id": f"chatcmpl-{secrets.token_hex(12)}",
-            "object": "chat.completion.chunk" if self.streams else "chat.completion",
-            "created": int(time.time()),
-            "model": self.call.model,
-        }
+        self._sampling = self.sampling(most)
 
     def _num_alternatives(self) -> int | None:
-        fields = self.call.fields
-        num_top = fields.integer("top_logprobs", 0, 0, MOST_ALTERNATIVES)
-        if fields.boolean("logprobs"):
+        num_top = self.fields.integer("top_logprobs", 0, 0, MOST_ALTERNATIVES)
+        if self.fields.boolean("logprobs"):
             return num_top
         if num_top:
             raise ApiError("top_logprobs needs logprobs: true", param="top_logprobs")
@@ -62,7 +52,7 @@ class ChatCompletion:
 
     def _read_messages(self) -> tuple[int, ...]:
         """Renders the conversation, and encodes it."""
-        messages, api = messages_of(self.call.fields.get("messages")), self._api
+        messages, api = messages_of(self.fields.get("messages")), self.api
         for message in messages:
             api.check_text(message["content"], "messages")
         if api.models.template is None:
@@ -79,27 +69,23 @@ class ChatCompletion:
 
     def start(self) -> Answers:
         """Submits the conversation; see `Service.submit`."""
-        answers, call = Answers(self._api.service), self.call
-        request = LiveRequest(
-            token_ids=self._tokens,
-            vectors=call.steered.vectors,
-            scale=call.steered.scale,
-            sampling=self._sampling,
-            seed=call.seed,
-            num_alternatives=self._num_top,
-            deadline=call.deadline,
-        )
-        answers.add(request, 0)
+        answers = Answers(self.api.service)
+        answers.add(self.request(self._tokens, self._sampling, self._num_top), 0)
         answers.submit()
         return answers
 
     async def whole(self, answers: Answers) -> dict[str, Any]:
         """Returns the whole answer, as the API has it."""
-        gathered = [Gathered() for _ in range(self.call.n)]
+        gathered = [Gathered() for _ in range(self.n)]
         async for _, piece in answers.parts():
             assert isinstance(piece, Piece)
             gathered[piece.choice].add(piece)
-        choices = [
+        choices = await self.api.aside(self._choices, gathered)
+        drawn = sum(len(found.tokens) for found in gathered)
+        return self.framed("chat.completion", choices, usage=usage(len(self._tokens), drawn))
+
+    def _choices(self, gathered: Sequence[Gathered]) -> list[dict[str, Any]]:
+        return [
             {
                 "index": number,
                 "message": {"role": "assistant", "content": found.text, "refusal": None},
@@ -108,23 +94,21 @@ class ChatCompletion:
             }
             for number, found in enumerate(gathered)
         ]
-        drawn = sum(len(found.tokens) for found in gathered)
-        return {**self._head, "choices": choices, "usage": usage(len(self._tokens), drawn)}
 
     async def chunks(self, answers: Answers) -> AsyncIterator[dict[str, Any]]:
         """Yields the parts of a streamed answer, as the API has them."""
-        for number in range(self.call.n):
-            yield self._chunk(number, {"role": "assistant", "content": ""}, [], None)
+        for number in range(self.n):
+            yield self._part(number, {"role": "assistant", "content": ""}, [], None)
         drawn = 0
         async for _, piece in answers.parts():
             assert isinstance(piece, Piece)
             drawn += len(piece.tokens)
             delta = {"content": piece.text} if piece.text or piece.tokens else {}
-            yield self._chunk(piece.choice, delta, piece.tokens, piece.finish)
-        if self.call.with_usage:
-            yield {**self._head, "choices": [], "usage": usage(len(self._tokens), drawn)}
+            yield self._part(piece.choice, delta, piece.tokens, piece.finish)
+        if self.with_usage:
+            yield self.framed(CHUNK, [], usage=usage(len(self._tokens), drawn))
 
-    def _chunk(
+    def _part(
         self, number: int, delta: dict[str, Any], tokens: Sequence[TokenFacts], finish: str | None
     ) -> dict[str, Any]:
         choice = {
@@ -133,8 +117,7 @@ class ChatCompletion:
             "logprobs": self._logprobs(tokens) if tokens else None,
             "finish_reason": finish,
         }
-        told = {"usage": None} if self.call.with_usage else {}
-        return {**self._head, "choices": [choice], **told}
+        return self.chunk(CHUNK, choice)
 
     def _logprobs(self, tokens: Sequence[TokenFacts]) -> dict[str, Any] | None:
         if self._num_top is None:
@@ -147,8 +130,8 @@ class ChatCompletion:
         return {**self._one(token.id, token.logprob), "top_logprobs": others}
 
     def _one(self, token: int, logprob: float) -> dict[str, Any]:
-        text = self._api.token_text(token)
-        return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
+        texts = self.api.texts
+        return {"token": texts.of(token), "logprob": logprob, "bytes": list(texts.bytes_of(token))}
 
 
 def messages_of(value: Any) -> Messages:

@@ -24,6 +24,10 @@ log = logging.getLogger(__name__)
 KEY_VARIABLE = "STEER_LIGHTNING_API_KEY"
 """Environment variable of the key, which other users of the machine can't see in a process list."""
 
+SPARE_CONNECTIONS = 64
+"""Number of connections beside those of requests that are answered; to others, the server sends
+status 503."""
+
 
 class Endpoint:
     """Serves a base and vectors by the OpenAI API.
@@ -39,8 +43,8 @@ class Endpoint:
         port: Port at which the server listens; 0 takes a free one.
         api_key: Key that each request must send. Set it by the environment variable
             `STEER_LIGHTNING_API_KEY` instead where other users could see the command line.
-        max_length: Largest number of tokens of a prompt with its answer; null takes the smaller of
-            the base's positions and 4,096.
+        max_length: Largest number of tokens of a prompt with its answer, at least 32; null takes
+            the smaller of the base's positions and 4,096.
         max_rows: Largest number of answers that are sampled at the same time; others wait.
         max_requests: Largest number of prompts that wait or are answered; further ones are refused.
         timeout: Largest number of seconds from a request to the end of its answer.
@@ -110,6 +114,7 @@ class Endpoint:
         import uvicorn  # of an extra, without which the options can still be listed
 
         from steer_lightning.endpoint.app import App
+        from steer_lightning.endpoint.connection import Connection
 
         class Server(uvicorn.Server):
             async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -132,6 +137,9 @@ class Endpoint:
                 access_log=False,
                 server_header=False,
                 lifespan="off",
+                http=Connection,
+                ws="none",
+                limit_concurrency=self.max_requests + SPARE_CONNECTIONS,
                 timeout_graceful_shutdown=math.ceil(self.timeout),
             )
             Server(config).run(sockets=[self.socket])
@@ -190,6 +198,8 @@ def _key(given: str | None, host: str) -> str | None:
 def bound_socket(host: str, port: int) -> socket.socket:
     """Takes a port at once, so that a mistake shows before the base loads.
 
+    Clients that come before it has loaded wait.
+
     Raises:
         ConfigError: If it can't be taken.
     """
@@ -203,6 +213,7 @@ def bound_socket(host: str, port: int) -> socket.socket:
         if os.name == "posix":  # a server that has just ended does not block the port
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(address)
+        bound.listen()  # a port that is only bound can be taken by a second server, too
     except OSError as error:
         bound.close()
         raise ConfigError(

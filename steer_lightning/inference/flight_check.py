@@ -23,6 +23,9 @@ from steer_lightning.types import Prompt, Rollouts
 MARGIN = 16
 """Number of tokens by which made-up texts may be longer than a length that matters."""
 
+LEAST_LENGTH = 32
+"""Number of tokens that the shortest made-up prompts and their completions may have."""
+
 
 def why_not(flight: LiveFlight, vectors: SiteVectors) -> str | None:
     """Answers made-up prompts in the flight, and compares the answers with plain passes.
@@ -84,8 +87,9 @@ def _answer(
             )
             waiting.append(request)
     while waiting or not flight.is_empty:
-        while waiting and flight.can_take(waiting[0]):
-            flight.take(waiting.pop(0))
+        while waiting and flight.has_room:
+            if flight.take(waiting[0]):
+                waiting.pop(0)
         flight.step()
     return _rollouts(prompts, sampling, pieces)
 

@@ -13,7 +13,7 @@ from steer_lightning.data import ChatTemplate, Template
 from steer_lightning.data.templates import check_template
 from steer_lightning.errors import ConfigError, own_keys
 from steer_lightning.evaluation.arms import BASE, OWN_KEYS, base_of, check_fit
-from steer_lightning.inference.flight_check import why_not
+from steer_lightning.inference.flight_check import LEAST_LENGTH, why_not
 from steer_lightning.model.policy import Policy
 from steer_lightning.model.rotary import switch_length
 from steer_lightning.rollout.live_flight import LiveFlight
@@ -50,8 +50,8 @@ class LoadedModels:
             name.
         template: Template by which conversations are rendered; null takes the model's own chat
             template, if it has one.
-        max_length: Largest number of tokens of a prompt with its answer; null takes the smaller of
-            the base's positions and 4,096.
+        max_length: Largest number of tokens of a prompt with its answer, at least 32; null takes
+            the smaller of the base's positions and 4,096.
         max_rows: Largest number of answers that are sampled at the same time.
         device: Device of the model; `auto` takes a GPU if there is one.
         dtype: Dtype of the base.
@@ -81,10 +81,8 @@ class LoadedModels:
         revision: str | None = None,
         trust_remote_code: bool = False,
     ) -> None:
-        for key, value in (("max_length", max_length), ("max_rows", max_rows)):
-            least = 2 if key == "max_length" else 1
-            if value is not None and value < least:
-                raise ConfigError(key, value, rule=f"must be at least {least}")
+        if max_rows < 1:
+            raise ConfigError("max_rows", max_rows, rule="must be at least 1")
         self.vectors = {name: _load(path) for name, path in names_of(vectors).items()}
         base = base or base_of(self.vectors, trust_remote_code)
         self.max_rows, self._device = max_rows, device
@@ -119,7 +117,15 @@ class LoadedModels:
                 why="It has not been trained beyond them, or reads longer texts differently",
                 fix=f"Set it to {min(limits)} or less",
             )
-        return asked or min([DEFAULT_LENGTH, *limits])
+        found = min([DEFAULT_LENGTH, *limits]) if asked is None else asked
+        if found < LEAST_LENGTH:
+            raise ConfigError(
+                "max_length",
+                found,
+                rule=f"must be at least {LEAST_LENGTH}",
+                why="Made-up texts of so many tokens show whether the base answers correctly",
+            )
+        return found
 
     @own_keys(OWN_KEYS)
     def load(self) -> LiveFlight:

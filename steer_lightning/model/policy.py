@@ -132,7 +132,7 @@ class Policy(FrozenBase):
         )
         for of_another_base in ("takes_padding", "mixers", "fits_in_float32"):
             self.__dict__.pop(of_another_base, None)
-        self._logit_factor = logit_factor(model)
+        self.logit_factor = logit_factor(model)
         self.switches_rotary = switch_length(model.config) is not None
         # the wrapper of FSDP1 accepts any arguments, so look at the model inside
         inner = next(part for part in model.modules() if isinstance(part, PreTrainedModel))
@@ -348,7 +348,7 @@ class Policy(FrozenBase):
         kept: list[tuple[torch.Tensor, Head]] = []
 
         def keep(module: nn.Module, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
-            kept.append((inputs[0][0], head_of(self.model, module, self._logit_factor)))
+            kept.append((inputs[0][0], head_of(self.model, module, self.logit_factor)))
             return (inputs[0][:, :1],)  # one position, since the model's own logits are not used
 
         with before_head(self.model, keep), self.attachment.with_roles(roles):

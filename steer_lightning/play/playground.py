@@ -313,18 +313,18 @@ class Playground:
         are no text, such as EOS, are shown by their names.
         """
         left_out = self.models.policy.ids_without_text
-        stream = TextStream(self.api.tokenizer, left_out)
+        stream = TextStream(self.api.texts, left_out)
         texts = [stream.add(token) for token in ids]
         if texts:
             texts[-1] += stream.end()
         return [
-            self.api.token_text(token) if token in left_out else text
+            self.api.texts.of(token) if token in left_out else text
             for token, text in zip(ids, texts, strict=True)
         ]
 
     def token_text(self, token: int) -> str:
         """Returns the text of a token by itself."""
-        return self.api.token_text(token)
+        return self.api.texts.of(token)
 
 
 def _check(question: Question, max_length: int) -> None:

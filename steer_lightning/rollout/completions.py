@@ -12,7 +12,7 @@ import torch
 from steer_lightning.model.policy import Policy
 from steer_lightning.model.rotary import check_switch
 from steer_lightning.rollout.request import Request
-from steer_lightning.rollout.sampling import Sampling
+from steer_lightning.rollout.sampling import GREEDY_BELOW, Sampling
 from steer_lightning.rollout.stop_text import StopText
 from steer_lightning.types import Completion, Problem, Prompt, Rollouts
 
@@ -54,15 +54,16 @@ def warp(logits: torch.Tensor, sampling: Sampling) -> torch.Tensor:
 
     Args:
         logits: Logits of the model, (N, V).
-        sampling: Settings, applied in this order: temperature, which must be above 0, top-k, min-p
-            and top-p.
+        sampling: Settings that are not greedy, applied in this order: temperature, top-k, min-p and
+            top-p.
 
     Returns:
         Logits (N, V) float32; -inf for excluded tokens.
     """
     logits = logits.float()
     if sampling.temperature != 1:
-        logits = logits / sampling.temperature
+        # a larger one would be infinite in float32, and leave NaN of excluded tokens
+        logits = logits / min(sampling.temperature, torch.finfo(logits.dtype).max)
     if 0 < sampling.top_k < logits.shape[-1]:
         smallest = logits.topk(sampling.top_k).values[:, -1:]
         logits = logits.masked_fill(logits < smallest, float("-inf"))
@@ -72,9 +73,9 @@ def warp(logits: torch.Tensor, sampling: Sampling) -> torch.Tensor:
     if sampling.top_p < 1:
         ordered, order = logits.sort(descending=True)
         probabilities = ordered.softmax(-1)
-        # the most likely token has 0 before it and is always kept
-        before = probabilities.cumsum(-1) - probabilities
-        cut = (before >= sampling.top_p).scatter(-1, order, before >= sampling.top_p)
+        surplus = probabilities.cumsum(-1) - probabilities >= sampling.top_p
+        surplus[:, 0] = False  # also if `top_p` is 0, or is rounded to it
+        cut = surplus.scatter(-1, order, surplus)
         logits = logits.masked_fill(cut, float("-inf"))
     return logits
 
@@ -88,22 +89,22 @@ def draw(
         logits: Logits (N, V). They are overwritten, because copying them for a large vocabulary
             costs as much as a layer.
         uniforms: Random numbers in [0, 1), (N,).
-        sampling: Settings of the sampling; temperature 0 takes the most likely token.
+        sampling: Settings of the sampling; a greedy one takes the most likely token.
 
     Returns:
         Tokens (N,) int64, and their log-probabilities (N,) float32 in nats under the sampled
-        distribution. At temperature 0 they are log-probabilities under the distribution at
-        temperature 1, because the greedy one carries no information. If the logits of a row are not
+        distribution. If it is greedy, they are log-probabilities under the distribution at
+        temperature 1, because greedy ones carry no information. If the logits of a row are not
         finite, its token is arbitrary and its log-probability NaN.
     """
-    warped = logits.float() if sampling.temperature == 0 else warp(logits, sampling)
+    warped = logits.float() if sampling.temperature < GREEDY_BELOW else warp(logits, sampling)
     largest, token = warped.max(-1, keepdim=True)
     weights = warped.sub_(largest).exp_()
     # float64, because a sum over 262,144 tokens in float32 would miss 1 by more than the
     # probability of a rare token; Apple's GPUs have no float64
     exact = torch.float32 if logits.device.type == "mps" else torch.float64
     blocks = _block_sums(weights).to(exact)
-    if sampling.temperature != 0:
+    if sampling.temperature >= GREEDY_BELOW:
         token = _invert(weights, blocks, uniforms.to(blocks)[:, None])
     total = blocks.sum(-1, keepdim=True)
     logprobs = weights.gather(-1, token).log() - total.log().float()
@@ -179,7 +180,8 @@ class DrawnTokens:
             stopped = [self._stop_text(row[: count + 1]) for row, count in texts]
             finished |= torch.tensor(stopped, device=finished.device)
         self.finished[rows] = finished
-        return tokens, finished | (counts + 1 == self.limits[rows])
+        # nothing of use follows logits that are not finite
+        return tokens, finished | logprobs.isnan() | (counts + 1 == self.limits[rows])
 
     def rows(self, chosen: slice) -> DrawnTokens:
         """Returns some rows, in the same memory."""
@@ -201,7 +203,10 @@ class Completions:
         owner_of: Number of the experiment that each prompt belongs to: one owns them all.
         most_tokens: Largest number of tokens of a completion.
         drawn: Tokens of the rows.
+        broken: None, see `JointCompletions`: an error is raised at once.
     """
+
+    broken: Sequence[int] = ()
 
     def __init__(self, policy: Policy, request: Request) -> None:
         prompts, sampling = request.prompts, request.sampling
@@ -260,7 +265,8 @@ class Completions:
     def _check_finite(self, rows: torch.Tensor) -> None:
         """Raises a FloatingPointError if the logits of a completion were not finite.
 
-        The check runs when completions end, because each check waits for the GPU.
+        Such a completion ends at once; the check runs when completions end, because each check
+        waits for the GPU.
         """
         broken = self.drawn.logprobs[rows].isnan()
         if bool(broken.any()):

@@ -277,8 +277,7 @@ class Decoder:
             self._admit(chosen)
 
     def _admit(self, completions: list[int]) -> None:
-        flight = self.flight
-        before = flight.num_rows
+        flight, before = self.flight, self.flight.num_rows
         continued = {flight.prompt_of[n] for n in completions} & set(flight.prompts)
         new = flight.admit(completions)
         first = flight.num_prompts - len(new)
@@ -313,8 +312,7 @@ class Decoder:
 
     def step(self) -> None:
         """Draws one more token for each completion in flight."""
-        flight = self.flight
-        logits = None
+        flight, logits = self.flight, None
         if self.captured is not None:
             logits = self.captured.logits(self.tokens, self._one_token)
         if logits is None:
@@ -337,15 +335,17 @@ class Decoder:
             sizes = torch.tensor([len(row) for row in rows], device=logits.device)
             logits, counts = (x.repeat_interleave(sizes, 0) for x in (logits, counts))
         tokens, ended = self.completions.sample(logits, flight.completions[start:], counts)
+        if self.completions.broken:
+            self.cache.clear(self.completions.broken)
         if flight.is_shared:
             parting = part(rows, tokens.tolist(), ended.tolist())
             self._part(parting, first)
             if parting.rows != rows:
-                self._release([first + slot for slot in parting.ended])
+                self.release([first + slot for slot in parting.ended])
         else:
             self.tokens = torch.cat([self.tokens[:first], tokens])
             if bool(ended.any()):
-                self._release([first + slot for slot in ended.nonzero().flatten().tolist()])
+                self.release([first + slot for slot in ended.nonzero().flatten().tolist()])
 
     def _part(self, parting: Parting, first: int) -> None:
         """Gives completions that leave a row their own row, with a copy of the old row's tail."""
@@ -386,7 +386,7 @@ class Decoder:
         logits: torch.Tensor = output.logits[:, -1]
         return logits
 
-    def _release(self, ended: list[int]) -> None:
+    def release(self, ended: list[int]) -> None:
         """Removes rows that have ended, and closes the gaps."""
         flight, device = self.flight, self.policy.device
         source, target = (torch.tensor(x, device=device) for x in flight.release(ended))

@@ -21,7 +21,7 @@ from steer_lightning.rollout.completions import Completions, draw, set_up
 from steer_lightning.rollout.decode_engine import DecodeEngine
 from steer_lightning.rollout.engine import OnCompletion, RolloutEngine, ignore
 from steer_lightning.rollout.request import Request
-from steer_lightning.rollout.sampling import Sampling
+from steer_lightning.rollout.sampling import GREEDY_BELOW, Sampling
 from steer_lightning.rollout.vllm_engine import VLLMEngine
 from steer_lightning.steering import Steering
 from steer_lightning.types import Prompt, Rollouts
@@ -70,7 +70,7 @@ class ExactEngine:
         drafted: Rollouts = self.drafts.generate(
             prompts, sampling, seed=seed, step=step, on_completion=on_completion
         )
-        if sampling.truncates or sampling.temperature == 0:
+        if sampling.truncates or sampling.temperature < GREEDY_BELOW:
             return drafted
         request = Request(
             prompts=prompts, sampling=sampling, seed=seed, step=step, on_completion=on_completion

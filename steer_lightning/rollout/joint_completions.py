@@ -34,6 +34,8 @@ class JointCompletions:
         prompt_of: Number of the prompt that each completion answers.
         owner_of: Number of the experiment that each prompt belongs to.
         most_tokens: Largest number of tokens of a completion.
+        broken: Completions that the last `sample` has ended with an error. Their keys and values
+            may not be finite.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class JointCompletions:
         self._first = (counts.cumsum(0) - counts).tolist()
         numbers = torch.arange(len(requests))
         self._part_of = numbers.repeat_interleave(counts).to(device)  # request of each row, (N,)
+        self.broken: list[int] = []
         self._errors: dict[int, Exception] = {}
         self._drawn: list[tuple[DrawnTokens, torch.Tensor]] = []  # with the row of each completion
         kinds = [_kind(request.sampling) for request in requests]
@@ -88,7 +91,9 @@ class JointCompletions:
             self._hand_out(rows[ended])
         if self._errors:
             failed = torch.tensor(list(self._errors), device=rows.device)
-            ended |= torch.isin(self._part_of[rows], failed)
+            is_broken = torch.isin(self._part_of[rows], failed)
+            self.broken = rows[is_broken].tolist()
+            ended |= is_broken
         return tokens, ended
 
     def _hand_out(self, rows: torch.Tensor) -> None:

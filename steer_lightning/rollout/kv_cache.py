@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import mmap
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -141,6 +141,8 @@ class KeyValues(CacheLayer):
         super().__init__()  # type: ignore[no-untyped-call]
         self.flight = flight
         self.view: View = flight
+        self.prefix: list[torch.Tensor] = []  # empty in a layer without attention
+        self.tail: list[torch.Tensor] = []
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         """Allocates memory for all rows and prompts that can be in flight at once."""
@@ -200,17 +202,19 @@ class KeyValues(CacheLayer):
 
     def copy_rows(self, source: torch.Tensor, target: torch.Tensor, num_columns: int) -> None:
         """Copies tails into free slots."""
-        if not self.is_initialized:
-            return  # a layer without attention has no tails
         for room in self.tail:
             room[target, :, :num_columns] = room[source, :, :num_columns]
 
-    def move_prompts(self, source: torch.Tensor, target: torch.Tensor) -> None:
-        """Moves prompts into slots that have become free."""
-        if not self.is_initialized:
-            return
+    def move_prompts(self, source: torch.Tensor, target: torch.Tensor, width: int) -> None:
+        """Moves prompts of up to `width` tokens into slots that have become free."""
         for room in self.prefix:
-            room[target] = room[source]
+            room[target, :, -width:] = room[source, :, -width:]
+
+    def clear(self, rows: list[int], prompts: list[int]) -> None:
+        """Sets the tails in row slots, and the prompts in prompt slots, to zero."""
+        for tail, prefix in zip(self.tail, self.prefix, strict=True):
+            tail[rows, :, : self.flight.num_columns] = 0
+            prefix[prompts, :, -self.flight.width :] = 0
 
 
 def _zeros(like: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
@@ -297,20 +301,22 @@ class FlightCache:
 
     def move_prompts(self, source: torch.Tensor, target: torch.Tensor) -> None:
         """Moves prompts into slots that have become free."""
+        flight = self._flight
+        width = max(flight.lengths[flight.prompts[slot]] for slot in target.tolist())
         for layer in self.layers:
-            layer.move_prompts(source, target)
+            layer.move_prompts(source, target, width)
 
-    def clear_free_slots(self) -> None:
-        """Sets the keys and values in free slots to zero.
+    def clear(self, completions: Collection[int]) -> None:
+        """Sets the keys and values of completions in flight, and of their prompts, to zero.
 
-        A mask hides what earlier rows have left there, but not if it is infinite or NaN.
+        A mask hides what earlier rows have left in a slot, but not if it is infinite or NaN.
         """
+        flight = self._flight
+        rows = [k for k, row in enumerate(flight.rows) if not set(row).isdisjoint(completions)]
+        asked = {flight.prompt_of[completion] for completion in completions}
+        prompts = [k for k, prompt in enumerate(flight.prompts) if prompt in asked]
         for layer in self.layers:
-            if layer.is_initialized:
-                for room in layer.prefix:
-                    room[self._flight.num_prompts :] = 0
-                for room in layer.tail:
-                    room[self._flight.num_rows :] = 0
+            layer.clear(rows, prompts)
 
     def attend(self, call: AttentionCall) -> torch.Tensor:
         """Attends over prompts and tails.

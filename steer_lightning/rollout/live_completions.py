@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Sequence
 
 import torch
@@ -28,12 +29,12 @@ class Choice:
     Args:
         request: Request with `sampling`.
         number: Number of the completion among those of the request.
-        uniforms: Random numbers of its tokens.
+        uniforms: Random numbers of its tokens, (T,) float64.
         policy: Policy that samples.
     """
 
     def __init__(
-        self, request: LiveRequest, number: int, uniforms: list[float], policy: Policy
+        self, request: LiveRequest, number: int, uniforms: torch.Tensor, policy: Policy
     ) -> None:
         assert request.sampling is not None
         self.request, self.number, self.sampling = request, number, request.sampling
@@ -47,7 +48,7 @@ class Choice:
     @property
     def uniform(self) -> float:
         """Random number of the next token."""
-        return self._uniforms[self.count]
+        return float(self._uniforms[self.count])
 
     def take(self, facts: TokenFacts) -> bool:
         """Takes the next token; returns whether the completion has ended with it."""
@@ -71,6 +72,33 @@ class Choice:
         self.request.on_event(Piece(choice=self.number, text=text, tokens=tokens, finish=finish))
 
 
+class Group:
+    """The completions of a request: those that wait for a seat, and those that have one.
+
+    Args:
+        request: Request with `sampling`.
+        policy: Policy that samples.
+
+    Attributes:
+        waiting: Completions that have not begun.
+        seats: Seats of those that are sampled.
+        prompt: Number of the prompt, as long as a completion has a seat.
+        error: Reason why all completions of the request end.
+    """
+
+    def __init__(self, request: LiveRequest, policy: Policy) -> None:
+        sampling = request.sampling
+        assert sampling is not None
+        rows = row_uniforms(
+            *(request.seed, 0, [request.number]), sampling.group_size, sampling.max_new_tokens
+        )
+        self.request, self.seats, self.prompt = request, set[int](), 0
+        self.waiting = deque(
+            Choice(request, number, uniforms, policy) for number, uniforms in enumerate(rows)
+        )
+        self.error: Exception | None = None
+
+
 class LiveCompletions:
     """The completions in flight, each in a seat, whose number stands for it; see `Completions`.
 
@@ -85,7 +113,8 @@ class LiveCompletions:
         owner_of: Number of the vectors that steer each prompt.
         lengths: Number of tokens of each prompt.
         ended: Requests that have ended since the list was last emptied.
-        has_broken: Whether logits that were not finite have ended a request.
+        broken: Completions that the last `sample` has ended because of logits that are not finite,
+            so that their keys and values may not be finite, either.
     """
 
     def __init__(self, policy: Policy, num_seats: int, max_length: int) -> None:
@@ -94,10 +123,10 @@ class LiveCompletions:
         self.prompt_of, self.owner_of = [0] * num_seats, [0] * num_seats
         self.lengths = [max_length] * num_seats  # as long as one may be, until there is one
         self.ended: list[LiveRequest] = []
-        self.has_broken = False
-        self._choices: dict[int, Choice] = {}
+        self.broken: list[int] = []
+        self._groups: dict[LiveRequest, Group] = {}
+        self._choices: dict[int, Choice] = {}  # by seat
         self._free_seats, self._free_prompts = list(range(num_seats)), list(range(num_seats))
-        self._errors: dict[int, Exception] = {}  # of prompts whose completions end at once
 
     @property
     def num_free(self) -> int:
@@ -106,23 +135,52 @@ class LiveCompletions:
 
     @property
     def requests(self) -> list[LiveRequest]:
-        """Requests with a seat."""
-        return list(dict.fromkeys(choice.request for choice in self._choices.values()))
+        """Requests of which a completion has begun, and that have not ended."""
+        return list(self._groups)
 
-    def seat(self, request: LiveRequest, owner: int) -> list[int]:
-        """Gives seats to the completions of a request; returns their numbers."""
-        sampling = request.sampling
-        assert sampling is not None
-        prompt = self._free_prompts.pop()
-        self.prompts[prompt], self.owner_of[prompt] = request, owner
-        self.lengths[prompt] = len(request.token_ids)
-        rows = row_uniforms(
-            *(request.seed, 0, [request.number]), sampling.group_size, sampling.max_new_tokens
-        )
-        seats = [self._free_seats.pop() for _ in rows]
-        for number, (seat, uniforms) in enumerate(zip(seats, rows.tolist(), strict=True)):
-            self.prompt_of[seat] = prompt
-            self._choices[seat] = Choice(request, number, uniforms, self.policy)
+    @property
+    def seated(self) -> list[LiveRequest]:
+        """Requests with a seat."""
+        return [request for request, group in self._groups.items() if group.seats]
+
+    def seat(self, request: LiveRequest, owner: int) -> tuple[int, bool]:
+        """Gives a seat to the next completion of a request.
+
+        Args:
+            request: Request.
+            owner: Number of its vectors.
+
+        Returns:
+            Number of the seat, and whether further completions of the request wait for one.
+        """
+        group = self._groups.get(request)
+        if group is None:
+            group = self._groups[request] = Group(request, self.policy)
+        if not group.seats:
+            group.prompt = self._free_prompts.pop()
+            self.prompts[group.prompt], self.owner_of[group.prompt] = request, owner
+            self.lengths[group.prompt] = len(request.token_ids)
+        seat = self._free_seats.pop()
+        self.prompt_of[seat], self._choices[seat] = group.prompt, group.waiting.popleft()
+        group.seats.add(seat)
+        return seat, bool(group.waiting)
+
+    def drop_overdue(self) -> list[int]:
+        """Ends requests for which nobody waits any more, or too late; returns their seats."""
+        now, seats = time.monotonic(), list[int]()
+        for request, group in list(self._groups.items()):
+            if request.is_cancelled:
+                group.error = InterruptedError("the request was cancelled")
+            elif now > request.deadline:
+                group.error = TimeoutError("the answer took longer than the server allows")
+            else:
+                continue
+            seats += group.seats
+            group.waiting.clear()
+            if not group.seats:
+                self._end(group)
+        for seat in seats:
+            self._leave(seat)
         return seats
 
     def has_failed(self, seat: int) -> bool:
@@ -134,6 +192,7 @@ class LiveCompletions:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Draws the next token of n completions; see `Completions.sample`."""
         seats = rows.tolist()
+        self.broken = []
         choices = [self._choices[seat] for seat in seats]
         tokens, ended = torch.zeros_like(rows), [False] * len(seats)
         kinds: dict[tuple[float, ...], list[int]] = {}
@@ -145,8 +204,8 @@ class LiveCompletions:
             tokens[places] = drawn
             for place, fact in zip(places, facts, strict=True):
                 ended[place] = self._take(seats[place], choices[place], fact)
-        for place, seat in enumerate(seats):
-            ended[place] |= self.prompt_of[seat] in self._errors
+        for place, choice in enumerate(choices):
+            ended[place] |= self._groups[choice.request].error is not None
         for place, seat in enumerate(seats):
             if ended[place]:
                 self._leave(seat)
@@ -154,32 +213,30 @@ class LiveCompletions:
 
     def _take(self, seat: int, choice: Choice, facts: TokenFacts | None) -> bool:
         """Gives a completion its token, or ends its request; returns whether it has ended."""
-        request, prompt = choice.request, self.prompt_of[seat]
-        if prompt in self._errors:
-            return True
+        group = self._groups[choice.request]
         if facts is None:
-            self.has_broken = True
-            error: Exception = FloatingPointError(NOT_FINITE)
-        elif request.is_cancelled:
-            error = InterruptedError("the request was cancelled")
-        elif time.monotonic() > request.deadline:
-            error = TimeoutError("the answer took longer than the server allows")
-        else:
-            return choice.take(facts)
-        self._errors[prompt] = error
-        return True
+            self.broken.append(seat)
+            group.error = FloatingPointError(NOT_FINITE)
+            group.waiting.clear()
+        return facts is None or group.error is not None or choice.take(facts)
 
     def _leave(self, seat: int) -> None:
         """Frees the seat of a completion that has ended, and of its prompt with the last one."""
-        request, prompt = self._choices.pop(seat).request, self.prompt_of[seat]
+        group = self._groups[self._choices.pop(seat).request]
+        group.seats.remove(seat)
         self._free_seats.append(seat)
-        if any(choice.request is request for choice in self._choices.values()):
+        if not group.seats:
+            self._free_prompts.append(group.prompt)
+            self._end(group)
+
+    def _end(self, group: Group) -> None:
+        """Ends a request without seats, unless further completions wait for one."""
+        if group.waiting:
             return
-        self._free_prompts.append(prompt)
-        error = self._errors.pop(prompt, None)
-        if error is not None:
-            tell(request, error)
-        self.ended.append(request)
+        del self._groups[group.request]
+        if group.error is not None:
+            tell(group.request, group.error)
+        self.ended.append(group.request)
 
 
 def tell(request: LiveRequest, event: Event) -> None:

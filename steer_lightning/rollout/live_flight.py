@@ -6,9 +6,11 @@ import logging
 from collections import deque
 from collections.abc import Sequence
 from contextlib import ExitStack
+from typing import Any
 
 import torch
 
+from steer_lightning.model.head import Head, before_head, head_of
 from steer_lightning.model.policy import Policy
 from steer_lightning.rollout.cuda_graphs import CapturedPasses, CudaGraphs
 from steer_lightning.rollout.decode_engine import Decoder
@@ -29,7 +31,7 @@ from steer_lightning.system.printable import one_line
 log = logging.getLogger(__name__)
 
 LOGITS_TOKENS = 256
-"""Number of tokens of a scored prompt whose log-probabilities over the vocabulary exist at once."""
+"""Number of tokens of a scored prompt whose logits over the vocabulary exist at once."""
 
 Arm = tuple[SiteVectors, float]
 """Vectors with the factor on them."""
@@ -81,17 +83,43 @@ class LiveFlight:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing is left to be done."""
-        return self.completions.num_free == self.max_rows
+        """Whether no request has entered that has not ended."""
+        return not self.completions.requests
 
-    def can_take(self, request: LiveRequest) -> bool:
-        """Whether there is room for all completions of a request."""
-        return self.completions.num_free >= request.num_choices
+    @property
+    def has_room(self) -> bool:
+        """Whether a row is free."""
+        return self.completions.num_free > 0
 
-    def take(self, request: LiveRequest) -> None:
-        """Lets a request enter, which needs no more room than there is; see `can_take`."""
-        owner = self._owner_of(request)
-        self._waiting += self.completions.seat(request, owner)
+    def take(self, request: LiveRequest) -> bool:
+        """Lets the next completion of a request enter, for which there must be room.
+
+        A request may enter bit by bit, so that one with many completions does not keep others out.
+
+        Returns:
+            Whether all completions of the request have entered.
+        """
+        seat, has_more = self.completions.seat(request, self._owner_of(request))
+        self._waiting.append(seat)
+        return not has_more
+
+    def drop_overdue(self) -> list[LiveRequest]:
+        """Ends requests that are cancelled or late, and frees their rows; returns them.
+
+        Such a request gets no further token, whether all of its completions have entered or not.
+        """
+        gone = set(self.completions.drop_overdue())
+        self._waiting = deque(seat for seat in self._waiting if seat not in gone)
+        rows = enumerate(self._flight.rows)
+        slots = [slot for slot, row in rows if not gone.isdisjoint(row)]
+        if slots:  # completions that share a row belong to one request
+            with self.policy.sharding.without_gradients():
+                self._decoder.release(slots)
+        return self._ended()
+
+    def _ended(self) -> list[LiveRequest]:
+        ended, self.completions.ended = self.completions.ended, []
+        return ended
 
     def _owner_of(self, request: LiveRequest) -> int:
         """Returns the number of a request's arm, which is new if no row has had it before."""
@@ -101,7 +129,7 @@ class LiveFlight:
         for number, (known, factor) in enumerate(self._arms):
             if known is vectors and factor == scale and number > 0:
                 return number
-        used = {0, *map(self._arms.index, map(self._arm_of, self.completions.requests))}
+        used = {0, *map(self._arms.index, map(self._arm_of, self.completions.seated))}
         free = [number for number in range(len(self._arms)) if number not in used]
         number = free[0] if free and len(self._arms) > self.max_rows else len(self._arms)
         self._arms[number : number + 1] = [(vectors, scale)]
@@ -120,14 +148,21 @@ class LiveFlight:
             self._decoder.refill(self._waiting)
             if self._flight.num_rows:
                 self._decoder.step()
-            if self.completions.has_broken:
-                self._cache.clear_free_slots()
-                self.completions.has_broken = False
-        ended, self.completions.ended = self.completions.ended, []
+        ended = self._ended()
         self._note_capture()
-        if self.is_empty and max(x.num_columns for x in self._cache.layers) > FIRST_COLUMNS:
-            self.drop()  # a long answer has made the tails of all rows long
+        if self.is_empty and self._is_too_large:
+            self.drop()
         return ended
+
+    @property
+    def _is_too_large(self) -> bool:
+        """Whether a long answer has made the tails of all rows long.
+
+        Graphs read the tails where they are. So they are kept together, since the next answers
+        would only capture the passes again; memory that has sufficed will suffice.
+        """
+        longest = max(layer.num_columns for layer in self._cache.layers)
+        return longest > FIRST_COLUMNS and self._decoder.captured is None
 
     def drop(self) -> list[LiveRequest]:
         """Forgets all requests and their memory, such as after an error; returns the requests."""
@@ -203,13 +238,21 @@ class LiveFlight:
         policy, device = self.policy, self.policy.device
         ids = torch.tensor([tokens], device=device)
         owners = torch.tensor([owner], device=device)
-        with policy.with_owners(owners), policy.with_text_roles(ids, 0):
-            logits = policy.model(input_ids=ids, use_cache=False).logits[0]
+        kept: list[tuple[torch.Tensor, Head]] = []
+
+        def keep(layer: Any, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+            kept.append((inputs[0][0], head_of(policy.model, layer, policy.logit_factor)))
+            return (inputs[0][:, :1],)  # all logits at once may take more memory than the base
+
+        owned, with_roles = policy.with_owners(owners), policy.with_text_roles(ids, 0)
+        with owned, with_roles, before_head(policy.model, keep):
+            policy.model(input_ids=ids, use_cache=False)
+        ((states, head),) = kept
         facts = [TokenFacts(id=tokens[0])]
         for first in range(0, len(tokens) - 1, LOGITS_TOKENS):
-            some = logits[first : first + LOGITS_TOKENS][: len(tokens) - 1 - first]
+            some = states[first : first + LOGITS_TOKENS][: len(tokens) - 1 - first]
             behind = ids[0, first + 1 : first + 1 + len(some)]
-            logprobs = log_probabilities(some)
+            logprobs = log_probabilities(head.differentiable_logits(some))
             if bool(logprobs.isnan().any()):
                 raise FloatingPointError(NOT_FINITE)
             facts += token_facts(logprobs, behind, [num_top] * len(some))

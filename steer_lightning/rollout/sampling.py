@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 
 from steer_lightning.errors import ConfigError
 
+GREEDY_BELOW = 1e-5
+"""Temperature below which sampling is greedy: logits that are divided by less may overflow."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
@@ -14,9 +17,10 @@ class Sampling:
 
     Attributes:
         group_size: Number of completions of each prompt, G.
-        temperature: Number by which the logits are divided; 0 always takes the most likely token.
+        temperature: Number by which the logits are divided; 0, like any number below 1e-5, always
+            takes the most likely token.
         top_p: Nucleus sampling: only the smallest set of most likely tokens whose probabilities add
-            up to `top_p` is kept; 1 keeps all tokens.
+            up to `top_p` is kept, and at least one token; 1 keeps all tokens.
         top_k: Number of most likely tokens to keep; 0 keeps all.
         min_p: Smallest probability of a token that is kept, as a share of the probability of the
             most likely token; 0 keeps all.
@@ -40,7 +44,7 @@ class Sampling:
         rules = {
             "group_size": (self.group_size >= 1, "must be at least 1"),
             "temperature": (0 <= self.temperature < float("inf"), "must be 0 (greedy) or more"),
-            "top_p": (0 < self.top_p <= 1, "must be above 0 and at most 1"),
+            "top_p": (0 <= self.top_p <= 1, "must be from 0 (one token) to 1 (off)"),
             "top_k": (self.top_k >= 0, "must be 0 (off) or more"),
             "min_p": (0 <= self.min_p <= 1, "must be from 0 (off) to 1"),
             "stop_strings": ("" not in self.stop_strings, "must not contain an empty text"),

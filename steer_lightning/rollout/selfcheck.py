@@ -18,7 +18,7 @@ from steer_lightning.model.plain_pass import (
 from steer_lightning.model.policy import Policy
 from steer_lightning.model.precision import checked_in_float32, misfits
 from steer_lightning.rollout.completions import longest_text, text_lengths, warp
-from steer_lightning.rollout.sampling import Sampling
+from steer_lightning.rollout.sampling import GREEDY_BELOW, Sampling
 from steer_lightning.system.printable import one_line
 from steer_lightning.types import Problem, Prompt, Rollouts
 
@@ -111,7 +111,8 @@ def compare(policy: Policy, rollouts: Rollouts, sampling: Sampling, rows: Sequen
         completion = rollouts.completion_ids[n][mask].tolist()
         with policy.sharding.without_gradients():
             logits = plain_logits(policy, prompt, completion)
-            warped = warp(logits, sampling) if sampling.temperature else logits.float()
+            is_greedy = sampling.temperature < GREEDY_BELOW
+            warped = logits.float() if is_greedy else warp(logits, sampling)
             expected = logprobs_of(warped, completion)
         worst = max(worst, gap_of(policy, rollouts.logprobs[n][mask], expected, share))
     return worst

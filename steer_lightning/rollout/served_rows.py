@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from steer_lightning.rollout.request import Request
-from steer_lightning.rollout.sampling import Sampling
+from steer_lightning.rollout.sampling import GREEDY_BELOW, Sampling
 from steer_lightning.rollout.server_link import LostServer, Message, ServerLink
 
 Lose = Callable[[ServerLink, str], Sequence[ServerLink]]
@@ -20,6 +20,9 @@ Lose = Callable[[ServerLink, str], Sequence[ServerLink]]
 
 TICK = 0.5
 """Seconds after which servers that are silent are looked at."""
+
+LEAST_TOP_P = 1e-30
+"""Number that keeps one token, like 0, which vLLM refuses."""
 
 
 def seed_of_row(seed: int, step: int, prompt: int, sample: int) -> int:
@@ -31,8 +34,8 @@ def seed_of_row(seed: int, step: int, prompt: int, sample: int) -> int:
 def settings_of(sampling: Sampling, eos_token_ids: Sequence[int]) -> dict[str, Any]:
     """Returns the settings of a rollout by the names of vLLM's `SamplingParams`."""
     return {
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
+        "temperature": 0.0 if sampling.temperature < GREEDY_BELOW else sampling.temperature,
+        "top_p": max(sampling.top_p, LEAST_TOP_P),
         "top_k": sampling.top_k,
         "min_p": sampling.min_p,
         "max_tokens": sampling.max_new_tokens,

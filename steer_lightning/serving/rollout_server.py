@@ -321,6 +321,7 @@ async def serve(args: Any, vllm: str) -> None:
     door = socket.socket()
     door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     door.bind((args.host, args.port))  # a port that is taken shows before the model loads
+    door.listen()  # or another server could bind it, too
     token = os.environ.get(TOKEN) or secrets.token_urlsafe(16)
     engine = AsyncLLM.from_engine_args(AsyncEngineArgs.from_cli_args(args))
     try:

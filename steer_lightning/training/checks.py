@@ -12,6 +12,7 @@ from steer_lightning.errors import ConfigError
 from steer_lightning.losses import needs_of
 from steer_lightning.rewards import LengthReward, reward_name
 from steer_lightning.rollout import Sampling
+from steer_lightning.rollout.sampling import GREEDY_BELOW
 from steer_lightning.system.collectives import gather_objects
 from steer_lightning.system.plain_settings import check_same
 from steer_lightning.training.sample import DynamicSampling
@@ -179,11 +180,11 @@ def check_length_reward(reward: LengthReward, sampling: Sampling) -> None:
 
 def check_training_sampling(sampling: Sampling) -> None:
     """Raises a ConfigError for sampling with which nothing, or the wrong thing, is learned."""
-    if sampling.temperature == 0:
+    if sampling.temperature < GREEDY_BELOW:
         raise ConfigError(
             "model.sampling.temperature",
-            0,
-            rule="must be above 0 in training",
+            sampling.temperature,
+            rule=f"must be at least {GREEDY_BELOW:g} in training",
             why="Greedy completions of a group are all the same, so their advantages are 0",
             fix="Set model.sampling.temperature: 1.0",
         )

@@ -16,6 +16,7 @@ import uvicorn
 from steer_lightning import save_vectors
 from steer_lightning.endpoint.app import App
 from steer_lightning.endpoint.call import Api
+from steer_lightning.endpoint.connection import Connection
 from steer_lightning.inference.loaded_models import LoadedModels
 from steer_lightning.inference.service import Service
 from steer_lightning.testing import save_tiny
@@ -64,7 +65,12 @@ class Running:
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._socket.getsockname()[1]
         config = uvicorn.Config(
-            App(api, **options).starlette(), log_config=None, access_log=False, lifespan="off"
+            App(api, **options).starlette(),
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            http=Connection,
+            ws="none",
         )
         self._server = uvicorn.Server(config)
         run = self._server.run

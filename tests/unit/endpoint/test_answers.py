@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from steer_lightning.endpoint import answers as answers_file
 from steer_lightning.endpoint.answers import Answers, Gathered, usage
 from steer_lightning.endpoint.call import Api
 from steer_lightning.inference.service import TooManyRequests
@@ -79,6 +80,27 @@ def test_an_error_ends_the_answer(api: Api) -> None:
         asyncio.run(parts(1))
     with pytest.raises(TooManyRequests):
         asyncio.run(parts(13))
+
+
+def test_a_reader_that_is_far_behind_gets_no_more(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answers_file, "MOST_UNREAD", 5)
+
+    async def parts() -> list[LiveRequest]:
+        answers, asked = Answers(api.service), requests(api, most=200)
+        for prompt, request in enumerate(asked):
+            answers.add(request, prompt)
+        answers.submit()
+        while api.service.num_open:
+            await asyncio.sleep(0.01)  # parts come, and nobody takes them
+        assert 5 < answers._queue.qsize() < 20
+        with pytest.raises(TimeoutError, match="does not read"):
+            async for _ in answers.parts():
+                pass
+        return asked
+
+    assert all(request.is_cancelled for request in asyncio.run(parts()))
 
 
 def test_pieces_are_put_together() -> None:

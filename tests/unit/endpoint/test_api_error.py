@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from steer_lightning.endpoint.api_error import ApiError, of_failure, shown
-from steer_lightning.inference.service import Closed, TooManyRequests
+from steer_lightning.inference.service import Closed, Dead, TooManyRequests
 
 
 def test_an_error_is_an_object_of_the_api() -> None:
@@ -22,6 +22,7 @@ def test_an_error_is_an_object_of_the_api() -> None:
         (ApiError("x", 404, code="c"), 404, "c"),
         (TooManyRequests("12 prompts wait"), 429, "rate_limit_exceeded"),
         (Closed("the end"), 503, "shutting_down"),
+        (Dead("the thread"), 503, "engine_dead"),
         (TimeoutError("late"), 504, "timeout"),
         (FloatingPointError("NaN"), 400, "not_finite"),
         (torch.OutOfMemoryError("16 GB"), 503, "out_of_memory"),

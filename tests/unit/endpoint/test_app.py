@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -14,6 +15,7 @@ import pytest
 
 from steer_lightning.endpoint import app
 from steer_lightning.endpoint.call import Api
+from steer_lightning.inference.service import Dead
 from tests.unit.endpoint.conftest import Running
 
 ASKED = {"model": "one", "prompt": "two", "max_tokens": 4, "seed": 1}
@@ -174,6 +176,42 @@ def test_too_many_requests_are_told_to_come_again(running: Running, api: Api) ->
         )
         assert (status, told["error"]["code"]) == (429, "rate_limit_exceeded")
     wait_for(lambda: api.service.num_open == 0)
+
+
+def test_after_the_death_of_the_engine_everything_says_so(
+    running: Running, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api.service, "_death", Dead("the thread has died (KeyError)"))
+    for path, method in (("/health", "GET"), ("/v1/models", "GET"), ("/v1/completions", "POST")):
+        status, told = ask(running, path, method=method)
+        assert (status, told["error"]["code"]) == (503, "engine_dead")
+        assert told["error"]["message"] == "the thread has died (KeyError)"
+
+
+@pytest.mark.parametrize("at", ["tokens_of", "of"])
+def test_long_texts_keep_nobody_waiting(
+    running: Running, api: Api, at: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither to encode a prompt nor to write the log-probabilities of an answer."""
+    has_begun, may_go = threading.Event(), threading.Event()
+    owner: Any = api if at == "tokens_of" else api.texts
+    plain, found = getattr(owner, at), []
+
+    def held(*args: Any) -> Any:
+        has_begun.set()
+        assert may_go.wait(SECONDS)
+        return plain(*args)
+
+    monkeypatch.setattr(owner, at, held)
+    asking = threading.Thread(
+        target=lambda: found.append(ask(running, body={**ASKED, "logprobs": 1}))
+    )
+    asking.start()
+    assert has_begun.wait(SECONDS)
+    assert ask(running, "/health", method="GET")[0] == 200
+    may_go.set()
+    asking.join()
+    assert found[0][0] == 200
 
 
 def test_a_body_that_does_not_come_ends_the_request(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 import time
 from typing import Any
 
@@ -9,6 +11,7 @@ import pytest
 
 from steer_lightning.endpoint.api_error import ApiError
 from steer_lightning.endpoint.call import Api, Call
+from steer_lightning.endpoint.completions import TextCompletion
 from steer_lightning.rollout import Sampling
 
 ALL = {
@@ -62,7 +65,7 @@ def test_without_settings_the_plain_distribution_is_sampled(api: Api) -> None:
         {"seed": 2**63},
         {"temperature": 2.1},
         {"temperature": -1},
-        {"top_p": 0},
+        {"top_p": -0.1},
         {"top_k": -2},
         {"min_p": 1.1},
         {"stop": [""]},
@@ -96,6 +99,38 @@ def test_prompts_are_bounded(api: Api) -> None:
     assert caught.value.code == "context_length_exceeded"
 
 
-def test_texts_of_tokens(api: Api) -> None:
-    assert api.text_of([1, 68, 69, 2]) == api.tokenizer.decode([68, 69])
-    assert api.token_text(2) == "<eos>"
+def test_requests_have_the_settings_of_the_call(api: Api) -> None:
+    call = Call(api, ALL, ())
+    request = call.request((1, 2), call.sampling(9), 5, number=3)
+    assert (request.token_ids, request.seed, request.number) == ((1, 2), 7, 3)
+    assert (request.vectors, request.scale) == call.steered
+    assert (request.num_alternatives, request.deadline) == (5, call.deadline)
+    assert call.request((1,), None, None).sampling is None
+
+
+def test_answers_have_a_frame(api: Api) -> None:
+    call = Call(api, ALL, (), "chatcmpl")
+    framed = call.framed("kind", [{"index": 0}], usage=None)
+    assert framed["id"].startswith("chatcmpl-")
+    assert framed == call.chunk("kind", {"index": 0}), "the same call has the same id"
+    assert {"object": "kind", "model": "one@0.5", "usage": None}.items() <= framed.items()
+    assert "usage" not in Call(api, {"model": "base"}, ()).chunk("kind", {})
+    assert Call(api, ALL, ()).framed("kind", [])["id"] != framed["id"]
+
+
+def test_long_texts_are_read_aside(api: Api) -> None:
+    async def thread() -> str:
+        return await api.aside(lambda: threading.current_thread().name)
+
+    assert asyncio.run(thread()).startswith("texts")
+
+
+@pytest.mark.parametrize("name", ["top_p", "temperature"])
+@pytest.mark.parametrize("value", [0, 1e-300, 1e-50])
+def test_tiny_numbers_take_the_likeliest_token(api: Api, name: str, value: float) -> None:
+    async def text(**settings: float) -> str:
+        body = {"model": "one", "prompt": "two", "max_tokens": 20, **settings}
+        call = TextCompletion(api, body)
+        return str((await call.whole(call.start()))["choices"][0]["text"])
+
+    assert asyncio.run(text(**{name: value})) == asyncio.run(text(top_k=1))

@@ -10,7 +10,13 @@ import openai
 import pytest
 import uvicorn
 
-from steer_lightning.endpoint.server import KEY_VARIABLE, Endpoint, is_local
+from steer_lightning.endpoint.connection import Connection
+from steer_lightning.endpoint.server import (
+    KEY_VARIABLE,
+    SPARE_CONNECTIONS,
+    Endpoint,
+    is_local,
+)
 from steer_lightning.errors import ConfigError
 
 SECONDS = 60
@@ -33,7 +39,7 @@ def test_only_loopback_addresses_are_of_this_machine_alone() -> None:
         ({"host": "192.0.2.1", "api_key": "k"}, "port = 0: can't be taken at 192.0.2.1"),
         ({"api_key": ""}, "api_key: must be ASCII text"),
         ({"api_key": "two words"}, "api_key: must be ASCII text"),
-        ({"max_length": 1}, "max_length = 1: must be at least 2"),
+        ({"max_length": 28}, "max_length = 28: must be at least 32. Made-up texts"),
         ({"vectors": "nowhere"}, "there is no such file"),
     ],
     ids=str,
@@ -51,6 +57,15 @@ def test_a_port_in_use_is_refused(base: str) -> None:
         port = other.getsockname()[1]
         with pytest.raises(ConfigError, match=f"port = {port}: can't be taken.*--port 0"):
             Endpoint(base=base, port=port)
+
+
+def test_a_second_server_finds_the_port_taken_before_the_first_answers(base: str) -> None:
+    first = Endpoint(base=base, port=0)
+    try:
+        with pytest.raises(ConfigError, match=f"port = {first.port}: can't be taken"):
+            Endpoint(base=base, port=first.port)
+    finally:
+        first.socket.close()
 
 
 def test_the_key_may_stand_in_the_environment(base: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,6 +100,8 @@ def test_a_server_for_others_warns_and_answers_those_with_the_key(
         pytest.raises(openai.AuthenticationError),
     ):
         client.models.list()
+    config = servers[0].config
+    assert (config.http, config.limit_concurrency) == (Connection, 256 + SPARE_CONNECTIONS)
     servers[0].should_exit = True
     thread.join(SECONDS)
     assert not thread.is_alive()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from steer_lightning.inference.flight_check import why_not
+from steer_lightning.inference.flight_check import LEAST_LENGTH, why_not
 from steer_lightning.rollout.live_flight import LiveFlight
 from steer_lightning.steering import AdaptiveVectors, SteeringVectors
 from steer_lightning.steering.row_vectors import RowVectors
@@ -27,6 +27,13 @@ def test_right_answers_are_found_right(architecture: str, max_rows: int) -> None
     logits = flight.policy.model(ids).logits
     flight.policy.attachment.remove()
     assert torch.equal(flight.policy.model(ids).logits, logits), "the check leaves no hooks"
+
+
+def test_the_least_length_suffices_for_the_check() -> None:
+    assert (
+        why_not(live_flight("llama", max_length=LEAST_LENGTH), SteeringVectors([0], scale="none"))
+        is None
+    )
 
 
 @pytest.mark.parametrize("max_rows", [4, 8])

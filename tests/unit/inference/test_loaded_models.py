@@ -77,9 +77,11 @@ def test_what_the_base_needs_is_known_before_it_loads(base: str, tmp_path: Path)
     assert models.max_length == 256, "as many as the base has positions"
     assert models.template is None, "there is no chat template"
     template = PlainTemplate("{question}:")
-    assert LoadedModels([], base, template=template, max_length=9).template is template
+    assert LoadedModels([], base, template=template, max_length=32).template is template
     with pytest.raises(ConfigError, match="reads texts of up to 256 tokens"):
         LoadedModels([], base, max_length=257)
+    with pytest.raises(ConfigError, match=r"max_length = 31: must be at least 32\. Made-up"):
+        LoadedModels([], base, max_length=31)
     with pytest.raises(ConfigError, match="max_rows = 0: must be at least 1"):
         LoadedModels([], base, max_rows=0)
     with pytest.raises(ConfigError, match="base = None: must be given"):

@@ -10,9 +10,9 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from steer_lightning.inference.service import Closed, Service, TooManyRequests
+from steer_lightning.inference.service import Closed, Dead, Service, TooManyRequests
 from steer_lightning.rollout.live_flight import LiveFlight
-from steer_lightning.rollout.live_request import Event
+from steer_lightning.rollout.live_request import Event, LiveRequest
 from steer_lightning.steering import SteeringVectors
 from tests.live import Asked, ask, fly, live_flight
 
@@ -108,10 +108,110 @@ def test_who_has_waited_too_long_is_told_and_who_has_gone_is_forgotten() -> None
     assert service.num_open == 0
 
 
+def order_of_ends(asked: dict[str, Asked]) -> list[str]:
+    """A list to which names are added as completions end."""
+    ends: list[str] = []
+    for name, one in asked.items():
+
+        def note(event: Event, name: str = name, one: Asked = one) -> None:
+            one.events.append(event)
+            if getattr(event, "finish", None):
+                ends.append(name)
+
+        one.request.on_event = note
+    return ends
+
+
+def test_those_who_wait_take_turns() -> None:
+    """A request with many completions neither keeps others out nor waits until they are done."""
+    asked = {"many": ask(n=4, most=9)}
+    asked |= {f"one-{k}": ask(seed=k, most=9, sampling={"eos_token_ids": []}) for k in range(3)}
+    ends = order_of_ends(asked)
+    flight = live_flight("llama", max_rows=1)
+    with service_on(flight) as service:
+        held = Held(service)
+        service.submit(*(one.request for one in asked.values()))
+        held.may_go.set()
+    assert ends == ["many", "one-0", "one-1", "one-2", "many", "many", "many"]
+    alone = ask(n=4, most=9)
+    fly(live_flight("llama"), [alone])
+    assert asked["many"].answers == alone.answers
+
+
+def test_a_cancelled_request_gives_its_rows_to_those_who_wait() -> None:
+    flight = live_flight("llama", max_rows=1)
+    gone, other = ask(n=5, most=40), ask(most=3)
+
+    def leave(event: Event) -> None:
+        gone.events.append(event)
+        gone.request.is_cancelled = True
+
+    gone.request.on_event = leave
+    with service_on(flight) as service:
+        service.submit(gone.request, other.request)
+    assert other.answers[0][2]
+    assert len(gone.events) == 2, "as many as the first pass draws"
+    assert service.num_open == 0
+
+
+def test_a_request_that_can_not_enter_is_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    flight = live_flight("llama")
+    take, wrong, right = flight.take, ask(), ask()
+
+    def refuse(request: LiveRequest) -> bool:
+        if request is wrong.request:
+            raise MemoryError("no room for random numbers")
+        return take(request)
+
+    monkeypatch.setattr(flight, "take", refuse)
+    with service_on(flight) as service:
+        service.submit(wrong.request, right.request)
+    assert isinstance(wrong.error, MemoryError)
+    assert right.answers[0][2]
+    assert service.num_open == 0
+    assert "no room for random numbers" in caplog.text
+
+
+@pytest.mark.parametrize("at", ["step", "drop"])
+def test_a_service_that_has_died_says_so_to_everybody(
+    at: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    flight = live_flight("llama", max_rows=1)
+
+    def die() -> None:
+        raise SystemExit if at == "step" else MemoryError("in the end")
+
+    def fail() -> None:
+        raise RuntimeError("a fault")
+
+    monkeypatch.setattr(flight, "step", die if at == "step" else fail)
+    monkeypatch.setattr(flight, "drop", die)
+    scored, asked = ask(), [ask(seed=k) for k in range(3)]
+    scored.request.sampling = None
+    service = Service(flight)
+    service.check()
+    service.submit(*(one.request for one in asked), scored.request)
+    service._thread.join(SECONDS)
+    name = "SystemExit" if at == "step" else "MemoryError"
+    for one in asked:
+        assert isinstance(one.error, Dead)
+        assert f"has died ({name})" in str(one.error)
+    assert scored.events, "it may have been scored before"
+    assert service.num_open == 0
+    with pytest.raises(Dead, match="must be started again"):
+        service.check()
+    with pytest.raises(Dead):
+        service.submit(ask().request)
+    service.close()
+    assert name in caplog.text
+
+
 def test_a_failing_pass_ends_the_requests_in_flight_alone(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    flight = live_flight("llama", max_rows=2)
+    flight = live_flight("llama", max_rows=1)
     forward, fails = flight.policy.model.forward, [True]
 
     def broken(*args: object, **options: object) -> object:
@@ -121,7 +221,7 @@ def test_a_failing_pass_ends_the_requests_in_flight_alone(
         return forward(*args, **options)
 
     monkeypatch.setattr(flight.policy.model, "forward", broken)
-    asked = [ask(seed=k, n=2) for k in range(3)]
+    asked = [ask(seed=k) for k in range(3)]
     with service_on(flight) as service:
         service.submit(*(one.request for one in asked))
     assert [str(one.error) for one in asked] == ["a fault of the base", "None", "None"]

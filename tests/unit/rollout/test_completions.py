@@ -129,6 +129,39 @@ def test_of_logits_that_are_not_finite_a_token_is_drawn_that_exists(
         assert logprobs.isnan().tolist() == [False, value != "-inf", True]
 
 
+EXTREMES = [
+    *({"temperature": 1e-300}, {"temperature": 1e-40}, {"temperature": 9e-6}),
+    *({"top_p": 0.0}, {"top_p": 1e-300}, {"top_p": 1e-50}, {"top_p": 1e-30}),
+    *({"min_p": 1.0}, {"top_k": 1}, {"top_p": 0.0, "temperature": 5.0}),
+]
+
+
+@pytest.mark.parametrize("settings", EXTREMES, ids=str)
+def test_settings_that_leave_one_token_take_the_likeliest(settings: dict[str, float]) -> None:
+    logits = torch.randn(4, 600, generator=torch.Generator().manual_seed(0)) * 100
+    logits[0] += 1e6
+    logits[1] -= 1e6
+    expected = logits.argmax(-1)
+    for uniform in (0.0, 0.5, 0.999):
+        uniforms = torch.full((4,), uniform).double()
+        tokens, logprobs = draw(logits.clone(), uniforms, Sampling(**settings))
+        assert torch.equal(tokens, expected)
+        assert bool(logprobs.isfinite().all())
+
+
+@pytest.mark.parametrize(
+    "settings", [{"temperature": 1e-5}, {"temperature": 1e300}, {"min_p": 1e-300}]
+)
+def test_extreme_settings_keep_their_meaning(settings: dict[str, float]) -> None:
+    logits = torch.tensor([[0.0, -math.inf, 3.0, 3.0]])
+    uniforms = torch.tensor([0.4]).double()
+    token, logprob = draw(logits.clone(), uniforms, Sampling(**settings))
+    odds = {1e-5: [0, 0, 1, 1], 1e300: [1, 0, 1, 1]}  # of the four tokens
+    of_each = odds.get(settings.get("temperature", 0.0), [1, 0, math.exp(3), math.exp(3)])
+    assert int(token) == 2
+    assert logprob.exp().item() == pytest.approx(of_each[2] / sum(of_each))
+
+
 @pytest.mark.parametrize("make", [DecodeEngine, GenerateEngine])
 def test_logits_that_are_not_finite_end_the_rollout_in_words(make) -> None:
     policy, engine, scored = tiny_policy(), make(), []

@@ -23,7 +23,8 @@ A, B, NEW_LINE = (tokens_of(text)[1] for text in ("a", "b", "\n"))
 def seated(*asked: Asked, num_seats: int = 4) -> LiveCompletions:
     completions = LiveCompletions(POLICY, num_seats, 64)
     for one in asked:
-        completions.seat(one.request, 0)
+        while completions.seat(one.request, 0)[1]:
+            pass
     return completions
 
 
@@ -72,12 +73,59 @@ def test_a_seat_is_free_again_when_all_completions_have_ended() -> None:
     assert completions.num_free == 3
     assert completions.ended == []
     other = ask()
-    (seat,) = completions.seat(other.request, 5)
-    assert seat == 2
+    seat, has_more = completions.seat(other.request, 5)
+    assert (seat, has_more) == (2, False)
     assert completions.prompt_of[seat] != prompt, "the first request still has its prompt"
     assert completions.owner_of[completions.prompt_of[seat]] == 5
     assert drawn(completions, [3], EOS) == [True]
     assert completions.ended == [asked.request]
+
+
+def test_a_request_may_be_seated_bit_by_bit() -> None:
+    asked, other = ask(n=3, most=9), ask(most=9)
+    completions = LiveCompletions(POLICY, 2, 64)
+    assert completions.seat(asked.request, 0) == (1, True)
+    assert completions.seat(other.request, 0) == (0, False)
+    assert drawn(completions, [1, 0], EOS, A) == [True, False]
+    assert completions.ended == [], "two completions wait"
+    assert completions.seated == [other.request]
+    assert completions.requests == [asked.request, other.request]
+    assert completions.seat(asked.request, 0) == (1, True)
+    assert completions.prompt_of[1] != completions.prompt_of[0]
+    assert drawn(completions, [1, 0], B, EOS) == [False, True]
+    assert completions.seat(asked.request, 0) == (0, False)
+    assert completions.prompt_of[0] == completions.prompt_of[1], "it has its prompt already"
+    assert drawn(completions, [1, 0], EOS, EOS) == [True, True]
+    assert completions.ended == [other.request, asked.request]
+    assert sorted(piece.choice for piece in asked.pieces if piece.finish) == [0, 1, 2]
+
+
+def test_all_rows_that_are_not_finite_are_noted() -> None:
+    asked, other = ask(n=3, most=9), ask(most=9)
+    completions = seated(asked, other)
+    logits = likely(A, A, A, A)
+    logits[:2] = float("nan")
+    counts = torch.zeros(4, dtype=torch.long)
+    _, ended = completions.sample(logits, torch.tensor([3, 2, 1, 0]), counts)
+    assert ended.tolist() == [True, True, True, False]
+    assert completions.broken == [3, 2]
+    assert isinstance(asked.error, FloatingPointError)
+    completions.sample(likely(A), torch.tensor([0]), counts[:1])
+    assert completions.broken == []
+
+
+def test_who_is_late_or_gone_leaves_at_once() -> None:
+    late, gone, other = ask(n=2, deadline=0.0), ask(n=2), ask()
+    completions = LiveCompletions(POLICY, 4, 64)
+    for one in (late, gone, other):
+        completions.seat(one.request, 0)
+    gone.request.is_cancelled = True
+    assert completions.drop_overdue() == [3, 2]
+    assert completions.ended == [late.request, gone.request]
+    assert isinstance(late.error, TimeoutError)
+    assert gone.events == []
+    assert (completions.num_free, completions.requests) == (3, [other.request])
+    assert completions.drop_overdue() == []
 
 
 def test_rows_of_several_kinds_are_drawn_by_their_own_random_numbers() -> None:
@@ -114,7 +162,7 @@ def test_an_impossible_token_has_a_finite_log_probability() -> None:
 
 def test_pieces_have_the_tokens_of_their_text() -> None:
     asked = ask(most=4)
-    choice = Choice(asked.request, 0, [0.5] * 4, POLICY)
+    choice = Choice(asked.request, 0, torch.full((4,), 0.5), POLICY)
     for token in tokens_of("aé\n")[1:]:
         choice.take(TokenFacts(id=token))
     pieces = [(piece.text, len(piece.tokens), piece.finish) for piece in asked.pieces]

@@ -9,6 +9,7 @@ import torch
 
 from steer_lightning.model.policy import Policy
 from steer_lightning.rollout import DecodeEngine, Sampling
+from steer_lightning.rollout import live_flight as live_flight_file
 from steer_lightning.rollout.cuda_graphs import Pass
 from steer_lightning.rollout.live_flight import LiveFlight
 from steer_lightning.steering import AdaptiveVectors, LowRankVectors, SteeringVectors
@@ -72,9 +73,10 @@ def test_a_request_enters_as_soon_as_a_single_row_is_free() -> None:
     """In training, rows are admitted in batches, once one in eight is free."""
     flight = live_flight("llama", max_rows=16)
     long, short = ask("a", most=40, n=15), ask("z9", most=1)
-    flight.take(long.request)
+    while not flight.take(long.request):
+        pass
     flight.step()
-    assert flight.can_take(short.request)
+    assert flight.has_room
     flight.take(short.request)
     flight.step()
     assert short.answers[0][2] is not None, "its only token is drawn in the next step"
@@ -127,15 +129,27 @@ def test_log_probabilities_are_those_of_a_plain_pass() -> None:
     torch.testing.assert_close(found, top.values, rtol=0, atol=2e-5)
 
 
-def test_a_prompt_is_scored_in_the_middle_of_other_answers() -> None:
+@pytest.mark.parametrize("architecture", ["llama", "gemma2", "granite4"])
+def test_a_prompt_is_scored_in_the_middle_of_other_answers(
+    architecture: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if its logits are capped, or multiplied; and never are all logits in memory."""
+    monkeypatch.setattr(live_flight_file, "LOGITS_TOKENS", 3)
     first, second = SteeringVectors(scale="none"), SteeringVectors(scale="none")
-    flight = live_flight("llama", [first, second])
+    flight = live_flight(architecture, [first, second])
+    if architecture == "granite4":
+        flight.policy.model.config.logits_scaling, flight.policy.logit_factor = 0.25, 4.0
+    lengths = []
+    flight.policy.model.get_output_embeddings().register_forward_hook(
+        lambda layer, inputs, output: lengths.append(output.shape[1])
+    )
     running, alone = ask(vectors=second, seed=1), ask(vectors=second, seed=1)
     flight.take(running.request)
     flight.step()
     scored = ask("a prompt", first, num_alternatives=2)
     scored.request.sampling = None
     flight.score(scored.request)
+    assert set(lengths) == {1}
     fly(flight, [])
     fly(flight, [alone])
     assert running.answers == alone.answers
@@ -160,7 +174,9 @@ def check_later_answers(flight: LiveFlight, asked: Asked) -> None:
     neighbour, again = (ask(LONG, most=20, seed=3) for _ in range(2))
     later, alone = ([ask(text, seed=9) for text in ("a", "z9", "two")] for _ in range(2))
     for one in (neighbour, asked):  # so that those behind them get the slots of the second one
-        flight.take(one.request)
+        while not flight.take(one.request):
+            pass
+        flight.drop_overdue()
         flight.step()
     fly(flight, later)
     fly(live_flight("llama", max_length=100), [again, *alone])
@@ -201,6 +217,39 @@ def test_a_late_answer_ends_with_an_error() -> None:
     check_later_answers(flight, asked)
     assert isinstance(asked.error, TimeoutError)
     assert not asked.pieces
+
+
+@pytest.mark.parametrize("way", [{"deadline": 0.0}, {}], ids=["late", "cancelled"])
+def test_whoever_does_not_wait_any_more_makes_room_before_others_enter(
+    way: dict[str, float],
+) -> None:
+    flight = live_flight("llama", max_rows=2)
+    asked, neighbour = ask(n=3, most=40, **way), ask(most=20, seed=2)
+    flight.take(neighbour.request)
+    flight.take(asked.request)
+    flight.step()
+    asked.request.is_cancelled = not way
+    told = len(asked.pieces)
+    assert flight.drop_overdue() == [asked.request]
+    assert flight.has_room
+    assert len(asked.pieces) == told
+    assert [type(asked.error)] == ([TimeoutError] if way else [type(None)])
+    others = [ask(seed=k, most=9) for k in range(3)]
+    fly(flight, others)
+    again = [ask(most=20, seed=2), *(ask(seed=k, most=9) for k in range(3))]
+    fly(live_flight("llama", max_rows=2), again)
+    assert [x.answers for x in (neighbour, *others)] == [x.answers for x in again]
+
+
+def test_a_completion_that_is_dropped_before_its_first_token_leaves_nothing() -> None:
+    flight = live_flight("llama", max_rows=2)
+    asked = ask()
+    flight.take(asked.request)
+    asked.request.is_cancelled = True
+    assert flight.drop_overdue() == [asked.request]
+    assert flight.is_empty
+    assert flight.step() == []
+    assert not asked.events
 
 
 def test_an_arm_that_no_row_needs_makes_room_for_another() -> None:
@@ -250,6 +299,27 @@ def test_the_memory_of_a_long_answer_is_given_back() -> None:
     assert flight._cache is not kept
     again = ask(most=150)
     fly(flight, [again])
+    assert again.answers == long.answers
+
+
+def test_long_tails_are_kept_with_the_graphs_that_read_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    captures: list[Pass] = []
+
+    def capture(run: Pass) -> Pass:
+        captures.append(run)
+        return run
+
+    monkeypatch.setattr("steer_lightning.rollout.live_flight.CudaGraphs", lambda: capture)
+    flight = live_flight("llama", max_length=200)
+    flight._can_capture = True
+    long, again = ask(most=150), ask(most=150)
+    fly(flight, [long])
+    kept, count = flight._cache, len(captures)
+    fly(flight, [again])
+    assert flight._cache is kept
+    assert count == len(captures) - 1 > 0, "the first columns, whose tails have grown since"
     assert again.answers == long.answers
 
 

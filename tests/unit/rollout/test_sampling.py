@@ -13,7 +13,7 @@ from steer_lightning.rollout import Sampling
     [
         ("group_size", 0),
         ("temperature", -1.0),
-        ("top_p", 0.0),
+        ("top_p", -0.1),
         ("top_p", 1.1),
         ("top_k", -1),
         ("max_new_tokens", 0),

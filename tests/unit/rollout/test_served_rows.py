@@ -70,6 +70,9 @@ def test_settings_have_the_names_of_vllm() -> None:
         **{"temperature": 0.7, "top_p": 0.9, "top_k": 5, "min_p": 0.1, "max_tokens": 9},
         **{"stop": ["x"], "stop_token_ids": [2, 4, 7]},
     }
+    greedy = settings_of(Sampling(temperature=1e-6, top_p=0.0), [])
+    assert greedy["temperature"] == 0
+    assert 0 < greedy["top_p"] < 1e-9, "vLLM takes no 0"
 
 
 def test_the_rows_of_a_prompt_go_to_one_server() -> None:

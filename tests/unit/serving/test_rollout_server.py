@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -126,6 +128,39 @@ def test_vectors_stay_while_completions_are_sampled() -> None:
         assert vectors.version == second
 
     asyncio.run(play())
+
+
+def test_no_other_server_gets_the_port_while_the_base_loads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    doors: list[socket.socket] = []
+
+    class Door(socket.socket):
+        def __init__(self) -> None:
+            super().__init__()
+            doors.append(self)
+
+    class Loading:
+        from_cli_args = staticmethod(lambda args: args)
+
+        @staticmethod
+        def from_engine_args(args: Any) -> None:
+            with socket.socket() as other:
+                other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                with pytest.raises(OSError, match="in use"):
+                    other.bind(("127.0.0.1", doors[0].getsockname()[1]))
+            raise KeyError("the end of the test")
+
+    names = ("SOL_SOCKET", "SO_REUSEADDR")
+    options = {name: getattr(socket, name) for name in names}
+    monkeypatch.setattr(rollout_server, "socket", SimpleNamespace(socket=Door, **options))
+    found = SimpleNamespace(AsyncEngineArgs=Loading, AsyncLLM=Loading)
+    for name in ("vllm", "vllm.engine", "vllm.engine.arg_utils", "vllm.v1", "vllm.v1.engine"):
+        monkeypatch.setitem(sys.modules, name, found)
+    monkeypatch.setitem(sys.modules, "vllm.v1.engine.async_llm", found)
+    with pytest.raises(KeyError, match="the end of the test"):
+        asyncio.run(rollout_server.serve(SimpleNamespace(host="127.0.0.1", port=0), "0.32"))
+    doors[0].close()
 
 
 def test_it_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

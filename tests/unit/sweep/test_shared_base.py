@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from steer_lightning.model.policy import Policy
 from steer_lightning.model.precision import checked_in_float32
 from steer_lightning.rollout import DecodeEngine, Sampling
 from steer_lightning.rollout.joint_completions import JointCompletions
-from steer_lightning.rollout.kv_cache import plan_flight
+from steer_lightning.rollout.kv_cache import Plan, plan_flight
 from steer_lightning.rollout.request import Request
 from steer_lightning.steering import AdaptiveVectors, LowRankVectors, SteeringVectors
 from steer_lightning.sweep.shared_base import SharedBase, copy_of
@@ -24,6 +25,7 @@ from steer_lightning.training.joint_gradient import JointGradient, Share
 from tests.unit.sweep.helpers import share
 
 PROMPTS = make_prompts(["a", "two words", "a rather longer prompt, for windows of 8", "z9", "two"])
+TWO = ["z9", "two", "b", "c"]
 SAMPLINGS = [
     Sampling(group_size=3, max_new_tokens=12),
     Sampling(group_size=2, max_new_tokens=9, temperature=0.7),
@@ -157,6 +159,41 @@ def test_an_experiment_that_fails_ends_alone(diverged: SteeringVectors) -> None:
     assert isinstance(one, KeyError)
     assert isinstance(two, FloatingPointError)
     assert torch.equal(three.completion_ids, expected.completion_ids)
+
+
+@pytest.mark.parametrize("tokens", ["all", "completion"])
+@pytest.mark.parametrize("max_prompts", [2, 3])
+def test_who_gets_the_slots_of_a_failed_experiment_notices_nothing(
+    tokens: Literal["all", "completion"], max_prompts: int
+) -> None:
+    """A mask does not hide NaN, neither in prompts nor in tails, nor where a row has been moved."""
+    steerings = [
+        SteeringVectors(scale="none"),
+        SteeringVectors(scale="none", tokens=tokens),
+        SteeringVectors(scale="none"),
+    ]
+    policies = share("llama", steerings)
+    texts = ["the longest prompt, to whose width all others are padded"], ["a long prompt"], TWO
+    sampling = Sampling(group_size=1, max_new_tokens=40)
+    of_each = [sampling, replace(sampling, max_new_tokens=3), sampling]
+    requests = [
+        Request(prompts=make_prompts(text), sampling=of_each[k], seed=0, step=k)
+        for k, text in enumerate(texts)
+    ]
+    base, engine, alone = SharedBase(policies), DecodeEngine(), {}
+    for k in (0, 2):
+        with base.serving(k):
+            engine.setup(policies[k])
+            alone[k] = engine.generate(requests[k].prompts, sampling, seed=0, step=k)
+    policies[1].steering.set_vectors(torch.full((3, 32), float("nan")))
+    completions = JointCompletions(policies, requests)
+    plan = Plan(max_rows=max_prompts, max_prompts=max_prompts, tokens=0, least=0)
+    with base.serving_all() as joint:
+        engine.fly(joint, completions, plan)
+    found = completions.outcomes()
+    assert isinstance(found[1], FloatingPointError)
+    for k, expected in alone.items():
+        assert torch.equal(found[k].completion_ids, expected.completion_ids)
 
 
 def test_a_copy_has_the_weights_and_not_their_precision_for_a_while() -> None:
