@@ -7,6 +7,7 @@ import html
 import math
 import tempfile
 from collections.abc import AsyncGenerator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from functools import wraps
 from importlib.resources import files
@@ -91,7 +92,8 @@ class Page:
 
     def blocks(self) -> gr.Blocks:
         """Builds the page."""
-        return asyncio.run(self._blocks())
+        with ThreadPoolExecutor(1) as thread:  # this one may have a running loop already
+            return thread.submit(asyncio.run, self._blocks()).result()
 
     async def _blocks(self) -> gr.Blocks:
         """Builds the page in a running loop: else Gradio makes loops, and never closes them."""
