@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -124,6 +125,14 @@ def check_fit(files: Mapping[str, Steering], policy: Policy) -> None:
             why = str(error).rstrip(".")
             raise ConfigError("vectors", name, rule=rule, why=why) from error
         warn_of_another_base(steering, policy.base)
+
+
+def check_scales(scales: Sequence[float]) -> None:
+    """Raises a ConfigError for scales that are not finite, or named twice."""
+    if not all(map(math.isfinite, scales)):
+        raise ConfigError("scales", scales, rule="must be finite")
+    if len(set(scales)) < len(scales):
+        raise ConfigError("scales", scales, rule="names a scale twice")
 
 
 def make_arms(

@@ -172,6 +172,18 @@ def most_tokens_within(budget: Budget, sampling: Sampling, tokenizer: Any) -> in
     return thinking + len(forced.end) + len(forced.prefix) + budget.max_answer_tokens
 
 
+def most_tokens_by_budget(
+    budgets: Mapping[str, Budget], samplings: Sequence[Sampling], tokenizer: Any
+) -> dict[str, int]:
+    """Returns the largest number of tokens of a completion within each budget, by its key."""
+    return {
+        f"{KEY}.{name}, tokens in all": max(
+            most_tokens_within(budget, sampling, tokenizer) for sampling in samplings
+        )
+        for name, budget in budgets.items()
+    }
+
+
 def _thinking_limit(budget: Budget, sampling: Sampling) -> int:
     most = budget.max_thinking_tokens
     return sampling.max_new_tokens if most is None else most

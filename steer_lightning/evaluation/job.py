@@ -24,6 +24,7 @@ from steer_lightning.evaluation.arms import (
     base_of,
     budget_facts,
     check_fit,
+    check_scales,
     load_files,
     make_arms,
 )
@@ -31,8 +32,9 @@ from steer_lightning.evaluation.budget import (
     Budget,
     answer_within,
     check_budgets,
-    most_tokens_within,
+    most_tokens_by_budget,
 )
+from steer_lightning.evaluation.over_scales import check_over_scales, check_samples, over_scales
 from steer_lightning.evaluation.results import (
     Voting,
     measure,
@@ -97,8 +99,9 @@ class Evaluation:
         scales: Factors by which the vectors or other changes are multiplied, with an arm for each.
         leave_out_layers: Layers of plain vectors; each is left out once, in an arm of its own.
             `each` takes every steered layer.
-        budgets: Budgets of thinking by name (budget forcing); each arm answers once more within
-            each budget.
+        budgets: Budgets of thinking by name; each arm answers once more within each of them.
+        vote_over_scales: Whether to add an arm for each result whose samples are taken from all
+            `scales` in turn, so that they vote over scales.
         pass_at: Numbers k for which to compute pass@k; null takes the number of samples. Numbers
             above a benchmark's number of samples are left out.
         verifier: Reward that decides which answers are right. Answers vote (maj@k) if it is a
@@ -137,6 +140,7 @@ class Evaluation:
         scales: list[float] = [1.0],  # noqa: B006  # never changed; a list for jsonargparse
         leave_out_layers: list[int] | Literal["each"] | None = None,
         budgets: dict[str, Budget] | None = None,
+        vote_over_scales: bool = False,
         pass_at: list[int] | None = None,
         verifier: Reward | None = None,
         reward_pool: RewardPool | None = None,
@@ -158,12 +162,9 @@ class Evaluation:
         for key, value in (("batch_size", batch_size), ("num_samples", num_samples)):
             if value is not None and value < 1:
                 raise ConfigError(key, value, rule="must be at least 1")
-        if any(scale != scale or abs(scale) == float("inf") for scale in scales):
-            raise ConfigError("scales", scales, rule="must be finite")
+        check_scales(scales)
         if any(k < 1 for k in pass_at or []):
             raise ConfigError("pass_at", pass_at, rule="must contain numbers of at least 1")
-        if len(set(scales)) < len(scales):
-            raise ConfigError("scales", scales, rule="names a scale twice")
         self.paths = [vectors] if isinstance(vectors, str) else list(vectors or [])
         self.files = load_files(self.paths) if self.paths else {}
         self.base = base or base_of(self.files, trust_remote_code)
@@ -174,6 +175,8 @@ class Evaluation:
         self.budgets = budgets or {}
         self.arms = make_arms(self.files, scales, leave_out_layers, self.budgets)
         self.verifier: Reward = verifier or MathReward()
+        self.num_scales = len(scales) if vote_over_scales else 1
+        check_over_scales(vote_over_scales, scales, list(self.files), self.verifier)
         self.pool = reward_pool or RewardPool()
         self.engine: RolloutEngine = engine or DecodeEngine()
         self.store = Store(Path(output) if output else self._default_output())
@@ -272,6 +275,7 @@ class Evaluation:
                 self.max_prompt_tokens,
                 f"benchmarks.{name}",
             )
+            check_samples({name: self._sampling(name, False).group_size}, self.num_scales)
             for key, most in self._longest().items():
                 self.policy.check_prompts(found[name], most, key)
         return found
@@ -284,13 +288,8 @@ class Evaluation:
     def _longest(self) -> dict[str, int]:
         """Returns the largest numbers of tokens of completions, by the keys that set them."""
         found = {f"{key}.max_new_tokens": x.max_new_tokens for key, x in self._samplings().items()}
-        for name, budget in self.budgets.items():
-            most = [
-                most_tokens_within(budget, sampling, self.policy.tokenizer)
-                for sampling in self._samplings().values()
-            ]
-            found[f"budgets.{name}, tokens in all"] = max(most)
-        return found
+        samplings = list(self._samplings().values())
+        return found | most_tokens_by_budget(self.budgets, samplings, self.policy.tokenizer)
 
     def _check_engine(self, prompts: dict[str, list[Prompt]]) -> None:
         """Lets an engine that runs elsewhere refuse arms and texts before the base loads."""
@@ -364,8 +363,7 @@ class Evaluation:
         self, prompts: Sequence[Prompt], sampling: Sampling, arm: Arm, scoring: Scoring
     ) -> list[Completion]:
         if arm.budget is not None:
-            args = (self.policy, self.engine, prompts, sampling, arm.budget)
-            return answer_within(*args, seed=self.seed)
+            return answer_within(self.policy, self.engine, prompts, sampling, arm.budget, self.seed)
         rollouts = self.engine.generate(
             prompts, sampling, seed=self.seed, step=EVALUATION_STEP, on_completion=scoring.add
         )
@@ -375,6 +373,7 @@ class Evaluation:
 
     def _figures(self, rows: list[Row], voting: Voting | None) -> list[dict[str, Any]]:
         found = []
+        rows = [*rows, *over_scales(rows, self.arms if self.num_scales > 1 else [])]
         for benchmark in dict.fromkeys(row["benchmark"] for row in rows):
             values = {}
             of_it = [row for row in rows if row["benchmark"] == benchmark]

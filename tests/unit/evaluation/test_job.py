@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from steer_lightning import ConfigError
 from steer_lightning.data import Arithmetic, PlainTemplate
@@ -14,6 +15,7 @@ from steer_lightning.evaluation.budget import Budget
 from steer_lightning.evaluation.job import Evaluation, _hash
 from steer_lightning.evaluation.store import row_of
 from steer_lightning.rollout import Sampling
+from steer_lightning.steering import save_vectors
 from steer_lightning.testing import make_prompts
 from steer_lightning.types import Completion
 from tests.no_eos import Questions, save_without_eos
@@ -140,6 +142,32 @@ def test_figures_by_hand(tmp_path: Path) -> None:
     others = evaluation(tmp_path, pass_at=[2, 3])._figures(rows, None)
     passed = {x["metric"] for x in others if x["metric"].startswith("pass@")}
     assert passed == {"pass@2"}, "of two samples no three can be drawn"
+
+
+def test_an_arm_votes_over_scales(tmp_path: Path) -> None:
+    """Sample 0 of the first scale and sample 1 of the second: 1 and 0, then 0 and 1."""
+    save_vectors(torch.ones(4, 192), tmp_path / "v.safetensors", base_model="quickstart")
+    given = {"vectors": str(tmp_path / "v.safetensors"), "scales": [0.5, 1.0]}
+    job = evaluation(tmp_path, **given, vote_over_scales=True)
+    rows = [
+        *(*rows_of("base", 0, [0.0, 0.0]), *rows_of("base", 1, [0.0, 1.0])),
+        *(*rows_of("steered x 0.5", 0, [1.0, 1.0]), *rows_of("steered x 0.5", 1, [0.0, 1.0])),
+        *(*rows_of("steered", 0, [1.0, 0.0]), *rows_of("steered", 1, [0.0, 1.0])),
+    ]
+    found = {(x["arm"], x["metric"]): x for x in job._figures(rows, None)}
+    joined = found["steered, all scales", "avg@2"]
+    assert (joined["value"], joined["difference"]) == (0.5, 0.25)
+    alone = {x["arm"] for x in evaluation(tmp_path, **given)._figures(rows, None)}
+    assert alone == {"base", "steered x 0.5", "steered"}
+    with pytest.raises(ConfigError, match="of arithmetic has 1 samples, fewer than the 2 scales"):
+        evaluation(
+            tmp_path,
+            benchmarks={"arithmetic": Arithmetic()},
+            template=PlainTemplate("{question}="),
+            sampling=Sampling(group_size=1, max_new_tokens=8),
+            **given,
+            vote_over_scales=True,
+        )._prompts()
 
 
 ENDLESS, STOPPED = Sampling(max_new_tokens=2), Sampling(max_new_tokens=2, stop_strings=["a"])
