@@ -21,6 +21,7 @@ ROOMS = (
     "steering",
     "strategy",
     "testing",
+    "training",
     "types",
 )
 """Modules whose names are public; the first one is the package itself."""

@@ -15,7 +15,6 @@ from steer_lightning.cli.options import read_options
 from steer_lightning.data import PromptDataModule
 from steer_lightning.errors import ConfigError
 from steer_lightning.module import SteeringModule
-from steer_lightning.system.figures import rounded
 from steer_lightning.system.printable import one_line
 from steer_lightning.system.run_files import DIFFERENCE, RUNS
 from steer_lightning.training.difference import FILES, Difference, Settings, as_text
@@ -78,7 +77,7 @@ def run(words: Sequence[str]) -> None:
         Settings,
         prog="steer-lightning difference",
         description="Makes vectors without training: the mean difference between a model's own "
-        "right and wrong completions. Takes the configuration of fit.",
+        "right and wrong completions, or another contrast. Takes the configuration of fit.",
         also=_add_configuration,
     )
     settings = Settings(**{field.name: options[field.name] for field in fields(Settings)})
@@ -103,11 +102,7 @@ def run(words: Sequence[str]) -> None:
 
 
 def _tell(facts: Mapping[str, Any], folder: Path) -> None:
-    print(
-        f"\n{facts['num_contrasts']:d} of {facts['num_prompts']:d} prompts have better and worse "
-        f"completions; mean reward {rounded(facts['mean_reward'])}, {facts['num_unscored']:d} of "
-        f"{facts['num_completions']:d} completions unscored\n"
-    )
+    print(f"\n{one_line(facts['summary'])}\n")
     print(as_text(facts["scales"]))
     print(f"\n{facts['num_held_out']:d} training problems, with 95 % bootstrap intervals.")
     scales = [row["scale"] for row in facts["scales"]]

@@ -14,7 +14,13 @@ from steer_lightning.evaluation.job import Evaluation
 from steer_lightning.evaluation.processes import connected_processes
 from steer_lightning.evaluation.results import as_text
 from steer_lightning.evaluation.side_effects import side_effects_as_text
-from steer_lightning.results.report import draw_comparison, draw_dose, drawn, has_doses
+from steer_lightning.results.report import (
+    draw_budget,
+    draw_comparison,
+    draw_dose,
+    drawn,
+    has_doses,
+)
 from steer_lightning.system.collectives import rank
 from steer_lightning.system.printable import one_line
 
@@ -64,3 +70,5 @@ def _tell(evaluation: Evaluation, results: dict[str, Any]) -> None:
     print(f"picture:     {one_line(drawn(draw_comparison, store.folder))}")
     if has_doses(effects):
         print(f"scales:      {one_line(drawn(draw_dose, store.folder))}")
+    if results["budgets"]:
+        print(f"budgets:     {one_line(drawn(draw_budget, store.folder))}")

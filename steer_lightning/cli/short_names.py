@@ -26,6 +26,7 @@ ROOMS: dict[str, dict[str, str]] = {
         "evaluation": "AIME24 AIME25 AMC23 MATH500 MinervaMath OlympiadBench",
     },
     "Template": {"data": "ChatTemplate PlainTemplate"},
+    "Contrast": {"training": "PromptContrast ThoughtContrast"},
     "PromptOrder": {"data": "ByPassRate Shuffled"},
     "RolloutEngine": {"rollout": "DecodeEngine GenerateEngine VLLMEngine"},
     "Steering": {

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from steer_lightning.errors import ConfigError
-from steer_lightning.evaluation.arms import LeaveOut
+from steer_lightning.evaluation.arms import NAME, LeaveOut
 from steer_lightning.steering import Attachment, Steering
 from steer_lightning.steering.layers import shown_layers
 from steer_lightning.steering.row_vectors import steers_rows
@@ -19,8 +18,6 @@ KEY = "BenchmarkEval.arms"
 LEAVE_OUT = "BenchmarkEval.leave_out_layers"
 TRAINED = "trained"
 """Name of the arm of the trained vectors as they are."""
-NAME = re.compile(r"\w[\w.-]*", re.ASCII)
-"""Form of an arm's name, which becomes a part of the names of metrics."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from steer_lightning.errors import ConfigError
+from steer_lightning.evaluation.budget import Budget
 from steer_lightning.model.fingerprint import sha256
 from steer_lightning.model.policy import Policy
 from steer_lightning.steering import (
@@ -22,6 +25,8 @@ from steer_lightning.steering.arithmetic import plain_vectors
 from steer_lightning.system.printable import one_line
 
 BASE = "base"
+NAME = re.compile(r"\w[\w.-]*", re.ASCII)
+"""Form of a name that becomes a part of the names of arms and metrics."""
 
 LeaveOut = Sequence[int] | Literal["each"] | None
 
@@ -46,6 +51,8 @@ class Arm:
         facts: Text that distinguishes the arm from others with the same name.
         result: Name of the result of a run that the whole arm is; empty for the base, and for a
             part of a result.
+        budget: Budget within which the arm answers; None forces nothing.
+        without_budget: Name of the arm that is the same without its budget; empty if it has none.
     """
 
     name: str
@@ -53,6 +60,13 @@ class Arm:
     scale: float = 1.0
     facts: str = ""
     result: str = ""
+    budget: Budget | None = None
+    without_budget: str = ""
+
+    @property
+    def is_base(self) -> bool:
+        """Whether nothing steers the arm."""
+        return BASE in (self.name, self.without_budget)
 
 
 def load_files(paths: Sequence[str]) -> dict[str, Steering]:
@@ -113,8 +127,19 @@ def check_fit(files: Mapping[str, Steering], policy: Policy) -> None:
         warn_of_another_base(steering, policy.base)
 
 
+def check_scales(scales: Sequence[float]) -> None:
+    """Raises a ConfigError for scales that are not finite, or named twice."""
+    if not all(map(math.isfinite, scales)):
+        raise ConfigError("scales", scales, rule="must be finite")
+    if len(set(scales)) < len(scales):
+        raise ConfigError("scales", scales, rule="names a scale twice")
+
+
 def make_arms(
-    files: Mapping[str, Steering], scales: Sequence[float], leave_out: LeaveOut
+    files: Mapping[str, Steering],
+    scales: Sequence[float],
+    leave_out: LeaveOut,
+    budgets: Mapping[str, Budget] | None = None,
 ) -> list[Arm]:
     """Makes all arms, the base first.
 
@@ -122,11 +147,16 @@ def make_arms(
         files: Results of runs, from `load_files`.
         scales: Factors by which each result is multiplied, with an arm for each.
         leave_out: Layers; each is left out once, at scale 1. `each` takes every steered layer.
+        budgets: Budgets by name, within each of which each arm answers once more.
 
     Raises:
-        ConfigError: If a layer to leave out is not steered, the result is not plain vectors, or two
-            arms have the same name.
+        ConfigError: If a layer to leave out is not steered, the result is not plain vectors, a
+            budget has no proper name, or two arms have the same name.
     """
+    for name in budgets or {}:
+        if not isinstance(name, str) or not NAME.fullmatch(name):
+            rule = "is no name: a name is a text of letters, digits, '_', '.' and '-'"
+            raise ConfigError(f"budgets.{name}", name, rule=rule, why="It is a part of arms' names")
     arms = [Arm(name=BASE, steering=SteeringVectors())]
     for name, steering in files.items():
         content = f"{steering.facts()} {sha256(steering.state_dict().items())}"
@@ -138,12 +168,29 @@ def make_arms(
         for layer, rest in _left_out(leave_out, steering, name):
             told = f"without layer {layer}"
             arms.append(Arm(name=f"{name} {told}", steering=rest, facts=f"{facts} {told}"))
+    arms += [
+        replace(
+            arm,
+            name=f"{arm.name}, {name}",
+            facts=f"{arm.facts} within {budget}",
+            budget=budget,
+            without_budget=arm.name,
+        )
+        for arm in tuple(arms)
+        for name, budget in (budgets or {}).items()
+    ]
     names = [arm.name for arm in arms]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         rule = f"two arms would be called {', '.join(twice)}"
         raise ConfigError("vectors", list(files), rule=rule, fix="Rename a file, or a scale")
     return arms
+
+
+def budget_facts(arm: Arm) -> dict[str, Any]:
+    """Returns the entry of an arm with a budget in `results.json`: its names and its settings."""
+    assert arm.budget is not None
+    return {"arm": arm.name, "without_budget": arm.without_budget, **asdict(arm.budget)}
 
 
 def _left_out(

@@ -19,14 +19,22 @@ from steer_lightning.data.completion_text import tell_of_endings
 from steer_lightning.data.templates import check_template
 from steer_lightning.errors import ConfigError, own_keys
 from steer_lightning.evaluation.arms import (
-    BASE,
     OWN_KEYS,
     Arm,
     base_of,
+    budget_facts,
     check_fit,
+    check_scales,
     load_files,
     make_arms,
 )
+from steer_lightning.evaluation.budget import (
+    Budget,
+    answer_within,
+    check_budgets,
+    most_tokens_by_budget,
+)
+from steer_lightning.evaluation.over_scales import check_over_scales, check_samples, over_scales
 from steer_lightning.evaluation.results import (
     Voting,
     measure,
@@ -36,15 +44,8 @@ from steer_lightning.evaluation.results import (
 )
 from steer_lightning.evaluation.runner import EVALUATION_STEP, sampling_for
 from steer_lightning.evaluation.side_effects import SHIPPED, SideEffects
-from steer_lightning.evaluation.store import (
-    OUTCOME,
-    VERIFIER,
-    Row,
-    Store,
-    completion_of,
-    read_rows,
-    row_of,
-)
+from steer_lightning.evaluation.store import VERIFIER, Row, Store, read_rows, row_of
+from steer_lightning.evaluation.verdicts import verdicts_of, verified_anew, verifier_facts
 from steer_lightning.evaluation.votes import compare_by
 from steer_lightning.model.policy import Policy
 from steer_lightning.rewards import (
@@ -52,18 +53,16 @@ from steer_lightning.rewards import (
     Reward,
     RewardPool,
     RewardSum,
-    Scores,
+    Scoring,
     WeightedReward,
-    reward_name,
 )
 from steer_lightning.rollout import DecodeEngine, RolloutEngine, Sampling, completions_of
 from steer_lightning.rollout.completions import longest_text_of
 from steer_lightning.steering import find_result
 from steer_lightning.system.collectives import gather_objects, rank, world_size
-from steer_lightning.system.plain_settings import describe
 from steer_lightning.system.printable import one_line
 from steer_lightning.system.run_files import EVALUATION
-from steer_lightning.types import Prompt, Source
+from steer_lightning.types import Completion, Prompt, Source
 
 log = logging.getLogger(__name__)
 
@@ -100,6 +99,9 @@ class Evaluation:
         scales: Factors by which the vectors or other changes are multiplied, with an arm for each.
         leave_out_layers: Layers of plain vectors; each is left out once, in an arm of its own.
             `each` takes every steered layer.
+        budgets: Budgets of thinking by name; each arm answers once more within each of them.
+        vote_over_scales: Whether to add an arm for each result whose samples are taken from all
+            `scales` in turn, so that they vote over scales.
         pass_at: Numbers k for which to compute pass@k; null takes the number of samples. Numbers
             above a benchmark's number of samples are left out.
         verifier: Reward that decides which answers are right. Answers vote (maj@k) if it is a
@@ -137,6 +139,8 @@ class Evaluation:
         num_samples: int | None = None,
         scales: list[float] = [1.0],  # noqa: B006  # never changed; a list for jsonargparse
         leave_out_layers: list[int] | Literal["each"] | None = None,
+        budgets: dict[str, Budget] | None = None,
+        vote_over_scales: bool = False,
         pass_at: list[int] | None = None,
         verifier: Reward | None = None,
         reward_pool: RewardPool | None = None,
@@ -158,20 +162,21 @@ class Evaluation:
         for key, value in (("batch_size", batch_size), ("num_samples", num_samples)):
             if value is not None and value < 1:
                 raise ConfigError(key, value, rule="must be at least 1")
-        if any(scale != scale or abs(scale) == float("inf") for scale in scales):
-            raise ConfigError("scales", scales, rule="must be finite")
+        check_scales(scales)
         if any(k < 1 for k in pass_at or []):
             raise ConfigError("pass_at", pass_at, rule="must contain numbers of at least 1")
-        if len(set(scales)) < len(scales):
-            raise ConfigError("scales", scales, rule="names a scale twice")
         self.paths = [vectors] if isinstance(vectors, str) else list(vectors or [])
         self.files = load_files(self.paths) if self.paths else {}
         self.base = base or base_of(self.files, trust_remote_code)
         self.benchmarks, self.template = benchmarks, template or ChatTemplate()
         self.sampling, self.base_sampling = sampling, base_sampling or sampling
+        self._base_has_its_own = base_sampling is not None
         self.num_samples, self.pass_at = num_samples, pass_at
-        self.arms = make_arms(self.files, scales, leave_out_layers)
+        self.budgets = budgets or {}
+        self.arms = make_arms(self.files, scales, leave_out_layers, self.budgets)
         self.verifier: Reward = verifier or MathReward()
+        self.num_scales = len(scales) if vote_over_scales else 1
+        check_over_scales(vote_over_scales, scales, list(self.files), self.verifier)
         self.pool = reward_pool or RewardPool()
         self.engine: RolloutEngine = engine or DecodeEngine()
         self.store = Store(Path(output) if output else self._default_output())
@@ -202,12 +207,17 @@ class Evaluation:
         judge, voting = self._judges()
         try:
             if self.rescore:
-                rows, effects = self._verified_anew(judge), self.side_effects.kept()
+                rows, effects = (
+                    verified_anew(read_rows(self.store.completions), judge),
+                    self.side_effects.kept(),
+                )
             else:
                 self.side_effects.read(self.policy.tokenizer)
                 rows = self._answered(judge)
-                effects = self.side_effects.of(self.arms, self._load)
+                unforced = [arm for arm in self.arms if arm.budget is None]
+                effects = self.side_effects.of(unforced, self._load)
             results = {"rows": self._figures(rows, voting), "side_effects": effects}
+            results["budgets"] = [budget_facts(arm) for arm in self.arms if arm.budget]
         finally:
             judge.close()
         if rank() == 0:
@@ -252,6 +262,7 @@ class Evaluation:
     def _prompts(self) -> dict[str, list[Prompt]]:
         """Makes the prompts of each benchmark, and checks them before anything is loaded."""
         check_template(self.template, self.policy.tokenizer)
+        check_budgets(self.budgets, self.files, self._samplings(), self.policy.tokenizer)
         found = {}
         for name, source in self.benchmarks.items():
             if not name.replace("-", "").replace("_", "").isalnum():
@@ -264,16 +275,27 @@ class Evaluation:
                 self.max_prompt_tokens,
                 f"benchmarks.{name}",
             )
-            for key in ("sampling", "base_sampling"):
-                most = getattr(self, key).max_new_tokens
-                self.policy.check_prompts(found[name], most, f"{key}.max_new_tokens")
+            check_samples({name: self._sampling(name, False).group_size}, self.num_scales)
+            for key, most in self._longest().items():
+                self.policy.check_prompts(found[name], most, key)
         return found
+
+    def _samplings(self) -> dict[str, Sampling]:
+        """Returns the settings for answering problems, by their keys."""
+        found = {"sampling": self.sampling}
+        return found | ({"base_sampling": self.base_sampling} if self._base_has_its_own else {})
+
+    def _longest(self) -> dict[str, int]:
+        """Returns the largest numbers of tokens of completions, by the keys that set them."""
+        found = {f"{key}.max_new_tokens": x.max_new_tokens for key, x in self._samplings().items()}
+        samplings = list(self._samplings().values())
+        return found | most_tokens_by_budget(self.budgets, samplings, self.policy.tokenizer)
 
     def _check_engine(self, prompts: dict[str, list[Prompt]]) -> None:
         """Lets an engine that runs elsewhere refuse arms and texts before the base loads."""
         before_load = getattr(self.engine, "before_load", None)
         if before_load is not None and not self.store.completions.exists():
-            most = max(self.sampling.max_new_tokens, self.base_sampling.max_new_tokens)
+            most = max(self._longest().values())
             longest = longest_text_of(itertools.chain(*prompts.values()), most)
             before_load(self.policy, [arm.steering for arm in self.arms], longest)
 
@@ -284,8 +306,8 @@ class Evaluation:
             "revision": self.policy.revision,
             "dtype": self.policy.dtype,
             "arms": {arm.name: arm.facts for arm in self.arms},
-            "sampling": {name: asdict(self._sampling(name, "")) for name in prompts},
-            "base_sampling": {name: asdict(self._sampling(name, BASE)) for name in prompts},
+            "sampling": {name: asdict(self._sampling(name, False)) for name in prompts},
+            "base_sampling": {name: asdict(self._sampling(name, True)) for name in prompts},
             "prompts": {name: _hash(found) for name, found in prompts.items()},
             "batch_size": self.batch_size,
             "seed": self.seed,
@@ -293,8 +315,8 @@ class Evaluation:
             VERIFIER: verifier_facts(self.verifier),
         }
 
-    def _sampling(self, benchmark: str, arm: str) -> Sampling:
-        if arm == BASE and self.base_sampling is not self.sampling:
+    def _sampling(self, benchmark: str, is_base: bool) -> Sampling:
+        if is_base and self._base_has_its_own:
             return self.base_sampling
         if self.num_samples is not None:
             return replace(self.sampling, group_size=self.num_samples)
@@ -313,10 +335,7 @@ class Evaluation:
         auto = "cuda" if torch.cuda.is_available() else "cpu"
         self.policy.to(auto if self.device == "auto" else self.device)
         self.engine.setup(self.policy)
-        samplings = {"sampling": self.sampling}
-        if self.base_sampling is not self.sampling:
-            samplings["base_sampling"] = self.base_sampling
-        tell_of_endings(self.policy.tokenizer, self.policy.eos_token_ids, samplings)
+        tell_of_endings(self.policy.tokenizer, self.policy.eos_token_ids, self._samplings())
         return self.policy
 
     def _answer(self, batch: _Batch, arm: Arm, path: Path, judge: RewardSum) -> None:
@@ -326,13 +345,10 @@ class Evaluation:
         own = batch.prompts[rank() :: world_size()]
         rows: list[Row] = []
         if own:
-            sampling = self._sampling(batch.benchmark, arm.name)
+            sampling = self._sampling(batch.benchmark, arm.is_base)
             with closing(judge.start()) as scoring:
-                rollouts = self.engine.generate(
-                    own, sampling, seed=self.seed, step=EVALUATION_STEP, on_completion=scoring.add
-                )
-                completions = completions_of(rollouts)
-                verdicts = _verdicts(scoring.result(completions))
+                completions = self._completions(own, sampling, arm, scoring)
+                verdicts = verdicts_of(scoring.result(completions))
             judged = zip(completions, *verdicts, strict=True)
             for n, (completion, verdict, outcome) in enumerate(judged):
                 prompt = own[n // sampling.group_size]
@@ -343,27 +359,21 @@ class Evaluation:
         if rank() == 0:
             self.store.write_part(path, sorted(every, key=lambda x: (x["problem"], x["sample"])))
 
-    # ---- verifying and counting
+    def _completions(
+        self, prompts: Sequence[Prompt], sampling: Sampling, arm: Arm, scoring: Scoring
+    ) -> list[Completion]:
+        if arm.budget is not None:
+            return answer_within(self.policy, self.engine, prompts, sampling, arm.budget, self.seed)
+        rollouts = self.engine.generate(
+            prompts, sampling, seed=self.seed, step=EVALUATION_STEP, on_completion=scoring.add
+        )
+        return completions_of(rollouts)
 
-    def _verified_anew(self, judge: RewardSum) -> list[Row]:
-        """Verifies all completions again; each of n processes takes every n-th completion."""
-        rows = read_rows(self.store.completions)
-        own = rows[rank() :: world_size()]
-        verdicts: list[tuple[float | None, str]] = []
-        with tqdm(total=len(own), unit="completion", desc="verifying", disable=rank() > 0) as bar:
-            for start in range(0, len(own), 1000):
-                part = [completion_of(row) for row in own[start : start + 1000]]
-                verdicts += zip(*_verdicts(judge(part)), strict=True)
-                bar.update(len(part))
-        shares = gather_objects(verdicts)
-        found = (shares[n % len(shares)][n // len(shares)] for n in range(len(rows)))
-        return [
-            {**row, "verdict": verdict, OUTCOME: outcome}
-            for row, (verdict, outcome) in zip(rows, found, strict=True)
-        ]
+    # ---- counting
 
     def _figures(self, rows: list[Row], voting: Voting | None) -> list[dict[str, Any]]:
         found = []
+        rows = [*rows, *over_scales(rows, self.arms if self.num_scales > 1 else [])]
         for benchmark in dict.fromkeys(row["benchmark"] for row in rows):
             values = {}
             of_it = [row for row in rows if row["benchmark"] == benchmark]
@@ -377,19 +387,6 @@ class Evaluation:
                 values[arm] = measure(samples_of(own, voting), metrics)
             found += table_rows(benchmark, values)
         return found
-
-
-def _verdicts(scores: Scores) -> tuple[list[float | None], list[str]]:
-    """Returns the verdict on each completion, None where it has none, and its outcome."""
-    (outcomes,) = scores.each.values()
-    return scores.total, outcomes
-
-
-def verifier_facts(verifier: Reward) -> dict[str, Any]:
-    """Returns the name of a verifier and its settings."""
-    found = describe(verifier)
-    settings = found if isinstance(found, dict) else {}  # a function has no settings
-    return {"name": reward_name(verifier)} | {k: settings[k] for k in settings if k != "class"}
 
 
 def _hash(prompts: Sequence[Prompt]) -> str:

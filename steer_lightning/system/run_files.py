@@ -30,6 +30,7 @@
           comparison.png                  COMPARISON
           side_effects.json               SIDE_EFFECTS
           dose.png                        DOSE
+          budget.png                      BUDGET
       report.html                         REPORT, of several runs, from the command `report`
       NAME/run-1/                         the run of an experiment, from the command `sweep`
       sweep.json                          SWEEP, from the command `sweep`
@@ -140,6 +141,9 @@ SIDE_EFFECTS = "side_effects.json"
 
 DOSE = "dose.png"
 """Benefit and harm of the scales of an evaluation as a picture."""
+
+BUDGET = "budget.png"
+"""Accuracy against tokens of the budgets of an evaluation as a picture."""
 
 SWEEP = "sweep.json"
 """The experiments of a sweep, beside their folders: settings, status and figures."""

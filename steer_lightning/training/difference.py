@@ -21,12 +21,12 @@ from steer_lightning.model.policy import Policy
 from steer_lightning.rewards import RewardSum
 from steer_lightning.rollout import RolloutEngine, Sampling
 from steer_lightning.steering import SteeringVectors
-from steer_lightning.system.figures import rounded
-from steer_lightning.system.printable import aligned
+from steer_lightning.system.printable import aligned, one_line
 from steer_lightning.system.run_files import DIFFERENCE_NUMBERS
 from steer_lightning.system.whole_files import write_bytes
 from steer_lightning.training.best_scale import Trial, best_of, find_scale
-from steer_lightning.training.mean_difference import MeanDifference, in_units
+from steer_lightning.training.contrast import Contrast, Reading
+from steer_lightning.training.mean_difference import RewardContrast, in_units
 from steer_lightning.training.sample import Sampler
 from steer_lightning.types import Prompt
 
@@ -43,6 +43,8 @@ class Settings:
 
     Attributes:
         num_prompts: Number of training prompts whose completions are compared.
+        contrast: What the vectors are the difference of; null takes the states of better and of
+            worse completions.
         num_tokens: Number of tokens to read from the start of each completion; null reads all.
         num_held_out: Number of further training prompts, used to find the scale.
         scales: Sizes of the vectors to try; at size 1 vectors are as long as a typical state, in
@@ -51,6 +53,7 @@ class Settings:
         overwrite: Whether to replace existing results in that folder.
     """
 
+    contrast: Contrast | None = None
     num_prompts: int = 512
     num_tokens: int | None = None
     num_held_out: int = 256
@@ -64,6 +67,15 @@ class Settings:
             value = getattr(self, key)
             if value is not None and value < 1:
                 raise ConfigError(key, value, rule="must be at least 1")
+        if self.contrast is not None and self.num_tokens is not None:
+            raise ConfigError(
+                "num_tokens",
+                self.num_tokens,
+                rule=f"contradicts contrast, {type(self.contrast).__name__}",
+                why="It is about the default contrast, of better and worse completions; others "
+                "choose the tokens that they read themselves",
+                fix="Leave one of them out",
+            )
         if self.scales is not None and not all(map(math.isfinite, self.scales)):
             raise ConfigError("scales", self.scales, rule="must be finite")
 
@@ -107,7 +119,7 @@ class Difference:
     def __post_init__(self) -> None:
         """Raises a ConfigError if settings contradict, or results would be overwritten."""
         self._check_steering()
-        if self.sampling.group_size < 2:
+        if self.settings.contrast is None and self.sampling.group_size < 2:
             raise ConfigError(
                 "model.sampling.group_size",
                 self.sampling.group_size,
@@ -155,12 +167,12 @@ class Difference:
         self.policy.prepare()
         try:
             self._load()
-            found = self._difference(prompts)
-            units = self._units(prompts)
+            contrast = self._read(prompts)
+            vectors, units = contrast.direction(), self._units(prompts)
             trials = find_scale(
                 self.policy,
                 self.engine,
-                in_units(found.vectors.to(units), units),
+                in_units(vectors.to(units), units),
                 held_out,
                 scales=list(SCALES if self.settings.scales is None else self.settings.scales),
                 sampling=self.eval_sampling,
@@ -172,7 +184,7 @@ class Difference:
         finally:
             self.reward.close()
             self.verifier.close()
-        return self._write(found, units, trials)
+        return self._write(contrast, vectors, units, trials)
 
     def _load(self) -> None:
         if self.reward.pool is not None:
@@ -207,21 +219,23 @@ class Difference:
         for key, sampling in (("sampling", self.sampling), ("eval_sampling", self.eval_sampling)):
             most = sampling.max_new_tokens
             self.policy.check_prompts(drawn, most, f"model.{key}.max_new_tokens")
+        if self.settings.contrast is not None:
+            self.settings.contrast.check(self.policy, drawn[:num])
         return drawn[:num], drawn[num:]
 
     def _batches(self, prompts: Sequence[Prompt]) -> Iterator[Sequence[Prompt]]:
         for start in range(0, len(prompts), self.data.batch_size):
             yield prompts[start : start + self.data.batch_size]
 
-    def _difference(self, prompts: Sequence[Prompt]) -> MeanDifference:
-        found = MeanDifference(self.settings.num_tokens)
+    def _read(self, prompts: Sequence[Prompt]) -> Contrast:
+        found: Contrast = self.settings.contrast or RewardContrast(self.settings.num_tokens)
         sampler = Sampler(self.policy, self.engine, self.reward, self.sampling, seed=self.seed)
-        with tqdm(total=len(prompts), unit="prompt", desc="sampling and reading") as bar:
+        reading = Reading(policy=self.policy, sampler=sampler, max_tokens=self.max_tokens)
+        with tqdm(total=len(prompts), unit="prompt", desc="reading") as bar:
             for batch in self._batches(prompts):
-                sampled = sampler.sample(batch, step=0)
-                found.read(self.policy, sampled.rollouts, sampled.rewards, self.max_tokens)
+                found.read(batch, reading)
                 bar.update(len(batch))
-                bar.set_postfix_str(f"mean reward {rounded(found.mean_reward)}")
+                bar.set_postfix_str(one_line(found.summary()))
         return found
 
     @property
@@ -235,14 +249,18 @@ class Difference:
         return self.policy.stream_rms(ids, self._vectors.layers, self._vectors.site)
 
     def _write(
-        self, found: MeanDifference, units: torch.Tensor, trials: Sequence[Trial]
+        self,
+        contrast: Contrast,
+        vectors: torch.Tensor,
+        units: torch.Tensor,
+        trials: Sequence[Trial],
     ) -> dict[str, Any]:
         """Writes the vectors at the best scale, and all numbers."""
         policy, steering = self.policy, self._vectors
         numbers = zip(
             steering.layers,
             units.tolist(),
-            found.vectors.norm(dim=1).tolist(),
+            vectors.norm(dim=1).tolist(),
             steering.vectors.detach().norm(dim=1).tolist(),
             strict=True,
         )
@@ -255,15 +273,16 @@ class Difference:
             "tokens": steering.tokens,
             "sampling": asdict(self.sampling),
             "eval_sampling": asdict(self.eval_sampling),
-            **{key: value for key, value in vars(found).items() if key[0] != "_"},
-            "mean_reward": found.mean_reward,
+            "contrast": type(contrast).__name__,
+            "summary": contrast.summary(),
+            **contrast.facts(),
             "num_held_out": self.settings.num_held_out,
             "scales": [_as_row(trial) for trial in trials],
             "scale": best_of(trials).scale,
             "layers": [dict(zip(names, row, strict=True)) for row in numbers],
         }
-        vectors, table = (self.folder / name for name in FILES)
-        steering.save(vectors, base_model=policy.base, revision=policy.commit)
+        file, table = (self.folder / name for name in FILES)
+        steering.save(file, base_model=policy.base, revision=policy.commit)
         write_bytes(table, (json.dumps(facts, indent=2) + "\n").encode())
         return facts
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 
 from steer_lightning.advantages import DrGRPO, has_signal
@@ -9,8 +12,10 @@ from steer_lightning.errors import ConfigError
 from steer_lightning.model.policy import Policy
 from steer_lightning.steering import SteeringVectors, find_sites
 from steer_lightning.steering.model_parts import one_logit, outputs_seen
+from steer_lightning.system.figures import rounded
 from steer_lightning.training.batch import MicroBatch, padded_micro_batches
-from steer_lightning.types import Rollouts
+from steer_lightning.training.contrast import Reading
+from steer_lightning.types import Prompt, Rollouts
 
 
 class MeanDifference:
@@ -124,6 +129,43 @@ class MeanDifference:
                 self.add(states, advantages[micro_batch.rows])
 
 
+class RewardContrast:
+    """Contrasts better and worse completions, by a `MeanDifference`; see `Contrast`.
+
+    Args:
+        num_tokens: Number of tokens to read from the start of each completion; None reads all.
+    """
+
+    def __init__(self, num_tokens: int | None = None) -> None:
+        self._found = MeanDifference(num_tokens)
+
+    def check(self, policy: Policy, prompts: Sequence[Prompt], /) -> None:
+        """Accepts all prompts that can be answered."""
+
+    def read(self, prompts: Sequence[Prompt], reading: Reading, /) -> None:
+        """Samples, scores and reads completions of the prompts."""
+        sampled = reading.sampler.sample(prompts, step=0)
+        self._found.read(reading.policy, sampled.rollouts, sampled.rewards, reading.max_tokens)
+
+    def direction(self) -> torch.Tensor:
+        """Returns the vectors (L, D)."""
+        return self._found.vectors
+
+    def facts(self) -> dict[str, Any]:
+        """Returns the counts, and the mean reward."""
+        found = {key: value for key, value in vars(self._found).items() if key[0] != "_"}
+        return {**found, "mean_reward": self._found.mean_reward}
+
+    def summary(self) -> str:
+        """Returns how many prompts have a contrast, and how well they are answered."""
+        found = self._found
+        return (
+            f"{found.num_contrasts:d} of {found.num_prompts:d} prompts have better and worse "
+            f"completions; mean reward {rounded(found.mean_reward)}, {found.num_unscored:d} of "
+            f"{found.num_completions:d} completions unscored"
+        )
+
+
 def difference_of_means(
     policy: Policy,
     rollouts: Rollouts,
@@ -193,11 +235,11 @@ def in_units(vectors: torch.Tensor, units: torch.Tensor) -> torch.Tensor:
     size = (vectors.norm(dim=1) / (units * vectors.shape[1] ** 0.5)).mean()
     if not size > 0:
         raise ConfigError(
-            "rewards",
+            "vectors",
             "a difference of 0",
-            rule="better and worse completions have the same states",
-            why="They are the same texts, so the reward does not depend on the text",
-            fix="Check model.rewards, and model.sampling.temperature",
+            rule="both sides of the contrast have the same states",
+            why="They are the same texts. By default, the reward does not depend on the text",
+            fix="Check contrast, or model.rewards and model.sampling.temperature",
         )
     scaled: torch.Tensor = vectors / size
     return scaled

@@ -24,6 +24,7 @@ EVERY = sorted(FOLDER.rglob("*.yaml"))
 EVALUATIONS = [path for path in EVERY if path.parent.name == "evaluate"]
 SWEEPS = [path for path in EVERY if path.parent.name == "sweep"]
 OTHERS = {
+    "difference",
     "evaluate",
     "lens",
     "paper",

@@ -102,6 +102,37 @@ def test_arms_side_by_side(folder: Path) -> None:
     assert again.stdout == done.stdout
 
 
+def test_budgets_of_thinking(folder: Path) -> None:
+    """Each arm answers once more: 2 tokens, `so` and 1 token, unless it ends within 2 tokens."""
+    short = {"max_thinking_tokens": 2, "answer_prefix": "so", "max_answer_tokens": 1}
+    config = yaml.safe_load((folder / "e.yaml").read_text()) | {"budgets": {"short": short}}
+    (folder / "e.yaml").write_text(yaml.safe_dump(config))
+    done = evaluate(folder, "--vectors=v.safetensors")
+    assert done.returncode == 0, done.stderr
+    assert "\nsteered, short  " in done.stdout
+    assert "budgets:     evaluation/budget.png" in done.stdout
+    rows = pq.read_table(folder / "evaluation/completions.parquet").to_pylist()
+    arms = ["base", "steered", "base, short", "steered, short"]
+    assert list(dict.fromkeys(row["arm"] for row in rows)) == arms
+    for arm in arms[:2]:
+        free, forced = ([x for x in rows if x["arm"] == name] for name in (arm, f"{arm}, short"))
+        for one, two in zip(free, forced, strict=True):
+            if one["finished"] and one["num_tokens"] <= 2:
+                assert (one["completion"], one["num_tokens"]) == (
+                    two["completion"],
+                    two["num_tokens"],
+                )
+            else:
+                assert two["num_tokens"] == 5
+                assert "so" in two["completion"]
+    found = json.loads((folder / "evaluation/results.json").read_text())
+    told = {"num_waits": 0, "wait": "Wait", "thinking_end": None, **short}
+    assert found["budgets"] == [
+        {"arm": f"{arm}, short", "without_budget": arm, **told} for arm in arms[:2]
+    ]
+    assert [row["arm"] for row in found["side_effects"]["rows"]] == arms[:2]
+
+
 def test_the_settings_of_the_run_are_enough(folder: Path) -> None:
     given = yaml.safe_load((folder / "e.yaml").read_text())
     callback = {key: given[key] for key in ("benchmarks", "sampling", "verifier")}

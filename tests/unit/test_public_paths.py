@@ -53,6 +53,7 @@ EXPORTS = {
     "strategy": "SteeringDDP SteeringFSDP SteeringFSDP2 SteeringStrategy",
     "testing": "ARCHITECTURES byte_tokenizer check_engine check_reward make_prompts save_tiny"
     " tiny_model tiny_policy",
+    "training": "Contrast PromptContrast Reading ThoughtContrast",
     "types": "Completion LossInputs LossOutput Problem Prompt Rollouts Source",
 }
 """What each public room offers; a name that goes breaks somebody's code."""

@@ -1,5 +1,6 @@
 """The pictures and pages of runs, made only from their folders."""
 
+from steer_lightning.results.report.budget import draw_budget
 from steer_lightning.results.report.comparison import draw_comparison
 from steer_lightning.results.report.curve import draw_reward_curve
 from steer_lightning.results.report.dose import draw_dose, has_doses
@@ -9,6 +10,7 @@ from steer_lightning.results.report.page import write_comparison, write_report, 
 
 __all__ = [
     "draw_between",
+    "draw_budget",
     "draw_comparison",
     "draw_dose",
     "draw_lens",

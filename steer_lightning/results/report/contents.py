@@ -10,6 +10,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from steer_lightning.results.report.answers import read_answers
+from steer_lightning.results.report.budget import budget_curves
 from steer_lightning.results.report.damage import damaged
 from steer_lightning.results.report.files import (
     Record,
@@ -97,6 +98,7 @@ def read_contents(folder: Path, num_steps: int, num_prompts: int) -> Record:
         "curves": {name: as_curve(points) for name, points in curves.items()},
         "evaluation": _evaluation(folder),
         "side_effects": _side_effects(folder),
+        "budgets": _budgets(folder),
         "lens": read_lens(folder),
         "looks": _some(read_looks(stages)),
         "training": read_training(list(zip(stages, starts, strict=True)), num_steps, num_prompts),
@@ -180,6 +182,16 @@ def _side_effects(folder: Path) -> Record | None:
     if missing:
         raise damaged(path, f"side_effects lacks {', '.join(sorted(missing))}")
     return found
+
+
+def _budgets(folder: Path) -> Record:
+    """Reads the curves of accuracy against tokens; empty without budgets."""
+    path = folder / EVALUATION / RESULTS
+    found = read_record(path, {"rows": list})
+    try:
+        return {} if found is None else budget_curves(found)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise damaged(path, f"budgets is not what `evaluate` writes: {error!r}") from error
 
 
 def _some(looks: list[Record]) -> list[Record]:

@@ -11,12 +11,40 @@ function showBenchmarks(data) {
     section.append(
       make("p", { class: "intro" }, "Results of ", code("steer-lightning evaluate"), ", with 95\u202f% bootstrap intervals over problems. ",
         "The difference from the base is computed problem by problem, so its interval is narrower than the other two suggest."),
-      ...names.flatMap((name) => evaluationOf(name, data.evaluation.filter((row) => row.benchmark === name))),
+      ...names.flatMap((name) => [...evaluationOf(name, data.evaluation.filter((row) => row.benchmark === name)), ...budgetsOf(name, data.budgets[name])]),
       ...sideEffectsOf(data.side_effects));
   } else {
     section.append(missing("There is no evaluation yet. An evaluation compares the base with the steered base, at several scales, on benchmarks of your choice:",
       make("pre", {}, "steer-lightning evaluate --config evaluate/mathematics --vectors RUN_FOLDER")));
   }
+}
+
+/** Accuracy against tokens of one benchmark: a curve for each arm, a point for each budget of thinking. */
+function budgetsOf(name, curves) {
+  const lines = Object.entries(curves ?? {});
+  const all = lines.flatMap(([, line]) => line);
+  if (!all.length) return [];
+  const x = linearScale(all.flatMap((d) => [d.tokens, d.tokens_low, d.tokens_high]), one);
+  const y = linearScale(all.flatMap((d) => [d.accuracy, d.accuracy_low, d.accuracy_high]), percent);
+  const marks = lines.flatMap(([arm, line], number) => {
+    const stroke = colourOf(number), at = { x: "tokens", y: "accuracy" };
+    const known = line.filter((d) => isNumber(d.accuracy_low));
+    return [
+      Plot.ruleX(known, { x: "tokens", y1: "accuracy_low", y2: "accuracy_high", stroke, strokeOpacity: 0.4, strokeWidth: 2 }),
+      Plot.lineY(line, { ...at, stroke, strokeWidth: 1.75 }),
+      Plot.dot(line, { ...at, fill: stroke, r: 3.5, title: (d) => `${arm}, ${d.name}: ${percent(d.accuracy)} at ${one(d.tokens)} tokens` }),
+      Plot.text(line, { ...at, text: "name", fill: stroke, dx: 6, dy: -8, textAnchor: "start" }),
+    ];
+  });
+  const draw = (width) => plot({
+    width, height: 260, marginLeft: leftOf(y), marginRight: 60, x: scaleOf(x), y: scaleOf(y),
+    marks: [...axes({ x, y, xName: "tokens of a completion", yName: "accuracy" }), ...marks],
+  });
+  const label = lines.flatMap(([arm, line]) => line.map((d) => `${arm}, ${d.name}: ${percent(d.accuracy)} at ${one(d.tokens)} tokens`)).join("; ");
+  return [make("figure", { class: "panel wide" },
+    make("figcaption", {}, make("span", { class: "name" }, `Accuracy against tokens, ${name}`)),
+    lines.length > 1 ? legend(lines.map(([arm], number) => [number, arm])) : null,
+    responsive(draw, label))];
 }
 
 const nats = decimalsOf(3);

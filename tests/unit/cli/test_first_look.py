@@ -169,7 +169,8 @@ CONFIGURATIONS = [
 
 @pytest.mark.parametrize("path", CONFIGURATIONS, ids=lambda path: path.stem)
 def test_no_configuration_of_the_repository_is_refused(path: Path) -> None:
-    command = {"evaluate": "evaluate", "lens": "lens"}.get(path.parent.name, "fit")
+    folder = path.parent.name
+    command = folder if folder in ("difference", "evaluate", "lens") else "fit"
     before = ["--config", str(QUICKSTART)] if command == "fit" else []
     assert look_at([command, *before, "--config", str(path)]) is None
 

@@ -24,6 +24,7 @@ from steer_lightning.losses import Aggregation, Correction, Loss, Objective, Ter
 from steer_lightning.rewards import Reward
 from steer_lightning.rollout import RolloutEngine
 from steer_lightning.steering import Steering, SteeringVectors
+from steer_lightning.training import Contrast
 from steer_lightning.types import Source
 
 KINDS: dict[str, Any] = {
@@ -31,6 +32,7 @@ KINDS: dict[str, Any] = {
     for kind in (
         *(Advantage, Loss, Objective, Aggregation, Correction, Term, Reward, Source, Template),
         *(PromptOrder, RolloutEngine, Steering, torch.nn.Module, Callback, torch.optim.Optimizer),
+        Contrast,
     )
 }
 NO_PLUG_INS = {"RewardSum", "SiteVectors"}

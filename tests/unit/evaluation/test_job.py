@@ -6,14 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from steer_lightning import ConfigError
 from steer_lightning.data import Arithmetic, PlainTemplate
 from steer_lightning.evaluation import AIME24
-from steer_lightning.evaluation.job import Evaluation, _hash, _verdicts, verifier_facts
+from steer_lightning.evaluation.budget import Budget
+from steer_lightning.evaluation.job import Evaluation, _hash
 from steer_lightning.evaluation.store import row_of
-from steer_lightning.rewards import FormatReward, MathReward, Scores
 from steer_lightning.rollout import Sampling
+from steer_lightning.steering import save_vectors
 from steer_lightning.testing import make_prompts
 from steer_lightning.types import Completion
 from tests.no_eos import Questions, save_without_eos
@@ -63,10 +65,30 @@ def test_how_often_each_benchmark_is_sampled(
     (tmp_path / "aime.jsonl").write_text("{}")
     benchmarks = {"sums": Arithmetic(), "aime": AIME24(path=str(tmp_path / "aime.jsonl"))}
     job = evaluation(tmp_path, benchmarks=benchmarks, sampling=SAMPLING, **settings)
-    found = [job._sampling(*at) for at in (("sums", "s"), ("aime", "s"), ("sums", "base"))]
+    found = [job._sampling(*at) for at in (("sums", False), ("aime", False), ("sums", True))]
     assert [sampling.group_size for sampling in found] == [sums, aime, of_base]
     assert found[0].max_new_tokens == 7
     assert found[2].temperature == ("base_sampling" not in settings)
+
+
+def test_budgets_count_for_the_longest_completions(tmp_path: Path) -> None:
+    """The longer of two limits of thinking, 9 and 7, and an answer of 3 + 2 tokens."""
+    budgets = {
+        "waits": Budget(num_waits=1, wait="1"),
+        "short": Budget(max_thinking_tokens=4, answer_prefix="123", max_answer_tokens=2),
+    }
+    longer = Sampling(group_size=3, max_new_tokens=9)
+    job = evaluation(tmp_path, sampling=longer, base_sampling=SAMPLING, budgets=budgets)
+    assert job._longest() == {
+        "sampling.max_new_tokens": 9,
+        "base_sampling.max_new_tokens": 7,
+        "budgets.waits, tokens in all": 9,
+        "budgets.short, tokens in all": 9,
+    }
+    assert [arm.name for arm in job.arms] == ["base", "base, waits", "base, short"]
+    assert [arm.is_base for arm in job.arms] == [True] * 3
+    with pytest.raises(ConfigError, match="a/b = 'a/b': is no name"):
+        evaluation(tmp_path, budgets={"a/b": Budget(num_waits=1)})
 
 
 def test_batches_are_of_one_benchmark_and_one_arm(tmp_path: Path) -> None:
@@ -97,21 +119,6 @@ def test_the_hash_is_of_what_the_model_reads_and_of_the_answers() -> None:
     assert len({_hash(one), _hash(other), _hash(one + other), _hash([])}) == 4
 
 
-def test_facts_of_verifiers() -> None:
-    found = verifier_facts(MathReward("last_number"))
-    assert (found["name"], found["answer_in"]) == ("MathReward", "last_number")
-    assert "class" not in found
-    assert verifier_facts(FormatReward("[a-m]")) != verifier_facts(FormatReward("[a-n]"))
-    assert verifier_facts(max) == {"name": "max"}
-
-
-def test_verdicts_come_with_their_outcomes() -> None:
-    scores = Scores(
-        total=[1.0, None], parts={}, outcomes={}, each={"MathReward": ["right", "timed_out"]}
-    )
-    assert _verdicts(scores) == ([1.0, None], ["right", "timed_out"])
-
-
 def rows_of(arm: str, problem: int, verdicts: list[float]) -> list[dict[str, Any]]:
     done = Completion(text="x", question="q", answer="1", num_tokens=4, finished=True)
     place = {"benchmark": "sums", "arm": arm, "problem": problem}
@@ -135,6 +142,32 @@ def test_figures_by_hand(tmp_path: Path) -> None:
     others = evaluation(tmp_path, pass_at=[2, 3])._figures(rows, None)
     passed = {x["metric"] for x in others if x["metric"].startswith("pass@")}
     assert passed == {"pass@2"}, "of two samples no three can be drawn"
+
+
+def test_an_arm_votes_over_scales(tmp_path: Path) -> None:
+    """Sample 0 of the first scale and sample 1 of the second: 1 and 0, then 0 and 1."""
+    save_vectors(torch.ones(4, 192), tmp_path / "v.safetensors", base_model="quickstart")
+    given = {"vectors": str(tmp_path / "v.safetensors"), "scales": [0.5, 1.0]}
+    job = evaluation(tmp_path, **given, vote_over_scales=True)
+    rows = [
+        *(*rows_of("base", 0, [0.0, 0.0]), *rows_of("base", 1, [0.0, 1.0])),
+        *(*rows_of("steered x 0.5", 0, [1.0, 1.0]), *rows_of("steered x 0.5", 1, [0.0, 1.0])),
+        *(*rows_of("steered", 0, [1.0, 0.0]), *rows_of("steered", 1, [0.0, 1.0])),
+    ]
+    found = {(x["arm"], x["metric"]): x for x in job._figures(rows, None)}
+    joined = found["steered, all scales", "avg@2"]
+    assert (joined["value"], joined["difference"]) == (0.5, 0.25)
+    alone = {x["arm"] for x in evaluation(tmp_path, **given)._figures(rows, None)}
+    assert alone == {"base", "steered x 0.5", "steered"}
+    with pytest.raises(ConfigError, match="of arithmetic has 1 samples, fewer than the 2 scales"):
+        evaluation(
+            tmp_path,
+            benchmarks={"arithmetic": Arithmetic()},
+            template=PlainTemplate("{question}="),
+            sampling=Sampling(group_size=1, max_new_tokens=8),
+            **given,
+            vote_over_scales=True,
+        )._prompts()
 
 
 ENDLESS, STOPPED = Sampling(max_new_tokens=2), Sampling(max_new_tokens=2, stop_strings=["a"])

@@ -12,7 +12,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from steer_lightning.evaluation.at_k import IncomparableShare, Sample, UnjudgedShare
-from steer_lightning.evaluation.job import _verdicts
 from steer_lightning.evaluation.results import (
     Voting,
     as_text,
@@ -22,6 +21,7 @@ from steer_lightning.evaluation.results import (
     table_rows,
 )
 from steer_lightning.evaluation.store import SCHEMA, read_rows, row_of, write_rows
+from steer_lightning.evaluation.verdicts import verdicts_of
 from steer_lightning.results.report.curve import benchmark_of
 from steer_lightning.rewards import MathReward, RewardSum, WeightedReward
 from steer_lightning.types import Completion
@@ -77,7 +77,9 @@ def evaluated(answers: list[str], gold: str) -> list[dict[str, Any]]:
     completions = [completion(answer, gold) for answer in answers]
     scores = RewardSum([WeightedReward(reward=MathReward())])(completions)
     rows = []
-    for n, (one, verdict, outcome) in enumerate(zip(completions, *_verdicts(scores), strict=True)):
+    for n, (one, verdict, outcome) in enumerate(
+        zip(completions, *verdicts_of(scores), strict=True)
+    ):
         place = {"benchmark": "clock", "arm": "base", "problem": 0, "sample": n}
         rows.append(row_of(place, one, verdict, outcome))
     return rows

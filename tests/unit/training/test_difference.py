@@ -15,6 +15,7 @@ from steer_lightning.rewards import FormatReward, RewardSum, WeightedReward
 from steer_lightning.rollout import GenerateEngine, Sampling
 from steer_lightning.steering import SteeringVectors
 from steer_lightning.testing import save_tiny
+from steer_lightning.training import PromptContrast
 from steer_lightning.training.difference import Difference, Settings, as_text
 from steer_lightning.types import Problem
 from tests.no_eos import save_without_eos
@@ -90,3 +91,22 @@ def test_completions_that_nothing_ends_are_told(
     stopped = Sampling(group_size=4, max_new_tokens=4, stop_strings=["a"])
     Difference(**pieces(tmp_path, policy=policy, sampling=stopped))._load()
     assert "Set eos_token_ids or stop_strings of model.eval_sampling.\n" in caplog.text
+
+
+def test_a_contrast_of_ones_own(tmp_path: Path) -> None:
+    """Of prompts: nothing is sampled for it, so a group of one will do."""
+    contrast = PromptContrast(PlainTemplate("up {question}:"), PlainTemplate("{question}:"))
+    settings = Settings(num_prompts=12, num_held_out=8, scales=[0.5], contrast=contrast)
+    alone = Sampling(group_size=1, max_new_tokens=4)
+    facts = Difference(**pieces(tmp_path, settings=settings, sampling=alone)).run()
+    assert (facts["contrast"], facts["num_prompts"]) == ("PromptContrast", 12)
+    assert facts["summary"] == "12 pairs of prompts, mean of their differences"
+    assert "mean_reward" not in facts
+    norms = contrast.direction().norm(dim=1).tolist()
+    assert [row["norm_of_difference"] for row in facts["layers"]] == pytest.approx(norms)
+
+
+def test_the_default_contrast_has_its_own_tokens() -> None:
+    contrast = PromptContrast(PlainTemplate("up {question}:"), PlainTemplate("{question}:"))
+    with pytest.raises(ConfigError, match="num_tokens = 3: contradicts contrast, PromptContrast"):
+        Settings(num_tokens=3, contrast=contrast)

@@ -1,0 +1,51 @@
+"""The verdicts on completions: what a verifier says, and verifying stored completions again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tqdm import tqdm
+
+from steer_lightning.evaluation.store import OUTCOME, Row, completion_of
+from steer_lightning.rewards import Reward, RewardSum, Scores, reward_name
+from steer_lightning.system.collectives import gather_objects, rank, world_size
+from steer_lightning.system.plain_settings import describe
+
+
+def verdicts_of(scores: Scores) -> tuple[list[float | None], list[str]]:
+    """Returns the verdict on each completion, None where it has none, and its outcome."""
+    (outcomes,) = scores.each.values()
+    return scores.total, outcomes
+
+
+def verified_anew(rows: Sequence[Row], judge: RewardSum) -> list[Row]:
+    """Verifies stored completions again; each of n processes takes every n-th completion.
+
+    Args:
+        rows: All rows, the same in every process.
+        judge: Sum of one reward, the verifier.
+
+    Returns:
+        The rows with new verdicts.
+    """
+    own = rows[rank() :: world_size()]
+    verdicts: list[tuple[float | None, str]] = []
+    with tqdm(total=len(own), unit="completion", desc="verifying", disable=rank() > 0) as bar:
+        for start in range(0, len(own), 1000):
+            part = [completion_of(row) for row in own[start : start + 1000]]
+            verdicts += zip(*verdicts_of(judge(part)), strict=True)
+            bar.update(len(part))
+    shares = gather_objects(verdicts)
+    found = (shares[n % len(shares)][n // len(shares)] for n in range(len(rows)))
+    return [
+        {**row, "verdict": verdict, OUTCOME: outcome}
+        for row, (verdict, outcome) in zip(rows, found, strict=True)
+    ]
+
+
+def verifier_facts(verifier: Reward) -> dict[str, Any]:
+    """Returns the name of a verifier and its settings."""
+    found = describe(verifier)
+    settings = found if isinstance(found, dict) else {}  # a function has no settings
+    return {"name": reward_name(verifier)} | {k: settings[k] for k in settings if k != "class"}
