@@ -27,13 +27,8 @@ from steer_lightning.evaluation.arms import (
     load_files,
     make_arms,
 )
-from steer_lightning.evaluation.results import (
-    Voting,
-    measure,
-    metrics_for,
-    samples_of,
-    table_rows,
-)
+from steer_lightning.evaluation.capability import capability
+from steer_lightning.evaluation.results import Voting, figures
 from steer_lightning.evaluation.runner import EVALUATION_STEP, sampling_for
 from steer_lightning.evaluation.side_effects import SHIPPED, SideEffects
 from steer_lightning.evaluation.store import (
@@ -101,7 +96,8 @@ class Evaluation:
         leave_out_layers: Layers of plain vectors; each is left out once, in an arm of its own.
             `each` takes every steered layer.
         pass_at: Numbers k for which to compute pass@k; null takes the number of samples. Numbers
-            above a benchmark's number of samples are left out.
+            above a benchmark's number of samples are left out. With several k, the curves of base
+            and arms are compared: where they cross, and which problems only one of them solves.
         verifier: Reward that decides which answers are right. Answers vote (maj@k) if it is a
             `MathReward`.
         reward_pool: Pool of processes that verify.
@@ -193,8 +189,9 @@ class Evaluation:
         """Runs the evaluation, or continues an interrupted one.
 
         Returns:
-            The content of `results.json`: `rows`, one for each benchmark, arm and metric, and
-            `side_effects`, see `measure_side_effects`; null if they are not measured.
+            The content of `results.json`: `rows`, one for each benchmark, arm and metric;
+            `capability`, see the function of this name; and `side_effects`, see
+            `measure_side_effects`, null if they are not measured.
 
         Raises:
             ConfigError: If benchmarks, vectors or folder do not fit; raised before the base loads.
@@ -207,7 +204,11 @@ class Evaluation:
                 self.side_effects.read(self.policy.tokenizer)
                 rows = self._answered(judge)
                 effects = self.side_effects.of(self.arms, self._load)
-            results = {"rows": self._figures(rows, voting), "side_effects": effects}
+            results = {
+                "rows": figures(rows, voting, self.pass_at),
+                "capability": capability(rows, self.pass_at or []),
+                "side_effects": effects,
+            }
         finally:
             judge.close()
         if rank() == 0:
@@ -361,22 +362,6 @@ class Evaluation:
             {**row, "verdict": verdict, OUTCOME: outcome}
             for row, (verdict, outcome) in zip(rows, found, strict=True)
         ]
-
-    def _figures(self, rows: list[Row], voting: Voting | None) -> list[dict[str, Any]]:
-        found = []
-        for benchmark in dict.fromkeys(row["benchmark"] for row in rows):
-            values = {}
-            of_it = [row for row in rows if row["benchmark"] == benchmark]
-            for arm in dict.fromkeys(row["arm"] for row in of_it):
-                of_arm = [row for row in of_it if row["arm"] == arm]
-                # each process adds its share of the problems, and torchmetrics joins the shares
-                own = [row for row in of_arm if row["problem"] % world_size() == rank()]
-                size = 1 + max(row["sample"] for row in of_arm)
-                ks = [size] if self.pass_at is None else self.pass_at
-                metrics = metrics_for(size, ks, voting is not None)
-                values[arm] = measure(samples_of(own, voting), metrics)
-            found += table_rows(benchmark, values)
-        return found
 
 
 def _verdicts(scores: Scores) -> tuple[list[float | None], list[str]]:

@@ -96,6 +96,7 @@ def read_contents(folder: Path, num_steps: int, num_prompts: int) -> Record:
         "benchmarks": benchmarks_of(series, summary or {}),
         "curves": {name: as_curve(points) for name, points in curves.items()},
         "evaluation": _evaluation(folder),
+        "capability": _capability(folder),
         "side_effects": _side_effects(folder),
         "lens": read_lens(folder),
         "looks": _some(read_looks(stages)),
@@ -168,6 +169,17 @@ def _evaluation(folder: Path) -> list[Record] | None:
             raise damaged(path, f"A row lacks {', '.join(sorted(missing))}")
     rows: list[Record] = found["rows"]
     return rows
+
+
+def _capability(folder: Path) -> list[Record]:
+    """Reads the curves of pass@k, which an evaluation with a single k does not have."""
+    path = folder / EVALUATION / RESULTS
+    found: list[Record] = (read_record(path, {"rows": list}) or {}).get("capability") or []
+    for record in found:
+        missing = {"benchmark", "arm", "num_samples", "points"} - set(record)
+        if missing:
+            raise damaged(path, f"A record of capability lacks {', '.join(sorted(missing))}")
+    return found
 
 
 def _side_effects(folder: Path) -> Record | None:

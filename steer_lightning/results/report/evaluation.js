@@ -12,6 +12,7 @@ function showBenchmarks(data) {
       make("p", { class: "intro" }, "Results of ", code("steer-lightning evaluate"), ", with 95\u202f% bootstrap intervals over problems. ",
         "The difference from the base is computed problem by problem, so its interval is narrower than the other two suggest."),
       ...names.flatMap((name) => evaluationOf(name, data.evaluation.filter((row) => row.benchmark === name))),
+      ...[...new Set(data.capability.map((record) => record.benchmark))].flatMap((name) => capabilityOf(name, data.capability.filter((record) => record.benchmark === name))),
       ...sideEffectsOf(data.side_effects));
   } else {
     section.append(missing("There is no evaluation yet. An evaluation compares the base with the steered base, at several scales, on benchmarks of your choice:",
@@ -101,8 +102,9 @@ function evaluationOf(name, rows) {
   const arms = [...new Set(rows.map((row) => row.arm))];
   const found = [...new Set(rows.map((row) => row.metric))];
   const of = (...kinds) => found.filter((metric) => kinds.includes(metric.split("@")[0]));
-  const means = of("avg"), votes = of("pass", "maj"); // two means if the base answers greedily
-  const metrics = [...new Set([...means, ...votes, ...found])];
+  const passes = d3.sort(of("pass"), (metric) => -metric.split("@")[1]).slice(0, 1); // the curve has them all
+  const means = of("avg"), votes = [...passes, ...of("maj")]; // two means if the base answers greedily
+  const metrics = [...new Set([...means, ...votes, ...found.filter((metric) => !metric.startsWith("pass@"))])];
   const find = (arm, metric) => rows.find((row) => row.arm === arm && row.metric === metric);
   const format = (metric) => (metric === "length" ? one : percent);
   const table = arms.map((arm) => {

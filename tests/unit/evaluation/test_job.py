@@ -11,11 +11,9 @@ from steer_lightning import ConfigError
 from steer_lightning.data import Arithmetic, PlainTemplate
 from steer_lightning.evaluation import AIME24
 from steer_lightning.evaluation.job import Evaluation, _hash, _verdicts, verifier_facts
-from steer_lightning.evaluation.store import row_of
 from steer_lightning.rewards import FormatReward, MathReward, Scores
 from steer_lightning.rollout import Sampling
 from steer_lightning.testing import make_prompts
-from steer_lightning.types import Completion
 from tests.no_eos import Questions, save_without_eos
 
 
@@ -110,31 +108,6 @@ def test_verdicts_come_with_their_outcomes() -> None:
         total=[1.0, None], parts={}, outcomes={}, each={"MathReward": ["right", "timed_out"]}
     )
     assert _verdicts(scores) == ([1.0, None], ["right", "timed_out"])
-
-
-def rows_of(arm: str, problem: int, verdicts: list[float]) -> list[dict[str, Any]]:
-    done = Completion(text="x", question="q", answer="1", num_tokens=4, finished=True)
-    place = {"benchmark": "sums", "arm": arm, "problem": problem}
-    return [row_of({**place, "sample": n}, done, x, "") for n, x in enumerate(verdicts)]
-
-
-def test_figures_by_hand(tmp_path: Path) -> None:
-    """Base: 0.5 and 0 are 1/4, and one problem of two is solved; steered: 1 and 0.5 are 3/4."""
-    rows = [
-        *rows_of("base", 0, [1.0, 0.0]),
-        *rows_of("base", 1, [0.0, 0.0]),
-        *rows_of("steered", 0, [1.0, 1.0]),
-        *rows_of("steered", 1, [0.0, 1.0]),
-    ]
-    found = {(x["arm"], x["metric"]): x for x in evaluation(tmp_path)._figures(rows, None)}
-    assert found["base", "avg@2"]["value"] == 0.25
-    assert found["base", "pass@2"]["value"] == 0.5
-    assert found["steered", "avg@2"]["value"] == 0.75
-    assert found["steered", "avg@2"]["difference"] == 0.5
-    assert found["steered", "pass@2"]["value"] == 1.0
-    others = evaluation(tmp_path, pass_at=[2, 3])._figures(rows, None)
-    passed = {x["metric"] for x in others if x["metric"].startswith("pass@")}
-    assert passed == {"pass@2"}, "of two samples no three can be drawn"
 
 
 ENDLESS, STOPPED = Sampling(max_new_tokens=2), Sampling(max_new_tokens=2, stop_strings=["a"])
