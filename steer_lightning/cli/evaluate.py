@@ -62,12 +62,15 @@ def _tell(evaluation: Evaluation, results: dict[str, Any]) -> None:
     """Prints the table and the paths of the evaluation's files."""
     print(f"\n{as_text(results['rows'])}\n")
     print("Shares in percent, with 95 % bootstrap intervals over problems.")
+    if results["strata"]:
+        print("\nStrata by the base's pass rate in other samples of each problem:\n")
+        print(as_text(results["strata"]))
     curves, effects = results["capability"], results["side_effects"]
     if curves:
         print(f"\n{capability_as_text(curves)}")
     if effects is not None:
         print(f"\nSide effects: {side_effects_as_text(effects)}")
-    if curves or effects is not None:
+    if curves or results["strata"] or effects is not None:
         print()
     store = evaluation.store
     print(f"figures:     {one_line(store.results)}")

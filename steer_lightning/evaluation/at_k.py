@@ -34,6 +34,8 @@ class Sample:
     """Number of the answer, the same for equal answers of a problem; None without an answer."""
     is_incomparable: bool = False
     """Whether the sample is wrong because its answer can't be compared with the gold one."""
+    followed: float | None = None
+    """Share of the problem's verifiable instructions that it follows; None if there are none."""
 
 
 def gather_tensors(own: torch.Tensor, group: Any = None) -> list[torch.Tensor]:
@@ -193,6 +195,37 @@ class FormatShare(PerProblem):
     def number(self, samples: Sequence[Sample]) -> float:
         """Returns the share among a problem's samples."""
         return sum(sample.vote is not None for sample in samples) / len(samples)
+
+
+class SoftAccuracy(PerProblem):
+    """Computes the share of a problem's instructions that are followed (arXiv 2505.14810)."""
+
+    def number(self, samples: Sequence[Sample]) -> float:
+        """Returns the mean share of a problem's samples; NaN without instructions."""
+        shares = [sample.followed for sample in samples if sample.followed is not None]
+        return sum(shares) / len(shares) if shares else math.nan
+
+
+class HardAccuracy(PerProblem):
+    """Computes the share of samples that follow all instructions (arXiv 2505.14810)."""
+
+    def number(self, samples: Sequence[Sample]) -> float:
+        """Returns the share among a problem's samples; NaN without instructions."""
+        every = [sample.followed == 1 for sample in samples if sample.followed is not None]
+        return sum(every) / len(every) if every else math.nan
+
+
+class RightAndHard(PerProblem):
+    """Computes the share of judged samples that are right and follow all instructions."""
+
+    def number(self, samples: Sequence[Sample]) -> float:
+        """Returns the share among a problem's samples; NaN without instructions or verdicts."""
+        both = [
+            sample.verdict >= 1 and sample.followed == 1
+            for sample in samples
+            if sample.verdict is not None and sample.followed is not None
+        ]
+        return sum(both) / len(both) if both else math.nan
 
 
 class IncomparableShare(PerProblem):

@@ -40,6 +40,7 @@ from steer_lightning.evaluation.store import (
     read_rows,
     row_of,
 )
+from steer_lightning.evaluation.strata import check_strata, in_strata
 from steer_lightning.evaluation.votes import compare_by
 from steer_lightning.model.policy import Policy
 from steer_lightning.rewards import (
@@ -98,6 +99,8 @@ class Evaluation:
         pass_at: Numbers k for which to compute pass@k; null takes the number of samples. Numbers
             above a benchmark's number of samples are left out. With several k, the curves of base
             and arms are compared: where they cross, and which problems only one of them solves.
+        strata: Bounds, such as `[0.25, 0.75]`, between strata of problems by the base's pass rate.
+            Every metric is also measured for each stratum, see `in_strata`; no bounds, no strata.
         verifier: Reward that decides which answers are right. Answers vote (maj@k) if it is a
             `MathReward`.
         reward_pool: Pool of processes that verify.
@@ -134,6 +137,7 @@ class Evaluation:
         scales: list[float] = [1.0],  # noqa: B006  # never changed; a list for jsonargparse
         leave_out_layers: list[int] | Literal["each"] | None = None,
         pass_at: list[int] | None = None,
+        strata: list[float] = [],  # noqa: B006  # never changed; a list for jsonargparse
         verifier: Reward | None = None,
         reward_pool: RewardPool | None = None,
         engine: RolloutEngine | None = None,
@@ -165,7 +169,9 @@ class Evaluation:
         self.base = base or base_of(self.files, trust_remote_code)
         self.benchmarks, self.template = benchmarks, template or ChatTemplate()
         self.sampling, self.base_sampling = sampling, base_sampling or sampling
-        self.num_samples, self.pass_at = num_samples, pass_at
+        self.num_samples, self.pass_at, self.strata = num_samples, pass_at, strata
+        sizes = [self._sampling(name, "").group_size for name in benchmarks]
+        check_strata(strata, base_sampling, sizes)
         self.arms = make_arms(self.files, scales, leave_out_layers)
         self.verifier: Reward = verifier or MathReward()
         self.pool = reward_pool or RewardPool()
@@ -190,8 +196,8 @@ class Evaluation:
 
         Returns:
             The content of `results.json`: `rows`, one for each benchmark, arm and metric;
-            `capability`, see the function of this name; and `side_effects`, see
-            `measure_side_effects`, null if they are not measured.
+            `capability`, see the function of this name; `strata`, such rows for each stratum;
+            and `side_effects`, see `measure_side_effects`, null if they are not measured.
 
         Raises:
             ConfigError: If benchmarks, vectors or folder do not fit; raised before the base loads.
@@ -207,6 +213,9 @@ class Evaluation:
             results = {
                 "rows": figures(rows, voting, self.pass_at),
                 "capability": capability(rows, self.pass_at or []),
+                "strata": figures(in_strata(rows, self.strata), voting, self.pass_at)
+                if self.strata
+                else [],
                 "side_effects": effects,
             }
         finally:

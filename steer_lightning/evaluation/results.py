@@ -14,15 +14,18 @@ from steer_lightning.evaluation.at_k import (
     CompletionLength,
     CutOffShare,
     FormatShare,
+    HardAccuracy,
     IncomparableShare,
     MajAtK,
     PassAtK,
     PerProblem,
+    RightAndHard,
     Sample,
+    SoftAccuracy,
     UnjudgedShare,
 )
 from steer_lightning.evaluation.intervals import Values, difference, estimate, fields_of
-from steer_lightning.evaluation.store import OUTCOME, Row
+from steer_lightning.evaluation.store import FOLLOWED, OUTCOME, Row
 from steer_lightning.evaluation.votes import Compare, number_answers
 from steer_lightning.rewards.answer_in_text import AnswerIn, find_answer
 from steer_lightning.rewards.base import INCOMPARABLE
@@ -68,6 +71,7 @@ def samples_of(rows: Sequence[Row], voting: Voting | None) -> dict[int, list[Sam
                 finished=row["finished"],
                 vote=vote,
                 is_incomparable=row.get(OUTCOME) == INCOMPARABLE,
+                followed=row.get(FOLLOWED),
             )
             for row, vote in zip(group, found, strict=True)
         ]
@@ -102,11 +106,15 @@ def metrics_for(num_samples: int, pass_at: Sequence[int], votes: bool) -> dict[s
         found[f"maj@{num_samples}"] = MajAtK()
     found |= {"length": CompletionLength(), "cut off": CutOffShare()}
     found |= {"format": FormatShare()} if votes else {}
+    found |= {"hard": HardAccuracy(), "soft": SoftAccuracy(), "right and hard": RightAndHard()}
     return found | {"incomparable": IncomparableShare(), "unjudged": UnjudgedShare()}
 
 
 APART = ("incomparable", "unjudged")
 """Metrics that are shown unless they are 0 throughout."""
+
+INSTRUCTED = ("hard", "soft", "right and hard")
+"""Metrics of benchmarks whose problems have verifiable instructions."""
 
 
 def measure(samples: dict[int, list[Sample]], metrics: dict[str, PerProblem]) -> dict[str, Values]:
@@ -129,6 +137,10 @@ def table_rows(benchmark: str, values: dict[str, dict[str, Values]]) -> list[dic
         metric
         for metric in APART
         if not any(np.any(found.get(metric, 0.0)) for found in values.values())
+    } | {
+        metric
+        for metric in INSTRUCTED
+        if all(np.isnan(found.get(metric, np.nan)).all() for found in values.values())
     }
     for arm, found in values.items():
         for metric, numbers in found.items():
@@ -187,7 +199,7 @@ def as_text(rows: Sequence[dict[str, Any]]) -> str:
     return "\n\n".join(blocks)
 
 
-KINDS = ("avg", "pass", "maj", "length", "cut off", "format", *APART)
+KINDS = ("avg", "pass", "maj", "length", "cut off", "format", *INSTRUCTED, *APART)
 """Kinds of metrics, in the order of the table's columns."""
 
 

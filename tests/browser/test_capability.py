@@ -43,3 +43,13 @@ def test_curves_of_pass_at_k(tmp_path: Path, opened: Open) -> None:
     page.locator("#benchmarks summary", has_text="only one of").click()
     only = page.locator("#benchmarks details tbody tr")
     assert only.all_inner_texts() == ["1<2\tbase\t3 of 4"]
+
+
+def test_strata(tmp_path: Path, opened: Open) -> None:
+    run = made_up_run.make_run(tmp_path / "run-1")
+    path = run / "evaluation/results.json"
+    found = json.loads(path.read_text())
+    rows = [{**row, "benchmark": "sums, base 0-25 %"} for row in found["rows"]]
+    path.write_text(json.dumps({**found, "strata": rows}))
+    titles = opened(write_report(run)).locator("#benchmarks h4").all_inner_texts()
+    assert titles == ["sums", "Strata by the base's pass rate", "sums, base 0-25 %"]

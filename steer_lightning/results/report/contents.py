@@ -97,6 +97,7 @@ def read_contents(folder: Path, num_steps: int, num_prompts: int) -> Record:
         "curves": {name: as_curve(points) for name, points in curves.items()},
         "evaluation": _evaluation(folder),
         "capability": _capability(folder),
+        "strata": _evaluation(folder, "strata") or [],
         "side_effects": _side_effects(folder),
         "lens": read_lens(folder),
         "looks": _some(read_looks(stages)),
@@ -157,17 +158,17 @@ def _figure(
     return {"step": 0 if when == "before" else None, "value": value, "low": low, "high": high}
 
 
-def _evaluation(folder: Path) -> list[Record] | None:
+def _evaluation(folder: Path, part: str = "rows") -> list[Record] | None:
     """Reads the figures of `steer-lightning evaluate`, which are beside the vectors."""
     path = folder / EVALUATION / RESULTS
     found = read_record(path, {"rows": list})
     if found is None:
         return None
-    for row in found["rows"]:
+    rows: list[Record] = found.get(part) or []
+    for row in rows:
         missing = {"benchmark", "arm", "metric", "value"} - set(row)
         if missing:
             raise damaged(path, f"A row lacks {', '.join(sorted(missing))}")
-    rows: list[Record] = found["rows"]
     return rows
 
 

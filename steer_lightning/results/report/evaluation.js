@@ -13,11 +13,23 @@ function showBenchmarks(data) {
         "The difference from the base is computed problem by problem, so its interval is narrower than the other two suggest."),
       ...names.flatMap((name) => evaluationOf(name, data.evaluation.filter((row) => row.benchmark === name))),
       ...[...new Set(data.capability.map((record) => record.benchmark))].flatMap((name) => capabilityOf(name, data.capability.filter((record) => record.benchmark === name))),
+      ...strataOf(data.strata),
       ...sideEffectsOf(data.side_effects));
   } else {
     section.append(missing("There is no evaluation yet. An evaluation compares the base with the steered base, at several scales, on benchmarks of your choice:",
       make("pre", {}, "steer-lightning evaluate --config evaluate/mathematics --vectors RUN_FOLDER")));
   }
+}
+
+/** The same figures for problems of like difficulty. */
+function strataOf(rows) {
+  if (!rows.length) return [];
+  const names = [...new Set(rows.map((row) => row.benchmark))];
+  return [
+    make("h4", {}, "Strata by the base's pass rate"),
+    make("p", { class: "intro" }, "Half of the base's samples decide how hard a problem is, and the other half of all samples is measured, so that chance does not do both."),
+    ...names.flatMap((name) => evaluationOf(name, rows.filter((row) => row.benchmark === name))),
+  ];
 }
 
 const nats = decimalsOf(3);

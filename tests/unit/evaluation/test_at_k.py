@@ -19,7 +19,7 @@ from steer_lightning.evaluation import (
     PassAtK,
     Sample,
 )
-from steer_lightning.evaluation.at_k import pass_at_k
+from steer_lightning.evaluation.at_k import HardAccuracy, RightAndHard, SoftAccuracy, pass_at_k
 
 
 def samples(verdicts: list[float | None], votes: list[int | None] | None = None) -> list[Sample]:
@@ -90,6 +90,20 @@ def test_the_answer_of_most_samples(
     verdicts: list[float | None], votes: list[int | None], expected: float
 ) -> None:
     assert MajAtK().number(samples(verdicts, votes)) == pytest.approx(expected, nan_ok=True)
+
+
+def test_instructions_that_are_followed() -> None:
+    given = [(1.0, 1.0), (0.0, 1.0), (1.0, 0.5), (None, 0.0)]
+    found = [
+        Sample(verdict=verdict, num_tokens=1, finished=True, followed=share)
+        for verdict, share in given
+    ]
+    assert HardAccuracy().number(found) == 0.5
+    assert SoftAccuracy().number(found) == 0.625
+    assert RightAndHard().number(found) == pytest.approx(1 / 3), "of the three with a verdict"
+    without = samples([1.0])
+    for metric in (HardAccuracy(), SoftAccuracy(), RightAndHard()):
+        assert math.isnan(metric.number(without))
 
 
 def test_length_and_shares() -> None:

@@ -31,6 +31,12 @@ def evaluation(tmp_path: Path, **settings: Any) -> Evaluation:
         ({"scales": [1.0, float("nan")]}, r"scales = \[1.0, nan\]: must be finite"),
         ({"scales": [float("-inf")]}, "must be finite"),
         ({"scales": [1.0, 2.0, 1.0]}, "names a scale twice"),
+        ({"strata": [0.5, 0.2]}, r"strata = \[0.5, 0.2\]: must be ascending"),
+        ({"strata": [0.5]}, r"strata = \[0.5\]: needs at least 2 samples"),
+        (
+            {"strata": [0.5], "num_samples": 4, "base_sampling": Sampling(temperature=0)},
+            "needs base_sampling: null",
+        ),
         ({"pass_at": [1, 0]}, r"pass_at = \[1, 0\]: must contain numbers of at least 1"),
     ],
 )

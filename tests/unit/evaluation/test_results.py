@@ -14,6 +14,7 @@ import pytest
 from steer_lightning.evaluation.at_k import IncomparableShare, Sample, UnjudgedShare
 from steer_lightning.evaluation.job import _verdicts
 from steer_lightning.evaluation.results import (
+    INSTRUCTED,
     Voting,
     as_text,
     figures,
@@ -123,6 +124,18 @@ def test_figures_by_hand() -> None:
     assert passed == {"pass@2"}, "of two samples no three can be drawn"
 
 
+def test_instructions_are_shown_where_problems_have_some() -> None:
+    rows = [*rows_of("base", 0, [1.0, 0.0]), *rows_of("base", 1, [1.0, 1.0])]
+    assert not [x for x in figures(rows, None, []) if x["metric"] in INSTRUCTED]
+    for row, share in zip(rows, (0.0, 0.5, None, None), strict=True):
+        row["followed"] = share
+    found = {x["metric"]: x for x in figures(rows, None, []) if x["metric"] in INSTRUCTED}
+    assert {name: row["value"] for name, row in found.items()} == {
+        **{"hard": 0.0, "soft": 0.25, "right and hard": 0.0}
+    }
+    assert found["hard"]["num_without"] == 1, "the second problem has no instructions"
+
+
 def test_the_table_leaves_smaller_k_to_the_curve() -> None:
     rows = rows_of("base", 0, [1.0, 0.0, 0.0, 0.0])
     head = as_text(figures(rows, None, [4, 2, 3])).splitlines()[1]
@@ -190,9 +203,11 @@ def test_outcomes_are_kept_and_earlier_files_have_none(tmp_path: Path) -> None:
     rows = evaluated(["3:00", "5"], "3:00")
     write_rows(tmp_path / "new.parquet", rows)
     assert [row["outcome"] for row in read_rows(tmp_path / "new.parquet")] == ["right", "wrong"]
-    earlier = pa.schema([field for field in SCHEMA if field.name != "outcome"])
+    assert [row["followed"] for row in read_rows(tmp_path / "new.parquet")] == [None, None]
+    earlier = pa.schema([field for field in SCHEMA if field.name not in ("outcome", "followed")])
     pq.write_table(pa.Table.from_pylist(rows, schema=earlier), tmp_path / "old.parquet")
-    assert [row["outcome"] for row in read_rows(tmp_path / "old.parquet")] == [None, None]
+    for name in ("outcome", "followed"):
+        assert [row[name] for row in read_rows(tmp_path / "old.parquet")] == [None, None]
 
 
 def test_a_benchmark_may_have_slashes_in_its_name() -> None:

@@ -127,6 +127,19 @@ def test_the_title_has_the_task_and_the_run(run: Path) -> None:
     assert found["clock"]["seconds"][-1] == 120.0, "40 steps of 3 s"
 
 
+def test_strata_of_an_evaluation(run: Path) -> None:
+    assert contents(run)["strata"] == []
+    path = run / "evaluation/results.json"
+    found = json.loads(path.read_text())
+    rows = [{**row, "benchmark": "sums, base 0-25 %"} for row in found["rows"]]
+    path.write_text(json.dumps({**found, "strata": rows}))
+    assert contents(run)["strata"] == rows
+    assert {row["benchmark"] for row in contents(run)["evaluation"]} == {"sums"}
+    path.write_text(json.dumps({**found, "strata": [{"benchmark": "sums"}]}))
+    with pytest.raises(ConfigError, match="A row lacks arm, metric, value"):
+        contents(run)
+
+
 def test_curves_of_an_evaluation_and_of_one_without(run: Path) -> None:
     assert contents(run)["capability"] == []
     path = run / "evaluation/results.json"
