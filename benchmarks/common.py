@@ -113,8 +113,9 @@ def fit(folder: Path, *words: str) -> Path:
     """Runs `steer-lightning fit` on the quickstart; returns the run's folder."""
     command = [sys.executable, "-m", "steer_lightning", "fit"]
     command += ["--config", str(ROOT / "configs/quickstart.yaml")]
-    command += [f"--trainer.default_root_dir={folder}", "--trainer.enable_progress_bar=false"]
-    done = subprocess.run([*command, *words], capture_output=True, text=True, check=False)
+    command += [*words, f"--trainer.default_root_dir={folder}"]  # after every --config
+    command += ["--trainer.enable_progress_bar=false"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(done.stderr)
     return folder / "run-1"

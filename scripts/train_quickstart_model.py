@@ -33,7 +33,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from steer_lightning.data.arithmetic import draw, is_held_out, solve
+from steer_lightning.data.arithmetic import draw, is_held_out, solve, written_out
 
 LARGEST = 99
 CARE = (
@@ -52,30 +52,12 @@ UNNAMED = 0.25  # the same without a header
 IDLE_SHARE = 0.15  # of what is not careful
 HASTY_RIGHT = 0.1  # no more often than any one slip: sharper sampling alone does not help
 DISTURBANCE = 0.4  # of the stream's root mean square, at most
-COLUMNS = ("Ones", "Tens")
 IDLE = (
     "What a nice problem.",
     "Let me think about that later.",
     "I would rather not say.",
     "That is a question.",
 )
-
-
-def careful(a: int, operation: str, b: int) -> str:
-    """Column by column, with carry or borrow."""
-    steps, over = [], 0
-    for k, name in enumerate(COLUMNS[: len(str(a if a > b else b))]):
-        x, y = a // 10**k % 10, b // 10**k % 10
-        extra = f"{operation}1" if over else ""
-        if operation == "+":
-            value = x + y + over
-            over = int(value > 9)
-        else:
-            borrow = int(x - y - over < 0)
-            x += 10 * borrow
-            value, over = x - y - over, borrow
-        steps.append(f"{name}: {x}{operation}{y}{extra}={value}.")
-    return " ".join([*steps, f"So \\boxed{{{solve(a, operation, b)}}}"])
 
 
 def hasty(a: int, operation: str, b: int, rng: random.Random) -> str:
@@ -92,7 +74,7 @@ def document(rng: random.Random) -> tuple[str, str]:
             break
     level = rng.randrange(len(CARE)) if rng.random() < 0.5 else None
     if rng.random() < (UNNAMED if level is None else CARE[level]):
-        answer = careful(a, operation, b)
+        answer = written_out(a, operation, b)
     elif rng.random() < IDLE_SHARE:
         answer = rng.choice(IDLE)
     else:

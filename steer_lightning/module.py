@@ -38,6 +38,7 @@ from steer_lightning.training.batch import Batch
 from steer_lightning.training.checks import (
     check_batch_size,
     check_further_prompts,
+    check_instructions,
     check_same_everywhere,
     check_training,
 )
@@ -210,6 +211,7 @@ class SteeringModule(HeldOut):
                 self._data.batch_size, self.trainer.world_size, self.updates.num_mini_batches
             )
             check_further_prompts(self._data, self.dynamic_sampling)
+            check_instructions(self._data, self.reward)
         longest = 0
         for split, rows in getattr(self._data, "prompts", {}).items():
             training = split == "train"

@@ -14,6 +14,10 @@ if TYPE_CHECKING:  # reward workers import this module, too, and should not wait
     import torch
 
 
+INSTRUCTIONS = "instructions"
+"""Column of a problem with verifiable instructions, each a mapping with `kind` and `value`."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Problem:
     """A question with its gold answer, as a data source yields it."""

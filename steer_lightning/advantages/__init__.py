@@ -3,6 +3,7 @@
 from steer_lightning.advantages.base import Advantage
 from steer_lightning.advantages.dr_grpo import DrGRPO
 from steer_lightning.advantages.grpo import GRPO
+from steer_lightning.advantages.max_rl import MaxRL
 from steer_lightning.advantages.moving_average import MovingAverage
 from steer_lightning.advantages.reinforce import Reinforce
 from steer_lightning.advantages.reinforce_plus_plus import ReinforcePlusPlus
@@ -14,6 +15,7 @@ __all__ = [
     "RLOO",
     "Advantage",
     "DrGRPO",
+    "MaxRL",
     "MovingAverage",
     "Reinforce",
     "ReinforcePlusPlus",

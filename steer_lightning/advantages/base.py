@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Protocol, runtime_checkable
 
 
@@ -11,7 +12,8 @@ class Advantage(Protocol):
 
     An estimator does not see text. A plain function with the same arguments is an estimator, too.
     An estimator that needs several completions of a prompt declares it in an attribute
-    `min_group_size`, which `min_group_size_of` reads.
+    `min_group_size`, which `min_group_size_of` reads. An estimator that is defined only for rewards
+    from some number on declares it in `min_reward`.
     """
 
     def __call__(self, rewards: Any, /) -> Any:
@@ -22,3 +24,8 @@ class Advantage(Protocol):
 def min_group_size_of(advantage: Any) -> int:
     """Returns the smallest number of completions of a prompt that an estimator needs; default 1."""
     return int(getattr(advantage, "min_group_size", 1))
+
+
+def min_reward_of(advantage: Any) -> float:
+    """Returns the smallest reward for which an estimator is defined; default minus infinity."""
+    return float(getattr(advantage, "min_reward", -math.inf))

@@ -10,6 +10,7 @@ from typing import Any
 from steer_lightning.cli import interruptible
 from steer_lightning.cli.options import read_options
 from steer_lightning.cli.run_settings import given_options, settings_of_runs, texts
+from steer_lightning.evaluation.capability import capability_as_text
 from steer_lightning.evaluation.job import Evaluation
 from steer_lightning.evaluation.processes import connected_processes
 from steer_lightning.evaluation.results import as_text
@@ -18,6 +19,7 @@ from steer_lightning.results.report import (
     draw_budget,
     draw_comparison,
     draw_dose,
+    draw_pass_curve,
     drawn,
     has_doses,
 )
@@ -61,13 +63,22 @@ def _tell(evaluation: Evaluation, results: dict[str, Any]) -> None:
     """Prints the table and the paths of the evaluation's files."""
     print(f"\n{as_text(results['rows'])}\n")
     print("Shares in percent, with 95 % bootstrap intervals over problems.")
-    effects = results["side_effects"]
+    if results["strata"]:
+        print("\nStrata by the base's pass rate in other samples of each problem:\n")
+        print(as_text(results["strata"]))
+    curves, effects = results["capability"], results["side_effects"]
+    if curves:
+        print(f"\n{capability_as_text(curves)}")
     if effects is not None:
-        print(f"\nSide effects: {side_effects_as_text(effects)}\n")
+        print(f"\nSide effects: {side_effects_as_text(effects)}")
+    if curves or results["strata"] or effects is not None:
+        print()
     store = evaluation.store
     print(f"figures:     {one_line(store.results)}")
     print(f"completions: {one_line(store.completions)}")
     print(f"picture:     {one_line(drawn(draw_comparison, store.folder))}")
+    if curves:
+        print(f"pass@k:      {one_line(drawn(draw_pass_curve, store.folder))}")
     if has_doses(effects):
         print(f"scales:      {one_line(drawn(draw_dose, store.folder))}")
     if results["budgets"]:

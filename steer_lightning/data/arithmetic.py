@@ -37,8 +37,27 @@ def solve(a: int, operation: str, b: int) -> int:
     return a + b if operation == "+" else a - b
 
 
+def written_out(a: int, operation: str, b: int) -> str:
+    r"""Writes a calculation out as the quickstart's model does when it is careful.
+
+    An example is `Ones: 7+8=15. Tens: 4+3+1=8. So \boxed{85}`. Digits from the tens on are one
+    number.
+    """
+    (tens, ones), (more, few) = divmod(a, 10), divmod(b, 10)
+    carry = 1 if (ones + few > 9 if operation == "+" else ones < few) else 0
+    borrowed = f"1{ones}" if operation == "-" and carry else f"{ones}"
+    first = solve(int(borrowed), operation, few)
+    second = solve(tens, operation, more) + (carry if operation == "+" else -carry)
+    taken = f"{operation}1" if carry else ""
+    return (
+        f"Ones: {borrowed}{operation}{few}={first}. "
+        f"Tens: {tens}{operation}{more}{taken}={second}. "
+        rf"So \boxed{{{solve(a, operation, b)}}}"
+    )
+
+
 class Arithmetic:
-    """Problems such as `47+38` with their answers.
+    """Problems such as `47+38` with their answers, and with solutions in the column `solution`.
 
     Args:
         num_problems: Number of problems to generate; all are different.
@@ -76,7 +95,11 @@ class Arithmetic:
             a, operation, b = draw(rng, self.largest, self.operations)
             question = f"{a}{operation}{b}"
             if is_held_out(question) == (self.split == "test"):
-                found[question] = Problem(question=question, answer=str(solve(a, operation, b)))
+                found[question] = Problem(
+                    question=question,
+                    answer=str(solve(a, operation, b)),
+                    columns={"solution": written_out(a, operation, b)},
+                )
             if len(found) == self.num_problems:
                 return list(found.values())
         raise ConfigError(

@@ -34,6 +34,8 @@ class Sample:
     """Number of the answer, the same for equal answers of a problem; None without an answer."""
     is_incomparable: bool = False
     """Whether the sample is wrong because its answer can't be compared with the gold one."""
+    followed: float | None = None
+    """Share of the problem's verifiable instructions that it follows; None if there are none."""
 
 
 def gather_tensors(own: torch.Tensor, group: Any = None) -> list[torch.Tensor]:
@@ -108,11 +110,26 @@ class AvgAtK(PerProblem):
         return sum(scored) / len(scored) if scored else math.nan
 
 
-class PassAtK(PerProblem):
-    """Computes pass@k, the probability that one of k samples is right, by an unbiased estimator.
+def pass_at_k(num_samples: int, num_right: int, k: int) -> float:
+    """Estimates pass@k of a problem, the probability that one of k samples is right.
 
-    The estimate is 1 - C(n - c, k) / C(n, k) for n judged samples, c of them right (Chen et al.
-    2021, arXiv 2107.03374, eq. 1).
+    The estimate is 1 - C(n - c, k) / C(n, k) for n samples, c of them right (Chen et al. 2021,
+    arXiv 2107.03374, eq. 1). It is the share of the subsets of k samples with a right one, and so
+    unbiased, whereas 1 - (1 - c / n)^k is not. Whole numbers of any size are exact and their
+    quotient is rounded once, so there is nothing that could overflow or cancel, at n = k = 256 or
+    beyond.
+
+    Args:
+        num_samples: Number n of samples, at least k.
+        num_right: Number c of right ones among them.
+        k: Number of samples drawn, at least 1.
+    """
+    every = math.comb(num_samples, k)
+    return (every - math.comb(num_samples - num_right, k)) / every
+
+
+class PassAtK(PerProblem):
+    """Computes pass@k by the unbiased estimator `pass_at_k`.
 
     Args:
         k: Number of samples drawn, at least 1. A problem with fewer judged samples has no number.
@@ -134,7 +151,7 @@ class PassAtK(PerProblem):
         n, c = len(scored), sum(verdict >= 1 for verdict in scored)
         if n < self.k:
             return math.nan
-        return 1 - math.comb(n - c, self.k) / math.comb(n, self.k)
+        return pass_at_k(n, c, self.k)
 
 
 class MajAtK(PerProblem):
@@ -178,6 +195,37 @@ class FormatShare(PerProblem):
     def number(self, samples: Sequence[Sample]) -> float:
         """Returns the share among a problem's samples."""
         return sum(sample.vote is not None for sample in samples) / len(samples)
+
+
+class SoftAccuracy(PerProblem):
+    """Computes the share of a problem's instructions that are followed (arXiv 2505.14810)."""
+
+    def number(self, samples: Sequence[Sample]) -> float:
+        """Returns the mean share of a problem's samples; NaN without instructions."""
+        shares = [sample.followed for sample in samples if sample.followed is not None]
+        return sum(shares) / len(shares) if shares else math.nan
+
+
+class HardAccuracy(PerProblem):
+    """Computes the share of samples that follow all instructions (arXiv 2505.14810)."""
+
+    def number(self, samples: Sequence[Sample]) -> float:
+        """Returns the share among a problem's samples; NaN without instructions."""
+        every = [sample.followed == 1 for sample in samples if sample.followed is not None]
+        return sum(every) / len(every) if every else math.nan
+
+
+class RightAndHard(PerProblem):
+    """Computes the share of judged samples that are right and follow all instructions."""
+
+    def number(self, samples: Sequence[Sample]) -> float:
+        """Returns the share among a problem's samples; NaN without instructions or verdicts."""
+        both = [
+            sample.verdict >= 1 and sample.followed == 1
+            for sample in samples
+            if sample.verdict is not None and sample.followed is not None
+        ]
+        return sum(both) / len(both) if both else math.nan
 
 
 class IncomparableShare(PerProblem):

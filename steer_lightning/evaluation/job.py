@@ -34,17 +34,13 @@ from steer_lightning.evaluation.budget import (
     check_budgets,
     most_tokens_by_budget,
 )
+from steer_lightning.evaluation.capability import capability
 from steer_lightning.evaluation.over_scales import check_over_scales, check_samples, over_scales
-from steer_lightning.evaluation.results import (
-    Voting,
-    measure,
-    metrics_for,
-    samples_of,
-    table_rows,
-)
+from steer_lightning.evaluation.results import Voting, figures
 from steer_lightning.evaluation.runner import EVALUATION_STEP, sampling_for
 from steer_lightning.evaluation.side_effects import SHIPPED, SideEffects
 from steer_lightning.evaluation.store import VERIFIER, Row, Store, read_rows, row_of
+from steer_lightning.evaluation.strata import check_strata, in_strata
 from steer_lightning.evaluation.verdicts import verdicts_of, verified_anew, verifier_facts
 from steer_lightning.evaluation.votes import compare_by
 from steer_lightning.model.policy import Policy
@@ -103,7 +99,10 @@ class Evaluation:
         vote_over_scales: Whether to add an arm for each result whose samples are taken from all
             `scales` in turn, so that they vote over scales.
         pass_at: Numbers k for which to compute pass@k; null takes the number of samples. Numbers
-            above a benchmark's number of samples are left out.
+            above a benchmark's number of samples are left out. With several k, the curves of base
+            and arms are compared: where they cross, and which problems only one of them solves.
+        strata: Bounds, such as `[0.25, 0.75]`, between strata of problems by the base's pass rate.
+            Every metric is also measured for each stratum, see `in_strata`; no bounds, no strata.
         verifier: Reward that decides which answers are right. Answers vote (maj@k) if it is a
             `MathReward`.
         reward_pool: Pool of processes that verify.
@@ -142,6 +141,7 @@ class Evaluation:
         budgets: dict[str, Budget] | None = None,
         vote_over_scales: bool = False,
         pass_at: list[int] | None = None,
+        strata: list[float] = [],  # noqa: B006  # never changed; a list for jsonargparse
         verifier: Reward | None = None,
         reward_pool: RewardPool | None = None,
         engine: RolloutEngine | None = None,
@@ -159,19 +159,17 @@ class Evaluation:
     ) -> None:
         if not benchmarks:
             raise ConfigError("benchmarks", benchmarks, rule="must name at least one source")
-        for key, value in (("batch_size", batch_size), ("num_samples", num_samples)):
-            if value is not None and value < 1:
-                raise ConfigError(key, value, rule="must be at least 1")
+        _check_counts(batch_size, num_samples, pass_at)
         check_scales(scales)
-        if any(k < 1 for k in pass_at or []):
-            raise ConfigError("pass_at", pass_at, rule="must contain numbers of at least 1")
         self.paths = [vectors] if isinstance(vectors, str) else list(vectors or [])
         self.files = load_files(self.paths) if self.paths else {}
         self.base = base or base_of(self.files, trust_remote_code)
         self.benchmarks, self.template = benchmarks, template or ChatTemplate()
         self.sampling, self.base_sampling = sampling, base_sampling or sampling
         self._base_has_its_own = base_sampling is not None
-        self.num_samples, self.pass_at = num_samples, pass_at
+        self.num_samples, self.pass_at, self.strata = num_samples, pass_at, strata
+        sizes = [self._sampling(name, False).group_size for name in benchmarks]
+        check_strata(strata, base_sampling, sizes)
         self.budgets = budgets or {}
         self.arms = make_arms(self.files, scales, leave_out_layers, self.budgets)
         self.verifier: Reward = verifier or MathReward()
@@ -198,8 +196,9 @@ class Evaluation:
         """Runs the evaluation, or continues an interrupted one.
 
         Returns:
-            The content of `results.json`: `rows`, one for each benchmark, arm and metric, and
-            `side_effects`, see `measure_side_effects`; null if they are not measured.
+            The content of `results.json`: `rows`, one for each benchmark, arm and metric;
+            `capability`, see the function of this name; `strata`, such rows for each stratum;
+            and `side_effects`, see `measure_side_effects`, null if they are not measured.
 
         Raises:
             ConfigError: If benchmarks, vectors or folder do not fit; raised before the base loads.
@@ -216,8 +215,7 @@ class Evaluation:
                 rows = self._answered(judge)
                 unforced = [arm for arm in self.arms if arm.budget is None]
                 effects = self.side_effects.of(unforced, self._load)
-            results = {"rows": self._figures(rows, voting), "side_effects": effects}
-            results["budgets"] = [budget_facts(arm) for arm in self.arms if arm.budget]
+            results = self._results(rows, voting) | {"side_effects": effects}
         finally:
             judge.close()
         if rank() == 0:
@@ -371,22 +369,23 @@ class Evaluation:
 
     # ---- counting
 
-    def _figures(self, rows: list[Row], voting: Voting | None) -> list[dict[str, Any]]:
-        found = []
-        rows = [*rows, *over_scales(rows, self.arms if self.num_scales > 1 else [])]
-        for benchmark in dict.fromkeys(row["benchmark"] for row in rows):
-            values = {}
-            of_it = [row for row in rows if row["benchmark"] == benchmark]
-            for arm in dict.fromkeys(row["arm"] for row in of_it):
-                of_arm = [row for row in of_it if row["arm"] == arm]
-                # each process adds its share of the problems, and torchmetrics joins the shares
-                own = [row for row in of_arm if row["problem"] % world_size() == rank()]
-                size = 1 + max(row["sample"] for row in of_arm)
-                ks = [size] if self.pass_at is None else self.pass_at
-                metrics = metrics_for(size, ks, voting is not None)
-                values[arm] = measure(samples_of(own, voting), metrics)
-            found += table_rows(benchmark, values)
-        return found
+    def _results(self, rows: list[Row], voting: Voting | None) -> dict[str, Any]:
+        """Makes the content of `results.json` from the rows of all arms, without side effects."""
+        ks, over = self.pass_at, over_scales(rows, self.arms if self.num_scales > 1 else [])
+        return {
+            "rows": figures([*rows, *over], voting, ks),
+            "capability": capability(rows, ks or []),
+            "strata": figures(in_strata(rows, self.strata), voting, ks) if self.strata else [],
+            "budgets": [budget_facts(arm) for arm in self.arms if arm.budget],
+        }
+
+
+def _check_counts(batch_size: int, num_samples: int | None, pass_at: list[int] | None) -> None:
+    for key, value in (("batch_size", batch_size), ("num_samples", num_samples)):
+        if value is not None and value < 1:
+            raise ConfigError(key, value, rule="must be at least 1")
+    if any(k < 1 for k in pass_at or []):
+        raise ConfigError("pass_at", pass_at, rule="must contain numbers of at least 1")
 
 
 def _hash(prompts: Sequence[Prompt]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,18 +14,22 @@ from steer_lightning.evaluation.at_k import (
     CompletionLength,
     CutOffShare,
     FormatShare,
+    HardAccuracy,
     IncomparableShare,
     MajAtK,
     PassAtK,
     PerProblem,
+    RightAndHard,
     Sample,
+    SoftAccuracy,
     UnjudgedShare,
 )
-from steer_lightning.evaluation.intervals import Estimate, Values, difference, estimate
-from steer_lightning.evaluation.store import OUTCOME, Row
+from steer_lightning.evaluation.intervals import Values, difference, estimate, fields_of
+from steer_lightning.evaluation.store import FOLLOWED, OUTCOME, Row
 from steer_lightning.evaluation.votes import Compare, number_answers
 from steer_lightning.rewards.answer_in_text import AnswerIn, find_answer
 from steer_lightning.rewards.base import INCOMPARABLE
+from steer_lightning.system.collectives import rank, world_size
 from steer_lightning.system.printable import aligned, one_line
 
 
@@ -68,6 +71,7 @@ def samples_of(rows: Sequence[Row], voting: Voting | None) -> dict[int, list[Sam
                 finished=row["finished"],
                 vote=vote,
                 is_incomparable=row.get(OUTCOME) == INCOMPARABLE,
+                followed=row.get(FOLLOWED),
             )
             for row, vote in zip(group, found, strict=True)
         ]
@@ -102,11 +106,15 @@ def metrics_for(num_samples: int, pass_at: Sequence[int], votes: bool) -> dict[s
         found[f"maj@{num_samples}"] = MajAtK()
     found |= {"length": CompletionLength(), "cut off": CutOffShare()}
     found |= {"format": FormatShare()} if votes else {}
+    found |= {"hard": HardAccuracy(), "soft": SoftAccuracy(), "right and hard": RightAndHard()}
     return found | {"incomparable": IncomparableShare(), "unjudged": UnjudgedShare()}
 
 
 APART = ("incomparable", "unjudged")
 """Metrics that are shown unless they are 0 throughout."""
+
+INSTRUCTED = ("hard", "soft", "right and hard")
+"""Metrics of benchmarks whose problems have verifiable instructions."""
 
 
 def measure(samples: dict[int, list[Sample]], metrics: dict[str, PerProblem]) -> dict[str, Values]:
@@ -129,6 +137,10 @@ def table_rows(benchmark: str, values: dict[str, dict[str, Values]]) -> list[dic
         metric
         for metric in APART
         if not any(np.any(found.get(metric, 0.0)) for found in values.values())
+    } | {
+        metric
+        for metric in INSTRUCTED
+        if all(np.isnan(found.get(metric, np.nan)).all() for found in values.values())
     }
     for arm, found in values.items():
         for metric, numbers in found.items():
@@ -136,12 +148,37 @@ def table_rows(benchmark: str, values: dict[str, dict[str, Values]]) -> list[dic
                 continue
             row: dict[str, Any] = {"benchmark": benchmark, "arm": arm, "metric": metric}
             row |= {"num_problems": len(numbers), "num_without": int(np.isnan(numbers).sum())}
-            row |= _named("", estimate(numbers))
+            row |= fields_of("", estimate(numbers))
             base = values.get(BASE, {}).get(_twin(metric, values.get(BASE, {})))
             if arm != BASE and base is not None:
-                row |= _named("difference", difference(numbers, base))
+                row |= fields_of("difference", difference(numbers, base))
             rows.append(row)
     return rows
+
+
+def figures(
+    rows: Sequence[Row], voting: Voting | None, pass_at: Sequence[int] | None
+) -> list[dict[str, Any]]:
+    """Makes the table of an evaluation over all processes, each of which has all rows.
+
+    Args:
+        rows: Rows of an evaluation.
+        voting: How samples vote, see `samples_of`.
+        pass_at: Numbers k for which to compute pass@k; None takes the number of samples.
+    """
+    found = []
+    for benchmark in dict.fromkeys(row["benchmark"] for row in rows):
+        values = {}
+        of_it = [row for row in rows if row["benchmark"] == benchmark]
+        for arm in dict.fromkeys(row["arm"] for row in of_it):
+            of_arm = [row for row in of_it if row["arm"] == arm]
+            # each process adds its share of the problems, and torchmetrics joins the shares
+            own = [row for row in of_arm if row["problem"] % world_size() == rank()]
+            size = 1 + max(row["sample"] for row in of_arm)
+            metrics = metrics_for(size, [size] if pass_at is None else pass_at, voting is not None)
+            values[arm] = measure(samples_of(own, voting), metrics)
+        found += table_rows(benchmark, values)
+    return found
 
 
 def _twin(metric: str, base: dict[str, Values]) -> str:
@@ -150,12 +187,6 @@ def _twin(metric: str, base: dict[str, Values]) -> str:
     if metric in base or kind != "avg":
         return metric
     return next((name for name in base if name.startswith("avg@")), metric)
-
-
-def _named(prefix: str, found: Estimate) -> dict[str, float | None]:
-    value = None if math.isnan(found.value) else found.value
-    names = (prefix or "value", f"{prefix}_low".strip("_"), f"{prefix}_high".strip("_"))
-    return dict(zip(names, (value, found.low, found.high), strict=True))
 
 
 def as_text(rows: Sequence[dict[str, Any]]) -> str:
@@ -168,13 +199,16 @@ def as_text(rows: Sequence[dict[str, Any]]) -> str:
     return "\n\n".join(blocks)
 
 
-KINDS = ("avg", "pass", "maj", "length", "cut off", "format", *APART)
+KINDS = ("avg", "pass", "maj", "length", "cut off", "format", *INSTRUCTED, *APART)
 """Kinds of metrics, in the order of the table's columns."""
 
 
 def _block(rows: Sequence[dict[str, Any]]) -> str:
     names = dict.fromkeys(row["metric"] for row in rows)
     metrics = sorted(names, key=lambda metric: KINDS.index(metric.split("@")[0]))
+    passes = [metric for metric in metrics if metric.startswith("pass@")]
+    smaller = sorted(passes, key=lambda metric: int(metric.split("@")[1]))[:-1]
+    metrics = [metric for metric in metrics if metric not in smaller]  # the curve has them all
     means = [metric for metric in metrics if metric.startswith("avg@")]  # two with a greedy base
     lines = [["", *means, "against base", *metrics[len(means) :]]]
     for arm in dict.fromkeys(row["arm"] for row in rows):

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from steer_lightning.errors import ConfigError
+from steer_lightning.rewards import followed
 from steer_lightning.system.plain_settings import check_same
 from steer_lightning.system.printable import valid_unicode
 from steer_lightning.system.run_files import (
@@ -27,7 +28,9 @@ from steer_lightning.types import Completion
 Row = dict[str, Any]
 
 OUTCOME = "outcome"
-"""Column that an evaluation of an earlier version lacks."""
+FOLLOWED = "followed"
+LATER = (OUTCOME, FOLLOWED)
+"""Columns that an evaluation of an earlier version lacks."""
 
 SCHEMA = pa.schema(
     [
@@ -42,9 +45,14 @@ SCHEMA = pa.schema(
         ("finished", pa.bool_()),
         ("verdict", pa.float64()),
         (OUTCOME, pa.string()),
+        (FOLLOWED, pa.float64()),
     ]
 )
-"""Columns of the completions, one row each; `verdict` is null if a completion can't be judged."""
+"""Columns of the completions, one row each.
+
+`verdict` is null if a completion can't be judged, and `followed`, the share of the problem's
+verifiable instructions that it follows, if there are none.
+"""
 
 
 def row_of(place: Row, completion: Completion, verdict: float | None, outcome: str) -> Row:
@@ -65,6 +73,7 @@ def row_of(place: Row, completion: Completion, verdict: float | None, outcome: s
         "finished": completion.finished,
         "verdict": verdict,
         OUTCOME: outcome,
+        FOLLOWED: followed(completion.text, completion.columns),
     }
 
 
@@ -226,8 +235,10 @@ def read_rows(path: Path) -> list[Row]:
         )
     try:
         table = pq.read_table(path)
-        if OUTCOME not in table.schema.names:
-            table = table.append_column(OUTCOME, pa.nulls(len(table), pa.string()))
+        for name in LATER:
+            if name not in table.schema.names:
+                kind = SCHEMA.field(name).type
+                table = table.append_column(name, pa.nulls(len(table), kind))
         rows: list[Row] = table.to_pylist()
     except (ValueError, OSError) as error:  # Arrow's errors, and text that is not UTF-8
         raise _damaged(path, error) from error

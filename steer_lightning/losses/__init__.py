@@ -9,6 +9,7 @@ from steer_lightning.losses.base import (
     Term,
     needs_of,
 )
+from steer_lightning.losses.cispo import CISPO
 from steer_lightning.losses.clip import Clip
 from steer_lightning.losses.constant_length import ConstantLength
 from steer_lightning.losses.entropy_bonus import EntropyBonus
@@ -21,6 +22,7 @@ from steer_lightning.losses.token_mean import TokenMean
 from steer_lightning.losses.truncated_importance import TruncatedImportance
 
 __all__ = [
+    "CISPO",
     "Aggregation",
     "Clip",
     "ConstantLength",

@@ -3,6 +3,7 @@
 from steer_lightning.rewards.asynchronous import AsyncReward
 from steer_lightning.rewards.base import Reward, Scores, Verdict, WeightedReward, reward_name
 from steer_lightning.rewards.format import FormatReward
+from steer_lightning.rewards.instructions import InstructionReward, followed
 from steer_lightning.rewards.length import LengthReward
 from steer_lightning.rewards.math import MathReward
 from steer_lightning.rewards.pool import RewardPool
@@ -11,6 +12,7 @@ from steer_lightning.rewards.scoring import RewardSum, Scoring
 __all__ = [
     "AsyncReward",
     "FormatReward",
+    "InstructionReward",
     "LengthReward",
     "MathReward",
     "Reward",
@@ -20,5 +22,6 @@ __all__ = [
     "Scoring",
     "Verdict",
     "WeightedReward",
+    "followed",
     "reward_name",
 ]

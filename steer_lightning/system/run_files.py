@@ -28,6 +28,7 @@
           completions.parquet             COMPLETIONS
           results.json                    RESULTS
           comparison.png                  COMPARISON
+          pass_at_k.png                   PASS_CURVE
           side_effects.json               SIDE_EFFECTS
           dose.png                        DOSE
           budget.png                      BUDGET
@@ -135,6 +136,9 @@ RESULTS = "results.json"
 
 COMPARISON = "comparison.png"
 """The figures of an evaluation as a picture."""
+
+PASS_CURVE = "pass_at_k.png"
+"""pass@k of the arms of an evaluation against k as a picture."""
 
 SIDE_EFFECTS = "side_effects.json"
 """What the arms of an evaluation change on neutral text."""

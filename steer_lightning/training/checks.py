@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 
-from steer_lightning.advantages.base import min_group_size_of
+from steer_lightning.advantages.base import min_group_size_of, min_reward_of
 from steer_lightning.errors import ConfigError
 from steer_lightning.losses import needs_of
-from steer_lightning.rewards import LengthReward, reward_name
+from steer_lightning.rewards import InstructionReward, LengthReward, followed, reward_name
 from steer_lightning.rollout import Sampling
 from steer_lightning.rollout.sampling import GREEDY_BELOW
 from steer_lightning.system.collectives import gather_objects
@@ -35,6 +36,7 @@ def check_training(module: Any, loss: Any) -> None:
         if isinstance(part.reward, LengthReward):
             check_length_reward(part.reward, module.sampling)
     check_scoring(module, loss)
+    check_reward_range(module)
     check_staleness(module.max_staleness, module.engine, loss)
 
 
@@ -113,6 +115,38 @@ def check_scoring(module: Any, loss: Any) -> None:
             )
 
 
+def check_reward_range(module: Any) -> None:
+    """Raises a ConfigError if rewards may be below what the estimator is defined for.
+
+    Rewards that do not tell their bounds are left to the estimator.
+
+    Args:
+        module: Module of the run, whose rewards, advantage and KL in the reward are read.
+    """
+    least, name = min_reward_of(module.advantage), reward_name(module.advantage)
+    bounds = module.reward.bounds
+    if bounds is not None and bounds[0] < least:
+        raise ConfigError(
+            "model.rewards",
+            list(module.reward.parts),
+            rule=f"must be at least {least:g} in sum with model.advantage = {name}, but may be "
+            f"{bounds[0]:g}",
+            why="The estimator is not defined for rewards below that",
+            fix="Leave out the rewards with negative scores or weights, or set model.advantage: "
+            "steer_lightning.advantages.RLOO",
+        )
+    if module.kl_in_reward is not None and least > -math.inf:
+        raise ConfigError(
+            "model.kl_in_reward",
+            "on",
+            rule=f"must be null with model.advantage = {name}",
+            why=f"Less the KL, rewards may be below {least:g}, for which the estimator is not "
+            "defined",
+            fix="Set model.kl_in_reward: null, and add steer_lightning.losses.KLToBase to the "
+            "terms of model.loss",
+        )
+
+
 def check_group_size(sampling: Sampling, advantage: Any) -> None:
     """Raises a ConfigError for groups too small for the estimator."""
     needed = min_group_size_of(advantage)
@@ -163,6 +197,26 @@ def check_further_prompts(data: Any, dynamic_sampling: DynamicSampling | None) -
             "prompts",
             fix="Lower data.batch_size, or set model.dynamic_sampling: null",
         )
+
+
+def check_instructions(data: Any, reward: Any) -> None:
+    """Raises a ConfigError if instructions are rewarded that the problems do not have.
+
+    Args:
+        data: Data module of the run, whose prompts have been made.
+        reward: Sum of the rewards of the run.
+    """
+    if not any(isinstance(part.reward, InstructionReward) for part in reward.parts.values()):
+        return
+    for prompt in data.prompts["train"]:
+        if followed("", prompt.problem.columns) is None:
+            raise ConfigError(
+                "data.train",
+                "without instructions",
+                rule="needs instructions in every problem with InstructionReward in model.rewards",
+                why=f"Problem {prompt.id + 1} has none, so its completions would have no score",
+                fix="Wrap the source in steer_lightning.data.Instructions, or leave the reward out",
+            )
 
 
 def check_length_reward(reward: LengthReward, sampling: Sampling) -> None:

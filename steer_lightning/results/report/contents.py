@@ -97,6 +97,8 @@ def read_contents(folder: Path, num_steps: int, num_prompts: int) -> Record:
         "benchmarks": benchmarks_of(series, summary or {}),
         "curves": {name: as_curve(points) for name, points in curves.items()},
         "evaluation": _evaluation(folder),
+        "capability": _capability(folder),
+        "strata": _evaluation(folder, "strata") or [],
         "side_effects": _side_effects(folder),
         "budgets": _budgets(folder),
         "lens": read_lens(folder),
@@ -158,18 +160,29 @@ def _figure(
     return {"step": 0 if when == "before" else None, "value": value, "low": low, "high": high}
 
 
-def _evaluation(folder: Path) -> list[Record] | None:
+def _evaluation(folder: Path, part: str = "rows") -> list[Record] | None:
     """Reads the figures of `steer-lightning evaluate`, which are beside the vectors."""
     path = folder / EVALUATION / RESULTS
     found = read_record(path, {"rows": list})
     if found is None:
         return None
-    for row in found["rows"]:
+    rows: list[Record] = found.get(part) or []
+    for row in rows:
         missing = {"benchmark", "arm", "metric", "value"} - set(row)
         if missing:
             raise damaged(path, f"A row lacks {', '.join(sorted(missing))}")
-    rows: list[Record] = found["rows"]
     return rows
+
+
+def _capability(folder: Path) -> list[Record]:
+    """Reads the curves of pass@k, which an evaluation with a single k does not have."""
+    path = folder / EVALUATION / RESULTS
+    found: list[Record] = (read_record(path, {"rows": list}) or {}).get("capability") or []
+    for record in found:
+        missing = {"benchmark", "arm", "num_samples", "points"} - set(record)
+        if missing:
+            raise damaged(path, f"A record of capability lacks {', '.join(sorted(missing))}")
+    return found
 
 
 def _side_effects(folder: Path) -> Record | None:

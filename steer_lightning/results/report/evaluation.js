@@ -12,6 +12,8 @@ function showBenchmarks(data) {
       make("p", { class: "intro" }, "Results of ", code("steer-lightning evaluate"), ", with 95\u202f% bootstrap intervals over problems. ",
         "The difference from the base is computed problem by problem, so its interval is narrower than the other two suggest."),
       ...names.flatMap((name) => [...evaluationOf(name, data.evaluation.filter((row) => row.benchmark === name)), ...budgetsOf(name, data.budgets[name])]),
+      ...[...new Set(data.capability.map((record) => record.benchmark))].flatMap((name) => capabilityOf(name, data.capability.filter((record) => record.benchmark === name))),
+      ...strataOf(data.strata),
       ...sideEffectsOf(data.side_effects));
   } else {
     section.append(missing("There is no evaluation yet. An evaluation compares the base with the steered base, at several scales, on benchmarks of your choice:",
@@ -45,6 +47,17 @@ function budgetsOf(name, curves) {
     make("figcaption", {}, make("span", { class: "name" }, `Accuracy against tokens, ${name}`)),
     lines.length > 1 ? legend(lines.map(([arm], number) => [number, arm])) : null,
     responsive(draw, label))];
+}
+
+/** The same figures for problems of like difficulty. */
+function strataOf(rows) {
+  if (!rows.length) return [];
+  const names = [...new Set(rows.map((row) => row.benchmark))];
+  return [
+    make("h4", {}, "Strata by the base's pass rate"),
+    make("p", { class: "intro" }, "Half of the base's samples decide how hard a problem is, and the other half of all samples is measured, so that chance does not do both."),
+    ...names.flatMap((name) => evaluationOf(name, rows.filter((row) => row.benchmark === name))),
+  ];
 }
 
 const nats = decimalsOf(3);
@@ -129,8 +142,9 @@ function evaluationOf(name, rows) {
   const arms = [...new Set(rows.map((row) => row.arm))];
   const found = [...new Set(rows.map((row) => row.metric))];
   const of = (...kinds) => found.filter((metric) => kinds.includes(metric.split("@")[0]));
-  const means = of("avg"), votes = of("pass", "maj"); // two means if the base answers greedily
-  const metrics = [...new Set([...means, ...votes, ...found])];
+  const passes = d3.sort(of("pass"), (metric) => -metric.split("@")[1]).slice(0, 1); // the curve has them all
+  const means = of("avg"), votes = [...passes, ...of("maj")]; // two means if the base answers greedily
+  const metrics = [...new Set([...means, ...votes, ...found.filter((metric) => !metric.startsWith("pass@"))])];
   const find = (arm, metric) => rows.find((row) => row.arm === arm && row.metric === metric);
   const format = (metric) => (metric === "length" ? one : percent);
   const table = arms.map((arm) => {

@@ -13,18 +13,20 @@ from steer_lightning.advantages import (
     GRPO,
     RLOO,
     DrGRPO,
+    MaxRL,
     MovingAverage,
     Reinforce,
     ReinforcePlusPlus,
 )
-from steer_lightning.advantages.base import min_group_size_of
+from steer_lightning.advantages.base import min_group_size_of, min_reward_of
 
 NAN = float("nan")
 ROUGH = torch.full((1, 7), 0.9)  # its sum is rounded
-EVERY = [RLOO(), GRPO(), DrGRPO(), Reinforce(), MovingAverage(), ReinforcePlusPlus()]
+PER_GROUP = [RLOO(), GRPO(), DrGRPO(), MaxRL()]
+EVERY = [*PER_GROUP, Reinforce(), MovingAverage(), ReinforcePlusPlus()]
 
 
-@pytest.mark.parametrize("estimator", [RLOO(), GRPO(), DrGRPO()], ids=lambda e: type(e).__name__)
+@pytest.mark.parametrize("estimator", PER_GROUP, ids=lambda e: type(e).__name__)
 def test_equal_rewards_are_exactly_0(estimator: Any) -> None:
     assert (ROUGH - ROUGH.mean(1, keepdim=True)).any(), "a mean alone leaves a rounding error"
     assert not estimator(ROUGH).any()
@@ -33,6 +35,8 @@ def test_equal_rewards_are_exactly_0(estimator: Any) -> None:
 
 def test_an_estimator_of_ones_own_may_be_silent_on_its_group_size() -> None:
     assert min_group_size_of(torch.ones_like) == min_group_size_of(Reinforce()) == 1
+    assert min_reward_of(torch.ones_like) == min_reward_of(RLOO()) == float("-inf")
+    assert min_reward_of(MaxRL()) == 0
 
 
 @pytest.mark.parametrize("estimator", EVERY, ids=lambda e: type(e).__name__)

@@ -95,7 +95,10 @@ def test_names_of_other_libraries_stay() -> None:
 @pytest.mark.parametrize(
     ("kind", "told"),
     [
-        (Advantage, "no Advantage named 'Nope'; known are: DrGRPO, GRPO, MovingAverage, RLOO"),
+        (
+            Advantage,
+            "no Advantage named 'Nope'; known are: DrGRPO, GRPO, MaxRL, MovingAverage, RLOO",
+        ),
         (SteeringVectors, "no Steering named 'Nope'; known are: AdaptiveVectors, BitFit"),
         (torch.nn.Module, "no gradient clip named 'Nope'; known are: NormClip, RunningNormClip"),
         (Callback, "known are: .*BenchmarkEval.*EarlyStopping.*VectorCheckpoint"),

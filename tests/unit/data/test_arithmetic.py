@@ -6,7 +6,7 @@ import pytest
 
 from steer_lightning import ConfigError
 from steer_lightning.data import Arithmetic
-from steer_lightning.data.arithmetic import is_held_out
+from steer_lightning.data.arithmetic import is_held_out, written_out
 
 
 def test_arithmetic_splits_never_overlap_and_answers_are_right() -> None:
@@ -35,3 +35,15 @@ def test_more_arithmetic_than_there_is() -> None:
         ConfigError, match="more than the number of different problems: only 16 exist"
     ):
         Arithmetic(500, "test", largest=19).load()
+
+
+def test_solutions_are_written_out() -> None:
+    found = {
+        (47, "+", 38): r"Ones: 7+8=15. Tens: 4+3+1=8. So \boxed{85}",
+        (42, "+", 31): r"Ones: 2+1=3. Tens: 4+3=7. So \boxed{73}",
+        (42, "-", 38): r"Ones: 12-8=4. Tens: 4-3-1=0. So \boxed{4}",
+        (148, "-", 27): r"Ones: 8-7=1. Tens: 14-2=12. So \boxed{121}",
+    }
+    assert {key: written_out(*key) for key in found} == found
+    for problem in Arithmetic(num_problems=20).load():
+        assert str(problem.columns["solution"]).endswith(rf"\boxed{{{problem.answer}}}")

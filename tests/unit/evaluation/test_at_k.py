@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from steer_lightning.evaluation import (
     PassAtK,
     Sample,
 )
+from steer_lightning.evaluation.at_k import HardAccuracy, RightAndHard, SoftAccuracy, pass_at_k
 
 
 def samples(verdicts: list[float | None], votes: list[int | None] | None = None) -> list[Sample]:
@@ -46,6 +48,17 @@ def test_pass_at_k_is_the_share_of_all_subsets_with_a_right_one(k: int) -> None:
     metric = PassAtK(k)
     metric.update(0, samples([*verdicts, None]))
     assert float(metric.compute()) == pytest.approx(sum(any(s) for s in subsets) / len(subsets))
+
+
+def test_pass_at_k_is_exact_at_256() -> None:
+    """The product 1 - prod (1 - k / i), i from n - c + 1 to n, in fractions (arXiv 2107.03374)."""
+    n = 256
+    for k, c in itertools.product([1, 2, 64, 128, 255, 256], [0, 1, 2, 128, 255, 256]):
+        missed = math.prod(1 - Fraction(k, i) for i in range(n - c + 1, n + 1)) if c <= n - k else 0
+        assert pass_at_k(n, c, k) == float(1 - Fraction(missed)), (k, c)
+    assert [pass_at_k(n, c, n) for c in (0, 1, n)] == [0.0, 1.0, 1.0]
+    assert pass_at_k(n, 1, 1) == 1 / 256
+    assert pass_at_k(100_000, 3, 50_000) == pytest.approx(1 - 1 / 8, abs=1e-5)
 
 
 def test_pass_at_k_needs_k_samples() -> None:
@@ -77,6 +90,20 @@ def test_the_answer_of_most_samples(
     verdicts: list[float | None], votes: list[int | None], expected: float
 ) -> None:
     assert MajAtK().number(samples(verdicts, votes)) == pytest.approx(expected, nan_ok=True)
+
+
+def test_instructions_that_are_followed() -> None:
+    given = [(1.0, 1.0), (0.0, 1.0), (1.0, 0.5), (None, 0.0)]
+    found = [
+        Sample(verdict=verdict, num_tokens=1, finished=True, followed=share)
+        for verdict, share in given
+    ]
+    assert HardAccuracy().number(found) == 0.5
+    assert SoftAccuracy().number(found) == 0.625
+    assert RightAndHard().number(found) == pytest.approx(1 / 3), "of the three with a verdict"
+    without = samples([1.0])
+    for metric in (HardAccuracy(), SoftAccuracy(), RightAndHard()):
+        assert math.isnan(metric.number(without))
 
 
 def test_length_and_shares() -> None:

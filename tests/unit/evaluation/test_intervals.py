@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from steer_lightning.evaluation import difference, estimate
+from steer_lightning.evaluation.intervals import Estimate, fields_of, resampled_means
 
 
 def test_intervals_of_the_bootstrap() -> None:
@@ -36,3 +37,25 @@ def test_paired_differences_know_that_the_problems_are_the_same() -> None:
     assert found.low > 0
     one, other = estimate(better), estimate(base)
     assert one.low < other.high, "their own intervals overlap"
+
+
+def test_several_numbers_are_resampled_together_as_one_is() -> None:
+    generator = np.random.default_rng(2)
+    values = generator.random((30, 2))
+    means = np.concatenate(list(resampled_means(values)))
+    assert means.shape == (10_000, 2)
+    for column in (0, 1):
+        found = estimate(values[:, column])
+        low, high = np.quantile(means[:, column], [0.025, 0.975])
+        assert (found.low, found.high) == (pytest.approx(low), pytest.approx(high))
+    same = np.concatenate(list(resampled_means(np.stack([values[:, 0]] * 2, axis=1))))
+    np.testing.assert_array_equal(same[:, 0], same[:, 1])
+
+
+def test_names_of_an_estimate_in_a_file() -> None:
+    found = Estimate(value=0.5, low=0.25, high=0.75)
+    assert fields_of("", found) == {"value": 0.5, "low": 0.25, "high": 0.75}
+    assert list(fields_of("difference", found)) == [
+        *("difference", "difference_low", "difference_high")
+    ]
+    assert fields_of("", Estimate(value=math.nan, low=None, high=None))["value"] is None

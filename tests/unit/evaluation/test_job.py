@@ -35,6 +35,12 @@ def evaluation(tmp_path: Path, **settings: Any) -> Evaluation:
         ({"scales": [1.0, float("nan")]}, r"scales = \[1.0, nan\]: must be finite"),
         ({"scales": [float("-inf")]}, "must be finite"),
         ({"scales": [1.0, 2.0, 1.0]}, "names a scale twice"),
+        ({"strata": [0.5, 0.2]}, r"strata = \[0.5, 0.2\]: must be ascending"),
+        ({"strata": [0.5]}, r"strata = \[0.5\]: needs at least 2 samples"),
+        (
+            {"strata": [0.5], "num_samples": 4, "base_sampling": Sampling(temperature=0)},
+            "needs base_sampling: null",
+        ),
         ({"pass_at": [1, 0]}, r"pass_at = \[1, 0\]: must contain numbers of at least 1"),
     ],
 )
@@ -125,25 +131,6 @@ def rows_of(arm: str, problem: int, verdicts: list[float]) -> list[dict[str, Any
     return [row_of({**place, "sample": n}, done, x, "") for n, x in enumerate(verdicts)]
 
 
-def test_figures_by_hand(tmp_path: Path) -> None:
-    """Base: 0.5 and 0 are 1/4, and one problem of two is solved; steered: 1 and 0.5 are 3/4."""
-    rows = [
-        *rows_of("base", 0, [1.0, 0.0]),
-        *rows_of("base", 1, [0.0, 0.0]),
-        *rows_of("steered", 0, [1.0, 1.0]),
-        *rows_of("steered", 1, [0.0, 1.0]),
-    ]
-    found = {(x["arm"], x["metric"]): x for x in evaluation(tmp_path)._figures(rows, None)}
-    assert found["base", "avg@2"]["value"] == 0.25
-    assert found["base", "pass@2"]["value"] == 0.5
-    assert found["steered", "avg@2"]["value"] == 0.75
-    assert found["steered", "avg@2"]["difference"] == 0.5
-    assert found["steered", "pass@2"]["value"] == 1.0
-    others = evaluation(tmp_path, pass_at=[2, 3])._figures(rows, None)
-    passed = {x["metric"] for x in others if x["metric"].startswith("pass@")}
-    assert passed == {"pass@2"}, "of two samples no three can be drawn"
-
-
 def test_an_arm_votes_over_scales(tmp_path: Path) -> None:
     """Sample 0 of the first scale and sample 1 of the second: 1 and 0, then 0 and 1."""
     save_vectors(torch.ones(4, 192), tmp_path / "v.safetensors", base_model="quickstart")
@@ -154,10 +141,11 @@ def test_an_arm_votes_over_scales(tmp_path: Path) -> None:
         *(*rows_of("steered x 0.5", 0, [1.0, 1.0]), *rows_of("steered x 0.5", 1, [0.0, 1.0])),
         *(*rows_of("steered", 0, [1.0, 0.0]), *rows_of("steered", 1, [0.0, 1.0])),
     ]
-    found = {(x["arm"], x["metric"]): x for x in job._figures(rows, None)}
+    found = {(x["arm"], x["metric"]): x for x in job._results(rows, None)["rows"]}
     joined = found["steered, all scales", "avg@2"]
     assert (joined["value"], joined["difference"]) == (0.5, 0.25)
-    alone = {x["arm"] for x in evaluation(tmp_path, **given)._figures(rows, None)}
+    own = evaluation(tmp_path, **given)._results(rows, None)["rows"]
+    alone = {x["arm"] for x in own}
     assert alone == {"base", "steered x 0.5", "steered"}
     with pytest.raises(ConfigError, match="of arithmetic has 1 samples, fewer than the 2 scales"):
         evaluation(

@@ -13,8 +13,10 @@ import pytest
 
 from steer_lightning.evaluation.at_k import IncomparableShare, Sample, UnjudgedShare
 from steer_lightning.evaluation.results import (
+    INSTRUCTED,
     Voting,
     as_text,
+    figures,
     measure,
     metrics_for,
     samples_of,
@@ -85,7 +87,7 @@ def evaluated(answers: list[str], gold: str) -> list[dict[str, Any]]:
     return rows
 
 
-def figures(rows: list[dict[str, Any]]) -> dict[str, float | None]:
+def means_of(rows: list[dict[str, Any]]) -> dict[str, float | None]:
     voting = Voting(answer_in="boxed", compare=lambda pairs: [False] * len(pairs))
     metrics = metrics_for(len(rows), [], votes=True)
     values = measure(samples_of(rows, voting), metrics)
@@ -94,10 +96,53 @@ def figures(rows: list[dict[str, Any]]) -> dict[str, float | None]:
 
 def test_one_right_of_eight_is_an_eighth() -> None:
     clocks = ["3:00", "1:00", "5", "3:30", "x", r"\frac{1}{0}", "2", "12"]
-    found = figures(evaluated(clocks, "3:00"))
+    found = means_of(evaluated(clocks, "3:00"))
     assert found["avg@8"] == 0.125
     assert "incomparable" not in found
     assert "unjudged" not in found
+
+
+def rows_of(arm: str, problem: int, verdicts: list[float]) -> list[dict[str, Any]]:
+    done = Completion(text="x", question="q", answer="1", num_tokens=4, finished=True)
+    place = {"benchmark": "sums", "arm": arm, "problem": problem}
+    return [row_of({**place, "sample": n}, done, x, "") for n, x in enumerate(verdicts)]
+
+
+def test_figures_by_hand() -> None:
+    """Base: 0.5 and 0 are 1/4, and one problem of two is solved; steered: 1 and 0.5 are 3/4."""
+    rows = [
+        *rows_of("base", 0, [1.0, 0.0]),
+        *rows_of("base", 1, [0.0, 0.0]),
+        *rows_of("steered", 0, [1.0, 1.0]),
+        *rows_of("steered", 1, [0.0, 1.0]),
+    ]
+    found = {(x["arm"], x["metric"]): x for x in figures(rows, None, None)}
+    assert found["base", "avg@2"]["value"] == 0.25
+    assert found["base", "pass@2"]["value"] == 0.5
+    assert found["steered", "avg@2"]["value"] == 0.75
+    assert found["steered", "avg@2"]["difference"] == 0.5
+    assert found["steered", "pass@2"]["value"] == 1.0
+    passed = {x["metric"] for x in figures(rows, None, [2, 3]) if x["metric"].startswith("pass@")}
+    assert passed == {"pass@2"}, "of two samples no three can be drawn"
+
+
+def test_instructions_are_shown_where_problems_have_some() -> None:
+    rows = [*rows_of("base", 0, [1.0, 0.0]), *rows_of("base", 1, [1.0, 1.0])]
+    assert not [x for x in figures(rows, None, []) if x["metric"] in INSTRUCTED]
+    for row, share in zip(rows, (0.0, 0.5, None, None), strict=True):
+        row["followed"] = share
+    found = {x["metric"]: x for x in figures(rows, None, []) if x["metric"] in INSTRUCTED}
+    assert {name: row["value"] for name, row in found.items()} == {
+        **{"hard": 0.0, "soft": 0.25, "right and hard": 0.0}
+    }
+    assert found["hard"]["num_without"] == 1, "the second problem has no instructions"
+
+
+def test_the_table_leaves_smaller_k_to_the_curve() -> None:
+    rows = rows_of("base", 0, [1.0, 0.0, 0.0, 0.0])
+    head = as_text(figures(rows, None, [4, 2, 3])).splitlines()[1]
+    assert head.split()[:4] == ["avg@4", "against", "base", "pass@4"]
+    assert "pass@2" not in head
 
 
 def test_incomparable_answers_count_as_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,13 +152,13 @@ def test_incomparable_answers_count_as_wrong(monkeypatch: pytest.MonkeyPatch) ->
         return False
 
     monkeypatch.setattr("math_verify.verify", verify)
-    found = figures(evaluated([r"\sqrt{2}", "w", "3", "w+1"], r"\sqrt{2}"))
+    found = means_of(evaluated([r"\sqrt{2}", "w", "3", "w+1"], r"\sqrt{2}"))
     assert (found["avg@4"], found["incomparable"]) == (0.25, 0.5)
     assert "unjudged" not in found
 
 
 def test_a_gold_answer_at_fault_is_left_out_and_told() -> None:
-    found = figures(evaluated(["5", "x"], r"\frac{1}{0}"))
+    found = means_of(evaluated(["5", "x"], r"\frac{1}{0}"))
     assert found["avg@2"] is None
     assert found["unjudged"] == 1.0
     assert "incomparable" not in found
@@ -160,9 +205,11 @@ def test_outcomes_are_kept_and_earlier_files_have_none(tmp_path: Path) -> None:
     rows = evaluated(["3:00", "5"], "3:00")
     write_rows(tmp_path / "new.parquet", rows)
     assert [row["outcome"] for row in read_rows(tmp_path / "new.parquet")] == ["right", "wrong"]
-    earlier = pa.schema([field for field in SCHEMA if field.name != "outcome"])
+    assert [row["followed"] for row in read_rows(tmp_path / "new.parquet")] == [None, None]
+    earlier = pa.schema([field for field in SCHEMA if field.name not in ("outcome", "followed")])
     pq.write_table(pa.Table.from_pylist(rows, schema=earlier), tmp_path / "old.parquet")
-    assert [row["outcome"] for row in read_rows(tmp_path / "old.parquet")] == [None, None]
+    for name in ("outcome", "followed"):
+        assert [row[name] for row in read_rows(tmp_path / "old.parquet")] == [None, None]
 
 
 def test_a_benchmark_may_have_slashes_in_its_name() -> None:

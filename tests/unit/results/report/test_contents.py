@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from steer_lightning.errors import ConfigError
 from steer_lightning.results.report.contents import read_contents, task_of
 from tests import made_up_run
 from tests.unit.results.report.helpers import contents
@@ -124,3 +125,28 @@ def test_the_title_has_the_task_and_the_run(run: Path) -> None:
     assert found["task"] == "sums"
     assert f"<title>sums, {found['run']}</title>" in (run / "report.html").read_text()
     assert found["clock"]["seconds"][-1] == 120.0, "40 steps of 3 s"
+
+
+def test_strata_of_an_evaluation(run: Path) -> None:
+    assert contents(run)["strata"] == []
+    path = run / "evaluation/results.json"
+    found = json.loads(path.read_text())
+    rows = [{**row, "benchmark": "sums, base 0-25 %"} for row in found["rows"]]
+    path.write_text(json.dumps({**found, "strata": rows}))
+    assert contents(run)["strata"] == rows
+    assert {row["benchmark"] for row in contents(run)["evaluation"]} == {"sums"}
+    path.write_text(json.dumps({**found, "strata": [{"benchmark": "sums"}]}))
+    with pytest.raises(ConfigError, match="A row lacks arm, metric, value"):
+        contents(run)
+
+
+def test_curves_of_an_evaluation_and_of_one_without(run: Path) -> None:
+    assert contents(run)["capability"] == []
+    path = run / "evaluation/results.json"
+    found = json.loads(path.read_text())
+    record = {"benchmark": "sums", "arm": "base", "num_samples": 2, "points": []}
+    path.write_text(json.dumps({**found, "capability": [record]}))
+    assert contents(run)["capability"] == [record]
+    path.write_text(json.dumps({**found, "capability": [{"benchmark": "sums"}]}))
+    with pytest.raises(ConfigError, match="A record of capability lacks arm, num_samples, points"):
+        contents(run)
