@@ -18,31 +18,36 @@ class Checkpoints:
 
     Args:
         files: Results of runs by name.
+        results: Vectors of these results by name.
 
     Attributes:
-        steps: All steps at which vectors of a run were kept, ascending.
+        steps: All steps of which a run has vectors, ascending, that of its result among them.
     """
 
-    def __init__(self, files: Mapping[str, Path]) -> None:
+    def __init__(self, files: Mapping[str, Path], results: Mapping[str, SiteVectors]) -> None:
         self._files = {name: found for name, file in files.items() if (found := _steps(file))}
+        self._ends = {
+            name: int(results[name].metadata.get("step") or max(found))
+            for name, found in self._files.items()
+        }
         self._loaded: dict[Path, SiteVectors] = {}
-        self.steps = sorted(set().union(*self._files.values()))
+        self.steps = sorted({*self._ends.values()}.union(*self._files.values()))
 
     def at(self, step: int | None, load: Callable[[Path], SiteVectors]) -> dict[str, SiteVectors]:
         """Returns the vectors of runs at a step: the last ones that were kept until then.
 
         Args:
-            step: Step of the training; None, or the last step of all, takes none of the kept files.
+            step: Step of the training; None takes the results.
             load: Function that loads a file.
 
         Returns:
-            Vectors by name, without those of runs that kept nothing; before its first file, a run
-            has the vectors of that file.
+            Vectors by name, without those of runs that kept nothing or had ended by then; before
+            its first file, a run has the vectors of that file.
         """
-        if step is None or not self.steps or step >= self.steps[-1]:
-            return {}
-        found = {}
+        found: dict[str, SiteVectors] = {}
         for name, files in self._files.items():
+            if step is None or step >= self._ends[name]:
+                continue
             steps = sorted(files)
             file = files[steps[max(0, bisect_right(steps, step) - 1)]]
             if file not in self._loaded:

@@ -35,7 +35,6 @@ class Parts:
     status: gr.Textbox
     tokens: gr.HTML
     place: gr.HTML
-    session: gr.State
 
     @property
     def asked(self) -> list[Any]:
@@ -90,22 +89,23 @@ def step_slider(playground: Playground) -> gr.Slider:
 
 def mixing_controls(
     playground: Playground,
-) -> tuple[gr.Textbox, gr.UploadButton, gr.File, gr.Button]:
-    """Makes the expression, two buttons to load and save vectors, and the file to download."""
+) -> tuple[gr.Textbox, gr.Textbox, gr.UploadButton, gr.File, gr.Button]:
+    """Makes the expression, the names, two buttons to load and save vectors, and the saved file."""
     names = list(playground.models.vectors)
     with gr.Accordion("Mixture of vectors", open=len(names) > 1):
         expression = gr.Textbox(
             expression_of(((names[0], 1.0),)),
             label="Weighted sum of vectors",
-            info=known_names(names),
+            placeholder="such as 0.5 * a + 0.3 * b",
         )
+        known = gr.Textbox(known_names(names), label="Vectors", max_lines=4, interactive=False)
         with gr.Row():
             loaded = gr.UploadButton(
                 "Load vectors", file_types=[".safetensors"], file_count="multiple"
             )
             save = gr.Button("Save this mixture")
         saved = gr.File(label="Vectors file", visible=False, interactive=False)
-    return expression, loaded, saved, save
+    return expression, known, loaded, saved, save
 
 
 def layer_controls(playground: Playground) -> tuple[gr.CheckboxGroup, list[gr.Slider]]:
@@ -128,4 +128,4 @@ def layer_controls(playground: Playground) -> tuple[gr.CheckboxGroup, list[gr.Sl
 
 def known_names(names: Sequence[str]) -> str:
     """Says which vectors there are."""
-    return f"such as 0.5 * {names[0]}; there are {', '.join(names)}"
+    return ", ".join(names)

@@ -8,7 +8,6 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from steer_lightning.errors import ConfigError
 from steer_lightning.model.fingerprint import sha256
@@ -20,6 +19,9 @@ from steer_lightning.system.printable import one_line
 KEY = "mixture"
 LARGEST_WEIGHT = 100.0
 """Largest weight of vectors in a mixture, in either direction."""
+
+LONGEST = 2000
+"""Largest number of characters of an expression."""
 
 NUMBER = re.compile(r"\d+(?:\.\d*)?(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?")
 
@@ -53,11 +55,15 @@ def read_expression(text: str, names: Collection[str]) -> Weights:
         names: Names of the vectors.
 
     Returns:
-        Names with their weights, in the order of the text; those of equal names are added.
+        Names with their weights, in the order of the text; those of equal names are added. Where
+        a text can be read as one name or as a difference of two, it is the name.
 
     Raises:
         ConfigError: If the text is no such sum; the error says at which place.
     """
+    if len(text) > LONGEST:
+        rule = f"must have at most {LONGEST} characters, not {len(text)}"
+        raise ConfigError(KEY, text, rule=rule)
     found: dict[str, float] = {}
     # the longest first, since one name may begin with another
     known = sorted(names, key=len, reverse=True)
@@ -72,6 +78,8 @@ def read_expression(text: str, names: Collection[str]) -> Weights:
             raise _refusal(text, rest, names, weight)
         found[name] = found.get(name, 0.0) + sign * weight
         rest = rest[len(name) :].lstrip()
+        if not abs(found[name]) <= LARGEST_WEIGHT:
+            raise _refusal(text, rest, names, found[name])
         if not rest:
             return tuple(found.items())
         if rest[0] not in "+-":
@@ -109,7 +117,9 @@ def expression_of(weights: Weights) -> str:
     """Returns a weighted sum as text."""
     parts: list[str] = []
     for name, weight in weights:
-        size = name if abs(weight) == 1 else f"{abs(weight):g} * {name}"
+        number = abs(weight)
+        exact = str(int(number)) if number.is_integer() else repr(number)
+        size = name if number == 1 else f"{exact} * {name}"
         sign = "-" if math.copysign(1.0, weight) < 0 else "+"
         parts.append(f"{sign} {size}" if parts else f"{'-' if sign == '-' else ''}{size}")
     return " ".join(parts)
@@ -169,11 +179,11 @@ def save_mixture(
     scale: float,
     vectors: Mapping[str, SiteVectors],
     base: str,
-    facts: Mapping[str, Any],
 ) -> None:
     """Writes a mixture as a file of vectors, whose metadata says under `origin` what it is made of.
 
-    That is the expression, the scale, the layer factors, and the SHA-256 of each part.
+    That is the expression, the scale, the layer factors, and of each part the SHA-256 and the step
+    of the training, if it is known.
 
     Args:
         path: File to write.
@@ -181,18 +191,18 @@ def save_mixture(
         scale: Factor on all vectors.
         vectors: Vectors by name.
         base: Name of the base.
-        facts: Further facts for the metadata.
 
     Raises:
         ConfigError: As for `mixed`, or if a value is not finite.
     """
     found = mixed(mixture, vectors)
+    names = [name for name, _ in mixture.weights]
     origin = {
         "mixture": mixture.expression,
         "scale": scale,
         "layer_factors": list(mixture.layer_factors),
-        "sha256": {name: sha256(vectors[name].result().items()) for name, _ in mixture.weights},
-        **facts,
+        "sha256": {name: sha256(vectors[name].result().items()) for name in names},
+        "step": {name: step for name in names if (step := vectors[name].metadata.get("step"))},
     }
     tensors = {"vectors": found.vectors.detach() * scale} if scale != 1 else found.result()
     if scale != 1 and found.by_token:

@@ -183,10 +183,10 @@ def kl(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
         second: Log-probabilities (..., V).
 
     Returns:
-        KL (...), at least 0.
+        KL (...), at least 0; NaN where the first distribution is not finite.
     """
     gaps = first.exp() * (first - second)
-    return gaps.where(first > -torch.inf, 0.0).sum(-1).clamp(min=0)  # 0 log 0 = 0
+    return gaps.where(first != -torch.inf, 0.0).sum(-1).clamp(min=0)  # 0 log 0 = 0
 
 
 def _distributions(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import html
+import logging
 import math
 import tempfile
+import traceback
 from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
@@ -34,9 +36,12 @@ from steer_lightning.play.controls import (
     step_slider,
 )
 from steer_lightning.play.mixture import Mixture, read_expression
+from steer_lightning.play.moves import Move
 from steer_lightning.play.playground import Playground, Question, Side, Sides
-from steer_lightning.play.session import Session, until
-from steer_lightning.system.printable import one_line, printable
+from steer_lightning.play.session import Session, Sessions, until
+from steer_lightning.system.printable import indented, one_line, printable
+
+log = logging.getLogger(__name__)
 
 MANY_AT_ONCE = 16
 """Number of visitors whose answers stream at the same time; those of others wait."""
@@ -44,12 +49,17 @@ MANY_AT_ONCE = 16
 SECONDS_STILL = 0.15
 """Time in seconds that a slider stands still before it is answered to."""
 
-TOLD = (ApiError, ConfigError, Closed, TooManyRequests, FloatingPointError, TimeoutError)
+TOLD = (ApiError, ConfigError, Closed, TooManyRequests, FloatingPointError, TimeoutError, OSError)
 """Errors whose messages are for the person in front of the page."""
+
+MOST_FILES, MOST_BYTES = 16, 64 * 2**20
+"""Largest number of files that a tab may load, and largest size of each."""
 
 TOKENS = """<div class="sl-scale" aria-hidden="true">0.001 nats <i></i> 3 nats</div>
 <div class="sl-tokens" role="group" aria-label="Tokens of the steered answer"></div>"""
 PLACE = '<div class="sl-place"></div>'
+
+Pictures = AsyncGenerator[Any, None]
 
 
 def asset(name: str) -> str:
@@ -59,20 +69,25 @@ def asset(name: str) -> str:
 
 def told(error: Exception) -> gr.Error:
     """Returns an error as the page shows it."""
+    if isinstance(error, TOLD):
+        message = one_line(error)
+    else:
+        log.error("the page failed:\n%s", indented("".join(traceback.format_exception(error))))
+        message = f"{type(error).__name__}: {one_line(error)}. The terminal says more"
     # the page reads the message as HTML, and it may name files and texts
-    return gr.Error(html.escape(one_line(error)), duration=None, print_exception=False)
+    return gr.Error(html.escape(message), duration=None, print_exception=False)
 
 
-def telling(handler: Callable[..., AsyncGenerator[Any, None]]) -> Callable[..., Any]:
-    """Makes a handler show errors that are meant for people."""
+def telling(handler: Callable[..., Pictures]) -> Callable[..., Any]:
+    """Makes a handler show its errors to the person in front of the page."""
 
     @wraps(handler)
-    async def shown(*args: Any) -> AsyncGenerator[Any, None]:
+    async def shown(*args: Any) -> Pictures:
         try:
             async with aclosing(handler(*args)) as pictures:
                 async for picture in pictures:
                     yield picture
-        except TOLD as error:
+        except Exception as error:  # whatever it is, the page goes on
             raise told(error) from error
 
     return shown
@@ -87,7 +102,7 @@ class Page:
     """
 
     def __init__(self, playground: Playground, folder: Path) -> None:
-        self.playground, self._folder = playground, folder
+        self.playground, self._folder, self.sessions = playground, folder, Sessions()
         self._names = list(playground.models.vectors)
 
     def blocks(self) -> gr.Blocks:
@@ -100,7 +115,10 @@ class Page:
         blocks: gr.Blocks
         with gr.Blocks(title="steer-lightning play", analytics_enabled=False) as blocks:
             self._build()
-        blocks.queue(max_size=4 * MANY_AT_ONCE, default_concurrency_limit=MANY_AT_ONCE)
+            blocks.unload(self._leave)
+        # all calls pass through the queue, which has limits
+        limits = {"max_size": 4 * MANY_AT_ONCE, "default_concurrency_limit": MANY_AT_ONCE}
+        blocks.queue(api_open=False, **limits)
         return blocks
 
     # ---- what is on the page
@@ -108,7 +126,6 @@ class Page:
     def _build(self) -> None:
         base = html.escape(one_line(self.playground.models.policy.base))
         gr.HTML(f"<h1>steer-lightning play</h1><p>{base}, without and with vectors</p>")
-        session = gr.State(Session(), delete_callback=Session.stop)
         # the answers come first, so that they do on a phone, where the columns follow each other
         with gr.Row():
             with gr.Column(scale=5, min_width=320):
@@ -136,44 +153,53 @@ class Page:
                 step = step_slider(self.playground)
                 temperature = gr.Slider(0, LARGEST_TEMPERATURE, 1.0, step=0.05, label="Temperature")
                 seed, length = number_controls(self.playground)
-                expression, loaded, saved, save = mixing_controls(self.playground)
+                expression, known, loaded, saved, save = mixing_controls(self.playground)
                 acting, factors = layer_controls(self.playground)
         parts = Parts(
             *(prompt, kind, expression, step, scale, temperature, seed, length, acting, factors),
-            *(base_answer, steered, status, tokens, place, session),
+            *(base_answer, steered, status, tokens, place),
         )
         self._wire(parts, chosen, ask, stop)
-        loaded.upload(self._load, [loaded, session], [expression])
-        save.click(self._save, [*parts.asked, session], [saved])
+        loaded.upload(self._load, [loaded], [known], api_visibility="private")
+        save.click(self._save, parts.asked, [saved], api_visibility="private")
 
     # ---- what happens
 
     def _wire(self, parts: Parts, chosen: gr.Dropdown, ask: gr.Button, stop: gr.Button) -> None:
         shown = [parts.base, parts.steered, parts.status, parts.tokens, parts.place]
-        chosen.input(self._of_problem, [chosen], [parts.prompt, parts.kind])
-        moved = [parts.scale, parts.step, parts.temperature, *parts.factors]
+        chosen.input(
+            self._of_problem, [chosen], [parts.prompt, parts.kind], api_visibility="private"
+        )
+        typed: list[Any] = [parts.prompt, parts.seed, parts.length, parts.expression]
+        moved: list[Any] = [
+            parts.scale,
+            parts.step,
+            parts.temperature,
+            parts.acting,
+            *parts.factors,
+        ]
         gr.on(
-            [ask.click, parts.prompt.submit],
+            [ask.click, *(field.submit for field in typed)],
             telling(self._answer),
-            [*parts.asked, parts.session],
+            parts.asked,
             shown,
             trigger_mode="multiple",  # a new question ends the one before
             show_progress="hidden",
             api_visibility="private",
         )
         gr.on(
-            [slider.input for slider in moved],
+            [control.input for control in moved],
             telling(self._answer_soon),
-            [*parts.asked, parts.session],
+            parts.asked,
             shown,
             trigger_mode="multiple",
             show_progress="hidden",
             api_visibility="private",
         )
-        stop.click(Session.stop, [parts.session], None, queue=False, api_visibility="private")
+        stop.click(self._stop, None, None, queue=False, api_visibility="private")
         parts.tokens.select(
             telling(self._choose),
-            [parts.session],
+            None,
             [parts.place],
             trigger_mode="multiple",
             show_progress="hidden",
@@ -205,101 +231,136 @@ class Page:
             text=text,
             is_prompt=kind == AS_PROMPT,
             mixture=mixture,
-            step=int(step) if self.playground.checkpoints.steps else None,
+            step=int(step) if len(self.playground.checkpoints.steps) > 1 else None,
             scale=float(scale),
             temperature=float(temperature),
             seed=int(seed),
             most_tokens=int(length),
         )
 
-    async def _answer_soon(self, *values: Any) -> AsyncGenerator[tuple[Any, ...], None]:
-        """Answers as soon as a slider stands still, if there has been an answer before."""
-        session: Session = values[-1]
+    def _session(self, request: gr.Request) -> Session:
+        return self.sessions.of(str(request.session_hash))
+
+    def _leave(self, request: gr.Request) -> None:
+        """Frees what a tab that has gone had."""
+        self.sessions.end(str(request.session_hash))
+
+    async def _stop(self, request: gr.Request) -> None:
+        self._session(request).stop()
+
+    async def _answer_soon(self, request: gr.Request, *values: Any) -> Pictures:
+        """Answers as soon as a control stands still, if there has been an answer before."""
+        session = self._session(request)
         if session.sides is None:
             return
         moved = session.begin()
         await asyncio.sleep(SECONDS_STILL)
         if not moved.is_set():
-            async with aclosing(self._answer(*values)) as pictures:
+            async with aclosing(self._answer(request, *values)) as pictures:
                 async for picture in pictures:
                     yield picture
 
-    async def _answer(self, *values: Any) -> AsyncGenerator[tuple[Any, ...], None]:
+    async def _answer(self, request: gr.Request, *values: Any) -> Pictures:
         """Streams both answers, then their verdicts and the colours of the tokens."""
-        session: Session = values[-1]
-        question = self._question(session, values[:-1])
-        sides = self.playground.start(question, session.others)
+        session, playground = self._session(request), self.playground
+        question = self._question(session, values)
+        sides = await playground.api.aside(playground.start, question, dict(session.others))
         stopped, session.sides = session.begin(), sides
+        same = (gr.skip(), gr.skip())
         yield *_shown(sides), "", {}, {}
-        async for _ in until(stopped, self.playground.answer(sides)):
-            yield *_shown(sides), "answering", gr.skip(), gr.skip()
-        if stopped.is_set():
-            yield *_shown(sides), "stopped", gr.skip(), gr.skip()
-            return
-        await self.playground.judge(sides)
-        yield *_shown(sides), "reading how far the tokens moved", gr.skip(), gr.skip()
-        found = await self.playground.token_moves(sides)
-        texts = self.playground.texts_of(sides.steered.ids)
+        async for _ in until(stopped, playground.answer(sides)):
+            yield *_shown(sides), "answering", *same
+        if not stopped.is_set():
+            await playground.judge(sides)
+        if not stopped.is_set():
+            yield *_shown(sides), "reading how far the tokens moved", *same
+            try:
+                found = await playground.token_moves(sides)
+            except Closed:  # the program ends, and the answers are whole
+                yield *_shown(sides), "the program has ended", *same
+                return
+            texts = await playground.api.aside(playground.texts_of, sides.steered.ids)
+        if not stopped.is_set():
+            tokens = self._tokens(sides, texts, found)
+            yield *_shown(sides), _summary(sides, [x.kl for x in found]), {"tokens": tokens}, {}
+        elif session.sides is sides:  # else another answer is shown by now
+            yield *_shown(sides), "stopped", *same
+
+    def _tokens(
+        self, sides: Sides, texts: Sequence[str], found: Sequence[Move]
+    ) -> list[dict[str, Any]]:
         left_out = self.playground.models.policy.ids_without_text
-        tokens = [
+        return [
             {
                 "text": printable(text),
                 "special": token in left_out,
-                "kl": move.kl if math.isfinite(move.kl) else None,
+                "kl": _finite(move.kl),
                 "base": _finite(move.base),
                 "steered": _finite(move.steered),
             }
             for token, text, move in zip(sides.steered.ids, texts, found, strict=True)
         ]
-        yield *_shown(sides), _summary(sides, [x.kl for x in found]), {"tokens": tokens}, {}
 
-    async def _choose(
-        self, session: Session, event: gr.EventData
-    ) -> AsyncGenerator[dict[str, Any], None]:
+    async def _choose(self, request: gr.Request, event: gr.EventData) -> Pictures:
         """Shows what could stand at a place, and then what each layer does there."""
+        session = self._session(request)
         sides, index = session.sides, event.index
         if sides is None or not isinstance(index, int) or not 0 <= index < len(sides.steered.ids):
             return
+        session.num_chosen += 1
+        mine = session.num_chosen
         drawn = sides.steered.ids[index]
         choices = [
             {
                 "text": printable(self.playground.token_text(choice.id)),
-                "base": choice.base,
-                "steered": choice.steered,
+                "base": _finite(choice.base),
+                "steered": _finite(choice.steered),
                 "is_drawn": choice.id == drawn,
             }
             for choice in await self.playground.choices(sides, index)
         ]
         shown = {"index": index, "choices": choices}
         num_layers = len(sides.vectors.layers)
-        yield {**shown, "layers": [], "num_left": num_layers}
-        async for found in self.playground.layer_moves(sides, index):
-            if session.sides is not sides:
-                return
-            layers = [{"layer": x.layer, "kl": x.kl, "gain": _finite(x.gain)} for x in found]
-            yield {**shown, "layers": layers, "num_left": num_layers - len(found)}
+        layers: list[dict[str, Any]] = []
+        if session.sides is sides and session.num_chosen == mine:
+            yield {**shown, "layers": layers, "num_left": num_layers}
+        async with aclosing(self.playground.layer_moves(sides, index)) as groups:
+            async for found in groups:
+                if session.sides is not sides or session.num_chosen != mine:
+                    return
+                layers = [
+                    {"layer": x.layer, "kl": _finite(x.kl), "gain": _finite(x.gain)} for x in found
+                ]
+                yield {**shown, "layers": layers, "num_left": num_layers - len(found)}
 
-    def _load(self, paths: list[str], session: Session) -> Any:
-        """Loads further files of vectors for this tab, and adds them to the sum."""
+    def _load(self, request: gr.Request, paths: list[str]) -> Any:
+        """Loads further files of vectors for this tab."""
+        session = self._session(request)
         try:
+            if len(paths) + len(session.others) > MOST_FILES:
+                rule = f"a tab may load {MOST_FILES} files"
+                raise ConfigError("vectors", len(paths), rule=rule, fix="Reload the page")
             for path in map(Path, paths):
                 name = stem = one_line(path.stem)
                 taken, number = {*self._names, *session.others}, 2
                 while name in taken:
                     name, number = f"{stem} ({number})", number + 1
                 session.others[name] = self.playground.load_file(path)
-        except TOLD as error:
+        except Exception as error:  # whatever it is, the page goes on
             raise told(error) from error
-        return gr.Textbox(info=known_names([*self._names, *session.others]))
+        finally:
+            for path in map(Path, paths):
+                path.unlink(missing_ok=True)
+        return known_names([*self._names, *session.others])
 
-    def _save(self, *values: Any) -> Any:
+    def _save(self, request: gr.Request, *values: Any) -> Any:
         """Writes the mixture, with the scale, as a file to download."""
-        session: Session = values[-1]
+        session = self._session(request)
         try:
-            question = self._question(session, values[:-1])
+            question = self._question(session, values)
             path = Path(tempfile.mkdtemp(dir=self._folder)) / "mixture.safetensors"
             self.playground.save(path, question, session.others)
-        except TOLD as error:
+        except Exception as error:  # whatever it is, the page goes on
             raise told(error) from error
         return gr.File(str(path), visible=True)
 
@@ -315,7 +376,7 @@ def _shown(sides: Sides) -> tuple[Any, Any]:
 
 def _box(side: Side, name: str) -> Any:
     label = name if side.verdict is None else f"{name}: {side.verdict.text}"
-    return gr.Textbox(printable(side.found.text), label=label)
+    return gr.Textbox(printable(side.text), label=label)
 
 
 def _summary(sides: Sides, kls: Sequence[float]) -> str:

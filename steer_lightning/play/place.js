@@ -15,6 +15,11 @@ function bar(share, className) {
   return node;
 }
 
+function number(value, unit = "") {
+  if (value === null) return "not finite";
+  return `${Math.abs(value) < 1e-4 && value !== 0 ? value.toExponential(1) : value.toPrecision(3)}${unit}`;
+}
+
 function cell(text, share, className) {
   const node = made("td", undefined, "sl-number");
   node.append(made("span", text), bar(share, className));
@@ -39,7 +44,7 @@ function choices(value) {
     name.scope = "row";
     name.append(made("code", JSON.stringify(choice.text)), choice.is_drawn ? " ← drawn" : "");
     const shares = [[choice.base, "sl-base"], [choice.steered, "sl-steered"]];
-    row.append(name, ...shares.map(([p, of]) => cell(`${(100 * p).toPrecision(3)} %`, p, of)));
+    row.append(name, ...shares.map(([p, of]) => cell(number(p === null ? p : 100 * p, " %"), p, of)));
     return row;
   });
   return table(`Token ${value.index + 1}: what could stand here`, ["token", "base", "steered"], rows);
@@ -50,8 +55,8 @@ function layers(value) {
   const rows = value.layers.map((layer) => {
     const row = made("tr"), name = made("th", `layer ${layer.layer}`);
     name.scope = "row";
-    const gain = `${layer.gain >= 0 ? "+" : "−"}${Math.abs(layer.gain).toPrecision(3)}`;
-    row.append(name, cell(layer.kl.toPrecision(3), layer.kl / most, "sl-steered"), made("td", gain, "sl-number"));
+    const gain = `${layer.gain > 0 ? "+" : ""}${number(layer.gain)}`;
+    row.append(name, cell(number(layer.kl), layer.kl / most, "sl-steered"), made("td", gain, "sl-number"));
     return row;
   });
   const heads = ["left out", "distribution moves, nats", "log-probability it gave the token, nats"];

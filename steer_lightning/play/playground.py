@@ -71,7 +71,14 @@ class Side:
     """An answer while it is sampled, and its verdict."""
 
     found: Gathered = field(default_factory=Gathered)
+    whole: str | None = None
+    """Text of the finished answer, with the stop string that may have ended it."""
     verdict: Judged | None = None
+
+    @property
+    def text(self) -> str:
+        """Text of the answer, so far."""
+        return self.found.text if self.whole is None else self.whole
 
     @property
     def ids(self) -> tuple[int, ...]:
@@ -126,8 +133,8 @@ class Playground:
         self.sampling = replace(sampling, group_size=1)
         self.max_requests, self.timeout = max_requests, timeout
         self.files = names_of(paths)
-        self.checkpoints = Checkpoints(self.files)
-        self._mixtures: OrderedDict[object, SiteVectors] = OrderedDict()
+        self.checkpoints = Checkpoints(self.files, models.vectors)
+        self._mixtures: OrderedDict[object, tuple[list[SiteVectors], SiteVectors]] = OrderedDict()
 
     def load(self) -> None:
         """Loads the base and the problems; see `LoadedModels.load`."""
@@ -151,7 +158,8 @@ class Playground:
         """Loads a further file of vectors.
 
         Raises:
-            ConfigError: If it is damaged, holds something else, or does not fit the base.
+            ConfigError: If it is damaged, holds something else, does not fit the base, or is of
+                another kind than the vectors with which the playground was started.
         """
         with own_keys(OWN_KEYS):
             found = load_steering(path)
@@ -159,6 +167,15 @@ class Playground:
                 rule = f"holds {found.describe()}, which can't be tried here"
                 raise ConfigError("vectors", path.name, rule=rule, fix="Choose a file of vectors")
             check_fit({path.stem: found}, self.models.policy)
+            if kind_of(found) not in set(map(kind_of, self.models.vectors.values())):
+                raise ConfigError(
+                    "vectors",
+                    path.name,
+                    rule=f"are {type(found).__name__} at {found.site} on {found.tokens} tokens",
+                    why="Only kinds of vectors whose answers were compared with plain passes at "
+                    "the start are used",
+                    fix="Start steer-lightning play with this file among --vectors",
+                )
         return found.to(self.models.policy.device)
 
     def vectors_of(
@@ -177,14 +194,15 @@ class Playground:
         """
         vectors = self.vectors_of(question, others)
         mixture = question.mixture
-        parts = tuple(id(vectors[name]) for name, _ in mixture.weights)
-        key = (mixture.weights, mixture.layer_factors, parts)
+        parts = [vectors[name] for name, _ in mixture.weights]
+        key = (mixture.weights, mixture.layer_factors, tuple(map(id, parts)))
         if key not in self._mixtures:
-            self._mixtures[key] = mixed(mixture, vectors).to(self.models.policy.device)
+            found = mixed(mixture, vectors).to(self.models.policy.device)
+            self._mixtures[key] = parts, found  # the parts, so that their ids stay theirs
         self._mixtures.move_to_end(key)
         while len(self._mixtures) > NUM_KEPT:
             self._mixtures.popitem(last=False)
-        return self._mixtures[key]
+        return self._mixtures[key][1]
 
     def save(self, path: Path, question: Question, others: Mapping[str, SiteVectors]) -> None:
         """Writes the vectors of a question as a file, with what they were made of.
@@ -199,8 +217,7 @@ class Playground:
         """
         _check(question, self.service.max_length)
         vectors, base = self.vectors_of(question, others), self.models.policy.base
-        at_step = {} if question.step is None else {"step": question.step}
-        save_mixture(path, question.mixture, question.scale, vectors, base, at_step)
+        save_mixture(path, question.mixture, question.scale, vectors, base)
 
     # ---- answers
 
@@ -270,12 +287,15 @@ class Playground:
         yield
 
     async def judge(self, sides: Sides) -> None:
-        """Adds the verdicts on finished answers, if the answer to the question is known."""
+        """Adds whole texts and verdicts to finished answers, if the question's answer is known.
+
+        Both are those of the training, where a stop string is part of the completion.
+        """
         for side in (sides.base, sides.steered):
-            found = side.found
+            side.whole = await self.api.aside(self.api.texts.whole, side.ids)
             side.verdict = await asyncio.to_thread(
                 self.questions.judge,
-                *(sides.question.text, found.text, len(found.tokens), found.finish == "stop"),
+                *(sides.question.text, side.whole, len(side.ids), side.found.finish == "stop"),
             )
 
     # ---- tokens
@@ -325,6 +345,11 @@ class Playground:
     def token_text(self, token: int) -> str:
         """Returns the text of a token by itself."""
         return self.api.texts.of(token)
+
+
+def kind_of(vectors: SiteVectors) -> tuple[object, ...]:
+    """Returns what makes vectors act in another way than others."""
+    return type(vectors), vectors.site, vectors.tokens, vectors.by_token
 
 
 def _check(question: Question, max_length: int) -> None:

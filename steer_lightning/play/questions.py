@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -55,7 +56,9 @@ class Questions:
         self._judge = RewardSum([WeightedReward(reward=verifier or MathReward())], pool)
         self.problems: dict[str, Problem] = {}
         """Problems by their line in the list."""
-        self._of: dict[str, Problem] = {}
+        self._of: dict[str, list[Problem]] = {}
+        self._lock = threading.Lock()  # of the pool, which one thread may use at a time
+        self._is_closed = False
 
     def load(self) -> None:
         """Reads the problems; a source that can't be read is left out with a warning."""
@@ -70,7 +73,7 @@ class Questions:
                 question = one_line(problem.question)
                 shown = question if len(question) <= SHOWN else f"{question[: SHOWN - 1]}…"
                 self.problems[f"{one_line(name)} {number}: {shown}"] = problem
-                self._of.setdefault(problem.question, problem)
+                self._of.setdefault(_plain(problem.question), []).append(problem)
 
     def judge(self, question: str, text: str, num_tokens: int, finished: bool) -> Judged | None:
         """Judges an answer; this may take seconds.
@@ -82,11 +85,12 @@ class Questions:
             finished: Whether the model ended the answer itself.
 
         Returns:
-            The verdict; None if the answer to the question is not known.
+            The verdict; None if the answer is not known, or problems with this question disagree.
         """
-        problem = self._of.get(question)
-        if problem is None:
+        problems = self._of.get(_plain(question), [])
+        if len({problem.answer for problem in problems}) != 1:
             return None
+        problem = problems[0]
         completion = Completion(
             text=text,
             question=question,
@@ -95,10 +99,20 @@ class Questions:
             finished=finished,
             columns=problem.columns,
         )
-        scores = self._judge([completion])
+        with self._lock:
+            if self._is_closed:
+                return None
+            scores = self._judge([completion])
         (outcomes,) = scores.each.values()
         return Judged(score=scores.total[0], outcome=outcomes[0], answer=problem.answer)
 
     def close(self) -> None:
-        """Ends the process that judges."""
-        self._judge.close()
+        """Ends the process that judges; there are no verdicts afterwards."""
+        with self._lock:
+            self._is_closed = True
+            self._judge.close()
+
+
+def _plain(question: str) -> str:
+    """Returns a question as a browser sends it back."""
+    return question.replace("\r\n", "\n").replace("\r", "\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import math
 import os
@@ -10,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,7 +19,7 @@ from types import FrameType
 from typing import Literal
 
 from steer_lightning.data import Template
-from steer_lightning.endpoint.server import bound_socket, is_local
+from steer_lightning.endpoint.server import LOCAL, bound_socket, is_local
 from steer_lightning.errors import UNKNOWN, ConfigError
 from steer_lightning.inference.loaded_models import LoadedModels
 from steer_lightning.play.playground import Playground
@@ -30,8 +32,6 @@ from steer_lightning.types import Source
 
 log = logging.getLogger(__name__)
 
-MOST_BYTES = 256 * 2**20
-"""Largest size of a file that is loaded on the page."""
 SECONDS_TO_SHOW = 1.0
 """Time in seconds that the page has to show the end of the last answers."""
 
@@ -162,16 +162,20 @@ class Play:
         Raises:
             ConfigError: If the port has been taken meanwhile.
         """
-        os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when Gradio is imported
+        prepare_gradio()
         import gradio as gr
+        from starlette.middleware import Middleware
 
-        from steer_lightning.play.page import Page, asset
+        from steer_lightning.play.guard import Guard
+        from steer_lightning.play.page import MOST_BYTES, Page, asset
 
+        hosts = frozenset({self.host, *LOCAL}) if is_local(self.host) and not self.share else None
+        guard = [Middleware(Guard, hosts=hosts)]
         with TemporaryDirectory() as folder:
             blocks = Page(self.playground, Path(folder)).blocks()
             try:
                 _, url, link = blocks.launch(
-                    server_name=self.host,
+                    server_name=f"[{self.host}]" if ":" in self.host else self.host,
                     server_port=self.port,
                     share=self.share,
                     quiet=True,
@@ -179,6 +183,8 @@ class Play:
                     footer_links=[],
                     run_history=False,
                     ssr_mode=False,
+                    enable_monitoring=False,
+                    app_kwargs={"middleware": guard},
                     max_file_size=MOST_BYTES,
                     allowed_paths=[folder],
                     theme=gr.themes.Default(font=["system-ui"], font_mono=["monospace"]),
@@ -194,7 +200,7 @@ class Play:
 
 
 class _signals:
-    """Sets an event at SIGTERM or Ctrl-C, within the block.
+    """Sets an event at SIGTERM or Ctrl-C, within the block; the second one ends the process.
 
     Args:
         ended: Event to set.
@@ -209,11 +215,26 @@ class _signals:
         }
 
     def _note(self, number: int, frame: FrameType | None) -> None:
+        if self._ended.is_set():  # whoever asks twice does not want to wait for answers
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
         self._ended.set()
 
     def __exit__(self, *error: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+
+@cache
+def prepare_gradio() -> None:
+    """Sets what Gradio reads from the environment when it is imported."""
+    folder = TemporaryDirectory(prefix="steer-lightning-play-")
+    atexit.register(folder.cleanup)
+    os.environ["GRADIO_TEMP_DIR"] = folder.name  # else files of visitors outlive the program
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    # Gradio looks whether its own page answers, which a proxy can't tell
+    for name in ("NO_PROXY", "no_proxy"):
+        os.environ[name] = ",".join(filter(None, [os.environ.get(name), *LOCAL]))
 
 
 def _check_extra() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import TypeVar
@@ -12,6 +13,8 @@ from steer_lightning.steering import SiteVectors
 
 T = TypeVar("T")
 
+MOST_SESSIONS = 256
+
 
 class Session:
     """A tab of a browser: its own vectors, its last answers, and what runs in it.
@@ -19,11 +22,13 @@ class Session:
     Attributes:
         others: Vectors that were loaded in this tab, by name.
         sides: The last answers; None before the first.
+        num_chosen: Number of times a token has been chosen.
     """
 
     def __init__(self) -> None:
         self.others: dict[str, SiteVectors] = {}
         self.sides: Sides | None = None
+        self.num_chosen = 0
         self._stopped: asyncio.Event | None = None
 
     def begin(self) -> asyncio.Event:
@@ -36,6 +41,31 @@ class Session:
         """Stops what runs."""
         if self._stopped is not None:
             self._stopped.set()
+
+
+class Sessions:
+    """The sessions of all open tabs, by the names that Gradio gives them."""
+
+    def __init__(self) -> None:
+        self._open: OrderedDict[str, Session] = OrderedDict()
+
+    def of(self, name: str) -> Session:
+        """Returns the session of a tab, which may be new.
+
+        Beyond `MOST_SESSIONS`, the one that was used least recently is ended: whoever asks without
+        a page never says that it has gone.
+        """
+        found = self._open.setdefault(name, Session())
+        self._open.move_to_end(name)
+        while len(self._open) > MOST_SESSIONS:
+            self.end(next(iter(self._open)))
+        return found
+
+    def end(self, name: str) -> None:
+        """Stops what runs in a tab that has gone, and forgets its vectors and answers."""
+        session = self._open.pop(name, None)
+        if session is not None:
+            session.stop()
 
 
 async def until(

@@ -8,17 +8,19 @@ function strength(kl) {
 }
 
 function told(token) {
-  if (token.kl === null) return "not finite";
+  if (token.kl === null || token.base === null || token.steered === null) return "not finite";
   const percent = (logprob) => (100 * Math.exp(logprob)).toPrecision(3);
   return `moved by ${token.kl.toPrecision(3)} nats; probability ${percent(token.base)} % -> ${percent(token.steered)} %`;
 }
 
-function choose(index) {
-  [...root.children].forEach((child, k) => {
-    child.setAttribute("aria-pressed", String(k === index));
-    child.tabIndex = k === index ? 0 : -1;
-  });
+function reach(index) {
+  [...root.children].forEach((child, k) => { child.tabIndex = k === index ? 0 : -1; });
   root.children[index].focus();
+}
+
+function choose(index) {
+  [...root.children].forEach((child, k) => child.setAttribute("aria-pressed", String(k === index)));
+  reach(index);
   trigger("select", { index });
 }
 
@@ -39,7 +41,7 @@ function drawn(token, index) {
     const goal = goals[event.key];
     if (event.key === "Enter" || event.key === " ") choose(index);
     else if (goal === undefined) return;
-    else root.children[Math.min(last, Math.max(0, goal))].focus();
+    else reach(Math.min(last, Math.max(0, goal)));
     event.preventDefault();
   });
   return button;

@@ -51,7 +51,7 @@ def summed(
         _check_same_shape(first, other, number)
     whole = torch.zeros(first.num_layers, first.width)
     for one, factor in zip(vectors, factors, strict=True):
-        whole[list(one.layers)] += factor * one.vectors.detach()
+        whole[list(one.layers)] += factor * one.vectors.detach().cpu()
     layers = sorted(set().union(*(one.layers for one in vectors)))
     found = _made(whole[layers], layers, first)
     if len(vectors) > 1:

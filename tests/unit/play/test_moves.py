@@ -29,6 +29,7 @@ def test_kl_by_hand() -> None:
     second = torch.tensor([[0.25, 0.5, 0.25]]).log()
     assert float(kl(first, second)) == pytest.approx(0.5 * math.log(2))
     assert float(kl(first, first)) == 0
+    assert math.isnan(float(kl(torch.tensor([math.nan, 0.0]), torch.tensor([0.5, 0.5]).log())))
 
 
 def logprobs(flight: LiveFlight, answer: Answer, vectors: SteeringVectors | None) -> torch.Tensor:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gradio as gr
@@ -66,12 +68,20 @@ def test_messages_are_text(page: Page) -> None:
 
 def test_further_files_get_names_of_their_own(page: Page, tmp_path: Path) -> None:
     run = played.make_run(tmp_path)
+    for name in "ab":
+        (tmp_path / name).mkdir()
     file = str(run / "vectors/step_000010.safetensors")
-    session = Session()
-    page._load([file, file], session)
-    assert list(session.others) == ["step_000010", "step_000010 (2)"]
+    tab = SimpleNamespace(session_hash="tab")
+    copies = [shutil.copy(file, tmp_path / name / "step_000010.safetensors") for name in "ab"]
+    assert page._load(tab, copies) == "run-1, step_000010, step_000010 (2)"
+    assert list(page.sessions.of("tab").others) == ["step_000010", "step_000010 (2)"]
+    assert not any(Path(copy).exists() for copy in copies), "the tab has loaded them"
     with pytest.raises(gr.Error):
-        page._load([str(run / "config.yaml")], session)
+        page._load(tab, [shutil.copy(run / "config.yaml", tmp_path / "x.safetensors")])
+    with pytest.raises(gr.Error, match="may load 16 files"):
+        page._load(tab, [str(tmp_path / f"{k}") for k in range(15)])
+    page._leave(tab)
+    assert page.sessions.of("tab").others == {}
 
 
 def test_the_parts_of_the_page_are_in_the_package() -> None:

@@ -22,6 +22,30 @@ class Source:
         return [first, *(Problem(question=f"q{k}" * 60, answer=str(k)) for k in range(self.count))]
 
 
+class Seeing:
+    """A verifier that remembers what it has seen, in this process."""
+
+    in_process = True
+
+    def __init__(self) -> None:
+        self.seen: list[Completion] = []
+
+    def __call__(self, completions: Sequence[Completion]) -> list[float]:
+        self.seen.extend(completions)
+        return [0.5 for _ in completions]
+
+
+class Twice:
+    """A question with two answers, in the line ends of another system."""
+
+    def __init__(self, *answers: str) -> None:
+        self.answers = answers
+
+    def load(self) -> list[Problem]:
+        first = self.answers[0]
+        return [Problem(question=f"a\r\nb{first}", answer=x) for x in self.answers]
+
+
 class Broken:
     """A source without data."""
 
@@ -57,21 +81,26 @@ def test_answers_are_judged_by_mathematics(questions: Questions) -> None:
 
 
 def test_another_verifier_judges_with_all_facts() -> None:
-    seen: list[Completion] = []
-
-    def verifier(completions: Sequence[Completion]) -> list[float]:
-        seen.extend(completions)
-        return [0.5 for _ in completions]
-
+    verifier = Seeing()
     questions = Questions({"mine": Source()}, verifier)
     questions.load()
     found = questions.judge("one\nand\x1b one", "text", 4, False)
     questions.close()
     assert found == Judged(score=0.5, outcome="scored", answer="2")
-    if seen:  # in this process
-        (completion,) = seen
-        assert (completion.num_tokens, completion.finished) == (4, False)
-        assert completion.columns == {"level": 3}
+    (completion,) = verifier.seen
+    assert (completion.num_tokens, completion.finished) == (4, False)
+    assert completion.columns == {"level": 3}
+    assert questions.judge("one\nand\x1b one", "text", 4, False) is None, "it is closed"
+
+
+def test_questions_are_known_as_a_browser_sends_them() -> None:
+    questions = Questions({"a": Twice("1", "1"), "b": Twice("2", "3")})
+    questions.load()
+    found = questions.judge("a\nb1", r"\boxed{1}", 3, True)
+    assert found is not None
+    assert found.score == 1
+    assert questions.judge("a\nb2", r"\boxed{2}", 3, True) is None, "the answers contradict"
+    questions.close()
 
 
 def test_sources_that_cannot_be_read_are_told_and_left_out(

@@ -14,6 +14,8 @@ import pytest
 
 from steer_lightning.errors import ConfigError
 from steer_lightning.play.server import Play
+from steer_lightning.rollout import Sampling
+from steer_lightning.rollout.live_request import LiveRequest
 from tests import played
 
 # Gradio uses what pandas is about to drop
@@ -65,14 +67,24 @@ def test_a_signal_ends_it(run: Path, number: signal.Signals) -> None:
     found: list[Any] = []
     before = signal.getsignal(number)
 
+    pieces: list[Any] = []
+
     def ready(url: str, link: str | None) -> None:
+        asked = LiveRequest(
+            token_ids=(5,) * 8,
+            on_event=pieces.append,
+            sampling=Sampling(group_size=4, max_new_tokens=400, eos_token_ids=[]),
+        )
+        play.playground.service.submit(asked)
         with urllib.request.urlopen(url, timeout=60) as answer:
             found.extend([answer.status, link])
-        threading.Timer(0.1, os.kill, (os.getpid(), number)).start()
+        threading.Timer(0.0, os.kill, (os.getpid(), number)).start()
 
     with played.without_loops():
         play.run(ready)
     assert found == [200, None]
+    ends = [piece.finish for piece in pieces if piece.finish is not None]
+    assert len(ends) == 4, "answers under way are completed"
     assert signal.getsignal(number) is before
     with socket.socket() as free:  # nobody listens any more
         assert free.connect_ex(("127.0.0.1", play.port))

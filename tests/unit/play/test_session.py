@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 
 import pytest
 
-from steer_lightning.play.session import Session, until
+from steer_lightning.play.session import MOST_SESSIONS, Session, Sessions, until
 
 
 class Pictures:
@@ -48,6 +48,23 @@ def test_the_next_run_stops_the_one_before() -> None:
         second = session.begin()
         assert first.is_set()
         assert not second.is_set()
+
+    asyncio.run(main())
+
+
+def test_sessions_are_ended_with_their_tabs_and_bounded_in_number() -> None:
+    async def main() -> None:
+        sessions = Sessions()
+        first = sessions.of("a")
+        stopped = first.begin()
+        assert sessions.of("a") is first
+        sessions.end("a")
+        assert stopped.is_set()
+        assert sessions.of("a") is not first
+        for k in range(MOST_SESSIONS):
+            sessions.of(f"tab {k}")
+        assert len(sessions._open) == MOST_SESSIONS
+        sessions.end("unknown")
 
     asyncio.run(main())
 
