@@ -157,8 +157,8 @@ function bars(names, values, { format, label, xName, yName }) {
   return responsive(draw, label);
 }
 
-/** Values with intervals, one per row, with a line at the first row's value. */
-function intervalRows(rows, format, label) {
+/** Values with intervals, one per row, with a line at `mark`, which is the first row's value unless another is given. */
+function intervalRows(rows, format, label, { name = "accuracy", mark = rows[0].value } = {}) {
   const left = Math.min(150, 14 + 6.4 * d3.max(rows, (row) => row.name.length));
   const x = linearScale(rows.flatMap((row) => [row.value, row.low, row.high]), format, 5);
   const draw = (width) => plot({
@@ -166,9 +166,9 @@ function intervalRows(rows, format, label) {
     x: { domain: x.domain }, y: { domain: rows.map((row) => row.name), padding: 0.5 },
     marks: [
       Plot.gridX({ ...GRID, ticks: x.ticks }),
-      Plot.axisX({ ...AXIS, label: "accuracy", labelAnchor: "center", ticks: x.ticks, tickFormat: x.tickFormat }),
+      Plot.axisX({ ...AXIS, label: name, labelAnchor: "center", ticks: x.ticks, tickFormat: x.tickFormat }),
       Plot.axisY({ label: null, tickSize: 0, fill: "var(--ink)" }),
-      Plot.ruleX([rows[0].value], { stroke: "var(--muted)", strokeDasharray: "2,3" }),
+      Plot.ruleX([mark], { stroke: "var(--muted)", strokeDasharray: "2,3" }),
       Plot.ruleY(rows.filter((row) => isNumber(row.low)), { y: "name", x1: "low", x2: "high", stroke: (row) => row.colour, strokeWidth: 6, strokeOpacity: 0.3, strokeLinecap: "round" }),
       Plot.dot(rows, { y: "name", x: "value", r: 4.5, fill: (row) => row.colour,
         title: (row) => `${row.name}: ${format(row.value)}` }),

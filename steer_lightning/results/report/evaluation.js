@@ -80,7 +80,7 @@ function sideEffectsOf(found) {
     make("p", { class: "intro" }, `How far each arm moves the predictions on ${found.text} (${size}), which has nothing to do with the problems. Intervals are over windows.`),
     lines.length ? make("figure", { class: "panel wide" },
       make("figcaption", {}, make("span", { class: "name" }, "KL to the base, in nats a token")),
-      intervalRows(lines, nats, lines.map((line) => `${line.name}: ${nats(line.value)}`).join(", "))) : null,
+      intervalRows(lines, nats, lines.map((line) => `${line.name}: ${nats(line.value)}`).join(", "), { name: "nats a token", mark: 0 })) : null,
     withTools(makeTable(title, ["arm", "KL to the base", "perplexity", "perplexity / that of the base"], table), "side effects"),
   ].filter((part) => part !== null);
 }
