@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 
 from steer_lightning.cli import interruptible
-from steer_lightning.cli.options import read_options
-from steer_lightning.cli.run_settings import given_options, settings_of_runs, texts
+from steer_lightning.cli.like_runs import made_like_runs
 from steer_lightning.endpoint.server import Endpoint
 from steer_lightning.system.printable import one_line
 
@@ -26,20 +24,14 @@ def run(words: Sequence[str]) -> None:
     Raises:
         ConfigError: For any mistake, before the base loads.
     """
-    words = words[1:]
-    given = given_options(words)
-    of_run, files = settings_of_runs(texts(given.get("vectors")), {*given, *OTHERS})
-    of_run = {key: of_run[key] for key in OF_RUNS if key in of_run}
-    options = read_options(
-        [f"--config={json.dumps(of_run)}", *words] if of_run else words,
+    endpoint = made_like_runs(
+        words[1:],
         Endpoint,
         prog="steer-lightning serve",
         description="Serves a base and vectors by the OpenAI API.",
+        keys=OF_RUNS,
+        others=OTHERS,
     )
-    endpoint = Endpoint(**options)
-    if of_run:
-        names = ", ".join(map(str, files))
-        print(one_line(f"settings taken from {names}, unless given: {', '.join(of_run)}"))
 
     def tell() -> None:
         models = ", ".join(endpoint.models.names)

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from steer_lightning.errors import ConfigError
 from steer_lightning.evaluation.arms import BASE, Arm
 from steer_lightning.evaluation.intervals import Estimate, Values, estimate
+from steer_lightning.model.head import kl
 from steer_lightning.model.policy import Policy
 from steer_lightning.system.collectives import gather_objects, rank, world_size
 from steer_lightning.system.printable import aligned, one_line
@@ -148,10 +149,8 @@ def _read(policy: Policy, arms: Sequence[Arm], window: list[int]) -> list[tuple[
         logits = policy.logits(ids, mask, num_last=len(window))[0, :-1]
         logprobs = logits.float().log_softmax(-1)
         base = logprobs if base is None else base
-        gaps = logprobs.exp() * (logprobs - base)
-        kl = gaps.where(logprobs > -torch.inf, 0.0).sum(-1).mean()  # 0 log 0 = 0
         surprise = -logprobs.gather(1, targets[:, None]).mean()
-        found.append((float(kl), float(surprise)))
+        found.append((float(kl(logprobs, base).mean()), float(surprise)))
     return found
 
 

@@ -33,6 +33,20 @@ def token_logprobs(logits: torch.Tensor, tokens: torch.Tensor, temperature: floa
     return picked - scaled.logsumexp(-1)
 
 
+def kl(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """Computes the KL of a distribution to a second one, in nats.
+
+    Args:
+        first: Log-probabilities (..., V).
+        second: Log-probabilities (..., V).
+
+    Returns:
+        KL (...), at least 0; NaN where the first distribution is not finite.
+    """
+    gaps = first.exp() * (first - second)
+    return gaps.where(first != -torch.inf, 0.0).sum(-1).clamp(min=0)  # 0 log 0 = 0
+
+
 @dataclass(frozen=True, kw_only=True)
 class Head:
     """The output layer of a language model: `logits = factor * softcap(W h + b)`.

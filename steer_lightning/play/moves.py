@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from steer_lightning.model.head import CHUNK_NUMBERS
+from steer_lightning.model.head import CHUNK_NUMBERS, kl
 from steer_lightning.model.policy import Policy
 from steer_lightning.rollout.live_flight import LiveFlight
 from steer_lightning.steering import SiteVectors, SteeringVectors
@@ -173,20 +173,6 @@ def layer_groups(answer: Answer, place: int) -> list[list[int]]:
     layers = list(answer.vectors.layers)
     size = max(1, ROWS_TOKENS // (len(answer.prompt_ids) + place) - 1)
     return [layers[first : first + size] for first in range(0, len(layers), size)]
-
-
-def kl(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    """Computes the KL of a distribution to a second one, in nats.
-
-    Args:
-        first: Log-probabilities (..., V).
-        second: Log-probabilities (..., V).
-
-    Returns:
-        KL (...), at least 0; NaN where the first distribution is not finite.
-    """
-    gaps = first.exp() * (first - second)
-    return gaps.where(first != -torch.inf, 0.0).sum(-1).clamp(min=0)  # 0 log 0 = 0
 
 
 def _distributions(

@@ -13,6 +13,7 @@ from steer_lightning.model import head as head_module
 from steer_lightning.model.head import (
     Head,
     TokenStates,
+    kl,
     token_logprobs,
     token_states,
     token_states_of_logits,
@@ -212,3 +213,11 @@ def test_one_buffer_of_logits_serves_where_no_entropy_is_asked_for() -> None:
     with Watch():
         token_states(states, tokens, head, TEMPERATURE).logprobs.sum().backward()
     assert most == 1
+
+
+def test_kl_by_hand() -> None:
+    first = torch.tensor([[0.5, 0.5, 0.0]]).log()
+    second = torch.tensor([[0.25, 0.5, 0.25]]).log()
+    assert float(kl(first, second)) == pytest.approx(0.5 * math.log(2))
+    assert float(kl(first, first)) == 0
+    assert math.isnan(float(kl(torch.tensor([math.nan, 0.0]), torch.tensor([0.5, 0.5]).log())))

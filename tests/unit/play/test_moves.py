@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 
@@ -11,7 +9,6 @@ from steer_lightning.model.policy import Policy
 from steer_lightning.play.moves import (
     Answer,
     choices_at,
-    kl,
     layer_groups,
     layer_moves,
     token_moves,
@@ -22,14 +19,6 @@ from steer_lightning.steering.arithmetic import plain_vectors
 from tests.live import ask, fly, live_flight, tokens_of
 
 IDS = (7, 30, 65, 2, 90)
-
-
-def test_kl_by_hand() -> None:
-    first = torch.tensor([[0.5, 0.5, 0.0]]).log()
-    second = torch.tensor([[0.25, 0.5, 0.25]]).log()
-    assert float(kl(first, second)) == pytest.approx(0.5 * math.log(2))
-    assert float(kl(first, first)) == 0
-    assert math.isnan(float(kl(torch.tensor([math.nan, 0.0]), torch.tensor([0.5, 0.5]).log())))
 
 
 def logprobs(flight: LiveFlight, answer: Answer, vectors: SteeringVectors | None) -> torch.Tensor:
