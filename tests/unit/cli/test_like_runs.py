@@ -45,5 +45,5 @@ def test_settings_are_those_of_the_run_unless_given(
 
 
 def test_mistakes_are_those_of_the_options(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="siz = '3': there is no such option. Did you mean size"):
+    with pytest.raises(ConfigError, match=r"siz = '3': there is no such option. Did you mean size"):
         make("--vectors", str(played.make_run(tmp_path)), "--siz=3")
