@@ -50,7 +50,7 @@ class Arm:
 
 
 ARMS = {
-    STEERING: Arm("SteeringVectors", (0.02, 0.05), ("scale=kl",)),
+    STEERING: Arm("SteeringVectors", (0.05,), ("scale=kl",)),
     "low-rank, rank 1": Arm("LowRankVectors", (0.02, 0.05, 0.1), ("rank=1", "scale=kl")),
     "LoRA, rank 4": Arm("LoRA", (1e-3,), ("rank=4",)),
     "LoRA, rank 1 on down_proj": Arm(
@@ -242,7 +242,7 @@ def draw(runs: list[Result], path: Path) -> None:
     before = 100 * statistics.fmean(run["before"] for run in runs)
     axes.axvline(before, color="gray", linestyle="--", linewidth=1, label=f"base, {before:.1f} %")
     axes.set_yticks(range(len(names)), names)
-    axes.invert_yaxis()
+    axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_xlim(left=0)
     axes.set_xlabel("right answers to SVAMP's test problems at temperature 1, %")
     axes.grid(alpha=0.3)
