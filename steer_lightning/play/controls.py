@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import gradio as gr
 
@@ -35,6 +35,11 @@ class Parts:
     status: gr.Textbox
     tokens: gr.HTML
     place: gr.HTML
+
+    @property
+    def shown(self) -> list[Any]:
+        """What an answer changes."""
+        return [self.base, self.steered, self.status, self.tokens, self.place]
 
     @property
     def asked(self) -> list[Any]:
@@ -87,10 +92,19 @@ def step_slider(playground: Playground) -> gr.Slider:
     )
 
 
-def mixing_controls(
-    playground: Playground,
-) -> tuple[gr.Textbox, gr.Textbox, gr.UploadButton, gr.File, gr.Button]:
-    """Makes the expression, the names, two buttons to load and save vectors, and the saved file."""
+class Mixing(NamedTuple):
+    """The controls of the mixture: its expression, the weight of one part, and files."""
+
+    expression: gr.Textbox
+    part: gr.Dropdown
+    weight: gr.Slider
+    load: gr.UploadButton
+    save: gr.Button
+    saved: gr.File
+
+
+def mixing_controls(playground: Playground) -> Mixing:
+    """Makes the controls of the mixture."""
     names = list(playground.models.vectors)
     with gr.Accordion("Mixture of vectors", open=len(names) > 1):
         expression = gr.Textbox(
@@ -98,14 +112,17 @@ def mixing_controls(
             label="Weighted sum of vectors",
             placeholder="such as 0.5 * a + 0.3 * b",
         )
-        known = gr.Textbox(known_names(names), label="Vectors", max_lines=4, interactive=False)
+        part = gr.Dropdown(names, value=names[0], label="Vectors")
+        weight = gr.Slider(
+            *(SMALLEST_SCALE, LARGEST_SCALE, 1.0), step=0.05, label="Weight of these vectors"
+        )
         with gr.Row():
-            loaded = gr.UploadButton(
+            load = gr.UploadButton(
                 "Load vectors", file_types=[".safetensors"], file_count="multiple"
             )
             save = gr.Button("Save this mixture")
         saved = gr.File(label="Vectors file", visible=False, interactive=False)
-    return expression, known, loaded, saved, save
+    return Mixing(expression, part, weight, load, save, saved)
 
 
 def layer_controls(playground: Playground) -> tuple[gr.CheckboxGroup, list[gr.Slider]]:
@@ -124,8 +141,3 @@ def layer_controls(playground: Playground) -> tuple[gr.CheckboxGroup, list[gr.Sl
                 for layer in every
             ]
     return acting, factors
-
-
-def known_names(names: Sequence[str]) -> str:
-    """Says which vectors there are."""
-    return ", ".join(names)

@@ -113,6 +113,23 @@ def _refusal(text: str, rest: str, names: Collection[str], weight: float) -> Con
     return ConfigError(KEY, text, rule=place, fix=fix)
 
 
+def with_weight(text: str, name: str, weight: float, names: Collection[str]) -> str:
+    """Returns a weighted sum in which some vectors have another weight.
+
+    Args:
+        text: Weighted sum.
+        name: Vectors whose weight changes; with weight 0 they are left out.
+        weight: Their new weight.
+        names: Names of all vectors.
+
+    Raises:
+        ConfigError: If the text is no weighted sum; see `read_expression`.
+    """
+    found = {**dict(read_expression(text, names)), name: float(weight)}
+    acting = tuple((one, by) for one, by in found.items() if by != 0)
+    return expression_of(acting or ((name, 0.0),))
+
+
 def expression_of(weights: Weights) -> str:
     """Returns a weighted sum as text."""
     parts: list[str] = []

@@ -4,53 +4,45 @@ from __future__ import annotations
 
 import asyncio
 import html
-import logging
 import math
 import tempfile
-import traceback
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
-from functools import wraps
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from steer_lightning.endpoint.api_error import ApiError
 from steer_lightning.endpoint.call import LARGEST_TEMPERATURE
 from steer_lightning.errors import ConfigError
-from steer_lightning.inference.service import Closed, TooManyRequests
+from steer_lightning.inference.service import Closed
 from steer_lightning.play.controls import (
     AS_PROMPT,
     AS_QUESTION,
     LARGEST_SCALE,
     SMALLEST_SCALE,
+    Mixing,
     Parts,
-    known_names,
     layer_controls,
     mixing_controls,
     number_controls,
     prompt_controls,
     step_slider,
 )
-from steer_lightning.play.mixture import Mixture, read_expression
+from steer_lightning.play.mixture import Mixture, read_expression, with_weight
 from steer_lightning.play.moves import Move
 from steer_lightning.play.playground import Playground, Question, Side, Sides
 from steer_lightning.play.session import Session, Sessions, until
-from steer_lightning.system.printable import indented, one_line, printable
-
-log = logging.getLogger(__name__)
+from steer_lightning.play.telling import Pictures, telling, told
+from steer_lightning.system.printable import one_line, printable
 
 MANY_AT_ONCE = 16
 """Number of visitors whose answers stream at the same time; those of others wait."""
 
 SECONDS_STILL = 0.15
 """Time in seconds that a slider stands still before it is answered to."""
-
-TOLD = (ApiError, ConfigError, Closed, TooManyRequests, FloatingPointError, TimeoutError, OSError)
-"""Errors whose messages are for the person in front of the page."""
 
 MOST_FILES, MOST_BYTES = 16, 64 * 2**20
 """Largest number of files that a tab may load, and largest size of each."""
@@ -59,38 +51,10 @@ TOKENS = """<div class="sl-scale" aria-hidden="true">0.001 nats <i></i> 3 nats</
 <div class="sl-tokens" role="group" aria-label="Tokens of the steered answer"></div>"""
 PLACE = '<div class="sl-place"></div>'
 
-Pictures = AsyncGenerator[Any, None]
-
 
 def asset(name: str) -> str:
     """Returns the content of a file of this folder."""
     return files(__package__).joinpath(name).read_text("utf-8")
-
-
-def told(error: Exception) -> gr.Error:
-    """Returns an error as the page shows it."""
-    if isinstance(error, TOLD):
-        message = one_line(error)
-    else:
-        log.error("the page failed:\n%s", indented("".join(traceback.format_exception(error))))
-        message = f"{type(error).__name__}: {one_line(error)}. The terminal says more"
-    # the page reads the message as HTML, and it may name files and texts
-    return gr.Error(html.escape(message), duration=None, print_exception=False)
-
-
-def telling(handler: Callable[..., Pictures]) -> Callable[..., Any]:
-    """Makes a handler show its errors to the person in front of the page."""
-
-    @wraps(handler)
-    async def shown(*args: Any) -> Pictures:
-        try:
-            async with aclosing(handler(*args)) as pictures:
-                async for picture in pictures:
-                    yield picture
-        except Exception as error:  # whatever it is, the page goes on
-            raise told(error) from error
-
-    return shown
 
 
 class Page:
@@ -153,45 +117,48 @@ class Page:
                 step = step_slider(self.playground)
                 temperature = gr.Slider(0, LARGEST_TEMPERATURE, 1.0, step=0.05, label="Temperature")
                 seed, length = number_controls(self.playground)
-                expression, known, loaded, saved, save = mixing_controls(self.playground)
+                mixing = mixing_controls(self.playground)
                 acting, factors = layer_controls(self.playground)
         parts = Parts(
-            *(prompt, kind, expression, step, scale, temperature, seed, length, acting, factors),
+            *(
+                prompt,
+                kind,
+                mixing.expression,
+                step,
+                scale,
+                temperature,
+                seed,
+                length,
+                acting,
+                factors,
+            ),
             *(base_answer, steered, status, tokens, place),
         )
         self._wire(parts, chosen, ask, stop)
-        loaded.upload(self._load, [loaded], [known], api_visibility="private")
-        save.click(self._save, parts.asked, [saved], api_visibility="private")
+        self._wire_mixing(parts, mixing)
 
     # ---- what happens
 
     def _wire(self, parts: Parts, chosen: gr.Dropdown, ask: gr.Button, stop: gr.Button) -> None:
-        shown = [parts.base, parts.steered, parts.status, parts.tokens, parts.place]
         chosen.input(
             self._of_problem, [chosen], [parts.prompt, parts.kind], api_visibility="private"
         )
         typed: list[Any] = [parts.prompt, parts.seed, parts.length, parts.expression]
-        moved: list[Any] = [
-            parts.scale,
-            parts.step,
-            parts.temperature,
-            parts.acting,
-            *parts.factors,
-        ]
+        moved: list[Any] = [parts.scale, parts.step, parts.temperature, parts.acting]
         gr.on(
             [ask.click, *(field.submit for field in typed)],
             telling(self._answer),
             parts.asked,
-            shown,
+            parts.shown,
             trigger_mode="multiple",  # a new question ends the one before
             show_progress="hidden",
             api_visibility="private",
         )
         gr.on(
-            [control.input for control in moved],
+            [control.input for control in (*moved, *parts.factors)],
             telling(self._answer_soon),
             parts.asked,
-            shown,
+            parts.shown,
             trigger_mode="multiple",
             show_progress="hidden",
             api_visibility="private",
@@ -205,6 +172,44 @@ class Page:
             show_progress="hidden",
             api_visibility="private",
         )
+
+    def _wire_mixing(self, parts: Parts, mixing: Mixing) -> None:
+        expression, part, weight = mixing.expression, mixing.part, mixing.weight
+        mixing.load.upload(self._load, [mixing.load], [part, weight], api_visibility="private")
+        mixing.save.click(self._save, parts.asked, [mixing.saved], api_visibility="private")
+        part.input(self._weight_of, [expression, part], [weight], api_visibility="private")
+        weight.input(
+            self._weigh,
+            [expression, part, weight],
+            [expression],
+            trigger_mode="always_last",
+            show_progress="hidden",
+            api_visibility="private",
+        ).then(
+            telling(self._answer_soon),
+            parts.asked,
+            parts.shown,
+            show_progress="hidden",
+            api_visibility="private",
+        )
+
+    def _weight_of(self, request: gr.Request, expression: str, name: str) -> Any:
+        """Returns the weight that vectors have in the expression, if it can be read."""
+        try:
+            weights = dict(read_expression(expression, self._known(request)))
+        except ConfigError:  # the person may be typing it
+            return gr.skip()
+        return min(max(weights.get(name, 0.0), SMALLEST_SCALE), LARGEST_SCALE)
+
+    def _weigh(self, request: gr.Request, expression: str, name: str, weight: float) -> str:
+        """Gives vectors another weight in the expression."""
+        try:
+            return with_weight(expression, name, weight, self._known(request))
+        except ConfigError as error:
+            raise told(error) from error
+
+    def _known(self, request: gr.Request) -> list[str]:
+        return [*self._names, *self._session(request).others]
 
     def _of_problem(self, line: str) -> tuple[Any, Any]:
         problem = self.playground.questions.problems.get(line)
@@ -351,7 +356,8 @@ class Page:
         finally:
             for path in map(Path, paths):
                 path.unlink(missing_ok=True)
-        return known_names([*self._names, *session.others])
+        names = [*self._names, *session.others]
+        return gr.Dropdown(names, value=names[-1]), 0.0
 
     def _save(self, request: gr.Request, *values: Any) -> Any:
         """Writes the mixture, with the scale, as a file to download."""

@@ -65,9 +65,13 @@ class Opened:
     def ask(self, prompt: str) -> None:
         """Types a prompt and sends it by the keyboard; the answer is complete afterwards."""
         self.field("Prompt").fill(prompt)
-        self.field("Status").evaluate("x => { x.value = '' }")  # else an earlier one would be read
+        self.forget_status()
         self.field("Prompt").press("Shift+Enter")
         self.wait_for_answer()
+
+    def forget_status(self) -> None:
+        """Empties the status on the page, so that an earlier one is not read for the next."""
+        self.field("Status").evaluate("x => { x.value = '' }")
 
     def wait_for_answer(self) -> None:
         until(lambda: "nats a token" in self.status)
@@ -138,6 +142,8 @@ def test_sliders_change_the_answer_by_the_keyboard(
         tab.page.keyboard.press("ArrowLeft")
     until(lambda: tab.steered == tab.base != "")
     tab.wait_for_answer()
+    # the tokens are those of the last place of the slider, once it has been answered
+    until(lambda: "; 0 nats a token" in tab.status)
     moved = [token.get_attribute("aria-label") or "" for token in tab.tokens.all()]
     assert moved
     assert all("moved by 0.00 nats" in label for label in moved)
@@ -196,7 +202,14 @@ def test_the_step_of_the_training_and_a_mixture(
     tab.page.locator("input[type=file]").first.set_input_files(
         str(run / "vectors/step_000020.safetensors")
     )
-    until(lambda: tab.field("Vectors").input_value() == "run-1, step_000020")
+    until(lambda: tab.field("Vectors").input_value() == "step_000020")
+    weight = tab.page.get_by_label("number input for Weight of these vectors")
+    weight.fill("2")
+    tab.forget_status()
+    weight.press("Enter")
+    expression = tab.page.get_by_label("Weighted sum of vectors")
+    until(lambda: expression.input_value() == "run-1 + 2 * step_000020")
+    tab.wait_for_answer()
     # the vectors of step 20 are two thirds of those of step 30
     tab.page.get_by_label("Weighted sum of vectors").fill("2 * step_000020 - 0.6666666667 * run-1")
     tab.ask("59+63")

@@ -12,7 +12,6 @@ from steer_lightning import save_vectors
 from steer_lightning.play.controls import (
     AS_PROMPT,
     AS_QUESTION,
-    known_names,
     layer_controls,
     mixing_controls,
     number_controls,
@@ -54,9 +53,9 @@ def test_each_layer_has_a_factor_and_a_switch(playground: Playground) -> None:
 def test_numbers_and_names_are_those_of_the_run(playground: Playground) -> None:
     seed, length = played.in_blocks(lambda: number_controls(playground))
     assert (seed.value, length.value, length.maximum) == (0, 64, 511)
-    expression, known, *_ = played.in_blocks(lambda: mixing_controls(playground))
-    assert expression.value == known.value == "run-1"
-    assert known_names(["a", "b"]) == "a, b"
+    mixing = played.in_blocks(lambda: mixing_controls(playground))
+    assert mixing.expression.value == mixing.part.value == "run-1"
+    assert mixing.weight.value == 1.0
     chosen, _, kind = played.in_blocks(lambda: prompt_controls(playground))
     assert len(chosen.choices) == 21
     assert kind.value == AS_QUESTION

@@ -16,6 +16,7 @@ from steer_lightning.play.mixture import (
     mixed,
     read_expression,
     save_mixture,
+    with_weight,
 )
 from steer_lightning.steering import SiteVectors, load_vectors
 from steer_lightning.steering.adaptive import AdaptiveVectors
@@ -66,6 +67,16 @@ def test_an_expression_is_written_as_it_is_read() -> None:
     for text in ("0.5 * a + 0.3 * run-1", "-a - 2 * 2nd", "run-1 (2)", "0.6666666667 * a"):
         assert expression_of(read_expression(text, NAMES)) == text
     assert expression_of((("a", 1.0000001),)) == "1.0000001 * a"
+
+
+def test_a_weight_is_changed_in_the_expression() -> None:
+    assert with_weight("0.5 * a - 2nd", "2nd", 0.25, NAMES) == "0.5 * a + 0.25 * 2nd"
+    assert with_weight("0.5 * a - 2nd", "run-1", 1.0, NAMES) == "0.5 * a - 2nd + run-1"
+    assert with_weight("0.5 * a - 2nd", "a", 0.0, NAMES) == "-2nd"
+    assert with_weight("a", "a", 0.0, NAMES) == "0 * a"
+    assert with_weight("a", "a", 2, NAMES) == "2 * a", "a slider gives whole numbers as such"
+    with pytest.raises(ConfigError, match="at 'c'"):
+        with_weight("c", "a", 1.0, NAMES)
 
 
 def vectors(rows: list[list[float]], layers: list[int], **options: str) -> SiteVectors:

@@ -13,7 +13,7 @@ import pytest
 
 from steer_lightning.errors import ConfigError
 from steer_lightning.play.controls import AS_PROMPT, AS_QUESTION
-from steer_lightning.play.page import Page, asset, told
+from steer_lightning.play.page import Page, asset
 from steer_lightning.play.session import Session
 from tests import played
 
@@ -60,12 +60,6 @@ def test_empty_numbers_are_refused(page: Page, key: str) -> None:
         page._question(Session(), values(**{key: None}))
 
 
-def test_messages_are_text(page: Page) -> None:
-    error = told(ConfigError("mixture", "<img src=x>", rule="is\nwrong"))
-    assert "<" not in error.message
-    assert "&lt;img src=x&gt;" in error.message
-
-
 def test_further_files_get_names_of_their_own(page: Page, tmp_path: Path) -> None:
     run = played.make_run(tmp_path)
     for name in "ab":
@@ -73,7 +67,14 @@ def test_further_files_get_names_of_their_own(page: Page, tmp_path: Path) -> Non
     file = str(run / "vectors/step_000010.safetensors")
     tab = SimpleNamespace(session_hash="tab")
     copies = [shutil.copy(file, tmp_path / name / "step_000010.safetensors") for name in "ab"]
-    assert page._load(tab, copies) == "run-1, step_000010, step_000010 (2)"
+    part, weight = page._load(tab, copies)
+    assert [name for name, _ in part.choices] == ["run-1", "step_000010", "step_000010 (2)"]
+    assert (part.value, weight) == ("step_000010 (2)", 0.0)
+    mixed = page._weigh(tab, "run-1", "step_000010", -0.5)
+    assert mixed == "run-1 - 0.5 * step_000010"
+    assert page._weight_of(tab, mixed, "step_000010") == -0.5
+    assert page._weight_of(tab, mixed, "step_000010 (2)") == 0.0
+    assert page._weight_of(tab, "9 * run-1", "run-1") == 3.0, "the end of the slider"
     assert list(page.sessions.of("tab").others) == ["step_000010", "step_000010 (2)"]
     assert not any(Path(copy).exists() for copy in copies), "the tab has loaded them"
     with pytest.raises(gr.Error):
