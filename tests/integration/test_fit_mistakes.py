@@ -18,7 +18,7 @@ MISTAKES = [
     ("model.sampling.group_size", "many", ["model.sampling.group_size", "whole number"]),
     ("model.sampling.group_size", 1, ["group_size = 1", "RLOO", "8 or more"]),
     ("model.sampling.group_size", 0, ["error: model.sampling.group_size = 0", "at least 1"]),
-    ("model.eval_sampling", {"top_p": 0}, ["error: model.eval_sampling.top_p = 0"]),
+    ("model.eval_sampling", {"top_p": -0.1}, ["error: model.eval_sampling.top_p = -0.1"]),
     ("model.kl_in_reward", {"weight": 0}, ["model.kl_in_reward.weight = 0", "kl_in_reward: null"]),
     ("model.dynamic_sampling", {"max_rounds": 0}, ["model.dynamic_sampling.max_rounds = 0"]),
     ("model.updates", {"num_passes": 2}, ["model.updates.num_passes = 2", "ScoreFunction"]),
@@ -153,7 +153,11 @@ MISTAKES = [
         ],
         ["validation", "another BenchmarkEval"],
     ),
-    ("model.advantage", "GRPOO", ["model.advantage = 'GRPOO'", "Known names: DrGRPO, GRPO, Mov"]),
+    (
+        "model.advantage",
+        "GRPOO",
+        ["model.advantage = 'GRPOO'", "Known names: DrGRPO, GRPO, MaxRL, Mov"],
+    ),
     ("model.optimizer", {"lr": 0.1}, ["model.optimizer: needs the name of a class", "NAME"]),
     (
         "data.template.class_path",

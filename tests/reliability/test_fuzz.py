@@ -247,7 +247,7 @@ def test_sampling_is_in_range_or_refused(values: dict[str, float]) -> None:
     assert sampling.group_size >= 1
     assert sampling.max_new_tokens >= 1
     assert 0 <= sampling.temperature < math.inf
-    assert 0 < sampling.top_p <= 1
+    assert 0 <= sampling.top_p <= 1
     assert sampling.top_k >= 0
     assert 0 <= sampling.min_p <= 1
 
