@@ -76,12 +76,9 @@ class Endpoint:
         trust_remote_code: bool = False,
     ) -> None:
         _check_extra()
-        if not 0 <= port <= 65535:
-            raise ConfigError("port", port, rule="must be from 0 to 65535")
+        check_ranges(port, timeout)
         if max_requests < 2:
             raise ConfigError("max_requests", max_requests, rule="must be at least 2")
-        if not 0 < timeout < math.inf:
-            raise ConfigError("timeout", timeout, rule="must be above 0 and finite")
         self.host, self.max_requests, self.timeout = host, max_requests, timeout
         self.key = _key(api_key, host)
         paths = [vectors] if isinstance(vectors, str) else list(vectors or [])
@@ -193,6 +190,14 @@ def _key(given: str | None, host: str) -> str | None:
             fix=f"Set the environment variable {KEY_VARIABLE}, or --api-key, or leave --host out",
         )
     return key
+
+
+def check_ranges(port: int, timeout: float) -> None:
+    """Raises a ConfigError for a port or a time that no server can have."""
+    if not 0 <= port <= 65535:
+        raise ConfigError("port", port, rule="must be from 0 to 65535")
+    if not 0 < timeout < math.inf:
+        raise ConfigError("timeout", timeout, rule="must be above 0 and finite")
 
 
 def bound_socket(host: str, port: int) -> socket.socket:

@@ -68,10 +68,10 @@ def read_expression(text: str, names: Collection[str]) -> Weights:
     # the longest first, since one name may begin with another
     known = sorted(names, key=len, reverse=True)
     rest = text.strip()
-    sign = 1.0
-    if rest[:1] in ("+", "-"):
-        sign, rest = (-1.0 if rest[0] == "-" else 1.0), rest[1:].lstrip()
     while True:
+        sign = -1.0 if rest.startswith("-") else 1.0
+        if rest.startswith(("+", "-")):  # always, except before the first term
+            rest = rest[1:].lstrip()
         weight, rest = _weight(rest)
         name = next((x for x in known if _begins_with(rest, x)), None)
         if name is None or not abs(weight) <= LARGEST_WEIGHT:
@@ -82,9 +82,6 @@ def read_expression(text: str, names: Collection[str]) -> Weights:
             raise _refusal(text, rest, names, found[name])
         if not rest:
             return tuple(found.items())
-        if rest[0] not in "+-":
-            raise _refusal(text, rest, names, weight)
-        sign, rest = (-1.0 if rest[0] == "-" else 1.0), rest[1:].lstrip()
 
 
 def _weight(text: str) -> tuple[float, str]:
@@ -98,7 +95,7 @@ def _weight(text: str) -> tuple[float, str]:
 
 
 def _begins_with(text: str, name: str) -> bool:
-    """Returns whether a text begins with a whole name."""
+    """Returns whether a text begins with a whole name, and goes on with a sign if it does."""
     behind = text[len(name) :].lstrip()
     return text.startswith(name) and (not behind or behind[0] in "+-")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import logging
-import math
 import os
 import signal
 import threading
@@ -19,7 +18,7 @@ from types import FrameType
 from typing import Literal
 
 from steer_lightning.data import Template
-from steer_lightning.endpoint.server import LOCAL, bound_socket, is_local
+from steer_lightning.endpoint.server import LOCAL, bound_socket, check_ranges, is_local
 from steer_lightning.errors import UNKNOWN, ConfigError
 from steer_lightning.inference.loaded_models import LoadedModels
 from steer_lightning.play.playground import Playground
@@ -88,14 +87,11 @@ class Play:
         trust_remote_code: bool = False,
     ) -> None:
         _check_extra()
-        if not 0 <= port <= 65535:
-            raise ConfigError("port", port, rule="must be from 0 to 65535")
+        check_ranges(port, timeout)
         if max_requests < 2:
             rule = "must be at least 2"
             why = "A question has two answers, with and without vectors"
             raise ConfigError("max_requests", max_requests, rule=rule, why=why)
-        if not 0 < timeout < math.inf:
-            raise ConfigError("timeout", timeout, rule="must be above 0 and finite")
         paths = [vectors] if isinstance(vectors, str) else list(vectors)
         if not paths:
             raise ConfigError("vectors", paths, rule="must name a file of vectors, or a run")
