@@ -1,7 +1,7 @@
 """The claim on a real model: how much of full fine-tuning's gain do vectors recover on SVAMP?
 
     python benchmarks/claim_real.py --model models/smollm2-135m-instruct --data FOLDER
-    python benchmarks/claim_real.py ... --layers                 # every single layer, in a sweep
+    python benchmarks/claim_real.py ... --all-layers             # every single layer, in a sweep
     python benchmarks/claim_real.py ... --device cuda            # minutes instead of hours
 
 SmolLM2-135M-Instruct with the settings of `svamp/smollm2-135m-cpu`, in which only what is trained
@@ -57,6 +57,11 @@ ARMS = {
         "LoRA", (3e-4, 1e-3), ("rank=1", "target_modules=[down_proj]")
     ),
     FULL: Arm("FullFinetune", (3e-5, 1e-4)),
+    # A unit of `kl` is measured at the layers that are trained, so that the rate is of the same size.
+    **{
+        f"layer {layer} alone": Arm("SteeringVectors", (0.05,), ("scale=kl", f"layers=[{layer}]"))
+        for layer in (4, 10, 16, 22, 28)
+    },
 }
 
 
@@ -257,7 +262,7 @@ def main() -> None:
     )
     parser.add_argument("--model", required=True, help="folder of scripts/prepare_smollm2.py")
     parser.add_argument("--data", help="folder with train.jsonl and test.jsonl; default: the hub")
-    parser.add_argument("--layers", action="store_true", help="train every layer alone")
+    parser.add_argument("--all-layers", action="store_true", help="train every layer alone")
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), help="only these")
     parser.add_argument("--seeds", type=int, default=3, help="how many, from 0 on")
     parser.add_argument("--steps", type=int, default=40, help="of each run")
@@ -270,7 +275,7 @@ def main() -> None:
     args.model = str(Path(args.model).absolute())
     args.data = str(Path(args.data).absolute()) if args.data else None
     claim = Claim(args)
-    if args.layers:
+    if args.all_layers:
         claim.train_layers()
     else:
         claim.train_all()
