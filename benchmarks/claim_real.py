@@ -57,7 +57,7 @@ ARMS = {
         "LoRA", (3e-4, 1e-3), ("rank=1", "target_modules=[down_proj]")
     ),
     FULL: Arm("FullFinetune", (3e-5, 1e-4)),
-    # A unit of `kl` is measured at the layers that are trained, so that the rate is of the same size.
+    # A unit of `kl` is measured at the layers that are trained, so the rate means the same.
     **{
         f"layer {layer} alone": Arm("SteeringVectors", (0.05,), ("scale=kl", f"layers=[{layer}]"))
         for layer in (4, 10, 16, 22, 28)
@@ -196,17 +196,23 @@ class Claim:
     def train_all(self) -> None:
         """Each arm with each seed, and vectors without training."""
         for seed in range(self.args.seeds):
-            for name in self.args.arms or list(ARMS):
-                if not self.has(name, seed):
+            for name in self.args.arms or [*ARMS, TRAINING_FREE]:
+                if self.has(name, seed):
+                    continue
+                if name == TRAINING_FREE:
+                    self.measure(name, seed, self.difference(seed))
+                else:
                     rate = self.find_rate(name)
                     self.measure(name, seed, finished(self.run_of(name, rate, seed)))
-            if not self.has(TRAINING_FREE, seed) and not self.args.arms:
-                root = self.args.work / f"training-free-{seed}"
-                words = [f"--seed_everything={seed}", f"--output={root}"]
-                words += ["--num_prompts=400", "--num_held_out=200"]  # of 600 training problems
-                if not (root / "difference.json").exists():
-                    self.command("difference", *self.settings(root), *words)
-                self.measure(TRAINING_FREE, seed, root)
+
+    def difference(self, seed: int) -> Path:
+        """Returns the folder of vectors without training, which are made if they are not there."""
+        root: Path = self.args.work / f"training-free-{seed}"
+        words = [f"--seed_everything={seed}", f"--output={root}"]
+        words += ["--num_prompts=400", "--num_held_out=200"]  # of 600 training problems
+        if not (root / "difference.json").exists():
+            self.command("difference", *self.settings(root), *words)
+        return root
 
     def train_layers(self) -> None:
         """Vectors in each layer alone, side by side on one base."""
@@ -263,7 +269,7 @@ def main() -> None:
     parser.add_argument("--model", required=True, help="folder of scripts/prepare_smollm2.py")
     parser.add_argument("--data", help="folder with train.jsonl and test.jsonl; default: the hub")
     parser.add_argument("--all-layers", action="store_true", help="train every layer alone")
-    parser.add_argument("--arms", nargs="+", choices=list(ARMS), help="only these")
+    parser.add_argument("--arms", nargs="+", choices=[*ARMS, TRAINING_FREE], help="only these")
     parser.add_argument("--seeds", type=int, default=3, help="how many, from 0 on")
     parser.add_argument("--steps", type=int, default=40, help="of each run")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
