@@ -10,11 +10,9 @@ import torch
 from steer_lightning.advantages import DrGRPO, has_signal
 from steer_lightning.errors import ConfigError
 from steer_lightning.model.policy import Policy
-from steer_lightning.steering import SteeringVectors, find_sites
-from steer_lightning.steering.model_parts import one_logit, outputs_seen
 from steer_lightning.system.figures import rounded
-from steer_lightning.training.batch import MicroBatch, padded_micro_batches
 from steer_lightning.training.contrast import Reading
+from steer_lightning.training.mean_states import StateReader
 from steer_lightning.types import Prompt, Rollouts
 
 
@@ -34,9 +32,6 @@ class MeanDifference:
     Other rewards need no threshold. Prompts whose rewards are all equal, and completions without a
     score, do not count.
 
-    Args:
-        num_tokens: Number of tokens to read from the start of each completion; None reads all.
-
     Attributes:
         num_prompts: Number of prompts added so far.
         num_completions: Number of their completions.
@@ -44,8 +39,7 @@ class MeanDifference:
         num_contrasts: Number of prompts with both better and worse completions.
     """
 
-    def __init__(self, num_tokens: int | None = None) -> None:
-        self.num_tokens = num_tokens
+    def __init__(self) -> None:
         self.num_prompts = self.num_completions = self.num_unscored = self.num_contrasts = 0
         self._reward_sum = self._weight = 0.0
         self._sum: torch.Tensor | float = 0.0
@@ -106,27 +100,27 @@ class MeanDifference:
 
     @torch.no_grad()
     def read(
-        self, policy: Policy, rollouts: Rollouts, rewards: torch.Tensor, max_tokens: int = 16384
+        self,
+        reader: StateReader,
+        rollouts: Rollouts,
+        rewards: torch.Tensor,
+        max_tokens: int = 16384,
     ) -> None:
         """Reads a batch of completions and adds them.
 
         Args:
-            policy: Loaded policy with `SteeringVectors`, at whose layers and site states are read.
-                The states are those of the base, whatever the vectors are.
+            reader: Reader of the states. They are those of the base, whatever its policy's vectors
+                are.
             rollouts: G completions of each of B prompts.
             rewards: Rewards (B, G), NaN where unscored.
-            max_tokens: Maximum number of tokens in a forward pass, padding included.
+            max_tokens: Maximum number of tokens of all texts in a forward pass, padding included.
         """
         advantages = self.count(rewards)
         rows = advantages.nonzero().squeeze(1)
-        if not policy.takes_padding:
-            max_tokens = 1  # one row at a time
-        with policy.at_scale(0.0):
-            for micro_batch in padded_micro_batches(
-                rollouts, rows, max_tokens, policy.pad_token_id
-            ):
-                states = mean_states(policy, micro_batch, self.num_tokens)
-                self.add(states, advantages[micro_batch.rows])
+        if len(rows):
+            with reader.policy.at_scale(0.0):
+                order, states = reader.read(rollouts, rows, max_tokens)
+            self.add(states, advantages[order])
 
 
 class RewardContrast:
@@ -137,7 +131,8 @@ class RewardContrast:
     """
 
     def __init__(self, num_tokens: int | None = None) -> None:
-        self._found = MeanDifference(num_tokens)
+        self._found, self._num_tokens = MeanDifference(), num_tokens
+        self._reader: StateReader | None = None
 
     def check(self, policy: Policy, prompts: Sequence[Prompt], /) -> None:
         """Accepts all prompts that can be answered."""
@@ -145,7 +140,9 @@ class RewardContrast:
     def read(self, prompts: Sequence[Prompt], reading: Reading, /) -> None:
         """Samples, scores and reads completions of the prompts."""
         sampled = reading.sampler.sample(prompts, step=0)
-        self._found.read(reading.policy, sampled.rollouts, sampled.rewards, reading.max_tokens)
+        if self._reader is None:
+            self._reader = StateReader(reading.policy, self._num_tokens)
+        self._found.read(self._reader, sampled.rollouts, sampled.rewards, reading.max_tokens)
 
     def direction(self) -> torch.Tensor:
         """Returns the vectors (L, D)."""
@@ -154,7 +151,8 @@ class RewardContrast:
     def facts(self) -> dict[str, Any]:
         """Returns the counts, and the mean reward."""
         found = {key: value for key, value in vars(self._found).items() if key[0] != "_"}
-        return {**found, "mean_reward": self._found.mean_reward}
+        more = {"num_tokens": self._num_tokens, "mean_reward": self._found.mean_reward}
+        return {**found, **more}
 
     def summary(self) -> str:
         """Returns how many prompts have a contrast, and how well they are answered."""
@@ -179,41 +177,9 @@ def difference_of_means(
     Raises:
         ConfigError: If no prompt has both better and worse completions.
     """
-    found = MeanDifference(num_tokens)
-    found.read(policy, rollouts, rewards, max_tokens)
+    found = MeanDifference()
+    found.read(StateReader(policy, num_tokens), rollouts, rewards, max_tokens)
     return found.vectors
-
-
-def mean_states(policy: Policy, rows: MicroBatch, num_tokens: int | None = None) -> torch.Tensor:
-    """Returns the output of each steered site, averaged over the first tokens of each completion.
-
-    The last token of a completion is left out, because nothing is sampled after it, and an EOS
-    token would separate long completions from short ones. A completion of one token keeps its
-    token.
-
-    Args:
-        policy: Loaded policy with `SteeringVectors`.
-        rows: Micro-batch of n completions.
-        num_tokens: Number of first tokens to average; None averages all.
-
-    Returns:
-        Mean states, (L, n, D) float32.
-    """
-    steering = policy.steering
-    assert isinstance(steering, SteeringVectors)
-    places = find_sites(policy.layers, steering.layers, steering.site)
-    width = rows.completion_ids.shape[1]
-    counts = (rows.completion_mask.sum(1, keepdim=True) - 1).clamp(1, num_tokens)  # (n, 1)
-    weights = ((torch.arange(width) < counts) / counts).to(policy.device)  # (n, T)
-    found: dict[int, torch.Tensor] = {}
-
-    def keep(row: int, stream: torch.Tensor) -> None:
-        found[row] = torch.einsum("nt,ntd->nd", weights, stream[:, -width:].float())
-
-    ids, mask = rows.ids.to(policy.device), rows.mask.to(policy.device)
-    with outputs_seen(places, keep), one_logit(policy.model):
-        policy.padded_logits(ids, mask, num_last=width + 1)
-    return torch.stack([found[row] for row in range(len(places))])
 
 
 def in_units(vectors: torch.Tensor, units: torch.Tensor) -> torch.Tensor:

@@ -50,6 +50,7 @@ class Packing:
         copies: Index of the pair of each completion token, row by row, (number of all completion
             tokens,) int64.
         mask: Mask of the n completions, right-padded, (n, T) bool, True for tokens.
+        rows: Places in the sequence of the tokens of each row, without its last token.
         attended: Blocks in which attention takes the tokens.
     """
 
@@ -82,12 +83,12 @@ class Packing:
         self.copies = torch.tensor(copies, device=device)
         lengths = torch.tensor([len(completion) for completion in completions], device=device)
         self.mask = torch.arange(int(lengths.max()), device=device) < lengths[:, None]
-        self._rows = rows
+        self.rows = rows
         self.attended = Blocks(attention_blocks(rows, groups, self.positions[0]), len(ids))
 
     @cached_property
     def _mixed(self) -> Blocks:
-        return Blocks(row_blocks(self._rows, self.ids.device), self.ids.shape[1])
+        return Blocks(row_blocks(self.rows, self.ids.device), self.ids.shape[1])
 
     def attend(self, call: AttentionCall) -> torch.Tensor:
         """Attends within the rows; takes packed tensors (1, H, S, D), returns (1, S, H, D)."""

@@ -6,17 +6,13 @@ import pytest
 import torch
 
 from steer_lightning import ConfigError
-from steer_lightning.steering import SteeringVectors
-from steer_lightning.testing import make_prompts, tiny_policy
-from steer_lightning.training.batch import padded_micro_batches
+from steer_lightning.testing import tiny_policy
 from steer_lightning.training.mean_difference import (
     MeanDifference,
     difference_of_means,
     in_units,
-    mean_states,
 )
-from steer_lightning.types import Rollouts
-from tests.odd_places import odd_policy
+from tests.unit.training.test_mean_states import made_up_rollouts
 
 NAN = float("nan")
 
@@ -69,55 +65,6 @@ def test_size_one_is_that_of_a_typical_state() -> None:
     torch.testing.assert_close(in_units(vectors, torch.tensor([1.0, 3.0])), vectors / 1.75)
     with pytest.raises(ConfigError, match="a difference of 0"):
         in_units(torch.zeros(2, 4), torch.ones(2))
-
-
-def made_up_rollouts() -> Rollouts:
-    """Completions of 1 to 5 tokens."""
-    prompts = make_prompts(["a", "bcd"])
-    lengths = torch.tensor([1, 3, 5, 2])
-    mask = torch.arange(5) < lengths[:, None]
-    ids = torch.randint(3, 200, (4, 5)) * mask
-    return Rollouts(
-        prompts=tuple(prompts),
-        group_size=2,
-        completion_ids=ids,
-        completion_mask=mask,
-        logprobs=torch.zeros(4, 5),
-        finished=torch.ones(4, dtype=torch.bool),
-        texts=("",) * 4,
-    )
-
-
-@pytest.mark.parametrize("architecture", ["qwen2", "gemma3", "gpt2", "gemma4"])
-@pytest.mark.parametrize(("site", "num"), [("layer_output", None), ("mlp_output", 2)])
-def test_states_are_those_of_a_plain_forward_pass(
-    architecture: str, site: str, num: int | None
-) -> None:
-    steering = SteeringVectors(layers=[0, 2], site=site)
-    # the third layer of Gemma 4 reads only the positions whose logits are asked for
-    make = odd_policy if architecture == "gemma4" else tiny_policy
-    policy = make(architecture, steering)
-    rollouts = made_up_rollouts()
-    (part,) = padded_micro_batches(rollouts, torch.arange(4), 10_000, policy.pad_token_id)
-    with torch.no_grad():
-        found = mean_states(policy, part, num)
-    for place, n in enumerate(part.rows.tolist()):
-        prompt = list(rollouts.prompts[n // 2].token_ids)
-        tokens = rollouts.completion_ids[n][rollouts.completion_mask[n]].tolist()
-        for row, layer in enumerate((0, 2)):
-            module = policy.layers[layer] if site == "layer_output" else policy.layers[layer].mlp
-            kept: list[torch.Tensor] = []
-            handle = module.register_forward_hook(
-                lambda m, a, output, kept=kept: kept.append(
-                    output if isinstance(output, torch.Tensor) else output[0]
-                )
-            )
-            with torch.no_grad():
-                policy.model(torch.tensor([[*prompt, *tokens]]))
-            handle.remove()
-            states = kept[0][0, len(prompt) :]
-            expected = states[:-1][:num].mean(0) if len(tokens) > 1 else states[0]
-            torch.testing.assert_close(found[row, place], expected, atol=1e-5, rtol=1e-4)
 
 
 def test_the_difference_is_of_the_base_whatever_the_vectors_are() -> None:
