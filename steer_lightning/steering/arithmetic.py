@@ -1,4 +1,4 @@
-"""Arithmetic on vectors: scale, add, average, select layers, transplant to another model.
+"""Arithmetic on vectors: scale, add, average, select layers, quantise, transplant to another model.
 
 A layer without a vector is treated as a layer with a vector of zeros, which has the same effect.
 """
@@ -11,9 +11,19 @@ import torch
 
 from steer_lightning.errors import ConfigError
 from steer_lightning.steering.layers import in_layer_order, parse_layers
+from steer_lightning.steering.quantisation import (
+    FLOAT_BITS,
+    MOST_BITS,
+    DescriptionLength,
+    description_length,
+    quantised_rows,
+)
 from steer_lightning.steering.sites import Site
 from steer_lightning.steering.tokens import Tokens
 from steer_lightning.steering.vectors import SteeringVectors
+
+QUANTISED = ("bits", "keep", "description_bits")
+"""Facts about quantised vectors, which hold for no other vectors made of them."""
 
 
 def scaled(vectors: SteeringVectors, factor: float) -> SteeringVectors:
@@ -93,6 +103,56 @@ def sliced(vectors: SteeringVectors, layers: str | Sequence[int]) -> SteeringVec
         )
     rows = [vectors.layers.index(layer) for layer in chosen]
     return _made(vectors.vectors[rows], chosen, vectors)
+
+
+def quantised(vectors: SteeringVectors, bits: int, keep: float = 1.0) -> SteeringVectors:
+    """Rounds the vectors to few bits, and sets all but the largest numbers of each layer to 0.
+
+    The result is dequantised: plain float32 vectors. Their `metadata` has `bits`, `keep` and
+    `description_bits`, the length of the description from which they can be read back; see
+    `steer_lightning.steering.quantisation`, which has the formulas.
+
+    Args:
+        vectors: Vectors for any base.
+        bits: Bits of each number that is kept: 1 to 16, or 32 for the float32 numbers themselves.
+        keep: Share of each layer's numbers to keep, above 0 and at most 1.
+
+    Raises:
+        ConfigError: If `bits` or `keep` is out of range.
+    """
+    if bits != FLOAT_BITS and not 1 <= bits <= MOST_BITS:
+        rule = f"must be from 1 to {MOST_BITS}, or {FLOAT_BITS}"
+        raise ConfigError("bits", bits, rule=rule, why=f"{FLOAT_BITS} keeps the numbers in float32")
+    if not 0 < keep <= 1:
+        raise ConfigError(
+            "keep",
+            keep,
+            rule="must be above 0 and at most 1",
+            why="It is the share of each layer's numbers that are kept",
+            fix="To leave out whole layers, use the verb slice",
+        )
+    rows = quantised_rows(vectors.vectors.detach(), bits, keep)
+    found = _made(rows, vectors.layers, vectors)
+    told = (bits, keep, description_of(vectors, bits, keep).total)
+    found.metadata |= {key: str(value) for key, value in zip(QUANTISED, told, strict=True)}
+    return found
+
+
+def description_of(vectors: SteeringVectors, bits: int, keep: float) -> DescriptionLength:
+    """Returns how many bits describe vectors once they are quantised.
+
+    Args:
+        vectors: Vectors for any base.
+        bits: Bits of each number that is kept.
+        keep: Share of each layer's numbers that are kept.
+    """
+    return description_length(
+        num_decoder_layers=vectors.num_layers,
+        num_layers=len(vectors.layers),
+        width=vectors.width,
+        bits=bits,
+        keep=keep,
+    )
 
 
 def transplanted(
@@ -195,6 +255,5 @@ def _made(tensor: torch.Tensor, layers: Sequence[int], like: SteeringVectors) ->
         )
     if not bool(torch.isfinite(tensor).all()):
         raise ConfigError("vectors", "NaN or infinity", rule="the result must be finite")
-    return plain_vectors(
-        tensor, layers, like.num_layers, like.metadata, site=like.site, tokens=like.tokens
-    )
+    facts = {key: text for key, text in like.metadata.items() if key not in QUANTISED}
+    return plain_vectors(tensor, layers, like.num_layers, facts, site=like.site, tokens=like.tokens)
