@@ -25,6 +25,8 @@ import math
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +76,8 @@ def quantise(run: Path, folder: Path) -> dict[str, tuple[int, float, int]]:
             name = f"b{bits}-k{share:g}"
             file = folder / f"{name}.safetensors"
             words = ["vectors", "quantise", str(run), f"--bits={bits}", f"--keep={share}"]
-            vectors([*words, f"--output={file}", "--overwrite"])
+            with redirect_stdout(StringIO()):
+                vectors([*words, f"--output={file}", "--overwrite"])
             length = int(load_vectors(file).metadata["description_bits"])
             found[name] = bits, share, length
     return found
