@@ -20,17 +20,14 @@ The first part, the vectors, pays off from n problems on, n = L(vectors) / (L_ba
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import subprocess
-import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from common import ROOT, fit, write_json
+from common import ROOT, evaluate, trained, write_json
 from matplotlib.figure import Figure
 
 from steer_lightning.steering import load_vectors
@@ -56,14 +53,6 @@ def break_even(bits: float, base: float, steered: float) -> float | None:
     return bits / saved if saved > 0 else None
 
 
-def command(*words: str) -> None:
-    """Runs the real command line."""
-    whole = [sys.executable, "-m", "steer_lightning", *words]
-    done = subprocess.run(whole, capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(f"{' '.join(words)}\n{done.stderr}")
-
-
 def quantise(run: Path, folder: Path) -> dict[str, tuple[int, float, int]]:
     """Writes all files of a run; returns bits, share and length of the description by name."""
     # in this process: an import of torch for each of 32 files would take minutes
@@ -86,20 +75,10 @@ def quantise(run: Path, folder: Path) -> dict[str, tuple[int, float, int]]:
 def measure(seed: int, args: argparse.Namespace) -> list[Row]:
     """Rows of one seed, the base first."""
     folder = args.folder / f"seed-{seed}"
-    run = folder / "run-1"
-    if not (run / "summary.json").exists():
-        words = [f"--seed_everything={seed}"]
-        words += [f"--trainer.max_steps={args.steps}"] if args.steps else []
-        run = fit(folder, *words)
+    run = trained(folder, seed, args.steps)
     made = quantise(run, folder / "quantised")
     files = [str(folder / "quantised" / f"{name}.safetensors") for name in made]
-    words = ["evaluate", f"--config={ROOT / 'configs/evaluate/quickstart.yaml'}"]
-    words += [f"--vectors={json.dumps(files)}", "--scales=[1.0]", f"--seed={seed}"]
-    words += [f"--benchmarks.arithmetic.init_args.num_problems={args.problems}"]
-    output = folder / "evaluation"
-    command(*words, f"--output={output}")
-    rows = json.loads((output / "results.json").read_text())["rows"]
-    scores = {row["arm"]: row for row in rows if row["metric"] == "avg@4"}
+    scores = evaluate(folder / "evaluation", files, args.problems, f"--seed={seed}")
     base = scores["base"]["value"]
     found = []
     for arm, score in scores.items():

@@ -166,14 +166,21 @@ def quantise(
 
 
 def transplant(
-    files: list[str], base: str, output: str, revision: str | None = None, overwrite: bool = False
+    files: list[str],
+    base: str,
+    output: str,
+    map: str | None = None,
+    revision: str | None = None,
+    overwrite: bool = False,
 ) -> None:
-    """Assigns the vectors to another model of the same family and shape.
+    """Assigns the vectors to another model of the same family and width.
 
     Args:
         files: One file of vectors.
         base: Hub id, local folder or `quickstart`; only the base's configuration is read.
         output: File to write.
+        map: For a base of another depth, such as one with layers repeated or left out: for each of
+            its layers the one whose vector it takes, or `-` for none, as in `0,1,2,2,3`.
         revision: Branch, tag or commit of the base on the hub.
         overwrite: Whether to replace an existing file.
     """
@@ -182,7 +189,7 @@ def transplant(
 
     vectors = _one(files)
     shape = Base(base, revision, key="base").shape
-    _save(transplanted(vectors, base, *shape, revision), output, overwrite)
+    _save(transplanted(vectors, base, *shape, revision, map), output, overwrite)
 
 
 def push(files: list[str], to: str, private: bool = False, overwrite: bool = False) -> None:

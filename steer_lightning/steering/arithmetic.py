@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from steer_lightning.errors import ConfigError
+from steer_lightning.steering.layer_map import read_layer_map
 from steer_lightning.steering.layers import in_layer_order, parse_layers
 from steer_lightning.steering.quantisation import (
     FLOAT_BITS,
@@ -156,9 +157,17 @@ def description_of(vectors: SteeringVectors, bits: int, keep: float) -> Descript
 
 
 def transplanted(
-    vectors: SteeringVectors, base: str, num_layers: int, width: int, revision: str | None = None
+    vectors: SteeringVectors,
+    base: str,
+    num_layers: int,
+    width: int,
+    revision: str | None = None,
+    layer_map: str | None = None,
 ) -> SteeringVectors:
     """Returns the same vectors for another model of the same family.
+
+    Vectors keep their numbers, which are at the scale of the stream. So they fit as they are where
+    the other model's stream has the same size at the layers to which they move.
 
     Args:
         vectors: Vectors for any base.
@@ -166,9 +175,13 @@ def transplanted(
         num_layers: Number of the other model's decoder layers.
         width: Width of the other model's stream.
         revision: Revision of the other model on the hub.
+        layer_map: Layer whose vector each layer of the other model takes, such as `0,1,2,2,3`; see
+            `steer_lightning.steering.layer_map`. A layer that is not steered gives no vector, and
+            a vector whose layer the map does not name is left out. None is for equal depths.
 
     Raises:
-        ConfigError: If the other model has another width or number of layers.
+        ConfigError: If the other model has another width, another number of layers than the
+            vectors or the map, or if the map leaves no vector.
     """
     trained = vectors.metadata.get("base_model") or "another model"
     if width != vectors.width:
@@ -180,7 +193,11 @@ def transplanted(
             "this stream",
             fix="Transplant within a family and size, such as from a base model to its chat model",
         )
-    if num_layers != vectors.num_layers:
+    if layer_map is not None:
+        found = _moved(vectors, layer_map, num_layers)
+    elif num_layers == vectors.num_layers:
+        found = _made(vectors.vectors, vectors.layers, vectors)
+    else:
         raise ConfigError(
             "base",
             base,
@@ -188,11 +205,23 @@ def transplanted(
             why=f"They were trained on {trained}. With another depth, layer k does not "
             "correspond to a particular layer of the other model, so there is nowhere to put "
             "its vector",
-            fix="Transplant within a family and size, such as from a base model to its chat model",
+            fix="Transplant within a family and size, such as from a base model to its chat model, "
+            "or set map to the layer whose vector each layer of the base takes, such as 0,1,2,2,3",
         )
-    found = _made(vectors.vectors, vectors.layers, vectors)
     found.metadata |= {"base_model": base, "revision": revision or ""}
     return found
+
+
+def _moved(vectors: SteeringVectors, layer_map: str, num_layers: int) -> SteeringVectors:
+    """Returns vectors for a model of another depth."""
+    places = read_layer_map(layer_map, vectors.num_layers, num_layers)
+    rows = {layer: row for row, layer in enumerate(vectors.layers)}
+    taken = {layer: rows[old] for layer, old in enumerate(places) if old in rows}
+    if not taken:
+        shown = ", ".join(map(str, vectors.layers))
+        rule = "leaves no vector"
+        raise ConfigError("map", layer_map, rule=rule, why=f"Only layers {shown} have one")
+    return _made(vectors.vectors[list(taken.values())], list(taken), vectors, num_layers)
 
 
 def _check_same_shape(first: SteeringVectors, other: SteeringVectors, number: int) -> None:
@@ -244,8 +273,13 @@ def plain_vectors(
     return found
 
 
-def _made(tensor: torch.Tensor, layers: Sequence[int], like: SteeringVectors) -> SteeringVectors:
-    """Makes vectors from rows (L, D), with the shape, site and metadata of other vectors."""
+def _made(
+    tensor: torch.Tensor,
+    layers: Sequence[int],
+    like: SteeringVectors,
+    num_layers: int | None = None,
+) -> SteeringVectors:
+    """Makes vectors from rows (L, D), with site, metadata and, by default, depth of others."""
     if like.saved_as != SteeringVectors.__name__:
         raise ConfigError(
             "vectors",
@@ -256,4 +290,11 @@ def _made(tensor: torch.Tensor, layers: Sequence[int], like: SteeringVectors) ->
     if not bool(torch.isfinite(tensor).all()):
         raise ConfigError("vectors", "NaN or infinity", rule="the result must be finite")
     facts = {key: text for key, text in like.metadata.items() if key not in QUANTISED}
-    return plain_vectors(tensor, layers, like.num_layers, facts, site=like.site, tokens=like.tokens)
+    return plain_vectors(
+        tensor,
+        layers,
+        num_layers or like.num_layers,
+        facts,
+        site=like.site,
+        tokens=like.tokens,
+    )
