@@ -157,7 +157,7 @@ def changed(model: nn.Module, places: Sequence[int | None], epochs: int) -> nn.M
         weights |= {f"{prefix}{k}.{name}": weight for name, weight in layer.items()}
     found = AutoModelForCausalLM.from_config(config, dtype=model.dtype)
     found.load_state_dict(weights)
-    return found
+    return found.eval()
 
 
 def main() -> None:

@@ -93,6 +93,25 @@ def test_transplant_reads_the_other_models_configuration(folder: Path) -> None:
     assert torch.equal(found.vectors, vectors)
 
 
+def test_transplant_to_another_depth(folder: Path) -> None:
+    base = save_tiny(folder / "deep", "qwen2", layers=5, width=32)
+    rows = torch.arange(4.0)[:, None].expand(4, 32) + 1
+    save_vectors(rows, "v.safetensors", base_model="base")
+    words = ["vectors", "transplant", "v.safetensors", "--base", base, "--output", "t.safetensors"]
+    assert main(words) == 2
+    assert main([*words, "--map=0,1,2,-,3"]) == 0
+    found = load_vectors("t.safetensors")
+    assert (found.layers, found.num_layers) == ((0, 1, 2, 4), 5)
+    assert found.vectors[:, 0].tolist() == [1, 2, 3, 4]
+    assert main([*words, "--overwrite", "--map=-,0,1,2,2"]) == 0
+    assert {k: v[0] for k, v in rows_of(load_vectors("t.safetensors")).items()} == {
+        1: 1.0,
+        2: 2.0,
+        3: 3.0,
+        4: 3.0,
+    }
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [

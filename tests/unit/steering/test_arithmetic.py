@@ -70,6 +70,29 @@ def test_quantised_vectors_tell_how_long_their_description_is() -> None:
         assert not set(facts) & set(other.metadata), "the numbers are others"
 
 
+def test_vectors_move_to_a_model_of_another_depth() -> None:
+    a = make_vectors(A)
+    repeated = transplanted(a, "deep", 6, 2, layer_map="0,0,1,2,2,3")
+    assert rows_of(repeated) == {0: [1, 2], 1: [1, 2], 3: [3, -4], 4: [3, -4]}
+    assert repeated.num_layers == 6
+    assert repeated.metadata == {"base_model": "deep", "revision": "", "step": "9"}
+    assert rows_of(transplanted(a, "deep", 5, 2, layer_map="0,-,1,2,3")) == {0: [1, 2], 3: [3, -4]}
+    shallow = transplanted(a, "s", 2, 2, layer_map="2,3")
+    assert (rows_of(shallow), shallow.num_layers) == ({0: [3, -4]}, 2)
+    swapped = transplanted(a, "c", 4, 2, layer_map="2,1,0,3")
+    assert rows_of(swapped) == {0: [3, -4], 2: [1, 2]}
+    with pytest.raises(ConfigError, match=r"map = '1,3': leaves no vector\. Only layers 0, 2"):
+        transplanted(a, "s", 2, 2, layer_map="1,3")
+    with pytest.raises(ConfigError, match="has 5 entries, but the base has 6 decoder layers"):
+        transplanted(a, "deep", 6, 2, layer_map="0,1,2,2,3")
+    with pytest.raises(ConfigError, match="width 3, but these vectors have width 2"):
+        transplanted(a, "deep", 5, 3, layer_map="0,1,2,2,3")
+    with pytest.raises(ConfigError, match="or set map to the layer whose vector"):
+        transplanted(a, "deep", 5, 2)
+    with pytest.raises(ConfigError, match="gates"):
+        transplanted(AdaptiveVectors([0, 2]).shaped(2, 4), "deep", 2, 2, layer_map="0,2")
+
+
 def test_units_are_multiplied_out() -> None:
     vectors = SteeringVectors([1]).shaped(2, 4)
     vectors.set_unit(torch.tensor([8.0]))
