@@ -86,14 +86,13 @@ def test_a_predicted_layer_stands_between_copies(capsys: pytest.CaptureFixture[s
 def test_the_script_writes_a_folder_that_loads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    output = tmp_path / "deep"
-    words = ["change_depth.py", "quickstart", str(output), "--map=0,1,+,2,3", "--epochs=1"]
+    base, output = save_tiny(tmp_path / "base", "llama", layers=4, width=32), tmp_path / "deep"
+    words = ["change_depth.py", base, str(output), "--map=0,1,+,2,3", "--epochs=1"]
     monkeypatch.setattr(sys, "argv", words)
     change_depth.main()
     model = AutoModelForCausalLM.from_pretrained(output)
     assert model.config.num_hidden_layers == 5
-    assert len(AutoTokenizer.from_pretrained(output)) == 338
-    monkeypatch.setattr(sys, "argv", words)
+    assert len(AutoTokenizer.from_pretrained(output)) == len(AutoTokenizer.from_pretrained(base))
     first = model.state_dict()
     change_depth.main()
     again = AutoModelForCausalLM.from_pretrained(output).state_dict()
