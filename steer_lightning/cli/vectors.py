@@ -158,10 +158,11 @@ def quantise(
     vectors = _one(files)
     found = quantised(vectors, bits, keep)
     _save(found, output, overwrite)
-    parts = asdict(description_of(vectors, bits, keep))
+    lengths = asdict(description_of(vectors, bits, keep))
+    parts = ", ".join(f"{name} {count:,}" for name, count in lengths.items())
     whole = vectors.vectors.detach()
     error = float((found.vectors - whole).norm() / whole.norm()) if bool(whole.any()) else 0.0
-    print(f"\nbits      {', '.join(f'{name} {count:,}' for name, count in parts.items())}")
+    print(f"\nbits      {one_line(parts)}")
     print(f"error     {100 * error:.3g} % of the norm of the vectors")
 
 
