@@ -27,6 +27,8 @@ from common import ROOT, evaluate, trained, write_json
 EPOCHS = 200
 """Of LESA's predictor; with the authors' 10 it hardly learns from this model's few rows."""
 DEPTH = 4
+BASE = "none"
+"""Name of the arm without vectors."""
 
 Row = dict[str, Any]
 
@@ -100,10 +102,6 @@ def measure(seed: int, args: argparse.Namespace) -> list[Row]:
     return found
 
 
-BASE = "none"
-"""Name of the arm without vectors."""
-
-
 def main() -> None:
     """Runs, prints and saves."""
     parser = argparse.ArgumentParser(
@@ -117,8 +115,10 @@ def main() -> None:
     results = ROOT / "benchmarks/results/depth.json"
     parser.add_argument("--json", type=Path, default=results, help="file for the results")
     args = parser.parse_args()
-    rows = [row for seed in range(args.seeds) for row in measure(seed, args)]
-    write_json(args.json, {"problems": args.problems, "epochs": EPOCHS, "rows": rows})
+    rows: list[Row] = []
+    for seed in range(args.seeds):
+        rows += measure(seed, args)
+        write_json(args.json, {"problems": args.problems, "epochs": EPOCHS, "rows": rows})
 
 
 if __name__ == "__main__":
