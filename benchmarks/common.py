@@ -133,8 +133,9 @@ def evaluate(
     output: Path, files: Sequence[str], problems: int, *words: str
 ) -> dict[str, dict[str, Any]]:
     """Answers the quickstart's test problems, 4 samples each; returns the row of each arm."""
-    command = [sys.executable, "-m", "steer_lightning", "evaluate", "--scales=[1.0]"]
-    command += [f"--config={ROOT / 'configs/evaluate/quickstart.yaml'}", f"--output={output}"]
+    command = [sys.executable, "-m", "steer_lightning", "evaluate"]
+    command += [f"--config={ROOT / 'configs/evaluate/quickstart.yaml'}", "--scales=[1.0]"]
+    command += [f"--output={output}"]
     command += [f"--vectors={json.dumps(list(files))}", "--neutral_text=null", *words]
     command += [f"--benchmarks.arithmetic.init_args.num_problems={problems}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

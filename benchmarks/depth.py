@@ -1,7 +1,7 @@
 """Do vectors survive a change of the base's depth?
 
     python benchmarks/depth.py            # three seeds
-    python benchmarks/depth.py --seeds 1
+    python benchmarks/depth.py --seeds 1 --bases "layer 2 twice" "without layer 2"
 
 `scripts/change_depth.py` makes bases from the quickstart's, with one layer repeated, with one
 predicted between two others as in LESA, and with one left out. The quickstart's vectors are brought
@@ -15,6 +15,7 @@ vectors. Runs that `--folder` already holds are not trained again; by default th
 from __future__ import annotations
 
 import argparse
+import json
 import subprocess
 import sys
 from contextlib import redirect_stdout
@@ -79,7 +80,8 @@ def measure(seed: int, args: argparse.Namespace) -> list[Row]:
     folder = args.folder / f"seed-{seed}"
     run = trained(folder, seed, args.steps)
     found = []
-    for name, maps in bases().items():
+    for name in args.bases:
+        maps = bases()[name]
         base = args.folder / "bases" / name.replace(" ", "-")
         make_base(maps["base"], base)
         output = folder / "depth" / base.name
@@ -110,12 +112,15 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="how many, from 0 on")
     parser.add_argument("--steps", type=int, default=0, help="of each run; 0: the quickstart's own")
     parser.add_argument("--problems", type=int, default=200, help="test problems to answer")
+    parser.add_argument("--bases", nargs="+", choices=bases(), default=[*bases()], metavar="BASE")
     folder = Path("runs/description_length")
     parser.add_argument("--folder", type=Path, default=folder, help="where runs and bases lie")
     results = ROOT / "benchmarks/results/depth.json"
     parser.add_argument("--json", type=Path, default=results, help="file for the results")
     args = parser.parse_args()
-    rows: list[Row] = []
+    # what an earlier call measured stays, unless this one measures it again
+    before = json.loads(args.json.read_text())["rows"] if args.json.exists() else []
+    rows = [r for r in before if r["base"] not in args.bases or r["seed"] >= args.seeds]
     for seed in range(args.seeds):
         rows += measure(seed, args)
         write_json(args.json, {"problems": args.problems, "epochs": EPOCHS, "rows": rows})
