@@ -121,6 +121,30 @@ def fit(folder: Path, *words: str) -> Path:
     return folder / "run-1"
 
 
+def trained(folder: Path, seed: int, steps: int = 0) -> Path:
+    """Returns the quickstart's run of a seed; trains it unless the folder has it already."""
+    if (folder / "run-1/summary.json").exists():
+        return folder / "run-1"
+    words = [f"--trainer.max_steps={steps}"] if steps else []
+    return fit(folder, f"--seed_everything={seed}", *words)
+
+
+def evaluate(
+    output: Path, files: Sequence[str], problems: int, *words: str
+) -> dict[str, dict[str, Any]]:
+    """Answers the quickstart's test problems, 4 samples each; returns the row of each arm."""
+    command = [sys.executable, "-m", "steer_lightning", "evaluate"]
+    command += [f"--config={ROOT / 'configs/evaluate/quickstart.yaml'}", "--scales=[1.0]"]
+    command += [f"--output={output}"]
+    command += [f"--vectors={json.dumps(list(files))}", "--neutral_text=null", *words]
+    command += [f"--benchmarks.arithmetic.init_args.num_problems={problems}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(done.stderr)
+    rows = json.loads((output / "results.json").read_text())["rows"]
+    return {row["arm"]: row for row in rows if row["metric"] == "avg@4"}
+
+
 def gains(runs: Sequence[dict[str, Any]]) -> dict[str, float]:
     """Gain in accuracy of each arm, the mean over the seeds."""
     names = dict.fromkeys(run["arm"] for run in runs)

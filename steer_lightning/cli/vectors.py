@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -138,15 +139,49 @@ def slice_layers(
     _save(sliced(_one(files), layers), output, overwrite)
 
 
-def transplant(
-    files: list[str], base: str, output: str, revision: str | None = None, overwrite: bool = False
+def quantise(
+    files: list[str], bits: int, output: str, keep: float = 1.0, overwrite: bool = False
 ) -> None:
-    """Assigns the vectors to another model of the same family and shape.
+    """Rounds the vectors of a file to few bits, and counts the bits that describe them.
+
+    Args:
+        files: One file of vectors.
+        bits: Bits of each number that is kept: 1 to 16, or 32 for the float32 numbers themselves.
+            Each layer has one step size; with 1 bit, signs and one size remain.
+        output: File to write. Its vectors are float32 again, so that every command reads it.
+        keep: Share of each layer's numbers to keep, those of largest magnitude; the others become
+            0.
+        overwrite: Whether to replace an existing file.
+    """
+    from steer_lightning.steering.arithmetic import description_of, quantised
+
+    vectors = _one(files)
+    found = quantised(vectors, bits, keep)
+    _save(found, output, overwrite)
+    lengths = asdict(description_of(vectors, bits, keep))
+    parts = ", ".join(f"{name} {count:,}" for name, count in lengths.items())
+    whole = vectors.vectors.detach()
+    error = float((found.vectors - whole).norm() / whole.norm()) if bool(whole.any()) else 0.0
+    print(f"\nbits      {one_line(parts)}")
+    print(f"error     {100 * error:.3g} % of the norm of the vectors")
+
+
+def transplant(
+    files: list[str],
+    base: str,
+    output: str,
+    map: str | None = None,
+    revision: str | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Assigns the vectors to another model of the same family and width.
 
     Args:
         files: One file of vectors.
         base: Hub id, local folder or `quickstart`; only the base's configuration is read.
         output: File to write.
+        map: For a base of another depth, such as one with layers repeated or left out: for each of
+            its layers the one whose vector it takes, or `-` for none, as in `0,1,2,2,3`.
         revision: Branch, tag or commit of the base on the hub.
         overwrite: Whether to replace an existing file.
     """
@@ -155,7 +190,7 @@ def transplant(
 
     vectors = _one(files)
     shape = Base(base, revision, key="base").shape
-    _save(transplanted(vectors, base, *shape, revision), output, overwrite)
+    _save(transplanted(vectors, base, *shape, revision, map), output, overwrite)
 
 
 def push(files: list[str], to: str, private: bool = False, overwrite: bool = False) -> None:
@@ -180,6 +215,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "add": add,
     "average": average,
     "slice": slice_layers,
+    "quantise": quantise,
     "transplant": transplant,
     "push": push,
 }
@@ -205,6 +241,7 @@ def describe(path: str, vectors: SteeringVectors) -> str:
         f"layers    {len(vectors.layers)} of {vectors.num_layers}, width {vectors.width}: "
         f"{vectors.num_trained:,} numbers",
         f"added     {place}, format version {facts.get('format_version')}",
+        *_quantised(facts),
         "",
         "layer      norm       rms   largest",
     ]
@@ -212,6 +249,15 @@ def describe(path: str, vectors: SteeringVectors) -> str:
         rms = float(norm) / vectors.width**0.5
         rows.append(f"{layer:>5}{float(norm):>10.4g}{rms:>10.4g}{float(row.abs().max()):>10.4g}")
     return "\n".join(map(one_line, (path, *rows)))
+
+
+def _quantised(facts: Mapping[str, Any]) -> list[str]:
+    """Returns the line about quantised vectors; the texts may be of a stranger's file."""
+    if "description_bits" not in facts:
+        return []
+    each = f"{facts.get('bits', '?')} for each number that is kept"
+    share = f"share kept {facts.get('keep', '?')}"
+    return [f"quantised {facts['description_bits']} bits in all, {each}; {share}"]
 
 
 def _load(files: Sequence[str]) -> dict[str, SteeringVectors]:
@@ -236,7 +282,8 @@ def _several(files: Sequence[str]) -> list[SteeringVectors]:
 
 
 def _save(vectors: SteeringVectors, output: str, overwrite: bool) -> None:
-    from steer_lightning.steering import save_vectors
+    from steer_lightning.steering.arithmetic import QUANTISED
+    from steer_lightning.steering.vectors_file import VectorsFile, write_vectors_file
 
     if Path(output).exists() and not overwrite:
         raise ConfigError(
@@ -244,11 +291,21 @@ def _save(vectors: SteeringVectors, output: str, overwrite: bool) -> None:
         )
     facts: dict[str, Any] = vectors.metadata
     step = facts.get("step", "")
-    save_vectors(
-        vectors,
-        output,
-        base_model=facts.get("base_model", ""),
-        revision=facts.get("revision") or None,
-        step=int(step) if step.isdecimal() else None,
+    told = {
+        "base_model": facts.get("base_model", ""),
+        "revision": facts.get("revision", ""),
+        "step": step if step.isdecimal() else "",
+        **{key: facts[key] for key in QUANTISED if key in facts},
+    }
+    content = VectorsFile(
+        kind=vectors.saved_as,
+        site=vectors.site,
+        tokens=vectors.tokens,
+        layers=vectors.layers,
+        num_layers=vectors.num_layers,
+        width=vectors.width,
+        tensors=vectors.result(),
+        metadata=told,
     )
+    write_vectors_file(Path(output), content)
     print(describe(output, vectors))

@@ -1,4 +1,4 @@
-"""Arithmetic on vectors: scale, add, average, select layers, transplant to another model.
+"""Arithmetic on vectors: scale, add, average, select layers, quantise, transplant to another model.
 
 A layer without a vector is treated as a layer with a vector of zeros, which has the same effect.
 """
@@ -10,10 +10,21 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from steer_lightning.errors import ConfigError
+from steer_lightning.steering.layer_map import read_layer_map
 from steer_lightning.steering.layers import in_layer_order, parse_layers
+from steer_lightning.steering.quantisation import (
+    FLOAT_BITS,
+    MOST_BITS,
+    DescriptionLength,
+    description_length,
+    quantised_rows,
+)
 from steer_lightning.steering.sites import Site
 from steer_lightning.steering.tokens import Tokens
 from steer_lightning.steering.vectors import SteeringVectors
+
+QUANTISED = ("bits", "keep", "description_bits")
+"""Facts about quantised vectors, which hold for no other vectors made of them."""
 
 
 def scaled(vectors: SteeringVectors, factor: float) -> SteeringVectors:
@@ -95,10 +106,68 @@ def sliced(vectors: SteeringVectors, layers: str | Sequence[int]) -> SteeringVec
     return _made(vectors.vectors[rows], chosen, vectors)
 
 
+def quantised(vectors: SteeringVectors, bits: int, keep: float = 1.0) -> SteeringVectors:
+    """Rounds the vectors to few bits, and sets all but the largest numbers of each layer to 0.
+
+    The result is dequantised: plain float32 vectors. Their `metadata` has `bits`, `keep` and
+    `description_bits`, the length of the description from which they can be read back; see
+    `steer_lightning.steering.quantisation`, which has the formulas.
+
+    Args:
+        vectors: Vectors for any base.
+        bits: Bits of each number that is kept: 1 to 16, or 32 for the float32 numbers themselves.
+        keep: Share of each layer's numbers to keep, above 0 and at most 1.
+
+    Raises:
+        ConfigError: If `bits` or `keep` is out of range.
+    """
+    if bits != FLOAT_BITS and not 1 <= bits <= MOST_BITS:
+        rule = f"must be from 1 to {MOST_BITS}, or {FLOAT_BITS}"
+        raise ConfigError("bits", bits, rule=rule, why=f"{FLOAT_BITS} keeps the numbers in float32")
+    if not 0 < keep <= 1:
+        raise ConfigError(
+            "keep",
+            keep,
+            rule="must be above 0 and at most 1",
+            why="It is the share of each layer's numbers that are kept",
+            fix="To leave out whole layers, use the verb slice",
+        )
+    rows = quantised_rows(vectors.vectors.detach(), bits, keep)
+    found = _made(rows, vectors.layers, vectors)
+    told = (bits, keep, description_of(vectors, bits, keep).total)
+    found.metadata |= {key: str(value) for key, value in zip(QUANTISED, told, strict=True)}
+    return found
+
+
+def description_of(vectors: SteeringVectors, bits: int, keep: float) -> DescriptionLength:
+    """Returns how many bits describe vectors once they are quantised.
+
+    Args:
+        vectors: Vectors for any base.
+        bits: Bits of each number that is kept.
+        keep: Share of each layer's numbers that are kept.
+    """
+    return description_length(
+        num_decoder_layers=vectors.num_layers,
+        num_layers=len(vectors.layers),
+        width=vectors.width,
+        bits=bits,
+        keep=keep,
+    )
+
+
 def transplanted(
-    vectors: SteeringVectors, base: str, num_layers: int, width: int, revision: str | None = None
+    vectors: SteeringVectors,
+    base: str,
+    num_layers: int,
+    width: int,
+    revision: str | None = None,
+    layer_map: str | None = None,
 ) -> SteeringVectors:
     """Returns the same vectors for another model of the same family.
+
+    Vectors keep their numbers, which are at the scale of the stream. So they fit as they are where
+    the other model's stream has the same size at the layers to which they move.
 
     Args:
         vectors: Vectors for any base.
@@ -106,9 +175,13 @@ def transplanted(
         num_layers: Number of the other model's decoder layers.
         width: Width of the other model's stream.
         revision: Revision of the other model on the hub.
+        layer_map: Layer whose vector each layer of the other model takes, such as `0,1,2,2,3`; see
+            `steer_lightning.steering.layer_map`. A layer that is not steered gives no vector, and
+            a vector whose layer the map does not name is left out. None is for equal depths.
 
     Raises:
-        ConfigError: If the other model has another width or number of layers.
+        ConfigError: If the other model has another width, another number of layers than the
+            vectors or the map, or if the map leaves no vector.
     """
     trained = vectors.metadata.get("base_model") or "another model"
     if width != vectors.width:
@@ -120,7 +193,11 @@ def transplanted(
             "this stream",
             fix="Transplant within a family and size, such as from a base model to its chat model",
         )
-    if num_layers != vectors.num_layers:
+    if layer_map is not None:
+        found = _moved(vectors, layer_map, num_layers)
+    elif num_layers == vectors.num_layers:
+        found = _made(vectors.vectors, vectors.layers, vectors)
+    else:
         raise ConfigError(
             "base",
             base,
@@ -128,11 +205,23 @@ def transplanted(
             why=f"They were trained on {trained}. With another depth, layer k does not "
             "correspond to a particular layer of the other model, so there is nowhere to put "
             "its vector",
-            fix="Transplant within a family and size, such as from a base model to its chat model",
+            fix="Transplant within a family and size, such as from a base model to its chat model, "
+            "or set map to the layer whose vector each layer of the base takes, such as 0,1,2,2,3",
         )
-    found = _made(vectors.vectors, vectors.layers, vectors)
     found.metadata |= {"base_model": base, "revision": revision or ""}
     return found
+
+
+def _moved(vectors: SteeringVectors, layer_map: str, num_layers: int) -> SteeringVectors:
+    """Returns vectors for a model of another depth."""
+    places = read_layer_map(layer_map, vectors.num_layers, num_layers)
+    rows = {layer: row for row, layer in enumerate(vectors.layers)}
+    taken = {layer: rows[old] for layer, old in enumerate(places) if old in rows}
+    if not taken:
+        shown = ", ".join(map(str, vectors.layers))
+        rule = "leaves no vector"
+        raise ConfigError("map", layer_map, rule=rule, why=f"Only layers {shown} have one")
+    return _made(vectors.vectors[list(taken.values())], list(taken), vectors, num_layers)
 
 
 def _check_same_shape(first: SteeringVectors, other: SteeringVectors, number: int) -> None:
@@ -184,8 +273,13 @@ def plain_vectors(
     return found
 
 
-def _made(tensor: torch.Tensor, layers: Sequence[int], like: SteeringVectors) -> SteeringVectors:
-    """Makes vectors from rows (L, D), with the shape, site and metadata of other vectors."""
+def _made(
+    tensor: torch.Tensor,
+    layers: Sequence[int],
+    like: SteeringVectors,
+    num_layers: int | None = None,
+) -> SteeringVectors:
+    """Makes vectors from rows (L, D), with site, metadata and, by default, depth of others."""
     if like.saved_as != SteeringVectors.__name__:
         raise ConfigError(
             "vectors",
@@ -195,6 +289,12 @@ def _made(tensor: torch.Tensor, layers: Sequence[int], like: SteeringVectors) ->
         )
     if not bool(torch.isfinite(tensor).all()):
         raise ConfigError("vectors", "NaN or infinity", rule="the result must be finite")
+    facts = {key: text for key, text in like.metadata.items() if key not in QUANTISED}
     return plain_vectors(
-        tensor, layers, like.num_layers, like.metadata, site=like.site, tokens=like.tokens
+        tensor,
+        layers,
+        num_layers or like.num_layers,
+        facts,
+        site=like.site,
+        tokens=like.tokens,
     )

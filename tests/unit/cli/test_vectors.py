@@ -55,6 +55,33 @@ def test_info_says_where_vectors_act(folder: Path, capsys: pytest.CaptureFixture
     assert "added     in each layer (input_norm), only for prompt tokens, format version 2" in told
 
 
+def test_quantise_counts_the_bits(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["vectors", "quantise", "a.safetensors", "--bits=1", "--output=q.safetensors"]
+    assert main(words) == 0
+    told = capsys.readouterr().out.splitlines()
+    # layers (1, 2) and (3, -4): means 1.5 and 3.5; header 116, scales 2 * 32, values 2 * 2
+    assert rows_of(load_vectors("q.safetensors")) == {0: [1.5, 1.5], 2: [3.5, -3.5]}
+    assert "quantised 184 bits in all, 1 for each number that is kept; share kept 1.0" in told
+    # squared errors 0.5 and 0.5, against 5 + 25: sqrt(1 / 30)
+    assert told[-2:] == [
+        "bits      header 116, mask 0, scales 64, values 4",
+        "error     18.3 % of the norm of the vectors",
+    ]
+    metadata = load_vectors("q.safetensors").metadata
+    assert metadata["description_bits"] == "184"
+    assert (metadata["base_model"], metadata["step"]) == ("base", "9")
+    assert main(["vectors", "info", "q.safetensors"]) == 0
+    assert "quantised 184 bits" in capsys.readouterr().out
+    words = ["vectors", "scale", "q.safetensors", "--factor=2", "--output=s.safetensors"]
+    assert main(words) == 0
+    assert "quantised" not in capsys.readouterr().out
+    assert "description_bits" not in load_vectors("s.safetensors").metadata
+    zeros = make_vectors({1: [0.0, 0.0]})
+    save_vectors(zeros, "z.safetensors", base_model="base")
+    assert main(["vectors", "quantise", "z.safetensors", "--bits=4", "--output=y"]) == 0
+    assert "error     0 %" in capsys.readouterr().out
+
+
 def test_transplant_reads_the_other_models_configuration(folder: Path) -> None:
     base = save_tiny(folder / "other", "qwen2", layers=4, width=32)
     vectors = torch.ones(2, 32)
@@ -64,6 +91,25 @@ def test_transplant_reads_the_other_models_configuration(folder: Path) -> None:
     found = load_vectors("t.safetensors")
     assert found.metadata["base_model"] == base
     assert torch.equal(found.vectors, vectors)
+
+
+def test_transplant_to_another_depth(folder: Path) -> None:
+    base = save_tiny(folder / "deep", "qwen2", layers=5, width=32)
+    rows = torch.arange(4.0)[:, None].expand(4, 32) + 1
+    save_vectors(rows, "v.safetensors", base_model="base")
+    words = ["vectors", "transplant", "v.safetensors", "--base", base, "--output", "t.safetensors"]
+    assert main(words) == 2
+    assert main([*words, "--map=0,1,2,-,3"]) == 0
+    found = load_vectors("t.safetensors")
+    assert (found.layers, found.num_layers) == ((0, 1, 2, 4), 5)
+    assert found.vectors[:, 0].tolist() == [1, 2, 3, 4]
+    assert main([*words, "--overwrite", "--map=-,0,1,2,2"]) == 0
+    assert {k: v[0] for k, v in rows_of(load_vectors("t.safetensors")).items()} == {
+        1: 1.0,
+        2: 2.0,
+        3: 3.0,
+        4: 3.0,
+    }
 
 
 @pytest.mark.parametrize(
@@ -76,6 +122,11 @@ def test_transplant_reads_the_other_models_configuration(folder: Path) -> None:
         (["add", "a.safetensors", "--output=o"], "must be at least two files"),
         (["scale", "a.safetensors", "--factor=1", "--output=b.safetensors"], "set --overwrite"),
         (["scale", "a.safetensors", "--factr=1", "--output=o"], "Did you mean factor"),
+        (["quantise", "a.safetensors", "--bits=20", "--output=o"], "must be from 1 to 16, or 32"),
+        (
+            ["quantise", "a.safetensors", "--bits=4", "--keep=0", "--output=o"],
+            "keep = 0.0: must",
+        ),
         (["transplant", "a.safetensors", "--base=./x", "--output=o"], "base = './x': there is no"),
         (["transplant", "a.safetensors", "--base=quickstart", "--output=o"], "has width 192"),
         (["push", ".", "--to=user/name"], "is not the folder of a run"),
@@ -93,7 +144,7 @@ def test_mistakes_are_told_and_nothing_is_written(
 def test_help_of_the_verbs(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["vectors"]) == 0
     told = capsys.readouterr().out
-    for verb in ("info", "scale", "add", "average", "slice", "transplant", "push"):
+    for verb in ("info", "scale", "add", "average", "slice", "quantise", "transplant", "push"):
         assert f"  {verb} " in told
     with pytest.raises(SystemExit) as stopped:
         main(["vectors", "slice", "--help"])

@@ -9,7 +9,9 @@ from steer_lightning import ConfigError
 from steer_lightning.steering import AdaptiveVectors, SteeringVectors
 from steer_lightning.steering.arithmetic import (
     averaged,
+    description_of,
     plain_vectors,
+    quantised,
     scaled,
     sliced,
     summed,
@@ -54,6 +56,43 @@ def test_metadata_follows() -> None:
     assert not summed([a, b]).weight.requires_grad
 
 
+def test_quantised_vectors_tell_how_long_their_description_is() -> None:
+    a = make_vectors({0: [1.0, 2.0, 0.0, 0.5], 2: [3.0, -5.0, 0.0, 1.0]})
+    found = quantised(a, 1, 0.5)
+    assert rows_of(found) == {0: [1.5, 1.5, 0, 0], 2: [4, -4, 0, 0]}
+    # header 116, and in 2 layers a mask of ceil(log2 6), a scale of 32, 2 numbers of 1 bit
+    facts = {"bits": "1", "keep": "0.5", "description_bits": "190"}
+    assert found.metadata == {**a.metadata, **facts}
+    assert description_of(a, 1, 0.5).total == 190
+    assert rows_of(quantised(a, 32)) == rows_of(a)
+    assert rows_of(quantised(a, 16))[2] == pytest.approx([3, -5, 0, 1], abs=1e-4)
+    for other in (scaled(found, 2.0), sliced(found, "2"), summed([found, a])):
+        assert not set(facts) & set(other.metadata), "the numbers are others"
+
+
+def test_vectors_move_to_a_model_of_another_depth() -> None:
+    a = make_vectors(A)
+    repeated = transplanted(a, "deep", 6, 2, layer_map="0,0,1,2,2,3")
+    assert rows_of(repeated) == {0: [1, 2], 1: [1, 2], 3: [3, -4], 4: [3, -4]}
+    assert repeated.num_layers == 6
+    assert repeated.metadata == {"base_model": "deep", "revision": "", "step": "9"}
+    assert rows_of(transplanted(a, "deep", 5, 2, layer_map="0,-,1,2,3")) == {0: [1, 2], 3: [3, -4]}
+    shallow = transplanted(a, "s", 2, 2, layer_map="2,3")
+    assert (rows_of(shallow), shallow.num_layers) == ({0: [3, -4]}, 2)
+    swapped = transplanted(a, "c", 4, 2, layer_map="2,1,0,3")
+    assert rows_of(swapped) == {0: [3, -4], 2: [1, 2]}
+    with pytest.raises(ConfigError, match=r"map = '1,3': leaves no vector\. Only layers 0, 2"):
+        transplanted(a, "s", 2, 2, layer_map="1,3")
+    with pytest.raises(ConfigError, match="has 5 entries, but the base has 6 decoder layers"):
+        transplanted(a, "deep", 6, 2, layer_map="0,1,2,2,3")
+    with pytest.raises(ConfigError, match="width 3, but these vectors have width 2"):
+        transplanted(a, "deep", 5, 3, layer_map="0,1,2,2,3")
+    with pytest.raises(ConfigError, match="or set map to the layer whose vector"):
+        transplanted(a, "deep", 5, 2)
+    with pytest.raises(ConfigError, match="gates"):
+        transplanted(AdaptiveVectors([0, 2]).shaped(2, 4), "deep", 2, 2, layer_map="0,2")
+
+
 def test_units_are_multiplied_out() -> None:
     vectors = SteeringVectors([1]).shaped(2, 4)
     vectors.set_unit(torch.tensor([8.0]))
@@ -77,6 +116,14 @@ def test_what_does_not_fit_is_refused() -> None:
         transplanted(a, "c", 4, 3)
     with pytest.raises(ConfigError, match=r"6 decoder layers, but these vectors are for 4.*depth"):
         transplanted(a, "c", 6, 2)
+    for bits in (0, -1, 17, 31, 33):
+        with pytest.raises(ConfigError, match=rf"bits = {bits}: must be from 1 to 16, or 32"):
+            quantised(a, bits)
+    for keep in (0.0, -0.5, 1.01, float("nan")):
+        with pytest.raises(ConfigError, match=r"keep = .*above 0 and at most 1"):
+            quantised(a, 4, keep)
+    with pytest.raises(ConfigError, match="gates"):
+        quantised(AdaptiveVectors([0, 2]).shaped(2, 4), 4)
     for factor in (float("nan"), float("inf")):
         with pytest.raises(ConfigError, match="must be finite"):
             scaled(a, factor)
