@@ -118,8 +118,8 @@ def _in_blocks(
 def refinements_as_text(records: Sequence[Record]) -> str:
     """Formats the records for the console: a block for each benchmark, a line for each arm."""
     blocks = []
-    head = ["", "avg", "changed", "forwards", "backwards", "ms", "cost", "vote", "against vote"]
-    head += ["best score", "against best"]
+    head = ["", "avg", "changed", "forwards", "backwards", "ms (plain)", "cost"]
+    head += ["vote", "against vote", "best score", "against best"]
     for benchmark in dict.fromkeys(record["benchmark"] for record in records):
         of_it = [record for record in records if record["benchmark"] == benchmark]
         title = f"{one_line(benchmark)}, refined answers against plain samples at equal cost"
@@ -131,7 +131,8 @@ def _line(record: Record) -> list[str]:
     k = record["num_plain"]
     line = [record["arm"], _shown(record, "value", ".1f"), f"{100 * record['changed']:.1f}"]
     line += [f"{record[name]:.0f}" for name in (FORWARD, BACKWARD)]
-    line += [f"{1000 * record[SECONDS]:.0f}", f"{record['cost']:.1f}"]
+    line += [f"{1000 * record[SECONDS]:.0f} ({1000 * record[f'plain_{SECONDS}']:.0f})"]
+    line += [f"{record['cost']:.1f}"]
     for name in ("vote", "best"):
         shown = _shown(record, name, ".1f")
         line += [f"of {k}: {shown}", _shown(record, f"over_{name}", "+.1f")]
