@@ -122,7 +122,7 @@ def refinements_as_text(records: Sequence[Record]) -> str:
     head += ["vote", "against vote", "best score", "against best"]
     for benchmark in dict.fromkeys(record["benchmark"] for record in records):
         of_it = [record for record in records if record["benchmark"] == benchmark]
-        title = f"{one_line(benchmark)}, refined answers against plain samples at equal cost"
+        title = f"{one_line(benchmark)}, refined answers and plain samples at equal cost in tokens"
         blocks.append(f"{title}\n{aligned([head, *map(_line, of_it)])}")
     return "\n\n".join(blocks)
 

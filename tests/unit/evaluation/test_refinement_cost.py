@@ -105,7 +105,7 @@ def test_the_table() -> None:
         *refinement_records(rows_of(backward=50), ARMS, VOTING),
     ]
     title, head, first, second = refinements_as_text(records).split("\n")
-    assert title == "sums, refined answers against plain samples at equal cost"
+    assert title == "sums, refined answers and plain samples at equal cost in tokens"
     told = "avg changed forwards backwards ms (plain) cost vote against vote best score"
     assert head.split() == [*told.split(), "against", "best"]
     told = "base, mine 40.0 [20.0, 60.0] 20.0 20 10 1500 (500) 3.0 of 3: 50.0 [0.0, 100.0] "
