@@ -182,13 +182,13 @@ def make_arms(
     for arm in plain:
         for name, budget in (budgets or {}).items():
             shown, told = f"{arm.name}, {name}", f"{arm.facts} within {budget}"
-            own = {"budget": budget, "without_budget": arm.name}
-            arms.append(replace(arm, name=shown, facts=told, **own))
+            forced = replace(arm, budget=budget, without_budget=arm.name)
+            arms.append(replace(forced, name=shown, facts=told))
     for arm in plain:
         for name, refinement in (refinements or {}).items():
             shown, told = f"{arm.name}, {name}", f"{arm.facts} by {refinement}"
-            refined = {"refinement": refinement, "unrefined": arm.name}
-            arms.append(replace(arm, name=shown, facts=told, **refined))
+            refined = replace(arm, refinement=refinement, unrefined=arm.name)
+            arms.append(replace(refined, name=shown, facts=told))
     names = [arm.name for arm in arms]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:

@@ -167,7 +167,7 @@ class _Refiner:
         They are the tokens from `first` on for which the model, as it samples, gives no token a
         larger probability than `max_confidence`.
         """
-        parts = []
+        parts: list[torch.Tensor] = []
         for scale, weight in self.terms:  # the first is the model that samples
             with self.policy.at_scale(scale):
                 reading = self._read(row, with_pulls=True)

@@ -65,7 +65,7 @@ def refinement_records(
 
 def _costs(own: Sequence[Row], plain: Sequence[Row]) -> Record:
     def mean(rows: Sequence[Row], column: str) -> float:
-        return sum(row[column] for row in rows) / len(rows)
+        return float(np.mean([row[column] for row in rows]))
 
     found: Record = {name: mean(own, name) for name in (FORWARD, BACKWARD, SECONDS)}
     found |= {f"plain_{name}": mean(plain, name) for name in (FORWARD, SECONDS)}

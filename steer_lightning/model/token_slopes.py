@@ -95,7 +95,7 @@ def token_slopes(policy: Policy, reading: Reading, places: torch.Tensor) -> torc
     embed, pulls = policy.model.get_input_embeddings(), reading.pulls[places]
     logits = reading.logits[places]
     every = torch.arange(logits.shape[-1], device=logits.device)
-    read = [pulls @ embed(part[None])[0].to(pulls).T for part in every.split(CHUNK_TOKENS)]
+    read = [pulls @ embed(part[None])[0].to(pulls).T for part in torch.split(every, CHUNK_TOKENS)]
     return logits.log_softmax(-1) + torch.cat(read, 1)
 
 

@@ -13,6 +13,7 @@ from steer_lightning.evaluation.refinement import Refinement
 from steer_lightning.evaluation.runner import EVALUATION_STEP
 from steer_lightning.model.policy import Policy
 from steer_lightning.rollout import DecodeEngine, GenerateEngine, Sampling, completions_of
+from steer_lightning.rollout.completions import row_uniforms
 from steer_lightning.steering import SteeringVectors
 from steer_lightning.testing import make_prompts, tiny_policy
 from steer_lightning.types import Prompt
@@ -140,3 +141,19 @@ def test_greedy_answers_change_only_where_that_helps() -> None:
     found = refined(Refinement(learning_rate=1.0), sampling=greedy)
     assert any(x.score > x.plain_score for x in found), "greedy is not the likeliest text"
     assert all(x.score >= x.plain_score for x in found)
+
+
+def test_each_token_has_random_numbers_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They depend on the seed, the place and the number of the row."""
+    asked: list[tuple[int, int, int]] = []
+
+    def uniforms(seed: int, place: int, numbers: list[int], *rest: int) -> torch.Tensor:
+        asked.append((seed, place, *numbers))
+        return row_uniforms(seed, place, numbers, *rest)
+
+    where = "steer_lightning.evaluation.refined_answers.row_uniforms"
+    monkeypatch.setattr(where, uniforms)
+    refined(Refinement(max_rollouts=1), seed=5)
+    assert {seed for seed, _, _ in asked} == {5}
+    assert {number for _, _, number in asked} == set(range(6))
+    assert len(set(asked)) == len(asked) > 6
