@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import pytest
 import torch
 
-from steer_lightning.evaluation.refined_answers import Refined, answer_refined
+from steer_lightning.evaluation.continued import GrowingRow
+from steer_lightning.evaluation.refined_answers import (
+    Refined,
+    _Draft,
+    _Refiner,
+    answer_refined,
+)
 from steer_lightning.evaluation.refinement import Refinement
 from steer_lightning.evaluation.runner import EVALUATION_STEP
 from steer_lightning.model.policy import Policy
@@ -33,23 +40,28 @@ def vivid_policy() -> Policy:
     return policy
 
 
+@cache
+def ready() -> tuple[Policy, DecodeEngine]:
+    """Makes a policy and an engine once, since the engine checks itself for seconds."""
+    policy, engine = vivid_policy(), DecodeEngine()
+    engine.setup(policy)
+    return policy, engine
+
+
 def refined(
     refinement: Refinement,
-    policy: Policy | None = None,
-    engine: Any = None,
     prompts: list[Prompt] = PROMPTS,
     sampling: Sampling = SAMPLING,
     seed: int = 0,
 ) -> list[Refined]:
-    policy, engine = policy or vivid_policy(), engine or DecodeEngine()
-    engine.setup(policy)
-    return answer_refined(policy, engine, prompts, sampling, refinement, seed)
+    return answer_refined(*ready(), prompts, sampling, refinement, seed)
 
 
 @pytest.mark.parametrize("engine", [DecodeEngine, GenerateEngine])
 def test_without_steps_answers_are_the_plain_ones(engine: Callable[[], Any]) -> None:
     policy, answers = vivid_policy(), engine()
-    found = refined(Refinement(steps=0), policy, answers)
+    answers.setup(policy)
+    found = answer_refined(policy, answers, PROMPTS, SAMPLING, Refinement(steps=0), 0)
     plain = answers.generate(
         PROMPTS, SAMPLING, seed=0, step=EVALUATION_STEP, on_completion=lambda *_: None
     )
@@ -60,14 +72,14 @@ def test_without_steps_answers_are_the_plain_ones(engine: Callable[[], Any]) -> 
 def test_the_objective_never_falls() -> None:
     """Continuations are random and many are worse; only better ones take a place."""
     changed = 0
-    for seed in range(4):
+    for seed in range(2):
         found = refined(BRISK, seed=seed)
         assert all(x.score >= x.plain_score for x in found)
         changed += sum(x.score > x.plain_score for x in found)
         plain = [x.completion for x in refined(Refinement(steps=0), seed=seed)]
         for own, before in zip(found, plain, strict=True):
             assert (own.completion == before) == (own.score == own.plain_score)
-    assert 4 < changed < 24
+    assert 2 < changed < 12
     more, fewer = (
         sum(x.score for x in refined(Refinement(learning_rate=0.1, max_rollouts=most)))
         for most in (7, 1)
@@ -78,10 +90,8 @@ def test_the_objective_never_falls() -> None:
 @pytest.mark.parametrize("weight", [0.0, 1.5])
 def test_scores_are_log_likelihoods_of_the_answers(weight: float) -> None:
     """Answers are read again from their ids, at scale 1 and at scale 0."""
-    policy, kept = vivid_policy(), []
+    (policy, engine), kept = ready(), []
     refinement = Refinement(learning_rate=0.1, reward_weight=weight)
-    engine = DecodeEngine()
-    engine.setup(policy)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
             "steer_lightning.evaluation.refined_answers.completions_of_rows",
@@ -118,10 +128,9 @@ def test_what_answers_cost() -> None:
     With no token below the confidence, nothing is sampled again. The reward needs the passes at
     scale 0, too, unless the arm itself is at scale 0.
     """
-    policy = vivid_policy()
 
     def passes(**settings: Any) -> tuple[int, int]:
-        found = refined(Refinement(**settings), policy)[0]
+        found = refined(Refinement(**settings))[0]
         length = len(PROMPTS[0].token_ids) + found.completion.num_tokens
         assert found.forward_tokens % length == found.backward_tokens % length == 0
         return found.forward_tokens // length, found.backward_tokens // length
@@ -130,8 +139,8 @@ def test_what_answers_cost() -> None:
     assert passes(max_confidence=1e-9) == (3, 1)
     assert passes(steps=0, reward_weight=1.0) == (3, 0)
     assert passes(max_confidence=1e-9, reward_weight=1.0) == (5, 2)
-    policy.attachment.scale = 0.0
-    assert passes(max_confidence=1e-9, reward_weight=1.0) == (3, 1)
+    with ready()[0].at_scale(0.0):
+        assert passes(max_confidence=1e-9, reward_weight=1.0) == (3, 1)
     more = refined(BRISK)[0]
     assert more.forward_tokens > 3 * (3 + 1)
 
@@ -157,3 +166,23 @@ def test_each_token_has_random_numbers_of_its_own(monkeypatch: pytest.MonkeyPatc
     assert {seed for seed, _, _ in asked} == {5}
     assert {number for _, _, number in asked} == set(range(6))
     assert len(set(asked)) == len(asked) > 6
+
+
+def test_a_change_keeps_what_stands_before_it() -> None:
+    row = GrowingRow(number=3, prompt=PROMPTS[0], ids=[40, 41, 42, 5], finished=True)
+    draft = _Draft(row=row, changes=[(1, 60), (2, 5)])
+    first, second = draft.changed({5}), draft.changed({5})
+    assert (first.ids, first.finished, first.number) == ([40, 60], False, 3)
+    assert (second.ids, second.finished) == ([40, 41, 5], True), "an end needs no continuation"
+    assert (row.ids, draft.changes) == ([40, 41, 42, 5], [])
+
+
+def test_changes_are_looked_for_behind_the_last_one() -> None:
+    policy, _ = ready()
+    refiner = _Refiner(policy, SAMPLING, Refinement(learning_rate=1.0), seed=0)
+    row = GrowingRow(number=0, prompt=PROMPTS[0], ids=[40, 41, 42, 43, 44, 45], finished=False)
+    every, rest = _Draft(row=row), _Draft(row=row)
+    refiner.find_changes(every, first=0)
+    refiner.find_changes(rest, first=3)
+    assert min(every.changes)[0] < 3
+    assert rest.changes == [(place, token) for place, token in every.changes if place >= 3] != []
