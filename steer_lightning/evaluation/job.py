@@ -178,10 +178,9 @@ class Evaluation:
         self.engine: RolloutEngine = engine or DecodeEngine()
         check_refinements(self.refinements, self.files, self._samplings(), self.engine)
         self.store = Store(Path(output) if output else self._default_output())
-        self.overwrite, self.rescore = overwrite, rescore
-        self.batch_size, self.max_prompt_tokens = batch_size, max_prompt_tokens
+        self.overwrite, self.rescore, self.seed = overwrite, rescore, seed
+        self.batch_size, self.max_prompt_tokens, self.device = batch_size, max_prompt_tokens, device
         self.side_effects = SideEffects(neutral_text, self.store.side_effects)
-        self.seed, self.device = seed, device
         with own_keys(OWN_KEYS):
             self.policy = Policy(
                 self.base, revision=revision, dtype=dtype, trust_remote_code=trust_remote_code
