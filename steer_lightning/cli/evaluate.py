@@ -13,6 +13,7 @@ from steer_lightning.cli.run_settings import given_options, settings_of_runs, te
 from steer_lightning.evaluation.capability import capability_as_text
 from steer_lightning.evaluation.job import Evaluation
 from steer_lightning.evaluation.processes import connected_processes
+from steer_lightning.evaluation.refinement_cost import refinements_as_text
 from steer_lightning.evaluation.results import as_text
 from steer_lightning.evaluation.side_effects import side_effects_as_text
 from steer_lightning.results.report import (
@@ -69,9 +70,11 @@ def _tell(evaluation: Evaluation, results: dict[str, Any]) -> None:
     curves, effects = results["capability"], results["side_effects"]
     if curves:
         print(f"\n{capability_as_text(curves)}")
+    if results["refinements"]:
+        print(f"\n{refinements_as_text(results['refinements'])}")
     if effects is not None:
         print(f"\nSide effects: {side_effects_as_text(effects)}")
-    if curves or results["strata"] or effects is not None:
+    if curves or results["strata"] or results["refinements"] or effects is not None:
         print()
     store = evaluation.store
     print(f"figures:     {one_line(store.results)}")

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from steer_lightning.errors import ConfigError
 from steer_lightning.evaluation.budget import Budget
+from steer_lightning.evaluation.refinement import Refinement
 from steer_lightning.model.fingerprint import sha256
 from steer_lightning.model.policy import Policy
 from steer_lightning.steering import (
@@ -53,6 +54,8 @@ class Arm:
             part of a result.
         budget: Budget within which the arm answers; None forces nothing.
         without_budget: Name of the arm that is the same without its budget; empty if it has none.
+        refinement: Settings by which its answers are refined; None leaves them as they are sampled.
+        unrefined: Name of the arm that is the same without its refinement; empty if it has none.
     """
 
     name: str
@@ -62,11 +65,18 @@ class Arm:
     result: str = ""
     budget: Budget | None = None
     without_budget: str = ""
+    refinement: Refinement | None = None
+    unrefined: str = ""
 
     @property
     def is_base(self) -> bool:
         """Whether nothing steers the arm."""
-        return BASE in (self.name, self.without_budget)
+        return BASE in (self.name, self.without_budget, self.unrefined)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether its answers are completions as the model samples them."""
+        return self.budget is None and self.refinement is None
 
 
 def load_files(paths: Sequence[str]) -> dict[str, Steering]:
@@ -140,6 +150,7 @@ def make_arms(
     scales: Sequence[float],
     leave_out: LeaveOut,
     budgets: Mapping[str, Budget] | None = None,
+    refinements: Mapping[str, Refinement] | None = None,
 ) -> list[Arm]:
     """Makes all arms, the base first.
 
@@ -148,15 +159,14 @@ def make_arms(
         scales: Factors by which each result is multiplied, with an arm for each.
         leave_out: Layers; each is left out once, at scale 1. `each` takes every steered layer.
         budgets: Budgets by name, within each of which each arm answers once more.
+        refinements: Refinements by name, by each of which each arm answers once more.
 
     Raises:
         ConfigError: If a layer to leave out is not steered, the result is not plain vectors, a
-            budget has no proper name, or two arms have the same name.
+            budget or refinement has no proper name, or two arms have the same name.
     """
-    for name in budgets or {}:
-        if not isinstance(name, str) or not NAME.fullmatch(name):
-            rule = "is no name: a name is a text of letters, digits, '_', '.' and '-'"
-            raise ConfigError(f"budgets.{name}", name, rule=rule, why="It is a part of arms' names")
+    for key, named in (("budgets", budgets), ("refinements", refinements)):
+        _check_names(key, named or {})
     arms = [Arm(name=BASE, steering=SteeringVectors())]
     for name, steering in files.items():
         content = f"{steering.facts()} {sha256(steering.state_dict().items())}"
@@ -168,23 +178,30 @@ def make_arms(
         for layer, rest in _left_out(leave_out, steering, name):
             told = f"without layer {layer}"
             arms.append(Arm(name=f"{name} {told}", steering=rest, facts=f"{facts} {told}"))
-    arms += [
-        replace(
-            arm,
-            name=f"{arm.name}, {name}",
-            facts=f"{arm.facts} within {budget}",
-            budget=budget,
-            without_budget=arm.name,
-        )
-        for arm in tuple(arms)
-        for name, budget in (budgets or {}).items()
-    ]
+    plain = tuple(arms)
+    for arm in plain:
+        for name, budget in (budgets or {}).items():
+            shown, told = f"{arm.name}, {name}", f"{arm.facts} within {budget}"
+            forced = replace(arm, budget=budget, without_budget=arm.name)
+            arms.append(replace(forced, name=shown, facts=told))
+    for arm in plain:
+        for name, refinement in (refinements or {}).items():
+            shown, told = f"{arm.name}, {name}", f"{arm.facts} by {refinement}"
+            refined = replace(arm, refinement=refinement, unrefined=arm.name)
+            arms.append(replace(refined, name=shown, facts=told))
     names = [arm.name for arm in arms]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         rule = f"two arms would be called {', '.join(twice)}"
         raise ConfigError("vectors", list(files), rule=rule, fix="Rename a file, or a scale")
     return arms
+
+
+def _check_names(key: str, named: Mapping[str, Any]) -> None:
+    for name in named:
+        if not isinstance(name, str) or not NAME.fullmatch(name):
+            rule = "is no name: a name is a text of letters, digits, '_', '.' and '-'"
+            raise ConfigError(f"{key}.{name}", name, rule=rule, why="It is a part of arms' names")
 
 
 def budget_facts(arm: Arm) -> dict[str, Any]:

@@ -9,9 +9,7 @@ where each s is sampled by the model after everything before it, the text w (`wa
 paper) stands in place of the EOS token that the model drew, k is `num_waits` at most, a is
 `answer_prefix`, and z is sampled again. A minimum is k, a maximum is the number of tokens before a.
 
-All parts are joined as token ids: what the model has drawn is never decoded and encoded again. To
-continue a completion, an engine is asked to answer a prompt that ends with the completion so far,
-so this works with every engine. Each part after the first reads its text once more.
+`continued` has how a completion is sampled in several parts.
 
 Degenerate case: a completion that the model ends within a budget without waits is the completion
 without a budget, token by token.
@@ -19,20 +17,24 @@ without a budget, token by token.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from steer_lightning.errors import ConfigError
+from steer_lightning.evaluation.continued import (
+    GrowingRow,
+    check_steers_all_tokens,
+    completions_of_rows,
+    continue_rows,
+    continue_up_to,
+    first_part,
+)
 from steer_lightning.evaluation.runner import EVALUATION_STEP
 from steer_lightning.model.policy import Policy
-from steer_lightning.model.rotary import switch_length
-from steer_lightning.rollout import RolloutEngine, Sampling, completion_of
-from steer_lightning.rollout.completions import decode_texts
-from steer_lightning.rollout.engine import ignore
+from steer_lightning.rollout import RolloutEngine, Sampling
 from steer_lightning.steering import Steering
-from steer_lightning.types import Completion, Prompt, Rollouts
+from steer_lightning.types import Completion, Prompt
 
 KEY = "budgets"
 
@@ -114,17 +116,8 @@ def check_budgets(
         samplings: Settings with which the arms are sampled, by their keys.
         tokenizer: Tokenizer of the base.
     """
-    for name, steering in steerings.items() if budgets else ():
-        steered = getattr(steering, "tokens", "all")
-        if steered != "all":
-            raise ConfigError(
-                KEY,
-                list(budgets),
-                rule=f"contradicts the vectors {name}, which steer the tokens {steered!r}",
-                why="A completion is continued as a prompt that ends with it, so that such vectors "
-                "would act on other tokens than before",
-                fix="Leave out budgets, or use vectors with tokens: all",
-            )
+    if budgets:
+        check_steers_all_tokens(KEY, budgets, steerings)
     for name, budget in budgets.items():
         forced = _forced(budget, tokenizer)
         if budget.thinking_end is not None and len(forced.end) != 1:
@@ -189,24 +182,6 @@ def _thinking_limit(budget: Budget, sampling: Sampling) -> int:
     return sampling.max_new_tokens if most is None else most
 
 
-@dataclass(kw_only=True)
-class _Row:
-    """A completion while it grows."""
-
-    number: int
-    """Id that distinguishes the row from all rows of all prompts, for the sampling seed."""
-    prompt: Prompt
-    ids: list[int]
-    """Tokens so far, drawn and forced."""
-    finished: bool
-    """Whether the model ended what it sampled last."""
-
-    @property
-    def length(self) -> int:
-        """Number of tokens of the text, prompt included."""
-        return len(self.prompt.token_ids) + len(self.ids)
-
-
 def answer_within(
     policy: Policy,
     engine: RolloutEngine,
@@ -232,101 +207,26 @@ def answer_within(
     thinking = replace(
         sampling, max_new_tokens=limit, eos_token_ids=[*sampling.eos_token_ids, *forced.end]
     )
-    rows = _first_part(engine, prompts, thinking, seed)
+    rows = first_part(engine, prompts, thinking, seed)
     step = EVALUATION_STEP
     for _ in range(budget.num_waits):
         step -= 1
         going = [row for row in rows if _can_wait(row, forced, limit)]
         for row in going:
             row.ids[-1:] = forced.wait
-        for room, some in _calls(going, limit, policy):
-            part = replace(thinking, group_size=1, max_new_tokens=room)
-            _continue(engine, some, part, seed, step)
-        for row in going:  # sampled beside rows with more room
-            row.finished &= len(row.ids) <= limit
-            del row.ids[limit:]
+        continue_up_to(limit, policy, engine, going, thinking, seed, step)
     answering = [row for row in rows if row.finished and forced.end == row.ids[-1:]]
     if budget.max_thinking_tokens is not None:
         cut = [row for row in rows if not row.finished]
         for row in cut:
             row.ids += forced.end + forced.prefix
         answering += cut
-    answer = replace(sampling, group_size=1, max_new_tokens=budget.max_answer_tokens)
-    _continue(engine, answering, answer, seed, step - 1)
-    texts = decode_texts(policy.tokenizer, [row.ids for row in rows], policy.ids_without_text)
-    return [
-        completion_of(row.prompt.problem, text, len(row.ids), row.finished)
-        for row, text in zip(rows, texts, strict=True)
-    ]
+    answer = replace(sampling, max_new_tokens=budget.max_answer_tokens)
+    continue_rows(engine, answering, answer, seed, step - 1)
+    return completions_of_rows(policy, rows)
 
 
-def _first_part(
-    engine: RolloutEngine, prompts: Sequence[Prompt], sampling: Sampling, seed: int
-) -> list[_Row]:
-    """Samples what stands before the first forced token, (B * G rows)."""
-    rollouts = engine.generate(
-        prompts, sampling, seed=seed, step=EVALUATION_STEP, on_completion=ignore
-    )
-    size = sampling.group_size
-    rows = [
-        _Row(number=prompt.id * size + sample, prompt=prompt, ids=[], finished=False)
-        for prompt in prompts
-        for sample in range(size)
-    ]
-    _extend(rows, rollouts)
-    return rows
-
-
-def _extend(rows: Sequence[_Row], rollouts: Rollouts) -> None:
-    """Appends what an engine has sampled, one completion for each row."""
-    lengths, finished = rollouts.completion_mask.sum(1).tolist(), rollouts.finished.tolist()
-    drawn = rollouts.completion_ids.tolist()
-    for row, ids, length, done in zip(rows, drawn, lengths, finished, strict=True):
-        row.ids += ids[:length]
-        row.finished = done
-
-
-def _continue(
-    engine: RolloutEngine, rows: Sequence[_Row], sampling: Sampling, seed: int, step: int
-) -> None:
-    """Samples one further part of each row."""
-    if not rows:
-        return
-    prompts = [
-        replace(row.prompt, id=row.number, token_ids=(*row.prompt.token_ids, *row.ids))
-        for row in rows
-    ]
-    _extend(rows, engine.generate(prompts, sampling, seed=seed, step=step, on_completion=ignore))
-
-
-def _can_wait(row: _Row, forced: _Forced, limit: int) -> bool:
+def _can_wait(row: GrowingRow, forced: _Forced, limit: int) -> bool:
     """Returns whether thinking has ended, with room for `wait` and a further token."""
     is_over = row.finished and (not forced.end or row.ids[-1:] == forced.end)
     return is_over and len(row.ids) - 1 + len(forced.wait) < limit
-
-
-def _calls(
-    rows: Sequence[_Row], limit: int, policy: Policy
-) -> Iterator[tuple[int, Sequence[_Row]]]:
-    """Divides rows among calls of an engine, which samples equally many tokens for all rows.
-
-    A row may get more tokens than it has room for, which are dropped later. So all rows share a
-    call, unless the text of a row could exceed the positions of the base.
-
-    Yields:
-        Number of tokens to sample, and the rows.
-    """
-    most = _most_positions(policy.model.config)
-    left = sorted(rows, key=lambda row: len(row.ids))
-    while left:
-        room = limit - len(left[0].ids)
-        some = [row for row in left if row is left[0] or row.length + room <= most]
-        yield room, some
-        left = [row for row in left if row.number not in {other.number for other in some}]
-
-
-def _most_positions(config: Any) -> float:
-    """Returns the length of the longest text that the base reads with the same frequencies."""
-    known = getattr(config.get_text_config(), "max_position_embeddings", None)
-    switch = switch_length(config)
-    return min(known or math.inf, switch[1] if switch else math.inf)

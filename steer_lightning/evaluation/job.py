@@ -18,6 +18,7 @@ from steer_lightning.data import ChatTemplate, Template, make_prompts
 from steer_lightning.data.completion_text import tell_of_endings
 from steer_lightning.data.templates import check_template
 from steer_lightning.errors import ConfigError, own_keys
+from steer_lightning.evaluation.answering import answer
 from steer_lightning.evaluation.arms import (
     OWN_KEYS,
     Arm,
@@ -28,16 +29,13 @@ from steer_lightning.evaluation.arms import (
     load_files,
     make_arms,
 )
-from steer_lightning.evaluation.budget import (
-    Budget,
-    answer_within,
-    check_budgets,
-    most_tokens_by_budget,
-)
+from steer_lightning.evaluation.budget import Budget, check_budgets, most_tokens_by_budget
 from steer_lightning.evaluation.capability import capability
 from steer_lightning.evaluation.over_scales import check_over_scales, check_samples, over_scales
+from steer_lightning.evaluation.refinement import Refinement, check_refinements
+from steer_lightning.evaluation.refinement_cost import refinement_records
 from steer_lightning.evaluation.results import Voting, figures
-from steer_lightning.evaluation.runner import EVALUATION_STEP, sampling_for
+from steer_lightning.evaluation.runner import sampling_for
 from steer_lightning.evaluation.side_effects import SHIPPED, SideEffects
 from steer_lightning.evaluation.store import VERIFIER, Row, Store, read_rows, row_of
 from steer_lightning.evaluation.strata import check_strata, in_strata
@@ -49,16 +47,15 @@ from steer_lightning.rewards import (
     Reward,
     RewardPool,
     RewardSum,
-    Scoring,
     WeightedReward,
 )
-from steer_lightning.rollout import DecodeEngine, RolloutEngine, Sampling, completions_of
+from steer_lightning.rollout import DecodeEngine, RolloutEngine, Sampling
 from steer_lightning.rollout.completions import longest_text_of
 from steer_lightning.steering import find_result
 from steer_lightning.system.collectives import gather_objects, rank, world_size
 from steer_lightning.system.printable import one_line
 from steer_lightning.system.run_files import EVALUATION
-from steer_lightning.types import Completion, Prompt, Source
+from steer_lightning.types import Prompt, Source
 
 log = logging.getLogger(__name__)
 
@@ -96,6 +93,7 @@ class Evaluation:
         leave_out_layers: Layers of plain vectors; each is left out once, in an arm of its own.
             `each` takes every steered layer.
         budgets: Budgets of thinking by name; each arm answers once more within each of them.
+        refinements: Refinements by gradients by name; each arm answers once more by each of them.
         vote_over_scales: Whether to add an arm for each result whose samples are taken from all
             `scales` in turn, so that they vote over scales.
         pass_at: Numbers k for which to compute pass@k; null takes the number of samples. Numbers
@@ -139,6 +137,7 @@ class Evaluation:
         scales: list[float] = [1.0],  # noqa: B006  # never changed; a list for jsonargparse
         leave_out_layers: list[int] | Literal["each"] | None = None,
         budgets: dict[str, Budget] | None = None,
+        refinements: dict[str, Refinement] | None = None,
         vote_over_scales: bool = False,
         pass_at: list[int] | None = None,
         strata: list[float] = [],  # noqa: B006  # never changed; a list for jsonargparse
@@ -170,18 +169,18 @@ class Evaluation:
         self.num_samples, self.pass_at, self.strata = num_samples, pass_at, strata
         sizes = [self._sampling(name, False).group_size for name in benchmarks]
         check_strata(strata, base_sampling, sizes)
-        self.budgets = budgets or {}
-        self.arms = make_arms(self.files, scales, leave_out_layers, self.budgets)
+        self.budgets, self.refinements = budgets or {}, refinements or {}
+        self.arms = make_arms(self.files, scales, leave_out_layers, budgets, refinements)
         self.verifier: Reward = verifier or MathReward()
         self.num_scales = len(scales) if vote_over_scales else 1
         check_over_scales(vote_over_scales, scales, list(self.files), self.verifier)
         self.pool = reward_pool or RewardPool()
         self.engine: RolloutEngine = engine or DecodeEngine()
+        check_refinements(self.refinements, self.files, self._samplings(), self.engine)
         self.store = Store(Path(output) if output else self._default_output())
-        self.overwrite, self.rescore = overwrite, rescore
-        self.batch_size, self.max_prompt_tokens = batch_size, max_prompt_tokens
+        self.overwrite, self.rescore, self.seed = overwrite, rescore, seed
+        self.batch_size, self.max_prompt_tokens, self.device = batch_size, max_prompt_tokens, device
         self.side_effects = SideEffects(neutral_text, self.store.side_effects)
-        self.seed, self.device = seed, device
         with own_keys(OWN_KEYS):
             self.policy = Policy(
                 self.base, revision=revision, dtype=dtype, trust_remote_code=trust_remote_code
@@ -213,8 +212,8 @@ class Evaluation:
             else:
                 self.side_effects.read(self.policy.tokenizer)
                 rows = self._answered(judge)
-                unforced = [arm for arm in self.arms if arm.budget is None]
-                effects = self.side_effects.of(unforced, self._load)
+                plain = [arm for arm in self.arms if arm.is_plain]
+                effects = self.side_effects.of(plain, self._load)
             results = self._results(rows, voting) | {"side_effects": effects}
         finally:
             judge.close()
@@ -345,27 +344,20 @@ class Evaluation:
         if own:
             sampling = self._sampling(batch.benchmark, arm.is_base)
             with closing(judge.start()) as scoring:
-                completions = self._completions(own, sampling, arm, scoring)
+                completions, costs = answer(
+                    self.policy, self.engine, own, sampling, arm, self.seed, scoring.add
+                )
                 verdicts = verdicts_of(scoring.result(completions))
-            judged = zip(completions, *verdicts, strict=True)
-            for n, (completion, verdict, outcome) in enumerate(judged):
+            judged = zip(completions, *verdicts, costs, strict=True)
+            for n, (completion, verdict, outcome, cost) in enumerate(judged):
                 prompt = own[n // sampling.group_size]
                 place = {"benchmark": batch.benchmark, "arm": arm.name, "problem": prompt.id}
-                sample = n % sampling.group_size
-                rows.append(row_of({**place, "sample": sample}, completion, verdict, outcome))
+                place |= {"sample": n % sampling.group_size}
+                known = cost if self.refinements else {}
+                rows.append(row_of(place, completion, verdict, outcome, known))
         every = [row for share in gather_objects(rows) for row in share]
         if rank() == 0:
             self.store.write_part(path, sorted(every, key=lambda x: (x["problem"], x["sample"])))
-
-    def _completions(
-        self, prompts: Sequence[Prompt], sampling: Sampling, arm: Arm, scoring: Scoring
-    ) -> list[Completion]:
-        if arm.budget is not None:
-            return answer_within(self.policy, self.engine, prompts, sampling, arm.budget, self.seed)
-        rollouts = self.engine.generate(
-            prompts, sampling, seed=self.seed, step=EVALUATION_STEP, on_completion=scoring.add
-        )
-        return completions_of(rollouts)
 
     # ---- counting
 
@@ -377,6 +369,7 @@ class Evaluation:
             "capability": capability(rows, ks or []),
             "strata": figures(in_strata(rows, self.strata), voting, ks) if self.strata else [],
             "budgets": [budget_facts(arm) for arm in self.arms if arm.budget],
+            "refinements": refinement_records(rows, self.arms, voting),
         }
 
 

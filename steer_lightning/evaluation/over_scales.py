@@ -78,7 +78,7 @@ def over_scales(rows: Sequence[Row], arms: Sequence[Arm]) -> list[Row]:
     """
     scales: dict[str, list[str]] = {}
     for arm in arms:
-        if arm.result and arm.budget is None:
+        if arm.result and arm.is_plain:
             scales.setdefault(arm.result, []).append(arm.name)
     places = {
         name: (result, number, len(names))

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pyarrow as pa
@@ -29,7 +30,10 @@ Row = dict[str, Any]
 
 OUTCOME = "outcome"
 FOLLOWED = "followed"
-LATER = (OUTCOME, FOLLOWED)
+FORWARD, BACKWARD, SECONDS = "forward_tokens", "backward_tokens", "seconds"
+PLAIN_SCORE, SCORE = "plain_score", "score"
+COSTS = (FORWARD, BACKWARD, SECONDS, PLAIN_SCORE, SCORE)
+LATER = (OUTCOME, FOLLOWED, *COSTS)
 """Columns that an evaluation of an earlier version lacks."""
 
 SCHEMA = pa.schema(
@@ -46,16 +50,29 @@ SCHEMA = pa.schema(
         ("verdict", pa.float64()),
         (OUTCOME, pa.string()),
         (FOLLOWED, pa.float64()),
+        (FORWARD, pa.int64()),
+        (BACKWARD, pa.int64()),
+        (SECONDS, pa.float64()),
+        (PLAIN_SCORE, pa.float64()),
+        (SCORE, pa.float64()),
     ]
 )
 """Columns of the completions, one row each.
 
 `verdict` is null if a completion can't be judged, and `followed`, the share of the problem's
-verifiable instructions that it follows, if there are none.
+verifiable instructions that it follows, if there are none. The columns `COSTS` say what a
+completion has cost, in an evaluation that refines answers, and are null in others; the scores are
+null unless the completion has been refined.
 """
 
 
-def row_of(place: Row, completion: Completion, verdict: float | None, outcome: str) -> Row:
+def row_of(
+    place: Row,
+    completion: Completion,
+    verdict: float | None,
+    outcome: str,
+    cost: Mapping[str, float] = MappingProxyType({}),
+) -> Row:
     """Makes a row of `SCHEMA`.
 
     Args:
@@ -63,8 +80,10 @@ def row_of(place: Row, completion: Completion, verdict: float | None, outcome: s
         completion: Completion of the problem.
         verdict: Verdict on the completion.
         outcome: Reason for the verdict, in the verifier's own words.
+        cost: Values of the columns `COSTS` that are known.
     """
     return {
+        **dict.fromkeys(COSTS),
         **place,
         "question": completion.question,
         "answer": completion.answer,
@@ -74,6 +93,7 @@ def row_of(place: Row, completion: Completion, verdict: float | None, outcome: s
         "verdict": verdict,
         OUTCOME: outcome,
         FOLLOWED: followed(completion.text, completion.columns),
+        **cost,
     }
 
 

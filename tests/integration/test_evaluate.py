@@ -133,6 +133,33 @@ def test_budgets_of_thinking(folder: Path) -> None:
     assert [row["arm"] for row in found["side_effects"]["rows"]] == arms[:2]
 
 
+def test_refinements(folder: Path) -> None:
+    """Each arm answers once more, never worse by its objective, and as it does without steps."""
+    named = {"idle": {"steps": 0}, "mine": {"learning_rate": 0.1, "reward_weight": 0.5}}
+    config = yaml.safe_load((folder / "e.yaml").read_text()) | {"refinements": named}
+    (folder / "e.yaml").write_text(yaml.safe_dump(config))
+    done = evaluate(folder, "--vectors=v.safetensors", "--neutral_text=null")
+    assert done.returncode == 0, done.stderr
+    assert "\nletters, refined answers and plain samples at equal cost in tokens\n" in done.stdout
+    rows = pq.read_table(folder / "evaluation/completions.parquet").to_pylist()
+    by_arm: dict[str, list[Any]] = {}
+    for row in rows:
+        by_arm.setdefault(row["arm"], []).append(row)
+    for arm in ("base", "steered"):
+        plain, still, own = (by_arm[name] for name in (arm, f"{arm}, idle", f"{arm}, mine"))
+        assert [x["completion"] for x in still] == [x["completion"] for x in plain]
+        assert {x["score"] for x in plain} == {None}
+        assert all(x["score"] == x["plain_score"] for x in still)
+        assert all(x["score"] >= x["plain_score"] for x in own)
+        assert any(x["score"] > x["plain_score"] for x in own)
+    found = json.loads((folder / "evaluation/results.json").read_text())["refinements"]
+    assert [(x["arm"], x["changed"] > 0) for x in found] == [
+        *(("base, idle", False), ("base, mine", True)),
+        *(("steered, idle", False), ("steered, mine", True)),
+    ]
+    assert [x["num_plain"] for x in found[::2]] == [2, 2], "sampled, and read once more"
+
+
 def test_the_settings_of_the_run_are_enough(folder: Path) -> None:
     given = yaml.safe_load((folder / "e.yaml").read_text())
     callback = {key: given[key] for key in ("benchmarks", "sampling", "verifier")}

@@ -195,6 +195,7 @@ DOORS = {
     *("model.policy", "model.recurrence", "model.replaced_forward", "model.rotary"),
     *("rollout.generate_engine", "steering.generate_calls", "steering.layers"),
     *("steering.model_parts", "steering.sites"),
+    "model.token_slopes",
 }
 """Files that know what lies inside a model of transformers."""
 

@@ -27,6 +27,7 @@ OURS = {"help_text", "version", "sparkline", "rounded"}
 """Functions of ours or the standard library whose text is constant, drawn or a number."""
 TABLES = {
     *("as_text", "between_as_text", "capability_as_text", "side_effects_as_text", "describe"),
+    "refinements_as_text",
     "printable(report.usage)",
 }
 """Texts of several lines that show each name on one line: tests of theirs, and

@@ -101,6 +101,7 @@ def read_contents(folder: Path, num_steps: int, num_prompts: int) -> Record:
         "strata": _evaluation(folder, "strata") or [],
         "side_effects": _side_effects(folder),
         "budgets": _budgets(folder),
+        "refinements": _refinements(folder),
         "lens": read_lens(folder),
         "looks": _some(read_looks(stages)),
         "training": read_training(list(zip(stages, starts, strict=True)), num_steps, num_prompts),
@@ -205,6 +206,17 @@ def _budgets(folder: Path) -> Record:
         return {} if found is None else budget_curves(found)
     except (KeyError, TypeError, AttributeError) as error:
         raise damaged(path, f"budgets is not what `evaluate` writes: {error!r}") from error
+
+
+def _refinements(folder: Path) -> list[Record]:
+    """Reads what refined answers cost; empty without refinements."""
+    path = folder / EVALUATION / RESULTS
+    found: list[Record] = (read_record(path, {"rows": list}) or {}).get("refinements") or []
+    for record in found:
+        missing = {"benchmark", "arm", "cost", "num_plain", "value", "vote", "best"} - set(record)
+        if missing:
+            raise damaged(path, f"A record of refinements lacks {', '.join(sorted(missing))}")
+    return found
 
 
 def _some(looks: list[Record]) -> list[Record]:

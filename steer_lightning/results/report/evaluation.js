@@ -13,6 +13,7 @@ function showBenchmarks(data) {
         "The difference from the base is computed problem by problem, so its interval is narrower than the other two suggest."),
       ...names.flatMap((name) => [...evaluationOf(name, data.evaluation.filter((row) => row.benchmark === name)), ...budgetsOf(name, data.budgets[name])]),
       ...[...new Set(data.capability.map((record) => record.benchmark))].flatMap((name) => capabilityOf(name, data.capability.filter((record) => record.benchmark === name))),
+      ...[...new Set(data.refinements.map((record) => record.benchmark))].flatMap((name) => refinementsOf(name, data.refinements.filter((record) => record.benchmark === name))),
       ...strataOf(data.strata),
       ...sideEffectsOf(data.side_effects));
   } else {
@@ -47,6 +48,24 @@ function budgetsOf(name, curves) {
     make("figcaption", {}, make("span", { class: "name" }, `Accuracy against tokens, ${name}`)),
     lines.length > 1 ? legend(lines.map(([arm], number) => [number, arm])) : null,
     responsive(draw, label))];
+}
+
+/** Answers refined by gradients, beside as many plain samples as cost the same. */
+function refinementsOf(name, records) {
+  const title = `${name}: refined answers`;
+  const of = (record, key) => figure({ value: record[key], low: record[`${key}_low`], high: record[`${key}_high`] }, percent);
+  const gap = (record, key) => (isNumber(record[key])
+    ? withInterval(signed(record[key], points), interval(record[`${key}_low`], record[`${key}_high`], (x) => signed(100 * x, one))) : "\u2013");
+  const head = ["arm", "refined", "changed", "tokens forwards", "tokens backwards", "seconds", "cost in plain samples", "vote of as many", "refined against vote", "best score of as many", "refined against best"];
+  const table = records.map((record) => [
+    record.arm, figure(record, percent), percent(record.changed), whole(record.forward_tokens), whole(record.backward_tokens), decimalsOf(3)(record.seconds), one(record.cost),
+    of(record, "vote"), gap(record, "over_vote"), of(record, "best"), gap(record, "over_best"),
+  ]);
+  return [
+    make("h4", {}, title),
+    make("p", { class: "intro" }, "What goes through the base for a refined answer, forwards and backwards, and what as many plain samples as cost the same are worth, if they vote, or if the one that the refinement would prefer is taken."),
+    withTools(makeTable(title, head, table), `refined ${name}`),
+  ];
 }
 
 /** The same figures for problems of like difficulty. */

@@ -12,8 +12,6 @@ import torch
 from steer_lightning import ConfigError
 from steer_lightning.evaluation.budget import (
     Budget,
-    _calls,
-    _Row,
     answer_within,
     check_budgets,
     most_tokens_within,
@@ -199,17 +197,6 @@ def test_within_a_wide_budget_completions_are_those_without() -> None:
     ended = [n for n, done in enumerate(free.finished.tolist()) if done]
     assert len(ended) > 2
     assert [found[n] for n in ended] == [completions_of(free)[n] for n in ended]
-
-
-def test_rows_share_a_call_unless_a_text_would_exceed_the_positions() -> None:
-    policy = tiny_policy()
-    policy.model.config.max_position_embeddings = 20
-    prompt = make_prompts(["1234"])[0]  # 5 tokens
-    rows = [_Row(number=n, prompt=prompt, ids=[0] * n, finished=True) for n in (2, 7, 4)]
-    found = [(room, [row.number for row in some]) for room, some in _calls(rows, 12, policy)]
-    assert found == [(10, [2, 4]), (5, [7])], "5 + 7 + 10 exceeds 20"
-    policy.model.config.max_position_embeddings = 1000
-    assert [room for room, _ in _calls(rows, 12, policy)] == [10]
 
 
 def test_lengths_that_are_checked_before_the_base_loads() -> None:

@@ -13,6 +13,7 @@ from steer_lightning.data import Arithmetic, PlainTemplate
 from steer_lightning.evaluation import AIME24
 from steer_lightning.evaluation.budget import Budget
 from steer_lightning.evaluation.job import Evaluation, _hash
+from steer_lightning.evaluation.refinement import Refinement
 from steer_lightning.evaluation.store import row_of
 from steer_lightning.rollout import Sampling
 from steer_lightning.steering import save_vectors
@@ -95,6 +96,24 @@ def test_budgets_count_for_the_longest_completions(tmp_path: Path) -> None:
     assert [arm.is_base for arm in job.arms] == [True] * 3
     with pytest.raises(ConfigError, match="a/b = 'a/b': is no name"):
         evaluation(tmp_path, budgets={"a/b": Budget(num_waits=1)})
+
+
+def test_refinements_are_arms_beside_budgets(tmp_path: Path) -> None:
+    both = {"budgets": {"w": Budget(num_waits=1)}, "refinements": {"mine": Refinement()}}
+    job = evaluation(tmp_path, **both)
+    assert [arm.name for arm in job.arms] == ["base", "base, w", "base, mine"]
+    assert [arm.is_base for arm in job.arms] == [True] * 3
+    assert [arm.is_plain for arm in job.arms] == [True, False, False]
+    assert [arm.unrefined for arm in job.arms] == ["", "", "base"]
+    assert len({arm.facts for arm in job.arms}) == 3
+    other = evaluation(tmp_path, refinements={"mine": Refinement(steps=5)})
+    assert other.arms[1].facts != job.arms[2].facts, "other settings, other answers"
+    with pytest.raises(ConfigError, match=r"refinements.a/b = 'a/b': is no name"):
+        evaluation(tmp_path, refinements={"a/b": Refinement()})
+    with pytest.raises(ConfigError, match="two arms would be called base, w"):
+        evaluation(tmp_path, budgets=both["budgets"], refinements={"w": Refinement()})
+    with pytest.raises(ConfigError, match=r"contradicts base_sampling.stop_strings"):
+        evaluation(tmp_path, **both, base_sampling=STOPPED)
 
 
 def test_batches_are_of_one_benchmark_and_one_arm(tmp_path: Path) -> None:

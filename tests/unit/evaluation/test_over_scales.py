@@ -10,6 +10,7 @@ from steer_lightning import ConfigError
 from steer_lightning.evaluation.arms import Arm
 from steer_lightning.evaluation.budget import Budget
 from steer_lightning.evaluation.over_scales import check_over_scales, check_samples, over_scales
+from steer_lightning.evaluation.refinement import Refinement
 from steer_lightning.rewards import FormatReward, MathReward
 from steer_lightning.steering import SteeringVectors
 
@@ -38,12 +39,12 @@ def test_samples_take_turns() -> None:
         assert of_it == list(enumerate(scales))
 
 
-def test_arms_with_a_budget_have_no_part() -> None:
-    forced = Arm(
-        name="b, short", steering=SteeringVectors(), result="b", budget=Budget(num_waits=1)
-    )
-    rows = [{"arm": name, "problem": 0, "sample": 0} for name in ("b", "b, short")]
-    assert over_scales(rows, [*ARMS[-1:], forced]) == []
+def test_arms_with_a_budget_or_a_refinement_have_no_part() -> None:
+    vectors = SteeringVectors()
+    forced = Arm(name="b, short", steering=vectors, result="b", budget=Budget(num_waits=1))
+    refined = Arm(name="b, mine", steering=vectors, result="b", refinement=Refinement())
+    rows = [{"arm": name, "problem": 0, "sample": 0} for name in ("b", "b, short", "b, mine")]
+    assert over_scales(rows, [*ARMS[-1:], forced, refined]) == []
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from steer_lightning.evaluation.results import (
     samples_of,
     table_rows,
 )
-from steer_lightning.evaluation.store import SCHEMA, read_rows, row_of, write_rows
+from steer_lightning.evaluation.store import LATER, SCHEMA, read_rows, row_of, write_rows
 from steer_lightning.evaluation.verdicts import verdicts_of
 from steer_lightning.results.report.curve import benchmark_of
 from steer_lightning.rewards import MathReward, RewardSum, WeightedReward
@@ -206,9 +206,9 @@ def test_outcomes_are_kept_and_earlier_files_have_none(tmp_path: Path) -> None:
     write_rows(tmp_path / "new.parquet", rows)
     assert [row["outcome"] for row in read_rows(tmp_path / "new.parquet")] == ["right", "wrong"]
     assert [row["followed"] for row in read_rows(tmp_path / "new.parquet")] == [None, None]
-    earlier = pa.schema([field for field in SCHEMA if field.name not in ("outcome", "followed")])
+    earlier = pa.schema([field for field in SCHEMA if field.name not in LATER])
     pq.write_table(pa.Table.from_pylist(rows, schema=earlier), tmp_path / "old.parquet")
-    for name in ("outcome", "followed"):
+    for name in LATER:
         assert [row[name] for row in read_rows(tmp_path / "old.parquet")] == [None, None]
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from steer_lightning import ConfigError
-from steer_lightning.evaluation.store import Store, read_rows
+from steer_lightning.evaluation.store import COSTS, Store, read_rows, row_of, write_rows
+from steer_lightning.types import Completion
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
@@ -56,3 +57,18 @@ def test_settings_are_compared_as_everywhere(tmp_path: Path) -> None:
         store.open({"verifier": {"name": "math"}}, overwrite=False)
     with pytest.raises(ConfigError, match=r"verifier\.name = 'mine': .*'math'\. .*--rescore"):
         store.open(settings | {"verifier": {"name": "mine"}}, overwrite=False)
+
+
+def test_costs_are_columns_that_may_be_unknown(tmp_path: Path) -> None:
+    done = Completion(text="x", question="q", answer="1", num_tokens=4, finished=True)
+    place = {"benchmark": "sums", "arm": "base", "problem": 0}
+    cost = {"forward_tokens": 7, "backward_tokens": 0, "seconds": 0.5}
+    rows = [
+        row_of({**place, "sample": 0}, done, 1.0, "right"),
+        row_of({**place, "sample": 1}, done, 1.0, "right", cost),
+    ]
+    write_rows(tmp_path / "rows.parquet", rows)
+    found = read_rows(tmp_path / "rows.parquet")
+    assert found == rows
+    assert [found[0][name] for name in COSTS] == [None] * 5
+    assert [found[1][name] for name in COSTS] == [7, 0, 0.5, None, None]

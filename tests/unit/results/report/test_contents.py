@@ -150,3 +150,16 @@ def test_curves_of_an_evaluation_and_of_one_without(run: Path) -> None:
     path.write_text(json.dumps({**found, "capability": [{"benchmark": "sums"}]}))
     with pytest.raises(ConfigError, match="A record of capability lacks arm, num_samples, points"):
         contents(run)
+
+
+def test_refinements_of_an_evaluation_and_of_one_without(run: Path) -> None:
+    assert contents(run)["refinements"] == []
+    path = run / "evaluation/results.json"
+    found = json.loads(path.read_text())
+    names = ("benchmark", "arm", "cost", "num_plain", "value", "vote", "best")
+    record = dict.fromkeys(names, "sums")
+    path.write_text(json.dumps({**found, "refinements": [record]}))
+    assert contents(run)["refinements"] == [record]
+    path.write_text(json.dumps({**found, "refinements": [{"benchmark": "sums", "arm": "base"}]}))
+    with pytest.raises(ConfigError, match="A record of refinements lacks best, cost, num_plain"):
+        contents(run)
