@@ -6,12 +6,14 @@ import hashlib
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from steer_lightning.errors import ConfigError
 from steer_lightning.evaluation.budget import Budget
+from steer_lightning.evaluation.truncation import TruncatedWeights, Truncation
 from steer_lightning.model.fingerprint import sha256
 from steer_lightning.model.policy import Policy
 from steer_lightning.steering import (
@@ -53,6 +55,8 @@ class Arm:
             part of a result.
         budget: Budget within which the arm answers; None forces nothing.
         without_budget: Name of the arm that is the same without its budget; empty if it has none.
+        is_base: Whether nothing steers the arm.
+        truncation: Truncation of the base's weights; None leaves them whole.
     """
 
     name: str
@@ -62,11 +66,14 @@ class Arm:
     result: str = ""
     budget: Budget | None = None
     without_budget: str = ""
+    is_base: bool = False
+    truncation: TruncatedWeights | None = None
 
-    @property
-    def is_base(self) -> bool:
-        """Whether nothing steers the arm."""
-        return BASE in (self.name, self.without_budget)
+    def on_weights_of(self, policy: Policy) -> AbstractContextManager[None]:
+        """Gives a loaded base the weights of this arm within the block."""
+        if self.truncation is None:
+            return nullcontext()
+        return self.truncation.within(policy.model)
 
 
 def load_files(paths: Sequence[str]) -> dict[str, Steering]:
@@ -140,6 +147,7 @@ def make_arms(
     scales: Sequence[float],
     leave_out: LeaveOut,
     budgets: Mapping[str, Budget] | None = None,
+    truncations: Mapping[str, Truncation] | None = None,
 ) -> list[Arm]:
     """Makes all arms, the base first.
 
@@ -148,16 +156,16 @@ def make_arms(
         scales: Factors by which each result is multiplied, with an arm for each.
         leave_out: Layers; each is left out once, at scale 1. `each` takes every steered layer.
         budgets: Budgets by name, within each of which each arm answers once more.
+        truncations: Truncations by name, with each of which each arm answers once more; with a
+            truncation, also within each budget.
 
     Raises:
         ConfigError: If a layer to leave out is not steered, the result is not plain vectors, a
-            budget has no proper name, or two arms have the same name.
+            budget or truncation has no proper name, or two arms have the same name.
     """
-    for name in budgets or {}:
-        if not isinstance(name, str) or not NAME.fullmatch(name):
-            rule = "is no name: a name is a text of letters, digits, '_', '.' and '-'"
-            raise ConfigError(f"budgets.{name}", name, rule=rule, why="It is a part of arms' names")
-    arms = [Arm(name=BASE, steering=SteeringVectors())]
+    _check_names("budgets", budgets or {})
+    _check_names("truncations", truncations or {})
+    arms = [Arm(name=BASE, steering=SteeringVectors(), is_base=True)]
     for name, steering in files.items():
         content = f"{steering.facts()} {sha256(steering.state_dict().items())}"
         facts = f"{type(steering).__name__} {hashlib.sha256(content.encode()).hexdigest()}"
@@ -168,7 +176,42 @@ def make_arms(
         for layer, rest in _left_out(leave_out, steering, name):
             told = f"without layer {layer}"
             arms.append(Arm(name=f"{name} {told}", steering=rest, facts=f"{facts} {told}"))
-    arms += [
+    arms += _truncated(arms, truncations or {})
+    arms += _within_budgets(arms, budgets or {})
+    names = [arm.name for arm in arms]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        rule = f"two arms would be called {', '.join(twice)}"
+        raise ConfigError("vectors", list(files), rule=rule, fix="Rename a file, or a scale")
+    return arms
+
+
+def _check_names(key: str, named: Mapping[str, object]) -> None:
+    for name in named:
+        if not isinstance(name, str) or not NAME.fullmatch(name):
+            rule = "is no name: a name is a text of letters, digits, '_', '.' and '-'"
+            raise ConfigError(f"{key}.{name}", name, rule=rule, why="It is a part of arms' names")
+
+
+def _truncated(arms: Sequence[Arm], truncations: Mapping[str, Truncation]) -> list[Arm]:
+    """Returns the arms once more with each truncation, whose decomposition they share."""
+    weights = {name: TruncatedWeights(truncation) for name, truncation in truncations.items()}
+    return [
+        replace(
+            arm,
+            name=f"{arm.name}, {name}",
+            facts=f"{arm.facts} with {found.truncation}",
+            result="",
+            truncation=found,
+        )
+        for arm in arms
+        for name, found in weights.items()
+    ]
+
+
+def _within_budgets(arms: Sequence[Arm], budgets: Mapping[str, Budget]) -> list[Arm]:
+    """Returns the arms once more within each budget."""
+    return [
         replace(
             arm,
             name=f"{arm.name}, {name}",
@@ -176,15 +219,9 @@ def make_arms(
             budget=budget,
             without_budget=arm.name,
         )
-        for arm in tuple(arms)
-        for name, budget in (budgets or {}).items()
+        for arm in arms
+        for name, budget in budgets.items()
     ]
-    names = [arm.name for arm in arms]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        rule = f"two arms would be called {', '.join(twice)}"
-        raise ConfigError("vectors", list(files), rule=rule, fix="Rename a file, or a scale")
-    return arms
 
 
 def budget_facts(arm: Arm) -> dict[str, Any]:
