@@ -128,7 +128,8 @@ def _alone(found: dict[str, Any]) -> str:
         )
         change = f"{100 * mlp['relative']:.1f} %"
         rows.append([*cells, str(mlp["layer"]), change, *against, *tokens])
-    size = f"{found['num_tokens']} tokens of {found['num_texts']} texts"
+    noun = "text" if found["num_texts"] == 1 else "texts"
+    size = f"{found['num_tokens']} tokens of {found['num_texts']} {noun}"
     title = f"each vector alone, in the next attention and the next MLP ({size})"
     return f"{title}\n{aligned(rows, right=range(10))}"
 
