@@ -75,7 +75,7 @@ def test_what_comes_behind_the_vectors(
     assert (last["attention"], last["mlp"]) == (None, None), "behind the last layer is the head"
     moved = {row["layer"]: max(row["variation"]) for row in found["together"]["attention"]}
     assert moved[0] == 0 < moved[1]
-    assert main(["lens", "--vectors", "run-1", "--inside"]) == 2
+    assert main(["lens", "--vectors", "run-1", "--inside", "--output=x"]) == 2
     assert "inside = True: needs texts of at least two tokens" in capsys.readouterr().err
 
 
