@@ -171,7 +171,10 @@ class _Probe:
 def _constant(output: torch.Tensor, leaf: torch.Tensor) -> float | None:
     """Returns c if the output depends on the leaf by `c leaf`; None if it does otherwise."""
     u = torch.randn(output.shape, generator=torch.Generator().manual_seed(0)).to(output)
-    (found,) = torch.autograd.grad(output, leaf, u, allow_unused=True)
+    gradients: tuple[torch.Tensor | None, ...] = torch.autograd.grad(
+        output, leaf, u, allow_unused=True
+    )
+    found = gradients[0]
     if found is None:
         return None
     u, found = u.double(), found.double()
