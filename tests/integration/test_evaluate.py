@@ -154,9 +154,11 @@ def test_truncated_weights(folder: Path) -> None:
     kl = {row["arm"]: row["kl"] for row in effects}
     assert kl["base, whole"] == 0 < kl["base, none"]
     assert kl["steered, whole"] == kl["steered"]
-    again = evaluate(folder, "--vectors=v.safetensors", "--truncations.none.rank=1")
+    config["truncations"]["none"]["rank"] = 1
+    (folder / "e.yaml").write_text(yaml.safe_dump(config))
+    again = evaluate(folder, "--vectors=v.safetensors")
     assert again.returncode == 2
-    assert "Completions of other settings are not comparable" in again.stderr
+    assert "Completions with other settings are not comparable" in again.stderr
 
 
 def test_the_settings_of_the_run_are_enough(folder: Path) -> None:
