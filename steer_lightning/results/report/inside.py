@@ -82,8 +82,8 @@ def _next_mlps(axes: Any, rows: Sequence[Record]) -> None:
     sizes = [row["mlp"]["size"] for row in rows]
     axes.plot(places, sizes, "o", color="tab:orange", label="in any direction")
     axes.axhline(0, color="black", linewidth=0.8)
-    ticks(axes.set_xticks, [f"{row['layer']}: {row['mlp']['layer']}" for row in rows])
-    axes.set_xlabel("layer of the vector: of the MLP")
+    ticks(axes.set_xticks, [str(row["layer"]) for row in rows])
+    axes.set_xlabel("layer of the vector")
     axes.set_ylabel("added to the stream / vector")
     axes.legend(frameon=False)
 
