@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from steer_lightning.cli.options import read_options
 from steer_lightning.results.lens.job import Lens
 from steer_lightning.results.lens.text import as_text, between_as_text
-from steer_lightning.results.report import draw_between, draw_lens, drawn
+from steer_lightning.results.report import draw_between, draw_inside, draw_lens, drawn
 from steer_lightning.system.printable import one_line
 from steer_lightning.system.run_files import BETWEEN, LENS
 
@@ -35,6 +35,8 @@ def run(words: Sequence[str]) -> None:
         print(f"\n{title}{as_text(description)}\n")
         print(f"numbers: {one_line(folder / LENS)}")
         print(f"picture: {one_line(drawn(draw_lens, folder))}")
+        if description["inside"] is not None:
+            print(f"inside:  {one_line(drawn(draw_inside, folder))}")
     if len(found) > 1:
         for pair in lens.pairs():
             print(f"\n{between_as_text(pair)}\n")

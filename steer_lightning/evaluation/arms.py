@@ -6,6 +6,7 @@ import hashlib
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +14,7 @@ from typing import Any, Literal
 from steer_lightning.errors import ConfigError
 from steer_lightning.evaluation.budget import Budget
 from steer_lightning.evaluation.refinement import Refinement
+from steer_lightning.evaluation.truncation import TruncatedWeights, Truncation
 from steer_lightning.model.fingerprint import sha256
 from steer_lightning.model.policy import Policy
 from steer_lightning.steering import (
@@ -56,6 +58,8 @@ class Arm:
         without_budget: Name of the arm that is the same without its budget; empty if it has none.
         refinement: Settings by which its answers are refined; None leaves them as they are sampled.
         unrefined: Name of the arm that is the same without its refinement; empty if it has none.
+        is_base: Whether nothing steers the arm.
+        truncation: Truncation of the base's weights; None leaves them whole.
     """
 
     name: str
@@ -67,16 +71,19 @@ class Arm:
     without_budget: str = ""
     refinement: Refinement | None = None
     unrefined: str = ""
-
-    @property
-    def is_base(self) -> bool:
-        """Whether nothing steers the arm."""
-        return BASE in (self.name, self.without_budget, self.unrefined)
+    is_base: bool = False
+    truncation: TruncatedWeights | None = None
 
     @property
     def is_plain(self) -> bool:
         """Whether its answers are completions as the model samples them."""
         return self.budget is None and self.refinement is None
+
+    def on_weights_of(self, policy: Policy) -> AbstractContextManager[None]:
+        """Gives a loaded base the weights of this arm within the block."""
+        if self.truncation is None:
+            return nullcontext()
+        return self.truncation.within(policy.model)
 
 
 def load_files(paths: Sequence[str]) -> dict[str, Steering]:
@@ -151,6 +158,7 @@ def make_arms(
     leave_out: LeaveOut,
     budgets: Mapping[str, Budget] | None = None,
     refinements: Mapping[str, Refinement] | None = None,
+    truncations: Mapping[str, Truncation] | None = None,
 ) -> list[Arm]:
     """Makes all arms, the base first.
 
@@ -160,14 +168,17 @@ def make_arms(
         leave_out: Layers; each is left out once, at scale 1. `each` takes every steered layer.
         budgets: Budgets by name, within each of which each arm answers once more.
         refinements: Refinements by name, by each of which each arm answers once more.
+        truncations: Truncations by name, with each of which each arm answers once more; with a
+            truncation, also within each budget and by each refinement.
 
     Raises:
         ConfigError: If a layer to leave out is not steered, the result is not plain vectors, a
-            budget or refinement has no proper name, or two arms have the same name.
+            budget, refinement or truncation has no proper name, or two arms have the same name.
     """
-    for key, named in (("budgets", budgets), ("refinements", refinements)):
+    keys = {"budgets": budgets, "refinements": refinements, "truncations": truncations}
+    for key, named in keys.items():
         _check_names(key, named or {})
-    arms = [Arm(name=BASE, steering=SteeringVectors())]
+    arms = [Arm(name=BASE, steering=SteeringVectors(), is_base=True)]
     for name, steering in files.items():
         content = f"{steering.facts()} {sha256(steering.state_dict().items())}"
         facts = f"{type(steering).__name__} {hashlib.sha256(content.encode()).hexdigest()}"
@@ -178,17 +189,10 @@ def make_arms(
         for layer, rest in _left_out(leave_out, steering, name):
             told = f"without layer {layer}"
             arms.append(Arm(name=f"{name} {told}", steering=rest, facts=f"{facts} {told}"))
+    arms += _truncated(arms, truncations or {})
     plain = tuple(arms)
-    for arm in plain:
-        for name, budget in (budgets or {}).items():
-            shown, told = f"{arm.name}, {name}", f"{arm.facts} within {budget}"
-            forced = replace(arm, budget=budget, without_budget=arm.name)
-            arms.append(replace(forced, name=shown, facts=told))
-    for arm in plain:
-        for name, refinement in (refinements or {}).items():
-            shown, told = f"{arm.name}, {name}", f"{arm.facts} by {refinement}"
-            refined = replace(arm, refinement=refinement, unrefined=arm.name)
-            arms.append(replace(refined, name=shown, facts=told))
+    arms += _within_budgets(plain, budgets or {})
+    arms += _refined(plain, refinements or {})
     names = [arm.name for arm in arms]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -197,11 +201,57 @@ def make_arms(
     return arms
 
 
-def _check_names(key: str, named: Mapping[str, Any]) -> None:
+def _check_names(key: str, named: Mapping[str, object]) -> None:
     for name in named:
         if not isinstance(name, str) or not NAME.fullmatch(name):
             rule = "is no name: a name is a text of letters, digits, '_', '.' and '-'"
             raise ConfigError(f"{key}.{name}", name, rule=rule, why="It is a part of arms' names")
+
+
+def _truncated(arms: Sequence[Arm], truncations: Mapping[str, Truncation]) -> list[Arm]:
+    """Returns the arms once more with each truncation, whose decomposition they share."""
+    weights = {name: TruncatedWeights(truncation) for name, truncation in truncations.items()}
+    return [
+        replace(
+            arm,
+            name=f"{arm.name}, {name}",
+            facts=f"{arm.facts} with {found.truncation}",
+            result="",
+            truncation=found,
+        )
+        for arm in arms
+        for name, found in weights.items()
+    ]
+
+
+def _within_budgets(arms: Sequence[Arm], budgets: Mapping[str, Budget]) -> list[Arm]:
+    """Returns the arms once more within each budget."""
+    return [
+        replace(
+            arm,
+            name=f"{arm.name}, {name}",
+            facts=f"{arm.facts} within {budget}",
+            budget=budget,
+            without_budget=arm.name,
+        )
+        for arm in arms
+        for name, budget in budgets.items()
+    ]
+
+
+def _refined(arms: Sequence[Arm], refinements: Mapping[str, Refinement]) -> list[Arm]:
+    """Returns the arms once more by each refinement."""
+    return [
+        replace(
+            arm,
+            name=f"{arm.name}, {name}",
+            facts=f"{arm.facts} by {refinement}",
+            refinement=refinement,
+            unrefined=arm.name,
+        )
+        for arm in arms
+        for name, refinement in refinements.items()
+    ]
 
 
 def budget_facts(arm: Arm) -> dict[str, Any]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -37,8 +36,9 @@ from steer_lightning.evaluation.refinement_cost import refinement_records
 from steer_lightning.evaluation.results import Voting, figures
 from steer_lightning.evaluation.runner import sampling_for
 from steer_lightning.evaluation.side_effects import SHIPPED, SideEffects
-from steer_lightning.evaluation.store import VERIFIER, Row, Store, read_rows, row_of
+from steer_lightning.evaluation.store import VERIFIER, Row, Store, hash_prompts, read_rows, row_of
 from steer_lightning.evaluation.strata import check_strata, in_strata
+from steer_lightning.evaluation.truncation import Truncation, check_truncations
 from steer_lightning.evaluation.verdicts import verdicts_of, verified_anew, verifier_facts
 from steer_lightning.evaluation.votes import compare_by
 from steer_lightning.model.policy import Policy
@@ -94,6 +94,8 @@ class Evaluation:
             `each` takes every steered layer.
         budgets: Budgets of thinking by name; each arm answers once more within each of them.
         refinements: Refinements by gradients by name; each arm answers once more by each of them.
+        truncations: Truncations of the base's MLP weights to a low rank, by name; each arm answers
+            once more with each of them.
         vote_over_scales: Whether to add an arm for each result whose samples are taken from all
             `scales` in turn, so that they vote over scales.
         pass_at: Numbers k for which to compute pass@k; null takes the number of samples. Numbers
@@ -138,6 +140,7 @@ class Evaluation:
         leave_out_layers: list[int] | Literal["each"] | None = None,
         budgets: dict[str, Budget] | None = None,
         refinements: dict[str, Refinement] | None = None,
+        truncations: dict[str, Truncation] | None = None,
         vote_over_scales: bool = False,
         pass_at: list[int] | None = None,
         strata: list[float] = [],  # noqa: B006  # never changed; a list for jsonargparse
@@ -170,7 +173,15 @@ class Evaluation:
         sizes = [self._sampling(name, False).group_size for name in benchmarks]
         check_strata(strata, base_sampling, sizes)
         self.budgets, self.refinements = budgets or {}, refinements or {}
-        self.arms = make_arms(self.files, scales, leave_out_layers, budgets, refinements)
+        self.truncations = truncations or {}
+        self.arms = make_arms(
+            self.files,
+            scales,
+            leave_out_layers,
+            budgets=self.budgets,
+            refinements=self.refinements,
+            truncations=self.truncations,
+        )
         self.verifier: Reward = verifier or MathReward()
         self.num_scales = len(scales) if vote_over_scales else 1
         check_over_scales(vote_over_scales, scales, list(self.files), self.verifier)
@@ -235,6 +246,7 @@ class Evaluation:
     def _answered(self, judge: RewardSum) -> list[Row]:
         prompts = self._prompts()
         check_fit(self.files, self.policy)
+        check_truncations(self.truncations, self.files, self.engine, self.policy)
         self._check_engine(prompts)
         if rank() == 0:
             self.store.open(self._settings(prompts), self.overwrite)
@@ -252,7 +264,8 @@ class Evaluation:
                 arm = self.arms[batch.arm]
                 bar.set_description(f"{one_line(batch.benchmark)}, {one_line(arm.name)}")
                 if path not in done:
-                    self._answer(batch, arm, path, judge)
+                    with arm.on_weights_of(self.policy):
+                        self._answer(batch, arm, path, judge)
                 bar.update(len(batch.prompts))
         return gather_objects(self.store.read(parts) if rank() == 0 else [])[0]
 
@@ -305,7 +318,7 @@ class Evaluation:
             "arms": {arm.name: arm.facts for arm in self.arms},
             "sampling": {name: asdict(self._sampling(name, False)) for name in prompts},
             "base_sampling": {name: asdict(self._sampling(name, True)) for name in prompts},
-            "prompts": {name: _hash(found) for name, found in prompts.items()},
+            "prompts": {name: hash_prompts(found) for name, found in prompts.items()},
             "batch_size": self.batch_size,
             "seed": self.seed,
             "engine": type(self.engine).__name__,
@@ -379,11 +392,3 @@ def _check_counts(batch_size: int, num_samples: int | None, pass_at: list[int] |
             raise ConfigError(key, value, rule="must be at least 1")
     if any(k < 1 for k in pass_at or []):
         raise ConfigError("pass_at", pass_at, rule="must contain numbers of at least 1")
-
-
-def _hash(prompts: Sequence[Prompt]) -> str:
-    """Hashes the tokens that the model reads, and the gold answers."""
-    found = hashlib.sha256()
-    for prompt in prompts:
-        found.update(repr((prompt.id, prompt.token_ids, prompt.problem.answer)).encode())
-    return found.hexdigest()

@@ -146,7 +146,8 @@ def _read(policy: Policy, arms: Sequence[Arm], window: list[int]) -> list[tuple[
     found = []
     for arm in arms:
         policy.steer(arm.steering, 0.0 if arm.name == BASE else arm.scale)
-        logits = policy.logits(ids, mask, num_last=len(window))[0, :-1]
+        with arm.on_weights_of(policy):
+            logits = policy.logits(ids, mask, num_last=len(window))[0, :-1]
         logprobs = logits.float().log_softmax(-1)
         base = logprobs if base is None else base
         surprise = -logprobs.gather(1, targets[:, None]).mean()

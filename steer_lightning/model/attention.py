@@ -138,6 +138,54 @@ def attention_by(model: Any, attend: Attention) -> Iterator[None]:
         del ALL_ATTENTION_FUNCTIONS[name]
 
 
+@contextmanager
+def open_weights(model: Any) -> Iterator[None]:
+    """Makes the attention modules of a model return their weights within the block.
+
+    Only the plain implementation of transformers, `eager`, has all weights in memory. A model whose
+    implementation can't be exchanged stays as it is; see `weights_in`.
+
+    Args:
+        model: Language model of transformers.
+
+    Yields:
+        Nothing.
+    """
+    before = model.config.get_text_config()._attn_implementation
+    model.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
+
+
+SUM_TOLERANCE = 0.02
+"""Largest excess over 1 of the sum of a query's weights; rounding to 16 bits explains half."""
+
+
+def weights_in(output: Any, num_tokens: int) -> torch.Tensor | None:
+    """Returns the weights in the output of an attention module that has read a single text.
+
+    Args:
+        output: Output of the module, a sequence of the stream and the weights.
+        num_tokens: Number T of tokens in the text.
+
+    Returns:
+        Weights (H, T, T) float32 by head, query and key, which add up to 1 for each query, or to
+        less if there is a sink. None if the output has no such weights: the module computes
+        attention in some other way, or over something other than the tokens.
+    """
+    found = output[1] if isinstance(output, (tuple, list)) and len(output) > 1 else None
+    if not isinstance(found, torch.Tensor) or found.dim() != 4:
+        return None
+    if found.shape[0] != 1 or found.shape[2:] != (num_tokens, num_tokens):
+        return None
+    weights = found[0].float()
+    is_causal = not bool(weights.triu(1).any())
+    in_range = bool((weights >= 0).all()) and bool((weights.sum(-1) <= 1 + SUM_TOLERANCE).all())
+    return weights if is_causal and in_range else None
+
+
 def _as_transformers_calls(attend: Attention) -> Callable[..., tuple[torch.Tensor, None]]:
     """Returns an attention function with the signature that transformers calls.
 

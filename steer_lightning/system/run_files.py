@@ -20,6 +20,7 @@
         lens/                             LENS_FOLDER, from the command `lens`
           lens.json                       LENS
           lens.png                        LENS_PICTURE
+          inside.png                      INSIDE_PICTURE
           between.json                    BETWEEN
           between.png                     BETWEEN_PICTURE
         evaluation/                       EVALUATION, from the command `evaluate`
@@ -112,6 +113,9 @@ LENS_FOLDER = "lens"
 
 LENS_PICTURE = "lens.png"
 """The content of `LENS` as a picture."""
+
+INSIDE_PICTURE = "inside.png"
+"""What attention and MLPs make of the vectors, as a picture."""
 
 BETWEEN = "between.json"
 """Cosines between the vectors of several files."""

@@ -160,6 +160,34 @@ def test_refinements(folder: Path) -> None:
     assert [x["num_plain"] for x in found[::2]] == [2, 2], "sampled, and read once more"
 
 
+def test_truncated_weights(folder: Path) -> None:
+    """Each arm answers once more: with the full rank as before, and without an MLP otherwise."""
+    truncations = {"none": {"rank": 0, "layers": "0-2"}, "whole": {"share": 1.0}}
+    config = yaml.safe_load((folder / "e.yaml").read_text()) | {"truncations": truncations}
+    (folder / "e.yaml").write_text(yaml.safe_dump(config))
+    done = evaluate(folder, "--vectors=v.safetensors")
+    assert done.returncode == 0, done.stderr
+    assert "\nsteered, none  " in done.stdout
+    rows = pq.read_table(folder / "evaluation/completions.parquet").to_pylist()
+    texts: dict[str, list[str]] = {}
+    for row in rows:
+        texts.setdefault(row["arm"], []).append(row["completion"])
+    arms = ("base", "steered")
+    assert list(texts) == [*arms, *(f"{arm}, {name}" for arm in arms for name in truncations)]
+    for arm in arms:
+        assert texts[arm] == texts[f"{arm}, whole"]
+    assert figures(folder / "evaluation")["base, whole", "avg@3"]["difference"] == 0
+    effects = json.loads((folder / "evaluation/results.json").read_text())["side_effects"]["rows"]
+    kl = {row["arm"]: row["kl"] for row in effects}
+    assert kl["base, whole"] == 0 < kl["base, none"]
+    assert kl["steered, whole"] == kl["steered"]
+    config["truncations"]["none"]["rank"] = 1
+    (folder / "e.yaml").write_text(yaml.safe_dump(config))
+    again = evaluate(folder, "--vectors=v.safetensors")
+    assert again.returncode == 2
+    assert "Completions with other settings are not comparable" in again.stderr
+
+
 def test_the_settings_of_the_run_are_enough(folder: Path) -> None:
     given = yaml.safe_load((folder / "e.yaml").read_text())
     callback = {key: given[key] for key in ("benchmarks", "sampling", "verifier")}

@@ -46,7 +46,7 @@ def test_the_lens_returns_the_token_whose_row_it_is_given(
     found = json.loads((folder / "run-1/lens/lens.json").read_text())
     assert set(found) == {
         *("base_model", "step", "width", "num_layers", "final_norm", "layers", "cosines"),
-        *("singular_values", "stable_rank", "first_token", "site", "tokens"),
+        *("singular_values", "stable_rank", "first_token", "site", "tokens", "inside"),
     }
     assert (found["base_model"], found["step"], found["num_layers"]) == (tiny_base, 5, LAYERS)
     assert [layer["layer"] for layer in found["layers"]] == [0, 2]
@@ -57,6 +57,26 @@ def test_the_lens_returns_the_token_whose_row_it_is_given(
         assert layer["norm_over_stream"] == pytest.approx(layer["norm"] / size, rel=1e-4)
     assert [one["prompt"] for one in found["first_token"]["prompts"]] == ["1+1=", "a"]
     assert found["first_token"]["kl"] > 0
+
+
+def test_what_comes_behind_the_vectors(
+    folder: Path, capsys: pytest.CaptureFixture[str], tiny_base: str
+) -> None:
+    words = ["lens", "--vectors", "run-1", "--inside", "--texts", "1+1=2"]
+    assert main(words) == 0
+    shown = capsys.readouterr().out
+    assert "in the next attention and the next MLP (4 tokens of 1 text)" in shown
+    assert "inside:  run-1/lens/inside.png" in shown
+    assert (folder / "run-1/lens/inside.png").stat().st_size > 5000
+    found = json.loads((folder / "run-1/lens/lens.json").read_text())["inside"]
+    assert [row["layer"] for row in found["alone"]] == [0, 2]
+    first, last = found["alone"]
+    assert (first["attention"]["layer"], first["mlp"]["layer"]) == (1, 1)
+    assert (last["attention"], last["mlp"]) == (None, None), "behind the last layer is the head"
+    moved = {row["layer"]: max(row["variation"]) for row in found["together"]["attention"]}
+    assert moved[0] == 0 < moved[1]
+    assert main(["lens", "--vectors", "run-1", "--inside", "--output=x"]) == 2
+    assert "inside = True: needs texts of at least two tokens" in capsys.readouterr().err
 
 
 def test_two_runs_are_compared_and_nothing_is_overwritten(

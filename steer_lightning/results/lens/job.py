@@ -17,11 +17,13 @@ from steer_lightning.errors import ConfigError, own_keys
 from steer_lightning.evaluation.arms import OWN_KEYS, base_of, check_fit, load_files
 from steer_lightning.model.policy import Policy
 from steer_lightning.results.lens.geometry import cosines
+from steer_lightning.results.lens.inside import check_inside, look_inside
 from steer_lightning.results.lens.look import Look, check_unembedding, describe
 from steer_lightning.steering import SiteVectors, Steering, find_result
 from steer_lightning.system.run_files import (
     BETWEEN,
     BETWEEN_PICTURE,
+    INSIDE_PICTURE,
     LENS,
     LENS_FOLDER,
     LENS_PICTURE,
@@ -58,6 +60,8 @@ class Lens:
         prompts: Source of problems on which the stream and the first generated token are measured.
             If this and `texts` are null, neither is measured.
         texts: Texts on which the same is measured; the model reads them unchanged.
+        inside: Whether to measure on these texts what the next attention and the next MLP make of
+            each vector, which reads each text once more for each vector; see `look_inside`.
         template: Template that turns the problems of the source into prompts; default
             `ChatTemplate`.
         num_prompts: Number of problems to take from the start of the source.
@@ -86,6 +90,7 @@ class Lens:
         num_tokens: int = 10,
         prompts: Source | None = None,
         texts: list[str] | None = None,
+        inside: bool = False,
         template: Template | None = None,
         num_prompts: int = 16,
         max_prompt_tokens: int = 1024,
@@ -102,7 +107,7 @@ class Lens:
         if prompts is not None and texts is not None:
             raise ConfigError("texts", texts, rule="can't be given together with prompts")
         self.look = Look(num_tokens=num_tokens, final_norm=final_norm)
-        self.device = device
+        self.device, self.inside = device, inside
         paths = [vectors] if isinstance(vectors, str) else vectors
         if not paths:
             raise ConfigError("vectors", vectors, rule="must name at least one file")
@@ -121,6 +126,8 @@ class Lens:
             )
             check_fit(self.files, self.policy)
             self.prompts = self._prompts(prompts, texts, template, num_prompts, max_prompt_tokens)
+        if inside:
+            check_inside(self.prompts, self.files)
 
     def _prompts(
         self,
@@ -163,9 +170,12 @@ class Lens:
     def _describe(self, vectors: SiteVectors) -> dict[str, Any]:
         self.policy.steer(vectors)
         step = vectors.metadata.get("step", "")
-        return describe(
+        found = describe(
             self.policy, vectors, self.prompts, self.look, int(step) if step.isdecimal() else None
         )
+        if self.inside:
+            found["inside"] = look_inside(self.policy, vectors, self.prompts, self.look)
+        return found
 
     def pairs(self) -> list[dict[str, Any]]:
         """Computes the cosines between the vectors of each pair of files."""
@@ -204,7 +214,7 @@ def _folders(folder: Path, names: Sequence[str]) -> dict[str, Path]:
 
 def _refuse_to_overwrite(folders: Sequence[Path]) -> None:
     for folder in folders:
-        for name in (LENS, LENS_PICTURE, BETWEEN, BETWEEN_PICTURE):
+        for name in (LENS, LENS_PICTURE, INSIDE_PICTURE, BETWEEN, BETWEEN_PICTURE):
             if (folder / name).exists():
                 raise ConfigError(
                     "output",

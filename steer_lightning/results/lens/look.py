@@ -139,13 +139,13 @@ def describe(
     for row, layer in enumerate(vectors.layers):
         norm, size = float(plain[row].norm()), sizes.get(layer)
         relative = norm / (size * vectors.width**0.5) if size else None
-        lists = _lists(policy, ranks, row) if norm else _lists(policy, {}, row)
+        lists = token_lists(policy, ranks, row) if norm else token_lists(policy, {}, row)
         layers.append(
             {
                 "layer": layer,
-                "norm": _short(norm),
-                "stream_rms": None if size is None else _short(size),
-                "norm_over_stream": None if relative is None else _short(relative),
+                "norm": six_digits(norm),
+                "stream_rms": None if size is None else six_digits(size),
+                "norm_over_stream": None if relative is None else six_digits(relative),
                 **lists,
             }
         )
@@ -158,14 +158,15 @@ def describe(
         "tokens": vectors.tokens,
         "final_norm": look.final_norm,
         "layers": layers,
-        "cosines": [[_short(x) for x in row] for row in cosines(plain, plain).tolist()],
-        "singular_values": [_short(x) for x in singular_values(plain).tolist()],
-        "stable_rank": _short(stable_rank(plain)),
+        "cosines": [[six_digits(x) for x in row] for row in cosines(plain, plain).tolist()],
+        "singular_values": [six_digits(x) for x in singular_values(plain).tolist()],
+        "stable_rank": six_digits(stable_rank(plain)),
         "first_token": _first_token(policy, prompts, look.num_tokens) if prompts else None,
+        "inside": None,
     }
 
 
-def _short(number: float) -> float:
+def six_digits(number: float) -> float:
     """Rounds to six digits, more than anyone reads, which keeps the file small."""
     return float(f"{number:.6g}")
 
@@ -186,12 +187,14 @@ def _stream_sizes(
     return dict(zip(layers, sizes.tolist(), strict=True))
 
 
-def _lists(policy: Policy, ranks: dict[str, TokenRanks], row: int) -> dict[str, dict[str, Scored]]:
+def token_lists(
+    policy: Policy, ranks: dict[str, TokenRanks], row: int
+) -> dict[str, dict[str, Scored]]:
     """Lists tokens and scores of a vector; none without ranks, as for a vector of zeros."""
 
     def texts(ranked: Ranked) -> Scored:
         pairs = zip(ranked.ids[row].tolist(), ranked.scores[row].tolist(), strict=True)
-        return [(token_text(policy.tokenizer, token), _short(score)) for token, score in pairs]
+        return [(token_text(policy.tokenizer, token), six_digits(score)) for token, score in pairs]
 
     return {
         end: {name: texts(getattr(ranks[name], end)) if ranks else [] for name in ("dot", "cosine")}
@@ -209,12 +212,12 @@ def _first_token(policy: Policy, prompts: Sequence[Prompt], count: int) -> dict[
     gaps = [divergence(*pair) for pair in zip(base, steered, strict=True)]
     return {
         "num_prompts": len(prompts),
-        "kl": _short(sum(gaps) / len(gaps)),
+        "kl": six_digits(sum(gaps) / len(gaps)),
         **_movers(policy.tokenizer, mean_change(changes), count),
         "prompts": [
             {
                 "prompt": prompt.text,
-                "kl": _short(gap),
+                "kl": six_digits(gap),
                 **_movers(policy.tokenizer, change, PROMPT_TOKENS),
             }
             for prompt, gap, change in zip(prompts, gaps, changes, strict=True)
@@ -235,8 +238,8 @@ def _movers(
         return [
             (
                 token_text(tokenizer, t),
-                _short(float(change.base[t])),
-                _short(float(change.steered[t])),
+                six_digits(float(change.base[t])),
+                six_digits(float(change.steered[t])),
             )
             for t in tokens
         ]

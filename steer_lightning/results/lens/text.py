@@ -9,6 +9,8 @@ from steer_lightning.system.printable import aligned, one_line, quoted
 
 MAX_COLUMNS = 16
 """Largest number of columns in a matrix of cosines; wider ones are only in the file and picture."""
+NEXT_TOKENS = 3
+"""Number of tokens shown of what an MLP makes of a vector, in each direction."""
 LEAST_POINTS = 0.01
 """Smallest change of a token's probability to show, in percentage points."""
 
@@ -33,6 +35,8 @@ def as_text(found: dict[str, Any]) -> str:
             blocks.append(_tokens(f"{name} by {kind}{behind}", layers, end, kind))
     if found["first_token"] is not None:
         blocks.append(_first_token(found["first_token"]))
+    if found["inside"] is not None:
+        blocks += [_alone(found["inside"]), _together(found["inside"])]
     return "\n\n".join(blocks)
 
 
@@ -99,3 +103,51 @@ def _first_token(found: dict[str, Any]) -> str:
     if len(rows) == 1:
         return f"{title}\nno first token gains or loses {LEAST_POINTS} percentage points"
     return f"{title}\n{aligned(rows, right=(1, 2, 3))}"
+
+
+def _alone(found: dict[str, Any]) -> str:
+    """Formats what the next attention and the next MLP make of each vector: a line for each."""
+    rows = [["vector", "attention", "moved", "most in", "to first", "to digits"]]
+    rows[0] += ["MLP", "change", "along", "cosine", "towards", "away from"]
+    for row in found["alone"]:
+        attention, mlp = row["attention"], row["mlp"]
+        cells = [f"{row['layer']}", *["-"] * 5]
+        if attention is not None:
+            shares = attention["variation"]
+            most = max(range(len(shares)), key=shares.__getitem__)
+            to = [f"{100 * _mean(attention['moved'][name]):+.1f} %" for name in ("first", "digits")]
+            moved = f"{100 * _mean(shares):.1f} %"
+            cells[1:] = [str(attention["layer"]), moved, f"head {most}", *to]
+        if mlp is None:
+            rows.append([*cells, *["-"] * 6])
+            continue
+        against = ("-" if mlp[x] is None else f"{mlp[x]:+.2f}" for x in ("along", "cosine"))
+        tokens = (
+            " ".join(quoted(token) for token, _ in mlp[end]["cosine"][:NEXT_TOKENS])
+            for end in ("top", "bottom")
+        )
+        change = f"{100 * mlp['relative']:.1f} %"
+        rows.append([*cells, str(mlp["layer"]), change, *against, *tokens])
+    noun = "text" if found["num_texts"] == 1 else "texts"
+    size = f"{found['num_tokens']} tokens of {found['num_texts']} {noun}"
+    title = f"each vector alone, in the next attention and the next MLP ({size})"
+    return f"{title}\n{aligned(rows, right=range(10))}"
+
+
+def _together(found: dict[str, Any]) -> str:
+    """Formats what all vectors together change: a line for each layer."""
+    attention = {row["layer"]: _mean(row["variation"]) for row in found["together"]["attention"]}
+    mlp = {row["layer"]: row["relative"] for row in found["together"]["mlp"]}
+    rows = [["layer", "attention moved", "MLP changed"]]
+    for layer in sorted({*attention, *mlp}):
+        shares = (known.get(layer) for known in (attention, mlp))
+        rows.append([f"{layer}", *("-" if x is None else f"{100 * x:.1f} %" for x in shares)])
+    lines = [f"all vectors together\n{aligned(rows, right=range(3))}"]
+    for key, name in (("without_attention", "attention"), ("without_mlp", "MLP")):
+        if found[key]:
+            lines.append(f"layers whose {name} can't be seen: {', '.join(map(str, found[key]))}")
+    return "\n".join(lines)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from steer_lightning.system.extras import install_command
 from steer_lightning.system.showing import reason
 from steer_lightning.system.whole_files import written_aside
+
+MAX_TICKS = 20
+"""Largest number of ticks with names on an axis."""
 
 
 def drawn(draw: Callable[[Path], Path], folder: Path) -> str:
@@ -27,6 +30,12 @@ def drawn(draw: Callable[[Path], Path], folder: Path) -> str:
         if isinstance(error, ModuleNotFoundError) and error.name == "matplotlib":
             return f"not drawn: {install_command('report')} for matplotlib"
         return f"not drawn: {reason(error)}"
+
+
+def ticks(place: Callable[..., Any], names: Sequence[str]) -> None:
+    """Sets ticks with names, and leaves out some if there are too many to read."""
+    step = -(-len(names) // MAX_TICKS)
+    place(range(0, len(names), step), names[::step], fontsize=8)
 
 
 def saved(figure: Any, path: Path) -> Path:

@@ -53,6 +53,7 @@ function lensParts(lens) {
       disclosure("Cosines as a table", () => makeTable("Cosines", ["layer", ...layers.map(String)], lens.cosines.map((row, k) => [String(layers[k]), ...row.map(decimal)]))));
   }
   if (lens.first_token) parts.push(...firstToken(lens.first_token));
+  parts.push(...insideParts(lens.inside));
   return parts;
 }
 

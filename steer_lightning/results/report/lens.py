@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from steer_lightning.results.report.drawing import saved
+from steer_lightning.results.report.drawing import saved, ticks
 from steer_lightning.system.printable import quoted
 from steer_lightning.system.run_files import BETWEEN, BETWEEN_PICTURE, LENS, LENS_PICTURE
 
 NUMBERED = 8
 """Largest number of rows or columns of a heat map with numbers in its cells."""
-MAX_TICKS = 20
 LEAST_CHANGE = 1e-3
 """Smallest change of a probability that is drawn; a smaller one would not be visible."""
 
@@ -73,7 +72,7 @@ def _norms(axes: Any, layers: Sequence[dict[str, Any]]) -> None:
     """Draws the norms as bars and, if known, their ratio to the norm of the stream as a line."""
     places = range(len(layers))
     axes.bar(places, [layer["norm"] for layer in layers])
-    _ticks(axes.set_xticks, [str(layer["layer"]) for layer in layers])
+    ticks(axes.set_xticks, [str(layer["layer"]) for layer in layers])
     axes.set_xlabel("layer")
     axes.set_title("norms", loc="left")
     if layers[0]["norm_over_stream"] is not None:
@@ -82,12 +81,6 @@ def _norms(axes: Any, layers: Sequence[dict[str, Any]]) -> None:
         beside.plot(places, relative, color="tab:orange", marker="o")
         beside.set_ylim(bottom=0)
         beside.set_ylabel("norm / typical norm of the stream", color="tab:orange")
-
-
-def _ticks(place: Callable[..., Any], names: Sequence[str]) -> None:
-    """Sets ticks with names, and leaves out some if there are too many to read."""
-    step = -(-len(names) // MAX_TICKS)
-    place(range(0, len(names), step), names[::step], fontsize=8)
 
 
 def _heat_map(
@@ -99,8 +92,8 @@ def _heat_map(
     title: str,
 ) -> None:
     image = axes.imshow(values, vmin=-1, vmax=1, cmap="RdBu_r")
-    _ticks(axes.set_xticks, columns)
-    _ticks(axes.set_yticks, rows)
+    ticks(axes.set_xticks, columns)
+    ticks(axes.set_yticks, rows)
     axes.set_title(title, loc="left")
     figure.colorbar(image, ax=axes)
     if max(len(rows), len(columns)) > NUMBERED:

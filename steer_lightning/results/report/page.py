@@ -30,7 +30,7 @@ from steer_lightning.system.whole_files import write_bytes
 SCRIPTS = (
     *("vendor/d3.min.js", "vendor/plot.umd.min.js"),
     *("dom.js", "save.js", "charts.js", "panels.js", "summary.js", "curves.js", "evaluation.js"),
-    *("capability.js", "lens.js", "browser.js", "setup.js", "compare.js"),
+    *("capability.js", "lens.js", "inside.js", "browser.js", "setup.js", "compare.js"),
     *("sweep_curves.js", "sweep_table.js", "sweep_maps.js", "sweep.js", "main.js"),
 )
 PLOT_STYLE = "sha256-jSYQUrW7J0b3jPqhZP9C2Xh1PyJKHKXd4s0fpGGKrww="

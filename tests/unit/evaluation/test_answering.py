@@ -65,7 +65,7 @@ def test_refined_answers() -> None:
     assert found == plain
     assert [cost["forward_tokens"] for cost in costs] == [21, 21, 18, 18]
     assert all(cost["score"] == cost["plain_score"] for cost in costs)
-    of_base, cheaper = answers(arm("base, mine", refinement=still, unrefined="base"))
+    of_base, cheaper = answers(arm("base, mine", refinement=still, unrefined="base", is_base=True))
     assert of_base == plain
     assert [cost["forward_tokens"] for cost in cheaper] == [14, 14, 12, 12], "its reward is 0"
 

@@ -9,6 +9,8 @@ import torch
 
 from steer_lightning import ConfigError
 from steer_lightning.evaluation.arms import check_fit, load_files, make_arms
+from steer_lightning.evaluation.budget import Budget
+from steer_lightning.evaluation.truncation import Truncation
 from steer_lightning.model.policy import Policy
 from steer_lightning.steering import (
     AdaptiveVectors,
@@ -20,6 +22,8 @@ from steer_lightning.steering import (
     save_vectors,
 )
 from steer_lightning.testing import save_tiny, tiny_model
+
+HALF = Truncation(share=0.5)
 
 
 def test_arms() -> None:
@@ -43,6 +47,24 @@ def test_arms() -> None:
     for kind in (LowRankVectors(), AdaptiveVectors()):
         with pytest.raises(ConfigError, match=r"leave_out_layers = \[1\].*holds .*width 2"):
             make_arms({"s": kind.shaped(2, 4)}, [1.0], [1])
+
+
+def test_each_arm_answers_with_each_truncation() -> None:
+    vectors = SteeringVectors().shaped(2, 4)
+    late = Truncation(layers=[3], rank=1)
+    budgets = {"short": Budget(max_thinking_tokens=3)}
+    made = make_arms({"s": vectors}, [0.5], None, budgets, truncations={"late": late, "half": HALF})
+    names = ["base", "s x 0.5", "base, late", "base, half", "s x 0.5, late", "s x 0.5, half"]
+    assert [arm.name for arm in made] == [*names, *(f"{name}, short" for name in names)]
+    kinds = [None, None, late, HALF, late, HALF]
+    assert [arm.truncation and arm.truncation.truncation for arm in made] == kinds * 2
+    assert made[2].truncation is made[4].truncation, "the decomposition is computed once"
+    assert [arm.is_base for arm in made] == [True, False, True, True, False, False] * 2
+    assert [arm.result for arm in made[:6]] == ["", "s", "", "", "", ""]
+    assert len({arm.facts for arm in made}) == 12
+    assert "rank=1" in made[2].facts
+    with pytest.raises(ConfigError, match=r"truncations\.a b = 'a b': is no name"):
+        make_arms({}, [1.0], None, truncations={"a b": HALF})
 
 
 def test_layers_are_left_out_at_any_place() -> None:

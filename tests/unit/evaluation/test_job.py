@@ -12,8 +12,9 @@ from steer_lightning import ConfigError
 from steer_lightning.data import Arithmetic, PlainTemplate
 from steer_lightning.evaluation import AIME24
 from steer_lightning.evaluation.budget import Budget
-from steer_lightning.evaluation.job import Evaluation, _hash
+from steer_lightning.evaluation.job import Evaluation
 from steer_lightning.evaluation.refinement import Refinement
+from steer_lightning.evaluation.store import hash_prompts as _hash
 from steer_lightning.evaluation.store import row_of
 from steer_lightning.rollout import Sampling
 from steer_lightning.steering import save_vectors

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,6 +23,7 @@ from steer_lightning.evaluation.side_effects import (
     read_neutral_text,
     side_effects_as_text,
 )
+from steer_lightning.evaluation.truncation import TruncatedWeights, Truncation
 from steer_lightning.steering import SteeringVectors
 from steer_lightning.steering.arithmetic import plain_vectors
 from steer_lightning.testing import tiny_model, tiny_policy
@@ -113,6 +115,24 @@ def test_figures_are_those_of_a_plain_model() -> None:
     assert [row["scale"] for row in found["rows"]] == [0, 0.5, 0]
     assert [row["result"] for row in found["rows"]] == ["", "v", "v"]
     assert half["kl_low"] <= half["kl"] <= half["kl_high"]
+
+
+def test_truncated_weights_have_side_effects_of_their_own() -> None:
+    window = [3, 4, 5, 6]
+    ids, model = torch.tensor([window]), tiny_model()
+    with torch.no_grad():
+        p = model(ids).logits[0, :-1].log_softmax(-1)
+        for layer in model.model.layers:
+            layer.mlp.down_proj.weight.zero_()
+        q = model(ids).logits[0, :-1].log_softmax(-1)
+    base, *rest = arms()
+    weights = TruncatedWeights(Truncation(rank=0, modules=["down_proj"]))
+    every = [base, replace(base, name="base, none", truncation=weights), *rest]
+    found = measure_side_effects(tiny_policy(), every, NeutralText(name="", windows=[window]))
+    expected = float((q.exp() * (q - p)).sum(-1).mean())
+    assert found["rows"][1]["kl"] == pytest.approx(expected, rel=1e-3)
+    assert expected > 1e-5
+    assert found["rows"][3]["kl"] == 0, "the weights are whole again"
 
 
 def test_vectors_of_completions_act_behind_the_first_token() -> None:

@@ -16,7 +16,9 @@ from steer_lightning.model.attention import (
     CacheLayer,
     attention_by,
     cache_of,
+    open_weights,
     sources_of_keys,
+    weights_in,
 )
 from steer_lightning.testing import tiny_model
 
@@ -148,3 +150,40 @@ def test_upper_layers_read_the_keys_of_the_last_layer_of_their_type() -> None:
     # the last one is of full attention, whatever is asked for
     assert sources_of_keys(config) == [0, 1, 2, 3, 2, 3, 2]
     assert sources_of_keys(tiny_model("gemma3").config) == [0, 1, 2]
+
+
+def test_weights_are_open_within_the_block() -> None:
+    model, seen = tiny_model(), []
+    before, expected = model.config._attn_implementation, model(IDS).logits
+    model.model.layers[1].self_attn.register_forward_hook(lambda m, x, y: seen.append(y))
+    with suppress(KeyError), open_weights(model), torch.no_grad():
+        torch.testing.assert_close(model(IDS[:1]).logits, expected[:1])
+        raise KeyError
+    assert model.config._attn_implementation == before
+    model(IDS[:1])
+    weights = weights_in(seen[0], 5)
+    assert weights is not None
+    assert weights.shape == (4, 5, 5)
+    torch.testing.assert_close(weights.sum(-1), torch.ones(4, 5))
+    assert weights_in(seen[1], 5) is None, "this implementation returns none"
+
+
+def test_what_is_no_weights() -> None:
+    stream, even = torch.zeros(1, 2, 8), torch.tensor([[[[1.0, 0.0], [0.5, 0.5]]]])
+    found = weights_in((stream, even), 2)
+    assert found is not None
+    assert torch.equal(found, even[0])
+    assert weights_in([stream, even / 2], 2) is not None, "a sink may take a part"
+    assert weights_in((stream, even.bfloat16()), 2) is not None
+    others = [
+        stream,
+        (stream,),
+        (stream, None),
+        (stream, even[0]),  # (H, T, T)
+        (stream, even.expand(2, 1, 2, 2)),  # two texts
+        (stream, even[..., :1]),  # not over the tokens
+        (stream, even.flip(-1)),  # tokens that see what comes after them
+        (stream, 2 * even),
+        (stream, -even),
+    ]
+    assert [weights_in(output, 2) for output in others] == [None] * len(others)

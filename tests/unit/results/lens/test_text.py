@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from steer_lightning.results.lens.text import as_text, between_as_text
-from tests.unit.results.lens.helpers import description
+from tests.unit.results.lens.helpers import description, inside
 
 
 def test_the_tables_are_aligned_and_printable() -> None:
@@ -37,3 +37,25 @@ def test_two_files_side_by_side() -> None:
     wide = {"a": "one", "b": "two", "layers_a": many, "layers_b": many[5:]}
     wide["cosines"] = [[k / 100 + i for i in range(12)] for k in many]
     assert between_as_text(wide).splitlines()[2:4] == ["    5    0.05", "    6    1.06"]
+
+
+def test_what_comes_behind_the_vectors() -> None:
+    assert "next attention" not in as_text(description())
+    text = as_text(description(inside=inside()))
+    alone, together = text.split("\n\n")[-2:]
+    lines = alone.splitlines()
+    assert lines[0].endswith("in the next attention and the next MLP (30 tokens of 2 texts)")
+    cells = ["4", "5", "37.5 %", "head 1", "+6.2 %", "-25.0 %", "6", "12.5 %", "-0.75", "-0.50"]
+    for cell in (*cells, '"\\x1b" "b"', '"c"'):
+        assert cell in lines[2]
+    assert lines[3].split() == ["8", *["-"] * 11]
+    assert together.splitlines() == [
+        "all vectors together",
+        "layer  attention moved  MLP changed",
+        "    5           37.5 %        0.0 %",
+        "    6                -       12.5 %",
+        "layers whose attention can't be seen: 3",
+    ]
+    elsewhere = inside()
+    elsewhere["alone"][0]["mlp"] |= {"along": None, "cosine": None}
+    assert " 12.5 %      -       -  " in as_text(description(inside=elsewhere))

@@ -1,0 +1,184 @@
+"""The attention and the MLP of each layer, as far as one can see what they do.
+
+The attention of a layer is the module of the site `attention_output`, if it returns its weights.
+The MLP of a layer is the module of the site `mlp_output`, or the norm behind it, if its output
+reaches the stream as it is, times a constant:
+
+    output of the layer = what does not depend on m + c m.
+
+Gradients tell whether this holds, and find c: the product of a random u with the Jacobian of the
+output by m must be c u. The names of modules would not tell, for layers may have more norms, or
+change what they have added.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from steer_lightning.model.attention import weights_in
+from steer_lightning.model.policy import Policy
+from steer_lightning.steering import find_sites
+from steer_lightning.steering.model_parts import (
+    SeveralStreamsError,
+    one_logit,
+    stream_of,
+    with_stream,
+)
+from steer_lightning.steering.sites import named_sites
+
+NORMS_BEHIND = ("post_feedforward_layernorm", "post_mlp_layernorm")
+"""Names of norms between an MLP and the stream."""
+
+LINEAR = {torch.float32: 1e-3, torch.float64: 1e-3}
+"""Largest relative deviation of the Jacobian from a constant, by dtype."""
+LINEAR_IN_16_BITS = 3e-2
+"""The same for all other dtypes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mlp:
+    """The MLP of a layer."""
+
+    module: nn.Module
+    """Module whose output is added to the stream."""
+    factor: float
+    """Constant c by which its output is multiplied."""
+    is_site: bool
+    """Whether the module is that of the site `mlp_output`, without a norm behind it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerParts:
+    """The attentions and MLPs of a model, by layer; layers without one that can be seen lack it."""
+
+    attention: dict[int, nn.Module]
+    mlp: dict[int, Mlp]
+
+
+def read_text(policy: Policy, ids: torch.Tensor) -> None:
+    """Reads one text as a prompt, without padding and without a cache.
+
+    Args:
+        policy: Policy that reads.
+        ids: Tokens of the text, (1, T) int64.
+    """
+    with policy.with_text_roles(ids, 0), one_logit(policy.model):
+        policy.model(input_ids=ids, use_cache=False)
+
+
+def find_parts(policy: Policy, ids: torch.Tensor) -> LayerParts:
+    """Finds attentions and MLPs by one pass of the base; see `open_weights`.
+
+    Args:
+        policy: Policy whose model is loaded, within `open_weights`.
+        ids: Tokens of a text, (1, T) int64.
+    """
+    layers, attention = policy.layers, _named(policy.layers, "attention_output")
+    mlp = _mlps(policy.layers)
+    known: dict[int, nn.Module] = {}
+    probes = {k: _Probe(layers[k], module) for k, module in mlp.items()}
+
+    def see(layer: int, module: nn.Module, args: object, output: Any) -> None:
+        if weights_in(output, ids.shape[1]) is not None:
+            known[layer] = module
+
+    handles = [x.register_forward_hook(partial(see, k)) for k, x in attention.items()]
+    try:
+        for probe in probes.values():
+            handles += probe.hooks()
+        with policy.at_scale(0.0), torch.enable_grad():
+            read_text(policy, ids)
+    finally:
+        for handle in handles:
+            handle.remove()
+    factors = {k: probe.factor for k, probe in probes.items()}
+    sites = _named(layers, "mlp_output")
+    return LayerParts(
+        attention=known,
+        mlp={
+            k: Mlp(module=mlp[k], factor=factor, is_site=mlp[k] is sites[k])
+            for k, factor in factors.items()
+            if factor is not None
+        },
+    )
+
+
+def _named(layers: nn.ModuleList, site: str) -> dict[int, nn.Module]:
+    return {
+        k: find_sites(layers, [k], site)[0]
+        for k, layer in enumerate(layers)
+        if site in named_sites(layer)
+    }
+
+
+def _mlps(layers: nn.ModuleList) -> dict[int, nn.Module]:
+    """Returns the MLP of each layer that has one, or the norm behind it."""
+    found = _named(layers, "mlp_output")
+    for k in found:
+        parts = dict(layers[k].named_children())
+        for name in NORMS_BEHIND:
+            found[k] = parts.get(name, found[k])
+    return found
+
+
+class _Probe:
+    """Finds the constant c by which a layer multiplies the output of its MLP.
+
+    Attributes:
+        factor: The constant; None if the layer does something else with this output, or has not
+            been called.
+    """
+
+    def __init__(self, layer: nn.Module, mlp: nn.Module) -> None:
+        self._layer, self._mlp = layer, mlp
+        self._leaf: torch.Tensor | None = None
+        self._calls = 0
+        self.factor: float | None = None
+
+    def hooks(self) -> list[Any]:
+        """Places the hooks, which the caller removes."""
+        return [
+            self._mlp.register_forward_hook(self._cut),
+            self._layer.register_forward_hook(self._differentiate),
+        ]
+
+    def _cut(self, module: nn.Module, args: object, output: Any) -> Any:
+        """Lets the graph of gradients begin at the output of the MLP."""
+        self._calls += 1
+        try:
+            leaf = stream_of(output).detach().requires_grad_()
+        except SeveralStreamsError:
+            return None
+        self._leaf = leaf
+        return with_stream(output, leaf * 1)  # layers may add to it in place
+
+    def _differentiate(self, module: nn.Module, args: object, output: Any) -> Any:
+        leaf = self._leaf
+        try:
+            stream = stream_of(output, None if leaf is None else leaf.shape[2])
+        except SeveralStreamsError:
+            return None
+        if leaf is not None and self._calls == 1 and stream.requires_grad:
+            self.factor = _constant(stream, leaf)
+        return with_stream(output, stream.detach())  # the next layer has a graph of its own
+
+
+def _constant(output: torch.Tensor, leaf: torch.Tensor) -> float | None:
+    """Returns c if the output depends on the leaf by `c leaf`; None if it does otherwise."""
+    u = torch.randn(output.shape, generator=torch.Generator().manual_seed(0)).to(output)
+    gradients: tuple[torch.Tensor | None, ...] = torch.autograd.grad(
+        output, leaf, u, allow_unused=True
+    )
+    found = gradients[0]
+    if found is None:
+        return None
+    u, found = u.double(), found.double()
+    factor = float((found * u).sum() / u.square().sum())
+    deviation = float((found - factor * u).norm())
+    allowed = LINEAR.get(output.dtype, LINEAR_IN_16_BITS)
+    return factor if factor and deviation <= allowed * abs(factor) * float(u.norm()) else None
