@@ -20,10 +20,12 @@ ROOMS: dict[str, dict[str, str]] = {
     "Aggregation": {"losses": "ConstantLength SequenceMean SequenceSum TokenMean"},
     "Correction": {"losses": "TruncatedImportance"},
     "Term": {"losses": "EntropyBonus KLToBase"},
-    "Reward": {"rewards": "AsyncReward FormatReward InstructionReward LengthReward MathReward"},
+    "Reward": {
+        "rewards": "AsyncReward BudgetReward FormatReward InstructionReward LengthReward MathReward"
+    },
     "Source": {
         "data": "Arithmetic DeepScaleR GSM8K Instructions Math PartialSolutions Records SVAMP "
-        "Stratum",
+        "Stratum TokenBudgets",
         "evaluation": "AIME24 AIME25 AMC23 MATH500 MinervaMath OlympiadBench",
     },
     "Template": {"data": "ChatTemplate PlainTemplate"},
