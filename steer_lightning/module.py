@@ -59,6 +59,7 @@ from steer_lightning.training.resume import (
 from steer_lightning.training.sample import (
     DynamicSampling,
     Sampler,
+    advantages_of,
     default_advantage,
     default_rewards,
     who_takes_part,
@@ -342,7 +343,7 @@ class SteeringModule(HeldOut):
             )
         self._sample_ahead(number + 1)
         rewards, kl = self._shaped(sampled)  # (B, G)
-        advantages: torch.Tensor = self.advantage(rewards)  # (B, G)
+        advantages = advantages_of(self.advantage, rewards, sampled)  # (B, G)
         takes_part = who_takes_part(sampled, len(batch), self.mask_overlong)  # (B, G)
         learned_from = Batch(
             rollouts=sampled.rollouts,

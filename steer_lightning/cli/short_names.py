@@ -14,9 +14,11 @@ from jsonargparse import _typehints
 
 PACKAGE = "steer_lightning"
 ROOMS: dict[str, dict[str, str]] = {
-    "Advantage": {"advantages": "DrGRPO GRPO MaxRL MovingAverage RLOO Reinforce ReinforcePlusPlus"},
+    "Advantage": {
+        "advantages": "BestOf DrGRPO GRPO MaxRL MovingAverage RLOO Reinforce ReinforcePlusPlus"
+    },
     "Loss": {"losses": "PolicyGradient PrefixLikelihood"},
-    "Objective": {"losses": "CISPO Clip ScoreFunction SequenceClip"},
+    "Objective": {"losses": "CISPO Clip Likelihood ScoreFunction SequenceClip"},
     "Aggregation": {"losses": "ConstantLength SequenceMean SequenceSum TokenMean"},
     "Correction": {"losses": "TruncatedImportance"},
     "Term": {"losses": "EntropyBonus KLToBase"},

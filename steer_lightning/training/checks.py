@@ -25,6 +25,7 @@ from steer_lightning.rollout import Sampling
 from steer_lightning.rollout.sampling import GREEDY_BELOW
 from steer_lightning.system.collectives import gather_objects
 from steer_lightning.system.plain_settings import check_same
+from steer_lightning.training.imitation import check_imitation
 from steer_lightning.training.length_in_reward import check_length_in_reward
 from steer_lightning.training.sample import DynamicSampling
 from steer_lightning.training.update import OptimizerSteps
@@ -49,6 +50,7 @@ def check_training(module: Any, loss: Any) -> None:
     check_scoring(module, loss)
     check_length_in_reward(module)
     check_reward_range(module)
+    check_imitation(module, loss)
     check_staleness(module.max_staleness, module.engine, loss)
 
 

@@ -121,6 +121,7 @@ def test_a_reading_that_real_rows_show_to_be_wrong_serves_the_kl_no_more_than_th
     assert not module.batch_gradient.packed
 
 
+@pytest.mark.filterwarnings("ignore")  # those of Lightning, which the command leaves out
 def test_the_length_of_right_completions_is_in_the_advantages_and_not_in_the_rewards(
     tmp_path: Path,
 ) -> None:

@@ -35,7 +35,7 @@ def figures(scores: list[list[float]], num_tokens: list[list[int]]) -> Completio
 
 
 def test_the_shaping_by_hand() -> None:
-    """Right ones with 10, 10 and 40 tokens: mean 20, deviation sqrt(200), z = -0.7071 and 1.4142."""
+    """Right ones of 10, 10 and 40 tokens: mean 20, deviation 14.1, z = -0.7071 and 1.4142."""
     found = LengthInReward(weight=0.4).shaping(
         figures([[1.0, 0.0, 1.0, 1.0, NAN]], [[10, 1, 10, 40, 1]])
     )
