@@ -37,14 +37,15 @@ from steer_lightning.strategy import SteeringStrategy
 from steer_lightning.training.batch import Batch
 from steer_lightning.training.checks import (
     check_batch_size,
+    check_columns,
     check_further_prompts,
-    check_instructions,
     check_same_everywhere,
     check_training,
 )
 from steer_lightning.training.gradient import BatchGradient
 from steer_lightning.training.held_out import HeldOut
 from steer_lightning.training.kl_in_reward import KLInReward
+from steer_lightning.training.length_in_reward import LengthInReward
 from steer_lightning.training.monitors import check_monitors
 from steer_lightning.training.resume import (
     KEY,
@@ -58,6 +59,7 @@ from steer_lightning.training.resume import (
 from steer_lightning.training.sample import (
     DynamicSampling,
     Sampler,
+    advantages_of,
     default_advantage,
     default_rewards,
     who_takes_part,
@@ -103,6 +105,8 @@ class SteeringModule(HeldOut):
             rewards still count in the baseline of their group.
         kl_in_reward: Settings for subtracting the KL to the base from the rewards; null subtracts
             nothing. The loss term `KLToBase` adds the KL to the loss instead.
+        length_in_reward: Settings for rewarding right completions that are shorter than the right
+            ones of their group; null leaves lengths alone.
         optimizer: Any torch or bitsandbytes optimizer.
         schedule: Schedule of the learning rate.
         gradient_clip: Module that clips the gradient in place and returns its norm; default
@@ -159,6 +163,7 @@ class SteeringModule(HeldOut):
         dynamic_sampling: DynamicSampling | None = None,
         mask_overlong: bool = False,
         kl_in_reward: KLInReward | None = None,
+        length_in_reward: LengthInReward | None = None,
         optimizer: OptimizerFactory = default_optimizer,
         schedule: Schedule = Schedule(),  # noqa: B008  # frozen
         gradient_clip: torch.nn.Module | None = None,
@@ -185,7 +190,8 @@ class SteeringModule(HeldOut):
         self.reward = RewardSum(default_rewards(loss) if rewards is None else rewards, pool)
         self.advantage: Advantage = advantage or default_advantage(loss)
         self.dynamic_sampling, self.mask_overlong = dynamic_sampling, mask_overlong
-        self.kl_in_reward, self.max_staleness = kl_in_reward, max_staleness
+        self.kl_in_reward, self.length_in_reward = kl_in_reward, length_in_reward
+        self.max_staleness = max_staleness
         self.optimizer_factory, self.gradient_clip = optimizer, gradient_clip or RunningNormClip()
         check_training(self, loss)
         self.batch_gradient = BatchGradient(
@@ -211,7 +217,7 @@ class SteeringModule(HeldOut):
                 self._data.batch_size, self.trainer.world_size, self.updates.num_mini_batches
             )
             check_further_prompts(self._data, self.dynamic_sampling)
-            check_instructions(self._data, self.reward)
+            check_columns(self._data, self.reward)
         longest = 0
         for split, rows in getattr(self._data, "prompts", {}).items():
             training = split == "train"
@@ -337,7 +343,7 @@ class SteeringModule(HeldOut):
             )
         self._sample_ahead(number + 1)
         rewards, kl = self._shaped(sampled)  # (B, G)
-        advantages: torch.Tensor = self.advantage(rewards)  # (B, G)
+        advantages = advantages_of(self.advantage, rewards, sampled)  # (B, G)
         takes_part = who_takes_part(sampled, len(batch), self.mask_overlong)  # (B, G)
         learned_from = Batch(
             rollouts=sampled.rollouts,
@@ -364,7 +370,10 @@ class SteeringModule(HeldOut):
 
     def _shaped(self, sampled: Sampled) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Returns the rewards behind the advantages, and the KL to the base if they contain it."""
+        rewards = sampled.rewards
+        if self.length_in_reward is not None:
+            rewards = rewards + self.length_in_reward.shaping(sampled)
         if self.kl_in_reward is None:
-            return sampled.rewards, None
+            return rewards, None
         kl = self.kl_in_reward.measure(self.batch_gradient, sampled)
-        return sampled.rewards - self.kl_in_reward.weight * kl, kl
+        return rewards - self.kl_in_reward.weight * kl, kl

@@ -17,6 +17,9 @@ if TYPE_CHECKING:  # reward workers import this module, too, and should not wait
 INSTRUCTIONS = "instructions"
 """Column of a problem with verifiable instructions, each a mapping with `kind` and `value`."""
 
+TOKEN_BUDGET = "token_budget"
+"""Column of a problem with the number of tokens that its prompt allows."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:

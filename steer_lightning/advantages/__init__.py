@@ -1,6 +1,7 @@
 """The advantage estimators, one per file; they turn rewards (B, G) into advantages (B, G)."""
 
 from steer_lightning.advantages.base import Advantage
+from steer_lightning.advantages.best_of import BestOf
 from steer_lightning.advantages.dr_grpo import DrGRPO
 from steer_lightning.advantages.grpo import GRPO
 from steer_lightning.advantages.max_rl import MaxRL
@@ -14,6 +15,7 @@ __all__ = [
     "GRPO",
     "RLOO",
     "Advantage",
+    "BestOf",
     "DrGRPO",
     "MaxRL",
     "MovingAverage",

@@ -13,7 +13,9 @@ class Advantage(Protocol):
     An estimator does not see text. A plain function with the same arguments is an estimator, too.
     An estimator that needs several completions of a prompt declares it in an attribute
     `min_group_size`, which `min_group_size_of` reads. An estimator that is defined only for rewards
-    from some number on declares it in `min_reward`.
+    from some number on declares it in `min_reward`. An estimator with `reads_completions = True`
+    also gets `num_tokens` and `logprob_sums`, as keywords: the length of each completion (B, G) and
+    its log-probability (B, G) in nats. They need a default, as the check of plug-ins asks for.
     """
 
     def __call__(self, rewards: Any, /) -> Any:

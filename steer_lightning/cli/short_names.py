@@ -14,16 +14,20 @@ from jsonargparse import _typehints
 
 PACKAGE = "steer_lightning"
 ROOMS: dict[str, dict[str, str]] = {
-    "Advantage": {"advantages": "DrGRPO GRPO MaxRL MovingAverage RLOO Reinforce ReinforcePlusPlus"},
+    "Advantage": {
+        "advantages": "BestOf DrGRPO GRPO MaxRL MovingAverage RLOO Reinforce ReinforcePlusPlus"
+    },
     "Loss": {"losses": "PolicyGradient PrefixLikelihood"},
-    "Objective": {"losses": "CISPO Clip ScoreFunction SequenceClip"},
+    "Objective": {"losses": "CISPO Clip Likelihood ScoreFunction SequenceClip"},
     "Aggregation": {"losses": "ConstantLength SequenceMean SequenceSum TokenMean"},
     "Correction": {"losses": "TruncatedImportance"},
     "Term": {"losses": "EntropyBonus KLToBase"},
-    "Reward": {"rewards": "AsyncReward FormatReward InstructionReward LengthReward MathReward"},
+    "Reward": {
+        "rewards": "AsyncReward BudgetReward FormatReward InstructionReward LengthReward MathReward"
+    },
     "Source": {
         "data": "Arithmetic DeepScaleR GSM8K Instructions Math PartialSolutions Records SVAMP "
-        "Stratum",
+        "Stratum TokenBudgets",
         "evaluation": "AIME24 AIME25 AMC23 MATH500 MinervaMath OlympiadBench",
     },
     "Template": {"data": "ChatTemplate PlainTemplate"},

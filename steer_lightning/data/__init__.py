@@ -14,6 +14,7 @@ from steer_lightning.data.records import Records
 from steer_lightning.data.stratum import Stratum
 from steer_lightning.data.svamp import SVAMP
 from steer_lightning.data.templates import ChatTemplate, PlainTemplate, Template
+from steer_lightning.data.token_budgets import TokenBudgets
 
 __all__ = [
     "GSM8K",
@@ -32,5 +33,6 @@ __all__ = [
     "Shuffled",
     "Stratum",
     "Template",
+    "TokenBudgets",
     "make_prompts",
 ]

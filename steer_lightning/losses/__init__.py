@@ -14,6 +14,7 @@ from steer_lightning.losses.clip import Clip
 from steer_lightning.losses.constant_length import ConstantLength
 from steer_lightning.losses.entropy_bonus import EntropyBonus
 from steer_lightning.losses.kl import KLEstimator, KLToBase, check_kl_weight, k1, k2, k3
+from steer_lightning.losses.likelihood import Likelihood
 from steer_lightning.losses.policy_gradient import PolicyGradient, ScoreFunction, SequenceSum
 from steer_lightning.losses.prefix_likelihood import PrefixLikelihood
 from steer_lightning.losses.sequence_clip import SequenceClip
@@ -30,6 +31,7 @@ __all__ = [
     "EntropyBonus",
     "KLEstimator",
     "KLToBase",
+    "Likelihood",
     "Loss",
     "LossNeeds",
     "Objective",

@@ -2,6 +2,7 @@
 
 from steer_lightning.rewards.asynchronous import AsyncReward
 from steer_lightning.rewards.base import Reward, Scores, Verdict, WeightedReward, reward_name
+from steer_lightning.rewards.budget import BudgetReward
 from steer_lightning.rewards.format import FormatReward
 from steer_lightning.rewards.instructions import InstructionReward, followed
 from steer_lightning.rewards.length import LengthReward
@@ -11,6 +12,7 @@ from steer_lightning.rewards.scoring import RewardSum, Scoring
 
 __all__ = [
     "AsyncReward",
+    "BudgetReward",
     "FormatReward",
     "InstructionReward",
     "LengthReward",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
+from operator import methodcaller
 from typing import Any
 
 import torch
@@ -11,13 +13,23 @@ import torch
 from steer_lightning.advantages.base import min_group_size_of, min_reward_of
 from steer_lightning.errors import ConfigError
 from steer_lightning.losses import needs_of
-from steer_lightning.rewards import InstructionReward, LengthReward, followed, reward_name
+from steer_lightning.rewards import (
+    BudgetReward,
+    InstructionReward,
+    LengthReward,
+    Reward,
+    followed,
+    reward_name,
+)
 from steer_lightning.rollout import Sampling
 from steer_lightning.rollout.sampling import GREEDY_BELOW
 from steer_lightning.system.collectives import gather_objects
 from steer_lightning.system.plain_settings import check_same
+from steer_lightning.training.imitation import check_imitation
+from steer_lightning.training.length_in_reward import check_length_in_reward
 from steer_lightning.training.sample import DynamicSampling
 from steer_lightning.training.update import OptimizerSteps
+from steer_lightning.types import TOKEN_BUDGET
 
 
 def check_training(module: Any, loss: Any) -> None:
@@ -36,7 +48,9 @@ def check_training(module: Any, loss: Any) -> None:
         if isinstance(part.reward, LengthReward):
             check_length_reward(part.reward, module.sampling)
     check_scoring(module, loss)
+    check_length_in_reward(module)
     check_reward_range(module)
+    check_imitation(module, loss)
     check_staleness(module.max_staleness, module.engine, loss)
 
 
@@ -100,6 +114,7 @@ def check_scoring(module: Any, loss: Any) -> None:
         "advantage": (reward_name(module.advantage), reward_name(torch.ones_like)),
         "dynamic_sampling": (module.dynamic_sampling, None),
         "kl_in_reward": (module.kl_in_reward, None),
+        "length_in_reward": (module.length_in_reward, None),
         "mask_overlong": (module.mask_overlong, False),
     }
     for key, (value, off) in unused.items():
@@ -199,23 +214,33 @@ def check_further_prompts(data: Any, dynamic_sampling: DynamicSampling | None) -
         )
 
 
-def check_instructions(data: Any, reward: Any) -> None:
-    """Raises a ConfigError if instructions are rewarded that the problems do not have.
+def check_columns(data: Any, reward: Any) -> None:
+    """Raises a ConfigError if instructions or budgets are rewarded that the problems do not have.
 
     Args:
         data: Data module of the run, whose prompts have been made.
         reward: Sum of the rewards of the run.
     """
-    if not any(isinstance(part.reward, InstructionReward) for part in reward.parts.values()):
-        return
+    for part in reward.parts.values():
+        if isinstance(part.reward, InstructionReward):
+            _check_column(data, part.reward, "Instructions", partial(followed, ""))
+        elif isinstance(part.reward, BudgetReward):
+            _check_column(data, part.reward, "TokenBudgets", methodcaller("get", TOKEN_BUDGET))
+
+
+def _check_column(
+    data: Any, reward: Reward, source: str, read: Callable[[Mapping[str, Any]], Any]
+) -> None:
+    """Raises a ConfigError if `read` finds nothing in the columns of a training problem."""
     for prompt in data.prompts["train"]:
-        if followed("", prompt.problem.columns) is None:
+        if read(prompt.problem.columns) is None:
+            name = reward_name(reward)
             raise ConfigError(
                 "data.train",
-                "without instructions",
-                rule="needs instructions in every problem with InstructionReward in model.rewards",
+                f"a source without {source}",
+                rule=f"needs the column of {source} in every problem with {name} in model.rewards",
                 why=f"Problem {prompt.id + 1} has none, so its completions would have no score",
-                fix="Wrap the source in steer_lightning.data.Instructions, or leave the reward out",
+                fix=f"Wrap the source in steer_lightning.data.{source}, or leave the reward out",
             )
 
 

@@ -25,7 +25,8 @@ KEY = "steering_run"
 """Key of the facts about the run in a checkpoint."""
 
 DESCRIBED = (
-    *("advantage", "loss", "updates", "dynamic_sampling", "mask_overlong", "kl_in_reward"),
+    *("advantage", "loss", "updates", "dynamic_sampling", "mask_overlong"),
+    *("kl_in_reward", "length_in_reward"),
 )
 """Parts of `model` that a checkpoint describes by class and settings."""
 

@@ -150,6 +150,26 @@ def default_advantage(loss: Any) -> Any:
     return torch.ones_like if needs_of(loss).base_sampling else RLOO()
 
 
+def advantages_of(
+    advantage: Any, rewards: torch.Tensor, figures: CompletionFigures
+) -> torch.Tensor:
+    """Calls an estimator with the rewards, and with lengths and likelihoods if it reads them.
+
+    Args:
+        advantage: Estimator; see `Advantage`.
+        rewards: Rewards of all completions (B, G), NaN where unscored.
+        figures: The same completions.
+
+    Returns:
+        The advantages (B, G).
+    """
+    further = {}
+    if getattr(advantage, "reads_completions", False):
+        further = {"num_tokens": figures.num_tokens, "logprob_sums": figures.logprob_sums}
+    found: torch.Tensor = advantage(rewards, **further)
+    return found
+
+
 def no_rollouts(group_size: int) -> Rollouts:
     """Returns the rollouts of a process without prompts in a round."""
     nothing = torch.zeros(0, 1)

@@ -19,6 +19,7 @@ from steer_lightning.steering import LoRA
 from steer_lightning.testing import save_tiny, tiny_model
 from steer_lightning.training.gradient import BatchGradient
 from steer_lightning.training.kl_in_reward import KLInReward
+from steer_lightning.training.length_in_reward import LengthInReward
 from steer_lightning.training.selfcheck import RealRows
 from steer_lightning.training.step import Sampled
 from steer_lightning.training.update import OptimizerSteps
@@ -118,6 +119,29 @@ def test_a_reading_that_real_rows_show_to_be_wrong_serves_the_kl_no_more_than_th
     quiet_trainer(max_steps=1, default_root_dir=tmp_path).fit(module, data)
     assert measured == [False]
     assert not module.batch_gradient.packed
+
+
+@pytest.mark.filterwarnings("ignore")  # those of Lightning, which the command leaves out
+def test_the_length_of_right_completions_is_in_the_advantages_and_not_in_the_rewards(
+    tmp_path: Path,
+) -> None:
+    module = SteeringModule(
+        base=save_tiny(tmp_path / "base"),
+        sampling=Sampling(group_size=4, max_new_tokens=8, eos_token_ids=list(range(40, 80))),
+        rewards=[WeightedReward(reward=FormatReward(""))],
+        length_in_reward=LengthInReward(weight=0.5, right="FormatReward"),
+    )
+    data = PromptDataModule(
+        train=Arithmetic(num_problems=6), template=PlainTemplate("{question}="), batch_size=3
+    )
+    quiet_trainer(max_steps=1, default_root_dir=tmp_path).fit(module, data)
+    step = module.last_step
+    assert step is not None
+    assert (step.rewards == 1).all(), "all are right"
+    order = step.num_tokens.double() - step.num_tokens.double().mean(1, keepdim=True)
+    assert order.abs().max() > 0
+    assert ((step.advantages > 0) == (order < 0)).all(), "what is shorter than the mean gains"
+    assert module.policy.steering.vectors.abs().max() > 0, "from groups without a wrong one, too"
 
 
 def test_a_module_pads_where_packing_is_not_right(

@@ -97,7 +97,7 @@ def test_names_of_other_libraries_stay() -> None:
     [
         (
             Advantage,
-            "no Advantage named 'Nope'; known are: DrGRPO, GRPO, MaxRL, MovingAverage, RLOO",
+            "no Advantage named 'Nope'; known are: BestOf, DrGRPO, GRPO, MaxRL, MovingAverage",
         ),
         (SteeringVectors, "no Steering named 'Nope'; known are: AdaptiveVectors, BitFit"),
         (torch.nn.Module, "no gradient clip named 'Nope'; known are: NormClip, RunningNormClip"),

@@ -10,9 +10,10 @@ import torch
 
 from steer_lightning import ConfigError, SteeringModule
 from steer_lightning.advantages import GRPO, RLOO, DrGRPO, MaxRL, MovingAverage
-from steer_lightning.data import Arithmetic, Instructions, PromptDataModule
+from steer_lightning.data import Arithmetic, Instructions, PromptDataModule, TokenBudgets
 from steer_lightning.losses import Clip, PolicyGradient, PrefixLikelihood, TruncatedImportance
 from steer_lightning.rewards import (
+    BudgetReward,
     FormatReward,
     InstructionReward,
     LengthReward,
@@ -23,8 +24,8 @@ from steer_lightning.rollout import DecodeEngine, Sampling, VLLMEngine
 from steer_lightning.training import checks
 from steer_lightning.training.checks import (
     check_batch_size,
+    check_columns,
     check_further_prompts,
-    check_instructions,
     check_staleness,
 )
 from steer_lightning.training.kl_in_reward import KLInReward
@@ -55,12 +56,24 @@ def test_instructions_that_are_rewarded_must_be_in_the_problems() -> None:
     plain = Arithmetic(num_problems=3)
     rewards = RewardSum([WeightedReward(reward=InstructionReward())])
     with pytest.raises(ConfigError, match=r"InstructionReward.*Problem 1 has none"):
-        check_instructions(data(plain), rewards)
-    check_instructions(data(plain), RewardSum([WeightedReward(reward=FormatReward())]))
-    check_instructions(data(Instructions(plain)), rewards)
+        check_columns(data(plain), rewards)
+    check_columns(data(plain), RewardSum([WeightedReward(reward=FormatReward())]))
+    check_columns(data(Instructions(plain)), rewards)
     odd = Instructions(plain, kinds=["language"], values={"language": ["Klingon"]}, most=1)
     with pytest.raises(ConfigError, match="'Klingon': must be one of"):
-        check_instructions(data(odd), rewards)
+        check_columns(data(odd), rewards)
+
+
+def test_budgets_that_are_rewarded_must_be_in_the_problems() -> None:
+    def data(source: Any) -> Any:
+        return SimpleNamespace(prompts={"train": make_prompts_of(source)})
+
+    plain = Arithmetic(num_problems=3)
+    rewards = RewardSum([WeightedReward(reward=BudgetReward())])
+    told = r"data.train.*without TokenBudgets.*BudgetReward in model.rewards.*Problem 1 has none"
+    with pytest.raises(ConfigError, match=told):
+        check_columns(data(plain), rewards)
+    check_columns(data(TokenBudgets(plain, {"Be brief.": 9})), rewards)
 
 
 def make_prompts_of(source: Any) -> list[Prompt]:

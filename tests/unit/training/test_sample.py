@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from steer_lightning import ConfigError
+from steer_lightning.advantages import BestOf
 from steer_lightning.model.sharding import Sharding
 from steer_lightning.rewards import RewardPool, RewardSum, Scores, WeightedReward
 from steer_lightning.rollout import Sampling
@@ -17,6 +18,7 @@ from steer_lightning.rollout.engine import OnCompletion
 from steer_lightning.training.sample import (
     DynamicSampling,
     Sampler,
+    advantages_of,
     gather_figures,
     joined,
     no_rollouts,
@@ -153,3 +155,13 @@ def test_a_data_module_that_does_not_learn_is_told_no_rewards() -> None:
     source.learns_from_rewards = False
     source.sample(PROMPTS[:1], 0, source)
     assert not hasattr(source, "told")
+
+
+def test_an_estimator_reads_lengths_and_likelihoods_if_it_asks_for_them() -> None:
+    """Both completions have 2 tokens, of -1 nat each."""
+    found = sampled(PROMPTS[:1], [EQUAL])
+    assert advantages_of(BestOf(), found.rewards, found).tolist() == [[2, 0]], "the first of equals"
+    assert advantages_of(BestOf(max_tokens=1), found.rewards, found).tolist() == [[0, 0]]
+    assert advantages_of(BestOf(min_logprob=-0.9), found.rewards, found).tolist() == [[0, 0]]
+    assert advantages_of(BestOf(2, min_logprob=-1.1), found.rewards, found).tolist() == [[1, 1]]
+    assert advantages_of(torch.ones_like, found.rewards, found).tolist() == [[1, 1]]

@@ -1,0 +1,61 @@
+"""Checks of runs that imitate chosen completions, before a model is loaded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from steer_lightning.advantages import BestOf
+from steer_lightning.advantages.base import min_group_size_of
+from steer_lightning.errors import ConfigError
+from steer_lightning.losses import Likelihood
+from steer_lightning.rewards import reward_name
+
+
+def check_imitation(module: Any, loss: Any) -> None:
+    """Raises a ConfigError if completions are imitated that are not chosen, or can't be.
+
+    Args:
+        module: Module of the run, whose rewards, sampling and advantage are read.
+        loss: Loss of the run.
+    """
+    advantage = module.advantage
+    imitates = isinstance(getattr(loss, "objective", None), Likelihood)
+    if imitates and min_group_size_of(advantage) > 1:  # it compares, so some are below 0
+        raise ConfigError(
+            "model.loss.objective",
+            "Likelihood",
+            rule="needs advantages of at least 0, which model.advantage = "
+            f"{reward_name(advantage)} does not give",
+            why="It imitates completions, and can't avoid any",
+            fix="Set model.advantage: steer_lightning.advantages.BestOf, or use the objective "
+            "ScoreFunction",
+        )
+    if isinstance(advantage, BestOf):
+        _check_choice(module, advantage)
+
+
+def _check_choice(module: Any, choice: BestOf) -> None:
+    """Raises a ConfigError for a choice that chooses nothing, or leaves nothing out."""
+    most, length = module.sampling.group_size, module.sampling.max_new_tokens
+    if choice.num_best > most:
+        rule = f"must be at most model.sampling.group_size = {most}"
+        raise ConfigError("BestOf.num_best", choice.num_best, rule=rule)
+    if choice.max_tokens is not None and choice.max_tokens >= length:
+        rule = f"must be below model.sampling.max_new_tokens = {length}"
+        why = "No completion is longer than that, so none would be left out"
+        raise ConfigError("BestOf.max_tokens", choice.max_tokens, rule=rule, why=why)
+    bounds = module.reward.bounds
+    if bounds is not None and bounds[1] < choice.least:
+        rule = f"must be at most {bounds[1]:g}, the largest possible sum of model.rewards"
+        why = "No completion would ever be chosen"
+        raise ConfigError("BestOf.least", choice.least, rule=rule, why=why)
+    for key in ("kl_in_reward", "length_in_reward"):
+        if getattr(module, key) is not None:
+            raise ConfigError(
+                f"model.{key}",
+                "on",
+                rule="must be null with model.advantage = BestOf",
+                why="It would move the rewards of right completions below BestOf.least",
+                fix=f"Set model.{key}: null; BestOf prefers short completions by itself, and "
+                "steer_lightning.losses.KLToBase keeps the policy near the base",
+            )
