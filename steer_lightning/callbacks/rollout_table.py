@@ -50,6 +50,7 @@ def as_table(step: Step, number: int) -> pa.Table:
             "takes_part": pa.array(step.takes_part[step.own].flatten().tolist(), pa.bool_()),
             "num_tokens": pa.array([row.num_tokens for row in rows], pa.int64()),
             "finished": pa.array([row.finished for row in rows], pa.bool_()),
+            "guided": pa.array(rollouts.is_guided.tolist(), pa.bool_()),
         }
     )
 
