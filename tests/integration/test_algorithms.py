@@ -86,6 +86,22 @@ EVERYTHING = {
     "kl_in_reward": {"weight": 0.01},
     "steering": {"layers": [1, 2]},
 }
+GUIDED = {
+    "advantage": {"class_path": "steer_lightning.advantages.GRPO"},
+    "loss": {
+        "class_path": "steer_lightning.losses.PolicyGradient",
+        "init_args": {
+            "objective": {"class_path": "steer_lightning.losses.Clip"},
+            "correction": {"class_path": "steer_lightning.losses.TruncatedImportance"},
+        },
+    },
+    "updates": {"num_passes": 2, "num_mini_batches": 2},
+    "dynamic_sampling": {"max_rounds": 2},
+    "guidance": {"text": "({answer}) {question}", "num_guided": 3},
+    "mask_overlong": False,
+}
+RARE = "^[^a-z]*[a-c]"
+"""Pattern that most completions of a random model do not have, so that groups fail."""
 AVERAGE = {
     "advantage": {"class_path": "steer_lightning.advantages.MovingAverage"},
     "sampling": {"group_size": 1, "max_new_tokens": 6},
@@ -94,8 +110,8 @@ AVERAGE = {
 
 @pytest.mark.parametrize(
     "parts",
-    [EVERYTHING, pytest.param(AVERAGE, marks=pytest.mark.slow)],
-    ids=["everything", "moving average"],
+    [EVERYTHING, GUIDED, pytest.param(AVERAGE, marks=pytest.mark.slow)],
+    ids=["everything", "guided", "moving average"],
 )
 def test_an_interrupted_run_goes_on_bit_for_bit(
     parts: dict[str, Any], config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -103,7 +119,8 @@ def test_an_interrupted_run_goes_on_bit_for_bit(
     config["model"].update(parts)
     config["data"]["order"] = {"class_path": "steer_lightning.data.ByPassRate"}
     # a third of the groups of this reward have no signal
-    config["model"]["rewards"][0]["reward"]["init_args"] = {"pattern": "^[^a-z]*[a-m]"}
+    pattern = RARE if parts is GUIDED else "^[^a-z]*[a-m]"
+    config["model"]["rewards"][0]["reward"]["init_args"] = {"pattern": pattern}
     monkeypatch.chdir(tmp_path)
     config["trainer"].update(max_steps=7, callbacks=[])  # 5 steps an epoch
     fit(config, tmp_path)
@@ -126,5 +143,13 @@ def test_an_interrupted_run_goes_on_bit_for_bit(
             assert len(mine) == 4 * len({row["prompt_id"] for row in mine}), "no prompt twice"
             assert len({row["prompt_id"] for row in mine if row["takes_part"]}) <= 4
         assert all(row["finished"] for row in drawn[0] if row["takes_part"])
+    elif parts is GUIDED:
+        guided = [row for row in drawn[0] if row["guided"]]
+        assert {row["sample"] for row in guided} == {1, 2, 3}
+        assert any(row["reward"] and row["takes_part"] for row in guided)
+        assert not any(row["prompt"].startswith("(") for row in drawn[0]), "no hint in the prompt"
+        found = rows(whole)
+        assert {row["step"] for row in found if row["guidance/share"]} == {*range(1, 8)}
+        assert all(row["guidance/ratio"] > 0 for row in found if "guidance/kl" in row)
     else:
         assert "advantage.total" in ends[0]["state_dict"]
