@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from steer_lightning import ConfigError, SteeringModule
+from steer_lightning import ConfigError, PromptDataModule, SteeringModule
 from steer_lightning.advantages import GRPO, RLOO, MovingAverage
+from steer_lightning.data import Arithmetic, PlainTemplate
 from steer_lightning.losses import (
     CISPO,
     Clip,
@@ -26,7 +28,7 @@ from steer_lightning.model.policy import Policy
 from steer_lightning.rewards import FormatReward, RewardSum, Scores, WeightedReward
 from steer_lightning.rollout import DecodeEngine, Sampling, VLLMEngine
 from steer_lightning.steering import SteeringVectors
-from steer_lightning.testing import make_prompts, tiny_policy
+from steer_lightning.testing import make_prompts, save_tiny, tiny_policy
 from steer_lightning.training.batch import Batch
 from steer_lightning.training.gradient import BatchGradient, Totals
 from steer_lightning.training.guidance import (
@@ -39,6 +41,7 @@ from steer_lightning.training.kl_in_reward import KLInReward
 from steer_lightning.training.sample import Sampler, who_takes_part
 from steer_lightning.training.step import Sampled
 from steer_lightning.types import Completion
+from tests.unit.training.helpers import quiet_trainer
 
 NAN = float("nan")
 PROMPTS = make_prompts(["a", "two words", "z9"])
@@ -360,3 +363,40 @@ def test_a_data_module_without_a_template_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"model.guidance = 'on': needs a data module with templ"):
         make_hints(GUIDANCE, object(), None)
     assert make_hints(None, object(), None) == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens", "told"),
+    [
+        ("{question} {hint}", 99, r"\{hint\} is neither text nor a number in problem 1 of data.tr"),
+        ("{question} {solution}", 30, "data.max_prompt_tokens = 30: all 4 prompts are longer with"),
+    ],
+)
+def test_hints_that_cannot_be_given_are_refused_before_the_model_loads(
+    text: str, tokens: int, told: str, tmp_path: Path
+) -> None:
+    guidance = Guidance(text=text, num_guided=1)
+    module = SteeringModule(base=save_tiny(tmp_path), loss=CLIPPED, guidance=guidance)
+    data = PromptDataModule(
+        train=Arithmetic(num_problems=4),
+        template=PlainTemplate("{question}="),
+        batch_size=2,
+        max_prompt_tokens=tokens,
+    )
+    with pytest.raises(ConfigError, match=told):
+        quiet_trainer(max_steps=1, default_root_dir=tmp_path).fit(module, data)
+    assert module.policy.model is None
+
+
+def test_hints_that_leave_no_room_for_an_answer_are_refused(tmp_path: Path) -> None:
+    module = SteeringModule(
+        base=save_tiny(tmp_path),  # 256 positions
+        loss=CLIPPED,
+        guidance=Guidance(text="{question}" + "!" * 100, num_guided=1),
+        sampling=Sampling(group_size=2, max_new_tokens=200),
+    )
+    data = PromptDataModule(
+        train=Arithmetic(num_problems=4), template=PlainTemplate("{question}="), batch_size=2
+    )
+    with pytest.raises(ConfigError, match=r"max_new_tokens = 200.*256 positions"):
+        quiet_trainer(max_steps=1, default_root_dir=tmp_path).fit(module, data)
