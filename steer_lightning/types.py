@@ -97,11 +97,6 @@ class Rollouts:
     """Whether each row was sampled with a hint in its prompt, (N,) bool; None if no row was.
     `prompts` have no hint, but `logprobs` are those with the hint."""
 
-    @property
-    def is_guided(self) -> torch.Tensor:
-        """Whether each row was sampled with a hint, (N,) bool."""
-        return self.finished & False if self.guided is None else self.guided
-
 
 @dataclass(frozen=True, kw_only=True)
 class LossInputs:

@@ -18,7 +18,7 @@ from steer_lightning.losses import needs_of
 from steer_lightning.model.policy import Policy
 from steer_lightning.rewards import MathReward, RewardSum, Scores, WeightedReward
 from steer_lightning.rollout import RolloutEngine, Sampling, completions_of
-from steer_lightning.rollout.completions import longest_text
+from steer_lightning.rollout.completions import is_guided, longest_text
 from steer_lightning.system.collectives import gather_objects, rank, world_size
 from steer_lightning.training.guidance import (
     SEED,
@@ -252,7 +252,7 @@ def gather_figures(rollouts: Rollouts, scores: Scores, rollout_seconds: float) -
     shape = (len(rollouts.prompts), size)  # a process may have no prompt
     own = {
         "rewards": as_matrix(scores.total, size).float(),
-        "guided": rollouts.is_guided.view(shape),
+        "guided": is_guided(rollouts).view(shape),
         "num_tokens": rollouts.completion_mask.sum(1).view(shape),
         "finished": rollouts.finished.view(shape),
         "logprob_sums": rollouts.logprobs.double().sum(1).view(shape),
@@ -329,7 +329,7 @@ def _joined_rollouts(one: Rollouts, two: Rollouts) -> Rollouts:
         logprobs=together("logprobs"),
         finished=torch.cat([one.finished, two.finished]),
         texts=one.texts + two.texts,
-        guided=torch.cat([one.is_guided, two.is_guided]) if has_guided else None,
+        guided=torch.cat([is_guided(one), is_guided(two)]) if has_guided else None,
     )
 
 

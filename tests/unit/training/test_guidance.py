@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -30,7 +29,7 @@ from steer_lightning.rollout import DecodeEngine, Sampling, VLLMEngine
 from steer_lightning.steering import SteeringVectors
 from steer_lightning.testing import make_prompts, save_tiny, tiny_policy
 from steer_lightning.training.batch import Batch
-from steer_lightning.training.gradient import BatchGradient, Totals
+from steer_lightning.training.gradient import BatchGradient
 from steer_lightning.training.guidance import (
     Guidance,
     make_hints,
@@ -260,25 +259,6 @@ def test_later_mini_batches_have_the_same_ratios(policy: Policy, guided: Sampled
         ~is_guided
     ]
     assert gaps.max() < 1e-5
-
-
-def test_ratios_are_means_over_guided_tokens() -> None:
-    totals, other = Totals(), Totals()
-    shape = torch.zeros(2, 2)
-    inputs: Any = SimpleNamespace(
-        logprobs=shape,
-        old_logprobs=torch.tensor([[-1.0, -1.0], [-2.0, 9.0]]).log1p().nan_to_num(0.0),
-        sampling_logprobs=shape,
-        mask=torch.tensor([[True, True], [True, False]]),
-        guided=torch.tensor([False, True]),
-    )
-    inputs.old_logprobs = torch.tensor([[0.0, 0.5], [torch.tensor(2.0).log(), 9.0]])
-    output: Any = SimpleNamespace(loss=torch.zeros(()), metrics={})
-    totals.add(inputs, output)
-    other.join(totals)
-    assert other.guidance == pytest.approx({"ratio": 0.5, "kl": 0.6931472}, abs=1e-6)
-    assert other.mismatch == {"mean": 0.25, "max": 0.5}
-    assert Totals().guidance == {}
 
 
 # ---- refusals
