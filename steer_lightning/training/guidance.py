@@ -39,10 +39,10 @@ class Guidance:
     `rho_t = pi(y_t | x, y_{<t}) / pi_old(y_t | x, h, y_{<t})`,
 
     where the engine's log-probabilities are the denominator, since it has drawn from them. With the
-    objective `Clip` this is the published loss, in which both are clipped in the same way. An
-    objective without a ratio would take guided completions for the policy's own, and is refused.
-    The weights are exact for each token, but the product of a completion's ratios is replaced by
-    the ratio of each token alone, as in PPO.
+    objective `Clip` both are clipped in the same way. An objective without a ratio would take
+    guided completions for the policy's own, and is refused. The weights are exact for each token,
+    but the product of a completion's ratios is replaced by the ratio of each token alone, as in
+    PPO.
 
     The authors' code replaces all G completions (`num_guided` equal to `group_size`). It also
     shapes the ratios of guided tokens as rho / (rho + gamma) and leaves their clip out, which is
