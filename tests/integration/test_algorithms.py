@@ -153,3 +153,18 @@ def test_an_interrupted_run_goes_on_bit_for_bit(
         assert all(row["guidance/ratio"] > 0 for row in found if "guidance/kl" in row)
     else:
         assert "advantage.total" in ends[0]["state_dict"]
+
+
+def test_hints_bring_signal_to_groups_that_have_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["fit", "--config", "quickstart", "--config", "algorithms/guide"]
+    words += ["--data.batch_size=12", "--trainer.max_steps=1", "--trainer.callbacks=[]"]
+    for more in ([], ["--model.guidance=null"]):
+        assert main([*words, "--ckpt_path=new", *more]) == 0
+    guided, plain = (rows(tmp_path / f"runs/quickstart/run-{k}")[0] for k in (1, 2))
+    assert guided["reward/mean"] == plain["reward/mean"], "the same completions without hint"
+    assert guided["guidance/reward"] > 2 * plain["reward/mean"]
+    assert guided["reward/no_signal_share"] < plain["reward/no_signal_share"]
+    assert guided["guidance/share"] == plain["reward/no_signal_share"]
