@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -43,6 +43,7 @@ from steer_lightning.training.checks import (
     check_training,
 )
 from steer_lightning.training.gradient import BatchGradient
+from steer_lightning.training.guidance import Guidance, make_hints
 from steer_lightning.training.held_out import HeldOut
 from steer_lightning.training.kl_in_reward import KLInReward
 from steer_lightning.training.length_in_reward import LengthInReward
@@ -100,6 +101,8 @@ class SteeringModule(HeldOut):
             rollouts.
         dynamic_sampling: Settings for replacing groups without signal by further prompts; null
             replaces none.
+        guidance: Settings for answering prompts whose completions all fail again with a hint; null
+            gives no hints. The loss needs an objective with a ratio, such as `Clip`.
         mask_overlong: Whether to leave completions that were cut off at the token limit out of the
             update, because they are neither right nor wrong (DAPO's overlong filtering). Their
             rewards still count in the baseline of their group.
@@ -144,6 +147,7 @@ class SteeringModule(HeldOut):
     last_step: Step | None = None
     _checkpoint: dict[str, Any] | None = None
     sampler: Sampler
+    hints: Mapping[int, Prompt]
     _updater: Updater
 
     def __init__(
@@ -161,6 +165,7 @@ class SteeringModule(HeldOut):
         loss: Loss | None = None,
         updates: OptimizerSteps = OptimizerSteps(),  # noqa: B008  # frozen
         dynamic_sampling: DynamicSampling | None = None,
+        guidance: Guidance | None = None,
         mask_overlong: bool = False,
         kl_in_reward: KLInReward | None = None,
         length_in_reward: LengthInReward | None = None,
@@ -190,8 +195,8 @@ class SteeringModule(HeldOut):
         self.reward = RewardSum(default_rewards(loss) if rewards is None else rewards, pool)
         self.advantage: Advantage = advantage or default_advantage(loss)
         self.dynamic_sampling, self.mask_overlong = dynamic_sampling, mask_overlong
+        self.guidance, self.hints, self.max_staleness = guidance, {}, max_staleness
         self.kl_in_reward, self.length_in_reward = kl_in_reward, length_in_reward
-        self.max_staleness = max_staleness
         self.optimizer_factory, self.gradient_clip = optimizer, gradient_clip or RunningNormClip()
         check_training(self, loss)
         self.batch_gradient = BatchGradient(
@@ -218,11 +223,13 @@ class SteeringModule(HeldOut):
             )
             check_further_prompts(self._data, self.dynamic_sampling)
             check_columns(self._data, self.reward)
+            self.hints = make_hints(self.guidance, self._data, self.policy.tokenizer)
         longest = 0
         for split, rows in getattr(self._data, "prompts", {}).items():
             training = split == "train"
             key = "model.sampling" if training else "model.eval_sampling"
             sampling = self.sampling if training else self.eval_sampling
+            rows = [*rows, *self.hints.values()] if training else rows
             self.policy.check_prompts(rows, sampling.max_new_tokens, f"{key}.max_new_tokens")
             longest = max(longest, longest_text_of(rows, sampling.max_new_tokens))
         if stage == TrainerFn.FITTING:
@@ -253,6 +260,8 @@ class SteeringModule(HeldOut):
             seed=self.seed,
             dynamic_sampling=self.dynamic_sampling,
             base_sampling=needs_of(self.loss).base_sampling,
+            guidance=self.guidance,
+            hints=self.hints,
         )
         self.batch_gradient, self._real_rows = fastest(self.batch_gradient), RealRows()
 
@@ -370,7 +379,7 @@ class SteeringModule(HeldOut):
 
     def _shaped(self, sampled: Sampled) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Returns the rewards behind the advantages, and the KL to the base if they contain it."""
-        rewards = sampled.rewards
+        rewards = sampled.learned_rewards
         if self.length_in_reward is not None:
             rewards = rewards + self.length_in_reward.shaping(sampled)
         if self.kl_in_reward is None:

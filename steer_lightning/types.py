@@ -96,6 +96,9 @@ class Rollouts:
     texts: tuple[str, ...]
     """The N decoded completions as rewards read them: without the special tokens that begin or end
     a text, but with those that structure it, such as `<think>`."""
+    guided: torch.Tensor | None = None
+    """Whether each row was sampled with a hint in its prompt, (N,) bool; None if no row was.
+    `prompts` have no hint, but `logprobs` are those with the hint."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +113,8 @@ class LossInputs:
     masked."""
     old_logprobs: torch.Tensor
     """Log-probabilities that the trainer computed before the first optimizer step on this batch,
-    (n, T) float32; in the first step they equal `logprobs`, without gradient."""
+    (n, T) float32; in the first step they equal `logprobs`, without gradient. Those of guided rows
+    are `sampling_logprobs`, under the prompt with its hint."""
     sampling_logprobs: torch.Tensor
     """Log-probabilities under the sampled distribution, as the engine gave them, (n, T) float32."""
     mask: torch.Tensor
@@ -128,6 +132,9 @@ class LossInputs:
     entropy: torch.Tensor | None = None
     """Entropy of the current policy at each sampled position, in nats, (n, T) float32,
     differentiable; for losses with `needs_entropy`."""
+    guided: torch.Tensor | None = None
+    """Whether each row was sampled with a hint in its prompt, (n,) bool; None if no row of the
+    process was."""
 
     @property
     def lengths(self) -> torch.Tensor:

@@ -15,9 +15,9 @@ from steer_lightning.training.step import Step
 def reward_metrics(step: Step) -> dict[str, float]:
     """Computes mean and spread of rewards, share of groups without signal, mean of each reward.
 
-    The metrics cover all completions, including those excluded from the update. If the reward
-    includes the KL to the base, `reward/kl` is its mean, in nats per completion.
-    reward includes the KL to the base, `reward/kl` is its mean, in nats per completion.
+    The metrics cover all completions, including those excluded from the update. Where guided
+    completions have replaced others, they cover the others. If the reward includes the KL to the
+    base, `reward/kl` is its mean, in nats per completion.
 
     Args:
         step: Step with rewards (B, G); unscored completions count only in `num_unscored`.
@@ -53,6 +53,20 @@ def completion_metrics(step: Step) -> dict[str, float]:
     }
 
 
+def guidance_metrics(step: Step) -> dict[str, float]:
+    """Computes how many groups are guided, the rewards of guided completions, and their ratios.
+
+    Args:
+        step: Step of a run with guidance; without a guided completion only the share is there.
+    """
+    rewards = step.learned_rewards[step.guided]
+    scored = rewards[~rewards.isnan()]
+    metrics = {"guidance/share": step.guided.any(1).float().mean().item()}
+    if len(scored):
+        metrics["guidance/reward"] = scored.mean().item()
+    return metrics | {f"guidance/{name}": value for name, value in step.update.guidance.items()}
+
+
 class RewardLogger(Callback):
     """Logs rewards, completions, vectors and speed after each step.
 
@@ -74,6 +88,7 @@ class RewardLogger(Callback):
         metrics = {
             **reward_metrics(step),
             **completion_metrics(step),
+            **(guidance_metrics(step) if pl_module.guidance is not None else {}),
             **self._update(step),
             **self._state(pl_module, step),
         }

@@ -14,6 +14,7 @@ from steer_lightning.callbacks.run_folder import claim, tell
 from steer_lightning.errors import ConfigError
 from steer_lightning.module import SteeringModule
 from steer_lightning.rollout import completions_of
+from steer_lightning.rollout.completions import is_guided
 from steer_lightning.system.collectives import rank, world_size
 from steer_lightning.system.figures import rounded
 from steer_lightning.system.printable import quoted, valid_unicode
@@ -50,6 +51,7 @@ def as_table(step: Step, number: int) -> pa.Table:
             "takes_part": pa.array(step.takes_part[step.own].flatten().tolist(), pa.bool_()),
             "num_tokens": pa.array([row.num_tokens for row in rows], pa.int64()),
             "finished": pa.array([row.finished for row in rows], pa.bool_()),
+            "guided": pa.array(is_guided(rollouts).tolist(), pa.bool_()),
         }
     )
 

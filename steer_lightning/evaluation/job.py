@@ -159,9 +159,7 @@ class Evaluation:
         revision: str | None = None,
         trust_remote_code: bool = False,
     ) -> None:
-        if not benchmarks:
-            raise ConfigError("benchmarks", benchmarks, rule="must name at least one source")
-        _check_counts(batch_size, num_samples, pass_at)
+        _check_counts(benchmarks, batch_size, num_samples, pass_at)
         check_scales(scales)
         self.paths = [vectors] if isinstance(vectors, str) else list(vectors or [])
         self.files = load_files(self.paths) if self.paths else {}
@@ -172,16 +170,9 @@ class Evaluation:
         self.num_samples, self.pass_at, self.strata = num_samples, pass_at, strata
         sizes = [self._sampling(name, False).group_size for name in benchmarks]
         check_strata(strata, base_sampling, sizes)
-        self.budgets, self.refinements = budgets or {}, refinements or {}
-        self.truncations = truncations or {}
-        self.arms = make_arms(
-            self.files,
-            scales,
-            leave_out_layers,
-            budgets=self.budgets,
-            refinements=self.refinements,
-            truncations=self.truncations,
-        )
+        further = (budgets or {}, refinements or {}, truncations or {})
+        self.budgets, self.refinements, self.truncations = further
+        self.arms = make_arms(self.files, scales, leave_out_layers, *further)
         self.verifier: Reward = verifier or MathReward()
         self.num_scales = len(scales) if vote_over_scales else 1
         check_over_scales(vote_over_scales, scales, list(self.files), self.verifier)
@@ -386,7 +377,14 @@ class Evaluation:
         }
 
 
-def _check_counts(batch_size: int, num_samples: int | None, pass_at: list[int] | None) -> None:
+def _check_counts(
+    benchmarks: dict[str, Source],
+    batch_size: int,
+    num_samples: int | None,
+    pass_at: list[int] | None,
+) -> None:
+    if not benchmarks:
+        raise ConfigError("benchmarks", benchmarks, rule="must name at least one source")
     for key, value in (("batch_size", batch_size), ("num_samples", num_samples)):
         if value is not None and value < 1:
             raise ConfigError(key, value, rule="must be at least 1")

@@ -17,7 +17,8 @@ class Clip:
     token has left the bounds in the direction of A, the token has no gradient. With `high` above
     `low` this is DAPO's clip-higher (eq. 8 of arXiv 2503.14476: 0.2 and 0.28), which leaves rare
     tokens room to become likely. The objective assumes several optimizer steps per batch: in the
-    first step rho = 1, nothing is clipped, and the gradient is that of `ScoreFunction`.
+    first step rho = 1, nothing is clipped, and the gradient is that of `ScoreFunction`. For guided
+    completions pi_old has read a hint (`Guidance`), and their rho is not 1 in any step.
 
     Args:
         low: Distance of the lower bound from 1; above 0 and below 1.

@@ -365,6 +365,11 @@ def text_lengths(rollouts: Rollouts) -> torch.Tensor:
     return rollouts.completion_mask.sum(1).cpu() + prompts.repeat_interleave(rollouts.group_size)
 
 
+def is_guided(rollouts: Rollouts) -> torch.Tensor:
+    """Returns whether each row was sampled with a hint, (N,) bool."""
+    return rollouts.finished & False if rollouts.guided is None else rollouts.guided
+
+
 def longest_text(rollouts: Rollouts) -> int:
     """Returns the number of tokens of the longest text, prompt included; 0 without texts."""
     return max(text_lengths(rollouts).tolist(), default=0)

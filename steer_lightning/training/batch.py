@@ -70,6 +70,9 @@ class MicroBatch:
     """Mask of `completion_ids`, (n, T) bool, False where padded."""
     sampling_logprobs: torch.Tensor
     """Log-probabilities of the tokens when they were sampled, in nats, (n, T) float32."""
+    guided: torch.Tensor | None = None
+    """Whether each row was sampled with a hint in its prompt, (n,) bool; None if no row of the
+    process was."""
     block: MicroBatch | None = None
     """Rows that are read together with these, so that the result equals that of `ExactEngine` to
     the last bit; None reads only these rows."""
@@ -89,7 +92,7 @@ class KeptMicroBatch:
     """Whether the rows do not count, and are read only because other processes still read."""
     old_logprobs: torch.Tensor | None = None
     """Log-probabilities under the policy before the batch's first optimizer step, in nats, (n, T)
-    float32; None until they are known."""
+    float32, with the hint where a row has one; None until they are known."""
     reference_logprobs: torch.Tensor | None = None
     """Log-probabilities under the base, with the vectors off, in nats, (n, T) float32; None until
     they have been requested."""
@@ -213,4 +216,5 @@ def _build(rollouts: Rollouts, rows: list[int], width: int, pad: int) -> MicroBa
         completion_ids=completion_ids,
         completion_mask=completion_mask,
         sampling_logprobs=rollouts.logprobs[index, :width],
+        guided=None if rollouts.guided is None else rollouts.guided[index],
     )

@@ -25,6 +25,7 @@ from steer_lightning.rollout import Sampling
 from steer_lightning.rollout.sampling import GREEDY_BELOW
 from steer_lightning.system.collectives import gather_objects
 from steer_lightning.system.plain_settings import check_same
+from steer_lightning.training.guidance import check_guidance
 from steer_lightning.training.imitation import check_imitation
 from steer_lightning.training.length_in_reward import check_length_in_reward
 from steer_lightning.training.sample import DynamicSampling
@@ -41,7 +42,7 @@ def check_training(module: Any, loss: Any) -> None:
     """
     check_group_size(module.sampling, module.advantage)
     check_training_sampling(module.sampling)
-    check_updates(module.updates, loss)
+    check_updates(module.updates, loss, has_guidance=module.guidance is not None)
     if module.dynamic_sampling is not None:
         check_signal(module.advantage)
     for part in module.reward.parts.values():
@@ -52,6 +53,8 @@ def check_training(module: Any, loss: Any) -> None:
     check_reward_range(module)
     check_imitation(module, loss)
     check_staleness(module.max_staleness, module.engine, loss)
+    if module.guidance is not None:
+        check_guidance(module, loss)
 
 
 def check_staleness(max_staleness: int, engine: Any, loss: Any) -> None:
@@ -113,6 +116,7 @@ def check_scoring(module: Any, loss: Any) -> None:
         "rewards": (names, []),
         "advantage": (reward_name(module.advantage), reward_name(torch.ones_like)),
         "dynamic_sampling": (module.dynamic_sampling, None),
+        "guidance": (module.guidance, None),
         "kl_in_reward": (module.kl_in_reward, None),
         "length_in_reward": (module.length_in_reward, None),
         "mask_overlong": (module.mask_overlong, False),
@@ -280,16 +284,18 @@ def check_training_sampling(sampling: Sampling) -> None:
             )
 
 
-def check_updates(updates: OptimizerSteps, loss: Any) -> None:
+def check_updates(updates: OptimizerSteps, loss: Any, has_guidance: bool = False) -> None:
     """Raises a ConfigError for a loss that does not fit the number of optimizer steps.
 
     Args:
         updates: Number of optimizer steps on each batch of rollouts.
         loss: Loss, whose attribute `uses_ratio` may say whether it allows several steps.
+        has_guidance: Whether completions may be guided, so that their ratios are not 1 in the first
+            step either.
     """
     uses_ratio = needs_of(loss).uses_ratio
     name = type(getattr(loss, "objective", loss)).__name__
-    if uses_ratio and updates.total == 1:
+    if uses_ratio and updates.total == 1 and not has_guidance:
         raise ConfigError(
             "model.loss.objective",
             name,

@@ -213,7 +213,7 @@ class BatchGradient:
         """Stores the policy's log-probabilities in the micro-batches, before the vectors change."""
         with self._passes():
             for kept in mini_batch.micro_batches:
-                kept.old_logprobs = self._logprobs(kept)
+                kept.old_logprobs = _old_logprobs(kept.micro_batch, self._logprobs(kept))
 
     def reference_logprobs(self, rollouts: Rollouts) -> torch.Tensor:
         """Returns the log-probabilities of the base, with the vectors off.
@@ -254,7 +254,7 @@ def _inputs(mini_batch: MiniBatch, kept: KeptMicroBatch, found: TokenStates) -> 
     """Returns the inputs of the loss for a micro-batch."""
     micro_batch, device = kept.micro_batch, found.logprobs.device
     if kept.old_logprobs is None:  # the first step: the policy has not moved yet
-        kept.old_logprobs = found.logprobs.detach()
+        kept.old_logprobs = _old_logprobs(micro_batch, found.logprobs.detach())
     return LossInputs(
         logprobs=found.logprobs,
         old_logprobs=kept.old_logprobs,
@@ -265,7 +265,24 @@ def _inputs(mini_batch: MiniBatch, kept: KeptMicroBatch, found: TokenStates) -> 
         num_tokens=mini_batch.num_tokens,
         reference_logprobs=kept.reference_logprobs,
         entropy=found.entropy,
+        guided=None if micro_batch.guided is None else micro_batch.guided.to(device),
     )
+
+
+def _old_logprobs(micro_batch: MicroBatch, logprobs: torch.Tensor) -> torch.Tensor:
+    """Returns the log-probabilities that ratios are relative to, (n, T).
+
+    A guided row was sampled with a hint that its prompt here does not have, so that its ratio is
+    `pi(y_t | x, y_{<t}) / pi_old(y_t | x with hint, y_{<t})`; see `Guidance`.
+
+    Args:
+        micro_batch: Micro-batch of n rows.
+        logprobs: Log-probabilities under the policy before the first optimizer step, (n, T).
+    """
+    if micro_batch.guided is None:
+        return logprobs
+    guided = micro_batch.guided.to(logprobs.device)[:, None]
+    return torch.where(guided, micro_batch.sampling_logprobs.to(logprobs.device), logprobs)
 
 
 class Totals:
@@ -281,16 +298,30 @@ class Totals:
         self.metrics: dict[str, float] = {}
         self._gap_sum = self._gap_max = 0.0
         self._num_tokens = 0
+        self._ratio_sum = self._log_ratio_sum = 0.0
+        self._num_guided_tokens = 0
 
     def add(self, inputs: LossInputs, output: LossOutput) -> None:
         """Adds a micro-batch."""
         self.loss += float(output.loss.detach())
         for name, value in output.metrics.items():
             self.metrics[name] = self.metrics.get(name, 0.0) + float(value.detach())
-        gaps = (inputs.old_logprobs - inputs.sampling_logprobs)[inputs.mask].abs()
-        self._gap_sum += float(gaps.sum())
-        self._gap_max = max(self._gap_max, float(gaps.max()))
-        self._num_tokens += gaps.numel()
+        compared = inputs.mask
+        if inputs.guided is not None:
+            compared = inputs.mask & ~inputs.guided[:, None]
+            self._add_ratios(inputs, inputs.mask & inputs.guided[:, None])
+        gaps = (inputs.old_logprobs - inputs.sampling_logprobs)[compared].abs()
+        if gaps.numel():
+            self._gap_sum += float(gaps.sum())
+            self._gap_max = max(self._gap_max, float(gaps.max()))
+            self._num_tokens += gaps.numel()
+
+    def _add_ratios(self, inputs: LossInputs, tokens: torch.Tensor) -> None:
+        """Adds the ratios of guided tokens, whose mask is (n, T) bool."""
+        log_ratios = (inputs.logprobs.detach() - inputs.old_logprobs)[tokens].double()
+        self._ratio_sum += float(log_ratios.exp().sum())
+        self._log_ratio_sum += float(log_ratios.sum())
+        self._num_guided_tokens += log_ratios.numel()
 
     def join(self, other: Totals) -> None:
         """Adds the sums of another process, or of another optimizer step."""
@@ -300,16 +331,32 @@ class Totals:
         self._gap_sum += other._gap_sum
         self._gap_max = max(self._gap_max, other._gap_max)
         self._num_tokens += other._num_tokens
+        self._ratio_sum += other._ratio_sum
+        self._log_ratio_sum += other._log_ratio_sum
+        self._num_guided_tokens += other._num_guided_tokens
 
     @property
     def mismatch(self) -> dict[str, float]:
         """Mean and largest gap between the log-probabilities of sampler and trainer, in nats.
 
-        The keys are `mean` and `max`, over tokens; empty if no row took part.
+        The keys are `mean` and `max`, over tokens; empty if no row took part. Guided rows are left
+        out, since sampler and trainer read them after different prompts.
         """
         if not self._num_tokens:
             return {}
         return {"mean": self._gap_sum / self._num_tokens, "max": self._gap_max}
+
+    @property
+    def guidance(self) -> dict[str, float]:
+        """Ratios of guided tokens to the policy with hint, as means over tokens and steps.
+
+        The keys are `ratio` and `kl`, minus the mean logarithm, in nats; empty if no guided row
+        took part.
+        """
+        count = self._num_guided_tokens
+        if not count:
+            return {}
+        return {"ratio": self._ratio_sum / count, "kl": -self._log_ratio_sum / count}
 
 
 def gather_totals(own: Totals, parameters: Sequence[torch.Tensor]) -> Totals:

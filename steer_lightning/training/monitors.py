@@ -93,6 +93,8 @@ def _of_steps(callbacks: Sequence[Any], module: Any) -> list[str]:
         "vectors": list(module.policy.steering.metrics()),
         "speed": ["tokens_per_second", "rollout_seconds", "step_seconds"],
     }
+    if module.guidance is not None:
+        found["guidance"] = ["share", "reward", "ratio", "kl"]
     found["reward"] += ["kl"] if module.kl_in_reward is not None else []
     found["reward"] += [f"{x}/num_{key}" for x in reward.parts for key in reward.outcomes_of(x)]
     if _tells_its_metrics(module.loss):

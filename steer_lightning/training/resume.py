@@ -8,6 +8,8 @@ reward or data source may draw from the global generators.
 from __future__ import annotations
 
 import random
+import zlib
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,13 +22,14 @@ from steer_lightning.errors import ConfigError
 from steer_lightning.model.policy import Policy
 from steer_lightning.system.plain_settings import check_same, describe
 from steer_lightning.system.run_files import SUMMARY, run_of_checkpoint
+from steer_lightning.types import Prompt
 
 KEY = "steering_run"
 """Key of the facts about the run in a checkpoint."""
 
 DESCRIBED = (
-    *("advantage", "loss", "updates", "dynamic_sampling", "mask_overlong"),
-    *("kl_in_reward", "length_in_reward"),
+    *("advantage", "loss", "updates", "dynamic_sampling", "guidance"),
+    *("mask_overlong", "kl_in_reward", "length_in_reward"),
 )
 """Parts of `model` that a checkpoint describes by class and settings."""
 
@@ -68,7 +71,16 @@ def training_facts(module: Any, optimizer: torch.optim.Optimizer) -> dict[str, A
             "eos_token_ids": list(module.sampling.eos_token_ids),
         },
         **{f"model.{name}": describe(getattr(module, name)) for name in DESCRIBED},
+        "model.guidance.text (checksum of the prompts with hints)": checksum_of(module.hints),
     }
+
+
+def checksum_of(hints: Mapping[int, Prompt]) -> int | None:
+    """Returns a checksum of the prompts with hints; None if there are none."""
+    crc = 0
+    for hint in hints.values():
+        crc = zlib.crc32(repr((hint.id, hint.token_ids)).encode(), crc)
+    return crc if hints else None
 
 
 def check_same_run(saved: dict[str, Any], now: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,8 +18,16 @@ from steer_lightning.losses import needs_of
 from steer_lightning.model.policy import Policy
 from steer_lightning.rewards import MathReward, RewardSum, Scores, WeightedReward
 from steer_lightning.rollout import RolloutEngine, Sampling, completions_of
-from steer_lightning.rollout.completions import longest_text
+from steer_lightning.rollout.completions import is_guided, longest_text
 from steer_lightning.system.collectives import gather_objects, rank, world_size
+from steer_lightning.training.guidance import (
+    SEED,
+    Guidance,
+    guided_sampling,
+    replaced_rows,
+    with_guided_rollouts,
+    with_guided_scores,
+)
 from steer_lightning.training.step import CompletionFigures, Sampled
 from steer_lightning.types import Prompt, Rollouts
 
@@ -65,6 +73,8 @@ class Sampler:
         dynamic_sampling: Settings for replacing groups without signal; None replaces none.
         base_sampling: Function from `sampling` to the settings for sampling the base instead, with
             the vectors off, see `LossNeeds`; None samples the policy.
+        guidance: Settings for answering failed prompts again with a hint; None does not.
+        hints: Prompts with hints, by the id of the prompt without; others are not guided.
     """
 
     def __init__(
@@ -77,11 +87,14 @@ class Sampler:
         seed: int = 0,
         dynamic_sampling: DynamicSampling | None = None,
         base_sampling: Callable[[Sampling], Sampling] | None = None,
+        guidance: Guidance | None = None,
+        hints: Mapping[int, Prompt] = {},  # never changed
     ) -> None:
         self.policy, self.engine, self.reward = policy, engine, reward
         self.sampling = base_sampling(sampling) if base_sampling else sampling
         self.seed, self.dynamic_sampling = seed, dynamic_sampling
         self.scale = 0.0 if base_sampling else 1.0
+        self.guidance, self.hints = guidance, hints
 
     def sample(self, prompts: Sequence[Prompt], step: int, data: Any = None) -> Sampled:
         """Samples and scores completions of the prompts, and of further ones with dynamic sampling.
@@ -97,7 +110,7 @@ class Sampler:
             sampled = self._round(drawn, step)
         rounds = self.dynamic_sampling.max_rounds if self.dynamic_sampling else 0
         for _ in range(rounds or 0):
-            missing = len(prompts) - int(has_signal(sampled.rewards).sum())
+            missing = len(prompts) - int(has_signal(sampled.learned_rewards).sum())
             further = data.further_prompts(missing, drawn) if missing else []
             if not further:
                 break
@@ -121,23 +134,61 @@ class Sampler:
 
     def _round(self, prompts: Sequence[Prompt], step: int) -> Sampled:
         """Samples and scores G completions of each prompt, divided among the processes."""
-        start = time.perf_counter()
         own = torch.arange(len(prompts))[rank() :: world_size()]
+        asked = [prompts[k] for k in own]
+        rollouts, scores, seconds = self._answer(asked, self.sampling, self.seed, step)
+        rows = gather_figures(rollouts, scores, seconds)  # the rows of all processes
+        sampled = Sampled(**vars(rows), rollouts=rollouts, scores=scores, own=own)
+        return sampled if self.guidance is None else self._guided(prompts, sampled, step)
+
+    def _guided(self, prompts: Sequence[Prompt], sampled: Sampled, step: int) -> Sampled:
+        """Replaces completions of failed groups by guided ones; see `Guidance`."""
+        assert self.guidance is not None
+        failed = self.guidance.failed(sampled.rewards).tolist()  # the same on all processes
+        chosen = {k for k, prompt in enumerate(prompts) if failed[k] and prompt.id in self.hints}
+        if not chosen:
+            return sampled
+        groups = [b for b, k in enumerate(sampled.own.tolist()) if k in chosen]
+        asked = [self.hints[sampled.rollouts.prompts[b].id] for b in groups]
+        sampling = guided_sampling(self.sampling, self.guidance)
+        found, found_scores, seconds = self._answer(asked, sampling, self.seed + SEED, step)
+        rollouts, scores = sampled.rollouts, sampled.scores
+        if groups:
+            rows = replaced_rows(groups, rollouts.group_size, sampling.group_size)
+            rollouts = with_guided_rollouts(rollouts, found, rows)
+            scores = with_guided_scores(scores, found_scores, rows)
+        figures = gather_figures(rollouts, scores, seconds)
+        mixed = replace(
+            figures,
+            rewards=sampled.rewards,  # of the policy without hint, like parts and outcomes
+            parts=sampled.parts,
+            outcomes=sampled.outcomes,
+            rollout_seconds=sampled.rollout_seconds + figures.rollout_seconds,
+        )
+        return Sampled(**vars(mixed), rollouts=rollouts, scores=scores, own=sampled.own)
+
+    def _answer(
+        self, prompts: Sequence[Prompt], sampling: Sampling, seed: int, step: int
+    ) -> tuple[Rollouts, Scores, float]:
+        """Samples and scores completions of this process's prompts, of which there may be none.
+
+        Returns:
+            Completions, their scores, and the duration of the rollout in seconds.
+        """
+        start = time.perf_counter()
         with closing(self.reward.start()) as scoring:  # while others are still sampled
             with self.policy.sharding.for_rollouts(self.policy.model):
-                rollouts = no_rollouts(self.sampling.group_size)
-                if len(own):
+                rollouts = no_rollouts(sampling.group_size)
+                if prompts:
                     rollouts = self.engine.generate(
-                        [prompts[k] for k in own],
-                        self.sampling,
-                        seed=self.seed,
+                        list(prompts),
+                        sampling,
+                        seed=seed,
                         step=step,
                         on_completion=scoring.add,
                     )
             seconds = time.perf_counter() - start
-            scores = scoring.result(completions_of(rollouts))  # None where unscored
-        rows = gather_figures(rollouts, scores, seconds)  # the rows of all processes
-        return Sampled(**vars(rows), rollouts=rollouts, scores=scores, own=own)
+            return rollouts, scoring.result(completions_of(rollouts)), seconds  # None: unscored
 
 
 def default_rewards(loss: Any) -> list[WeightedReward]:
@@ -196,7 +247,7 @@ def who_takes_part(sampled: Sampled, num_groups: int, mask_overlong: bool) -> to
     Returns:
         Whether each completion takes part, (number of prompts, G) bool.
     """
-    signal = has_signal(sampled.rewards)
+    signal = has_signal(sampled.learned_rewards)
     order = torch.sort(signal.int(), descending=True, stable=True).indices
     chosen = torch.isin(torch.arange(len(signal)), order[:num_groups])
     takes_part = chosen[:, None].expand_as(sampled.finished)
@@ -221,6 +272,7 @@ def gather_figures(rollouts: Rollouts, scores: Scores, rollout_seconds: float) -
     shape = (len(rollouts.prompts), size)  # a process may have no prompt
     own = {
         "rewards": as_matrix(scores.total, size).float(),
+        "guided": is_guided(rollouts).view(shape),
         "num_tokens": rollouts.completion_mask.sum(1).view(shape),
         "finished": rollouts.finished.view(shape),
         "logprob_sums": rollouts.logprobs.double().sum(1).view(shape),
@@ -230,8 +282,10 @@ def gather_figures(rollouts: Rollouts, scores: Scores, rollout_seconds: float) -
         (own, own_parts, scores.outcomes, longest_text(rollouts), rollout_seconds)
     )
     tables, parts, outcomes, longest_texts, seconds = zip(*found, strict=True)
+    joint = {name: interleave([table[name] for table in tables]) for name in own}
     return CompletionFigures(
-        **{name: interleave([table[name] for table in tables]) for name in own},
+        **joint,
+        learned_rewards=joint["rewards"],
         parts={name: interleave([table[name] for table in parts]) for name in own_parts},
         outcomes=_added_up(outcomes),
         longest=max(longest_texts),
@@ -257,7 +311,10 @@ def joined(one: Sampled, two: Sampled) -> Sampled:
     """Returns the completions of two rounds, those of the first round first."""
     tables = {
         name: torch.cat([getattr(one, name), getattr(two, name)])
-        for name in ("rewards", "num_tokens", "finished", "logprob_sums")
+        for name in (
+            *("rewards", "learned_rewards", "guided"),
+            *("num_tokens", "finished", "logprob_sums"),
+        )
     }
     return Sampled(
         **tables,
@@ -283,6 +340,7 @@ def _joined_rollouts(one: Rollouts, two: Rollouts) -> Rollouts:
         tables = [getattr(rollouts, name) for rollouts in (one, two)]
         return torch.cat([pad(table, (0, width - table.shape[1])) for table in tables])
 
+    has_guided = one.guided is not None or two.guided is not None
     return Rollouts(
         prompts=one.prompts + two.prompts,
         group_size=one.group_size,
@@ -291,6 +349,7 @@ def _joined_rollouts(one: Rollouts, two: Rollouts) -> Rollouts:
         logprobs=together("logprobs"),
         finished=torch.cat([one.finished, two.finished]),
         texts=one.texts + two.texts,
+        guided=torch.cat([is_guided(one), is_guided(two)]) if has_guided else None,
     )
 
 

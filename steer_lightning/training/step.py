@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -16,11 +16,19 @@ class CompletionFigures:
     """A few numbers for each completion of a step: B prompts with G completions each."""
 
     rewards: torch.Tensor
-    """Weighted sums of the rewards, (B, G) float32, NaN where unscored."""
+    """Weighted sums of the rewards, (B, G) float32, NaN where unscored. Where a guided completion
+    has taken the place of another one, this is the reward of the other one, and so of the policy
+    without hint."""
+    learned_rewards: torch.Tensor
+    """Rewards from which the advantages are computed, (B, G) float32, NaN where unscored: those of
+    guided completions, and `rewards` elsewhere."""
+    guided: torch.Tensor
+    """Whether each completion was sampled with a hint, (B, G) bool; see `Guidance`."""
     parts: Mapping[str, torch.Tensor]
-    """Values of each reward by its name, (B, G) float64, NaN where unscored."""
+    """Values of each reward by its name, (B, G) float64, NaN where unscored; they add up to
+    `rewards`."""
     outcomes: Mapping[str, Mapping[str, int]]
-    """Number of completions with each outcome, by reward."""
+    """Number of completions with each outcome, by reward, of those behind `rewards`."""
     num_tokens: torch.Tensor
     """Number of tokens of each completion, (B, G) int64."""
     finished: torch.Tensor
@@ -63,6 +71,9 @@ class UpdateResult:
     """Whether an optimizer step was skipped because its loss or gradient was not finite."""
     learning_rate: float
     """Learning rate of the optimizer steps."""
+    guidance: Mapping[str, float] = field(default_factory=dict)
+    """Ratio of guided tokens, as `ratio` and `kl`; see `Totals.guidance`. Empty if the update
+    learned from no guided completion."""
 
 
 @dataclass(frozen=True, kw_only=True)

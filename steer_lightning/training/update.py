@@ -130,6 +130,7 @@ class Updater:
             gradient_norm=sum(taken) / len(taken) if taken else float("nan"),
             skipped=len(taken) < len(norms),
             learning_rate=learning_rate,
+            guidance=totals.guidance,
         )
 
     def _mini_batches(self, gradient: BatchGradient, batch: Batch, step: int) -> list[MiniBatch]:

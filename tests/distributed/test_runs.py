@@ -17,7 +17,7 @@ from steer_lightning.steering import load_vectors
 from steer_lightning.testing import byte_tokenizer, save_tiny
 from tests.distributed.conftest import LIGHTNING, TORCHRUN, Fit
 from tests.integration.conftest import Config, add_arms
-from tests.integration.test_algorithms import EVERYTHING
+from tests.integration.test_algorithms import EVERYTHING, GUIDED, RARE
 
 pytestmark = pytest.mark.multi_process
 
@@ -211,6 +211,26 @@ def test_too_few_prompts_and_foreign_strategies_are_refused(fit: Fit, config: Co
     done = fit(2, {"class_path": "lightning.pytorch.strategies.DDPStrategy"})
     assert done.statuses == [2, 2]
     assert "trainer.strategy = 'DDPStrategy'" in done.stderr
+
+
+@pytest.mark.slow
+def test_guided_groups_do_not_depend_on_the_number_of_processes(
+    fit: Fit, config: Config, tmp_path: Path
+) -> None:
+    config["model"].update(GUIDED)
+    config["model"]["rewards"][0]["reward"]["init_args"] = {"pattern": RARE}
+    config["data"]["order"] = {"class_path": "steer_lightning.data.ByPassRate"}
+    config["trainer"]["callbacks"] = []
+    for number, (processes, strategy) in enumerate([(1, "auto"), (2, "ddp"), (2, "fsdp2")], 1):
+        done = fit(processes, strategy, "--ckpt_path=new")
+        assert done.succeeded(), f"{strategy}: {done.stderr}"
+        run, first = tmp_path / f"runs/run-{number}", tmp_path / "runs/run-1"
+        torch.testing.assert_close(vectors(run), vectors(first), rtol=0, atol=1e-5)
+        for row, expected in zip(completions(run), completions(first), strict=True):
+            assert row[:-1] == expected[:-1]
+            assert row[-1] == pytest.approx(expected[-1], abs=1e-4)
+    guided = [row["guided"] for row in pq.read_table(first / "rollouts.parquet").to_pylist()]
+    assert 0 < sum(guided) < len(guided)
 
 
 @pytest.mark.slow

@@ -87,6 +87,22 @@ EVERYTHING = {
     "kl_in_reward": {"weight": 0.01},
     "steering": {"layers": [1, 2]},
 }
+GUIDED = {
+    "advantage": {"class_path": "steer_lightning.advantages.GRPO"},
+    "loss": {
+        "class_path": "steer_lightning.losses.PolicyGradient",
+        "init_args": {
+            "objective": {"class_path": "steer_lightning.losses.Clip"},
+            "correction": {"class_path": "steer_lightning.losses.TruncatedImportance"},
+        },
+    },
+    "updates": {"num_passes": 2, "num_mini_batches": 2},
+    "dynamic_sampling": {"max_rounds": 2},
+    "guidance": {"text": "({answer}) {question}", "num_guided": 3},
+    "mask_overlong": False,
+}
+RARE = "^[^a-z]*[a-c]"
+"""Pattern that most completions of a random model do not have, so that groups fail."""
 AVERAGE = {
     "advantage": {"class_path": "steer_lightning.advantages.MovingAverage"},
     "sampling": {"group_size": 1, "max_new_tokens": 6},
@@ -95,8 +111,8 @@ AVERAGE = {
 
 @pytest.mark.parametrize(
     "parts",
-    [EVERYTHING, pytest.param(AVERAGE, marks=pytest.mark.slow)],
-    ids=["everything", "moving average"],
+    [EVERYTHING, GUIDED, pytest.param(AVERAGE, marks=pytest.mark.slow)],
+    ids=["everything", "guided", "moving average"],
 )
 def test_an_interrupted_run_goes_on_bit_for_bit(
     parts: dict[str, Any], config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -104,7 +120,8 @@ def test_an_interrupted_run_goes_on_bit_for_bit(
     config["model"].update(parts)
     config["data"]["order"] = {"class_path": "steer_lightning.data.ByPassRate"}
     # a third of the groups of this reward have no signal
-    config["model"]["rewards"][0]["reward"]["init_args"] = {"pattern": "^[^a-z]*[a-m]"}
+    pattern = RARE if parts is GUIDED else "^[^a-z]*[a-m]"
+    config["model"]["rewards"][0]["reward"]["init_args"] = {"pattern": pattern}
     monkeypatch.chdir(tmp_path)
     config["trainer"].update(max_steps=7, callbacks=[])  # 5 steps an epoch
     fit(config, tmp_path)
@@ -127,5 +144,28 @@ def test_an_interrupted_run_goes_on_bit_for_bit(
             assert len(mine) == 4 * len({row["prompt_id"] for row in mine}), "no prompt twice"
             assert len({row["prompt_id"] for row in mine if row["takes_part"]}) <= 4
         assert all(row["finished"] for row in drawn[0] if row["takes_part"])
+    elif parts is GUIDED:
+        guided = [row for row in drawn[0] if row["guided"]]
+        assert {row["sample"] for row in guided} == {1, 2, 3}
+        assert any(row["reward"] and row["takes_part"] for row in guided)
+        assert not any(row["prompt"].startswith("(") for row in drawn[0]), "no hint in the prompt"
+        found = rows(whole)
+        assert {row["step"] for row in found if row["guidance/share"]} == {*range(1, 8)}
+        assert all(row["guidance/ratio"] > 0 for row in found if "guidance/kl" in row)
     else:
         assert "advantage.total" in ends[0]["state_dict"]
+
+
+def test_hints_bring_signal_to_groups_that_have_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["fit", "--config", "quickstart", "--config", "algorithms/guide"]
+    words += ["--data.batch_size=12", "--trainer.max_steps=1", "--trainer.callbacks=[]"]
+    for more in ([], ["--model.guidance=null"]):
+        assert main([*words, "--ckpt_path=new", *more]) == 0
+    guided, plain = (rows(tmp_path / f"runs/quickstart/run-{k}")[0] for k in (1, 2))
+    assert guided["reward/mean"] == plain["reward/mean"], "the same completions without hint"
+    assert guided["guidance/reward"] > 2 * plain["reward/mean"]
+    assert guided["reward/no_signal_share"] < plain["reward/no_signal_share"]
+    assert guided["guidance/share"] == plain["reward/no_signal_share"]

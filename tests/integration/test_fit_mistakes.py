@@ -21,6 +21,12 @@ MISTAKES = [
     ("model.eval_sampling", {"top_p": -0.1}, ["error: model.eval_sampling.top_p = -0.1"]),
     ("model.kl_in_reward", {"weight": 0}, ["model.kl_in_reward.weight = 0", "kl_in_reward: null"]),
     ("model.dynamic_sampling", {"max_rounds": 0}, ["model.dynamic_sampling.max_rounds = 0"]),
+    (
+        "model.guidance",
+        {"text": "{question}!", "num_guided": 1},
+        ["model.guidance = 'on'", "ScoreFunction", "steer_lightning.losses.Clip"],
+    ),
+    ("model.guidance", {"text": "Think!", "num_guided": 1}, ["guidance.text = 'Think!'"]),
     ("model.updates", {"num_passes": 2}, ["model.updates.num_passes = 2", "ScoreFunction"]),
     (
         "model.loss",

@@ -114,7 +114,8 @@ function completionCard(found, words) {
       isNumber(found.advantage) ? make("span", {}, `advantage ${signed(found.advantage, decimal)}`) : null,
       Object.entries(found.parts ?? {}).map(([name, value]) => make("span", {}, `${name} ${isNumber(value) ? short(value) : "not scored"}`)),
       isNumber(found.tokens) ? make("span", {}, `${whole(found.tokens)} tokens`) : null,
-      found.finished === false ? make("span", { class: "cut" }, "cut off") : null),
+      found.finished === false ? make("span", { class: "cut" }, "cut off") : null,
+      found.guided ? make("span", { class: "cut" }, "with a hint") : null),
     text, unfold);
 }
 

@@ -151,8 +151,10 @@ def _groups(step: int, parts: Sequence[_Part], most: int) -> Iterator[Group]:
             group = _new_group(row)
         group["num_completions"] += 1
         if len(group["completions"]) < MAX_COMPLETIONS:
-            numbers = {key: row[key] for key in ("reward", "advantage")}
-            group["completions"].append(as_completion(row, **numbers, parts=_named(row)))
+            facts: dict[str, Any] = {key: row[key] for key in ("reward", "advantage")}
+            if row.get("guided"):  # else the page would take it for an answer to the prompt alone
+                facts["guided"] = True
+            group["completions"].append(as_completion(row, **facts, parts=_named(row)))
     if group is not None:
         yield group
 

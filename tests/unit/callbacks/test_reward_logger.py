@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
+import torch
 
-from steer_lightning.callbacks.reward_logger import completion_metrics, reward_metrics
+from steer_lightning.callbacks.reward_logger import (
+    completion_metrics,
+    guidance_metrics,
+    reward_metrics,
+)
 from tests.made_up_step import make_step
 
 
@@ -31,3 +37,20 @@ def test_completion_metrics_by_hand() -> None:
             "completion/entropy": 8.0 / 8,
         }
     )
+
+
+def test_metrics_of_guided_completions_by_hand() -> None:
+    plain = make_step()
+    assert guidance_metrics(plain) == {"guidance/share": 0.0}
+    nan = float("nan")
+    step = replace(
+        plain,
+        rewards=torch.tensor([[1.0, 0.0], [0.0, 0.0]]),
+        learned_rewards=torch.tensor([[1.0, 0.0], [0.8, nan]]),
+        guided=torch.tensor([[False, False], [True, True]]),
+        update=replace(plain.update, guidance={"ratio": 0.9, "kl": 0.2}),
+    )
+    expected = {"share": 0.5, "reward": 0.8, "ratio": 0.9, "kl": 0.2}
+    found = guidance_metrics(step)
+    assert found == pytest.approx({f"guidance/{name}": x for name, x in expected.items()})
+    assert reward_metrics(step)["reward/mean"] == 0.25, "of the policy without hint"

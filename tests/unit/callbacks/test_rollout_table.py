@@ -30,6 +30,7 @@ def test_rollouts_round_trip_through_parquet(tmp_path: Path) -> None:
     assert [row["reward"] for row in rows[:4]] == [1.0, 0.0, None, 1.0]
     assert [row["advantage"] for row in rows[:4]] == [1.0, -1.0, 0.0, 0.0]
     assert [row["prompt_id"] for row in rows[:4]] == [0, 0, 1, 1]
+    assert not any(row["guided"] for row in rows)
     assert not folder.exists()
 
 

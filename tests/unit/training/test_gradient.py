@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -13,7 +14,7 @@ from steer_lightning.rollout import GenerateEngine, Sampling
 from steer_lightning.steering import SteeringVectors
 from steer_lightning.testing import check_engine, save_tiny, tiny_policy
 from steer_lightning.training.batch import Batch
-from steer_lightning.training.gradient import BatchGradient
+from steer_lightning.training.gradient import BatchGradient, Totals
 from steer_lightning.types import LossInputs, LossOutput
 from tests.unit.training.helpers import PROMPTS, SAMPLING, gradient, plain_gradient
 
@@ -154,3 +155,23 @@ def test_a_loss_gets_the_bases_log_probabilities_and_the_entropy(packed: bool) -
     assert totals.loss == pytest.approx(total.item(), rel=1e-5)
     assert gap.abs().max() > 1e-3
     torch.testing.assert_close(found, weight.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_ratios_are_means_over_guided_tokens() -> None:
+    totals, other = Totals(), Totals()
+    logprobs = torch.zeros(2, 2)
+    inputs = LossInputs(
+        logprobs=logprobs,
+        old_logprobs=torch.tensor([[0.0, 0.5], [math.log(2), 9.0]]),
+        sampling_logprobs=logprobs,
+        mask=torch.tensor([[True, True], [True, False]]),
+        advantages=torch.ones(2),
+        num_rows=2,
+        num_tokens=3,
+        guided=torch.tensor([False, True]),
+    )
+    totals.add(inputs, LossOutput(loss=torch.zeros(())))
+    other.join(totals)
+    assert other.guidance == pytest.approx({"ratio": 0.5, "kl": math.log(2)})
+    assert other.mismatch == {"mean": 0.25, "max": 0.5}, "of the row without hint"
+    assert Totals().guidance == {}

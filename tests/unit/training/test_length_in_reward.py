@@ -24,6 +24,8 @@ def figures(scores: list[list[float]], num_tokens: list[list[int]]) -> Completio
     lengths = torch.tensor(num_tokens)
     return CompletionFigures(
         rewards=torch.tensor(scores),
+        learned_rewards=torch.tensor(scores),
+        guided=torch.zeros(lengths.shape, dtype=torch.bool),
         parts={"MathReward": torch.tensor(scores, dtype=torch.float64)},
         outcomes={},
         num_tokens=lengths,

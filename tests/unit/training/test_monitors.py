@@ -27,6 +27,7 @@ from steer_lightning.rewards import FormatReward, MathReward, WeightedReward
 from steer_lightning.steering import BitFit, LoRA, LowRankVectors, SteeringVectors, VectorFit
 from steer_lightning.testing import save_tiny
 from steer_lightning.training import monitors
+from steer_lightning.training.guidance import Guidance
 from steer_lightning.training.kl_in_reward import KLInReward
 from steer_lightning.training.monitors import check_monitors
 from steer_lightning.training.update import OptimizerSteps
@@ -74,12 +75,16 @@ def trainer_of(*callbacks: Any, **options: Any) -> L.Trainer:
     [
         {"kl_in_reward": KLInReward(weight=0.1)},
         {"loss": PrefixLikelihood(num_tokens=2, temperature=0.5)},
+        {
+            "loss": PolicyGradient(Clip()),
+            "guidance": Guidance(text="{question}!", num_guided=1, passes_at=2),
+        },
         {"steering": LowRankVectors()},
         {"steering": LoRA(rank=1), "optimizer": partial(torch.optim.AdamW, lr=1e-3)},
         {"steering": BitFit(), "optimizer": partial(torch.optim.AdamW, lr=1e-3)},
         {"steering": VectorFit(), "optimizer": partial(torch.optim.AdamW, lr=1e-3)},
     ],
-    ids=["all parts", "off policy", "low rank", "LoRA", "BitFit", "VectorFit"],
+    ids=["all parts", "off policy", "guided", "low rank", "LoRA", "BitFit", "VectorFit"],
 )
 def test_the_names_are_those_that_a_run_logs(options: Any, tmp_path: Path) -> None:
     module = module_of(tmp_path, **options)

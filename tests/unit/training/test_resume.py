@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from steer_lightning import ConfigError, SteeringModule
+from steer_lightning.testing import make_prompts
 from steer_lightning.training.resume import (
     SETTINGS,
     check_same_run,
@@ -64,3 +65,10 @@ def test_the_facts_of_a_run_are_of_the_settings_that_must_stay() -> None:
     assert facts["model.mask_overlong"] is True
     assert facts["model.loss"]["class"] == "PolicyGradient"
     assert facts["model.optimizer.init_args"]["lr"] == 0.5
+    checksum = "model.guidance.text (checksum of the prompts with hints)"
+    assert facts[checksum] is None
+    one, two = make_prompts(["care 9: 47+38", "care 8: 47+38"])
+    module.hints = {0: one}
+    known = training_facts(module, optimizer)[checksum]
+    module.hints = {0: two}
+    assert known != training_facts(module, optimizer)[checksum]

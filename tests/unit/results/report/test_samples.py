@@ -103,3 +103,11 @@ def test_a_table_of_other_columns_is_named(run: Path) -> None:
     pq.write_table(pa.table({"step": [1]}), run / "rollouts.parquet")
     with pytest.raises(ConfigError, match="lacks the columns advantage, completion"):
         write_report(run)
+
+
+def test_completions_with_a_hint_are_told(tmp_path: Path) -> None:
+    table = made_up_run.rollouts(1, 1, 3, "x", "p")
+    guided = pa.array([False, True, True])
+    pq.write_table(table.append_column("guided", guided), tmp_path / "rollouts.parquet")
+    (group,) = read_contents(tmp_path, 1, 1)["training"]["groups"]
+    assert [found.get("guided") for found in group["completions"]] == [None, True, True]
