@@ -198,8 +198,9 @@ def describe(path: str, vectors: SteeringVectors) -> str:
     behind = vectors.site == "layer_output"
     place = f"{'after' if behind else 'in'} each layer ({vectors.site})"
     place += "" if vectors.tokens == "all" else f", only for {vectors.tokens} tokens"
+    bits = facts.get("base_bits")
     rows = [
-        f"base      {facts.get('base_model') or '?'}",
+        f"base      {facts.get('base_model') or '?'}{f', in {bits} bits' if bits else ''}",
         f"revision  {facts.get('revision') or '-'}",
         f"step      {facts.get('step') or '-'}",
         f"layers    {len(vectors.layers)} of {vectors.num_layers}, width {vectors.width}: "

@@ -24,6 +24,7 @@ from steer_lightning.evaluation.arms import (
     base_of,
     budget_facts,
     check_fit,
+    check_quantization,
     check_scales,
     load_files,
     make_arms,
@@ -44,6 +45,7 @@ from steer_lightning.evaluation.strata import check_strata, in_strata
 from steer_lightning.evaluation.verdicts import verdicts_of, verified_anew, verifier_facts
 from steer_lightning.evaluation.votes import compare_by
 from steer_lightning.model.policy import Policy
+from steer_lightning.model.quantization import Quantization
 from steer_lightning.rewards import (
     MathReward,
     Reward,
@@ -120,6 +122,7 @@ class Evaluation:
         seed: Seed of the samples.
         device: Device of the model; `auto` takes a GPU if there is one.
         dtype: Dtype of the base.
+        quantization: Settings for keeping the base in 4 or 8 bits; null keeps it as it is.
         revision: Revision of the base on the hub.
         trust_remote_code: Whether to run code that comes with the base; `base` must then be given.
 
@@ -154,6 +157,7 @@ class Evaluation:
         seed: int = 0,
         device: str = "auto",
         dtype: Literal["auto", "float32", "bfloat16"] = "auto",
+        quantization: Quantization | None = None,
         revision: str | None = None,
         trust_remote_code: bool = False,
     ) -> None:
@@ -178,14 +182,13 @@ class Evaluation:
         self.pool = reward_pool or RewardPool()
         self.engine: RolloutEngine = engine or DecodeEngine()
         self.store = Store(Path(output) if output else self._default_output())
-        self.overwrite, self.rescore = overwrite, rescore
+        self.overwrite, self.rescore, self.seed, self.device = overwrite, rescore, seed, device
         self.batch_size, self.max_prompt_tokens = batch_size, max_prompt_tokens
         self.side_effects = SideEffects(neutral_text, self.store.side_effects)
-        self.seed, self.device = seed, device
         with own_keys(OWN_KEYS):
-            self.policy = Policy(
-                self.base, revision=revision, dtype=dtype, trust_remote_code=trust_remote_code
-            )
+            of_hub: Any = {"revision": revision, "trust_remote_code": trust_remote_code}
+            self.policy = Policy(self.base, dtype=dtype, quantization=quantization, **of_hub)
+            check_quantization(self.policy, list(self.files.values()), self.engine)
 
     def _default_output(self) -> Path:
         folder = find_result(self.paths[0]).parent if self.paths else Path()
@@ -303,6 +306,7 @@ class Evaluation:
             "base": self.base,
             "revision": self.policy.revision,
             "dtype": self.policy.dtype,
+            "base_bits": self.policy.base_bits,
             "arms": {arm.name: arm.facts for arm in self.arms},
             "sampling": {name: asdict(self._sampling(name, False)) for name in prompts},
             "base_sampling": {name: asdict(self._sampling(name, True)) for name in prompts},
