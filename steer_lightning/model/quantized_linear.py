@@ -105,7 +105,7 @@ class _Product(torch.autograd.Function):
 
 
 def num_quantized(model: nn.Module) -> int:
-    """Counts the weights in all `QuantizedWeight` of a model, which are not among its parameters."""
+    """Counts the weights of each `QuantizedWeight` of a model, which are no parameters of it."""
     return sum(x.shape.numel() for x in model.modules() if isinstance(x, QuantizedWeight))
 
 
