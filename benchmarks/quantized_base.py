@@ -74,10 +74,8 @@ def main() -> None:
         figures = [f"{key} {value:.5g}" for key, value in row.items() if key != "reading"]
         print("  ".join([name, *figures]), flush=True)
         del policy, found
-    write_json(
-        results_file(args, "quantized_base"),
-        {"model": Path(args.model).name, "rows": args.rows, "tokens": args.tokens, "readings": rows},
-    )
+    facts = {"model": Path(args.model).name, "texts": args.rows, "tokens": args.tokens}
+    write_json(results_file(args, "quantized_base"), {**facts, "readings": rows})
 
 
 if __name__ == "__main__":
