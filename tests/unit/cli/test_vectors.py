@@ -55,6 +55,19 @@ def test_info_says_where_vectors_act(folder: Path, capsys: pytest.CaptureFixture
     assert "added     in each layer (input_norm), only for prompt tokens, format version 2" in told
 
 
+def test_the_bits_of_the_base_survive_arithmetic(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    vectors = make_vectors(A)
+    vectors.base_bits = 4
+    vectors.save(folder / "c.safetensors", base_model="base")
+    out = ["--output", "o.safetensors"]
+    assert main(["vectors", "scale", "c.safetensors", "--factor", "2", *out]) == 0
+    assert load_vectors("o.safetensors").metadata["base_bits"] == "4"
+    assert "base      base, in 4 bits\n" in capsys.readouterr().out
+    assert "base_bits" not in load_vectors("a.safetensors").metadata
+
+
 def test_transplant_reads_the_other_models_configuration(folder: Path) -> None:
     base = save_tiny(folder / "other", "qwen2", layers=4, width=32)
     vectors = torch.ones(2, 32)
