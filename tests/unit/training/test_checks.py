@@ -222,7 +222,7 @@ def test_rollouts_from_a_quantised_copy_need_a_correction() -> None:
     SteeringModule(quantization=Quantization(bits=4))
     with pytest.raises(ConfigError, match="PrefixLikelihood has not"):
         SteeringModule(
-            quantization=chosen, loss=PrefixLikelihood(), sampling=Sampling(max_new_tokens=64)
+            quantization=chosen, loss=PrefixLikelihood(8), sampling=Sampling(max_new_tokens=8)
         )
 
 
