@@ -381,11 +381,11 @@ def warn_of_another_base(
     if trained_on and base and Path(trained_on).name != Path(base).name:
         told = "these vectors were trained on %s, not on %s"
         log.warning(told, one_line(trained_on), one_line(base))
-    trained_in = str(found.metadata.get(BASE_BITS, ""))
-    if trained_in != str(base_bits or ""):
-        told = "these vectors were trained on %s, and are used on %s"
-        log.warning(told, _told_bits(trained_in), _told_bits(str(base_bits or "")))
+    trained_in, used_in = str(found.metadata.get(BASE_BITS, "")), str(base_bits or "")
+    if trained_in != used_in:
+        texts = one_line(_precision(trained_in)), one_line(_precision(used_in))
+        log.warning("these vectors were trained on %s, and are used on %s", *texts)
 
 
-def _told_bits(bits: str) -> str:
-    return f"a base in {one_line(bits)} bits" if bits else "a base that is not quantised"
+def _precision(bits: str) -> str:
+    return f"a base in {bits} bits" if bits else "a base that is not quantised"

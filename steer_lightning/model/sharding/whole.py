@@ -57,5 +57,5 @@ class Sharding:
 
     def num_parameters(self, model: Any) -> int:
         """Counts the parameters of the whole base."""
-        found = sum(p.numel() for p in model.parameters() if not p.requires_grad)
+        found: int = sum(p.numel() for p in model.parameters() if not p.requires_grad)
         return found + num_quantized(model)
