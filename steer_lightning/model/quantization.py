@@ -69,7 +69,7 @@ class Quantization:
                 "model.steering",
                 type(steering).__name__,
                 rule=f"can't be used with {KEY}, which is {self.bits} bits",
-                why="It changes the weights of linear layers, which are then whole numbers",
+                why="It changes the weights of linear layers, but quantised ones stay as they are",
                 fix=f"Train vectors, BitFit or LoRA, or set {KEY}: null",
             )
 
