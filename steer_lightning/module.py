@@ -15,6 +15,7 @@ from steer_lightning.advantages import Advantage
 from steer_lightning.data.completion_text import tell_of_endings
 from steer_lightning.losses import Loss, PolicyGradient, needs_of
 from steer_lightning.model.policy import Policy
+from steer_lightning.model.quantization import Quantization
 from steer_lightning.optim import (
     OptimizerFactory,
     RunningNormClip,
@@ -88,6 +89,7 @@ class SteeringModule(HeldOut):
             default of transformers.
         trust_remote_code: Whether to run Python code that comes with the model. Set it only for
             models from authors you trust.
+        quantization: Settings for keeping the frozen base in 4 or 8 bits; null keeps it as it is.
         steering: Parameters to train; default `SteeringVectors`, whose settings can be given
             without a class_path.
         sampling: Settings for sampling the training completions.
@@ -157,6 +159,7 @@ class SteeringModule(HeldOut):
         dtype: Literal["auto", "float32", "bfloat16"] = "auto",
         attn_implementation: str | None = None,
         trust_remote_code: bool = False,
+        quantization: Quantization | None = None,
         steering: SteeringVectors | Steering | None = None,
         sampling: Sampling = Sampling(),  # noqa: B008  # frozen
         engine: RolloutEngine | None = None,
@@ -185,9 +188,8 @@ class SteeringModule(HeldOut):
         super().__init__()
         self.automatic_optimization = self.strict_loading = False  # see `Updater`, `state_dict`
         of_hub: Any = {"revision": revision, "trust_remote_code": trust_remote_code}
-        self.policy = Policy(
-            base, dtype=dtype, steering=steering, attn_implementation=attn_implementation, **of_hub
-        )
+        kept: Any = {"dtype": dtype, "quantization": quantization, "steering": steering}
+        self.policy = Policy(base, attn_implementation=attn_implementation, **kept, **of_hub)
         self.sampling, self.seed, self.updates, self.schedule = sampling, seed, updates, schedule
         self.engine = engine_of(engine, tokens_per_micro_batch if exact else None)
         pool = self.reward_pool = reward_pool or RewardPool()

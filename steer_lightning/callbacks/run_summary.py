@@ -15,6 +15,7 @@ from steer_lightning.callbacks.benchmark_eval import BenchmarkEval
 from steer_lightning.callbacks.guard import Guard
 from steer_lightning.callbacks.run_folder import claim, run_folder, tell
 from steer_lightning.callbacks.vector_checkpoint import VectorCheckpoint
+from steer_lightning.model.quantization import told_precision
 from steer_lightning.module import SteeringModule
 from steer_lightning.optim import state_facts
 from steer_lightning.system.figures import rounded
@@ -64,7 +65,7 @@ class RunSummary(Callback):
             trainer,
             f"training {steering.num_trained:,} numbers, {steering.describe()}; "
             f"the {policy.sharding.num_parameters(policy.model):,} parameters of "
-            f"{policy.base} stay frozen ({policy.model.dtype}, {policy.device}"
+            f"{policy.base} stay frozen ({told_precision(policy)}, {policy.device}"
             + (f", {trainer.world_size} processes)" if trainer.world_size > 1 else ")"),
         )
 
@@ -162,6 +163,7 @@ class RunSummary(Callback):
             "base_model": module.policy.base,
             "base_revision": module.policy.commit,
             "base_sha256": self._before,
+            "base_bits": module.policy.base_bits,
             "seed": module.seed,
             "warnings": self._warnings(trainer),
             "versions": {

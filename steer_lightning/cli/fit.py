@@ -294,7 +294,7 @@ class SteeringCLI(LightningCLI):
         if not isinstance(strategy, SteeringStrategy):
             return
         # checked before other processes exist
-        self.model.policy.steering.check_sharding(strategy.shards)
+        self.model.policy.check_sharding(strategy.shards)
         if is_first_process():
             folder = self.trainer.default_root_dir
             strategy.tell({"folder": folder, "ckpt_path": config.get("ckpt_path")})

@@ -24,8 +24,9 @@ def settings_of_runs(
 
     Benchmarks, sampling and verifier are those of the run's `BenchmarkEval`. For a run without
     `BenchmarkEval`, the problems of `data.test`, or otherwise of `data.val`, are answered as
-    `test` and `validate` do. Template, longest prompt, dtype and revision are those of the run. A
-    vectors file outside the folder of a run yields no settings.
+    `test` and `validate` do. Template, longest prompt, dtype and revision are those of the run, but
+    not its quantisation: vectors are measured on the base as it is stored, unless the option asks
+    for another one. A vectors file outside the folder of a run yields no settings.
 
     Args:
         paths: Results of runs: files, or folders of runs.

@@ -30,6 +30,7 @@ from steer_lightning.training.resume import get_random_states
 
 SHARED = (
     *("model.base", "model.revision", "model.dtype", "model.attn_implementation"),
+    "model.quantization",
     *("model.trust_remote_code", "model.engine", "model.exact", "model.tokens_per_micro_batch"),
     *("model.activation_checkpointing", "model.kept_tokens", "model.reward_pool"),
     *("data.template", "data.max_prompt_tokens", "trainer"),

@@ -234,8 +234,9 @@ def describe(path: str, vectors: SteeringVectors) -> str:
     behind = vectors.site == "layer_output"
     place = f"{'after' if behind else 'in'} each layer ({vectors.site})"
     place += "" if vectors.tokens == "all" else f", only for {vectors.tokens} tokens"
+    bits = facts.get("base_bits")
     rows = [
-        f"base      {facts.get('base_model') or '?'}",
+        f"base      {facts.get('base_model') or '?'}{f', in {bits} bits' if bits else ''}",
         f"revision  {facts.get('revision') or '-'}",
         f"step      {facts.get('step') or '-'}",
         f"layers    {len(vectors.layers)} of {vectors.num_layers}, width {vectors.width}: "
@@ -283,6 +284,7 @@ def _several(files: Sequence[str]) -> list[SteeringVectors]:
 
 def _save(vectors: SteeringVectors, output: str, overwrite: bool) -> None:
     from steer_lightning.steering.arithmetic import QUANTISED
+    from steer_lightning.steering.base import BASE_BITS
     from steer_lightning.steering.vectors_file import VectorsFile, write_vectors_file
 
     if Path(output).exists() and not overwrite:
@@ -295,7 +297,7 @@ def _save(vectors: SteeringVectors, output: str, overwrite: bool) -> None:
         "base_model": facts.get("base_model", ""),
         "revision": facts.get("revision", ""),
         "step": step if step.isdecimal() else "",
-        **{key: facts[key] for key in QUANTISED if key in facts},
+        **{key: facts[key] for key in (*QUANTISED, BASE_BITS) if key in facts},
     }
     content = VectorsFile(
         kind=vectors.saved_as,

@@ -38,6 +38,7 @@ OWN_KEYS = {
     "data.max_prompt_tokens": "max_prompt_tokens",
     "model.base": "base",
     "model.dtype": "dtype",
+    "model.quantization": "quantization",
 }
 """Keys of `evaluate` and `lens` by those of `fit`, for messages from code that all of them use."""
 
@@ -141,7 +142,29 @@ def check_fit(files: Mapping[str, Steering], policy: Policy) -> None:
             rule = f"does not fit {policy.base}"
             why = str(error).rstrip(".")
             raise ConfigError("vectors", name, rule=rule, why=why) from error
-        warn_of_another_base(steering, policy.base)
+        warn_of_another_base(steering, policy.base, policy.base_bits)
+
+
+def check_quantization(policy: Policy, steerings: Sequence[Steering], engine: Any) -> None:
+    """Raises a ConfigError if the base can't be quantised as it is asked for.
+
+    Args:
+        policy: Policy, whose weights may not be loaded yet.
+        steerings: Everything that is going to steer it.
+        engine: Engine that answers.
+    """
+    if policy.quantization is None:
+        return
+    if policy.base_bits is None:
+        raise ConfigError(
+            "model.quantization.where",
+            "rollouts",
+            rule="must be both outside of training",
+            why="There is no update that reads the whole base",
+        )
+    policy.quantization.check_engine(engine)
+    for steering in steerings:
+        policy.quantization.check_steering(steering)
 
 
 def check_scales(scales: Sequence[float]) -> None:

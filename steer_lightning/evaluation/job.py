@@ -24,6 +24,7 @@ from steer_lightning.evaluation.arms import (
     base_of,
     budget_facts,
     check_fit,
+    check_quantization,
     check_scales,
     load_files,
     make_arms,
@@ -42,6 +43,7 @@ from steer_lightning.evaluation.truncation import Truncation, check_truncations
 from steer_lightning.evaluation.verdicts import verdicts_of, verified_anew, verifier_facts
 from steer_lightning.evaluation.votes import compare_by
 from steer_lightning.model.policy import Policy
+from steer_lightning.model.quantization import Quantization
 from steer_lightning.rewards import (
     MathReward,
     Reward,
@@ -120,6 +122,7 @@ class Evaluation:
         seed: Seed of the samples.
         device: Device of the model; `auto` takes a GPU if there is one.
         dtype: Dtype of the base.
+        quantization: Settings for keeping the base in 4 or 8 bits; null keeps it as it is.
         revision: Revision of the base on the hub.
         trust_remote_code: Whether to run code that comes with the base; `base` must then be given.
 
@@ -156,6 +159,7 @@ class Evaluation:
         seed: int = 0,
         device: str = "auto",
         dtype: Literal["auto", "float32", "bfloat16"] = "auto",
+        quantization: Quantization | None = None,
         revision: str | None = None,
         trust_remote_code: bool = False,
     ) -> None:
@@ -167,6 +171,7 @@ class Evaluation:
         self.benchmarks, self.template = benchmarks, template or ChatTemplate()
         self.sampling, self.base_sampling = sampling, base_sampling or sampling
         self._base_has_its_own = base_sampling is not None
+        self.num_scales = len(scales) if vote_over_scales else 1
         self.num_samples, self.pass_at, self.strata = num_samples, pass_at, strata
         sizes = [self._sampling(name, False).group_size for name in benchmarks]
         check_strata(strata, base_sampling, sizes)
@@ -174,19 +179,17 @@ class Evaluation:
         self.budgets, self.refinements, self.truncations = further
         self.arms = make_arms(self.files, scales, leave_out_layers, *further)
         self.verifier: Reward = verifier or MathReward()
-        self.num_scales = len(scales) if vote_over_scales else 1
         check_over_scales(vote_over_scales, scales, list(self.files), self.verifier)
-        self.pool = reward_pool or RewardPool()
-        self.engine: RolloutEngine = engine or DecodeEngine()
+        self.pool, self.engine = reward_pool or RewardPool(), engine or DecodeEngine()
         check_refinements(self.refinements, self.files, self._samplings(), self.engine)
         self.store = Store(Path(output) if output else self._default_output())
-        self.overwrite, self.rescore, self.seed = overwrite, rescore, seed
-        self.batch_size, self.max_prompt_tokens, self.device = batch_size, max_prompt_tokens, device
+        self.overwrite, self.rescore, self.seed, self.device = overwrite, rescore, seed, device
+        self.batch_size, self.max_prompt_tokens = batch_size, max_prompt_tokens
         self.side_effects = SideEffects(neutral_text, self.store.side_effects)
         with own_keys(OWN_KEYS):
-            self.policy = Policy(
-                self.base, revision=revision, dtype=dtype, trust_remote_code=trust_remote_code
-            )
+            own: Any = {"revision": revision, "trust_remote_code": trust_remote_code}
+            self.policy = Policy(self.base, dtype=dtype, quantization=quantization, **own)
+            check_quantization(self.policy, list(self.files.values()), self.engine)
 
     def _default_output(self) -> Path:
         folder = find_result(self.paths[0]).parent if self.paths else Path()
@@ -306,6 +309,7 @@ class Evaluation:
             "base": self.base,
             "revision": self.policy.revision,
             "dtype": self.policy.dtype,
+            "base_bits": self.policy.base_bits,
             "arms": {arm.name: arm.facts for arm in self.arms},
             "sampling": {name: asdict(self._sampling(name, False)) for name in prompts},
             "base_sampling": {name: asdict(self._sampling(name, True)) for name in prompts},

@@ -20,6 +20,8 @@ from transformers import (
 
 from steer_lightning.errors import ConfigError
 from steer_lightning.model.hub import hub_errors, load_tokenizer, resolve_base
+from steer_lightning.model.quantization import Quantization, quantize_base
+from steer_lightning.model.quantized_linear import Bits
 from steer_lightning.model.rotary import check_switch
 from steer_lightning.system.printable import one_line, quoted
 from steer_lightning.types import Prompt
@@ -41,6 +43,7 @@ class FrozenBase(nn.Module):
             default of transformers.
         trust_remote_code: Whether to run Python code that comes with the model. Set it only for
             models from authors you trust.
+        quantization: Settings for keeping the base in 4 or 8 bits; None keeps it as it is.
 
     Attributes:
         model: Language model; None until it is loaded.
@@ -54,12 +57,13 @@ class FrozenBase(nn.Module):
         dtype: Literal["auto", "float32", "bfloat16"] = "auto",
         attn_implementation: str | None = None,
         trust_remote_code: bool = False,
+        quantization: Quantization | None = None,
     ) -> None:
         super().__init__()
         self.base, self.path = base, resolve_base(base)
         self.revision, self.dtype = revision, dtype
         self.attn_implementation = attn_implementation
-        self.trust_remote_code = trust_remote_code
+        self.trust_remote_code, self.quantization = trust_remote_code, quantization
         if trust_remote_code:  # before any code runs: configuration and tokenizer may contain code
             log.warning(
                 "trust_remote_code is on: code from %s runs on this machine", one_line(base)
@@ -92,6 +96,15 @@ class FrozenBase(nn.Module):
                 fix="Set model.dtype: bfloat16 or float32",
             )
         return config
+
+    @property
+    def base_bits(self) -> Bits | None:
+        """Bits of a weight of the base that the vectors are made for; None if it is not quantised.
+
+        It does not count a copy for rollouts alone.
+        """
+        chosen = self.quantization
+        return chosen.bits if chosen is not None and chosen.where == "both" else None
 
     @property
     def commit(self) -> str | None:
@@ -145,7 +158,7 @@ class FrozenBase(nn.Module):
     def _load_base(self) -> Any:
         """Returns the base with its weights, on the CPU."""
         with hub_errors(self.base):
-            return AutoModelForCausalLM.from_pretrained(
+            model = AutoModelForCausalLM.from_pretrained(
                 self.path,
                 config=self.model_config,
                 dtype=self.dtype,
@@ -153,15 +166,23 @@ class FrozenBase(nn.Module):
                 revision=self.revision,
                 trust_remote_code=self.trust_remote_code,
             )
+        return model if self.base_bits is None else quantize_base(model, self.base_bits)
 
     def empty_base(self) -> Any:
-        """Returns the base without its weights, on torch's meta device."""
+        """Returns the base without its weights, on torch's meta device, and not quantised.
+
+        Raises:
+            ConfigError: If the base can't be found, or can't be quantised.
+        """
         with hub_errors(self.base), torch.device("meta"):
-            return AutoModelForCausalLM.from_config(
+            model = AutoModelForCausalLM.from_config(
                 self.model_config,
                 attn_implementation=self.attn_implementation,
                 trust_remote_code=self.trust_remote_code,
             )
+        if self.quantization is not None:
+            self.quantization.check_base(model)
+        return model
 
 
 def load_model(

@@ -25,6 +25,7 @@ from steer_lightning.model.head import Head, before_head, head_of, logit_factor
 from steer_lightning.model.hub import eos_token_ids, pad_token_id
 from steer_lightning.model.padding import why_not_padded
 from steer_lightning.model.precision import fits_in_float32
+from steer_lightning.model.quantization import Quantization
 from steer_lightning.model.recurrence import recurrent_mixers
 from steer_lightning.model.replaced_forward import replaced_forwards
 from steer_lightning.model.rotary import switch_length
@@ -60,6 +61,7 @@ class Policy(FrozenBase):
             default of transformers.
         trust_remote_code: Whether to run Python code that comes with the model. Set it only for
             models from authors you trust.
+        quantization: Settings for keeping the base in 4 or 8 bits; None keeps it as it is.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class Policy(FrozenBase):
         steering: Steering | None = None,
         attn_implementation: str | None = None,
         trust_remote_code: bool = False,
+        quantization: Quantization | None = None,
     ) -> None:
         super().__init__(
             base,
@@ -78,6 +81,7 @@ class Policy(FrozenBase):
             dtype=dtype,
             attn_implementation=attn_implementation,
             trust_remote_code=trust_remote_code,
+            quantization=quantization,
         )
         self.steering: Steering = steering or SteeringVectors()
         self.attachment: Attachment
@@ -89,7 +93,14 @@ class Policy(FrozenBase):
         Raises:
             ConfigError: If the base can't be found, or the settings do not fit it.
         """
+        self.steering.base_bits = self.base_bits
         self.steering.build(self.empty_base())
+
+    def check_sharding(self, shards: bool) -> None:
+        """Raises a ConfigError for what a base in parts rules out; see `Sharding.shards`."""
+        self.steering.check_sharding(shards)
+        if self.quantization is not None:
+            self.quantization.check_sharding(shards)
 
     def load(self, sharding: Sharding | None = None) -> None:
         """Loads and freezes the base, and attaches the steering to it.
@@ -104,7 +115,7 @@ class Policy(FrozenBase):
         if self.model is not None:
             return
         self.sharding = sharding or Sharding()
-        self.steering.check_sharding(self.sharding.shards)
+        self.check_sharding(self.sharding.shards)
         self.prepare()
         self.adopt(self.load_base())
 
@@ -196,8 +207,7 @@ class Policy(FrozenBase):
     @contextmanager
     def at_scale(self, scale: float) -> Iterator[None]:
         """Multiplies the effect of the steering by a factor within the block; 0 is the base."""
-        before = self.attachment.scale
-        self.attachment.scale = scale
+        before, self.attachment.scale = self.attachment.scale, scale
         try:
             yield
         finally:
@@ -301,17 +311,7 @@ class Policy(FrozenBase):
         return torch.stack(rows)
 
     def padded_logits(self, ids: torch.Tensor, mask: torch.Tensor, num_last: int) -> torch.Tensor:
-        """Returns the logits of the steered model, always read in one batch; see `logits`.
-
-        Args:
-            ids: Left-padded prompts with right-padded completions, (N, T) int64.
-            mask: Mask of the tokens, (N, T), 0 where padded.
-            num_last: Number of positions to return, from the right: those of the completions and
-                the last position of the prompts.
-
-        Returns:
-            Logits (N, num_last, V) in the base's dtype.
-        """
+        """Returns the logits of the steered model, always read in one batch; see `logits`."""
         extra = {}
         if self._takes_positions:  # models with ALiBi count positions from the mask
             extra["position_ids"] = (mask.long().cumsum(-1) - 1).clamp(min=0)

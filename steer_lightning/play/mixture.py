@@ -239,6 +239,7 @@ def save_mixture(
             "revision": found.metadata.get("revision") or None,
             "step": None,
             "origin": json.dumps(origin),
+            **found.base_facts,
         },
     )
     write_vectors_file(path, content)

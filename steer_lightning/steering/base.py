@@ -15,6 +15,9 @@ from torch import nn
 
 from steer_lightning.errors import ConfigError
 
+BASE_BITS = "base_bits"
+"""Name of the metadata by which a result says that its base was quantised."""
+
 Batches = Iterable[tuple[torch.Tensor, torch.Tensor]]
 """Prompts (B, T) int64, right-padded, with masks (B, T), 0 where padded."""
 
@@ -113,12 +116,17 @@ class Steering(nn.Module, ABC):
         beside_base: Whether it leaves the model's own modules unchanged, which a sharded base
             requires.
         first_layer: Index of a decoder layer below which it changes nothing; 0 if unknown.
+        needs_weights: Whether it changes matrices of linear layers, which a quantised base lacks.
+        base_bits: Bits of a weight of the quantised base that it is trained on; None if that is not
+            quantised. `save` writes it into the result.
     """
 
     file_name: str
     metadata: dict[str, str]
     layers_path: str | None = None
     beside_base = True
+    needs_weights = False
+    base_bits: int | None = None
 
     @property
     def first_layer(self) -> int:
@@ -171,6 +179,12 @@ class Steering(nn.Module, ABC):
     def num_trained(self) -> int:
         """Number of trained numbers, without padding."""
         return sum(parameter.numel() for parameter in self.parameters())
+
+    @property
+    def base_facts(self) -> dict[str, str]:
+        """Metadata that tells a result for a quantised base from others; empty for other bases."""
+        bits = self.base_bits or self.metadata.get(BASE_BITS)
+        return {BASE_BITS: str(bits)} if bits else {}
 
     def base_name(self, name: str) -> str | None:
         """Returns the name of a state-dict tensor in the base; None if the base lacks it."""

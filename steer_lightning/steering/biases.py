@@ -17,6 +17,8 @@ class BitFit(WeightChanges):
     Qwen2 has biases in the query, key and value projections; Llama and Gemma have none.
     """
 
+    needs_weights = False
+
     def chosen(self, model: nn.Module) -> Mapping[str, torch.Size]:
         """Returns the biases with their shapes; see `WeightChanges.chosen`."""
         found = {

@@ -17,7 +17,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from steer_lightning.errors import ConfigError
-from steer_lightning.steering.base import Attachment, Steering
+from steer_lightning.steering.base import BASE_BITS, Attachment, Steering
 from steer_lightning.steering.layers import find_layers, parse_layers
 from steer_lightning.steering.result_file import read_metadata, read_tensors, refusal
 from steer_lightning.system.extras import install_command
@@ -230,7 +230,7 @@ class LoRA(Steering):
             config.inference_mode = True
             config.save_pretrained(folder)
             text = (Path(folder) / CONFIG).read_bytes()
-        told = {"format": "pt", "step": "" if step is None else str(step)}
+        told = {"format": "pt", "step": "" if step is None else str(step), **self.base_facts}
         write_bytes(path / WEIGHTS, save(tensors, told))
         write_bytes(path / CONFIG, text)
 
@@ -285,7 +285,7 @@ def load_lora(path: Path) -> LoRA:
     lora, base = _read_config(path)
     if not (path / WEIGHTS).is_file():
         raise refusal(path, f"has no {WEIGHTS}")
-    read_metadata(path / WEIGHTS)  # raises if the file is not a safetensors file
+    told, _ = read_metadata(path / WEIGHTS)  # raises if the file is not a safetensors file
     pairs: dict[str, dict[str, torch.Tensor]] = {}
     for key, tensor in read_tensors(path / WEIGHTS).items():
         match = MATRIX.fullmatch(key)
@@ -301,7 +301,7 @@ def load_lora(path: Path) -> LoRA:
         lora.names.append(name)
         lora.down.append(nn.Parameter(pair["A"]))
         lora.up.append(nn.Parameter(pair["B"]))
-    lora.metadata = {"base_model": base}
+    lora.metadata = {"base_model": base, **{k: told[k] for k in (BASE_BITS,) if k in told}}
     return lora.requires_grad_(False)
 
 

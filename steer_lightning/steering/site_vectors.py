@@ -13,7 +13,7 @@ from torch import nn
 from typing_extensions import Self
 
 from steer_lightning.errors import ConfigError
-from steer_lightning.steering.base import Batches, Steering
+from steer_lightning.steering.base import BASE_BITS, Batches, Steering
 from steer_lightning.steering.kl_size import measure_kl_size
 from steer_lightning.steering.layers import (
     check_ascending,
@@ -167,7 +167,7 @@ class SiteVectors(Steering):
             log.warning(
                 "model.steering.init_from: %.1f %% of the norm of the vectors is kept", share
             )
-        warn_of_another_base(found, base)
+        warn_of_another_base(found, base, self.base_bits)
 
     def _check_fit(self, model: str, width: int, num_layers: int) -> None:
         found = {"width": self.width, "decoder layers": self.num_layers}
@@ -355,17 +355,37 @@ class SiteVectors(Steering):
             num_layers=self.num_layers,
             width=self.width,
             tensors=self.result(),
-            metadata={"base_model": base_model, "revision": revision, "step": step},
+            metadata={
+                "base_model": base_model,
+                "revision": revision,
+                "step": step,
+                **self.base_facts,
+            },
         )
         write_vectors_file(path, content)
 
 
-def warn_of_another_base(found: Steering | VectorsFile, base: str) -> None:
-    """Warns if vectors that fit were trained on a model of another name.
+def warn_of_another_base(
+    found: Steering | VectorsFile, base: str, base_bits: int | None = None
+) -> None:
+    """Warns if vectors that fit were trained on a model of another name, or of other precision.
 
     Such vectors may still be useful, since vectors carry over within a family.
+
+    Args:
+        found: Vectors, with the metadata of their file.
+        base: Name of the base that they are used with.
+        base_bits: Bits of a weight of that base if it is quantised; None otherwise.
     """
     trained_on = str(found.metadata.get("base_model", ""))
     if trained_on and base and Path(trained_on).name != Path(base).name:
         told = "these vectors were trained on %s, not on %s"
         log.warning(told, one_line(trained_on), one_line(base))
+    trained_in, used_in = str(found.metadata.get(BASE_BITS, "")), str(base_bits or "")
+    if trained_in != used_in:
+        texts = one_line(_precision(trained_in)), one_line(_precision(used_in))
+        log.warning("these vectors were trained on %s, and are used on %s", *texts)
+
+
+def _precision(bits: str) -> str:
+    return f"a base in {bits} bits" if bits else "a base that is not quantised"

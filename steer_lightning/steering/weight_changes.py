@@ -42,6 +42,7 @@ class WeightChanges(Steering):
 
     file_name = "weight_changes.safetensors"
     beside_base = False
+    needs_weights = True
 
     def __init__(self, init_from: str | None = None) -> None:
         super().__init__()
@@ -117,6 +118,7 @@ class WeightChanges(Steering):
             "base_model": base_model,
             "revision": revision,
             "step": step,
+            **self.base_facts,
         }
         write_result(path, dict(zip(self.names, self.changes, strict=True)), metadata)
 

@@ -43,6 +43,15 @@ class LaneModule(SteeringModule):
                 why="Experiments take turns at the servers, which would sample ahead for one alone",
                 fix="Train this experiment by `fit`",
             )
+        if self.policy.quantization is not None and self.policy.base_bits is None:
+            raise ConfigError(
+                "model.quantization.where",
+                "rollouts",
+                rule="must be both in a sweep",
+                why="Experiments share the layers of the base, and some of them may update while "
+                "others sample",
+                fix="Train this experiment by `fit`, or set model.quantization.where: both",
+            )
         super().setup(stage)
 
     def configure_model(self) -> None:

@@ -13,6 +13,7 @@ import torch
 from steer_lightning.advantages.base import min_group_size_of, min_reward_of
 from steer_lightning.errors import ConfigError
 from steer_lightning.losses import needs_of
+from steer_lightning.model.quantization import Quantization
 from steer_lightning.rewards import (
     BudgetReward,
     InstructionReward,
@@ -22,6 +23,7 @@ from steer_lightning.rewards import (
     reward_name,
 )
 from steer_lightning.rollout import Sampling
+from steer_lightning.rollout.exact_engine import ExactEngine
 from steer_lightning.rollout.sampling import GREEDY_BELOW
 from steer_lightning.system.collectives import gather_objects
 from steer_lightning.system.plain_settings import check_same
@@ -55,6 +57,46 @@ def check_training(module: Any, loss: Any) -> None:
     check_staleness(module.max_staleness, module.engine, loss)
     if module.guidance is not None:
         check_guidance(module, loss)
+    if module.policy.quantization is not None:
+        check_quantization(module, loss)
+
+
+def check_quantization(module: Any, loss: Any) -> None:
+    """Raises a ConfigError for settings that contradict a quantised base.
+
+    Args:
+        module: Module of the run, whose policy has a quantisation.
+        loss: Loss of the run.
+    """
+    chosen: Quantization = module.policy.quantization
+    chosen.check_steering(module.policy.steering)
+    chosen.check_engine(module.engine)
+    if chosen.where == "both":
+        return
+    key = "model.quantization.where"
+    if getattr(loss, "correction", None) is None:
+        raise ConfigError(
+            key,
+            chosen.where,
+            rule=f"needs a loss with a correction, which {reward_name(loss)} has not",
+            why="The completions come from the quantised copy, and the update reads the whole base",
+            fix="Set model.loss.init_args.correction: steer_lightning.losses.TruncatedImportance, "
+            "or model.quantization.where: both",
+        )
+    contradicting = {
+        "exact": (isinstance(module.engine, ExactEngine), False),
+        "kl_in_reward": (module.kl_in_reward is not None, None),
+    }
+    for name, (is_set, off) in contradicting.items():
+        if is_set:
+            raise ConfigError(
+                f"model.{name}",
+                True if off is False else "on",
+                rule=f"can't be combined with {key} = {chosen.where}",
+                why="It takes the engine's log-probabilities for those of the update, but the "
+                "engine reads a quantised copy",
+                fix=f"Set model.{name}: {'false' if off is False else 'null'}, or {key}: both",
+            )
 
 
 def check_staleness(max_staleness: int, engine: Any, loss: Any) -> None:

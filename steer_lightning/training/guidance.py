@@ -193,6 +193,13 @@ def _of_the_rest(module: Any) -> tuple[Refusal, ...]:
             "Set model.length_in_reward: null, or model.guidance: null",
         ),
         (
+            module.policy.quantization is not None and module.policy.quantization.where != "both",
+            "model.quantization.where: both",
+            "The ratio of a guided token would hold the mismatch of the quantised copy, too, which "
+            "the loss corrects once more",
+            "Set model.quantization.where: both, or model.guidance: null",
+        ),
+        (
             isinstance(module.engine, ExactEngine),
             "model.exact: false",
             "Guided completions change the blocks in which the update reads the others",

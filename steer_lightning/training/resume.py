@@ -36,6 +36,7 @@ DESCRIBED = (
 SETTINGS = (
     *DESCRIBED,
     *("optimizer", "gradient_clip", "rewards", "sampling", "dtype", "schedule", "steering"),
+    "quantization",
 )
 """Parts of `model` that must not change; base and data have their own facts."""
 
@@ -43,6 +44,7 @@ SETTINGS = (
 def policy_facts(policy: Policy) -> dict[str, Any]:
     """Returns facts about the policy to which the numbers of a checkpoint belong, by key."""
     return {
+        "model.quantization": describe(policy.quantization),
         "model.base (checksum of its weights)": policy.checksum,
         "model.steering": type(policy.steering).__name__,
         **policy.steering.facts(),

@@ -16,6 +16,7 @@ from steer_lightning.advantages import RLOO, has_signal
 from steer_lightning.errors import ConfigError
 from steer_lightning.losses import needs_of
 from steer_lightning.model.policy import Policy
+from steer_lightning.model.quantization import while_sampling
 from steer_lightning.rewards import MathReward, RewardSum, Scores, WeightedReward
 from steer_lightning.rollout import RolloutEngine, Sampling, completions_of
 from steer_lightning.rollout.completions import is_guided, longest_text
@@ -95,6 +96,7 @@ class Sampler:
         self.seed, self.dynamic_sampling = seed, dynamic_sampling
         self.scale = 0.0 if base_sampling else 1.0
         self.guidance, self.hints = guidance, hints
+        self._while_sampling = while_sampling(policy)
 
     def sample(self, prompts: Sequence[Prompt], step: int, data: Any = None) -> Sampled:
         """Samples and scores completions of the prompts, and of further ones with dynamic sampling.
@@ -177,7 +179,7 @@ class Sampler:
         """
         start = time.perf_counter()
         with closing(self.reward.start()) as scoring:  # while others are still sampled
-            with self.policy.sharding.for_rollouts(self.policy.model):
+            with self.policy.sharding.for_rollouts(self.policy.model), self._while_sampling():
                 rollouts = no_rollouts(sampling.group_size)
                 if prompts:
                     rollouts = self.engine.generate(

@@ -49,7 +49,8 @@ def test_every_algorithm_takes_steps(
     if overlay.stem == "upft":
         assert "mismatch/max" not in found[0]
         return
-    assert max(row["mismatch/max"] for row in found) < 1e-4
+    samples_like_trainer = max(row["mismatch/max"] for row in found) < 1e-4
+    assert samples_like_trainer == ("quantization" not in settings)
     if "dynamic_sampling" in settings:
         assert all(row["update/num_completions"] == 16 for row in found)
         assert all(row["reward/LengthReward"] <= 0 for row in found)

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from steer_lightning.model.quantized_linear import num_quantized
+
 Layers = Callable[[Any], torch.nn.ModuleList]
 """Function that finds the decoder layers of a model."""
 
@@ -55,4 +57,5 @@ class Sharding:
 
     def num_parameters(self, model: Any) -> int:
         """Counts the parameters of the whole base."""
-        return sum(p.numel() for p in model.parameters() if not p.requires_grad)
+        found: int = sum(p.numel() for p in model.parameters() if not p.requires_grad)
+        return found + num_quantized(model)

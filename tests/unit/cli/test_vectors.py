@@ -82,6 +82,19 @@ def test_quantise_counts_the_bits(folder: Path, capsys: pytest.CaptureFixture[st
     assert "error     0 %" in capsys.readouterr().out
 
 
+def test_the_bits_of_the_base_survive_arithmetic(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    vectors = make_vectors(A)
+    vectors.base_bits = 4
+    vectors.save(folder / "c.safetensors", base_model="base")
+    out = ["--output", "o.safetensors"]
+    assert main(["vectors", "scale", "c.safetensors", "--factor", "2", *out]) == 0
+    assert load_vectors("o.safetensors").metadata["base_bits"] == "4"
+    assert "base      base, in 4 bits\n" in capsys.readouterr().out
+    assert "base_bits" not in load_vectors("a.safetensors").metadata
+
+
 def test_transplant_reads_the_other_models_configuration(folder: Path) -> None:
     base = save_tiny(folder / "other", "qwen2", layers=4, width=32)
     vectors = torch.ones(2, 32)

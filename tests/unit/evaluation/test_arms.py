@@ -8,10 +8,17 @@ import pytest
 import torch
 
 from steer_lightning import ConfigError
-from steer_lightning.evaluation.arms import check_fit, load_files, make_arms
+from steer_lightning.evaluation.arms import (
+    check_fit,
+    check_quantization,
+    load_files,
+    make_arms,
+)
 from steer_lightning.evaluation.budget import Budget
 from steer_lightning.evaluation.truncation import Truncation
 from steer_lightning.model.policy import Policy
+from steer_lightning.model.quantization import Quantization
+from steer_lightning.rollout import DecodeEngine, VLLMEngine
 from steer_lightning.steering import (
     AdaptiveVectors,
     FullFinetune,
@@ -128,3 +135,39 @@ def test_files_lose_their_ending_and_folders_keep_their_whole_name(tmp_path: Pat
         "lr-0.2": LoRA,
         "half": SteeringVectors,
     }
+
+
+def test_vectors_of_a_quantised_base_are_not_used_on_another_without_a_word(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = save_tiny(tmp_path / "base")
+    quantised, plain = Policy(folder, quantization=Quantization(bits=4)), Policy(folder)
+    for policy, name in ((quantised, "in_4_bits"), (plain, "plain")):
+        policy.prepare()
+        policy.steering.save(tmp_path / f"{name}.safetensors", base_model=folder)
+    told = []
+    for policy in (quantised, plain):
+        for name in ("in_4_bits", "plain"):
+            caplog.clear()
+            check_fit(load_files([str(tmp_path / f"{name}.safetensors")]), policy)
+            told.append(caplog.messages)
+    four, none = "a base in 4 bits", "a base that is not quantised"
+    assert told == [
+        [],
+        [f"these vectors were trained on {none}, and are used on {four}"],
+        [f"these vectors were trained on {four}, and are used on {none}"],
+        [],
+    ]
+
+
+def test_what_an_evaluation_on_a_quantised_base_refuses() -> None:
+    policy = Policy("quickstart", quantization=Quantization(bits=4))
+    check_quantization(policy, [SteeringVectors(), LoRA()], DecodeEngine())
+    with pytest.raises(ConfigError, match=r"model.engine = VLLMEngine"):
+        check_quantization(policy, [], VLLMEngine())
+    with pytest.raises(ConfigError, match="FullFinetune"):
+        check_quantization(policy, [FullFinetune()], DecodeEngine())
+    for_rollouts = Policy("quickstart", quantization=Quantization(where="rollouts"))
+    with pytest.raises(ConfigError, match=r"where = 'rollouts': must be both outside of training"):
+        check_quantization(for_rollouts, [], DecodeEngine())
+    check_quantization(Policy("quickstart"), [FullFinetune()], VLLMEngine())

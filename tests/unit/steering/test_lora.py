@@ -26,7 +26,9 @@ def test_peft_reads_what_lora_saves(tmp_path: Path) -> None:
         policy = Policy(folder, steering=KINDS[kind]())
         policy.load()
         disturb(policy.steering)
+        policy.steering.base_bits = 8
         policy.steering.save(tmp_path / kind, base_model=folder, step=3)
+        assert load_steering(tmp_path / kind).base_facts == {"base_bits": "8"}
         expected = policy.model(IDS).logits
         model = peft.AutoPeftModelForCausalLM.from_pretrained(tmp_path / kind)
         torch.testing.assert_close(model(IDS).logits, expected)

@@ -12,6 +12,8 @@ import torch
 
 from steer_lightning import ConfigError, PromptDataModule, SteeringModule
 from steer_lightning.data import Arithmetic, PlainTemplate
+from steer_lightning.losses import PolicyGradient, TruncatedImportance
+from steer_lightning.model.quantization import Quantization
 from steer_lightning.rewards import FormatReward, MathReward, WeightedReward
 from steer_lightning.rollout import Sampling
 from steer_lightning.steering import SteeringVectors
@@ -86,6 +88,25 @@ def test_each_experiment_is_its_single_run(steps: int, crews: int) -> None:
     for lane, vectors in zip(lanes, expected, strict=True):
         assert vectors.abs().max() > 0.01
         torch.testing.assert_close(lane.result, vectors, rtol=0, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_experiments_share_a_quantised_base() -> None:
+    make = partial(module, quantization=Quantization(bits=4))
+    expected = [fit(make(seed=seed), 2) for seed in (0, 1)]
+    lanes = SideBySide(prepared([make(seed=seed) for seed in (0, 1)], 2), num_crews=2).run()
+    assert [lane.error for lane in lanes] == [None] * 2
+    for lane, vectors in zip(lanes, expected, strict=True):
+        torch.testing.assert_close(lane.result, vectors, rtol=0, atol=1e-6)
+
+
+def test_experiments_can_not_share_a_copy_for_rollouts() -> None:
+    loss = PolicyGradient(correction=TruncatedImportance())
+    chosen = Quantization(where="rollouts")
+    experiment = LaneModule(quantization=chosen, loss=loss)
+    told = r"model.quantization.where = 'rollouts': must be both in a sweep"
+    with pytest.raises(ConfigError, match=told):
+        experiment.setup("fit")
 
 
 def refuse(completions: Any) -> list[float]:

@@ -12,6 +12,7 @@ from steer_lightning import ConfigError, SteeringModule
 from steer_lightning.advantages import GRPO, RLOO, DrGRPO, MaxRL, MovingAverage
 from steer_lightning.data import Arithmetic, Instructions, PromptDataModule, TokenBudgets
 from steer_lightning.losses import Clip, PolicyGradient, PrefixLikelihood, TruncatedImportance
+from steer_lightning.model.quantization import Quantization
 from steer_lightning.rewards import (
     BudgetReward,
     FormatReward,
@@ -21,6 +22,7 @@ from steer_lightning.rewards import (
     WeightedReward,
 )
 from steer_lightning.rollout import DecodeEngine, Sampling, VLLMEngine
+from steer_lightning.steering import FullFinetune
 from steer_lightning.training import checks
 from steer_lightning.training.checks import (
     check_batch_size,
@@ -219,3 +221,38 @@ def test_the_process_that_differs_is_named(monkeypatch: pytest.MonkeyPatch) -> N
         "seed_everything = 0: process 2 has 7. All processes must train the same vectors on the "
         "same data. Copy the same files to every node."
     )
+
+
+def test_rollouts_from_a_quantised_copy_need_a_correction() -> None:
+    chosen = Quantization(bits=4, where="rollouts")
+    told = (
+        r"model.quantization.where = 'rollouts': needs a loss with a correction, which "
+        r"PolicyGradient has not.*model.loss.init_args.correction.*where: both"
+    )
+    with pytest.raises(ConfigError, match=told):
+        SteeringModule(quantization=chosen)
+    SteeringModule(quantization=chosen, loss=CORRECTED)
+    SteeringModule(quantization=Quantization(bits=4))
+    with pytest.raises(ConfigError, match="PrefixLikelihood has not"):
+        SteeringModule(
+            quantization=chosen, loss=PrefixLikelihood(8), sampling=Sampling(max_new_tokens=8)
+        )
+
+
+def test_log_probabilities_of_a_quantised_copy_are_not_those_of_the_update() -> None:
+    chosen = Quantization(where="rollouts")
+    told = r"model.exact = True: can't be combined with model.quantization.where = rollouts"
+    with pytest.raises(ConfigError, match=told):
+        SteeringModule(quantization=chosen, loss=CORRECTED, exact=True)
+    SteeringModule(quantization=Quantization(), exact=True)
+    told = r"model.kl_in_reward = 'on': can't be combined with model.quantization.where = rollouts"
+    with pytest.raises(ConfigError, match=told):
+        SteeringModule(quantization=chosen, loss=CORRECTED, kl_in_reward=KLInReward(weight=0.1))
+    SteeringModule(quantization=Quantization(), kl_in_reward=KLInReward(weight=0.1))
+
+
+def test_a_quantised_base_is_refused_with_what_needs_another() -> None:
+    with pytest.raises(ConfigError, match=r"model.quantization.*model.engine = VLLMEngine"):
+        SteeringModule(quantization=Quantization(), engine=VLLMEngine())
+    with pytest.raises(ConfigError, match=r"model.steering = 'FullFinetune'.*model.quantization"):
+        SteeringModule(quantization=Quantization(), steering=FullFinetune())

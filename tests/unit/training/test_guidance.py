@@ -24,6 +24,7 @@ from steer_lightning.losses import (
 )
 from steer_lightning.model.head import token_logprobs
 from steer_lightning.model.policy import Policy
+from steer_lightning.model.quantization import Quantization
 from steer_lightning.rewards import FormatReward, RewardSum, Scores, WeightedReward
 from steer_lightning.rollout import DecodeEngine, Sampling, VLLMEngine
 from steer_lightning.steering import SteeringVectors
@@ -303,6 +304,13 @@ CLIPPED = PolicyGradient(objective=Clip())
         (
             {"loss": PolicyGradient(objective=Clip(), terms=[KLToBase(0.1)])},
             "model.guidance = .*model.loss.terms without KLToBase",
+        ),
+        (
+            {
+                "quantization": Quantization(bits=4, where="rollouts"),
+                "loss": PolicyGradient(objective=Clip(), correction=TruncatedImportance()),
+            },
+            "model.guidance = .*model.quantization.where: both",
         ),
         ({"exact": True}, "model.guidance = .*model.exact: false"),
         (

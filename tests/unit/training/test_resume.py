@@ -60,7 +60,7 @@ def test_the_facts_of_a_run_are_of_the_settings_that_must_stay() -> None:
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.5)
     facts = training_facts(module, optimizer)
     told = {key.split(".")[1] for key in facts}
-    assert set(SETTINGS) - told == {"dtype", "schedule", "steering"}
+    assert set(SETTINGS) - told == {"dtype", "quantization", "schedule", "steering"}
     assert told <= set(SETTINGS)
     assert facts["model.mask_overlong"] is True
     assert facts["model.loss"]["class"] == "PolicyGradient"

@@ -36,7 +36,7 @@ class Rounds(Sampler):
 
     def __init__(self, rewards: dict[int, list[float]], max_rounds: int) -> None:
         super().__init__(
-            SimpleNamespace(at_scale=nullcontext),  # type: ignore[arg-type]
+            SimpleNamespace(at_scale=nullcontext, quantization=None),  # type: ignore[arg-type]
             None,  # type: ignore[arg-type]
             None,  # type: ignore[arg-type]
             Sampling(group_size=2),
@@ -126,7 +126,9 @@ def test_a_rollout_that_fails_leaves_no_open_tasks() -> None:
             raise FloatingPointError("logits")
 
     sampler = Sampler(
-        SimpleNamespace(at_scale=lambda scale: nullcontext(), sharding=Sharding(), model=None),  # type: ignore[arg-type]
+        SimpleNamespace(  # type: ignore[arg-type]
+            at_scale=lambda scale: nullcontext(), sharding=Sharding(), model=None, quantization=None
+        ),
         Fails(),  # type: ignore[arg-type]
         RewardSum([WeightedReward(reward=brevity)], pool),
         Sampling(group_size=2),
