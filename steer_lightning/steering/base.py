@@ -113,12 +113,15 @@ class Steering(nn.Module, ABC):
         beside_base: Whether it leaves the model's own modules unchanged, which a sharded base
             requires.
         first_layer: Index of a decoder layer below which it changes nothing; 0 if unknown.
+        rows_are_vectors: Whether each row of each parameter is the vector of one layer, as
+            optimizers need that treat each layer alone.
     """
 
     file_name: str
     metadata: dict[str, str]
     layers_path: str | None = None
     beside_base = True
+    rows_are_vectors = False
 
     @property
     def first_layer(self) -> int:
