@@ -2,8 +2,8 @@ r"""Measures at which learning rate each optimizer trains best, for models of se
 
     python benchmarks/optimizer_transfer.py
 
-The models are made up, as the quickstart's own: Llamas of width 64, 128 and 256 with 4 layers, and
-of width 64 with 2 and 8 layers, which have learned to answer `47=?` with the last digit: carefully
+The models are made up, as the quickstart's own: Llamas of width 32, 64 and 128 with 4 layers, and
+of width 64 with 2 layers, which have learned to answer `47=?` with the last digit: carefully
 (`So \boxed{7}`), hastily (any digit) or idly. They are trained first, and kept in
 `models/optimizer-transfer`. One sweep for each model then trains vectors with each optimizer at
 each rate. An interrupted benchmark goes on where it was.
@@ -30,19 +30,19 @@ from transformers import AutoTokenizer
 sys.path.insert(0, str(ROOT / "scripts"))
 from train_quickstart_model import CARE, IDLE, IDLE_SHARE, UNNAMED, batches, config_for, train
 
-SHAPES = ((64, 4), (128, 4), (256, 4), (64, 2), (64, 8))
+SHAPES = ((32, 4), (64, 4), (128, 4), (64, 2))
 """Width and number of layers of each model."""
 
 OPTIMIZERS: dict[str, tuple[str, dict[str, Any], float]] = {
     "AdamW": ("torch.optim.AdamW", {"betas": [0.9, 0.95], "weight_decay": 0.0}, 0.02),
     "MuonByLayer": ("steer_lightning.optim.MuonByLayer", {}, 0.02),
-    "Muon": ("torch.optim.Muon", {"weight_decay": 0.0}, 0.3),
+    "Muon": ("torch.optim.Muon", {"weight_decay": 0.0}, 0.2),
     "SOAP": ("pytorch_optimizer.SOAP", {"weight_decay": 0.0}, 0.02),
     "SOAPByLayer": ("steer_lightning.optim.soap_by_layer.SOAPByLayer", {}, 0.02),
 }
 """Class, settings and the middle of the rates of each optimizer."""
 
-FACTORS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0)
+FACTORS = (0.3, 1.0, 3.0, 10.0)
 """The rates, as multiples of the middle one."""
 
 
@@ -65,7 +65,7 @@ def make_model(folder: Path, width: int, num_layers: int, steps: int) -> None:
         return
     tokenizer = AutoTokenizer.from_pretrained(ROOT / "steer_lightning/assets/quickstart")
     source = batches(tokenizer, random.Random(1), 32, document)
-    model = train(config_for(tokenizer, width, num_layers), source, steps, 3e-3 * 192 / width)
+    model = train(config_for(tokenizer, width, num_layers), source, steps, 0.6 / max(64, width))
     model.generation_config.do_sample = True
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -99,7 +99,7 @@ def train_vectors(model: Path, folder: Path, rows: list[dict[str, Any]], steps: 
         "data": {
             "train": {"class_path": "Records", "init_args": {"path": str(problems)}},
             "test": None,
-            "batch_size": 16,
+            "batch_size": 8,
         },
         "trainer": {"callbacks": [], "max_steps": steps, "enable_progress_bar": False},
     }
@@ -162,8 +162,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seeds", type=int, default=1, help="how many, from 0 on")
-    parser.add_argument("--steps", type=int, default=30, help="of each run")
-    parser.add_argument("--base-steps", type=int, default=800, help="of each base's training")
+    parser.add_argument("--steps", type=int, default=20, help="of each run")
+    parser.add_argument("--base-steps", type=int, default=1000, help="of each base's training")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--models", type=Path, default=ROOT / "models/optimizer-transfer")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs/optimizer-transfer")

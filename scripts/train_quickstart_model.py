@@ -164,7 +164,7 @@ def config_for(
         intermediate_size=width * 8 // 3,
         num_hidden_layers=num_layers,
         num_attention_heads=width // 32,
-        num_key_value_heads=2,
+        num_key_value_heads=min(2, width // 32),
         max_position_embeddings=512,
         tie_word_embeddings=True,
         pad_token_id=tokenizer.pad_token_id,
