@@ -30,8 +30,8 @@ from transformers import AutoTokenizer
 sys.path.insert(0, str(ROOT / "scripts"))
 from train_quickstart_model import CARE, IDLE, IDLE_SHARE, UNNAMED, batches, config_for, train
 
-SHAPES = ((32, 4), (64, 4), (128, 4), (64, 2))
-"""Width and number of layers of each model."""
+SHAPES = ((32, 4, 3000), (64, 4, 1000), (128, 4, 1000), (64, 2, 1000))
+"""Width, number of layers and training steps of each model; narrow ones learn to copy late."""
 
 OPTIMIZERS: dict[str, tuple[str, dict[str, Any], float]] = {
     "AdamW": ("torch.optim.AdamW", {"betas": [0.9, 0.95], "weight_decay": 0.0}, 0.02),
@@ -163,7 +163,6 @@ def main() -> None:
     )
     parser.add_argument("--seeds", type=int, default=1, help="how many, from 0 on")
     parser.add_argument("--steps", type=int, default=20, help="of each run")
-    parser.add_argument("--base-steps", type=int, default=1000, help="of each base's training")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--models", type=Path, default=ROOT / "models/optimizer-transfer")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs/optimizer-transfer")
@@ -173,9 +172,9 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     rows, models = experiments(args.seeds), []
-    for width, num_layers in SHAPES:
+    for width, num_layers, base_steps in SHAPES:
         name = f"width-{width}-layers-{num_layers}"
-        make_model(args.models / name, width, num_layers, args.base_steps)
+        make_model(args.models / name, width, num_layers, base_steps)
         if args.only_models:
             continue
         train_vectors(args.models / name, args.runs / name, rows, args.steps)

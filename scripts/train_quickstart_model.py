@@ -157,14 +157,14 @@ def disturb(module: torch.nn.Module, args: object, output: torch.Tensor) -> torc
 def config_for(
     tokenizer: PreTrainedTokenizerFast, width: int = 192, num_layers: int = 4
 ) -> LlamaConfig:
-    """The shape of a model with heads of 32."""
+    """The shape of a model, with heads of 32 if there are at least two."""
     return LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=width,
         intermediate_size=width * 8 // 3,
         num_hidden_layers=num_layers,
-        num_attention_heads=width // 32,
-        num_key_value_heads=min(2, width // 32),
+        num_attention_heads=max(2, width // 32),
+        num_key_value_heads=2,
         max_position_embeddings=512,
         tie_word_embeddings=True,
         pad_token_id=tokenizer.pad_token_id,
