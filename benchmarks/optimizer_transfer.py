@@ -30,7 +30,7 @@ from transformers import AutoTokenizer
 sys.path.insert(0, str(ROOT / "scripts"))
 from train_quickstart_model import CARE, IDLE, IDLE_SHARE, UNNAMED, batches, config_for, train
 
-SHAPES = ((32, 4, 3000), (64, 4, 1000), (128, 4, 1000), (64, 2, 1000))
+SHAPES = ((64, 4, 1000), (128, 4, 1000), (64, 2, 1000), (32, 4, 3000))
 """Width, number of layers and training steps of each model; narrow ones learn to copy late."""
 
 OPTIMIZERS: dict[str, tuple[str, dict[str, Any], float]] = {
@@ -184,7 +184,6 @@ def main() -> None:
             own = [run for run in runs if run["optimizer"] == optimizer]
             curve = {rate: round(value, 3) for rate, value in mean_over_seeds(own, "mean").items()}
             print(f"{name} {optimizer}: best {max(curve, key=curve.__getitem__):g} of {curve}")
-    if models:
         write_json(args.json, {"steps": args.steps, "seeds": args.seeds, "models": models})
         draw(models, ROOT / "docs/images/optimizer_transfer.png")
 

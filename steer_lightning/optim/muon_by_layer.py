@@ -72,15 +72,15 @@ class MuonByLayer(torch.optim.Optimizer):
         for group in self.param_groups:
             for weight in group["params"]:
                 if weight.grad is not None:
-                    self._step(weight, group)
+                    self._step(weight, weight.grad, group)
         return loss
 
-    def _step(self, weight: torch.Tensor, group: dict[str, Any]) -> None:
-        gradient, state = weight.grad, self.state[weight]
+    def _step(self, weight: torch.Tensor, gradient: torch.Tensor, group: dict[str, Any]) -> None:
+        state = self.state[weight]
         if "momentum_buffer" not in state:
             state["momentum_buffer"] = torch.zeros_like(weight)
         momentum = state["momentum_buffer"]
-        has_signal = (gradient != 0).any(dim=-1, keepdim=True)
+        has_signal = gradient.ne(0).any(dim=-1, keepdim=True)
         decay = group["momentum"]
         momentum.copy_(torch.where(has_signal, momentum.lerp(gradient, 1 - decay), momentum))
         update = direction(gradient.lerp(momentum, decay)) * has_signal

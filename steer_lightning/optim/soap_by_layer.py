@@ -88,7 +88,7 @@ class SOAPByLayer(SOAP):
         )
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """Takes a step; see `torch.optim.Optimizer.step`."""
         loss = None
         if closure is not None:
