@@ -26,7 +26,7 @@ from __future__ import annotations
 import argparse
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -117,7 +117,10 @@ def make_tokenizer(vocab_size: int = 384) -> PreTrainedTokenizerFast:
 
 
 def batches(
-    tokenizer: PreTrainedTokenizerFast, rng: random.Random, rows: int
+    tokenizer: PreTrainedTokenizerFast,
+    rng: random.Random,
+    rows: int,
+    draw_document: Callable[[random.Random], tuple[str, str]] = document,
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
     """Endless batches (ids, attention mask, labels), each (rows, T).
 
@@ -125,7 +128,7 @@ def batches(
     """
     pad, eos = tokenizer.pad_token_id, tokenizer.eos_token_id
     while True:
-        pairs = [document(rng) for _ in range(rows)]
+        pairs = [draw_document(rng) for _ in range(rows)]
         heads = [tokenizer(p)["input_ids"] for p, _ in pairs]
         tails = [tokenizer(c, add_special_tokens=False)["input_ids"] + [eos] for _, c in pairs]
         width = max(len(h) + len(t) for h, t in zip(heads, tails, strict=True))
@@ -151,17 +154,16 @@ def disturb(module: torch.nn.Module, args: object, output: torch.Tensor) -> torc
     return output + size * torch.randn(rows, 1, width)
 
 
-def train(
-    tokenizer: PreTrainedTokenizerFast, steps: int, rows: int, learning_rate: float
-) -> LlamaForCausalLM:
-    """Supervised training from random weights."""
-    torch.manual_seed(0)
-    config = LlamaConfig(
+def config_for(
+    tokenizer: PreTrainedTokenizerFast, width: int = 192, num_layers: int = 4
+) -> LlamaConfig:
+    """The shape of a model, with heads of 32 if there are at least two."""
+    return LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=192,
-        intermediate_size=512,
-        num_hidden_layers=4,
-        num_attention_heads=6,
+        hidden_size=width,
+        intermediate_size=width * 8 // 3,
+        num_hidden_layers=num_layers,
+        num_attention_heads=max(2, width // 32),
         num_key_value_heads=2,
         max_position_embeddings=512,
         tie_word_embeddings=True,
@@ -169,6 +171,16 @@ def train(
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
     )
+
+
+def train(
+    config: LlamaConfig,
+    source: Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]],
+    steps: int,
+    learning_rate: float,
+) -> LlamaForCausalLM:
+    """Supervised training from random weights."""
+    torch.manual_seed(0)
     model = LlamaForCausalLM(config)
     hooks = [layer.register_forward_hook(disturb) for layer in model.model.layers]
     optimizer = torch.optim.AdamW(
@@ -177,7 +189,6 @@ def train(
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, learning_rate, total_steps=steps, pct_start=0.05
     )
-    source = batches(tokenizer, random.Random(1), rows)
     for step in range(steps):
         ids, mask, labels = next(source)
         loss = model(input_ids=ids, attention_mask=mask, labels=labels).loss
@@ -227,7 +238,8 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     torch.use_deterministic_algorithms(True)
     tokenizer = make_tokenizer()
-    model = train(tokenizer, args.steps, args.rows, args.learning_rate)
+    source = batches(tokenizer, random.Random(1), args.rows)
+    model = train(config_for(tokenizer), source, args.steps, args.learning_rate)
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters")
     for header in ("", "care 9: ", "care 0: "):
         print(

@@ -173,7 +173,7 @@ def rows(
     """
     for x in parameters(target):
         key, default = f"{prefix}{x.name}", getattr(defaults, x.name, x.default)
-        if not (target.__name__ == "AdamWByKind" and x.name == "params"):  # the optimizer's own
+        if not (prefix.split(" ")[0] in CLASSES["Optimizer"] and x.name == "params"):  # not a key
             text = f"{description(key, x)} {facts(x.annotation, default)}".strip()
             home = ELSEWHERE.get(getattr(record_of(x.annotation), "__name__", ""))
             text += f" The keys are those of [`{home}`](#{anchor(home)})." if home else ""

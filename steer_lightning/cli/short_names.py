@@ -43,7 +43,7 @@ ROOMS: dict[str, dict[str, str]] = {
         "callbacks": "BenchmarkEval GracefulStop Guard LastCheckpoint LensCallback RewardLogger "
         "RolloutTable RunSummary SignalWatch SteeringProgressBar VectorCheckpoint"
     },
-    "Optimizer": {"optim": "AdamWByKind"},
+    "Optimizer": {"optim": "AdamWByKind MuonByLayer", "optim.soap_by_layer": "SOAPByLayer"},
 }
 """Names of the classes of each kind, by room; a kind is the name of a protocol or a class."""
 

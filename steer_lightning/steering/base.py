@@ -119,6 +119,8 @@ class Steering(nn.Module, ABC):
         needs_weights: Whether it changes matrices of linear layers, which a quantised base lacks.
         base_bits: Bits of a weight of the quantised base that it is trained on; None if that is not
             quantised. `save` writes it into the result.
+        rows_are_vectors: Whether each row of each parameter is the vector of one layer, as
+            optimizers need that treat each layer alone.
     """
 
     file_name: str
@@ -127,6 +129,7 @@ class Steering(nn.Module, ABC):
     beside_base = True
     needs_weights = False
     base_bits: int | None = None
+    rows_are_vectors = False
 
     @property
     def first_layer(self) -> int:

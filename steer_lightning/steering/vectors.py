@@ -26,6 +26,7 @@ class SteeringVectors(SiteVectors):
         weight: Vectors in units of `unit`, (L, D padded to a multiple of 256) float32 parameter.
     """
 
+    rows_are_vectors = True
     weight: nn.Parameter
 
     def _make(self) -> None:

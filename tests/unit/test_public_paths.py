@@ -42,7 +42,7 @@ EXPORTS = {
     "losses": "Aggregation Clip ConstantLength Correction EntropyBonus KLEstimator KLToBase Loss"
     " Objective PolicyGradient PrefixLikelihood ScoreFunction SequenceClip SequenceMean SequenceSum"
     " Term TokenMean TruncatedImportance check_kl_weight k1 k2 k3",
-    "optim": "AdamWByKind NormClip OptimizerFactory RunningNormClip Schedule",
+    "optim": "AdamWByKind MuonByLayer NormClip OptimizerFactory RunningNormClip Schedule",
     "rewards": "AsyncReward FormatReward LengthReward MathReward Reward RewardPool RewardSum Scores"
     " Scoring Verdict WeightedReward reward_name",
     "rollout": "DecodeEngine GenerateEngine RolloutEngine Sampling VLLMEngine",
