@@ -18,11 +18,14 @@ from steer_lightning.steering.io import (
 from steer_lightning.steering.layers import find_layers, parse_layers, stream_width
 from steer_lightning.steering.lora import LoRA
 from steer_lightning.steering.low_rank import LowRankVectors
+from steer_lightning.steering.projected import ProjectedVectors
 from steer_lightning.steering.site_vectors import SiteVectors, warn_of_another_base
 from steer_lightning.steering.sites import find_sites
+from steer_lightning.steering.tiny_lora import TinyLoRA
 from steer_lightning.steering.units import measure_rms
 from steer_lightning.steering.vectorfit import VectorFit
 from steer_lightning.steering.vectors import SteeringVectors
+from steer_lightning.steering.vera import VeRA
 
 __all__ = [
     "AdaptiveVectors",
@@ -30,6 +33,9 @@ __all__ = [
     "FullFinetune",
     "LoRA",
     "LowRankVectors",
+    "ProjectedVectors",
+    "TinyLoRA",
+    "VeRA",
     "VectorFit",
     "load_steering",
     "Attachment",

@@ -14,7 +14,9 @@ from steer_lightning.steering import (
     LoRA,
     Steering,
     SteeringVectors,
+    TinyLoRA,
     VectorFit,
+    VeRA,
 )
 from steer_lightning.steering.arithmetic import plain_vectors
 
@@ -26,7 +28,35 @@ KINDS: dict[str, Make] = {
     "vectorfit": VectorFit,
     "lora": LoRA,
     "lora of rank 1": partial(LoRA, rank=1, alpha=3.0, target_modules=["down_proj"], layers=[1, 2]),
+    "tiny lora": TinyLoRA,
+    "tiny lora, three vectors": partial(TinyLoRA, rank=4, u=2, weight_tying=6 / 7),
+    "vera": partial(VeRA, rank=24),
 }
+
+
+def by_formula(steering: TinyLoRA | VeRA, shapes: dict[str, torch.Size]) -> dict[str, torch.Tensor]:
+    """The change of each weight as the papers write it, from the numbers and frozen matrices."""
+    names = [*steering.names, *steering.frozen_names]
+    parts = dict(zip(names, steering.tensors(), strict=True))
+    linear = sorted(set(steering.linear_names()))
+    found = {}
+    in_order = [name[: -len(".weight")] for name in shapes if name[: -len(".weight")] in linear]
+    for row, name in enumerate(in_order):
+        own = f"model.{name}"
+        if isinstance(steering, VeRA):
+            outputs, inputs = shapes[f"{name}.weight"]
+            up = parts[f"{own}.vera_lambda_b"].diag() @ parts["vera_B"][:outputs]
+            down = parts[f"{own}.vera_lambda_d"].diag() @ parts["vera_A"][:, :inputs]
+            found[f"{name}.weight"] = up @ down
+        else:
+            v = parts[f"tinylora_v.{row * len(steering.names) // len(in_order)}"]
+            inner = sum(x * p for x, p in zip(v, parts[f"{own}.tinylora_P"], strict=True))
+            found[f"{name}.weight"] = (
+                parts[f"{own}.tinylora_B"] @ inner @ parts[f"{own}.tinylora_A"]
+            )
+    return found
+
+
 by_kind = pytest.mark.parametrize("kind", KINDS)
 
 
