@@ -243,13 +243,19 @@ class InjectedMatrices(Attachment):
         self._place()
 
     def _place(self) -> None:
-        """Places the frozen matrices, before each pass: a move to a device makes new ones."""
-        names = self._steering.frozen_names
+        """Places the frozen matrices before each pass, where the trained numbers now are.
+
+        A model that moves takes the numbers with it, but makes new matrices.
+        """
+        names, like = self._steering.frozen_names, self._steering.numbers[0]
         for name, ours, (_, places) in zip(names, self._ours(), self._frozen, strict=True):
-            tensor = ours
+            tensor = ours.to(
+                device=like.device, dtype=like.dtype
+            )  # the same tensor, if it is there
             if self._scale != 1 and self._steering.factor_in in name:
-                if name not in self._scaled or self._scaled[name].device != ours.device:
-                    self._scaled[name] = ours * self._scale
+                known = self._scaled.get(name)
+                if known is None or (known.device, known.dtype) != (like.device, like.dtype):
+                    self._scaled[name] = tensor * self._scale
                 tensor = self._scaled[name]
             for module, key in places:
                 module._buffers[key] = tensor

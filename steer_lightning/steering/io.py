@@ -34,7 +34,7 @@ ADAPTERS: dict[str, type[FrozenMatrices]] = {"TINYLORA": TinyLoRA, "VERA": VeRA}
 """Kinds whose results are folders in PEFT's format, by PEFT's name; all others are read as LoRA."""
 RESULTS = (
     *(SteeringVectors.file_name, AdaptiveVectors.file_name, WeightChanges.file_name),
-    *(kind.file_name for kind in (LoRA, *ADAPTERS.values())),
+    *(LoRA.file_name, TinyLoRA.file_name, VeRA.file_name),
 )
 """Names of the results of runs, by the kind that was trained."""
 

@@ -179,7 +179,8 @@ def take_out(tuner: Any) -> None:
 @contextmanager
 def without_values(model: nn.Module) -> Iterator[None]:
     """Hides the weights of linear layers, so that PEFT computes nothing from them in the block."""
-    hidden = [(module, module.weight) for module in model.modules() if is_linear(module)]
+    linear = [module for module in model.modules() if is_linear(module)]
+    hidden = [(module, module.get_parameter("weight")) for module in linear]
     for module, weight in hidden:
         module.weight = nn.Parameter(weight.detach().to("meta"), requires_grad=False)
     try:

@@ -22,9 +22,12 @@ from steer_lightning.steering import (
     FullFinetune,
     LoRA,
     LowRankVectors,
+    ProjectedVectors,
     Steering,
     SteeringVectors,
+    TinyLoRA,
     VectorFit,
+    VeRA,
 )
 from steer_lightning.testing import ARCHITECTURES, make_prompts, save_tiny, tiny_model, tiny_policy
 
@@ -194,7 +197,10 @@ EVERY_KIND: dict[str, Callable[[], Steering]] = {
     "gated": AdaptiveVectors,
     "mixtures": LowRankVectors,
     "fixed directions": partial(LowRankVectors, directions="random"),
+    "projected": ProjectedVectors,
     "lora": LoRA,
+    "tiny lora": TinyLoRA,
+    "vera": partial(VeRA, rank=8),
     "biases": BitFit,
     "singular values": VectorFit,
     "full": FullFinetune,

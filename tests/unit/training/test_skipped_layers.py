@@ -17,9 +17,12 @@ from steer_lightning.steering import (
     FullFinetune,
     LoRA,
     LowRankVectors,
+    ProjectedVectors,
     Steering,
     SteeringVectors,
+    TinyLoRA,
     VectorFit,
+    VeRA,
 )
 from steer_lightning.testing import make_prompts, tiny_policy
 from steer_lightning.training.batch import Batch
@@ -39,6 +42,9 @@ UPPER: dict[str, Callable[[], Steering]] = {
     "mixtures": partial(LowRankVectors, layers=[2]),
     "fixed directions": partial(LowRankVectors, layers=[2], directions="random"),
     "lora": partial(LoRA, layers=[2], target_modules=["q_proj", "down_proj"]),
+    "projected": partial(ProjectedVectors, layers=[2]),
+    "tiny lora": partial(TinyLoRA, layers=[2]),
+    "vera": partial(VeRA, layers=[2], rank=8),
 }
 """Kinds that train the uppermost of three layers alone."""
 
