@@ -54,7 +54,9 @@ ARMS = {
     "projected vectors, 13 numbers": projected(13),
     "TinyLoRA, 13 numbers": tiny(13, 1.0),
     "projected vectors, 100 numbers": projected(100),
-    "TinyLoRA, 13 numbers a layer": tiny(13, 0.0),
+    "TinyLoRA, 13 numbers a matrix": tiny(13, 0.0),
+    "LoReFT, rank 1": Arm("LoReFT", (0.001, 0.005), ("rank=1",)),
+    "VeRA, rank 64": Arm("VeRA", (0.01, 0.05), ("rank=64",)),
 }
 
 

@@ -31,8 +31,8 @@ ROOMS: dict[str, dict[str, str]] = {
     "PromptOrder": {"data": "ByPassRate Shuffled"},
     "RolloutEngine": {"rollout": "DecodeEngine GenerateEngine VLLMEngine"},
     "Steering": {
-        "steering": "AdaptiveVectors BitFit FullFinetune LoRA LowRankVectors "
-        "ProjectedVectors SteeringVectors TinyLoRA VeRA VectorFit"
+        "steering": "AdaptiveVectors BitFit FullFinetune LoRA LoReFT "
+        "LowRankVectors ProjectedVectors SteeringVectors TinyLoRA VeRA VectorFit"
     },
     "Module": {"optim": "NormClip RunningNormClip"},
     "Callback": {

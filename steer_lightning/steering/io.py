@@ -16,6 +16,7 @@ from steer_lightning.steering.full import FullFinetune
 from steer_lightning.steering.layers import in_layer_order
 from steer_lightning.steering.lora import LoRA, load_lora
 from steer_lightning.steering.peft_modules import CONFIG, read_config
+from steer_lightning.steering.reft import LoReFT, load_reft
 from steer_lightning.steering.result_file import read_metadata
 from steer_lightning.steering.site_vectors import SiteVectors
 from steer_lightning.steering.tiny_lora import TinyLoRA
@@ -34,7 +35,7 @@ ADAPTERS: dict[str, type[FrozenMatrices]] = {"TINYLORA": TinyLoRA, "VERA": VeRA}
 """Kinds whose results are folders in PEFT's format, by PEFT's name; all others are read as LoRA."""
 RESULTS = (
     *(SteeringVectors.file_name, AdaptiveVectors.file_name, WeightChanges.file_name),
-    *(LoRA.file_name, TinyLoRA.file_name, VeRA.file_name),
+    *(LoReFT.file_name, LoRA.file_name, TinyLoRA.file_name, VeRA.file_name),
 )
 """Names of the results of runs, by the kind that was trained."""
 
@@ -168,6 +169,8 @@ def load_steering(path: str | Path) -> Steering:
         adapter = ADAPTERS.get(read_config(path)["peft_type"])
         return load_lora(path) if adapter is None else load_frozen_matrices(adapter, path)
     kind = read_metadata(path)[0].get("kind", "")
+    if kind == LoReFT.__name__:
+        return load_reft(path)
     if kind not in CHANGES:
         return load_vectors(path)
     found = CHANGES[kind]()
