@@ -29,8 +29,15 @@ from common import ROOT, fit, steps_of, summary, write_json
 from matplotlib.figure import Figure
 
 CLAIM = ROOT / "benchmarks/results/claim.json"
-OF_CLAIM = ("steering vectors", "low-rank, rank 1", "layer 1 alone", "LoRA, rank 4")
-OF_CLAIM += ("LoRA, rank 1 on down_proj", "full fine-tuning")
+OF_CLAIM = {
+    "layer 1 alone": "1",
+    "low-rank, rank 1": "2",
+    "steering vectors": "x",
+    "LoRA, rank 1 on down_proj": "+",
+    "LoRA, rank 4": "*",
+    "full fine-tuning": "4",
+}
+"""Arms of `claim.py` in the picture, with their markers."""
 SEARCH_SEED = 100
 Result = dict[str, Any]
 
@@ -53,10 +60,11 @@ ARMS = {
     ),
     "projected vectors, 13 numbers": projected(13),
     "TinyLoRA, 13 numbers": tiny(13, 1.0),
-    "projected vectors, 100 numbers": projected(100),
-    "TinyLoRA, 13 numbers a matrix": tiny(13, 0.0),
     "LoReFT, rank 1": Arm("LoReFT", (0.001, 0.005), ("rank=1",)),
     "VeRA, rank 64": Arm("VeRA", (0.01, 0.05), ("rank=64",)),
+    "SMoA, rank 1, 2 parts": Arm("SMoA", (0.003, 0.02), ("rank=1",)),
+    "TinyLoRA, 13 numbers a matrix": tiny(13, 0.0),
+    "projected vectors, 100 numbers": projected(100),
 }
 
 
@@ -82,9 +90,10 @@ class Curve:
         self.runs.sort(key=lambda run: (order[run["arm"]], run["seed"]))
         chosen = {name: best_of(rates) for name, rates in self.rates.items()}
         result = {"of": self.of, "rates": self.rates, "chosen": chosen, "runs": self.runs}
-        write_json(self.args.json, result)
+        args = self.args
+        write_json(args.json, result)
         if self.runs:
-            draw(self.runs, self.args.json.with_suffix(".png"))
+            draw(self.runs, args.json.with_suffix(".png"))
 
     def train(self, words: list[str], steps: int) -> tuple[Result, list[dict[str, str]]]:
         """One run; returns its summary and the metrics of its steps."""
@@ -132,12 +141,10 @@ def draw(runs: list[Result], path: Path) -> None:
     axes = figure.subplots()
     markers = {"TinyLoRA": "s", "ProjectedVectors": "o", "LowRankVectors": "v"}
     others = json.loads(CLAIM.read_text())["runs"] if CLAIM.exists() else []
-    for name in OF_CLAIM:
+    for name, marker in OF_CLAIM.items():
         mine = [run for run in others if run["arm"] == name]
         across, after = [run["trained"] for run in mine], [100 * run["after"] for run in mine]
-        axes.plot(across, after, "x", color="gray", alpha=0.7)
-        if mine:
-            axes.annotate(name, (across[0], min(after) - 4), fontsize=7, ha="center", rotation=-20)
+        axes.plot(across, after, marker, color="gray", alpha=0.7, label=f"{name} (claim)")
     for name in dict.fromkeys(run["arm"] for run in runs):
         mine = [run for run in runs if run["arm"] == name]
         after = [100 * run["after"] for run in mine]

@@ -32,7 +32,7 @@ ROOMS: dict[str, dict[str, str]] = {
     "RolloutEngine": {"rollout": "DecodeEngine GenerateEngine VLLMEngine"},
     "Steering": {
         "steering": "AdaptiveVectors BitFit FullFinetune LoRA LoReFT "
-        "LowRankVectors ProjectedVectors SteeringVectors TinyLoRA VeRA VectorFit"
+        "LowRankVectors ProjectedVectors SMoA SteeringVectors TinyLoRA VeRA VectorFit"
     },
     "Module": {"optim": "NormClip RunningNormClip"},
     "Callback": {

@@ -19,6 +19,7 @@ from steer_lightning.steering.peft_modules import CONFIG, read_config
 from steer_lightning.steering.reft import LoReFT, load_reft
 from steer_lightning.steering.result_file import read_metadata
 from steer_lightning.steering.site_vectors import SiteVectors
+from steer_lightning.steering.smoa import SMoA
 from steer_lightning.steering.tiny_lora import TinyLoRA
 from steer_lightning.steering.vectorfit import VectorFit
 from steer_lightning.steering.vectors import SteeringVectors
@@ -28,7 +29,7 @@ from steer_lightning.steering.weight_changes import WeightChanges
 from steer_lightning.system.run_files import find_runs
 
 CHANGES: dict[str, type[WeightChanges]] = {
-    kind.__name__: kind for kind in (BitFit, FullFinetune, VectorFit)
+    kind.__name__: kind for kind in (BitFit, FullFinetune, SMoA, VectorFit)
 }
 KINDS = {"SteeringVectors": SteeringVectors, "AdaptiveVectors": AdaptiveVectors}
 ADAPTERS: dict[str, type[FrozenMatrices]] = {"TINYLORA": TinyLoRA, "VERA": VeRA}

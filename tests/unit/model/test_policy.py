@@ -21,8 +21,10 @@ from steer_lightning.steering import (
     BitFit,
     FullFinetune,
     LoRA,
+    LoReFT,
     LowRankVectors,
     ProjectedVectors,
+    SMoA,
     Steering,
     SteeringVectors,
     TinyLoRA,
@@ -203,6 +205,8 @@ EVERY_KIND: dict[str, Callable[[], Steering]] = {
     "vera": partial(VeRA, rank=8),
     "biases": BitFit,
     "singular values": VectorFit,
+    "parts": partial(SMoA, rank=2),
+    "edits": LoReFT,
     "full": FullFinetune,
 }
 by_kind = pytest.mark.parametrize("kind", EVERY_KIND)

@@ -12,6 +12,7 @@ from steer_lightning.steering import (
     BitFit,
     FullFinetune,
     LoRA,
+    SMoA,
     Steering,
     SteeringVectors,
     TinyLoRA,
@@ -31,6 +32,7 @@ KINDS: dict[str, Make] = {
     "tiny lora": TinyLoRA,
     "tiny lora, three vectors": partial(TinyLoRA, rank=4, u=2, weight_tying=6 / 7),
     "vera": partial(VeRA, rank=24),
+    "smoa": partial(SMoA, rank=2, parts=3),
 }
 
 
@@ -57,12 +59,36 @@ def by_formula(steering: TinyLoRA | VeRA, shapes: dict[str, torch.Size]) -> dict
     return found
 
 
+def parts_of(weight: torch.Tensor, count: int) -> list[torch.Tensor]:
+    """The parts of a weight for SMoA, one singular value after another."""
+    left, sizes, right = torch.linalg.svd(weight, full_matrices=False)
+    parts, seen = [torch.zeros_like(weight) for _ in range(count)], 0.0
+    for k, size in enumerate(sizes):
+        row = min(int(seen / float(sizes.sum()) * count), count - 1)
+        parts[row] += size * left[:, k : k + 1] @ right[k : k + 1]
+        seen += float(size)
+    return parts
+
+
+def smoa_by_formula(steering: SMoA, base: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The change of each weight as the paper writes it."""
+    found = {}
+    for name, numbers in zip(steering.names, steering.changes, strict=True):
+        weight = base[name].detach()
+        parts = parts_of(weight, len(numbers))
+        pairs = [(both[:, : len(weight)].T, both[:, len(weight) :]) for both in numbers]
+        found[name] = sum(part * (up @ down) for part, (up, down) in zip(parts, pairs, strict=True))
+    return found
+
+
 by_kind = pytest.mark.parametrize("kind", KINDS)
 
 
 def disturb(steering: Steering) -> None:
+    # what SMoA multiplies with the weights is a product of two small numbers
+    std = 0.3 if isinstance(steering, SMoA) else 0.03
     for parameter in steering.parameters():
-        parameter.data.normal_(std=0.03)
+        parameter.data.normal_(std=std)
 
 
 def make_vectors(

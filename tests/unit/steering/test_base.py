@@ -18,6 +18,7 @@ from steer_lightning.steering import (
     BitFit,
     FullFinetune,
     LoRA,
+    SMoA,
     Steering,
     TinyLoRA,
     VectorFit,
@@ -29,7 +30,15 @@ from steer_lightning.training.batch import Batch
 from steer_lightning.training.gradient import BatchGradient
 from steer_lightning.training.selfcheck import why_not_packed
 from steer_lightning.types import Rollouts
-from tests.unit.steering.helpers import IDS, KINDS, Make, by_formula, by_kind, disturb
+from tests.unit.steering.helpers import (
+    IDS,
+    KINDS,
+    Make,
+    by_formula,
+    by_kind,
+    disturb,
+    smoa_by_formula,
+)
 
 
 def numbers(architecture: str, steering: Steering) -> int:
@@ -53,6 +62,7 @@ def test_trained_numbers_by_hand() -> None:
     assert numbers("qwen2", TinyLoRA()) == 13
     assert numbers("qwen2", TinyLoRA(u=2, weight_tying=0.0)) == 3 * 7 * 2
     assert numbers("qwen2", KINDS["tiny lora, three vectors"]()) == 3 * 2
+    assert numbers("qwen2", SMoA(rank=2, parts=3)) == 3 * 3 * 2 * sum(a + b for a, b in matrices)
     assert numbers("qwen2", VeRA(rank=24)) == 3 * (7 * 24 + sum(b for _, b in matrices))
 
 
@@ -90,6 +100,10 @@ def plainly(model: nn.Module, steering: Steering, scale: float) -> nn.Module:
         if isinstance(steering, (TinyLoRA, VeRA)):
             shapes = {name: weight.shape for name, weight in weights.items()}
             for name, change in by_formula(steering, shapes).items():
+                weights[name] += scale * change
+            return other
+        if isinstance(steering, SMoA):
+            for name, change in smoa_by_formula(steering, weights).items():
                 weights[name] += scale * change
             return other
         for name, change in zip(steering.names, steering.changes, strict=True):
@@ -134,8 +148,14 @@ def by_the_chain_rule(
         pairs = list(zip(steering.down, steering.up, strict=True))
         of_down = [factor * up.T @ g for g, (_, up) in zip(slopes, pairs, strict=True)]
         return of_down + [factor * g @ down.T for g, (down, _) in zip(slopes, pairs, strict=True)]
-    if isinstance(steering, (TinyLoRA, VeRA)):
-        changes = by_formula(steering, {name: weight.shape for name, weight in weights.items()})
+    if isinstance(steering, (SMoA, TinyLoRA, VeRA)):
+        base = dict(tiny_model("qwen2").named_parameters())
+        shapes = {name: weight.shape for name, weight in weights.items()}
+        changes = (
+            smoa_by_formula(steering, base)
+            if isinstance(steering, SMoA)
+            else by_formula(steering, shapes)
+        )
         slopes = [weights[name].grad for name in changes]
         return list(
             torch.autograd.grad(list(changes.values()), list(steering.parameters()), slopes)

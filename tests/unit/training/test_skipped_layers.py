@@ -16,6 +16,7 @@ from steer_lightning.steering import (
     BitFit,
     FullFinetune,
     LoRA,
+    LoReFT,
     LowRankVectors,
     ProjectedVectors,
     Steering,
@@ -45,6 +46,7 @@ UPPER: dict[str, Callable[[], Steering]] = {
     "projected": partial(ProjectedVectors, layers=[2]),
     "tiny lora": partial(TinyLoRA, layers=[2]),
     "vera": partial(VeRA, layers=[2], rank=8),
+    "edits": partial(LoReFT, layers=[2]),
 }
 """Kinds that train the uppermost of three layers alone."""
 
