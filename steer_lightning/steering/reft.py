@@ -246,7 +246,8 @@ def orthonormal(rows: torch.Tensor) -> torch.Tensor:
     """
     found, triangle = torch.linalg.qr(rows.transpose(-1, -2))
     signs = triangle.diagonal(dim1=-2, dim2=-1).sgn()
-    return (found * signs.unsqueeze(-2)).transpose(-1, -2)
+    signed: torch.Tensor = found * signs.unsqueeze(-2)
+    return signed.transpose(-1, -2)
 
 
 def load_reft(path: Path) -> LoReFT:

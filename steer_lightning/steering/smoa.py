@@ -17,8 +17,9 @@ class SMoA(WeightChanges):
     """Multiplies parts of each weight, number by number, by products of low rank.
 
     `W <- W + sum_k W_k * (B_k A_k)` with the elementwise product `*`, for the matrices of all
-    decoder layers (arXiv 2601.07507). The parts are `W_k = U_k diag(s_k) V_k^T`: the singular
-    values of W = U diag(s) V^T are cut into K runs, each with a K-th of their sum, the largest
+    decoder layers, after arXiv 2601.07507; that the frozen factor is the part W_k itself, singular
+    values included, is this package's reading. The parts are `W_k = U_k diag(s_k) V_k^T`: the
+    singular values of W = U diag(s) V^T are cut into K runs, each with a K-th of their sum, the largest
     first. The trained B_k (m, r) and A_k (r, n) are those of LoRA: A_k starts with random numbers,
     B_k at zero. `K r (m + n)` numbers are trained for a weight (m, n). The change of part k may
     have r times the rank of W_k, where that of LoRA has rank r.
@@ -92,8 +93,9 @@ class SMoA(WeightChanges):
     def change(self, numbers: torch.Tensor, prepared: tuple[torch.Tensor, ...]) -> torch.Tensor:
         """Returns `sum_k W_k * (B_k A_k)`."""
         (parts,) = prepared
-        up, down = numbers.split(list(parts.shape[1:]), dim=-1)
-        return (parts.float() * (up.transpose(1, 2) @ down)).sum(0)
+        up, down = numbers[..., : parts.shape[1]], numbers[..., parts.shape[1] :]
+        changed: torch.Tensor = (parts.float() * (up.transpose(1, 2) @ down)).sum(0)
+        return changed
 
     def describe(self) -> str:
         """Describes the trained numbers; see `Steering.describe`."""
