@@ -19,10 +19,10 @@ class SMoA(WeightChanges):
     `W <- W + sum_k W_k * (B_k A_k)` with the elementwise product `*`, for the matrices of all
     decoder layers, after arXiv 2601.07507; that the frozen factor is the part W_k itself, singular
     values included, is this package's reading. The parts are `W_k = U_k diag(s_k) V_k^T`: the
-    singular values of W = U diag(s) V^T are cut into K runs, each with a K-th of their sum, the largest
-    first. The trained B_k (m, r) and A_k (r, n) are those of LoRA: A_k starts with random numbers,
-    B_k at zero. `K r (m + n)` numbers are trained for a weight (m, n). The change of part k may
-    have r times the rank of W_k, where that of LoRA has rank r.
+    singular values of W = U diag(s) V^T are cut into K runs, each with a K-th of their sum, the
+    largest first. The trained B_k (m, r) and A_k (r, n) are those of LoRA: A_k starts with random
+    numbers, B_k at zero. `K r (m + n)` numbers are trained for a weight (m, n). The change of part
+    k may have r times the rank of W_k, where that of LoRA has rank r.
 
     A run that would be empty, because a single singular value is more than its share, does nothing.
     The decomposition is computed in the first pass, on the device of the base, which takes a while
