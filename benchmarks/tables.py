@@ -217,6 +217,26 @@ def claim(result: Result) -> str:
     return table([*head, "over the seeds", "of full fine-tuning's gain", "time"], rows)
 
 
+def few_numbers(result: Result) -> str:
+    """A line for each arm and seed, with its interval over problems."""
+    rows = [
+        [
+            run["arm"],
+            f"{run['trained']:,}",
+            ", ".join(
+                f"{float(rate):g}: {reward:.2f}"
+                for rate, reward in result["rates"][run["arm"]].items()
+            ),
+            f"{run['seed']}",
+            f"{run['after']:.1%}",
+            f"{run['low']:.1%} to {run['high']:.1%}",
+        ]
+        for run in result["runs"]
+    ]
+    head = ["", "trained numbers", "rates, with the reward in training", "seed"]
+    return table([*head, "accuracy after", "95 % interval"], rows)
+
+
 def arms(result: Result) -> str:
     """CPU seconds of both ways, by the number of problems at once."""
     rows = [
@@ -268,6 +288,7 @@ MAKERS: dict[str, Callable[[Result], str]] = {
     "eight_bit": eight_bit,
     "algorithms": algorithms,
     "claim": claim,
+    "few_numbers": few_numbers,
     "arms": arms,
     "sweep": sweep,
 }

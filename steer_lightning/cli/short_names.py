@@ -35,8 +35,8 @@ ROOMS: dict[str, dict[str, str]] = {
     "PromptOrder": {"data": "ByPassRate Shuffled"},
     "RolloutEngine": {"rollout": "DecodeEngine GenerateEngine VLLMEngine"},
     "Steering": {
-        "steering": "AdaptiveVectors BitFit FullFinetune LoRA LowRankVectors SteeringVectors "
-        "VectorFit"
+        "steering": "AdaptiveVectors BitFit FullFinetune LoRA LoReFT "
+        "LowRankVectors ProjectedVectors SMoA SteeringVectors TinyLoRA VeRA VectorFit"
     },
     "Module": {"optim": "NormClip RunningNormClip"},
     "Callback": {

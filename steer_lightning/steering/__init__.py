@@ -1,4 +1,4 @@
-"""The kinds of trainable parameters: steering vectors, changes of weights, LoRA, and their files.
+"""The kinds of trainable parameters: vectors, edits, adapters, changes of weights; and their files.
 
 This package does not depend on reinforcement learning.
 """
@@ -18,18 +18,28 @@ from steer_lightning.steering.io import (
 from steer_lightning.steering.layers import find_layers, parse_layers, stream_width
 from steer_lightning.steering.lora import LoRA
 from steer_lightning.steering.low_rank import LowRankVectors
+from steer_lightning.steering.projected import ProjectedVectors
+from steer_lightning.steering.reft import LoReFT
 from steer_lightning.steering.site_vectors import SiteVectors, warn_of_another_base
 from steer_lightning.steering.sites import find_sites
+from steer_lightning.steering.smoa import SMoA
+from steer_lightning.steering.tiny_lora import TinyLoRA
 from steer_lightning.steering.units import measure_rms
 from steer_lightning.steering.vectorfit import VectorFit
 from steer_lightning.steering.vectors import SteeringVectors
+from steer_lightning.steering.vera import VeRA
 
 __all__ = [
     "AdaptiveVectors",
     "BitFit",
     "FullFinetune",
     "LoRA",
+    "LoReFT",
     "LowRankVectors",
+    "ProjectedVectors",
+    "SMoA",
+    "TinyLoRA",
+    "VeRA",
     "VectorFit",
     "load_steering",
     "Attachment",

@@ -11,24 +11,32 @@ from steer_lightning.errors import ConfigError
 from steer_lightning.steering.adaptive import AdaptiveVectors
 from steer_lightning.steering.base import Steering
 from steer_lightning.steering.biases import BitFit
+from steer_lightning.steering.frozen_matrices import FrozenMatrices, load_frozen_matrices
 from steer_lightning.steering.full import FullFinetune
 from steer_lightning.steering.layers import in_layer_order
-from steer_lightning.steering.lora import CONFIG, LoRA, load_lora
+from steer_lightning.steering.lora import LoRA, load_lora
+from steer_lightning.steering.peft_modules import CONFIG, read_config
+from steer_lightning.steering.reft import LoReFT, load_reft
 from steer_lightning.steering.result_file import read_metadata
 from steer_lightning.steering.site_vectors import SiteVectors
+from steer_lightning.steering.smoa import SMoA
+from steer_lightning.steering.tiny_lora import TinyLoRA
 from steer_lightning.steering.vectorfit import VectorFit
 from steer_lightning.steering.vectors import SteeringVectors
 from steer_lightning.steering.vectors_file import read_vectors_file
+from steer_lightning.steering.vera import VeRA
 from steer_lightning.steering.weight_changes import WeightChanges
 from steer_lightning.system.run_files import find_runs
 
 CHANGES: dict[str, type[WeightChanges]] = {
-    kind.__name__: kind for kind in (BitFit, FullFinetune, VectorFit)
+    kind.__name__: kind for kind in (BitFit, FullFinetune, SMoA, VectorFit)
 }
 KINDS = {"SteeringVectors": SteeringVectors, "AdaptiveVectors": AdaptiveVectors}
+ADAPTERS: dict[str, type[FrozenMatrices]] = {"TINYLORA": TinyLoRA, "VERA": VeRA}
+"""Kinds whose results are folders in PEFT's format, by PEFT's name; all others are read as LoRA."""
 RESULTS = (
-    *(SteeringVectors.file_name, AdaptiveVectors.file_name),
-    *(LoRA.file_name, WeightChanges.file_name),
+    *(SteeringVectors.file_name, AdaptiveVectors.file_name, WeightChanges.file_name),
+    *(LoReFT.file_name, LoRA.file_name, TinyLoRA.file_name, VeRA.file_name),
 )
 """Names of the results of runs, by the kind that was trained."""
 
@@ -151,7 +159,7 @@ def load_steering(path: str | Path) -> Steering:
     """Loads the result of a run, of any kind.
 
     Args:
-        path: File, or folder for LoRA, as written by `Steering.save`.
+        path: File, or folder in PEFT's format, as written by `Steering.save`.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -159,8 +167,11 @@ def load_steering(path: str | Path) -> Steering:
     """
     path = Path(path)
     if path.is_dir():
-        return load_lora(path)
+        adapter = ADAPTERS.get(read_config(path)["peft_type"])
+        return load_lora(path) if adapter is None else load_frozen_matrices(adapter, path)
     kind = read_metadata(path)[0].get("kind", "")
+    if kind == LoReFT.__name__:
+        return load_reft(path)
     if kind not in CHANGES:
         return load_vectors(path)
     found = CHANGES[kind]()

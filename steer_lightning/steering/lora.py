@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
-import tempfile
 import zlib
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import save
 from torch import nn
-from transformers.pytorch_utils import Conv1D
 
 from steer_lightning.errors import ConfigError
-from steer_lightning.steering.base import BASE_BITS, Attachment, Steering
-from steer_lightning.steering.layers import find_layers, parse_layers
+from steer_lightning.steering.base import BASE_BITS, Attachment
+from steer_lightning.steering.peft_modules import (
+    ADAPTER,
+    CONFIG,
+    WEIGHTS,
+    PeftModules,
+    check_plain,
+    import_peft,
+    read_config,
+    take_out,
+)
 from steer_lightning.steering.result_file import read_metadata, read_tensors, refusal
-from steer_lightning.system.extras import install_command
-from steer_lightning.system.import_noise import quiet_imports
-from steer_lightning.system.printable import one_line
-from steer_lightning.system.whole_files import write_bytes
 
-ADAPTER = "default"
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
 """Prefix of the names of a model's modules in PEFT's files."""
 MATRIX = re.compile(rf"{re.escape(PREFIX)}(.+)\.lora_([AB])\.weight")
@@ -37,7 +35,7 @@ NOT_PLAIN = (
 """Settings of PEFT that make a LoRA compute something else."""
 
 
-class LoRA(Steering):
+class LoRA(PeftModules):
     """Adds a low-rank product to linear layers, in PEFT's own modules (arXiv 2106.09685).
 
     `y <- W x + (alpha / r) B A x`, where A (r, inputs) starts with random numbers, as in PEFT, and
@@ -66,7 +64,7 @@ class LoRA(Steering):
     """
 
     file_name = "lora_adapter"
-    beside_base = False
+    mark = ".lora_"
 
     def __init__(
         self,
@@ -77,28 +75,18 @@ class LoRA(Steering):
         init_from: str | None = None,
         layers_path: str | None = None,
     ) -> None:
-        super().__init__()
-        _import_peft()
-        if rank < 1:
-            raise ConfigError("model.steering.rank", rank, rule="must be at least 1")
-        parse_layers(layers)
-        if init_from is not None and not (Path(init_from) / CONFIG).is_file():
-            rule = f"there is no such folder with an {CONFIG}"
-            raise ConfigError("model.steering.init_from", init_from, rule=rule)
-        self.rank, self.alpha = rank, float(rank if alpha is None else alpha)
-        self.target_modules, self.chosen = target_modules, layers
-        self.init_from, self.layers_path = init_from, layers_path
-        self.metadata = {}
-        self.names: list[str] = []
+        super().__init__(rank, target_modules, layers, init_from, layers_path)
+        self.alpha = float(rank if alpha is None else alpha)
         self.down, self.up = nn.ParameterList(), nn.ParameterList()
 
     # ---- making
 
     def build(self, model: nn.Module) -> None:
         """Creates the parameters, or checks that they fit; see `Steering.build`."""
-        tuner, found = self._inject(model)
-        shapes = {name: (layer.in_features, layer.out_features) for name, layer in found.items()}
-        _take_out(tuner)
+        tuner = self.inject(model)
+        layers = _layers(tuner)
+        shapes = {name: (layer.in_features, layer.out_features) for name, layer in layers.items()}
+        take_out(tuner)
         self._check(shapes)
         if self.names:
             self._check_fit(model, shapes)
@@ -118,38 +106,10 @@ class LoRA(Steering):
                     self.down[row].copy_(start.down[place])
                     self.up[row].copy_(start.up[place])
 
-    def _inject(self, model: nn.Module) -> tuple[Any, dict[str, Any]]:
-        """Puts PEFT's modules, still empty, around the model's own; returns them by name."""
-        peft = _import_peft()
-        blocks = find_layers(model, self.layers_path)
-        layers = parse_layers(self.chosen, len(blocks))
-        linear = (name for i in layers for name, m in blocks[i].named_modules() if is_linear(m))
-        config = self._config(layers, linear)
-        try:
-            tuner = peft.LoraModel(model, config, ADAPTER, low_cpu_mem_usage=True)
-        except ValueError as error:
-            raise ConfigError(
-                "model.steering.target_modules",
-                self.target_modules,
-                rule=f"model.base, a {type(model).__name__}, has no such linear layers",
-                why=" ".join(str(error).split()).rstrip("."),
-            ) from error
-        kind = peft.tuners.lora.LoraLayer
-        return tuner, {n: m for n, m in model.named_modules() if isinstance(m, kind)}
-
-    def _config(self, layers: tuple[int, ...], linear: Iterable[str]) -> Any:
-        """Makes PEFT's configuration; `linear` has the names of all linear layers in `layers`."""
-        modules, chosen = self.target_modules, None if self.chosen == "all" else list(layers)
-        # PEFT accepts `all-linear` only for whole models
-        if modules == "all-linear" and chosen is not None:
-            modules = sorted({name.rpartition(".")[2] for name in linear})
-        return _import_peft().LoraConfig(
-            task_type="CAUSAL_LM",
-            r=self.rank,
-            lora_alpha=self.alpha,
-            target_modules=modules,
-            layers_to_transform=chosen,
-        )
+    def settings(self) -> tuple[type[Any], type[Any], dict[str, Any]]:
+        """Returns PEFT's classes and settings; see `PeftModules.settings`."""
+        peft = import_peft("LoRA")
+        return peft.LoraModel, peft.LoraConfig, {"lora_alpha": self.alpha}
 
     def _check(self, shapes: dict[str, tuple[int, int]]) -> None:
         least = min(min(shape) for shape in shapes.values())
@@ -170,27 +130,13 @@ class LoRA(Steering):
         }
         if ours != shapes:
             odd = sorted(ours.items() ^ shapes.items())[0][0]
-            raise ConfigError(
-                "LoRA",
-                self.metadata.get("base_model", ""),
-                rule=f"does not fit {type(model).__name__}, for instance at {one_line(odd)}",
-                fix="Use it with the model and the settings with which it was trained",
-            )
+            raise self.refuse_model(model, odd)
 
     # ---- using
-
-    @property
-    def first_layer(self) -> int:
-        """Index of the first chosen layer; see `Steering.first_layer`."""
-        return min(parse_layers(self.chosen), default=0)
 
     def attach(self, model: nn.Module, scale: float = 1.0) -> Attachment:
         """Puts PEFT's modules into a model; see `Steering.attach`."""
         return InjectedLoRA(model, self, scale)
-
-    def base_name(self, name: str) -> str | None:
-        """Returns a tensor's name in the base; see `Steering.base_name`."""
-        return None if ".lora_" in name else name.replace(".base_layer.", ".")
 
     # ---- reporting
 
@@ -220,26 +166,19 @@ class LoRA(Steering):
         """Saves a folder that `peft.PeftModel.from_pretrained` and `load_steering` can read."""
         tensors = {}
         for name, down, up in zip(self.names, self.down, self.up, strict=True):
-            for part, weight in (("lora_A", down), ("lora_B", up)):
-                if not bool(torch.isfinite(weight).all()):
-                    raise ConfigError("LoRA", "NaN or infinity", rule="must be finite")
-                tensors[f"{PREFIX}{name}.{part}.weight"] = weight.detach().cpu().contiguous()
-        with tempfile.TemporaryDirectory() as folder:
-            config = self._config(parse_layers(self.chosen), self.names)
-            config.base_model_name_or_path, config.revision = base_model, revision
-            config.inference_mode = True
-            config.save_pretrained(folder)
-            text = (Path(folder) / CONFIG).read_bytes()
-        told = {"format": "pt", "step": "" if step is None else str(step), **self.base_facts}
-        write_bytes(path / WEIGHTS, save(tensors, told))
-        write_bytes(path / CONFIG, text)
+            tensors[f"{PREFIX}{name}.lora_A.weight"] = down
+            tensors[f"{PREFIX}{name}.lora_B.weight"] = up
+        self.write_folder(
+            path, tensors, self.names, base_model=base_model, revision=revision, step=step
+        )
 
 
 class InjectedLoRA(Attachment):
     """Runs PEFT's modules in a model, with the parameters of a `LoRA`."""
 
     def __init__(self, model: nn.Module, lora: LoRA, scale: float) -> None:
-        self._tuner, found = lora._inject(model)
+        self._tuner = lora.inject(model)
+        found = _layers(self._tuner)
         self._layers = [found[name] for name in lora.names]
         self._factor = lora.alpha / lora.rank
         for layer, down, up in zip(self._layers, lora.down, lora.up, strict=True):
@@ -261,19 +200,14 @@ class InjectedLoRA(Attachment):
     def remove(self) -> None:
         """Removes PEFT's modules; see `Attachment.remove`."""
         if self._tuner is not None:
-            _take_out(self._tuner)
+            take_out(self._tuner)
             self._tuner = None
 
 
-def is_linear(module: nn.Module) -> bool:
-    """Returns whether a module is a linear layer in the sense of PEFT's `all-linear`."""
-    return isinstance(module, (nn.Linear, Conv1D))
-
-
-def _take_out(tuner: Any) -> None:
-    """Removes PEFT's modules from a model, and the configuration that PEFT leaves there."""
-    model = tuner.unload()
-    vars(model).pop("peft_config", None)
+def _layers(tuner: Any) -> dict[str, Any]:
+    """Returns PEFT's modules by the names of the linear layers around which they are."""
+    kind = import_peft("LoRA").tuners.lora.LoraLayer
+    return {name: m for name, m in tuner.model.named_modules() if isinstance(m, kind)}
 
 
 def load_lora(path: Path) -> LoRA:
@@ -307,39 +241,17 @@ def load_lora(path: Path) -> LoRA:
 
 def _read_config(path: Path) -> tuple[LoRA, str]:
     """Reads the configuration; returns a LoRA without matrices, and the name of its base."""
-    try:
-        config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
-        rank, alpha, modules = (config[key] for key in ("r", "lora_alpha", "target_modules"))
-        layers, base = config.get("layers_to_transform"), config.get("base_model_name_or_path")
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise refusal(path, f"has no usable {CONFIG} ({one_line(error)})") from error
-    odd = [key for key in NOT_PLAIN if config.get(key)]
-    odd += ["peft_type"] if config.get("peft_type") != "LORA" else []
-    if odd:
-        raise refusal(path, f"must be plain LoRA, but its {CONFIG} has {', '.join(odd)}")
-    layers = [layers] if type(layers) is int else layers
-    known = type(rank) is int and type(alpha) in (int, float)
-    known = known and (isinstance(modules, str) or _is_list(modules, str))
-    known = known and (layers is None or _is_list(layers, int)) and isinstance(base or "", str)
-    if not known:
+    config = read_config(path)
+    check_plain(path, config, "LoRA", NOT_PLAIN)
+    if config["peft_type"] != "LORA":
+        raise refusal(path, f"must be plain LoRA, but its {CONFIG} has peft_type")
+    alpha = config.get("lora_alpha")
+    if type(alpha) not in (int, float):
         raise refusal(path, f"has values of unknown types in its {CONFIG}")
-    chosen = "all" if layers is None else layers
-    return LoRA(rank=rank, alpha=alpha, target_modules=modules, layers=chosen), one_line(base or "")
-
-
-def _is_list(value: object, kind: type) -> bool:
-    return isinstance(value, list) and all(type(item) is kind for item in value)
-
-
-def _import_peft() -> Any:
-    try:
-        with quiet_imports():
-            import peft
-    except ModuleNotFoundError as error:
-        raise ConfigError(
-            "model.steering",
-            "LoRA",
-            rule="needs the package peft",
-            fix=install_command("lora"),
-        ) from error
-    return peft
+    lora = LoRA(
+        rank=config["r"],
+        alpha=alpha,
+        target_modules=config["target_modules"],
+        layers=config["layers_to_transform"],
+    )
+    return lora, config["base_model_name_or_path"]

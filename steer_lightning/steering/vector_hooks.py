@@ -36,7 +36,7 @@ class Vectors(Protocol):
         """Returns one plain vector; see `SiteVectors.plain`."""
 
     def gate(self, row: int, stream: torch.Tensor) -> torch.Tensor:
-        """Returns the factor of each token; see `SiteVectors.gate`."""
+        """Returns factors of tokens (rows, T, 1), or of their numbers (rows, T, D)."""
 
 
 class HookedVectors(Attachment):

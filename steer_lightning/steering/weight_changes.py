@@ -63,6 +63,10 @@ class WeightChanges(Steering):
             ConfigError: If the model has no such weights.
         """
 
+    def start(self, name: str, shape: torch.Size) -> torch.Tensor:
+        """Returns the numbers of a weight at the start, with which its change is zero."""
+        return torch.zeros(shape)
+
     def prepared(self, name: str, weight: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Computes tensors of a weight that `change` needs; called once."""
         return ()
@@ -80,8 +84,8 @@ class WeightChanges(Steering):
             self._check_fit(model, shapes)
         else:
             self.names = list(shapes)
-            for shape in shapes.values():
-                self.changes.append(nn.Parameter(torch.zeros(shape)))
+            for name, shape in shapes.items():
+                self.changes.append(nn.Parameter(self.start(name, shape)))
             if self.init_from is not None:
                 self._start_from(Path(self.init_from), model)
 

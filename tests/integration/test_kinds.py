@@ -14,6 +14,7 @@ pytestmark = pytest.mark.slow
 KINDS: dict[str, dict[str, Any]] = {
     "AdaptiveVectors": {"tokens": "completion", "site": "mlp_output"},
     "LoRA": {"rank": 2},
+    "TinyLoRA": {"u": 3, "weight_tying": 0.5},
 }
 
 

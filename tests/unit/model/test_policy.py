@@ -21,10 +21,15 @@ from steer_lightning.steering import (
     BitFit,
     FullFinetune,
     LoRA,
+    LoReFT,
     LowRankVectors,
+    ProjectedVectors,
+    SMoA,
     Steering,
     SteeringVectors,
+    TinyLoRA,
     VectorFit,
+    VeRA,
 )
 from steer_lightning.testing import ARCHITECTURES, make_prompts, save_tiny, tiny_model, tiny_policy
 
@@ -194,9 +199,14 @@ EVERY_KIND: dict[str, Callable[[], Steering]] = {
     "gated": AdaptiveVectors,
     "mixtures": LowRankVectors,
     "fixed directions": partial(LowRankVectors, directions="random"),
+    "projected": ProjectedVectors,
     "lora": LoRA,
+    "tiny lora": TinyLoRA,
+    "vera": partial(VeRA, rank=8),
     "biases": BitFit,
     "singular values": VectorFit,
+    "parts": partial(SMoA, rank=2),
+    "edits": LoReFT,
     "full": FullFinetune,
 }
 by_kind = pytest.mark.parametrize("kind", EVERY_KIND)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,13 +14,31 @@ from steer_lightning.losses import PolicyGradient
 from steer_lightning.model.policy import Policy
 from steer_lightning.model.sharding import FlatSharding
 from steer_lightning.rollout import DecodeEngine, GenerateEngine, Sampling
-from steer_lightning.steering import BitFit, FullFinetune, LoRA, Steering, VectorFit, load_steering
+from steer_lightning.steering import (
+    BitFit,
+    FullFinetune,
+    LoRA,
+    SMoA,
+    Steering,
+    TinyLoRA,
+    VectorFit,
+    VeRA,
+    load_steering,
+)
 from steer_lightning.testing import check_engine, make_prompts, save_tiny, tiny_model, tiny_policy
 from steer_lightning.training.batch import Batch
 from steer_lightning.training.gradient import BatchGradient
 from steer_lightning.training.selfcheck import why_not_packed
 from steer_lightning.types import Rollouts
-from tests.unit.steering.helpers import IDS, KINDS, Make, by_kind, disturb
+from tests.unit.steering.helpers import (
+    IDS,
+    KINDS,
+    Make,
+    by_formula,
+    by_kind,
+    disturb,
+    smoa_by_formula,
+)
 
 
 def numbers(architecture: str, steering: Steering) -> int:
@@ -40,6 +59,11 @@ def test_trained_numbers_by_hand() -> None:
     assert numbers("qwen2", VectorFit()) == 3 * (sum(min(a, b) for a, b in matrices) + biases)
     assert numbers("qwen2", LoRA(rank=4)) == 3 * 4 * sum(a + b for a, b in matrices)
     assert numbers("qwen2", KINDS["lora of rank 1"]()) == 2 * (64 + 32)
+    assert numbers("qwen2", TinyLoRA()) == 13
+    assert numbers("qwen2", TinyLoRA(u=2, weight_tying=0.0)) == 3 * 7 * 2
+    assert numbers("qwen2", KINDS["tiny lora, three vectors"]()) == 3 * 2
+    assert numbers("qwen2", SMoA(rank=2, parts=3)) == 3 * 3 * 2 * sum(a + b for a, b in matrices)
+    assert numbers("qwen2", VeRA(rank=24)) == 3 * (7 * 24 + sum(b for _, b in matrices))
 
 
 @by_kind
@@ -73,6 +97,15 @@ def plainly(model: nn.Module, steering: Steering, scale: float) -> nn.Module:
             for name, down, up in zip(steering.names, steering.down, steering.up, strict=True):
                 weights[f"{name}.weight"] += scale * steering.alpha / steering.rank * (up @ down)
             return other
+        if isinstance(steering, (TinyLoRA, VeRA)):
+            shapes = {name: weight.shape for name, weight in weights.items()}
+            for name, change in by_formula(steering, shapes).items():
+                weights[name] += scale * change
+            return other
+        if isinstance(steering, SMoA):
+            for name, change in smoa_by_formula(steering, weights).items():
+                weights[name] += scale * change
+            return other
         for name, change in zip(steering.names, steering.changes, strict=True):
             weight = weights[name]
             if isinstance(steering, VectorFit) and weight.dim() == 2:
@@ -86,8 +119,8 @@ def plainly(model: nn.Module, steering: Steering, scale: float) -> nn.Module:
 @by_kind
 def test_what_is_computed_is_what_merged_weights_compute(kind: str) -> None:
     model, steering = tiny_model("qwen2"), KINDS[kind]()
-    steering.build(model)
-    disturb(steering)
+    with attach(model, steering):
+        disturb(steering)
     expected = [plainly(model, steering, scale)(IDS).logits for scale in (1.0, 0.5)]
     with attach(model, steering) as attachment:
         torch.testing.assert_close(model(IDS).logits, expected[0], rtol=1e-4, atol=1e-5)
@@ -115,6 +148,18 @@ def by_the_chain_rule(
         pairs = list(zip(steering.down, steering.up, strict=True))
         of_down = [factor * up.T @ g for g, (_, up) in zip(slopes, pairs, strict=True)]
         return of_down + [factor * g @ down.T for g, (down, _) in zip(slopes, pairs, strict=True)]
+    if isinstance(steering, (SMoA, TinyLoRA, VeRA)):
+        base = dict(tiny_model("qwen2").named_parameters())
+        shapes = {name: weight.shape for name, weight in weights.items()}
+        changes = (
+            smoa_by_formula(steering, base)
+            if isinstance(steering, SMoA)
+            else by_formula(steering, shapes)
+        )
+        slopes = [weights[name].grad for name in changes]
+        return list(
+            torch.autograd.grad(list(changes.values()), list(steering.parameters()), slopes)
+        )
     found = []
     for name in steering.names:
         slope = weights[name].grad
@@ -180,8 +225,8 @@ def test_a_base_of_16_bits_is_trained_in_32(kind: str) -> None:
 @by_kind
 def test_the_result_is_loaded_exactly(kind: str, tmp_path: Path) -> None:
     model, steering = tiny_model("qwen2"), KINDS[kind]()
-    steering.build(model)
-    disturb(steering)
+    with attach(model, steering):
+        disturb(steering)
     path = tmp_path / steering.file_name
     for _ in range(2):  # an existing one is replaced
         steering.save(path, base_model="org/model", revision="abc", step=7)
@@ -195,8 +240,8 @@ def test_the_result_is_loaded_exactly(kind: str, tmp_path: Path) -> None:
         assert torch.equal(model(IDS).logits, expected)
     with pytest.raises(ConfigError, match=r"model\.layers|weight"):
         loaded.build(tiny_model("qwen2", width=64))
-    settings = {"rank": 1, "alpha": 3.0, "target_modules": ["down_proj"], "layers": [1, 2]}
-    again = type(steering)(**(settings if "rank 1" in kind else {}), init_from=str(path))
+    settings = KINDS[kind].keywords if isinstance(KINDS[kind], partial) else {}
+    again = type(steering)(**settings, init_from=str(path))
     again.build(model)
     for ours, theirs in zip(again.parameters(), steering.parameters(), strict=True):
         assert torch.equal(ours, theirs)

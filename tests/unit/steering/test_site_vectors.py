@@ -11,7 +11,13 @@ from steer_lightning import ConfigError, attach, load_vectors, save_vectors
 from steer_lightning.losses import PolicyGradient
 from steer_lightning.model.policy import Policy
 from steer_lightning.rollout import DecodeEngine, Sampling
-from steer_lightning.steering import AdaptiveVectors, LowRankVectors, SiteVectors, SteeringVectors
+from steer_lightning.steering import (
+    AdaptiveVectors,
+    LowRankVectors,
+    ProjectedVectors,
+    SiteVectors,
+    SteeringVectors,
+)
 from steer_lightning.system.printable import one_line
 from steer_lightning.testing import check_engine, make_prompts, save_tiny, tiny_model, tiny_policy
 from steer_lightning.training.batch import Batch
@@ -25,8 +31,9 @@ from steer_lightning.training.selfcheck import why_not_packed
         lambda: LowRankVectors(rank=2),
         lambda: LowRankVectors(rank=1, directions="random", site="mlp_output"),
         lambda: AdaptiveVectors(tokens="completion"),
+        lambda: ProjectedVectors(count=3, layers=[0, 2]),
     ],
-    ids=["trained", "random", "adaptive"],
+    ids=["trained", "random", "adaptive", "projected"],
 )
 def test_sampler_and_trainer_agree_and_the_gradient_is_autograds(make) -> None:
     steering: SiteVectors = make()

@@ -16,10 +16,14 @@ from steer_lightning.steering import (
     BitFit,
     FullFinetune,
     LoRA,
+    LoReFT,
     LowRankVectors,
+    ProjectedVectors,
     Steering,
     SteeringVectors,
+    TinyLoRA,
     VectorFit,
+    VeRA,
 )
 from steer_lightning.testing import make_prompts, tiny_policy
 from steer_lightning.training.batch import Batch
@@ -39,6 +43,10 @@ UPPER: dict[str, Callable[[], Steering]] = {
     "mixtures": partial(LowRankVectors, layers=[2]),
     "fixed directions": partial(LowRankVectors, layers=[2], directions="random"),
     "lora": partial(LoRA, layers=[2], target_modules=["q_proj", "down_proj"]),
+    "projected": partial(ProjectedVectors, layers=[2]),
+    "tiny lora": partial(TinyLoRA, layers=[2]),
+    "vera": partial(VeRA, layers=[2], rank=8),
+    "edits": partial(LoReFT, layers=[2]),
 }
 """Kinds that train the uppermost of three layers alone."""
 

@@ -1,0 +1,112 @@
+"""Adapters with frozen matrices: moved, scaled, and refused if their folder is damaged."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from steer_lightning import ConfigError, attach
+from steer_lightning.steering import TinyLoRA, VeRA, load_steering
+from steer_lightning.testing import tiny_model
+from tests.unit.steering.helpers import IDS, disturb
+
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+
+
+@pytest.mark.parametrize("kind", [TinyLoRA, partial(VeRA, rank=8)])
+def test_matrices_that_a_move_has_made_anew_are_used(kind: Callable[[], TinyLoRA]) -> None:
+    model, steering = tiny_model("qwen2"), kind()
+    with attach(model, steering):
+        disturb(steering)
+        expected = model(IDS).logits
+        model.to(torch.float64)
+        steering.to(torch.float64)
+        found = model(IDS).logits
+        assert found.dtype == torch.float64
+        torch.testing.assert_close(found.float(), expected, rtol=1e-4, atol=1e-5)
+        for row, name in enumerate(steering.frozen_names):
+            if steering.factor_in in name:
+                steering.get_buffer(f"frozen_{row}").zero_()
+        assert not torch.allclose(model(IDS).logits, found, atol=1e-4)
+
+
+def test_nothing_is_computed_from_weights_that_are_not_there() -> None:
+    model = tiny_model("qwen2")
+    weights = {name: (id(w), w.clone()) for name, w in model.named_parameters()}
+    tiny = TinyLoRA()
+    tiny.build(model)
+    assert not bool(tiny.is_filled)
+    assert all(not tensor.any() for tensor in tiny.tensors())
+    for name, weight in model.named_parameters():
+        assert id(weight) == weights[name][0]
+        assert torch.equal(weight, weights[name][1])
+    with attach(model, tiny):
+        assert bool(tiny.is_filled)
+        assert all(tensor.any() for tensor in tiny.tensors()[1:])
+
+
+def test_what_is_not_finite_is_not_saved(tmp_path: Path) -> None:
+    model, tiny = tiny_model("qwen2"), TinyLoRA()
+    with attach(model, tiny), torch.no_grad():
+        tiny.numbers[0][0] = float("nan")
+    with pytest.raises(ConfigError, match=r"TinyLoRA = 'NaN or infinity': must be finite"):
+        tiny.save(tmp_path / "a", base_model="b")
+    assert not (tmp_path / "a").exists()
+
+
+def edit(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    tensors = load_file(folder / WEIGHTS)
+    change(tensors)
+    save_file(tensors, folder / WEIGHTS)
+
+
+def settings(folder: Path, **changes: object) -> None:
+    path = folder / CONFIG
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+V = "base_model.tinylora_v.0"
+DAMAGE: list[tuple[Callable[[Path], object], str]] = [
+    (lambda f: (f / WEIGHTS).unlink(), "has no adapter_model.safetensors"),
+    (lambda f: (f / WEIGHTS).write_bytes(b"x" * 99), "not a readable safetens"),
+    (lambda f: edit(f, lambda t: t.update(x=torch.ones(1))), "plain TinyLoRA, but its .* has 'x'"),
+    (lambda f: edit(f, lambda t: t.pop(V)), "must have trained numbers and frozen matrices"),
+    (lambda f: settings(f, u="many"), r"no usable adapter_config\.json"),
+    (lambda f: settings(f, u=0), r"model\.steering\.u = 0"),
+    (lambda f: settings(f, bias="all"), "plain TinyLoRA, but its adapter_config.json has bias"),
+    (lambda f: settings(f, r="2"), "values of unknown types"),
+]
+
+
+@pytest.mark.parametrize(("damage", "told"), DAMAGE)
+def test_a_damaged_folder_is_refused_in_words(
+    tmp_path: Path, damage: Callable[[Path], object], told: str
+) -> None:
+    model, tiny = tiny_model("qwen2"), TinyLoRA()
+    with attach(model, tiny):
+        pass
+    tiny.save(tmp_path, base_model="b")
+    load_steering(tmp_path)
+    damage(tmp_path)
+    with pytest.raises(ConfigError, match=told):
+        load_steering(tmp_path)
+
+
+def test_numbers_of_other_layers_do_not_fit(tmp_path: Path) -> None:
+    model, tiny = tiny_model("qwen2"), TinyLoRA()
+    with attach(model, tiny):
+        pass
+    tiny.save(tmp_path, base_model="b")
+    edit(tmp_path, lambda t: t.update({V: torch.ones(3)}))
+    with pytest.raises(ConfigError, match=r"TinyLoRA = 'b': does not fit Qwen2.*tinylora_v\.0"):
+        attach(model, tmp_path)
+    again = TinyLoRA()
+    again.build(model)
+    with pytest.raises(ConfigError, match=r"TinyLoRA = '': does not fit"):
+        again.build(tiny_model("qwen2", width=64))
