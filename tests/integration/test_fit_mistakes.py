@@ -20,6 +20,7 @@ MISTAKES = [
     ("model.sampling.group_size", 0, ["error: model.sampling.group_size = 0", "at least 1"]),
     ("model.eval_sampling", {"top_p": -0.1}, ["error: model.eval_sampling.top_p = -0.1"]),
     ("model.kl_in_reward", {"weight": 0}, ["model.kl_in_reward.weight = 0", "kl_in_reward: null"]),
+    ("model.length_in_reward", {"weight": 1}, ["length_in_reward.weight = 1", "below 1"]),
     ("model.dynamic_sampling", {"max_rounds": 0}, ["model.dynamic_sampling.max_rounds = 0"]),
     (
         "model.guidance",
