@@ -112,3 +112,10 @@ def test_the_table() -> None:
     told += "-10.0 [-40.0, +20.0] of 3: 50.0 [0.0, 100.0] -10.0 [-80.0, +60.0]"
     assert first.split() == told.split()
     assert second.split()[-8:] == ["of", "7:", "-", "-"] * 2
+
+
+def test_names_in_the_table_stay_on_their_line() -> None:
+    (record,) = refinement_records(rows_of(), ARMS, None)
+    told = refinements_as_text([{**record, "arm": "a\nb\x1b[31m", "benchmark": "c\nd"}])
+    assert told.count("\n") == 2
+    assert "\x1b" not in told
