@@ -84,7 +84,7 @@ def test_the_claim_in_two_steps(root: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "claim.json").read_text())
     arms = {run["arm"]: run for run in result["runs"]}
-    assert len(arms) == 10
+    assert len(arms) == 13
     assert arms["training-free vectors"]["trained"] == 0
     assert arms["steering vectors"]["trained"] == 4 * arms["layer 2 alone"]["trained"] == 4 * 192
     full = arms["full fine-tuning"]
