@@ -2,10 +2,9 @@
 
 from steer_lightning.optim.adamw import AdamWByKind, default_optimizer, default_settings
 from steer_lightning.optim.check import OptimizerFactory, check_optimizer
-from steer_lightning.optim.clips import NormClip, RunningNormClip
 from steer_lightning.optim.muon_by_layer import MuonByLayer
-from steer_lightning.optim.schedule import Schedule
 from steer_lightning.optim.state import state_facts
+from steer_lightning.optim.step_size import NormClip, RunningNormClip, Schedule
 
 __all__ = [
     "AdamWByKind",

@@ -163,7 +163,7 @@ MISTAKES = [
     (
         "model.advantage",
         "GRPOO",
-        ["model.advantage = 'GRPOO'", "Known names: DrGRPO, GRPO, MaxRL, Mov"],
+        ["model.advantage = 'GRPOO'", "Known names: BestOf, DrGRPO, GRPO, MaxRL, Mov"],
     ),
     ("model.optimizer", {"lr": 0.1}, ["model.optimizer: needs the name of a class", "NAME"]),
     (
