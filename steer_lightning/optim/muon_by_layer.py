@@ -19,7 +19,7 @@ class MuonByLayer(torch.optim.Optimizer):
     value decomposition. `torch.optim.Muon` takes the stack of all vectors, (L, D), for that matrix:
     its Newton-Schulz iterations make the steps of different layers orthogonal to each other, so
     that the gradient of one layer changes the steps of all. A row of its own has the polar factor
-    u / |u|, and Muon becomes momentum of a fixed length:
+    `u / |u|`, and Muon becomes momentum of a fixed length:
 
         m <- momentum * m + (1 - momentum) * g
         u = momentum * m + (1 - momentum) * g          (Nesterov's form, as in torch)
