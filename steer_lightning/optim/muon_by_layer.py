@@ -19,11 +19,11 @@ class MuonByLayer(torch.optim.Optimizer):
     value decomposition. `torch.optim.Muon` takes the stack of all vectors, (L, D), for that matrix:
     its Newton-Schulz iterations make the steps of different layers orthogonal to each other, so
     that the gradient of one layer changes the steps of all. A row of its own has the polar factor
-    `u / |u|`, and Muon becomes momentum of a fixed length:
+    u / norm(u), and Muon becomes momentum of a fixed length:
 
         m <- momentum * m + (1 - momentum) * g
         u = momentum * m + (1 - momentum) * g          (Nesterov's form, as in torch)
-        w <- (1 - lr * weight_decay) * w - lr * sqrt(n) * u / |u|
+        w <- (1 - lr * weight_decay) * w - lr * sqrt(n) * u / norm(u)
 
     where n is the number of elements of u that are not 0, D for a vector. The factor sqrt(n) is the
     scaling sqrt(outputs / inputs) under which rates carry over to other widths (arXiv 2512.05620),
