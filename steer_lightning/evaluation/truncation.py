@@ -95,10 +95,11 @@ def low_rank_factors(weight: torch.Tensor, rank: int) -> Factors:
         rank: Rank r, below min(m, n).
 
     Returns:
-        Factors (m, r) and (r, n), float32, on the device of the matrix.
+        Factors (m, r) and (r, n), in the dtype and on the device of the matrix. They share no
+        memory with the whole decomposition, which is computed in float32.
     """
     u, values, v = torch.linalg.svd(weight.float(), full_matrices=False)
-    return u[:, :rank] * values[:rank], v[:rank]
+    return (u[:, :rank] * values[:rank]).to(weight.dtype), v[:rank].to(weight.dtype, copy=True)
 
 
 def check_truncations(
@@ -205,9 +206,10 @@ def _of_quantised(base: str) -> ConfigError:
 class TruncatedWeights:
     """The weights of a base, truncated within a block.
 
-    The singular value decomposition is computed once, at the first use. Its factors are kept, which
-    takes a part of the memory of the weights. Weights are changed in place, because captured passes
-    of a GPU know where they are.
+    The singular value decomposition is computed once, at the first use. Its factors are kept:
+    r (m + n) numbers for a weight (m, n), in its dtype. Within the block, a copy of the whole
+    weights is kept, too. Weights are changed in place, because captured passes of a GPU know where
+    they are.
 
     Args:
         truncation: Settings of the truncation.

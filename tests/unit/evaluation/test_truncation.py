@@ -37,8 +37,17 @@ def test_the_closest_matrix_of_a_rank_by_hand() -> None:
         left, right = low_rank_factors(matrix, rank)
         assert (left.shape, right.shape) == ((3, rank), (rank, 4))
         torch.testing.assert_close(left @ right, one @ torch.diag(values) @ other)
-    left, right = low_rank_factors(torch.ones(2, 3, dtype=torch.bfloat16), 0)
+    left, right = low_rank_factors(torch.ones(2, 3), 0)
     assert torch.equal(left @ right, torch.zeros(2, 3))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_factors_take_the_memory_of_their_own_numbers(dtype: torch.dtype) -> None:
+    """Rank 2 of a matrix (6, 8): 2 * 6 and 2 * 8 numbers, none of the rest of the SVD."""
+    factors = low_rank_factors(torch.randn(6, 8).to(dtype), 2)
+    assert [factor.dtype for factor in factors] == [dtype] * 2
+    sizes = [factor.untyped_storage().nbytes() // dtype.itemsize for factor in factors]
+    assert sizes == [2 * 6, 2 * 8]
 
 
 @pytest.mark.parametrize(
