@@ -135,6 +135,14 @@ def check_truncations(
             why="Only the weights of this process are truncated",
             fix="Set engine to DecodeEngine or GenerateEngine, or leave out truncations",
         )
+    if base.quantization is not None:
+        raise ConfigError(
+            KEY,
+            list(truncations),
+            rule=f"contradicts quantization, which is {base.quantization.bits} bits",
+            why="A matrix in a few bits can't hold its truncation",
+            fix="Leave out truncations, or set quantization: null",
+        )
     if getattr(base.model_config, "quantization_config", None) is not None:
         raise _of_quantised(base.base)
     model = base.empty_base()

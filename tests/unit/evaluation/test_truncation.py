@@ -18,6 +18,7 @@ from steer_lightning.evaluation.truncation import (
     matrices,
 )
 from steer_lightning.model.policy import Policy
+from steer_lightning.model.quantization import Quantization
 from steer_lightning.rollout import DecodeEngine, GenerateEngine, Sampling
 from steer_lightning.rollout.vllm_engine import VLLMEngine
 from steer_lightning.steering import FullFinetune, LoRA, SteeringVectors
@@ -167,6 +168,10 @@ def test_settings_that_contradict_each_other(tmp_path: Any) -> None:
         check_truncations(named, {}, VLLMEngine.__new__(VLLMEngine), base)
     with pytest.raises(ConfigError, match=r"truncations.a.layers = '5-6'"):
         check_truncations({"a": Truncation(layers="5-6", rank=1)}, {}, DecodeEngine(), base)
+    quantised = Policy(base.base, quantization=Quantization(bits=8))
+    with pytest.raises(ConfigError, match=r"truncations = \['a'\]: contradicts quantization, which"):
+        check_truncations(named, {}, DecodeEngine(), quantised)
+    check_truncations({}, {}, DecodeEngine(), quantised)
     base.model_config.quantization_config = {"load_in_8bit": True}
     with pytest.raises(ConfigError, match="contradicts base: its weights are quantised"):
         check_truncations(named, {}, DecodeEngine(), base)
