@@ -277,10 +277,28 @@ def _refined(arms: Sequence[Arm], refinements: Mapping[str, Refinement]) -> list
     ]
 
 
-def budget_facts(arm: Arm) -> dict[str, Any]:
-    """Returns the entry of an arm with a budget in `results.json`: its names and its settings."""
-    assert arm.budget is not None
-    return {"arm": arm.name, "without_budget": arm.without_budget, **asdict(arm.budget)}
+def further_facts(arms: Sequence[Arm]) -> dict[str, list[dict[str, Any]]]:
+    """Returns the names and the settings of arms that do not answer as the model samples.
+
+    Args:
+        arms: Arms of an evaluation.
+
+    Returns:
+        Entries of `results.json`: `budgets`, each with `arm`, `without_budget` and the settings of
+        the budget, and `refinements`, with `arm`, `unrefined` and the settings of the refinement.
+    """
+    return {
+        "budgets": [
+            {"arm": arm.name, "without_budget": arm.without_budget, **asdict(arm.budget)}
+            for arm in arms
+            if arm.budget
+        ],
+        "refinements": [
+            {"arm": arm.name, "unrefined": arm.unrefined, **asdict(arm.refinement)}
+            for arm in arms
+            if arm.refinement
+        ],
+    }
 
 
 def _left_out(

@@ -15,30 +15,35 @@ sampling at temperature 1.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
 
-from steer_lightning.evaluation.arms import Arm
 from steer_lightning.evaluation.at_k import AvgAtK, MajAtK, Sample
 from steer_lightning.evaluation.intervals import Values, difference, estimate, fields_of
+from steer_lightning.evaluation.refinement import Refinement
 from steer_lightning.evaluation.results import Voting, samples_of
 from steer_lightning.evaluation.store import BACKWARD, FORWARD, PLAIN_SCORE, SCORE, SECONDS, Row
 from steer_lightning.system.printable import aligned, one_line
 
 Record = dict[str, Any]
 
+_FACTS = ("arm", "unrefined", *(field.name for field in fields(Refinement)))
+"""Entries of a record that are not measured."""
+
 
 def refinement_records(
-    rows: Sequence[Row], arms: Sequence[Arm], voting: Voting | None
+    rows: Sequence[Row], refined: Sequence[Mapping[str, Any]], voting: Voting | None
 ) -> list[Record]:
     """Compares refined arms with plain samples at equal cost.
 
     Args:
         rows: Rows of an evaluation.
-        arms: Its arms.
+        refined: Its refined arms: `arm`, `unrefined` and the settings of each, as in
+            `further_facts`, or earlier records of them. An arm is left out on benchmarks for which
+            it has no rows.
         voting: How samples vote; None if they have no votes.
 
     Returns:
@@ -49,16 +54,16 @@ def refinement_records(
         `best`, the accuracy of plain samples, and `over_vote` and `over_best`, the paired
         differences. What needs more samples than there are is null.
     """
+    arms = {told["arm"]: {name: told[name] for name in _FACTS} for told in refined}
     records = []
     for benchmark in dict.fromkeys(row["benchmark"] for row in rows):
         of_it = [row for row in rows if row["benchmark"] == benchmark]
-        for arm in arms:
-            if arm.refinement is None:
+        for facts in arms.values():
+            own = [row for row in of_it if row["arm"] == facts["arm"]]
+            plain = [row for row in of_it if row["arm"] == facts["unrefined"]]
+            if not own or not plain:
                 continue
-            own = [row for row in of_it if row["arm"] == arm.name]
-            plain = [row for row in of_it if row["arm"] == arm.unrefined]
-            named: Record = {"benchmark": benchmark, "arm": arm.name, "unrefined": arm.unrefined}
-            record = named | asdict(arm.refinement) | _costs(own, plain)
+            record: Record = {"benchmark": benchmark} | facts | _costs(own, plain)
             records.append(record | _accuracies(own, plain, voting, record["num_plain"]))
     return records
 

@@ -169,7 +169,7 @@ def test_settings_that_contradict_each_other(tmp_path: Any) -> None:
     with pytest.raises(ConfigError, match=r"truncations.a.layers = '5-6'"):
         check_truncations({"a": Truncation(layers="5-6", rank=1)}, {}, DecodeEngine(), base)
     quantised = Policy(base.base, quantization=Quantization(bits=8))
-    with pytest.raises(ConfigError, match=r"truncations = \['a'\]: contradicts quantization, which"):
+    with pytest.raises(ConfigError, match="contradicts quantization, which is 8 bits"):
         check_truncations(named, {}, DecodeEngine(), quantised)
     check_truncations({}, {}, DecodeEngine(), quantised)
     base.model_config.quantization_config = {"load_in_8bit": True}
