@@ -384,7 +384,7 @@ class Evaluation:
             stored: Content of an earlier `results.json` of these rows, which knows their arms, in
                 place of the settings; empty without one.
         """
-        arms = stored or further_facts(self.arms)
+        arms = stored or further_facts(self.arms, self.sampling, self.base_sampling)
         ks, over = self.pass_at, over_scales(rows, self.arms if self.num_scales > 1 else [])
         return {
             "rows": figures([*rows, *over], voting, ks),

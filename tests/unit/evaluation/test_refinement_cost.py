@@ -13,13 +13,14 @@ from steer_lightning.evaluation.refinement_cost import refinement_records, refin
 from steer_lightning.evaluation.results import Voting
 from steer_lightning.evaluation.store import row_of
 from steer_lightning.rewards import MathReward
+from steer_lightning.rollout import Sampling
 from steer_lightning.steering import SteeringVectors
 from steer_lightning.types import Completion
 
 VOTING = Voting(answer_in=MathReward().answer_in, compare=lambda pairs: [False] * len(pairs))
 BASE = Arm(name="base", steering=SteeringVectors())
 MINE = replace(BASE, name="base, mine", refinement=Refinement(steps=3), unrefined="base")
-REFINED = further_facts([BASE, MINE])["refinements"]
+REFINED = further_facts([BASE, MINE], Sampling(), Sampling())["refinements"]
 
 
 def row(arm: str, problem: int, sample: int, answer: int, **cost: float) -> dict[str, Any]:
@@ -62,6 +63,7 @@ def test_as_many_plain_samples_as_cost_the_same() -> None:
     told = {"benchmark": "sums", "arm": "base, mine", "unrefined": "base", "steps": 3}
     told |= {"forward_tokens": 20.0, "backward_tokens": 10.0, "seconds": 1.5, "cost": 3.0}
     told |= {"plain_forward_tokens": 10.0, "plain_seconds": 0.5, "num_plain": 3}
+    told |= {"score_passes": 0, "num_scored": 3}
     told |= {"changed": 0.2, "plain_score": -2.4, "score": pytest.approx(-2.2)}
     told |= {"value": pytest.approx(0.4), "vote": 0.5, "best": 0.5}
     told |= {"over_vote": pytest.approx(-0.1), "over_best": pytest.approx(-0.1)}
@@ -80,6 +82,21 @@ def test_several_blocks_of_samples() -> None:
     (record,) = refinement_records(rows_of(backward=1), REFINED, VOTING)
     assert (record["cost"], record["num_plain"]) == (2.1, 2)
     assert (record["vote"], record["best"]) == (0.25, 0.75)
+
+
+def test_passes_that_score_plain_samples_count() -> None:
+    """Of a cost of 3, 3 samples vote; with a pass for each score, 3 / 2 is rounded to 2.
+
+    The best of two are 1 and 2 of problem 0, and 1 and 1 of problem 1, as above.
+    """
+    (record,) = refinement_records(rows_of(), [{**REFINED[0], "score_passes": 1}], VOTING)
+    assert (record["num_plain"], record["num_scored"]) == (3, 2)
+    assert (record["vote"], record["best"]) == (0.5, 0.75)
+    line = refinements_as_text([record]).split("\n")[2]
+    assert "of 3: 50.0" in line
+    assert "of 2: 75.0" in line
+    (record,) = refinement_records(rows_of(), [{**REFINED[0], "score_passes": 9}], VOTING)
+    assert record["num_scored"] == 1
 
 
 def test_what_there_are_too_few_samples_for() -> None:
