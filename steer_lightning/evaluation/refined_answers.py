@@ -167,8 +167,8 @@ class _Refiner:
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Returns logits (Q, V), places (Q,) and slopes (Q, V) of the tokens that are not certain.
 
-        They are the tokens from `first` on for which the model, as it samples, gives no token a
-        larger probability than `max_confidence`.
+        They are the tokens from `first` on for which the steered model, at temperature 1 and
+        without truncation, gives no token a larger probability than `max_confidence`.
         """
         parts: list[torch.Tensor] = []
         for scale, weight in self.terms:  # the first is the model that samples
