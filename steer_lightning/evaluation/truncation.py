@@ -30,7 +30,7 @@ from steer_lightning.errors import ConfigError
 from steer_lightning.model.base import FrozenBase
 from steer_lightning.rollout import DecodeEngine, GenerateEngine
 from steer_lightning.rollout.exact_engine import ExactEngine
-from steer_lightning.steering import SiteVectors, Steering, find_layers, parse_layers
+from steer_lightning.steering import Steering, find_layers, parse_layers
 from steer_lightning.steering.sites import MODULES
 
 log = logging.getLogger(__name__)
@@ -119,13 +119,14 @@ def check_truncations(
     if not truncations:
         return
     for name, steering in steerings.items():
-        if not isinstance(steering, SiteVectors):
+        if not steering.beside_base:
             raise ConfigError(
                 KEY,
                 list(truncations),
                 rule=f"contradicts {name}, which holds {steering.describe()}",
-                why="It changes weights of the base, which the truncation replaces",
-                fix="Leave out truncations, or compare only vectors",
+                why="It changes or replaces modules of the base, in which the truncation looks for "
+                "weights",
+                fix="Leave out truncations, or compare only kinds beside the base, such as vectors",
             )
     if not isinstance(engine, DecodeEngine | GenerateEngine | ExactEngine):
         raise ConfigError(

@@ -21,7 +21,16 @@ from steer_lightning.model.policy import Policy
 from steer_lightning.model.quantization import Quantization
 from steer_lightning.rollout import DecodeEngine, GenerateEngine, Sampling
 from steer_lightning.rollout.vllm_engine import VLLMEngine
-from steer_lightning.steering import FullFinetune, LoRA, SteeringVectors
+from steer_lightning.steering import (
+    AdaptiveVectors,
+    BitFit,
+    FullFinetune,
+    LoRA,
+    LoReFT,
+    Steering,
+    SteeringVectors,
+    VeRA,
+)
 from steer_lightning.testing import make_prompts, save_tiny, tiny_model, tiny_policy
 
 IDS = torch.arange(3, 15)[None]
@@ -160,8 +169,9 @@ def test_settings_that_contradict_each_other(tmp_path: Any) -> None:
     base, named = Policy(save_tiny(tmp_path)), {"a": HALF}
     check_truncations(named, {"v": SteeringVectors()}, DecodeEngine(), base)
     check_truncations(named, {}, GenerateEngine(), base)
+    check_truncations(named, {"v": AdaptiveVectors(), "r": LoReFT()}, DecodeEngine(), base)
     check_truncations({}, {"l": LoRA()}, object(), base)
-    for kind in (LoRA(), FullFinetune()):
+    for kind in (LoRA(), FullFinetune(), BitFit(), VeRA()):
         with pytest.raises(ConfigError, match=r"truncations = \['a'\]: contradicts k, which holds"):
             check_truncations(named, {"k": kind}, DecodeEngine(), base)
     with pytest.raises(ConfigError, match="contradicts engine: VLLMEngine has weights of its own"):
@@ -183,12 +193,16 @@ def test_settings_that_contradict_each_other(tmp_path: Any) -> None:
         pass
 
 
-def test_an_engine_answers_with_the_truncated_weights() -> None:
-    """As with weights that were truncated before the engine knew the model."""
+@pytest.mark.parametrize("kind", [SteeringVectors, LoReFT])
+def test_an_engine_answers_with_the_truncated_weights(kind: type[Steering]) -> None:
+    """As with weights that were truncated before the engine knew the model, whatever steers it."""
     sampling, prompts = Sampling(group_size=2, max_new_tokens=8), make_prompts(["ab", "cdef"])
     answers = []
     for is_early in (False, True):
-        policy, engine = tiny_policy(), DecodeEngine()
+        policy, engine = tiny_policy(steering=kind()), DecodeEngine()
+        torch.manual_seed(0)
+        for parameter in policy.steering.parameters():
+            parameter.data += torch.randn_like(parameter)
         weights = TruncatedWeights(Truncation(rank=2))
         with weights.within(policy.model) if is_early else nullcontext():
             engine.setup(policy)
