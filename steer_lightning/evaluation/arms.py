@@ -17,6 +17,7 @@ from steer_lightning.evaluation.refinement import Refinement
 from steer_lightning.evaluation.truncation import TruncatedWeights, Truncation
 from steer_lightning.model.fingerprint import sha256
 from steer_lightning.model.policy import Policy
+from steer_lightning.rollout import Sampling
 from steer_lightning.steering import (
     Steering,
     SteeringVectors,
@@ -30,6 +31,8 @@ from steer_lightning.system.printable import one_line
 BASE = "base"
 NAME = re.compile(r"\w[\w.-]*", re.ASCII)
 """Form of a name that becomes a part of the names of arms and metrics."""
+
+SCORE_PASSES = "score_passes"
 
 LeaveOut = Sequence[int] | Literal["each"] | None
 
@@ -277,10 +280,46 @@ def _refined(arms: Sequence[Arm], refinements: Mapping[str, Refinement]) -> list
     ]
 
 
-def budget_facts(arm: Arm) -> dict[str, Any]:
-    """Returns the entry of an arm with a budget in `results.json`: its names and its settings."""
-    assert arm.budget is not None
-    return {"arm": arm.name, "without_budget": arm.without_budget, **asdict(arm.budget)}
+def further_facts(
+    arms: Sequence[Arm], sampling: Sampling, base_sampling: Sampling
+) -> dict[str, list[dict[str, Any]]]:
+    """Returns the names and the settings of arms that do not answer as the model samples.
+
+    Args:
+        arms: Arms of an evaluation.
+        sampling: Settings with which steered arms are sampled.
+        base_sampling: Settings with which the base is sampled.
+
+    Returns:
+        Entries of `results.json`: `budgets`, each with `arm`, `without_budget` and the settings of
+        the budget, and `refinements`, with `arm`, `unrefined`, `score_passes`, the number of passes
+        forwards that score an answer of the arm without its refinement, and the settings of the
+        refinement.
+    """
+    return {
+        "budgets": [
+            {"arm": arm.name, "without_budget": arm.without_budget, **asdict(arm.budget)}
+            for arm in arms
+            if arm.budget
+        ],
+        "refinements": [
+            {
+                "arm": arm.name,
+                "unrefined": arm.unrefined,
+                SCORE_PASSES: _score_passes(arm, base_sampling if arm.is_base else sampling),
+                **asdict(arm.refinement),
+            }
+            for arm in arms
+            if arm.refinement
+        ],
+    }
+
+
+def _score_passes(arm: Arm, sampling: Sampling) -> int:
+    """Returns how many passes find the objective of a plain sample; see `refinement_cost`."""
+    assert arm.refinement is not None
+    has_reward = bool(arm.refinement.reward_weight and arm.scale) and not arm.is_base
+    return int(sampling.temperature != 1 or sampling.truncates) + int(has_reward)
 
 
 def _left_out(

@@ -115,13 +115,20 @@ def continue_up_to(
     sampling: Sampling,
     seed: int,
     step: int,
-) -> None:
-    """Samples one further part of each row, until it ends or has `limit` tokens."""
+) -> list[int]:
+    """Samples one further part of each row, until it ends or has `limit` tokens.
+
+    Returns:
+        Number of tokens of each text, prompt included, with those that were sampled beyond `limit`
+        because a row beside it had more room, and are dropped.
+    """
     for room, some in _calls(rows, limit, policy):
         continue_rows(engine, some, replace(sampling, max_new_tokens=room), seed, step)
+    lengths = [row.length for row in rows]
     for row in rows:  # sampled beside rows with more room
         row.finished &= len(row.ids) <= limit
         del row.ids[limit:]
+    return lengths
 
 
 def _calls(

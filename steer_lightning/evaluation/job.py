@@ -22,10 +22,10 @@ from steer_lightning.evaluation.arms import (
     OWN_KEYS,
     Arm,
     base_of,
-    budget_facts,
     check_fit,
     check_quantization,
     check_scales,
+    further_facts,
     load_files,
     make_arms,
 )
@@ -35,12 +35,17 @@ from steer_lightning.evaluation.over_scales import check_over_scales, check_samp
 from steer_lightning.evaluation.refinement import Refinement, check_refinements
 from steer_lightning.evaluation.refinement_cost import refinement_records
 from steer_lightning.evaluation.results import Voting, figures
-from steer_lightning.evaluation.runner import sampling_for
+from steer_lightning.evaluation.runner import check_counts, sampling_for
 from steer_lightning.evaluation.side_effects import SHIPPED, SideEffects
 from steer_lightning.evaluation.store import VERIFIER, Row, Store, hash_prompts, read_rows, row_of
 from steer_lightning.evaluation.strata import check_strata, in_strata
 from steer_lightning.evaluation.truncation import Truncation, check_truncations
-from steer_lightning.evaluation.verdicts import verdicts_of, verified_anew, verifier_facts
+from steer_lightning.evaluation.verdicts import (
+    tell_of_missing,
+    verdicts_of,
+    verified_anew,
+    verifier_facts,
+)
 from steer_lightning.evaluation.votes import compare_by
 from steer_lightning.model.policy import Policy
 from steer_lightning.model.quantization import Quantization
@@ -163,7 +168,7 @@ class Evaluation:
         revision: str | None = None,
         trust_remote_code: bool = False,
     ) -> None:
-        _check_counts(benchmarks, batch_size, num_samples, pass_at)
+        check_counts(benchmarks, batch_size, num_samples, pass_at)
         check_scales(scales)
         self.paths = [vectors] if isinstance(vectors, str) else list(vectors or [])
         self.files = load_files(self.paths) if self.paths else {}
@@ -210,16 +215,15 @@ class Evaluation:
         judge, voting = self._judges()
         try:
             if self.rescore:
-                rows, effects = (
-                    verified_anew(read_rows(self.store.completions), judge),
-                    self.side_effects.kept(),
-                )
+                rows, stored = read_rows(self.store.completions), self.store.read_results()
+                tell_of_missing(rows, [arm.name for arm in self.arms])
+                rows, effects = verified_anew(rows, judge), self.side_effects.kept()
             else:
                 self.side_effects.read(self.policy.tokenizer)
-                rows = self._answered(judge)
+                rows, stored = self._answered(judge), {}
                 plain = [arm for arm in self.arms if arm.is_plain]
                 effects = self.side_effects.of(plain, self._load)
-            results = self._results(rows, voting) | {"side_effects": effects}
+            results = self._results(rows, voting, stored) | {"side_effects": effects}
         finally:
             judge.close()
         if rank() == 0:
@@ -369,28 +373,23 @@ class Evaluation:
 
     # ---- counting
 
-    def _results(self, rows: list[Row], voting: Voting | None) -> dict[str, Any]:
-        """Makes the content of `results.json` from the rows of all arms, without side effects."""
+    def _results(
+        self, rows: list[Row], voting: Voting | None, stored: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Makes the content of `results.json`, without side effects.
+
+        Args:
+            rows: Rows of all arms.
+            voting: How samples vote; None if they have no votes.
+            stored: Content of an earlier `results.json` of these rows, which knows their arms, in
+                place of the settings; empty without one.
+        """
+        arms = stored or further_facts(self.arms, self.sampling, self.base_sampling)
         ks, over = self.pass_at, over_scales(rows, self.arms if self.num_scales > 1 else [])
         return {
             "rows": figures([*rows, *over], voting, ks),
             "capability": capability(rows, ks or []),
             "strata": figures(in_strata(rows, self.strata), voting, ks) if self.strata else [],
-            "budgets": [budget_facts(arm) for arm in self.arms if arm.budget],
-            "refinements": refinement_records(rows, self.arms, voting),
+            "budgets": arms.get("budgets", []),
+            "refinements": refinement_records(rows, arms.get("refinements", []), voting),
         }
-
-
-def _check_counts(
-    benchmarks: dict[str, Source],
-    batch_size: int,
-    num_samples: int | None,
-    pass_at: list[int] | None,
-) -> None:
-    if not benchmarks:
-        raise ConfigError("benchmarks", benchmarks, rule="must name at least one source")
-    for key, value in (("batch_size", batch_size), ("num_samples", num_samples)):
-        if value is not None and value < 1:
-            raise ConfigError(key, value, rule="must be at least 1")
-    if any(k < 1 for k in pass_at or []):
-        raise ConfigError("pass_at", pass_at, rule="must contain numbers of at least 1")

@@ -31,7 +31,8 @@ class Refined:
         plain_score: Objective S of the completion that was sampled first, in nats.
         score: Objective S of the completion, in nats, at least `plain_score`.
         forward_tokens: Number of tokens that went through the base, prompts included: those that
-            were read once more for each continuation, for each score and for each slope.
+            were read once more for each continuation, for each score and for each slope, and those
+            that were sampled beyond the limit of this completion, as continuations share a call.
         backward_tokens: Number of tokens that went back through the base.
     """
 
@@ -69,7 +70,9 @@ def answer_refined(
     refinement: Refinement,
     seed: int,
 ) -> list[Refined]:
-    """Answers prompts, and refines each answer; an answer does not depend on those beside it.
+    """Answers prompts, and refines each answer.
+
+    An answer does not depend on those beside it; what it costs may, see `Refined.forward_tokens`.
 
     Args:
         policy: Loaded policy of the engine.
@@ -92,13 +95,13 @@ def answer_refined(
     for turn in range(refinement.max_rollouts):
         tried = [(draft, draft.changed(ends)) for draft in drafts if draft.changes]
         kept = [len(row.ids) for _, row in tried]
-        going = [
-            row for _, row in tried if not row.finished and len(row.ids) < sampling.max_new_tokens
-        ]
         limit, step = sampling.max_new_tokens, EVALUATION_STEP - 1 - turn
-        continue_up_to(limit, policy, engine, going, sampling, seed, step)
+        going = [(draft, row) for draft, row in tried if not row.finished and len(row.ids) < limit]
+        rows = [row for _, row in going]
+        lengths = continue_up_to(limit, policy, engine, rows, sampling, seed, step)
+        for (draft, _), length in zip(going, lengths, strict=True):
+            draft.forward_tokens += length
         for (draft, row), first in zip(tried, kept, strict=True):
-            draft.forward_tokens += row.length
             score = refiner.score(draft, row)
             if score > draft.score:
                 draft.row, draft.score = row, score
@@ -164,8 +167,8 @@ class _Refiner:
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Returns logits (Q, V), places (Q,) and slopes (Q, V) of the tokens that are not certain.
 
-        They are the tokens from `first` on for which the model, as it samples, gives no token a
-        larger probability than `max_confidence`.
+        They are the tokens from `first` on for which the steered model, at temperature 1 and
+        without truncation, gives no token a larger probability than `max_confidence`.
         """
         parts: list[torch.Tensor] = []
         for scale, weight in self.terms:  # the first is the model that samples

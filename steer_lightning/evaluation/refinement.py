@@ -57,7 +57,8 @@ class Refinement:
         temperature: Temperature of the softmax in the backward pass.
         reward_weight: Weight w of the reward that the vectors have learned,
             `log pi(y | x) - log pi_base(y | x)`, beside the likelihood; 0 is the likelihood alone.
-        max_confidence: Tokens stay if the model gives its most likely token a larger probability.
+        max_confidence: Tokens stay if the model gives its most likely token a larger probability,
+            at temperature 1 and without truncation, however answers are sampled.
         max_rollouts: Largest number of continuations that are sampled for a completion, after the
             completion itself.
     """

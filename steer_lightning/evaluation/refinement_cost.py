@@ -2,64 +2,77 @@
 
 A refined completion passes its text through the base several times, forwards and backwards. With C
 for the tokens that go through the base for a refined completion, both ways, divided by those for a
-plain one, k = round(C), at least 1, plain samples cost about as much, and can do two things without
+plain one, round(C), at least 1, plain samples cost about as much, and can do two things without
 knowing the right answer: vote (maj@k), or let the one with the highest score win, by the objective
 that the refinement raises. Both are measured on the samples of the arm without the refinement, in
 blocks of k, which also drops a remainder of fewer than k.
 
 A pass backwards through frozen weights counts like one forwards, as it multiplies by each weight
-once. The scores of the plain samples count nothing, since their log-probabilities come with
-sampling at temperature 1.
+once. So does a pass that scores a plain sample: round(C / (1 + passes)) scored samples cost as
+much. Sampling at temperature 1 without truncation yields the log-likelihood, and other sampling
+takes a pass for it; the reward of steered arms takes another one, of the base.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
 
-from steer_lightning.evaluation.arms import Arm
+from steer_lightning.evaluation.arms import SCORE_PASSES
 from steer_lightning.evaluation.at_k import AvgAtK, MajAtK, Sample
 from steer_lightning.evaluation.intervals import Values, difference, estimate, fields_of
+from steer_lightning.evaluation.refinement import Refinement
 from steer_lightning.evaluation.results import Voting, samples_of
 from steer_lightning.evaluation.store import BACKWARD, FORWARD, PLAIN_SCORE, SCORE, SECONDS, Row
 from steer_lightning.system.printable import aligned, one_line
 
 Record = dict[str, Any]
 
+NUMBERS = {"vote": "num_plain", "best": "num_scored"}
+"""Entries of a record with the number of plain samples that take part."""
+
+_FACTS = ("arm", "unrefined", SCORE_PASSES, *(field.name for field in fields(Refinement)))
+"""Entries of a record that are not measured."""
+
 
 def refinement_records(
-    rows: Sequence[Row], arms: Sequence[Arm], voting: Voting | None
+    rows: Sequence[Row], refined: Sequence[Mapping[str, Any]], voting: Voting | None
 ) -> list[Record]:
     """Compares refined arms with plain samples at equal cost.
 
     Args:
         rows: Rows of an evaluation.
-        arms: Its arms.
+        refined: Its refined arms: `arm`, `unrefined` and the settings of each, as in
+            `further_facts`, or earlier records of them. An arm is left out on benchmarks for which
+            it has no rows.
         voting: How samples vote; None if they have no votes.
 
     Returns:
         A record for each benchmark and refined arm: `arm`, `unrefined` and the settings; the means
         over completions of the columns of cost, those of the unrefined arm as `plain_seconds` and
         `plain_forward_tokens`; `changed`, the share of completions that the refinement changed;
-        `cost`, C; `num_plain`, k; and as estimates over problems `value`, the accuracy, `vote` and
-        `best`, the accuracy of plain samples, and `over_vote` and `over_best`, the paired
-        differences. What needs more samples than there are is null.
+        `cost`, C; `num_plain` and `num_scored`, the numbers k of plain samples that vote or have
+        scores; and as estimates over problems `value`, the accuracy, `vote` and `best`, the
+        accuracy of plain samples, and `over_vote` and `over_best`, the paired differences. What
+        needs more samples than there are is null.
     """
+    arms = {told["arm"]: {name: told[name] for name in _FACTS} for told in refined}
     records = []
     for benchmark in dict.fromkeys(row["benchmark"] for row in rows):
         of_it = [row for row in rows if row["benchmark"] == benchmark]
-        for arm in arms:
-            if arm.refinement is None:
+        for facts in arms.values():
+            own = [row for row in of_it if row["arm"] == facts["arm"]]
+            plain = [row for row in of_it if row["arm"] == facts["unrefined"]]
+            if not own or not plain:
                 continue
-            own = [row for row in of_it if row["arm"] == arm.name]
-            plain = [row for row in of_it if row["arm"] == arm.unrefined]
-            named: Record = {"benchmark": benchmark, "arm": arm.name, "unrefined": arm.unrefined}
-            record = named | asdict(arm.refinement) | _costs(own, plain)
-            records.append(record | _accuracies(own, plain, voting, record["num_plain"]))
+            record: Record = {"benchmark": benchmark} | facts | _costs(own, plain)
+            for name, passes in (("num_plain", 0), ("num_scored", facts[SCORE_PASSES])):
+                record[name] = max(1, round(record["cost"] / (1 + passes)))
+            records.append(record | _accuracies(own, plain, voting, record))
     return records
 
 
@@ -72,10 +85,12 @@ def _costs(own: Sequence[Row], plain: Sequence[Row]) -> Record:
     found |= {name: mean(own, name) for name in (PLAIN_SCORE, SCORE)}
     found["changed"] = sum(row[SCORE] > row[PLAIN_SCORE] for row in own) / len(own)
     found["cost"] = (found[FORWARD] + found[BACKWARD]) / found[f"plain_{FORWARD}"]
-    return found | {"num_plain": max(1, round(found["cost"]))}
+    return found
 
 
-def _accuracies(own: Sequence[Row], plain: Sequence[Row], voting: Voting | None, k: int) -> Record:
+def _accuracies(
+    own: Sequence[Row], plain: Sequence[Row], voting: Voting | None, record: Record
+) -> Record:
     samples = samples_of(plain, voting)
     scores: dict[int, list[float]] = {}
     for row in sorted(own, key=lambda row: (row["problem"], row["sample"])):
@@ -93,7 +108,11 @@ def _accuracies(own: Sequence[Row], plain: Sequence[Row], voting: Voting | None,
     found = fields_of("", estimate(right))
     for name, number in (("vote", vote), ("best", best)):
         known = voting is not None or name == "best"
-        values = _in_blocks(samples, k, number) if known else np.full(len(right), math.nan)
+        values = (
+            _in_blocks(samples, record[NUMBERS[name]], number)
+            if known
+            else np.full(len(right), math.nan)
+        )
         found |= fields_of(name, estimate(values))
         found |= fields_of(f"over_{name}", difference(right, values))
     return found
@@ -128,14 +147,13 @@ def refinements_as_text(records: Sequence[Record]) -> str:
 
 
 def _line(record: Record) -> list[str]:
-    k = record["num_plain"]
     line = [record["arm"], _shown(record, "value", ".1f"), f"{100 * record['changed']:.1f}"]
     line += [f"{record[name]:.0f}" for name in (FORWARD, BACKWARD)]
     line += [f"{1000 * record[SECONDS]:.0f} ({1000 * record[f'plain_{SECONDS}']:.0f})"]
     line += [f"{record['cost']:.1f}"]
-    for name in ("vote", "best"):
+    for name in NUMBERS:
         shown = _shown(record, name, ".1f")
-        line += [f"of {k}: {shown}", _shown(record, f"over_{name}", "+.1f")]
+        line += [f"of {record[NUMBERS[name]]}: {shown}", _shown(record, f"over_{name}", "+.1f")]
     return line
 
 

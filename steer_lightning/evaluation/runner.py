@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 
+from steer_lightning.errors import ConfigError
 from steer_lightning.evaluation.metrics import BenchmarkMetrics
 from steer_lightning.rewards import RewardSum
 from steer_lightning.rollout import RolloutEngine, Sampling, completions_of
@@ -27,6 +28,22 @@ def sampling_for(source: Source, sampling: Sampling) -> Sampling:
         sampling: Settings for all benchmarks.
     """
     return replace(sampling, group_size=getattr(source, "num_samples", sampling.group_size))
+
+
+def check_counts(
+    benchmarks: Mapping[str, Source],
+    batch_size: int,
+    num_samples: int | None,
+    pass_at: Sequence[int] | None,
+) -> None:
+    """Raises a ConfigError for no benchmarks, or for numbers of an evaluation below 1."""
+    if not benchmarks:
+        raise ConfigError("benchmarks", benchmarks, rule="must name at least one source")
+    for key, value in (("batch_size", batch_size), ("num_samples", num_samples)):
+        if value is not None and value < 1:
+            raise ConfigError(key, value, rule="must be at least 1")
+    if any(k < 1 for k in pass_at or []):
+        raise ConfigError("pass_at", pass_at, rule="must contain numbers of at least 1")
 
 
 def evaluate_batch(

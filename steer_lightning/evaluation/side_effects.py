@@ -28,7 +28,11 @@ WINDOW = 128
 """Number of tokens of a window, without the token that begins a text."""
 MOST_WINDOWS = 128
 """Number of windows that are read at most."""
+HELD_LOGPROBS = 2**28
+"""Number of the base's log-probabilities that are held at once at most, in float32."""
 KEY = "neutral_text"
+
+Numbers = list[tuple[float, float]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,10 +115,13 @@ def measure_side_effects(policy: Policy, arms: Sequence[Arm], text: NeutralText)
         its logits are not finite: with any, the figures are None.
     """
     own = range(len(text.windows))[rank() :: world_size()]
-    found: dict[int, list[tuple[float, float]]] = {}
-    with tqdm(own, desc="neutral text", unit="window", disable=rank() > 0) as bar:
-        for number in bar:
-            found[number] = _read(policy, arms, text.windows[number])
+    found: dict[int, Numbers] = {}
+    size = _windows_at_once(policy, arms, text)
+    with tqdm(total=len(own), desc="neutral text", unit="window", disable=rank() > 0) as bar:
+        for start in range(0, len(own), size):
+            some = own[start : start + size]
+            found |= zip(some, _read(policy, arms, [text.windows[n] for n in some]), strict=True)
+            bar.update(len(some))
     every = {n: values for share in gather_objects(found) for n, values in share.items()}
     numbers = np.array([every[n] for n in sorted(every)])  # (W, arms, 2)
     base = numbers[:, 0, 1]
@@ -127,7 +134,7 @@ def measure_side_effects(policy: Policy, arms: Sequence[Arm], text: NeutralText)
         }
         for k, arm in enumerate(arms)
     ]
-    even = policy.model.config.get_text_config().vocab_size
+    even = _vocab_size(policy)
     return {
         "text": text.name,
         "num_tokens": text.num_tokens,
@@ -137,21 +144,41 @@ def measure_side_effects(policy: Policy, arms: Sequence[Arm], text: NeutralText)
     }
 
 
+def _vocab_size(policy: Policy) -> int:
+    size: int = policy.model.config.get_text_config().vocab_size
+    return size
+
+
+def _windows_at_once(policy: Policy, arms: Sequence[Arm], text: NeutralText) -> int:
+    """Returns how many windows an arm reads before the next one.
+
+    It is one, unless weights are truncated, which takes time: then it is as many as
+    `HELD_LOGPROBS` allows, with which the arms are compared.
+    """
+    if all(arm.truncation is None for arm in arms):
+        return 1
+    return max(1, HELD_LOGPROBS // (len(text.windows[0]) * _vocab_size(policy)))
+
+
 @torch.no_grad()
-def _read(policy: Policy, arms: Sequence[Arm], window: list[int]) -> list[tuple[float, float]]:
-    """Returns the KL to the base and the negative log-likelihood, in nats a token, of each arm."""
-    ids = torch.tensor([window], device=policy.device)
-    mask, targets = torch.ones_like(ids), ids[0, 1:]
-    base: torch.Tensor | None = None
-    found = []
+def _read(policy: Policy, arms: Sequence[Arm], windows: Sequence[list[int]]) -> list[Numbers]:
+    """Returns the KL to the base and the negative log-likelihood, in nats a token, of each arm.
+
+    Weights are exchanged once for each arm, not for each window.
+    """
+    base: list[torch.Tensor] = []
+    found: list[Numbers] = [[] for _ in windows]
     for arm in arms:
         policy.steer(arm.steering, 0.0 if arm.name == BASE else arm.scale)
         with arm.on_weights_of(policy):
-            logits = policy.logits(ids, mask, num_last=len(window))[0, :-1]
-        logprobs = logits.float().log_softmax(-1)
-        base = logprobs if base is None else base
-        surprise = -logprobs.gather(1, targets[:, None]).mean()
-        found.append((float(kl(logprobs, base).mean()), float(surprise)))
+            for number, window in enumerate(windows):
+                ids = torch.tensor([window], device=policy.device)
+                logits = policy.logits(ids, torch.ones_like(ids), num_last=len(window))[0, :-1]
+                logprobs = logits.float().log_softmax(-1)
+                if number == len(base):  # the first arm is the base
+                    base.append(logprobs)
+                surprise = -logprobs.gather(1, ids[0, 1:, None]).mean()
+                found[number].append((float(kl(logprobs, base[number]).mean()), float(surprise)))
     return found
 
 

@@ -213,6 +213,20 @@ class Store:
             rows += read_rows(path)
         return rows
 
+    def read_results(self) -> dict[str, Any]:
+        """Reads the figures of a finished evaluation; empty if there are none.
+
+        Raises:
+            ConfigError: If the file is damaged.
+        """
+        if not self.results.exists():
+            return {}
+        try:
+            found: dict[str, Any] = json.loads(self.results.read_text())
+        except ValueError as error:
+            raise _damaged(self.results, error) from error
+        return found
+
     def finish(self, rows: Sequence[Row], results: Mapping[str, Any]) -> None:
         """Writes the completions and the figures, and deletes the files of single batches."""
         write_rows(self.completions, rows)

@@ -30,7 +30,7 @@ from steer_lightning.errors import ConfigError
 from steer_lightning.model.base import FrozenBase
 from steer_lightning.rollout import DecodeEngine, GenerateEngine
 from steer_lightning.rollout.exact_engine import ExactEngine
-from steer_lightning.steering import SiteVectors, Steering, find_layers, parse_layers
+from steer_lightning.steering import Steering, find_layers, parse_layers
 from steer_lightning.steering.sites import MODULES
 
 log = logging.getLogger(__name__)
@@ -95,10 +95,11 @@ def low_rank_factors(weight: torch.Tensor, rank: int) -> Factors:
         rank: Rank r, below min(m, n).
 
     Returns:
-        Factors (m, r) and (r, n), float32, on the device of the matrix.
+        Factors (m, r) and (r, n), in the dtype and on the device of the matrix. They share no
+        memory with the whole decomposition, which is computed in float32.
     """
     u, values, v = torch.linalg.svd(weight.float(), full_matrices=False)
-    return u[:, :rank] * values[:rank], v[:rank]
+    return (u[:, :rank] * values[:rank]).to(weight.dtype), v[:rank].to(weight.dtype, copy=True)
 
 
 def check_truncations(
@@ -118,13 +119,14 @@ def check_truncations(
     if not truncations:
         return
     for name, steering in steerings.items():
-        if not isinstance(steering, SiteVectors):
+        if not steering.beside_base:
             raise ConfigError(
                 KEY,
                 list(truncations),
                 rule=f"contradicts {name}, which holds {steering.describe()}",
-                why="It changes weights of the base, which the truncation replaces",
-                fix="Leave out truncations, or compare only vectors",
+                why="It changes or replaces modules of the base, in which the truncation looks for "
+                "weights",
+                fix="Leave out truncations, or compare only kinds beside the base, such as vectors",
             )
     if not isinstance(engine, DecodeEngine | GenerateEngine | ExactEngine):
         raise ConfigError(
@@ -133,6 +135,14 @@ def check_truncations(
             rule=f"contradicts engine: {type(engine).__name__} has weights of its own",
             why="Only the weights of this process are truncated",
             fix="Set engine to DecodeEngine or GenerateEngine, or leave out truncations",
+        )
+    if base.quantization is not None:
+        raise ConfigError(
+            KEY,
+            list(truncations),
+            rule=f"contradicts quantization, which is {base.quantization.bits} bits",
+            why="A matrix in a few bits can't hold its truncation",
+            fix="Leave out truncations, or set quantization: null",
         )
     if getattr(base.model_config, "quantization_config", None) is not None:
         raise _of_quantised(base.base)
@@ -205,9 +215,10 @@ def _of_quantised(base: str) -> ConfigError:
 class TruncatedWeights:
     """The weights of a base, truncated within a block.
 
-    The singular value decomposition is computed once, at the first use. Its factors are kept, which
-    takes a part of the memory of the weights. Weights are changed in place, because captured passes
-    of a GPU know where they are.
+    The singular value decomposition is computed once, at the first use. Its factors are kept:
+    r (m + n) numbers for a weight (m, n), in its dtype. Within the block, a copy of the whole
+    weights is kept, too. Weights are changed in place, because captured passes of a GPU know where
+    they are.
 
     Args:
         truncation: Settings of the truncation.

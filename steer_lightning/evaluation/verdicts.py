@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from tqdm import tqdm
@@ -11,6 +12,9 @@ from steer_lightning.evaluation.store import OUTCOME, Row, completion_of
 from steer_lightning.rewards import Reward, RewardSum, Scores, reward_name
 from steer_lightning.system.collectives import gather_objects, rank, world_size
 from steer_lightning.system.plain_settings import describe
+from steer_lightning.system.printable import one_line
+
+log = logging.getLogger(__name__)
 
 
 def verdicts_of(scores: Scores) -> tuple[list[float | None], list[str]]:
@@ -42,6 +46,17 @@ def verified_anew(rows: Sequence[Row], judge: RewardSum) -> list[Row]:
         {**row, "verdict": verdict, OUTCOME: outcome}
         for row, (verdict, outcome) in zip(rows, found, strict=True)
     ]
+
+
+def tell_of_missing(rows: Sequence[Row], arms: Iterable[str]) -> None:
+    """Warns of arms of which an evaluation that is verified again has no completions."""
+    missing = sorted(set(arms) - {row["arm"] for row in rows})
+    if missing:
+        log.warning(
+            "--rescore samples nothing, and there are no completions of %s: evaluate with another "
+            "--output",
+            one_line(", ".join(missing)),
+        )
 
 
 def verifier_facts(verifier: Reward) -> dict[str, Any]:

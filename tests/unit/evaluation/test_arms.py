@@ -9,16 +9,19 @@ import torch
 
 from steer_lightning import ConfigError
 from steer_lightning.evaluation.arms import (
+    Arm,
     check_fit,
     check_quantization,
+    further_facts,
     load_files,
     make_arms,
 )
 from steer_lightning.evaluation.budget import Budget
+from steer_lightning.evaluation.refinement import Refinement
 from steer_lightning.evaluation.truncation import Truncation
 from steer_lightning.model.policy import Policy
 from steer_lightning.model.quantization import Quantization
-from steer_lightning.rollout import DecodeEngine, VLLMEngine
+from steer_lightning.rollout import DecodeEngine, Sampling, VLLMEngine
 from steer_lightning.steering import (
     AdaptiveVectors,
     FullFinetune,
@@ -171,3 +174,33 @@ def test_what_an_evaluation_on_a_quantised_base_refuses() -> None:
     with pytest.raises(ConfigError, match=r"where = 'rollouts': must be both outside of training"):
         check_quantization(for_rollouts, [], DecodeEngine())
     check_quantization(Policy("quickstart"), [FullFinetune()], VLLMEngine())
+
+
+@pytest.mark.parametrize(
+    ("sampling", "is_base", "scale", "weight", "passes"),
+    [
+        ({}, False, 1.0, 0.0, 0),
+        ({}, False, 0.5, 2.0, 1),
+        ({}, False, 0.0, 2.0, 0),
+        ({}, True, 1.0, 2.0, 0),
+        ({"temperature": 0.7}, True, 1.0, 2.0, 1),
+        ({"temperature": 0.7}, False, 1.0, 2.0, 2),
+        ({"top_p": 0.9}, False, 1.0, 0.0, 1),
+    ],
+)
+def test_passes_that_score_a_plain_sample(
+    sampling: dict[str, float], is_base: bool, scale: float, weight: float, passes: int
+) -> None:
+    """The log-likelihood comes with plain sampling; the reward of the base and of scale 0 is 0."""
+    arm = Arm(
+        name="a, r",
+        steering=SteeringVectors(),
+        scale=scale,
+        is_base=is_base,
+        refinement=Refinement(reward_weight=weight),
+        unrefined="a",
+    )
+    own, other = Sampling(**sampling), Sampling(temperature=0.3, top_k=3)
+    found = further_facts([arm], *((other, own) if is_base else (own, other)))
+    assert [x["score_passes"] for x in found["refinements"]] == [passes]
+    assert found["budgets"] == []

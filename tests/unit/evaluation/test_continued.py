@@ -44,7 +44,8 @@ def test_a_completion_in_two_parts_is_the_greedy_one() -> None:
     rows = [rows[0], rows[2]]
     for row, kept in zip(rows, (3, 6), strict=True):
         del row.ids[kept:]
-    continue_up_to(9, policy, engine, rows, GREEDY, seed=0, step=1)
+    lengths = continue_up_to(9, policy, engine, rows, GREEDY, seed=0, step=1)
+    assert lengths == [3 + 3 + 6, 2 + 6 + 6], "prompt, tokens before, and sampled ones"
     assert [row.ids for row in rows] == whole.completion_ids[::2].tolist()
     assert completions_of_rows(policy, rows) == completions_of(whole)[::2]
 

@@ -14,8 +14,8 @@ from steer_lightning.evaluation import AIME24
 from steer_lightning.evaluation.budget import Budget
 from steer_lightning.evaluation.job import Evaluation
 from steer_lightning.evaluation.refinement import Refinement
+from steer_lightning.evaluation.store import COSTS, row_of
 from steer_lightning.evaluation.store import hash_prompts as _hash
-from steer_lightning.evaluation.store import row_of
 from steer_lightning.rollout import Sampling
 from steer_lightning.steering import save_vectors
 from steer_lightning.testing import make_prompts
@@ -117,6 +117,27 @@ def test_refinements_are_arms_beside_budgets(tmp_path: Path) -> None:
         evaluation(tmp_path, **both, base_sampling=STOPPED)
 
 
+def test_completions_that_are_verified_again_keep_their_arms(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever the settings say of budgets and refinements, the rows know nothing of it."""
+    both = {"budgets": {"w": Budget(num_waits=1)}, "refinements": {"mine": Refinement(steps=9)}}
+    job, cost = evaluation(tmp_path, **both), dict.fromkeys(COSTS, 1.0)
+    rows = [{**row, **cost} for arm in job.arms for row in rows_of(arm.name, 0, [0.0, 0.0])]
+    before = job._results(rows, None, {})
+    job.store.finish(rows, before)
+    other = {"refinements": {"other": Refinement()}}
+    for settings in ({}, other):
+        found = evaluation(tmp_path, rescore=True, **settings).run()
+        assert found["budgets"] == before["budgets"] != []
+        assert [(x["arm"], x["steps"]) for x in found["refinements"]] == [("base, mine", 9)]
+        assert (before["refinements"][0]["value"], found["refinements"][0]["value"]) == (0, 1)
+        assert ("no completions of base, other" in caplog.text) == (settings == other)
+    job.store.results.write_text("{")
+    with pytest.raises(ConfigError, match="is damaged"):
+        evaluation(tmp_path, rescore=True).run()
+
+
 def test_batches_are_of_one_benchmark_and_one_arm(tmp_path: Path) -> None:
     job = evaluation(tmp_path, batch_size=2)
     job.arms = job.arms * 2
@@ -146,7 +167,7 @@ def test_the_hash_is_of_what_the_model_reads_and_of_the_answers() -> None:
 
 
 def rows_of(arm: str, problem: int, verdicts: list[float]) -> list[dict[str, Any]]:
-    done = Completion(text="x", question="q", answer="1", num_tokens=4, finished=True)
+    done = Completion(text=r"\boxed{1}", question="q", answer="1", num_tokens=4, finished=True)
     place = {"benchmark": "sums", "arm": arm, "problem": problem}
     return [row_of({**place, "sample": n}, done, x, "") for n, x in enumerate(verdicts)]
 
@@ -161,10 +182,10 @@ def test_an_arm_votes_over_scales(tmp_path: Path) -> None:
         *(*rows_of("steered x 0.5", 0, [1.0, 1.0]), *rows_of("steered x 0.5", 1, [0.0, 1.0])),
         *(*rows_of("steered", 0, [1.0, 0.0]), *rows_of("steered", 1, [0.0, 1.0])),
     ]
-    found = {(x["arm"], x["metric"]): x for x in job._results(rows, None)["rows"]}
+    found = {(x["arm"], x["metric"]): x for x in job._results(rows, None, {})["rows"]}
     joined = found["steered, all scales", "avg@2"]
     assert (joined["value"], joined["difference"]) == (0.5, 0.25)
-    own = evaluation(tmp_path, **given)._results(rows, None)["rows"]
+    own = evaluation(tmp_path, **given)._results(rows, None, {})["rows"]
     alone = {x["arm"] for x in own}
     assert alone == {"base", "steered x 0.5", "steered"}
     with pytest.raises(ConfigError, match="of arithmetic has 1 samples, fewer than the 2 scales"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -19,6 +20,7 @@ from steer_lightning.evaluation.refined_answers import (
 from steer_lightning.evaluation.refinement import Refinement
 from steer_lightning.evaluation.runner import EVALUATION_STEP
 from steer_lightning.model.policy import Policy
+from steer_lightning.model.token_slopes import read_completion
 from steer_lightning.rollout import DecodeEngine, GenerateEngine, Sampling, completions_of
 from steer_lightning.rollout.completions import row_uniforms
 from steer_lightning.steering import SteeringVectors
@@ -118,7 +120,9 @@ def test_an_answer_does_not_depend_on_those_beside_it() -> None:
     whole = refined(BRISK)
     assert refined(BRISK) == whole
     alone = [x for prompt in PROMPTS for x in refined(BRISK, prompts=[prompt])]
-    assert alone == whole
+    costs = [x.forward_tokens for x in whole]  # with tokens beyond the limit, as rows share a call
+    assert [replace(x, forward_tokens=n) for x, n in zip(alone, costs, strict=True)] == whole
+    assert all(x.forward_tokens <= n for x, n in zip(alone, costs, strict=True))
     assert refined(BRISK, seed=1) != whole
 
 
@@ -143,6 +147,38 @@ def test_what_answers_cost() -> None:
         assert passes(max_confidence=1e-9, reward_weight=1.0) == (3, 1)
     more = refined(BRISK)[0]
     assert more.forward_tokens > 3 * (3 + 1)
+
+
+@pytest.mark.parametrize("most", [1, 7])
+def test_every_token_that_is_read_is_counted(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the engine, and those of scores and slopes; tries that end at once are not sampled.
+
+    Without ends, all continuations of a call get as many tokens as the one with the most room.
+    """
+    policy, engine = ready()
+    sampled, read, back = [], [], []
+
+    class Counting:
+        def generate(self, prompts: list[Prompt], sampling: Sampling, **words: Any) -> Any:
+            found = engine.generate(prompts, sampling, **words)
+            sampled.append(sum(len(x.token_ids) for x in prompts) * sampling.group_size)
+            sampled.append(int(found.completion_mask.sum()))
+            return found
+
+    def counting(policy: Policy, prompt: Any, ids: Any, with_pulls: bool) -> Any:
+        read.append(len(prompt) + len(ids))
+        back.append(read[-1] * with_pulls)
+        return read_completion(policy, prompt, ids, with_pulls)
+
+    where = "steer_lightning.evaluation.refined_answers.read_completion"
+    monkeypatch.setattr(where, counting)
+    refinement = Refinement(learning_rate=0.1, max_rollouts=most)
+    for sampling in (SAMPLING, replace(SAMPLING, eos_token_ids=[])):
+        for counts in (sampled, read, back):
+            counts.clear()
+        found = answer_refined(policy, Counting(), PROMPTS, sampling, refinement, 0)
+        assert sum(x.forward_tokens for x in found) == sum(sampled) + sum(read)
+        assert sum(x.backward_tokens for x in found) == sum(back)
 
 
 def test_greedy_answers_change_only_where_that_helps() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -133,6 +134,30 @@ def test_truncated_weights_have_side_effects_of_their_own() -> None:
     assert found["rows"][1]["kl"] == pytest.approx(expected, rel=1e-3)
     assert expected > 1e-5
     assert found["rows"][3]["kl"] == 0, "the weights are whole again"
+
+
+def test_weights_are_exchanged_once_for_each_arm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And once more for each part of the windows for which the base's numbers can't be held."""
+
+    class Counted(TruncatedWeights):
+        def within(self, model: Any) -> AbstractContextManager[None]:
+            counts.append(len(counts))
+            return super().within(model)
+
+    base, half, _ = arms()
+    weights = Counted(Truncation(rank=2))
+    truncated = [replace(arm, name=f"{arm.name}, r", truncation=weights) for arm in (base, half)]
+    text = NeutralText(name="", windows=[[3, 4, 5], [6, 7, 8], [9, 10, 11]])
+    policy, found = tiny_policy(), []
+    size = policy.model.config.vocab_size * 3
+    for held, exchanged in ((side_effects.HELD_LOGPROBS, 2), (2 * size, 4), (1, 6)):
+        monkeypatch.setattr(side_effects, "HELD_LOGPROBS", held)
+        counts: list[int] = []
+        found.append(measure_side_effects(policy, [base, half, *truncated], text))
+        assert len(counts) == exchanged
+    assert found[0] == found[1] == found[2]
+    monkeypatch.setattr(side_effects, "HELD_LOGPROBS", size * 9)
+    assert side_effects._windows_at_once(policy, [base, half], text) == 1
 
 
 def test_vectors_of_completions_act_behind_the_first_token() -> None:

@@ -18,9 +18,19 @@ from steer_lightning.evaluation.truncation import (
     matrices,
 )
 from steer_lightning.model.policy import Policy
+from steer_lightning.model.quantization import Quantization
 from steer_lightning.rollout import DecodeEngine, GenerateEngine, Sampling
 from steer_lightning.rollout.vllm_engine import VLLMEngine
-from steer_lightning.steering import FullFinetune, LoRA, SteeringVectors
+from steer_lightning.steering import (
+    AdaptiveVectors,
+    BitFit,
+    FullFinetune,
+    LoRA,
+    LoReFT,
+    Steering,
+    SteeringVectors,
+    VeRA,
+)
 from steer_lightning.testing import make_prompts, save_tiny, tiny_model, tiny_policy
 
 IDS = torch.arange(3, 15)[None]
@@ -37,8 +47,17 @@ def test_the_closest_matrix_of_a_rank_by_hand() -> None:
         left, right = low_rank_factors(matrix, rank)
         assert (left.shape, right.shape) == ((3, rank), (rank, 4))
         torch.testing.assert_close(left @ right, one @ torch.diag(values) @ other)
-    left, right = low_rank_factors(torch.ones(2, 3, dtype=torch.bfloat16), 0)
+    left, right = low_rank_factors(torch.ones(2, 3), 0)
     assert torch.equal(left @ right, torch.zeros(2, 3))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_factors_take_the_memory_of_their_own_numbers(dtype: torch.dtype) -> None:
+    """Rank 2 of a matrix (6, 8): 2 * 6 and 2 * 8 numbers, none of the rest of the SVD."""
+    factors = low_rank_factors(torch.randn(6, 8).to(dtype), 2)
+    assert [factor.dtype for factor in factors] == [dtype] * 2
+    sizes = [factor.untyped_storage().nbytes() // dtype.itemsize for factor in factors]
+    assert sizes == [2 * 6, 2 * 8]
 
 
 @pytest.mark.parametrize(
@@ -150,14 +169,19 @@ def test_settings_that_contradict_each_other(tmp_path: Any) -> None:
     base, named = Policy(save_tiny(tmp_path)), {"a": HALF}
     check_truncations(named, {"v": SteeringVectors()}, DecodeEngine(), base)
     check_truncations(named, {}, GenerateEngine(), base)
+    check_truncations(named, {"v": AdaptiveVectors(), "r": LoReFT()}, DecodeEngine(), base)
     check_truncations({}, {"l": LoRA()}, object(), base)
-    for kind in (LoRA(), FullFinetune()):
+    for kind in (LoRA(), FullFinetune(), BitFit(), VeRA()):
         with pytest.raises(ConfigError, match=r"truncations = \['a'\]: contradicts k, which holds"):
             check_truncations(named, {"k": kind}, DecodeEngine(), base)
     with pytest.raises(ConfigError, match="contradicts engine: VLLMEngine has weights of its own"):
         check_truncations(named, {}, VLLMEngine.__new__(VLLMEngine), base)
     with pytest.raises(ConfigError, match=r"truncations.a.layers = '5-6'"):
         check_truncations({"a": Truncation(layers="5-6", rank=1)}, {}, DecodeEngine(), base)
+    quantised = Policy(base.base, quantization=Quantization(bits=8))
+    with pytest.raises(ConfigError, match="contradicts quantization, which is 8 bits"):
+        check_truncations(named, {}, DecodeEngine(), quantised)
+    check_truncations({}, {}, DecodeEngine(), quantised)
     base.model_config.quantization_config = {"load_in_8bit": True}
     with pytest.raises(ConfigError, match="contradicts base: its weights are quantised"):
         check_truncations(named, {}, DecodeEngine(), base)
@@ -169,12 +193,16 @@ def test_settings_that_contradict_each_other(tmp_path: Any) -> None:
         pass
 
 
-def test_an_engine_answers_with_the_truncated_weights() -> None:
-    """As with weights that were truncated before the engine knew the model."""
+@pytest.mark.parametrize("kind", [SteeringVectors, LoReFT])
+def test_an_engine_answers_with_the_truncated_weights(kind: type[Steering]) -> None:
+    """As with weights that were truncated before the engine knew the model, whatever steers it."""
     sampling, prompts = Sampling(group_size=2, max_new_tokens=8), make_prompts(["ab", "cdef"])
     answers = []
     for is_early in (False, True):
-        policy, engine = tiny_policy(), DecodeEngine()
+        policy, engine = tiny_policy(steering=kind()), DecodeEngine()
+        torch.manual_seed(0)
+        for parameter in policy.steering.parameters():
+            parameter.data += torch.randn_like(parameter)
         weights = TruncatedWeights(Truncation(rank=2))
         with weights.within(policy.model) if is_early else nullcontext():
             engine.setup(policy)

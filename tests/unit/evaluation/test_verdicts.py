@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
+
 from steer_lightning.evaluation.store import row_of
-from steer_lightning.evaluation.verdicts import verdicts_of, verified_anew, verifier_facts
+from steer_lightning.evaluation.verdicts import (
+    tell_of_missing,
+    verdicts_of,
+    verified_anew,
+    verifier_facts,
+)
 from steer_lightning.rewards import FormatReward, MathReward, RewardSum, Scores, WeightedReward
 from steer_lightning.types import Completion
 
@@ -21,6 +28,13 @@ def test_verdicts_come_with_their_outcomes() -> None:
         total=[1.0, None], parts={}, outcomes={}, each={"MathReward": ["right", "timed_out"]}
     )
     assert verdicts_of(scores) == ([1.0, None], ["right", "timed_out"])
+
+
+def test_arms_without_completions_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    tell_of_missing([{"arm": "base"}, {"arm": "v"}], ["v", "base"])
+    assert caplog.text == ""
+    tell_of_missing([{"arm": "base"}], ["base", "v\n", "u"])
+    assert r"there are no completions of u, v\n: evaluate" in caplog.text
 
 
 def test_stored_rows_get_new_verdicts_and_keep_the_rest() -> None:
