@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from steer_lightning import ConfigError, attach
-from steer_lightning.steering import ProjectedVectors, load_steering
+from steer_lightning.steering import ProjectedVectors, load_steering, site_vectors
 from steer_lightning.testing import tiny_model
 from tests.unit.steering.helpers import IDS
 
@@ -66,6 +66,36 @@ def test_the_result_is_plain_vectors(tmp_path: Path) -> None:
     again.build(model)
     torch.testing.assert_close(again.numbers.detach(), vectors.numbers.detach())
     assert "projected from 13 numbers" in vectors.describe()
+
+
+def uneven_units(
+    vectors: ProjectedVectors, model: torch.nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(site_vectors, "measure_rms", lambda *_: torch.tensor([10.0, 30.0, 100.0]))
+    vectors.build(model)
+    vectors.measure(model, [(IDS, torch.ones_like(IDS))])
+
+
+def test_a_result_comes_back_in_units_that_differ_by_layer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, vectors, path = tiny_model("qwen2"), ProjectedVectors(scale="rms"), tmp_path / "v"
+    uneven_units(vectors, model, monkeypatch)
+    vectors.numbers.data.normal_()
+    vectors.save(path, base_model="b")
+    again = ProjectedVectors(scale="rms", init_from=str(path))
+    uneven_units(again, model, monkeypatch)
+    torch.testing.assert_close(again.numbers.detach(), vectors.numbers.detach())
+    assert "is kept" not in caplog.text
+    other = ProjectedVectors(scale="rms", seed=1, init_from=str(path))
+    uneven_units(other, model, monkeypatch)
+    # the nearest in units: what is left is orthogonal to all that the numbers can make
+    found, wanted = (v.vectors.detach() / v.unit[:, None] for v in (other, vectors))
+    left = (other.projection * (wanted - found)).sum((1, 2))
+    torch.testing.assert_close(left, torch.zeros(13), atol=1e-4, rtol=0)
+    share = 100 * float(found.norm() / wanted.norm())
+    assert share < 90
+    assert f"{share:.1f} % of the norm of the vectors is kept" in caplog.text
 
 
 def test_bad_counts_are_refused() -> None:
