@@ -27,6 +27,7 @@ from steer_lightning.steering.peft_modules import (
     without_values,
 )
 from steer_lightning.steering.result_file import read_metadata, read_tensors, refusal
+from steer_lightning.system.collectives import first_tells
 from steer_lightning.system.printable import one_line
 
 NOT_PLAIN = ("bias", "modules_to_save", "rank_pattern")
@@ -40,7 +41,7 @@ class FrozenMatrices(PeftModules):
     The frozen matrices are computed once, when the adapter is first attached to the base, and are
     kept in float32 beside the trained numbers, in checkpoints and in the result. Computed anew on
     another machine they might differ: the sign of a singular vector is arbitrary, and with another
-    sign the same numbers mean something else.
+    sign the same numbers mean something else. So all processes of a run use those of the first.
 
     Args:
         rank: Rank r of the change of each layer.
@@ -154,6 +155,17 @@ class FrozenMatrices(PeftModules):
     def attach(self, model: nn.Module, scale: float = 1.0) -> Attachment:
         """Puts PEFT's modules into a model; see `Steering.attach`."""
         return InjectedMatrices(model, self, scale)
+
+    @torch.no_grad()
+    def take_from_first(self) -> None:
+        """Takes over the first process's frozen matrices; see `Steering.take_from_first`.
+
+        With the gradient summed over processes, all must mean the same change by the same numbers.
+        """
+        frozen = self.tensors()[len(self.names) :]
+        told = first_tells([tensor.cpu() for tensor in frozen])
+        for ours, first in zip(frozen, told, strict=True):
+            ours.copy_(first)
 
     def facts(self) -> dict[str, Any]:
         """Returns the settings of a checkpoint; see `Steering.facts`."""

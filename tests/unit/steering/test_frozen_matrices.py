@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -58,6 +60,40 @@ def test_what_is_not_finite_is_not_saved(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"TinyLoRA = 'NaN or infinity': must be finite"):
         tiny.save(tmp_path / "a", base_model="b")
     assert not (tmp_path / "a").exists()
+
+
+TWO = """
+import os, sys
+import torch
+import torch.distributed as dist
+from steer_lightning import attach
+from steer_lightning.steering import TinyLoRA
+from steer_lightning.testing import tiny_model
+
+rank = 1 if os.fork() == 0 else 0
+dist.init_process_group("gloo", init_method=f"file://{sys.argv[1]}", rank=rank, world_size=2)
+try:
+    tiny = TinyLoRA()
+    with attach(tiny_model("qwen2"), tiny):
+        tiny.numbers[0].data.fill_(rank)
+        start = [tensor.clone() for tensor in tiny.tensors()[1:]]
+        if rank == 1:  # a node with another sign of the singular vectors
+            for row in range(len(start)):
+                tiny.get_buffer(f"frozen_{row}").neg_()
+        tiny.take_from_first()
+        same = [torch.equal(a, b) for a, b in zip(tiny.tensors()[1:], start, strict=True)]
+        assert same and all(same)
+        assert tiny.numbers[0].tolist() == [rank] * 13, "what is trained is left alone"
+    print("the same")
+finally:
+    dist.destroy_process_group()
+"""
+
+
+def test_all_processes_use_the_matrices_of_the_first(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", TWO, str(tmp_path / "store")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.stdout.splitlines() == ["the same"] * 2, done.stderr
 
 
 def edit(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
