@@ -22,6 +22,7 @@ from steer_lightning.steering.peft_modules import (
     WEIGHTS,
     PeftModules,
     check_plain,
+    import_peft,
     read_config,
     take_out,
     without_values,
@@ -33,6 +34,8 @@ from steer_lightning.system.printable import one_line
 NOT_PLAIN = ("bias", "modules_to_save", "rank_pattern")
 """Settings of PEFT that make an adapter compute something else."""
 Places = list[tuple[nn.Module, str]]
+Shape = tuple[int | None, ...]
+"""Shape of a tensor; None is a size that depends on the layer."""
 
 
 class FrozenMatrices(PeftModules):
@@ -77,6 +80,10 @@ class FrozenMatrices(PeftModules):
     @abstractmethod
     def from_settings(cls, config: Mapping[str, Any]) -> Self:
         """Creates an object from the configuration of a folder in PEFT's format."""
+
+    @abstractmethod
+    def shape_of(self, name: str) -> Shape:
+        """Returns what the settings say about the shape of a tensor, by its name in a file."""
 
     def check_layers(self, tuner: Any) -> None:
         """Raises a ConfigError if a setting does not fit the layers of PEFT's model."""
@@ -292,15 +299,13 @@ def load_frozen_matrices(kind: type[FrozenMatrices], path: Path) -> FrozenMatric
     if not (path / WEIGHTS).is_file():
         raise refusal(path, f"has no {WEIGHTS}")
     told, _ = read_metadata(path / WEIGHTS)  # raises if the file is not a safetensors file
-    try:
-        found = kind.from_settings(config)
-    except (KeyError, TypeError, ValueError) as error:
-        raise refusal(path, f"has no usable {CONFIG} ({one_line(error)})") from error
+    found = _from_settings(kind, path, config)
     tensors = {}
     for name, tensor in sorted(read_tensors(path / WEIGHTS).items()):
         plain = name.removeprefix("base_model.")
         if plain == name or found.mark not in f".{plain}":
             raise refusal(path, f"must be plain {kind.__name__}, but its {WEIGHTS} has {name!r}")
+        _check_shape(path, name, tensor, found.shape_of(plain))
         tensors[plain] = tensor
     trained = {name: t for name, t in tensors.items() if found.numbers_in in f".{name}"}
     if not trained or len(trained) == len(tensors):
@@ -310,3 +315,25 @@ def load_frozen_matrices(kind: type[FrozenMatrices], path: Path) -> FrozenMatric
     bits = {key: told[key] for key in (BASE_BITS,) if key in told}
     found.metadata = {"base_model": config["base_model_name_or_path"], **bits}
     return found.requires_grad_(False)
+
+
+def _from_settings(
+    kind: type[FrozenMatrices], path: Path, config: Mapping[str, Any]
+) -> FrozenMatrices:
+    import_peft(kind.__name__)  # that PEFT is missing is no fault of the folder
+    try:
+        return kind.from_settings(config)
+    except (KeyError, TypeError, ValueError, OverflowError, ConfigError) as error:
+        raise refusal(path, f"has no usable {CONFIG} ({one_line(error)})") from error
+
+
+def _check_shape(path: Path, name: str, tensor: torch.Tensor, expected: Shape) -> None:
+    """Refuses a tensor that contradicts the settings, by which PEFT would allocate memory."""
+    found = tuple(tensor.shape)
+    fits = len(found) == len(expected) and tensor.numel() > 0
+    if not fits or any(b not in (None, a) for a, b in zip(found, expected, strict=True)):
+        shape = ", ".join("any" if size is None else str(size) for size in expected)
+        raise refusal(
+            path,
+            f"must have {one_line(name)} of shape ({shape}) by its {CONFIG}, but it has {found}",
+        )
