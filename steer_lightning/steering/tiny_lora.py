@@ -21,8 +21,9 @@ class TinyLoRA(FrozenMatrices):
     P_i of their own, so tying does not give them the same change. With all layers tied, u numbers
     are trained in all.
 
-    The modules are PEFT's, which computes the decompositions as the adapter is first attached. This
-    takes a while for large models.
+    The modules are PEFT's, which computes the decompositions as the adapter is first attached: on
+    the CPU, in each process of a run, and again when a run is continued. This takes a while for
+    large models.
 
     Args:
         rank: Number r of singular values; 2 in the paper.
