@@ -103,3 +103,24 @@ def test_bad_counts_are_refused() -> None:
         ProjectedVectors(count=0)
     with pytest.raises(ConfigError, match=r"count = 7: must be at most 6: .* 2 vectors of width 3"):
         ProjectedVectors(count=7).shaped(3, 2)
+    # 2^30 / (2 * 2^20) = 512 rows; nothing is allocated before the check
+    with pytest.raises(ConfigError, match=r"count = 513: must be at most 512 for 2 vectors of wid"):
+        ProjectedVectors(count=513).shaped(2**20, 2)
+
+
+def test_a_checkpoint_holds_a_sample_of_the_projection_by_which_it_is_known() -> None:
+    vectors = ProjectedVectors(count=50).shaped(40, 6)
+    vectors.numbers.data.normal_()
+    state = vectors.state_dict()
+    assert "projection" not in state
+    assert 64 <= state["sample"].numel() < 128
+    again = ProjectedVectors(count=50).shaped(40, 6)
+    again.load_state_dict(state)
+    assert torch.equal(again.vectors, vectors.vectors)
+    assert vectors.facts()["model.steering.seed"] == 0
+    # other processors may round the same draw otherwise
+    again.load_state_dict({**state, "sample": state["sample"] * (1 + 1e-6)})
+    for other in (ProjectedVectors(count=50, seed=1).shaped(40, 6), again):
+        sample = state["sample"] if other is not again else state["sample"] * torch.nan
+        with pytest.raises(ConfigError, match=r"seed = [01]: draws another projection here"):
+            other.load_state_dict({**state, "sample": sample})
