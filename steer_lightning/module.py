@@ -281,6 +281,7 @@ class SteeringModule(HeldOut):
         optimizer = self.optimizer_factory(list(self.policy.steering.parameters()))
         self._facts = {**policy_facts(self.policy), **training_facts(self, optimizer)}
         check_same_everywhere({**self._facts, **getattr(self._data, "facts", {})})
+        self.policy.steering.take_from_first()
         if self._checkpoint is not None:
             check_same_run(self._checkpoint[KEY], self._facts)
         scheduler = self.schedule.build(optimizer, num_steps_of(self.trainer))

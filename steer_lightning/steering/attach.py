@@ -12,7 +12,7 @@ from steer_lightning.errors import ConfigError
 from steer_lightning.steering.base import Attachment, Steering
 from steer_lightning.steering.io import find_result, load_steering
 from steer_lightning.steering.layers import find_layers
-from steer_lightning.steering.site_vectors import SiteVectors, warn_of_another_base
+from steer_lightning.steering.site_vectors import warn_of_another_base
 from steer_lightning.steering.vectors import SteeringVectors
 
 
@@ -70,7 +70,7 @@ def attach(
             fix="Attach several results one after another; turn a list of rows into a tensor "
             "with torch.stack",
         )
-    if layers_path is not None and isinstance(vectors, SiteVectors):
+    if layers_path is not None:
         vectors.layers_path = layers_path
     vectors.build(model)  # the parameters exist already, so this checks that they fit
     warn_of_another_base(vectors, getattr(model, "name_or_path", ""))

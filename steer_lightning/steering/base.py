@@ -211,6 +211,12 @@ class Steering(nn.Module, ABC):
     def measure(self, model: nn.Module, batches: Batches) -> None:
         """Takes measurements on the first prompts; called once, before training, with scale 0."""
 
+    def take_from_first(self) -> None:
+        """Takes over from the first process what each has computed by itself and does not train.
+
+        All processes call it together, before training.
+        """
+
     def metrics(self) -> dict[str, float]:
         """Returns the metrics that are logged after each step."""
         return {}

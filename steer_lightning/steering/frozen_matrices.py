@@ -22,16 +22,20 @@ from steer_lightning.steering.peft_modules import (
     WEIGHTS,
     PeftModules,
     check_plain,
+    import_peft,
     read_config,
     take_out,
     without_values,
 )
 from steer_lightning.steering.result_file import read_metadata, read_tensors, refusal
+from steer_lightning.system.collectives import first_tells
 from steer_lightning.system.printable import one_line
 
 NOT_PLAIN = ("bias", "modules_to_save", "rank_pattern")
 """Settings of PEFT that make an adapter compute something else."""
 Places = list[tuple[nn.Module, str]]
+Shape = tuple[int | None, ...]
+"""Shape of a tensor; None is a size that depends on the layer."""
 
 
 class FrozenMatrices(PeftModules):
@@ -40,7 +44,7 @@ class FrozenMatrices(PeftModules):
     The frozen matrices are computed once, when the adapter is first attached to the base, and are
     kept in float32 beside the trained numbers, in checkpoints and in the result. Computed anew on
     another machine they might differ: the sign of a singular vector is arbitrary, and with another
-    sign the same numbers mean something else.
+    sign the same numbers mean something else. So all processes of a run use those of the first.
 
     Args:
         rank: Rank r of the change of each layer.
@@ -76,6 +80,10 @@ class FrozenMatrices(PeftModules):
     @abstractmethod
     def from_settings(cls, config: Mapping[str, Any]) -> Self:
         """Creates an object from the configuration of a folder in PEFT's format."""
+
+    @abstractmethod
+    def shape_of(self, name: str) -> Shape:
+        """Returns what the settings say about the shape of a tensor, by its name in a file."""
 
     def check_layers(self, tuner: Any) -> None:
         """Raises a ConfigError if a setting does not fit the layers of PEFT's model."""
@@ -154,6 +162,17 @@ class FrozenMatrices(PeftModules):
     def attach(self, model: nn.Module, scale: float = 1.0) -> Attachment:
         """Puts PEFT's modules into a model; see `Steering.attach`."""
         return InjectedMatrices(model, self, scale)
+
+    @torch.no_grad()
+    def take_from_first(self) -> None:
+        """Takes over the first process's frozen matrices; see `Steering.take_from_first`.
+
+        With the gradient summed over processes, all must mean the same change by the same numbers.
+        """
+        frozen = self.tensors()[len(self.names) :]
+        told = first_tells([tensor.cpu() for tensor in frozen])
+        for ours, first in zip(frozen, told, strict=True):
+            ours.copy_(first)
 
     def facts(self) -> dict[str, Any]:
         """Returns the settings of a checkpoint; see `Steering.facts`."""
@@ -280,15 +299,13 @@ def load_frozen_matrices(kind: type[FrozenMatrices], path: Path) -> FrozenMatric
     if not (path / WEIGHTS).is_file():
         raise refusal(path, f"has no {WEIGHTS}")
     told, _ = read_metadata(path / WEIGHTS)  # raises if the file is not a safetensors file
-    try:
-        found = kind.from_settings(config)
-    except (KeyError, TypeError, ValueError) as error:
-        raise refusal(path, f"has no usable {CONFIG} ({one_line(error)})") from error
+    found = _from_settings(kind, path, config)
     tensors = {}
     for name, tensor in sorted(read_tensors(path / WEIGHTS).items()):
         plain = name.removeprefix("base_model.")
         if plain == name or found.mark not in f".{plain}":
             raise refusal(path, f"must be plain {kind.__name__}, but its {WEIGHTS} has {name!r}")
+        _check_shape(path, name, tensor, found.shape_of(plain))
         tensors[plain] = tensor
     trained = {name: t for name, t in tensors.items() if found.numbers_in in f".{name}"}
     if not trained or len(trained) == len(tensors):
@@ -298,3 +315,25 @@ def load_frozen_matrices(kind: type[FrozenMatrices], path: Path) -> FrozenMatric
     bits = {key: told[key] for key in (BASE_BITS,) if key in told}
     found.metadata = {"base_model": config["base_model_name_or_path"], **bits}
     return found.requires_grad_(False)
+
+
+def _from_settings(
+    kind: type[FrozenMatrices], path: Path, config: Mapping[str, Any]
+) -> FrozenMatrices:
+    import_peft(kind.__name__)  # that PEFT is missing is no fault of the folder
+    try:
+        return kind.from_settings(config)
+    except (KeyError, TypeError, ValueError, OverflowError, ConfigError) as error:
+        raise refusal(path, f"has no usable {CONFIG} ({one_line(error)})") from error
+
+
+def _check_shape(path: Path, name: str, tensor: torch.Tensor, expected: Shape) -> None:
+    """Refuses a tensor that contradicts the settings, by which PEFT would allocate memory."""
+    found = tuple(tensor.shape)
+    fits = len(found) == len(expected) and tensor.numel() > 0
+    if not fits or any(b not in (None, a) for a, b in zip(found, expected, strict=True)):
+        shape = ", ".join("any" if size is None else str(size) for size in expected)
+        raise refusal(
+            path,
+            f"must have {one_line(name)} of shape ({shape}) by its {CONFIG}, but it has {found}",
+        )

@@ -239,6 +239,13 @@ def is_list(value: object, kind: type) -> bool:
     return isinstance(value, list) and all(type(item) is kind for item in value)
 
 
+def check_seed(seed: int) -> None:
+    """Raises a ConfigError if a seed, to which PEFT adds the layer's index, is too large."""
+    if abs(seed) >= 2**62:
+        rule = "must be greater than -2**62 and less than 2**62"
+        raise ConfigError("model.steering.seed", seed, rule=rule)
+
+
 def import_peft(kind: str) -> Any:
     """Returns the package PEFT; raises a ConfigError if it is missing."""
     try:

@@ -37,7 +37,6 @@ from steer_lightning.system.printable import one_line
 
 log = logging.getLogger(__name__)
 
-
 Scale = Literal["kl", "rms", "none"]
 
 
@@ -100,6 +99,7 @@ class SiteVectors(Steering):
             raise ConfigError("model.steering.init_from", init_from, rule="there is no such file")
         self.chosen, self.site, self.tokens, self.scale = layers, site, tokens, scale
         self.init_from, self.layers_path = init_from, layers_path
+        self._started_from: torch.Tensor | None = None  # plain vectors, until the units are known
         self.metadata = {}
         self.num_layers = 0
 
@@ -161,13 +161,17 @@ class SiteVectors(Steering):
                 rule=f"contains {found.kind}, but model.steering is {type(self).__name__}",
             )
         self.set_result(found.tensors)
-        ours, theirs = (float(x.detach().norm()) for x in (self.vectors, found.tensors["vectors"]))
-        if ours < (1 - 1e-4) * theirs:
-            share = 100 * ours / theirs
-            log.warning(
-                "model.steering.init_from: %.1f %% of the norm of the vectors is kept", share
-            )
+        self._started_from = found.tensors["vectors"]
         warn_of_another_base(found, base, self.base_bits)
+
+    @torch.no_grad()
+    def _start_in_units(self, start: torch.Tensor) -> None:
+        """Sets the vectors of `init_from` again: which ones are nearest depends on the units."""
+        self.set_vectors(start)
+        found, wanted = (x.to(self.unit) / self.unit[:, None] for x in (self.vectors, start))
+        if (share := float(found.norm() / wanted.norm())) < 1 - 1e-4:
+            told = "model.steering.init_from: %.1f %% of the norm of the vectors is kept"
+            log.warning(told, 100 * share)
 
     def _check_fit(self, model: str, width: int, num_layers: int) -> None:
         found = {"width": self.width, "decoder layers": self.num_layers}
@@ -250,20 +254,25 @@ class SiteVectors(Steering):
             return
         layers = find_layers(model, self.layers_path)
         check_reached(model, layers, self.layers)
+        plain, start = self.vectors.detach().clone(), self._started_from
+        self._measure_units(model, layers, list(batches))
+        if start is not None and bool(start.any()):
+            self._start_in_units(start)
+        elif bool(plain.any()):
+            self.set_vectors(plain)
+        self._started_from = None
+
+    def _measure_units(self, model: nn.Module, layers: nn.ModuleList, batches: Batches) -> None:
         if self.scale == "none":
             self.set_unit(torch.ones_like(self.unit))
             return
-        plain = self.vectors.detach().clone()
         places = find_sites(layers, self.layers, self.site)
-        batches = list(batches)
         sizes = measure_rms(model, places, batches)
         factor = 1.0
         if self.scale == "kl":
             factor = measure_kl_size(model, places, sizes, self.width, batches)
         self.set_unit(sizes * factor)
         self.stream.copy_(sizes)
-        if bool(plain.any()):
-            self.set_vectors(plain)
 
     @torch.no_grad()
     def set_unit(self, unit: torch.Tensor) -> None:

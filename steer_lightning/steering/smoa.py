@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from steer_lightning.errors import ConfigError
 from steer_lightning.steering.layers import find_layers
+from steer_lightning.steering.result_file import refusal
 from steer_lightning.steering.weight_changes import WeightChanges
+from steer_lightning.system.printable import one_line
 
 
 class SMoA(WeightChanges):
@@ -27,6 +31,7 @@ class SMoA(WeightChanges):
     A run that would be empty, because a single singular value is more than its share, does nothing.
     The decomposition is computed in the first pass, on the device of the base, which takes a while
     for large models, and the parts are kept: K copies of each matrix in the dtype of the base.
+    A step needs as much in float32 for one matrix at a time, in the forward and the backward pass.
 
     Args:
         rank: Rank r of each product.
@@ -68,6 +73,18 @@ class SMoA(WeightChanges):
                 raise ConfigError(f"model.steering.{key}", value, rule=rule)
         return {name: torch.Size([parts, rank, sum(shape)]) for name, shape in found.items()}
 
+    def load(self, path: Path) -> None:
+        """Sets the numbers from a file; see `WeightChanges.load`."""
+        super().load(path)
+        like = tuple(self.changes[0].shape[:2])
+        for name, numbers in zip(self.names, self.changes, strict=True):
+            if numbers.dim() != 3 or tuple(numbers.shape[:2]) != like or not numbers.numel():
+                raise refusal(
+                    path,
+                    "must have tensors (parts, rank, outputs + inputs) with the same parts and "
+                    f"rank, but {one_line(name)} has shape {tuple(numbers.shape)}",
+                )
+
     def start(self, name: str, shape: torch.Size) -> torch.Tensor:
         """Returns B_k of zeros and random A_k, side by side; see `WeightChanges.start`."""
         numbers = torch.zeros(shape)
@@ -93,11 +110,20 @@ class SMoA(WeightChanges):
     def change(self, numbers: torch.Tensor, prepared: tuple[torch.Tensor, ...]) -> torch.Tensor:
         """Returns `sum_k W_k * (B_k A_k)`."""
         (parts,) = prepared
-        up, down = numbers[..., : parts.shape[1]], numbers[..., parts.shape[1] :]
-        changed: torch.Tensor = (parts.float() * (up.transpose(1, 2) @ down)).sum(0)
+        # what the backward pass needs is computed there again: kept, it would be a copy in float32
+        # of all parts of all matrices, twice the size of the parts themselves in bfloat16
+        changed: torch.Tensor = checkpoint(
+            _products, numbers, parts, use_reentrant=False, preserve_rng_state=False
+        )
         return changed
 
     def describe(self) -> str:
         """Describes the trained numbers; see `Steering.describe`."""
         parts, rank = self.changes[0].shape[:2]
         return f"SMoA of rank {rank} for {parts} parts of {len(self.names)} matrices"
+
+
+def _products(numbers: torch.Tensor, parts: torch.Tensor) -> torch.Tensor:
+    up, down = numbers[..., : parts.shape[1]], numbers[..., parts.shape[1] :]
+    changed: torch.Tensor = (parts.float() * (up.transpose(1, 2) @ down)).sum(0)
+    return changed

@@ -8,8 +8,8 @@ from typing import Any
 from typing_extensions import Self
 
 from steer_lightning.errors import ConfigError
-from steer_lightning.steering.frozen_matrices import FrozenMatrices
-from steer_lightning.steering.peft_modules import import_peft
+from steer_lightning.steering.frozen_matrices import FrozenMatrices, Shape
+from steer_lightning.steering.peft_modules import check_seed, import_peft
 
 
 class TinyLoRA(FrozenMatrices):
@@ -21,8 +21,9 @@ class TinyLoRA(FrozenMatrices):
     P_i of their own, so tying does not give them the same change. With all layers tied, u numbers
     are trained in all.
 
-    The modules are PEFT's, which computes the decompositions as the adapter is first attached. This
-    takes a while for large models.
+    The modules are PEFT's, which computes the decompositions as the adapter is first attached: on
+    the CPU, in each process of a run, and again when a run is continued. This takes a while for
+    large models.
 
     Args:
         rank: Number r of singular values; 2 in the paper.
@@ -55,6 +56,7 @@ class TinyLoRA(FrozenMatrices):
             raise ConfigError("model.steering.u", u, rule="must be at least 1")
         if not 0 <= weight_tying <= 1:
             raise ConfigError("model.steering.weight_tying", weight_tying, rule="must be in [0, 1]")
+        check_seed(seed)
         self.u, self.weight_tying, self.seed = u, float(weight_tying), seed
 
     def settings(self) -> tuple[type[Any], type[Any], dict[str, Any]]:
@@ -79,6 +81,13 @@ class TinyLoRA(FrozenMatrices):
             target_modules=config["target_modules"],
             layers=config["layers_to_transform"],
         )
+
+    def shape_of(self, name: str) -> Shape:
+        """Returns the sizes of a tensor of a file; see `FrozenMatrices.shape_of`."""
+        if "tinylora_v" in name:
+            return (self.u,)
+        sides = {"tinylora_A": (self.rank, None), "tinylora_B": (None, self.rank)}
+        return sides.get(name.rpartition(".")[2], (self.u, self.rank, self.rank))
 
     def check_layers(self, tuner: Any) -> None:
         """Raises a ConfigError if a layer has fewer singular values than `rank`."""

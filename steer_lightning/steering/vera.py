@@ -9,8 +9,8 @@ import torch
 from typing_extensions import Self
 
 from steer_lightning.errors import ConfigError
-from steer_lightning.steering.frozen_matrices import FrozenMatrices
-from steer_lightning.steering.peft_modules import import_peft
+from steer_lightning.steering.frozen_matrices import FrozenMatrices, Shape
+from steer_lightning.steering.peft_modules import check_seed, import_peft
 
 
 class VeRA(FrozenMatrices):
@@ -43,6 +43,7 @@ class VeRA(FrozenMatrices):
         if d_initial == 0:
             why = "With b at zero, too, no number would have a gradient"
             raise ConfigError("model.steering.d_initial", d_initial, rule="must not be 0", why=why)
+        check_seed(seed)
         self.d_initial, self.seed = float(d_initial), seed
 
     def settings(self) -> tuple[type[Any], type[Any], dict[str, Any]]:
@@ -65,6 +66,15 @@ class VeRA(FrozenMatrices):
             target_modules=config["target_modules"],
             layers=config["layers_to_transform"],
         )
+
+    def shape_of(self, name: str) -> Shape:
+        """Returns the sizes of a tensor of a file; see `FrozenMatrices.shape_of`."""
+        sides: dict[str, Shape] = {
+            "vera_A": (self.rank, None),
+            "vera_B": (None, self.rank),
+            "vera_lambda_d": (self.rank,),
+        }
+        return sides.get(name.rpartition(".")[2], (None,))
 
     def start(self, name: str, shape: torch.Size) -> torch.Tensor:
         """Returns zeros for b and `d_initial` for d; see `FrozenMatrices.start`."""

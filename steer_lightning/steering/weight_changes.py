@@ -138,6 +138,8 @@ class WeightChanges(Steering):
         if kind != type(self).__name__:
             raise refusal(path, f"must contain {type(self).__name__}, not {kind!r}")
         tensors = read_tensors(path)
+        if not tensors:
+            raise refusal(path, "contains no changes")
         self.names = list(tensors)
         self.changes = nn.ParameterList(
             nn.Parameter(tensor, requires_grad=False) for tensor in tensors.values()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import nn
 from transformers import BertConfig, BertModel
 
 from steer_lightning import ConfigError, attach, load_vectors, save_vectors
-from steer_lightning.steering import SteeringVectors
+from steer_lightning.steering import LoReFT, SMoA, SteeringVectors, TinyLoRA, VectorFit, VeRA
 from steer_lightning.testing import tiny_model
 
 IDS = torch.tensor([[1, 10, 20, 30, 40], [1, 50, 60, 70, 80]])
@@ -103,3 +104,13 @@ def test_what_holds_no_vectors_is_refused_in_words(vectors: object, message: str
 def test_what_is_no_language_model_is_refused_in_words(model: object, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         attach(model, torch.zeros(3, 32))
+
+
+@pytest.mark.parametrize("kind", [SteeringVectors, LoReFT, SMoA, TinyLoRA, VeRA, VectorFit])
+def test_the_path_of_the_layers_is_used_by_every_kind_that_has_layers(kind: Any) -> None:
+    model, steering = tiny_model("qwen2"), kind()
+    with pytest.raises(
+        ConfigError, match=r"no decoder layers found in Qwen2.* at model\.elsewhere"
+    ):
+        attach(model, steering, layers_path="model.elsewhere")
+    attach(model, kind(), layers_path="model.layers").remove()

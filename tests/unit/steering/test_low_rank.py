@@ -51,6 +51,7 @@ def test_a_start_is_the_nearest_mixture(tmp_path, caplog: pytest.LogCaptureFixtu
         caplog.clear()
         with caplog.at_level(logging.WARNING):
             vectors._start_from(str(path), "b")
+            vectors._start_in_units(plain)
         left, sizes, right = torch.linalg.svd(plain)
         nearest = left[:, :rank] @ torch.diag(sizes[:rank]) @ right[:rank]
         torch.testing.assert_close(vectors.vectors.detach(), nearest, atol=1e-5, rtol=1e-4)

@@ -181,6 +181,10 @@ def rewrite(path: Path, change: Callable[[dict, dict], object]) -> None:
         (lambda t, m: m.update(layers="[0, 9]"), r"layers = \[0, 9\]"),
         (lambda t, m: t.update(bias=torch.zeros(3)), "other shapes than its metadata"),
         (lambda t, m: t.update(basis=torch.zeros(3, 4, 31)), r"other shapes .*\['basis'\]"),
+        (lambda t, m: t.update(bias=torch.full((3, 4), torch.nan)), "contains NaN or infinity"),
+        (lambda t, m: t.update(bias=torch.zeros(3, 4).half()), "must be in float32, but bias"),
+        (lambda t, m: t.update({k: x[:, :0] for k, x in t.items()}), "other shapes than its"),
+        (lambda t, m: m.update(layers="[]"), "must name at least one layer"),
     ],
 )
 def test_a_damaged_file_is_refused_in_words(

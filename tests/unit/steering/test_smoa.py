@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from steer_lightning import ConfigError
-from steer_lightning.steering import SMoA
+from steer_lightning.steering import SMoA, load_steering
+from steer_lightning.steering.result_file import write_result
 from steer_lightning.testing import tiny_model
 from tests.unit.steering.helpers import disturb
 
@@ -35,6 +38,22 @@ def test_parts_and_change_by_hand() -> None:
     assert torch.linalg.matrix_rank(expected) == 4  # with products of rank 1
 
 
+def test_the_backward_pass_gets_its_gradients_from_no_copies_of_the_parts() -> None:
+    smoa, weight = built(2, 3, (20, 30)), torch.randn(20, 30)
+    (parts,) = smoa.prepared("w", weight)
+    half, numbers = parts.bfloat16(), torch.randn(2, 3, 50, requires_grad=True)
+    kept: list[torch.Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        changed = smoa.change(numbers, (half,))
+    assert {tensor.data_ptr() for tensor in kept} <= {half.data_ptr(), numbers.data_ptr()}
+    towards = torch.randn(20, 30)
+    (changed * towards).sum().backward()
+    up, down = numbers.detach()[..., :20], numbers.detach()[..., 20:]
+    masked = towards * half.float()  # G * W_k
+    torch.testing.assert_close(numbers.grad[..., :20], down @ masked.transpose(1, 2))
+    torch.testing.assert_close(numbers.grad[..., 20:], up @ masked)
+
+
 def test_one_large_value_leaves_a_part_empty_and_a_weight_of_zeros_has_none() -> None:
     smoa = built(3, 1, (2, 2))
     (parts,) = smoa.prepared("w", torch.diag(torch.tensor([9.0, 1.0])))
@@ -55,6 +74,29 @@ def test_the_start_is_that_of_lora() -> None:
     assert 0.1 < numbers.abs().max() <= 32**-0.5
     disturb(smoa)
     assert smoa.describe() == "SMoA of rank 2 for 2 parts of 21 matrices"
+
+
+@pytest.mark.parametrize(
+    ("shapes", "told"),
+    [
+        ([(4,)], r"\(parts, rank, outputs \+ inputs\) .*, but a has shape \(4,\)"),
+        ([(2, 1, 8), (2, 2, 8)], r"b has shape \(2, 2, 8\)"),
+        ([(2, 1, 8), (2, 1)], r"b has shape \(2, 1\)"),
+        ([(0, 1, 8)], r"a has shape \(0, 1, 8\)"),
+        ([(2, 1, 0)], r"a has shape \(2, 1, 0\)"),
+        ([], "contains no changes"),
+    ],
+)
+def test_files_with_tensors_of_other_shapes_are_refused(
+    tmp_path: Path, shapes: list[tuple[int, ...]], told: str
+) -> None:
+    path = tmp_path / SMoA.file_name
+    tensors = {name: torch.zeros(shape) for name, shape in zip("ab", shapes, strict=False)}
+    write_result(path, tensors, {"kind": "SMoA", "base_model": "b"})
+    with pytest.raises(ConfigError, match=told):
+        load_steering(path)
+    with pytest.raises(ConfigError, match=told):
+        SMoA(init_from=str(path)).build(tiny_model("qwen2"))
 
 
 def test_bad_settings_are_refused() -> None:
