@@ -353,9 +353,9 @@ class SteeringModule(HeldOut):
                 self.batch_gradient, sampled.rollouts, sampled.longest
             )
         self._sample_ahead(number + 1)
-        rewards, kl = self._shaped(sampled)  # (B, G)
-        advantages = advantages_of(self.advantage, rewards, sampled)  # (B, G)
         takes_part = who_takes_part(sampled, len(batch), self.mask_overlong)  # (B, G)
+        rewards, kl = self._shaped(sampled, takes_part)  # (B, G)
+        advantages = advantages_of(self.advantage, rewards, sampled)  # (B, G)
         learned_from = Batch(
             rollouts=sampled.rollouts,
             own=sampled.own,
@@ -379,11 +379,13 @@ class SteeringModule(HeldOut):
         if self.max_staleness and number != self.trainer.max_steps:
             self.sampler.sample_ahead(self._data.next_prompts(), number)
 
-    def _shaped(self, sampled: Sampled) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def _shaped(
+        self, sampled: Sampled, takes_part: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Returns the rewards behind the advantages, and the KL to the base if they contain it."""
         rewards = sampled.learned_rewards
         if self.length_in_reward is not None:
-            rewards = rewards + self.length_in_reward.shaping(sampled)
+            rewards = rewards + self.length_in_reward.shaping(sampled, takes_part)
         if self.kl_in_reward is None:
             return rewards, None
         kl = self.kl_in_reward.measure(self.batch_gradient, sampled)

@@ -90,3 +90,13 @@ def _check_choice(module: Any, choice: BestOf) -> None:
                 fix=f"Set model.{key}: null; BestOf prefers short completions by itself, and "
                 "steer_lightning.losses.KLToBase keeps the policy near the base",
             )
+    if module.mask_overlong:
+        raise ConfigError(
+            "model.mask_overlong",
+            True,
+            rule="must be false with model.advantage = BestOf",
+            why="BestOf might choose a right completion that was cut off, which would then be left "
+            "out, although the group has others",
+            fix=f"Set model.mask_overlong: false and BestOf.max_tokens: {length - 1}, with which "
+            "completions that were cut off are never chosen",
+        )

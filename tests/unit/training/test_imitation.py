@@ -41,6 +41,7 @@ IMITATION = PolicyGradient(objective=Likelihood())
         ({"advantage": BestOf(max_tokens=8)}, r"BestOf.max_tokens = 8: .*max_new_tokens = 8"),
         ({"advantage": BestOf(least=1.1)}, r"BestOf.least = 1.1: must be at most 1, .*rewards"),
         ({"kl_in_reward": KLInReward(weight=0.1)}, r"kl_in_reward = 'on': .*advantage = BestOf"),
+        ({"mask_overlong": True}, r"mask_overlong = True: .*advantage = BestOf.*max_tokens: 7,"),
         ({"length_in_reward": LengthInReward(right="FormatReward")}, r"length_in_reward.*BestOf"),
         ({"dynamic_sampling": DynamicSampling(max_rounds=1)}, r"dynamic_sampling.*BestOf"),
     ],
