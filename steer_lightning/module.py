@@ -38,11 +38,11 @@ from steer_lightning.strategy import SteeringStrategy
 from steer_lightning.training.batch import Batch
 from steer_lightning.training.checks import (
     check_batch_size,
-    check_columns,
     check_further_prompts,
     check_same_everywhere,
     check_training,
 )
+from steer_lightning.training.columns import check_columns
 from steer_lightning.training.gradient import BatchGradient
 from steer_lightning.training.guidance import Guidance, make_hints
 from steer_lightning.training.held_out import HeldOut
@@ -224,7 +224,7 @@ class SteeringModule(HeldOut):
                 self._data.batch_size, self.trainer.world_size, self.updates.num_mini_batches
             )
             check_further_prompts(self._data, self.dynamic_sampling)
-            check_columns(self._data, self.reward)
+            check_columns(self._data, self.reward, self.sampling)
             self.hints = make_hints(self.guidance, self._data, self.policy.tokenizer)
         longest = 0
         for split, rows in getattr(self._data, "prompts", {}).items():

@@ -59,8 +59,12 @@ def test_weights_that_are_never_negative_may_be_imitated() -> None:
         return (rewards > 0.5).float()
 
     passing.non_negative_from = 0  # type: ignore[attr-defined]  # as the error message advises
-    plain = {"sampling": SAMPLING, "loss": IMITATION}
     for advantage in (Reinforce(), passing):
-        SteeringModule(**plain, advantage=advantage, rewards=LETTERS)
-    SteeringModule(**plain, advantage=BestOf(least=0.5), rewards=[*LETTERS, LONG])
-    SteeringModule(sampling=SAMPLING, rewards=[*LETTERS, LONG], advantage=Reinforce())
+        module = SteeringModule(
+            sampling=SAMPLING, loss=IMITATION, advantage=advantage, rewards=LETTERS
+        )
+        assert module.reward.bounds == (0, 1)
+    penalised = SteeringModule(
+        sampling=SAMPLING, loss=IMITATION, advantage=BestOf(least=0.5), rewards=[*LETTERS, LONG]
+    )
+    assert penalised.reward.bounds == (-0.5, 1), "a choice never gives less than 0"
