@@ -41,9 +41,9 @@ def check_training(module: Any, loss: Any) -> None:
         if isinstance(part.reward, LengthReward):
             check_length_reward(part.reward, module.sampling)
     check_scoring(module, loss)
+    check_imitation(module, loss)
     check_length_in_reward(module)
     check_reward_range(module)
-    check_imitation(module, loss)
     check_staleness(module.max_staleness, module.engine, loss)
     if module.guidance is not None:
         check_guidance(module, loss)
@@ -223,8 +223,9 @@ def check_signal(advantage: Any) -> None:
             f"which model.advantage = {reward_name(advantage)} does not",
             why="It also learns from groups whose rewards are all equal, so they need no "
             "replacement",
-            fix="Set model.dynamic_sampling: null, or set model.advantage to GRPO, DrGRPO or "
-            "RLOO. If an estimator of your own compares completions, give it min_group_size = 2",
+            fix="Set model.dynamic_sampling: null, or, with an objective other than Likelihood, "
+            "set model.advantage to GRPO, DrGRPO or RLOO. If an estimator of your own compares "
+            "completions, give it min_group_size = 2",
         )
 
 

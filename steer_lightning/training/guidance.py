@@ -49,12 +49,12 @@ class Guidance:
 
     The authors' code replaces all G completions (`num_guided` equal to `group_size`). It also
     shapes the ratios of guided tokens as rho / (rho + gamma), which is below 1, and leaves their
-    clip out; neither is done here. A group none of whose completions could be scored has not failed: nothing is
-    known about it.
+    clip out; neither is done here. A group none of whose completions could be scored has not
+    failed: nothing is known about it.
 
     Rewards, progress and the order of the prompts (`data.order`) are those of the completions
-    without hint, which the guided ones replace. So `reward/mean` is comparable with that of a run
-    without guidance.
+    without hint, which the guided ones replace, also in `rollouts.parquet`. So `reward/mean` is
+    comparable with that of a run without guidance.
 
     Attributes:
         text: Question with a hint, which takes the place of the question in `data.template`, such

@@ -8,7 +8,14 @@ import pytest
 import torch
 
 from steer_lightning import ConfigError, SteeringModule
-from steer_lightning.advantages import RLOO, BestOf, MovingAverage, Reinforce, ReinforcePlusPlus
+from steer_lightning.advantages import (
+    RLOO,
+    BestOf,
+    MaxRL,
+    MovingAverage,
+    Reinforce,
+    ReinforcePlusPlus,
+)
 from steer_lightning.losses import Likelihood, PolicyGradient
 from steer_lightning.rewards import FormatReward, LengthReward, WeightedReward
 from steer_lightning.rollout import Sampling
@@ -43,7 +50,14 @@ IMITATION = PolicyGradient(objective=Likelihood())
         ({"kl_in_reward": KLInReward(weight=0.1)}, r"kl_in_reward = 'on': .*advantage = BestOf"),
         ({"mask_overlong": True}, r"mask_overlong = True: .*advantage = BestOf.*max_tokens: 7,"),
         ({"length_in_reward": LengthInReward(right="FormatReward")}, r"length_in_reward.*BestOf"),
-        ({"dynamic_sampling": DynamicSampling(max_rounds=1)}, r"dynamic_sampling.*BestOf"),
+        (
+            {"dynamic_sampling": DynamicSampling(max_rounds=1)},
+            r"dynamic_sampling.*BestOf.*: null, or, with an objective other than Likelihood, set",
+        ),
+        (
+            {"advantage": MaxRL(), "rewards": [*LETTERS, LONG]},
+            r"'Likelihood': needs .* model.advantage = MaxRL .*Set model.advantage: .*BestOf",
+        ),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
 )
