@@ -38,11 +38,11 @@ from steer_lightning.strategy import SteeringStrategy
 from steer_lightning.training.batch import Batch
 from steer_lightning.training.checks import (
     check_batch_size,
-    check_columns,
     check_further_prompts,
     check_same_everywhere,
     check_training,
 )
+from steer_lightning.training.columns import check_columns
 from steer_lightning.training.gradient import BatchGradient
 from steer_lightning.training.guidance import Guidance, make_hints
 from steer_lightning.training.held_out import HeldOut
@@ -224,7 +224,7 @@ class SteeringModule(HeldOut):
                 self._data.batch_size, self.trainer.world_size, self.updates.num_mini_batches
             )
             check_further_prompts(self._data, self.dynamic_sampling)
-            check_columns(self._data, self.reward)
+            check_columns(self._data, self.reward, self.sampling)
             self.hints = make_hints(self.guidance, self._data, self.policy.tokenizer)
         longest = 0
         for split, rows in getattr(self._data, "prompts", {}).items():
@@ -354,9 +354,9 @@ class SteeringModule(HeldOut):
                 self.batch_gradient, sampled.rollouts, sampled.longest
             )
         self._sample_ahead(number + 1)
-        rewards, kl = self._shaped(sampled)  # (B, G)
-        advantages = advantages_of(self.advantage, rewards, sampled)  # (B, G)
         takes_part = who_takes_part(sampled, len(batch), self.mask_overlong)  # (B, G)
+        rewards, kl = self._shaped(sampled, takes_part)  # (B, G)
+        advantages = advantages_of(self.advantage, rewards, sampled)  # (B, G)
         learned_from = Batch(
             rollouts=sampled.rollouts,
             own=sampled.own,
@@ -380,11 +380,13 @@ class SteeringModule(HeldOut):
         if self.max_staleness and number != self.trainer.max_steps:
             self.sampler.sample_ahead(self._data.next_prompts(), number)
 
-    def _shaped(self, sampled: Sampled) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def _shaped(
+        self, sampled: Sampled, takes_part: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Returns the rewards behind the advantages, and the KL to the base if they contain it."""
         rewards = sampled.learned_rewards
         if self.length_in_reward is not None:
-            rewards = rewards + self.length_in_reward.shaping(sampled)
+            rewards = rewards + self.length_in_reward.shaping(sampled, takes_part)
         if self.kl_in_reward is None:
             return rewards, None
         kl = self.kl_in_reward.measure(self.batch_gradient, sampled)

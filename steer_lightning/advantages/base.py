@@ -13,7 +13,9 @@ class Advantage(Protocol):
     An estimator does not see text. A plain function with the same arguments is an estimator, too.
     An estimator that needs several completions of a prompt declares it in an attribute
     `min_group_size`, which `min_group_size_of` reads. An estimator that is defined only for rewards
-    from some number on declares it in `min_reward`. An estimator with `reads_completions = True`
+    from some number on declares it in `min_reward`. An estimator whose advantages are never below 0
+    if no reward is below some number declares that number in `non_negative_from`; the objective
+    `Likelihood` takes no other estimator. An estimator with `reads_completions = True`
     also gets `num_tokens` and `logprob_sums`, as keywords: the length of each completion (B, G) and
     its log-probability (B, G) in nats. They need a default, as the check of plug-ins asks for.
     """
@@ -31,3 +33,8 @@ def min_group_size_of(advantage: Any) -> int:
 def min_reward_of(advantage: Any) -> float:
     """Returns the smallest reward for which an estimator is defined; default minus infinity."""
     return float(getattr(advantage, "min_reward", -math.inf))
+
+
+def non_negative_from_of(advantage: Any) -> float:
+    """Returns from which reward on no advantage is negative; default infinity, from none on."""
+    return float(getattr(advantage, "non_negative_from", math.inf))

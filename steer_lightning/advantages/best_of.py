@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from steer_lightning.advantages.scored import split_scored
@@ -36,12 +38,14 @@ class BestOf:
 
     Attributes:
         reads_completions: Whether lengths and log-probabilities are read along with the rewards.
+        non_negative_from: Smallest reward from which on no advantage is negative.
 
     Raises:
         ConfigError: If a value is out of range.
     """
 
     reads_completions = True
+    non_negative_from = -math.inf  # whatever the rewards
 
     def __init__(
         self,

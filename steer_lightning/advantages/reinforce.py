@@ -15,7 +15,12 @@ class Reinforce:
     rate. It works with any group size, 1 included. If all rewards are 0, nothing is learned. If all
     rewards equal another number, the advantages are not 0 although there is nothing to learn; their
     gradient has mean 0. Unscored completions (NaN) have advantage 0.
+
+    Attributes:
+        non_negative_from: Smallest reward from which on no advantage is negative.
     """
+
+    non_negative_from = 0.0
 
     def __call__(self, rewards: torch.Tensor) -> torch.Tensor:
         """Returns the advantages of a batch.

@@ -57,7 +57,9 @@ def as_table(step: Step, number: int) -> pa.Table:
 
 
 class RolloutTable(Callback):
-    """Shows a few prompts with completions and rewards, and keeps all completions.
+    """Shows a few prompts with completions and rewards, and keeps all completions of each step.
+
+    Completions that guided ones replace (`Guidance`) are no longer in the step, and are not kept.
 
     During the run, the completions of each step are written to a file of their own under
     `rollouts/`, so that a crash loses none. At the end, they become one file, `rollouts.parquet`.

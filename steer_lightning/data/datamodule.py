@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import zlib
 from collections.abc import Callable, Sequence
@@ -235,12 +236,14 @@ class PromptDataModule(L.LightningDataModule):
     def facts(self) -> dict[str, Any]:
         """Facts on which the training order depends, by configuration key.
 
-        Prompts and gold answers are represented by a checksum.
+        Prompts, gold answers and the further columns, which rewards read, are represented by a
+        checksum. Of values that JSON does not have, only the type counts.
         """
         assert self.trainer is not None
         crc = 0
         for prompt in self.prompts["train"]:
-            facts = repr((prompt.token_ids, prompt.problem.answer))
+            columns = json.dumps(dict(prompt.problem.columns), default=_type_name, skipkeys=True)
+            facts = repr((prompt.token_ids, prompt.problem.answer, columns))
             crc = zlib.crc32(facts.encode("utf-8", "replace"), crc)
         return {
             "data.batch_size": self.batch_size,
@@ -261,3 +264,8 @@ class PromptDataModule(L.LightningDataModule):
 
     def _in_order(self, prompts: Sequence[Prompt]) -> DataLoader[Prompt]:
         return DataLoader(PromptList(prompts), batch_size=self.eval_batch_size, collate_fn=list)
+
+
+def _type_name(value: object) -> str:
+    """Returns what stands for a value whose text may differ from one process to the next."""
+    return type(value).__name__

@@ -18,7 +18,8 @@ class Clip:
     `low` this is DAPO's clip-higher (eq. 8 of arXiv 2503.14476: 0.2 and 0.28), which leaves rare
     tokens room to become likely. The objective assumes several optimizer steps per batch: in the
     first step rho = 1, nothing is clipped, and the gradient is that of `ScoreFunction`. For guided
-    completions pi_old has read a hint (`Guidance`), and their rho is not 1 in any step.
+    completions pi_old has read a hint (`Guidance`), and their rho is not 1 in any step. For A < 0
+    the gain rho * A has no bound, since the minimum takes the larger rho. `CISPO` bounds it.
 
     Args:
         low: Distance of the lower bound from 1; above 0 and below 1.

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from functools import partial
-from operator import methodcaller
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -14,14 +12,7 @@ from steer_lightning.advantages.base import min_group_size_of, min_reward_of
 from steer_lightning.errors import ConfigError
 from steer_lightning.losses import needs_of
 from steer_lightning.model.quantization import Quantization
-from steer_lightning.rewards import (
-    BudgetReward,
-    InstructionReward,
-    LengthReward,
-    Reward,
-    followed,
-    reward_name,
-)
+from steer_lightning.rewards import LengthReward, reward_name
 from steer_lightning.rollout import Sampling
 from steer_lightning.rollout.exact_engine import ExactEngine
 from steer_lightning.rollout.sampling import GREEDY_BELOW
@@ -32,7 +23,6 @@ from steer_lightning.training.imitation import check_imitation
 from steer_lightning.training.length_in_reward import check_length_in_reward
 from steer_lightning.training.sample import DynamicSampling
 from steer_lightning.training.update import OptimizerSteps
-from steer_lightning.types import TOKEN_BUDGET
 
 
 def check_training(module: Any, loss: Any) -> None:
@@ -51,9 +41,9 @@ def check_training(module: Any, loss: Any) -> None:
         if isinstance(part.reward, LengthReward):
             check_length_reward(part.reward, module.sampling)
     check_scoring(module, loss)
+    check_imitation(module, loss)
     check_length_in_reward(module)
     check_reward_range(module)
-    check_imitation(module, loss)
     check_staleness(module.max_staleness, module.engine, loss)
     if module.guidance is not None:
         check_guidance(module, loss)
@@ -233,8 +223,9 @@ def check_signal(advantage: Any) -> None:
             f"which model.advantage = {reward_name(advantage)} does not",
             why="It also learns from groups whose rewards are all equal, so they need no "
             "replacement",
-            fix="Set model.dynamic_sampling: null, or set model.advantage to GRPO, DrGRPO or "
-            "RLOO. If an estimator of your own compares completions, give it min_group_size = 2",
+            fix="Set model.dynamic_sampling: null, or, with an objective other than Likelihood, "
+            "set model.advantage to GRPO, DrGRPO or RLOO. If an estimator of your own compares "
+            "completions, give it min_group_size = 2",
         )
 
 
@@ -258,36 +249,6 @@ def check_further_prompts(data: Any, dynamic_sampling: DynamicSampling | None) -
             "prompts",
             fix="Lower data.batch_size, or set model.dynamic_sampling: null",
         )
-
-
-def check_columns(data: Any, reward: Any) -> None:
-    """Raises a ConfigError if instructions or budgets are rewarded that the problems do not have.
-
-    Args:
-        data: Data module of the run, whose prompts have been made.
-        reward: Sum of the rewards of the run.
-    """
-    for part in reward.parts.values():
-        if isinstance(part.reward, InstructionReward):
-            _check_column(data, part.reward, "Instructions", partial(followed, ""))
-        elif isinstance(part.reward, BudgetReward):
-            _check_column(data, part.reward, "TokenBudgets", methodcaller("get", TOKEN_BUDGET))
-
-
-def _check_column(
-    data: Any, reward: Reward, source: str, read: Callable[[Mapping[str, Any]], Any]
-) -> None:
-    """Raises a ConfigError if `read` finds nothing in the columns of a training problem."""
-    for prompt in data.prompts["train"]:
-        if read(prompt.problem.columns) is None:
-            name = reward_name(reward)
-            raise ConfigError(
-                "data.train",
-                f"a source without {source}",
-                rule=f"needs the column of {source} in every problem with {name} in model.rewards",
-                why=f"Problem {prompt.id + 1} has none, so its completions would have no score",
-                fix=f"Wrap the source in steer_lightning.data.{source}, or leave the reward out",
-            )
 
 
 def check_length_reward(reward: LengthReward, sampling: Sampling) -> None:

@@ -17,6 +17,7 @@ from steer_lightning.data.completion_text import tell_of_endings
 from steer_lightning.data.templates import check_template
 from steer_lightning.errors import ConfigError
 from steer_lightning.evaluation import Estimate
+from steer_lightning.evaluation.arms import check_quantization
 from steer_lightning.model.policy import Policy
 from steer_lightning.rewards import RewardSum
 from steer_lightning.rollout import RolloutEngine, Sampling
@@ -119,6 +120,7 @@ class Difference:
     def __post_init__(self) -> None:
         """Raises a ConfigError if settings contradict, or results would be overwritten."""
         self._check_steering()
+        check_quantization(self.policy, [self.policy.steering], self.engine)
         if self.settings.contrast is None and self.sampling.group_size < 2:
             raise ConfigError(
                 "model.sampling.group_size",

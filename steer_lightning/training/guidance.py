@@ -39,19 +39,22 @@ class Guidance:
     `rho_t = pi(y_t | x, y_{<t}) / pi_old(y_t | x, h, y_{<t})`,
 
     where the engine's log-probabilities are the denominator, since it has drawn from them. With the
-    objective `Clip` both are clipped in the same way. An objective without a ratio would take
-    guided completions for the policy's own, and is refused. The weights are exact for each token,
-    but the product of a completion's ratios is replaced by the ratio of each token alone, as in
-    PPO.
+    objective `Clip` both have the same formula, and so the same risk: for advantages below 0 it
+    does not bound the ratio above. The policy's own ratios start at 1. Those of guided tokens do
+    not: a token with the probability 1e-4 after the hint and 0.5 without it has the weight 5000,
+    and may decide the step alone if the guided completion fails where others pass. `CISPO` bounds
+    the weights of all tokens. An objective without a ratio would take guided completions for the
+    policy's own, and is refused. The weights are exact for each token, but the product of a
+    completion's ratios is replaced by the ratio of each token alone, as in PPO.
 
     The authors' code replaces all G completions (`num_guided` equal to `group_size`). It also
-    shapes the ratios of guided tokens as rho / (rho + gamma) and leaves their clip out, which is
-    not done here. A group none of whose completions could be scored has not failed: nothing is
-    known about it.
+    shapes the ratios of guided tokens as rho / (rho + gamma), which is below 1, and leaves their
+    clip out; neither is done here. A group none of whose completions could be scored has not
+    failed: nothing is known about it.
 
     Rewards, progress and the order of the prompts (`data.order`) are those of the completions
-    without hint, which the guided ones replace. So `reward/mean` is comparable with that of a run
-    without guidance.
+    without hint, which the guided ones replace, also in `rollouts.parquet`. So `reward/mean` is
+    comparable with that of a run without guidance.
 
     Attributes:
         text: Question with a hint, which takes the place of the question in `data.template`, such

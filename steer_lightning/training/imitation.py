@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from steer_lightning.advantages import BestOf
-from steer_lightning.advantages.base import min_group_size_of
+from steer_lightning.advantages.base import non_negative_from_of
 from steer_lightning.errors import ConfigError
 from steer_lightning.losses import Likelihood
 from steer_lightning.rewards import reward_name
@@ -18,20 +19,50 @@ def check_imitation(module: Any, loss: Any) -> None:
         module: Module of the run, whose rewards, sampling and advantage are read.
         loss: Loss of the run.
     """
-    advantage = module.advantage
-    imitates = isinstance(getattr(loss, "objective", None), Likelihood)
-    if imitates and min_group_size_of(advantage) > 1:  # it compares, so some are below 0
+    if isinstance(getattr(loss, "objective", None), Likelihood):
+        _check_weights(module)
+    if isinstance(module.advantage, BestOf):
+        _check_choice(module, module.advantage)
+
+
+def _check_weights(module: Any) -> None:
+    """Raises a ConfigError if completions may get negative weights.
+
+    Rewards that do not tell their bounds are left to the loss.
+    """
+    advantage, bounds = reward_name(module.advantage), module.reward.bounds
+    least = non_negative_from_of(module.advantage)
+    if least == math.inf:
         raise ConfigError(
             "model.loss.objective",
             "Likelihood",
-            rule="needs advantages of at least 0, which model.advantage = "
-            f"{reward_name(advantage)} does not give",
+            rule=f"needs advantages of at least 0, which model.advantage = {advantage} does not "
+            "promise",
             why="It imitates completions, and can't avoid any",
             fix="Set model.advantage: steer_lightning.advantages.BestOf, or use the objective "
-            "ScoreFunction",
+            "ScoreFunction. If an estimator of your own never gives less than 0, give it "
+            "non_negative_from = 0",
         )
-    if isinstance(advantage, BestOf):
-        _check_choice(module, advantage)
+    if bounds is not None and bounds[0] < least:
+        raise ConfigError(
+            "model.rewards",
+            list(module.reward.parts),
+            rule=f"must be at least {least:g} in sum with model.loss.objective = Likelihood and "
+            f"model.advantage = {advantage}, but may be {bounds[0]:g}",
+            why="Likelihood imitates completions, and can't avoid any",
+            fix="Leave out the rewards with negative scores or weights, or set model.advantage: "
+            "steer_lightning.advantages.BestOf",
+        )
+    if module.kl_in_reward is not None and least > -math.inf:
+        raise ConfigError(
+            "model.kl_in_reward",
+            "on",
+            rule=f"must be null with model.loss.objective = Likelihood and model.advantage = "
+            f"{advantage}",
+            why="Less the KL, rewards may be negative, and Likelihood can't avoid completions",
+            fix="Set model.kl_in_reward: null, and add steer_lightning.losses.KLToBase to the "
+            "terms of model.loss",
+        )
 
 
 def _check_choice(module: Any, choice: BestOf) -> None:
@@ -59,3 +90,13 @@ def _check_choice(module: Any, choice: BestOf) -> None:
                 fix=f"Set model.{key}: null; BestOf prefers short completions by itself, and "
                 "steer_lightning.losses.KLToBase keeps the policy near the base",
             )
+    if module.mask_overlong:
+        raise ConfigError(
+            "model.mask_overlong",
+            True,
+            rule="must be false with model.advantage = BestOf",
+            why="BestOf might choose a right completion that was cut off, which would then be left "
+            "out, although the group has others",
+            fix=f"Set model.mask_overlong: false and BestOf.max_tokens: {length - 1}, with which "
+            "completions that were cut off are never chosen",
+        )

@@ -21,8 +21,9 @@ class LengthInReward:
 
     `s_i = weight * (1/2 - sigmoid((n_i - mean(n)) / std(n)))`,
 
-    with mean and standard deviation over the right completions of its group ("Training Language
-    Models to Reason Efficiently", arXiv 2502.04463). Its authors reward a right completion with
+    with mean and standard deviation over the right completions of its group that the update learns
+    from, so without those that `model.mask_overlong` leaves out ("Training Language Models to
+    Reason Efficiently", arXiv 2502.04463). Its authors reward a right completion with
     `1 - weight * sigmoid(...)`, which is the same up to a constant, here chosen so that a right
     completion of mean length keeps its reward. All others have `s_i = 0`: a wrong completion never
     gains by being short. As `|s_i| < weight / 2`, and the weight is at most that of the reward
@@ -52,16 +53,18 @@ class LengthInReward:
                 fix=f"Set it to 0.2, for example, or {KEY}: null to leave lengths alone",
             )
 
-    def shaping(self, figures: CompletionFigures) -> torch.Tensor:
+    def shaping(self, figures: CompletionFigures, takes_part: torch.Tensor) -> torch.Tensor:
         """Computes what is added to the rewards.
 
         Args:
             figures: Completions of all processes, with the scores of the reward `right`.
+            takes_part: Whether the update learns from each completion, (B, G) bool.
 
         Returns:
-            The shaping of each completion, (B, G) float32; 0 for completions that are not right.
+            The shaping of each completion, (B, G) float32; 0 for completions that are not right, or
+            do not take part.
         """
-        right = figures.parts[self.right] >= 1  # an unscored completion, NaN, is not right
+        right = takes_part & (figures.parts[self.right] >= 1)  # an unscored one, NaN, is not right
         counts = right.sum(1, keepdim=True).clamp(min=1)
         lengths = torch.where(right, figures.num_tokens.double(), 0.0)
         gaps = torch.where(right, lengths - lengths.sum(1, keepdim=True) / counts, 0.0)

@@ -40,8 +40,9 @@ class DynamicSampling:
     Nothing can be learned from a group whose rewards are all equal. In each round, as many further
     prompts are sampled as there are such groups, until `data.batch_size` groups have signal or the
     number of rounds reaches its limit. The update learns from the groups with signal; at the limit,
-    groups without signal fill the batch. All completions are scored, counted and saved in
-    `rollouts.parquet`.
+    groups without signal fill the batch. The completions of all rounds are scored, counted and
+    saved in `rollouts.parquet`, except those that guided ones replace (`Guidance`): their rewards
+    are counted, and nothing is saved of them.
 
     Attributes:
         max_rounds: Maximum number of rounds of further prompts in a step; at least 1.

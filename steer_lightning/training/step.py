@@ -25,8 +25,8 @@ class CompletionFigures:
     guided: torch.Tensor
     """Whether each completion was sampled with a hint, (B, G) bool; see `Guidance`."""
     parts: Mapping[str, torch.Tensor]
-    """Values of each reward by its name, (B, G) float64, NaN where unscored; they add up to
-    `rewards`."""
+    """Scores of each reward by its name, before its weight, (B, G) float64, NaN where unscored.
+    Their weighted sums are `rewards`."""
     outcomes: Mapping[str, Mapping[str, int]]
     """Number of completions with each outcome, by reward, of those behind `rewards`."""
     num_tokens: torch.Tensor

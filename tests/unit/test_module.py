@@ -121,15 +121,17 @@ def test_a_reading_that_real_rows_show_to_be_wrong_serves_the_kl_no_more_than_th
     assert not module.batch_gradient.packed
 
 
+@pytest.mark.parametrize("mask_overlong", [False, True])
 @pytest.mark.filterwarnings("ignore")  # those of Lightning, which the command leaves out
 def test_the_length_of_right_completions_is_in_the_advantages_and_not_in_the_rewards(
-    tmp_path: Path,
+    tmp_path: Path, mask_overlong: bool
 ) -> None:
     module = SteeringModule(
         base=save_tiny(tmp_path / "base"),
         sampling=Sampling(group_size=4, max_new_tokens=8, eos_token_ids=list(range(40, 80))),
         rewards=[WeightedReward(reward=FormatReward(""))],
         length_in_reward=LengthInReward(weight=0.5, right="FormatReward"),
+        mask_overlong=mask_overlong,
     )
     data = PromptDataModule(
         train=Arithmetic(num_problems=6), template=PlainTemplate("{question}="), batch_size=3
@@ -138,9 +140,14 @@ def test_the_length_of_right_completions_is_in_the_advantages_and_not_in_the_rew
     step = module.last_step
     assert step is not None
     assert (step.rewards == 1).all(), "all are right"
-    order = step.num_tokens.double() - step.num_tokens.double().mean(1, keepdim=True)
-    assert order.abs().max() > 0
-    assert ((step.advantages > 0) == (order < 0)).all(), "what is shorter than the mean gains"
+    assert step.finished.any()
+    assert not step.finished.all()
+    shown = step.finished if mask_overlong else torch.ones_like(step.finished)
+    lengths = step.num_tokens.double().masked_fill(~shown, float("nan"))
+    order = lengths - lengths.nanmean(1, keepdim=True)
+    shaped = step.rewards + module.length_in_reward.shaping(step, shown)
+    assert step.advantages.equal(RLOO()(shaped))
+    assert ((shaped > 1) == (order < 0)).all(), "what is shorter than the mean gains"
     assert module.policy.steering.vectors.abs().max() > 0, "from groups without a wrong one, too"
 
 

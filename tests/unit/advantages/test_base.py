@@ -12,15 +12,16 @@ import torch
 from steer_lightning.advantages import (
     GRPO,
     RLOO,
+    BestOf,
     DrGRPO,
     MaxRL,
     MovingAverage,
     Reinforce,
     ReinforcePlusPlus,
 )
-from steer_lightning.advantages.base import min_group_size_of, min_reward_of
+from steer_lightning.advantages.base import min_group_size_of, min_reward_of, non_negative_from_of
 
-NAN = float("nan")
+NAN, INF = float("nan"), float("inf")
 ROUGH = torch.full((1, 7), 0.9)  # its sum is rounded
 PER_GROUP = [RLOO(), GRPO(), DrGRPO(), MaxRL()]
 EVERY = [*PER_GROUP, Reinforce(), MovingAverage(), ReinforcePlusPlus()]
@@ -37,6 +38,20 @@ def test_an_estimator_of_ones_own_may_be_silent_on_its_group_size() -> None:
     assert min_group_size_of(torch.ones_like) == min_group_size_of(Reinforce()) == 1
     assert min_reward_of(torch.ones_like) == min_reward_of(RLOO()) == float("-inf")
     assert min_reward_of(MaxRL()) == 0
+
+
+def test_which_estimators_promise_no_negative_advantage() -> None:
+    promised = {type(e).__name__: non_negative_from_of(e) for e in (*EVERY, BestOf())}
+    assert {n: x for n, x in promised.items() if x < INF} == {"Reinforce": 0, "BestOf": -INF}
+    assert non_negative_from_of(torch.ones_like) == INF
+    rewards = torch.tensor([[0.0, 0.3, 1.0, NAN]])
+    assert (Reinforce()(rewards) >= 0).all()
+    assert Reinforce()(rewards - 0.1).min() < 0
+    of_length = {"num_tokens": torch.ones(1, 4).long(), "logprob_sums": -torch.ones(1, 4)}
+    assert (BestOf()(rewards - 0.5, **of_length) >= 0).all()
+    for estimator in (MovingAverage(), ReinforcePlusPlus(), *PER_GROUP):
+        estimator(rewards)  # a first batch, from which a moving average starts
+        assert estimator(rewards).min() < 0
 
 
 @pytest.mark.parametrize("estimator", EVERY, ids=lambda e: type(e).__name__)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
 from steer_lightning import ConfigError
 from steer_lightning.data import ByPassRate, PlainTemplate, PromptDataModule, Shuffled, make_prompts
 from steer_lightning.testing import byte_tokenizer
-from steer_lightning.types import Problem
+from steer_lightning.types import Problem, Prompt
 
 
 class Fixed:
@@ -38,3 +41,25 @@ def test_only_an_order_that_learns_is_told_rewards() -> None:
         for order in (None, Shuffled(), ByPassRate(), Own())
     ]
     assert found == [False, False, True, True]
+
+
+def facts_with(columns: dict[str, Any]) -> dict[str, Any]:
+    """Facts of training on one problem with these columns."""
+    data = PromptDataModule(Fixed("a"))
+    data.trainer = SimpleNamespace(limit_train_batches=1.0)  # type: ignore[assignment]
+    problem = Problem(question="a", answer="0", columns=columns)
+    data.prompts = {"train": [Prompt(id=0, problem=problem, text="a", token_ids=(1,))]}
+    return data.facts
+
+
+def test_a_checkpoint_of_other_columns_is_refused() -> None:
+    """A budget is read by rewards, and the same text may stand for another one."""
+    old, new = facts_with({"token_budget": 12}), facts_with({"token_budget": 13})
+    assert [key for key in old if old[key] != new[key]] == ["data.train (checksum of the prompts)"]
+    assert facts_with({"token_budget": 12}) == old
+    assert facts_with({}) != old
+
+
+def test_values_without_json_do_not_make_processes_differ() -> None:
+    one, two = (facts_with({"tests": [object(), {1, 2}], ("a", 1): 3}) for _ in range(2))
+    assert one == two

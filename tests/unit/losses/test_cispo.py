@@ -30,6 +30,16 @@ def test_without_a_lower_bound_only_large_weights_are_bounded() -> None:
     torch.testing.assert_close(slope(loss, inputs(**MOVED)), expected)
 
 
+def test_a_token_that_only_a_hint_made_unlikely_has_a_bounded_weight() -> None:
+    """Its ratio is 0.5 / 1e-4 = 5000: `Clip` bounds it for advantages above 0 alone."""
+    odds = torch.tensor([[5000.0, 1.0, 1.0], [5000.0, 1.0, 1.0]])
+    given = inputs(old_logprobs=inputs().logprobs.detach() - odds.log())  # advantages 2 and -1
+    by_clip = slope(PolicyGradient(objective=Clip(), aggregation=TokenMean()), given)[:, 0]
+    torch.testing.assert_close(by_clip, torch.tensor([0.0, 5000.0]) / 9)
+    bounded = slope(PolicyGradient(objective=CISPO(), aggregation=TokenMean()), given)[:, 0]
+    torch.testing.assert_close(bounded, torch.tensor([-2 * 2.0, 2.0]) / 9)
+
+
 def test_before_the_policy_has_moved_it_has_the_gradient_of_the_score() -> None:
     own = PolicyGradient(objective=CISPO(), aggregation=TokenMean())
     plain = PolicyGradient(objective=ScoreFunction(), aggregation=TokenMean())

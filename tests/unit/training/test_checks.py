@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,15 +9,12 @@ import torch
 
 from steer_lightning import ConfigError, SteeringModule
 from steer_lightning.advantages import GRPO, RLOO, DrGRPO, MaxRL, MovingAverage
-from steer_lightning.data import Arithmetic, Instructions, PromptDataModule, TokenBudgets
+from steer_lightning.data import Arithmetic, PromptDataModule
 from steer_lightning.losses import Clip, PolicyGradient, PrefixLikelihood, TruncatedImportance
 from steer_lightning.model.quantization import Quantization
 from steer_lightning.rewards import (
-    BudgetReward,
     FormatReward,
-    InstructionReward,
     LengthReward,
-    RewardSum,
     WeightedReward,
 )
 from steer_lightning.rollout import DecodeEngine, Sampling, VLLMEngine
@@ -26,14 +22,12 @@ from steer_lightning.steering import FullFinetune
 from steer_lightning.training import checks
 from steer_lightning.training.checks import (
     check_batch_size,
-    check_columns,
     check_further_prompts,
     check_staleness,
 )
 from steer_lightning.training.kl_in_reward import KLInReward
 from steer_lightning.training.sample import DynamicSampling
 from steer_lightning.training.update import OptimizerSteps
-from steer_lightning.types import Prompt
 from tests.unit.training.made_up_rounds import PROMPTS
 
 CORRECTED = PolicyGradient(correction=TruncatedImportance())
@@ -49,40 +43,6 @@ def test_a_group_of_one_needs_an_estimator_that_allows_it() -> None:
         return rewards
 
     SteeringModule(sampling=Sampling(group_size=1), advantage=reinforce)
-
-
-def test_instructions_that_are_rewarded_must_be_in_the_problems() -> None:
-    def data(source: Any) -> Any:
-        return SimpleNamespace(prompts={"train": make_prompts_of(source)})
-
-    plain = Arithmetic(num_problems=3)
-    rewards = RewardSum([WeightedReward(reward=InstructionReward())])
-    with pytest.raises(ConfigError, match=r"InstructionReward.*Problem 1 has none"):
-        check_columns(data(plain), rewards)
-    check_columns(data(plain), RewardSum([WeightedReward(reward=FormatReward())]))
-    check_columns(data(Instructions(plain)), rewards)
-    odd = Instructions(plain, kinds=["language"], values={"language": ["Klingon"]}, most=1)
-    with pytest.raises(ConfigError, match="'Klingon': must be one of"):
-        check_columns(data(odd), rewards)
-
-
-def test_budgets_that_are_rewarded_must_be_in_the_problems() -> None:
-    def data(source: Any) -> Any:
-        return SimpleNamespace(prompts={"train": make_prompts_of(source)})
-
-    plain = Arithmetic(num_problems=3)
-    rewards = RewardSum([WeightedReward(reward=BudgetReward())])
-    told = r"data.train.*without TokenBudgets.*BudgetReward in model.rewards.*Problem 1 has none"
-    with pytest.raises(ConfigError, match=told):
-        check_columns(data(plain), rewards)
-    check_columns(data(TokenBudgets(plain, {"Be brief.": 9})), rewards)
-
-
-def make_prompts_of(source: Any) -> list[Prompt]:
-    return [
-        Prompt(id=n, problem=problem, text=problem.question, token_ids=(1,))
-        for n, problem in enumerate(source.load())
-    ]
 
 
 def test_an_estimator_that_needs_rewards_of_at_least_0() -> None:

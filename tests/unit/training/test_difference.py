@@ -11,6 +11,7 @@ import pytest
 from steer_lightning import ConfigError, PromptDataModule, load_vectors
 from steer_lightning.data import PlainTemplate
 from steer_lightning.model.policy import Policy
+from steer_lightning.model.quantization import Quantization
 from steer_lightning.rewards import FormatReward, RewardSum, WeightedReward
 from steer_lightning.rollout import GenerateEngine, Sampling
 from steer_lightning.steering import SteeringVectors
@@ -62,6 +63,16 @@ def test_a_group_of_one_is_refused(tmp_path: Path) -> None:
     one = Sampling(group_size=1, max_new_tokens=4)
     with pytest.raises(ConfigError, match="group_size = 1: must be at least 2"):
         Difference(**pieces(tmp_path, sampling=one))
+
+
+def test_completions_of_a_quantised_copy_are_refused(tmp_path: Path) -> None:
+    """The states and the scale would be those of the whole base."""
+    base, rollouts = save_tiny(tmp_path / "base"), Quantization(where="rollouts")
+    copied = Policy(base, steering=SteeringVectors(), quantization=rollouts)
+    with pytest.raises(ConfigError, match=r"where = 'rollouts': must be both outside of training"):
+        Difference(**pieces(tmp_path, policy=copied))
+    whole = Policy(base, steering=SteeringVectors(), quantization=Quantization())
+    assert Difference(**pieces(tmp_path, policy=whole)).policy.base_bits == 4
 
 
 def test_an_earlier_result_is_not_overwritten(tmp_path: Path) -> None:

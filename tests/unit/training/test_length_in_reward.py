@@ -36,11 +36,15 @@ def figures(scores: list[list[float]], num_tokens: list[list[int]]) -> Completio
     )
 
 
+def shaping(figures: CompletionFigures, weight: float = 0.2) -> torch.Tensor:
+    """The shaping where all completions take part."""
+    everyone = torch.ones_like(figures.finished)
+    return LengthInReward(weight=weight).shaping(figures, everyone)
+
+
 def test_the_shaping_by_hand() -> None:
     """Right ones of 10, 10 and 40 tokens: mean 20, deviation 14.1, z = -0.7071 and 1.4142."""
-    found = LengthInReward(weight=0.4).shaping(
-        figures([[1.0, 0.0, 1.0, 1.0, NAN]], [[10, 1, 10, 40, 1]])
-    )
+    found = shaping(figures([[1.0, 0.0, 1.0, 1.0, NAN]], [[10, 1, 10, 40, 1]]), weight=0.4)
     short, long = (0.4 * (0.5 - 1 / (1 + math.exp(-z))) for z in (-math.sqrt(0.5), math.sqrt(2)))
     assert (short, long) == (pytest.approx(0.0679, abs=1e-4), pytest.approx(-0.1218, abs=1e-4))
     assert found[0].tolist() == pytest.approx([short, 0.0, short, long, 0.0], abs=1e-6)
@@ -57,14 +61,24 @@ def test_the_shaping_by_hand() -> None:
     ],
 )
 def test_groups_with_nothing_to_compare(scores: list[float], num_tokens: list[int]) -> None:
-    assert LengthInReward().shaping(figures([scores], [num_tokens])).tolist() == [[0.0] * 3]
+    assert shaping(figures([scores], [num_tokens])).tolist() == [[0.0] * 3]
 
 
 def test_groups_are_compared_with_themselves_alone() -> None:
     both = figures([[1.0, 1.0], [1.0, 1.0]], [[10, 20], [1000, 2000]])
-    one, two = LengthInReward().shaping(both)
+    one, two = shaping(both)
     assert torch.equal(one, two), "in units of the group's own deviation"
     assert one[0] == -one[1] > 0
+
+
+def test_completions_that_the_update_leaves_out_are_not_compared() -> None:
+    """Without the one of 99 tokens, which was cut off, 10 and 20 are one deviation from 15."""
+    found = figures([[1.0, 1.0, 1.0, 0.0]], [[10, 20, 99, 99]])
+    takes_part = torch.tensor([[True, True, False, False]])
+    step = 0.4 * (1 / (1 + math.exp(-1)) - 0.5)
+    shaped = LengthInReward(weight=0.4).shaping(found, takes_part)
+    assert shaped[0].tolist() == pytest.approx([step, -step, 0.0, 0.0], abs=1e-6)
+    assert shaping(found, weight=0.4)[0, 1] > 0, "a right one of 99 tokens makes 20 short"
 
 
 def test_what_the_estimator_makes_of_it() -> None:
@@ -72,13 +86,13 @@ def test_what_the_estimator_makes_of_it() -> None:
     advantages = []
     for wrong in (1, 99):
         found = figures([[1.0, 1.0, 0.0]], [[10, 40, wrong]])
-        advantages.append(RLOO()(found.rewards + LengthInReward().shaping(found))[0])
+        advantages.append(RLOO()(found.rewards + shaping(found))[0])
     assert torch.equal(*advantages)
     short, long, wrong = advantages[0].tolist()
     assert short > long > wrong
     all_right = figures([[1.0, 1.0]], [[10, 40]])
     assert RLOO()(all_right.rewards).tolist() == [[0.0, 0.0]]
-    shaped = RLOO()(all_right.rewards + LengthInReward().shaping(all_right))
+    shaped = RLOO()(all_right.rewards + shaping(all_right))
     assert shaped[0, 0] == -shaped[0, 1] > 0, "there is something to learn where all are right"
 
 
