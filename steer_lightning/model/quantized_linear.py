@@ -138,12 +138,13 @@ class QuantizedLinear(nn.Linear):
 
     Attributes:
         quantized: The weight.
+        weight_bits: Its number of bits, by which `attach` knows a quantised base.
     """
 
     def __init__(self, linear: nn.Linear, bits: Bits) -> None:
         nn.Module.__init__(self)  # `nn.Linear` would allocate the whole weight
         self.in_features, self.out_features = linear.in_features, linear.out_features
-        self.quantized = QuantizedWeight(linear.weight, bits)
+        self.quantized, self.weight_bits = QuantizedWeight(linear.weight, bits), bits
         self.bias = linear.bias
         self._dtype = linear.weight.dtype
 
