@@ -91,6 +91,16 @@ class QuantizedWeight(nn.Module):
         return found
 
 
+def quantized_bytes(num_weights: int, bits: Bits) -> int:
+    """Counts the bytes of a `QuantizedWeight`: codes, a scale for each block, and the values.
+
+    Args:
+        num_weights: Number of weights of the matrix.
+        bits: Number of bits of each weight.
+    """
+    return -(-num_weights * bits // 8) + 4 * -(-num_weights // BLOCK) + 4 * 2**bits
+
+
 class _Product(torch.autograd.Function):
     """Computes `x W^T` with a dequantised W, which the backward pass dequantises again."""
 
