@@ -226,7 +226,7 @@ def check_fit(waiting: Sequence[ExperimentCLI]) -> None:
     if waiting:
         policy, strategy = waiting[0].model.policy, waiting[0].trainer.strategy
         dtype = None if policy.dtype == "auto" else getattr(torch, policy.dtype)
-        weights = bytes_of(policy.empty_base(), dtype)
+        weights = bytes_of(policy.empty_base(), dtype, policy.base_bits)
         check_memory(len(waiting), weights, free_memory(strategy.root_device))
 
 

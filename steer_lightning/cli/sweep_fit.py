@@ -306,7 +306,9 @@ def _check_steering(experiment: ExperimentCLI) -> None:
             f"experiment {experiment.experiment.name}: model.steering",
             type(steering).__name__,
             rule="can't be trained in a sweep, only vectors that are added to the stream can",
-            why="Other kinds change the weights of the base, which all experiments share",
+            why="A joint pass of all experiments can't do anything else for each one alone"
+            if steering.beside_base
+            else "It changes modules of the base, which all experiments share",
             fix="Train it with steer-lightning fit",
         )
 

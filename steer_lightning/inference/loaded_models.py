@@ -230,8 +230,8 @@ def _load(file: Path) -> SiteVectors:
         raise ConfigError(
             "vectors",
             str(file),
-            rule=f"holds {steering.describe()}, which change the base for all answers",
-            why="Answers of several models are sampled in one batch",
-            fix="Name a file of vectors, or merge this result into a checkpoint of its own",
+            rule=f"holds {steering.describe()}, which are no vectors that are added to the stream",
+            why="Answers of several models are sampled in one batch, each with its own vectors",
+            fix="Name a file of vectors, or use this result in Python, with attach and generate",
         )
     return steering

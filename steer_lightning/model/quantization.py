@@ -63,14 +63,14 @@ class Quantization:
                 raise ConfigError(f"{KEY}.{name}", value, rule=rule)
 
     def check_steering(self, steering: Steering) -> None:
-        """Raises a ConfigError for kinds that change the weights which would be quantised."""
+        """Raises a ConfigError for kinds that are made for weights which would be quantised."""
         if steering.needs_weights:
             raise ConfigError(
                 "model.steering",
                 type(steering).__name__,
                 rule=f"can't be used with {KEY}, which is {self.bits} bits",
-                why="It changes the weights of linear layers, but quantised ones stay as they are",
-                fix=f"Train vectors, BitFit or LoRA, or set {KEY}: null",
+                why="It is made for linear layers with plain weights, which such a base lacks",
+                fix=f"Train vectors, LoReFT, BitFit or LoRA, or set {KEY}: null",
             )
 
     def check_engine(self, engine: Any) -> None:

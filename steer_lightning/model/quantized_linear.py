@@ -91,6 +91,16 @@ class QuantizedWeight(nn.Module):
         return found
 
 
+def quantized_bytes(num_weights: int, bits: Bits) -> int:
+    """Counts the bytes of a `QuantizedWeight`: codes, a scale for each block, and the values.
+
+    Args:
+        num_weights: Number of weights of the matrix.
+        bits: Number of bits of each weight.
+    """
+    return -(-num_weights * bits // 8) + 4 * -(-num_weights // BLOCK) + 4 * 2**bits
+
+
 class _Product(torch.autograd.Function):
     """Computes `x W^T` with a dequantised W, which the backward pass dequantises again."""
 
@@ -138,12 +148,13 @@ class QuantizedLinear(nn.Linear):
 
     Attributes:
         quantized: The weight.
+        weight_bits: Its number of bits, by which `attach` knows a quantised base.
     """
 
     def __init__(self, linear: nn.Linear, bits: Bits) -> None:
         nn.Module.__init__(self)  # `nn.Linear` would allocate the whole weight
         self.in_features, self.out_features = linear.in_features, linear.out_features
-        self.quantized = QuantizedWeight(linear.weight, bits)
+        self.quantized, self.weight_bits = QuantizedWeight(linear.weight, bits), bits
         self.bias = linear.bias
         self._dtype = linear.weight.dtype
 

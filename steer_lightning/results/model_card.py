@@ -13,6 +13,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from steer_lightning.errors import ConfigError
 from steer_lightning.steering import SteeringVectors, load_vectors
+from steer_lightning.steering.base import BASE_BITS
 from steer_lightning.system.printable import python_text
 from steer_lightning.system.run_files import CONFIG, EVALUATION, RESULTS, SUMMARY
 
@@ -29,7 +30,7 @@ SETTINGS = (
     *("model.sampling.temperature", "model.sampling.max_new_tokens", "model.rewards"),
     *("model.advantage", "model.loss", "model.optimizer", "model.schedule", "model.gradient_clip"),
     *("model.steering.layers", "model.steering.site", "model.steering.tokens"),
-    *("model.steering.scale", "model.dtype", "seed_everything"),
+    *("model.steering.scale", "model.dtype", "model.quantization", "seed_everything"),
 )
 """Keys of a run's configuration that the card shows."""
 
@@ -113,6 +114,14 @@ def _sections(
             "```",
         ]
     )
+    bits = vectors.metadata.get(BASE_BITS)
+    if bits:
+        yield (
+            f"In training, the base's linear layers were in {_as_code(bits)} bits "
+            "(`model.quantization.bits`). The code above loads the base as it is stored, which is "
+            "another model to these vectors. Before they are attached, `quantize_base(model, bits)`"
+            " of `steer_lightning.model.quantization` makes it the one that they were trained on."
+        )
     yield from _figures(summary, folder)
     settings = [(key, _value(config, key)) for key in SETTINGS]
     rows = [[f"`{key}`", value] for key, value in settings if value is not None]
@@ -203,7 +212,12 @@ def _link(base: str) -> str:
         return "an unnamed model"
     if is_hub_id(base):
         return f"[{base}](https://huggingface.co/{base})"
-    return "`" + base.replace("`", "'") + "`"  # a name must not end the code span that contains it
+    return _as_code(base)
+
+
+def _as_code(text: str) -> str:
+    """Makes a code span of a text, which must not end it."""
+    return "`" + text.replace("`", "'") + "`"
 
 
 def _percent(value: float | None) -> str:

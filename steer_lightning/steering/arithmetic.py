@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from steer_lightning.errors import ConfigError
+from steer_lightning.steering.base import BASE_BITS
 from steer_lightning.steering.layer_map import read_layer_map
 from steer_lightning.steering.layers import in_layer_order, parse_layers
 from steer_lightning.steering.quantisation import (
@@ -47,6 +48,8 @@ def summed(
 ) -> SteeringVectors:
     """Computes `sum_k weights_k * v_{k,l}` for each layer that any of the vectors steer.
 
+    The result tells the bits of a quantised base only if all vectors tell the same.
+
     Args:
         vectors: One or more sets of vectors, all with the same width and number of decoder layers.
         weights: Factor for each set of vectors; default 1.
@@ -67,6 +70,8 @@ def summed(
     found = _made(whole[layers], layers, first)
     if len(vectors) > 1:
         found.metadata.pop("step", None)  # the number of training steps does not apply to a sum
+    if any(one.base_facts != first.base_facts for one in vectors):
+        found.metadata.pop(BASE_BITS, None)
     return found
 
 
@@ -167,7 +172,8 @@ def transplanted(
     """Returns the same vectors for another model of the same family.
 
     Vectors keep their numbers, which are at the scale of the stream. So they fit as they are where
-    the other model's stream has the same size at the layers to which they move.
+    the other model's stream has the same size at the layers to which they move. The bits of a
+    quantised base are left out, since they are no fact about the other model.
 
     Args:
         vectors: Vectors for any base.
@@ -209,6 +215,7 @@ def transplanted(
             "or set map to the layer whose vector each layer of the base takes, such as 0,1,2,2,3",
         )
     found.metadata |= {"base_model": base, "revision": revision or ""}
+    found.metadata.pop(BASE_BITS, None)
     return found
 
 
@@ -290,6 +297,7 @@ def _made(
     if not bool(torch.isfinite(tensor).all()):
         raise ConfigError("vectors", "NaN or infinity", rule="the result must be finite")
     facts = {key: text for key, text in like.metadata.items() if key not in QUANTISED}
+    facts |= like.base_facts  # vectors that were just trained do not have them in their metadata
     return plain_vectors(
         tensor,
         layers,

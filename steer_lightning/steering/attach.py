@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from steer_lightning.errors import ConfigError
-from steer_lightning.steering.base import Attachment, Steering
+from steer_lightning.steering.base import BASE_BITS, Attachment, Steering
 from steer_lightning.steering.io import find_result, load_steering
 from steer_lightning.steering.layers import find_layers
 from steer_lightning.steering.site_vectors import warn_of_another_base
@@ -55,7 +55,8 @@ def attach(
         ConfigError: If the model is not a language model, or the vectors are none of the above; if
             the vectors do not fit the model (the error shows both widths or layer counts); if their
             site is not what its name says, or no text reaches their layer; or if the model is
-            compiled. Vectors that fit but come from a model of another name only cause a warning.
+            compiled. Vectors that fit but come from a model of another name, or from one that was
+            quantised to other bits, only cause a warning.
     """
     _check_model(model)
     if isinstance(vectors, (str, Path)):
@@ -73,7 +74,7 @@ def attach(
     if layers_path is not None:
         vectors.layers_path = layers_path
     vectors.build(model)  # the parameters exist already, so this checks that they fit
-    warn_of_another_base(vectors, getattr(model, "name_or_path", ""))
+    warn_of_another_base(vectors, getattr(model, "name_or_path", ""), _base_bits(model, vectors))
     vectors.to(next(model.parameters()).device)  # moved once, instead of for every token
     return vectors.attach(model, scale)
 
@@ -90,6 +91,18 @@ def _check_model(model: Any) -> None:
         fix="Load one with `model, tokenizer = steer_lightning.load_model(NAME)`, and attach "
         "with `attach(model, vectors)`",
     )
+
+
+def _base_bits(model: nn.Module, vectors: Steering) -> int | str | None:
+    """Returns the bits of a quantised base as its layers tell them; None if no layer does.
+
+    A checkpoint that is quantised already is taken for the one on which the vectors were trained:
+    its name says which it is, and its layers do not tell their bits.
+    """
+    if getattr(getattr(model, "config", None), "quantization_config", None) is not None:
+        return vectors.metadata.get(BASE_BITS)
+    told = (getattr(module, "weight_bits", None) for module in model.modules())
+    return next((bits for bits in told if bits), None)
 
 
 def _kind(thing: object) -> str:

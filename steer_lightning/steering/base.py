@@ -116,7 +116,8 @@ class Steering(nn.Module, ABC):
         beside_base: Whether it leaves the model's own modules unchanged, which a sharded base
             requires.
         first_layer: Index of a decoder layer below which it changes nothing; 0 if unknown.
-        needs_weights: Whether it changes matrices of linear layers, which a quantised base lacks.
+        needs_weights: Whether it is made for linear layers with plain weights, which a quantised
+            base lacks.
         base_bits: Bits of a weight of the quantised base that it is trained on; None if that is not
             quantised. `save` writes it into the result.
         rows_are_vectors: Whether each row of each parameter is the vector of one layer, as

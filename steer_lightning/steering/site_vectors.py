@@ -375,7 +375,7 @@ class SiteVectors(Steering):
 
 
 def warn_of_another_base(
-    found: Steering | VectorsFile, base: str, base_bits: int | None = None
+    found: Steering | VectorsFile, base: str, base_bits: int | str | None = None
 ) -> None:
     """Warns if vectors that fit were trained on a model of another name, or of other precision.
 
@@ -391,7 +391,7 @@ def warn_of_another_base(
         told = "these vectors were trained on %s, not on %s"
         log.warning(told, one_line(trained_on), one_line(base))
     trained_in, used_in = str(found.metadata.get(BASE_BITS, "")), str(base_bits or "")
-    if trained_in != used_in:
+    if trained_in != used_in and (trained_on or trained_in):  # nothing is known of made-up vectors
         texts = one_line(_precision(trained_in)), one_line(_precision(used_in))
         log.warning("these vectors were trained on %s, and are used on %s", *texts)
 

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 
 from steer_lightning.errors import ConfigError
+from steer_lightning.model.quantization import plain_linears
+from steer_lightning.model.quantized_linear import Bits, quantized_bytes
 from steer_lightning.system.out_of_memory import is_out_of_memory
 
 EACH = 4 * 2**20
@@ -45,15 +47,23 @@ def check_memory(num_experiments: int, weights: int, free: int | None) -> None:
     )
 
 
-def bytes_of(model: Any, dtype: torch.dtype | None) -> int:
+def bytes_of(model: Any, dtype: torch.dtype | None, bits: Bits | None = None) -> int:
     """Returns the number of bytes of a model's weights, which need not be loaded.
 
     Args:
-        model: Model, such as one on torch's meta device.
+        model: Model, such as one on torch's meta device; a language model if it is quantised.
         dtype: Data type in which they will be loaded; None for that of each parameter.
+        bits: Bits to which its linear layers will be quantised; None if they will not be. While
+            they are, the host holds the whole weights, which are not counted here.
     """
-    size = dtype.itemsize if dtype else None
-    return sum(x.numel() * (size or x.element_size()) for x in model.parameters())
+    linears = () if bits is None else plain_linears(model).values()
+    quantised, total = {id(layer.weight) for layer in linears}, 0
+    for x in model.parameters():
+        if bits is not None and id(x) in quantised:
+            total += quantized_bytes(x.numel(), bits)
+        else:
+            total += x.numel() * (dtype or x.dtype).itemsize
+    return total
 
 
 def free_memory(device: torch.device) -> int | None:

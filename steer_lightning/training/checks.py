@@ -19,7 +19,7 @@ from steer_lightning.rollout.sampling import GREEDY_BELOW
 from steer_lightning.system.collectives import gather_objects
 from steer_lightning.system.plain_settings import check_same
 from steer_lightning.training.guidance import check_guidance
-from steer_lightning.training.imitation import check_imitation
+from steer_lightning.training.imitation import check_correction, check_imitation
 from steer_lightning.training.length_in_reward import check_length_in_reward
 from steer_lightning.training.sample import DynamicSampling
 from steer_lightning.training.update import OptimizerSteps
@@ -64,15 +64,12 @@ def check_quantization(module: Any, loss: Any) -> None:
     if chosen.where == "both":
         return
     key = "model.quantization.where"
-    if getattr(loss, "correction", None) is None:
-        raise ConfigError(
-            key,
-            chosen.where,
-            rule=f"needs a loss with a correction, which {reward_name(loss)} has not",
-            why="The completions come from the quantised copy, and the update reads the whole base",
-            fix="Set model.loss.init_args.correction: steer_lightning.losses.TruncatedImportance, "
-            "or model.quantization.where: both",
-        )
+    check_correction(
+        loss,
+        (key, chosen.where),
+        why="The completions come from the quantised copy, and the update reads the whole base",
+        otherwise=f"{key}: both",
+    )
     contradicting = {
         "exact": (isinstance(module.engine, ExactEngine), False),
         "kl_in_reward": (module.kl_in_reward is not None, None),
@@ -115,14 +112,12 @@ def check_staleness(max_staleness: int, engine: Any, loss: Any) -> None:
             why="An engine in the training process has nothing to sample with during the update",
             fix="Use steer_lightning.rollout.VLLMEngine, or set model.max_staleness: 0",
         )
-    if getattr(loss, "correction", None) is None:
-        raise ConfigError(
-            key,
-            1,
-            rule=f"needs a loss with a correction, which {reward_name(loss)} has not",
-            why="The completions come from the vectors before the last update",
-            fix="Set model.loss.init_args.correction: steer_lightning.losses.TruncatedImportance",
-        )
+    check_correction(
+        loss,
+        (key, 1),
+        why="The completions come from the vectors before the last update",
+        otherwise=f"{key}: 0",
+    )
 
 
 def check_scoring(module: Any, loss: Any) -> None:

@@ -1,4 +1,8 @@
-"""Checks of runs that imitate chosen completions, before a model is loaded."""
+"""Checks of runs that imitate chosen completions, before a model is loaded.
+
+Imitated completions are targets, whoever has sampled them. So they need no importance weights, with
+which other losses correct for a sampler that differs from the policy.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,34 @@ from steer_lightning.losses import Likelihood
 from steer_lightning.rewards import reward_name
 
 
+def imitates(loss: Any) -> bool:
+    """Whether the completions of a batch are targets of a loss, not samples of the policy."""
+    return isinstance(getattr(loss, "objective", None), Likelihood)
+
+
+def check_correction(loss: Any, setting: tuple[str, Any], *, why: str, otherwise: str) -> None:
+    """Raises a ConfigError for a loss that takes the samples of another policy for its own.
+
+    Args:
+        loss: Loss of the run.
+        setting: Key and value of the setting by which another policy samples.
+        why: Sentence that says which policy that is.
+        otherwise: Key and value with which the policy itself samples.
+    """
+    if imitates(loss) or getattr(loss, "correction", None) is not None:
+        return
+    key, value = setting
+    has_setting = hasattr(loss, "correction")
+    corrected = "model.loss.init_args.correction: steer_lightning.losses.TruncatedImportance, or "
+    raise ConfigError(
+        key,
+        value,
+        rule=f"needs a loss with a correction, which {reward_name(loss)} has not",
+        why=why,
+        fix=f"Set {corrected if has_setting else ''}{otherwise}",
+    )
+
+
 def check_imitation(module: Any, loss: Any) -> None:
     """Raises a ConfigError if completions are imitated that are not chosen, or can't be.
 
@@ -19,7 +51,7 @@ def check_imitation(module: Any, loss: Any) -> None:
         module: Module of the run, whose rewards, sampling and advantage are read.
         loss: Loss of the run.
     """
-    if isinstance(getattr(loss, "objective", None), Likelihood):
+    if imitates(loss):
         _check_weights(module)
     if isinstance(module.advantage, BestOf):
         _check_choice(module, module.advantage)

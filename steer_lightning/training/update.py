@@ -15,6 +15,7 @@ from steer_lightning.system.collectives import sum_gradients
 from steer_lightning.system.out_of_memory import is_out_of_memory
 from steer_lightning.training.batch import Batch, MiniBatch
 from steer_lightning.training.gradient import BatchGradient, Totals, gather_totals
+from steer_lightning.training.imitation import imitates
 from steer_lightning.training.step import UpdateResult
 
 log = logging.getLogger(__name__)
@@ -120,7 +121,8 @@ class Updater:
         mismatch = {} if gradient.is_off_policy else totals.mismatch
         if gradient.exact:
             _check_exact(mismatch, step)
-        if getattr(gradient.loss, "correction", None) is None:  # else the loss corrects for it
+        # else the loss corrects for it, or is right for completions of any sampler
+        if getattr(gradient.loss, "correction", None) is None and not imitates(gradient.loss):
             self._warn_of_mismatch(gradient.policy.model.dtype, mismatch, step)
         taken = [norm for norm in norms if norm is not None]
         return UpdateResult(

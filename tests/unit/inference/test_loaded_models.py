@@ -12,7 +12,7 @@ from steer_lightning.data import ChatTemplate, PlainTemplate
 from steer_lightning.errors import ConfigError
 from steer_lightning.inference import loaded_models
 from steer_lightning.inference.loaded_models import LoadedModels, names_of
-from steer_lightning.steering import BitFit
+from steer_lightning.steering import BitFit, LoReFT
 from steer_lightning.system.run_files import SUMMARY
 from steer_lightning.testing import save_tiny, tiny_policy
 from tests.live import ask, fly
@@ -95,11 +95,15 @@ def test_what_the_base_needs_is_known_before_it_loads(base: str, tmp_path: Path)
         LoadedModels([vectors(tmp_path / "a.safetensors", base)], trust_remote_code=True)
 
 
-def test_results_that_change_weights_are_refused(base: str, tmp_path: Path) -> None:
-    steering = BitFit()
+@pytest.mark.parametrize("kind", [BitFit, LoReFT])
+def test_results_other_than_vectors_are_refused(
+    kind: type[BitFit | LoReFT], base: str, tmp_path: Path
+) -> None:
+    steering = kind()
     tiny_policy("qwen2", steering)
     steering.save(tmp_path / steering.file_name, base_model=base)
-    with pytest.raises(ConfigError, match="change the base for all answers"):
+    told = "no vectors that are added to the stream.*in Python, with attach and generate"
+    with pytest.raises(ConfigError, match=told):
         LoadedModels([str(tmp_path / steering.file_name)])
 
 

@@ -34,9 +34,13 @@ from steer_lightning.steering import (
     BitFit,
     FullFinetune,
     LoRA,
+    LoReFT,
+    SMoA,
     Steering,
     SteeringVectors,
+    TinyLoRA,
     VectorFit,
+    VeRA,
 )
 from steer_lightning.testing import byte_tokenizer, make_prompts, save_tiny, tiny_model
 from steer_lightning.training.batch import Batch
@@ -266,11 +270,14 @@ def test_bases_that_can_not_be_quantised() -> None:
 
 def test_kinds_and_engines_that_do_not_go_with_it() -> None:
     chosen = Quantization()
-    for kind in (FullFinetune(), VectorFit()):
-        told = rf"model.steering = '{type(kind).__name__}': can't be used with model.quantization"
+    for kind in (FullFinetune(), VectorFit(), SMoA(), TinyLoRA(), VeRA()):
+        told = (
+            rf"model.steering = '{type(kind).__name__}': can't be used with model.quantization.*"
+            "made for linear layers with plain weights.*Train vectors, LoReFT, BitFit or LoRA"
+        )
         with pytest.raises(ConfigError, match=told):
             chosen.check_steering(kind)
-    for other in (SteeringVectors(), LoRA(), BitFit()):
+    for other in (SteeringVectors(), LoReFT(), LoRA(), BitFit()):
         chosen.check_steering(other)
     with pytest.raises(ConfigError, match=r"model.quantization.*model.engine = VLLMEngine"):
         chosen.check_engine(VLLMEngine())

@@ -110,11 +110,12 @@ def test_a_saved_mixture_has_the_scale_and_says_what_it_is_made_of(tmp_path: Pat
     known = {"a": vectors([[1.0, 2.0]], [0]), "b": vectors([[3.0, 5.0]], [2])}
     mixture = Mixture(weights=(("a", 0.5), ("b", 1.0)), layer_factors=(1.0, 1.0, 0.0))
     known["a"].metadata |= {"step": "7", "base_bits": "4"}
+    known["b"].metadata |= {"base_bits": "4"}
     save_mixture(tmp_path / "x.safetensors", mixture, -2.0, known, "m")
     found = load_vectors(tmp_path / "x.safetensors")
     assert found.vectors.tolist() == [[-1.0, -2.0], [0.0, 0.0]]
     assert found.metadata["base_model"] == "m"
-    assert found.metadata["base_bits"] == "4", "of the first part, like all facts of a sum"
+    assert found.metadata["base_bits"] == "4", "those of all parts"
     assert json.loads(found.metadata["origin"]) == {
         "mixture": "0.5 * a + b",
         "scale": -2.0,

@@ -100,6 +100,20 @@ def test_the_card_says_where_the_vectors_are_added(tmp_path: Path) -> None:
     )
 
 
+def test_the_card_says_that_the_base_was_quantised(tmp_path: Path) -> None:
+    run = run_of(tmp_path, {})
+    assert "bits" not in model_card(run, "user/name").text
+    vectors = SteeringVectors().shaped(8, 2)
+    vectors.base_bits = 4
+    vectors.save(run / SteeringVectors.file_name, base_model="org/model")
+    settings = {"quantization": {"bits": 4, "where": "both"}}
+    (run / "config.yaml").write_text(yaml.safe_dump({"model": settings}))
+    text = model_card(run, "user/name").text
+    assert "linear layers were in `4` bits (`model.quantization.bits`)" in text
+    assert "`quantize_base(model, bits)` of `steer_lightning.model.quantization`" in text
+    assert "| `model.quantization` | bits=4, where=both |" in text
+
+
 def test_a_card_without_a_base_shows_a_placeholder_in_its_code(tmp_path: Path) -> None:
     text = model_card(run_of(tmp_path, {}, base=""), "user/name").text
     assert "Steering vectors for an unnamed model: one vector" in text

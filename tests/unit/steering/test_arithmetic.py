@@ -45,6 +45,32 @@ def test_places_follow_and_do_not_mix() -> None:
         scaled(gated, 2.0)
 
 
+@pytest.mark.parametrize(
+    ("bits", "kept"),
+    [(("4", "4"), "4"), (("4", "8"), None), (("4", None), None), ((None, "4"), None)],
+)
+def test_the_bits_of_the_base_are_those_that_all_parts_of_a_sum_name(
+    bits: tuple[str | None, str | None], kept: str | None
+) -> None:
+    parts = [make_vectors(A), make_vectors(B)]
+    for part, told in zip(parts, bits, strict=True):
+        part.metadata |= {"base_bits": told} if told else {}
+    for made in (summed(parts), averaged(parts), summed(parts[::-1])):
+        assert made.metadata.get("base_bits") == kept
+    assert scaled(parts[0], 2.0).metadata.get("base_bits") == bits[0]
+    assert "base_bits" not in transplanted(parts[0], "other", 4, 2).metadata, "its own has no bits"
+    assert "base_bits" not in transplanted(parts[0], "s", 2, 2, layer_map="0,2").metadata
+
+
+def test_vectors_that_were_just_trained_hand_on_the_bits_of_their_base() -> None:
+    trained = make_vectors(A)
+    trained.base_bits = 8
+    assert scaled(trained, 2.0).metadata["base_bits"] == "8"
+    assert summed([trained, trained]).metadata["base_bits"] == "8"
+    assert "base_bits" not in summed([trained, make_vectors(B)]).metadata
+    assert "base_bits" not in transplanted(trained, "other", 4, 2).metadata
+
+
 def test_metadata_follows() -> None:
     a, b = make_vectors(A), make_vectors(B)
     assert scaled(a, 2.0).metadata == a.metadata

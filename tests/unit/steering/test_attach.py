@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -11,6 +11,7 @@ from torch import nn
 from transformers import BertConfig, BertModel
 
 from steer_lightning import ConfigError, attach, load_vectors, save_vectors
+from steer_lightning.model.quantization import quantize_base
 from steer_lightning.steering import LoReFT, SMoA, SteeringVectors, TinyLoRA, VectorFit, VeRA
 from steer_lightning.testing import tiny_model
 
@@ -72,6 +73,32 @@ def test_the_folder_of_a_run_is_enough(tmp_path: Path) -> None:
     assert not torch.equal(expected, base)
     with pytest.raises(ConfigError, match=r"contains no steering_vectors.* such as .*run-2"):
         attach(model, tmp_path / "runs")
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_the_model_is_asked_whether_it_is_quantised(
+    bits: Literal[4, 8], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    quantised, plain = quantize_base(tiny_model(), bits), tiny_model()
+    trained = SteeringVectors().shaped(32, 3)
+    trained.save(tmp_path / "plain.safetensors", base_model="tiny")
+    trained.base_bits = bits
+    trained.save(tmp_path / "quantised.safetensors", base_model="tiny")
+
+    def warnings(model: nn.Module, vectors: Path | torch.Tensor) -> str:
+        caplog.clear()
+        attach(model, vectors).remove()
+        return caplog.text
+
+    of_quantised, of_plain = tmp_path / "quantised.safetensors", tmp_path / "plain.safetensors"
+    assert not warnings(quantised, of_quantised)
+    assert not warnings(plain, of_plain)
+    assert not warnings(quantised, torch.zeros(3, 32)), "nothing is known of a tensor"
+    ours, other = f"a base in {bits} bits", "a base that is not quantised"
+    assert f"trained on {ours}, and are used on {other}" in warnings(plain, of_quantised)
+    assert f"trained on {other}, and are used on {ours}" in warnings(quantised, of_plain)
+    plain.config.quantization_config = {"quant_method": "gptq"}
+    assert not warnings(plain, of_quantised) + warnings(plain, of_plain)
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
 
 from steer_lightning import ConfigError
+from steer_lightning.cli import sweep
+from steer_lightning.model.policy import Policy
+from steer_lightning.model.quantization import (
+    Quantization,
+    num_bytes,
+    plain_linears,
+    quantize_base,
+)
 from steer_lightning.sweep.joint_calls import GRADIENT, JointCalls
 from steer_lightning.sweep.lanes import Lane
 from steer_lightning.sweep.memory import (
@@ -18,6 +27,7 @@ from steer_lightning.sweep.memory import (
     free_memory,
     memory_for,
 )
+from steer_lightning.testing import tiny_model
 
 NONE_LEFT = "CUDA out of memory"
 
@@ -84,6 +94,43 @@ def test_bytes_of_a_model() -> None:
     model = torch.nn.Linear(10, 3, device="meta")
     assert bytes_of(model, None) == 4 * 33
     assert bytes_of(model, torch.bfloat16) == 2 * 33
+
+
+def test_bytes_of_a_quantised_base() -> None:
+    model = tiny_model("qwen2")
+    # of each of the 7 matrices of 3 layers: half a byte a weight, a scale of 4 bytes for each 64
+    # weights, and the 16 values in 4 bytes each
+    sizes = [x.weight.numel() for x in plain_linears(model).values()]
+    assert len(sizes) == 21
+    assert all(size % 64 == 0 for size in sizes)
+    kept = sum(x.numel() for x in model.parameters()) - sum(sizes)
+    right = sum(size // 2 + 4 * (size // 64) + 64 for size in sizes)
+    assert bytes_of(model, None, 4) == 4 * kept + right
+    assert bytes_of(model, torch.bfloat16, 4) == 2 * kept + right
+    before, whole = num_bytes(model), bytes_of(model, None)
+    known: tuple[Literal[4, 8], ...] = (4, 8)
+    for bits in known:
+        told = bytes_of(model, None, bits)
+        taken = num_bytes(quantize_base(copy.deepcopy(model), bits))
+        assert whole - told == before - taken, "what is counted is what it takes"
+
+
+def test_a_sweep_is_measured_by_the_quantised_base(monkeypatch: pytest.MonkeyPatch) -> None:
+    policies = [Policy("quickstart", quantization=chosen) for chosen in (None, Quantization())]
+    whole, small = (bytes_of(x.empty_base(), torch.float32, x.base_bits) for x in policies)
+    assert small < whole / 2
+    free = (whole + small) // 2 + EACH
+    monkeypatch.setattr(sweep, "free_memory", lambda device: free)
+    strategy = SimpleNamespace(root_device=torch.device("cpu"))
+    plain, quantised = (
+        SimpleNamespace(
+            model=SimpleNamespace(policy=policy), trainer=SimpleNamespace(strategy=strategy)
+        )
+        for policy in policies
+    )
+    sweep.check_fit([quantised])  # type: ignore[list-item]
+    with pytest.raises(ConfigError, match="1 experiments': need at least"):
+        sweep.check_fit([plain])  # type: ignore[list-item]
 
 
 def test_free_memory() -> None:

@@ -16,9 +16,16 @@ from steer_lightning.advantages import (
     Reinforce,
     ReinforcePlusPlus,
 )
-from steer_lightning.losses import Likelihood, PolicyGradient
+from steer_lightning.losses import (
+    Likelihood,
+    PolicyGradient,
+    PrefixLikelihood,
+    TruncatedImportance,
+)
+from steer_lightning.model.quantization import Quantization
 from steer_lightning.rewards import FormatReward, LengthReward, WeightedReward
 from steer_lightning.rollout import Sampling
+from steer_lightning.training.imitation import check_correction, imitates
 from steer_lightning.training.kl_in_reward import KLInReward
 from steer_lightning.training.length_in_reward import LengthInReward
 from steer_lightning.training.sample import DynamicSampling
@@ -82,3 +89,28 @@ def test_weights_that_are_never_negative_may_be_imitated() -> None:
         sampling=SAMPLING, loss=IMITATION, advantage=BestOf(least=0.5), rewards=[*LETTERS, LONG]
     )
     assert penalised.reward.bounds == (-0.5, 1), "a choice never gives less than 0"
+
+
+def test_targets_need_no_importance_weights() -> None:
+    copy = Quantization(where="rollouts")
+    plain = {"sampling": SAMPLING, "rewards": LETTERS, "quantization": copy}
+    SteeringModule(**plain, loss=IMITATION, advantage=BestOf())
+    with pytest.raises(ConfigError, match=r"where = 'rollouts': needs a loss with a correction"):
+        SteeringModule(**plain, loss=PolicyGradient())
+    assert imitates(IMITATION)
+    assert not any(map(imitates, (PolicyGradient(), PrefixLikelihood(8), lambda inputs: None)))
+
+
+@pytest.mark.parametrize(
+    ("loss", "fix"),
+    [
+        (PolicyGradient(), "Set model.loss.init_args.correction: steer_.*Importance, or a.b: both"),
+        (PrefixLikelihood(8), r"\. Set a.b: both\.$"),  # it has no such setting
+        (lambda inputs: None, r"\. Set a.b: both\.$"),
+    ],
+)
+def test_the_remedy_is_a_setting_that_the_loss_has(loss: Any, fix: str) -> None:
+    with pytest.raises(ConfigError, match=rf"a.b = 1: needs .* has not\. Because.*{fix}"):
+        check_correction(loss, ("a.b", 1), why="Because", otherwise="a.b: both")
+    for fine in (IMITATION, PolicyGradient(correction=TruncatedImportance())):
+        check_correction(fine, ("a.b", 1), why="Because", otherwise="a.b: both")

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from steer_lightning import ConfigError, SteeringModule
-from steer_lightning.losses import Clip, PolicyGradient, TokenMean
+from steer_lightning.losses import Clip, Likelihood, PolicyGradient, TokenMean
 from steer_lightning.model.head import token_logprobs
 from steer_lightning.optim import NormClip
 from steer_lightning.rollout.completions import text_lengths
@@ -216,6 +216,18 @@ def make_rollouts(num_prompts: int) -> Rollouts:
         finished=torch.ones(2 * num_prompts, dtype=torch.bool),
         texts=("",) * 2 * num_prompts,
     )
+
+
+def test_targets_may_come_from_any_sampler(
+    module: SteeringModule, caplog: pytest.LogCaptureFixture
+) -> None:
+    rollouts = module.engine.generate(PROMPTS, SAMPLING, seed=0, step=0)
+    # each token was a nat less likely to the sampler
+    batch = Batch.alone(replace(rollouts, logprobs=rollouts.logprobs - 1), torch.ones(4, 4))
+    updater = updater_of(module, torch.optim.SGD(module.policy.steering.parameters(), lr=0.1))
+    for loss, told in ((PolicyGradient(objective=Likelihood()), False), (PolicyGradient(), True)):
+        updater.update(replace(module.batch_gradient, loss=loss), batch, 0)
+        assert ("differ by 1 nats" in caplog.text) == told
 
 
 def test_a_sampler_that_parts_from_the_trainer_is_told_once(
