@@ -235,7 +235,7 @@ def _in_stream(
     if vectors.site == "layer_output":
         return vector
     mlp = parts.mlp.get(layer)
-    if vectors.site == "mlp_output" and mlp is not None and mlp.is_site:
+    if vectors.site == "mlp_output" and mlp is not None and mlp.norm is None:
         return mlp.factor * vector
     return None
 

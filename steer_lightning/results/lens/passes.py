@@ -14,7 +14,6 @@ from torch import nn
 from steer_lightning.model.attention import weights_in
 from steer_lightning.model.policy import Policy
 from steer_lightning.results.lens.layer_parts import LayerParts, read_text
-from steer_lightning.steering.model_parts import stream_of
 from steer_lightning.steering.vector_hooks import HookedVectors
 
 Place = tuple[Literal["attention", "mlp"], int]
@@ -26,9 +25,13 @@ class Seen:
     """What a part of a layer did with a text of T tokens."""
 
     given: torch.Tensor
-    """First tensor that the part has read: the stream, behind a norm or not, (1, T, D)."""
+    """First tensor that the attention or the MLP itself has read: the stream, behind a norm or not,
+    (1, T, D)."""
     output: torch.Tensor
-    """Weights (H, T, T) of an attention; what an MLP adds to the stream, (T, D). Both float32."""
+    """Weights (H, T, T) of an attention; what an MLP adds to the stream, (T, D). Both float32.
+
+    A vector at the output of an MLP is not part of it, even where a norm behind the MLP reads their
+    sum: it is what that norm makes of the output of the MLP alone."""
 
 
 class _Enough(Exception):
@@ -38,7 +41,7 @@ class _Enough(Exception):
 class Passes:
     """Reads texts with a choice of vectors, and returns what happens at the places of a model.
 
-    The outputs are those of the modules themselves, before vectors are added to them.
+    The outputs are those of attention and MLP themselves, before vectors are added to them.
 
     Args:
         policy: Policy that is loaded and steered by vectors, within `open_weights`.
@@ -126,7 +129,7 @@ class Passes:
     def _plain(self, place: Place, output: Any, num_tokens: int) -> torch.Tensor:
         kind, layer = place
         if kind == "mlp":
-            return self._parts.mlp[layer].factor * stream_of(output)[0].float()
+            return self._parts.mlp[layer].added(output)[0]
         weights = weights_in(output, num_tokens)
         assert weights is not None, "the module returned weights for another text"
         return weights

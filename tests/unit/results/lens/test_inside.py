@@ -99,6 +99,50 @@ def test_only_vectors_in_the_stream_are_compared_with_what_an_mlp_adds(
     assert looked(behind_norm, torch.ones(3, 32))["alone"][0]["mlp"]["along"] is None
 
 
+def test_a_vector_before_the_norm_of_its_mlp_is_judged_by_the_mlp_of_the_layer_after() -> None:
+    torch.manual_seed(2)
+    vectors = torch.zeros(3, 32)
+    vectors[0] = torch.randn(32)
+    found = looked(tiny_policy("gemma3", SteeringVectors(site="mlp_output")), vectors)
+    model = tiny_model("gemma3")
+    changes, outputs, shares = [], [], []
+    for prompt in TEXTS:
+        pair, maps = [], []
+        for scale in (0.0, 1.0):
+            seen: list[torch.Tensor] = []
+            hooks = [
+                model.model.layers[0].mlp.register_forward_hook(
+                    lambda m, x, y, s=scale: y + s * vectors[0]
+                ),
+                model.model.layers[1].post_feedforward_layernorm.register_forward_hook(
+                    lambda m, x, y, to=seen: to.append(y[0])
+                ),
+            ]
+            with torch.no_grad(), open_weights(model):
+                read = model(torch.tensor([prompt.token_ids]), output_attentions=True)
+            for hook in hooks:
+                hook.remove()
+            pair.append(seen[0][1:])
+            maps.append(read.attentions[1][0])
+        changes.append(pair[1] - pair[0])
+        outputs.append(pair[0])
+        shares.append((maps[1] - maps[0]).abs().sum(-1)[:, 1:] / 2)
+    row = found["alone"][0]
+    assert (row["attention"]["layer"], row["mlp"]["layer"]) == (1, 1)
+    expected = torch.cat(shares, 1).mean(1).tolist()
+    assert row["attention"]["variation"] == pytest.approx(expected, rel=1e-3, abs=1e-7)
+    change, output = torch.cat(changes), torch.cat(outputs)
+    relative = float((change.norm(dim=1) / output.norm(dim=1)).mean())
+    assert row["mlp"]["relative"] == pytest.approx(relative, rel=1e-3)
+    head = model.get_output_embeddings().weight.detach()
+    cosines = torch.nn.functional.cosine_similarity(head, change.mean(0)[None])
+    scores = [score for _, score in row["mlp"]["top"]["cosine"]]
+    assert scores == pytest.approx(cosines.topk(3).values.tolist(), rel=1e-3)
+    assert row["mlp"]["along"] is None, "a norm lies between the vector and the stream"
+    changed = {one["layer"]: one["relative"] for one in found["together"]["mlp"]}
+    assert (changed[0], changed[1]) == (0, row["mlp"]["relative"])
+
+
 def test_models_and_layers_that_lack_parts() -> None:
     found = looked(tiny_policy("opt"), torch.ones(3, 32))
     assert (found["without_attention"], found["without_mlp"]) == ([], [0, 1, 2])
