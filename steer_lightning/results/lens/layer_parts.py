@@ -54,9 +54,8 @@ class Mlp:
     """Constant c by which what is added is multiplied."""
 
     def added(self, output: Any) -> torch.Tensor:
-        """Returns what the layer adds to the stream for an output of the module.
+        """Returns what the layer adds to the stream, (rows, T, D) float32, for an output.
 
-        Its shape is (rows, T, D), its dtype float32.
         The hooks of the norm do not run, so that it may be called within a pass.
         """
         stream = stream_of(output)

@@ -14,6 +14,8 @@ from torch import nn
 from steer_lightning.model.attention import weights_in
 from steer_lightning.model.policy import Policy
 from steer_lightning.results.lens.layer_parts import LayerParts, read_text
+from steer_lightning.steering import SiteVectors, find_sites
+from steer_lightning.steering.model_parts import outputs_seen
 from steer_lightning.steering.vector_hooks import HookedVectors
 
 Place = tuple[Literal["attention", "mlp"], int]
@@ -78,6 +80,33 @@ class Passes:
         modules = self._modules if wanted is None else {p: self._modules[p] for p in wanted}
         with _only(self._policy, layer):
             return self._read(ids, modules)
+
+    @torch.no_grad()
+    def vectors(self, ids: torch.Tensor) -> dict[int, torch.Tensor]:
+        """Returns what the vector of each layer, alone, adds at its site to a token that it steers.
+
+        Args:
+            ids: Tokens of a text, (1, T).
+
+        Returns:
+            By layer, the plain vector for each token, times its gate if it has one, (T, D) float32.
+        """
+        vectors, scale = self._policy.steering, self._policy.attachment.scale
+        assert isinstance(vectors, SiteVectors)
+        rows = range(len(vectors.layers))
+        found = {vectors.layers[k]: vectors.plain(k, scale).expand(ids.shape[1], -1) for k in rows}
+        if not vectors.by_token:
+            return found
+
+        def see(row: int, stream: torch.Tensor) -> None:
+            layer = vectors.layers[row]
+            found[layer] = vectors.gate(row, stream)[0].float() * found[layer]
+
+        # a vector alone finds the stream of the base at its site
+        places = find_sites(self._policy.layers, vectors.layers, vectors.site)
+        with self._policy.at_scale(0.0), outputs_seen(places, see):
+            read_text(self._policy, ids)
+        return found
 
     def first_changed(self, ids: torch.Tensor, layer: int) -> dict[str, Place]:
         """Returns the first attention and the first MLP that read something else with a vector.
