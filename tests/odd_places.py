@@ -33,6 +33,8 @@ ODD: dict[str, Callable[[], Any]] = {
         moe_intermediate_size=32,
         num_dense_layers=1,
     ),
+    # norms behind attention and MLP
+    "glm4": lambda: tf.Glm4Config(**LLAMA_LIKE, head_dim=16),
     # norms after the residual sums, layers that return lists, and no cache
     "gpt1": lambda: tf.OpenAIGPTConfig(
         vocab_size=259, n_embd=WIDTH, n_layer=LAYERS, n_head=4, n_positions=256

@@ -4,8 +4,9 @@ Each text is read without vectors, with the vector of one layer at a time, and w
 plain passes in which attention computes all of its weights. `attention_change` and `mlp_change`
 have the formulas. Of a vector alone, the first attention and the first MLP count that read
 something else than in the base: in the next layer for a vector at the output of a layer, in the
-layer itself for one before its attention. Means are over all tokens of all texts but the first of
-each text, which sees only itself, and whose activations are outliers in many models.
+layer itself for one before its attention. Means are over all tokens of all texts that are steered
+(one in each text for `last_prompt`) but the first of each text, which sees only itself, and whose
+activations are outliers in many models.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from steer_lightning.results.lens.look import token_text as text_of
 from steer_lightning.results.lens.mlp_change import MlpChange, against_vector, joined, relative
 from steer_lightning.results.lens.passes import Passes, Place, Seen
 from steer_lightning.steering import SiteVectors
+from steer_lightning.steering.tokens import is_steered, text_roles
 from steer_lightning.types import Prompt
 
 MOST_TOKENS = 512
@@ -69,6 +71,18 @@ def check_inside(prompts: Sequence[Prompt], files: dict[str, SiteVectors]) -> No
             )
 
 
+@dataclass(frozen=True)
+class _Text:
+    """What is known of a text of T tokens before the passes."""
+
+    ids: torch.Tensor
+    """Tokens, (1, T) int64."""
+    counted: torch.Tensor
+    """Which tokens count, (T,) bool."""
+    sets: dict[str, torch.Tensor]
+    """Sets of keys; see `key_sets`."""
+
+
 @dataclass
 class _Attended:
     """The change of an attention over some texts: per head, for each query."""
@@ -76,11 +90,11 @@ class _Attended:
     variation: list[torch.Tensor] = field(default_factory=list)
     moved: dict[str, list[torch.Tensor]] = field(default_factory=lambda: {x: [] for x in PLACES})
 
-    def add(self, base: Seen, steered: Seen, sets: dict[str, torch.Tensor]) -> None:
+    def add(self, base: Seen, steered: Seen, text: _Text) -> None:
         ours, theirs = base.output, steered.output
-        self.variation.append(variation(ours, theirs)[:, 1:])
-        for name, keys in sets.items():
-            self.moved[name].append(moved(ours, theirs, keys.to(ours.device))[:, 1:])
+        self.variation.append(variation(ours, theirs)[:, text.counted])
+        for name, keys in text.sets.items():
+            self.moved[name].append(moved(ours, theirs, keys.to(ours.device))[:, text.counted])
 
     def figures(self, layer: int) -> dict[str, Any]:
         return {
@@ -95,8 +109,14 @@ def _means(values: list[torch.Tensor]) -> list[float]:
     return [six_digits(x) for x in torch.cat(values, 1).double().mean(1).tolist()]
 
 
-def _change(base: Seen, steered: Seen) -> MlpChange:
-    return MlpChange(base=base.output[1:], change=(steered.output - base.output)[1:])
+def _text(policy: Policy, vectors: SiteVectors, tokens: Sequence[int]) -> _Text:
+    ids = _ids(policy, tokens)
+    counted = torch.ones_like(ids[0], dtype=torch.bool)
+    if vectors.tokens != "all":
+        counted &= is_steered(text_roles(ids, 0), vectors.tokens)[0, :, 0]
+    counted[0] = False
+    sets = key_sets([text_of(policy.tokenizer, token) for token in tokens])
+    return _Text(ids, counted, sets)
 
 
 @torch.no_grad()
@@ -117,8 +137,9 @@ def look_inside(
     Raises:
         ConfigError: If neither attention nor MLP can be seen in any layer of the model.
     """
-    texts = [prompt.token_ids for prompt in prompts if len(prompt.token_ids) > 1]
-    longest = _ids(policy, max(texts, key=len))
+    tokens = [prompt.token_ids for prompt in prompts if len(prompt.token_ids) > 1]
+    longest = _ids(policy, max(tokens, key=len))
+    texts = [_text(policy, vectors, one) for one in tokens]
     with open_weights(policy.model):
         parts = find_parts(policy, longest)
         if not parts.attention and not parts.mlp:
@@ -134,16 +155,17 @@ def look_inside(
         rows = zip(vectors.layers, vectors.vectors.detach(), strict=True)
         acting = [layer for layer, vector in rows if bool(vector.any())]
         places = {layer: passes.first_changed(longest, layer) for layer in acting}
-        found = _Found(places)
+        factors = {layer: _factor(vectors, layer, parts) for layer in acting}
+        found = _Found(places, factors)
         for text in texts:
-            found.read(passes, _ids(policy, text), [text_of(policy.tokenizer, x) for x in text])
+            found.read(passes, text)
     numbers = range(len(policy.layers))
     return {
         "num_texts": len(texts),
-        "num_tokens": sum(len(text) - 1 for text in texts),
+        "num_tokens": sum(int(text.counted.sum()) for text in texts),
         "without_attention": [k for k in numbers if k not in parts.attention],
         "without_mlp": [k for k in numbers if k not in parts.mlp],
-        "alone": found.alone(policy, vectors, parts, look),
+        "alone": found.alone(policy, vectors, look),
         "together": found.together(),
     }
 
@@ -157,35 +179,47 @@ class _Found:
 
     Args:
         places: Next attention and MLP behind the vector of each layer that acts.
+        factors: For the same layers, the factor with which the vector reaches the stream; None if
+            modules lie between its site and the stream.
     """
 
-    def __init__(self, places: dict[int, dict[str, Place]]) -> None:
-        self._places = places
+    def __init__(
+        self, places: dict[int, dict[str, Place]], factors: dict[int, float | None]
+    ) -> None:
+        self._places, self._factors = places, factors
         self._attended: dict[tuple[int | None, int], _Attended] = {}  # by vector, None for all
         self._changes: dict[tuple[int | None, int], list[MlpChange]] = {}
 
-    def read(self, passes: Passes, ids: torch.Tensor, tokens: Sequence[str]) -> None:
+    def read(self, passes: Passes, text: _Text) -> None:
         """Reads one text with each choice of vectors."""
-        base, sets = passes.base(ids), key_sets(tokens)
-        self._add(None, base, passes.together(ids), sets)
+        base, vectors = passes.base(text.ids), passes.vectors(text.ids)
+        self._add(None, base, passes.together(text.ids), text)
         for layer, places in self._places.items():
-            self._add(layer, base, passes.alone(ids, layer, places.values()), sets)
+            factor = self._factors[layer]
+            vector = None if factor is None else factor * vectors[layer]
+            self._add(layer, base, passes.alone(text.ids, layer, places.values()), text, vector)
 
     def _add(
         self,
         vector: int | None,
         base: dict[Place, Seen],
         steered: dict[Place, Seen],
-        sets: dict[str, torch.Tensor],
+        text: _Text,
+        added: torch.Tensor | None = None,
     ) -> None:
         for place, seen in steered.items():
             kind, layer = place
             if kind == "attention":
                 entry = self._attended.setdefault((vector, layer), _Attended())
-                entry.add(base[place], seen, sets)
+                entry.add(base[place], seen, text)
             else:
-                changes = self._changes.setdefault((vector, layer), [])
-                changes.append(_change(base[place], seen))
+                ours, counted = base[place].output, text.counted
+                change = MlpChange(
+                    base=ours[counted],
+                    change=(seen.output - ours)[counted],
+                    vector=None if added is None else added[counted],
+                )
+                self._changes.setdefault((vector, layer), []).append(change)
 
     def together(self) -> dict[str, Any]:
         """Returns the figures of all vectors together, by layer."""
@@ -202,45 +236,36 @@ class _Found:
             ],
         }
 
-    def alone(
-        self, policy: Policy, vectors: SiteVectors, parts: LayerParts, look: Look
-    ) -> list[dict[str, Any]]:
+    def alone(self, policy: Policy, vectors: SiteVectors, look: Look) -> list[dict[str, Any]]:
         """Returns the figures of each vector; None where nothing behind it can be seen."""
         changes = {k: joined(x) for (k, _), x in self._changes.items() if k is not None}
         means = {k: change.change.mean(0) for k, change in changes.items()}
         ranks = look_at_tokens(policy, torch.stack(list(means.values())), look) if means else {}
         rows = {layer: row for row, layer in enumerate(means)}
         found = []
-        for layer, vector in zip(vectors.layers, vectors.vectors.detach(), strict=True):
+        for layer in vectors.layers:
             next_places = self._places.get(layer, {})
             attention = mlp = None
             if "attention" in next_places:
                 behind = next_places["attention"][1]
                 attention = self._attended[layer, behind].figures(behind)
             if layer in changes:
+                against = against_vector(changes[layer])
                 mlp = {
                     "layer": next_places["mlp"][1],
                     "relative": six_digits(relative(changes[layer])),
-                    **_against(changes[layer], _in_stream(vectors, layer, vector, parts)),
+                    **{key: x if x is None else six_digits(x) for key, x in against.items()},
                     **token_lists(policy, ranks, rows[layer]),
                 }
             found.append({"layer": layer, "attention": attention, "mlp": mlp})
         return found
 
 
-def _in_stream(
-    vectors: SiteVectors, layer: int, vector: torch.Tensor, parts: LayerParts
-) -> torch.Tensor | None:
-    """Returns what a vector adds to the stream; None if modules lie between its site and that."""
+def _factor(vectors: SiteVectors, layer: int, parts: LayerParts) -> float | None:
+    """Returns the factor with which a vector reaches the stream; None if modules lie between."""
     if vectors.site == "layer_output":
-        return vector
+        return 1.0
     mlp = parts.mlp.get(layer)
-    if vectors.site == "mlp_output" and mlp is not None and mlp.is_site:
-        return mlp.factor * vector
+    if vectors.site == "mlp_output" and mlp is not None and mlp.norm is None:
+        return mlp.factor
     return None
-
-
-def _against(change: MlpChange, vector: torch.Tensor | None) -> dict[str, float | None]:
-    if vector is None:
-        return {"size": None, "along": None, "cosine": None}
-    return {key: six_digits(value) for key, value in against_vector(change, vector).items()}

@@ -1,8 +1,9 @@
 """The attention and the MLP of each layer, as far as one can see what they do.
 
 The attention of a layer is the module of the site `attention_output`, if it returns its weights.
-The MLP of a layer is the module of the site `mlp_output`, or the norm behind it, if its output
-reaches the stream as it is, times a constant:
+The MLP of a layer is the module of the site `mlp_output`, with the norm behind it if there is one.
+What it adds is m, the output of that norm, or else of the module itself, if m reaches the stream as
+it is, times a constant:
 
     output of the layer = what does not depend on m + c m.
 
@@ -13,6 +14,7 @@ change what they have added.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -45,11 +47,20 @@ class Mlp:
     """The MLP of a layer."""
 
     module: nn.Module
-    """Module whose output is added to the stream."""
+    """Module of the site `mlp_output`."""
+    norm: nn.Module | None
+    """Norm that reads its output, and whose own output is added to the stream; None without one."""
     factor: float
-    """Constant c by which its output is multiplied."""
-    is_site: bool
-    """Whether the module is that of the site `mlp_output`, without a norm behind it."""
+    """Constant c by which what is added is multiplied."""
+
+    def added(self, output: Any) -> torch.Tensor:
+        """Returns what the layer adds to the stream, (rows, T, D) float32, for an output.
+
+        The hooks of the norm do not run, so that it may be called within a pass.
+        """
+        stream = stream_of(output)
+        found = stream if self.norm is None else self.norm.forward(stream)
+        return self.factor * found.float()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,9 +90,9 @@ def find_parts(policy: Policy, ids: torch.Tensor) -> LayerParts:
         ids: Tokens of a text, (1, T) int64.
     """
     layers, attention = policy.layers, _named(policy.layers, "attention_output")
-    mlp = _mlps(policy.layers)
+    mlps, norms = _named(layers, "mlp_output"), _norms(layers)
     known: dict[int, nn.Module] = {}
-    probes = {k: _Probe(layers[k], module) for k, module in mlp.items()}
+    probes = {k: _Probe(layers[k], mlp, norms.get(k)) for k, mlp in mlps.items()}
 
     def see(layer: int, module: nn.Module, args: object, output: Any) -> None:
         if weights_in(output, ids.shape[1]) is not None:
@@ -97,11 +108,10 @@ def find_parts(policy: Policy, ids: torch.Tensor) -> LayerParts:
         for handle in handles:
             handle.remove()
     factors = {k: probe.factor for k, probe in probes.items()}
-    sites = _named(layers, "mlp_output")
     return LayerParts(
         attention=known,
         mlp={
-            k: Mlp(module=mlp[k], factor=factor, is_site=mlp[k] is sites[k])
+            k: Mlp(module=mlps[k], norm=norms.get(k), factor=factor)
             for k, factor in factors.items()
             if factor is not None
         },
@@ -116,36 +126,60 @@ def _named(layers: nn.ModuleList, site: str) -> dict[int, nn.Module]:
     }
 
 
-def _mlps(layers: nn.ModuleList) -> dict[int, nn.Module]:
-    """Returns the MLP of each layer that has one, or the norm behind it."""
-    found = _named(layers, "mlp_output")
-    for k in found:
-        parts = dict(layers[k].named_children())
+def _norms(layers: nn.ModuleList) -> dict[int, nn.Module]:
+    """Returns the norm behind the MLP of each layer that has one."""
+    found = {}
+    for k, layer in enumerate(layers):
+        parts = dict(layer.named_children())
         for name in NORMS_BEHIND:
-            found[k] = parts.get(name, found[k])
+            if name in parts:
+                found[k] = parts[name]
     return found
 
 
 class _Probe:
-    """Finds the constant c by which a layer multiplies the output of its MLP.
+    """Finds the constant c by which a layer multiplies what its MLP adds.
+
+    Args:
+        layer: Layer.
+        mlp: Its MLP.
+        norm: Norm behind the MLP; None without one.
 
     Attributes:
-        factor: The constant; None if the layer does something else with this output, or has not
-            been called.
+        factor: The constant; None if the layer does something else with this output, has not been
+            called, or if the norm reads something else than the output of the MLP.
     """
 
-    def __init__(self, layer: nn.Module, mlp: nn.Module) -> None:
-        self._layer, self._mlp = layer, mlp
+    def __init__(self, layer: nn.Module, mlp: nn.Module, norm: nn.Module | None) -> None:
+        self._layer, self._mlp, self._norm = layer, mlp, norm
+        self._output: torch.Tensor | None = None
         self._leaf: torch.Tensor | None = None
         self._calls = 0
+        self._follows = norm is None
         self.factor: float | None = None
 
     def hooks(self) -> list[Any]:
         """Places the hooks, which the caller removes."""
-        return [
-            self._mlp.register_forward_hook(self._cut),
+        last = self._mlp if self._norm is None else self._norm
+        handles = [
+            last.register_forward_hook(self._cut),
             self._layer.register_forward_hook(self._differentiate),
         ]
+        if self._norm is not None:
+            handles += [
+                self._mlp.register_forward_hook(self._keep),
+                self._norm.register_forward_pre_hook(self._compare),
+            ]
+        return handles
+
+    def _keep(self, module: nn.Module, args: object, output: Any) -> None:
+        with suppress(SeveralStreamsError):
+            self._output = stream_of(output)
+
+    def _compare(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        """Finds out whether the norm reads the output of the MLP, and nothing else."""
+        own, given = self._output, args[0] if args else None
+        self._follows = own is not None and given is not None and torch.equal(own, given)
 
     def _cut(self, module: nn.Module, args: object, output: Any) -> Any:
         """Lets the graph of gradients begin at the output of the MLP."""
@@ -163,7 +197,7 @@ class _Probe:
             stream = stream_of(output, None if leaf is None else leaf.shape[2])
         except SeveralStreamsError:
             return None
-        if leaf is not None and self._calls == 1 and stream.requires_grad:
+        if leaf is not None and self._calls == 1 and self._follows and stream.requires_grad:
             self.factor = _constant(stream, leaf)
         return with_stream(output, stream.detach())  # the next layer has a graph of its own
 

@@ -14,7 +14,8 @@ from torch import nn
 from steer_lightning.model.attention import weights_in
 from steer_lightning.model.policy import Policy
 from steer_lightning.results.lens.layer_parts import LayerParts, read_text
-from steer_lightning.steering.model_parts import stream_of
+from steer_lightning.steering import SiteVectors, find_sites
+from steer_lightning.steering.model_parts import outputs_seen
 from steer_lightning.steering.vector_hooks import HookedVectors
 
 Place = tuple[Literal["attention", "mlp"], int]
@@ -26,9 +27,13 @@ class Seen:
     """What a part of a layer did with a text of T tokens."""
 
     given: torch.Tensor
-    """First tensor that the part has read: the stream, behind a norm or not, (1, T, D)."""
+    """First tensor that the attention or the MLP itself has read: the stream, behind a norm or not,
+    (1, T, D)."""
     output: torch.Tensor
-    """Weights (H, T, T) of an attention; what an MLP adds to the stream, (T, D). Both float32."""
+    """Weights (H, T, T) of an attention; what an MLP adds to the stream, (T, D). Both float32.
+
+    A vector at the output of an MLP is not part of it, even where a norm behind the MLP reads their
+    sum: it is what that norm makes of the output of the MLP alone."""
 
 
 class _Enough(Exception):
@@ -38,7 +43,7 @@ class _Enough(Exception):
 class Passes:
     """Reads texts with a choice of vectors, and returns what happens at the places of a model.
 
-    The outputs are those of the modules themselves, before vectors are added to them.
+    The outputs are those of attention and MLP themselves, before vectors are added to them.
 
     Args:
         policy: Policy that is loaded and steered by vectors, within `open_weights`.
@@ -75,6 +80,33 @@ class Passes:
         modules = self._modules if wanted is None else {p: self._modules[p] for p in wanted}
         with _only(self._policy, layer):
             return self._read(ids, modules)
+
+    @torch.no_grad()
+    def vectors(self, ids: torch.Tensor) -> dict[int, torch.Tensor]:
+        """Returns what the vector of each layer, alone, adds at its site to a token that it steers.
+
+        Args:
+            ids: Tokens of a text, (1, T).
+
+        Returns:
+            By layer, the plain vector for each token, times its gate if it has one, (T, D) float32.
+        """
+        vectors, scale = self._policy.steering, self._policy.attachment.scale
+        assert isinstance(vectors, SiteVectors)
+        rows = range(len(vectors.layers))
+        found = {vectors.layers[k]: vectors.plain(k, scale).expand(ids.shape[1], -1) for k in rows}
+        if not vectors.by_token:
+            return found
+
+        def see(row: int, stream: torch.Tensor) -> None:
+            layer = vectors.layers[row]
+            found[layer] = vectors.gate(row, stream)[0].float() * found[layer]
+
+        # a vector alone finds the stream of the base at its site
+        places = find_sites(self._policy.layers, vectors.layers, vectors.site)
+        with self._policy.at_scale(0.0), outputs_seen(places, see):
+            read_text(self._policy, ids)
+        return found
 
     def first_changed(self, ids: torch.Tensor, layer: int) -> dict[str, Place]:
         """Returns the first attention and the first MLP that read something else with a vector.
@@ -126,7 +158,7 @@ class Passes:
     def _plain(self, place: Place, output: Any, num_tokens: int) -> torch.Tensor:
         kind, layer = place
         if kind == "mlp":
-            return self._parts.mlp[layer].factor * stream_of(output)[0].float()
+            return self._parts.mlp[layer].added(output)[0]
         weights = weights_in(output, num_tokens)
         assert weights is not None, "the module returned weights for another text"
         return weights

@@ -33,9 +33,9 @@ def test_parts_of_each_architecture(architecture: str) -> None:
     assert set(found.mlp) == (set() if architecture in WITHOUT_MLP else {0, 1, 2})
     for layer, mlp in found.mlp.items():
         assert mlp.factor == pytest.approx(1, abs=1e-4)
-        assert mlp.is_site == (architecture not in NORM_BEHIND)
-        name = "mlp" if mlp.is_site else "post_feedforward_layernorm"
-        assert mlp.module is getattr(policy.layers[layer], name)
+        assert mlp.module is policy.layers[layer].mlp
+        behind = architecture in NORM_BEHIND
+        assert mlp.norm is (policy.layers[layer].post_feedforward_layernorm if behind else None)
     with torch.no_grad():
         assert torch.equal(policy.model(IDS).logits, before), "nothing is left behind"
 
@@ -46,6 +46,18 @@ def test_layers_that_do_something_else(architecture: str) -> None:
     policy = odd_policy(architecture, SteeringVectors())
     with open_weights(policy.model):
         assert find_parts(policy, IDS).mlp == {}
+
+
+def test_a_norm_that_reads_more_than_its_mlp_is_not_seen() -> None:
+    """What the MLP alone would add can't be told then."""
+    policy = odd_policy("afmoe", SteeringVectors())
+    with open_weights(policy.model):
+        found = find_parts(policy, IDS)
+        norms = [layer.post_mlp_layernorm for layer in policy.layers]
+        assert [mlp.norm for mlp in found.mlp.values()] == norms
+        assert [mlp.module for mlp in found.mlp.values()] == [x.mlp for x in policy.layers]
+        norms[1].register_forward_pre_hook(lambda module, args: (args[0] + 1,), prepend=True)
+        assert sorted(find_parts(policy, IDS).mlp) == [0, 2, 3]
 
 
 class Scaled(nn.Module):

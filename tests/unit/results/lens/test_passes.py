@@ -13,6 +13,7 @@ from steer_lightning.results.lens.layer_parts import find_parts
 from steer_lightning.results.lens.passes import Passes
 from steer_lightning.steering import SteeringVectors
 from steer_lightning.testing import tiny_model, tiny_policy
+from tests.odd_places import odd_policy
 
 IDS = torch.arange(3, 15)[None]
 
@@ -40,6 +41,24 @@ def test_the_next_parts_behind_each_site(site: str, attention: int, mlp: int) ->
         found = Passes(policy, find_parts(policy, IDS))
         expected = {"attention": ("attention", attention), "mlp": ("mlp", mlp)}
         assert found.first_changed(IDS, 1) == expected
+
+
+@pytest.mark.parametrize("architecture", ["gemma2", "gemma3", "olmo2", "glm4"])
+def test_a_norm_behind_an_mlp_is_not_the_next_mlp(architecture: str) -> None:
+    """A vector at the output of the MLP goes into that norm, and the MLP before it sees nothing."""
+    if architecture == "glm4":
+        policy = odd_policy(architecture, SteeringVectors(site="mlp_output"))
+    else:
+        policy = steered(architecture, "mlp_output")
+    policy.steering.set_vectors(torch.ones_like(policy.steering.vectors))  # type: ignore[operator]
+    with open_weights(policy.model):
+        found = Passes(policy, find_parts(policy, IDS))
+        expected = {"attention": ("attention", 2), "mlp": ("mlp", 2)}
+        assert found.first_changed(IDS, 1) == expected
+        base, together = found.base(IDS), found.together(IDS)
+        torch.testing.assert_close(together["mlp", 0].output, base["mlp", 0].output)
+        torch.testing.assert_close(together["mlp", 0].given, base["mlp", 0].given)
+        assert not torch.equal(together["mlp", 1].output, base["mlp", 1].output)
 
 
 def test_the_mlp_of_a_parallel_layer_does_not_read_its_attention() -> None:
