@@ -98,7 +98,7 @@ def quantized_bytes(num_weights: int, bits: Bits) -> int:
         num_weights: Number of weights of the matrix.
         bits: Number of bits of each weight.
     """
-    return -(-num_weights * bits // 8) + 4 * -(-num_weights // BLOCK) + 4 * 2**bits
+    return -(-num_weights * bits // 8) + 4 * -(-num_weights // BLOCK) + 4 * (1 << bits)
 
 
 class _Product(torch.autograd.Function):

@@ -37,9 +37,8 @@ def attach(
     the first pass.
 
     While anything is attached, `generate` does not compile the model. A compiled model is refused,
-    unless only its layers are compiled, each separately. Attach to the original model instead of
-    the result of `torch.compile`. Code compiled from it, earlier or later, then follows each
-    attachment, change of scale and removal, and is compiled again at the next call.
+    unless only its layers are compiled, each separately. Attach to the original model: code
+    compiled from it, earlier or later, then follows each attachment, change and removal.
 
     Args:
         model: Transformers causal language model.
@@ -68,8 +67,7 @@ def attach(
             "vectors",
             _kind(vectors),
             rule="must be the folder of a run, a file of vectors, loaded vectors, or one tensor",
-            fix="Attach several results one after another; turn a list of rows into a tensor "
-            "with torch.stack",
+            fix="Attach results one after another; make one tensor of rows with torch.stack",
         )
     if layers_path is not None:
         vectors.layers_path = layers_path

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ from typing_extensions import Self
 
 from steer_lightning.errors import ConfigError
 from steer_lightning.steering.base import BASE_BITS, Batches, Steering
-from steer_lightning.steering.kl_size import measure_kl_size
+from steer_lightning.steering.kl_size import Batch, measure_kl_size
 from steer_lightning.steering.layers import (
     check_ascending,
     find_layers,
@@ -262,7 +262,9 @@ class SiteVectors(Steering):
             self.set_vectors(plain)
         self._started_from = None
 
-    def _measure_units(self, model: nn.Module, layers: nn.ModuleList, batches: Batches) -> None:
+    def _measure_units(
+        self, model: nn.Module, layers: nn.ModuleList, batches: Sequence[Batch]
+    ) -> None:
         if self.scale == "none":
             self.set_unit(torch.ones_like(self.unit))
             return
