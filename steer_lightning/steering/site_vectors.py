@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -262,17 +262,15 @@ class SiteVectors(Steering):
             self.set_vectors(plain)
         self._started_from = None
 
-    def _measure_units(
-        self, model: nn.Module, layers: nn.ModuleList, batches: Sequence[Batch]
-    ) -> None:
+    def _measure_units(self, model: nn.Module, layers: nn.ModuleList, texts: list[Batch]) -> None:
         if self.scale == "none":
             self.set_unit(torch.ones_like(self.unit))
             return
         places = find_sites(layers, self.layers, self.site)
-        sizes = measure_rms(model, places, batches)
+        sizes = measure_rms(model, places, texts)
         factor = 1.0
         if self.scale == "kl":
-            factor = measure_kl_size(model, places, sizes, self.width, batches)
+            factor = measure_kl_size(model, places, sizes, self.width, texts)
         self.set_unit(sizes * factor)
         self.stream.copy_(sizes)
 
