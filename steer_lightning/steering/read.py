@@ -31,7 +31,7 @@ class READ(Steering):
     For each token alone, with phi_i (D,) the output of layer i of N,
 
         s_i = tanh(W_down phi_i / rms(phi_i) + W_state s_{i-1} + b),   s_0 = 0,
-        phi_N <- phi_N + scale * W_up s_N.
+        phi_N <- phi_N + scale * rms(phi_N) W_up s_N.
 
     The recurrence runs over the layers, whose weights are shared; tokens do not see each other's
     states. No gradient passes through a layer of the model. W_up (D, r) is zero at the start, so
@@ -41,8 +41,9 @@ class READ(Steering):
     The method is that of arXiv 2305.15348, of which only summaries were at hand: a recurrent
     network beside the frozen model, whose input a joiner network makes of the model's hidden
     states, and whose output corrects the last one. Choices of this package are that the joiner is
-    a projection of phi_i alone, that phi_i is divided by its root mean square, since its size grows
-    over the layers and would saturate tanh, and that W_up starts at zero.
+    a projection of phi_i alone, that W_up starts at zero, and that everything is in units of the
+    root mean square of phi_i, which grows over the layers: without it tanh would saturate, and
+    learning rates would mean something else for each model.
 
     Args:
         rank: Number r of numbers of the state; at most D.
@@ -98,6 +99,7 @@ class READ(Steering):
     def build(self, model: nn.Module) -> None:
         """Creates the parameters, or checks that they fit; see `Steering.build`."""
         width, num_layers = stream_width(model), len(find_layers(model, self.layers_path))
+        _check_tokens(model)
         if self.num_layers:
             self._check_fit(type(model).__name__, width, num_layers)
             return
@@ -167,15 +169,20 @@ class READ(Steering):
             state: s_{i-1} of each token, (rows, T, r); None is zero.
         """
         exact, device = stream.float(), stream.device
-        size = exact.pow(2).mean(-1, keepdim=True).add(1e-12).sqrt()
-        sums = (exact / size) @ self.down.to(device).T + self.bias.to(device)
+        sums = (exact / _size(exact)) @ self.down.to(device).T + self.bias.to(device)
         if state is not None:  # the layers of a large model may lie on several devices
             sums = sums + state.to(device) @ self.recurrent.to(device).T
         return torch.tanh(sums)
 
-    def correction(self, state: torch.Tensor) -> torch.Tensor:
-        """Returns W_up s of each token, (rows, T, D) float32, for states (rows, T, r)."""
-        return state @ self.up.to(state.device).T
+    def correction(self, stream: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
+        """Returns rms(phi) W_up s of each token, (rows, T, D) float32.
+
+        Args:
+            stream: Output phi of the last layer, (rows, T, D).
+            state: s of each token, (rows, T, r).
+        """
+        device = stream.device
+        return _size(stream.float()) * (state.to(device) @ self.up.to(device).T)
 
     # ---- reporting and the file
 
@@ -212,6 +219,24 @@ class READ(Steering):
             **self.base_facts,
         }
         write_result(path, {part: getattr(self, part) for part in PARTS}, metadata)
+
+
+def _size(stream: torch.Tensor) -> torch.Tensor:
+    """Returns the root mean square of each token of a stream, (rows, T, 1), above zero."""
+    return stream.pow(2).mean(-1, keepdim=True).add(1e-12).sqrt()
+
+
+def _check_tokens(model: Any) -> None:
+    """Raises a ConfigError if some layers read fewer tokens than those before them."""
+    if getattr(model.config.get_text_config(), "num_kv_shared_layers", 0):
+        raise ConfigError(
+            "model.steering",
+            "READ",
+            rule=f"the model.base {type(model).__name__} has layers that share keys",
+            why="Such layers read only the tokens whose logits are requested, so that the states "
+            "of tokens would be mixed up",
+            fix="Use another base, or train vectors",
+        )
 
 
 def load_read(path: Path) -> READ:

@@ -26,7 +26,7 @@ class SideNetwork(Protocol):
     def next_state(self, stream: torch.Tensor, state: torch.Tensor | None) -> torch.Tensor:
         """Returns the states of tokens after a layer, (rows, T, r)."""
 
-    def correction(self, state: torch.Tensor) -> torch.Tensor:
+    def correction(self, stream: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
         """Returns the corrections of tokens, (rows, T, D)."""
 
 
@@ -84,12 +84,12 @@ class HookedRead(Attachment):
         self._num_read = row + 1
 
     def _correct(self, module: nn.Module, args: object, output: Any) -> Any:
-        """Adds `scale * W_up s` to the output of the last layer, in the dtype of the stream."""
+        """Adds the correction to the output of the last layer, in the dtype of the stream."""
         if self.is_paused:
             return None
         stream = self._stream(output, expected=len(self._network.layers))
         assert self._state is not None
-        change = self.scale * self._network.correction(self._state)
+        change = self.scale * self._network.correction(stream, self._state)
         self._state, self._num_read = None, 0
         return with_stream(output, stream + change.to(stream))
 
@@ -101,11 +101,10 @@ class HookedRead(Attachment):
                 "model.steering",
                 UNKNOWN,
                 rule="READ needs each layer to be called once and in order",
-                why="A layer was skipped, or called again, as the gradient checkpointing of "
+                why="A layer was skipped, or called again, as the activation checkpointing of "
                 "transformers does in the backward pass",
-                fix="Call the model as a whole. For less memory, set "
-                "model.activation_checkpointing, or call "
-                "model.gradient_checkpointing_disable()",
+                fix="Call the model as a whole, and model.activation_checkpointing_disable() "
+                "before. In training, set model.activation_checkpointing",
             )
         try:
             stream = stream_of(output, self._network.width)

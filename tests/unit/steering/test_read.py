@@ -13,9 +13,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from steer_lightning import ConfigError, attach
+from steer_lightning.evaluation.ablation import arms_of
 from steer_lightning.losses import PolicyGradient
 from steer_lightning.rollout import DecodeEngine, GenerateEngine, Sampling
-from steer_lightning.steering import READ, find_result, load_steering
+from steer_lightning.steering import READ, find_result, find_vectors, load_steering, load_vectors
+from steer_lightning.steering.row_vectors import steers_rows
 from steer_lightning.testing import check_engine, make_prompts, tiny_model, tiny_policy
 from steer_lightning.training.batch import Batch
 from steer_lightning.training.gradient import BatchGradient
@@ -51,7 +53,9 @@ def published(read: READ, model: Any, phis: list[torch.Tensor], scale: float) ->
                 phi = phis[layer][row, token]
                 phi = phi / (phi.norm() / read.width**0.5)
                 state = torch.tanh(read.down @ phi + read.recurrent @ state + read.bias)
-            tokens.append(phis[-1][row, token] + scale * read.up @ state)
+            last = phis[-1][row, token]
+            unit = last.norm() / read.width**0.5
+            tokens.append(last + scale * unit * read.up @ state)
         rows.append(torch.stack(tokens))
     logits: torch.Tensor = model.lm_head(model.model.norm(torch.stack(rows)))
     return logits
@@ -71,7 +75,8 @@ def test_a_token_by_hand() -> None:
         # phi_2 = (0, -2), whose root mean square is 1.4142: (0, -1.4142)
         second = read.next_state(torch.tensor([[[0.0, -2.0]]]), first)
         torch.testing.assert_close(second, (2 * first - 0.1 - 0.707107).tanh())
-        torch.testing.assert_close(read.correction(second), second * torch.tensor([3.0, -1.0]))
+        found = read.correction(torch.tensor([[[0.0, -2.0]]]), second)
+        torch.testing.assert_close(found, 1.414214 * second * torch.tensor([3.0, -1.0]))
         nothing = read.next_state(torch.zeros(1, 1, 2), None)
     torch.testing.assert_close(nothing, torch.tensor([[[-0.1]]]).tanh())
 
@@ -192,6 +197,27 @@ def test_sampler_and_trainer_agree(kind: Callable[[], Any], layers: str | list[i
             assert gradient.abs().max() > 0 or (layers == [2] and name == "recurrent")
 
 
+@pytest.mark.skipif(
+    torch.__version__.startswith("2.6"),
+    reason="torch 2.6 can't compile models of transformers 5.23",
+)
+def test_layers_that_are_compiled_each_hand_on_the_state() -> None:
+    model, read = tiny_model("llama", layers=2).requires_grad_(False), READ(rank=3)
+    read.build(model)
+    disturb(read)
+    with attach(model, read), torch.no_grad():
+        expected = model(IDS, use_cache=False).logits
+    torch._dynamo.reset()
+    for layer in model.model.layers:
+        layer.compile(backend="eager")
+    with torch.no_grad():
+        base = model(IDS, use_cache=False).logits  # compiles
+        with attach(model, read):
+            torch.testing.assert_close(model(IDS, use_cache=False).logits, expected)
+        assert torch.equal(model(IDS, use_cache=False).logits, base)
+    torch._dynamo.reset()
+
+
 # ---- what can't be right is refused
 
 
@@ -199,9 +225,9 @@ def test_sampler_and_trainer_agree(kind: Callable[[], Any], layers: str | list[i
 def test_layers_that_run_again_in_the_backward_pass_are_refused(reentrant: bool) -> None:
     model, read = tiny_model("llama").requires_grad_(False), READ()
     model.train()
-    model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+    model.activation_checkpointing_enable({"use_reentrant": reentrant})
     model.enable_input_require_grads()
-    with attach(model, read), pytest.raises(ConfigError, match=r"gradient_checkpointing_disable"):
+    with attach(model, read), pytest.raises(ConfigError, match=r"activation_checkpointing_disable"):
         model(IDS).logits.sum().backward()
 
 
@@ -212,21 +238,36 @@ def test_skipped_and_shared_layers_are_refused() -> None:
         place = model.model.rotary_emb(hidden, torch.arange(5)[None])
         with pytest.raises(ConfigError, match="each layer to be called once and in order"):
             middle(hidden, position_embeddings=place)
-        model.config.num_hidden_layers = 2  # the model then stops before the last layer
     model.model.layers[1] = model.model.layers[0]
     with pytest.raises(ConfigError, match="same module at several places"):
         attach(model, read)
 
 
-def test_several_streams_and_missing_tokens_are_refused() -> None:
-    with pytest.raises(ConfigError, match="layers that pass on one stream"):
-        attach(tiny_model("gemma3n"), READ())
+def test_other_streams_and_missing_tokens_are_refused() -> None:
+    with pytest.raises(ConfigError, match="layers that share keys"):
+        READ().build(tiny_model("gemma4"))
     model, read = tiny_model("llama").requires_grad_(False), READ()
-    with attach(model, read):
-        cut = model.model.layers[1].register_forward_hook(lambda _, args, output: output[:, -1:])
-        with pytest.raises(ConfigError, match="states of 5 tokens, but a layer returns 1"):
+    for change, told in (
+        (lambda output: output[None], "layers that pass on one stream"),
+        (lambda output: output[:, -1:], "states of 5 tokens, but a layer returns 1"),
+    ):
+        middle = model.model.layers[1]
+        handle = middle.register_forward_hook(lambda _, args, out, change=change: change(out))
+        with attach(model, read) as attachment, pytest.raises(ConfigError, match=told):
             model(IDS)
-        cut.remove()
+        attachment.remove()
+        handle.remove()
+
+
+def test_only_vectors_are_exported_looked_at_and_steered_row_by_row(tmp_path: Path) -> None:
+    path, read = saved(tmp_path)
+    with pytest.raises(ConfigError, match="contains no steering_vectors"):
+        find_vectors(tmp_path)
+    with pytest.raises(ConfigError, match=r"read\.safetensors"):
+        load_vectors(path)
+    assert not steers_rows(read)
+    with pytest.raises(ConfigError, match="steering is READ, of which no layer can be left out"):
+        arms_of(None, "each", read)
 
 
 def test_bad_settings_are_refused() -> None:
