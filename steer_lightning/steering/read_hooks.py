@@ -36,7 +36,8 @@ class HookedRead(Attachment):
     The state lives from the first layer that is read to the last layer of the model. Each layer
     must be called once and in order. Everything else is refused when it happens, also in a backward
     pass that calls layers again, since it would continue from a state of another layer. The
-    package's own activation checkpointing recomputes layers without their hooks, and so is right.
+    package's own activation checkpointing, and that of transformers 5.23, recompute a layer without
+    its hooks, and so are right.
 
     Args:
         model: Model to steer.
@@ -101,10 +102,10 @@ class HookedRead(Attachment):
                 "model.steering",
                 UNKNOWN,
                 rule="READ needs each layer to be called once and in order",
-                why="A layer was skipped, or called again, as the activation checkpointing of "
-                "transformers does in the backward pass",
-                fix="Call the model as a whole, and model.activation_checkpointing_disable() "
-                "before. In training, set model.activation_checkpointing",
+                why="A layer was skipped, or called again, as checkpoint(layer, ...) does in the "
+                "backward pass",
+                fix="Call the model as a whole. To recompute activations, set "
+                "model.activation_checkpointing",
             )
         try:
             stream = stream_of(output, self._network.width)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from torch.utils.checkpoint import checkpoint
 
 from steer_lightning import ConfigError, attach
 from steer_lightning.evaluation.ablation import arms_of
@@ -157,8 +159,10 @@ def test_a_token_alone_and_a_pass_left_halfway() -> None:
         assert torch.equal(model(IDS).logits, whole)
 
 
-@pytest.mark.parametrize("layers", ["all", [0, 1], [2]])
-@pytest.mark.parametrize("kind", [DecodeEngine, GenerateEngine])
+@pytest.mark.parametrize(
+    ("kind", "layers"),
+    [(DecodeEngine, "all"), (DecodeEngine, [0, 1]), (DecodeEngine, [2]), (GenerateEngine, "all")],
+)
 def test_sampler_and_trainer_agree(kind: Callable[[], Any], layers: str | list[int]) -> None:
     policy = tiny_policy("qwen2", READ(rank=3, layers=layers))
     disturb(policy.steering)
@@ -221,14 +225,34 @@ def test_layers_that_are_compiled_each_hand_on_the_state() -> None:
 # ---- what can't be right is refused
 
 
+def test_the_checkpointing_of_transformers_changes_no_gradient() -> None:
+    """It runs a layer again without its hooks."""
+    model, read = tiny_model("llama").requires_grad_(False), READ(rank=3)
+    found = []
+    with attach(model, read):
+        disturb(read)
+        model.train()
+        for prepare in (lambda: None, model.activation_checkpointing_enable):
+            prepare()
+            logits = model(IDS, use_cache=False).logits
+            found.append(torch.autograd.grad(logits.square().sum(), list(read.parameters())))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
+        assert one.abs().max() > 0
+
+
 @pytest.mark.parametrize("reentrant", [True, False])
-def test_layers_that_run_again_in_the_backward_pass_are_refused(reentrant: bool) -> None:
+def test_layers_whose_hooks_run_again_in_the_backward_pass_are_refused(reentrant: bool) -> None:
     model, read = tiny_model("llama").requires_grad_(False), READ()
-    model.train()
-    model.activation_checkpointing_enable({"use_reentrant": reentrant})
-    model.enable_input_require_grads()
-    with attach(model, read), pytest.raises(ConfigError, match=r"activation_checkpointing_disable"):
-        model(IDS).logits.sum().backward()
+    with attach(model, read):
+        disturb(read)
+        hidden = model.model.embed_tokens(IDS).requires_grad_(True)
+        place = model.model.rotary_emb(hidden, torch.arange(5)[None])
+        for layer in model.model.layers:
+            run = partial(layer, position_embeddings=place)
+            hidden = checkpoint(run, hidden, use_reentrant=reentrant)
+        with pytest.raises(ConfigError, match=r"once and in order.*checkpoint\(layer"):
+            hidden.sum().backward()
 
 
 def test_skipped_and_shared_layers_are_refused() -> None:
@@ -251,12 +275,13 @@ def test_other_streams_and_missing_tokens_are_refused() -> None:
         (lambda output: output[None], "layers that pass on one stream"),
         (lambda output: output[:, -1:], "states of 5 tokens, but a layer returns 1"),
     ):
-        middle = model.model.layers[1]
-        handle = middle.register_forward_hook(lambda _, args, out, change=change: change(out))
-        with attach(model, read) as attachment, pytest.raises(ConfigError, match=told):
-            model(IDS)
-        attachment.remove()
-        handle.remove()
+        with attach(model, read):
+            handle = model.model.layers[1].register_forward_hook(
+                lambda _, args, output, change=change: change(output), prepend=True
+            )
+            with pytest.raises(ConfigError, match=told):
+                model(IDS)
+            handle.remove()
 
 
 def test_only_vectors_are_exported_looked_at_and_steered_row_by_row(tmp_path: Path) -> None:
