@@ -41,8 +41,8 @@ Run = dict[str, Any]
 class Arm:
     """What is trained, and how fast.
 
-    The rates were chosen among two or three on another seed, 100; none was chosen finely, and that
-    of SMoA is the only one that was tried.
+    The rates were chosen among two or three on another seed, 100; none was chosen finely, and those
+    of SMoA and READ are the only ones that were tried.
     """
 
     kind: str
@@ -66,6 +66,7 @@ ARMS = {
     "LoRA, rank 1 on down_proj": Arm("LoRA", 0.01, ("rank=1", "target_modules=[down_proj]")),
     "VeRA, rank 64": Arm("VeRA", 0.05, ("rank=64",)),
     "LoReFT, rank 1": Arm("LoReFT", 0.005, ("rank=1",)),
+    "READ, rank 8": Arm("READ", 0.01, ("rank=8",)),
     "SMoA, rank 1, 2 parts": Arm("SMoA", 0.02, ("rank=1",)),
     FULL: Arm("FullFinetune", 0.0003),
     **{f"layer {k} alone": Arm("SteeringVectors", 0.02, (f"layers=[{k}]",)) for k in LAYERS},

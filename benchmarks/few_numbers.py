@@ -61,6 +61,7 @@ ARMS = {
     "projected vectors, 13 numbers": projected(13),
     "TinyLoRA, 13 numbers": tiny(13, 1.0),
     "LoReFT, rank 1": Arm("LoReFT", (0.001, 0.005), ("rank=1",)),
+    "READ, rank 8": Arm("READ", (0.002, 0.01), ("rank=8",)),
     "VeRA, rank 64": Arm("VeRA", (0.01, 0.05), ("rank=64",)),
     "SMoA, rank 1, 2 parts": Arm("SMoA", (0.003, 0.02), ("rank=1",)),
     "TinyLoRA, 13 numbers a matrix": tiny(13, 0.0),

@@ -36,7 +36,7 @@ ROOMS: dict[str, dict[str, str]] = {
     "RolloutEngine": {"rollout": "DecodeEngine GenerateEngine VLLMEngine"},
     "Steering": {
         "steering": "AdaptiveVectors BitFit FullFinetune LoRA LoReFT "
-        "LowRankVectors ProjectedVectors SMoA SteeringVectors TinyLoRA VeRA VectorFit"
+        "LowRankVectors ProjectedVectors READ SMoA SteeringVectors TinyLoRA VeRA VectorFit"
     },
     "Module": {"optim": "NormClip RunningNormClip"},
     "Callback": {

@@ -19,6 +19,7 @@ from steer_lightning.steering.layers import find_layers, parse_layers, stream_wi
 from steer_lightning.steering.lora import LoRA
 from steer_lightning.steering.low_rank import LowRankVectors
 from steer_lightning.steering.projected import ProjectedVectors
+from steer_lightning.steering.read import READ
 from steer_lightning.steering.reft import LoReFT
 from steer_lightning.steering.site_vectors import SiteVectors, warn_of_another_base
 from steer_lightning.steering.sites import find_sites
@@ -37,6 +38,7 @@ __all__ = [
     "LoReFT",
     "LowRankVectors",
     "ProjectedVectors",
+    "READ",
     "SMoA",
     "TinyLoRA",
     "VeRA",

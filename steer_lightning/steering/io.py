@@ -16,6 +16,7 @@ from steer_lightning.steering.full import FullFinetune
 from steer_lightning.steering.layers import in_layer_order
 from steer_lightning.steering.lora import LoRA, load_lora
 from steer_lightning.steering.peft_modules import CONFIG, read_config
+from steer_lightning.steering.read import READ, load_read
 from steer_lightning.steering.reft import LoReFT, load_reft
 from steer_lightning.steering.result_file import read_metadata
 from steer_lightning.steering.site_vectors import SiteVectors
@@ -36,7 +37,8 @@ ADAPTERS: dict[str, type[FrozenMatrices]] = {"TINYLORA": TinyLoRA, "VERA": VeRA}
 """Kinds whose results are folders in PEFT's format, by PEFT's name; all others are read as LoRA."""
 RESULTS = (
     *(SteeringVectors.file_name, AdaptiveVectors.file_name, WeightChanges.file_name),
-    *(LoReFT.file_name, LoRA.file_name, TinyLoRA.file_name, VeRA.file_name),
+    *(LoReFT.file_name, READ.file_name),
+    *(LoRA.file_name, TinyLoRA.file_name, VeRA.file_name),
 )
 """Names of the results of runs, by the kind that was trained."""
 
@@ -172,6 +174,8 @@ def load_steering(path: str | Path) -> Steering:
     kind = read_metadata(path)[0].get("kind", "")
     if kind == LoReFT.__name__:
         return load_reft(path)
+    if kind == READ.__name__:
+        return load_read(path)
     if kind not in CHANGES:
         return load_vectors(path)
     found = CHANGES[kind]()

@@ -21,6 +21,7 @@ from steer_lightning.evaluation.runner import EVALUATION_STEP
 from steer_lightning.model.policy import Policy
 from steer_lightning.rollout import DecodeEngine, Sampling
 from steer_lightning.steering import (
+    READ,
     AdaptiveVectors,
     BitFit,
     FullFinetune,
@@ -134,6 +135,7 @@ KINDS: dict[str, Steering] = {
     "some tokens": SteeringVectors([0, 2], site="mlp_output", tokens="completion"),
     "adaptive": AdaptiveVectors(),
     "lora": LoRA(rank=2),
+    "side network": READ(rank=2),
     "full": FullFinetune(),
     "biases": BitFit(),
     "vectorfit": VectorFit(),

@@ -14,6 +14,7 @@ pytestmark = pytest.mark.slow
 KINDS: dict[str, dict[str, Any]] = {
     "AdaptiveVectors": {"tokens": "completion", "site": "mlp_output"},
     "LoRA": {"rank": 2},
+    "READ": {"rank": 3},
     "TinyLoRA": {"u": 3, "weight_tying": 0.5},
 }
 
@@ -42,6 +43,12 @@ def test_a_run_goes_on_exactly_and_two_processes_are_one(
     for name in trained:
         assert torch.equal(went_on[name], whole[name]), name
         torch.testing.assert_close(two[name], whole[name], rtol=1e-3, atol=1e-4)
+    if kind == "READ":  # its hooks work beside those of a sharded base
+        done = run(config, "--trainer.devices=2", "--trainer.strategy=fsdp2", "--ckpt_path=new")
+        assert done.returncode == 0, done.stderr
+        sharded = load_checkpoint(tmp_path / "runs/run-5/checkpoints/last.ckpt")["state_dict"]
+        for name in trained:
+            torch.testing.assert_close(sharded[name], whole[name], rtol=1e-3, atol=1e-4)
     if kind == "LoRA":
         done = run(config, "--trainer.devices=2", "--trainer.strategy=fsdp2", "--ckpt_path=new")
         assert done.returncode == 2  # before there is a second process

@@ -193,7 +193,7 @@ MISTAKES = [
     ),
     (["--grid", "model.steering.init_args.layers=[[0],[7]]"], "experiment layers=7: model.steerin"),
     (
-        ["--grid", "model.steering=[LoRA,BitFit]"],
+        ["--grid", "model.steering=[LoRA,READ]"],
         "experiment steering=LoRA: model.steering = ",
     ),
     (

@@ -17,6 +17,7 @@ from steer_lightning.model.hub import pad_token_id
 from steer_lightning.model.policy import Policy
 from steer_lightning.rollout import GenerateEngine, Sampling
 from steer_lightning.steering import (
+    READ,
     AdaptiveVectors,
     BitFit,
     FullFinetune,
@@ -207,6 +208,7 @@ EVERY_KIND: dict[str, Callable[[], Steering]] = {
     "singular values": VectorFit,
     "parts": partial(SMoA, rank=2),
     "edits": LoReFT,
+    "side network": READ,
     "full": FullFinetune,
 }
 by_kind = pytest.mark.parametrize("kind", EVERY_KIND)

@@ -15,7 +15,7 @@ from steer_lightning.rollout.sent_vectors import (
     check_steerable,
     vectors_of,
 )
-from steer_lightning.steering import AdaptiveVectors, BitFit, SteeringVectors
+from steer_lightning.steering import READ, AdaptiveVectors, BitFit, SteeringVectors
 from steer_lightning.testing import tiny_policy
 
 
@@ -87,7 +87,7 @@ def test_a_policys_vectors_are_sent_as_they_act() -> None:
 
 
 @pytest.mark.parametrize(
-    "steering", [AdaptiveVectors(), BitFit(), SteeringVectors(tokens="prompt"),
+    "steering", [AdaptiveVectors(), BitFit(), READ(), SteeringVectors(tokens="prompt"),
                  SteeringVectors(site="input_norm")]
 )  # fmt: skip
 def test_what_one_vector_a_layer_can_not_do_is_refused(steering: Any) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from steer_lightning import ConfigError, attach
-from steer_lightning.steering import FullFinetune, SteeringVectors
+from steer_lightning.steering import READ, FullFinetune, SteeringVectors
 from steer_lightning.testing import tiny_model
 
 IDS = torch.tensor([[1, 10, 20, 30, 40]])
@@ -143,6 +143,13 @@ def all_weights(model: Any) -> FullFinetune:
     return steering.requires_grad_(False)
 
 
+def side_network(model: Any) -> READ:
+    steering = READ(rank=2)
+    steering.build(model)
+    steering.up.data.fill_(0.3)
+    return steering.requires_grad_(False)
+
+
 def with_its_own_forwards(model: Any) -> Any:
     for layer in model.model.layers:
         layer.forward = layer.forward
@@ -161,9 +168,10 @@ def with_its_own_forwards(model: Any) -> Any:
             marks=pytest.mark.slow,
         ),
         (wrapped, lambda model: model, all_weights),
+        (wrapped, lambda model: model, side_network),
         (a_function, lambda model: model, lambda model: vectors_at("mlp_output")),
     ],
-    ids=["layers", "replaced", "weights", "function"],
+    ids=["layers", "replaced", "weights", "state", "function"],
 )
 def test_what_was_compiled_before_follows_what_is_attached(
     compiled: Callable[[Any], Any], prepare: Callable[[Any], Any], kind: Callable[[Any], Any]

@@ -12,6 +12,7 @@ from steer_lightning.losses import Clip, KLToBase, PolicyGradient
 from steer_lightning.model.policy import Policy
 from steer_lightning.rollout import GenerateEngine, Sampling
 from steer_lightning.steering import (
+    READ,
     AdaptiveVectors,
     BitFit,
     FullFinetune,
@@ -47,6 +48,7 @@ UPPER: dict[str, Callable[[], Steering]] = {
     "tiny lora": partial(TinyLoRA, layers=[2]),
     "vera": partial(VeRA, layers=[2], rank=8),
     "edits": partial(LoReFT, layers=[2]),
+    "side network": partial(READ, layers=[2]),
 }
 """Kinds that train the uppermost of three layers alone."""
 
