@@ -157,6 +157,8 @@ def changed(model: nn.Module, places: Sequence[int | None], epochs: int) -> nn.M
         weights |= {f"{prefix}{k}.{name}": weight for name, weight in layer.items()}
     found = AutoModelForCausalLM.from_config(config, dtype=model.dtype)
     found.load_state_dict(weights)
+    # a configuration of the model tells only some of it: a list of EOS tokens may be lost
+    found.generation_config = copy.deepcopy(model.generation_config)
     return found.eval()
 
 

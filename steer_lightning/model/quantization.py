@@ -48,7 +48,7 @@ class Quantization:
         bits: Number of bits of a weight, 4 or 8.
         where: `both`, for one quantised base that everything reads, or `rollouts`, for a quantised
             copy beside the whole base, from which training completions are sampled. The copy needs
-            memory of its own and a loss with a correction.
+            memory of its own, and a loss with a correction unless its objective is `Likelihood`.
     """
 
     bits: Bits = 4

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from scripts import change_depth
 from scripts.change_depth import changed, new_layers, predict, read_map
@@ -81,6 +81,19 @@ def test_a_predicted_layer_stands_between_copies(capsys: pytest.CaptureFixture[s
     assert capsys.readouterr().out.startswith("layer 2 w: norm ")
     with pytest.raises(SystemExit, match="at least 3 layers"):
         new_layers(layers[:2], [0, None, 1], epochs=1)
+
+
+def test_the_new_model_stops_where_the_old_one_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, output = save_tiny(tmp_path / "base", "llama", layers=2, width=32), tmp_path / "deep"
+    told = GenerationConfig.from_pretrained(base)
+    told.eos_token_id, told.temperature, told.do_sample = [2, 7], 0.6, True
+    told.save_pretrained(base)
+    monkeypatch.setattr(sys, "argv", ["change_depth.py", base, str(output), "--map=0,1,1"])
+    change_depth.main()
+    found = AutoModelForCausalLM.from_pretrained(output).generation_config
+    assert (found.eos_token_id, found.temperature, found.do_sample) == ([2, 7], 0.6, True)
 
 
 def test_the_script_writes_a_folder_that_loads(
