@@ -109,7 +109,8 @@ def look_inside(
         The content of `inside` in `lens.json`; docs/how-to/lens.md explains the keys.
 
     Raises:
-        ConfigError: If neither attention nor MLP can be seen in any layer of the model.
+        ConfigError: If neither attention nor MLP can be seen in any layer of the model, or if they
+            are not finite with the vectors.
     """
     tokens = [prompt.token_ids for prompt in prompts if len(prompt.token_ids) > 1]
     longest = _ids(policy, max(tokens, key=len))
