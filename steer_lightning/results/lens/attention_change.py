@@ -17,7 +17,7 @@ leave it out.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -82,3 +82,43 @@ def key_sets(tokens: Sequence[str]) -> dict[str, torch.Tensor]:
         "digits": digits.expand(size, size),
         "operators": operators.expand(size, size),
     }
+
+
+class AttentionChange:
+    """The change of an attention of H heads over texts, of which only sums are kept."""
+
+    def __init__(self) -> None:
+        self._num_queries = 0
+        self._variation: torch.Tensor | float = 0.0  # sums (H,) float64
+        self._moved: dict[str, torch.Tensor | float] = dict.fromkeys(PLACES, 0.0)
+
+    def add(
+        self,
+        base: torch.Tensor,
+        steered: torch.Tensor,
+        sets: Mapping[str, torch.Tensor],
+        counted: torch.Tensor,
+    ) -> None:
+        """Adds the queries of a text.
+
+        Args:
+            base: Weights (H, T, T) of the base.
+            steered: Weights (H, T, T) of the steered model.
+            sets: Sets of keys; see `key_sets`.
+            counted: Which queries count, (T,) bool.
+        """
+        self._num_queries += int(counted.sum())
+        self._variation = self._variation + _total(variation(base, steered), counted)
+        for name, keys in sets.items():
+            gains = moved(base, steered, keys.to(base.device))
+            self._moved[name] = self._moved[name] + _total(gains, counted)
+
+    def means(self) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Returns the means over the queries, (H,) float64: the variation, and what sets gain."""
+        gains = {name: torch.as_tensor(x) / self._num_queries for name, x in self._moved.items()}
+        return torch.as_tensor(self._variation) / self._num_queries, gains
+
+
+def _total(values: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
+    """Returns the sum (H,) float64 over the queries that count, of values (H, T)."""
+    return values[:, counted].double().sum(1)

@@ -12,7 +12,7 @@ activations are outliers in many models.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,11 +20,11 @@ import torch
 from steer_lightning.errors import ConfigError
 from steer_lightning.model.attention import open_weights
 from steer_lightning.model.policy import Policy
-from steer_lightning.results.lens.attention_change import PLACES, key_sets, moved, variation
+from steer_lightning.results.lens.attention_change import AttentionChange, key_sets
 from steer_lightning.results.lens.layer_parts import LayerParts, find_parts
 from steer_lightning.results.lens.look import Look, look_at_tokens, six_digits, token_lists
 from steer_lightning.results.lens.look import token_text as text_of
-from steer_lightning.results.lens.mlp_change import MlpChange, against_vector, joined, relative
+from steer_lightning.results.lens.mlp_change import MlpChange
 from steer_lightning.results.lens.passes import Passes, Place, Seen
 from steer_lightning.steering import SiteVectors
 from steer_lightning.steering.tokens import is_steered, text_roles
@@ -83,32 +83,6 @@ class _Text:
     """Sets of keys; see `key_sets`."""
 
 
-@dataclass
-class _Attended:
-    """The change of an attention over some texts: per head, for each query."""
-
-    variation: list[torch.Tensor] = field(default_factory=list)
-    moved: dict[str, list[torch.Tensor]] = field(default_factory=lambda: {x: [] for x in PLACES})
-
-    def add(self, base: Seen, steered: Seen, text: _Text) -> None:
-        ours, theirs = base.output, steered.output
-        self.variation.append(variation(ours, theirs)[:, text.counted])
-        for name, keys in text.sets.items():
-            self.moved[name].append(moved(ours, theirs, keys.to(ours.device))[:, text.counted])
-
-    def figures(self, layer: int) -> dict[str, Any]:
-        return {
-            "layer": layer,
-            "variation": _means(self.variation),
-            "moved": {name: _means(values) for name, values in self.moved.items()},
-        }
-
-
-def _means(values: list[torch.Tensor]) -> list[float]:
-    """Returns the mean of each head over all queries."""
-    return [six_digits(x) for x in torch.cat(values, 1).double().mean(1).tolist()]
-
-
 def _text(policy: Policy, vectors: SiteVectors, tokens: Sequence[int]) -> _Text:
     ids = _ids(policy, tokens)
     counted = torch.ones_like(ids[0], dtype=torch.bool)
@@ -135,11 +109,11 @@ def look_inside(
         The content of `inside` in `lens.json`; docs/how-to/lens.md explains the keys.
 
     Raises:
-        ConfigError: If neither attention nor MLP can be seen in any layer of the model.
+        ConfigError: If neither attention nor MLP can be seen in any layer of the model, or if they
+            are not finite with the vectors.
     """
     tokens = [prompt.token_ids for prompt in prompts if len(prompt.token_ids) > 1]
     longest = _ids(policy, max(tokens, key=len))
-    texts = [_text(policy, vectors, one) for one in tokens]
     with open_weights(policy.model):
         parts = find_parts(policy, longest)
         if not parts.attention and not parts.mlp:
@@ -157,12 +131,12 @@ def look_inside(
         places = {layer: passes.first_changed(longest, layer) for layer in acting}
         factors = {layer: _factor(vectors, layer, parts) for layer in acting}
         found = _Found(places, factors)
-        for text in texts:
-            found.read(passes, text)
+        for one in tokens:
+            found.read(passes, _text(policy, vectors, one))
     numbers = range(len(policy.layers))
     return {
-        "num_texts": len(texts),
-        "num_tokens": sum(int(text.counted.sum()) for text in texts),
+        "num_texts": len(tokens),
+        "num_tokens": found.num_tokens,
         "without_attention": [k for k in numbers if k not in parts.attention],
         "without_mlp": [k for k in numbers if k not in parts.mlp],
         "alone": found.alone(policy, vectors, look),
@@ -175,23 +149,29 @@ def _ids(policy: Policy, tokens: Sequence[int]) -> torch.Tensor:
 
 
 class _Found:
-    """All changes, collected text by text.
+    """All changes, added up text by text, so that memory does not grow with the number of texts.
 
     Args:
         places: Next attention and MLP behind the vector of each layer that acts.
         factors: For the same layers, the factor with which the vector reaches the stream; None if
             modules lie between its site and the stream.
+
+    Attributes:
+        num_tokens: Number of tokens that count.
     """
 
     def __init__(
         self, places: dict[int, dict[str, Place]], factors: dict[int, float | None]
     ) -> None:
         self._places, self._factors = places, factors
-        self._attended: dict[tuple[int | None, int], _Attended] = {}  # by vector, None for all
-        self._changes: dict[tuple[int | None, int], list[MlpChange]] = {}
+        self.num_tokens = 0
+        # by the layer of the vector, None for all vectors, and that of the part
+        self._attentions: dict[tuple[int | None, int], AttentionChange] = {}
+        self._mlps: dict[tuple[int | None, int], MlpChange] = {}
 
     def read(self, passes: Passes, text: _Text) -> None:
         """Reads one text with each choice of vectors."""
+        self.num_tokens += int(text.counted.sum())
         base, vectors = passes.base(text.ids), passes.vectors(text.ids)
         self._add(None, base, passes.together(text.ids), text)
         for layer, places in self._places.items():
@@ -208,38 +188,34 @@ class _Found:
         added: torch.Tensor | None = None,
     ) -> None:
         for place, seen in steered.items():
-            kind, layer = place
+            (kind, layer), counted = place, text.counted
+            ours, theirs = base[place].output, seen.output
             if kind == "attention":
-                entry = self._attended.setdefault((vector, layer), _Attended())
-                entry.add(base[place], seen, text)
+                attention = self._attentions.setdefault((vector, layer), AttentionChange())
+                attention.add(ours, theirs, text.sets, counted)
             else:
-                ours, counted = base[place].output, text.counted
-                change = MlpChange(
-                    base=ours[counted],
-                    change=(seen.output - ours)[counted],
-                    vector=None if added is None else added[counted],
-                )
-                self._changes.setdefault((vector, layer), []).append(change)
+                mlp = self._mlps.setdefault((vector, layer), MlpChange())
+                mlp.add(ours[counted], theirs[counted], None if added is None else added[counted])
 
     def together(self) -> dict[str, Any]:
         """Returns the figures of all vectors together, by layer."""
         return {
             "attention": [
-                entry.figures(layer)
-                for (vector, layer), entry in self._attended.items()
+                _figures(layer, change)
+                for (vector, layer), change in self._attentions.items()
                 if vector is None
             ],
             "mlp": [
-                {"layer": layer, "relative": six_digits(relative(joined(changes)))}
-                for (vector, layer), changes in self._changes.items()
+                {"layer": layer, "relative": six_digits(change.relative())}
+                for (vector, layer), change in self._mlps.items()
                 if vector is None
             ],
         }
 
     def alone(self, policy: Policy, vectors: SiteVectors, look: Look) -> list[dict[str, Any]]:
         """Returns the figures of each vector; None where nothing behind it can be seen."""
-        changes = {k: joined(x) for (k, _), x in self._changes.items() if k is not None}
-        means = {k: change.change.mean(0) for k, change in changes.items()}
+        changes = {k: x for (k, _), x in self._mlps.items() if k is not None}
+        means = {k: change.mean() for k, change in changes.items()}
         ranks = look_at_tokens(policy, torch.stack(list(means.values())), look) if means else {}
         rows = {layer: row for row, layer in enumerate(means)}
         found = []
@@ -248,17 +224,27 @@ class _Found:
             attention = mlp = None
             if "attention" in next_places:
                 behind = next_places["attention"][1]
-                attention = self._attended[layer, behind].figures(behind)
+                attention = _figures(behind, self._attentions[layer, behind])
             if layer in changes:
-                against = against_vector(changes[layer])
+                against = changes[layer].against_vector()
                 mlp = {
                     "layer": next_places["mlp"][1],
-                    "relative": six_digits(relative(changes[layer])),
+                    "relative": six_digits(changes[layer].relative()),
                     **{key: x if x is None else six_digits(x) for key, x in against.items()},
                     **token_lists(policy, ranks, rows[layer]),
                 }
             found.append({"layer": layer, "attention": attention, "mlp": mlp})
         return found
+
+
+def _figures(layer: int, change: AttentionChange) -> dict[str, Any]:
+    """Returns the figures of an attention, by head."""
+    variation, moved = change.means()
+    return {
+        "layer": layer,
+        "variation": [six_digits(x) for x in variation.tolist()],
+        "moved": {name: [six_digits(x) for x in gains.tolist()] for name, gains in moved.items()},
+    }
 
 
 def _factor(vectors: SiteVectors, layer: int, parts: LayerParts) -> float | None:

@@ -20,64 +20,75 @@ out of `cosine`; without any token left, the mean is 0. If all v_t are 0, `size`
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 import torch
 
 
-@dataclass(frozen=True, kw_only=True)
 class MlpChange:
-    """The change of the output of an MLP, token by token."""
+    """The change of the output of an MLP over texts, of which only sums are kept."""
 
-    base: torch.Tensor
-    """Output of the base, (T, D)."""
-    change: torch.Tensor
-    """Output of the steered model minus that of the base, (T, D)."""
-    vector: torch.Tensor | None = None
-    """What the vector has added to the stream, (T, D); None if that is not known."""
+    def __init__(self) -> None:
+        self._num_tokens = 0
+        self._total: torch.Tensor | float = 0.0  # sum of d_t, (D,) float64
+        self._relative, self._cosine = _Ratio(), _Ratio()
+        self._size, self._along = _Ratio(), _Ratio()
+        self._is_compared = False
+
+    def add(
+        self, base: torch.Tensor, steered: torch.Tensor, vector: torch.Tensor | None = None
+    ) -> None:
+        """Adds T tokens of a text.
+
+        Args:
+            base: What the MLP adds to the stream in the base, (T, D).
+            steered: What it adds in the steered model, (T, D).
+            vector: What the vector has added to the stream, (T, D); None if that is not known.
+        """
+        change = (steered - base).double()
+        sizes, before = change.norm(dim=1), base.double().norm(dim=1)
+        self._num_tokens += len(change)
+        self._total = self._total + change.sum(0)
+        self._relative.add_mean(sizes / before, before > 0)
+        if vector is None:
+            return
+        self._is_compared = True
+        vector = vector.double()
+        norms, products = vector.norm(dim=1), (change * vector).sum(1)
+        self._size.add(sizes, norms)
+        self._along.add(products, norms.square())
+        self._cosine.add_mean(products / (sizes * norms), (sizes > 0) & (norms > 0))
+
+    def relative(self) -> float:
+        """Returns the mean of |d_t| / |m_t|."""
+        return self._relative.value()
+
+    def against_vector(self) -> dict[str, float | None]:
+        """Compares the change with the vector that has caused it.
+
+        Returns:
+            The figures `size`, `along` and `cosine`; None for each if no vector has been given.
+        """
+        found = {"size": self._size, "along": self._along, "cosine": self._cosine}
+        return {key: ratio.value() if self._is_compared else None for key, ratio in found.items()}
+
+    def mean(self) -> torch.Tensor:
+        """Returns the mean of d_t, (D,) float32; tokens must have been added."""
+        assert isinstance(self._total, torch.Tensor)
+        return (self._total / self._num_tokens).float()
 
 
-def joined(changes: Sequence[MlpChange]) -> MlpChange:
-    """Returns the changes over several texts as one."""
-    vectors = [one.vector for one in changes if one.vector is not None]
-    return MlpChange(
-        base=torch.cat([one.base for one in changes]),
-        change=torch.cat([one.change for one in changes]),
-        vector=torch.cat(vectors) if vectors else None,
-    )
+class _Ratio:
+    """A sum over tokens, by another; 0 if the latter is 0."""
 
+    def __init__(self) -> None:
+        self._values, self._by = 0.0, 0.0
 
-def relative(found: MlpChange) -> float:
-    """Computes the mean of |d_t| / |m_t|."""
-    sizes = found.base.norm(dim=1)
-    return _mean((found.change.norm(dim=1) / sizes)[sizes > 0])
+    def add(self, values: torch.Tensor, by: torch.Tensor) -> None:
+        self._values += float(values.sum())
+        self._by += float(by.sum())
 
+    def add_mean(self, values: torch.Tensor, kept: torch.Tensor) -> None:
+        """Adds the tokens that are kept, each of which counts the same."""
+        self.add(values[kept], kept)
 
-def against_vector(found: MlpChange) -> dict[str, float | None]:
-    """Compares the change with the vector that has caused it.
-
-    Returns:
-        The figures `size`, `along` and `cosine`; None for each if what the vector has added to the
-        stream is not known.
-    """
-    if found.vector is None:
-        return {"size": None, "along": None, "cosine": None}
-    change, vector = found.change.double(), found.vector.double()
-    norms, sizes = vector.norm(dim=1), change.norm(dim=1)
-    products = (change * vector).sum(1)
-    both = (sizes > 0) & (norms > 0)
-    return {
-        "size": _ratio(sizes, norms),
-        "along": _ratio(products, norms.square()),
-        "cosine": _mean((products / (sizes * norms))[both]),
-    }
-
-
-def _ratio(values: torch.Tensor, by: torch.Tensor) -> float:
-    total = float(by.sum())
-    return float(values.sum()) / total if total else 0.0
-
-
-def _mean(values: torch.Tensor) -> float:
-    return float(values.double().mean()) if len(values) else 0.0
+    def value(self) -> float:
+        return self._values / self._by if self._by else 0.0

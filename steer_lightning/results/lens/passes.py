@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from steer_lightning.errors import ConfigError
 from steer_lightning.model.attention import weights_in
 from steer_lightning.model.policy import Policy
 from steer_lightning.results.lens.layer_parts import LayerParts, read_text
@@ -158,10 +159,26 @@ class Passes:
     def _plain(self, place: Place, output: Any, num_tokens: int) -> torch.Tensor:
         kind, layer = place
         if kind == "mlp":
-            return self._parts.mlp[layer].added(output)[0]
+            added = self._parts.mlp[layer].added(output)[0]
+            _check_finite(added, f"output of the MLP of layer {layer}")
+            return added
+        _check_finite(output[1], f"attention of layer {layer}")
         weights = weights_in(output, num_tokens)
         assert weights is not None, "the module returned weights for another text"
         return weights
+
+
+def _check_finite(values: torch.Tensor, name: str) -> None:
+    """Raises a ConfigError if vectors have made what a module returns infinite or NaN."""
+    if bool(torch.isfinite(values).all()):
+        return
+    raise ConfigError(
+        "inside",
+        True,
+        rule=f"the steered {name} is not finite",
+        why="The vectors are too large for the dtype of the base",
+        fix="Give vectors of a smaller norm, or set dtype: float32, or leave inside out",
+    )
 
 
 @contextmanager

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
-from steer_lightning.results.lens.attention_change import PLACES, key_sets, moved, variation
+from steer_lightning.results.lens.attention_change import (
+    PLACES,
+    AttentionChange,
+    key_sets,
+    moved,
+    variation,
+)
 
 BASE = torch.tensor([[[1.0, 0.0, 0.0], [0.5, 0.5, 0.0], [0.2, 0.3, 0.5]]])
 STEERED = torch.tensor([[[1.0, 0.0, 0.0], [0.75, 0.25, 0.0], [0.6, 0.1, 0.3]]])
@@ -44,3 +51,15 @@ def test_kinds_of_tokens() -> None:
     sets = key_sets(["7", " 47", "4a", "\u00d7", "->", "", " "])
     assert sets["digits"][0].tolist() == [True, True, False, False, False, False, False]
     assert sets["operators"][6].tolist() == [False, False, False, True, True, False, False]
+
+
+def test_means_are_over_the_queries_that_count_of_all_texts() -> None:
+    """Two queries of the first text, with 0.25 and 0.4, and one of the second, with 0.4."""
+    found, sets = AttentionChange(), key_sets(["12", " +", "x"])
+    found.add(BASE, STEERED, sets, torch.tensor([False, True, True]))
+    found.add(BASE, STEERED, sets, torch.tensor([False, False, True]))
+    share, gains = found.means()
+    assert share.tolist() == pytest.approx([(0.25 + 0.4 + 0.4) / 3])
+    assert tuple(gains) == PLACES
+    assert gains["digits"].tolist() == pytest.approx([(0.25 + 0.4 + 0.4) / 3])
+    assert gains["previous"].tolist() == pytest.approx([(0.25 - 0.2 - 0.2) / 3])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from typing import Any
 
@@ -232,6 +233,27 @@ def test_only_steered_tokens_count() -> None:
     assert row["mlp"]["size"] == pytest.approx(float(size), rel=1e-3)
     (together,) = [one for one in found["together"]["attention"] if one["layer"] == 1]
     assert together == row["attention"]
+
+
+def test_memory_does_not_grow_with_the_number_of_texts() -> None:
+    """While the base reads a text, tensors hold as many numbers as for the text before it."""
+    policy, held = tiny_policy(), []
+
+    def count(*_: object) -> None:
+        if policy.attachment.scale == 0:
+            gc.collect()
+            held.append(sum(x.numel() for x in gc.get_objects() if type(x) is torch.Tensor))
+
+    policy.layers[0].register_forward_hook(count)
+    vectors: Any = policy.steering
+    vectors.set_vectors(torch.ones(3, 32))
+    gc.freeze()  # what is there already need not be looked through
+    try:
+        found = look_inside(policy, vectors, make_prompts(["1+23="] * 4), Look())
+    finally:
+        gc.unfreeze()
+    assert found["num_texts"] == 4
+    assert len(set(held[-3:])) == 1, held
 
 
 def test_adaptive_vectors_act_with_their_gates() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from steer_lightning import attach
+from steer_lightning import ConfigError, attach
 from steer_lightning.model.attention import open_weights
 from steer_lightning.results.lens.layer_parts import find_parts
 from steer_lightning.results.lens.passes import Passes
@@ -109,6 +109,21 @@ def test_what_is_seen_is_what_a_plain_model_does(architecture: str) -> None:
         torch.testing.assert_close(one["attention", 1].output, weights)
         torch.testing.assert_close(one["mlp", 1].output, streams[-1][0])
     assert not torch.equal(seen[0]["mlp", 1].output, seen[1]["mlp", 1].output)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "part"),
+    [("llama", "attention of layer 2"), ("falcon", "output of the MLP of layer 1")],
+)
+def test_vectors_that_are_too_large_are_refused(architecture: str, part: str) -> None:
+    """Their sum is infinite in float32, and a norm makes NaN of it."""
+    policy = steered(architecture)
+    policy.steering.set_vectors(torch.full((3, 32), 3e38))
+    with open_weights(policy.model):
+        found = Passes(policy, find_parts(policy, IDS))
+        assert found.base(IDS)
+        with pytest.raises(ConfigError, match=f"the steered {part} is not finite"):
+            found.together(IDS)
 
 
 def test_outputs_are_those_of_the_modules_before_vectors_are_added() -> None:
