@@ -121,9 +121,11 @@ class Updater:
         mismatch = {} if gradient.is_off_policy else totals.mismatch
         if gradient.exact:
             _check_exact(mismatch, step)
-        # else the loss corrects for it, or is right for completions of any sampler
-        if getattr(gradient.loss, "correction", None) is None and not imitates(gradient.loss):
-            self._warn_of_mismatch(gradient.policy.model.dtype, mismatch, step)
+        dtype, loss = gradient.policy.model.dtype, gradient.loss
+        # a loss may correct for it, or be right for completions of any sampler
+        is_corrected = getattr(loss, "correction", None) is not None
+        if _is_large(mismatch, dtype) and not is_corrected and not imitates(loss):
+            self._warn_of_mismatch(dtype, mismatch, step)
         taken = [norm for norm in norms if norm is not None]
         return UpdateResult(
             loss=totals.loss / len(norms),
@@ -175,8 +177,7 @@ class Updater:
         self, dtype: torch.dtype, mismatch: Mapping[str, float], step: int
     ) -> None:
         """Warns once if sampler and trainer disagree, which makes the update off policy."""
-        allowed = 1e-3 if dtype == torch.float32 else 0.05
-        if self._has_warned or mismatch.get("mean", 0.0) <= allowed:
+        if self._has_warned or not _is_large(mismatch, dtype):
             return
         self._has_warned = True
         log.warning(
@@ -188,6 +189,11 @@ class Updater:
             mismatch["mean"],
             mismatch["max"],
         )
+
+
+def _is_large(mismatch: Mapping[str, float], dtype: torch.dtype) -> bool:
+    """Returns whether sampler and trainer differ by more than rounding."""
+    return mismatch.get("mean", 0.0) > (1e-3 if dtype == torch.float32 else 0.05)
 
 
 def _memory_ran_out(gradient: BatchGradient, mini_batch: MiniBatch) -> ConfigError:

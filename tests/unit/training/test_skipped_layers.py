@@ -110,7 +110,9 @@ def two_passes(
     rollouts = engine.generate(PROMPTS, sampling, seed=0, step=0)
     torch.manual_seed(2)
     batch = Batch.alone(rollouts, torch.randn(4, 4))
-    trained = [parameter for parameter in policy.steering.parameters() if parameter.requires_grad]
+    named = dict(policy.steering.named_parameters())
+    named.pop("recurrent", None)  # of READ, whose only layer has no state before it
+    trained = [parameter for parameter in named.values() if parameter.requires_grad]
     before = [parameter.detach().clone() for parameter in trained]
     optimizer = torch.optim.SGD(trained, lr=0.5)
     runs = count_runs(policy)
