@@ -215,10 +215,7 @@ def make_arms(
         for layer, rest in _left_out(leave_out, steering, name):
             told = f"without layer {layer}"
             arms.append(Arm(name=f"{name} {told}", steering=rest, facts=f"{facts} {told}"))
-    arms += _truncated(arms, truncations or {})
-    plain = tuple(arms)
-    arms += _within_budgets(plain, budgets or {})
-    arms += _refined(plain, refinements or {})
+    arms = _with_further(arms, budgets or {}, refinements or {}, truncations or {})
     names = [arm.name for arm in arms]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -234,50 +231,37 @@ def _check_names(key: str, named: Mapping[str, object]) -> None:
             raise ConfigError(f"{key}.{name}", name, rule=rule, why="It is a part of arms' names")
 
 
-def _truncated(arms: Sequence[Arm], truncations: Mapping[str, Truncation]) -> list[Arm]:
-    """Returns the arms once more with each truncation, whose decomposition they share."""
-    weights = {name: TruncatedWeights(truncation) for name, truncation in truncations.items()}
-    return [
-        replace(
-            arm,
-            name=f"{arm.name}, {name}",
-            facts=f"{arm.facts} with {found.truncation}",
-            result="",
-            truncation=found,
-        )
+def _with_further(
+    arms: Sequence[Arm],
+    budgets: Mapping[str, Budget],
+    refinements: Mapping[str, Refinement],
+    truncations: Mapping[str, Truncation],
+) -> list[Arm]:
+    """Returns the arms, once more with each truncation, and all these with each other setting."""
+    # arms with the same truncation share its decomposition
+    weights = {name: TruncatedWeights(x) for name, x in truncations.items()}
+    truncated = [
+        _also(arm, name, f"with {x.truncation}", result="", truncation=x)
         for arm in arms
-        for name, found in weights.items()
+        for name, x in weights.items()
     ]
-
-
-def _within_budgets(arms: Sequence[Arm], budgets: Mapping[str, Budget]) -> list[Arm]:
-    """Returns the arms once more within each budget."""
-    return [
-        replace(
-            arm,
-            name=f"{arm.name}, {name}",
-            facts=f"{arm.facts} within {budget}",
-            budget=budget,
-            without_budget=arm.name,
-        )
-        for arm in arms
-        for name, budget in budgets.items()
+    sampled = [*arms, *truncated]
+    forced = [
+        _also(arm, name, f"within {x}", budget=x, without_budget=arm.name)
+        for arm in sampled
+        for name, x in budgets.items()
     ]
-
-
-def _refined(arms: Sequence[Arm], refinements: Mapping[str, Refinement]) -> list[Arm]:
-    """Returns the arms once more by each refinement."""
-    return [
-        replace(
-            arm,
-            name=f"{arm.name}, {name}",
-            facts=f"{arm.facts} by {refinement}",
-            refinement=refinement,
-            unrefined=arm.name,
-        )
-        for arm in arms
-        for name, refinement in refinements.items()
+    refined = [
+        _also(arm, name, f"by {x}", refinement=x, unrefined=arm.name)
+        for arm in sampled
+        for name, x in refinements.items()
     ]
+    return [*sampled, *forced, *refined]
+
+
+def _also(arm: Arm, name: str, told: str, **changes: Any) -> Arm:
+    """Returns an arm once more, with further settings that its name and its facts tell."""
+    return replace(arm, name=f"{arm.name}, {name}", facts=f"{arm.facts} {told}", **changes)
 
 
 def further_facts(
