@@ -22,11 +22,21 @@ FLAGS = (
     *("--disable-component-update", "--disable-sync"),
 )
 Open = Callable[..., "Page"]
+OPEN_ALL = """() => Promise.all(
+  [...document.querySelectorAll("details:not([open])")].map((details) => new Promise((done) => {
+    details.addEventListener("toggle", done, { once: true });
+    details.open = true;
+  })))"""
 
 
 def find_browser() -> str | None:
     """`$CHROMIUM`, or what is on the path."""
     return os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
+
+
+def open_all(page: Page) -> None:
+    """Opens every `details`, and waits until they are filled: browsers tell of it a task later."""
+    page.evaluate(OPEN_ALL)
 
 
 @pytest.fixture(scope="package")  # its event loop would be in the way of other tests

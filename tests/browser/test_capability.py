@@ -42,6 +42,7 @@ def test_curves_of_pass_at_k(tmp_path: Path, opened: Open) -> None:
     assert "5 are solved by both, 0 only by steered, 1 only by the base, and 2 by neither" in told
     page.locator("#benchmarks summary", has_text="only one of").click()
     only = page.locator("#benchmarks details tbody tr")
+    only.first.wait_for()
     assert only.all_inner_texts() == ["1<2\tbase\t3 of 4"]
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from steer_lightning.results.report import write_comparison, write_report
 from tests import made_up_run
-from tests.browser.conftest import Open
+from tests.browser.conftest import Open, open_all
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -86,7 +86,7 @@ def nothing_ran(page: Page) -> bool:
 
 def test_hostile_text_is_shown_and_runs_nothing(tmp_path: Path, opened: Open) -> None:
     page = opened(write_report(hostile_run(tmp_path / "run-1"), num_steps=len(PAYLOADS)))
-    page.evaluate("for (const d of document.querySelectorAll('details')) d.open = true")
+    open_all(page)
     more = page.get_by_role("button", name="Show more")
     while more.is_visible():
         more.click()

@@ -28,6 +28,7 @@ def test_attention_and_mlps_behind_each_vector(tmp_path: Path, opened: Open) -> 
     assert bars.get_attribute("aria-label") == "Added along the vector, by layer: 4: \u22120.75."
     page.locator("#vectors summary", has_text="Figures as a table").click()
     rows = page.locator("#vectors details table", has_text="Each vector alone").locator("tbody tr")
+    rows.first.wait_for()
     first, second = (row.split("\t") for row in rows.all_inner_texts())
     assert first == [
         *("4", "5", "37.5\u202f%", "+6.2\u202f%", "\u221225.0\u202f%", "6", "12.5\u202f%"),

@@ -10,14 +10,13 @@ import pytest
 
 from steer_lightning.results.report import write_report
 from tests import made_up_run
-from tests.browser.conftest import Open
+from tests.browser.conftest import Open, open_all
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 pytestmark = pytest.mark.browser
 
-OPEN_ALL = "for (const details of document.querySelectorAll('details')) details.open = true"
 OVERFLOW = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 
 
@@ -324,8 +323,7 @@ def test_nothing_is_wider_than_the_screen(tmp_path: Path, opened: Open, width: i
     made_up_run.write_lens(run, layers=40, token=word)
     (run / "config.yaml").write_text(f"model: {{base: {word}}}\n")
     page = opened(write_report(run), width=width)
-    page.evaluate(OPEN_ALL)
-    page.wait_for_timeout(100)
+    open_all(page)
     assert page.evaluate(OVERFLOW) == 0
 
 
@@ -336,8 +334,7 @@ def test_accessible_by_the_rules_of_axe(
     """Names, roles, order of headings, contrast of AA, and what else a machine can check."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
     page = opened(report, width=width, color_scheme=scheme, reduced_motion="reduce")
-    page.evaluate(OPEN_ALL)
-    page.wait_for_timeout(100)
+    open_all(page)
     found = axe.run(page).response["violations"]
     assert not [(rule["id"], rule["nodes"][0]["html"]) for rule in found]
 

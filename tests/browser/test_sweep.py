@@ -13,7 +13,7 @@ import pytest
 from steer_lightning.results.report import write_sweep
 from steer_lightning.sweep.experiments import Experiment, from_grid
 from tests import made_up_sweep
-from tests.browser.conftest import Open
+from tests.browser.conftest import Open, open_all
 from tests.browser.test_hostile import PAYLOADS, SHOWN, nothing_ran
 from tests.browser.test_page import OVERFLOW
 
@@ -258,8 +258,7 @@ def test_text_is_text(tmp_path: Path, opened: Open) -> None:
         )
     page = opened(write_sweep(made_up_sweep.write_file(root, rows)))
     names, reasons = page.locator("#experiments tbody th"), page.locator(".reasons dd")
-    page.evaluate("for (const d of document.querySelectorAll('details')) d.open = true")
-    reasons.first.wait_for()
+    open_all(page)
     head = page.locator("#experiments thead").text_content()
     for k, text in enumerate(valid):
         shown = SHOWN.get(text, text)
