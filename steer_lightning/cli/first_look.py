@@ -2,8 +2,9 @@
 
 The parser imports torch, Lightning and transformers, since it needs the classes themselves, and it
 stops at the first mistake. This look reads the arguments of the classes from their source. It
-refuses only what the parser refuses, too; it leaves to the parser what it can't judge, such as a
-setting that is out of range.
+refuses only what the parser refuses, too, and null where a setting can't be null, which the parser
+takes from a file and the class would fail on later. It leaves to the parser what it can't judge,
+such as a setting that is out of range.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from typing import Any
 import yaml
 
 from steer_lightning.cli.first_types import (
+    ANY,
+    NULL,
     SPEC,
     Kind,
     ListOf,
@@ -26,7 +29,7 @@ from steer_lightning.cli.first_types import (
     Types,
     is_spec,
 )
-from steer_lightning.cli.messages import as_typed, suggest, unknown_name
+from steer_lightning.cli.messages import as_typed, not_null, suggest, unknown_name
 from steer_lightning.cli.short_names import ALSO_IMPORTED, CLASSES, PACKAGE, SAID
 from steer_lightning.cli.signatures import Signature, Sources
 from steer_lightning.errors import UNKNOWN, ConfigError, ConfigErrors
@@ -211,6 +214,8 @@ class _Look:
         """Looks at a value that may have one of several types."""
         if value is None:
             self.classes.pop(key, None)
+            if not any(x == NULL or x in ANY for x in types):
+                self.mistakes.append(not_null(key, _said(types)))
             return
         self.given.add(key)
         kind = next((x for x in types if isinstance(x, Kind)), None)
@@ -226,8 +231,8 @@ class _Look:
         elif isinstance(value, (dict, list)):
             self._at_parts(key, value, types)
         if types and all(x.is_plain for x in types) and not any(x.takes(value) for x in types):
-            said = " or ".join(dict.fromkeys(x.said for x in types if x.said))
-            self.mistakes.append(ConfigError(key, str(value), rule=f"must be {said}"))
+            rule = f"must be {_said(types)}"
+            self.mistakes.append(ConfigError(key, str(value), rule=rule))
 
     def _at_parts(self, key: str, value: dict[Any, Any] | list[Any], types: Sequence[Type]) -> None:
         """Looks at the items of a list, or at the values of a mapping."""
@@ -294,6 +299,12 @@ class _Look:
                 rule = f"module {module} has no {last}"
                 self.mistakes.append(ConfigError(key, name, rule=rule, fix=suggest(name, known)))
         return self.sources.signature(name)
+
+
+def _said(types: Sequence[Type]) -> str:
+    """Returns the values that fit, in words; empty if not all types have words for them."""
+    said = [x.said for x in types if x != NULL]
+    return " or ".join(dict.fromkeys(said)) if all(said) else ""
 
 
 def _nested(rest: str, value: Any) -> Any:

@@ -68,6 +68,7 @@ class ListOf(Type):
     """A list."""
 
     inner: tuple[Type, ...]
+    said = "a list"
 
     def takes(self, value: Any) -> bool:
         """Tells whether a value may be one."""
@@ -79,6 +80,7 @@ class MapOf(Type):
     """A mapping with arbitrary keys."""
 
     inner: tuple[Type, ...]
+    said = "a mapping"
 
     def takes(self, value: Any) -> bool:
         """Tells whether a value may be one."""
@@ -108,6 +110,7 @@ class Record(Type):
 
 
 ANY = (Type(),)
+NULL = Plain("None")
 SPEC = ("class_path", "init_args")
 """Keys with which a value names a class and its arguments, in the form of jsonargparse."""
 ALIASES = {"OptimizerFactory": "Optimizer"}
@@ -126,12 +129,13 @@ class Types:
 
     def of(self, parameter: Parameter) -> tuple[Type, ...]:
         """Returns the types of an argument."""
-        return self._read(parameter.annotation, parameter.module)
+        types = self._read(parameter.annotation, parameter.module)
+        return (*types, NULL) if parameter.is_null else types
 
     def _read(self, node: ast.expr | None, module: str) -> tuple[Type, ...]:
         if isinstance(node, ast.Constant):
             if node.value is None:
-                return (Plain("None"),)
+                return (NULL,)
             return self._read(_parsed(str(node.value)), module)
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
             return (*self._read(node.left, module), *self._read(node.right, module))
@@ -148,7 +152,7 @@ class Types:
             return (Choice(tuple(ast.literal_eval(part) for part in parts)),)
         each = [self._read(part, module) for part in parts]
         if name == "Optional":
-            return (*each[0], Plain("None"))
+            return (*each[0], NULL)
         if name == "Union":
             return tuple(x for types in each for x in types)
         if name.lower() in ("list", "sequence", "iterable"):

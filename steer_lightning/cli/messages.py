@@ -187,15 +187,22 @@ def _wrong_type(
     key: str, found: re.Match[str], classes: Sequence[str], options: Sequence[str]
 ) -> ConfigError:
     kind = re.sub(r"<class '([\w.]+)'>|typing\.", lambda m: m[1] or "", found[1])
-    kind = {
-        "int": "a whole number",
-        "float": "a number",
-        "str": "text",
-        "bool": "true or false",
-    }.get(kind, kind)
-    kind = re.sub(r"^Literal\[(.*)\]$", r"one of \1", kind)
+    kind = re.sub(r"^Literal\[(.*)\]$", r"one of \1", KINDS.get(kind, kind))
     value = found[2].split(". Got value: ")[0].strip()
-    return ConfigError(key, value, rule=f"must be {kind}")
+    if value == "None":
+        return not_null(key, kind)
+    return ConfigError(key, value, rule=f"must be {kind}", fix=_as_list(key, value, [kind]))
+
+
+def not_null(key: str, kind: str) -> ConfigError:
+    """Returns the error for null as the value of a setting that has no such value.
+
+    Args:
+        key: The setting.
+        kind: The values that fit, in words; empty if they are not known.
+    """
+    rule = f"must be {kind}, not null" if kind else "can't be null"
+    return ConfigError(key, UNKNOWN, rule=rule, fix="Leave it out for its default")
 
 
 def _wrong_union(
@@ -280,6 +287,8 @@ KINDS = {
     "bool": "true or false",
     "list": "a list",
     "dict": "a mapping",
+    "collections.abc.Sequence": "a list",
+    "collections.abc.Mapping": "a mapping",
     "Tensor": "a tensor",
 }
 

@@ -28,6 +28,8 @@ class Parameter:
     """Module whose source contains the annotation."""
     is_required: bool
     """Whether it has no default."""
+    is_null: bool = False
+    """Whether its default is None, whatever its type."""
 
 
 @dataclass(frozen=True)
@@ -168,13 +170,12 @@ def _head(expression: str) -> str:
 def _of_function(name: str, module: str, node: ast.FunctionDef, is_method: bool) -> Signature:
     arguments = node.args
     plain = [*arguments.posonlyargs, *arguments.args]
-    first_default = len(plain) - len(arguments.defaults)
-    found = {x.arg: (x, k < first_default) for k, x in enumerate(plain) if k or not is_method}
-    for argument, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
-        found[argument.arg] = (argument, default is None)
+    defaults = [*[None] * (len(plain) - len(arguments.defaults)), *arguments.defaults]
+    pairs = list(zip(plain, defaults, strict=True))[is_method:]
+    pairs += zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
     return Signature(
         name,
-        {key: Parameter(x.annotation, module, required) for key, (x, required) in found.items()},
+        {x.arg: Parameter(x.annotation, module, y is None, _is_null(y)) for x, y in pairs},
         is_complete=arguments.kwarg is None and arguments.vararg is None,
     )
 
@@ -188,5 +189,10 @@ def _fields(module: str, node: ast.ClassDef) -> dict[str, Parameter]:
         made: Any = line.value
         words = {x.arg for x in made.keywords} if isinstance(made, ast.Call) else set()
         if "init" not in words:
-            found[ast.unparse(line.target)] = Parameter(line.annotation, module, made is None)
+            parameter = Parameter(line.annotation, module, made is None, _is_null(made))
+            found[ast.unparse(line.target)] = parameter
     return found
+
+
+def _is_null(default: ast.expr | None) -> bool:
+    return isinstance(default, ast.Constant) and default.value is None

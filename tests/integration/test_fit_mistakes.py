@@ -128,6 +128,16 @@ MISTAKES = [
     ("model.optimizer.init_args", {"lr": "fast"}, ["model.optimizer.lr", "a number"]),
     ("model.optimizer", {"class_path": "torch.optim.LBFGS"}, ["LBFGS", "AdamW8bit"]),
     (
+        "model.sampling.eos_token_ids",
+        None,
+        ["model.sampling.eos_token_ids: must be a list, not null. Leave it out for its default."],
+    ),
+    (
+        "model.sampling.stop_strings",
+        "x",
+        ["must be a list. Set --model.sampling.stop_strings='[x]'"],
+    ),
+    (
         "model.rewards",
         "my.MathReward",
         ["must be a list", """Set --model.rewards='[{"reward": "my.MathReward"}]'"""],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -40,8 +41,8 @@ YAMLS = {
 }
 OWN = """
 class Mine:
-    def __init__(self, path: str) -> None:
-        self.path = path
+    def __init__(self, path: str, limit: int = None) -> None:
+        self.path, self.limit = path, limit
 
     def load(self):
         return []
@@ -106,6 +107,32 @@ def test_the_parser_refuses_what_the_look_refuses(
 def test_the_look_accepts_what_the_parser_accepts(settings: str, words: list[str]) -> None:
     look_at([*words, *settings.split()])
     assert main([*words, *settings.split()]) == 0
+
+
+NULLS = {
+    "model: {sampling: {eos_token_ids: null}}": "model.sampling.eos_token_ids: must be a list, not",
+    "data: {batch_size: null}": "data.batch_size: must be a whole number, not null",
+    "trainer: {max_steps: null}": "trainer.max_steps: must be a whole number, not null",
+    "model: {steering: {class_path: LowRankVectors, init_args: {rank: null}}}": "rank: must be a",
+    "model: {schedule: null}": "model.schedule: can't be null",
+    "model: {base: null}": "model.base: must be text, not null",
+}
+
+
+@pytest.mark.parametrize("text", NULLS)
+def test_null_is_refused_where_the_class_would_fail_on_it(text: str, words: list[str]) -> None:
+    Path("null.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=re.escape(NULLS[text])) as found:
+        look_at([*words, "--config=null.yaml"])
+    assert not isinstance(found.value, ConfigErrors)
+
+
+def test_null_is_accepted_where_it_is_a_value_or_the_default(words: list[str]) -> None:
+    mine = "{class_path: own_file.Mine, init_args: {path: x, limit: null}}"
+    Path("null.yaml").write_text(
+        f"{{model: {{guidance: null}}, data: {{val: null, train: {mine}}}}}"
+    )
+    look_at([*words, "--config=null.yaml"])
 
 
 def test_a_plain_setting_has_no_settings_of_its_own(
