@@ -249,7 +249,7 @@ class Evaluation:
         if rank() == 0:
             self.store.open(self._settings(prompts), self.overwrite)
         batches = list(self._batches(prompts))
-        parts = [self.store.part(x.arm, x.benchmark, x.number) for x in batches]
+        parts = [self.store.part(self.arms[x.arm].name, x.benchmark, x.number) for x in batches]
         if gather_objects(self.store.completions.exists())[0]:  # as the first process sees it
             log.warning("%s is finished: nothing is sampled again", one_line(self.store.folder))
             return gather_objects(read_rows(self.store.completions) if rank() == 0 else [])[0]

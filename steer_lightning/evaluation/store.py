@@ -109,6 +109,12 @@ def completion_of(row: Row) -> Completion:
     )
 
 
+FORMAT = "format"
+"""Key of the version of the folder's layout and of what its settings tell; see `LAYOUT`."""
+
+LAYOUT = 2
+"""Version 1, which had no key for it, did not tell apart all that completions depend on."""
+
 ABSENT = "not part of this evaluation"
 """Value of a setting that only the other evaluation has."""
 
@@ -157,7 +163,7 @@ class Store:
                 fix="Name another folder",
             )
         self._parts.mkdir(parents=True, exist_ok=True)
-        self._write_settings(settings)
+        self._write_settings({FORMAT: LAYOUT, **settings})
 
     def _clear(self) -> None:
         """Deletes the files of an evaluation."""
@@ -167,6 +173,15 @@ class Store:
 
     def _check_same(self, settings: Mapping[str, Any]) -> None:
         saved, now = _by_dotted_key(self._read_settings()), _by_dotted_key(settings)
+        if saved.pop(FORMAT, None) != LAYOUT:
+            raise ConfigError(
+                "output",
+                str(self.folder),
+                rule="holds an evaluation of another version of steer-lightning",
+                why="Its settings do not tell all that completions depend on",
+                fix="Name another output, or set --overwrite; of a finished evaluation, --rescore "
+                "verifies the completions again",
+            )
         anew = "set --rescore to verify its completions again"
         for of_verifier, remedy in ((False, "set --overwrite"), (True, anew)):
             keys = [key for key in saved | now if key.startswith(VERIFIER) == of_verifier]
@@ -194,9 +209,11 @@ class Store:
         with written_aside(self._settings) as aside:
             aside.write_text(json.dumps(settings, indent=2) + "\n")
 
-    def part(self, arm: int, benchmark: str, batch: int) -> Path:
-        """Returns the path of a batch's file."""
-        return self._parts / f"{arm:03d}.{benchmark}.{batch:06d}.parquet"
+    def part(self, arm: str, benchmark: str, batch: int) -> Path:
+        """Returns the path of a batch's file, which does not depend on the order of the arms."""
+        # an arm's name may have any characters, and any length
+        named = hashlib.sha256(valid_unicode(arm).encode()).hexdigest()[:16]
+        return self._parts / f"{named}.{benchmark}.{batch:06d}.parquet"
 
     def write_part(self, path: Path, rows: Sequence[Row]) -> None:
         """Stores the rows of a batch, whole or not at all."""
@@ -206,11 +223,16 @@ class Store:
         """Reads the rows of several batches.
 
         Raises:
-            ConfigError: If a file is damaged.
+            ConfigError: If a file is damaged, or has rows of another arm or benchmark.
         """
         rows: list[Row] = []
         for path in paths:
-            rows += read_rows(path)
+            found = read_rows(path)
+            for arm, benchmark in {(row["arm"], row["benchmark"]) for row in found}:
+                if self.part(arm, benchmark, 0).name.split(".")[:2] != path.name.split(".")[:2]:
+                    other = ValueError(f"It holds completions of {benchmark} by {arm}")
+                    raise _damaged(path, other)
+            rows += found
         return rows
 
     def read_results(self) -> dict[str, Any]:

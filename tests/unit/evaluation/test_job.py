@@ -14,7 +14,7 @@ from steer_lightning.evaluation import AIME24
 from steer_lightning.evaluation.budget import Budget
 from steer_lightning.evaluation.job import Evaluation
 from steer_lightning.evaluation.refinement import Refinement
-from steer_lightning.evaluation.store import COSTS, row_of
+from steer_lightning.evaluation.store import COSTS, read_rows, row_of
 from steer_lightning.evaluation.store import hash_prompts as _hash
 from steer_lightning.rollout import Sampling
 from steer_lightning.steering import save_vectors
@@ -230,3 +230,51 @@ def test_answers_that_nothing_ends_are_told(
     assert ("names an EOS token: every completion runs to" in caplog.text) == (told is not None)
     if told:
         assert f"Set eos_token_ids or stop_strings of {told}.\n" in caplog.text
+
+
+@pytest.fixture
+def answering(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Lets arms answer without a model; those in the list are interrupted."""
+    stopped: list[str] = []
+
+    def answered(job: Evaluation, batch: Any, arm: Any, path: Path, judge: Any) -> None:
+        if arm.name in stopped:
+            raise KeyboardInterrupt
+        rows = [row for prompt in batch.prompts for row in rows_of(arm.name, prompt.id, [1.0])]
+        job.store.write_part(path, rows)
+
+    monkeypatch.setattr(Evaluation, "_answer", answered)
+    monkeypatch.setattr(Evaluation, "_load", lambda job: job.policy)
+    return stopped
+
+
+def of_two(tmp_path: Path, **settings: Any) -> dict[str, Any]:
+    """Settings of an evaluation of two problems, from which no model answers."""
+    return {
+        "benchmarks": {"sums": Arithmetic(num_problems=2)},
+        "template": PlainTemplate("{question}="),
+        "sampling": Sampling(group_size=1, max_new_tokens=8),
+        "neutral_text": None,
+        "output": str(tmp_path / "out"),
+        **settings,
+    }
+
+
+def test_an_interrupted_evaluation_resumes_with_its_arms_in_another_order(
+    tmp_path: Path, answering: list[str]
+) -> None:
+    for value, name in enumerate("ab"):
+        save_vectors(
+            torch.full((4, 192), value + 1.0),
+            tmp_path / f"{name}.safetensors",
+            base_model="quickstart",
+        )
+    paths = [str(tmp_path / f"{name}.safetensors") for name in "ab"]
+    answering.append("b")
+    with pytest.raises(KeyboardInterrupt):
+        evaluation(tmp_path, **of_two(tmp_path, vectors=paths)).run()
+    answering.clear()
+    job = evaluation(tmp_path, **of_two(tmp_path, vectors=paths[::-1]))
+    job.run()
+    found = sorted((row["arm"], row["problem"]) for row in read_rows(job.store.completions))
+    assert found == [(arm, problem) for arm in ("a", "b", "base") for problem in (0, 1)]

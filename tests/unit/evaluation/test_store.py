@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -72,3 +73,27 @@ def test_costs_are_columns_that_may_be_unknown(tmp_path: Path) -> None:
     assert found == rows
     assert [found[0][name] for name in COSTS] == [None] * 5
     assert [found[1][name] for name in COSTS] == [7, 0, 0.5, None, None]
+
+
+def test_parts_are_named_after_their_arm_and_hold_only_its_rows(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    one, other = store.part("a", "sums", 3), store.part("b", "sums", 3)
+    named = hashlib.sha256(b"a").hexdigest()[:16]
+    assert one == tmp_path / f"parts/{named}.sums.000003.parquet"
+    done = Completion(text="x", question="q", answer="1", num_tokens=4, finished=True)
+    place = {"benchmark": "sums", "arm": "a", "problem": 0, "sample": 0}
+    for path in (one, other):
+        store.write_part(path, [row_of(place, done, 1.0, "right")])
+    assert len(store.read([one])) == 1
+    with pytest.raises(ConfigError, match=r"is damaged\. It holds completions of sums by a"):
+        store.read([one, other])
+
+
+def test_an_evaluation_of_an_earlier_version_is_refused(tmp_path: Path) -> None:
+    """It has no version, and its parts are numbered by the order of the arms."""
+    (tmp_path / "settings.json").write_text('{"seed": 0}')
+    store = Store(tmp_path)
+    with pytest.raises(ConfigError, match=r"of another version of steer-lightning.*--overwrite"):
+        store.open({"seed": 0}, overwrite=False)
+    store.open({"seed": 0}, overwrite=True)
+    store.open({"seed": 0}, overwrite=False)
