@@ -42,6 +42,7 @@ from steer_lightning.evaluation.strata import check_strata, in_strata
 from steer_lightning.evaluation.truncation import Truncation, check_truncations
 from steer_lightning.evaluation.verdicts import (
     tell_of_missing,
+    tell_of_unstored,
     verdicts_of,
     verified_anew,
     verifier_facts,
@@ -283,6 +284,7 @@ class Evaluation:
                 self.max_prompt_tokens,
                 f"benchmarks.{name}",
             )
+            tell_of_unstored(name, found[name])
             check_samples({name: self._sampling(name, False).group_size}, self.num_scales)
             for key, most in self._longest().items():
                 self.policy.check_prompts(found[name], most, key)

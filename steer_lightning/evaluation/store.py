@@ -34,7 +34,8 @@ FOLLOWED = "followed"
 FORWARD, BACKWARD, SECONDS = "forward_tokens", "backward_tokens", "seconds"
 PLAIN_SCORE, SCORE = "plain_score", "score"
 COSTS = (FORWARD, BACKWARD, SECONDS, PLAIN_SCORE, SCORE)
-LATER = (OUTCOME, FOLLOWED, *COSTS)
+COLUMNS = "columns"
+LATER = (OUTCOME, FOLLOWED, *COSTS, COLUMNS)
 """Columns that an evaluation of an earlier version lacks."""
 
 SCHEMA = pa.schema(
@@ -56,6 +57,7 @@ SCHEMA = pa.schema(
         (SECONDS, pa.float64()),
         (PLAIN_SCORE, pa.float64()),
         (SCORE, pa.float64()),
+        (COLUMNS, pa.string()),
     ]
 )
 """Columns of the completions, one row each.
@@ -63,7 +65,8 @@ SCHEMA = pa.schema(
 `verdict` is null if a completion can't be judged, and `followed`, the share of the problem's
 verifiable instructions that it follows, if there are none. The columns `COSTS` say what a
 completion has cost, in an evaluation that refines answers, and are null in others; the scores are
-null unless the completion has been refined.
+null unless the completion has been refined. `columns` are the further columns of the problem, which
+verifiers may read, as JSON.
 """
 
 
@@ -94,19 +97,38 @@ def row_of(
         "verdict": verdict,
         OUTCOME: outcome,
         FOLLOWED: followed(completion.text, completion.columns),
+        COLUMNS: _as_json(completion.columns),
         **cost,
     }
 
 
 def completion_of(row: Row) -> Completion:
-    """Restores the completion of a row for a verifier, without further columns of the source."""
+    """Restores the completion of a row for a verifier; rows of earlier versions have no columns."""
     return Completion(
         text=row["completion"],
         question=row["question"],
         answer=row["answer"],
         num_tokens=row["num_tokens"],
         finished=row["finished"],
+        columns=json.loads(row[COLUMNS] or "{}"),
     )
+
+
+def _as_json(columns: Mapping[str, object]) -> str:
+    """Returns columns as JSON, without the values that JSON does not know."""
+    left_out = unstorable(columns)
+    return json.dumps({name: x for name, x in columns.items() if name not in left_out})
+
+
+def unstorable(columns: Mapping[str, object]) -> set[str]:
+    """Returns the names of the columns whose values JSON does not know."""
+    found = set()
+    for name, value in columns.items():
+        try:
+            json.dumps(value)
+        except (TypeError, ValueError):  # of another type, or with itself inside
+            found.add(name)
+    return found
 
 
 FORMAT = "format"

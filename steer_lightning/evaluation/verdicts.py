@@ -8,11 +8,13 @@ from typing import Any
 
 from tqdm import tqdm
 
-from steer_lightning.evaluation.store import OUTCOME, Row, completion_of
+from steer_lightning.errors import ConfigError
+from steer_lightning.evaluation.store import OUTCOME, Row, completion_of, unstorable
 from steer_lightning.rewards import Reward, RewardSum, Scores, reward_name
 from steer_lightning.system.collectives import gather_objects, rank, world_size
 from steer_lightning.system.plain_settings import describe
 from steer_lightning.system.printable import one_line
+from steer_lightning.types import Prompt
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +34,9 @@ def verified_anew(rows: Sequence[Row], judge: RewardSum) -> list[Row]:
 
     Returns:
         The rows with new verdicts.
+
+    Raises:
+        ConfigError: If the verifier can judge none of them, though an earlier one could.
     """
     own = rows[rank() :: world_size()]
     verdicts: list[tuple[float | None, str]] = []
@@ -41,11 +46,39 @@ def verified_anew(rows: Sequence[Row], judge: RewardSum) -> list[Row]:
             verdicts += zip(*verdicts_of(judge(part)), strict=True)
             bar.update(len(part))
     shares = gather_objects(verdicts)
-    found = (shares[n % len(shares)][n // len(shares)] for n in range(len(rows)))
+    found = [shares[n % len(shares)][n // len(shares)] for n in range(len(rows))]
+    _check_verdicts(rows, found)
     return [
         {**row, "verdict": verdict, OUTCOME: outcome}
         for row, (verdict, outcome) in zip(rows, found, strict=True)
     ]
+
+
+def _check_verdicts(rows: Sequence[Row], verdicts: Sequence[tuple[float | None, str]]) -> None:
+    """Raises a ConfigError if verdicts would be lost, and none be gained."""
+    if any(verdict is not None for verdict, _ in verdicts):
+        return
+    if any(row["verdict"] is not None for row in rows):
+        raise ConfigError(
+            "verifier",
+            one_line(", ".join(sorted({outcome for _, outcome in verdicts}))),
+            rule=f"none of the {len(rows)} completions gets a verdict",
+            why="The verdicts that they have would be lost. The verifier fails, or it reads a "
+            "column of the problems that is not stored with these completions",
+            fix="Set another verifier, or evaluate anew with --overwrite",
+        )
+
+
+def tell_of_unstored(benchmark: str, prompts: Iterable[Prompt]) -> None:
+    """Warns of columns that are not stored with the completions."""
+    names = set().union(*(unstorable(prompt.problem.columns) for prompt in prompts))
+    if names:
+        log.warning(
+            "benchmarks.%s: the columns %s hold values that JSON does not know, so they are not "
+            "stored, and --rescore can't verify with them",
+            one_line(benchmark),
+            one_line(", ".join(sorted(names))),
+        )
 
 
 def tell_of_missing(rows: Sequence[Row], arms: Iterable[str]) -> None:
