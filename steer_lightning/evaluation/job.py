@@ -30,6 +30,7 @@ from steer_lightning.evaluation.arms import (
     make_arms,
 )
 from steer_lightning.evaluation.budget import Budget, check_budgets, most_tokens_by_budget
+from steer_lightning.evaluation.cache_key import base_facts, hash_prompts
 from steer_lightning.evaluation.capability import capability
 from steer_lightning.evaluation.over_scales import check_over_scales, check_samples, over_scales
 from steer_lightning.evaluation.refinement import Refinement, check_refinements
@@ -37,7 +38,7 @@ from steer_lightning.evaluation.refinement_cost import refinement_records
 from steer_lightning.evaluation.results import Voting, figures
 from steer_lightning.evaluation.runner import check_counts, sampling_for
 from steer_lightning.evaluation.side_effects import SHIPPED, SideEffects
-from steer_lightning.evaluation.store import VERIFIER, Row, Store, hash_prompts, read_rows, row_of
+from steer_lightning.evaluation.store import VERIFIER, Row, Store, read_rows, row_of
 from steer_lightning.evaluation.strata import check_strata, in_strata
 from steer_lightning.evaluation.truncation import Truncation, check_truncations
 from steer_lightning.evaluation.verdicts import (
@@ -312,10 +313,7 @@ class Evaluation:
     def _settings(self, prompts: dict[str, list[Prompt]]) -> dict[str, Any]:
         """Returns everything on which completions and verdicts depend."""
         return {
-            "base": self.base,
-            "revision": self.policy.revision,
-            "dtype": self.policy.dtype,
-            "base_bits": self.policy.base_bits,
+            **base_facts(self.policy),
             "arms": {arm.name: arm.facts for arm in self.arms},
             "sampling": {name: asdict(self._sampling(name, False)) for name in prompts},
             "base_sampling": {name: asdict(self._sampling(name, True)) for name in prompts},

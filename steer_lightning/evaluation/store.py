@@ -25,7 +25,7 @@ from steer_lightning.system.run_files import (
     SIDE_EFFECTS,
 )
 from steer_lightning.system.whole_files import written_aside
-from steer_lightning.types import Completion, Prompt
+from steer_lightning.types import Completion
 
 Row = dict[str, Any]
 
@@ -340,11 +340,3 @@ def _damaged(path: Path, error: Exception) -> ConfigError:
         why=" ".join(str(error).split()),
         fix="Delete it, or set --overwrite",
     )
-
-
-def hash_prompts(prompts: Sequence[Prompt]) -> str:
-    """Hashes the tokens that the model reads, and the gold answers."""
-    found = hashlib.sha256()
-    for prompt in prompts:
-        found.update(repr((prompt.id, prompt.token_ids, prompt.problem.answer)).encode())
-    return found.hexdigest()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -19,6 +20,7 @@ from transformers import (
 )
 
 from steer_lightning.errors import ConfigError
+from steer_lightning.model.fingerprint import hash_of_folder
 from steer_lightning.model.hub import hub_errors, load_tokenizer, resolve_base
 from steer_lightning.model.quantization import Quantization, quantize_base
 from steer_lightning.model.quantized_linear import Bits
@@ -111,6 +113,15 @@ class FrozenBase(nn.Module):
         """Commit on the hub that was loaded; for a local folder, the given revision."""
         found: str | None = getattr(self.model.config, "_commit_hash", None)
         return found or self.revision
+
+    @property
+    def source_hash(self) -> str | None:
+        """What identifies the weights before they load: a hash of the folder, or the commit."""
+        folder = Path(self.path)
+        if folder.is_dir():
+            return hash_of_folder(folder)
+        found: str | None = getattr(self.model_config, "_commit_hash", None)
+        return found
 
     def check_prompts(self, prompts: Sequence[Prompt], max_new_tokens: int, key: str) -> None:
         """Raises a ConfigError for prompts that the base can't read or can't answer.

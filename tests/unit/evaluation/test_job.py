@@ -15,7 +15,6 @@ from steer_lightning.evaluation.budget import Budget
 from steer_lightning.evaluation.job import Evaluation
 from steer_lightning.evaluation.refinement import Refinement
 from steer_lightning.evaluation.store import COSTS, read_rows, row_of
-from steer_lightning.evaluation.store import hash_prompts as _hash
 from steer_lightning.rollout import Sampling
 from steer_lightning.steering import save_vectors
 from steer_lightning.testing import make_prompts
@@ -158,12 +157,6 @@ def test_names_of_benchmarks_are_parts_of_file_names(tmp_path: Path) -> None:
             evaluation(
                 tmp_path, benchmarks={name: Arithmetic()}, template=PlainTemplate("{question}=")
             ).run()
-
-
-def test_the_hash_is_of_what_the_model_reads_and_of_the_answers() -> None:
-    one, other = make_prompts(["a"]), make_prompts(["b"])
-    assert _hash(one) == _hash(make_prompts(["a"]))
-    assert len({_hash(one), _hash(other), _hash(one + other), _hash([])}) == 4
 
 
 def rows_of(arm: str, problem: int, verdicts: list[float]) -> list[dict[str, Any]]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 
-from steer_lightning.model.fingerprint import checksum, sha256
+from steer_lightning.model.fingerprint import checksum, hash_of_folder, sha256
 
 WEIGHTS = {"a": torch.arange(300.0), "b": torch.ones(2, 2)}
 
@@ -41,3 +43,36 @@ def test_numbers_of_16_bits_that_numpy_does_not_know() -> None:
     narrow = [("a", torch.tensor([1.0, 2.0], dtype=torch.bfloat16))]
     assert sha256(narrow) != sha256([("a", torch.tensor([1.0, 2.5], dtype=torch.bfloat16))])
     assert checksum(narrow) == checksum([("a", torch.tensor([1.0, 2.0]))])
+
+
+def test_a_folder_is_known_by_the_ends_of_its_tensors(tmp_path: Path) -> None:
+    """The tensor `a` has 4 * 3000 bytes: 1024 numbers at either end are read."""
+    many = {"a": torch.arange(3000.0), "b": torch.ones(2, 2)}
+
+    def found(**changes: torch.Tensor) -> str:
+        save_file({**many, **changes}, tmp_path / "model.safetensors")
+        return hash_of_folder(tmp_path)
+
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "README.md").write_text("not part of it")
+    before = found()
+    (tmp_path / "README.md").unlink()
+    assert found() == before
+    for place, differs in ((0, True), (1023, True), (1500, False), (-1024, True), (-1, True)):
+        other = many["a"].clone()
+        other[place] += 1
+        assert (found(a=other) != before) == differs
+    assert found(b=torch.ones(4)) != before, "another shape"
+    assert found(c=torch.ones(1)) != before
+    assert found() == before
+    (tmp_path / "config.json").write_text('{"rope_theta": 2}')
+    assert hash_of_folder(tmp_path) != before
+    (tmp_path / "model.safetensors").write_bytes(b"damaged")
+    assert len(hash_of_folder(tmp_path)) == 64, "loading the model tells of it"
+
+
+def test_weights_in_other_files_are_read_whole(tmp_path: Path) -> None:
+    (tmp_path / "pytorch_model.bin").write_bytes(b"a" * 9000)
+    before = hash_of_folder(tmp_path)
+    (tmp_path / "pytorch_model.bin").write_bytes(b"a" * 4500 + b"b" + b"a" * 4499)
+    assert hash_of_folder(tmp_path) != before
