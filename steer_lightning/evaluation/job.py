@@ -30,7 +30,7 @@ from steer_lightning.evaluation.arms import (
     make_arms,
 )
 from steer_lightning.evaluation.budget import Budget, check_budgets, most_tokens_by_budget
-from steer_lightning.evaluation.cache_key import base_facts, hash_prompts
+from steer_lightning.evaluation.cache_key import base_facts, engine_facts, hash_prompts
 from steer_lightning.evaluation.capability import capability
 from steer_lightning.evaluation.over_scales import check_over_scales, check_samples, over_scales
 from steer_lightning.evaluation.refinement import Refinement, check_refinements
@@ -42,22 +42,16 @@ from steer_lightning.evaluation.store import VERIFIER, Row, Store, read_rows, ro
 from steer_lightning.evaluation.strata import check_strata, in_strata
 from steer_lightning.evaluation.truncation import Truncation, check_truncations
 from steer_lightning.evaluation.verdicts import (
+    judges_of,
     tell_of_missing,
     tell_of_unstored,
     verdicts_of,
     verified_anew,
     verifier_facts,
 )
-from steer_lightning.evaluation.votes import compare_by
 from steer_lightning.model.policy import Policy
 from steer_lightning.model.quantization import Quantization
-from steer_lightning.rewards import (
-    MathReward,
-    Reward,
-    RewardPool,
-    RewardSum,
-    WeightedReward,
-)
+from steer_lightning.rewards import MathReward, Reward, RewardPool, RewardSum
 from steer_lightning.rollout import DecodeEngine, RolloutEngine, Sampling
 from steer_lightning.rollout.completions import longest_text_of
 from steer_lightning.steering import find_result
@@ -188,6 +182,11 @@ class Evaluation:
         self.verifier: Reward = verifier or MathReward()
         check_over_scales(vote_over_scales, scales, list(self.files), self.verifier)
         self.pool, self.engine = reward_pool or RewardPool(), engine or DecodeEngine()
+        # as they are configured: what they find out or keep later is no setting
+        self._plug_ins = {
+            "engine": engine_facts(self.engine),
+            VERIFIER: verifier_facts(self.verifier),
+        }
         check_refinements(self.refinements, self.files, self._samplings(), self.engine)
         self.store = Store(Path(output) if output else self._default_output())
         self.overwrite, self.rescore, self.seed, self.device = overwrite, rescore, seed, device
@@ -214,7 +213,7 @@ class Evaluation:
         Raises:
             ConfigError: If benchmarks, vectors or folder do not fit; raised before the base loads.
         """
-        judge, voting = self._judges()
+        judge, voting = judges_of(self.verifier, self.pool)
         try:
             if self.rescore:
                 rows, stored = read_rows(self.store.completions), self.store.read_results()
@@ -231,15 +230,8 @@ class Evaluation:
         if rank() == 0:
             self.store.finish(rows, results)
             if self.rescore:
-                self.store.verified_by(verifier_facts(self.verifier))
+                self.store.verified_by(self._plug_ins[VERIFIER])
         return results
-
-    def _judges(self) -> tuple[RewardSum, Voting | None]:
-        judge = RewardSum([WeightedReward(reward=self.verifier)], self.pool)
-        if not isinstance(self.verifier, MathReward):
-            return judge, None
-        equal = RewardSum([WeightedReward(reward=MathReward())], self.pool)
-        return judge, Voting(answer_in=self.verifier.answer_in, compare=compare_by(equal))
 
     # ---- answering
 
@@ -320,8 +312,7 @@ class Evaluation:
             "prompts": {name: hash_prompts(found) for name, found in prompts.items()},
             "batch_size": self.batch_size,
             "seed": self.seed,
-            "engine": type(self.engine).__name__,
-            VERIFIER: verifier_facts(self.verifier),
+            **self._plug_ins,
         }
 
     def _sampling(self, benchmark: str, is_base: bool) -> Sampling:

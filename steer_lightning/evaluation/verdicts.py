@@ -9,14 +9,38 @@ from typing import Any
 from tqdm import tqdm
 
 from steer_lightning.errors import ConfigError
+from steer_lightning.evaluation.results import Voting
 from steer_lightning.evaluation.store import OUTCOME, Row, completion_of, unstorable
-from steer_lightning.rewards import Reward, RewardSum, Scores, reward_name
+from steer_lightning.evaluation.votes import compare_by
+from steer_lightning.rewards import (
+    MathReward,
+    Reward,
+    RewardPool,
+    RewardSum,
+    Scores,
+    WeightedReward,
+    reward_name,
+)
 from steer_lightning.system.collectives import gather_objects, rank, world_size
 from steer_lightning.system.plain_settings import describe
 from steer_lightning.system.printable import one_line
 from steer_lightning.types import Prompt
 
 log = logging.getLogger(__name__)
+
+
+def judges_of(verifier: Reward, pool: RewardPool) -> tuple[RewardSum, Voting | None]:
+    """Returns the sum of a verifier alone, and how its answers vote; None if they have no votes.
+
+    Args:
+        verifier: Reward that decides which answers are right.
+        pool: Pool of processes that verify.
+    """
+    judge = RewardSum([WeightedReward(reward=verifier)], pool)
+    if not isinstance(verifier, MathReward):
+        return judge, None
+    equal = RewardSum([WeightedReward(reward=MathReward())], pool)
+    return judge, Voting(answer_in=verifier.answer_in, compare=compare_by(equal))
 
 
 def verdicts_of(scores: Scores) -> tuple[list[float | None], list[str]]:

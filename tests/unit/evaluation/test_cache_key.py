@@ -7,8 +7,10 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from steer_lightning.evaluation.cache_key import base_facts, hash_prompts
+from steer_lightning.evaluation.cache_key import base_facts, engine_facts, hash_prompts
 from steer_lightning.model.policy import Policy
+from steer_lightning.rollout import DecodeEngine, VLLMEngine
+from steer_lightning.rollout.exact_engine import ExactEngine
 from steer_lightning.testing import make_prompts
 
 
@@ -31,3 +33,21 @@ def test_a_base_is_known_by_the_content_of_its_folder(tmp_path: Path) -> None:
     save_file({"w": torch.ones(3)}, tmp_path / "model.safetensors")
     after = base_facts(policy)
     assert {key for key in before if before[key] != after[key]} == {"base_hash"}
+
+
+def test_engines_are_known_by_what_they_sample_not_by_where() -> None:
+    here, there = "http://127.0.0.1:1", "http://127.0.0.1:2"
+    served = VLLMEngine([here], command="serve --dtype bfloat16")
+    assert engine_facts(served) == {"class": "VLLMEngine", "command": "serve --dtype bfloat16"}
+    moved = VLLMEngine([here, there], command="serve --dtype bfloat16", timeout=9)
+    assert engine_facts(moved) == engine_facts(served)
+    assert engine_facts(VLLMEngine([here], command="serve --quantization fp8")) != engine_facts(
+        served
+    )
+    drafted = ExactEngine(DecodeEngine(max_tokens_in_flight=9))
+    assert engine_facts(drafted) == {
+        "class": "ExactEngine",
+        "drafts": {"class": "DecodeEngine"},
+        "max_tokens": 16384,
+    }
+    assert engine_facts(ExactEngine(served)) != engine_facts(drafted)

@@ -12,6 +12,7 @@ import pytest
 from steer_lightning import ConfigError
 from steer_lightning.evaluation.store import read_rows, row_of, write_rows
 from steer_lightning.evaluation.verdicts import (
+    judges_of,
     tell_of_missing,
     tell_of_unstored,
     verdicts_of,
@@ -22,6 +23,7 @@ from steer_lightning.rewards import (
     FormatReward,
     InstructionReward,
     MathReward,
+    RewardPool,
     RewardSum,
     Scores,
     WeightedReward,
@@ -106,3 +108,14 @@ def test_columns_that_are_not_stored_are_told(caplog: pytest.LogCaptureFixture) 
     tell_of_unstored("sums", [prompt, replace(prompt, problem=odd)])
     assert "benchmarks.sums: the columns odd, other hold values" in caplog.text
     assert json.loads(judged(odd.columns)[0]["columns"]) == {"plain": [1, None]}
+
+
+def test_answers_vote_if_they_can_be_compared() -> None:
+    pool = RewardPool()
+    judge, voting = judges_of(MathReward("last_number"), pool)
+    judge.close()
+    assert voting is not None
+    assert voting.answer_in == "last_number"
+    judge, voting = judges_of(FormatReward("a"), pool)
+    judge.close()
+    assert voting is None
