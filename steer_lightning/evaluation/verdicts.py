@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -22,7 +23,7 @@ from steer_lightning.rewards import (
     reward_name,
 )
 from steer_lightning.system.collectives import gather_objects, rank, world_size
-from steer_lightning.system.plain_settings import describe
+from steer_lightning.system.plain_settings import describe, describe_all
 from steer_lightning.system.printable import one_line
 from steer_lightning.types import Prompt
 
@@ -117,7 +118,12 @@ def tell_of_missing(rows: Sequence[Row], arms: Iterable[str]) -> None:
 
 
 def verifier_facts(verifier: Reward) -> dict[str, Any]:
-    """Returns the name of a verifier and its settings."""
+    """Returns the name of a verifier, its public settings, and a hash of all that it is.
+
+    The hash covers private attributes and code of the user, which may be long.
+    """
     found = describe(verifier)
     settings = found if isinstance(found, dict) else {}  # a function has no settings
-    return {"name": reward_name(verifier)} | {k: settings[k] for k in settings if k != "class"}
+    public = {k: settings[k] for k in settings if k != "class"}
+    whole = hashlib.sha256(repr(describe_all(verifier)).encode("utf-8", "replace")).hexdigest()
+    return {"name": reward_name(verifier), **public, "hash of code and settings": whole}

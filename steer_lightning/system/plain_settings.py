@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 import re
+import sys
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from steer_lightning.errors import ConfigError
 
 PLAIN = (bool, int, float, str, type(None))
 DEPTH = 4
+PACKAGE = __name__.partition(".")[0]
+ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
 def describe(value: Any, depth: int = DEPTH) -> Any:
@@ -39,6 +45,70 @@ def describe(value: Any, depth: int = DEPTH) -> Any:
         return type(value).__name__
     attributes = {key: describe(item, depth - 1) for key, item in public.items()}
     return {"class": type(value).__name__, **attributes}
+
+
+def describe_all(value: Any, depth: int = DEPTH) -> Any:
+    """Describes an object by all that tells what it does, also if it is code of the user.
+
+    Beside the public attributes of `describe`, these are the private ones, the source of functions
+    and classes that come from elsewhere, the variables that a function keeps from where it was
+    defined, and objects of the standard library as they represent themselves.
+
+    Args:
+        value: Plain value, function or object.
+        depth: Number of levels of objects within objects to describe.
+    """
+    if isinstance(value, PLAIN):
+        return value
+    if isinstance(value, (list, tuple)):
+        return [describe_all(item, depth) for item in value]
+    if isinstance(value, Mapping):
+        return {str(key): describe_all(item, depth) for key, item in value.items()}
+    if isinstance(value, (set, frozenset)):
+        return sorted(repr(describe_all(item, depth)) for item in value)
+    if isinstance(value, partial):
+        return [describe_all(x, depth) for x in (value.func, value.args, value.keywords)]
+    if isinstance(value, re.Pattern):
+        return [value.pattern, value.flags]
+    if isinstance(value, type) or inspect.isroutine(value):
+        return _code_of(value, depth)
+    attributes = getattr(value, "__dict__", {})
+    # what lies inside of a logger or a module is no setting
+    if not attributes or _package_of(type(value)) in sys.stdlib_module_names:
+        return ADDRESS.sub("", repr(value))
+    if not depth:
+        return type(value).__name__
+    code = _code_of(type(value), depth)
+    named = code if isinstance(code, dict) else {"name": code}
+    inner = {key: describe_all(item, depth - 1) for key, item in attributes.items()}
+    return {"class": named.pop("name"), **named, **inner}
+
+
+def _code_of(value: Any, depth: int) -> Any:
+    """Describes a function or class by its name, and by its source if it is not of this package."""
+    kept = [cell.cell_contents for cell in getattr(value, "__closure__", None) or ()]
+    parts = value.__mro__ if isinstance(value, type) else (value,)
+    sources = [_source(part) for part in parts]
+    found = {"name": value.__name__}
+    if any(sources):
+        found["source"] = hashlib.sha256("".join(sources).encode("utf-8", "replace")).hexdigest()
+    if kept and depth:
+        found["closure"] = describe_all(kept, depth - 1)
+    return found if len(found) > 1 else value.__name__
+
+
+def _source(value: Any) -> str:
+    """Returns the source of a function or class; empty for this package, and for compiled code."""
+    if _package_of(value) == PACKAGE:
+        return ""
+    try:
+        return inspect.getsource(value)
+    except (OSError, TypeError):  # defined in a console, or compiled
+        return ""
+
+
+def _package_of(value: Any) -> str:
+    return str(getattr(value, "__module__", None) or "").partition(".")[0]
 
 
 def flat(settings: Any, key: str = "", *, lists: bool = False) -> dict[str, Any]:

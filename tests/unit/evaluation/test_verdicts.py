@@ -37,7 +37,22 @@ def test_facts_of_verifiers() -> None:
     assert (found["name"], found["answer_in"]) == ("MathReward", "last_number")
     assert "class" not in found
     assert verifier_facts(FormatReward("[a-m]")) != verifier_facts(FormatReward("[a-n]"))
-    assert verifier_facts(max) == {"name": "max"}
+    assert verifier_facts(max)["name"] == "max"
+
+
+class Tolerant:
+    """A reward with a private setting."""
+
+    def __init__(self, tolerance: float) -> None:
+        self._tolerance = tolerance
+
+    def __call__(self, completions: Any) -> Any:
+        return [self._tolerance] * len(completions)
+
+
+def test_a_private_setting_makes_another_verifier() -> None:
+    assert verifier_facts(Tolerant(1)) == verifier_facts(Tolerant(1))
+    assert verifier_facts(Tolerant(1)) != verifier_facts(Tolerant(2))
 
 
 def test_verdicts_come_with_their_outcomes() -> None:
