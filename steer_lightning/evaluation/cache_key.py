@@ -8,7 +8,7 @@ from typing import Any
 
 from steer_lightning.model.policy import Policy
 from steer_lightning.rollout import RolloutEngine
-from steer_lightning.system.plain_settings import describe
+from steer_lightning.system.plain_settings import describe, describe_all
 from steer_lightning.types import Prompt
 
 WHERE_AND_HOW_FAST = {
@@ -45,8 +45,10 @@ def _without(settings: Any, names: Set[str]) -> Any:
 
 
 def hash_prompts(prompts: Sequence[Prompt]) -> str:
-    """Hashes the tokens that the model reads, and the gold answers."""
+    """Hashes the tokens that the model reads, and all of the problems, which verifiers read."""
     found = hashlib.sha256()
     for prompt in prompts:
-        found.update(repr((prompt.id, prompt.token_ids, prompt.problem.answer)).encode())
+        problem = prompt.problem
+        texts = (problem.question, problem.answer, describe_all(problem.columns))
+        found.update(repr((prompt.id, prompt.token_ids, texts)).encode("utf-8", "replace"))
     return found.hexdigest()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -51,3 +53,15 @@ def test_engines_are_known_by_what_they_sample_not_by_where() -> None:
         "max_tokens": 16384,
     }
     assert engine_facts(ExactEngine(served)) != engine_facts(drafted)
+
+
+def test_the_hash_is_of_all_that_verifiers_read() -> None:
+    (prompt,) = make_prompts(["a"])
+    changes: list[dict[str, Any]] = [
+        *({}, {"question": "other"}, {"answer": "other"}),
+        *({"columns": {"tests": [text]}} for text in ("x", "y")),
+    ]
+    made = [replace(prompt, problem=replace(prompt.problem, **changed)) for changed in changes]
+    assert len({hash_prompts([x]) for x in made}) == 5
+    odd = [replace(prompt, problem=replace(prompt.problem, columns={"o": object()}))] * 2
+    assert hash_prompts(odd[:1]) == hash_prompts(odd[1:]), "addresses do not count"
