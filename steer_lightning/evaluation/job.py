@@ -228,9 +228,7 @@ class Evaluation:
         finally:
             judge.close()
         if rank() == 0:
-            self.store.finish(rows, results)
-            if self.rescore:
-                self.store.verified_by(self._plug_ins[VERIFIER])
+            self.store.finish(rows, results, self._plug_ins[VERIFIER] if self.rescore else None)
         return results
 
     # ---- answering

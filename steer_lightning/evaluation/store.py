@@ -143,6 +143,9 @@ ABSENT = "not part of this evaluation"
 VERIFIER = "verifier"
 """Key of the one setting that `--rescore` changes."""
 
+INTERRUPTED = {"name": "an interrupted --rescore"}
+"""Verifier of completions that are being verified again."""
+
 
 class Store:
     """Reads and writes the folder of an evaluation.
@@ -215,8 +218,7 @@ class Store:
                 fix=f"Name another output, or {remedy}",
             )
 
-    def verified_by(self, verifier: Mapping[str, Any]) -> None:
-        """Records the verifier with which all completions have been verified again."""
+    def _verified_by(self, verifier: Mapping[str, Any]) -> None:
         if self._settings.exists():
             self._write_settings({**self._read_settings(), VERIFIER: verifier})
 
@@ -271,12 +273,28 @@ class Store:
             raise _damaged(self.results, error) from error
         return found
 
-    def finish(self, rows: Sequence[Row], results: Mapping[str, Any]) -> None:
-        """Writes the completions and the figures, and deletes the files of single batches."""
+    def finish(
+        self,
+        rows: Sequence[Row],
+        results: Mapping[str, Any],
+        verifier: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Writes the completions and the figures, and deletes the files of single batches.
+
+        Args:
+            rows: Rows of all arms.
+            results: Content of `results.json`.
+            verifier: Verifier with which all completions have been verified again; None if it is
+                the one in the settings. If writing is interrupted, no verifier fits the settings.
+        """
+        if verifier is not None:
+            self._verified_by(INTERRUPTED)
         write_rows(self.completions, rows)
         with written_aside(self.results) as aside:
             aside.write_text(json.dumps(results, indent=2) + "\n")
         shutil.rmtree(self._parts, ignore_errors=True)
+        if verifier is not None:
+            self._verified_by(verifier)
 
 
 def _by_dotted_key(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -97,3 +97,21 @@ def test_an_evaluation_of_an_earlier_version_is_refused(tmp_path: Path) -> None:
         store.open({"seed": 0}, overwrite=False)
     store.open({"seed": 0}, overwrite=True)
     store.open({"seed": 0}, overwrite=False)
+
+
+def test_verifying_again_is_one_step(tmp_path: Path) -> None:
+    """Interrupted between its two files, it leaves figures of neither verifier."""
+    old, new = {"seed": 0, "verifier": {"name": "old"}}, {"name": "new"}
+    store = Store(tmp_path)
+    store.open(old, overwrite=False)
+    store.finish([], {"rows": []})
+    store.open(old, overwrite=False)
+    with pytest.raises(TypeError):
+        store.finish([], {"rows": object()}, new)
+    for verifier in (old["verifier"], new):
+        with pytest.raises(ConfigError, match=r"with 'an interrupted --rescore'.*set --rescore"):
+            store.open(old | {"verifier": verifier}, overwrite=False)
+    store.finish([], {"rows": []}, new)
+    store.open(old | {"verifier": new}, overwrite=False)
+    with pytest.raises(ConfigError, match=r"verifier\.name = 'old': .*'new'"):
+        store.open(old, overwrite=False)
