@@ -39,7 +39,7 @@ from steer_lightning.evaluation.results import Voting, figures
 from steer_lightning.evaluation.runner import check_counts, sampling_for
 from steer_lightning.evaluation.side_effects import SHIPPED, SideEffects
 from steer_lightning.evaluation.store import VERIFIER, Row, Store, read_rows, row_of
-from steer_lightning.evaluation.strata import check_strata, in_strata
+from steer_lightning.evaluation.strata import check_strata, in_strata, num_measured
 from steer_lightning.evaluation.truncation import Truncation, check_truncations
 from steer_lightning.evaluation.verdicts import (
     judges_of,
@@ -276,7 +276,8 @@ class Evaluation:
                 f"benchmarks.{name}",
             )
             tell_of_unstored(name, found[name])
-            check_samples({name: self._sampling(name, False).group_size}, self.num_scales)
+            measured = num_measured(self._sampling(name, False).group_size, self.strata)
+            check_samples({name: measured}, self.num_scales)
             for key, most in self._longest().items():
                 self.policy.check_prompts(found[name], most, key)
         return found
@@ -374,11 +375,15 @@ class Evaluation:
                 place of the settings; empty without one.
         """
         arms = stored or further_facts(self.arms, self.sampling, self.base_sampling)
-        ks, over = self.pass_at, over_scales(rows, self.arms if self.num_scales > 1 else [])
+        ks, inner = self.pass_at, in_strata(rows, self.strata) if self.strata else []
         return {
-            "rows": figures([*rows, *over], voting, ks),
+            "rows": figures([*rows, *self._over(rows)], voting, ks),
             "capability": capability(rows, ks or []),
-            "strata": figures(in_strata(rows, self.strata), voting, ks) if self.strata else [],
+            "strata": figures([*inner, *self._over(inner)], voting, ks),
             "budgets": arms.get("budgets", []),
             "refinements": refinement_records(rows, arms.get("refinements", []), voting),
         }
+
+    def _over(self, rows: list[Row]) -> list[Row]:
+        """Returns the rows of arms that vote over scales; none unless this is asked for."""
+        return over_scales(rows, self.arms if self.num_scales > 1 else [])

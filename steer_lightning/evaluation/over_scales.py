@@ -53,7 +53,8 @@ def check_samples(num_samples: Mapping[str, int], num_scales: int) -> None:
     """Raises a ConfigError if a scale would have no sample.
 
     Args:
-        num_samples: Number of samples of each problem, by benchmark.
+        num_samples: Number of samples of each problem that are measured, by benchmark; half of all
+            with strata.
         num_scales: Number of scales.
     """
     for name, number in num_samples.items():
@@ -61,11 +62,12 @@ def check_samples(num_samples: Mapping[str, int], num_scales: int) -> None:
             raise ConfigError(
                 KEY,
                 True,
-                rule=f"contradicts num_samples: each problem of {name} has {number} samples, "
-                f"fewer than the {num_scales} scales",
+                rule=f"contradicts num_samples: each problem of {name} has {number} samples to "
+                f"measure, fewer than the {num_scales} scales",
                 why="Sample j is taken from scale number j, so that the arm costs as much as "
                 "every other arm",
-                fix=f"Set num_samples: {num_scales} or more, or name fewer scales",
+                fix=f"Set num_samples: {num_scales} or more, twice as many with strata, or name "
+                "fewer scales",
             )
 
 

@@ -43,6 +43,16 @@ def check_strata(strata: Sequence[float], base_sampling: Any, num_samples: Itera
         )
 
 
+def num_measured(num_samples: int, strata: Sequence[float]) -> int:
+    """Returns how many of a problem's samples are measured: with strata, the second half.
+
+    Args:
+        num_samples: Number of samples of the problem.
+        strata: Bounds between the strata.
+    """
+    return num_samples - num_samples // 2 if strata else num_samples
+
+
 def in_strata(rows: Sequence[Row], strata: Sequence[float]) -> list[Row]:
     """Sorts the problems of an evaluation into strata (SPARKLE, arXiv 2506.04723).
 

@@ -181,7 +181,7 @@ def test_an_arm_votes_over_scales(tmp_path: Path) -> None:
     own = evaluation(tmp_path, **given)._results(rows, None, {})["rows"]
     alone = {x["arm"] for x in own}
     assert alone == {"base", "steered x 0.5", "steered"}
-    with pytest.raises(ConfigError, match="of arithmetic has 1 samples, fewer than the 2 scales"):
+    with pytest.raises(ConfigError, match="of arithmetic has 1 samples to measure"):
         evaluation(
             tmp_path,
             benchmarks={"arithmetic": Arithmetic()},
@@ -190,6 +190,30 @@ def test_an_arm_votes_over_scales(tmp_path: Path) -> None:
             **given,
             vote_over_scales=True,
         )._prompts()
+
+
+def test_an_arm_votes_over_scales_in_strata(tmp_path: Path) -> None:
+    """Of six samples, the last three are measured: of the first scale, the second, the first."""
+    save_vectors(torch.ones(4, 192), tmp_path / "v.safetensors", base_model="quickstart")
+    given: dict[str, Any] = {
+        "vectors": str(tmp_path / "v.safetensors"),
+        "scales": [0.5, 1.0],
+        "vote_over_scales": True,
+        "strata": [0.5],
+    }
+    job = evaluation(tmp_path, **given, num_samples=6)
+    rows = [
+        *rows_of("base", 0, [0.0] * 6),
+        *(*rows_of("steered x 0.5", 0, [1.0] * 6), *rows_of("steered", 0, [0.0] * 6)),
+    ]
+    found = {(x["arm"], x["metric"]): x for x in job._results(rows, None, {})["strata"]}
+    joined = found["steered, all scales", "avg@3"]
+    assert joined["benchmark"] == "sums, base 0-50 %"
+    assert (joined["value"], joined["difference"]) == (pytest.approx(2 / 3),) * 2
+    few = of_two(tmp_path, **given, num_samples=3)
+    evaluation(tmp_path, **few)._prompts()
+    with pytest.raises(ConfigError, match="of sums has 1 samples to measure, fewer than the 2"):
+        evaluation(tmp_path, **{**few, "num_samples": 2})._prompts()
 
 
 ENDLESS, STOPPED = Sampling(max_new_tokens=2), Sampling(max_new_tokens=2, stop_strings=["a"])

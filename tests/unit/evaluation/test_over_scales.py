@@ -68,5 +68,5 @@ def test_nothing_to_vote_on(settings: dict[str, Any], told: str) -> None:
 
 def test_every_scale_needs_a_sample() -> None:
     check_samples({"sums": 3, "aime": 32}, 3)
-    with pytest.raises(ConfigError, match=r"of sums has 2 samples, fewer than the 3 scales"):
+    with pytest.raises(ConfigError, match=r"of sums has 2 samples to measure, fewer than the 3"):
         check_samples({"aime": 32, "sums": 2}, 3)

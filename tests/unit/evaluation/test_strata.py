@@ -8,7 +8,7 @@ import pytest
 
 from steer_lightning import ConfigError
 from steer_lightning.evaluation.results import figures
-from steer_lightning.evaluation.strata import check_strata, in_strata
+from steer_lightning.evaluation.strata import check_strata, in_strata, num_measured
 
 
 def rows_of(arm: str, verdicts: list[list[float | None]]) -> list[dict[str, Any]]:
@@ -66,3 +66,10 @@ def test_what_is_refused(strata: Any, base_sampling: Any, sizes: list[int], told
     with pytest.raises(ConfigError, match=told):
         check_strata(strata, base_sampling, sizes)
     check_strata([], base_sampling, [1])  # without strata, anything goes
+
+
+def test_the_second_half_is_measured() -> None:
+    assert [num_measured(n, [0.5]) for n in (2, 3, 4)] == [1, 2, 2]
+    assert num_measured(3, []) == 3
+    measured = in_strata(rows_of("base", [[0.0] * 3]), [0.5])
+    assert len(measured) == num_measured(3, [0.5])
