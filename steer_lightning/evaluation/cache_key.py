@@ -6,7 +6,10 @@ import hashlib
 from collections.abc import Sequence, Set
 from typing import Any
 
+from steer_lightning.evaluation.store import VERIFIER
+from steer_lightning.evaluation.verdicts import verifier_facts
 from steer_lightning.model.policy import Policy
+from steer_lightning.rewards import Reward
 from steer_lightning.rollout import RolloutEngine
 from steer_lightning.system.plain_settings import describe, describe_all
 from steer_lightning.types import Prompt
@@ -28,6 +31,11 @@ def base_facts(policy: Policy) -> dict[str, Any]:
         "dtype": policy.dtype,
         "base_bits": policy.base_bits,
     }
+
+
+def plug_in_facts(engine: RolloutEngine, verifier: Reward) -> dict[str, Any]:
+    """Describes engine and verifier as they are configured, before they keep what they find out."""
+    return {"engine": engine_facts(engine), VERIFIER: verifier_facts(verifier)}
 
 
 def engine_facts(engine: RolloutEngine) -> Any:

@@ -30,7 +30,7 @@ from steer_lightning.evaluation.arms import (
     make_arms,
 )
 from steer_lightning.evaluation.budget import Budget, check_budgets, most_tokens_by_budget
-from steer_lightning.evaluation.cache_key import base_facts, engine_facts, hash_prompts
+from steer_lightning.evaluation.cache_key import base_facts, hash_prompts, plug_in_facts
 from steer_lightning.evaluation.capability import capability
 from steer_lightning.evaluation.over_scales import check_over_scales, check_samples, over_scales
 from steer_lightning.evaluation.refinement import Refinement, check_refinements
@@ -47,7 +47,6 @@ from steer_lightning.evaluation.verdicts import (
     tell_of_unstored,
     verdicts_of,
     verified_anew,
-    verifier_facts,
 )
 from steer_lightning.model.policy import Policy
 from steer_lightning.model.quantization import Quantization
@@ -174,19 +173,16 @@ class Evaluation:
         self._base_has_its_own = base_sampling is not None
         self.num_scales = len(scales) if vote_over_scales else 1
         self.num_samples, self.pass_at, self.strata = num_samples, pass_at, strata
-        sizes = [self._sampling(name, False).group_size for name in benchmarks]
-        check_strata(strata, base_sampling, sizes)
+        check_strata(
+            strata, base_sampling, [self._sampling(x, False).group_size for x in benchmarks]
+        )
         further = (budgets or {}, refinements or {}, truncations or {})
         self.budgets, self.refinements, self.truncations = further
         self.arms = make_arms(self.files, scales, leave_out_layers, *further)
         self.verifier: Reward = verifier or MathReward()
         check_over_scales(vote_over_scales, scales, list(self.files), self.verifier)
         self.pool, self.engine = reward_pool or RewardPool(), engine or DecodeEngine()
-        # as they are configured: what they find out or keep later is no setting
-        self._plug_ins = {
-            "engine": engine_facts(self.engine),
-            VERIFIER: verifier_facts(self.verifier),
-        }
+        self._plug_ins = plug_in_facts(self.engine, self.verifier)
         check_refinements(self.refinements, self.files, self._samplings(), self.engine)
         self.store = Store(Path(output) if output else self._default_output())
         self.overwrite, self.rescore, self.seed, self.device = overwrite, rescore, seed, device
