@@ -215,8 +215,12 @@ class BatchGradient:
             for kept in mini_batch.micro_batches:
                 kept.old_logprobs = _old_logprobs(kept.micro_batch, self._logprobs(kept))
 
-    def reference_logprobs(self, rollouts: Rollouts) -> torch.Tensor:
-        """Returns the log-probabilities of the base, with the vectors off.
+    def logprobs_of(self, rollouts: Rollouts, *, of_base: bool) -> torch.Tensor:
+        """Reads all rows without a gradient.
+
+        Args:
+            rollouts: Completions.
+            of_base: Whether the base reads them, with the vectors off, or the policy.
 
         Returns:
             Log-probabilities in nats, (N, T) float32 on the CPU; 0 where padded.
@@ -224,7 +228,7 @@ class BatchGradient:
         found = torch.zeros_like(rollouts.logprobs)
         with self._passes():
             for kept in self._cut(rollouts, torch.arange(len(found)), None, num_reads=1):
-                logprobs = self._logprobs(kept, of_base=True).cpu()
+                logprobs = self._logprobs(kept, of_base=of_base).cpu()
                 mask = kept.micro_batch.completion_mask
                 found[kept.micro_batch.rows, : mask.shape[1]] = logprobs * mask
         return found

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import Any
 
 import pytest
 
 from steer_lightning import ConfigError
-from steer_lightning.system.plain_settings import check_same, describe, flat
+from steer_lightning.system.plain_settings import check_same, describe, flat, init_args
 
 TOLD = {"told": "the other one has", "why": "Both are one run", "fix": "Set it back"}
 
@@ -58,3 +59,32 @@ def test_mappings_in_lists_are_settings_of_their_own_on_request() -> None:
     settings = {"a": [{"b": {"c": 1}}, 2], "d": [[1]], "e": []}
     assert flat(settings) == settings
     assert flat(settings, "t", lists=True) == {"t.a.0.b.c": 1, "t.a.1": 2, "t.d": [[1]], "t.e": []}
+
+
+class Clock:
+    def __init__(self, hours: int) -> None:
+        self.hours, self.ticks = hours, 0
+
+
+class Judge(Clock):
+    def __init__(self, clock: Clock, names: tuple[str, ...], **more: int) -> None:
+        super().__init__(**more)
+        self.clock, self.names, self._names = clock, names, len(names)
+
+
+def test_settings_of_a_plug_in_are_the_arguments_that_it_keeps() -> None:
+    clock = {"class": "Clock", "hours": 24}  # not how often it has ticked
+    assert init_args(Judge(Clock(24), ("a", "b"), hours=12)) == {
+        "clock": clock,
+        "hours": 12,
+        "names": ["a", "b"],
+    }
+    inner = Judge(Clock(24), (), hours=12)
+    outer = Judge(inner, (), hours=1)
+    assert init_args(outer)["clock"] == {
+        "class": "Judge",
+        "clock": "Clock",  # the second level is only named
+        "hours": 12,
+        "names": [],
+    }
+    assert init_args(len) == init_args(lambda: 0) == init_args(partial(max, 0)) == {}
