@@ -147,7 +147,7 @@ class GenerateEngine:
             ids, mask = left_padded([prompts[b].token_ids for b in chosen], policy.pad_token_id)
             rows = torch.tensor([b * size + k for b in chosen for k in range(size)])
             batch = ids.repeat_interleave(size, 0), mask.repeat_interleave(size, 0), rows
-            for part in zip(*(x.split(self.max_rows) for x in batch), strict=True):
+            for part in zip(*(torch.split(x, self.max_rows) for x in batch), strict=True):
                 _fill(policy, completions, *part)
         return completions.rollouts()
 
