@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from steer_lightning.errors import ConfigError
+from steer_lightning.system.seeds import check_seed
 from steer_lightning.types import INSTRUCTIONS, Problem, Source
 
 GROUPS: dict[str, dict[str, str]] = {
@@ -117,6 +118,7 @@ class Instructions:
             if not isinstance(choices, list) or not choices:
                 rule = f"must have a list of at least one value for {kind}"
                 raise ConfigError("Instructions.values", choices, rule=rule)
+        check_seed("Instructions.seed", seed)
         self.source, self.least, self.most, self.text, self.seed = source, least, most, text, seed
         if hasattr(source, "num_samples"):
             self.num_samples = source.num_samples

@@ -21,6 +21,7 @@ from steer_lightning.steering.layers import (
 from steer_lightning.steering.read_hooks import HookedRead
 from steer_lightning.steering.result_file import read_metadata, read_tensors, refusal, write_result
 from steer_lightning.system.printable import one_line
+from steer_lightning.system.seeds import check_seed
 
 PARTS = ("down", "recurrent", "bias", "up")
 
@@ -86,6 +87,7 @@ class READ(Steering):
         super().__init__()
         if rank < 1:
             raise ConfigError("model.steering.rank", rank, rule="must be at least 1")
+        check_seed("model.steering.seed", seed)
         check_ascending(layers)
         if init_from is not None and not Path(init_from).is_file():
             raise ConfigError("model.steering.init_from", init_from, rule="there is no such file")

@@ -25,6 +25,7 @@ from steer_lightning.steering.sites import Site, find_sites
 from steer_lightning.steering.tokens import Tokens
 from steer_lightning.steering.vector_hooks import HookedVectors
 from steer_lightning.system.printable import one_line
+from steer_lightning.system.seeds import check_seed
 
 PARTS = ("basis", "difference", "bias")
 
@@ -86,6 +87,7 @@ class LoReFT(Steering):
         super().__init__()
         if rank < 1:
             raise ConfigError("model.steering.rank", rank, rule="must be at least 1")
+        check_seed("model.steering.seed", seed)
         check_ascending(layers)
         if init_from is not None and not Path(init_from).is_file():
             raise ConfigError("model.steering.init_from", init_from, rule="there is no such file")
