@@ -9,6 +9,7 @@ from typing import Any
 
 from steer_lightning.data.source_around import SourceAround
 from steer_lightning.errors import ConfigError
+from steer_lightning.system.seeds import check_seed
 from steer_lightning.types import INSTRUCTIONS, Problem, Source
 
 GROUPS: dict[str, dict[str, str]] = {
@@ -113,6 +114,7 @@ class Instructions(SourceAround):
             if not isinstance(choices, list) or not choices:
                 rule = f"must have a list of at least one value for {kind}"
                 raise ConfigError("Instructions.values", choices, rule=rule)
+        check_seed("Instructions.seed", seed)
         super().__init__(source)
         self.least, self.most, self.text, self.seed = least, most, text, seed
 

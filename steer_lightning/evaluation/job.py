@@ -62,6 +62,7 @@ from steer_lightning.steering import find_result
 from steer_lightning.system.collectives import gather_objects, rank, world_size
 from steer_lightning.system.printable import one_line
 from steer_lightning.system.run_files import EVALUATION
+from steer_lightning.system.seeds import check_seed
 from steer_lightning.types import Prompt, Source
 
 log = logging.getLogger(__name__)
@@ -170,6 +171,7 @@ class Evaluation:
     ) -> None:
         check_counts(benchmarks, batch_size, num_samples, pass_at)
         check_scales(scales)
+        check_seed("seed", seed)
         self.paths = [vectors] if isinstance(vectors, str) else list(vectors or [])
         self.files = load_files(self.paths) if self.paths else {}
         self.base = base or base_of(self.files, trust_remote_code)
