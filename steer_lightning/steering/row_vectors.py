@@ -41,7 +41,7 @@ class RowSteering(Steering):
         """Vectors of each experiment; not registered, since they are trained where they belong."""
 
     @property
-    def layers_path(self) -> str | None:  # type: ignore[override]
+    def layers_path(self) -> str | None:
         """Dotted path of the model's decoder layers, the same for all parts; see `Steering`."""
         return self.parts[0].layers_path
 

@@ -15,7 +15,7 @@ from steer_lightning.data import Arithmetic, PlainTemplate
 from steer_lightning.losses import Clip, PolicyGradient
 from steer_lightning.rewards import FormatReward, WeightedReward
 from steer_lightning.rollout import RolloutEngine, Sampling, completions_of
-from steer_lightning.steering import LoRA
+from steer_lightning.steering import LoRA, SteeringVectors
 from steer_lightning.testing import save_tiny, tiny_model
 from steer_lightning.training.gradient import BatchGradient
 from steer_lightning.training.kl_in_reward import KLInReward
@@ -91,6 +91,30 @@ def test_an_exact_module_has_a_ratio_of_exactly_1(tmp_path: Path, exact: bool) -
     trainer.fit(module, data)
     assert len(found) == 3
     assert all((gap == 0.0) == exact for gap in found), found
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_is_not_trained_is_taken_from_the_first_process_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+    monkeypatch.setattr(SteeringVectors, "take_from_first", lambda self: events.append("taken"))
+    module = SteeringModule(
+        base=save_tiny(tmp_path / "base", "qwen2"),
+        steering=SteeringVectors(),
+        sampling=Sampling(group_size=2, max_new_tokens=4),
+        rewards=[WeightedReward(reward=FormatReward("[a-m]"))],
+    )
+    data = PromptDataModule(
+        train=Arithmetic(num_problems=4), template=PlainTemplate("{question}="), batch_size=4
+    )
+
+    class Watch(L.Callback):
+        def on_train_start(self, *args: object) -> None:
+            events.append("started")
+
+    quiet_trainer(max_steps=1, default_root_dir=tmp_path, callbacks=[Watch()]).fit(module, data)
+    assert events == ["taken", "started"]
 
 
 @pytest.mark.filterwarnings("ignore")
