@@ -28,8 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from common import ROOT, gains, summary, write_json
-from matplotlib.figure import Figure
+from common import ROOT, gains, label_by_numbers, picture, summary, write_json
 
 KINDS = "steer_lightning.steering"
 STEERING, FULL, TRAINING_FREE = "steering vectors", "full fine-tuning", "training-free vectors"
@@ -189,8 +188,7 @@ def shown(runs: list[Run]) -> list[Run]:
 
 def draw(runs: Sequence[Run], path: Path) -> None:
     """Accuracy against how many numbers are trained."""
-    figure = Figure(figsize=(9, 5), dpi=120, layout="constrained")
-    axes = figure.subplots()
+    figure, axes = picture()
     for name in gains(runs):
         mine = [run for run in runs if run["arm"] == name]
         across = [max(run["trained"], 1) for run in mine]
@@ -198,15 +196,9 @@ def draw(runs: Sequence[Run], path: Path) -> None:
         marker = "s" if name == TRAINING_FREE else "^" if name.endswith("alone") else "o"
         label = f"{name}, {statistics.fmean(after):.1f} %"
         axes.plot(across, after, marker, alpha=0.7, label=label)
-    before = statistics.fmean(100 * run["before"] for run in runs)
-    axes.axhline(before, color="gray", linestyle="--", linewidth=1, label=f"base, {before:.1f} %")
-    axes.set_xscale("log")
+    label_by_numbers(axes, runs)
     axes.set_xlim(0.5, 5e6)
-    axes.set_ylim(0, 103)
     axes.set_xlabel("trained numbers (those of training-free vectors, 0, at the left)")
-    axes.set_ylabel("accuracy after, %")
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.savefig(path)
 
 

@@ -175,6 +175,31 @@ def summary(run: Path) -> dict[str, Any]:
     return found
 
 
+def picture() -> tuple[Any, Any]:
+    """An empty matplotlib figure with its axes, wide enough for a legend at its right."""
+    from matplotlib.figure import Figure  # which benchmarks without a picture do without
+
+    figure = Figure(figsize=(9, 5), dpi=120, layout="constrained")
+    return figure, figure.subplots()
+
+
+def label_by_numbers(axes: Any, runs: Sequence[dict[str, Any]]) -> None:
+    """Adds the base's accuracy, scales and legend to accuracies against numbers that are trained.
+
+    Args:
+        axes: Of `picture`, with the accuracies in percent drawn.
+        runs: Whose `before` is the accuracy of the base.
+    """
+    before = statistics.fmean(100 * run["before"] for run in runs)
+    axes.axhline(before, color="gray", linestyle="--", linewidth=1, label=f"base, {before:.1f} %")
+    axes.set_xscale("log")
+    axes.set_ylim(0, 103)
+    axes.set_xlabel("trained numbers")
+    axes.set_ylabel("accuracy after, %")
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+
+
 def processor() -> str:
     """The processor's name (Linux), or its kind."""
     file = Path("/proc/cpuinfo")

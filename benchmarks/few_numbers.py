@@ -25,8 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from claim_real import Arm, best_of
-from common import ROOT, fit, steps_of, summary, write_json
-from matplotlib.figure import Figure
+from common import ROOT, fit, label_by_numbers, picture, steps_of, summary, write_json
 
 CLAIM = ROOT / "benchmarks/results/claim.json"
 OF_CLAIM = {
@@ -138,8 +137,7 @@ class Curve:
 
 def draw(runs: list[Result], path: Path) -> None:
     """Accuracy against how many numbers are trained, with intervals."""
-    figure = Figure(figsize=(9, 5), dpi=120, layout="constrained")
-    axes = figure.subplots()
+    figure, axes = picture()
     markers = {"TinyLoRA": "s", "ProjectedVectors": "o", "LowRankVectors": "v"}
     others = json.loads(CLAIM.read_text())["runs"] if CLAIM.exists() else []
     for name, marker in OF_CLAIM.items():
@@ -160,14 +158,7 @@ def draw(runs: list[Result], path: Path) -> None:
             capsize=3,
             label=f"{name}, {statistics.fmean(after):.1f} %",
         )
-    before = statistics.fmean(100 * run["before"] for run in runs)
-    axes.axhline(before, color="gray", linestyle="--", linewidth=1, label=f"base, {before:.1f} %")
-    axes.set_xscale("log")
-    axes.set_ylim(0, 103)
-    axes.set_xlabel("trained numbers")
-    axes.set_ylabel("accuracy after, %")
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    label_by_numbers(axes, runs)
     figure.savefig(path)
 
 

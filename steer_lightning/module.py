@@ -389,5 +389,5 @@ class SteeringModule(HeldOut):
             rewards = rewards + self.length_in_reward.shaping(sampled, takes_part)
         if self.kl_in_reward is None:
             return rewards, None
-        kl = self.kl_in_reward.measure(self.batch_gradient, sampled)
+        kl = self.kl_in_reward.measure(self.batch_gradient, sampled, self.own_engine)
         return rewards - self.kl_in_reward.weight * kl, kl

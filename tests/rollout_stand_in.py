@@ -37,6 +37,10 @@ class Faults:
     """Seconds that it takes for each row."""
     version: str | None = None
     """Version that it claims to have sampled with."""
+    status: int | None = None
+    """Status with which it answers requests that have the token."""
+    words: str = "no"
+    """What it says then."""
     ignores_vectors: bool = False
     """Whether it samples without vectors."""
 
@@ -140,7 +144,10 @@ class StandIn:
 
     def _refuses(self, asked: Any) -> bool:
         if asked.headers.get("Authorization") == f"Bearer {TOKEN}":
-            return False
+            if self.faults.status is None:
+                return False
+            asked._answer(self.faults.status, {"detail": self.faults.words})
+            return True
         asked._answer(403, "no")
         return True
 

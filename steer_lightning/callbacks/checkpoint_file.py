@@ -19,10 +19,11 @@ CHECKSUM = "sha256"
 """Key under which a checkpoint stores the checksum of all its other entries."""
 
 
-MAX_DEPTH, VALUE_BYTES = 100, 64
+MAX_DEPTH, VALUE_BYTES = 100, 8
 MAX_RATIO, MARGIN = 10, 2**20
 """A file may unfold into `MAX_RATIO` times its bytes plus `MARGIN`, because it packs small values
-densely and may share parts."""
+densely and may share parts. Each value takes a byte of the file unless it is part of a container
+that is shared, so `VALUE_BYTES` below `MAX_RATIO` lets values that are not shared always pass."""
 
 
 class DamagedCheckpointError(RuntimeError):
@@ -92,13 +93,20 @@ def _load(path: Path, map_location: Any) -> dict[str, Any]:
 
 
 def _measure(value: Any, left: int, depth: int = 0) -> int:
-    """Counts down from `left`: the bytes of tensors, and `VALUE_BYTES` for each other value.
+    """Counts down from `left`: `VALUE_BYTES` for each value, and more for tensors and long texts.
+
+    A tensor counts with its bytes. A text counts with a part of its length, since a list may share
+    one text and give two bytes to each of its places.
 
     Raises:
         DamagedCheckpointError: If the count falls below 0, or values are nested too deep: a tensor
             of one number may be expanded to terabytes, and a list may contain itself.
     """
-    left -= value.nbytes if isinstance(value, torch.Tensor) else VALUE_BYTES
+    left -= VALUE_BYTES
+    if isinstance(value, torch.Tensor):
+        left -= value.nbytes
+    elif isinstance(value, (str, bytes)):
+        left -= len(value) // VALUE_BYTES
     if left < 0 or depth > MAX_DEPTH:
         raise DamagedCheckpointError("unfolds into far more data than the file contains")
     if isinstance(value, Mapping):

@@ -102,7 +102,7 @@ class Guard(Callback):
         size = size_in_stream(pl_module.policy.steering)
         if size is not None and size >= HUGE:
             self._warn("size", too_large(size, rate))
-        self._silent = self._silent + 1 if bool((step.advantages == 0).all()) else 0
+        self._silent = self._silent + 1 if learns_nothing(step) else 0
         if self._silent >= self.no_signal_steps:
             told = why_no_signal(step, self._silent, self._first, size, rate)
             self._warn("signal", told, again=self._silent == self.no_signal_steps)
@@ -224,6 +224,16 @@ def shares_of(step: Step) -> Shares:
     return Shares(1 - float(step.finished.float().mean()), missing / step.rewards.numel())
 
 
+def learns_nothing(step: Step) -> bool:
+    """Tells whether no completion that takes part in the update has an advantage."""
+    return not bool(((step.advantages != 0) & step.takes_part).any())
+
+
+def is_left_out(step: Step) -> bool:
+    """Tells whether there are advantages, but only of completions that don't take part."""
+    return bool((step.advantages != 0).any()) and learns_nothing(step)
+
+
 def size_in_stream(steering: Steering) -> float | None:
     """Returns the mean size of vectors as a multiple of the stream's; None if it is not known."""
     if isinstance(steering, SiteVectors) and steering.scale != "none":
@@ -300,7 +310,10 @@ def _causes_beside_the_task(
             2 * int(step.rewards.isnan().sum()) > total,
             "the gold answers can't be parsed; check the source's answer column",
         ),
-        (2 * outcomes["right"] > total, "all problems are solved; stop, or use harder problems"),
+        (
+            2 * outcomes["right"] > total and not is_left_out(step),
+            "all problems are solved; stop, or use harder problems",
+        ),
         (
             size is not None and size >= LARGE,
             f"the vectors are too large, {rounded(size or 0.0)} times the stream "
@@ -319,6 +332,12 @@ def _causes_in_the_task(step: Step, outcomes: Counter[str]) -> list[tuple[bool, 
     """Lists causes in data and settings; the last one applies if no other does."""
     total = step.rewards.numel()
     return [
+        (
+            is_left_out(step),
+            "the rewards differ, but the completions with an advantage are cut off, which "
+            "model.mask_overlong leaves out of the update; raise model.sampling.max_new_tokens, or "
+            "set model.mask_overlong: false",
+        ),
         (
             2 * int((~step.finished).sum()) > total,
             "answers are cut off before they end; raise model.sampling.max_new_tokens",

@@ -23,6 +23,7 @@ from steer_lightning.results.lens import (
     stable_rank,
     token_text,
 )
+from steer_lightning.results.lens.finite import check_finite
 from steer_lightning.steering import SiteVectors
 from steer_lightning.system.printable import one_line
 from steer_lightning.system.run_files import LENS, LENS_LINES
@@ -122,7 +123,9 @@ class LensCallback(Callback):
         policy, prompts = _policy(pl_module), self._prompts(trainer)
         found = describe(policy, vectors, prompts, self.how, trainer.global_step)
         if trainer.is_global_zero:
-            write_bytes(self._file, (json.dumps(found) + "\n").encode())
+            with told_not_raised("a look through the lens"):
+                check_finite("trained here", found)
+                write_bytes(self._file, (json.dumps(found) + "\n").encode())
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Does the same for a resumed run that has no step left to train."""

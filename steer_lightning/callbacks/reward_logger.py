@@ -23,11 +23,14 @@ def reward_metrics(step: Step) -> dict[str, float]:
         step: Step with rewards (B, G); unscored completions count only in `num_unscored`.
     """
     scored = step.rewards[~step.rewards.isnan()]
-    no_signal = (step.advantages == 0).all(1).float()
+    # cut-off completions that the update leaves out teach nothing; groups beyond a batch, which
+    # dynamic sampling has drawn and does not need, have signal nevertheless
+    counted = step.takes_part | step.finished
+    has_signal = ((step.advantages != 0) & counted).any(1)
     metrics = {
         "reward/mean": scored.mean().item() if len(scored) else float("nan"),
         "reward/std": scored.std(correction=0).item() if len(scored) else float("nan"),
-        "reward/no_signal_share": no_signal.mean().item(),
+        "reward/no_signal_share": (~has_signal).float().mean().item(),
         "reward/num_unscored": float(step.rewards.isnan().sum()),
     }
     if step.kl is not None:

@@ -48,6 +48,7 @@ from steer_lightning.results.report import draw_reward_curve, drawn, write_repor
 from steer_lightning.strategy import STRATEGIES, SteeringStrategy, wants_several
 from steer_lightning.system.printable import one_line
 from steer_lightning.system.run_files import METRICS, RUNS
+from steer_lightning.system.seeds import check_seed
 from steer_lightning.system.showing import told_not_raised
 from steer_lightning.system.yaml_size import bound_yaml
 from steer_lightning.training.stopping import NamingTrainer
@@ -162,9 +163,7 @@ class SteeringCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Reads the words, and checks the seed before it is used."""
         super().parse_arguments(parser, args)
-        seed = self.config[self.config.subcommand].seed_everything
-        if not 0 <= seed < 2**32:
-            raise ConfigError("seed_everything", seed, rule="must be from 0 to 4294967295")
+        check_seed("seed_everything", self.config[self.config.subcommand].seed_everything, 32)
 
     def before_instantiate_classes(self) -> None:
         """Finds the checkpoint to resume from, and makes the run's folder."""

@@ -7,6 +7,7 @@ import zlib
 from typing import Literal
 
 from steer_lightning.errors import ConfigError
+from steer_lightning.system.seeds import check_seed
 from steer_lightning.types import Problem
 
 HELD_OUT_SHARE = 10  # one problem in ten belongs to the test split
@@ -84,6 +85,7 @@ class Arithmetic:
             raise ConfigError("Arithmetic.largest", largest, rule="must be at least 19")
         if not operations or set(operations) - set("+-"):
             raise ConfigError("Arithmetic.operations", operations, rule='must be "+", "-" or "+-"')
+        check_seed("Arithmetic.seed", seed)
         self.num_problems, self.split, self.largest = num_problems, split, largest
         self.operations, self.seed = operations, seed
 

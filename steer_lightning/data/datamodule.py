@@ -21,6 +21,7 @@ from steer_lightning.data.templates import ChatTemplate, Template, check_templat
 from steer_lightning.errors import ConfigError
 from steer_lightning.system.plain_settings import check_same, describe
 from steer_lightning.system.printable import one_line
+from steer_lightning.system.seeds import check_seed
 from steer_lightning.types import Prompt, Source
 
 log = logging.getLogger(__name__)
@@ -77,6 +78,7 @@ class PromptDataModule(L.LightningDataModule):
         for key, value in numbers.items():
             if value < 1:
                 raise ConfigError(f"data.{key}", value, rule="must be at least 1")
+        check_seed("data.seed", seed, 32)
         self.sources = {"train": train, "val": val, "test": test}
         self.template: Template = template or ChatTemplate()
         self.order: PromptOrder = order or Shuffled()

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from steer_lightning.data.source_around import SourceAround
 from steer_lightning.errors import ConfigError
+from steer_lightning.system.seeds import check_seed
 from steer_lightning.types import INSTRUCTIONS, Problem, Source
 
 GROUPS: dict[str, dict[str, str]] = {
@@ -48,7 +50,7 @@ VALUES: dict[str, list[Any]] = {
 """Values among which an instruction of each kind chooses, unless others are set."""
 
 
-class Instructions:
+class Instructions(SourceAround):
     """Adds 1 to 3 verifiable instructions to each problem of another source.
 
     MathIF (arXiv 2505.14810) asks whether a model that has learned to reason still does as it is
@@ -71,15 +73,10 @@ class Instructions:
         text: New question, with `{question}` and `{instructions}`.
         seed: Seed of the instructions.
 
-    Attributes:
-        num_samples: Number of completions that the source asks for, if it names one.
-
     Raises:
         ConfigError: If a kind is not known, the numbers do not fit the kinds, or the text lacks a
             placeholder.
     """
-
-    num_samples: int
 
     def __init__(
         self,
@@ -117,9 +114,9 @@ class Instructions:
             if not isinstance(choices, list) or not choices:
                 rule = f"must have a list of at least one value for {kind}"
                 raise ConfigError("Instructions.values", choices, rule=rule)
-        self.source, self.least, self.most, self.text, self.seed = source, least, most, text, seed
-        if hasattr(source, "num_samples"):
-            self.num_samples = source.num_samples
+        check_seed("Instructions.seed", seed)
+        super().__init__(source)
+        self.least, self.most, self.text, self.seed = least, most, text, seed
 
     def load(self) -> list[Problem]:
         """Loads the problems of the source and adds the instructions.

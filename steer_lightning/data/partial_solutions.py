@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from steer_lightning.data.base_rates import base_rates
+from steer_lightning.data.source_around import SourceAround
 from steer_lightning.errors import ConfigError
 from steer_lightning.types import Problem, Source
 
 
-class PartialSolutions:
+class PartialSolutions(SourceAround):
     r"""Adds the beginning of a solution to the problems that the base rarely solves.
 
     A problem that no sample solves teaches nothing. With the first steps of its solution in the
@@ -59,8 +60,9 @@ class PartialSolutions:
         if any(text.count(name) != 1 for name in ("{question}", "{solution}")):
             rule = "must contain {question} and {solution}, once each"
             raise ConfigError("PartialSolutions.text", text, rule=rule)
-        self.source, self.share, self.column = source, share, column
-        self.rates, self.below, self.text = rates, below, text
+        super().__init__(source)
+        self.share, self.column, self.text = share, column, text
+        self.rates, self.below = rates, below
 
     def load(self) -> list[Problem]:
         """Loads the problems and adds the beginnings of the solutions.

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from steer_lightning.data.base_rates import base_rates
+from steer_lightning.data.source_around import SourceAround
 from steer_lightning.errors import ConfigError
 from steer_lightning.types import Problem, Source
 
 
-class Stratum:
+class Stratum(SourceAround):
     """Takes the problems of a source that the base solves in a given share of its samples.
 
     A curriculum by strata (SPARKLE, arXiv 2506.04723) trains on easy problems first, and then on
@@ -34,7 +35,8 @@ class Stratum:
         if below is not None and not lowest < below <= 1:
             rule = f"must be above Stratum.lowest = {lowest} and at most 1"
             raise ConfigError("Stratum.below", below, rule=rule)
-        self.source, self.rates, self.lowest, self.below = source, rates, lowest, below
+        super().__init__(source)
+        self.rates, self.lowest, self.below = rates, lowest, below
 
     def load(self) -> list[Problem]:
         """Loads the problems of the stratum, in the order of the source.

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from steer_lightning.data.source_around import SourceAround
 from steer_lightning.errors import ConfigError
 from steer_lightning.types import TOKEN_BUDGET, Problem, Source
 
 
-class TokenBudgets:
+class TokenBudgets(SourceAround):
     r"""Tells the model in the prompt how many tokens it may spend (L1, arXiv 2503.04697).
 
     The problems get the budgets in turn, so that each budget has equally many, and a problem always
@@ -35,7 +36,8 @@ class TokenBudgets:
         if any(text.count(name) != 1 for name in ("{question}", "{budget}")):
             rule = "must contain {question} and {budget}, once each"
             raise ConfigError("TokenBudgets.text", text, rule=rule)
-        self.source, self.budgets, self.text = source, list(budgets.items()), text
+        super().__init__(source)
+        self.budgets, self.text = list(budgets.items()), text
 
     def load(self) -> list[Problem]:
         """Loads the problems and adds the budgets.

@@ -57,6 +57,7 @@ from steer_lightning.steering import find_result
 from steer_lightning.system.collectives import gather_objects, rank, world_size
 from steer_lightning.system.printable import one_line
 from steer_lightning.system.run_files import EVALUATION
+from steer_lightning.system.seeds import check_seed
 from steer_lightning.types import Prompt, Source
 
 log = logging.getLogger(__name__)
@@ -165,6 +166,7 @@ class Evaluation:
     ) -> None:
         check_counts(benchmarks, batch_size, num_samples, pass_at)
         check_scales(scales)
+        check_seed("seed", seed)
         self.paths = [vectors] if isinstance(vectors, str) else list(vectors or [])
         self.files = load_files(self.paths) if self.paths else {}
         self.base = base or base_of(self.files, trust_remote_code)
@@ -272,7 +274,7 @@ class Evaluation:
                 f"benchmarks.{name}",
             )
             tell_of_unstored(name, found[name])
-            measured = num_measured(self._sampling(name, False).group_size, self.strata)
+            measured = num_measured(self._sampling(name).group_size, self.strata)
             check_samples({name: measured}, self.num_scales)
             for key, most in self._longest().items():
                 self.policy.check_prompts(found[name], most, key)
@@ -302,7 +304,7 @@ class Evaluation:
         return {
             **base_facts(self.policy),
             "arms": {arm.name: arm.facts for arm in self.arms},
-            "sampling": {name: asdict(self._sampling(name, False)) for name in prompts},
+            "sampling": {name: asdict(self._sampling(name)) for name in prompts},
             "base_sampling": {name: asdict(self._sampling(name, True)) for name in prompts},
             "prompts": {name: hash_prompts(found) for name, found in prompts.items()},
             "batch_size": self.batch_size,

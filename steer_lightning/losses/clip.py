@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from steer_lightning.errors import ConfigError
@@ -38,11 +40,15 @@ class Clip:
     def gains(self, inputs: LossInputs) -> PerToken:
         """Returns gains (n, T) and `clip_share`, the share of tokens that are clipped."""
         moved = torch.where(inputs.mask, inputs.logprobs - inputs.old_logprobs, 0.0)
-        return clipped(moved.exp(), inputs.advantages[:, None], self.low, self.high)
+        return clipped(moved, inputs.advantages[:, None], self.low, self.high)
 
 
-def clipped(ratio: torch.Tensor, advantages: torch.Tensor, low: float, high: float) -> PerToken:
-    """Returns the clipped objective of `ratio`, which broadcasts with the advantages."""
+def clipped(log_ratio: torch.Tensor, advantages: torch.Tensor, low: float, high: float) -> PerToken:
+    """Returns the clipped objective of `exp(log_ratio)`, which broadcasts with the advantages."""
+    # The minimum gives gradient 0 to a ratio above the bound, but 0 times that of an infinite exp
+    # is NaN. A ratio of 2 (1 + high) is above the bound as well. For A < 0 there is no bound.
+    largest = torch.where(advantages >= 0, math.log(2 * (1 + high)), torch.inf)
+    ratio = torch.minimum(log_ratio, largest).exp()
     bounded = ratio.clamp(1 - low, 1 + high)
     gains = torch.minimum(ratio * advantages, bounded * advantages)
     beyond = (ratio > 1 + high) & (advantages > 0) | (ratio < 1 - low) & (advantages < 0)

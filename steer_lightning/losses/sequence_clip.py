@@ -35,7 +35,7 @@ class SequenceClip:
     def gains(self, inputs: LossInputs) -> PerToken:
         """Returns gains (n, T) and `clip_share`, the share of tokens in clipped completions."""
         moved = torch.where(inputs.mask, inputs.logprobs - inputs.old_logprobs, 0.0)
-        ratio = (moved.sum(1, keepdim=True) / inputs.lengths[:, None]).exp()
+        mean = moved.sum(1, keepdim=True) / inputs.lengths[:, None]
         return clipped(
-            ratio.expand_as(inputs.logprobs), inputs.advantages[:, None], self.low, self.high
+            mean.expand_as(inputs.logprobs), inputs.advantages[:, None], self.low, self.high
         )

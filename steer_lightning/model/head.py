@@ -16,6 +16,9 @@ from torch.utils.checkpoint import checkpoint
 CHUNK_NUMBERS = 2**24
 """Number of logits in memory at the same time, 64 MB in float32."""
 
+LOWEST = torch.finfo(torch.float32).min
+"""Log-probability in place of -inf where it is multiplied by its probability: 0 log 0 = 0."""
+
 
 def token_logprobs(logits: torch.Tensor, tokens: torch.Tensor, temperature: float) -> torch.Tensor:
     """Computes `log pi(y_t | y_<t)` under the sampling distribution, with temperature.
@@ -222,6 +225,8 @@ def _chunk(
     picked = logits.gather(-1, index)
     largest = logits.amax(-1, keepdim=True)
     shifted = logits.sub_(largest)
+    if with_entropy:
+        shifted.clamp_(min=LOWEST)
     # otherwise the same buffer is reused
     weights = shifted.exp() if with_entropy else shifted.exp_()
     total = weights.sum(-1, keepdim=True)
@@ -318,4 +323,5 @@ def token_states_of_logits(
     if not with_entropy:
         return TokenStates(logprobs=logprobs, entropy=None)
     every = (logits.float() / temperature).log_softmax(-1)
-    return TokenStates(logprobs=logprobs, entropy=-(every.exp() * every).sum(-1))
+    entropy = -(every.exp() * every.clamp(min=LOWEST)).sum(-1)
+    return TokenStates(logprobs=logprobs, entropy=entropy)

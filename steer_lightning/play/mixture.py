@@ -46,6 +46,34 @@ class Mixture:
         return expression_of(self.weights)
 
 
+def check_names(names: Collection[str]) -> None:
+    """Raises a ConfigError for a name that an expression would be read otherwise for.
+
+    That is one that reads as something else by itself, such as `-a` or `2 * a`, or one that begins
+    like a sum with another name, such as `a - b` beside `a`. Without the spaces, `a-b` is the name.
+
+    Args:
+        names: Names of all vectors of a page.
+    """
+    for name in names:
+        other = next((x for x in names if name.startswith((f"{x} - ", f"{x} + "))), None)
+        try:
+            is_read = read_expression(name, names) == ((name, 1.0),)
+        except ConfigError:
+            is_read = False
+        if other is None and is_read:
+            continue
+        plain = re.sub(r"[^\w.()/]+", "_", name).strip("_") or "vectors"
+        sum_with = "a sum" if other is None else f"a sum with {one_line(other)}"
+        raise ConfigError(
+            "vectors",
+            name,
+            rule=f"can't be told from {sum_with} in a mixture, such as 0.5 * a - b",
+            why="Vectors are named after their file, or the folder of their run",
+            fix=f"Rename it, for example to {plain!r}",
+        )
+
+
 def read_expression(text: str, names: Collection[str]) -> Weights:
     """Reads a weighted sum of vectors, such as `0.5 * a + 0.3 * b - c`.
 
@@ -56,7 +84,8 @@ def read_expression(text: str, names: Collection[str]) -> Weights:
 
     Returns:
         Names with their weights, in the order of the text; those of equal names are added. Where
-        a text can be read as one name or as a difference of two, it is the name.
+        a text can be read as one name or as a difference of two, such as `a-b`, it is the name;
+        `a - b` is the difference.
 
     Raises:
         ConfigError: If the text is no such sum; the error says at which place.

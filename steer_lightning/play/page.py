@@ -31,7 +31,7 @@ from steer_lightning.play.controls import (
     prompt_controls,
     step_slider,
 )
-from steer_lightning.play.mixture import Mixture, read_expression, with_weight
+from steer_lightning.play.mixture import Mixture, check_names, read_expression, with_weight
 from steer_lightning.play.moves import Move
 from steer_lightning.play.playground import Playground, Question, Side, Sides
 from steer_lightning.play.session import Session, Sessions, until
@@ -350,6 +350,7 @@ class Page:
                 taken, number = {*self._names, *session.others}, 2
                 while name in taken:
                     name, number = f"{stem} ({number})", number + 1
+                check_names({*taken, name})
                 session.others[name] = self.playground.load_file(path)
         except Exception as error:  # whatever it is, the page goes on
             raise told(error) from error

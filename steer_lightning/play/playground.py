@@ -21,7 +21,7 @@ from steer_lightning.inference.loaded_models import LARGEST_SCALE, LoadedModels,
 from steer_lightning.inference.service import Service
 from steer_lightning.play import moves
 from steer_lightning.play.checkpoints import Checkpoints
-from steer_lightning.play.mixture import Mixture, mixed, save_mixture
+from steer_lightning.play.mixture import Mixture, check_names, mixed, save_mixture
 from steer_lightning.play.questions import Judged, Questions
 from steer_lightning.rollout import Sampling
 from steer_lightning.rollout.live_flight import LiveFlight
@@ -117,6 +117,9 @@ class Playground:
         sampling: Settings of answers; temperature and length are given by each question.
         max_requests: Largest number of answers that wait or are sampled at the same time.
         timeout: Largest number of seconds from a question to the end of its answers.
+
+    Raises:
+        ConfigError: If a name of vectors can't be told from a mixture.
     """
 
     def __init__(
@@ -133,6 +136,7 @@ class Playground:
         self.sampling = replace(sampling, group_size=1)
         self.max_requests, self.timeout = max_requests, timeout
         self.files = names_of(paths)
+        check_names(self.files)
         self.checkpoints = Checkpoints(self.files, models.vectors)
         self._mixtures: OrderedDict[object, tuple[list[SiteVectors], SiteVectors]] = OrderedDict()
 

@@ -71,8 +71,8 @@ class Here:
         return completion
 
     def collect(self, tickets: Sequence[Completion]) -> list[Answer]:
-        """Scores all completions."""
-        returned = self.reward(list(tickets))
+        """Scores all completions; a process without any, as in a guided round, asks nothing."""
+        returned = self.reward(list(tickets)) if tickets else []
         scores = check_scores(reward_name(self.reward), returned, len(tickets))
         return [_answer(score) for score in scores]
 

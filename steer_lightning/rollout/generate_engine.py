@@ -40,7 +40,7 @@ class GenerateEngine:
     Args:
         max_rows: Maximum number of completions generated at the same time. It limits the memory of
             the key-value cache and does not change the completions. Prompts of similar length are
-            batched together.
+            batched together, and a group that is larger is generated in parts.
 
     Raises:
         ConfigError: If `max_rows` is less than 1.
@@ -146,7 +146,9 @@ class GenerateEngine:
             chosen = by_length[start : start + at_once]
             ids, mask = left_padded([prompts[b].token_ids for b in chosen], policy.pad_token_id)
             rows = torch.tensor([b * size + k for b in chosen for k in range(size)])
-            _fill(policy, completions, ids.repeat_interleave(size, 0), mask, rows)
+            batch = ids.repeat_interleave(size, 0), mask.repeat_interleave(size, 0), rows
+            for part in zip(*(torch.split(x, self.max_rows) for x in batch), strict=True):
+                _fill(policy, completions, *part)
         return completions.rollouts()
 
 
@@ -163,13 +165,13 @@ def _fill(
         policy: Policy that samples.
         completions: Table of all rows.
         ids: Tokens of these rows' prompts, (n, T) int64, left-padded.
-        mask: Masks of the prompts, one for each group, (n / G, T) int64, 0 where padded.
+        mask: Mask of `ids`, (n, T) int64, 0 where padded.
         rows: Numbers of the rows in the table, (n,) int64.
     """
     draws = _Draws(completions, rows.to(policy.device), policy.pad_token_id)
     policy.model.generate(
         input_ids=ids.to(policy.device),
-        attention_mask=mask.repeat_interleave(len(ids) // len(mask), 0).to(policy.device),
+        attention_mask=mask.to(policy.device),
         generation_config=GenerationConfig(
             do_sample=False,
             max_new_tokens=completions.sampling.max_new_tokens,

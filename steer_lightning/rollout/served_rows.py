@@ -13,7 +13,7 @@ import numpy as np
 
 from steer_lightning.rollout.request import Request
 from steer_lightning.rollout.sampling import GREEDY_BELOW, Sampling
-from steer_lightning.rollout.server_link import LostServer, Message, ServerLink
+from steer_lightning.rollout.server_link import LostServer, Message, ServerLink, refusal
 
 Lose = Callable[[ServerLink, str], Sequence[ServerLink]]
 """Function that takes a server and the reason why it is lost, and returns those that are left."""
@@ -108,6 +108,8 @@ class ServedRows:
         self._shares.append(share)
         try:
             share.abandon = self._start(link, content, partial(self._arrived, share))
+            # it may have had to wait, with the vectors, for completions that others asked for
+            share.heard = time.monotonic()
         except LostServer as error:
             self._give_up(link, str(error))
 
@@ -126,7 +128,11 @@ class ServedRows:
         self._spread(rows, self._lose(link, reason))
 
     def __iter__(self) -> Iterator[Message]:
-        """Yields the message of each row as soon as it has ended; see `rollout_server.sampled`."""
+        """Yields the message of each row as soon as it has ended; see `rollout_server.sampled`.
+
+        Raises:
+            ConfigError: If a server refuses the request, or is lost and the run must end.
+        """
         kept, self._kept = self._kept, []
         yield from kept
         while any(share.missing for share in self._shares):
@@ -156,6 +162,8 @@ class ServedRows:
             return message
         if message.get("num_tokens", 0) > share.num_tokens:  # a server may answer, and yet hang
             share.heard, share.num_tokens = arrived, message["num_tokens"]
+        elif share.missing and "refused" in message:
+            raise refusal(share.link.address, str(message["refused"]))
         elif share.missing and ("error" in message or "end" in message):
             self._give_up(share.link, str(message.get("error") or message["end"]))
         return None
@@ -175,7 +183,7 @@ class _Share:
     missing: set[int]
     """Numbers of the rows that have not ended yet."""
     heard: float
-    """Time at which the server last sampled something."""
+    """Time at which the server last sampled something, or took the request."""
     num_tokens: int = 0
     """Number of tokens that the server has sampled so far."""
     abandon: Callable[[], None] = lambda: None

@@ -3,23 +3,63 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import requests
 
-from steer_lightning.errors import ConfigError
+from steer_lightning.errors import UNKNOWN, ConfigError
 from steer_lightning.serving.rollout_server import TOKEN
+from steer_lightning.system.printable import one_line
 
 CONNECT = 10.0
 """Seconds within which a server must accept a connection."""
+
+NOT_NOW = (408, 425, 429)
+"""Statuses below 500 by which a server says that it is too slow or too busy, not that the request
+is wrong."""
+
+SETTINGS = {
+    "temperature": "temperature",
+    "top_p": "top_p",
+    "top_k": "top_k",
+    "min_p": "min_p",
+    "max_tokens": "max_new_tokens",
+    "stop_token_ids": "eos_token_ids",
+    "stop": "stop_strings",
+}
+"""Settings of `Sampling` by the names of vLLM's `SamplingParams`."""
 
 Message = Mapping[str, Any]
 
 
 class LostServer(Exception):
-    """Says why a server can't be used any more."""
+    """Says why a server can't be used any more; another one may do what it was asked for."""
+
+
+def refusal(address: str, words: str) -> ConfigError:
+    """Returns the error for a request that a server does not take, nor would any other.
+
+    Args:
+        address: Address of the server.
+        words: What the server says.
+    """
+    names = (ours for name, ours in SETTINGS.items() if re.search(rf"\b{name}\b", words))
+    setting = next(names, None)
+    return ConfigError(
+        "model.engine.addresses" if setting is None else f"model.sampling.{setting}",
+        address if setting is None else UNKNOWN,
+        rule=f"the rollout server at {one_line(address)} refuses the request: "
+        f"{one_line(words.strip().rstrip('.'))}",
+        why="It would be refused again, so it is not passed on to another server",
+        fix="Change what the server names: a setting of model.sampling, the length of prompts, or "
+        "an option with which the server was started, such as --max-model-len"
+        if setting is None
+        else f"Change {setting} there, or in model.eval_sampling if held-out problems were "
+        "answered, or start the server with options that allow it",
+    )
 
 
 class ServerLink:
@@ -65,7 +105,8 @@ class ServerLink:
             Whether the server now has that version; False if it had another one before.
 
         Raises:
-            LostServer: If the server does not answer.
+            ConfigError: If the server refuses the request.
+            LostServer: If the server does not answer, or has failed.
         """
         params = {"since": since, "to": to}
         return self._asked("PUT", "/vectors", params=params, data=packed).status_code == 200
@@ -82,7 +123,8 @@ class ServerLink:
             Function that abandons the request; None if the server has other vectors by now.
 
         Raises:
-            LostServer: If the server does not answer.
+            ConfigError: If the server refuses the request.
+            LostServer: If the server does not answer, or has failed.
         """
         answer = self._asked("POST", "/generate", json=request, stream=True)
         if answer.status_code == 409:
@@ -119,9 +161,13 @@ class ServerLink:
                 fix=f"Set the environment variable {TOKEN} to the token that the server has "
                 "printed, or start both with the same one",
             )
-        if answer.status_code not in (200, 409):
-            raise LostServer(f"it answers with status {answer.status_code}: {answer.text[:300]}")
-        return answer
+        status = answer.status_code
+        if status in (200, 409):
+            return answer
+        words = f"status {status}: {_words(answer)}"
+        if 400 <= status < 500 and status not in NOT_NOW:
+            raise refusal(self.address, words)
+        raise LostServer(f"it answers with {words}")
 
 
 def _request(method: str, url: str, **options: Any) -> requests.Response:
@@ -129,6 +175,16 @@ def _request(method: str, url: str, **options: Any) -> requests.Response:
     session = requests.Session()
     session.trust_env = False  # neither proxies nor passwords of the environment
     return session.request(method, url, **options)
+
+
+def _words(answer: requests.Response) -> str:
+    """Returns what a server says in an answer of another status than it should have."""
+    try:
+        found = answer.json()
+    except ValueError:
+        found = None
+    detail = found.get("detail") if isinstance(found, dict) else None
+    return (detail if isinstance(detail, str) else answer.text)[:300]
 
 
 def _short(error: Exception) -> str:

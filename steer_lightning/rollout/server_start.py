@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from steer_lightning.errors import ConfigError
+from steer_lightning.errors import UNKNOWN, ConfigError
 from steer_lightning.model.policy import Policy
 from steer_lightning.rollout.server_link import ServerLink
 from steer_lightning.serving import rollout_server
@@ -143,11 +143,12 @@ def _waited_for(
     while (facts := link.info()) is None:
         status = None if command is None else command.status()
         if command is not None and status is not None:
+            last = indented(command.last_lines())
             raise ConfigError(
                 "model.engine.command",
-                link.address,
-                rule=f"the rollout server has ended with status {status}",
-                why=f"Its output ends with: {indented(command.last_lines())}",
+                UNKNOWN,
+                rule=f"the rollout server at {link.address} has ended with status {status}",
+                why=f"Its output ends with: {last}" if last else "It has printed nothing",
                 fix=f"All of it is in {command.output}",
             )
         if time.monotonic() > end:

@@ -57,7 +57,9 @@ class VLLMEngine:
             `{number}` for the number of the server, from 0 on.
         start_timeout: Seconds within which a server must answer for the first time; loading a large
             model takes minutes.
-        timeout: Seconds after which a server that samples nothing counts as lost.
+        timeout: Seconds after which a server that samples nothing counts as lost, from when it has
+            taken the request. Taking it may take as long again, while completions that other
+            processes asked for end.
         on_lost_server: Whether the run ends with an error if a server is lost, or continues with
             the remaining ones.
 

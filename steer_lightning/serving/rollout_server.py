@@ -21,6 +21,7 @@ import socket
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from typing import Any
@@ -140,13 +141,12 @@ class Vectors:
         self.version = version_of(found)
 
 
-class _Rows:
-    """The rows of a request while vLLM samples them.
+class Refused(Exception):
+    """Says what vLLM finds wrong with a request; it could not sample it at another time, either."""
 
-    Args:
-        engine: vLLM's engine.
-        vectors: Vectors of the engine.
-        request: Request, see `sampled`.
+
+class _Rows:
+    """The rows of a request while vLLM samples them; its arguments are those of `sampled`.
 
     Attributes:
         messages: A message for each row that has ended.
@@ -154,13 +154,14 @@ class _Rows:
     """
 
     def __init__(self, engine: Any, vectors: Vectors, request: Mapping[str, Any]) -> None:
-        from vllm.sampling_params import RequestOutputKind
+        from vllm.sampling_params import RequestOutputKind, SamplingParams
 
         self.messages: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self.num_tokens = 0
         self._engine, self._vectors, self._prompts = engine, vectors, request["prompts"]
-        self._options = dict(
-            request["sampling"],
+        self._params = partial(
+            SamplingParams,
+            **request["sampling"],
             output_kind=RequestOutputKind.DELTA,
             stream_interval=STREAM_INTERVAL,
             logprobs=0,  # of the sampled token alone
@@ -171,13 +172,8 @@ class _Rows:
 
     async def sample(self, row: int, prompt: int, seed: int) -> None:
         """Samples a row to its end."""
-        from vllm import SamplingParams
-
         tokens, logprobs, reason = list[int](), list[float](), None
-        params, name = SamplingParams(**self._options, seed=seed), f"{row}-{secrets.token_hex(8)}"
-        ids = {"prompt_token_ids": self._prompts[prompt]}
-        async for part in self._engine.generate(ids, params, name):
-            (new,) = part.outputs
+        async for new in self._parts(row, prompt, seed):
             tokens += new.token_ids
             pairs = zip(new.token_ids, new.logprobs or (), strict=True)
             logprobs += [known[token].logprob for token, known in pairs]
@@ -187,6 +183,14 @@ class _Rows:
             raise RuntimeError(f"vLLM has ended a completion with the reason {reason}")
         found = {"row": row, "tokens": tokens, "logprobs": logprobs, "reason": reason}
         self.messages.put_nowait({**found, "version": self._vectors.version})
+
+    async def _parts(self, row: int, prompt: int, seed: int) -> AsyncIterator[Any]:
+        ids, name = {"prompt_token_ids": self._prompts[prompt]}, f"{row}-{secrets.token_hex(8)}"
+        try:
+            async for part in self._engine.generate(ids, self._params(seed=seed), name):
+                yield part.outputs[0]
+        except (TypeError, ValueError) as error:  # vLLM's failures have other classes
+            raise Refused(f"{type(error).__name__}: {error}") from error
 
 
 async def sampled(
@@ -201,11 +205,12 @@ async def sampled(
 
     Yields:
         A message for each completion as soon as it has ended, and in between messages with the
-        number of tokens so far.
+        number of tokens so far. The last one has `refused` if vLLM does not take the request, or
+        `error` if it has failed.
     """
     rows = _Rows(engine, vectors, request)
     everything = asyncio.gather(*(rows.sample(*row) for row in request["rows"]))
-    everything.add_done_callback(_report_to(rows.messages))
+    everything.add_done_callback(partial(_report, rows.messages))
     missing = len(request["rows"])
     try:
         while missing:
@@ -216,20 +221,17 @@ async def sampled(
                 continue
             missing -= 1
             yield message
-            if "error" in message:
+            if "row" not in message:
                 return
     finally:  # also if the trainer has gone: vLLM ends the completions of cancelled tasks
         everything.cancel()
 
 
-def _report_to(queue: asyncio.Queue[dict[str, Any]]) -> Any:
-    """Returns a function that puts the error of a task into a queue."""
-
-    def report(done: asyncio.Future[Any]) -> None:
-        if not done.cancelled() and (error := done.exception()) is not None:
-            queue.put_nowait({"error": f"{type(error).__name__}: {error}"})
-
-    return report
+def _report(queue: asyncio.Queue[dict[str, Any]], done: asyncio.Future[Any]) -> None:
+    """Puts the error of a task that has ended into a queue."""
+    if not done.cancelled() and (error := done.exception()) is not None:
+        refused = {"refused": str(error)} if isinstance(error, Refused) else None
+        queue.put_nowait(refused or {"error": f"{type(error).__name__}: {error}"})
 
 
 def app_of(engine: Any, vectors: Vectors, facts: Mapping[str, Any], token: str) -> Any:
@@ -390,9 +392,7 @@ def installed_version() -> str:
     """Returns the version of vLLM, whose builds for CPUs have another name; exits without it."""
     names = packages_distributions().get("vllm")
     if not names:
-        sys.exit(
-            "error: vLLM is not installed here. Run this file with the Python of vLLM's environment"
-        )
+        sys.exit("error: vLLM is not installed here. Run this file with vLLM's own Python")
     return version(names[0])
 
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from steer_lightning.errors import ConfigError
 from steer_lightning.steering.site_vectors import SiteVectors
+from steer_lightning.system.seeds import check_seed
 
 
 class LowRankVectors(SiteVectors):
@@ -47,6 +48,7 @@ class LowRankVectors(SiteVectors):
     ) -> None:
         if rank < 1:
             raise ConfigError("model.steering.rank", rank, rule="must be at least 1")
+        check_seed("model.steering.seed", seed)
         super().__init__(**kwargs)
         self.rank, self.fixed, self.seed = rank, directions == "random", seed
 

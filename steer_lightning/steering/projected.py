@@ -10,6 +10,7 @@ from torch import nn
 
 from steer_lightning.errors import ConfigError
 from steer_lightning.steering.site_vectors import SiteVectors
+from steer_lightning.system.seeds import check_seed
 
 LARGEST = 2**30
 """Largest number of numbers in a projection, 4 GiB in float32."""
@@ -49,6 +50,7 @@ class ProjectedVectors(SiteVectors):
     def __init__(self, count: int = 13, seed: int = 0, **kwargs: Any) -> None:
         if count < 1:
             raise ConfigError("model.steering.count", count, rule="must be at least 1")
+        check_seed("model.steering.seed", seed)
         super().__init__(**kwargs)
         self.count, self.seed = count, seed
 

@@ -19,8 +19,8 @@ from steer_lightning.steering.layers import (
     stream_width,
 )
 from steer_lightning.steering.read_hooks import HookedRead
-from steer_lightning.steering.result_file import read_metadata, read_tensors, refusal, write_result
-from steer_lightning.system.printable import one_line
+from steer_lightning.steering.result_file import read_parts, refusal, write_result
+from steer_lightning.system.seeds import check_seed
 
 PARTS = ("down", "recurrent", "bias", "up")
 
@@ -86,6 +86,7 @@ class READ(Steering):
         super().__init__()
         if rank < 1:
             raise ConfigError("model.steering.rank", rank, rule="must be at least 1")
+        check_seed("model.steering.seed", seed)
         check_ascending(layers)
         if init_from is not None and not Path(init_from).is_file():
             raise ConfigError("model.steering.init_from", init_from, rule="there is no such file")
@@ -246,25 +247,16 @@ def load_read(path: Path) -> READ:
         FileNotFoundError: If there is no such file.
         ConfigError: If the file is of another kind or damaged.
     """
-    metadata, names = read_metadata(path)
-    if metadata.get("kind") != "READ" or names != sorted(PARTS):
-        raise refusal(path, f"must contain READ with {', '.join(PARTS)}, but has {names[:5]}")
-    tensors = read_tensors(path)
-    try:
-        layers, num_layers = json.loads(metadata["layers"]), int(metadata["num_layers"])
-    except (KeyError, ValueError, RecursionError) as error:
-        raise refusal(path, f"has no usable layers in its metadata ({one_line(error)})") from error
-    if not (isinstance(layers, list) and all(type(layer) is int for layer in layers)):
-        raise refusal(path, f"has layers {layers!r}")
-    parse_layers(layers, num_layers)
+    parts = read_parts(path, "READ", PARTS)
+    tensors = parts.tensors
     rank, width = tensors["down"].shape if tensors["down"].dim() == 2 else (0, 0)
     expected = ((rank, width), (rank, rank), (rank,), (width, rank))
     shapes = dict(zip(PARTS, expected, strict=True))
     odd = [part for part in PARTS if tuple(tensors[part].shape) != shapes[part]]
     if odd or not 0 < rank <= width:
         raise refusal(path, f"has tensors whose shapes do not fit each other: {odd or PARTS}")
-    found = READ(rank, layers)
-    found._create(width, num_layers)
+    found = READ(rank, parts.layers)
+    found._create(width, parts.num_layers)
     found._take(tensors)
-    found.metadata = metadata
+    found.metadata = parts.metadata
     return found.requires_grad_(False)

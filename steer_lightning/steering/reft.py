@@ -20,11 +20,12 @@ from steer_lightning.steering.layers import (
     shown_layers,
     stream_width,
 )
-from steer_lightning.steering.result_file import read_metadata, read_tensors, refusal, write_result
+from steer_lightning.steering.result_file import read_parts, refusal, write_result
 from steer_lightning.steering.sites import Site, find_sites
 from steer_lightning.steering.tokens import Tokens
 from steer_lightning.steering.vector_hooks import HookedVectors
 from steer_lightning.system.printable import one_line
+from steer_lightning.system.seeds import check_seed
 
 PARTS = ("basis", "difference", "bias")
 
@@ -86,6 +87,7 @@ class LoReFT(Steering):
         super().__init__()
         if rank < 1:
             raise ConfigError("model.steering.rank", rank, rule="must be at least 1")
+        check_seed("model.steering.seed", seed)
         check_ascending(layers)
         if init_from is not None and not Path(init_from).is_file():
             raise ConfigError("model.steering.init_from", init_from, rule="there is no such file")
@@ -258,28 +260,21 @@ def load_reft(path: Path) -> LoReFT:
         FileNotFoundError: If there is no such file.
         ConfigError: If the file is of another kind or damaged.
     """
-    metadata, names = read_metadata(path)
-    if metadata.get("kind") != "LoReFT" or names != sorted(PARTS):
-        raise refusal(path, f"must contain LoReFT with {', '.join(PARTS)}, but has {names[:5]}")
-    tensors = read_tensors(path)
+    parts = read_parts(path, "LoReFT", PARTS)
+    metadata, tensors, layers = parts.metadata, parts.tensors, parts.layers
     try:
-        layers = json.loads(metadata["layers"])
-        width, num_layers = int(metadata["width"]), int(metadata["num_layers"])
-        site, tokens = metadata["site"], metadata["tokens"]
-    except (KeyError, ValueError, RecursionError) as error:
+        width, site, tokens = int(metadata["width"]), metadata["site"], metadata["tokens"]
+    except (KeyError, ValueError) as error:
         raise refusal(path, f"has no usable places in its metadata ({one_line(error)})") from error
-    known = isinstance(layers, list) and all(type(layer) is int for layer in layers)
-    known = known and site in get_args(Site) and tokens in get_args(Tokens) and width > 0
-    if not known:
-        raise refusal(path, f"has layers {layers!r}, site {site!r} and tokens {tokens!r}")
-    parse_layers(layers, num_layers)
+    if not (site in get_args(Site) and tokens in get_args(Tokens) and width > 0):
+        raise refusal(path, f"has width {width}, site {site!r} and tokens {tokens!r}")
     shape = (len(layers), tensors["bias"].shape[-1], width) if tensors["bias"].dim() == 2 else ()
     shapes = {"basis": shape, "difference": shape, "bias": shape[:2]}
     odd = [part for part in PARTS if tuple(tensors[part].shape) != shapes[part]]
     if odd or not shape or shape[1] < 1:
         raise refusal(path, f"has tensors of other shapes than its metadata: {odd or PARTS}")
     found = LoReFT(shape[1], layers, cast("Site", site), cast("Tokens", tokens))
-    found._create(width, num_layers)
+    found._create(width, parts.num_layers)
     with torch.no_grad():
         for part in PARTS:
             getattr(found, part).copy_(tensors[part])

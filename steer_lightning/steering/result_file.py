@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from steer_lightning.errors import ConfigError
+from steer_lightning.steering.layers import parse_layers
 from steer_lightning.system.printable import one_line
 from steer_lightning.system.whole_files import write_bytes
 
@@ -94,6 +96,46 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
         if not bool(torch.isfinite(tensor).all()):
             raise refusal(path, "contains NaN or infinity, which would break the model")
     return tensors
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """The content of a file whose tensors belong to some layers of a model."""
+
+    metadata: dict[str, str]
+    """Metadata of the file, each text on one line."""
+    tensors: dict[str, torch.Tensor]
+    """Tensors by name, float32 and finite; their shapes have not been checked."""
+    layers: list[int]
+    """0-based indices of the layers, ascending."""
+    num_layers: int
+    """Number of decoder layers of the model."""
+
+
+def read_parts(path: Path, kind: str, names: Sequence[str]) -> Parts:
+    """Reads a file of one kind that has `kind`, `layers` and `num_layers` in its metadata.
+
+    Args:
+        path: Path of the file.
+        kind: Name of the kind.
+        names: Names of all tensors of a file of this kind.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ConfigError: If the file is of another kind or damaged.
+    """
+    metadata, found = read_metadata(path)
+    if metadata.get("kind") != kind or found != sorted(names):
+        raise refusal(path, f"must contain {kind} with {', '.join(names)}, but has {found[:5]}")
+    tensors = read_tensors(path)
+    try:
+        layers, num_layers = json.loads(metadata["layers"]), int(metadata["num_layers"])
+    except (KeyError, ValueError, RecursionError) as error:
+        raise refusal(path, f"has no usable layers in its metadata ({one_line(error)})") from error
+    if not (isinstance(layers, list) and all(type(layer) is int for layer in layers)):
+        raise refusal(path, f"has layers {layers!r}")
+    parse_layers(layers, num_layers)
+    return Parts(metadata=metadata, tensors=tensors, layers=layers, num_layers=num_layers)
 
 
 def refusal(path: Path, rule: str) -> ConfigError:

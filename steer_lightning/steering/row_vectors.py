@@ -41,9 +41,14 @@ class RowSteering(Steering):
         """Vectors of each experiment; not registered, since they are trained where they belong."""
 
     @property
-    def layers_path(self) -> str | None:  # type: ignore[override]
-        """Dotted path of the model's decoder layers; see `Steering`."""
+    def layers_path(self) -> str | None:
+        """Dotted path of the model's decoder layers, the same for all parts; see `Steering`."""
         return self.parts[0].layers_path
+
+    @layers_path.setter
+    def layers_path(self, path: str | None) -> None:
+        for part in self.parts:
+            part.layers_path = path
 
     @property
     def first_layer(self) -> int:

@@ -105,8 +105,9 @@ class LaneGradient(BatchGradient):
         share = Share(owner=self.lane.owner, gradient=self, mini_batch=mini_batch)
         if not share.can_join:
             return super().accumulate(mini_batch)
-        for kept in mini_batch.micro_batches:
-            self.refer(kept)
+        with self.passes():
+            for kept in mini_batch.micro_batches:
+                self.refer(kept)
         totals: Totals = self.lane.call(GRADIENT, share)
         return totals
 

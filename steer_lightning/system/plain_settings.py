@@ -111,6 +111,28 @@ def _package_of(value: Any) -> str:
     return str(getattr(value, "__module__", None) or "").partition(".")[0]
 
 
+def init_args(plugin: Any, depth: int = 1) -> dict[str, Any]:
+    """Returns the settings of a plug-in: arguments of its class that it keeps under their names.
+
+    What it makes by itself, such as counters, caches and clients, is no setting.
+
+    Args:
+        plugin: Object or function; a function has no settings.
+        depth: Number of levels of objects among the arguments whose settings are returned, too;
+            below them, only the class is named.
+    """
+    kept = getattr(plugin, "__dict__", {})
+    names: set[str] = set()
+    for kind in type(plugin).__mro__ if kept else ():
+        names |= set(inspect.signature(kind.__init__).parameters)  # type: ignore[misc]
+    found: dict[str, Any] = {}
+    for name in sorted(names & kept.keys()):
+        value = kept[name]
+        inner = init_args(value, depth - 1) if depth else {}
+        found[name] = {"class": type(value).__name__, **inner} if inner else describe(value, 0)
+    return found
+
+
 def flat(settings: Any, key: str = "", *, lists: bool = False) -> dict[str, Any]:
     """Returns settings by their whole keys, as they are set on the command line.
 

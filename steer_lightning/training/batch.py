@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
+from steer_lightning.errors import ConfigError
 from steer_lightning.rollout.completions import left_padded, text_lengths
 from steer_lightning.rollout.exact_engine import blocks
+from steer_lightning.system.out_of_memory import is_out_of_memory
 from steer_lightning.training.skipped_layers import KeptStream
 from steer_lightning.types import Rollouts
 
@@ -218,3 +221,52 @@ def _build(rollouts: Rollouts, rows: list[int], width: int, pad: int) -> MicroBa
         sampling_logprobs=rollouts.logprobs[index, :width],
         guided=None if rollouts.guided is None else rollouts.guided[index],
     )
+
+
+@contextmanager
+def memory_for(
+    micro_batches: Sequence[MicroBatch],
+    max_tokens: int,
+    *,
+    packed: bool,
+    learns: bool,
+    checkpointed: bool,
+) -> Iterator[None]:
+    """Turns an error of the block that says that memory ran out into one that names remedies.
+
+    Args:
+        micro_batches: Micro-batches that the block reads.
+        max_tokens: Maximum number of tokens in a micro-batch.
+        packed: Whether padding is left out.
+        learns: Whether activations are kept for a backward pass.
+        checkpointed: Whether that pass recomputes activations.
+
+    Raises:
+        ConfigError: If memory ran out.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        masks = [micro_batch.mask for micro_batch in micro_batches]
+        sizes = [int(mask.sum()) if packed else mask.numel() for mask in masks]
+        num_tokens, num_rows = max(zip(sizes, map(len, masks), strict=True))
+        further = "model.activation_checkpointing: true" if learns and not checkpointed else ""
+        remedies = [f"Set it to {num_tokens // 2} or less", further, "or a smaller model.dtype"]
+        fix = ", ".join(filter(None, remedies))
+        if num_rows == 1:
+            fix = (
+                f"A single text has {num_tokens} tokens. Set {further}{', ' if further else ''}"
+                "data.max_prompt_tokens or model.sampling.max_new_tokens lower, or use a smaller "
+                "base or model.dtype"
+            )
+        raise ConfigError(
+            "model.tokens_per_micro_batch",
+            max_tokens,
+            rule=f"memory ran out in an update with {num_tokens} tokens in its largest micro-batch",
+            why="The activations of a micro-batch are kept for the backward pass"
+            if learns
+            else "A pass holds the stream and the attention of a whole micro-batch",
+            fix=fix,
+        ) from error

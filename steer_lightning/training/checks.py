@@ -18,6 +18,7 @@ from steer_lightning.rollout.exact_engine import ExactEngine
 from steer_lightning.rollout.sampling import GREEDY_BELOW
 from steer_lightning.system.collectives import gather_objects
 from steer_lightning.system.plain_settings import check_same
+from steer_lightning.system.seeds import check_seed
 from steer_lightning.training.guidance import check_guidance
 from steer_lightning.training.imitation import check_correction, check_imitation
 from steer_lightning.training.length_in_reward import check_length_in_reward
@@ -32,6 +33,7 @@ def check_training(module: Any, loss: Any) -> None:
         module: Module of the run, whose `sampling`, `advantage` and other settings are read.
         loss: Loss of the run.
     """
+    check_seed("model.seed", module.seed, 32)
     check_group_size(module.sampling, module.advantage)
     check_training_sampling(module.sampling)
     check_updates(module.updates, loss, has_guidance=module.guidance is not None)

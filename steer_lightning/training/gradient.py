@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +21,7 @@ from steer_lightning.training.batch import (
     MicroBatch,
     MiniBatch,
     block_micro_batches,
+    memory_for,
     packed_micro_batches,
     padded_micro_batches,
 )
@@ -172,7 +173,7 @@ class BatchGradient:
         for parameter in self.policy.steering.parameters():
             parameter.grad = torch.zeros_like(parameter)
         totals = Totals()
-        with self._passes():
+        with self.passes():
             for kept in mini_batch.micro_batches:
                 self.refer(kept)
                 with self._token_states(kept, self.needs.entropy) as found:
@@ -205,26 +206,31 @@ class BatchGradient:
         lengths = text_lengths(rollouts)
         cut = self.micro_batches_of(rollouts, torch.arange(len(lengths)))
         longest = next(found for found in cut if int(lengths.argmax()) in found.rows)
-        with self._passes():
-            kept = KeptMicroBatch(micro_batch=longest, prepared=self.forward.prepare(longest))
+        kept = KeptMicroBatch(micro_batch=longest, prepared=self.forward.prepare(longest))
+        with self.memory_for([kept]), self.passes():
             return longest, self._logprobs(kept)
 
     def measure(self, mini_batch: MiniBatch) -> None:
         """Stores the policy's log-probabilities in the micro-batches, before the vectors change."""
-        with self._passes():
+        with self.memory_for(mini_batch.micro_batches), self.passes():
             for kept in mini_batch.micro_batches:
                 kept.old_logprobs = _old_logprobs(kept.micro_batch, self._logprobs(kept))
 
-    def reference_logprobs(self, rollouts: Rollouts) -> torch.Tensor:
-        """Returns the log-probabilities of the base, with the vectors off.
+    def logprobs_of(self, rollouts: Rollouts, *, of_base: bool) -> torch.Tensor:
+        """Reads all rows without a gradient.
+
+        Args:
+            rollouts: Completions.
+            of_base: Whether the base reads them, with the vectors off, or the policy.
 
         Returns:
             Log-probabilities in nats, (N, T) float32 on the CPU; 0 where padded.
         """
         found = torch.zeros_like(rollouts.logprobs)
-        with self._passes():
-            for kept in self._cut(rollouts, torch.arange(len(found)), None, num_reads=1):
-                logprobs = self._logprobs(kept, of_base=True).cpu()
+        every = self._cut(rollouts, torch.arange(len(found)), None, num_reads=1)
+        with self.memory_for(every), self.passes():
+            for kept in every:
+                logprobs = self._logprobs(kept, of_base=of_base).cpu()
                 mask = kept.micro_batch.completion_mask
                 found[kept.micro_batch.rows, : mask.shape[1]] = logprobs * mask
         return found
@@ -234,8 +240,16 @@ class BatchGradient:
         with torch.no_grad(), vectors, self._token_states(kept) as found:
             return found.logprobs
 
+    def memory_for(
+        self, kept: Sequence[KeptMicroBatch], learns: bool = False
+    ) -> AbstractContextManager[None]:
+        """Names what bounds memory if it runs out within the block; see `batch.memory_for`."""
+        batches = [one.micro_batch for one in kept]
+        how = {"packed": self.packed, "checkpointed": self.activation_checkpointing}
+        return memory_for(batches, self.max_tokens, learns=learns, **how)
+
     @contextmanager
-    def _passes(self) -> Iterator[None]:
+    def passes(self) -> Iterator[None]:
         """Prepares the model to read micro-batches within the block."""
         with self.policy.checkpointed(self.activation_checkpointing), self.forward.passes():
             yield

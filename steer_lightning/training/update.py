@@ -12,7 +12,6 @@ import torch
 
 from steer_lightning.errors import ConfigError
 from steer_lightning.system.collectives import sum_gradients
-from steer_lightning.system.out_of_memory import is_out_of_memory
 from steer_lightning.training.batch import Batch, MiniBatch
 from steer_lightning.training.gradient import BatchGradient, Totals, gather_totals
 from steer_lightning.training.imitation import imitates
@@ -157,12 +156,8 @@ class Updater:
         """
         steering = gradient.policy.steering
         parameters = list(steering.parameters())
-        try:
+        with gradient.memory_for(mini_batch.micro_batches, learns=True):
             own = gradient.accumulate(mini_batch)
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-            raise _memory_ran_out(gradient, mini_batch) from error
         gradients = [p.grad for p in parameters if p.grad is not None]
         sum_gradients(gradients)  # the only large tensors that are sent between processes
         totals = gather_totals(own, parameters)
@@ -194,26 +189,6 @@ class Updater:
 def _is_large(mismatch: Mapping[str, float], dtype: torch.dtype) -> bool:
     """Returns whether sampler and trainer differ by more than rounding."""
     return mismatch.get("mean", 0.0) > (1e-3 if dtype == torch.float32 else 0.05)
-
-
-def _memory_ran_out(gradient: BatchGradient, mini_batch: MiniBatch) -> ConfigError:
-    """Returns the message about an update that does not fit into memory, with what bounds it."""
-    masks = [kept.micro_batch.mask for kept in mini_batch.micro_batches]
-    sizes = [int(mask.sum()) if gradient.packed else mask.numel() for mask in masks]
-    num_tokens, num_rows = max(zip(sizes, map(len, masks), strict=True))
-    further = "model.activation_checkpointing: true, "
-    return ConfigError(
-        "model.tokens_per_micro_batch",
-        gradient.max_tokens,
-        rule=f"memory ran out in an update with {num_tokens} tokens in its largest micro-batch",
-        why="The activations of a micro-batch are kept for the backward pass",
-        fix=f"Set it to {num_tokens // 2} or less"
-        + f", {'' if gradient.activation_checkpointing else further}or a smaller model.dtype"
-        if num_rows > 1
-        else f"A single text has {num_tokens} tokens. Set "
-        f"{'' if gradient.activation_checkpointing else further}data.max_prompt_tokens or "
-        "model.sampling.max_new_tokens lower, or use a smaller base or model.dtype",
-    )
 
 
 def _check_exact(mismatch: Mapping[str, float], step: int) -> None:

@@ -29,6 +29,28 @@ OPEN_ALL = """() => Promise.all(
   })))"""
 
 
+CONTRAST = """
+  const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+  const luminance = (...layers) => {  // of colours that lie on each other, the last one on top
+    for (const colour of layers) {
+      const probe = document.body.appendChild(document.createElement("i"));
+      probe.style.color = colour;
+      canvas.fillStyle = getComputedStyle(probe).color;
+      probe.remove();
+      canvas.fillRect(0, 0, 1, 1);
+    }
+    const [r, g, b] = [...canvas.getImageData(0, 0, 1, 1).data].map((v) => v / 255)
+      .map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const contrast = (front, ...back) => {
+    const [low, high] = [luminance(...back, front), luminance(...back)].sort((a, b) => a - b);
+    return (high + 0.05) / (low + 0.05);
+  };
+"""
+"""Functions that compute the contrast of colours, as WCAG defines it."""
+
+
 def find_browser() -> str | None:
     """`$CHROMIUM`, or what is on the path."""
     return os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)

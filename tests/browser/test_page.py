@@ -10,7 +10,7 @@ import pytest
 
 from steer_lightning.results.report import write_report
 from tests import made_up_run
-from tests.browser.conftest import Open, open_all
+from tests.browser.conftest import CONTRAST, Open, open_all
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -349,22 +349,9 @@ def test_dark_mode_is_dark(report: Path, opened: Open) -> None:
         assert min(found["shapes"].values()) >= 3, found
 
 
-CONTRASTS = """() => {
-  const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
-  const luminance = (colour) => {
-    const probe = document.body.appendChild(document.createElement("i"));
-    probe.style.color = colour;
-    canvas.fillStyle = getComputedStyle(probe).color;
-    probe.remove();
-    canvas.fillRect(0, 0, 1, 1);
-    const [r, g, b] = [...canvas.getImageData(0, 0, 1, 1).data].map((v) => v / 255)
-      .map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4));
-    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-  };
-  const contrast = (one, two) => {
-    const [low, high] = [luminance(one), luminance(two)].sort((a, b) => a - b);
-    return (high + 0.05) / (low + 0.05);
-  };
+CONTRASTS = (
+    f"() => {{{CONTRAST}"
+    + """
   const pairs = (front, back) => Object.fromEntries(front.flatMap((f) =>
     back.map((b) => [`${f} on ${b}`, contrast(f, b)])));
   return {
@@ -375,3 +362,4 @@ CONTRASTS = """() => {
       ["--c1", "--c2", "--c3", "--c4", "--c5", "--edge"].map((c) => `var(${c})`), ["var(--paper)"]),
   };
 }"""
+)

@@ -6,13 +6,14 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 
 from steer_lightning.play.server import Play
 from steer_lightning.steering import load_vectors
 from tests import played
+from tests.browser.conftest import CONTRAST
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page
@@ -27,10 +28,18 @@ SECONDS = 60
 class Opened:
     """A tab with the page of a playground, which may neither fail nor ask for anything else."""
 
-    def __init__(self, browser: Browser, url: str, width: int = 1280, height: int = 1000) -> None:
+    def __init__(
+        self,
+        browser: Browser,
+        url: str,
+        width: int = 1280,
+        height: int = 1000,
+        scheme: Literal["light", "dark"] = "light",
+    ) -> None:
         self.url, self.told = url, list[str]()
-        viewport = {"width": width, "height": height}
-        self.context = browser.new_context(viewport=viewport, accept_downloads=True)
+        self.context = browser.new_context(
+            viewport={"width": width, "height": height}, accept_downloads=True, color_scheme=scheme
+        )
         self.page: Page = self.context.new_page()
         self.page.set_default_timeout(1000 * SECONDS)
         self.page.on("pageerror", lambda error: self.told.append(f"error: {error}"))
@@ -115,7 +124,7 @@ def opened(browser: Browser) -> Iterator[Callable[..., Opened]]:
     """Opens pages; at the end none may have failed or asked for anything but itself."""
     pages: list[Opened] = []
 
-    def open_page(url: str, **options: int) -> Opened:
+    def open_page(url: str, **options: Any) -> Opened:
         pages.append(Opened(browser, url, **options))
         return pages[-1]
 
@@ -336,3 +345,55 @@ def test_a_phone_needs_no_sideways_scrolling_and_names_all_controls(
     assert width <= 390
     rules = {"runOnly": ["button-name", "label", "aria-allowed-attr", "aria-required-children"]}
     assert Axe().run(tab.page, options=rules).violations_count == 0
+
+
+CONTRASTS = (
+    f"() => {{{CONTRAST}"
+    + """
+  const style = (selector) => getComputedStyle(document.querySelector(selector));
+  const paper = style("body").backgroundColor, token = style(".sl-tokens > span");
+  const block = "var(--block-background-fill)";
+  return {
+    paper: luminance(paper),
+    text: {
+      token: contrast(token.color, paper, token.backgroundColor),
+      placeholder: contrast("var(--input-placeholder-color)", "var(--input-background-fill)"),
+    },
+    shapes: {
+      chosen: contrast(style(".sl-tokens > [aria-pressed=true]").outlineColor, paper),
+      base: contrast(style(".sl-bar.sl-base").backgroundColor, paper),
+      steered: contrast(style(".sl-bar.sl-steered").backgroundColor, paper),
+      slider: contrast("var(--slider-color)", block),
+      box: contrast("var(--checkbox-background-color-selected)", block),
+    },
+  };
+}"""
+)
+
+
+@pytest.mark.parametrize(("scheme", "dark"), [("light", False), ("dark", True)])
+def test_colours_have_contrast_and_axe_finds_nothing(
+    quickstart: tuple[Play, str], opened: Open, scheme: str, dark: bool
+) -> None:
+    """Contrast of AA, also of shapes, which axe does not judge, and on the strongest colour."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    _, url = quickstart
+    tab = opened(url, scheme=scheme)
+    tab.ask("59+63")
+    tab.tokens.first.click()
+    tab.page.locator(".sl-place table").nth(1).wait_for()
+    for name, inside in (
+        ("Mixture of vectors", "Weighted sum"),
+        ("Layers", "Layers whose vectors"),
+    ):
+        tab.page.get_by_role("button", name=name).click()
+        tab.page.get_by_text(inside).wait_for()
+    tab.page.locator(".sl-tokens").evaluate(
+        "x => [...x.children].forEach((token) => token.style.setProperty('--moved', 1))"
+    )
+    found = tab.page.evaluate(CONTRASTS)
+    assert (found["paper"] < 0.1) is dark
+    assert min(found["text"].values()) >= 4.5, found
+    assert min(found["shapes"].values()) >= 3, found
+    violations = axe.run(tab.page).response["violations"]
+    assert not [(rule["id"], rule["nodes"][0]["html"]) for rule in violations]

@@ -178,3 +178,14 @@ def test_mistakes_are_told_before_the_base_is_loaded(
     assert main(["lens", *words]) == 2
     assert message in capsys.readouterr().err
     assert not list(folder.rglob("lens.json"))
+
+
+def test_vectors_whose_figures_overflow_are_refused_with_their_layer(
+    folder: Path, capsys: pytest.CaptureFixture[str], tiny_base: str
+) -> None:
+    path = folder / "run-5/steering_vectors.safetensors"
+    rows = torch.stack([torch.ones(WIDTH), torch.full((WIDTH,), 1e25)])
+    save_vectors(rows, path, base_model=tiny_base, layers=[0, 2], num_layers=LAYERS)
+    assert main(["lens", "--vectors", "run-5"]) != 0
+    assert "layers.norm of layer 2 is inf" in " ".join(capsys.readouterr().err.split())
+    assert not (folder / "run-5/lens/lens.json").exists()

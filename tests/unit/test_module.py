@@ -14,8 +14,8 @@ from steer_lightning.advantages import RLOO
 from steer_lightning.data import Arithmetic, PlainTemplate
 from steer_lightning.losses import Clip, PolicyGradient
 from steer_lightning.rewards import FormatReward, WeightedReward
-from steer_lightning.rollout import Sampling, completions_of
-from steer_lightning.steering import LoRA
+from steer_lightning.rollout import RolloutEngine, Sampling, completions_of
+from steer_lightning.steering import LoRA, SteeringVectors
 from steer_lightning.testing import save_tiny, tiny_model
 from steer_lightning.training.gradient import BatchGradient
 from steer_lightning.training.kl_in_reward import KLInReward
@@ -94,6 +94,30 @@ def test_an_exact_module_has_a_ratio_of_exactly_1(tmp_path: Path, exact: bool) -
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_what_is_not_trained_is_taken_from_the_first_process_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+    monkeypatch.setattr(SteeringVectors, "take_from_first", lambda self: events.append("taken"))
+    module = SteeringModule(
+        base=save_tiny(tmp_path / "base", "qwen2"),
+        steering=SteeringVectors(),
+        sampling=Sampling(group_size=2, max_new_tokens=4),
+        rewards=[WeightedReward(reward=FormatReward("[a-m]"))],
+    )
+    data = PromptDataModule(
+        train=Arithmetic(num_problems=4), template=PlainTemplate("{question}="), batch_size=4
+    )
+
+    class Watch(L.Callback):
+        def on_train_start(self, *args: object) -> None:
+            events.append("started")
+
+    quiet_trainer(max_steps=1, default_root_dir=tmp_path, callbacks=[Watch()]).fit(module, data)
+    assert events == ["taken", "started"]
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_a_reading_that_real_rows_show_to_be_wrong_serves_the_kl_no_more_than_the_gradient(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -109,9 +133,11 @@ def test_a_reading_that_real_rows_show_to_be_wrong_serves_the_kl_no_more_than_th
     measured: list[bool] = []
     measure = KLInReward.measure
 
-    def watched(self: KLInReward, gradient: BatchGradient, sampled: Sampled) -> torch.Tensor:
+    def watched(
+        self: KLInReward, gradient: BatchGradient, sampled: Sampled, engine: RolloutEngine
+    ) -> torch.Tensor:
         measured.append(gradient.packed)
-        return measure(self, gradient, sampled)
+        return measure(self, gradient, sampled, engine)
 
     monkeypatch.setattr(KLInReward, "measure", watched)
     reasons = iter(["test"])

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
+from steer_lightning.model.head import kl
+
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
@@ -56,4 +58,4 @@ def divergence(base: torch.Tensor, steered: torch.Tensor) -> float:
         steered: Logits of the steered model p, (V,).
     """
     ours, theirs = steered.double().log_softmax(-1), base.double().log_softmax(-1)
-    return float((ours.exp() * (ours - theirs)).sum())
+    return float(kl(ours, theirs))

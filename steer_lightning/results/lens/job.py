@@ -16,6 +16,7 @@ from steer_lightning.data.prompts import load_problems
 from steer_lightning.errors import ConfigError, own_keys
 from steer_lightning.evaluation.arms import OWN_KEYS, base_of, check_fit, load_files
 from steer_lightning.model.policy import Policy
+from steer_lightning.results.lens.finite import check_finite
 from steer_lightning.results.lens.geometry import cosines
 from steer_lightning.results.lens.inside import check_inside, look_inside
 from steer_lightning.results.lens.look import Look, check_unembedding, describe
@@ -155,12 +156,17 @@ class Lens:
 
         Returns:
             The content of each `lens.json`, by the name of its file of vectors.
+
+        Raises:
+            ConfigError: If a number is not finite; then nothing is written.
         """
         self.policy.load()
         check_unembedding(self.policy)
         kind = "cuda" if torch.cuda.is_available() else "cpu"
         self.policy.to(kind if self.device == "auto" else self.device)
         found = {name: self._describe(vectors) for name, vectors in self.files.items()}
+        for name, description in found.items():
+            check_finite(name, description)
         for name, description in found.items():
             _write(self.folders[name] / LENS, description)
         if len(self.files) > 1:

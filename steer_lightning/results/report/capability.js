@@ -11,8 +11,7 @@ function capabilityOf(name, records) {
   const table = ks.map((k) => [String(k), ...records.map((record) => figure(at(record, k), percent)), ...pairs.map((record) => gained(at(record, k)))]);
   return [
     make("h4", {}, title),
-    make("figure", { class: "panel wide" },
-      make("figcaption", {}, make("span", { class: "name" }, "Problems solved within k samples")),
+    panel("panel wide", "Problems solved within k samples", null,
       passCurves(records, ks, title),
       legend(records.map((record, number) => [number, record.arm]))),
     withTools(makeTable(title, head, table), `pass@k ${name}`),

@@ -35,6 +35,11 @@ function scrollable(content, label) {
   return make("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": label }, content);
 }
 
+/** A picture under its name, with what stands beside the name and below the picture; `kind` is "panel" or "panel wide". */
+function panel(kind, name, beside, ...below) {
+  return make("figure", { class: kind }, make("figcaption", {}, make("span", { class: "name" }, name), beside), ...below);
+}
+
 /** Content that is made when it is opened for the first time. */
 function disclosure(title, fill) {
   const details = make("details", {}, make("summary", {}, title));

@@ -44,8 +44,7 @@ function budgetsOf(name, curves) {
     marks: [...axes({ x, y, xName: "tokens of a completion", yName: "accuracy" }), ...marks],
   });
   const label = lines.flatMap(([arm, line]) => line.map((d) => `${arm}, ${d.name}: ${percent(d.accuracy)} at ${one(d.tokens)} tokens`)).join("; ");
-  return [make("figure", { class: "panel wide" },
-    make("figcaption", {}, make("span", { class: "name" }, `Accuracy against tokens, ${name}`)),
+  return [panel("panel wide", `Accuracy against tokens, ${name}`, null,
     lines.length > 1 ? legend(lines.map(([arm], number) => [number, arm])) : null,
     responsive(draw, label))];
 }
@@ -97,8 +96,7 @@ function sideEffectsOf(found) {
   return [
     make("h4", {}, title),
     make("p", { class: "intro" }, `How far each arm moves the predictions on ${found.text} (${size}), which has nothing to do with the problems. Intervals are over windows.`),
-    lines.length ? make("figure", { class: "panel wide" },
-      make("figcaption", {}, make("span", { class: "name" }, "KL to the base, in nats a token")),
+    lines.length ? panel("panel wide", "KL to the base, in nats a token", null,
       intervalRows(lines, nats, lines.map((line) => `${line.name}: ${nats(line.value)}`).join(", "), { name: "nats a token", mark: 0 })) : null,
     withTools(makeTable(title, ["arm", "KL to the base", "perplexity", "perplexity / that of the base"], table), "side effects"),
   ].filter((part) => part !== null);
@@ -137,8 +135,7 @@ function armsOf(row) {
   return [
     make("h4", {}, title),
     make("p", { class: "intro" }, "Each arm answers the same problems with the same random numbers as the trained vectors. Its difference from them is computed problem by problem."),
-    make("figure", { class: "panel wide" },
-      make("figcaption", {}, make("span", { class: "name" }, "Accuracy by arm")),
+    panel("panel wide", "Accuracy by arm", null,
       intervalRows(lines, percent, lines.map((line) => `${line.name}: ${percent(line.value)}`).join(", "))),
     withTools(makeTable(title, ["arm", "accuracy", "against trained", "mean length in tokens", "cut off"], table), `arms ${row.name}`),
   ];
@@ -181,8 +178,7 @@ function evaluationOf(name, rows) {
   const count = rows[0].num_problems ? `, ${whole(rows[0].num_problems)} problems` : "";
   return [
     make("h4", {}, name),
-    right.length ? make("figure", { class: "panel wide" },
-      make("figcaption", {}, make("span", { class: "name" }, `Accuracy by arm${count}`), make("span", { class: "reading" }, make("small", {}, means.join(", ")))),
+    right.length ? panel("panel wide", `Accuracy by arm${count}`, make("span", { class: "reading" }, make("small", {}, means.join(", "))),
       intervalRows(right, percent, right.map((row) => `${row.name}: ${percent(row.value)}`).join(", "))) : null,
     withTools(makeTable(`${name}${count}`, head, table), `evaluation ${name}`),
   ].filter((part) => part !== null);

@@ -101,8 +101,7 @@ function firstToken(found) {
 }
 
 function notedPanel(title, note, picture) {
-  return make("figure", { class: "panel" }, make("figcaption", {}, make("span", { class: "name" }, title)), picture,
-    make("p", { class: "note" }, note));
+  return panel("panel", title, null, picture, make("p", { class: "note" }, note));
 }
 
 function historyParts({ looks, axis, clock }) {

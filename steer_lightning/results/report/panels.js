@@ -87,8 +87,7 @@ function curvePanel({ title, note, lines, format, unit, axis, height = 166, dots
     show = followCursor(picture, (place) => { const xs = places(lines[0]); return xs[nearest(xs, place)]; });
     return picture;
   };
-  return make("figure", { class: "panel" },
-    make("figcaption", {}, make("span", { class: "name" }, title), reading),
+  return panel("panel", title, reading,
     responsive(draw, describe(title, lines, format)),
     lines.length > 1 ? legend(lines.map((line) => [line.number, line.name])) : null,
     left, make("div", { class: "foot" }, make("p", { class: "note" }, note ?? ""), pictureTools(title, lines)));

@@ -40,8 +40,7 @@ function sweepPanel(lines, axis) {
     choice.mark(line);
   });
   const title = "Reward";
-  return make("figure", { class: "panel wide" },
-    make("figcaption", {}, make("span", { class: "name" }, title), reading),
+  return panel("panel wide", title, reading,
     responsive(draw, describeSweep(lines)),
     choice.node,
     make("div", { class: "foot" }, make("p", { class: "note" }, "mean of a step's completions"), pictureTools(title, lines)));

@@ -29,8 +29,7 @@ function layerPanel(data, { title, unit, format, read, bounds, base }) {
   const tell = (row) => reading.replaceChildren(make("span", {}, `layer ${row.layer}`), make("b", {}, format(row.value)),
     isNumber(row.low) ? make("small", {}, interval(row.low, row.high, format)) : "");
   tell(best);
-  return make("figure", { class: "panel wide" },
-    make("figcaption", {}, make("span", { class: "name" }, title), reading),
+  return panel("panel wide", title, reading,
     responsive((width) => layerPicture(known, { line, unit, format, width, layers: rows.map((row) => row.layer), tell: (row) => tell(row ?? best) }), told),
     make("div", { class: "foot" }, make("p", { class: "note" }, line === null ? "one experiment per layer" : `dotted: ${format(line)} before training`),
       pictureTools(`${title} by layer`, [{ name: title, x: known.map((row) => row.layer), y: known.map((row) => row.value), low: known.map((row) => row.low), high: known.map((row) => row.high) }])));

@@ -64,6 +64,44 @@ def test_others_are_refused(tmp_path: Path, content: object, told: str) -> None:
         load_checkpoint(tmp_path / "a.ckpt")
 
 
+RESULT = {"gsm8k/accuracy_at_8": 0.25, "arms/base/mean_tokens": 61.5, "step": 3, "best": None}
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        list(range(40_315)),  # the order of DeepScaleR's problems
+        [0] * 300_000,  # 2 bytes each, and 8 when counted
+        [None] * 300_000,  # 1 byte each
+        [[] for _ in range(300_000)],
+        ["answered without a box"]
+        * 300_000,  # one text; 2 bytes each, and 8 + 22 // 8 when counted
+        [dict(RESULT) for _ in range(20_000)],
+    ],
+    ids=["order", "zeros", "none", "empty", "texts", "results"],
+)
+def test_long_states_are_loaded(tmp_path: Path, state: list[object]) -> None:
+    content = {"vectors": torch.zeros(4, 256), "state": state}
+    save_checkpoint(content, tmp_path / "a.ckpt")
+    assert load_checkpoint(tmp_path / "a.ckpt")["state"] == state
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        [[0] * 1000] * 1000,  # a million numbers in 4 kB
+        ["x" * 50_000] * 50_000,  # 2.5 GB of text in 150 kB
+        [torch.zeros(2**10)] * 2000,  # 8 MB in 8 kB
+    ],
+    ids=["lists", "texts", "tensors"],
+)
+def test_shared_parts_that_unfold_far_are_refused(tmp_path: Path, state: object) -> None:
+    torch.save({"state": state}, tmp_path / "a.ckpt")
+    assert (tmp_path / "a.ckpt").stat().st_size < 200_000
+    with pytest.raises(DamagedCheckpointError, match="unfolds"):
+        load_checkpoint(tmp_path / "a.ckpt")
+
+
 @pytest.mark.parametrize(("depth", "fits"), [(MAX_DEPTH - 1, True), (MAX_DEPTH, False)])
 def test_how_deep_values_may_be_nested(tmp_path: Path, depth: int, fits: bool) -> None:
     value: object = 1

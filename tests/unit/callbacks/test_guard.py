@@ -172,6 +172,7 @@ def with_reward(value: float, prompts: int = 16) -> Step:
         num_tokens=tokens,
         logprob_sums=sums,
         advantages=signal,
+        takes_part=torch.ones(prompts, 2).bool(),
         finished=torch.ones(prompts, 2).bool(),
     )
 
@@ -217,3 +218,28 @@ def test_the_how_to_page_quotes_the_causes() -> None:
     assert len(quoted) == 10
     known = "".join(re.findall(r'"([^"\n]*)"', inspect.getsource(guard)))
     assert [cause for cause in quoted if cause not in known] == []
+
+
+def test_signal_that_takes_no_part_is_none(tmp_path: Path, caplog) -> None:
+    """All completions are cut off and masked, so that their advantages teach nothing."""
+    masked = replace(
+        make_step(),
+        rewards=torch.tensor([[1.0, 0.0], [1.0, 0.0]]),
+        advantages=torch.tensor([[1.0, -1.0], [1.0, -1.0]]),
+        finished=torch.zeros(2, 2).bool(),
+        takes_part=torch.zeros(2, 2).bool(),
+        outcomes={"MathReward": {"right": 3}},
+    )
+    trainer = made_up_trainer(tmp_path)
+    guard = Guard(no_signal_steps=2)
+    guard.setup(trainer, None, "fit")  # type: ignore[arg-type]
+    module = SteeringModule(sampling=Sampling(group_size=2))
+    module.policy.steering = vectors_of_size(0.1)
+    one = torch.tensor([[True, False], [False, False]])
+    for takes_part in (masked.takes_part, one, masked.takes_part):
+        module.last_step = replace(masked, takes_part=takes_part)
+        guard.on_train_batch_end(trainer, module, None, None, 0)  # type: ignore[arg-type]
+    assert "signal" not in guard.warnings, "one completion took part in between"
+    guard.on_train_batch_end(trainer, module, None, None, 0)  # type: ignore[arg-type]
+    assert "Likely cause: the rewards differ" in guard.warnings["signal"]
+    assert "set model.mask_overlong: false" in caplog.text

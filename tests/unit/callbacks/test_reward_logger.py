@@ -54,3 +54,24 @@ def test_metrics_of_guided_completions_by_hand() -> None:
     found = guidance_metrics(step)
     assert found == pytest.approx({f"guidance/{name}": x for name, x in expected.items()})
     assert reward_metrics(step)["reward/mean"] == 0.25, "of the policy without hint"
+
+
+@pytest.mark.parametrize(
+    ("takes_part", "finished", "share"),
+    [
+        ([True, True], [False, False], 0.5),  # cut off, but not left out
+        ([False, False], [False, False], 1.0),  # cut off and left out
+        ([False, True], [False, True], 0.5),  # one of them is left out
+        ([False, False], [True, True], 0.5),  # a group that dynamic sampling does not need
+    ],
+)
+def test_advantages_that_are_left_out_are_no_signal(
+    takes_part: list[bool], finished: list[bool], share: float
+) -> None:
+    step = replace(
+        make_step(),
+        advantages=torch.tensor([[1.0, -1.0], [0.0, 0.0]]),
+        takes_part=torch.tensor([takes_part, [True, True]]),
+        finished=torch.tensor([finished, [True, True]]),
+    )
+    assert reward_metrics(step)["reward/no_signal_share"] == share

@@ -10,7 +10,6 @@ import pytest
 from steer_lightning import ConfigError
 from steer_lightning.data import Arithmetic, Instructions
 from steer_lightning.data.instructions import GROUPS, KINDS, VALUES
-from steer_lightning.evaluation import AIME24
 from steer_lightning.rewards.instructions import CHECKS, SCRIPTS, followed
 from steer_lightning.types import Problem
 
@@ -71,11 +70,6 @@ def test_one_to_three_of_different_groups_by_seed_and_place() -> None:
         assert len(set(groups)) == len(groups)
     assert {one["kind"] for added in found for one in added} == set(KINDS)
     assert set(GROUPS) == {group for group, _ in KINDS.values()}
-
-
-def test_the_number_of_samples_is_that_of_the_source() -> None:
-    assert Instructions(AIME24()).num_samples == 32
-    assert not hasattr(Instructions(Two()), "num_samples")
 
 
 @pytest.mark.parametrize(

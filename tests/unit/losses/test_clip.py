@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -45,3 +46,24 @@ def test_before_the_policy_has_moved_a_clip_has_the_gradient_of_the_score(object
         clipped = PolicyGradient(objective=objective, aggregation=aggregation)
         plain = PolicyGradient(objective=ScoreFunction(), aggregation=aggregation)
         torch.testing.assert_close(slope(clipped, inputs()), slope(plain, inputs()))
+
+
+@pytest.mark.parametrize("advantage", [2.0, 0.0])
+@pytest.mark.parametrize("objective", [Clip(), SequenceClip()], ids=lambda x: type(x).__name__)
+def test_a_ratio_beyond_float32_is_clipped_like_any_other(objective: Any, advantage: float) -> None:
+    """exp(200) is infinite in float32, and 0 times infinity is no number."""
+    logprobs = torch.tensor([[-1.0, -2.0, -9.0], [-3.0, -0.5, -0.5]], requires_grad=True)
+    old = torch.tensor([[-201.0, -202.0, -9.0], [-3.0, -0.5, -0.5]])
+    given = inputs(logprobs=logprobs, old_logprobs=old, advantages=torch.tensor([advantage, -1.0]))
+    gains, metrics = objective.gains(given)
+    assert gains[0, :2].tolist() == pytest.approx([(1 + objective.high) * advantage] * 2)
+    assert metrics["clip_share"][0, :2].tolist() == [float(advantage > 0)] * 2
+    (found,) = torch.autograd.grad(gains[given.mask].sum(), logprobs)
+    torch.testing.assert_close(found, torch.tensor([[0.0, 0, 0], [-1.0, -1, -1]]))
+
+
+def test_the_gain_of_a_bad_token_has_no_bound() -> None:
+    log_ratios = torch.tensor([[10.0, 89.0, 0.0], [0.0, 0.0, 0.0]])
+    old = inputs().logprobs.detach() - log_ratios
+    gains, _ = Clip().gains(inputs(old_logprobs=old, advantages=torch.tensor([-1.0, -1.0])))
+    assert gains[0].tolist() == [pytest.approx(-math.exp(10), rel=1e-5), -math.inf, -1.0]

@@ -221,3 +221,22 @@ def test_kl_by_hand() -> None:
     assert float(kl(first, second)) == pytest.approx(0.5 * math.log(2))
     assert float(kl(first, first)) == 0
     assert math.isnan(float(kl(torch.tensor([math.nan, 0.0]), torch.tensor([0.5, 0.5]).log())))
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_a_token_that_is_ruled_out_adds_nothing_to_the_entropy(trained: bool) -> None:
+    """The bias of a padded vocabulary entry is -inf; the others have chances 3/4 and 1/4."""
+    weight = torch.tensor([[math.log(3)], [0.0], [0.0]], requires_grad=trained)
+    head = Head(weight=weight, bias=torch.tensor([0.0, 0.0, -torch.inf]))
+    hidden = torch.ones(1, 1, requires_grad=True)
+    found = token_states(hidden, torch.tensor([0]), head, 1.0, with_entropy=True)
+    assert found.entropy is not None
+    expected = -0.75 * math.log(0.75) - 0.25 * math.log(0.25)
+    assert found.entropy.item() == pytest.approx(expected)
+    (slope,) = torch.autograd.grad(found.entropy.sum(), hidden)
+    # dH/dh = -sum_v p_v (z_v - mean z) W_v with z = (ln 3, 0) and mean 3/4 ln 3
+    assert slope.item() == pytest.approx(-0.75 * 0.25 * math.log(3) ** 2)
+    broken = Head(weight=weight, bias=torch.tensor([0.0, torch.nan, -torch.inf]))
+    nan = token_states(hidden, torch.tensor([0]), broken, 1.0, with_entropy=True).entropy
+    assert nan is not None
+    assert nan.isnan().all(), "logits that are no numbers still show"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from pkgutil import resolve_name
 
 import pytest
@@ -42,3 +43,9 @@ def test_the_default_optimizer_is_as_a_configuration_spells_it_out() -> None:
     assert type(made) is type(default)
     assert made.defaults == default.defaults
     assert (made.defaults["lr"], made.defaults["weight_decay"]) == (0.1, 0.0)
+
+
+def test_the_rate_that_the_docs_name_is_the_default(root: Path) -> None:
+    told = " ".join((root / "docs/explanation/update.md").read_text().split())
+    rate = default_settings()["init_args"]["lr"]
+    assert f"The default is `AdamW` with a learning rate of {rate:g} and without" in told

@@ -12,6 +12,7 @@ from steer_lightning.errors import ConfigError
 from steer_lightning.model.fingerprint import sha256
 from steer_lightning.play.mixture import (
     Mixture,
+    check_names,
     expression_of,
     mixed,
     read_expression,
@@ -61,6 +62,43 @@ def test_other_texts_are_refused_at_their_place(text: str, told: str) -> None:
     with pytest.raises(ConfigError) as caught:
         read_expression(text, NAMES)
     assert told in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("names", "name"),
+    [
+        (["a", "a - b"], "a - b"),  # a minus b, if there is a b
+        (["a + 0.5 * b", "a"], "a + 0.5 * b"),
+        (["a", "b - c", "a - b", "c"], "a - b"),  # a - (b - c) would be (a - b) - c
+        (["-a"], "-a"),
+        (["a", "2 * a"], "2 * a"),
+        (["x "], "x "),
+    ],
+)
+def test_names_that_read_like_sums_are_refused(names: list[str], name: str) -> None:
+    with pytest.raises(ConfigError, match=r"can't be told from a sum.*Rename it") as caught:
+        check_names(names)
+    assert caught.value.value == name
+    assert caught.value.fix in (
+        "Rename it, for example to 'a_b'",
+        "Rename it, for example to 'a_0.5_b'",
+        "Rename it, for example to 'a'",
+        "Rename it, for example to '2_a'",
+        "Rename it, for example to 'x'",
+    )
+
+
+def test_names_with_a_minus_are_told_from_differences() -> None:
+    """With spaces a minus is one; without, it may be part of a name."""
+    names = ["a", "b", "a-b", "b - a"]
+    check_names(names[:3])
+    assert read_expression("a-b", names[:3]) == (("a-b", 1.0),)
+    assert read_expression("a - b", names[:3]) == (("a", 1.0), ("b", -1.0))
+    assert read_expression("a-b - a-b", names[:3]) == (("a-b", 0.0),)
+    with pytest.raises(ConfigError, match="vectors = 'b - a'"):
+        check_names(names)
+    check_names(["x - y"])
+    check_names(NAMES)
 
 
 def test_an_expression_is_written_as_it_is_read() -> None:

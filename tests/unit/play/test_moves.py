@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from steer_lightning.model.head import Head
 from steer_lightning.model.policy import Policy
+from steer_lightning.play import moves
 from steer_lightning.play.moves import (
     Answer,
     choices_at,
@@ -59,6 +61,29 @@ def test_each_token_is_moved_by_the_kl_of_plain_passes(case: tuple[LiveFlight, A
         told = [getattr(move, name) for move in found]
         assert told == pytest.approx(table.gather(1, drawn)[:, 0].tolist(), rel=1e-3, abs=1e-4)
     assert max(move.kl for move in found) > 0.005, "the vectors do something"
+
+
+def test_long_answers_have_logits_of_a_few_tokens_at_a_time(
+    case: tuple[LiveFlight, Answer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pieces of 2, 2 and 1 tokens have the figures of one piece of 5."""
+    flight, answer = case
+    whole = token_moves(flight, answer)
+    sizes: list[int] = []
+
+    def read(head: Head, states: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(states))
+        return logits(head, states)
+
+    logits = Head.logits
+    monkeypatch.setattr(Head, "logits", read)
+    vocabulary = flight.policy.model.get_output_embeddings().weight.shape[0]
+    monkeypatch.setattr(moves, "CHUNK_NUMBERS", 3 * vocabulary - 1)
+    found = token_moves(flight, answer)
+    for name in ("kl", "base", "steered"):
+        expected = [getattr(move, name) for move in whole]
+        assert [getattr(move, name) for move in found] == pytest.approx(expected, abs=1e-6)
+    assert sizes == [2, 2, 2, 2, 1, 1], "of the base and of the steered model"
 
 
 @pytest.mark.parametrize("place", [0, 3])

@@ -79,6 +79,8 @@ def test_further_files_get_names_of_their_own(page: Page, tmp_path: Path) -> Non
     assert not any(Path(copy).exists() for copy in copies), "the tab has loaded them"
     with pytest.raises(gr.Error):
         page._load(tab, [shutil.copy(run / "config.yaml", tmp_path / "x.safetensors")])
+    with pytest.raises(gr.Error, match="told from a sum with run-1"):
+        page._load(tab, [shutil.copy(file, tmp_path / "run-1 - b.safetensors")])
     with pytest.raises(gr.Error, match="may load 16 files"):
         page._load(tab, [str(tmp_path / f"{k}") for k in range(15)])
     page._leave(tab)

@@ -34,6 +34,16 @@ def test_last_boxed_answer(text: str, expected: str | None) -> None:
     assert find_answer(text) == expected
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [(r"So \boxed{4}. Also we", 1.0), (r"So \boxed{5}. Also we", 0.0), ("So", 0.0)],
+)
+def test_a_cut_off_completion_is_scored_like_any_other(text: str, expected: float) -> None:
+    whole, cut_off = (completion(text, "4", finished=finished) for finished in (True, False))
+    score, expected_score = MathReward()([cut_off, whole])
+    assert score == expected_score == expected
+
+
 def test_where_the_answer_is_looked_for() -> None:
     text = r"\boxed{1} or rather 1,234.50"
     assert find_answer(text, "last_number") == "1,234.50"

@@ -178,3 +178,20 @@ def test_a_batch_is_forgotten_at_the_end_of_its_block_and_may_begin_anew() -> No
         assert scoring._tickets
     assert not scoring._tickets
     assert scoring.result([completion("b")]).total == [0.0]
+
+
+def longest_share(completions: list[Completion]) -> list[float]:
+    longest = max(c.num_tokens for c in completions)  # an error for an empty list
+    return [c.num_tokens / longest for c in completions]
+
+
+async def judged(completions: list[Completion]) -> list[float]:
+    return longest_share(completions)
+
+
+@pytest.mark.parametrize("reward", [longest_share, judged, AsyncReward(judged)])
+def test_a_process_without_completions_asks_no_reward(reward: Any) -> None:
+    rewards = RewardSum([WeightedReward(reward=reward)])
+    assert rewards([]).total == []
+    assert rewards([completion("one")]).total == [1.0]
+    rewards.close()

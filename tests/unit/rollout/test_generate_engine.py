@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -50,6 +52,41 @@ def test_batching_does_not_change_what_is_sampled() -> None:
         assert torch.equal(other.completion_ids, results[0].completion_ids)
         assert other.texts == results[0].texts
         torch.testing.assert_close(other.logprobs, results[0].logprobs, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("max_rows", "pads", "expected"),
+    [
+        (3, True, [3, 3, 2] * 4),  # 8 completions of each of 4 prompts
+        (3, False, [3, 3, 2] * 4),
+        (20, True, [16, 16]),
+        (20, False, [8] * 4),
+    ],
+)
+def test_no_more_rows_at_once_than_allowed(
+    monkeypatch: pytest.MonkeyPatch, max_rows: int, pads: bool, expected: list[int]
+) -> None:
+    policy = tiny_policy()
+    engine = GenerateEngine(max_rows=max_rows)
+    engine.setup(policy)
+    sampling = Sampling(group_size=8, max_new_tokens=4)
+    whole = GenerateEngine()
+    whole.setup(policy)
+    one = whole.generate(PROMPTS, sampling, seed=0, step=0)
+    engine.generate(PROMPTS, sampling, seed=0, step=0)  # compares texts of this length
+    if not pads:
+        engine._fall_back("a made-up reason")
+    sizes: list[int] = []
+    generate = policy.model.generate
+
+    def counted(input_ids: torch.Tensor, **settings: Any) -> Any:
+        sizes.append(len(input_ids))
+        return generate(input_ids=input_ids, **settings)
+
+    monkeypatch.setattr(policy.model, "generate", counted)
+    other = engine.generate(PROMPTS, sampling, seed=0, step=0)
+    assert sizes == expected
+    assert other.texts == one.texts
 
 
 def test_rows_end_at_any_eos_token_and_say_so() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from steer_lightning.errors import ConfigError
 from steer_lightning.rollout.request import Request
 from steer_lightning.rollout.sampling import Sampling
 from steer_lightning.rollout.served_rows import ServedRows, seed_of_row, settings_of
@@ -30,10 +31,13 @@ class Servers:
         self.asked: list[tuple[ServerLink, Any, Callable[[Any], None]]] = []
         self.abandoned: list[int] = []
         self.reasons: list[str] = []
+        self.delay = 0.0
+        """Seconds until a server takes a request."""
 
     def start(self, link: ServerLink, content: Any, tell: Any) -> Callable[[], None]:
         if link in self.refuse:
             raise LostServer("it is off")
+        time.sleep(self.delay)
         number = len(self.asked)
         self.asked.append((link, content, tell))
         return lambda: self.abandoned.append(number)
@@ -126,6 +130,28 @@ def test_missing_rows_of_a_lost_server_go_to_the_others(message: dict[str, str])
         tell({"row": row, "late": True})
     assert [message["row"] for message in stream if message["late"]] == [0, 1, 5]
     assert servers.abandoned == [0]
+
+
+def test_a_refused_request_is_not_passed_on() -> None:
+    servers = Servers(2)
+    rows = servers.rows()
+    servers.asked[1][2]({"refused": "ValueError: top_k must be -1 or more, got -5"})
+    with pytest.raises(
+        ConfigError, match=r"http://1 refuses the request: ValueError: top_k"
+    ) as caught:
+        next(iter(rows))
+    assert caught.value.key == "model.sampling.top_k"
+    assert len(servers.asked) == 2
+    assert not servers.reasons
+
+
+def test_the_time_until_a_server_takes_a_request_is_no_silence() -> None:
+    """It may have to wait, with the vectors, for completions that another process asked for."""
+    servers = Servers(1)
+    servers.delay = 0.05
+    start = time.monotonic()
+    rows = servers.rows()
+    assert rows._shares[0].heard >= start + 0.05
 
 
 def test_a_server_that_can_not_be_reached_is_lost_at_once() -> None:

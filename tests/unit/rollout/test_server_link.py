@@ -12,7 +12,7 @@ from safetensors.torch import save
 from steer_lightning.errors import ConfigError
 from steer_lightning.rollout.sampling import Sampling
 from steer_lightning.rollout.served_rows import settings_of
-from steer_lightning.rollout.server_link import LostServer, ServerLink
+from steer_lightning.rollout.server_link import LostServer, ServerLink, refusal
 from steer_lightning.serving.rollout_server import version_of
 from steer_lightning.testing import save_tiny
 from tests.rollout_stand_in import TOKEN, StandIn
@@ -101,6 +101,46 @@ def test_another_token_is_refused_with_the_remedy(server: StandIn) -> None:
         link.start(request(server), print)
     assert server.version == before
     assert not server.requests
+
+
+@pytest.mark.parametrize("status", [400, 404, 413, 422])
+def test_a_request_that_is_refused_is_a_mistake_and_no_lost_server(
+    server: StandIn, status: int
+) -> None:
+    server.faults.status, server.faults.words = status, "The prompt is too long."
+    link = ServerLink(server.address, TOKEN, 5)
+    told = rf"{server.address} refuses the request: status {status}: The prompt is too long\. It.*"
+    for ask in (
+        lambda: link.change(b"", since="", to=""),
+        lambda: link.start(request(server), print),
+    ):
+        with pytest.raises(ConfigError, match=told + "--max-model-len") as caught:
+            ask()
+        assert caught.value.key == "model.engine.addresses"
+
+
+@pytest.mark.parametrize("status", [408, 425, 429, 500, 503])
+def test_a_server_that_fails_or_is_too_busy_is_lost(server: StandIn, status: int) -> None:
+    server.faults.status, server.faults.words = status, "not now"
+    link = ServerLink(server.address, TOKEN, 5)
+    with pytest.raises(LostServer, match=f"status {status}: not now"):
+        link.start(request(server), print)
+
+
+@pytest.mark.parametrize(
+    ("words", "key"),
+    [
+        ("min_p must be in [0, 1], got 2", "min_p"),
+        ("max_tokens must be at least 1, got 0.", "max_new_tokens"),
+        ("stop_token_ids must be a list of integers", "eos_token_ids"),
+        ("stop cannot contain an empty string", "stop_strings"),
+    ],
+)
+def test_a_refusal_names_the_setting_that_the_server_names(words: str, key: str) -> None:
+    found = refusal("http://h:1", f"ValueError: {words}")
+    assert found.key == f"model.sampling.{key}"
+    assert f"ValueError: {words.rstrip('.')}. It would be refused again" in str(found)
+    assert f"Change {key} there" in found.fix
 
 
 def test_a_server_that_is_not_there_is_lost(server: StandIn) -> None:

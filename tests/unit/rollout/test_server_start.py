@@ -72,8 +72,11 @@ def test_a_server_is_not_started_where_another_one_answers(policy: Policy, serve
 def test_a_command_that_ends_shows_its_output(policy: Policy) -> None:
     code = "import os; print('token', bool(os.environ['STEER_LIGHTNING_ROLLOUT_TOKEN'])); exit(4)"
     command = f'{sys.executable} -c "{code}"'
-    with pytest.raises(ConfigError, match=r"ended with status 4.*ends with: token True"):
+    told = r"command: the rollout server at http://127.0.0.1:9 has ended with status 4"
+    with pytest.raises(ConfigError, match=told + ".*ends with: token True"):
         connected(policy, ["http://127.0.0.1:9"], command, 60, 5)
+    with pytest.raises(ConfigError, match=told + r"\. It has printed nothing\. All of it"):
+        connected(policy, ["http://127.0.0.1:9"], f'{sys.executable} -c "exit(4)"', 60, 5)
 
 
 def test_servers_that_are_not_there_are_not_waited_for_without_end(

@@ -6,14 +6,14 @@ import asyncio
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from steer_lightning.serving import rollout_server
-from steer_lightning.serving.rollout_server import Vectors, installed_version, version_of
+from steer_lightning.serving.rollout_server import Vectors, installed_version, sampled, version_of
 from steer_lightning.testing import byte_tokenizer
 
 
@@ -128,6 +128,62 @@ def test_vectors_stay_while_completions_are_sampled() -> None:
         assert vectors.version == second
 
     asyncio.run(play())
+
+
+class Sampling:
+    """The call of vLLM's engine that samples: a token, and then an error if there is one.
+
+    Args:
+        error: What goes wrong.
+        logprobs: Log-probabilities of the token.
+    """
+
+    def __init__(self, error: Exception | None, logprobs: list[Any]) -> None:
+        self.error, self.logprobs = error, logprobs
+
+    async def generate(self, ids: Any, params: Any, name: str) -> AsyncIterator[Any]:
+        reason = None if self.error else "stop"
+        part = SimpleNamespace(token_ids=[3], logprobs=self.logprobs, finish_reason=reason)
+        yield SimpleNamespace(outputs=[part])
+        if self.error is not None:
+            raise self.error
+
+
+ROW = {"row": 4, "tokens": [3], "logprobs": [-0.5], "reason": "stop", "version": "v"}
+ONE = [{3: SimpleNamespace(logprob=-0.5)}]
+
+
+@pytest.mark.parametrize(
+    ("error", "logprobs", "top_k", "expected"),
+    [
+        (None, ONE, 1, ROW),
+        (ValueError("too long"), ONE, 1, {"refused": "ValueError: too long"}),
+        (None, ONE, -5, {"refused": "ValueError: top_k is -5"}),
+        (RuntimeError("vLLM has died"), ONE, 1, {"error": "RuntimeError: vLLM has died"}),
+        (None, [], 1, {"error": "ValueError: zip() argument 2 is shorter than argument 1"}),
+    ],
+)
+def test_what_vllm_refuses_is_told_from_its_failures(
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception | None,
+    logprobs: list[Any],
+    top_k: int,
+    expected: dict[str, Any],
+) -> None:
+    def params(**given: Any) -> None:
+        if given["top_k"] < 0:
+            raise ValueError(f"top_k is {given['top_k']}")
+
+    names = SimpleNamespace(RequestOutputKind=SimpleNamespace(DELTA=1), SamplingParams=params)
+    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(sampling_params=names))
+    monkeypatch.setitem(sys.modules, "vllm.sampling_params", names)
+    asked = {"prompts": [[1, 2]], "rows": [(4, 0, 7)], "sampling": {"stop": [], "top_k": top_k}}
+
+    async def play() -> list[Any]:
+        engine, vectors = Sampling(error, logprobs), SimpleNamespace(version="v")
+        return [message async for message in sampled(engine, vectors, asked)]  # type: ignore[arg-type]
+
+    assert asyncio.run(play()) == [expected]
 
 
 def test_no_other_server_gets_the_port_while_the_base_loads(

@@ -175,7 +175,9 @@ def rewrite(path: Path, change: Callable[[dict, dict], object]) -> None:
     ("change", "told"),
     [
         (lambda t, m: t.pop("bias"), "must contain LoReFT with basis"),
-        (lambda t, m: m.pop("layers"), "no usable places"),
+        (lambda t, m: m.pop("layers"), "no usable layers"),
+        (lambda t, m: m.pop("width"), "no usable places"),
+        (lambda t, m: m.update(width="0"), "has width 0"),
         (lambda t, m: m.update(layers=json.dumps(["0"])), "has layers"),
         (lambda t, m: m.update(site="nowhere"), "site 'nowhere'"),
         (lambda t, m: m.update(layers="[0, 9]"), r"layers = \[0, 9\]"),

@@ -10,7 +10,12 @@ import torch
 from safetensors.torch import save_file
 
 from steer_lightning import ConfigError
-from steer_lightning.steering.result_file import read_metadata, read_tensors, write_result
+from steer_lightning.steering.result_file import (
+    read_metadata,
+    read_parts,
+    read_tensors,
+    write_result,
+)
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
@@ -66,3 +71,22 @@ def test_metadata_are_single_lines_without_control_characters(tmp_path: Path) ->
     assert key.isprintable()
     assert text.isprintable()
     assert text.startswith("a")
+
+
+def test_parts_of_layers_are_read_and_those_of_another_kind_are_refused(tmp_path: Path) -> None:
+    path, told = tmp_path / "x.safetensors", {"kind": "K", "layers": "[0, 2]", "num_layers": 3}
+    write_result(path, {"b": torch.ones(2), "a": torch.zeros(1)}, told)
+    found = read_parts(path, "K", ("b", "a"))
+    assert (found.layers, found.num_layers, found.metadata["kind"]) == ([0, 2], 3, "K")
+    assert found.tensors["b"].tolist() == [1.0, 1.0]
+    for kind, names in (("L", ("a", "b")), ("K", ("a",))):
+        with pytest.raises(ConfigError, match=rf"must contain {kind} with a.*has \['a', 'b'\]"):
+            read_parts(path, kind, names)
+    for key, odd, rule in (
+        ("layers", "[0, true]", r"has layers \[0, True\]"),
+        ("layers", "[0, 3]", r"layers = \[0, 3\]"),
+        ("num_layers", "many", "no usable layers"),
+    ):
+        write_result(path, {"a": torch.ones(1)}, {**told, key: odd})
+        with pytest.raises(ConfigError, match=rule):
+            read_parts(path, "K", ("a",))

@@ -9,6 +9,7 @@ from typing import Literal
 import pytest
 import torch
 
+from steer_lightning import ConfigError, attach
 from steer_lightning.losses import PolicyGradient
 from steer_lightning.model.policy import Policy
 from steer_lightning.model.precision import checked_in_float32
@@ -17,8 +18,9 @@ from steer_lightning.rollout.joint_completions import JointCompletions
 from steer_lightning.rollout.kv_cache import Plan, plan_flight
 from steer_lightning.rollout.request import Request
 from steer_lightning.steering import AdaptiveVectors, LowRankVectors, SteeringVectors
+from steer_lightning.steering.row_vectors import RowSteering
 from steer_lightning.sweep.shared_base import SharedBase, copy_of
-from steer_lightning.testing import make_prompts, tiny_policy
+from steer_lightning.testing import make_prompts, tiny_model, tiny_policy
 from steer_lightning.training.batch import Batch
 from steer_lightning.training.gradient import BatchGradient
 from steer_lightning.training.joint_gradient import JointGradient, Share
@@ -213,3 +215,19 @@ def test_a_copy_has_the_weights_and_not_their_precision_for_a_while() -> None:
     assert [{torch.float32}, {torch.bfloat16}] in seen
     assert all(of_another_thread == {torch.bfloat16} for _, of_another_thread in seen)
     assert {x.dtype for x in two.values()} == {torch.bfloat16}
+
+
+def test_rows_are_steered_in_the_layers_of_the_path_that_is_given() -> None:
+    model = tiny_model()
+    parts = [SteeringVectors(layers=[0], scale="none").shaped(32, 3) for _ in range(2)]
+    parts[1].set_vectors(torch.ones(1, 32))
+    ids = torch.tensor([[1, 10], [1, 10]])
+    base = model(ids).logits
+    with attach(model, RowSteering(parts), layers_path="model.layers") as attachment:
+        assert [part.layers_path for part in parts] == ["model.layers"] * 2
+        with attachment.with_owners(torch.tensor([0, 1])):
+            found = model(ids).logits
+    assert torch.equal(found[0], base[0])
+    assert not torch.allclose(found[1], base[1])
+    with pytest.raises(ConfigError, match=r"model\.steering\.layers_path = 'nowhere'"):
+        attach(model, RowSteering(parts), layers_path="nowhere")

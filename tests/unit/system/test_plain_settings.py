@@ -16,7 +16,14 @@ from typing import Any
 import pytest
 
 from steer_lightning import ConfigError
-from steer_lightning.system.plain_settings import DEPTH, check_same, describe, describe_all, flat
+from steer_lightning.system.plain_settings import (
+    DEPTH,
+    check_same,
+    describe,
+    describe_all,
+    flat,
+    init_args,
+)
 
 TOLD = {"told": "the other one has", "why": "Both are one run", "fix": "Set it back"}
 
@@ -125,3 +132,32 @@ def test_code_of_the_user_is_described_by_its_source(tmp_path: Path) -> None:
         return lambda: value
 
     assert describe_all(keeping(1))["closure"] == [1]
+
+
+class Clock:
+    def __init__(self, hours: int) -> None:
+        self.hours, self.ticks = hours, 0
+
+
+class Judge(Clock):
+    def __init__(self, clock: Clock, names: tuple[str, ...], **more: int) -> None:
+        super().__init__(**more)
+        self.clock, self.names, self._names = clock, names, len(names)
+
+
+def test_settings_of_a_plug_in_are_the_arguments_that_it_keeps() -> None:
+    clock = {"class": "Clock", "hours": 24}  # not how often it has ticked
+    assert init_args(Judge(Clock(24), ("a", "b"), hours=12)) == {
+        "clock": clock,
+        "hours": 12,
+        "names": ["a", "b"],
+    }
+    inner = Judge(Clock(24), (), hours=12)
+    outer = Judge(inner, (), hours=1)
+    assert init_args(outer)["clock"] == {
+        "class": "Judge",
+        "clock": "Clock",  # the second level is only named
+        "hours": 12,
+        "names": [],
+    }
+    assert init_args(len) == init_args(lambda: 0) == init_args(partial(max, 0)) == {}

@@ -5,14 +5,18 @@ from __future__ import annotations
 import inspect
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from steer_lightning import ConfigError, SteeringModule
+from steer_lightning.optim import NormClip, Schedule
+from steer_lightning.rewards import MathReward, WeightedReward
 from steer_lightning.testing import make_prompts
 from steer_lightning.training.resume import (
+    LATER,
     SETTINGS,
     check_same_run,
     get_random_states,
@@ -44,7 +48,7 @@ def test_tuples_within_tuples_come_back_as_lists() -> None:
 FREE = {
     *("base", "revision", "attn_implementation", "trust_remote_code", "engine", "seed"),
     *("tokens_per_micro_batch", "activation_checkpointing", "kept_tokens", "reward_pool"),
-    *("verifier", "eval_sampling", "exact", "max_staleness"),
+    *("verifier", "eval_sampling", "exact"),
 }
 """Settings that a run may change when it goes on, or that its checkpoint knows by other facts."""
 
@@ -60,7 +64,7 @@ def test_the_facts_of_a_run_are_of_the_settings_that_must_stay() -> None:
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.5)
     facts = training_facts(module, optimizer)
     told = {key.split(".")[1] for key in facts}
-    assert set(SETTINGS) - told == {"dtype", "quantization", "schedule", "steering"}
+    assert set(SETTINGS) - told == {"dtype", "quantization", "steering"}
     assert told <= set(SETTINGS)
     assert facts["model.mask_overlong"] is True
     assert facts["model.loss"]["class"] == "PolicyGradient"
@@ -72,3 +76,42 @@ def test_the_facts_of_a_run_are_of_the_settings_that_must_stay() -> None:
     known = training_facts(module, optimizer)[checksum]
     module.hints = {0: two}
     assert known != training_facts(module, optimizer)[checksum]
+
+
+def facts_of(**changed: Any) -> dict[str, Any]:
+    settings = {
+        "gradient_clip": NormClip(2.0),
+        "schedule": Schedule(warmup=0.0),
+        "rewards": [WeightedReward(reward=MathReward("boxed"))],
+        **changed,
+    }
+    staleness = settings.pop("max_staleness", 0)
+    module = SteeringModule(**settings)
+    module.max_staleness = staleness  # set afterwards, because 1 needs another engine
+    return training_facts(module, torch.optim.SGD([torch.zeros(1)], lr=0.5))
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"gradient_clip": NormClip(0.01)}, r"gradient_clip.init_args = {'max_norm': 0.01}"),
+        ({"schedule": Schedule(kind="cosine", warmup=0.5)}, r"schedule = {'class': 'Schedule'"),
+        (
+            {"rewards": [WeightedReward(reward=MathReward("last_number"))]},
+            r"rewards.init_args = {'MathReward': {'answer_in': 'last_number'}}: the checkpoint was "
+            r"made with {'MathReward': {'answer_in': 'boxed'}}",
+        ),
+        ({"max_staleness": 1}, r"max_staleness = 1: the checkpoint was made with 0"),
+    ],
+)
+def test_a_changed_setting_is_refused(changed: dict[str, Any], told: str) -> None:
+    check_same_run(facts_of(), facts_of())
+    with pytest.raises(ConfigError, match=rf"model\.{told}"):
+        check_same_run(facts_of(), facts_of(**changed))
+
+
+def test_a_checkpoint_of_an_earlier_version_knows_fewer_facts() -> None:
+    earlier = {key: value for key, value in facts_of().items() if key not in LATER}
+    check_same_run(earlier, facts_of(schedule=Schedule(kind="cosine"), max_staleness=1))
+    with pytest.raises(ConfigError, match=r"mask_overlong = True: the checkpoint was made with Fa"):
+        check_same_run(earlier, facts_of(mask_overlong=True))

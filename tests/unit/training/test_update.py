@@ -18,6 +18,7 @@ from steer_lightning.testing import make_prompts
 from steer_lightning.training.batch import Batch
 from steer_lightning.training.update import OptimizerSteps, Updater
 from steer_lightning.types import LossInputs, LossOutput, Rollouts
+from tests.out_of_memory import run_out
 from tests.unit.training.helpers import PROMPTS, SAMPLING
 
 
@@ -72,6 +73,30 @@ def test_memory_that_runs_out_names_what_bounds_it(module: SteeringModule) -> No
         assert "activation_checkpointing" not in str(found.value)
     with pytest.raises(RuntimeError, match="shapes"):
         updater.update(replace(module.batch_gradient, loss=Broken()), batch, 0)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_memory_that_runs_out_without_a_gradient(module: SteeringModule, packed: bool) -> None:
+    rollouts = module.engine.generate(PROMPTS, SAMPLING, seed=0, step=0)
+    lengths = text_lengths(rollouts)
+    prompts = torch.tensor([len(prompt.token_ids) for prompt in rollouts.prompts])
+    completions = lengths - prompts.repeat_interleave(SAMPLING.group_size)
+    num_tokens = int(lengths.sum())
+    if not packed:  # 16 rows, each as wide as the widest prompt and the longest completion
+        num_tokens = 16 * (int(prompts.max()) + int(completions.max()))
+    gradient = replace(module.batch_gradient, packed=packed, max_tokens=10_000)
+    step = gradient.plan(Batch.alone(rollouts, torch.randn(4, 4)))
+    gradient.forward.token_states = run_out
+    told = rf"memory ran out .* {num_tokens} tokens.*Set it to {num_tokens // 2} or less, or a "
+    for read in (
+        lambda: gradient.measure(step),
+        lambda: gradient.logprobs_of(rollouts, of_base=True),
+        lambda: gradient.read_longest(rollouts),
+    ):
+        with pytest.raises(ConfigError, match=rf"model\.tokens_per_micro_batch.*{told}") as found:
+            read()
+        assert "backward" not in str(found.value)
+        assert "activation_checkpointing" not in str(found.value)  # there is nothing to recompute
 
 
 class OutOfMemory(PolicyGradient):

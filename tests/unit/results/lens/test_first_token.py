@@ -21,3 +21,11 @@ def test_probabilities_by_hand() -> None:
     mean = mean_change([change, change_of(base, base)])
     assert mean.steered.tolist() == pytest.approx([0.625, 0.375])
     assert change_of(base, base).up(5) == []
+
+
+def test_a_token_that_both_models_rule_out_adds_nothing_to_their_divergence() -> None:
+    base, steered = torch.tensor([0.0, 0.0]), torch.tensor([1.0, 0.0])
+    never = torch.tensor([-torch.inf])
+    assert divergence(torch.cat([base, never]), torch.cat([steered, never])) == pytest.approx(
+        divergence(base, steered)
+    )
