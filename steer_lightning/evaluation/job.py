@@ -175,9 +175,7 @@ class Evaluation:
         self._base_has_its_own = base_sampling is not None
         self.num_scales = len(scales) if vote_over_scales else 1
         self.num_samples, self.pass_at, self.strata = num_samples, pass_at, strata
-        check_strata(
-            strata, base_sampling, [self._sampling(x, False).group_size for x in benchmarks]
-        )
+        check_strata(strata, base_sampling, [self._sampling(x).group_size for x in benchmarks])
         further = (budgets or {}, refinements or {}, truncations or {})
         self.budgets, self.refinements, self.truncations = further
         self.arms = make_arms(self.files, scales, leave_out_layers, *further)
@@ -312,7 +310,7 @@ class Evaluation:
             **self._plug_ins,
         }
 
-    def _sampling(self, benchmark: str, is_base: bool) -> Sampling:
+    def _sampling(self, benchmark: str, is_base: bool = False) -> Sampling:
         if is_base and self._base_has_its_own:
             return self.base_sampling
         if self.num_samples is not None:
