@@ -182,7 +182,6 @@ class Evaluation:
         self.verifier: Reward = verifier or MathReward()
         check_over_scales(vote_over_scales, scales, list(self.files), self.verifier)
         self.pool, self.engine = reward_pool or RewardPool(), engine or DecodeEngine()
-        self._plug_ins = plug_in_facts(self.engine, self.verifier)
         check_refinements(self.refinements, self.files, self._samplings(), self.engine)
         self.store = Store(Path(output) if output else self._default_output())
         self.overwrite, self.rescore, self.seed, self.device = overwrite, rescore, seed, device
@@ -209,6 +208,7 @@ class Evaluation:
         Raises:
             ConfigError: If benchmarks, vectors or folder do not fit; raised before the base loads.
         """
+        self._plug_ins = plug_in_facts(self.engine, self.verifier)
         judge, voting = judges_of(self.verifier, self.pool)
         try:
             if self.rescore:
