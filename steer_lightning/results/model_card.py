@@ -30,7 +30,8 @@ SETTINGS = (
     *("model.sampling.temperature", "model.sampling.max_new_tokens", "model.rewards"),
     *("model.advantage", "model.loss", "model.optimizer", "model.schedule", "model.gradient_clip"),
     *("model.steering.layers", "model.steering.site", "model.steering.tokens"),
-    *("model.steering.scale", "model.dtype", "model.quantization", "seed_everything"),
+    *("model.steering.scale", "model.steering.init_from", "model.revision", "model.dtype"),
+    *("model.quantization", "seed_everything"),
 )
 """Keys of a run's configuration that the card shows."""
 
@@ -92,7 +93,7 @@ def _sections(
     config: dict[str, Any],
     folder: Path,
 ) -> Iterator[str]:
-    step = vectors.metadata.get("step")
+    step, revision = vectors.metadata.get("step"), vectors.metadata.get("revision")
     yield f"# {repo_id.split('/')[-1]}"
     yield (
         f"Steering vectors for {_link(base)}: one vector of width {vectors.width} for each of "
@@ -107,7 +108,8 @@ def _sections(
             "from steer_lightning import attach, from_hub, load_model",
             "",
             f"base = {python_text(base or 'BASE_MODEL')}",
-            "model, tokenizer = load_model(base)",
+            *([f"revision = {python_text(revision)}"] if revision else []),
+            f"model, tokenizer = load_model({'base, revision=revision' if revision else 'base'})",
             f"vectors = from_hub({python_text(repo_id)})",
             "with attach(model, vectors):",
             "    model.generate(...)",

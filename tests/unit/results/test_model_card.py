@@ -131,3 +131,15 @@ def test_a_hostile_base_stays_in_its_place_on_the_card(tmp_path: Path) -> None:
     assert "\x1b" not in card.content
     code = card.text.split("```python\n")[1].split("```")[0]
     compile(code, "card", "exec")
+
+
+def test_the_code_of_a_card_loads_the_revision_of_the_base(tmp_path: Path) -> None:
+    run = run_of(tmp_path, {})
+    assert "revision" not in model_card(run, "user/name").text
+    rows = torch.ones(2, 8)
+    save_vectors(rows, run / SteeringVectors.file_name, base_model="org/model", revision="v2")
+    (run / "config.yaml").write_text(yaml.safe_dump({"model": {"revision": "v2"}}))
+    text = model_card(run, "user/name").text
+    assert 'base = "org/model"\nrevision = "v2"\n' in text
+    assert "model, tokenizer = load_model(base, revision=revision)\n" in text
+    assert "| `model.revision` | v2 |" in text
