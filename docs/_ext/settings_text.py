@@ -57,7 +57,11 @@ DEFAULTS: dict[str, Any] = {
 }
 """Defaults that are not those of the signature."""
 
-ELSEWHERE = {"Sampling": "model.sampling", "RewardPool": "model.reward_pool"}
+ELSEWHERE = {
+    "Sampling": "model.sampling",
+    "BaseSampling": "model.sampling",
+    "RewardPool": "model.reward_pool",
+}
 """Keys under which the arguments of a class are described."""
 
 LINKED = {"model.seed", "data.seed"}

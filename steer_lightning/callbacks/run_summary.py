@@ -150,6 +150,7 @@ class RunSummary(Callback):
         return {
             "accuracy_before": {k: v for e in evals for k, v in e.accuracy(last=False).items()},
             "accuracy_after": {k: v for e in evals for k, v in e.accuracy(last=True).items()},
+            "verdicts": {name: e.verdict for e in evals for name in e.accuracy(last=True)},
             "interval_before": {k: v for e in evals for k, v in e.interval(last=False).items()},
             "interval_after": {k: v for e in evals for k, v in e.interval(last=True).items()},
             "arms": {k: v for e in evals for k, v in e.arm_figures().items()},

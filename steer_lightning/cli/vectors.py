@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +16,8 @@ from steer_lightning.system.printable import one_line
 
 if TYPE_CHECKING:
     from steer_lightning.steering import SteeringVectors
+
+log = logging.getLogger(__name__)
 
 
 def run(words: Sequence[str]) -> None:
@@ -279,6 +282,10 @@ def _several(files: Sequence[str]) -> list[SteeringVectors]:
     if len(files) < 2:
         raise ConfigError("files", list(files), rule="must be at least two files")
     found = _load(files)
+    bases = {one.metadata.get("base_model") or "an unknown base": None for one in found.values()}
+    if len(bases) > 1:
+        told = "these files were trained on %s; the new file names no base"
+        log.warning(told, one_line(" and ".join(bases)))
     return [found[path] for path in files]
 
 

@@ -29,6 +29,7 @@ from steer_lightning.evaluation.arms import (
     load_files,
     make_arms,
 )
+from steer_lightning.evaluation.base_sampling import BaseSampling
 from steer_lightning.evaluation.budget import Budget, check_budgets, most_tokens_by_budget
 from steer_lightning.evaluation.cache_key import base_facts, hash_prompts, plug_in_facts
 from steer_lightning.evaluation.capability import capability
@@ -88,8 +89,8 @@ class Evaluation:
         template: Template that turns problems into prompts.
         sampling: Settings for answering the problems; `group_size` is the number of samples for
             benchmarks that set none of their own (AIME and AMC set 32).
-        base_sampling: Settings with which only the base answers, such as greedily; null takes
-            `sampling`.
+        base_sampling: Settings with which only the base answers, such as greedily; what is not set
+            is taken from `sampling`.
         num_samples: Number of samples of each problem, for all benchmarks; null leaves it to the
             benchmarks.
         scales: Factors by which the vectors or other changes are multiplied, with an arm for each.
@@ -138,7 +139,7 @@ class Evaluation:
         base: str | None = None,
         template: Template | None = None,
         sampling: Sampling = Sampling(group_size=1),  # noqa: B008  # frozen
-        base_sampling: Sampling | None = None,
+        base_sampling: BaseSampling | None = None,
         num_samples: int | None = None,
         scales: list[float] = [1.0],  # noqa: B006  # never changed; a list for jsonargparse
         leave_out_layers: list[int] | Literal["each"] | None = None,
@@ -171,8 +172,8 @@ class Evaluation:
         self.files = load_files(self.paths) if self.paths else {}
         self.base = base or base_of(self.files, trust_remote_code)
         self.benchmarks, self.template = benchmarks, template or ChatTemplate()
-        self.sampling, self.base_sampling = sampling, base_sampling or sampling
-        self._base_has_its_own = base_sampling is not None
+        self.sampling, self._own_of_base = sampling, base_sampling
+        self.base_sampling = base_sampling.over(sampling) if base_sampling else sampling
         self.num_scales = len(scales) if vote_over_scales else 1
         self.num_samples, self.pass_at, self.strata = num_samples, pass_at, strata
         check_strata(strata, base_sampling, [self._sampling(x).group_size for x in benchmarks])
@@ -281,7 +282,7 @@ class Evaluation:
     def _samplings(self) -> dict[str, Sampling]:
         """Returns the settings for answering problems, by their keys."""
         found = {"sampling": self.sampling}
-        return found | ({"base_sampling": self.base_sampling} if self._base_has_its_own else {})
+        return found | ({"base_sampling": self.base_sampling} if self._own_of_base else {})
 
     def _longest(self) -> dict[str, int]:
         """Returns the largest numbers of tokens of completions, by the keys that set them."""
@@ -311,8 +312,8 @@ class Evaluation:
         }
 
     def _sampling(self, benchmark: str, is_base: bool = False) -> Sampling:
-        if is_base and self._base_has_its_own:
-            return self.base_sampling
+        if is_base and self._own_of_base is not None:
+            return self._own_of_base.over(self._sampling(benchmark))
         if self.num_samples is not None:
             return replace(self.sampling, group_size=self.num_samples)
         return sampling_for(self.benchmarks[benchmark], self.sampling)

@@ -268,10 +268,18 @@ class SideEffects:
 
 def side_effects_as_text(found: dict[str, Any]) -> str:
     """Formats the figures for the console: a line for each arm, or why there are none."""
+    base = found["rows"][0]
+    if base["num_broken"]:
+        return (
+            f"The base's logits are not finite in {base['num_broken']} of {found['num_windows']} "
+            f"windows of {one_line(found['text'])}, so side effects can't be seen on it. Give "
+            f"--{KEY} another text, or null, or set --dtype=float32 if the base overflows in "
+            "16 bits"
+        )
     if not found["base_knows_it"]:
         return (
             f"The base predicts {one_line(found['text'])} worse than by an even guess (perplexity "
-            f"{found['rows'][0]['perplexity']:,.0f}), so side effects can't be seen on it. Give "
+            f"{base['perplexity']:,.0f}), so side effects can't be seen on it. Give "
             f"--{KEY} a text that the base knows, or null"
         )
     lines = [["", "KL to base, nats a token", "perplexity", "against base"]]

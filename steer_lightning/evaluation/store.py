@@ -18,9 +18,13 @@ from steer_lightning.rewards import followed
 from steer_lightning.system.plain_settings import check_same
 from steer_lightning.system.printable import valid_unicode
 from steer_lightning.system.run_files import (
+    BUDGET,
+    COMPARISON,
     COMPLETIONS,
+    DOSE,
     EVALUATION_PARTS,
     EVALUATION_SETTINGS,
+    PASS_CURVE,
     RESULTS,
     SIDE_EFFECTS,
 )
@@ -179,7 +183,7 @@ class Store:
             if not overwrite:
                 self._check_same(settings)
                 return
-            self._clear()  # other files in the folder, such as pictures, stay
+            self._clear()  # files of the user in the folder stay
         elif self.folder.exists() and any(self.folder.iterdir()):
             raise ConfigError(
                 "output",
@@ -191,10 +195,12 @@ class Store:
         self._write_settings({FORMAT: LAYOUT, **settings})
 
     def _clear(self) -> None:
-        """Deletes the files of an evaluation."""
+        """Deletes the files of an evaluation, with its pictures, which show other numbers."""
         shutil.rmtree(self._parts, ignore_errors=True)
         for path in (self.completions, self.results, self.side_effects, self._settings):
             path.unlink(missing_ok=True)
+        for name in (COMPARISON, PASS_CURVE, DOSE, BUDGET):
+            (self.folder / name).unlink(missing_ok=True)
 
     def _check_same(self, settings: Mapping[str, Any]) -> None:
         saved, now = _by_dotted_key(self._read_settings()), _by_dotted_key(settings)

@@ -222,6 +222,7 @@ def save_mixture(
     scale: float,
     vectors: Mapping[str, SiteVectors],
     base: str,
+    revision: str | None = None,
 ) -> None:
     """Writes a mixture as a file of vectors, whose metadata says under `origin` what it is made of.
 
@@ -234,6 +235,7 @@ def save_mixture(
         scale: Factor on all vectors.
         vectors: Vectors by name.
         base: Name of the base.
+        revision: Revision of the base on the hub.
 
     Raises:
         ConfigError: As for `mixed`, or if a value is not finite.
@@ -265,7 +267,7 @@ def save_mixture(
         tensors=tensors,
         metadata={
             "base_model": base,
-            "revision": found.metadata.get("revision") or None,
+            "revision": revision,
             "step": None,
             "origin": json.dumps(origin),
             **found.base_facts,

@@ -220,8 +220,9 @@ class Playground:
             ConfigError: If a number is out of range, or the vectors can't be mixed.
         """
         _check(question, self.service.max_length)
-        vectors, base = self.vectors_of(question, others), self.models.policy.base
-        save_mixture(path, question.mixture, question.scale, vectors, base)
+        vectors, policy = self.vectors_of(question, others), self.models.policy
+        base, revision = policy.base, policy.revision
+        save_mixture(path, question.mixture, question.scale, vectors, base, revision)
 
     # ---- answers
 

@@ -30,7 +30,8 @@ SETTINGS = (
     *("model.sampling.temperature", "model.sampling.max_new_tokens", "model.rewards"),
     *("model.advantage", "model.loss", "model.optimizer", "model.schedule", "model.gradient_clip"),
     *("model.steering.layers", "model.steering.site", "model.steering.tokens"),
-    *("model.steering.scale", "model.dtype", "model.quantization", "seed_everything"),
+    *("model.steering.scale", "model.steering.init_from", "model.revision", "model.dtype"),
+    *("model.quantization", "seed_everything"),
 )
 """Keys of a run's configuration that the card shows."""
 
@@ -92,7 +93,7 @@ def _sections(
     config: dict[str, Any],
     folder: Path,
 ) -> Iterator[str]:
-    step = vectors.metadata.get("step")
+    step, revision = vectors.metadata.get("step"), vectors.metadata.get("revision")
     yield f"# {repo_id.split('/')[-1]}"
     yield (
         f"Steering vectors for {_link(base)}: one vector of width {vectors.width} for each of "
@@ -107,7 +108,8 @@ def _sections(
             "from steer_lightning import attach, from_hub, load_model",
             "",
             f"base = {python_text(base or 'BASE_MODEL')}",
-            "model, tokenizer = load_model(base)",
+            *([f"revision = {python_text(revision)}"] if revision else []),
+            f"model, tokenizer = load_model({'base, revision=revision' if revision else 'base'})",
             f"vectors = from_hub({python_text(repo_id)})",
             "with attach(model, vectors):",
             "    model.generate(...)",
@@ -122,7 +124,7 @@ def _sections(
             "another model to these vectors. Before they are attached, `quantize_base(model, bits)`"
             " of `steer_lightning.model.quantization` makes it the one that they were trained on."
         )
-    yield from _figures(summary, folder)
+    yield from _figures(summary, config, folder)
     settings = [(key, _value(config, key)) for key in SETTINGS]
     rows = [[f"`{key}`", value] for key, value in settings if value is not None]
     if rows:
@@ -138,12 +140,17 @@ def _place(vectors: SteeringVectors) -> str:
     return site + ("" if vectors.tokens == "all" else f", only for `{vectors.tokens}` tokens")
 
 
-def _figures(summary: dict[str, Any], folder: Path) -> Iterator[str]:
+def _figures(summary: dict[str, Any], config: dict[str, Any], folder: Path) -> Iterator[str]:
     before, after = summary.get("accuracy_before", {}), summary.get("accuracy_after", {})
     if after:
-        rows = [[k, _percent(before.get(k)), _percent(value)] for k, value in after.items()]
+        rows = [
+            [k, _verdict(summary, k), _percent(before.get(k)), _percent(value)]
+            for k, value in after.items()
+        ]
+        # without its settings, a run may have started from vectors of another run
+        from_zero = bool(config) and _value(config, "model.steering.init_from") is None
         yield "## Results\n\nMeasured by the run itself.\n\n" + _table(
-            ["benchmark", "base", "steered"], rows
+            ["benchmark", "metric", "base" if from_zero else "before", "steered"], rows
         )
     rows = [
         [row["benchmark"], row["arm"], row["metric"], _interval(row)]
@@ -161,12 +168,17 @@ def _results(summary: dict[str, Any]) -> list[EvalResult] | None:
             task_type="text-generation",
             dataset_type=name,
             dataset_name=name,
-            metric_type="accuracy",
+            metric_type=_verdict(summary, name),
             metric_value=value,
         )
         for name, value in summary.get("accuracy_after", {}).items()
     ]
     return found or None
+
+
+def _verdict(summary: dict[str, Any], benchmark: str) -> str:
+    """Returns the name of a benchmark's mean verdict; older summaries do not have it."""
+    return str(summary.get("verdicts", {}).get(benchmark, "accuracy"))
 
 
 def _datasets(config: dict[str, Any]) -> list[str] | None:

@@ -48,7 +48,7 @@ def summed(
 ) -> SteeringVectors:
     """Computes `sum_k weights_k * v_{k,l}` for each layer that any of the vectors steer.
 
-    The result tells the bits of a quantised base only if all vectors tell the same.
+    The result names a base, its revision and its bits only as far as all vectors name the same.
 
     Args:
         vectors: One or more sets of vectors, all with the same width and number of decoder layers.
@@ -70,9 +70,19 @@ def summed(
     found = _made(whole[layers], layers, first)
     if len(vectors) > 1:
         found.metadata.pop("step", None)  # the number of training steps does not apply to a sum
-    if any(one.base_facts != first.base_facts for one in vectors):
-        found.metadata.pop(BASE_BITS, None)
+    _keep_common_base(found, vectors)
     return found
+
+
+def _keep_common_base(found: SteeringVectors, vectors: Sequence[SteeringVectors]) -> None:
+    """Takes from the metadata of a sum what is not true of the base of every part."""
+    if len({one.metadata.get("base_model") or "" for one in vectors}) > 1:
+        found.metadata.pop("base_model", None)
+        found.metadata.pop("revision", None)  # names a commit of one base only
+    if len({one.metadata.get("revision") or "" for one in vectors}) > 1:
+        found.metadata.pop("revision", None)
+    if any(one.base_facts != vectors[0].base_facts for one in vectors):
+        found.metadata.pop(BASE_BITS, None)
 
 
 def averaged(vectors: Sequence[SteeringVectors]) -> SteeringVectors:

@@ -102,8 +102,12 @@ def test_two_runs_are_compared_and_nothing_is_overwritten(
     assert main(words) == 2
     assert "already holds between.json" in capsys.readouterr().err
     before = (folder / "both/run-2/lens.json").read_bytes()
+    for name in ("inside.png", "mine.png"):
+        (folder / "both/run-2" / name).write_text("a picture of an earlier look")
     assert main([*words, "--overwrite", "--num_tokens=2"]) == 0
     assert (folder / "both/run-2/lens.json").read_bytes() != before
+    assert not (folder / "both/run-2/inside.png").exists()
+    assert (folder / "both/run-2/mine.png").exists()
 
 
 def test_vectors_that_act_elsewhere_are_seen_at_work(

@@ -22,7 +22,7 @@ import torch
 from steer_lightning.errors import ConfigError
 from steer_lightning.steering import SteeringVectors
 from steer_lightning.steering.arithmetic import plain_vectors
-from steer_lightning.system.printable import python_text
+from steer_lightning.system.printable import one_line, python_text
 
 FILE = "steering.json"
 WIRE_VERSION = 1
@@ -82,14 +82,16 @@ def read_spec(path: Path, num_layers: int) -> SteeringVectors:
     return plain_vectors(plain, vector["layers"], num_layers)
 
 
-def usage(base: str, output: Path) -> str:
+def usage(base: str, output: Path, revision: str | None = None) -> str:
     """Explains in Markdown how the files are used.
 
     Args:
         base: Hub id or folder of the base.
         output: Folder of the files.
+        revision: Revision of the base on the hub.
     """
-    serve, file = shlex.join(["vllm", "serve", base]), str(output / FILE)
+    words = ["vllm", "serve", base, *(["--revision", one_line(revision)] if revision else [])]
+    serve, file = shlex.join(words), str(output / FILE)
     return f"""Serve the base with EasySteer's build of vLLM:
 
 ```bash

@@ -29,7 +29,7 @@ from steer_lightning.results.export.proofs import (
 from steer_lightning.results.export.vllm import check_for_vllm, serve_command
 from steer_lightning.steering import SteeringVectors
 from steer_lightning.steering.arithmetic import sliced
-from steer_lightning.system.printable import python_text
+from steer_lightning.system.printable import one_line, python_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,13 +138,17 @@ class Peft:
 
     def usage(self, plan: Plan) -> str:
         """Returns the lines of Python that load it."""
+        revision = plan.base.revision
+        named = [f"revision = {python_text(revision)}"] if revision else []
+        given = "base, revision=revision" if revision else "base"
         code = _python(
             "from peft import PeftModel",
             "from transformers import AutoModelForCausalLM",
             "",
             f"base = {python_text(plan.base.path)}",
+            *named,
             f"adapter = {python_text(plan.output)}",
-            "model = AutoModelForCausalLM.from_pretrained(base)",
+            f"model = AutoModelForCausalLM.from_pretrained({given})",
             "model = PeftModel.from_pretrained(model, adapter)",
         )
         told = "PEFT can't merge it into a base without biases"
@@ -186,7 +190,8 @@ class Gguf:
         file = plan.output / control_vector.FILE
         command = f"llama-cli -m BASE.gguf --control-vector {shlex.quote(str(file))} -p PROMPT"
         told = f"```bash\n{command}\n```\n\n"
-        told += f"`BASE.gguf` is {plan.base.name}, converted for llama.cpp.\n"
+        at = f" at revision {one_line(plan.base.revision)}" if plan.base.revision else ""
+        told += f"`BASE.gguf` is {plan.base.name}{at}, converted for llama.cpp.\n"
         if 0 in plan.vectors.layers:
             told += "\nllama.cpp has no control vector for layer 0. "
             told += f"{KEEP_LAYER_0 if has_llama_form(plan.base) else NO_LAYER_0}.\n"
@@ -226,7 +231,7 @@ class EasySteer:
 
     def usage(self, plan: Plan) -> str:
         """Returns the command of the server and an example of a request."""
-        return easysteer.usage(plan.base.path, plan.output)
+        return easysteer.usage(plan.base.path, plan.output, plan.base.revision)
 
 
 def _python(*lines: str) -> str:

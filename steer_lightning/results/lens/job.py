@@ -32,6 +32,9 @@ from steer_lightning.system.run_files import (
 from steer_lightning.system.whole_files import write_bytes
 from steer_lightning.types import Problem, Prompt, Source
 
+MADE_OF_IT = (LENS_PICTURE, INSIDE_PICTURE, BETWEEN, BETWEEN_PICTURE)
+"""Files beside `lens.json`, which not every look makes."""
+
 
 class Problems:
     """A source of a few questions that are already in memory.
@@ -165,6 +168,9 @@ class Lens:
         kind = "cuda" if torch.cuda.is_available() else "cpu"
         self.policy.to(kind if self.device == "auto" else self.device)
         found = {name: self._describe(vectors) for name, vectors in self.files.items()}
+        for folder in (self.folder, *self.folders.values()):
+            for made in MADE_OF_IT:  # of an earlier look, which this one may not make again
+                (folder / made).unlink(missing_ok=True)
         for name, description in found.items():
             check_finite(name, description)
         for name, description in found.items():
@@ -220,7 +226,7 @@ def _folders(folder: Path, names: Sequence[str]) -> dict[str, Path]:
 
 def _refuse_to_overwrite(folders: Sequence[Path]) -> None:
     for folder in folders:
-        for name in (LENS, LENS_PICTURE, INSIDE_PICTURE, BETWEEN, BETWEEN_PICTURE):
+        for name in (LENS, *MADE_OF_IT):
             if (folder / name).exists():
                 raise ConfigError(
                     "output",

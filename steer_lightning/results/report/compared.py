@@ -116,7 +116,17 @@ def _shown(settings: dict[str, Any], key: str) -> str:
     if key not in settings:
         return ABSENT
     value = settings[key]
-    return value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
+    shown = json.dumps(value, default=str, ensure_ascii=False)
+    return value if isinstance(value, str) and not _reads_as_another(value) else shown
+
+
+def _reads_as_another(text: str) -> bool:
+    """Tells whether a text, without its quotes, reads as a number, null or another JSON value."""
+    try:
+        json.loads(text)
+    except ValueError:
+        return text == ABSENT
+    return True
 
 
 def without_earlier_stages(folders: Sequence[Path]) -> list[Path]:

@@ -86,7 +86,9 @@ function sideEffectsOf(found) {
   const title = "Side effects";
   const size = `${whole(found.num_tokens)} tokens in ${whole(found.num_windows)} windows`;
   if (!found.base_knows_it) {
-    return [make("h4", {}, title), missing(`The base predicts ${found.text} worse than by an even guess, so side effects can't be seen on it. `, code("--neutral_text"), " takes another text.")];
+    const broken = found.rows[0].num_broken;
+    const why = broken ? `The base's logits are not finite in ${whole(broken)} windows of ${found.text}` : `The base predicts ${found.text} worse than by an even guess`;
+    return [make("h4", {}, title), missing(`${why}, so side effects can't be seen on it. `, code("--neutral_text"), " takes another text.")];
   }
   const of = (row, key) => ({ value: row[key], low: row[`${key}_low`], high: row[`${key}_high`] });
   const steered = found.rows.filter((row) => row.arm !== "base");

@@ -48,3 +48,27 @@ def test_a_resumed_run_goes_on_counting() -> None:
     found = summary.state_dict()
     assert (found["tokens"], found["rollout_seconds"]) == (9, 1.5)
     assert 105 <= found["seconds"] < 110
+
+
+def test_the_summary_says_what_each_benchmark_measures(monkeypatch: pytest.MonkeyPatch) -> None:
+    def evals(name: str, verdict: str) -> SimpleNamespace:
+        measured = {
+            "accuracy": lambda last: {name: 0.5} if last else {},
+            "interval": lambda last: {},
+            "arm_figures": dict,
+        }
+        return SimpleNamespace(verdict=verdict, **measured)
+
+    found = [evals("sums", "accuracy"), evals("short", "mean brevity")]
+    monkeypatch.setattr(RunSummary, "_evals", staticmethod(lambda trainer: found))
+    steering = SimpleNamespace(num_trained=1)
+    policy = SimpleNamespace(steering=steering, base="b", commit=None, base_bits=None)
+    trainer, module = (
+        SimpleNamespace(callbacks=[], global_step=0, max_steps=0),
+        SimpleNamespace(policy=policy, seed=0),
+    )
+    summary = RunSummary()
+    summary._start, summary._before = time.perf_counter(), None
+    told = summary._summary(trainer, module)  # type: ignore[arg-type]
+    assert told["verdicts"] == {"sums": "accuracy", "short": "mean brevity"}
+    assert told["accuracy_after"] == {"sums": 0.5, "short": 0.5}

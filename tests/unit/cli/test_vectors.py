@@ -95,6 +95,16 @@ def test_the_bits_of_the_base_survive_arithmetic(
     assert "base_bits" not in load_vectors("a.safetensors").metadata
 
 
+def test_a_sum_of_vectors_of_two_bases_names_neither_and_says_so(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    save_vectors(make_vectors(A), folder / "m.safetensors", base_model="org/m")
+    save_vectors(make_vectors(B), folder / "n.safetensors", base_model="org/n")
+    assert main(["vectors", "add", "m.safetensors", "n.safetensors", "--output=o"]) == 0
+    assert not load_vectors("o").metadata.get("base_model")
+    assert "these files were trained on org/m and org/n; the new file names no base" in caplog.text
+
+
 def test_transplant_reads_the_other_models_configuration(folder: Path) -> None:
     base = save_tiny(folder / "other", "qwen2", layers=4, width=32)
     vectors = torch.ones(2, 32)

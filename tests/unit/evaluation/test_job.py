@@ -11,6 +11,7 @@ import torch
 from steer_lightning import ConfigError
 from steer_lightning.data import Arithmetic, PlainTemplate
 from steer_lightning.evaluation import AIME24
+from steer_lightning.evaluation.base_sampling import BaseSampling
 from steer_lightning.evaluation.budget import Budget
 from steer_lightning.evaluation.job import Evaluation
 from steer_lightning.evaluation.refinement import Refinement
@@ -39,7 +40,7 @@ def evaluation(tmp_path: Path, **settings: Any) -> Evaluation:
         ({"strata": [0.5, 0.2]}, r"strata = \[0.5, 0.2\]: must be ascending"),
         ({"strata": [0.5]}, r"strata = \[0.5\]: needs at least 2 samples"),
         (
-            {"strata": [0.5], "num_samples": 4, "base_sampling": Sampling(temperature=0)},
+            {"strata": [0.5], "num_samples": 4, "base_sampling": BaseSampling(temperature=0)},
             "needs base_sampling: null",
         ),
         ({"pass_at": [1, 0]}, r"pass_at = \[1, 0\]: must contain numbers of at least 1"),
@@ -54,7 +55,8 @@ def test_the_base_alone_has_one_arm(tmp_path: Path) -> None:
     assert [arm.name for arm in evaluation(tmp_path).arms] == ["base"]
 
 
-SAMPLING, GREEDY = Sampling(group_size=3, max_new_tokens=7), Sampling(group_size=1, temperature=0)
+SAMPLING, GREEDY = Sampling(group_size=3, max_new_tokens=7), BaseSampling(temperature=0)
+HOT = BaseSampling(temperature=2)
 
 
 @pytest.mark.parametrize(
@@ -64,6 +66,7 @@ SAMPLING, GREEDY = Sampling(group_size=3, max_new_tokens=7), Sampling(group_size
         ({"num_samples": 5}, 5, 5, 5),
         ({"base_sampling": GREEDY}, 3, 32, 1),
         ({"base_sampling": GREEDY, "num_samples": 5}, 5, 5, 1),
+        ({"base_sampling": HOT, "num_samples": 5}, 5, 5, 5),
     ],
 )
 def test_how_often_each_benchmark_is_sampled(
@@ -74,8 +77,11 @@ def test_how_often_each_benchmark_is_sampled(
     job = evaluation(tmp_path, benchmarks=benchmarks, sampling=SAMPLING, **settings)
     found = [job._sampling(*at) for at in (("sums", False), ("aime", False), ("sums", True))]
     assert [sampling.group_size for sampling in found] == [sums, aime, of_base]
-    assert found[0].max_new_tokens == 7
-    assert found[2].temperature == ("base_sampling" not in settings)
+    assert [sampling.max_new_tokens for sampling in found] == [7, 7, 7]
+    own = settings.get("base_sampling", BaseSampling(temperature=1))
+    assert found[2].temperature == own.temperature
+    at_32 = job._sampling("aime", True).group_size
+    assert at_32 == (1 if own is GREEDY else aime), "as often as the other arms"
 
 
 def test_budgets_count_for_the_longest_completions(tmp_path: Path) -> None:
@@ -85,7 +91,9 @@ def test_budgets_count_for_the_longest_completions(tmp_path: Path) -> None:
         "short": Budget(max_thinking_tokens=4, answer_prefix="123", max_answer_tokens=2),
     }
     longer = Sampling(group_size=3, max_new_tokens=9)
-    job = evaluation(tmp_path, sampling=longer, base_sampling=SAMPLING, budgets=budgets)
+    job = evaluation(
+        tmp_path, sampling=longer, base_sampling=BaseSampling(max_new_tokens=7), budgets=budgets
+    )
     assert job._longest() == {
         "sampling.max_new_tokens": 9,
         "base_sampling.max_new_tokens": 7,
@@ -113,7 +121,7 @@ def test_refinements_are_arms_beside_budgets(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="two arms would be called base, w"):
         evaluation(tmp_path, budgets=both["budgets"], refinements={"w": Refinement()})
     with pytest.raises(ConfigError, match=r"contradicts base_sampling.stop_strings"):
-        evaluation(tmp_path, **both, base_sampling=STOPPED)
+        evaluation(tmp_path, **both, base_sampling=BaseSampling(stop_strings=["a"]))
 
 
 def test_completions_that_are_verified_again_keep_their_arms(
@@ -223,14 +231,14 @@ ENDLESS, STOPPED = Sampling(max_new_tokens=2), Sampling(max_new_tokens=2, stop_s
     ("sampling", "base_sampling", "told"),
     [
         (ENDLESS, None, "sampling"),
-        (STOPPED, ENDLESS, "base_sampling"),
+        (STOPPED, BaseSampling(stop_strings=[]), "base_sampling"),
         (STOPPED, None, None),
     ],
 )
 def test_answers_that_nothing_ends_are_told(
     tmp_path: Path,
     sampling: Sampling,
-    base_sampling: Sampling | None,
+    base_sampling: BaseSampling | None,
     told: str | None,
     caplog: pytest.LogCaptureFixture,
 ) -> None:

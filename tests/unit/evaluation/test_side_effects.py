@@ -193,6 +193,15 @@ def test_an_arm_whose_logits_overflow_has_no_figures() -> None:
     assert {found[name] for name in ("kl", "kl_low", "perplexity", "perplexity_ratio")} == {None}
 
 
+def test_a_base_whose_logits_overflow_is_told_in_words() -> None:
+    """Its mean is NaN, which is never below the even guess."""
+    overflowing = np.array([1.0, np.nan])
+    base = side_effects._figures(np.zeros(2), overflowing, overflowing)
+    found = {"text": "mine", "num_tokens": 2, "num_windows": 2, "base_knows_it": False}
+    told = side_effects_as_text({**found, "rows": [{"arm": "base", **base}]})
+    assert told.startswith("The base's logits are not finite in 1 of 2 windows of mine, so")
+
+
 def test_they_are_measured_once_and_kept(tmp_path: Path) -> None:
     def never() -> Any:
         raise AssertionError("loaded again")

@@ -24,10 +24,11 @@ def test_an_evaluation_is_overwritten_and_what_lies_beside_it_stays(tmp_path: Pa
     store = Store(tmp_path)
     store.open({"seed": 0}, overwrite=False)
     store.finish([], {"rows": []})
-    (tmp_path / "comparison.png").write_text("a picture")
+    for name in ("comparison.png", "pass_at_k.png", "dose.png", "budget.png", "mine.png"):
+        (tmp_path / name).write_text("a picture")
     store.open({"seed": 1}, overwrite=True)
     assert not store.results.exists()
-    assert (tmp_path / "comparison.png").exists()
+    assert [path.name for path in tmp_path.glob("*.png")] == ["mine.png"]
     store.open({"seed": 1}, overwrite=False)
 
 

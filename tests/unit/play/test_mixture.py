@@ -149,10 +149,11 @@ def test_a_saved_mixture_has_the_scale_and_says_what_it_is_made_of(tmp_path: Pat
     mixture = Mixture(weights=(("a", 0.5), ("b", 1.0)), layer_factors=(1.0, 1.0, 0.0))
     known["a"].metadata |= {"step": "7", "base_bits": "4"}
     known["b"].metadata |= {"base_bits": "4"}
-    save_mixture(tmp_path / "x.safetensors", mixture, -2.0, known, "m")
+    known["a"].metadata |= {"base_model": "other", "revision": "its own"}
+    save_mixture(tmp_path / "x.safetensors", mixture, -2.0, known, "m", "main")
     found = load_vectors(tmp_path / "x.safetensors")
     assert found.vectors.tolist() == [[-1.0, -2.0], [0.0, 0.0]]
-    assert found.metadata["base_model"] == "m"
+    assert (found.metadata["base_model"], found.metadata["revision"]) == ("m", "main")
     assert found.metadata["base_bits"] == "4", "those of all parts"
     assert json.loads(found.metadata["origin"]) == {
         "mixture": "0.5 * a + b",

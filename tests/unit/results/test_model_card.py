@@ -37,8 +37,9 @@ def test_the_card_says_what_a_reader_needs(run: Path) -> None:
         "28 decoder layers, 43,008 numbers in total",
         "in 315 steps",
         'vectors = from_hub("user/name")\nwith attach(model, vectors):',
-        "| gsm8k | 25.0% | 62.5% |",
-        "| math | - | 50.0% |",
+        "| benchmark | metric | base | steered |",
+        "| gsm8k | accuracy | 25.0% | 62.5% |",
+        "| math | accuracy | - | 50.0% |",
         "| aime | steered | avg@4 | 50.0% [40.0%, 61.0%] |",
         "| aime | base | avg@4 | - |",
         "| `model.sampling.group_size` | 16 |",
@@ -131,3 +132,40 @@ def test_a_hostile_base_stays_in_its_place_on_the_card(tmp_path: Path) -> None:
     assert "\x1b" not in card.content
     code = card.text.split("```python\n")[1].split("```")[0]
     compile(code, "card", "exec")
+
+
+def test_the_code_of_a_card_loads_the_revision_of_the_base(tmp_path: Path) -> None:
+    run = run_of(tmp_path, {})
+    assert "revision" not in model_card(run, "user/name").text
+    rows = torch.ones(2, 8)
+    save_vectors(rows, run / SteeringVectors.file_name, base_model="org/model", revision="v2")
+    (run / "config.yaml").write_text(yaml.safe_dump({"model": {"revision": "v2"}}))
+    text = model_card(run, "user/name").text
+    assert 'base = "org/model"\nrevision = "v2"\n' in text
+    assert "model, tokenizer = load_model(base, revision=revision)\n" in text
+    assert "| `model.revision` | v2 |" in text
+
+
+def test_a_run_that_goes_on_from_vectors_does_not_call_them_the_base(tmp_path: Path) -> None:
+    run = run_of(tmp_path, {**STEERING, "init_from": "runs/run-1/steering_vectors.safetensors"})
+    shares = {"accuracy_before": {"sums": 0.5}, "accuracy_after": {"sums": 0.75}}
+    (run / "summary.json").write_text(json.dumps(shares))
+    text = model_card(run, "user/name").text
+    assert "| benchmark | metric | before | steered |" in text
+    assert "| sums | accuracy | 50.0% | 75.0% |" in text
+    (run / "config.yaml").unlink()
+    assert "| before | steered |" in model_card(run, "user/name").text
+
+
+def test_what_a_verifier_measures_has_its_own_name(tmp_path: Path) -> None:
+    run = run_of(tmp_path, STEERING)
+    summary = {
+        "accuracy_after": {"short": 0.75, "sums": 0.5},
+        "verdicts": {"short": "mean brevity"},
+    }
+    (run / "summary.json").write_text(json.dumps(summary))
+    card = model_card(run, "user/name")
+    assert "| short | mean brevity | - | 75.0% |" in card.text
+    (index,) = card.data.to_dict()["model-index"]
+    types = {found["dataset"]["name"]: found["metrics"][0]["type"] for found in index["results"]}
+    assert types == {"short": "mean brevity", "sums": "accuracy"}

@@ -62,6 +62,28 @@ def test_the_bits_of_the_base_are_those_that_all_parts_of_a_sum_name(
     assert "base_bits" not in transplanted(parts[0], "s", 2, 2, layer_map="0,2").metadata
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "kept"),
+    [
+        (("m", "r"), ("m", "r"), {"base_model": "m", "revision": "r"}),
+        (("m", "r"), ("m", "s"), {"base_model": "m"}),
+        (("m", "r"), ("m", ""), {"base_model": "m"}),
+        (("m", "r"), ("n", "r"), {}),
+        (("m", ""), ("", ""), {}),
+    ],
+)
+def test_a_sum_names_the_base_and_revision_that_all_its_parts_name(
+    first: tuple[str, str], second: tuple[str, str], kept: dict[str, str]
+) -> None:
+    parts = [
+        make_vectors(rows, base_model=base, revision=revision)
+        for rows, (base, revision) in ((A, first), (B, second))
+    ]
+    for made in (summed(parts), averaged(parts), summed(parts[::-1])):
+        told = {key: made.metadata.get(key) for key in ("base_model", "revision")}
+        assert {key: text for key, text in told.items() if text} == kept
+
+
 def test_vectors_that_were_just_trained_hand_on_the_bits_of_their_base() -> None:
     trained = make_vectors(A)
     trained.base_bits = 8

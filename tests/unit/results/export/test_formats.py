@@ -110,6 +110,23 @@ def test_a_damaged_tokenizer_is_not_called_a_missing_one(tmp_path: Path) -> None
         _ = Policy(base).tokenizer
 
 
+def test_the_usage_loads_the_revision_of_the_export(tmp_path: Path) -> None:
+    base = base_of(tmp_path / "base", "llama")
+    vectors = vectors_of(tmp_path, base)
+    for to, at in (
+        ("peft", 'revision = "v2"\n'),
+        ("peft", "from_pretrained(base, revision=revision)"),
+        ("gguf", f"`BASE.gguf` is {base} at revision v2, converted"),
+        ("easysteer", f"vllm serve {base} --revision v2 --enable-steer-vector"),
+        ("easysteer", f"`vllm serve {base} --revision v2 --steering-config"),
+    ):
+        for revision in ("v2", None):
+            options = {"output": tmp_path / to, "verify": False, "overwrite": True}
+            export_vectors(vectors, to=to, revision=revision, **options)
+            text = (tmp_path / to / "README.md").read_text()
+            assert (at in text) == (revision is not None)
+
+
 def test_what_is_written_about_an_export_is_formatted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

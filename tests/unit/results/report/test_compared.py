@@ -30,6 +30,14 @@ def test_only_what_differs_is_told() -> None:
     assert differences([first, {**first, "a": 2}, {"": {}}]) == [["a", "1", "2", ABSENT]]
 
 
+@pytest.mark.parametrize(
+    ("text", "value"), [("1", 1), ("null", None), ("[1]", [1]), ("true", True)]
+)
+def test_a_text_that_reads_as_another_value_is_quoted(text: str, value: object) -> None:
+    assert differences([{"k": text}, {"k": value}]) == [["k", f'"{text}"', text]]
+    assert differences([{"k": "a b"}, {"k": ABSENT}, {}]) == [["k", "a b", f'"{ABSENT}"', ABSENT]]
+
+
 def test_a_comparison_reads_curves_results_and_settings(tmp_path: Path) -> None:
     runs = [made_up_run.make_run(tmp_path / f"sweep-{k}/run-1", steps=20 * k) for k in (1, 2)]
     train = {"class_path": "steer_lightning.data.Arithmetic", "init_args": {"largest": 99}}
