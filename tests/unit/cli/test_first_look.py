@@ -133,6 +133,7 @@ def test_null_is_accepted_where_it_is_a_value_or_the_default(words: list[str]) -
         f"{{model: {{guidance: null}}, data: {{val: null, train: {mine}}}}}"
     )
     look_at([*words, "--config=null.yaml"])
+    assert main([*words, "--config=null.yaml"]) == 0
 
 
 def test_a_plain_setting_has_no_settings_of_its_own(
