@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import lightning as L
+import torch
 from lightning.pytorch.trainer.states import TrainerFn
 
 from steer_lightning.data.completion_text import tell_of_endings
@@ -45,7 +47,7 @@ class HeldOut(L.LightningModule):
 
     def set_up_engine(self) -> None:
         """Passes the policy to the engine."""
-        with self.policy.sharding.for_rollouts(self.policy.model):
+        with _plain_tensors(), self.policy.sharding.for_rollouts(self.policy.model):
             self.engine.setup(self.policy)
 
     def on_validation_start(self) -> None:
@@ -58,14 +60,15 @@ class HeldOut(L.LightningModule):
     on_test_start = on_validation_start
 
     def _start_evaluation(self) -> None:
-        self._evaluation = BenchmarkMetrics().to(self.device)
+        with _plain_tensors():
+            self._evaluation = BenchmarkMetrics().to(self.device)
 
     on_validation_epoch_start = _start_evaluation
     on_test_epoch_start = _start_evaluation
 
     def validation_step(self, batch: Sequence[Prompt], batch_idx: int) -> None:
         """Answers held-out problems and verifies the answers."""
-        with self.policy.sharding.for_rollouts(self.policy.model):
+        with _plain_tensors(), self.policy.sharding.for_rollouts(self.policy.model):
             evaluate_batch(
                 self._evaluation,
                 self.engine,
@@ -89,3 +92,14 @@ class HeldOut(L.LightningModule):
     def on_test_epoch_end(self) -> None:
         """Logs the same metrics for the test set."""
         self.log_dict({f"test/{k}": v for k, v in self._evaluation.result().items()})
+
+
+@contextmanager
+def _plain_tensors() -> Iterator[None]:
+    """Ends the inference mode of `validate` and `test` within the block, without gradients.
+
+    Tensors made in that mode can't take part in a gradient any more, and the base's weights are
+    made anew where 16-bit ones are read in float32 once, and where sharded ones are gathered.
+    """
+    with torch.inference_mode(False), torch.no_grad():
+        yield

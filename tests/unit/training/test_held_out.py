@@ -15,13 +15,14 @@ from lightning.pytorch.trainer.states import TrainerFn
 from steer_lightning import PromptDataModule, SteeringModule
 from steer_lightning.data import PlainTemplate
 from steer_lightning.model.sharding import Sharding
-from steer_lightning.rewards import RewardPool, RewardSum, WeightedReward
+from steer_lightning.rewards import FormatReward, RewardPool, RewardSum, WeightedReward
 from steer_lightning.rollout import Sampling
-from steer_lightning.testing import make_prompts
+from steer_lightning.testing import byte_tokenizer, make_prompts, tiny_model
 from steer_lightning.training import held_out
 from steer_lightning.training.held_out import HeldOut
-from steer_lightning.types import Completion, Prompt, Rollouts
+from steer_lightning.types import Completion, Problem, Prompt, Rollouts
 from tests.no_eos import Questions, save_without_eos
+from tests.unit.training.helpers import quiet_trainer
 
 SAMPLING = Sampling(group_size=2, max_new_tokens=3)
 PROMPTS = make_prompts(["p0", "p1", "p2", "p3", "p4"])
@@ -162,3 +163,36 @@ def test_answers_that_nothing_ends_are_told(
     getattr(trainer, stage)(module, data, verbose=False)
     told = "Set eos_token_ids or stop_strings of model.eval_sampling.\n"
     assert caplog.text.count(told) == (not stop_strings)
+
+
+class LongQuestions:
+    """Two questions that are longer than the window of `save_with_window`."""
+
+    def load(self) -> list[Problem]:
+        return [Problem(question=f"{k}" * 320, answer="0") for k in range(2)]
+
+
+def save_with_window(folder: Path) -> str:
+    """Saves a tiny model whose window only long texts leave; returns the folder."""
+    model = tiny_model("mistral")
+    model.config.sliding_window, model.config.max_position_embeddings = 300, 512
+    model.save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.filterwarnings("ignore")  # those of Lightning, which the command leaves out
+def test_the_base_can_take_part_in_a_gradient_after_it_was_validated(tmp_path: Path) -> None:
+    module = SteeringModule(
+        base=save_with_window(tmp_path / "base"),
+        dtype="bfloat16",
+        sampling=Sampling(group_size=4, max_new_tokens=8),
+        rewards=[WeightedReward(reward=FormatReward("[a-m]"))],
+    )
+    data = PromptDataModule(
+        Questions(), LongQuestions(), template=PlainTemplate("{question}="), batch_size=2
+    )
+    quiet_trainer(default_root_dir=tmp_path).validate(module, data, verbose=False)
+    tensors = [*module.policy.model.parameters(), *module.policy.model.buffers()]
+    assert tensors
+    assert not any(tensor.is_inference() for tensor in tensors)
