@@ -217,6 +217,7 @@ class SteeringModule(HeldOut):
 
     def setup(self, stage: str) -> None:
         """Refuses settings that would falsify the run, before the model's weights are loaded."""
+        self._checkpoint = None  # that of an earlier run of this module
         check_trainer(self.trainer)
         check_options(self.trainer, self._data)
         if stage == TrainerFn.FITTING and self._data is not None:

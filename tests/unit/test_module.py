@@ -94,6 +94,33 @@ def test_an_exact_module_has_a_ratio_of_exactly_1(tmp_path: Path, exact: bool) -
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_a_checkpoint_counts_for_the_run_that_loaded_it_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    restored: list[object] = []
+    monkeypatch.setattr("steer_lightning.module.set_random_states", restored.append)
+    module = SteeringModule(
+        base=save_tiny(tmp_path / "base", "qwen2"),
+        sampling=Sampling(group_size=2, max_new_tokens=4),
+        rewards=[WeightedReward(reward=FormatReward("[a-m]"))],
+    )
+    source = Arithmetic(num_problems=4)
+    data = PromptDataModule(
+        train=source, val=source, template=PlainTemplate("{question}="), batch_size=4
+    )
+    trainer = quiet_trainer(max_steps=1, default_root_dir=tmp_path)
+    trainer.fit(module, data)
+    trainer.save_checkpoint(path := str(tmp_path / "one.ckpt"))
+    options = {"weights_only": False, "verbose": False}
+    quiet_trainer(default_root_dir=tmp_path).validate(module, data, ckpt_path=path, **options)
+    quiet_trainer(max_steps=1, default_root_dir=tmp_path).fit(module, data)
+    assert not restored
+    two = quiet_trainer(max_steps=2, default_root_dir=tmp_path)
+    two.fit(module, data, ckpt_path=path, weights_only=False)
+    assert len(restored) == 1
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_what_is_not_trained_is_taken_from_the_first_process_before_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
