@@ -182,6 +182,9 @@ class _Look:
             if owner.is_complete:
                 self._unknown(setting.key, setting.shown)
             return
+        if setting.value is None and not dot and owner.parameters[name].is_required:
+            self.classes.pop(prefix + name, None)  # `at_what_is_missing` tells of it
+            return
         types = self.types.of(owner.parameters[name])
         record = next((x.signature for x in types if isinstance(x, Record)), None)
         if dot and all(x.is_plain for x in types):

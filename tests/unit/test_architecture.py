@@ -117,7 +117,6 @@ TESTED_AS_A_WHOLE = {
     "rollout/joint_completions": "tests/unit/sweep/test_shared_base.py",
     "steering/row_vectors": "tests/unit/sweep/test_shared_base.py",
     "serving/steered_worker": "tests/integration/test_vllm_engine.py",
-    "sweep/joint_calls": "tests/unit/sweep/test_run.py",
     "sweep/lane_module": "tests/unit/sweep/test_run.py",
     "training/joint_gradient": "tests/unit/sweep/test_shared_base.py",
     "training/joint_packing": "tests/unit/sweep/test_shared_base.py",

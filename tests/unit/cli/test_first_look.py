@@ -115,7 +115,6 @@ NULLS = {
     "trainer: {max_steps: null}": "trainer.max_steps: must be a whole number, not null",
     "model: {steering: {class_path: LowRankVectors, init_args: {rank: null}}}": "rank: must be a",
     "model: {schedule: null}": "model.schedule: can't be null",
-    "model: {base: null}": "model.base: must be text, not null",
 }
 
 

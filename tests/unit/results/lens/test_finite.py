@@ -15,7 +15,7 @@ from tests.unit.results.lens.helpers import description, inside
 
 
 def test_what_is_finite_passes() -> None:
-    check_finite("a", description(inside=inside()))
+    assert check_finite("a", description(inside=inside())) is None
 
 
 @pytest.mark.parametrize(
