@@ -53,9 +53,9 @@ from steer_lightning.training.resume import (
     KEY,
     check_not_finished,
     check_same_run,
-    get_random_states,
+    gather_random_states,
     policy_facts,
-    set_random_states,
+    restore_random_states,
     training_facts,
 )
 from steer_lightning.training.sample import (
@@ -306,8 +306,8 @@ class SteeringModule(HeldOut):
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the process's random states, and the facts of the run that the numbers belong to."""
-        checkpoint["random_states"] = get_random_states()
+        """Adds all processes' random states, and the facts of the run of the numbers."""
+        checkpoint["random_states"] = gather_random_states()
         checkpoint[KEY] = self._facts
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -323,7 +323,7 @@ class SteeringModule(HeldOut):
     def on_train_start(self) -> None:
         """Restores the random states of a checkpoint, and builds the `Updater`."""
         if self._checkpoint is not None:
-            set_random_states(self._checkpoint["random_states"])
+            restore_random_states(self._checkpoint["random_states"])
         scheduler: Any = self.lr_schedulers()
         optimizer: Any = self.optimizers(use_pl_optimizer=False)
         self._updater = Updater(
