@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
+import lightning as L
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
 
@@ -66,6 +67,7 @@ from steer_lightning.training.sample import (
     default_rewards,
     who_takes_part,
 )
+from steer_lightning.training.scoring_end import ScoringEnd
 from steer_lightning.training.selfcheck import RealRows, fastest
 from steer_lightning.training.step import Sampled, Step
 from steer_lightning.training.trainer_options import check_options, check_trainer, num_steps_of
@@ -244,6 +246,10 @@ class SteeringModule(HeldOut):
         if before_load is not None:
             before_load(self.policy, [self.policy.steering], longest)
 
+    def configure_callbacks(self) -> list[L.Callback]:
+        """Returns the callback that ends the processes which score completions."""
+        return [ScoringEnd(self.reward, self.verifier)]
+
     def configure_model(self) -> None:
         """Loads the frozen base, after all data and settings have been checked."""
         self.reward_pool.start()  # its processes load the rewards meanwhile
@@ -338,11 +344,6 @@ class SteeringModule(HeldOut):
     def on_train_batch_start(self, batch: Sequence[Prompt], batch_idx: int) -> None:
         """Measures the units of the vectors on the first batch of prompts."""
         self.policy.measure_units([prompt.token_ids for prompt in batch])
-
-    def teardown(self, stage: str) -> None:
-        """Ends the processes that score completions."""
-        self.reward.close()
-        self.verifier.close()
 
     # ---- the step
 
