@@ -63,8 +63,7 @@ def test_processes_and_threads_end_with_a_run(
 def test_a_run_that_is_refused_at_once_keeps_its_own_error(tmp_path: Path) -> None:
     """`BenchmarkEval` has made no judge yet."""
     module = SteeringModule(base=save_tiny(tmp_path / "base", "qwen2"))
-    trainer = quiet_trainer(
-        max_steps=1, default_root_dir=tmp_path, callbacks=[BenchmarkEval({"a": None})]
-    )
+    benchmark = BenchmarkEval({"a": Arithmetic(num_problems=2)})
+    trainer = quiet_trainer(max_steps=1, default_root_dir=tmp_path, callbacks=[benchmark])
     with pytest.raises(ValueError, match="needs the template of a PromptDataModule"):
         trainer.fit(module, [0])
