@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
+import lightning as L
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
 
@@ -53,9 +54,9 @@ from steer_lightning.training.resume import (
     KEY,
     check_not_finished,
     check_same_run,
-    get_random_states,
+    gather_random_states,
     policy_facts,
-    set_random_states,
+    restore_random_states,
     training_facts,
 )
 from steer_lightning.training.sample import (
@@ -66,6 +67,7 @@ from steer_lightning.training.sample import (
     default_rewards,
     who_takes_part,
 )
+from steer_lightning.training.scoring_end import ScoringEnd
 from steer_lightning.training.selfcheck import RealRows, fastest
 from steer_lightning.training.step import Sampled, Step
 from steer_lightning.training.trainer_options import check_options, check_trainer, num_steps_of
@@ -244,6 +246,10 @@ class SteeringModule(HeldOut):
         if before_load is not None:
             before_load(self.policy, [self.policy.steering], longest)
 
+    def configure_callbacks(self) -> list[L.Callback]:
+        """Returns the callback that ends the processes which score completions."""
+        return [ScoringEnd(self.reward, self.verifier)]
+
     def configure_model(self) -> None:
         """Loads the frozen base, after all data and settings have been checked."""
         self.reward_pool.start()  # its processes load the rewards meanwhile
@@ -306,8 +312,8 @@ class SteeringModule(HeldOut):
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the process's random states, and the facts of the run that the numbers belong to."""
-        checkpoint["random_states"] = get_random_states()
+        """Adds all processes' random states, and the facts of the run of the numbers."""
+        checkpoint["random_states"] = gather_random_states()
         checkpoint[KEY] = self._facts
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -323,7 +329,7 @@ class SteeringModule(HeldOut):
     def on_train_start(self) -> None:
         """Restores the random states of a checkpoint, and builds the `Updater`."""
         if self._checkpoint is not None:
-            set_random_states(self._checkpoint["random_states"])
+            restore_random_states(self._checkpoint["random_states"])
         scheduler: Any = self.lr_schedulers()
         optimizer: Any = self.optimizers(use_pl_optimizer=False)
         self._updater = Updater(
@@ -338,11 +344,6 @@ class SteeringModule(HeldOut):
     def on_train_batch_start(self, batch: Sequence[Prompt], batch_idx: int) -> None:
         """Measures the units of the vectors on the first batch of prompts."""
         self.policy.measure_units([prompt.token_ids for prompt in batch])
-
-    def teardown(self, stage: str) -> None:
-        """Ends the processes that score completions."""
-        self.reward.close()
-        self.verifier.close()
 
     # ---- the step
 

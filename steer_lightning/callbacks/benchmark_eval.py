@@ -113,6 +113,7 @@ class BenchmarkEval(Callback):
         self.results: list[Result] = []
         self.arm_results: list[ArmResult] = []
         self._answers: ArmAnswers | None = None
+        self._judge: RewardSum | None = None
         self._arms: list[EvalArm] = []
         self._prompts: dict[str, list[Prompt]] = {}
         self._samplings: dict[str, Sampling] = {}
@@ -214,7 +215,17 @@ class BenchmarkEval(Callback):
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Ends the threads of the verifier, if it has any, and lets go of the base."""
         if stage == "fit":
-            self._answers = None
+            self._let_go()
+
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        """Does the same when a run fails, since Lightning then calls no `teardown`."""
+        self._let_go()
+
+    def _let_go(self) -> None:
+        self._answers = None
+        if self._judge is not None:
             self._judge.close()
 
     def state_dict(self) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from steer_lightning.steering.layers import (
 from steer_lightning.steering.site_check import check_reached
 from steer_lightning.steering.sites import Site, find_sites
 from steer_lightning.steering.tokens import Tokens
-from steer_lightning.steering.units import measure_rms
+from steer_lightning.steering.units import check_usable, measure_rms
 from steer_lightning.steering.vector_hooks import HookedVectors
 from steer_lightning.steering.vectors_file import (
     TENSORS,
@@ -33,6 +33,7 @@ from steer_lightning.steering.vectors_file import (
     read_vectors_file,
     write_vectors_file,
 )
+from steer_lightning.system.collectives import first_tells
 from steer_lightning.system.printable import one_line
 
 log = logging.getLogger(__name__)
@@ -271,6 +272,8 @@ class SiteVectors(Steering):
         factor = 1.0
         if self.scale == "kl":
             factor = measure_kl_size(model, places, sizes, self.width, texts)
+        # others may round differently, and the same numbers must mean the same vectors everywhere
+        sizes, factor = first_tells((sizes, factor))
         self.set_unit(sizes * factor)
         self.stream.copy_(sizes)
 
@@ -285,18 +288,7 @@ class SiteVectors(Steering):
             ConfigError: If a unit is not positive and finite; a vector in such units could not be
                 trained.
         """
-        usable = torch.isfinite(unit) & (unit > 0)
-        if not bool(usable.all()):
-            wrong = [self.layers[row] for row in (~usable).nonzero().flatten().tolist()]
-            raise ConfigError(
-                "model.steering.scale",
-                self.scale,
-                rule=f"the activations of layers {wrong} have no usable size",
-                why="They are 0, infinite or NaN, because of damaged weights or a dtype whose "
-                "range is too small",
-                fix="Check model.base and model.dtype, leave these layers out of "
-                "model.steering.layers, or set model.steering.scale: none",
-            )
+        check_usable(unit, self.layers, self.scale)
         self.unit.copy_(unit)
         self.units_measured.fill_(True)
 

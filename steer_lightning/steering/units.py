@@ -1,4 +1,4 @@
-"""The measurement of the size of activations."""
+"""The measurement of the size of activations, and which sizes can be units."""
 
 from __future__ import annotations
 
@@ -66,3 +66,25 @@ def measure_rms(
             fix="Leave these layers out",
         )
     return torch.stack([torch.cat(sizes).median() for sizes in found.values()])
+
+
+def check_usable(sizes: torch.Tensor, layers: Sequence[int], scale: str) -> None:
+    """Raises a ConfigError if a size is not positive and finite, so that it can be no unit.
+
+    Args:
+        sizes: Sizes of the activations of L layers, (L,).
+        layers: Indices of the L layers.
+        scale: Setting by which they were measured.
+    """
+    usable = torch.isfinite(sizes) & (sizes > 0)
+    if not bool(usable.all()):
+        wrong = [layers[row] for row in (~usable).nonzero().flatten().tolist()]
+        raise ConfigError(
+            "model.steering.scale",
+            scale,
+            rule=f"the activations of layers {wrong} have no usable size",
+            why="They are 0, infinite or NaN, because of damaged weights or a dtype whose "
+            "range is too small",
+            fix="Check model.base and model.dtype, leave these layers out of "
+            "model.steering.layers, or set model.steering.scale: none",
+        )

@@ -7,6 +7,7 @@ reward or data source may draw from the global generators.
 
 from __future__ import annotations
 
+import logging
 import random
 import zlib
 from collections.abc import Mapping
@@ -20,9 +21,12 @@ import torch
 
 from steer_lightning.errors import ConfigError
 from steer_lightning.model.policy import Policy
+from steer_lightning.system.collectives import gather_objects, rank, world_size
 from steer_lightning.system.plain_settings import check_same, describe, init_args
 from steer_lightning.system.run_files import SUMMARY, run_of_checkpoint
 from steer_lightning.types import Prompt
+
+log = logging.getLogger(__name__)
 
 KEY = "steering_run"
 """Key of the facts about the run in a checkpoint."""
@@ -139,6 +143,33 @@ def check_not_finished(trainer: L.Trainer, checkpoint: dict[str, Any]) -> None:
             rule=f"the checkpoint has already gone through the data {epochs} times",
             fix=f"Set trainer.max_epochs above {epochs} to continue",
         )
+
+
+def gather_random_states() -> list[dict[str, Any]]:
+    """Returns the random states of all processes, in the order of their numbers."""
+    return gather_objects(get_random_states())
+
+
+def restore_random_states(saved: list[dict[str, Any]] | dict[str, Any]) -> None:
+    """Restores the random states that this process had when a checkpoint was written.
+
+    If the number of processes has changed, all of them take those of the first one.
+
+    Args:
+        saved: States of all processes; of the first alone in checkpoints of earlier versions.
+    """
+    every = saved if isinstance(saved, list) else [saved]
+    is_own = len(every) == world_size()
+    if not is_own:
+        log.warning(
+            "the checkpoint has the random states of %d processes, and this run has %d: all of "
+            "them continue with those of the first one. Rewards that draw random numbers in the "
+            "training process may draw others than in an uninterrupted run; completions are the "
+            "same",
+            len(every),
+            world_size(),
+        )
+    set_random_states(every[rank() if is_own else 0])
 
 
 def get_random_states() -> dict[str, Any]:

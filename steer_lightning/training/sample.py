@@ -241,6 +241,8 @@ def no_rollouts(group_size: int) -> Rollouts:
 def who_takes_part(sampled: Sampled, num_groups: int, mask_overlong: bool) -> torch.Tensor:
     """Selects the completions from which the update learns.
 
+    Completions that could not be scored are left out, unless the run has no rewards.
+
     Args:
         sampled: Completions of B prompts, or of more.
         num_groups: Number B of groups to select: first those with signal, then the others, both in
@@ -254,6 +256,8 @@ def who_takes_part(sampled: Sampled, num_groups: int, mask_overlong: bool) -> to
     order = torch.sort(signal.int(), descending=True, stable=True).indices
     chosen = torch.isin(torch.arange(len(signal)), order[:num_groups])
     takes_part = chosen[:, None].expand_as(sampled.finished)
+    if sampled.parts:
+        takes_part = takes_part & ~sampled.learned_rewards.isnan()
     return takes_part & sampled.finished if mask_overlong else takes_part
 
 

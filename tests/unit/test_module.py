@@ -98,7 +98,7 @@ def test_a_checkpoint_counts_for_the_run_that_loaded_it_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     restored: list[object] = []
-    monkeypatch.setattr("steer_lightning.module.set_random_states", restored.append)
+    monkeypatch.setattr("steer_lightning.module.restore_random_states", restored.append)
     module = SteeringModule(
         base=save_tiny(tmp_path / "base", "qwen2"),
         sampling=Sampling(group_size=2, max_new_tokens=4),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -101,6 +103,40 @@ def test_a_stream_without_size_is_no_unit() -> None:
     policy.model.model.embed_tokens.weight.data.zero_()
     with pytest.raises(ConfigError, match=r"layers \[0, 1, 2\] have no usable size"):
         policy.measure_units([[1, 2, 3]])
+
+
+TWO = """
+import os, sys
+import torch
+import torch.distributed as dist
+from steer_lightning import attach
+from steer_lightning.steering import SteeringVectors, site_vectors
+from steer_lightning.testing import tiny_model
+
+rank = 1 if os.fork() == 0 else 0
+dist.init_process_group("gloo", init_method=f"file://{sys.argv[1]}", rank=rank, world_size=2)
+measured = torch.tensor([1.0, 2.0, 4.0]) + 0.5 * rank
+site_vectors.measure_rms = lambda *_: measured
+site_vectors.measure_kl_size = lambda *_: 3.0 + rank
+try:
+    for scale, factor in (("rms", 1.0), ("kl", 3.0)):
+        vectors, model = SteeringVectors(scale=scale), tiny_model()
+        with attach(model, vectors):
+            vectors.set_vectors(torch.full((3, 32), 6.0))
+            vectors.measure(model, [(torch.tensor([[5, 6, 7]]), torch.ones(1, 3))])
+        assert vectors.stream.tolist() == [1.0, 2.0, 4.0]
+        assert vectors.unit.tolist() == [factor, 2.0 * factor, 4.0 * factor]
+        assert vectors.weight[:, 0].tolist() == [6.0 / unit for unit in vectors.unit.tolist()]
+    print("the same")
+finally:
+    dist.destroy_process_group()
+"""
+
+
+def test_all_processes_have_the_units_that_the_first_has_measured(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", TWO, str(tmp_path / "store")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.stdout.splitlines() == ["the same"] * 2, done.stderr
 
 
 def test_vectors_of_a_model_of_another_name_are_warned_of(tmp_path, caplog) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import random
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +18,13 @@ from steer_lightning import ConfigError, SteeringModule
 from steer_lightning.optim import NormClip, Schedule
 from steer_lightning.rewards import MathReward, WeightedReward
 from steer_lightning.testing import make_prompts
+from steer_lightning.training import resume
 from steer_lightning.training.resume import (
     LATER,
     SETTINGS,
     check_same_run,
     get_random_states,
+    restore_random_states,
     set_random_states,
     training_facts,
 )
@@ -35,6 +40,60 @@ def test_generators_go_on_where_they_stood(tmp_path: Path) -> None:
     expected = [draws(), draws()]
     set_random_states(torch.load(tmp_path / "states.ckpt", weights_only=True))
     assert [draws(), draws()] == expected
+
+
+TWO = """
+import os, random, sys
+import torch
+import torch.distributed as dist
+from steer_lightning.training.resume import gather_random_states, restore_random_states
+
+rank = 1 if os.fork() == 0 else 0
+dist.init_process_group("gloo", init_method=f"file://{sys.argv[1]}", rank=rank, world_size=2)
+try:
+    random.seed(0)
+    if rank == 1:  # its reward has drawn a number
+        random.random()
+    states = gather_random_states()
+    if rank == 0:
+        torch.save(states, sys.argv[2])
+    dist.barrier()
+    expected = random.random()
+    restore_random_states(torch.load(sys.argv[2], weights_only=True))
+    assert random.random() == expected
+    random.seed(0)
+    first, second = random.random(), random.random()
+    assert expected == (first, second)[rank]
+    print("the same")
+finally:
+    dist.destroy_process_group()
+"""
+
+
+def test_each_process_goes_on_with_its_own_generators(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", TWO, str(tmp_path / "store"), str(tmp_path / "states.ckpt")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.stdout.splitlines() == ["the same"] * 2, done.stderr
+
+
+@pytest.mark.parametrize("of_earlier_version", [False, True])
+def test_more_or_fewer_processes_go_on_with_the_generators_of_the_first(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, of_earlier_version: bool
+) -> None:
+    states, drawn = [], []
+    for _ in range(2):
+        states.append(get_random_states())
+        drawn.append(draws())
+    restore_random_states(states[0])
+    assert draws() == drawn[0]
+    assert not caplog.records
+    monkeypatch.setattr(resume, "world_size", lambda: 3)
+    monkeypatch.setattr(resume, "rank", lambda: 1)
+    with caplog.at_level(logging.WARNING):
+        restore_random_states(states[0] if of_earlier_version else states)
+    assert draws() == drawn[0]
+    told = f"random states of {1 if of_earlier_version else 2} processes, and this run has 3"
+    assert told in caplog.text
 
 
 def test_tuples_within_tuples_come_back_as_lists() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -100,6 +101,16 @@ def test_what_was_cut_off_takes_no_part_if_it_is_to_be_masked() -> None:
     found = sampled(PROMPTS[:2], [MIXED, EQUAL])
     assert who_takes_part(found, 2, mask_overlong=False).all()
     assert who_takes_part(found, 2, mask_overlong=True).tolist() == [[True, False]] * 2
+
+
+def test_what_could_not_be_scored_takes_no_part_where_rewards_exist() -> None:
+    found = sampled(PROMPTS[:3], [[NAN, 1.0], [NAN, NAN], MIXED])
+    counts = who_takes_part(found, 3, mask_overlong=False)
+    assert counts.tolist() == [[False, True], [False, False], [True, True]]
+    counts = who_takes_part(found, 3, mask_overlong=True)
+    assert counts.tolist() == [[False, False], [False, False], [True, False]]
+    without = replace(found, parts={})  # a loss that learns from samples of the base
+    assert who_takes_part(without, 3, mask_overlong=False).all()
 
 
 @pytest.mark.parametrize("max_rounds", [None, 0, -1])
