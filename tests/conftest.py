@@ -20,13 +20,13 @@ from steer_lightning.training.resume import get_random_states, set_random_states
 
 ROOT = Path(__file__).parent.parent
 
+# Fixtures of a module are made before `_restored` runs. Sums differ with the number of threads.
+torch.set_num_threads(1)
+
 
 @pytest.fixture(autouse=True)
 def _restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Each test starts from the same seeds, and leaves seeds.
-
-    Threads and environment as they were.
-    """
+    """Each test starts from the same seeds, and leaves seeds, threads and environment as found."""
     environment, threads = dict(os.environ), torch.get_num_threads()
     states = get_random_states()
     torch.manual_seed(0)

@@ -127,7 +127,7 @@ try:
         assert vectors.stream.tolist() == [1.0, 2.0, 4.0]
         assert vectors.unit.tolist() == [factor, 2.0 * factor, 4.0 * factor]
         assert vectors.weight[:, 0].tolist() == [6.0 / unit for unit in vectors.unit.tolist()]
-    print("the same")
+    sys.stdout.write("the same\\n")  # in one piece, also if Python does not buffer
 finally:
     dist.destroy_process_group()
 """

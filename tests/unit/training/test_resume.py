@@ -64,7 +64,7 @@ try:
     random.seed(0)
     first, second = random.random(), random.random()
     assert expected == (first, second)[rank]
-    print("the same")
+    sys.stdout.write("the same\\n")  # in one piece, also if Python does not buffer
 finally:
     dist.destroy_process_group()
 """
