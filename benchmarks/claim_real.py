@@ -53,7 +53,9 @@ ARMS = {
     STEERING: Arm("SteeringVectors", (0.05,), ("scale=kl",)),
     "low-rank, rank 1": Arm("LowRankVectors", (0.05,), ("rank=1", "scale=kl")),
     "LoRA, rank 4": Arm("LoRA", (1e-3,), ("rank=4",)),
-    "LoRA, rank 1 on down_proj": Arm("LoRA", (1e-3,), ("rank=1", "target_modules=[down_proj]")),
+    "LoRA, rank 1 on down_proj": Arm(
+        "LoRA", (1e-3, 3e-3), ("rank=1", "target_modules=[down_proj]")
+    ),
     FULL: Arm("FullFinetune", (3e-5, 1e-4)),
     # A unit of `kl` is measured at the layers that are trained, so the rate means the same.
     **{

@@ -9,7 +9,8 @@ such as a setting that is out of range.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import difflib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
@@ -180,7 +181,7 @@ class _Look:
             return
         if name not in owner.parameters:
             if owner.is_complete:
-                self._unknown(setting.key, setting.shown)
+                self._unknown(setting.key, setting.shown, () if dot else owner.parameters)
             return
         if setting.value is None and not dot and owner.parameters[name].is_required:
             self.classes.pop(prefix + name, None)  # `at_what_is_missing` tells of it
@@ -196,12 +197,17 @@ class _Look:
             return
         self._at_value(prefix + name, _nested(rest, setting.value) if dot else setting.value, types)
 
-    def _unknown(self, key: str, shown: object) -> None:
-        known = [name for name in self.top if name not in self.signatures]
-        for group, signature in self.signatures.items():
-            known += self._options(signature, f"{group}." if group else "")
-        error = ConfigError(key, shown, rule="there is no such option", fix=suggest(key, known))
-        self.mistakes.append(error)
+    def _unknown(self, key: str, shown: object, beside: Iterable[str] = ()) -> None:
+        """Records a key that is not known; a name beside it that is like its last one is meant."""
+        owner, dot, last = key.rpartition(".")
+        if difflib.get_close_matches(last, beside):
+            fix = suggest(last, beside, owner + dot)
+        else:
+            known = [name for name in self.top if name not in self.signatures]
+            for group, signature in self.signatures.items():
+                known += self._options(signature, f"{group}." if group else "")
+            fix = suggest(key, known)
+        self.mistakes.append(ConfigError(key, shown, rule="there is no such option", fix=fix))
 
     def _options(self, owner: Signature, prefix: str) -> Iterator[str]:
         """Yields the options that correspond to the arguments of a class."""

@@ -222,6 +222,18 @@ def test_odd_files_are_refused_or_left_to_the_parser(text: str, tmp_path: Path) 
         )
 
 
+def test_the_option_beside_a_wrong_one_is_meant_rather_than_one_elsewhere(tmp_path: Path) -> None:
+    """Seen with the sampling of a callback, for which an option of the model was named."""
+    (tmp_path / "run.yaml").write_text(
+        "trainer: {callbacks: [{class_path: BenchmarkEval, init_args: {sampling: {grup_size: 1}}}]}"
+    )
+    own = r"Did you mean trainer\.callbacks\.init_args\.sampling\.group_size\.?$"
+    with pytest.raises(ConfigError, match=own):
+        look_at(["fit", f"--config={QUICKSTART}", f"--config={tmp_path / 'run.yaml'}"])
+    with pytest.raises(ConfigError, match=r"Did you mean model\.sampling\.group_size"):
+        look_at(["fit", f"--config={QUICKSTART}", "--model.samplng.group_size=3"])
+
+
 def test_options_of_other_commands_are_looked_at() -> None:
     told = "max_prompt_tokenz = '3': there is no such option. Did you mean max_prompt_tokens"
     with pytest.raises(ConfigError, match=told):
