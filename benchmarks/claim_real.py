@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common import ROOT, finished, gains, steps_of, summary, write_json
+from common import ROOT, finished, gains, origin, steps_of, summary, write_json
 from matplotlib.figure import Figure
 
 KINDS = "steer_lightning.steering"
@@ -169,6 +169,7 @@ class Claim:
                 "difference_high": steered["difference_high"],
                 "trained": summary(found)["trained_parameters"] if is_run else 0,
                 "seconds": round(sum(float(row["speed/step_seconds"]) for row in steps)),
+                **{key: origin()[key] for key in ("commit", "machine")},
             }
         )
 
@@ -209,7 +210,8 @@ class Claim:
         """Returns the folder of vectors without training, which are made if they are not there."""
         root: Path = self.args.work / f"training-free-{seed}"
         words = [f"--seed_everything={seed}", f"--output={root}"]
-        words += ["--num_prompts=400", "--num_held_out=200"]  # of 600 training problems
+        words += ["--num_prompts=200", "--num_held_out=200"]
+        words += ["--scales=[0.0025,0.005,0.01,0.02]"]  # those that are trained are 0.006 to 0.011
         if not (root / "difference.json").exists():
             self.command("difference", *self.settings(root), *words)
         return root
@@ -219,12 +221,17 @@ class Claim:
         if STEERING not in self.rates:
             sys.exit(f"no rate of {STEERING} has been tried: train this arm first")
         root = self.args.work / "layers"
-        words = [f"--model.optimizer.init_args.lr={best_of(self.rates[STEERING])}"]
+        words = ARMS[STEERING].words(best_of(self.rates[STEERING]))
         self.command("sweep", *self.settings(root), "--each-layer", *words)
         for file in sorted(root.glob("*/run-*/summary.json")):
-            name = f"{file.parent.parent.name} alone"
+            name = layer_arm(file.parent.parent.name)
             if not self.has(name, 0):
                 self.measure(name, 0, file.parent)
+
+
+def layer_arm(experiment: str) -> str:
+    """Name of the arm that trains the layer of an experiment of `--each-layer`."""
+    return f"layer {int(experiment.removeprefix('layer-'))} alone"
 
 
 def slug(name: str) -> str:

@@ -193,30 +193,33 @@ class Course:
         self._first_entropy = state["first_entropy"]
 
 
-def reward_collapse(fall: Fall, step: int, rate: float) -> str:
+def reward_collapse(fall: Fall, step: int, rate: float, best_step: int | None = None) -> str:
     """Says that the reward has collapsed, with the likely cause and the settings to change."""
     sign = "fell" if fall.entropy < fall.entropy_before else "rose"
     return (
         f"step {step}: the reward has collapsed, from {rounded(fall.before)} to "
         f"{rounded(fall.now)} (means of prompts over {fall.num_steps} steps); the entropy {sign} "
         f"from {rounded(fall.entropy_before)} to {rounded(fall.entropy)} nats per token. "
-        f"Likely cause: {_too_high(rate)}. {KEPT}"
+        f"Likely cause: {_too_high(rate)}. {_kept(best_step)}"
     )
 
 
-def entropy_collapse(fall: Fall, step: int, rate: float) -> str:
+def entropy_collapse(fall: Fall, step: int, rate: float, best_step: int | None = None) -> str:
     """Says that the entropy has collapsed, with the likely cause and the settings to change."""
     return (
         f"step {step}: the entropy has collapsed, from {rounded(fall.before)} to "
         f"{rounded(fall.now)} nats per token (completion/entropy): the completions of a prompt are "
         "all alike, few of them are good, and nothing is left to learn from. "
         f"Likely cause: {_too_high(rate)}. A higher model.sampling.temperature, or the term "
-        f"EntropyBonus in model.loss, keeps completions apart. {KEPT}"
+        f"EntropyBonus in model.loss, keeps completions apart. {_kept(best_step)}"
     )
 
 
-KEPT = "VectorCheckpoint keeps the best result of the run, called best, beside the last one"
-"""What to use of a run that has collapsed."""
+def _kept(best_step: int | None) -> str:
+    """Says what can be used of a run that has collapsed."""
+    if best_step is None:
+        return "No result from before is kept: none had been judged yet"
+    return f"The best result so far, of step {best_step}, is kept as best"
 
 
 def _too_high(rate: float) -> str:

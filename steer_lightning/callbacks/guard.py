@@ -19,6 +19,7 @@ from steer_lightning.callbacks.collapse import (
     reward_collapse,
 )
 from steer_lightning.callbacks.run_folder import claim
+from steer_lightning.callbacks.vector_checkpoint import VectorCheckpoint
 from steer_lightning.errors import ConfigError
 from steer_lightning.module import SteeringModule
 from steer_lightning.steering import SiteVectors, Steering
@@ -111,9 +112,10 @@ class Guard(Callback):
     def _watch_the_course(self, trainer: L.Trainer, step: Step, rate: float) -> None:
         """Warns the first time that the reward or the entropy has collapsed."""
         reward, entropy = self._course.add(point_of(step)), self._course.entropy_fall()
+        now, best = trainer.global_step, _best_step(trainer)
         found = {
-            "reward": reward and reward_collapse(reward, trainer.global_step, rate),
-            "entropy": entropy and entropy_collapse(entropy, trainer.global_step, rate),
+            "reward": reward and reward_collapse(reward, now, rate, best),
+            "entropy": entropy and entropy_collapse(entropy, now, rate, best),
         }
         for about, told in found.items():
             if told and about not in self.warnings:
@@ -216,6 +218,13 @@ class Shares(NamedTuple):
     """Share that was cut off."""
     no_answer: float
     """Share in which a reward found no answer."""
+
+
+def _best_step(trainer: L.Trainer) -> int | None:
+    """Returns the step of the best result that is kept so far; None if there is none."""
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    found = [x.best for x in callbacks if isinstance(x, VectorCheckpoint) and x.best is not None]
+    return found[0].step if found else None
 
 
 def shares_of(step: Step) -> Shares:

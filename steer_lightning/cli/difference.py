@@ -105,13 +105,23 @@ def _tell(facts: Mapping[str, Any], folder: Path) -> None:
     print(f"\n{one_line(facts['summary'])}\n")
     print(as_text(facts["scales"]))
     print(f"\n{facts['num_held_out']:d} training problems, with 95 % bootstrap intervals.")
-    scales = [row["scale"] for row in facts["scales"]]
-    best = facts["scale"]
-    print(f"best scale: {best:g}", end="")
-    if best == 0:
-        print(" (the base model; the vectors are 0)")
-    else:
-        at_the_end = best in (scales[0], scales[-1])
-        print(" (the last one tried; try more with --scales)" if at_the_end else "")
+    advice = _advice(facts["scales"], facts["scale"])
+    print(f"best scale: {facts['scale']:g}{one_line(advice)}")
     print(f"vectors:    {one_line(folder / FILES[0])}")
     print(f"numbers:    {one_line(folder / FILES[1])}")
+
+
+def _advice(rows: Sequence[Mapping[str, Any]], best: float) -> str:
+    """Says what the best scale means where it is the base, or the last one that was tried."""
+    scales = [row["scale"] for row in rows]
+    if best != 0:
+        at_the_end = best in (scales[0], scales[-1])
+        return " (the last one tried; try more with --scales)" if at_the_end else ""
+    tried = sorted((row for row in rows if row["scale"]), key=lambda row: abs(row["scale"]))
+    smallest = tried[0] if tried else {}
+    if (smallest.get("difference_high") or 0) < 0:
+        return (
+            f" (the base model; the vectors are 0. Even scale {smallest['scale']:g} is worse than "
+            "the base: try smaller ones with --scales)"
+        )
+    return " (the base model; the vectors are 0)"

@@ -33,4 +33,6 @@ def test_a_run_that_collapses_ends_soon_and_one_that_learns_goes_on(
     (told,) = (text for text in summary["warnings"] if "the reward has collapsed" in text)
     assert "the learning rate 0.5 is too high" in told
     assert "lr 0.1" in told
+    assert told.endswith("none had been judged yet")
+    assert summary["best"] is None
     assert (run / "checkpoints/last.ckpt").exists()

@@ -168,7 +168,9 @@ def test_the_warnings_name_figures_cause_and_a_rate_to_try() -> None:
     assert "the entropy rose from 0.166 to 1.23" in told
     assert "the learning rate 0.5 is too high. Start again with model.optimizer's lr 0.1," in told
     assert "KLToBase" in told
-    told = entropy_collapse(Fall(2.7, 0.2, 3, 2.7, 0.2), 9, 2e-3)
+    assert told.endswith("No result from before is kept: none had been judged yet")
+    told = entropy_collapse(Fall(2.7, 0.2, 3, 2.7, 0.2), 39, 2e-3, best_step=20)
     assert "from 2.7 to 0.2 nats" in told
     assert "lr 0.0004" in told
+    assert told.endswith("The best result so far, of step 20, is kept as best")
     assert "temperature" in told

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from steer_lightning import SteeringModule
-from steer_lightning.callbacks import RunSummary, guard
+from steer_lightning.callbacks import RunSummary, VectorCheckpoint, guard
+from steer_lightning.callbacks.best_result import Kept
 from steer_lightning.callbacks.guard import (
     Guard,
     Shares,
@@ -32,7 +33,7 @@ def made_up_trainer(folder: Path) -> SimpleNamespace:
     """In its warm-up: the rate of the step is below the one that is set."""
     optimizer = SimpleNamespace(param_groups=[{"lr": 12.5, "initial_lr": 100.0}, {"lr": 1.0}])
     names = {"default_root_dir": str(folder), "is_global_zero": True, "global_step": 0}
-    return SimpleNamespace(**names, optimizers=[optimizer])
+    return SimpleNamespace(**names, optimizers=[optimizer], callbacks=[])
 
 
 def vectors_of_size(size: float) -> SteeringVectors:
@@ -181,8 +182,11 @@ def with_reward(value: float, prompts: int = 16) -> Step:
 def test_a_collapse_is_told_once_and_stops_the_run_if_asked(
     stops: bool, tmp_path: Path, caplog
 ) -> None:
+    keeper = VectorCheckpoint()
     trainer = made_up_trainer(tmp_path)
-    trainer.should_stop = False
+    trainer.should_stop, trainer.callbacks = False, [keeper]
+    if stops:
+        keeper.best = Kept(step=2, metric="reward/mean", value=0.8)
     guard = Guard(stop_on_collapse=stops)
     guard.setup(trainer, None, "fit")  # type: ignore[arg-type]
     module = SteeringModule(sampling=Sampling(group_size=2))
@@ -205,6 +209,7 @@ def test_a_collapse_is_told_once_and_stops_the_run_if_asked(
     assert told.startswith("step 6: the reward has collapsed, from 0.6 to 0 (")
     assert "the entropy rose from 0.7 to 1" in told
     assert "model.optimizer's lr 20," in told, "a fifth of the rate that is set"
+    assert ("result so far, of step 2, is kept" if stops else "No result from before") in told
 
 
 def test_the_how_to_page_quotes_the_causes() -> None:

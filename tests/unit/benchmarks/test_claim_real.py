@@ -1,0 +1,49 @@
+"""The arms of the comparison on a real model, and those that a sweep over layers measures."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))
+import claim_real
+from claim_real import ARMS, STEERING, Claim, best_of, layer_arm
+
+from steer_lightning.sweep.experiments import each_layer
+
+
+def test_layers_of_a_sweep_are_the_arms_of_single_layers() -> None:
+    names = [layer_arm(experiment.name) for experiment in each_layer(30)]
+    assert names[4] == "layer 4 alone"
+    assert names[28] == "layer 28 alone"
+    assert {name for name in ARMS if name.startswith("layer")} < set(names)
+
+
+def test_a_sweep_over_layers_has_the_unit_and_the_rate_of_the_vectors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    args = argparse.Namespace(
+        json=tmp_path / "none.json", model="m", steps=3, device="cpu", data=None, work=tmp_path
+    )
+    claim, asked = Claim(args), []
+    claim.rates = {STEERING: {"0.05": 0.2, "0.1": 0.1}}
+    monkeypatch.setattr(claim, "command", lambda *words: asked.extend(words))
+    measured: list[Any] = []
+    monkeypatch.setattr(claim, "measure", lambda *of: measured.append(of))
+    run = tmp_path / "layers/layer-07/run-1"
+    run.mkdir(parents=True)
+    (run / "summary.json").touch()
+    claim.train_layers()
+    assert asked[0] == "sweep"
+    assert "--model.steering.init_args.scale=kl" in asked
+    assert "--model.optimizer.init_args.lr=0.05" in asked
+    assert measured == [("layer 7 alone", 0, run)]
+
+
+def test_the_rate_with_the_highest_reward_is_taken() -> None:
+    assert best_of({"0.001": 0.12, "0.003": 0.2}) == 0.003
+    assert claim_real.slug("LoRA, rank 1 on down_proj") == "lora-rank-1-on-down_proj"
