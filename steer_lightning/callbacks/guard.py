@@ -212,12 +212,14 @@ the vectors; and so large that they leave little of the stream."""
 
 
 class Shares(NamedTuple):
-    """Shares of a step's completions."""
+    """Shares of a step's completions, and their mean reward."""
 
     cut: float
     """Share that was cut off."""
     no_answer: float
     """Share in which a reward found no answer."""
+    reward: float = float("nan")
+    """Mean reward of those that are scored; NaN in checkpoints of earlier versions."""
 
 
 def _best_step(trainer: L.Trainer) -> int | None:
@@ -228,9 +230,10 @@ def _best_step(trainer: L.Trainer) -> int | None:
 
 
 def shares_of(step: Step) -> Shares:
-    """Computes the shares of a step."""
+    """Computes the shares of a step, and its mean reward."""
     missing = max((found.get("no_answer", 0) for found in step.outcomes.values()), default=0)
-    return Shares(1 - float(step.finished.float().mean()), missing / step.rewards.numel())
+    cut = 1 - float(step.finished.float().mean())
+    return Shares(cut, missing / step.rewards.numel(), float(step.rewards.nanmean()))
 
 
 def learns_nothing(step: Step) -> bool:
@@ -277,7 +280,7 @@ def why_no_signal(
     Args:
         step: The last step.
         num_steps: Number of steps in a row without signal.
-        first: Shares of the run's first step. If few completions were cut off or without an answer
+        first: Figures of the run's first step. If few completions were cut off or without an answer
             in that step, prompts and `max_new_tokens` can't be the cause later.
         size: Size of the vectors in units of the stream, if they have such units.
         rate: Configured learning rate.
@@ -307,6 +310,7 @@ def _causes_beside_the_task(
     total = step.rewards.numel()
     now = shares_of(step)
     first = first or now
+    scored = step.rewards[~step.rewards.isnan()]
     grown = ", or raise model.sampling.max_new_tokens if good answers have grown" * (
         2 * now.cut > 1
     )
@@ -324,12 +328,18 @@ def _causes_beside_the_task(
             "all problems are solved; stop, or use harder problems",
         ),
         (
+            now.reward > first.reward and bool((scored == scored[:1]).all()),
+            f"all completions earn the same reward, {rounded(now.reward)}, and more than the "
+            f"{rounded(first.reward)} of the first step: what it asks for is learned. Stop, or "
+            "reward what else you want",
+        ),
+        (
             size is not None and size >= LARGE,
             f"the vectors are too large, {rounded(size or 0.0)} times the stream "
             f"(vectors/size_in_stream); lower the learning rate {rate:g} of model.optimizer",
         ),
         (
-            any(2 * a < 1 < 2 * b for a, b in zip(first, now, strict=True)),
+            any(2 * a < 1 < 2 * b for a, b in zip(first[:2], now[:2], strict=True)),
             f"training has broken the model: in the first step {first.cut:.1%} were cut off and "
             f"{first.no_answer:.1%} without an answer. Lower the learning rate {rate:g} of "
             f"model.optimizer{grown}",

@@ -121,11 +121,26 @@ def test_lost_signal_is_laid_to_the_learning_rate_where_the_base_did_better(scal
     assert "all problems are solved" in why_no_signal(solved, 10, ill, 1.5, 100.0)
     outcomes = {"MathReward": {"no_answer": 3, "right": 0}}
     silent = replace(bad, outcomes=outcomes, finished=torch.ones(2, 2).bool())
-    assert shares_of(silent) == (0.0, 0.75)
+    assert shares_of(silent) == (0.0, 0.75, 0.0)
     told = why_no_signal(silent, 10, well, None, 0.5)
     assert "broken the model" in told
     assert "max_new_tokens" not in told
     assert "data.template" in why_no_signal(silent, 10, ill, None, 0.5)
+
+
+def test_a_reward_that_all_completions_earn_is_learned_and_no_matter_of_length() -> None:
+    """Seen with `FormatReward` and completions that always run to the limit of tokens."""
+    rewards = torch.tensor([[1.0, 1.0], [1.0, NAN]])
+    cut = replace(make_step(), rewards=rewards, finished=torch.zeros(2, 2).bool())
+    assert shares_of(cut) == (1.0, 0.0, 1.0)
+    told = why_no_signal(cut, 10, Shares(cut=1.0, no_answer=0.0, reward=0.25))
+    assert "Likely cause: all completions earn the same reward, 1, and more than the 0.25" in told
+    for first in (Shares(1.0, 0.0, 1.0), Shares(1.0, 0.0), None):  # no better than at first
+        assert "max_new_tokens" in why_no_signal(cut, 10, first)
+    mixed = replace(cut, rewards=torch.tensor([[1.0, 1.0], [0.5, 0.5]]))
+    assert "max_new_tokens" in why_no_signal(mixed, 10, Shares(1.0, 0.0, 0.25))
+    unscored = replace(cut, rewards=torch.full((2, 2), NAN))
+    assert "answer column" in why_no_signal(unscored, 10, Shares(1.0, 0.0, 0.25))
 
 
 def test_lost_signal_is_told_once_with_its_likely_cause(tmp_path: Path, caplog) -> None:
@@ -220,7 +235,7 @@ def test_the_how_to_page_quotes_the_causes() -> None:
         for line in table.splitlines()[2:]
         for cause in re.findall(r"`([^`]+)`", line.split(" | ")[0])
     ]
-    assert len(quoted) == 10
+    assert len(quoted) == 11
     known = "".join(re.findall(r'"([^"\n]*)"', inspect.getsource(guard)))
     assert [cause for cause in quoted if cause not in known] == []
 
