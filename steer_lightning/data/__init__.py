@@ -11,6 +11,7 @@ from steer_lightning.data.partial_solutions import PartialSolutions
 from steer_lightning.data.pass_rate import ByPassRate
 from steer_lightning.data.prompts import make_prompts
 from steer_lightning.data.records import Records
+from steer_lightning.data.source_around import SourceAround
 from steer_lightning.data.stratum import Stratum
 from steer_lightning.data.svamp import SVAMP
 from steer_lightning.data.templates import ChatTemplate, PlainTemplate, Template
@@ -31,6 +32,7 @@ __all__ = [
     "PromptOrder",
     "Records",
     "Shuffled",
+    "SourceAround",
     "Stratum",
     "Template",
     "TokenBudgets",
