@@ -53,7 +53,7 @@ class ConfigError(ValueError):
         value: Value of the option; `UNKNOWN` is not shown.
         rule: Rule that the value breaks.
         why: Reason for the rule.
-        fix: What to set instead.
+        fix: What to set instead, or a question such as `Did you mean vectors?`.
     """
 
     def __init__(self, key: str, value: object, *, rule: str, why: str = "", fix: str = "") -> None:
@@ -64,7 +64,7 @@ class ConfigError(ValueError):
             shown = shown[:300] + "..."
         parts = [f"{self.key}{shown}: {self.rule}."]
         parts += [f"{self.why}."] if self.why else []
-        parts += [f"{self.fix}."] if self.fix else []
+        parts += [self.fix if self.fix.endswith("?") else f"{self.fix}."] if self.fix else []
         super().__init__(" ".join(parts))
 
     def at(self, key: str, value: object = SAME) -> ConfigError:

@@ -49,6 +49,7 @@ GROUPS: dict[str, dict[str, str]] = {
     "lens": {"": "steer_lightning.results.lens.job.Lens"},
     "export": {"": "steer_lightning.cli.export.export"},
     "serve": {"": "steer_lightning.endpoint.server.Endpoint"},
+    "play": {"": "steer_lightning.play.server.Play"},
 }
 """Classes whose arguments are the options of a command, by the group of the options."""
 

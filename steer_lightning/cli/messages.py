@@ -329,11 +329,11 @@ _PATTERNS = {
 
 
 def suggest(name: str, known: Iterable[str], prefix: str = "") -> str:
-    """Returns a sentence with the known names that resemble a wrong one, or are beside it."""
+    """Asks for known names that resemble a wrong one, or tells those beside it."""
     known = sorted(set(known))
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
     if close:
-        return "Did you mean " + " or ".join(prefix + other for other in close)
+        return f"Did you mean {' or '.join(prefix + other for other in close)}?"
     last = name.rsplit(".", 1)[0]
     beside = [other for other in known if other.startswith(last + ".")] or (
         [] if len(known) > 30 else known

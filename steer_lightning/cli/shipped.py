@@ -57,7 +57,7 @@ def configuration(key: str, name: str) -> Path:
         key,
         name,
         rule=f"{also}no configuration of this name comes with the package",
-        fix=f"Did you mean {' or '.join(close)}"
+        fix=f"Did you mean {' or '.join(close)}?"
         if close
         else "`steer-lightning configs` lists them",
     )

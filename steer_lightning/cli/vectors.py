@@ -35,7 +35,7 @@ def run(words: Sequence[str]) -> None:
     verb = words[1]
     if verb not in VERBS:
         close = difflib.get_close_matches(verb, VERBS, n=1)
-        fix = f"Did you mean {close[0]}" if close else f"The verbs are {', '.join(VERBS)}"
+        fix = f"Did you mean {close[0]}?" if close else f"The verbs are {', '.join(VERBS)}"
         raise ConfigError("vectors", verb, rule="there is no such verb", fix=fix)
     act = VERBS[verb]
     files = _files(words[2:])

@@ -19,6 +19,11 @@ def test_parts_that_are_not_there_leave_no_trace() -> None:
     assert str(ConfigError("a", UNKNOWN, rule="is odd", fix="Mend it")) == "a: is odd. Mend it."
 
 
+def test_a_remedy_that_asks_ends_with_its_own_mark() -> None:
+    error = ConfigError("a", UNKNOWN, rule="is odd", fix="Did you mean b?")
+    assert str(error) == "a: is odd. Did you mean b?"
+
+
 def test_a_long_value_is_cut() -> None:
     message = str(ConfigError("a", "x" * 1000, rule="is long"))
     assert message == "a = '" + "x" * 296 + "...: is long."

@@ -227,7 +227,7 @@ def test_the_option_beside_a_wrong_one_is_meant_rather_than_one_elsewhere(tmp_pa
     (tmp_path / "run.yaml").write_text(
         "trainer: {callbacks: [{class_path: BenchmarkEval, init_args: {sampling: {grup_size: 1}}}]}"
     )
-    own = r"Did you mean trainer\.callbacks\.init_args\.sampling\.group_size\.?$"
+    own = r"Did you mean trainer\.callbacks\.init_args\.sampling\.group_size\?$"
     with pytest.raises(ConfigError, match=own):
         look_at(["fit", f"--config={QUICKSTART}", f"--config={tmp_path / 'run.yaml'}"])
     with pytest.raises(ConfigError, match=r"Did you mean model\.sampling\.group_size"):
@@ -240,6 +240,8 @@ def test_options_of_other_commands_are_looked_at() -> None:
         look_at(["evaluate", "--max-prompt-tokenz=3"])
     with pytest.raises(ConfigError, match=r"^to = 'ggu': must be one of 'transformers', 'peft'"):
         look_at(["export", "--vectors", "v", "--to", "ggu", "--output", "x"])
+    with pytest.raises(ConfigErrors, match=r"port = 'x'.*\n.*vectorz.* Did you mean vectors\?$"):
+        look_at(["play", "--port=x", "--vectorz=v"])
     look_at(["evaluate", "--max-prompt-tokens=3", "--vectors", "a", "b", "--overwrite"])
     look_at(["report", "--nope"])
     look_at(["fit", "--model.nope.help"])

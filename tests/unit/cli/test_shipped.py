@@ -68,7 +68,7 @@ def test_texts_and_standard_input_are_left_to_the_parser(text: str) -> None:
     ("name", "told"),
     [
         ("quickstrat", "Did you mean quickstart"),
-        ("configs/gsm8k/qwen2.5-1.5b.yaml", r"Did you mean gsm8k/qwen2\.5-1\.5b\."),
+        ("configs/gsm8k/qwen2.5-1.5b.yaml", r"Did you mean gsm8k/qwen2\.5-1\.5b\?"),
         ("xyzzy", "`steer-lightning configs` lists them"),
         ("x" * 5000, "there is no such file, and no configuration of this name"),
     ],
