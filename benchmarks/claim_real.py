@@ -13,16 +13,21 @@ over the seeds.
 
 Each result is written as soon as it is there, and what is there is not measured again: give the
 same command to go on. Runs are kept in `--work`; an interrupted one goes on from its last
-checkpoint.
+checkpoint. Commands for different `--arms` may run side by side, one on each core, and add to the
+same file.
 """
 
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
+import os
 import statistics
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,12 +79,32 @@ class Claim:
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
-        known = json.loads(args.json.read_text()) if args.json.exists() else {}
         self.of = {"model": Path(args.model).name, "steps": args.steps}
-        if known and known["of"] != self.of:
-            sys.exit(f"{args.json} is of {known['of']}: give these, or another --json")
-        self.rates: dict[str, dict[str, float]] = known.get("rates", {})
-        self.runs: list[Result] = known.get("runs", [])
+        self.rates: dict[str, dict[str, float]] = {}
+        self.runs: list[Result] = []
+        with self.alone():
+            self.read()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keeps other processes away from the file."""
+        folder = self.args.json.parent
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def read(self) -> None:
+        """Takes what is in the file, to which other processes add as well."""
+        if not self.args.json.exists():
+            return
+        known = json.loads(self.args.json.read_text())
+        if known["of"] != self.of:
+            sys.exit(f"{self.args.json} is of {known['of']}: give these, or another --json")
+        self.rates, self.runs = known["rates"], known["runs"]
 
     def has(self, arm: str, seed: int) -> bool:
         """Whether a result is there."""
@@ -87,13 +112,15 @@ class Claim:
 
     def add(self, run: Result) -> None:
         """Keeps a result, in the file, too."""
-        self.runs.append(run)
+        with self.alone():
+            self.read()
+            self.runs = sorted([*self.runs, run], key=place_of)
+            self.save()
         print(
             f"seed {run['seed']}  {run['arm']:<26} {run['before']:.1%} -> {run['after']:.1%} "
             f"[{run['low']:.1%}, {run['high']:.1%}]  {run['seconds']:.0f} s",
             flush=True,
         )
-        self.save()
 
     def save(self) -> None:
         """Writes the file and the picture."""
@@ -183,16 +210,21 @@ class Claim:
 
     def find_rate(self, name: str) -> float:
         """Returns the rate with the highest reward, in runs with the first seed."""
-        known = self.rates.setdefault(name, {})
         for rate in ARMS[name].rates:
-            if str(rate) not in known:
+            if str(rate) not in self.rates.get(name, {}):
                 rewards = [
                     float(row["reward/mean"]) for row in steps_of(self.run_of(name, rate, 0))
                 ]
-                known[str(rate)] = statistics.fmean(rewards[len(rewards) // 2 :])
-                print(f"{name} at {rate:g}: reward {known[str(rate)]:.3f}", flush=True)
-                self.save()
-        return best_of(known)
+                self.add_rate(name, rate, statistics.fmean(rewards[len(rewards) // 2 :]))
+        return best_of(self.rates[name])
+
+    def add_rate(self, name: str, rate: float, reward: float) -> None:
+        """Keeps the reward of an arm's run with the first seed, in the file, too."""
+        with self.alone():
+            self.read()
+            self.rates.setdefault(name, {})[str(rate)] = reward
+            self.save()
+        print(f"{name} at {rate:g}: reward {reward:.3f}", flush=True)
 
     def train_all(self) -> None:
         """Each arm with each seed, and vectors without training."""
@@ -232,6 +264,13 @@ class Claim:
 def layer_arm(experiment: str) -> str:
     """Name of the arm that trains the layer of an experiment of `--each-layer`."""
     return f"layer {int(experiment.removeprefix('layer-'))} alone"
+
+
+def place_of(run: Result) -> tuple[int, int]:
+    """Key that sorts results by seed and arm, whichever was there first."""
+    names = [*ARMS, TRAINING_FREE]  # `--all-layers` adds arms that are not among them
+    place = names.index(run["arm"]) if run["arm"] in names else len(names)
+    return run["seed"], place
 
 
 def slug(name: str) -> str:

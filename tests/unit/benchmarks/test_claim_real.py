@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))
 import claim_real
-from claim_real import ARMS, STEERING, Claim, best_of, layer_arm
+from claim_real import ARMS, FULL, STEERING, Claim, best_of, layer_arm
 
 from steer_lightning.sweep.experiments import each_layer
 
@@ -47,3 +48,23 @@ def test_a_sweep_over_layers_has_the_unit_and_the_rate_of_the_vectors(
 def test_the_rate_with_the_highest_reward_is_taken() -> None:
     assert best_of({"0.001": 0.12, "0.003": 0.2}) == 0.003
     assert claim_real.slug("LoRA, rank 1 on down_proj") == "lora-rank-1-on-down_proj"
+
+
+def test_processes_side_by_side_keep_each_others_results(tmp_path: Path) -> None:
+    """Each had what was there when it started, and wrote that with its own."""
+    args = argparse.Namespace(json=tmp_path / "c.json", model="m", steps=3)
+    row = {"before": 0.1, "low": 0.2, "high": 0.4, "seconds": 1}
+    both = [Claim(args), Claim(args)]
+    both[0].add({**row, "arm": FULL, "seed": 0, "after": 0.3})
+    both[1].add_rate(STEERING, 0.05, 0.25)
+    both[1].add({**row, "arm": STEERING, "seed": 1, "after": 0.2})
+    both[0].add({**row, "arm": STEERING, "seed": 0, "after": 0.2})
+    found = json.loads(args.json.read_text())
+    order = [(run["seed"], run["arm"]) for run in found["runs"]]
+    assert order == [(0, STEERING), (0, FULL), (1, STEERING)]
+    assert found["rates"] == {STEERING: {"0.05": 0.25}}
+    assert found["chosen"] == {STEERING: 0.05}
+    assert found["recovered"][STEERING] == pytest.approx(0.5)
+    assert Claim(args).has(FULL, 0)
+    with pytest.raises(SystemExit, match="is of"):
+        Claim(argparse.Namespace(json=args.json, model="m", steps=4))
