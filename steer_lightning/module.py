@@ -24,13 +24,8 @@ from steer_lightning.optim import (
     check_optimizer,
     default_optimizer,
 )
-from steer_lightning.rewards import (
-    MathReward,
-    Reward,
-    RewardPool,
-    RewardSum,
-    WeightedReward,
-)
+from steer_lightning.rewards import Reward, RewardPool, RewardSum, WeightedReward
+from steer_lightning.rewards.math import verifier_of
 from steer_lightning.rollout import RolloutEngine, Sampling
 from steer_lightning.rollout.completions import longest_text_of
 from steer_lightning.rollout.exact_engine import engine_of
@@ -127,8 +122,10 @@ class SteeringModule(HeldOut):
             layer is kept in memory. Where the same tokens are read again, for several optimizer
             steps or for the KL to the base, the layers below it need not run again. 0 keeps none.
         reward_pool: Pool of processes that score completions; default `RewardPool`.
-        verifier: Reward that decides in `validate` and `test` which answers are right; default
-            `MathReward`.
+        verifier: Reward that decides in `validate`, `test` and `BenchmarkEval` which answers are
+            right. Null takes the `MathReward` among the rewards, so that accuracy and reward look
+            for the answer in the same place; or one that looks in a box, if there is none, or if
+            there are several.
         eval_sampling: Settings for sampling answers in `validate` and `test`; the default is
             `sampling` with one completion for each problem. The accuracy of a problem is the mean
             over its `group_size` completions.
@@ -212,7 +209,7 @@ class SteeringModule(HeldOut):
             kept_tokens=kept_tokens,
             exact=exact,
         )
-        self.verifier = RewardSum([WeightedReward(reward=verifier or MathReward())], pool)
+        self.verifier = RewardSum([verifier_of(verifier, self.reward.parts.values())], pool)
         self.eval_sampling = eval_sampling or replace(sampling, group_size=1)
 
     # ---- setting up
@@ -391,5 +388,5 @@ class SteeringModule(HeldOut):
             rewards = rewards + self.length_in_reward.shaping(sampled, takes_part)
         if self.kl_in_reward is None:
             return rewards, None
-        kl = self.kl_in_reward.measure(self.batch_gradient, sampled, self.own_engine)
+        kl = self.kl_in_reward.measure(self.batch_gradient, sampled)
         return rewards - self.kl_in_reward.weight * kl, kl

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -20,10 +21,12 @@ from steer_lightning.evaluation.ablation import ArmSettings, EvalArm, arms_of, c
 from steer_lightning.evaluation.arm_answers import ArmAnswers, evaluate_arms
 from steer_lightning.evaluation.runner import sampling_for
 from steer_lightning.module import SteeringModule
-from steer_lightning.rewards import MathReward, Reward, RewardSum, WeightedReward, reward_name
+from steer_lightning.rewards import MathReward, Reward, RewardSum, WeightedReward
 from steer_lightning.rollout import Sampling
 from steer_lightning.system.printable import one_line
 from steer_lightning.types import Prompt, Source
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +66,7 @@ class BenchmarkEval(Callback):
         sampling: Settings for answering the problems. Each problem gets `group_size` completions,
             and the accuracy is their mean (avg@k). Null takes `model.eval_sampling`, and as many
             completions of each problem as its source sets: AIME and AMC set 32.
-        verifier: Reward that decides which answers are right; `MathReward` by default.
+        verifier: Reward that decides which answers are right; null takes `model.verifier`.
         batch_size: Number of problems to answer at once.
         arms: Arms to measure beside the trained vectors, by name, such as `{base: {scale: 0}, half:
             {scale: 0.5}, only_layer_1: {only_layers: [1]}}`; null measures none.
@@ -73,7 +76,7 @@ class BenchmarkEval(Callback):
     Attributes:
         results: All results of the trained vectors so far, in order.
         arm_results: All results of arms so far, in order.
-        verdict: Name of the mean verdict.
+        verdict: Name of the mean verdict; available after `setup`.
     """
 
     state_key = ""
@@ -105,10 +108,7 @@ class BenchmarkEval(Callback):
         check_arms(arms, leave_out_layers)
         self.arms, self.leave_out_layers = arms, leave_out_layers
         self.benchmarks, self.every_n_steps, self.sampling = benchmarks, every_n_steps, sampling
-        self.verifier: Reward = verifier or MathReward()
-        # the mean verdict on a form or a length is not accuracy, so it is named after its reward
-        name = reward_name(self.verifier)
-        self.verdict = "accuracy" if isinstance(self.verifier, MathReward) else f"mean {name}"
+        self.verifier, self.verdict = verifier, "accuracy"
         self.batch_size = batch_size
         self.results: list[Result] = []
         self.arm_results: list[ArmResult] = []
@@ -127,6 +127,8 @@ class BenchmarkEval(Callback):
         if stage != "fit":
             return
         assert isinstance(pl_module, SteeringModule)
+        if trainer.global_step == 0:  # another trainer: its checkpoint, if any, is read after this
+            self.results, self.arm_results = [], []
         datamodule: Any = getattr(trainer, "datamodule", None)
         if datamodule is None:
             raise ConfigError(
@@ -158,8 +160,11 @@ class BenchmarkEval(Callback):
         if self.arms is not None or self.leave_out_layers is not None:
             pl_module.policy.prepare()
             self._arms = arms_of(self.arms, self.leave_out_layers, pl_module.policy.steering)
-        verifier = WeightedReward(reward=self.verifier)
-        self._judge = RewardSum([verifier], pl_module.reward_pool)
+        own = [] if self.verifier is None else [WeightedReward(reward=self.verifier)]
+        self._judge = RewardSum(own, pl_module.reward_pool) if own else pl_module.verifier
+        # the mean verdict on a form or a length is not accuracy, so it is named after its reward
+        for name, part in self._judge.parts.items():
+            self.verdict = "accuracy" if isinstance(part.reward, MathReward) else f"mean {name}"
         for name, prompts in self._prompts.items():
             found = self.sampling or sampling_for(sources[name], pl_module.eval_sampling)
             key = "model.eval_sampling" if self.sampling is None else "BenchmarkEval.sampling"
@@ -206,7 +211,7 @@ class BenchmarkEval(Callback):
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Evaluates after the last step, unless that step has just been evaluated."""
         if not self.results or self.results[-1].step != trainer.global_step:
-            self._evaluate(trainer, pl_module)
+            self._evaluate(trainer, pl_module, is_last=True)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Evaluates a resumed run that was already complete, so that no step is trained."""
@@ -267,12 +272,23 @@ class BenchmarkEval(Callback):
     def _ordered(self, last: bool) -> list[Result]:
         return self.results if last else [found for found in self.results if found.step == 0]
 
-    def _evaluate(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+    def _evaluate(
+        self, trainer: L.Trainer, module: L.LightningModule, is_last: bool = False
+    ) -> None:
         assert isinstance(module, SteeringModule)
         for name, prompts in self._prompts.items():
             start = time.perf_counter()
             metrics, failed = self._run(trainer, module, name, prompts)
-            numbers = metrics[0].result()
+            try:
+                numbers = metrics[0].result()
+            except ConfigError as error:
+                # the verifier has judged these problems before, so a judge elsewhere may be down;
+                # without the last accuracy a run has not ended, and the same command measures it
+                if is_last or name not in self.accuracy(last=True):
+                    raise
+                told = f"step {trainer.global_step}, {name}: {error} This evaluation is left out"
+                log.warning("%s", one_line(told))
+                continue
             result = Result(benchmark=name, step=trainer.global_step, **numbers)
             self.results.append(result)
             of_arms = arm_results(name, result.step, self._arms, metrics, failed)

@@ -93,6 +93,7 @@ def kept_now(trainer: L.Trainer, module: SteeringModule, metric: str, folder: Pa
     kept = Kept(step=trainer.global_step, metric=metric)
     if not trainer.is_global_zero:
         return kept
+    folder.mkdir(parents=True, exist_ok=True)  # nothing else may have been written yet
     with tempfile.TemporaryDirectory(prefix=f".{kept.step}.", dir=folder) as place:
         path = Path(place) / module.policy.steering.file_name
         module.policy.steering.save(

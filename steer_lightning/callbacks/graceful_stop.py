@@ -90,6 +90,7 @@ class GracefulStop(Callback):
             # Lightning's handler makes a collective call, which other processes may never join
             self._before[signal.SIGTERM] = signal.SIG_DFL
         self._give_back()
+        self._received, self._is_stepping = None, False  # a further run with this object goes on
         # otherwise Lightning would ignore any further Ctrl-C until it has shut down
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, lambda number, _: os._exit(128 + number))

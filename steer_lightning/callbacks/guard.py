@@ -68,6 +68,9 @@ class Guard(Callback):
                 raise ConfigError(f"Guard.{key}", value, rule="must be at least 1")
         self.max_skipped, self.no_signal_steps = max_skipped, no_signal_steps
         self.stop_on_collapse = stop_on_collapse
+        self._forget()
+
+    def _forget(self) -> None:
         self._course = Course()
         self._skipped = self._silent = 0  # numbers of consecutive such steps
         self._num_kept = 0
@@ -75,9 +78,10 @@ class Guard(Callback):
         self._first: Shares | None = None  # of the first step, which the base has sampled
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Refuses a folder that holds another run's batches."""
+        """Refuses a folder that holds another run's batches, and forgets an earlier run."""
         if stage == "fit":
             self._folder = claim(trainer, SKIPPED)
+            self._forget()  # a resumed run gets its own from the checkpoint, after this
 
     def on_train_batch_end(
         self,

@@ -9,6 +9,7 @@ import lightning as L
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.fabric.utilities.types import _PATH
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.trainer.states import TrainerFn
 
 from steer_lightning.callbacks.checkpoint_file import load_checkpoint, save_checkpoint
 from steer_lightning.callbacks.run_folder import claim, run_folder
@@ -62,6 +63,7 @@ class LastCheckpoint(ModelCheckpoint):
         """Places the checkpoint in the run's folder; refuses a folder that holds another run's."""
         if stage == "fit":
             claim(trainer, f"{CHECKPOINTS}/{LAST_CHECKPOINT}")
+            self.saved_step = 0
         self.dirpath = str(run_folder(trainer) / CHECKPOINTS)
         super().setup(trainer, pl_module, stage)
 
@@ -83,7 +85,12 @@ class LastCheckpoint(ModelCheckpoint):
             self.saved_step = trainer.global_step
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Saves once more, for what callbacks have learned from the validation of a step."""
+        """Saves once more, for what callbacks have learned from the validation of a step.
+
+        `trainer.validate` saves nothing: it may measure another module, or an earlier checkpoint.
+        """
+        if trainer.state.fn != TrainerFn.FITTING:
+            return
         super().on_validation_end(trainer, pl_module)
         if self.saved_step == trainer.global_step > 0 and not trainer.sanity_checking:
             trainer.save_checkpoint(run_folder(trainer) / CHECKPOINTS / LAST_CHECKPOINT)

@@ -68,16 +68,20 @@ class LensCallback(Callback):
                 raise ConfigError(f"LensCallback.{key}", value, rule="must be 0 or more")
         self.every_n_steps, self.num_prompts = every_n_steps, num_prompts
         self.how = Look(num_tokens=num_tokens, final_norm=final_norm)
+        self._forget()
+
+    def _forget(self) -> None:
         self._start: torch.Tensor | None = None
         self._last: torch.Tensor | None = None
         self._looked_at: int | None = None  # step of the last look
         self._described = False
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Refuses a folder that holds another run's lens files."""
+        """Refuses a folder that holds another run's lens files, and forgets an earlier run."""
         if stage == "fit":
             self._lines = claim(trainer, LENS_LINES)
             self._file = claim(trainer, LENS)
+            self._forget()  # a resumed run gets its own from the checkpoint, after this
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Warns if the base does not allow lists of tokens."""

@@ -46,11 +46,15 @@ class SteeringProgressBar(TQDMProgressBar):
 
     def __init__(self, refresh_rate: int = 1) -> None:
         super().__init__(refresh_rate=refresh_rate)
+        self._forget()
+
+    def _forget(self) -> None:
         self._rewards: list[float] = []
         self._seen = (math.inf, -math.inf)  # smallest and largest reward of a completion
 
     def init_train_tqdm(self) -> Tqdm:
         """Makes a bar for the whole run instead of one epoch; a resumed run continues it."""
+        self._forget()  # the rewards of an earlier run
         most = self.trainer.estimated_stepping_batches
         return Tqdm(
             desc="training",

@@ -45,15 +45,19 @@ class RunSummary(Callback):
     def __init__(self, hash_base: bool = True) -> None:
         super().__init__()
         self.hash_base = hash_base
+        self._forget()
+
+    def _forget(self) -> None:
         self._tokens = 0
         self._optimizer: dict[str, Any] | None = None
         self._rollout_seconds = 0.0
         self._seconds_before = 0.0  # duration of the earlier run that this one resumes
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Refuses a folder that holds the summary of another run."""
+        """Refuses a folder that holds the summary of another run, and forgets an earlier run."""
         if stage == "fit":
             self._path = claim(trainer, SUMMARY)
+            self._forget()  # a resumed run gets its own from the checkpoint, after this
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Starts the clock, hashes the base, and prints what is trained."""

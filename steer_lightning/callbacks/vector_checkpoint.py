@@ -9,6 +9,7 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.trainer.states import TrainerFn
 
 from steer_lightning.callbacks.best_result import (
     NUM_REWARDS,
@@ -67,17 +68,21 @@ class VectorCheckpoint(Callback):
                 "VectorCheckpoint.every_n_steps", every_n_steps, rule="must be at least 1"
             )
         self.every_n_steps, self.keep_all, self.keep_best = every_n_steps, keep_all, keep_best
+        self._forget()
+
+    def _forget(self) -> None:
         self.best: Kept | None = None
         self._judged: Kept | None = None  # vectors whose rewards are being smoothed
         self._rewards: list[float] = []
         self._metric = ""
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Refuses a folder that holds the vectors of another run."""
+        """Refuses a folder that holds the vectors of another run, and forgets an earlier run."""
         if stage == "fit":
             assert isinstance(pl_module, SteeringModule)
             self.path = claim(trainer, pl_module.policy.steering.file_name)
             self.best_path = claim(trainer, f"{BEST}{self.path.suffix}")
+            self._forget()  # a resumed run gets its own from the checkpoint, after this
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Chooses what vectors are judged by, and writes the best ones of a resumed run."""
@@ -112,9 +117,10 @@ class VectorCheckpoint(Callback):
             self._smooth(trainer, pl_module)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Judges the vectors by the validation that has just ended."""
+        """Judges the vectors by a validation that has just ended, if it belongs to the training."""
         value = trainer.callback_metrics.get(VALIDATION)
-        if self._metric == VALIDATION and value is not None and not trainer.sanity_checking:
+        of_training = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
+        if of_training and self._metric == VALIDATION and value is not None:
             self._judge(trainer, pl_module, float(value))
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -13,7 +13,7 @@ from steer_lightning.errors import UNKNOWN, ConfigError
 from steer_lightning.system.run_files import CONFIG, is_run
 from steer_lightning.system.yaml_size import load_bounded
 
-BENCHMARKS = "BenchmarkEval"
+BENCHMARKS, MATH = "BenchmarkEval", "MathReward"
 """Class name of the callback that holds the run's benchmarks."""
 
 
@@ -139,13 +139,21 @@ def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
     found = {
         "benchmarks": benchmarks,
         "sampling": sampling or {**(model.get("sampling") or {}), "group_size": 1},
-        "verifier": callback.get("verifier") if callback else model.get("verifier"),
+        "verifier": callback.get("verifier") or model.get("verifier") or _own_math(model),
         "template": data.get("template"),
         "max_prompt_tokens": data.get("max_prompt_tokens"),
         "dtype": model.get("dtype"),
         "revision": model.get("revision"),
     }
     return {key: value for key, value in found.items() if value}
+
+
+def _own_math(model: Mapping[str, Any]) -> Any:
+    """Returns the only `MathReward` among the rewards, as `verifier_of` takes it, or None."""
+    rewards = [part.get("reward") for part in model.get("rewards") or [] if isinstance(part, dict)]
+    named = [reward for reward in rewards if isinstance(reward, dict)]
+    found = [x for x in named if x.get("class_path", "").rpartition(".")[2] == MATH]
+    return found[0] if len(found) == 1 else None
 
 
 def _benchmark_eval(callbacks: Any) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 
 from steer_lightning.errors import ConfigError
 from steer_lightning.system.collectives import together
+from steer_lightning.system.float64 import finest_on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,8 +74,8 @@ class PerProblem(Metric):
         """
         device = self.device
         self.problems.append(torch.tensor([problem], device=device))
-        value = torch.tensor([self.number(samples)], dtype=torch.float64, device=device)
-        self.values.append(value)
+        dtype = finest_on(device)
+        self.values.append(torch.tensor([self.number(samples)], dtype=dtype, device=device))
 
     def compute(self) -> torch.Tensor:
         """Returns the mean over problems, a float64 scalar; NaN if no problem has a number."""
@@ -84,7 +85,8 @@ class PerProblem(Metric):
         """Returns the ids of all processes' problems, ascending, and the metric's values."""
         if not self.problems:  # a process without problems must take part in joining, too
             self.problems.append(torch.empty(0, dtype=torch.int64, device=self.device))
-            self.values.append(torch.empty(0, dtype=torch.float64, device=self.device))
+            dtype = finest_on(self.device)
+            self.values.append(torch.empty(0, dtype=dtype, device=self.device))
         with self.sync_context(dist_sync_fn=self.dist_sync_fn):
             return self._sorted()
 

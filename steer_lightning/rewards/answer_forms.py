@@ -21,7 +21,14 @@ from steer_lightning.rewards.answer_equations import compare_named, variables
 from steer_lightning.rewards.answer_intervals import compare_intervals
 from steer_lightning.rewards.answer_numbers import Number, read_based, read_number
 from steer_lightning.rewards.answer_text import is_whole, squeezed, tidy, unmarked
-from steer_lightning.rewards.answer_units import compare_compounds, conflict, read_measure
+from steer_lightning.rewards.answer_units import (
+    PERCENT,
+    Measure,
+    compare_compounds,
+    conflict,
+    read_measure,
+    steps_between,
+)
 from steer_lightning.rewards.answer_words import (
     compare_listed_words,
     compare_sequences,
@@ -30,19 +37,33 @@ from steer_lightning.rewards.answer_words import (
     read_time,
 )
 
+ASKS_PERCENT = re.compile(
+    r"(?<![\d%])(?<!\d[ \\-])(?:%|\bper ?cent(?:age)?\b)(?=(?:[^.?!]|\.\d)*(?:\?|[.!]?\s*$))",
+    re.IGNORECASE,
+)
+"""A per cent sign or word, without a number before it, in a sentence that asks, or in the last."""
 
-def is_equal(answer: str, gold: str) -> bool:
-    """Returns whether an answer has the same meaning as the gold answer.
+MAX_QUESTION = 1000
+"""Number of characters at a question's end in which a percentage may be asked for."""
+
+
+def is_equal(answer: str, gold: str, question: str = "") -> bool:
+    r"""Returns whether an answer has the same meaning as the gold answer.
 
     Args:
         answer: Answer of the model, without `boxed`.
         gold: Gold answer, without `boxed`; must be readable, see `is_readable`.
+        question: Question that was asked. If it asks for a percentage and the gold answer has no
+            sign, as in GSM8K, `60\%` is 60.
     """
     if answer.strip() == gold.strip():
         return True
     if len(answer) > answer_expressions.MAX_CHARACTERS:
         return False
-    return _same(tidy(answer), tidy(gold))
+    given, expected = tidy(answer), tidy(gold)
+    if ASKS_PERCENT.search(question[-MAX_QUESTION:]) and not PERCENT.search(expected):
+        return _same(given, expected) or _same(PERCENT.sub("", given), expected)
+    return _same(given, expected)
 
 
 def is_readable(gold: str) -> bool:
@@ -138,7 +159,7 @@ def _measures(answer: str, gold: str, same: Same) -> bool | None:
     if (one is None and len(separated(answer)) > 1) or (other is None and len(separated(gold)) > 1):
         return None  # each part of a list has its own unit
     if conflict(given, expected):
-        return False
+        return _converted(given, expected)
     if one is None or other is None:
         same_sign = given.percent <= expected.percent  # 204 % is not 204
         return same_sign and same(given.value, expected.value)
@@ -147,6 +168,15 @@ def _measures(answer: str, gold: str, same: Same) -> bool | None:
     if given.percent:
         return _percent(one).equals(other)
     return one.equals(other) or one.equals(_percent(other))  # the question may ask `what percent`
+
+
+def _converted(given: Measure, expected: Measure) -> bool:
+    """Compares numbers in different known units, `1 hour` and `60 minutes`."""
+    one, other = given.number(), expected.number()
+    steps = steps_between(given.unit or "", expected.unit or "")
+    if one is None or other is None or steps is None:
+        return False
+    return one.value * steps == other.value
 
 
 def _percent(number: Number) -> Number:

@@ -288,6 +288,25 @@ def compare_compounds(answer: str, gold: str) -> bool | None:
     return number.value in ([totals.get(other.unit)] if other.unit else totals.values())
 
 
+def steps_between(first: str, second: str) -> Fraction | None:
+    """Returns how many of the second unit are one of the first; None if neither can be told.
+
+    Args:
+        first: Short name of a unit.
+        second: Short name of another one.
+    """
+    found, reached = {first: Fraction(1)}, [first]
+    both = [(pair, Fraction(size)) for pair, size in STEPS.items()]
+    both += [((small, large), 1 / size) for (large, small), size in both]
+    for unit in reached:  # which grows
+        for (one, other), size in both:
+            changes_money = unit == "cent" and unit != first  # dollars are not euros
+            if one == unit and other not in found and not changes_money:
+                found[other] = found[unit] * size
+                reached.append(other)
+    return found.get(second)
+
+
 def conflict(one: Measure, other: Measure) -> bool:
     """Returns whether both units are known and differ."""
     return None not in (one.unit, other.unit) and one.unit != other.unit

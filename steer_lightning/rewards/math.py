@@ -8,14 +8,14 @@ table.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
 from steer_lightning.rewards.answer_forms import is_equal, is_mathematics, is_readable
 from steer_lightning.rewards.answer_in_text import AnswerIn, find_answer, gold_answer, last_boxed
-from steer_lightning.rewards.base import INCOMPARABLE, Verdict
+from steer_lightning.rewards.base import INCOMPARABLE, Reward, Verdict, WeightedReward
 from steer_lightning.rewards.pool_memory import peak_share
 from steer_lightning.types import Completion
 
@@ -99,7 +99,7 @@ class MathReward:
         if answer is None:
             return NO_ANSWER
         peak = peak_share()
-        right = _compared(answer, gold)
+        right = _compared(answer, gold, completion.question)
         # math-verify treats a MemoryError as an unreadable answer, but it is a crash
         if not right and max(peak, MUCH_MEMORY) < peak_share():
             raise MemoryError("comparing this answer takes too much memory")
@@ -115,6 +115,22 @@ class MathReward:
         return Completion(
             text=text, question="", answer=completion.answer, num_tokens=1, finished=True
         )
+
+
+def verifier_of(given: Reward | None, rewards: Iterable[WeightedReward]) -> WeightedReward:
+    """Returns the verifier of a run, which by default looks for answers where training does.
+
+    Args:
+        given: Verifier that the run names, or None.
+        rewards: Rewards of the run.
+
+    Returns:
+        The given one; or else a `MathReward` with the settings of the only one among the rewards.
+        If there is none or there are several, it has the default settings.
+    """
+    found = [part.reward for part in rewards if type(part.reward) is MathReward]
+    default = MathReward(found[0].answer_in) if len(found) == 1 else MathReward()
+    return WeightedReward(reward=given or default)
 
 
 @lru_cache(maxsize=4096)  # completions of a prompt share its answer, and often give the same one
@@ -134,10 +150,10 @@ def plain_number(text: str) -> Fraction | None:
     return None
 
 
-def _compared(answer: str, gold: str) -> bool | None:
+def _compared(answer: str, gold: str, question: str = "") -> bool | None:
     """Returns whether two answers are equal; None if comparing them raises an exception."""
     try:
-        return is_equal(answer, gold)
+        return is_equal(answer, gold, question)
     except MemoryError:
         raise
     except Exception:  # sympy's have no common class; the caller finds out what is at fault

@@ -15,6 +15,7 @@ from steer_lightning.model.head import TokenStates
 from steer_lightning.model.policy import Policy
 from steer_lightning.rollout.completions import text_lengths
 from steer_lightning.system.collectives import gather_objects, world_size
+from steer_lightning.system.float64 import in_float64
 from steer_lightning.training.batch import (
     Batch,
     KeptMicroBatch,
@@ -332,7 +333,7 @@ class Totals:
 
     def _add_ratios(self, inputs: LossInputs, tokens: torch.Tensor) -> None:
         """Adds the ratios of guided tokens, whose mask is (n, T) bool."""
-        log_ratios = (inputs.logprobs.detach() - inputs.old_logprobs)[tokens].double()
+        log_ratios = in_float64((inputs.logprobs.detach() - inputs.old_logprobs)[tokens])
         self._ratio_sum += float(log_ratios.exp().sum())
         self._log_ratio_sum += float(log_ratios.sum())
         self._num_guided_tokens += log_ratios.numel()

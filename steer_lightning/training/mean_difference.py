@@ -68,8 +68,8 @@ class MeanDifference:
             states: States (L, n, D), averaged over the tokens of each completion.
             advantages: `A_i` of these completions, (n,).
         """
-        weights = advantages.double().cpu()
-        self._sum = self._sum + torch.einsum("n,lnd->ld", weights, states.double().cpu())
+        weights = advantages.cpu().double()
+        self._sum = self._sum + torch.einsum("n,lnd->ld", weights, states.cpu().double())
         self._weight += float(weights.abs().sum()) / 2
 
     @property

@@ -26,6 +26,7 @@ import torch
 
 from steer_lightning.errors import ConfigError
 from steer_lightning.model.policy import Policy
+from steer_lightning.system.float64 import in_float64
 from steer_lightning.training.contrast import Reading
 from steer_lightning.training.states import read_states
 from steer_lightning.types import Prompt, Rollouts
@@ -134,7 +135,7 @@ class ThoughtContrast:
         self.counts.update(kinds)
         executes = torch.tensor([kind == EXECUTION for kind in kinds])
         for side in (True, False):
-            part = states[:, executes == side].double().sum(1)
+            part = in_float64(states[:, executes == side]).sum(1)
             self._sums[side] = self._sums.get(side, torch.zeros_like(part)) + part
 
     def direction(self) -> torch.Tensor:

@@ -14,7 +14,7 @@ from steer_lightning.advantages import RLOO
 from steer_lightning.data import Arithmetic, PlainTemplate
 from steer_lightning.losses import Clip, PolicyGradient
 from steer_lightning.rewards import FormatReward, WeightedReward
-from steer_lightning.rollout import RolloutEngine, Sampling, completions_of
+from steer_lightning.rollout import Sampling, completions_of
 from steer_lightning.steering import LoRA, SteeringVectors
 from steer_lightning.testing import save_tiny, tiny_model
 from steer_lightning.training.gradient import BatchGradient
@@ -160,11 +160,9 @@ def test_a_reading_that_real_rows_show_to_be_wrong_serves_the_kl_no_more_than_th
     measured: list[bool] = []
     measure = KLInReward.measure
 
-    def watched(
-        self: KLInReward, gradient: BatchGradient, sampled: Sampled, engine: RolloutEngine
-    ) -> torch.Tensor:
+    def watched(self: KLInReward, gradient: BatchGradient, sampled: Sampled) -> torch.Tensor:
         measured.append(gradient.packed)
-        return measure(self, gradient, sampled, engine)
+        return measure(self, gradient, sampled)
 
     monkeypatch.setattr(KLInReward, "measure", watched)
     reasons = iter(["test"])

@@ -21,6 +21,8 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
+from steer_lightning.system.float64 import in_float64
+
 PLACES = ("first", "previous", "own", "digits", "operators")
 """Sets of keys: the first token of the text, the token before the query, the query itself, tokens
 that consist of digits, and those that consist of signs of arithmetic. They may overlap."""
@@ -121,4 +123,4 @@ class AttentionChange:
 
 def _total(values: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
     """Returns the sum (H,) float64 over the queries that count, of values (H, T)."""
-    return values[:, counted].double().sum(1)
+    return in_float64(values[:, counted]).sum(1)

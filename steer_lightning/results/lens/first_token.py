@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from steer_lightning.model.head import kl
+from steer_lightning.system.float64 import in_float64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +40,7 @@ def change_of(base: torch.Tensor, steered: torch.Tensor) -> Change:
         base: Logits of the base, (V,).
         steered: Logits of the steered model, (V,).
     """
-    return Change(base=base.double().softmax(-1), steered=steered.double().softmax(-1))
+    return Change(base=in_float64(base).softmax(-1), steered=in_float64(steered).softmax(-1))
 
 
 def mean_change(changes: list[Change]) -> Change:
@@ -57,5 +58,5 @@ def divergence(base: torch.Tensor, steered: torch.Tensor) -> float:
         base: Logits of the base q, (V,).
         steered: Logits of the steered model p, (V,).
     """
-    ours, theirs = steered.double().log_softmax(-1), base.double().log_softmax(-1)
+    ours, theirs = in_float64(steered).log_softmax(-1), in_float64(base).log_softmax(-1)
     return float(kl(ours, theirs))

@@ -32,6 +32,7 @@ from steer_lightning.steering.model_parts import (
     with_stream,
 )
 from steer_lightning.steering.sites import named_sites
+from steer_lightning.system.float64 import in_float64
 
 NORMS_BEHIND = ("post_feedforward_layernorm", "post_mlp_layernorm")
 """Names of norms between an MLP and the stream."""
@@ -211,7 +212,7 @@ def _constant(output: torch.Tensor, leaf: torch.Tensor) -> float | None:
     found = gradients[0]
     if found is None:
         return None
-    u, found = u.double(), found.double()
+    u, found = in_float64(u), in_float64(found)
     factor = float((found * u).sum() / u.square().sum())
     deviation = float((found - factor * u).norm())
     allowed = LINEAR.get(output.dtype, LINEAR_IN_16_BITS)

@@ -22,6 +22,8 @@ from __future__ import annotations
 
 import torch
 
+from steer_lightning.system.float64 import in_float64
+
 
 class MlpChange:
     """The change of the output of an MLP over texts, of which only sums are kept."""
@@ -43,15 +45,15 @@ class MlpChange:
             steered: What it adds in the steered model, (T, D).
             vector: What the vector has added to the stream, (T, D); None if that is not known.
         """
-        change = (steered - base).double()
-        sizes, before = change.norm(dim=1), base.double().norm(dim=1)
+        change = in_float64(steered - base)
+        sizes, before = change.norm(dim=1), in_float64(base).norm(dim=1)
         self._num_tokens += len(change)
         self._total = self._total + change.sum(0)
         self._relative.add_mean(sizes / before, before > 0)
         if vector is None:
             return
         self._is_compared = True
-        vector = vector.double()
+        vector = in_float64(vector)
         norms, products = vector.norm(dim=1), (change * vector).sum(1)
         self._size.add(sizes, norms)
         self._along.add(products, norms.square())

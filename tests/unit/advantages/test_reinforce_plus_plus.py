@@ -15,3 +15,9 @@ def test_reinforce_plus_plus_by_hand() -> None:
     assert ReinforcePlusPlus()(rewards).tolist() == [[1.0, 1.0, 0.0], [-1.0, 0.0, -1.0]]
     assert ReinforcePlusPlus()(torch.full((2, 2), 0.3)).tolist() == [[0.0, 0.0], [0.0, 0.0]]
     assert ReinforcePlusPlus()(torch.tensor([[1.0]])).tolist() == [[0.0]]
+
+
+def test_rounding_is_no_signal() -> None:
+    rewards = torch.full((4, 4), 0.5)
+    rewards[0, 0] += 6e-8  # one bit
+    assert 0 < ReinforcePlusPlus()(rewards).abs().max() < 1e-3

@@ -62,9 +62,9 @@ def trained(folder: Path, rewards: list[float], **settings: bool) -> VectorCheck
         callback.on_train_batch_end(trainer, module, None, None, 0)
         if step % 7 == 0:  # it goes on from a checkpoint
             resumed = VectorCheckpoint(**settings)
-            resumed.load_state_dict(callback.state_dict())
             trainer.default_root_dir = folder / f"run-{step}"
-            resumed.setup(trainer, module, "fit")
+            resumed.setup(trainer, module, "fit")  # as Lightning does, before it restores
+            resumed.load_state_dict(callback.state_dict())
             resumed.on_fit_start(trainer, module)
             callback = resumed
     callback.on_train_end(trainer, module)

@@ -25,6 +25,12 @@ def make_run(folder: Path, config: Any) -> str:
     return str(folder)
 
 
+LAST_NUMBER = {
+    "class_path": "steer_lightning.rewards.MathReward",
+    "init_args": {"answer_in": "last_number"},
+}
+
+
 def config(callbacks: Any = None, **changes: Any) -> dict[str, Any]:
     """A configuration; `val` and `test` are keys of the data, others of the model."""
     model = MODEL | {key: value for key, value in changes.items() if key not in ("val", "test")}
@@ -46,7 +52,23 @@ def benchmark_eval(**settings: Any) -> list[dict[str, Any]]:
         ),
         (  # as the callback does with null
             config(benchmark_eval(), eval_sampling=ONCE, val={"path": "v"}, verifier="my.other"),
-            {"benchmarks": {"validation": {"path": "v"}}, "sampling": ONCE},
+            {
+                "benchmarks": {"validation": {"path": "v"}},
+                "sampling": ONCE,
+                "verifier": "my.other",
+            },
+        ),
+        (  # as both do with null
+            config(rewards=[{"reward": LAST_NUMBER, "weight": 1.0}, {"reward": "my.form"}]),
+            {
+                "benchmarks": {"test": {"path": "t"}},
+                "sampling": {**SAMPLING, "group_size": 1},
+                "verifier": LAST_NUMBER,
+            },
+        ),
+        (
+            config(test=None, rewards=[{"reward": LAST_NUMBER}, {"reward": LAST_NUMBER}]),
+            {"sampling": {**SAMPLING, "group_size": 1}},
         ),
         (  # as `steer-lightning test` does
             config(verifier="my.exact", val={"path": "v"}),
@@ -65,7 +87,7 @@ def benchmark_eval(**settings: Any) -> list[dict[str, Any]]:
         ),
         (config(test=None), {"sampling": {**SAMPLING, "group_size": 1}}),
     ],
-    ids=["callback", "callback of null", "test", "validation", "no problems"],
+    ids=["callback", "callback of null", "reward", "rewards", "test", "validation", "no problems"],
 )
 def test_settings_come_from_the_runs_configuration(
     given: dict[str, Any], expected: dict[str, Any], tmp_path: Path

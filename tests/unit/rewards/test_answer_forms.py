@@ -7,7 +7,7 @@ import time
 import pytest
 
 from steer_lightning.rewards import MathReward
-from steer_lightning.rewards.answer_forms import is_readable
+from steer_lightning.rewards.answer_forms import is_equal, is_readable
 from steer_lightning.rewards.answer_in_text import find_answer
 from steer_lightning.rewards.answer_numbers import read_number
 from steer_lightning.rewards.answer_text import tidy
@@ -235,6 +235,39 @@ def test_right_forms(gold: str, answer: str) -> None:
 @pytest.mark.parametrize(("gold", "answer"), WRONG)
 def test_wrong_forms(gold: str, answer: str) -> None:
     assert score(answer, gold) == 0.0
+
+
+ASKING = (
+    *("What percentage of the class is that?", "What percent is left.", "What % of 3.5 is that?"),
+    *("Express it as a percent", "By what per cent does it grow? Round down.", "what PERCENTAGE"),
+)
+NOT_ASKING = (
+    *(
+        "",
+        "What does he pay with 10% off?",
+        "He got 20 percent. How many?",
+        r"After 5\% tax, what?",
+    ),
+    *("A 10-percent tax is added. What is due?", "The percentage is known. How many are there?"),
+)
+
+
+@pytest.mark.parametrize("question", ASKING)
+def test_a_percentage_that_is_asked_for_may_have_its_sign(question: str) -> None:
+    """The gold answers of GSM8K are numbers without it."""
+    for answer in (r"60\%", "60 percent", "60%", "60"):
+        assert is_equal(answer, "60", question)
+    assert not is_equal(r"61\%", "60", question)
+    assert not is_equal("0.6", "60", question)
+    assert is_equal("60", r"60\%", question)
+    assert not is_equal(r"6000\%", r"60\%", question)
+
+
+@pytest.mark.parametrize("question", NOT_ASKING)
+def test_another_number_is_no_percentage(question: str) -> None:
+    assert not is_equal(r"60\%", "60", question)
+    assert is_equal("60", "60", question)
+    assert is_equal(r"60\%", "0.6", question)
 
 
 def test_what_can_be_a_gold_answer() -> None:

@@ -12,6 +12,7 @@ from steer_lightning.rewards.answer_units import (
     read_compound,
     read_measure,
     short_name,
+    steps_between,
 )
 from tests.unit.rewards.helpers import Table, mistakes, score
 
@@ -44,6 +45,17 @@ COMPOUNDS: Table = {
     "18.50": (("18 dollars 50 cents", r"\$18 and 50 cents"), ("18 dollars", "18 dollars 5 cents")),
     "51 hours": (("2 days 3 hours", "2 days 2 hours 60 minutes"), ("2 days", "3 hours")),
 }
+
+CONVERTED: Table = {
+    "60 minutes": (("1 hour", "60", "3600 seconds"), ("1 minute", "2 hours", "60 miles")),
+    "2 dollars": (("200 cents", r"\$2"), ("2 euros", "2 cents")),
+    "2.5 hours": (("150 minutes", "9000 s"), ("150 hours", "15 minutes", "2.5 days")),
+    r"18\text{ m}": (("1800 cm", "0.018 km", "18000 mm"), ("180 cm", "18 cm", "18 kg")),
+    "50 cents": ((r"\$0.50", "0.5 dollars", "0.5 euros"), (r"\$50", "5 dollars")),
+    r"15\text{ cm}^2": (("15",), ("150 mm", "15 cm", "0.15 m")),
+    "3 feet": (("1 yard", "36 inches"), ("12 inches", "1 meter")),
+}
+"""One measure in another unit: the same if what it measures is."""
 
 FURTHER = (
     *("out of 6", "in 6", "tenths", "hundredths", "sixths", "sixth", "choose 2", "modulo 7"),
@@ -79,6 +91,18 @@ def test_letters_behind_a_value(gold: str) -> None:
 @pytest.mark.parametrize("gold", COMPOUNDS)
 def test_compounds(gold: str) -> None:
     assert mistakes(COMPOUNDS, gold) == []
+
+
+@pytest.mark.parametrize("gold", CONVERTED)
+def test_measures_in_other_units(gold: str) -> None:
+    assert mistakes(CONVERTED, gold) == []
+
+
+def test_steps_between_units() -> None:
+    assert steps_between("week", "s") == 7 * 24 * 60 * 60
+    assert steps_between("in", "yd") == Fraction(1, 36)
+    assert steps_between("m", "kg") is None
+    assert steps_between("cm^2", "m") is None
 
 
 def test_what_counts_further_is_no_unit() -> None:
