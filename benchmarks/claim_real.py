@@ -61,7 +61,7 @@ ARMS = {
     "LoRA, rank 1 on down_proj": Arm(
         "LoRA", (1e-3, 3e-3), ("rank=1", "target_modules=[down_proj]")
     ),
-    FULL: Arm("FullFinetune", (3e-5, 1e-4)),
+    FULL: Arm("FullFinetune", (1e-5, 3e-5, 1e-4)),
     # A unit of `kl` is measured at the layers that are trained, so the rate means the same.
     **{
         f"layer {layer} alone": Arm("SteeringVectors", (0.05,), ("scale=kl", f"layers=[{layer}]"))
@@ -106,15 +106,18 @@ class Claim:
             sys.exit(f"{self.args.json} is of {known['of']}: give these, or another --json")
         self.rates, self.runs = known["rates"], known["runs"]
 
-    def has(self, arm: str, seed: int) -> bool:
-        """Whether a result is there."""
-        return any((run["arm"], run["seed"]) == (arm, seed) for run in self.runs)
+    def has(self, arm: str, seed: int, rate: float | None = None) -> bool:
+        """Whether a result is there; one that was measured at another rate is none."""
+        key = (arm, seed, rate)
+        return any((run["arm"], run["seed"], run["rate"]) == key for run in self.runs)
 
     def add(self, run: Result) -> None:
         """Keeps a result, in the file, too."""
         with self.alone():
             self.read()
-            self.runs = sorted([*self.runs, run], key=place_of)
+            same = (run["arm"], run["seed"])
+            others = [other for other in self.runs if (other["arm"], other["seed"]) != same]
+            self.runs = sorted([*others, run], key=place_of)
             self.save()
         print(
             f"seed {run['seed']}  {run['arm']:<26} {run['before']:.1%} -> {run['after']:.1%} "
@@ -178,7 +181,7 @@ class Claim:
         base, steered = (row for row in rows if row["metric"] == "avg@4")
         return base, steered
 
-    def measure(self, arm: str, seed: int, found: Path) -> None:
+    def measure(self, arm: str, seed: int, found: Path, rate: float | None = None) -> None:
         """Evaluates a run, or vectors that were not trained, and keeps the result."""
         base, steered = self.accuracy(found)
         is_run = (found / "summary.json").exists()
@@ -187,6 +190,7 @@ class Claim:
             {
                 "arm": arm,
                 "seed": seed,
+                "rate": rate,
                 "before": base["value"],
                 "after": steered["value"],
                 "low": steered["low"],
@@ -230,13 +234,13 @@ class Claim:
         """Each arm with each seed, and vectors without training."""
         for seed in range(self.args.seeds):
             for name in self.args.arms or [*ARMS, TRAINING_FREE]:
-                if self.has(name, seed):
+                rate = None if name == TRAINING_FREE else self.find_rate(name)
+                if self.has(name, seed, rate):
                     continue
-                if name == TRAINING_FREE:
+                if rate is None:
                     self.measure(name, seed, self.difference(seed))
                 else:
-                    rate = self.find_rate(name)
-                    self.measure(name, seed, finished(self.run_of(name, rate, seed)))
+                    self.measure(name, seed, finished(self.run_of(name, rate, seed)), rate)
 
     def difference(self, seed: int) -> Path:
         """Returns the folder of vectors without training, which are made if they are not there."""
@@ -253,12 +257,13 @@ class Claim:
         if STEERING not in self.rates:
             sys.exit(f"no rate of {STEERING} has been tried: train this arm first")
         root = self.args.work / "layers"
-        words = ARMS[STEERING].words(best_of(self.rates[STEERING]))
+        rate = best_of(self.rates[STEERING])
+        words = ARMS[STEERING].words(rate)
         self.command("sweep", *self.settings(root), "--each-layer", *words)
         for file in sorted(root.glob("*/run-*/summary.json")):
             name = layer_arm(file.parent.parent.name)
-            if not self.has(name, 0):
-                self.measure(name, 0, file.parent)
+            if not self.has(name, 0, rate):
+                self.measure(name, 0, file.parent, rate)
 
 
 def layer_arm(experiment: str) -> str:

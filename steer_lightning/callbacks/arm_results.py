@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
+from steer_lightning.errors import ConfigError
 from steer_lightning.evaluation import BenchmarkMetrics, difference
 from steer_lightning.evaluation.ablation import EvalArm
 from steer_lightning.system.collectives import gather_objects
@@ -63,18 +64,15 @@ def arm_results(
     everywhere = {
         name: why for found in gather_objects(dict(failed)) for name, why in found.items()
     }
-    for name, reason in everywhere.items():
-        log.warning(
-            "arm %s of %s is not measured at step %d: %s",
-            one_line(name),
-            one_line(benchmark),
-            step,
-            one_line(reason),
-        )
     trained = metrics[0].by_problem()
     results = []
     for arm, of_arm in zip(arms[1:], metrics[1:], strict=True):
         if arm.name in everywhere:
+            continue
+        try:
+            numbers = of_arm.result()
+        except ConfigError as error:  # it has judged the trained vectors, so it may be down now
+            everywhere[arm.name] = str(error)
             continue
         change = difference(of_arm.by_problem(), trained)
         results.append(
@@ -85,8 +83,16 @@ def arm_results(
                 difference=change.value,
                 difference_low=change.low,
                 difference_high=change.high,
-                **of_arm.result(),
+                **numbers,
             )
+        )
+    for name, reason in everywhere.items():
+        log.warning(
+            "arm %s of %s is not measured at step %d: %s",
+            one_line(name),
+            one_line(benchmark),
+            step,
+            one_line(reason),
         )
     return results
 

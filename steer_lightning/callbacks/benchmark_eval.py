@@ -209,9 +209,8 @@ class BenchmarkEval(Callback):
             self._evaluate(trainer, pl_module)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Evaluates after the last step, unless that step has just been evaluated."""
-        if not self.results or self.results[-1].step != trainer.global_step:
-            self._evaluate(trainer, pl_module, is_last=True)
+        """Evaluates after the last step what has not just been evaluated."""
+        self._evaluate(trainer, pl_module, is_last=True)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Evaluates a resumed run that was already complete, so that no step is trained."""
@@ -276,7 +275,12 @@ class BenchmarkEval(Callback):
         self, trainer: L.Trainer, module: L.LightningModule, is_last: bool = False
     ) -> None:
         assert isinstance(module, SteeringModule)
+        measured = {
+            result.benchmark for result in self.results if result.step == trainer.global_step
+        }
         for name, prompts in self._prompts.items():
+            if name in measured:
+                continue
             start = time.perf_counter()
             metrics, failed = self._run(trainer, module, name, prompts)
             try:

@@ -131,14 +131,15 @@ def metric_of(trainer: L.Trainer) -> str:
 
 def benchmark_value(trainer: L.Trainer) -> float | None:
     """Returns the mean accuracy on the benchmarks at this step; None if one was not measured."""
-    found = [
-        {x.benchmark: x.accuracy for x in callback.results if x.step == trainer.global_step}
-        for callback in _evals(trainer)
-    ]
-    if not found or not all(found):
+    found, names = dict[str, float](), list[str]()
+    for callback in _evals(trainer):
+        names += callback.benchmark_names
+        found |= {
+            x.benchmark: x.accuracy for x in callback.results if x.step == trainer.global_step
+        }
+    if not names or found.keys() != set(names):
         return None
-    values = [value for accuracies in found for value in accuracies.values()]
-    return math.fsum(values) / len(values)
+    return math.fsum(found.values()) / len(found)
 
 
 def _evals(trainer: L.Trainer) -> list[BenchmarkEval]:

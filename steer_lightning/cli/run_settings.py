@@ -13,8 +13,12 @@ from steer_lightning.errors import UNKNOWN, ConfigError
 from steer_lightning.system.run_files import CONFIG, is_run
 from steer_lightning.system.yaml_size import load_bounded
 
-BENCHMARKS, MATH = "BenchmarkEval", "MathReward"
+REWARDS = "steer_lightning.rewards"
+BENCHMARKS = "BenchmarkEval"
 """Class name of the callback that holds the run's benchmarks."""
+
+MATH = {f"{place}MathReward" for place in ("", f"{REWARDS}.", f"{REWARDS}.math.")}
+"""Names of the one reward that is also the default verifier."""
 
 
 def settings_of_runs(
@@ -149,11 +153,15 @@ def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _own_math(model: Mapping[str, Any]) -> Any:
-    """Returns the only `MathReward` among the rewards, as `verifier_of` takes it, or None."""
+    """Returns the only `MathReward` among the rewards if it does not look in a box, else None.
+
+    Then `verifier_of` takes its settings; otherwise it takes the default ones.
+    """
     rewards = [part.get("reward") for part in model.get("rewards") or [] if isinstance(part, dict)]
     named = [reward for reward in rewards if isinstance(reward, dict)]
-    found = [x for x in named if x.get("class_path", "").rpartition(".")[2] == MATH]
-    return found[0] if len(found) == 1 else None
+    found = [reward for reward in named if reward.get("class_path") in MATH]
+    settings = (found[0].get("init_args") or {}) if len(found) == 1 else {}
+    return found[0] if settings.get("answer_in", "boxed") != "boxed" else None
 
 
 def _benchmark_eval(callbacks: Any) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
+from itertools import pairwise
 
 from steer_lightning.rewards import answer_expressions
 from steer_lightning.rewards.answer_collections import (
@@ -37,14 +38,38 @@ from steer_lightning.rewards.answer_words import (
     read_time,
 )
 
-ASKS_PERCENT = re.compile(
-    r"(?<![\d%])(?<!\d[ \\-])(?:%|\bper ?cent(?:age)?\b)(?=(?:[^.?!]|\.\d)*(?:\?|[.!]?\s*$))",
+SENTENCE_END = re.compile(
+    r"[?!](?=\s|$)|(?<!\b[A-Z])(?<!\b(?:Mr|Ms|Dr|St|vs))(?<!\bMrs)\.(?=\s+[A-Z\\$]|$)"
+)
+ASKED = re.compile(r"(?:find|compute|calculate|determine|express|give|what|how)\b", re.IGNORECASE)
+PER_CENT = re.compile(r"%|\bper ?cent(?:age)?\b", re.IGNORECASE)
+OF_A_NUMBER = re.compile(
+    r"(?:[\d%]|\b(?:[b-z]|one|two|three|four|five|six|seven|eight|nine|ten|[a-z]+(?:teen|ty)))"
+    r"[\s\\${},-]*$",
     re.IGNORECASE,
 )
-"""A per cent sign or word, without a number before it, in a sentence that asks, or in the last."""
+"""What comes before a per cent sign or word that tells a share, and does not ask for one."""
 
 MAX_QUESTION = 1000
 """Number of characters at a question's end in which a percentage may be asked for."""
+
+
+@lru_cache(maxsize=1024)  # the completions of a prompt share its question
+def asks_for_percentage(question: str) -> bool:
+    """Returns whether a sentence that asks for something, or the last one, asks for a percentage.
+
+    A per cent sign or word after a number, as in `a 10% discount`, does not count.
+    """
+    text = question[-MAX_QUESTION:].rstrip()
+    ends = [0, *(found.end() for found in SENTENCE_END.finditer(text)), len(text)]
+    for start, end in pairwise(ends):
+        sentence = text[start:end].strip()
+        if not (sentence.endswith("?") or ASKED.match(sentence) or not text[end:].strip()):
+            continue
+        for found in PER_CENT.finditer(sentence):
+            if not OF_A_NUMBER.search(sentence[max(0, found.start() - 30) : found.start()]):
+                return True
+    return False
 
 
 def is_equal(answer: str, gold: str, question: str = "") -> bool:
@@ -54,15 +79,16 @@ def is_equal(answer: str, gold: str, question: str = "") -> bool:
         answer: Answer of the model, without `boxed`.
         gold: Gold answer, without `boxed`; must be readable, see `is_readable`.
         question: Question that was asked. If it asks for a percentage and the gold answer has no
-            sign, as in GSM8K, `60\%` is 60.
+            sign, as in GSM8K, `60\%` is 60 and not 0.6.
     """
     if answer.strip() == gold.strip():
         return True
     if len(answer) > answer_expressions.MAX_CHARACTERS:
         return False
     given, expected = tidy(answer), tidy(gold)
-    if ASKS_PERCENT.search(question[-MAX_QUESTION:]) and not PERCENT.search(expected):
-        return _same(given, expected) or _same(PERCENT.sub("", given), expected)
+    percent = PERCENT.search(given)
+    if percent and not PERCENT.search(expected) and asks_for_percentage(question):
+        given = given[: percent.start()].strip()
     return _same(given, expected)
 
 

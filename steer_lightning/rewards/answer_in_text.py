@@ -37,12 +37,14 @@ DIGITS = rf"(?:\d{{1,3}}(?:(?:,|\\,|\{{,\}}|,\\!|{SPACE})\d{{3}})+(?!\d)|\d+)"
 BRACED = r"\{(?:[^{}\n]|\{[^{}\n]{0,20}\}){1,30}\}"
 EXPONENT = r"(?:\{[-+\u2212]?\d+\}|[-+\u2212]?\d+)"
 MINUS = "[-\u2212\u2013]"
-DOLLARS = r"(?:\\?\$(?=[\d.]))"
+DOLLARS = r"(?:(?:\\?\$|[€£])\ ?(?=[\d.]))"
+MONEY = r"(?:(?:\\\$|[€£])\ ?(?=[\d.]))"
 LAST_NUMBER = re.compile(
     rf"""
     (?<![\^_]\{{)(?<![\^_])
     (?:(?<![\w)}}\]\u2212\u2013-]){MINUS}               # a sign, unless it is a minus or a hyphen
       |(?<![$\w)}}\]\u2212\u2013-]){MINUS}{DOLLARS}       # -$5, but not the hyphen of $3$-$5$
+      |(?<![\w)}}\]]\$)(?<=\$){MINUS}{MONEY}               # $-\$5$, the first $ being TeX's
       |(?:(?<==)|(?<==\ )|(?<=\()){MINUS}[ ]{DOLLARS}?)?  # x = - 5
     (?<![\^_/\d])(?<![\^_]\{{)(?<![\^_]\{{-)(?<![\^_]-)  # no exponent, index or denominator
     (?:

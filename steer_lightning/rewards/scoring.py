@@ -316,12 +316,12 @@ class RewardSum:
                     why="Every process counts and logs these outcomes",
                     fix=f"Add it to {name}.outcomes",
                 )
+        if any(answer["outcome"] not in FAILURES for answer in answers):
+            self._has_scored.add(name)
         crashed = [answer["detail"] for answer in answers if answer["outcome"] == "crashed"]
         if not crashed:
             return
         detail = indented(crashed[0].strip())
-        if any(answer["outcome"] not in FAILURES for answer in answers):
-            self._has_scored.add(name)
         # one prompt on which the reward always crashes must not end a run that went well for days
         if len(crashed) == len(answers) >= MANY and name not in self._has_scored:
             raise ConfigError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -75,7 +76,10 @@ def test_a_callback_takes_nothing_from_the_run_before(tmp_path: Path) -> None:
     assert vectors.best is not None
     first = vectors.best
     tokens = summary.state_dict()["tokens"]
+    before = signal.getsignal(signal.SIGINT)
+    stop.request(signal.SIGTERM)
     stop.on_exception(None, None, KeyboardInterrupt())  # type: ignore[arg-type]
+    signal.signal(signal.SIGINT, before)
     seen: list[dict[str, Any]] = []
 
     class Watch(Callback):
@@ -84,7 +88,7 @@ def test_a_callback_takes_nothing_from_the_run_before(tmp_path: Path) -> None:
             seen.append({"saved": last.saved_step, "warnings": dict(guard.warnings)})
 
     again = module_in(tmp_path / "base2")
-    fit(tmp_path / "two", again, [*callbacks, Watch()], steps=1)
+    fit(tmp_path / "two", again, [*callbacks, Watch()], steps=1)  # and `stop` does not end it
     fresh = [Guard(), VectorCheckpoint(), BenchmarkEval({"sums": None}), LensCallback()]  # type: ignore[dict-item]
     for mine, new in zip([guard, vectors, evaluation, lens], fresh, strict=True):
         assert seen[0][mine] == new.state_dict(), type(mine)
@@ -161,11 +165,14 @@ def test_accuracy_is_judged_as_the_reward_is(
 class Judge:
     """A judge elsewhere, which is down while there is a file of this name."""
 
-    def __init__(self, down: Path) -> None:
-        self.down = down
+    def __init__(self, down: Path, raises: bool = False, problem: str = "") -> None:
+        self.down, self.raises, self.problem = down, raises, problem
 
     def __call__(self, completions: Sequence[Completion]) -> list[float | None]:
-        return [None if self.down.exists() else 1.0] * len(completions)
+        is_down = self.down.exists() and all(self.problem in x.question for x in completions)
+        if is_down and self.raises:
+            raise ConnectionError("no answer")
+        return [None if is_down else 1.0] * len(completions)
 
 
 class Weather(Callback):
@@ -181,10 +188,10 @@ class Weather(Callback):
             self.down.unlink(missing_ok=True)
 
 
-def evaluated(folder: Path, down_in: set[int]) -> BenchmarkEval:
+def evaluated(folder: Path, down_in: set[int], raises: bool = False) -> BenchmarkEval:
     """Three steps with an evaluation after each."""
-    judge = Judge(folder / "down")
-    source = Arithmetic(num_problems=2)
+    judge = Judge(folder / "down", raises)
+    source = Arithmetic(num_problems=70)  # as many as a reward needs to be at fault itself
     evaluation = BenchmarkEval({"sums": source}, every_n_steps=1, verifier=judge)
     if 0 in down_in:
         judge.down.touch()
@@ -193,11 +200,12 @@ def evaluated(folder: Path, down_in: set[int]) -> BenchmarkEval:
     return evaluation
 
 
+@pytest.mark.parametrize("raises", [False, True])
 def test_a_judge_that_is_down_for_a_while_ends_no_run(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    raises: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        evaluation = evaluated(tmp_path, {1, 2})
+        evaluation = evaluated(tmp_path, {1, 2}, raises)
     assert [result.step for result in evaluation.results] == [0, 3]
     told = [record.message for record in caplog.records if "no completion" in record.message]
     assert [text[:12] for text in told] == ["step 1, sums", "step 2, sums"]
@@ -208,3 +216,27 @@ def test_a_judge_that_is_down_for_a_while_ends_no_run(
 def test_a_run_needs_its_first_and_its_last_accuracy(step: int, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no completion could be scored\. The verifier could"):
         evaluated(tmp_path, {step})
+
+
+@pytest.mark.parametrize("down_in", [{1, 2}, {3}])
+def test_a_benchmark_that_is_left_out_makes_no_best_result(
+    down_in: set[int], tmp_path: Path
+) -> None:
+    """The judge is down for the hard problems alone."""
+    judge = Judge(tmp_path / "down", problem="-")
+    easy = Arithmetic(num_problems=2, operations="+")
+    hard = Arithmetic(num_problems=2, operations="-")
+    evaluation = BenchmarkEval({"easy": easy, "hard": hard}, every_n_steps=1, verifier=judge)
+    vectors, weather = VectorCheckpoint(), Weather(judge.down, down_in)
+    callbacks = [weather, evaluation, vectors]
+    module = module_in(tmp_path / "base")
+    if 3 in down_in:
+        with pytest.raises(ConfigError, match="no completion could be scored"):
+            fit(tmp_path / "run", module, callbacks, steps=3)
+        assert [x.step for x in evaluation.results if x.benchmark == "hard"] == [0, 1, 2]
+        return
+    fit(tmp_path / "run", module, callbacks, steps=3)
+    assert [x.step for x in evaluation.results if x.benchmark == "easy"] == [0, 1, 2, 3]
+    assert [x.step for x in evaluation.results if x.benchmark == "hard"] == [0, 3]
+    assert vectors.best is not None
+    assert vectors.best.step == 3, "the only step with both"

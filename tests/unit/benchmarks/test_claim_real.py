@@ -42,7 +42,7 @@ def test_a_sweep_over_layers_has_the_unit_and_the_rate_of_the_vectors(
     assert asked[0] == "sweep"
     assert "--model.steering.init_args.scale=kl" in asked
     assert "--model.optimizer.init_args.lr=0.05" in asked
-    assert measured == [("layer 7 alone", 0, run)]
+    assert measured == [("layer 7 alone", 0, run, 0.05)]
 
 
 def test_the_rate_with_the_highest_reward_is_taken() -> None:
@@ -53,7 +53,7 @@ def test_the_rate_with_the_highest_reward_is_taken() -> None:
 def test_processes_side_by_side_keep_each_others_results(tmp_path: Path) -> None:
     """Each had what was there when it started, and wrote that with its own."""
     args = argparse.Namespace(json=tmp_path / "c.json", model="m", steps=3)
-    row = {"before": 0.1, "low": 0.2, "high": 0.4, "seconds": 1}
+    row = {"rate": 0.05, "before": 0.1, "low": 0.2, "high": 0.4, "seconds": 1}
     both = [Claim(args), Claim(args)]
     both[0].add({**row, "arm": FULL, "seed": 0, "after": 0.3})
     both[1].add_rate(STEERING, 0.05, 0.25)
@@ -65,6 +65,9 @@ def test_processes_side_by_side_keep_each_others_results(tmp_path: Path) -> None
     assert found["rates"] == {STEERING: {"0.05": 0.25}}
     assert found["chosen"] == {STEERING: 0.05}
     assert found["recovered"][STEERING] == pytest.approx(0.5)
-    assert Claim(args).has(FULL, 0)
+    assert Claim(args).has(FULL, 0, 0.05)
+    assert not Claim(args).has(FULL, 0, 0.1), "it was measured at another rate"
+    both[1].add({**row, "arm": FULL, "seed": 0, "rate": 0.1, "after": 0.5})
+    assert [run["after"] for run in Claim(args).runs if run["arm"] == FULL] == [0.5]
     with pytest.raises(SystemExit, match="is of"):
         Claim(argparse.Namespace(json=args.json, model="m", steps=4))

@@ -30,6 +30,9 @@ LAST_NUMBER = {
     "init_args": {"answer_in": "last_number"},
 }
 
+BOXED = {**LAST_NUMBER, "init_args": {"answer_in": "boxed"}}
+MINE = {**LAST_NUMBER, "class_path": "my.MathReward"}
+
 
 def config(callbacks: Any = None, **changes: Any) -> dict[str, Any]:
     """A configuration; `val` and `test` are keys of the data, others of the model."""
@@ -66,6 +69,10 @@ def benchmark_eval(**settings: Any) -> list[dict[str, Any]]:
                 "verifier": LAST_NUMBER,
             },
         ),
+        *[
+            (config(test=None, rewards=rewards), {"sampling": {**SAMPLING, "group_size": 1}})
+            for rewards in ([{"reward": BOXED}], [{"reward": MINE}], [{"reward": BOXED}, {}])
+        ],  # so that runs whose verifiers are the same can be evaluated together
         (
             config(test=None, rewards=[{"reward": LAST_NUMBER}, {"reward": LAST_NUMBER}]),
             {"sampling": {**SAMPLING, "group_size": 1}},
@@ -87,7 +94,10 @@ def benchmark_eval(**settings: Any) -> list[dict[str, Any]]:
         ),
         (config(test=None), {"sampling": {**SAMPLING, "group_size": 1}}),
     ],
-    ids=["callback", "callback of null", "reward", "rewards", "test", "validation", "no problems"],
+    ids=[
+        *("callback", "callback of null", "reward", "boxed", "mine", "both", "rewards", "test"),
+        *("validation", "no problems"),
+    ],
 )
 def test_settings_come_from_the_runs_configuration(
     given: dict[str, Any], expected: dict[str, Any], tmp_path: Path

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from steer_lightning.rewards import MathReward
-from steer_lightning.rewards.answer_forms import is_equal, is_readable
+from steer_lightning.rewards.answer_forms import asks_for_percentage, is_equal, is_readable
 from steer_lightning.rewards.answer_in_text import find_answer
 from steer_lightning.rewards.answer_numbers import read_number
 from steer_lightning.rewards.answer_text import tidy
@@ -240,15 +240,14 @@ def test_wrong_forms(gold: str, answer: str) -> None:
 ASKING = (
     *("What percentage of the class is that?", "What percent is left.", "What % of 3.5 is that?"),
     *("Express it as a percent", "By what per cent does it grow? Round down.", "what PERCENTAGE"),
+    *("What percentage did Mr. Smith spend?", "What percent of the U.S. voters is that?"),
+    r"Find the percentage of primes. Put your answer in \boxed{}.",
 )
 NOT_ASKING = (
-    *(
-        "",
-        "What does he pay with 10% off?",
-        "He got 20 percent. How many?",
-        r"After 5\% tax, what?",
-    ),
+    *("", "What does he pay with 10% off?", "He got 20 percent. How many?", r"With 5\% tax?"),
     *("A 10-percent tax is added. What is due?", "The percentage is known. How many are there?"),
+    *("What is 10  percent of 6?", "10 \u00a0% of 6?", r"What is 20 $\%$ of 6?", "$10$% of 6?"),
+    *("What is twenty-five percent of 8?", r"$p\%$ of 120 is what?", r"10\,\% of 6?"),
 )
 
 
@@ -257,8 +256,9 @@ def test_a_percentage_that_is_asked_for_may_have_its_sign(question: str) -> None
     """The gold answers of GSM8K are numbers without it."""
     for answer in (r"60\%", "60 percent", "60%", "60"):
         assert is_equal(answer, "60", question)
-    assert not is_equal(r"61\%", "60", question)
-    assert not is_equal("0.6", "60", question)
+    for answer in (r"61\%", r"6000\%", "0.6"):
+        assert not is_equal(answer, "60", question)
+    assert not is_equal(r"50\%", "0.5", question)
     assert is_equal("60", r"60\%", question)
     assert not is_equal(r"6000\%", r"60\%", question)
 
@@ -268,6 +268,13 @@ def test_another_number_is_no_percentage(question: str) -> None:
     assert not is_equal(r"60\%", "60", question)
     assert is_equal("60", "60", question)
     assert is_equal(r"60\%", "0.6", question)
+
+
+def test_hostile_questions_take_no_time() -> None:
+    start = time.perf_counter()
+    for text in ("a%" * 500, "?" * 999, "% " * 5000, "x." * 500, "-" * 900 + "%?", "$" * 999 + "%"):
+        asks_for_percentage(text)
+    assert time.perf_counter() - start < 5
 
 
 def test_what_can_be_a_gold_answer() -> None:
