@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from steer_lightning import PromptDataModule, SteeringModule
-from steer_lightning.advantages import RLOO
+from steer_lightning.advantages import RLOO, ReinforcePlusPlus
 from steer_lightning.data import Arithmetic, PlainTemplate
 from steer_lightning.losses import Clip, PolicyGradient
 from steer_lightning.rewards import FormatReward, WeightedReward
@@ -170,6 +170,26 @@ def test_a_reading_that_real_rows_show_to_be_wrong_serves_the_kl_no_more_than_th
     quiet_trainer(max_steps=1, default_root_dir=tmp_path).fit(module, data)
     assert measured == [False]
     assert not module.batch_gradient.packed
+
+
+@pytest.mark.filterwarnings("ignore")  # those of Lightning, which the command leaves out
+def test_rounding_is_no_signal_for_vectors_that_are_0(tmp_path: Path) -> None:
+    """The engine's log-probabilities differ from those of the update in the last bits."""
+    module = SteeringModule(
+        base=save_tiny(tmp_path / "base"),
+        sampling=Sampling(group_size=4, max_new_tokens=8),
+        rewards=[WeightedReward(reward=FormatReward(""))],  # all alike
+        kl_in_reward=KLInReward(weight=0.1),
+        advantage=ReinforcePlusPlus(),
+    )
+    data = PromptDataModule(
+        train=Arithmetic(num_problems=4), template=PlainTemplate("{question}="), batch_size=4
+    )
+    quiet_trainer(max_steps=1, default_root_dir=tmp_path).fit(module, data)
+    assert module.last_step is not None
+    assert not module.last_step.advantages.any()
+    assert isinstance(module.policy.steering, SteeringVectors)
+    assert not module.policy.steering.vectors.any()
 
 
 @pytest.mark.parametrize("mask_overlong", [False, True])

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -71,3 +73,25 @@ def test_processes_side_by_side_keep_each_others_results(tmp_path: Path) -> None
     assert [run["after"] for run in Claim(args).runs if run["arm"] == FULL] == [0.5]
     with pytest.raises(SystemExit, match="is of"):
         Claim(argparse.Namespace(json=args.json, model="m", steps=4))
+
+
+def test_no_result_is_lost_between_reading_and_writing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claim_real, "draw", lambda *of: time.sleep(0.02))
+    args = argparse.Namespace(json=tmp_path / "c.json", model="m", steps=3)
+    row = {"rate": 0.05, "before": 0.1, "after": 0.3, "low": 0.2, "high": 0.4, "seconds": 1}
+
+    def measure(arm: str) -> None:
+        claim = Claim(args)
+        for seed in range(8):
+            claim.add({**row, "arm": arm, "seed": seed})
+
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=measure, args=(arm,)) for arm in (STEERING, FULL)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+        assert process.exitcode == 0
+    assert len(Claim(args).runs) == 16

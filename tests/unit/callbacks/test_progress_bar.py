@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -74,12 +75,15 @@ def test_rewards_beyond_float32_and_failures_do_not_end_a_run(
 
 def test_a_resumed_run_goes_on_at_its_step_with_total_and_time_left() -> None:
     bar = SteeringProgressBar()
+    bar._rewards, bar._seen = [0.5], (0.0, 1.0)  # of an earlier run
     facts: dict[str, Any] = {"is_global_zero": True, "estimated_stepping_batches": 40}
     trainer: Any = SimpleNamespace(**facts, global_step=20)
     bar.setup(trainer, SteeringModule(), "fit")
     bar.on_train_start(trainer, SteeringModule())
     line = bar.train_progress_bar
     assert (line.n, line.total) == (20, 40)
+    assert not bar._rewards
+    assert bar._seen == (math.inf, -math.inf)
     bar.on_train_epoch_start(trainer)  # a run that goes on at the start of an epoch
     line.n, line.start_t = 30, line.start_t - 10  # 10 steps in 10 s
     assert "75%" in str(line)
