@@ -41,8 +41,10 @@ TRAINING = {
     "data": "steer_lightning.data.PromptDataModule",
     "trainer": "lightning.pytorch.trainer.trainer.Trainer",
 }
-ALSO = ("seed_everything", "ckpt_path", "weights_only", "verbose", "config", "print_config")
-"""Options of the training commands that belong to no class, or to the command line itself."""
+OF_ALL = ("config", "print_config")
+"""Options of all commands, which belong to the command line itself."""
+ALSO = ("seed_everything", "ckpt_path", "weights_only", "verbose", *OF_ALL)
+"""Options of the training commands that belong to no class."""
 GROUPS: dict[str, dict[str, str]] = {
     **dict.fromkeys(("fit", "validate", "test"), TRAINING),
     "evaluate": {"": "steer_lightning.evaluation.job.Evaluation"},
@@ -138,7 +140,7 @@ class _Look:
         found = {name: self.sources.signature(path) for name, path in self.groups.items()}
         self.signatures = {name: signature for name, signature in found.items() if signature}
         own = self.signatures.get("")
-        self.top = [*ALSO, *(own.parameters if own else self.groups)]
+        self.top = [*OF_ALL, *own.parameters] if own else [*ALSO, *self.groups]
 
     def at_settings(self, settings: Sequence[_Setting]) -> None:
         """Looks at the settings of one file or word."""
@@ -146,6 +148,8 @@ class _Look:
             first, dot, rest = setting.key.partition(".")
             if first not in self.top and not first.endswith("+"):
                 self._unknown(setting.key, setting.shown)
+            elif first in OF_ALL:
+                continue
             elif "" in self.signatures:
                 self._at_member(self.signatures[""], "", setting.key, setting)
             elif first in self.signatures and dot:

@@ -242,6 +242,11 @@ def test_options_of_other_commands_are_looked_at() -> None:
         look_at(["export", "--vectors", "v", "--to", "ggu", "--output", "x"])
     with pytest.raises(ConfigErrors, match=r"port = 'x'.*\n.*vectorz.* Did you mean vectors\?$"):
         look_at(["play", "--port=x", "--vectorz=v"])
+    for command in ("evaluate", "lens", "serve", "play"):
+        look_at([command, "--print_config"])
+        look_at([command, "--print_config=skip_default", "--vectors", "a"])
+        with pytest.raises(ConfigError, match=r"ckpt_path = 'x': there is no such option"):
+            look_at([command, "--ckpt_path=x"])
     look_at(["evaluate", "--max-prompt-tokens=3", "--vectors", "a", "b", "--overwrite"])
     look_at(["report", "--nope"])
     look_at(["fit", "--model.nope.help"])
