@@ -80,7 +80,8 @@ class BenchmarkMetrics(MetricCollection):
                 "benchmark",
                 UNKNOWN,
                 rule="no completion could be scored",
-                why="The verifier could not use a gold answer, or it failed or timed out each time",
+                why="The verifier could not use any gold answer, or it failed or timed out "
+                "each time",
                 fix="Check the answer column of the source, and the verifier",
             )
         del found["problems"]  # equals the accuracy, unless some completions were not scored

@@ -44,7 +44,7 @@ SENTENCE_END = re.compile(
 ASKED = re.compile(r"(?:find|compute|calculate|determine|express|give|what|how)\b", re.IGNORECASE)
 PER_CENT = re.compile(r"%|\bper ?cent(?:age)?\b", re.IGNORECASE)
 OF_A_NUMBER = re.compile(
-    r"(?:[\d%]|\b(?:[b-z]|one|two|three|four|five|six|seven|eight|nine|ten|[a-z]+(?:teen|ty)))"
+    r"(?:[\d%]|(?<!['\u2019])\b(?:[b-z]|one|two|three|four|five|six|seven|eight|nine|ten|[a-z]+(?:teen|ty)))"
     r"[\s\\${},-]*$",
     re.IGNORECASE,
 )

@@ -13,6 +13,7 @@ from steer_lightning.rollout.completions import draw, row_uniforms
 from steer_lightning.rollout.live_request import Event, Finish, LiveRequest, Piece, TokenFacts
 from steer_lightning.rollout.sampling import Sampling
 from steer_lightning.rollout.text_stream import TextStream
+from steer_lightning.system.float64 import finest_on
 
 LEAST_LOGPROB = -9999.0
 """Log-probability of an impossible token, as in OpenAI's API: JSON has no infinite numbers."""
@@ -265,8 +266,8 @@ def _drawn(
     asked = [k for k, x in enumerate(choices) if x.request.num_alternatives is not None]
     # before the draw, which overwrites the logits
     known = log_probabilities(logits[asked]) if asked else logits[:0]
-    exact = torch.float32 if logits.device.type == "mps" else torch.float64
-    uniforms = torch.tensor([x.uniform for x in choices], dtype=exact, device=logits.device)
+    dtype, device = finest_on(logits.device), logits.device
+    uniforms = torch.tensor([x.uniform for x in choices], dtype=dtype, device=device)
     tokens, logprobs = draw(logits, uniforms, choices[0].sampling)
     broken = logprobs.isnan().tolist()
     facts: list[TokenFacts | None] = [

@@ -241,6 +241,7 @@ ASKING = (
     *("What percentage of the class is that?", "What percent is left.", "What % of 3.5 is that?"),
     *("Express it as a percent", "By what per cent does it grow? Round down.", "what PERCENTAGE"),
     *("What percentage did Mr. Smith spend?", "What percent of the U.S. voters is that?"),
+    *("What is Bob's percentage of it?", "What is the class\u2019s per cent of girls?"),
     r"Find the percentage of primes. Put your answer in \boxed{}.",
 )
 NOT_ASKING = (
